@@ -1,0 +1,198 @@
+"""The chain: generations 0..T, five stages each. Running it again resumes at the first thing that is missing.
+
+    real set --+
+               v
+    pools --> mix --> train --> sample --> select --> measure --> (pool of the next generation)
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from accelerate import Accelerator
+
+from difflab import measure as measuring
+from difflab import regimes, sample, train
+from difflab.config import Config, digest
+from difflab.data.files import atomic, write_json
+from difflab.data.ingest import ingest
+from difflab.data.train_set import TrainSet
+from difflab.data.verify import file_hash
+from difflab.models import family_of
+from difflab.models.base import ClosedForm
+from difflab.policies.selection import policy_of
+from difflab.progress import Reporter
+from difflab.run import STAGES, Run
+from difflab.seeds import seed_of
+
+
+@dataclass
+class Work:
+    """What the stages share: the run, the processes, the reporter and the opened feature extractors."""
+
+    run: Run
+    accelerator: Accelerator
+    report: Reporter
+    extractors: list[Any] = field(default_factory=list)
+
+    @property
+    def main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    def wait(self) -> None:
+        self.accelerator.wait_for_everyone()
+
+
+def run_chain(config: Config, path: Path, report: Reporter | None = None) -> Run:
+    """Run or resume the chain of `config` in `path` and return it. Safe to stop anywhere and to call again."""
+    check(config)
+    accelerator = Accelerator(mixed_precision=config.train.precision)
+    with accelerator.main_process_first():  # the main process locks and checks the folder before anyone looks at it
+        run = Run.create(path, config) if accelerator.is_main_process else Run(path, config)
+    work = Work(run, accelerator, report or Reporter(quiet=True))
+    try:
+        ingest(run, accelerator)
+        work.extractors = measuring.extractors_of(run, accelerator)
+        for generation in range(config.generations + 1):
+            for stage in STAGES:
+                if run.done(generation, stage):
+                    work.report.skip(generation, stage)
+                    continue
+                started = time.perf_counter()
+                detail = STAGE[stage](work, generation) or {}
+                work.wait()
+                if work.main:
+                    run.add_time(generation, stage, time.perf_counter() - started, processes=accelerator.num_processes, **detail)
+            picture(work, generation)
+        if work.main:
+            run.drop_cache()
+    finally:
+        run.close()
+    return run
+
+
+def check(config: Config) -> None:
+    """Find out about unknown names before anything is run."""
+    from difflab.metrics import METRICS
+
+    policy_of(config.select.policy)
+    if not config.exact:
+        for name in config.measure.metrics:
+            METRICS[name]
+
+
+def mix(work: Work, generation: int) -> None:
+    """Stage 1: the rows of training set t."""
+    run, config = work.run, work.run.config
+    kept = [run.kept(g) for g in range(generation)]
+    drawn, budget = regimes.pools(config, generation, run.about["n_train"], kept)
+    if work.main:
+        rows = regimes.mix(drawn, budget, ("mix", config.seed, generation), getattr(config.model, "replicates", 1))
+        _write_table(run.gen(generation) / "train_set.parquet", rows)
+
+
+def fit(work: Work, generation: int) -> dict[str, Any]:
+    """Stage 2: the model fitted to training set t, from the weights that start_from names."""
+    run, config, folder = work.run, work.run.config, work.run.gen(generation)
+    data = TrainSet(pq.read_table(folder / "train_set.parquet"), run.samples)
+    family = family_of(config.model)
+    model = family(config.model, run.shape)
+    if isinstance(model, ClosedForm):
+        with work.report.stage(generation, "train", 0):
+            model.fit(data.records(), data.labels)
+    else:
+        start = {"scratch": None, "base": 0, "previous": generation - 1}[config.train.start_from] if generation else None
+        if start is None:
+            model.initialise(seed_of("weights", config.seed, generation))
+        else:
+            model = family.load(config.model, run.shape, run.gen(start) / "model")
+        with work.report.stage(generation, "train", config.train.images_seen) as advance:
+            train.fit(model, data, config, generation, folder, work.accelerator, advance)
+    if work.main:
+        _save(model, folder)
+    return {"images": config.train.images_seen if not isinstance(model, ClosedForm) else len(data)}
+
+
+def draw(work: Work, generation: int) -> dict[str, Any]:
+    """Stage 3: the samples of t, drawn from the weights on disk, so that a resumed run draws the same."""
+    run = work.run
+    model = family_of(run.config.model).load(run.config.model, run.shape, run.gen(generation) / "model")
+    if hasattr(model, "net"):
+        model.net.to(work.accelerator.device).eval()
+    count = run.config.sample.count_of(generation)
+    with work.report.stage(generation, "sample", -(-count // work.accelerator.num_processes)) as advance:
+        in_store = sample.draw(run, generation, model, work.extractors, work.accelerator, advance)
+    return {"images": count, "store_seconds": round(in_store, 4)}
+
+
+def select(work: Work, generation: int) -> None:
+    """Stage 4: which samples may train later generations, and why the others may not."""
+    if work.main:
+        shards = work.run.samples(generation)
+        rows = pa.concat_tables([shards.table(k) for k in shards.shards])
+        reasons = policy_of(work.run.config.select.policy)(rows)
+        _write_table(
+            work.run.gen(generation) / "selected.parquet",
+            pa.table({"index": rows["index"], "kept": [r is None for r in reasons], "reason": pa.array(reasons, pa.string())}),
+        )
+
+
+def measure(work: Work, generation: int) -> None:
+    """Stage 5: the numbers of t."""
+    run = work.run
+    total = len(work.extractors) * len(run.config.measure.metrics)
+    with work.report.stage(generation, "measure", total, "measures") as advance:
+        if run.config.exact:
+            model = family_of(run.config.model).load(run.config.model, run.shape, run.gen(generation) / "model")
+            rows = measuring.measure_exact(run, generation, model) if work.main else []
+        else:
+            rows = measuring.measure_images(run, generation, work.extractors, work.accelerator, advance)
+    if work.main:
+        measuring.write_rows(run, generation, rows)
+
+
+def picture(work: Work, generation: int) -> None:
+    """The probe of t as a grid; after the last generation the strip and the curves."""
+    run = work.run
+    if not work.main or run.config.exact:
+        return
+    from difflab.report.curves import curves
+    from difflab.report.grid import grid, strip
+
+    if run.config.probe.per_condition and not (run.gen(generation) / "grid.png").exists():
+        with atomic(run.gen(generation) / "grid.png") as temporary:
+            grid(run, generation).save(temporary, "PNG")
+    if generation == run.config.generations:
+        if run.config.probe.per_condition:
+            with atomic(run.path / "strip.png") as temporary:
+                strip(run).save(temporary, "PNG")
+        with atomic(run.path / "curves.png") as temporary:
+            curves([run]).savefig(temporary, format="png", dpi=110)
+
+
+def _save(model: Any, folder: Path) -> None:
+    """Save the model under a temporary name, rename, then leave its hash: the sign that training is done."""
+    temporary, final = folder / ".model.tmp", folder / "model"
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    model.save(temporary)
+    temporary.rename(final)
+    files = {str(p.relative_to(final)): file_hash(p) for p in sorted(final.rglob("*")) if p.is_file()}
+    weights = {name: h for name, h in files.items() if name.endswith(".safetensors")}
+    write_json(final / "hash.json", {"model": digest(weights), "train_set": file_hash(folder / "train_set.parquet"), "files": files})
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+
+
+def _write_table(path: Path, rows: pa.Table) -> None:
+    with atomic(path) as temporary:
+        pq.write_table(rows, temporary, compression="zstd", write_page_checksum=True)
+
+
+STAGE = {"mix": mix, "train": fit, "sample": draw, "select": select, "measure": measure}

@@ -1,0 +1,255 @@
+"""The command line. Results go to stdout, progress to stderr; exit code 2 is a problem that the user can mend."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from difflab import config as configs
+from difflab.errors import DifflabError
+
+EXAMPLES = """examples:
+  difflab run configs/digits.yaml                                run, or resume, a chain
+  difflab run configs/digits.yaml regime.name=accumulate --out runs/acc
+  accelerate launch --num_processes 2 -m difflab run configs/digits.yaml
+  difflab plan configs/digits.yaml                               what it would cost
+  difflab status runs/digits                                     how far it is
+  difflab export runs/digits --generation 3 --to digits-gen3     images as files
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse and run one command; returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.command(args) or 0
+    except DifflabError as error:
+        print(f"difflab: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("difflab: stopped; the same command resumes", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, say) has gone; closing stdout on exit must not complain about it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser("difflab", description="The image-diffusion collapse lab.", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top.add_argument("--version", action="version", version=f"difflab {_version()}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int | None], text: str, json_too: bool = True) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(command=run)
+        if json_too:
+            command.add_argument("--json", action="store_true", help="print rows as JSON lines on stdout")
+        return command
+
+    run = add("run", _run, "Run a chain, or resume it.")
+    _config_arguments(run)
+    run.add_argument("--out", type=Path, help="run directory (default: runs/NAME)")
+    plan = add("plan", _plan, "Images, FLOPs, disk and estimated time per stage; runs nothing.")
+    _config_arguments(plan)
+    status = add("status", _status, "How far a run is.")
+    status.add_argument("dir", type=Path)
+    export = add("export", _export, "Write the samples of a generation as an imagefolder with metadata.jsonl.")
+    export.add_argument("dir", type=Path)
+    export.add_argument("--generation", type=int, required=True)
+    export.add_argument("--to", type=Path, required=True, metavar="FOLDER")
+    verify = add("verify", _verify, "Find damaged or missing parts of a run and name them; exit code 1 when there are any.")
+    verify.add_argument("dir", type=Path)
+    theory = add("theory", _theory, "Run the exact families through the engine and compare them with their laws.")
+    theory.add_argument("laws", nargs="*", metavar="LAW", help="names of laws (default: all)")
+    theory.add_argument("--chains", type=int, default=1000, help="independent chains per law (default: 1000)")
+    theory.add_argument("--seed", type=int, default=0, help="seed of the chains (default: 0)")
+    add("schema", _schema, "Print the JSON schema of a config.", json_too=False)
+    return top
+
+
+def _config_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("config", type=Path, metavar="CONFIG", help="a YAML config, see configs/")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, for example train.images_seen=50000")
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("difflab")
+
+
+# ---------------------------------------------------------------------------------------------- commands
+def _run(args: argparse.Namespace) -> int:
+    config = configs.load(args.config, args.overrides)
+    path = args.out or Path("runs") / config.name
+    _quiet_libraries()
+    from difflab.chain import run_chain
+    from difflab.progress import Reporter
+    from difflab.report.table import table
+
+    main_process = int(os.environ.get("RANK", "0")) == 0
+    report = Reporter(quiet=not main_process or args.json, weights=_weights(config))
+    run = run_chain(config, path, report)
+    if not main_process:
+        return 0
+    if args.json:
+        _print_rows(run.rows())
+    else:
+        Console().print(table(run))
+        for row in run.rows():
+            if row["reason"] and row["generation"] == 0:
+                print(f"left out: {row['metric']} ({row['extractor']}): {row['reason']}")
+        flagged = sum(round(r["value"] * r["n"]) for r in run.rows() if r["metric"] == "flagged_share")
+        if flagged:
+            print(f"flagged: {flagged} samples of one colour (metric flagged_share)")
+        print(budget(run))
+        names = [n for n in ("strip.png", "curves.png", "metrics.jsonl") if (path / n).exists()]
+        print("look at: " + "  ".join(str(path / n) for n in names))
+    return 0
+
+
+def budget(run: Any) -> str:
+    """One sentence on whether the generations share a budget: images seen and set size."""
+    trained = [t for t in run.generations if run.training(t)]
+    if not trained:
+        return "budget: fitted by a formula, nothing to match"
+    seen, sizes = {run.training(t)["images_seen"] for t in trained}, [run.training(t)["set_size"] for t in trained]
+    same = "the same in every generation" if len(seen) == 1 else "not the same in every generation"
+    size = f"set size {sizes[0]:,} in every generation" if len(set(sizes)) == 1 else f"set size NOT matched: {sizes[0]:,} to {sizes[-1]:,}"
+    return f"budget: {max(seen):,} images seen, {same}; {size}"
+
+
+def _weights(config: configs.Config) -> dict[tuple[int, str], float]:
+    """Expected seconds per stage for the time left; relative costs are enough, since the pace is corrected as it goes."""
+    per = {"train": config.train.images_seen * 1e-4, "sample": 4e-6 * config.sample.steps * config.sample.count_of(0), "measure": 2.0, "mix": 0.1, "select": 0.1}
+    return {(t, stage): seconds for t in range(config.generations + 1) for stage, seconds in per.items()}
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from difflab.data.sources import open_source
+    from difflab.data.split import split
+    from difflab.models import family_of
+    from difflab.models.base import Shape
+    from difflab.plan import plan
+    from difflab.regimes import check_possible, fresh_needed
+    from difflab.seeds import seed_of
+
+    config = configs.load(args.config, args.overrides)
+    _quiet_libraries()
+    if config.exact:
+        n_train = (config.data.train_size or 0) + fresh_needed(config, config.data.train_size or 0)
+        shape = Shape(family_of(config.model).truth(config.model, [0]).shape[1:])
+    else:
+        source = open_source(config.data, config.seed)
+        n_train = len(split(source, config.data.held_out, seed_of("split", config.seed))[0])
+        shape = Shape((source.size, source.size, source.channels), len(source.classes or []))
+    check_possible(config, n_train)
+    costs = plan(config, shape, n_train)
+    if args.json:
+        _print_rows([vars(c) for c in costs])
+        return 0
+    out = Table(title=f"{config.name}: nothing was run", header_style="bold")
+    for name in ("stage", "generations", "images", "TFLOP", "disk", "estimated time"):
+        out.add_column(name, justify="left" if name == "stage" else "right")
+    from difflab.progress import clock
+
+    for stage in dict.fromkeys(c.stage for c in costs):
+        own = [c for c in costs if c.stage == stage]
+        out.add_row(stage, str(len(own)), f"{sum(c.images for c in own):,}", f"{sum(c.flops for c in own) / 1e12:,.2f}", f"{sum(c.disk_bytes for c in own) / 2**20:,.1f} MiB", clock(sum(c.seconds for c in own)))
+    out.add_section()
+    out.add_row("total", "", "", f"{sum(c.flops for c in costs) / 1e12:,.2f}", f"{sum(c.disk_bytes for c in costs) / 2**20:,.1f} MiB", clock(sum(c.seconds for c in costs)))
+    Console().print(out)
+    print("times: forward passes of the untrained network, timed on this machine with one process; expect them within a factor of two")
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from difflab.run import STAGES, open_run
+
+    run = open_run(args.dir)
+    rows = [{"generation": t, **{stage: run.done(t, stage) for stage in STAGES}} for t in range(run.config.generations + 1)]
+    if args.json:
+        _print_rows(rows)
+        return 0
+    out = Table(title=f"{args.dir}: {run.config.name}, recipe {run.recipe}", header_style="bold")
+    for name in ("generation", *STAGES, "seconds"):
+        out.add_column(name, justify="right" if name in ("generation", "seconds") else "center")
+    times = run.timings()
+    for row in rows:
+        spent = sum(x["seconds"] for x in times if x["generation"] == row["generation"])
+        out.add_row(str(row["generation"]), *["done" if row[s] else "-" for s in STAGES], f"{spent:.1f}" if spent else "-")
+    Console().print(out)
+    complete = all(row["measure"] for row in rows)
+    print("complete" if complete else f"not complete; the command that started it resumes it: difflab run CONFIG --out {args.dir}")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from difflab.data.export import export
+    from difflab.run import open_run
+
+    count = export(open_run(args.dir), args.generation, args.to)
+    if args.json:
+        _print_rows([{"generation": args.generation, "images": count, "folder": str(args.to)}])
+    else:
+        print(f"{count} images and metadata.jsonl in {args.to}")
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from difflab.data.verify import verify
+    from difflab.run import open_run
+
+    faults = list(verify(open_run(args.dir)))
+    if args.json:
+        _print_rows([{"fault": fault} for fault in faults])
+    else:
+        print("\n".join(faults) if faults else f"{args.dir}: no fault found")
+    return 1 if faults else 0
+
+
+def _theory(args: argparse.Namespace) -> int:
+    _quiet_libraries()
+    from difflab.theory import LAWS, check
+
+    rows = check(args.laws or list(LAWS), args.chains, args.seed)
+    if args.json:
+        _print_rows(rows)
+    else:
+        out = Table(title=f"laws of self-consuming loops, {args.chains} chains through the engine", header_style="bold")
+        for name in ("law", "what", "theory", "measured", "z"):
+            out.add_column(name, justify="left" if name in ("law", "what") else "right")
+        for r in rows:
+            out.add_row(r["law"], r["what"], f"{r['theory']:.5g}", f"{r['measured']:.5g}", f"{r['z']:+.2f}")
+        Console().print(out)
+    return 0 if all(abs(r["z"]) < 4 for r in rows) else 1
+
+
+def _schema(args: argparse.Namespace) -> int:
+    print(json.dumps(configs.Config.model_json_schema(), indent=2))
+    return 0
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    for r in rows:
+        print(json.dumps(r))
+
+
+def _quiet_libraries() -> None:
+    """Warnings of libraries about optional parts that are not used here would drown the progress."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

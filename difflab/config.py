@@ -1,0 +1,361 @@
+"""What to run: one typed config, read from YAML plus dotted ``key=value`` overrides.
+
+Every field says its unit and its off value in its description, so that ``difflab schema`` is the reference.
+How to run it (processes, devices, output folder) is the command line's business and never part of a config.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from difflab.errors import ConfigError
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+# --------------------------------------------------------------------------------------------------- data
+class Tail(_Spec):
+    """A long-tailed version of a labelled set: tails are what collapse takes first."""
+
+    kind: Literal["none", "zipf"] = Field("none", description="none = keep the set as it is; zipf = class of rank r keeps a share r^-exponent of the largest class.")
+    exponent: float = Field(1.0, ge=0, le=10, description="Exponent of the Zipf law; 0 = balanced.")
+
+
+class Data(_Spec):
+    """Where the real images come from and how they are split. Held-out images are never trained on."""
+
+    source: str = Field("digits", description="digits | emoji | mnist5k | photos | imagefolder:PATH | parquet:PATH | hub:NAME | exact (drawn from the model family's own truth).")
+    image_size: int | None = Field(None, ge=4, le=4096, description="Side of the square images in pixels; null = the source's own size.")
+    color: Literal["auto", "L", "RGB"] = Field("auto", description="L = grey, RGB = colour, auto = as the source says.")
+    label: str | None = Field(None, description="Which attribute of the source is the class (emoji: style, category, subcategory, concept); null = the source's default.")
+    styles: list[str] | None = Field(None, description="emoji only: drawing styles to keep; null = all bundled ones.")
+    held_out: float = Field(0.5, gt=0, lt=1, description="Share of the real images that is held out for measuring, stratified by class, never trained on.")
+    train_size: int | None = Field(None, ge=2, description="Images in generation 0's training set; the rest of the train split is the reserve for fresh_real. null = the whole train split.")
+    limit: int | None = Field(None, ge=4, description="Use only this many images of the source, drawn with the run's seed; null = all.")
+    tail: Tail = Field(default_factory=Tail, description="Impose a long tail on the classes.")
+    bad_images: Literal["error", "skip"] = Field("error", description="error = stop at an unreadable image; skip = leave it out, count it and say so.")
+    max_pixels: int = Field(64_000_000, ge=1, description="Refuse a file that decodes to more pixels than this (image bombs).")
+
+
+# ------------------------------------------------------------------------------------------------- models
+class Gaussian(_Spec):
+    """Fit-sample-refit of a normal distribution: exact laws are known. Truth: N(0, I)."""
+
+    family: Literal["gaussian"]
+    dim: int = Field(1, ge=1, description="Dimension d of one sample.")
+    replicates: int = Field(1, ge=1, description="Independent chains carried side by side in every sample.")
+    estimator: Literal["mle", "unbiased"] = Field("mle", description="mle divides the variance by n, unbiased by n - 1.")
+    sampling_bias: float = Field(1.0, gt=0, le=1, description="Variance factor of the sampler (lambda of MAD); 1 = off. Applied from generation 0's samples on.")
+
+
+class Mixture(_Spec):
+    """A mixture of labelled normal components: weights, means and variances refitted each generation (MLE)."""
+
+    family: Literal["mixture"]
+    components: int = Field(5, ge=2, description="Number of components; their means lie `spacing` apart on a line, centred on 0.")
+    spacing: float = Field(4.0, ge=0, description="Distance between neighbouring means in units of a component's standard deviation.")
+    replicates: int = Field(1, ge=1, description="Independent chains carried side by side.")
+
+
+class Categorical(_Spec):
+    """Counts of categories, refitted each generation: the Wright-Fisher process."""
+
+    family: Literal["categorical"]
+    categories: int = Field(10, ge=2, description="Number of categories of the truth.")
+    truth: Literal["uniform", "zipf"] = Field("uniform", description="Frequencies of the truth.")
+    exponent: float = Field(1.0, ge=0, description="Exponent of the Zipf truth; unused for uniform.")
+    temperature: float = Field(1.0, gt=0, description="Sampling temperature T: log-odds are divided by T; 1 = off.")
+    replicates: int = Field(1, ge=1, description="Independent chains carried side by side.")
+
+
+class Memoriser(_Spec):
+    """Samples are copies of training images drawn with replacement: every stage is tried without training."""
+
+    family: Literal["memoriser"]
+
+
+class _Denoiser(_Spec):
+    conditional: bool = Field(True, description="Condition on the class label (needs a labelled set); false = unconditional.")
+    prediction_type: Literal["epsilon", "v_prediction"] = Field("epsilon", description="What the network predicts, as in diffusers.")
+    train_timesteps: int = Field(1000, ge=2, description="Steps T of the forward process.")
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = Field("squaredcos_cap_v2", description="Noise schedule, as in diffusers.")
+
+
+class PixelMLP(_Denoiser):
+    """A small multi-layer perceptron that denoises flattened images: ten seconds a generation on digits."""
+
+    family: Literal["pixel-mlp"]
+    width: int = Field(512, ge=8, description="Hidden units per layer.")
+    depth: int = Field(4, ge=1, description="Residual blocks.")
+
+
+class PixelUNet(_Denoiser):
+    """diffusers' UNet2DModel in pixel space."""
+
+    family: Literal["pixel-unet"]
+    channels: list[int] = Field([32, 64], min_length=1, description="Channels per resolution (block_out_channels).")
+    layers_per_block: int = Field(1, ge=1, description="Residual layers per resolution.")
+    attention: list[bool] | None = Field(None, description="Self-attention per resolution; null = at the lowest resolution only.")
+    norm_groups: int = Field(8, ge=1, description="Groups of the group norm; must divide every entry of channels.")
+
+    @model_validator(mode="after")
+    def _shapes(self) -> PixelUNet:
+        if any(c % self.norm_groups for c in self.channels):
+            raise ValueError(f"norm_groups {self.norm_groups} does not divide every entry of channels {self.channels}")
+        if self.attention is not None and len(self.attention) != len(self.channels):
+            raise ValueError(f"attention has {len(self.attention)} entries, channels has {len(self.channels)}")
+        return self
+
+
+Model = Annotated[Gaussian | Mixture | Categorical | Memoriser | PixelMLP | PixelUNet, Field(discriminator="family")]
+EXACT = (Gaussian, Mixture, Categorical)
+
+
+# ----------------------------------------------------------------------------------------------- the loop
+class Regime(_Spec):
+    """Which images training set t is made of: three pools, a count for each, an optional budget over their union.
+
+    The name sets the defaults of the other fields; see difflab/regimes.py for the table.
+    """
+
+    name: Literal["replace", "accumulate", "accumulate_subsample", "fixed_real", "fresh_real"] = Field("replace", description="The published regime.")
+    real_fraction: float | None = Field(None, ge=0, le=1, description="fixed_real, fresh_real: share of real images in training sets t >= 1; null = 0.5. No meaning elsewhere.")
+    set_size: int | None = Field(None, ge=1, description="Images in training sets t >= 1; null = the size of generation 0's (accumulate: everything so far).")
+    synthetic_from: Literal["last", "all"] | None = Field(None, description="Samples of the last generation, or of all so far; null = as the regime's name says.")
+    stratified: bool = Field(False, description="accumulate_subsample: the same number of images from the real set and from each generation (Shi et al. 2025) instead of a uniform draw.")
+
+
+class Train(_Spec):
+    """One training loop for every trainable family; progress is counted in images seen."""
+
+    start_from: Literal["scratch", "base", "previous"] = Field("scratch", description="Weights that generation t >= 1 starts from: new ones, generation 0's, or generation t-1's.")
+    images_seen: int = Field(200_000, ge=1, description="Images seen in each generation's training (with repetition): the matched budget.")
+    batch_size: int = Field(128, ge=1, description="Images per optimiser step, over all processes.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW.")
+    warmup_images: int = Field(0, ge=0, description="Images over which the learning rate rises linearly from 0; 0 = off.")
+    decay: Literal["none", "cosine"] = Field("cosine", description="Learning-rate decay to 0 at images_seen; none = off.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay; 0 = off.")
+    gradient_clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0 = off.")
+    condition_dropout: float = Field(0.1, ge=0, le=1, description="Share of labels replaced by 'none' in training, which classifier-free guidance needs; 0 = off.")
+    ema_decay: float = Field(0.995, ge=0, lt=1, description="Decay per step of the averaged weights that sample; 0 = off.")
+    precision: Literal["no", "bf16", "fp16"] = Field("no", description="Mixed precision; no = float32.")
+    checkpoint_every: int = Field(50_000, ge=0, description="Images between checkpoints inside one training; 0 = off. Does not change the result.")
+
+
+class Sample(_Spec):
+    """One sharded sampling loop for every family. Every image has its own seed."""
+
+    count: int | list[int] = Field(1000, description="Images drawn from each generation; a list gives generation t its t-th entry and repeats the last.")
+    scheduler: str = Field("DDIMScheduler", description="Any scheduler class of diffusers, by name.")
+    scheduler_options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments for that scheduler; {} = its defaults.")
+    steps: int = Field(50, ge=1, description="Denoising steps.")
+    guidance_scale: float = Field(1.0, ge=0, description="Classifier-free guidance as in diffusers: 1 = none.")
+    conditions: Literal["real", "balanced"] = Field("real", description="Classes asked for: as often as in generation 0's training set, or equally often.")
+    batch_size: int = Field(250, ge=1, description="Images per forward pass.")
+    shard_size: int = Field(1000, ge=1, description="Images per parquet file; the unit of work of one process.")
+
+    @field_validator("count")
+    @classmethod
+    def _positive(cls, count: int | list[int]) -> int | list[int]:
+        values = count if isinstance(count, list) else [count]
+        if not values or min(values) < 2:
+            raise ValueError("count wants at least 2 images per generation")
+        return count
+
+    def count_of(self, generation: int) -> int:
+        """Images that generation `generation` is asked for."""
+        if isinstance(self.count, int):
+            return self.count
+        return self.count[min(generation, len(self.count) - 1)]
+
+
+class Select(_Spec):
+    """What becomes of the samples before they may train anything; what is dropped stays in the ledger with its reason."""
+
+    policy: str = Field("all", description="all = keep every sample; unflagged = drop images flagged as degenerate; any file of difflab/policies registers more.")
+
+
+class Probe(_Spec):
+    """A fixed list of conditions asked of every generation with the same seeds, for eyes. Never trained on."""
+
+    per_condition: int = Field(2, ge=0, description="Images per class (unconditional: images per row of eight); 0 = no pictures.")
+    conditions: int = Field(10, ge=1, description="Classes shown, the most frequent and the rarest alternating.")
+
+
+class Measure(_Spec):
+    """Numbers taken on the samples of every generation against held-out real images."""
+
+    extractors: list[str] = Field(["pixels"], description="Feature spaces: pixels | fitted | efficientnet-lite0 | inception[:PATH] | open_clip:NAME_OR_PATH; [] = no distribution measures.")
+    metrics: list[str] = Field(["fd", "kid", "precision", "recall", "density", "coverage", "trace_ratio", "class_accuracy", "class_entropy", "rare_class_survival"], description="Measures by name; [] = none.")
+    judge: str | None = Field(None, description="Extractor whose features the class judge reads; null = the first of extractors.")
+    count: int | None = Field(None, ge=10, description="Images on either side; null = the most that samples, held-out and train split all have.")
+    neighbours: int = Field(5, ge=1, description="k of precision, recall, density and coverage.")
+    resamples: int = Field(100, ge=0, description="Half-samples behind each 95% interval; 0 = no intervals.")
+
+
+class Config(_Spec):
+    """One chain: generations 0..T under one recipe and one seed."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Folder under runs/ when --out is not given.")
+    seed: int = Field(0, ge=0, lt=2**63, description="The one seed everything is derived from.")
+    generations: int = Field(5, ge=0, description="Last generation T; 0 = only the fit to real images. Raising it later extends the run.")
+    data: Data = Field(default_factory=Data)
+    model: Model
+    regime: Regime = Field(default_factory=Regime)
+    train: Train = Field(default_factory=Train)
+    sample: Sample = Field(default_factory=Sample)
+    select: Select = Field(default_factory=Select)
+    probe: Probe = Field(default_factory=Probe)
+    measure: Measure = Field(default_factory=Measure)
+
+    @property
+    def exact(self) -> bool:
+        """True for the families with exact laws, whose samples are numbers and carry a replicate axis."""
+        return isinstance(self.model, EXACT)
+
+    @property
+    def conditional(self) -> bool:
+        return bool(getattr(self.model, "conditional", False))
+
+    @model_validator(mode="after")
+    def _possible(self) -> Config:
+        regime, sample = self.regime, self.sample
+        if self.exact != (self.data.source == "exact"):
+            raise ValueError(f"data.source={self.data.source} does not go with model.family={self.model.family}: the families gaussian, mixture and categorical want data.source=exact, all others real images")
+        if self.exact and self.data.train_size is None:
+            raise ValueError("data.source=exact wants data.train_size, the number n of real samples")
+        if regime.real_fraction is not None and regime.name not in ("fixed_real", "fresh_real"):
+            raise ValueError(f"regime.real_fraction has no meaning under regime.name={regime.name}; use fixed_real or fresh_real")
+        if regime.stratified and regime.name != "accumulate_subsample":
+            raise ValueError("regime.stratified needs regime.name=accumulate_subsample")
+        if regime.name == "fresh_real" and not self.exact and self.data.train_size is None:
+            raise ValueError("regime.name=fresh_real needs data.train_size, so that a reserve of unseen real images is left")
+        if sample.guidance_scale != 1 and not self.conditional:
+            raise ValueError("sample.guidance_scale other than 1 needs a conditional model (model.conditional=true)")
+        if sample.guidance_scale != 1 and self.train.condition_dropout == 0:
+            raise ValueError("sample.guidance_scale other than 1 needs train.condition_dropout above 0: without it the model has no unconditional prediction")
+        if self.conditional and self.train.condition_dropout == 1:
+            raise ValueError("train.condition_dropout=1 never shows the model a label; use model.conditional=false")
+        if sample.shard_size % sample.batch_size and sample.shard_size > sample.batch_size:
+            raise ValueError(f"sample.shard_size {sample.shard_size} is not a multiple of sample.batch_size {sample.batch_size}")
+        return self
+
+
+# ---------------------------------------------------------------------------------------- reading, hashing
+# Fields that change where, how long or how safely a run goes, but no number of it.
+NOT_IN_RECIPE = ("name", "generations", "train.checkpoint_every")
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Read a YAML config and apply ``a.b=value`` overrides. Raises ConfigError that names key, file and nearest key."""
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read config {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} holds no mapping of keys; see configs/digits.yaml for an example")
+    for override in overrides or []:
+        _apply(raw, override)
+    return parse(raw, str(path))
+
+
+def parse(raw: dict[str, Any], where: str = "config") -> Config:
+    """Validate a plain mapping. `where` is named in errors."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(e, where) for e in error.errors())) from None
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override '{override}' is not of the form key=value, for example train.images_seen=50000")
+    node = raw
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"override '{override}': {parent} is not a section")
+    try:
+        node[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override '{override}': the value is not valid YAML") from error
+
+
+def _explain(error: Any, where: str) -> str:
+    families = {spec.model_fields["family"].annotation.__args__[0] for spec in Model.__origin__.__args__}  # type: ignore[attr-defined]
+    loc = [str(part) for part in error["loc"] if not (str(part) in families)]
+    key = ".".join(loc) or "config"
+    if error["type"] == "extra_forbidden":
+        node: Any = Config
+        for part in error["loc"][:-1]:
+            node = _child(node, str(part))
+        known = sorted(node.model_fields) if node is not None else []
+        near = difflib.get_close_matches(loc[-1], known, 1, 0.5) or difflib.get_close_matches(loc[-1], _all_keys(), 1, 0.6)
+        hint = f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(known)}"
+        return f"{where}: unknown key '{key}'; {hint}"
+    if error["type"] == "missing":
+        return f"{where}: '{key}' is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"].startswith("union_tag"):
+        given = (error.get("ctx") or {}).get("tag")
+        return f"{where}: 'model.family' is {given!r}; known families: {', '.join(sorted(families))}"
+    if key == "config":
+        return f"{where}: {message}"
+    return f"{where}: '{key}': {message} (got {error['input']!r})"
+
+
+def _child(node: Any, part: str) -> Any:
+    """The spec class behind one step of an error's location; None when it is a plain value."""
+    if node is None:
+        return None
+    if node is Config and part == "model":
+        return Model
+    if node is Model:
+        return next((s for s in Model.__origin__.__args__ if s.model_fields["family"].annotation.__args__[0] == part), None)  # type: ignore[attr-defined]
+    field = node.model_fields.get(part)
+    kind = field.annotation if field else None
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _all_keys() -> list[str]:
+    keys = []
+    for section, field in Config.model_fields.items():
+        keys.append(section)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += [f"{section}.{key}" for key in field.annotation.model_fields]
+    return keys
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """The config as ``{"train.batch_size": 128, ...}``."""
+
+    def walk(prefix: str, node: Any) -> dict[str, Any]:
+        if isinstance(node, dict) and node:
+            return {k: v for key, value in node.items() for k, v in walk(f"{prefix}.{key}" if prefix else key, value).items()}
+        return {prefix: node}
+
+    return walk("", config.model_dump(mode="json"))
+
+
+def recipe_of(config: Config) -> dict[str, Any]:
+    """The flat config without the fields that change no number."""
+    return {key: value for key, value in flat(config).items() if key not in NOT_IN_RECIPE}
+
+
+def digest(thing: Any) -> str:
+    """Twelve hex digits of the SHA-256 of any JSON-able thing: the recipe hash."""
+    return hashlib.sha256(json.dumps(thing, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]

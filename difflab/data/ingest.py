@@ -1,0 +1,83 @@
+"""The real set of a run: decoded once, split once, written once. Train split first, then held-out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from difflab.data.files import write_json
+from difflab.data.ledger import REAL
+from difflab.data.store import Shards
+from difflab.models import family_of
+from difflab.regimes import check_possible, fresh_needed
+from difflab.run import Run
+from difflab.seeds import image_seeds, seed_of
+
+SHARD = 1000  # real images per parquet file
+
+
+def ingest(run: Run, accelerator: Accelerator) -> None:
+    """Write ``real/``. Every process writes its own shards. Raises DataError or ConfigError before anything is fitted."""
+    config = run.config
+    if (run.path / "real" / "about.json").exists():
+        check_possible(config, run.about["n_train"])
+        return
+    about, record, columns, pixels = _exact(run) if config.exact else _images(run)
+    check_possible(config, about["n_train"])
+    about |= {"record": list(record), "shard_size": SHARD}
+    total = about["n_train"] + about["n_held_out"]
+    folder = run.path / "real"
+    shards = Shards(folder / "images", folder / "features", run.path / "cache" / "real" / "images", total, SHARD, record)
+    for shard in shards.shards[accelerator.process_index :: accelerator.num_processes]:
+        if not shards.has(shard):
+            span = shards.span(shard)
+            own = {name: values[span.start : span.stop] for name, values in columns.items()}
+            shards.write(shard, pixels(span), {**own, "generation": REAL, "lab": 0, "kind": "real"})
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        write_json(folder / "about.json", about)
+    accelerator.wait_for_everyone()
+
+
+def _images(run: Run) -> tuple[dict[str, Any], tuple[int, ...], dict[str, list[Any]], Any]:
+    from difflab.data.sources import open_source
+    from difflab.data.split import split
+
+    config = run.config
+    source = open_source(config.data, config.seed)
+    train, held_out = split(source, config.data.held_out, seed_of("split", config.seed))
+    order = np.concatenate([train, held_out])
+    labels = None if source.labels is None else source.labels[order].tolist()
+    columns: dict[str, list[Any]] = {
+        "split": ["train"] * len(train) + ["held_out"] * len(held_out),
+        "key": [source.keys[i] for i in order],
+    }
+    if labels is not None and source.classes is not None:
+        columns |= {"label": labels, "class": [source.classes[label] for label in labels]}
+    if source.prompts is not None:
+        columns["prompt"] = [source.prompts[i] for i in order]
+    about = {
+        "source": source.name,
+        "licence": source.licence,
+        "classes": source.classes,
+        "n_train": len(train),
+        "n_held_out": len(held_out),
+        "skipped": [list(s) for s in source.skipped],
+    }
+    record = (source.size, source.size, source.channels)
+    return about, record, columns, lambda span: np.stack([source.read(int(order[i])) for i in span])
+
+
+def _exact(run: Run) -> tuple[dict[str, Any], tuple[int, ...], dict[str, list[Any]], Any]:
+    """Records drawn from the family's own truth: as many as the chain will ever ask for, and n0 held out."""
+    config = run.config
+    n0 = config.data.train_size or 0
+    n_train = n0 + fresh_needed(config, n0)
+    seeds = image_seeds(config.seed, 0, REAL, range(n_train + n0))
+    family = family_of(config.model)
+    record = family.truth(config.model, seeds[:1]).shape[1:]
+    columns: dict[str, list[Any]] = {"split": ["train"] * n_train + ["held_out"] * n0, "seed": seeds}
+    about = {"source": "exact", "licence": "drawn by difflab", "classes": None, "n_train": n_train, "n_held_out": n0, "skipped": []}
+    return about, record, columns, lambda span: family.truth(config.model, seeds[span.start : span.stop])

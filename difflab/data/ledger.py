@@ -1,0 +1,101 @@
+"""The ledger: one row per image with the image itself and where it came from.
+
+Readable by Hugging Face ``datasets`` (``load_dataset("parquet", data_files=...)`` shows the pictures).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+REAL = -1  # the generation of an image that people made
+
+IMAGE_COLUMNS = [
+    ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+]
+VALUE_COLUMNS = [
+    ("values", pa.list_(pa.float64())),  # [replicates * dim], row-major
+]
+COLUMNS = [
+    ("index", pa.int64()),
+    ("lab", pa.int32()),
+    ("generation", pa.int32()),  # -1 = real
+    ("kind", pa.dictionary(pa.int8(), pa.string())),  # real | synthetic
+    ("split", pa.dictionary(pa.int8(), pa.string())),  # train | held_out | sample | probe
+    ("label", pa.int64()),  # null = unconditional
+    ("class", pa.dictionary(pa.int32(), pa.string())),
+    ("prompt", pa.string()),
+    ("key", pa.string()),  # the source's own name of a real image
+    ("seed", pa.int64()),  # null for real images
+    ("flag", pa.dictionary(pa.int8(), pa.string())),  # null | constant
+    ("model_hash", pa.dictionary(pa.int8(), pa.string())),  # of the weights that drew it
+    ("parents_hash", pa.dictionary(pa.int8(), pa.string())),  # of the training set behind those weights
+    ("settings", pa.dictionary(pa.int8(), pa.string())),  # scheduler, steps, guidance_scale as JSON
+    ("sha256", pa.string()),  # of shape and pixels, so independent of the encoder
+]
+
+
+def schema(images: bool) -> pa.Schema:
+    fields = [pa.field(name, kind) for name, kind in (IMAGE_COLUMNS if images else VALUE_COLUMNS) + COLUMNS]
+    if not images:
+        return pa.schema(fields)
+    plain = {"int64": "int64", "int32": "int32", "string": "string"}
+    features: dict[str, Any] = {"image": {"_type": "Image"}}
+    for name, kind in COLUMNS:
+        value = kind.value_type if pa.types.is_dictionary(kind) else kind
+        features[name] = {"dtype": plain[str(value)], "_type": "Value"}
+    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def content_hash(array: np.ndarray) -> str:
+    """SHA-256 over dtype, shape and content of one image or record."""
+    head = f"{array.dtype.str}{array.shape}".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """uint8 [H, W, 1 or 3] to PNG. Level 1 is 3.5 times as fast as Pillow's default at 512 px and as lossless."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def decode_png(payload: bytes) -> np.ndarray:
+    """PNG to uint8 [H, W, C]."""
+    array = np.asarray(Image.open(io.BytesIO(payload)))
+    return array[..., None] if array.ndim == 2 else array
+
+
+def flag_of(pixels: np.ndarray) -> str | None:
+    """'constant' for an image of one colour (a black image, say): counted and reported, never trained on unseen."""
+    flat = pixels.reshape(-1, pixels.shape[-1])
+    return "constant" if bool((flat == flat[0]).all()) else None
+
+
+def table(columns: dict[str, Any], pixels: np.ndarray, images: bool) -> pa.Table:
+    """Rows of the ledger.
+
+    Args:
+        columns: per-row lists, or a single value that holds for every row; absent columns are null.
+        pixels: uint8 [n, H, W, C], or float64 [n, R, d] for the exact families.
+        images: True for pictures, False for numbers.
+    """
+    n = len(pixels)
+    shape = schema(images)
+    arrays: dict[str, Any] = {
+        "sha256": [content_hash(p) for p in pixels],
+        "flag": [flag_of(p) if images else None for p in pixels],
+    }
+    if images:
+        arrays["image"] = [{"bytes": encode_png(p), "path": None} for p in pixels]
+    else:
+        arrays["values"] = list(pixels.reshape(n, -1))
+    for name, value in columns.items():
+        arrays[name] = value if isinstance(value, list | np.ndarray) else [value] * n
+    return pa.table([pa.array(arrays.get(f.name, [None] * n), f.type) for f in shape], schema=shape)

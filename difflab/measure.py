@@ -1,0 +1,183 @@
+"""Stage 5, measure: every number of a generation from one feature pass, with n, floor and 95% interval.
+
+The reference is the held-out real set. The floor is the same measure between two disjoint real sets of the same size
+(train split and held-out): what "no difference" looks like. All processes share the half-samples of the intervals.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from difflab import config as configs
+from difflab.data.files import write_tensors, write_text
+from difflab.errors import MeasureError
+from difflab.models.base import Exact
+from difflab.run import Run
+from difflab.seeds import seed_of
+
+KEYS = ("generation", "lab", "metric", "extractor", "value", "ci_low", "ci_high", "n", "floor", "recipe", "reason")
+Row = dict[str, Any]
+
+
+def row(generation: int, metric: str, extractor: str, value: float | None, ci: tuple[float, float] | None, n: int, floor: float | None, recipe: str, reason: str | None = None) -> Row:
+    low, high = ci if ci else (None, None)
+    return dict(zip(KEYS, (generation, 0, metric, extractor, value, low, high, n, floor, recipe, reason), strict=True))
+
+
+# ------------------------------------------------------------------------------------------------- images
+def extractors_of(run: Run, accelerator: Accelerator) -> list[Any]:
+    """Open the feature extractors of a run, fitting the fitted one once, and extract the real set's features."""
+    from difflab.metrics import open_extractor
+
+    config = run.config
+    if config.exact or not needs_features(run):
+        return []
+    folder = run.path / "real"
+    fitted = folder / "fitted.safetensors"
+    if "fitted" in config.measure.extractors and not fitted.exists():
+        if accelerator.is_main_process:
+            _fit_extractor(run, fitted)
+        accelerator.wait_for_everyone()
+    opened = [open_extractor(spec, fitted=fitted, device=str(accelerator.device)) for spec in config.measure.extractors]
+    real = run.real
+    for shard in real.shards[accelerator.process_index :: accelerator.num_processes]:
+        for extractor in opened:
+            real.derive(extractor.key, shard, extractor)
+    accelerator.wait_for_everyone()
+    return opened
+
+
+def needs_features(run: Run) -> bool:
+    return bool(run.config.measure.metrics and run.config.measure.extractors)
+
+
+def _fit_extractor(run: Run, path: Any) -> None:
+    from difflab.metrics.extractors import fit_extractor
+
+    labels, n_train = run.real.labels(), run.about["n_train"]
+    if labels is None:
+        raise MeasureError("measure.extractors: 'fitted' learns from class labels and this set has none; use pixels, efficientnet-lite0 or open_clip:NAME")
+    images = torch.from_numpy(run.real.gather(np.arange(n_train)))
+    fit_extractor(images, torch.from_numpy(labels[:n_train]), len(run.about["classes"]), path, seed_of("fitted", run.config.seed))
+
+
+def measured_count(run: Run) -> int:
+    """Images on either side of every measure: the same in all generations, and for the floor."""
+    about, config = run.about, run.config
+    most = min(about["n_train"], about["n_held_out"], *(config.sample.count_of(t) for t in range(config.generations + 1)))
+    wanted = config.measure.count or most
+    if wanted > most:
+        raise MeasureError(f"measure.count {wanted} is more than the {most} images that samples, train split and held-out all have")
+    return wanted
+
+
+def measure_images(run: Run, generation: int, extractors: list[Any], accelerator: Accelerator, advance: Callable[[int], None]) -> list[Row]:
+    """All rows of one generation of an image family."""
+    from difflab.metrics import METRICS, Pair, interval
+    from difflab.metrics.interval import resampled
+
+    config, about = run.config, run.about
+    n, n_train = measured_count(run), about["n_train"]
+    real_set, fake_set = run.real, run.samples(generation)
+    real_labels, fake_labels = _tensor(real_set.labels()), _tensor(fake_set.labels())
+    identity = real_set.hash()
+    rows = [_flagged(run, generation, n, configs.digest({"measure": "flagged_share", "n": n, "real": identity}))]
+    resamples = range(config.measure.resamples)[accelerator.process_index :: accelerator.num_processes]
+    first = extractors[0] if extractors else None
+    judged = next((e for e in extractors if e.name == config.measure.judge), first) if config.measure.judge else first
+
+    for extractor in extractors:
+        real, fake = real_set.features(extractor.key), fake_set.features(extractor.key)[:n]
+        train, held_out = slice(0, n), slice(n_train, n_train + n)
+        judge = _judge(run, extractor, real[:n_train], real_labels, n_train, accelerator) if extractor is judged else None
+        options = {"judge": judge, "neighbours": config.measure.neighbours}
+        pair = Pair(real[held_out], fake, real_labels=_cut(real_labels, held_out), fake_labels=_cut(fake_labels, slice(0, n)), **options)
+        # Held-out images in the place of samples, so that a judge trained on the train split never marks its own homework.
+        floor_pair = Pair(real[train], real[held_out], real_labels=_cut(real_labels, train), fake_labels=_cut(real_labels, held_out), **options)
+        for name in config.measure.metrics:
+            metric = METRICS[name]
+            if metric.needs == "judge" and extractor is not judged:
+                continue
+            recipe = {"measure": name, "extractor": extractor.recipe, "n": n, "neighbours": config.measure.neighbours, "real": identity}
+            if metric.needs == "judge":
+                recipe["judge"] = judge.recipe if judge else None
+            shown = "fid" if name == "fd" and extractor.name.startswith("inception") else name
+            try:
+                value = metric.of(pair)
+                floor = metric.of(floor_pair)
+                own = resampled(metric, pair, resamples, seed_of("interval", config.seed, generation, name))
+                drawn = gather_object(own) if accelerator.num_processes > 1 else own
+                ci = interval(value, sorted(drawn), metric.range) if drawn else None
+                rows.append(row(generation, shown, extractor.name, value, ci, n, floor, configs.digest(recipe)))
+            except MeasureError as error:
+                rows.append(row(generation, shown, extractor.name, None, None, n, None, configs.digest(recipe), str(error)))
+            advance(1)
+    return rows
+
+
+def _judge(run: Run, extractor: Any, features: torch.Tensor, labels: torch.Tensor | None, n_train: int, accelerator: Accelerator) -> Any:
+    """The class judge on one extractor's features, trained on the real train split once per run."""
+    from difflab.metrics import Judge
+
+    if labels is None:
+        return None
+    path = run.path / "real" / f"judge-{extractor.key}.safetensors"
+    if not path.exists():
+        if accelerator.is_main_process:
+            Judge.fit(features, labels[:n_train], len(run.about["classes"])).save(path)
+        accelerator.wait_for_everyone()
+    return Judge.load(path)
+
+
+def _flagged(run: Run, generation: int, n: int, recipe: str) -> Row:
+    """Share of degenerate samples with its Wilson interval."""
+    flags = run.samples(generation).column("flag")
+    count, total = sum(f is not None for f in flags), len(flags)
+    p, z2 = count / total, 1.96**2
+    centre, half = (p + z2 / (2 * total)) / (1 + z2 / total), np.sqrt(p * (1 - p) * z2 / total + z2 * z2 / (4 * total**2)) / (1 + z2 / total)
+    ci = (max(0.0, float(centre - half)), min(1.0, float(centre + half)))
+    real = run.real.column("flag")[run.about["n_train"] :]
+    return row(generation, "flagged_share", "none", p, ci, total, sum(f is not None for f in real) / len(real), recipe)
+
+
+def _tensor(labels: np.ndarray | None) -> torch.Tensor | None:
+    return None if labels is None else torch.from_numpy(labels)
+
+
+def _cut(labels: torch.Tensor | None, rows: slice) -> torch.Tensor | None:
+    return None if labels is None else labels[rows]
+
+
+# -------------------------------------------------------------------------------------------- exact families
+def measure_exact(run: Run, generation: int, model: Exact) -> list[Row]:
+    """The moments that the laws speak of, over the independent chains; n counts chains, the unit of replication.
+
+    The floor is the measure of a model fitted to the held-out records: a second real set of the same size.
+    """
+    values = model.measures()
+    write_tensors(run.gen(generation) / "replicates.safetensors", {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in values.items()})
+    reference = type(model)(model.spec, model.shape)
+    n_train, n_held_out = run.about["n_train"], run.about["n_held_out"]
+    reference.fit(run.real.gather(np.arange(n_train, n_train + n_held_out)), None)
+    floors = reference.measures()
+    rows = []
+    for name, chains in values.items():
+        mean, count = float(chains.mean()), len(chains)
+        error = 1.96 * float(chains.std(ddof=1)) / np.sqrt(count) if count > 1 else None
+        ci = None if error is None else (mean - error, mean + error)
+        recipe = configs.digest({"measure": name, "model": run.config.model.model_dump(), "n": run.config.data.train_size})
+        rows.append(row(generation, name, "model", mean, ci, count, float(floors[name].mean()), recipe))
+    return rows
+
+
+def write_rows(run: Run, generation: int, rows: list[Row]) -> None:
+    """Write the generation's rows, then metrics.jsonl of the whole run anew."""
+    write_text(run.gen(generation) / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
+    write_text(run.path / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in run.rows()))

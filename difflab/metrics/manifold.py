@@ -1,0 +1,156 @@
+"""Nearest-neighbour measures: `precision`, `recall`, `density`, `coverage`.
+
+Each image stands for the ball that reaches to its k-th nearest neighbour of its own side, itself not counted.
+Precision and recall: Kynkaanniemi et al. 2019 (k = 3 there; 5 in the MAD paper). Density and coverage: Naeem et al. 2020.
+An image on the sphere is inside (`<=`, as Kynkaanniemi; the package prdc takes `<`): a memoriser's exact copies then count
+as covered even where duplicates shrink a ball to a point.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from difflab.metrics.base import Pair, PairMetric, Rows, measure, squared_distances
+
+Near = tuple[Tensor, Tensor]
+"""Squared distances (ascending) and indices of each point's nearest others, both [n, m]."""
+
+
+def nearest_others(x_ND: Tensor, m: int, block: int = 1024) -> Near:
+    """Squared distances float32 [n, m] (ascending) and indices int64 [n, m] of the m nearest other rows of each row.
+
+    Built over `block` rows at a time, so that memory stays below ``20 * block * n`` bytes besides the result.
+
+    >>> nearest_others(torch.tensor([[0.0], [1.0], [3.0]]), 1)[1].flatten()
+    tensor([1, 0, 1])
+    """
+    distances, indices = [], []
+    for start in range(0, len(x_ND), block):
+        to_all = squared_distances(x_ND[start : start + block], x_ND, block)
+        own = torch.arange(len(to_all), device=x_ND.device)
+        to_all[own, own + start] = float("inf")  # by index, not by distance 0: a duplicate is a neighbour
+        values, columns = to_all.topk(m, largest=False, sorted=True)
+        distances.append(values)
+        indices.append(columns)
+    return torch.cat(distances), torch.cat(indices)
+
+
+def _listed(n: int, k: int) -> int:
+    """Neighbours kept per point. A half-sample keeps each with probability 1/2, so k of 8k + 24 survive but once in 1e10."""
+    return min(n - 1, 8 * k + 24)
+
+
+def _near_real(pair: Pair) -> Near:
+    return nearest_others(pair.real, _listed(len(pair.real), pair.neighbours))
+
+
+def _near_fake(pair: Pair) -> Near:
+    return nearest_others(pair.fake, _listed(len(pair.fake), pair.neighbours))
+
+
+def radii(x_ND: Tensor, near: Near, rows: Rows, k: int) -> Tensor:
+    """Squared distance from each of `rows` to its k-th nearest among the others of `rows`, float32 [len(rows)].
+
+    Read off the sorted lists `near` of the whole set; a point whose list holds fewer than k of `rows` is looked up exactly.
+    """
+    distances, indices = near[0][rows], near[1][rows]
+    chosen = torch.zeros(len(x_ND), dtype=torch.bool, device=x_ND.device)
+    chosen[rows] = True
+    rank = chosen[indices].cumsum(1)
+    result = distances.gather(1, (rank >= k).int().argmax(1, keepdim=True)).squeeze(1)
+    short = (rank[:, -1] < k).nonzero().squeeze(1)
+    if len(short):
+        points = x_ND[rows]
+        to_all = squared_distances(points[short], points)
+        to_all[torch.arange(len(short), device=x_ND.device), short] = float("inf")
+        result[short] = to_all.kthvalue(k, dim=1).values
+    return result
+
+
+def _within(rf: Tensor, radius: Tensor) -> Tensor:
+    # The two were rounded apart: without the margin a copy of the k-th neighbour, exactly on the sphere, would fall in or out at random.
+    return rf <= radius * (1 + 1e-6)
+
+
+def _in_real(pair: Pair, real: Rows, fake: Rows) -> Tensor:
+    """bool [n_r, n_f]: sample j lies in the ball of real image i."""
+    return _within(pair.rf[real][:, fake], radii(pair.real, pair.once(_near_real), real, pair.neighbours).unsqueeze(1))
+
+
+class _Manifold(PairMetric):
+    range = (0.0, 1.0)
+    better = "higher"
+
+    @classmethod
+    def least(cls, pair: Pair) -> int:
+        """k neighbours and the image itself."""
+        return pair.neighbours + 1
+
+
+@measure("precision")
+class Precision(_Manifold):
+    """Share of samples inside at least one real ball: fidelity. Blind to lost modes.
+
+    >>> Precision.of(Pair(torch.arange(8.0).view(-1, 1), torch.arange(8.0).view(-1, 1) + 100))
+    0.0
+    """
+
+    unit = "share of samples"
+
+    @classmethod
+    def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
+        return float(_in_real(pair, real, fake).any(0).double().mean())
+
+
+@measure("recall")
+class Recall(_Manifold):
+    """Share of real images inside at least one ball of the samples: diversity. Outlying samples with huge balls inflate it.
+
+    >>> Recall.of(Pair(torch.arange(8.0).view(-1, 1), torch.arange(8.0).view(-1, 1)))
+    1.0
+    """
+
+    unit = "share of real images"
+
+    @classmethod
+    def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
+        radius = radii(pair.fake, pair.once(_near_fake), fake, pair.neighbours)
+        return float(_within(pair.rf[real][:, fake], radius).any(1).double().mean())
+
+
+@measure("density")
+class Density(_Manifold):
+    """Real balls that contain a sample, averaged over samples, in units of k; 1 in expectation between equal distributions.
+
+    Above 1 the samples crowd where real images are dense, which is what a model that lost its tails does: hence better = 'real'.
+
+    >>> Density.of(Pair(torch.zeros(8, 1), torch.zeros(8, 1)))
+    1.6
+    """
+
+    unit = "real balls per sample / k"
+    range = (0.0, float("inf"))
+    better = "real"
+
+    @classmethod
+    def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
+        return float(_in_real(pair, real, fake).sum(0).double().mean() / pair.neighbours)
+
+
+@measure("coverage")
+class Coverage(_Manifold):
+    """Share of real images whose ball holds at least one sample: diversity, robust against outlying samples.
+
+    Between equal distributions its expectation is 1 - (n_r - 1)...(n_r - k) / ((n_f + n_r - 1)...(n_f + n_r - k)),
+    which tends to 1 - 2^-k at n_r = n_f (Naeem et al. 2020, section 3.3): not 1.
+
+    >>> Coverage.of(Pair(torch.arange(8.0).view(-1, 1), torch.zeros(8, 1)))
+    0.5
+    """
+
+    unit = "share of real images"
+
+    @classmethod
+    def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
+        return float(_in_real(pair, real, fake).any(1).double().mean())

@@ -1,0 +1,61 @@
+"""Fit-sample-refit of a normal distribution (Shumailov et al. 2305.17493; Alemohammad et al. 2307.01850, App. A)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from difflab.config import Sample
+from difflab.data.files import read_tensors, write_tensors
+from difflab.models.base import Exact, Shape
+from difflab.seeds import numpy_generator
+
+
+def normals(seeds: list[int], *shape: int) -> np.ndarray:
+    """Standard normals, one stream per seed: [n, *shape]."""
+    return np.stack([numpy_generator(seed).standard_normal(shape) for seed in seeds])
+
+
+class Gaussian(Exact):
+    """N(mean, cov) per chain. Truth N(0, I). Samples are drawn from N(mean, sampling_bias * cov)."""
+
+    mean: np.ndarray  # [R, d]
+    cov: np.ndarray  # [R, d, d]
+
+    @classmethod
+    def truth(cls, spec: Any, seeds: list[int]) -> np.ndarray:
+        return normals(seeds, spec.replicates, spec.dim)
+
+    def fit(self, records: np.ndarray, labels: np.ndarray | None = None) -> None:
+        self.mean = records.mean(0)
+        centred = records - self.mean
+        n = len(records) - (self.spec.estimator == "unbiased")
+        self.cov = np.einsum("nri,nrj->rij", centred, centred, optimize=True) / n
+
+    def sample(self, labels: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
+        z = normals(seeds, *self.mean.shape)
+        # The symmetric root by eigh exists for singular covariances too, which is where chains end.
+        values, vectors = np.linalg.eigh(self.cov)
+        root = vectors * np.sqrt(np.clip(values, 0, None) * self.spec.sampling_bias)[:, None, :]
+        return self.mean + np.einsum("rij,nrj->nri", root, z, optimize=True)
+
+    def measures(self) -> dict[str, np.ndarray]:
+        d = self.spec.dim
+        variance = np.trace(self.cov, axis1=1, axis2=2) / d
+        drift = (self.mean**2).mean(1)
+        out = {"variance": variance, "squared_drift": drift}
+        if d == 1:
+            out |= {"log_variance": np.log(variance), "sd": np.sqrt(variance), "w2_squared": drift + (1 - np.sqrt(variance)) ** 2}
+        return out
+
+    def save(self, folder: Path) -> None:
+        write_tensors(folder / "gaussian.safetensors", {"mean": torch.from_numpy(self.mean), "cov": torch.from_numpy(self.cov)})
+
+    @classmethod
+    def load(cls, spec: Any, shape: Shape, folder: Path) -> Gaussian:
+        model, tensors = cls(spec, shape), read_tensors(folder / "gaussian.safetensors")
+        model.mean, model.cov = tensors["mean"].numpy(), tensors["cov"].numpy()
+        return model

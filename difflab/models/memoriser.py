@@ -1,0 +1,40 @@
+"""The bootstrap memoriser: its samples are copies of training images, drawn with replacement.
+
+It obeys the trace-ratio law for any feature extractor, so it proves store, regimes, features and measures on real
+images without training (the extreme of the memorisation that Shi et al. 2509.16499 describe).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from difflab.config import Sample
+from difflab.data.files import read_tensors, write_tensors
+from difflab.models.base import ClosedForm, Shape
+from difflab.seeds import numpy_generator
+
+
+class Memoriser(ClosedForm):
+    """Keeps its training images; unconditional, so its samples carry no label."""
+
+    images: np.ndarray  # uint8 [n, H, W, C]
+
+    def fit(self, records: np.ndarray, labels: np.ndarray | None) -> None:
+        self.images = records
+
+    def sample(self, labels: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
+        picks = np.array([numpy_generator(seed).integers(len(self.images)) for seed in seeds])
+        return self.images[picks]
+
+    def save(self, folder: Path) -> None:
+        write_tensors(folder / "memoriser.safetensors", {"images": torch.from_numpy(self.images)})
+
+    @classmethod
+    def load(cls, spec: Any, shape: Shape, folder: Path) -> Memoriser:
+        model = cls(spec, shape)
+        model.images = read_tensors(folder / "memoriser.safetensors")["images"].numpy()
+        return model

@@ -1,0 +1,75 @@
+"""A mixture of labelled normal components: modes are lost as categories are, each mode narrows as a Gaussian does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from difflab.config import Sample
+from difflab.data.files import read_tensors, write_tensors
+from difflab.models.base import Exact, Shape
+from difflab.models.categorical import pick
+from difflab.seeds import numpy_generator
+
+
+def centres(spec: Any) -> np.ndarray:
+    """True means of the components, in units of a component's standard deviation: [C]."""
+    return spec.spacing * (np.arange(spec.components) - (spec.components - 1) / 2)
+
+
+def draw(p: np.ndarray, mean: np.ndarray, sd: np.ndarray, seeds: list[int]) -> np.ndarray:
+    """Records (component, value) [n, R, 2] from weights, means and standard deviations [R, C]."""
+    streams = [numpy_generator(seed) for seed in seeds]
+    component = pick(p, np.stack([s.random(len(p)) for s in streams]))
+    z = np.stack([s.standard_normal(len(p)) for s in streams])
+    rows = np.arange(len(p))
+    return np.stack([component.astype(np.float64), mean[rows, component] + sd[rows, component] * z], axis=-1)
+
+
+class Mixture(Exact):
+    """Weights, means and variances [R, C] by maximum likelihood from labelled samples. Truth: equal weights, unit variances."""
+
+    p: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+
+    @classmethod
+    def truth(cls, spec: Any, seeds: list[int]) -> np.ndarray:
+        shape = (spec.replicates, spec.components)
+        return draw(np.full(shape, 1 / spec.components), np.broadcast_to(centres(spec), shape), np.ones(shape), seeds)
+
+    def fit(self, records: np.ndarray, labels: np.ndarray | None = None) -> None:
+        member = records[..., :1] == np.arange(self.spec.components)  # [n, R, C]
+        counts = member.sum(0)
+        some = np.maximum(counts, 1)
+        value = records[..., 1:]
+        self.p = counts / len(records)
+        self.mean = (member * value).sum(0) / some
+        self.variance = (member * (value - self.mean) ** 2).sum(0) / some
+
+    def sample(self, labels: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
+        return draw(self.p, self.mean, np.sqrt(self.variance), seeds)
+
+    def measures(self) -> dict[str, np.ndarray]:
+        overall = (self.p * self.mean).sum(1)
+        total = (self.p * (self.variance + self.mean**2)).sum(1) - overall**2
+        return {
+            "survivors": (self.p > 0).sum(1).astype(np.float64),
+            "gini_simpson": 1 - (self.p**2).sum(1),
+            "variance": total,
+            "squared_drift": overall**2,
+            "within_variance": (self.p * self.variance).sum(1),
+        }
+
+    def save(self, folder: Path) -> None:
+        tensors = {"p": self.p, "mean": self.mean, "variance": self.variance}
+        write_tensors(folder / "mixture.safetensors", {k: torch.from_numpy(v) for k, v in tensors.items()})
+
+    @classmethod
+    def load(cls, spec: Any, shape: Shape, folder: Path) -> Mixture:
+        model, tensors = cls(spec, shape), read_tensors(folder / "mixture.safetensors")
+        model.p, model.mean, model.variance = (tensors[k].numpy() for k in ("p", "mean", "variance"))
+        return model

@@ -1,0 +1,79 @@
+"""A multi-layer perceptron that denoises flattened images: science with many seeds on one core."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+
+from difflab.models.denoiser import Denoiser
+
+
+class DenoisingMLP(ModelMixin, ConfigMixin):
+    """Residual blocks of width `width` on pixels, each modulated by an embedding of time and class.
+
+    Args:
+        sample_size, channels: side in pixels and channels of the images.
+        classes: number of classes; 0 = unconditional. Label `classes` means "no label".
+    """
+
+    @register_to_config
+    def __init__(self, sample_size: int, channels: int, width: int, depth: int, classes: int = 0):
+        super().__init__()
+        pixels = sample_size * sample_size * channels
+        self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.label = nn.Embedding(classes + 1, width) if classes else None
+        self.into = nn.Linear(pixels, width)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, pixels))
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
+        """sample [n, C, H, W], timestep [n], class_labels int64 [n] or None -> prediction [n, C, H, W]."""
+        condition = self.time(waves(timestep, self.config.width).to(sample.dtype))
+        if self.label is not None:
+            if class_labels is None:
+                raise ValueError("class_labels are needed by a class-conditional model")
+            condition = condition + self.label(class_labels)
+        h = self.into(sample.flatten(1))
+        for block in self.blocks:
+            h = block(h, condition)
+        return self.out(h).view_as(sample)
+
+
+class Block(nn.Module):
+    """h + MLP(scale * norm(h) + shift): adaptive layer norm as in DiT (Peebles & Xie 2212.09748, sec. 3.2)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulate = nn.Linear(width, 2 * width)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, h: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        shift, scale = self.modulate(nn.functional.silu(condition)).chunk(2, dim=-1)
+        return h + self.mlp(self.norm(h) * (1 + scale) + shift)
+
+
+def waves(timestep: torch.Tensor, width: int) -> torch.Tensor:
+    """Sinusoidal embedding of timesteps: [n, width]."""
+    half = width // 2
+    rates = torch.exp(-math.log(10_000) * torch.arange(half, device=timestep.device, dtype=torch.float32) / half)
+    angles = timestep.float()[:, None] * rates
+    embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
+    return nn.functional.pad(embedding, (0, width - 2 * half))
+
+
+class PixelMLP(Denoiser):
+    """Family ``pixel-mlp``."""
+
+    def build(self) -> Any:
+        h, _, c = self.shape.record
+        return DenoisingMLP(h, c, self.spec.width, self.spec.depth, self.shape.classes if self.spec.conditional else 0)
+
+    @classmethod
+    def network_class(cls) -> Any:
+        return DenoisingMLP

@@ -1,0 +1,46 @@
+"""diffusers' UNet2DModel in pixel space: MNIST- and CIFAR-size science."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMPipeline, UNet2DModel
+
+from difflab.errors import ConfigError
+from difflab.models.denoiser import Denoiser
+
+
+class PixelUNet(Denoiser):
+    """Family ``pixel-unet``. Unconditional models are saved as a whole DDPMPipeline that any tool loads."""
+
+    def build(self) -> Any:
+        h, w, c = self.shape.record
+        channels, levels = self.spec.channels, len(self.spec.channels)
+        if h % 2 ** (levels - 1):
+            raise ConfigError(f"model.channels has {levels} resolutions, which {h} px images cannot be halved for; use fewer or another data.image_size")
+        attention = self.spec.attention or [False] * (levels - 1) + [True]
+        return UNet2DModel(
+            sample_size=h,
+            in_channels=c,
+            out_channels=c,
+            layers_per_block=self.spec.layers_per_block,
+            block_out_channels=tuple(channels),
+            down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attention),
+            up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)),
+            norm_num_groups=self.spec.norm_groups,
+            num_class_embeds=self.shape.classes + 1 if self.spec.conditional else None,
+        )
+
+    def predict(self, net: Any, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        return net(x, t, class_labels=labels).sample
+
+    @classmethod
+    def network_class(cls) -> Any:
+        return UNet2DModel
+
+    def save(self, folder: Path) -> None:
+        super().save(folder)
+        if not self.spec.conditional:
+            DDPMPipeline(self.net, self.noise).save_pretrained(folder)

@@ -1,0 +1,173 @@
+"""Stage 1, mix: which images training set t is made of. The five regimes are five settings of one formula.
+
+Training set t >= 1 is drawn from three pools, with a count for each and an optional budget over their union:
+
+    ====================  ==========  ==========  ==============  ===============  ========
+    name                  fixed real  fresh real  synthetic from  synthetic count  budget
+    ====================  ==========  ==========  ==============  ===============  ========
+    replace               -           -           last            all              set_size
+    accumulate            all n0      -           all so far      all              -
+    accumulate_subsample  all n0      -           all so far      all              n
+    fixed_real            a n         -           last            (1-a) n          -
+    fresh_real            -           a n         last            (1-a) n          -
+    ====================  ==========  ==========  ==============  ===============  ========
+
+with n = set_size or n0, a = real_fraction. Terms: RESEARCH of Gerstgrasser et al. 2404.01413 (replace, accumulate),
+Kazdan et al. 2410.16713 (accumulate-subsample), Alemohammad et al. 2307.01850 (fixed and fresh real data),
+Shi et al. 2509.16499 (the stratified draw). Training set 0 is the first n0 images of the real train split.
+
+Mixing writes rows that point at images; it never copies one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from difflab.config import Config
+from difflab.data.ledger import REAL
+from difflab.errors import ConfigError
+from difflab.seeds import numpy_generator
+
+SHARED = -1  # replicate of a row that belongs to every replicate
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images that may be drawn: `count` of the `rows` of one generation (-1 = real)."""
+
+    kind: str  # fixed_real | fresh_real | synthetic
+    generation: int
+    rows: np.ndarray
+    count: int
+
+
+def pools(config: Config, generation: int, n_train: int, kept: list[np.ndarray]) -> tuple[list[Pool], int | None]:
+    """The pools of training set `generation` and the budget drawn from their union (None = everything).
+
+    Args:
+        n_train: real images in the train split; the first n0 are generation 0's, the rest the reserve.
+        kept: for each earlier generation, the indices of its samples that selection kept.
+
+    Raises ConfigError when more images are asked for than exist.
+    """
+    regime, n0 = config.regime, first_size(config, n_train)
+    real = np.arange(n0)
+    if generation == 0:
+        return [Pool("fixed_real", REAL, real, n0)], None
+    n = regime.set_size or n0
+    accumulating = regime.name.startswith("accumulate")
+    sources = range(generation) if (regime.synthetic_from or ("all" if accumulating else "last")) == "all" else [generation - 1]
+
+    if regime.name == "replace" or accumulating:
+        drawn = [Pool("synthetic", g, kept[g], len(kept[g])) for g in sources]
+        drawn = [Pool("fixed_real", REAL, real, n0), *drawn] if accumulating else drawn
+        budget = n if regime.name == "accumulate_subsample" else regime.set_size
+        if regime.stratified:
+            shares = _shares(n, len(drawn))
+            drawn, budget = [Pool(p.kind, p.generation, p.rows, c) for p, c in zip(drawn, shares, strict=True)], None
+    else:
+        n_real, start = real_count(config, n0), (generation - 1) * real_count(config, n0)
+        if regime.name == "fixed_real":
+            drawn = [Pool("fixed_real", REAL, real, n_real)]
+        else:
+            reserve = np.arange(n0 + start, min(n_train, n0 + start + n_real))
+            drawn = [Pool("fresh_real", REAL, reserve, n_real)]
+        drawn += [Pool("synthetic", g, kept[g], c) for g, c in zip(sources, _shares(n - n_real, len(sources)), strict=True)]
+    _check(drawn, budget, generation)
+    return [p for p in drawn if p.count], budget
+
+
+def first_size(config: Config, n_train: int) -> int:
+    """n0, the size of generation 0's training set."""
+    n0 = config.data.train_size or n_train
+    if n0 > n_train:
+        raise ConfigError(f"data.train_size asks for {n0} real images, the train split has {n_train}; lower data.train_size or data.held_out")
+    return n0
+
+
+def real_count(config: Config, n0: int) -> int:
+    """Real images in each training set t >= 1 of fixed_real and fresh_real."""
+    share = 0.5 if config.regime.real_fraction is None else config.regime.real_fraction
+    return round(share * (config.regime.set_size or n0))
+
+
+def fresh_needed(config: Config, n0: int) -> int:
+    """Unseen real images that the whole chain will draw."""
+    return real_count(config, n0) * config.generations if config.regime.name == "fresh_real" else 0
+
+
+def check_possible(config: Config, n_train: int) -> None:
+    """Raise ConfigError before anything runs when some generation would ask for more images than there will be."""
+    n0 = first_size(config, n_train)
+    reserve, needed = n_train - n0, fresh_needed(config, n0)
+    if needed > reserve:
+        per = real_count(config, n0)
+        raise ConfigError(
+            f"fresh_real runs out of unseen real images at generation {reserve // per + 1}: {config.generations} generations x {per} = {needed} asked, "
+            f"{reserve} in reserve (train split {n_train}, data.train_size {n0}); lower regime.real_fraction, regime.set_size, data.train_size or generations"
+        )
+    for t in range(1, config.generations + 1):
+        pools(config, t, n_train, [np.arange(config.sample.count_of(g)) for g in range(t)])
+
+
+def mix(drawn: list[Pool], budget: int | None, key: tuple[object, ...], replicates: int = 1) -> pa.Table:
+    """Draw the rows of one training set without replacement: columns pool, generation, index, replicate.
+
+    A pool that is taken whole gives rows shared by all replicates (-1); anything drawn at random is drawn for each
+    replicate on its own, so that replicates stay independent chains.
+    """
+    parts: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = []
+    if budget is not None and budget < sum(p.count for p in drawn):
+        names = np.concatenate([np.full(len(p.rows), i) for i, p in enumerate(drawn)])
+        generations = np.concatenate([np.full(len(p.rows), p.generation) for p in drawn])
+        indices = np.concatenate([p.rows for p in drawn])
+        for r in range(replicates):
+            picked = np.sort(numpy_generator(*key, r).permutation(len(indices))[:budget])
+            for i, pool in enumerate(drawn):
+                mine = picked[names[picked] == i]
+                parts.append((pool.kind, generations[mine], indices[mine], np.full(len(mine), r if replicates > 1 else SHARED)))
+    else:
+        for i, pool in enumerate(drawn):
+            whole = pool.count == len(pool.rows)
+            # Fixed real images are the same ones in every generation: the first of the (already shuffled) train split.
+            if whole or pool.kind == "fixed_real":
+                rows = pool.rows[: pool.count]
+                parts.append((pool.kind, np.full(len(rows), pool.generation), rows, np.full(len(rows), SHARED)))
+                continue
+            for r in range(replicates):
+                rows = np.sort(numpy_generator(*key, i, r).permutation(pool.rows)[: pool.count])
+                parts.append((pool.kind, np.full(len(rows), pool.generation), rows, np.full(len(rows), r if replicates > 1 else SHARED)))
+    kinds = [kind for kind, _, rows, _ in parts for _ in range(len(rows))]
+    columns = [np.concatenate([part[c] for part in parts]) for c in (1, 2, 3)]
+    return pa.table(
+        {
+            "pool": pa.array(kinds).dictionary_encode(),
+            "generation": pa.array(columns[0], pa.int32()),
+            "index": pa.array(columns[1], pa.int64()),
+            "replicate": pa.array(columns[2], pa.int32()),
+        }
+    )
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    """`total` in equal parts; the first ones get the remainder."""
+    return [total // parts + (i < total % parts) for i in range(parts)]
+
+
+def _check(drawn: list[Pool], budget: int | None, generation: int) -> None:
+    for pool in drawn:
+        if pool.count > len(pool.rows):
+            origin = "real images" if pool.generation == REAL else f"samples of generation {pool.generation}"
+            more = "sample.count" if pool.kind == "synthetic" else "data.train_size"
+            raise ConfigError(
+                f"training set {generation} asks for {pool.count} {origin} ({pool.kind}), {len(pool.rows)} are there; "
+                f"raise {more}, or lower regime.set_size or change regime.real_fraction"
+            )
+    available = sum(p.count for p in drawn)
+    if budget is not None and budget > available:
+        raise ConfigError(f"training set {generation} has a budget of {budget} images, its pools hold {available}; lower regime.set_size or raise sample.count")
+    if available == 0:
+        raise ConfigError(f"training set {generation} would be empty; raise sample.count or regime.set_size")

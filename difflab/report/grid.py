@@ -1,0 +1,109 @@
+"""Pictures to judge with one's eyes: the probe of a generation, and the same seeds down the generations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from difflab.data.files import read_json
+from difflab.run import Run
+
+PAPER, INK, FAINT = (255, 255, 255), (25, 25, 30), (120, 120, 128)
+CELL = 48  # least side of a shown image in pixels
+GAP = 3
+
+
+def font(size: int) -> Any:
+    return ImageFont.load_default(size)
+
+
+def enlarge(image: np.ndarray) -> Image.Image:
+    """uint8 [H, W, C] to RGB, small images enlarged by a whole factor with hard pixel edges: nothing is smoothed."""
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
+    factor = max(1, -(-CELL // picture.width))
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def sheet(rows: list[tuple[str, list[np.ndarray]]], header: list[str] | None = None, title: str = "") -> Image.Image:
+    """Rows of images, each with a label on its left; `header` names the columns."""
+    cells = [[enlarge(image) for image in images] for _, images in rows]
+    side, columns = cells[0][0].width, max(len(row) for row in cells)
+    left = 16 + max(int(font(14).getlength(label)) for label, _ in rows)
+    top = 12 + (26 if title else 0) + (20 if header else 0)
+    width = max(left + columns * (side + GAP) + 12, 24 + int(font(16).getlength(title)))
+    canvas = Image.new("RGB", (width, top + len(rows) * (side + GAP) + 12), PAPER)
+    pen = ImageDraw.Draw(canvas)
+    if title:
+        pen.text((12, 8), title, INK, font(16))
+    for column, name in enumerate(header or []):
+        pen.text((left + column * (side + GAP) + side / 2, top - 4), _fit(name, side), FAINT, font(12), anchor="ms")
+    for r, (label, _) in enumerate(rows):
+        y = top + r * (side + GAP)
+        pen.text((left - 8, y + side / 2), label, INK, font(14), anchor="rm")
+        for c, cell in enumerate(cells[r]):
+            canvas.paste(cell, (left + c * (side + GAP), y))
+    return canvas
+
+
+def _fit(text: str, width: int) -> str:
+    while text and font(12).getlength(text) > width:
+        text = text[:-2].rstrip() + "…" if len(text) > 2 else ""
+    return text
+
+
+def _probe(run: Run, generation: int) -> tuple[np.ndarray, list[str | None]]:
+    """Images [n, H, W, C] and class names of the probe of one generation."""
+    count = read_json(run.gen(generation) / "sampled.json")["probe"]
+    shards = run.probe(generation, count)
+    return shards.decode(0), shards.column("class")
+
+
+def grid(run: Run, generation: int) -> Image.Image:
+    """The probe of one generation: a column per class (conditional), else rows of eight."""
+    images, classes = _probe(run, generation)
+    title = f"{run.config.name}: generation {generation}"
+    per = run.config.probe.per_condition
+    if classes[0] is None:
+        return sheet([("", list(images[i : i + 8])) for i in range(0, len(images), 8)], title=title)
+    return sheet([("", list(images[row::per])) for row in range(per)], [c or "" for c in classes[::per]], title)
+
+
+def strip(run: Run) -> Image.Image:
+    """The same seeds down the generations; the first rows are held-out real images of the same classes."""
+    generations = [t for t in range(run.config.generations + 1) if run.done(t, "sample")]
+    _, classes = _probe(run, generations[0])
+    labelled = classes[0] is not None
+    columns = np.arange(len(classes)) if labelled and len(classes) <= 24 else np.arange(0, len(classes), max(1, len(classes) // 16))
+    rows = [("real", list(_real_like(run, [classes[c] for c in columns])))]
+    for t in generations:
+        images, _ = _probe(run, t)
+        rows.append((f"generation {t}", [images[c] for c in columns]))
+    header = [classes[c] or "" for c in columns] if labelled else None
+    return sheet(rows, header, f"{run.config.name}: the same seeds in every generation ({caption(run)})")
+
+
+def caption(run: Run) -> str:
+    """What the chain is, in a few words."""
+    c = run.config
+    words = [c.model.family, c.regime.name, f"start from {c.train.start_from}"]
+    if c.conditional:
+        words.append(f"guidance {c.sample.guidance_scale:g}")
+    return ", ".join(words)
+
+
+def _real_like(run: Run, classes: list[str | None]) -> np.ndarray:
+    """One held-out image per wanted class, each a different one: [n, H, W, C]."""
+    first = run.about["n_train"]
+    known = run.real.column("class")[first:]
+    places: dict[str | None, list[int]] = {}
+    for i, name in enumerate(known):
+        places.setdefault(name if classes[0] is not None else None, []).append(first + i)
+    taken: dict[str | None, int] = {}
+    picks = []
+    for name in classes:
+        options = places[name]
+        picks.append(options[taken.get(name, 0) % len(options)])
+        taken[name] = taken.get(name, 0) + 1
+    return run.real.gather(np.array(picks))

@@ -1,0 +1,233 @@
+"""A run on disk: where everything lies, what it was asked for, and how to look at it.
+
+    runs/<name>/
+      run.yaml                  the resolved config, its recipe hash, versions
+      real/                     the real set, train split first, then held-out; its features
+      gen-000/ gen-001/ ...     train_set.parquet, model/, samples/, features/, selected.parquet, probe/, grid.png, metrics.jsonl
+      metrics.jsonl             one line per number
+      strip.png  curves.png     the same seeds down the generations; every measure with its interval
+      cache/                    decoded pixels; disposable, removed when the run is complete
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from difflab import config as configs
+from difflab.config import Config
+from difflab.data.files import read_json, write_text
+from difflab.data.ledger import REAL
+from difflab.data.store import Shards
+from difflab.errors import StoreError
+from difflab.models.base import Shape
+
+STAGES = ("mix", "train", "sample", "select", "measure")
+
+
+class Run:
+    """One run directory. ``difflab.open_run(path)`` gives one for looking at; the engine opens one for work."""
+
+    def __init__(self, path: Path, config: Config):
+        self.path, self.config = Path(path), config
+        self._lock: Any = None
+
+    # --------------------------------------------------------------------------------------------- paths
+    def gen(self, generation: int) -> Path:
+        return self.path / f"gen-{generation:03d}"
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the real set is: n_train, n_held_out, record, classes, source, licence, skipped."""
+        return read_json(self.path / "real" / "about.json")
+
+    @property
+    def shape(self) -> Shape:
+        about = self.about
+        return Shape(tuple(about["record"]), len(about["classes"] or []))
+
+    def _shards(self, folder: Path, name: str, count: int, shard_size: int) -> Shards:
+        cache = self.path / "cache" / folder.name / name
+        return Shards(folder / name, folder / "features", cache, count, shard_size, tuple(self.about["record"]))
+
+    @property
+    def real(self) -> Shards:
+        """Train split (its first images are training set 0), then held-out."""
+        about = self.about
+        return self._shards(self.path / "real", "images", about["n_train"] + about["n_held_out"], about["shard_size"])
+
+    def samples(self, generation: int) -> Shards:
+        """The samples of one generation as Shards: ``.table(k)``, ``.labels()``, ``.gather(indices)``, ``.features(name)``."""
+        if generation == REAL:
+            return self.real
+        how = self.config.sample
+        return self._shards(self.gen(generation), "samples", how.count_of(generation), how.shard_size)
+
+    def probe(self, generation: int, count: int) -> Shards:
+        return self._shards(self.gen(generation), "probe", count, max(1, count))
+
+    def done(self, generation: int, stage: str) -> bool:
+        """Whether a stage of a generation has left its result."""
+        folder = self.gen(generation)
+        if stage == "sample":
+            return (folder / "sampled.json").exists()
+        result = {"mix": "train_set.parquet", "train": "model/hash.json", "select": "selected.parquet", "measure": "metrics.jsonl"}[stage]
+        return (folder / result).exists()
+
+    # -------------------------------------------------------------------------------------- opening, lock
+    @classmethod
+    def create(cls, path: Path, config: Config) -> Run:
+        """Open `path` for work: make it, or resume it when it holds the same recipe. The caller holds the lock.
+
+        Raises StoreError when the folder belongs to another recipe (naming the differing keys), holds something
+        else, or another process works on it.
+        """
+        run = cls(path, config)
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            run._lock = open(run.path / ".lock", "w")  # noqa: SIM115 (held open as long as the run is worked on)
+        except OSError as error:
+            raise StoreError(f"cannot write to {path}: {error.strerror}; choose another folder with --out") from error
+        try:
+            fcntl.flock(run._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(f"another process is working on {path}; wait for it, or choose another folder with --out") from None
+        record = run.path / "run.yaml"
+        if record.exists():
+            run._check_recipe(record)
+        elif any(p.name != ".lock" for p in run.path.iterdir()):
+            raise StoreError(f"{path} is not empty and holds no run; choose another folder with --out")
+        for stray in run.path.rglob(".*.tmp"):
+            stray.unlink(missing_ok=True)
+        run._write_record(record)
+        return run
+
+    def close(self) -> None:
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+    def _write_record(self, record: Path) -> None:
+        packages = ("difflab", "torch", "diffusers", "accelerate", "torchmetrics", "numpy", "pillow", "pyarrow")
+        content = {
+            "config": self.config.model_dump(mode="json"),
+            "recipe": self.recipe,
+            "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+        }
+        write_text(record, yaml.safe_dump(content, sort_keys=False))
+
+    def _check_recipe(self, record: Path) -> None:
+        old, new = configs.recipe_of(_read_record(record)), configs.recipe_of(self.config)
+        differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+        if differing:
+            shown = ", ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} asked" for key in differing[:6])
+            more = f" and {len(differing) - 6} more" if len(differing) > 6 else ""
+            base = self.path.name
+            raise StoreError(f"{self.path} holds a run of another recipe ({shown}{more}); give this one its own folder: --out {self.path.with_name(base + '-' + self.recipe)}")
+
+    @property
+    def recipe(self) -> str:
+        """Hash of everything that determines the run's numbers."""
+        return configs.digest(configs.recipe_of(self.config))
+
+    # ------------------------------------------------------------------------------------------- looking
+    @property
+    def generations(self) -> list[int]:
+        """Generations that have been measured."""
+        return [t for t in range(self.config.generations + 1) if self.done(t, "measure")]
+
+    @property
+    def metrics(self) -> Any:
+        """Every number as a pandas DataFrame: generation, lab, metric, extractor, value, ci_low, ci_high, n, floor, recipe."""
+        import pandas as pd
+
+        from difflab.measure import KEYS
+
+        return pd.DataFrame(self.rows(), columns=list(KEYS))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl as dicts."""
+        rows = []
+        for t in self.generations:
+            path = self.gen(t) / "metrics.jsonl"
+            try:
+                rows += [json.loads(line) for line in path.read_text().splitlines()]
+            except ValueError as error:
+                raise StoreError(f"{path} is damaged ({error}); delete it and run the same command again") from error
+        return rows
+
+    def training(self, generation: int) -> dict[str, Any]:
+        """Images seen, size of the training set and the loss curve of one generation ({} for formula-fitted families)."""
+        path = self.gen(generation) / "training.json"
+        return read_json(path) if path.exists() else {}
+
+    def timings(self) -> list[dict[str, Any]]:
+        """Seconds per stage and generation, in the order in which they were run."""
+        path = self.path / "timings.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def grid(self, generation: int) -> Any:
+        """The probe of one generation as a PIL image."""
+        from difflab.report.grid import grid
+
+        return grid(self, generation)
+
+    def strip(self) -> Any:
+        """The same seeds down the generations, real images on top, as a PIL image."""
+        from difflab.report.grid import strip
+
+        return strip(self)
+
+    def curves(self) -> Any:
+        """Every measure over the generations with interval and floor, as a matplotlib figure."""
+        from difflab.report.curves import curves
+
+        return curves([self])
+
+    def add_time(self, generation: int, stage: str, seconds: float, **detail: Any) -> None:
+        with open(self.path / "timings.jsonl", "a") as handle:
+            handle.write(json.dumps({"generation": generation, "stage": stage, "seconds": round(seconds, 4), **detail}) + "\n")
+
+    def drop_cache(self) -> None:
+        shutil.rmtree(self.path / "cache", ignore_errors=True)
+
+    def kept(self, generation: int) -> np.ndarray:
+        """Indices of the samples that selection kept."""
+        import pyarrow.parquet as pq
+
+        path = self.gen(generation) / "selected.parquet"
+        try:
+            rows = pq.read_table(path)
+        except Exception as error:  # missing, truncated or foreign: one message
+            raise StoreError(f"{path} cannot be read ({type(error).__name__}); delete it and run the same command again") from error
+        return rows["index"].to_numpy()[rows["kept"].to_numpy(zero_copy_only=False)]
+
+
+def _read_record(record: Path) -> Config:
+    try:
+        content = yaml.safe_load(record.read_text())
+        return configs.parse(content["config"], str(record))
+    except (yaml.YAMLError, TypeError, KeyError, UnicodeDecodeError, OSError) as error:
+        raise StoreError(f"{record} is missing or damaged ({type(error).__name__}); this folder is no usable run") from error
+
+
+def open_run(path: str | os.PathLike[str]) -> Run:
+    """Open a run for looking at it; nothing is changed and no lock is taken.
+
+    Raises StoreError when there is none, naming the runs that lie beside it.
+    """
+    folder = Path(path)
+    if not (folder / "run.yaml").exists():
+        near = sorted(p.parent.name for p in folder.parent.glob("*/run.yaml")) if folder.parent.is_dir() else []
+        hint = f"runs beside it: {', '.join(near[:8])}" if near else "start one with: difflab run configs/digits.yaml"
+        raise StoreError(f"{folder} holds no run (no run.yaml); {hint}")
+    return Run(folder, _read_record(folder / "run.yaml"))

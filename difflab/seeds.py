@@ -1,0 +1,38 @@
+"""Randomness as a pure function of names: no stream is ever shared, so nothing depends on order or on processes.
+
+Every random number of a run comes from a generator keyed by what it is for, for example
+``("sample", run seed, lab, generation, index)``. Resuming therefore needs no random state on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+
+def seed_of(*key: object) -> int:
+    """A 63-bit seed from any printable key. Equal keys give equal seeds on every machine."""
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big") >> 1
+
+
+def generator(*key: object) -> torch.Generator:
+    """A CPU generator for this key."""
+    return torch.Generator().manual_seed(seed_of(*key))
+
+
+def numpy_generator(*key: object) -> np.random.Generator:
+    """A NumPy generator for this key (Philox: counter-based, the same on every platform)."""
+    return np.random.Generator(np.random.Philox(seed_of(*key)))
+
+
+def image_seeds(run_seed: int, lab: int, generation: int, indices: Iterable[int]) -> list[int]:
+    """One seed per image of a generation; fresh ones every generation, since replayed noise changes the drift."""
+    return [seed_of("sample", run_seed, lab, generation, index) for index in indices]
+
+
+def probe_seeds(run_seed: int, count: int) -> list[int]:
+    """Seeds of the probe: the same in every generation, for eyes and paired measures."""
+    return [seed_of("probe", run_seed, index) for index in range(count)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,8 @@ from difflab.errors import ConfigError
 
 
 class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    # strict: `seed: true` or `batch_size: "128"` is a slip of the pen, and the JSON schema refuses it too.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 # --------------------------------------------------------------------------------------------------- data
@@ -85,7 +87,7 @@ class Memoriser(_Spec):
 
 class _Denoiser(_Spec):
     conditional: bool = Field(True, description="Condition on the class label (needs a labelled set); false = unconditional.")
-    prediction_type: Literal["epsilon", "v_prediction"] = Field("epsilon", description="What the network predicts, as in diffusers.")
+    prediction_type: Literal["epsilon", "v_prediction"] = Field("v_prediction", description="What the network predicts, as in diffusers.")
     train_timesteps: int = Field(1000, ge=2, description="Steps T of the forward process.")
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = Field("squaredcos_cap_v2", description="Noise schedule, as in diffusers.")
 
@@ -94,8 +96,8 @@ class PixelMLP(_Denoiser):
     """A small multi-layer perceptron that denoises flattened images: ten seconds a generation on digits."""
 
     family: Literal["pixel-mlp"]
-    width: int = Field(512, ge=8, description="Hidden units per layer.")
-    depth: int = Field(4, ge=1, description="Residual blocks.")
+    width: int = Field(256, ge=8, description="Hidden units per layer.")
+    depth: int = Field(3, ge=1, description="Residual blocks.")
 
 
 class PixelUNet(_Denoiser):
@@ -129,7 +131,7 @@ class Regime(_Spec):
 
     name: Literal["replace", "accumulate", "accumulate_subsample", "fixed_real", "fresh_real"] = Field("replace", description="The published regime.")
     real_fraction: float | None = Field(None, ge=0, le=1, description="fixed_real, fresh_real: share of real images in training sets t >= 1; null = 0.5. No meaning elsewhere.")
-    set_size: int | None = Field(None, ge=1, description="Images in training sets t >= 1; null = the size of generation 0's (accumulate: everything so far).")
+    set_size: int | None = Field(None, ge=2, description="Images in training sets t >= 1; null = the size of generation 0's (replace: every sample, accumulate: everything so far).")
     synthetic_from: Literal["last", "all"] | None = Field(None, description="Samples of the last generation, or of all so far; null = as the regime's name says.")
     stratified: bool = Field(False, description="accumulate_subsample: the same number of images from the real set and from each generation (Shi et al. 2025) instead of a uniform draw.")
 
@@ -149,6 +151,11 @@ class Train(_Spec):
     ema_decay: float = Field(0.995, ge=0, lt=1, description="Decay per step of the averaged weights that sample; 0 = off.")
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="Mixed precision; no = float32.")
     checkpoint_every: int = Field(50_000, ge=0, description="Images between checkpoints inside one training; 0 = off. Does not change the result.")
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _bare_no(cls, value: Any) -> Any:
+        return "no" if value is False else value  # YAML 1.1 reads a bare no as false
 
 
 class Sample(_Spec):
@@ -255,11 +262,25 @@ class Config(_Spec):
 NOT_IN_RECIPE = ("name", "generations", "train.checkpoint_every")
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 1e-3 as a number and refuses a key given twice, of which PyYAML would keep the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"key '{twice}' is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
+
+
 def load(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Read a YAML config and apply ``a.b=value`` overrides. Raises ConfigError that names key, file and nearest key."""
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read config {path}: {error}") from error
     except yaml.YAMLError as error:
@@ -290,14 +311,15 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise ConfigError(f"override '{override}': {parent} is not a section")
     try:
-        node[leaf] = yaml.safe_load(text)
+        node[leaf] = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"override '{override}': the value is not valid YAML") from error
 
 
 def _explain(error: Any, where: str) -> str:
     families = {spec.model_fields["family"].annotation.__args__[0] for spec in Model.__origin__.__args__}  # type: ignore[attr-defined]
-    loc = [str(part) for part in error["loc"] if not (str(part) in families)]
+    branches = [families if i == 1 and error["loc"][0] == "model" else {"int", "list[int]"} for i in range(len(error["loc"]))]  # of unions: no keys
+    loc = [str(part) for part, names in zip(error["loc"], branches, strict=True) if part not in names]
     key = ".".join(loc) or "config"
     if error["type"] == "extra_forbidden":
         node: Any = Config

@@ -59,6 +59,7 @@ def pools(config: Config, generation: int, n_train: int, kept: list[np.ndarray])
         return [Pool("fixed_real", REAL, real, n0)], None
     n = regime.set_size or n0
     accumulating = regime.name.startswith("accumulate")
+    budget: int | None = None
     sources = range(generation) if (regime.synthetic_from or ("all" if accumulating else "last")) == "all" else [generation - 1]
 
     if regime.name == "replace" or accumulating:
@@ -119,35 +120,32 @@ def mix(drawn: list[Pool], budget: int | None, key: tuple[object, ...], replicat
     A pool that is taken whole gives rows shared by all replicates (-1); anything drawn at random is drawn for each
     replicate on its own, so that replicates stay independent chains.
     """
-    parts: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = []
-    if budget is not None and budget < sum(p.count for p in drawn):
-        names = np.concatenate([np.full(len(p.rows), i) for i, p in enumerate(drawn)])
-        generations = np.concatenate([np.full(len(p.rows), p.generation) for p in drawn])
-        indices = np.concatenate([p.rows for p in drawn])
+    pool_of = np.concatenate([np.full(len(p.rows), i) for i, p in enumerate(drawn)])
+    index = np.concatenate([p.rows for p in drawn])
+    picks: list[tuple[np.ndarray, int]] = []  # positions in the union of the pools, replicate
+
+    def each(rows: np.ndarray, count: int, *name: object) -> None:
         for r in range(replicates):
-            picked = np.sort(numpy_generator(*key, r).permutation(len(indices))[:budget])
-            for i, pool in enumerate(drawn):
-                mine = picked[names[picked] == i]
-                parts.append((pool.kind, generations[mine], indices[mine], np.full(len(mine), r if replicates > 1 else SHARED)))
+            picks.append((np.sort(numpy_generator(*key, *name, r).permutation(rows)[:count]), r if replicates > 1 else SHARED))
+
+    if budget is not None and budget < sum(p.count for p in drawn):
+        each(np.arange(len(index)), budget)
     else:
         for i, pool in enumerate(drawn):
-            whole = pool.count == len(pool.rows)
+            mine = np.flatnonzero(pool_of == i)
             # Fixed real images are the same ones in every generation: the first of the (already shuffled) train split.
-            if whole or pool.kind == "fixed_real":
-                rows = pool.rows[: pool.count]
-                parts.append((pool.kind, np.full(len(rows), pool.generation), rows, np.full(len(rows), SHARED)))
-                continue
-            for r in range(replicates):
-                rows = np.sort(numpy_generator(*key, i, r).permutation(pool.rows)[: pool.count])
-                parts.append((pool.kind, np.full(len(rows), pool.generation), rows, np.full(len(rows), r if replicates > 1 else SHARED)))
-    kinds = [kind for kind, _, rows, _ in parts for _ in range(len(rows))]
-    columns = [np.concatenate([part[c] for part in parts]) for c in (1, 2, 3)]
+            if pool.count == len(mine) or pool.kind == "fixed_real":
+                picks.append((mine[: pool.count], SHARED))
+            else:
+                each(mine, pool.count, i)
+    at = np.concatenate([rows for rows, _ in picks])
+    kinds = pa.array([p.kind for p in drawn])
     return pa.table(
         {
-            "pool": pa.array(kinds).dictionary_encode(),
-            "generation": pa.array(columns[0], pa.int32()),
-            "index": pa.array(columns[1], pa.int64()),
-            "replicate": pa.array(columns[2], pa.int32()),
+            "pool": kinds.take(pa.array(pool_of[at])).dictionary_encode(),
+            "generation": pa.array(np.array([p.generation for p in drawn])[pool_of[at]], pa.int32()),
+            "index": pa.array(index[at], pa.int64()),
+            "replicate": pa.array(np.repeat([r for _, r in picks], [len(rows) for rows, _ in picks]), pa.int32()),
         }
     )
 

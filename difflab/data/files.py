@@ -19,9 +19,9 @@ def atomic(path: Path) -> Iterator[Path]:
 
     Raises StoreError when the disk is full, with what to do.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())

@@ -21,7 +21,7 @@ SHARD = 1000  # real images per parquet file
 def ingest(run: Run, accelerator: Accelerator) -> None:
     """Write ``real/``. Every process writes its own shards. Raises DataError or ConfigError before anything is fitted."""
     config = run.config
-    if (run.path / "real" / "about.json").exists():
+    if (run.path / "real" / "about.json").exists() and run.real.complete():
         check_possible(config, run.about["n_train"])
         return
     about, record, columns, pixels = _exact(run) if config.exact else _images(run)

@@ -150,6 +150,9 @@ class Shards:
             try:
                 rows = self.table(shard)
                 wanted = list(self.span(shard))
+                if not rows.schema.equals(ledger.schema(self.images), check_metadata=True):  # page checksums do not cover the footer
+                    yield f"{path}: its columns are not those of the ledger"
+                    continue
                 if rows["index"].to_pylist() != wanted:
                     yield f"{path}: holds other images than {wanted[0]}..{wanted[-1]}"
                     continue

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from difflab.data.files import read_json
 from difflab.errors import StoreError
-from difflab.run import Run
+from difflab.run import STAGES, Run
 
 
 def file_hash(path: Path) -> str:
@@ -33,28 +33,29 @@ def verify(run: Run) -> Iterator[str]:
     except StoreError as error:
         yield str(error)
         return
-    for t in range(run.config.generations + 1):
-        folder = run.gen(t)
-        if run.done(t, "train"):
-            yield from _model(folder)
-        if run.done(t, "sample"):
-            yield from _samples(run, t)
-        if run.done(t, "select"):
+    stages = [(t, stage) for t in range(run.config.generations + 1) for stage in STAGES]
+    last = max((i for i, (t, stage) in enumerate(stages) if run.done(t, stage)), default=-1)
+    for t, stage in stages[: last + 1]:
+        if not run.done(t, stage):
+            yield f"{run.gen(t)}: the result of stage {stage} is missing, though later ones are there; run the same command again"
+        elif stage in CHECKS:
             try:
-                run.kept(t)
+                yield from CHECKS[stage](run, t)
             except StoreError as error:
                 yield str(error)
+            except (KeyError, TypeError, AttributeError) as error:  # JSON that parses but is not what the stage wrote
+                yield f"{run.gen(t)}: the record of stage {stage} is damaged ({type(error).__name__})"
 
 
-def _model(folder: Path) -> Iterator[str]:
-    try:
-        record = read_json(folder / "model" / "hash.json")
-    except StoreError as error:
-        yield str(error)
-        return
+def _model(run: Run, t: int) -> Iterator[str]:
+    folder = run.gen(t)
+    home = folder / "model"
+    record = read_json(home / "hash.json")
     for name, wanted in record["files"].items():
-        path = folder / "model" / Path(name)
-        if not path.is_file():
+        path = home / name
+        if not path.resolve().is_relative_to(home.resolve()):  # a name out of a file must not make us read elsewhere
+            yield f"{home / 'hash.json'} names a file outside the model's folder: {name!r}"
+        elif not path.is_file():
             yield f"{path} is missing"
         elif file_hash(path) != wanted:
             yield f"{path} differs from its recorded hash"
@@ -69,9 +70,16 @@ def _model(folder: Path) -> Iterator[str]:
 
 
 def _samples(run: Run, t: int) -> Iterator[str]:
-    shards = run.samples(t)
+    shards, record = run.samples(t), read_json(run.gen(t) / "sampled.json")
     faults = list(shards.verify())
     yield from faults
-    record = read_json(run.gen(t) / "sampled.json")
     if not faults and shards.hash() != record["hash"]:
         yield f"{shards.folder}: the set as a whole differs from its recorded hash"
+
+
+def _kept(run: Run, t: int) -> Iterator[str]:
+    run.kept(t)
+    return iter(())
+
+
+CHECKS = {"train": _model, "sample": _samples, "select": _kept}

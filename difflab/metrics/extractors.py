@@ -12,16 +12,22 @@ Weights are read without running code from them (safetensors, or torch.load with
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.util
 import io
 import json
+import math
 import os
+import re
 import socket
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,6 +35,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from difflab.config import digest
 from difflab.errors import MeasureError
 from difflab.metrics.base import nearest
 
@@ -46,6 +53,7 @@ class Extractor:
     Attributes:
         name: the spec it was opened by, without paths.
         dim: features per image; None for `pixels`, where it is H * W * C.
+        key: file name for features of this space.
         recipe: name, input size, resize, value range, dtype and the SHA-256 of the weights. Equal recipes, comparable numbers.
     """
 
@@ -55,6 +63,16 @@ class Extractor:
         self.recipe = {"name": name, **recipe}
         self._encode = encode
         self._device = torch.device(device)
+
+    @property
+    def key(self) -> str:
+        """A file name for features of this space: the name and the hash of the recipe, so that other weights are other files."""
+        return f"{re.sub('[^A-Za-z0-9._-]+', '-', self.name)}-{digest(self.recipe)}"
+
+    @property
+    def key(self) -> str:
+        """The name as a file name: where the features of this extractor lie."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -68,7 +86,7 @@ class Extractor:
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             for start in range(0, len(images), BATCH):
                 batch = images[start : start + BATCH]
-                filled = batch[torch.arange(BATCH) % len(batch)].to(self._device).permute(0, 3, 1, 2)
+                filled = batch[torch.arange(BATCH) % len(batch)].to(self._device).permute(0, 3, 1, 2).contiguous()
                 features[start : start + BATCH] = self._encode(filled)[: len(batch)].float().cpu()
         return features
 
@@ -81,6 +99,11 @@ def open_extractor(spec: str, fitted: Path | None = None, device: str | torch.de
     >>> open_extractor("pixels")(torch.full((1, 2, 2, 1), 255, dtype=torch.uint8))
     tensor([[1., 1., 1., 1.]])
     """
+    with torch.random.fork_rng(devices=[]):  # networks draw initial weights before they load theirs; opening one changes nobody's randomness
+        return _open(spec, fitted, device)
+
+
+def _open(spec: str, fitted: Path | None, device: str | torch.device) -> Extractor:
     name, _, rest = spec.partition(":")
     if name == "open_clip":
         return _open_clip(rest, device)
@@ -109,12 +132,13 @@ def sha256_of(state: Mapping[str, Tensor]) -> str:
     return whole.hexdigest()
 
 
-def _ready(network: nn.Module, device: str | torch.device) -> nn.Module:
+def _ready(network: nn.Module, device: str | torch.device) -> Any:  # Any: each network has its own way to features
     return network.eval().requires_grad_(False).to(device)
 
 
 def _as_rgb(images_NCHW: Tensor) -> Tensor:
-    return images_NCHW.expand(-1, 3, -1, -1) if images_NCHW.shape[1] == 1 else images_NCHW
+    # Contiguous, because another memory layout picks other kernels, which round differently.
+    return images_NCHW.expand(-1, 3, -1, -1).contiguous() if images_NCHW.shape[1] == 1 else images_NCHW
 
 
 def _resized(images_NCHW: Tensor, size: int) -> Tensor:
@@ -131,13 +155,15 @@ class _LeNet(nn.Module):
 
     def __init__(self, channels: int, n_classes: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, 32, 3, padding=1)
-        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
-        self.hidden = nn.Linear(64 * 4 * 4, 64)
+        self.conv1 = nn.Conv2d(channels, 16, 3, padding=1)
+        self.conv2 = nn.Conv2d(16, 32, 3, padding=1)
+        self.hidden = nn.Linear(32 * 4 * 4, 64)
         self.out = nn.Linear(64, n_classes)
 
     def features(self, images_NCHW: Tensor) -> Tensor:
-        x = F.max_pool2d(F.relu(self.conv1(images_NCHW.float() / 127.5 - 1)), 2)
+        shrink = math.ceil(max(images_NCHW.shape[2:]) / 32)  # above 32 pixels a side: means over 2 x 2, to train in seconds
+        x = F.avg_pool2d(images_NCHW.float() / 127.5 - 1, shrink)
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
         x = F.adaptive_avg_pool2d(F.relu(self.conv2(x)), 4)
         return F.relu(self.hidden(x.flatten(1)))
 
@@ -185,11 +211,11 @@ def fit_extractor(images: Tensor, labels: Tensor, n_classes: int, path: Path, se
     partial = Path(f"{path}.partial")
     save_file(network.state_dict(), partial, {"recipe": json.dumps(recipe)})
     os.replace(partial, path)
-    return _fitted(path, "cpu")
+    return open_extractor("fitted", path)
 
 
 def _train(network: _LeNet, images_NCHW: Tensor, labels: Tensor, draw: torch.Generator, steps: int = 400, batch: int = 64) -> None:
-    """AdamW with a one-cycle rate. A fixed number of steps: seconds at 8x8, about half a minute at 64x64, whatever n is."""
+    """AdamW with a one-cycle rate. A fixed number of steps: __TIMES__ on one thread, whatever n is."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for _ in range(steps):
@@ -221,7 +247,14 @@ def _fitted(path: Path | None, device: str | torch.device) -> Extractor:
             raise MeasureError(f"the fitted extractor was trained on {recipe['channels']}-channel images, got {images.shape[1]} channels")
         return network.features(images)
 
-    details = {"input": "own size", "resize": "none", "values": "[-1, 1]", "dtype": "float32", "sha256": sha256_of(state), **recipe}
+    details = {
+        "input": "own size",
+        "resize": "none to 32 px, 2x2 means above",
+        "values": "[-1, 1]",
+        "dtype": "float32",
+        "sha256": sha256_of(state),
+        **recipe,
+    }
     return Extractor("fitted", 64, details, encode, device)
 
 
@@ -275,7 +308,7 @@ def _inception(path: str | None, device: str | torch.device) -> Extractor:
         "dtype": "float32",
         "sha256": sha256_of(state),
     }
-    return Extractor("inception", 2048, details, lambda images: network(_as_rgb(images).contiguous())[0], device)
+    return Extractor("inception", 2048, details, lambda images: network(_as_rgb(images))[0], device)
 
 
 def _download_inception() -> Path:
@@ -283,10 +316,10 @@ def _download_inception() -> Path:
     file = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_URL.rpartition("/")[2]
     if file.is_file():
         return file
-    file.parent.mkdir(parents=True, exist_ok=True)
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(INCEPTION_URL, str(file), hash_prefix="6726825d", progress=False)
     except (OSError, RuntimeError) as error:
         raise MeasureError(f"the Inception weights are unreachable ({error}); fetch {INCEPTION_URL} and give its path as inception:PATH") from error
@@ -317,7 +350,7 @@ def _open_clip(what: str, device: str | torch.device) -> Extractor:
             raise MeasureError(f"open_clip:{name} has no weights '{tag}': not a file, and no tag; {_few(tag, tags)}")
         shown = what if tag in tags else name
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _hub_answers_or_is_off():
             # A checkpoint under the wrong activation loads and gives wrong features; open_clip only warns.
             warnings.filterwarnings("error", message="QuickGELU mismatch")
             network = open_clip.create_model(name, pretrained=tag, require_pretrained=True, weights_only=True)
@@ -343,8 +376,23 @@ def _open_clip(what: str, device: str | torch.device) -> Extractor:
     return Extractor(f"open_clip:{shown}", dim, details, encode, device)
 
 
+@contextmanager
+def _hub_answers_or_is_off() -> Iterator[None]:
+    """Where the hub cannot be reached, say so at once: its client retries for a minute. Cached weights load either way."""
+    from huggingface_hub import constants
+
+    endpoint, before = urlsplit(constants.ENDPOINT), constants.HF_HUB_OFFLINE
+    try:
+        if not getproxies():
+            socket.create_connection((endpoint.hostname, endpoint.port or 443), timeout=5).close()
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
 def _few(name: str, known: list[str]) -> str:
     """`nearest`, without printing a hundred names."""
-    import difflib
-
     return nearest(name, difflib.get_close_matches(name, known, 5, 0.0))

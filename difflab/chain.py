@@ -1,8 +1,8 @@
 """The chain: generations 0..T, five stages each. Running it again resumes at the first thing that is missing.
 
-    real set --+
-               v
-    pools --> mix --> train --> sample --> select --> measure --> (pool of the next generation)
+real set --+
+           v
+pools --> mix --> train --> sample --> select --> measure --> (pool of the next generation)
 """
 
 from __future__ import annotations

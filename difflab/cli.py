@@ -45,7 +45,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser("difflab", description="The image-diffusion collapse lab.", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top = argparse.ArgumentParser(
+        "difflab", description="The image-diffusion collapse lab.", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     top.add_argument("--version", action="version", version=f"difflab {_version()}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
@@ -105,7 +107,8 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         _print_rows(run.rows())
     else:
-        Console().print(table(run))
+        console = Console()
+        console.print(table(run, console.width))
         for row in run.rows():
             if row["reason"] and row["generation"] == 0:
                 print(f"left out: {row['metric']} ({row['extractor']}): {row['reason']}")
@@ -131,7 +134,13 @@ def budget(run: Any) -> str:
 
 def _weights(config: configs.Config) -> dict[tuple[int, str], float]:
     """Expected seconds per stage for the time left; relative costs are enough, since the pace is corrected as it goes."""
-    per = {"train": config.train.images_seen * 1e-4, "sample": 4e-6 * config.sample.steps * config.sample.count_of(0), "measure": 2.0, "mix": 0.1, "select": 0.1}
+    per = {
+        "train": config.train.images_seen * 1e-4,
+        "sample": 4e-6 * config.sample.steps * config.sample.count_of(0),
+        "measure": 2.0,
+        "mix": 0.1,
+        "select": 0.1,
+    }
     return {(t, stage): seconds for t in range(config.generations + 1) for stage, seconds in per.items()}
 
 
@@ -165,9 +174,23 @@ def _plan(args: argparse.Namespace) -> int:
 
     for stage in dict.fromkeys(c.stage for c in costs):
         own = [c for c in costs if c.stage == stage]
-        out.add_row(stage, str(len(own)), f"{sum(c.images for c in own):,}", f"{sum(c.flops for c in own) / 1e12:,.2f}", f"{sum(c.disk_bytes for c in own) / 2**20:,.1f} MiB", clock(sum(c.seconds for c in own)))
+        out.add_row(
+            stage,
+            str(len(own)),
+            f"{sum(c.images for c in own):,}",
+            f"{sum(c.flops for c in own) / 1e12:,.2f}",
+            f"{sum(c.disk_bytes for c in own) / 2**20:,.1f} MiB",
+            clock(sum(c.seconds for c in own)),
+        )
     out.add_section()
-    out.add_row("total", "", "", f"{sum(c.flops for c in costs) / 1e12:,.2f}", f"{sum(c.disk_bytes for c in costs) / 2**20:,.1f} MiB", clock(sum(c.seconds for c in costs)))
+    out.add_row(
+        "total",
+        "",
+        "",
+        f"{sum(c.flops for c in costs) / 1e12:,.2f}",
+        f"{sum(c.disk_bytes for c in costs) / 2**20:,.1f} MiB",
+        clock(sum(c.seconds for c in costs)),
+    )
     Console().print(out)
     print("times: forward passes of the untrained network, timed on this machine with one process; expect them within a factor of two")
     return 0

@@ -28,23 +28,38 @@ class _Spec(BaseModel):
 class Tail(_Spec):
     """A long-tailed version of a labelled set: tails are what collapse takes first."""
 
-    kind: Literal["none", "zipf"] = Field("none", description="none = keep the set as it is; zipf = class of rank r keeps a share r^-exponent of the largest class.")
+    kind: Literal["none", "zipf"] = Field(
+        "none", description="none = keep the set as it is; zipf = class of rank r keeps a share r^-exponent of the largest class."
+    )
     exponent: float = Field(1.0, ge=0, le=10, description="Exponent of the Zipf law; 0 = balanced.")
 
 
 class Data(_Spec):
     """Where the real images come from and how they are split. Held-out images are never trained on."""
 
-    source: str = Field("digits", description="digits | emoji | mnist5k | photos | imagefolder:PATH | parquet:PATH | hub:NAME | exact (drawn from the model family's own truth).")
+    source: str = Field(
+        "digits",
+        description="digits | emoji | mnist5k | photos | imagefolder:PATH | parquet:PATH | hub:NAME | exact (drawn from the model family's own truth).",
+    )
     image_size: int | None = Field(None, ge=4, le=4096, description="Side of the square images in pixels; null = the source's own size.")
     color: Literal["auto", "L", "RGB"] = Field("auto", description="L = grey, RGB = colour, auto = as the source says.")
-    label: str | None = Field(None, description="Which attribute of the source is the class (emoji: style, category, subcategory, concept); null = the source's default.")
+    label: str | None = Field(
+        None, description="Which attribute of the source is the class (emoji: style, category, subcategory, concept); null = the source's default."
+    )
     styles: list[str] | None = Field(None, description="emoji only: drawing styles to keep; null = all bundled ones.")
-    held_out: float = Field(0.5, gt=0, lt=1, description="Share of the real images that is held out for measuring, stratified by class, never trained on.")
-    train_size: int | None = Field(None, ge=2, description="Images in generation 0's training set; the rest of the train split is the reserve for fresh_real. null = the whole train split.")
+    held_out: float = Field(
+        0.5, gt=0, lt=1, description="Share of the real images that is held out for measuring, stratified by class, never trained on."
+    )
+    train_size: int | None = Field(
+        None,
+        ge=2,
+        description="Images in generation 0's training set; the rest of the train split is the reserve for fresh_real. null = the whole train split.",
+    )
     limit: int | None = Field(None, ge=4, description="Use only this many images of the source, drawn with the run's seed; null = all.")
     tail: Tail = Field(default_factory=Tail, description="Impose a long tail on the classes.")
-    bad_images: Literal["error", "skip"] = Field("error", description="error = stop at an unreadable image; skip = leave it out, count it and say so.")
+    bad_images: Literal["error", "skip"] = Field(
+        "error", description="error = stop at an unreadable image; skip = leave it out, count it and say so."
+    )
     max_pixels: int = Field(64_000_000, ge=1, description="Refuse a file that decodes to more pixels than this (image bombs).")
 
 
@@ -56,7 +71,9 @@ class Gaussian(_Spec):
     dim: int = Field(1, ge=1, description="Dimension d of one sample.")
     replicates: int = Field(1, ge=1, description="Independent chains carried side by side in every sample.")
     estimator: Literal["mle", "unbiased"] = Field("mle", description="mle divides the variance by n, unbiased by n - 1.")
-    sampling_bias: float = Field(1.0, gt=0, le=1, description="Variance factor of the sampler (lambda of MAD); 1 = off. Applied from generation 0's samples on.")
+    sampling_bias: float = Field(
+        1.0, gt=0, le=1, description="Variance factor of the sampler (lambda of MAD); 1 = off. Applied from generation 0's samples on."
+    )
 
 
 class Mixture(_Spec):
@@ -89,7 +106,9 @@ class _Denoiser(_Spec):
     conditional: bool = Field(True, description="Condition on the class label (needs a labelled set); false = unconditional.")
     prediction_type: Literal["epsilon", "v_prediction"] = Field("v_prediction", description="What the network predicts, as in diffusers.")
     train_timesteps: int = Field(1000, ge=2, description="Steps T of the forward process.")
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = Field("squaredcos_cap_v2", description="Noise schedule, as in diffusers.")
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = Field(
+        "squaredcos_cap_v2", description="Noise schedule, as in diffusers."
+    )
 
 
 class PixelMLP(_Denoiser):
@@ -130,16 +149,29 @@ class Regime(_Spec):
     """
 
     name: Literal["replace", "accumulate", "accumulate_subsample", "fixed_real", "fresh_real"] = Field("replace", description="The published regime.")
-    real_fraction: float | None = Field(None, ge=0, le=1, description="fixed_real, fresh_real: share of real images in training sets t >= 1; null = 0.5. No meaning elsewhere.")
-    set_size: int | None = Field(None, ge=2, description="Images in training sets t >= 1; null = the size of generation 0's (replace: every sample, accumulate: everything so far).")
-    synthetic_from: Literal["last", "all"] | None = Field(None, description="Samples of the last generation, or of all so far; null = as the regime's name says.")
-    stratified: bool = Field(False, description="accumulate_subsample: the same number of images from the real set and from each generation (Shi et al. 2025) instead of a uniform draw.")
+    real_fraction: float | None = Field(
+        None, ge=0, le=1, description="fixed_real, fresh_real: share of real images in training sets t >= 1; null = 0.5. No meaning elsewhere."
+    )
+    set_size: int | None = Field(
+        None,
+        ge=2,
+        description="Images in training sets t >= 1; null = the size of generation 0's (replace: every sample, accumulate: everything so far).",
+    )
+    synthetic_from: Literal["last", "all"] | None = Field(
+        None, description="Samples of the last generation, or of all so far; null = as the regime's name says."
+    )
+    stratified: bool = Field(
+        False,
+        description="accumulate_subsample: the same number of images from the real set and from each generation (Shi et al. 2025) instead of a uniform draw.",
+    )
 
 
 class Train(_Spec):
     """One training loop for every trainable family; progress is counted in images seen."""
 
-    start_from: Literal["scratch", "base", "previous"] = Field("scratch", description="Weights that generation t >= 1 starts from: new ones, generation 0's, or generation t-1's.")
+    start_from: Literal["scratch", "base", "previous"] = Field(
+        "scratch", description="Weights that generation t >= 1 starts from: new ones, generation 0's, or generation t-1's."
+    )
     images_seen: int = Field(200_000, ge=1, description="Images seen in each generation's training (with repetition): the matched budget.")
     batch_size: int = Field(128, ge=1, description="Images per optimiser step, over all processes.")
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW.")
@@ -147,7 +179,9 @@ class Train(_Spec):
     decay: Literal["none", "cosine"] = Field("cosine", description="Learning-rate decay to 0 at images_seen; none = off.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay; 0 = off.")
     gradient_clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0 = off.")
-    condition_dropout: float = Field(0.1, ge=0, le=1, description="Share of labels replaced by 'none' in training, which classifier-free guidance needs; 0 = off.")
+    condition_dropout: float = Field(
+        0.1, ge=0, le=1, description="Share of labels replaced by 'none' in training, which classifier-free guidance needs; 0 = off."
+    )
     ema_decay: float = Field(0.995, ge=0, lt=1, description="Decay per step of the averaged weights that sample; 0 = off.")
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="Mixed precision; no = float32.")
     checkpoint_every: int = Field(50_000, ge=0, description="Images between checkpoints inside one training; 0 = off. Does not change the result.")
@@ -161,12 +195,16 @@ class Train(_Spec):
 class Sample(_Spec):
     """One sharded sampling loop for every family. Every image has its own seed."""
 
-    count: int | list[int] = Field(1000, description="Images drawn from each generation; a list gives generation t its t-th entry and repeats the last.")
+    count: int | list[int] = Field(
+        1000, description="Images drawn from each generation; a list gives generation t its t-th entry and repeats the last."
+    )
     scheduler: str = Field("DDIMScheduler", description="Any scheduler class of diffusers, by name.")
     scheduler_options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments for that scheduler; {} = its defaults.")
     steps: int = Field(50, ge=1, description="Denoising steps.")
     guidance_scale: float = Field(1.0, ge=0, description="Classifier-free guidance as in diffusers: 1 = none.")
-    conditions: Literal["real", "balanced"] = Field("real", description="Classes asked for: as often as in generation 0's training set, or equally often.")
+    conditions: Literal["real", "balanced"] = Field(
+        "real", description="Classes asked for: as often as in generation 0's training set, or equally often."
+    )
     batch_size: int = Field(250, ge=1, description="Images per forward pass.")
     shard_size: int = Field(1000, ge=1, description="Images per parquet file; the unit of work of one process.")
 
@@ -188,7 +226,9 @@ class Sample(_Spec):
 class Select(_Spec):
     """What becomes of the samples before they may train anything; what is dropped stays in the ledger with its reason."""
 
-    policy: str = Field("all", description="all = keep every sample; unflagged = drop images flagged as degenerate; any file of difflab/policies registers more.")
+    policy: str = Field(
+        "all", description="all = keep every sample; unflagged = drop images flagged as degenerate; any file of difflab/policies registers more."
+    )
 
 
 class Probe(_Spec):
@@ -201,12 +241,25 @@ class Probe(_Spec):
 class Measure(_Spec):
     """Numbers taken on the samples of every generation against held-out real images."""
 
-    extractors: list[str] = Field(["pixels"], description="Feature spaces: pixels | fitted | efficientnet-lite0 | inception[:PATH] | open_clip:NAME_OR_PATH; [] = no distribution measures.")
-    metrics: list[str] = Field(["fd", "kid", "precision", "recall", "density", "coverage", "trace_ratio", "class_accuracy", "class_entropy", "rare_class_survival"], description="Measures by name; [] = none.")
+    extractors: list[str] = Field(
+        ["pixels"],
+        description="Feature spaces: pixels | fitted | efficientnet-lite0 | inception[:PATH] | open_clip:NAME_OR_PATH; [] = no distribution measures.",
+    )
+    metrics: list[str] = Field(
+        ["fd", "kid", "precision", "recall", "density", "coverage", "trace_ratio", "class_accuracy", "class_entropy", "rare_class_survival"],
+        description="Measures by name; [] = none.",
+    )
     judge: str | None = Field(None, description="Extractor whose features the class judge reads; null = the first of extractors.")
     count: int | None = Field(None, ge=10, description="Images on either side; null = the most that samples, held-out and train split all have.")
     neighbours: int = Field(5, ge=1, description="k of precision, recall, density and coverage.")
-    resamples: int = Field(100, ge=0, description="Half-samples behind each 95% interval; 0 = no intervals.")
+    resamples: int = Field(100, ge=0, description="Half-samples behind each 95% interval; 0 = no intervals, else at least 20.")
+
+    @field_validator("resamples")
+    @classmethod
+    def _enough(cls, resamples: int) -> int:
+        if 0 < resamples < 20:
+            raise ValueError("fewer than 20 half-samples make no 95% interval; use 0 for none")
+        return resamples
 
 
 class Config(_Spec):
@@ -237,7 +290,9 @@ class Config(_Spec):
     def _possible(self) -> Config:
         regime, sample = self.regime, self.sample
         if self.exact != (self.data.source == "exact"):
-            raise ValueError(f"data.source={self.data.source} does not go with model.family={self.model.family}: the families gaussian, mixture and categorical want data.source=exact, all others real images")
+            raise ValueError(
+                f"data.source={self.data.source} does not go with model.family={self.model.family}: the families gaussian, mixture and categorical want data.source=exact, all others real images"
+            )
         if self.exact and self.data.train_size is None:
             raise ValueError("data.source=exact wants data.train_size, the number n of real samples")
         if regime.real_fraction is not None and regime.name not in ("fixed_real", "fresh_real"):
@@ -249,7 +304,9 @@ class Config(_Spec):
         if sample.guidance_scale != 1 and not self.conditional:
             raise ValueError("sample.guidance_scale other than 1 needs a conditional model (model.conditional=true)")
         if sample.guidance_scale != 1 and self.train.condition_dropout == 0:
-            raise ValueError("sample.guidance_scale other than 1 needs train.condition_dropout above 0: without it the model has no unconditional prediction")
+            raise ValueError(
+                "sample.guidance_scale other than 1 needs train.condition_dropout above 0: without it the model has no unconditional prediction"
+            )
         if self.conditional and self.train.condition_dropout == 1:
             raise ValueError("train.condition_dropout=1 never shows the model a label; use model.conditional=false")
         if sample.shard_size % sample.batch_size and sample.shard_size > sample.batch_size:

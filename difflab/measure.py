@@ -26,7 +26,17 @@ KEYS = ("generation", "lab", "metric", "extractor", "value", "ci_low", "ci_high"
 Row = dict[str, Any]
 
 
-def row(generation: int, metric: str, extractor: str, value: float | None, ci: tuple[float, float] | None, n: int, floor: float | None, recipe: str, reason: str | None = None) -> Row:
+def row(
+    generation: int,
+    metric: str,
+    extractor: str,
+    value: float | None,
+    ci: tuple[float, float] | None,
+    n: int,
+    floor: float | None,
+    recipe: str,
+    reason: str | None = None,
+) -> Row:
     low, high = ci if ci else (None, None)
     return dict(zip(KEYS, (generation, 0, metric, extractor, value, low, high, n, floor, recipe, reason), strict=True))
 
@@ -63,7 +73,9 @@ def _fit_extractor(run: Run, path: Any) -> None:
 
     labels, n_train = run.real.labels(), run.about["n_train"]
     if labels is None:
-        raise MeasureError("measure.extractors: 'fitted' learns from class labels and this set has none; use pixels, efficientnet-lite0 or open_clip:NAME")
+        raise MeasureError(
+            "measure.extractors: 'fitted' learns from class labels and this set has none; use pixels, efficientnet-lite0 or open_clip:NAME"
+        )
     images = torch.from_numpy(run.real.gather(np.arange(n_train)))
     fit_extractor(images, torch.from_numpy(labels[:n_train]), len(run.about["classes"]), path, seed_of("fitted", run.config.seed))
 
@@ -97,15 +109,19 @@ def measure_images(run: Run, generation: int, extractors: list[Any], accelerator
         real, fake = real_set.features(extractor.key), fake_set.features(extractor.key)[:n]
         train, held_out = slice(0, n), slice(n_train, n_train + n)
         judge = _judge(run, extractor, real[:n_train], real_labels, n_train, accelerator) if extractor is judged else None
-        options = {"judge": judge, "neighbours": config.measure.neighbours}
-        pair = Pair(real[held_out], fake, real_labels=_cut(real_labels, held_out), fake_labels=_cut(fake_labels, slice(0, n)), **options)
+        k = config.measure.neighbours
+        pair = Pair(
+            real[held_out], fake, real_labels=_cut(real_labels, held_out), fake_labels=_cut(fake_labels, slice(0, n)), judge=judge, neighbours=k
+        )
         # Held-out images in the place of samples, so that a judge trained on the train split never marks its own homework.
-        floor_pair = Pair(real[train], real[held_out], real_labels=_cut(real_labels, train), fake_labels=_cut(real_labels, held_out), **options)
+        floor_pair = Pair(
+            real[train], real[held_out], real_labels=_cut(real_labels, train), fake_labels=_cut(real_labels, held_out), judge=judge, neighbours=k
+        )
         for name in config.measure.metrics:
             metric = METRICS[name]
             if metric.needs == "judge" and extractor is not judged:
                 continue
-            recipe = {"measure": name, "extractor": extractor.recipe, "n": n, "neighbours": config.measure.neighbours, "real": identity}
+            recipe = {"measure": name, "extractor": extractor.recipe, "n": n, "neighbours": k, "real": identity}
             if metric.needs == "judge":
                 recipe["judge"] = judge.recipe if judge else None
             shown = "fid" if name == "fd" and extractor.name.startswith("inception") else name

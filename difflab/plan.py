@@ -46,7 +46,16 @@ def plan(config: Config, shape: Shape, n_train: int) -> list[Cost]:
             guided = 2 if config.sample.guidance_scale not in (0, 1) else 1
             seen = config.train.images_seen
             out.append(Cost(t, "train", seen, 3 * flops * seen, 0, seen * backward))
-            out.append(Cost(t, "sample", count, flops * guided * config.sample.steps * count, PNG_SHARE * pixels * count + 300 * count, count * guided * config.sample.steps * forward + 1e-4 * count))
+            out.append(
+                Cost(
+                    t,
+                    "sample",
+                    count,
+                    flops * guided * config.sample.steps * count,
+                    PNG_SHARE * pixels * count + 300 * count,
+                    count * guided * config.sample.steps * forward + 1e-4 * count,
+                )
+            )
         else:
             out.append(Cost(t, "train", sets, 0, 0, 0.05))
             out.append(Cost(t, "sample", count, 0, pixels * count, 0.05 + 1e-4 * count))

@@ -5,7 +5,6 @@ Only the main process speaks, always on stderr, so that stdout holds results alo
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,7 +54,11 @@ class Reporter:
         done = 0
         weight = self.weights.pop((generation, stage), 0.0)
         head = f"generation {generation}/{self.generations} {stage:<7}"
-        bar = Progress(TextColumn(head), BarColumn(30), TextColumn("{task.fields[status]}"), console=self.console, transient=True) if self.terminal else None
+        bar = (
+            Progress(TextColumn(head), BarColumn(30), TextColumn("{task.fields[status]}"), console=self.console, transient=True)
+            if self.terminal
+            else None
+        )
         task = bar.add_task(stage, total=total, status="") if bar else None
 
         def status() -> str:

@@ -166,6 +166,8 @@ def _check(drawn: list[Pool], budget: int | None, generation: int) -> None:
             )
     available = sum(p.count for p in drawn)
     if budget is not None and budget > available:
-        raise ConfigError(f"training set {generation} has a budget of {budget} images, its pools hold {available}; lower regime.set_size or raise sample.count")
+        raise ConfigError(
+            f"training set {generation} has a budget of {budget} images, its pools hold {available}; lower regime.set_size or raise sample.count"
+        )
     if available == 0:
         raise ConfigError(f"training set {generation} would be empty; raise sample.count or regime.set_size")

@@ -1,12 +1,12 @@
 """A run on disk: where everything lies, what it was asked for, and how to look at it.
 
-    runs/<name>/
-      run.yaml                  the resolved config, its recipe hash, versions
-      real/                     the real set, train split first, then held-out; its features
-      gen-000/ gen-001/ ...     train_set.parquet, model/, samples/, features/, selected.parquet, probe/, grid.png, metrics.jsonl
-      metrics.jsonl             one line per number
-      strip.png  curves.png     the same seeds down the generations; every measure with its interval
-      cache/                    decoded pixels; disposable, removed when the run is complete
+runs/<name>/
+  run.yaml                  the resolved config, its recipe hash, versions
+  real/                     the real set, train split first, then held-out; its features
+  gen-000/ gen-001/ ...     train_set.parquet, model/, samples/, features/, selected.parquet, probe/, grid.png, metrics.jsonl
+  metrics.jsonl             one line per number
+  strip.png  curves.png     the same seeds down the generations; every measure with its interval
+  cache/                    decoded pixels; disposable, removed when the run is complete
 """
 
 from __future__ import annotations
@@ -132,7 +132,9 @@ class Run:
             shown = ", ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} asked" for key in differing[:6])
             more = f" and {len(differing) - 6} more" if len(differing) > 6 else ""
             base = self.path.name
-            raise StoreError(f"{self.path} holds a run of another recipe ({shown}{more}); give this one its own folder: --out {self.path.with_name(base + '-' + self.recipe)}")
+            raise StoreError(
+                f"{self.path} holds a run of another recipe ({shown}{more}); give this one its own folder: --out {self.path.with_name(base + '-' + self.recipe)}"
+            )
 
     @property
     def recipe(self) -> str:

@@ -49,7 +49,9 @@ def draw(run: Run, generation: int, model: Family, extractors: Sequence[Any], ac
         _draw_probe(run, generation, model, columns)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        write_json(run.gen(generation) / "sampled.json", {"count": len(shards), "hash": shards.hash(), "probe": 0 if run.config.exact else probe_count(run)})
+        write_json(
+            run.gen(generation) / "sampled.json", {"count": len(shards), "hash": shards.hash(), "probe": 0 if run.config.exact else probe_count(run)}
+        )
     return in_store
 
 
@@ -89,7 +91,13 @@ def asked(run: Run, generation: int, count: int) -> np.ndarray:
 def provenance(run: Run, generation: int) -> dict[str, Any]:
     """The ledger columns that all samples of a generation share."""
     how, folder = run.config.sample, run.gen(generation)
-    settings = {"scheduler": how.scheduler, **how.scheduler_options, "steps": how.steps, "guidance_scale": how.guidance_scale, "batch_size": how.batch_size}
+    settings = {
+        "scheduler": how.scheduler,
+        **how.scheduler_options,
+        "steps": how.steps,
+        "guidance_scale": how.guidance_scale,
+        "batch_size": how.batch_size,
+    }
     record = read_json(folder / "model" / "hash.json")
     return {
         "generation": generation,

@@ -104,10 +104,22 @@ def _laws() -> dict[str, Law]:
     h = (n - 1) / 2
     add("A2-log", "replace, unbiased: mean of log variance", unbiased, "log_variance", t * float(psi(h) - math.log(h)))
     spread = t * float(polygamma(1, h))
-    add("A2-log-spread", "replace, unbiased: spread of log variance", unbiased, lambda m: (m["log_variance"] - t * float(psi(h) - math.log(h))) ** 2, spread)
+    add(
+        "A2-log-spread",
+        "replace, unbiased: spread of log variance",
+        unbiased,
+        lambda m: (m["log_variance"] - t * float(psi(h) - math.log(h))) ** 2,
+        spread,
+    )
     add("A2-sd", "replace, unbiased: E sd = c4^t", unbiased, "sd", c4(n) ** t)
     add("A2-drift", "replace, unbiased: drift t/n", unbiased, "squared_drift", t / n)
-    add("A3-w2", "replace, unbiased: squared Wasserstein distance", _chain("gaussian", 200, 10, estimator="unbiased"), "w2_squared", 10 / 200 + 2 * (1 - c4(200) ** 10))
+    add(
+        "A3-w2",
+        "replace, unbiased: squared Wasserstein distance",
+        _chain("gaussian", 200, 10, estimator="unbiased"),
+        "w2_squared",
+        10 / 200 + 2 * (1 - c4(200) ** 10),
+    )
     biased = _chain("gaussian", 20, 8, estimator="unbiased", sampling_bias=0.8)
     add("A4-variance", "replace with sampling bias 0.8: variance bias^(t-1)", biased, "variance", 0.8**7)
     add("A4-drift", "replace with sampling bias: the drift stops", biased, "squared_drift", (1 - 0.8**8) / (20 * 0.2))
@@ -115,13 +127,31 @@ def _laws() -> dict[str, Law]:
     accumulate = _chain("gaussian", 5, 30, "accumulate")
     add("B1-variance", "accumulate: a positive limit", accumulate, "variance", polya(5, 30))
     add("B1-drift", "accumulate: bounded drift", accumulate, "squared_drift", 1 - polya(5, 30))
-    add("B3-variance", "accumulate_subsample: a lower positive limit", _chain("gaussian", 8, 30, "accumulate_subsample"), "variance", subsampled(8, 30))
-    add("R1-variance", "accumulate with sampling bias 0.7: falls as t^-0.3", _chain("gaussian", 10, 40, "accumulate", sampling_bias=0.7), "variance", polya(10, 40, 0.7))
+    add(
+        "B3-variance",
+        "accumulate_subsample: a lower positive limit",
+        _chain("gaussian", 8, 30, "accumulate_subsample"),
+        "variance",
+        subsampled(8, 30),
+    )
+    add(
+        "R1-variance",
+        "accumulate with sampling bias 0.7: falls as t^-0.3",
+        _chain("gaussian", 10, 40, "accumulate", sampling_bias=0.7),
+        "variance",
+        polya(10, 40, 0.7),
+    )
     refreshed = _chain("gaussian", 20, 40, "fresh_real", a=0.1)
     add("C1-variance", "fresh real 10%: a positive limit", refreshed, "variance", fresh(20, 0.1))
     add("C1-drift", "fresh real 10%: bounded drift", refreshed, "squared_drift", 1 - fresh(20, 0.1))
     c = 1 - 1 / (40 * (2 - 0.1))
-    add("R2-variance", "fresh real 10% with sampling bias 0.8", _chain("gaussian", 40, 30, "fresh_real", a=0.1, sampling_bias=0.8), "variance", 0.1 * c / (1 - 0.9 * 0.8 * c))
+    add(
+        "R2-variance",
+        "fresh real 10% with sampling bias 0.8",
+        _chain("gaussian", 40, 30, "fresh_real", a=0.1, sampling_bias=0.8),
+        "variance",
+        0.1 * c / (1 - 0.9 * 0.8 * c),
+    )
     sizes = [10 * (k + 1) ** 2 for k in range(8)]
     growing = _chain("gaussian", sizes[0], 8, count=sizes[1:], estimator="unbiased")
     add("P1-drift", "growing training sets: drift is the sum of 1/n_t", growing, "squared_drift", sum(1 / k for k in sizes))
@@ -135,7 +165,13 @@ def _laws() -> dict[str, Law]:
     urn = _chain("categorical", 30, 15, "accumulate", categories=30)
     add("E4-diversity", "categories, accumulate: the Polya urn", urn, "gini_simpson", (1 - 1 / 30) * polya(30, 15))
     add("E4-survivors", "categories, accumulate: none is lost after the first fit", urn, "survivors", 30 * (1 - (1 - 1 / 30) ** 30))
-    add("E5-diversity", "categories, fresh real 10%: a positive limit", _chain("categorical", 20, 40, "fresh_real", a=0.1, categories=10), "gini_simpson", 0.9 * fresh(20, 0.1))
+    add(
+        "E5-diversity",
+        "categories, fresh real 10%: a positive limit",
+        _chain("categorical", 20, 40, "fresh_real", a=0.1, categories=10),
+        "gini_simpson",
+        0.9 * fresh(20, 0.1),
+    )
     modes = _chain("mixture", 40, 12, components=8)
     add("M-modes", "mixture, replace: modes left", modes, "survivors", survivors(np.full(8, 1 / 8), 40, 12))
     truth = 1 + 16 * (8**2 - 1) / 12

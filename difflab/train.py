@@ -27,7 +27,9 @@ from difflab.seeds import generator, numpy_generator
 REPORTS = 50  # points of the loss curve
 
 
-def fit(model: Family, data: TrainSet, config: Config, generation: int, folder: Path, accelerator: Accelerator, advance: Callable[[int], None]) -> None:
+def fit(
+    model: Family, data: TrainSet, config: Config, generation: int, folder: Path, accelerator: Accelerator, advance: Callable[[int], None]
+) -> None:
     """Fit `model` to `data` by descent and save it under `folder`/model. Resumes from `folder`/checkpoint.safetensors.
 
     Args:
@@ -79,7 +81,9 @@ def fit(model: Family, data: TrainSet, config: Config, generation: int, folder: 
             mean = float(accelerator.reduce(running, "mean")) / (step - (curve[-1][0] // train.batch_size if curve else 0))
             if not math.isfinite(mean):
                 kept = f"the checkpoint at {saved * train.batch_size:,} images is kept" if saved else "nothing was written"
-                raise TrainingError(f"the loss of generation {generation} is {mean} after {step * train.batch_size:,} images; {kept}. Lower train.learning_rate (now {train.learning_rate:g}) or set train.gradient_clip, under a new name")
+                raise TrainingError(
+                    f"the loss of generation {generation} is {mean} after {step * train.batch_size:,} images; {kept}. Lower train.learning_rate (now {train.learning_rate:g}) or set train.gradient_clip, under a new name"
+                )
             advance((step * train.batch_size) - (curve[-1][0] if curve else 0))
             curve.append((step * train.batch_size, mean))
             running.zero_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from difflab.regimes import check_possible, fresh_needed
 from difflab.run import Run
 from difflab.seeds import image_seeds, seed_of
 
-SHARD = 1000  # real images per parquet file
+SHARD = 1000  # real images per parquet file at most, and no more than SHARD_BYTES of pixels
+SHARD_BYTES = 64 * 2**20
 
 
 def ingest(run: Run, accelerator: Accelerator) -> None:
@@ -26,10 +28,10 @@ def ingest(run: Run, accelerator: Accelerator) -> None:
         return
     about, record, columns, pixels = _exact(run) if config.exact else _images(run)
     check_possible(config, about["n_train"])
-    about |= {"record": list(record), "shard_size": SHARD}
+    about |= {"record": list(record), "shard_size": max(1, min(SHARD, SHARD_BYTES // math.prod(record)))}
     total = about["n_train"] + about["n_held_out"]
     folder = run.path / "real"
-    shards = Shards(folder / "images", folder / "features", run.path / "cache" / "real" / "images", total, SHARD, record)
+    shards = Shards(folder / "images", folder / "features", run.path / "cache" / "real" / "images", total, about["shard_size"], record)
     for shard in shards.shards[accelerator.process_index :: accelerator.num_processes]:
         if not shards.has(shard):
             span = shards.span(shard)
@@ -67,7 +69,14 @@ def _images(run: Run) -> tuple[dict[str, Any], tuple[int, ...], dict[str, list[A
         "skipped": [list(s) for s in source.skipped],
     }
     record = (source.size, source.size, source.channels)
-    return about, record, columns, lambda span: np.stack([source.read(int(order[i])) for i in span])
+
+    def pixels(span: range) -> np.ndarray:
+        # In the source's own order, which is how archives are read fast; the shuffle happens in memory.
+        wanted = order[span.start : span.stop]
+        read = {int(i): source.read(int(i)) for i in np.sort(wanted)}
+        return np.stack([read[int(i)] for i in wanted])
+
+    return about, record, columns, pixels
 
 
 def _exact(run: Run) -> tuple[dict[str, Any], tuple[int, ...], dict[str, list[Any]], Any]:

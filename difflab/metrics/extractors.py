@@ -66,13 +66,8 @@ class Extractor:
 
     @property
     def key(self) -> str:
-        """A file name for features of this space: the name and the hash of the recipe, so that other weights are other files."""
-        return f"{re.sub('[^A-Za-z0-9._-]+', '-', self.name)}-{digest(self.recipe)}"
-
-    @property
-    def key(self) -> str:
-        """The name as a file name: where the features of this extractor lie."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name)
+        """The recipe as a file name: where features of this extractor lie. Other weights, other key, so none are stale."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name) + "-" + digest(self.recipe)[:8]
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

@@ -49,7 +49,9 @@ class Denoiser(Family):
             torch.manual_seed(seed)
             self.net = self.build()
 
-    def loss(self, net: Any, images: torch.Tensor, labels: torch.Tensor | None, rows: slice, total: int, train: Train, rng: torch.Generator) -> torch.Tensor:
+    def loss(
+        self, net: Any, images: torch.Tensor, labels: torch.Tensor | None, rows: slice, total: int, train: Train, rng: torch.Generator
+    ) -> torch.Tensor:
         """Per-image mean squared error of the prediction: [b] (Ho et al. 2020, eq. 14; v: Salimans & Ho 2022, app. D).
 
         Args:
@@ -73,7 +75,10 @@ class Denoiser(Family):
     # ------------------------------------------------------------------------------------------- sampling
     @torch.inference_mode()
     def sample(self, labels: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
-        out = [self._batch(None if labels is None else labels[i : i + how.batch_size], seeds[i : i + how.batch_size], how) for i in range(0, len(seeds), how.batch_size)]
+        out = [
+            self._batch(None if labels is None else labels[i : i + how.batch_size], seeds[i : i + how.batch_size], how)
+            for i in range(0, len(seeds), how.batch_size)
+        ]
         return np.concatenate(out)
 
     def _batch(self, labels: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
@@ -119,7 +124,9 @@ class Denoiser(Family):
         try:
             model.net = model.network_class().from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False)
         except (OSError, ValueError, json.JSONDecodeError, RuntimeError) as error:
-            raise StoreError(f"{folder} holds no readable model ({' '.join(str(error).split())[:160]}); delete it and run the same command again") from error
+            raise StoreError(
+                f"{folder} holds no readable model ({' '.join(str(error).split())[:160]}); delete it and run the same command again"
+            ) from error
         return model
 
 
@@ -137,7 +144,10 @@ def scheduler_of(how: Sample, noise: Any) -> Any:
 
         known = sorted(name for name in dir(diffusers) if name.endswith("Scheduler") and not name.startswith("Flax"))
         near = difflib.get_close_matches(how.scheduler, known, 1)
-        raise ConfigError(f"sample.scheduler '{how.scheduler}' is no scheduler of diffusers" + (f"; did you mean '{near[0]}'?" if near else f"; for example {known[0]}"))
+        raise ConfigError(
+            f"sample.scheduler '{how.scheduler}' is no scheduler of diffusers"
+            + (f"; did you mean '{near[0]}'?" if near else f"; for example {known[0]}")
+        )
     accepted = kind.__init__.__wrapped__.__code__.co_varnames if hasattr(kind.__init__, "__wrapped__") else ()
     unknown = [key for key in how.scheduler_options if accepted and key not in accepted]
     if unknown:
@@ -149,6 +159,14 @@ def scheduler_of(how: Sample, noise: Any) -> Any:
 
 
 def _step_arguments(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:
-    """Per-image generators for the schedulers that add noise; others take no such argument."""
+    """Per-image generators for the schedulers that add noise, and clipping that is consistent.
+
+    DDIM clips the predicted image but by default keeps the noise that belonged to the unclipped one. Images with many
+    pixels at black or white (digits: half of them) then keep a residue of noise that guidance amplifies; deriving the
+    noise from the clipped image removes it.
+    """
     names = scheduler.step.__code__.co_varnames[: scheduler.step.__code__.co_argcount]
-    return {"generator": generators} if "generator" in names else {}
+    arguments: dict[str, Any] = {"generator": generators} if "generator" in names else {}
+    if "use_clipped_model_output" in names and scheduler.config.get("clip_sample"):
+        arguments["use_clipped_model_output"] = True
+    return arguments

@@ -16,10 +16,12 @@ class PixelUNet(Denoiser):
     """Family ``pixel-unet``. Unconditional models are saved as a whole DDPMPipeline that any tool loads."""
 
     def build(self) -> Any:
-        h, w, c = self.shape.record
+        h, _, c = self.shape.record
         channels, levels = self.spec.channels, len(self.spec.channels)
         if h % 2 ** (levels - 1):
-            raise ConfigError(f"model.channels has {levels} resolutions, which {h} px images cannot be halved for; use fewer or another data.image_size")
+            raise ConfigError(
+                f"model.channels has {levels} resolutions, which {h} px images cannot be halved for; use fewer or another data.image_size"
+            )
         attention = self.spec.attention or [False] * (levels - 1) + [True]
         return UNet2DModel(
             sample_size=h,

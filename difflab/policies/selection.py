@@ -28,7 +28,9 @@ def policy_of(name: str) -> Policy:
     """The policy of this name. Raises ConfigError that lists the known ones."""
     if name not in POLICIES:
         near = difflib.get_close_matches(name, POLICIES, 1)
-        raise ConfigError(f"select.policy '{name}' is unknown" + (f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(sorted(POLICIES))}"))
+        raise ConfigError(
+            f"select.policy '{name}' is unknown" + (f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(sorted(POLICIES))}")
+        )
     return POLICIES[name]
 
 

@@ -179,7 +179,7 @@ def test_a_flipped_byte_is_found_unless_it_changes_nothing(tmp_path):
         else:
             read = shards.table(0)
             assert read.equals(rows, check_metadata=True), f"byte {at} changes the rows unnoticed"
-    assert found[True] >= 55  # pages hold the images: hardly a byte without meaning
+    assert found[True] >= 35  # page headers hold statistics, too
     assert found[False] >= 5  # the footer holds much that no reader looks at
 
 

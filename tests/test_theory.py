@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from difflab import theory
+from difflab.config import digest, parse
+from difflab.errors import ConfigError
+from difflab.theory import LAWS, c4, check, fresh, polya, subsampled, survivors
+
+
+# ---------------------------------------------------- closed forms against independent brute force, no engine involved
+def loop(regime: str, n: int, t: int, chains: int, bias: float = 1.0, a: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and maximum-likelihood variance [chains] of fit t of a Gaussian chain, written down once more from the papers."""
+    rng = np.random.default_rng(0)
+    data = rng.standard_normal((chains, n))
+    pool = data
+    for k in range(t):
+        m, v = data.mean(1, keepdims=True), data.var(1, keepdims=True)
+        if k == t - 1:
+            return m[:, 0], v[:, 0]
+        new = m + np.sqrt(bias * v) * rng.standard_normal((chains, n))
+        if regime == "replace":
+            data = new
+        elif regime == "fresh":
+            real = round(a * n)
+            data = np.concatenate([rng.standard_normal((chains, real)), new[:, real:]], axis=1)
+        else:
+            pool = np.concatenate([pool, new], axis=1)
+            data = pool if regime == "accumulate" else rng.permuted(pool, axis=1)[:, :n]
+    raise AssertionError
+
+
+def z(values: np.ndarray, wanted: float) -> float:
+    return (values.mean() - wanted) / (values.std(ddof=1) / math.sqrt(len(values)))
+
+
+@pytest.mark.parametrize("bias", [1.0, 0.7])
+def test_polya_is_accumulate(bias):
+    m, v = loop("accumulate", 6, 12, 20_000, bias)
+    assert abs(z(v, polya(6, 12, bias))) < 4
+    assert abs(z(v, polya(6, 12, 1.7 - bias))) > 8
+    if bias == 1:
+        assert abs(z(m**2, 1 - polya(6, 12))) < 4
+
+
+def test_polya_tends_to_the_sine():
+    assert polya(5, 200_000) == pytest.approx(math.sin(math.pi / math.sqrt(5)) / (math.pi / math.sqrt(5)), rel=1e-5)
+    assert polya(10, 80_000, 0.7) / polya(10, 40_000, 0.7) == pytest.approx(2**-0.3, rel=1e-4)
+
+
+def test_subsampled_is_accumulate_subsample():
+    m, v = loop("subsample", 6, 12, 20_000)
+    assert abs(z(v, subsampled(6, 12))) < 4
+    assert abs(z(v, polya(6, 12))) > 8
+    assert abs(z(m**2 + v, 1.0)) < 4  # conserved
+    assert subsampled(6, 1) == pytest.approx(1 - 1 / 6)
+    assert 0.67 < subsampled(8, 3000) < subsampled(8, 30) < 0.70
+
+
+def test_fresh_is_the_limit_with_fresh_real_data():
+    m, v = loop("fresh", 20, 40, 10_000, a=0.1)
+    assert abs(z(v, fresh(20, 0.1))) < 4
+    assert abs(z(m**2, 1 - fresh(20, 0.1))) < 4
+    assert fresh(20, 0.0) == pytest.approx(0.0) and fresh(20, 1.0) == pytest.approx(1 - 1 / 20)
+
+
+def test_replace_loses_one_part_in_n_per_fit():
+    m, v = loop("replace", 10, 6, 20_000)
+    assert abs(z(v, 0.9**6)) < 4 and abs(z(m**2, 1 - 0.9**6)) < 4
+    assert abs(z(v, 0.9**5)) > 8
+    _, v = loop("replace", 10, 6, 20_000, bias=0.8)
+    assert abs(z(v, 0.8**5 * 0.9**6)) < 4
+
+
+@pytest.mark.parametrize("n", [2, 5, 30, 1000])
+def test_c4_is_the_mean_of_the_chi_distribution(n):
+    assert c4(n) == pytest.approx(stats.chi(n - 1).mean() / math.sqrt(n - 1), rel=1e-9)
+    if n <= 30:
+        density = stats.chi2(n - 1).pdf
+        assert c4(n) == pytest.approx(integrate.quad(lambda x: math.sqrt(x / (n - 1)) * density(x), 0, np.inf)[0], rel=1e-5)
+
+
+def test_survivors_is_wright_fisher():
+    p = np.array([0.5, 0.3, 0.15, 0.05])
+    rng, counts = np.random.default_rng(0), None
+    for _ in range(6):
+        counts = rng.multinomial(12, np.broadcast_to(p, (20_000, 4)) if counts is None else counts / 12)
+    alive = (counts > 0).sum(1)
+    assert abs(z(alive, survivors(p, 12, 6))) < 4
+    assert abs(z(alive, survivors(p, 12, 5))) > 8
+    assert survivors(p, 12, 1) == pytest.approx(float((1 - (1 - p) ** 12).sum()))
+    assert survivors(p, 12, 5000) == pytest.approx(1.0)  # one is left in the end
+
+
+# ------------------------------------------------------------------------------------------ laws through the engine
+def of_chain() -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name, law in LAWS.items():
+        groups.setdefault(digest(law.chain), []).append(name)
+    return groups
+
+
+def test_the_laws_cover_the_regimes_and_families_with_and_without_bias():
+    assert len(LAWS) >= 15
+    seen = {(law.chain["model"]["family"], law.chain["regime"]["name"], "sampling_bias" in law.chain["model"]) for law in LAWS.values()}
+    gaussian = {(regime, bias) for family, regime, bias in seen if family == "gaussian"}
+    assert gaussian >= {(r, b) for r in ("replace", "accumulate", "fresh_real") for b in (False, True)} | {("accumulate_subsample", False)}
+    assert {family for family, _, _ in seen} == {"gaussian", "categorical", "mixture"}
+
+
+def test_every_law_speaks_of_the_last_generation_of_a_valid_chain():
+    for name, law in LAWS.items():
+        config = parse(law.chain)
+        assert law.fit == config.generations + 1, name
+        assert law.what and math.isfinite(law.theory), name
+
+
+@pytest.mark.parametrize("names", of_chain().values(), ids=lambda names: names[0])
+def test_the_engine_obeys_every_law(names):
+    for row in check(names, chains=400, seed=1):
+        assert row["chains"] == 400
+        assert abs(row["z"]) < 4, row
+        assert row["z"] == pytest.approx((row["measured"] - row["theory"]) / abs((row["measured"] - row["theory"]) / row["z"]))
+
+
+WRONG = {
+    "E4-diversity": ("the law of replace", (1 - 1 / 30) * (1 - 1 / 30) ** 15),
+    "A4-variance": ("without the bias", 1.0),
+    "P1-drift": ("constant size", 8 / 10),
+    "A1-trace": ("one fit too few", (1 - 1 / 30) ** 11),
+    "M-modes": ("no mode is ever lost", 8.0),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_law_fails(name, monkeypatch):
+    _, value = WRONG[name]
+    monkeypatch.setitem(LAWS, name, dataclasses.replace(LAWS[name], theory=value))
+    assert abs(check([name], chains=1000 if name == "A1-trace" else 400, seed=1)[0]["z"]) > 4
+
+
+def test_a_law_fails_when_the_engine_runs_another_regime(monkeypatch):
+    law = LAWS["E4-diversity"]
+    monkeypatch.setitem(LAWS, "E4-diversity", dataclasses.replace(law, chain={**law.chain, "regime": {"name": "replace"}}))
+    assert abs(check(["E4-diversity"], chains=400)[0]["z"]) > 4
+
+
+def test_laws_about_one_chain_share_one_run(monkeypatch):
+    ran = []
+
+    def fake(chain: dict, generation: int, chains: int, seed: int) -> dict[str, np.ndarray]:
+        ran.append((generation, chains, seed))
+        return {"variance": np.array([1.0, 2.0]), "squared_drift": np.array([0.0, 1.0])}
+
+    monkeypatch.setattr(theory, "_through_the_engine", fake)
+    rows = check(["A1-drift", "A1-variance"], chains=2, seed=5)
+    assert ran == [(19, 2, 5)]
+    assert [row["law"] for row in rows] == ["A1-drift", "A1-variance"]
+    assert rows[1]["measured"] == 1.5 and rows[1]["z"] == pytest.approx((1.5 - LAWS["A1-variance"].theory) / 0.5)
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
+    assert check(["A4-ml"], chains=20, seed=3) == check(["A4-ml"], chains=20, seed=3)
+    assert check(["A4-ml"], chains=20, seed=3) != check(["A4-ml"], chains=20, seed=4)
+
+
+def test_an_unknown_law_is_refused_before_anything_runs(monkeypatch):
+    monkeypatch.setattr(theory, "_through_the_engine", lambda *_: pytest.fail("ran"))
+    with pytest.raises(ConfigError, match="unknown law 'A1-varianc'; did you mean 'A1-variance'"):
+        check(["A1-drift", "A1-varianc"])
+    with pytest.raises(ConfigError, match=r"unknown law '\?\?\?'; known: A1-variance, "):
+        check(["???"])
+    with pytest.raises(ConfigError, match="at least 2 chains"):
+        check(["A1-drift"], chains=1)
+    assert check([]) == []

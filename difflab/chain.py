@@ -24,6 +24,7 @@ from difflab.data.files import atomic, write_json
 from difflab.data.ingest import ingest
 from difflab.data.train_set import TrainSet
 from difflab.data.verify import file_hash
+from difflab.errors import ConfigError
 from difflab.models import family_of
 from difflab.models.base import ClosedForm
 from difflab.policies.selection import policy_of
@@ -59,9 +60,12 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None) -> Run
     try:
         ingest(run, accelerator)
         work.extractors = measuring.extractors_of(run, accelerator)
+        # Decided before any stage runs: a process that looked later could find the main process's result and skip a stage that the others are in.
+        done = {(t, stage) for t in range(config.generations + 1) for stage in STAGES if run.done(t, stage)}
+        work.wait()
         for generation in range(config.generations + 1):
             for stage in STAGES:
-                if run.done(generation, stage):
+                if (generation, stage) in done:
                     work.report.skip(generation, stage)
                     continue
                 started = time.perf_counter()
@@ -71,6 +75,7 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None) -> Run
                     run.add_time(generation, stage, time.perf_counter() - started, processes=accelerator.num_processes, **detail)
             picture(work, generation)
         if work.main:
+            measuring.collect(run)
             run.drop_cache()
     finally:
         run.close()
@@ -85,6 +90,12 @@ def check(config: Config) -> None:
     if not config.exact:
         for name in config.measure.metrics:
             METRICS[name]
+    if config.measure.judge is not None and config.measure.judge not in config.measure.extractors:
+        raise ConfigError(f"measure.judge '{config.measure.judge}' is none of measure.extractors {config.measure.extractors}")
+    if hasattr(config.model, "prediction_type"):
+        from difflab.models.denoiser import noise_of, scheduler_of
+
+        scheduler_of(config.sample, noise_of(config.model))
 
 
 def mix(work: Work, generation: int) -> None:
@@ -100,7 +111,7 @@ def mix(work: Work, generation: int) -> None:
 def fit(work: Work, generation: int) -> dict[str, Any]:
     """Stage 2: the model fitted to training set t, from the weights that start_from names."""
     run, config, folder = work.run, work.run.config, work.run.gen(generation)
-    data = TrainSet(pq.read_table(folder / "train_set.parquet"), run.samples)
+    data = TrainSet(pq.read_table(folder / "train_set.parquet", page_checksum_verification=True), run.samples)
     family = family_of(config.model)
     model = family(config.model, run.shape)
     if isinstance(model, ClosedForm):

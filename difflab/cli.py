@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from difflab import config as configs
-from difflab.errors import DifflabError
+from difflab.errors import ConfigError, DifflabError
 
+# Libraries report a full disk in exceptions of their own types; the text is what they share.
+DISK_FULL = re.compile(r"No space left|Disk quota exceeded|\d+ requested and \d+ written")
 EXAMPLES = """examples:
   difflab run configs/digits.yaml                                run, or resume, a chain
   difflab run configs/digits.yaml regime.name=accumulate --out runs/acc
@@ -29,19 +34,44 @@ EXAMPLES = """examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Parse and run one command; returns the exit code."""
-    args = _parser().parse_args(argv)
+    args = _parse(argv)
+    code = 0
     try:
-        return args.command(args) or 0
+        code = args.command(args) or 0
+        sys.stdout.flush()  # a reader that has gone is noticed here, not while Python shuts down
+        return code
     except DifflabError as error:
-        print(f"difflab: error: {error}", file=sys.stderr)
-        return 2
+        return _problem(str(error))
     except KeyboardInterrupt:
         print("difflab: stopped; the same command resumes", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader (head, say) has gone; closing stdout on exit must not complain about it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return code
+    except Exception as error:
+        if DISK_FULL.search(str(error)):
+            return _problem("no space left on the disk; free some and run the same command again, it resumes")
+        if isinstance(error, OSError) and error.filename is not None:
+            return _problem(f"{error.filename}: {error.strerror}")
+        raise
+
+
+def _problem(text: str) -> int:
+    print(f"difflab: error: {' '.join(text.split())}", file=sys.stderr)
+    return 2
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    """Options may stand anywhere, also before or between the overrides, where argparse alone takes no further ones."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    more = next((getattr(args, name) for name in ("overrides", "laws") if hasattr(args, name)), None)
+    if rest and (more is None or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if more is not None:
+        more += rest
+    return args
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,6 +114,17 @@ def _config_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, for example train.images_seen=50000")
 
 
+def _config(args: argparse.Namespace) -> configs.Config:
+    """The config that a command names. Raises ConfigError, with the nearest config beside it when the file is not there."""
+    path: Path = args.config
+    if not path.exists():
+        near = {p.name: p for p in path.parent.glob("*.y*ml")}
+        best = difflib.get_close_matches(path.name, near, 1, 0.3)
+        hint = f"did you mean {near[best[0]]}?" if best else "see configs/ for examples"
+        raise ConfigError(f"there is no config {path}; {hint}")
+    return configs.load(path, args.overrides)
+
+
 def _version() -> str:
     from importlib.metadata import version
 
@@ -92,7 +133,7 @@ def _version() -> str:
 
 # ---------------------------------------------------------------------------------------------- commands
 def _run(args: argparse.Namespace) -> int:
-    config = configs.load(args.config, args.overrides)
+    config = _config(args)
     path = args.out or Path("runs") / config.name
     _quiet_libraries()
     from difflab.chain import run_chain
@@ -107,8 +148,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         _print_rows(run.rows())
     else:
-        console = Console()
-        console.print(table(run, console.width))
+        _show(table(run, Console().width))
         for row in run.rows():
             if row["reason"] and row["generation"] == 0:
                 print(f"left out: {row['metric']} ({row['extractor']}): {row['reason']}")
@@ -145,16 +185,19 @@ def _weights(config: configs.Config) -> dict[tuple[int, str], float]:
 
 
 def _plan(args: argparse.Namespace) -> int:
+    from difflab.chain import check
     from difflab.data.sources import open_source
     from difflab.data.split import split
     from difflab.models import family_of
     from difflab.models.base import Shape
     from difflab.plan import plan
+    from difflab.progress import clock
     from difflab.regimes import check_possible, fresh_needed
     from difflab.seeds import seed_of
 
-    config = configs.load(args.config, args.overrides)
+    config = _config(args)
     _quiet_libraries()
+    check(config)
     if config.exact:
         n_train = (config.data.train_size or 0) + fresh_needed(config, config.data.train_size or 0)
         shape = Shape(family_of(config.model).truth(config.model, [0]).shape[1:])
@@ -170,8 +213,6 @@ def _plan(args: argparse.Namespace) -> int:
     out = Table(title=f"{config.name}: nothing was run", header_style="bold")
     for name in ("stage", "generations", "images", "TFLOP", "disk", "estimated time"):
         out.add_column(name, justify="left" if name == "stage" else "right")
-    from difflab.progress import clock
-
     for stage in dict.fromkeys(c.stage for c in costs):
         own = [c for c in costs if c.stage == stage]
         out.add_row(
@@ -191,7 +232,7 @@ def _plan(args: argparse.Namespace) -> int:
         f"{sum(c.disk_bytes for c in costs) / 2**20:,.1f} MiB",
         clock(sum(c.seconds for c in costs)),
     )
-    Console().print(out)
+    _show(out)
     print("times: forward passes of the untrained network, timed on this machine with one process; expect them within a factor of two")
     return 0
 
@@ -204,14 +245,14 @@ def _status(args: argparse.Namespace) -> int:
     if args.json:
         _print_rows(rows)
         return 0
-    out = Table(title=f"{args.dir}: {run.config.name}, recipe {run.recipe}", header_style="bold")
+    out = Table(title=escape(f"{args.dir}: {run.config.name}, recipe {run.recipe}"), header_style="bold")
     for name in ("generation", *STAGES, "seconds"):
         out.add_column(name, justify="right" if name in ("generation", "seconds") else "center")
     times = run.timings()
     for row in rows:
         spent = sum(x["seconds"] for x in times if x["generation"] == row["generation"])
         out.add_row(str(row["generation"]), *["done" if row[s] else "-" for s in STAGES], f"{spent:.1f}" if spent else "-")
-    Console().print(out)
+    _show(out)
     complete = all(row["measure"] for row in rows)
     print("complete" if complete else f"not complete; the command that started it resumes it: difflab run CONFIG --out {args.dir}")
     return 0
@@ -254,13 +295,21 @@ def _theory(args: argparse.Namespace) -> int:
             out.add_column(name, justify="left" if name in ("law", "what") else "right")
         for r in rows:
             out.add_row(r["law"], r["what"], f"{r['theory']:.5g}", f"{r['measured']:.5g}", f"{r['z']:+.2f}")
-        Console().print(out)
+        _show(out)
     return 0 if all(abs(r["z"]) < 4 for r in rows) else 1
 
 
 def _schema(args: argparse.Namespace) -> int:
     print(json.dumps(configs.Config.model_json_schema(), indent=2))
     return 0
+
+
+def _show(renderable: Any) -> None:
+    """Print through Python's own stdout: rich would answer a reader that has gone with exit code 1."""
+    console = Console()
+    with console.capture() as text:
+        console.print(renderable)
+    print(text.get(), end="")
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:

@@ -17,6 +17,7 @@ from accelerate.utils import gather_object
 
 from difflab import config as configs
 from difflab.data.files import write_tensors, write_text
+from difflab.data.store import Shards
 from difflab.errors import MeasureError
 from difflab.models.base import Exact
 from difflab.run import Run
@@ -51,17 +52,21 @@ def extractors_of(run: Run, accelerator: Accelerator) -> list[Any]:
         return []
     folder = run.path / "real"
     fitted = folder / "fitted.safetensors"
-    if "fitted" in config.measure.extractors and not fitted.exists():
-        if accelerator.is_main_process:
+    if "fitted" in config.measure.extractors:
+        if accelerator.is_main_process and not fitted.exists():
             _fit_extractor(run, fitted)
         accelerator.wait_for_everyone()
     opened = [open_extractor(spec, fitted=fitted, device=str(accelerator.device)) for spec in config.measure.extractors]
-    real = run.real
-    for shard in real.shards[accelerator.process_index :: accelerator.num_processes]:
-        for extractor in opened:
-            real.derive(extractor.key, shard, extractor)
-    accelerator.wait_for_everyone()
+    describe(run.real, opened, accelerator)
     return opened
+
+
+def describe(shards: Shards, extractors: list[Any], accelerator: Accelerator) -> None:
+    """Extract the features that a set still lacks; each process takes its own shards."""
+    for shard in shards.shards[accelerator.process_index :: accelerator.num_processes]:
+        for extractor in extractors:
+            shards.derive(extractor.key, shard, extractor)
+    accelerator.wait_for_everyone()
 
 
 def needs_features(run: Run) -> bool:
@@ -81,9 +86,10 @@ def _fit_extractor(run: Run, path: Any) -> None:
 
 
 def measured_count(run: Run) -> int:
-    """Images on either side of every measure: the same in all generations, and for the floor."""
+    """Images on either side of every measure: the same in all generations, also in those that extend the run later, and for the floor."""
     about, config = run.about, run.config
-    most = min(about["n_train"], about["n_held_out"], *(config.sample.count_of(t) for t in range(config.generations + 1)))
+    counts = config.sample.count if isinstance(config.sample.count, list) else [config.sample.count]
+    most = min(about["n_train"], about["n_held_out"], *counts)
     wanted = config.measure.count or most
     if wanted > most:
         raise MeasureError(f"measure.count {wanted} is more than the {most} images that samples, train split and held-out all have")
@@ -93,17 +99,15 @@ def measured_count(run: Run) -> int:
 def measure_images(run: Run, generation: int, extractors: list[Any], accelerator: Accelerator, advance: Callable[[int], None]) -> list[Row]:
     """All rows of one generation of an image family."""
     from difflab.metrics import METRICS, Pair, interval
-    from difflab.metrics.interval import resampled
 
     config, about = run.config, run.about
     n, n_train = measured_count(run), about["n_train"]
     real_set, fake_set = run.real, run.samples(generation)
+    describe(fake_set, extractors, accelerator)  # a no-op unless feature files were lost since sampling
     real_labels, fake_labels = _tensor(real_set.labels()), _tensor(fake_set.labels())
     identity = real_set.hash()
-    rows = [_flagged(run, generation, n, configs.digest({"measure": "flagged_share", "n": n, "real": identity}))]
-    resamples = range(config.measure.resamples)[accelerator.process_index :: accelerator.num_processes]
-    first = extractors[0] if extractors else None
-    judged = next((e for e in extractors if e.name == config.measure.judge), first) if config.measure.judge else first
+    rows = [_flagged(run, generation, configs.digest({"measure": "flagged_share", "real": identity}))]
+    judged = extractors[config.measure.extractors.index(config.measure.judge) if config.measure.judge else 0] if extractors else None
 
     for extractor in extractors:
         real, fake = real_set.features(extractor.key), fake_set.features(extractor.key)[:n]
@@ -128,8 +132,7 @@ def measure_images(run: Run, generation: int, extractors: list[Any], accelerator
             try:
                 value = metric.of(pair)
                 floor = metric.of(floor_pair)
-                own = resampled(metric, pair, resamples, seed_of("interval", config.seed, generation, name))
-                drawn = gather_object(own) if accelerator.num_processes > 1 else own
+                drawn = _shared(accelerator, metric, pair, config.measure.resamples, seed_of("interval", config.seed, generation, name))
                 ci = interval(value, sorted(drawn), metric.range) if drawn else None
                 rows.append(row(generation, shown, extractor.name, value, ci, n, floor, configs.digest(recipe)))
             except MeasureError as error:
@@ -145,15 +148,31 @@ def _judge(run: Run, extractor: Any, features: torch.Tensor, labels: torch.Tenso
     if labels is None:
         return None
     path = run.path / "real" / f"judge-{extractor.key}.safetensors"
-    if not path.exists():
-        if accelerator.is_main_process:
-            Judge.fit(features, labels[:n_train], len(run.about["classes"])).save(path)
-        accelerator.wait_for_everyone()
+    if accelerator.is_main_process and not path.exists():
+        Judge.fit(features, labels[:n_train], len(run.about["classes"])).save(path)
+    accelerator.wait_for_everyone()
     return Judge.load(path)
 
 
-def _flagged(run: Run, generation: int, n: int, recipe: str) -> Row:
-    """Share of degenerate samples with its Wilson interval."""
+def _shared(accelerator: Accelerator, metric: Any, pair: Any, count: int, seed: int) -> list[float]:
+    """The `count` resamples, taken by all processes together. What one cannot take is an error in all, so that none waits."""
+    from difflab.metrics.interval import resampled
+
+    mine = range(count)[accelerator.process_index :: accelerator.num_processes]
+    own: list[Any]
+    try:
+        own = resampled(metric, pair, mine, seed)
+    except MeasureError as error:
+        own = [error]
+    drawn = gather_object(own) if accelerator.num_processes > 1 else own
+    for value in drawn:
+        if isinstance(value, MeasureError):
+            raise value
+    return drawn
+
+
+def _flagged(run: Run, generation: int, recipe: str) -> Row:
+    """Share of degenerate samples, over all of them, with its Wilson interval."""
     flags = run.samples(generation).column("flag")
     count, total = sum(f is not None for f in flags), len(flags)
     p, z2 = count / total, 1.96**2
@@ -185,15 +204,25 @@ def measure_exact(run: Run, generation: int, model: Exact) -> list[Row]:
     floors = reference.measures()
     rows = []
     for name, chains in values.items():
-        mean, count = float(chains.mean()), len(chains)
+        count, floor = len(chains), float(floors[name].mean())
+        recipe = configs.digest({"measure": name, "model": run.config.model.model_dump(), "n": run.config.data.train_size})
+        lost = int((~np.isfinite(chains)).sum())
+        if lost or not np.isfinite(floor):
+            rows.append(row(generation, name, "model", None, None, count, None, recipe, f"{lost} of {count} chains have no finite {name}"))
+            continue
+        mean = float(chains.mean())
         error = 1.96 * float(chains.std(ddof=1)) / np.sqrt(count) if count > 1 else None
         ci = None if error is None else (mean - error, mean + error)
-        recipe = configs.digest({"measure": name, "model": run.config.model.model_dump(), "n": run.config.data.train_size})
-        rows.append(row(generation, name, "model", mean, ci, count, float(floors[name].mean()), recipe))
+        rows.append(row(generation, name, "model", mean, ci, count, floor, recipe))
     return rows
 
 
 def write_rows(run: Run, generation: int, rows: list[Row]) -> None:
     """Write the generation's rows, then metrics.jsonl of the whole run anew."""
-    write_text(run.gen(generation) / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
-    write_text(run.path / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in run.rows()))
+    write_text(run.gen(generation) / "metrics.jsonl", "".join(json.dumps(r, allow_nan=False) + "\n" for r in rows))
+    collect(run)
+
+
+def collect(run: Run) -> None:
+    """Write metrics.jsonl of the whole run from those of its generations."""
+    write_text(run.path / "metrics.jsonl", "".join(json.dumps(r, allow_nan=False) + "\n" for r in run.rows()))

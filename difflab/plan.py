@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
+from difflab import regimes
 from difflab.config import Config
 from difflab.models import family_of
 from difflab.models.base import Shape
@@ -17,7 +20,8 @@ PNG_SHARE = 0.7  # typical size of a PNG of natural or noisy small images, relat
 
 @dataclass(frozen=True)
 class Cost:
-    """One stage of one generation. `seconds` is an estimate from a speed measured on this machine."""
+    """One stage of one generation. `images`: of mix the training set's size, of train the images seen, else the samples.
+    `seconds` is an estimate from a speed measured on this machine."""
 
     generation: int
     stage: str
@@ -34,44 +38,49 @@ def plan(config: Config, shape: Shape, n_train: int) -> list[Cost]:
         shape: record shape and number of classes of the real set.
         n_train: real images in the train split.
     """
-    flops, forward, backward = _network(config, shape)
-    pixels = float(torch.tensor(shape.record).prod()) * (8 if config.exact else 1)
-    n0 = config.data.train_size or n_train
-    total, out = n0, []
+    network = _network(config, shape)
+    pixels = float(math.prod(shape.record)) * (8 if config.exact else 1)
+    out = []
     for t in range(config.generations + 1):
         count = config.sample.count_of(t)
-        sets = {"accumulate": total}.get(config.regime.name, config.regime.set_size or n0)
+        # What selection may drop is not known yet, so that this is the most a training set can hold.
+        drawn, budget = regimes.pools(config, t, n_train, [np.arange(config.sample.count_of(g)) for g in range(t)])
+        union = sum(pool.count for pool in drawn)
+        sets = union if budget is None else min(budget, union)
         out.append(Cost(t, "mix", sets, 0, 4.0 * sets, 0.02))
-        if flops:
-            guided = 2 if config.sample.guidance_scale not in (0, 1) else 1
-            seen = config.train.images_seen
-            out.append(Cost(t, "train", seen, 3 * flops * seen, 0, seen * backward))
-            out.append(
-                Cost(
-                    t,
-                    "sample",
-                    count,
-                    flops * guided * config.sample.steps * count,
-                    PNG_SHARE * pixels * count + 300 * count,
-                    count * guided * config.sample.steps * forward + 1e-4 * count,
-                )
-            )
+        if network:
+            seen, passes = config.train.images_seen, network.passes * count
+            out.append(Cost(t, "train", seen, 3 * network.flops * seen, network.bytes, seen * network.backward))
+            disk = PNG_SHARE * pixels * count + 300 * count
+            out.append(Cost(t, "sample", count, network.flops * passes, disk, passes * network.forward + 1e-4 * count))
         else:
             out.append(Cost(t, "train", sets, 0, 0, 0.05))
             out.append(Cost(t, "sample", count, 0, pixels * count, 0.05 + 1e-4 * count))
         measures = len(config.measure.metrics) * max(1, len(config.measure.extractors)) if not config.exact else 0
         out.append(Cost(t, "select", count, 0, 10.0 * count, 0.02))
         out.append(Cost(t, "measure", count, 0, 0, 0.05 + 0.006 * measures * (1 + config.measure.resamples) * (count / 1000) ** 2))
-        total += count
     return out
 
 
-def _network(config: Config, shape: Shape) -> tuple[float, float, float]:
-    """FLOPs of one forward pass per image, and seconds per image forward and in a training step; zeros without a network."""
+@dataclass(frozen=True)
+class _Network:
+    """flops: of one forward pass per image. bytes: of the weights. passes: forward passes per sampled image.
+    forward, backward: seconds per image in sampling and in a training step."""
+
+    flops: float
+    bytes: float
+    passes: int
+    forward: float
+    backward: float
+
+
+def _network(config: Config, shape: Shape) -> _Network | None:
+    """What the network costs; None for a family without one. Raises ConfigError for a scheduler that does not exist."""
     family: Any = family_of(config.model)
     model = family(config.model, shape)
     if not hasattr(model, "initialise"):
-        return 0.0, 0.0, 0.0
+        return None
+    from difflab.models.denoiser import scheduler_of
     from torch.utils.flop_counter import FlopCounterMode
 
     model.initialise(0)
@@ -85,13 +94,15 @@ def _network(config: Config, shape: Shape) -> tuple[float, float, float]:
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.predict(net, *batch(1))
+    scheduler = scheduler_of(config.sample, model.noise)  # second-order ones take more passes than steps
     guided = 2 if config.sample.guidance_scale not in (0, 1) else 1
     sampled, trained = config.sample.batch_size * guided, config.train.batch_size
     with torch.no_grad():
         forward = _seconds(lambda: model.predict(net, *batch(sampled)), device) / sampled
     backward = _seconds(lambda: model.predict(net, *batch(trained)).square().mean().backward(), device) / trained
     # The optimiser, the average and the data cost about a tenth on top (measured on digits).
-    return float(counter.get_total_flops()), forward, 1.1 * backward
+    size = sum(p.numel() * p.element_size() for p in net.parameters())
+    return _Network(float(counter.get_total_flops()), float(size), len(scheduler.timesteps) * guided, forward, 1.1 * backward)
 
 
 def _seconds(work: Any, device: str) -> float:
@@ -105,8 +116,3 @@ def _seconds(work: Any, device: str) -> float:
         if attempt:
             best = min(best, time.perf_counter() - started)
     return best
-
-
-def weights(costs: list[Cost]) -> dict[tuple[int, str], float]:
-    """Expected seconds per (generation, stage), for the progress report."""
-    return {(c.generation, c.stage): c.seconds for c in costs}

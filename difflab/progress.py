@@ -16,8 +16,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 EVERY = 5.0  # seconds between plain lines
 
 
-def clock(seconds: float) -> str:
-    """75 -> '1:15'."""
+def clock(seconds: float | None) -> str:
+    """75 -> '1:15'; None, not known yet -> '-:--'."""
+    if seconds is None:
+        return "-:--"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
@@ -41,7 +43,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            self.console.print(text, highlight=False, soft_wrap=True)
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def skip(self, generation: int, stage: str) -> None:
         """A stage that an earlier call has already done."""
@@ -64,11 +66,13 @@ class Reporter:
         def status() -> str:
             elapsed = time.monotonic() - started
             rate = done / elapsed if elapsed > 0 else 0.0
-            left = (total - done) / rate if rate else 0.0
+            left = (total - done) / rate if rate else None
             seen, guess = self.spent + elapsed, self.expected_done + weight * (done / total if total else 1)
             # The first seconds say nothing about the machine; until then the estimate stands as it is.
             pace = min(10.0, max(0.1, seen / guess)) if guess > 1 and seen > 3 else 1.0
             rest = pace * (sum(self.weights.values()) + weight * (1 - (done / total if total else 1)))
+            if bar:  # the bar shows the count; the line has to fit into 80 columns
+                return f"{done / total:4.0%}  {rate:,.0f} {unit}/s  {clock(left)} left  (run {clock(rest)})"
             return f"{done:,}/{total:,} {unit}  {rate:,.0f}/s  {clock(left)} left  (run: {clock(rest)} left)"
 
         def advance(n: int) -> None:

@@ -16,6 +16,8 @@ import json
 import os
 import platform
 import shutil
+import tempfile
+import weakref
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,17 +30,22 @@ from difflab.config import Config
 from difflab.data.files import read_json, write_text
 from difflab.data.ledger import REAL
 from difflab.data.store import Shards
-from difflab.errors import StoreError
+from difflab.errors import ConfigError, StoreError
 from difflab.models.base import Shape
 
 STAGES = ("mix", "train", "sample", "select", "measure")
 
 
 class Run:
-    """One run directory. ``difflab.open_run(path)`` gives one for looking at; the engine opens one for work."""
+    """One run directory. ``difflab.open_run(path)`` gives one for looking at; the engine opens one for work.
 
-    def __init__(self, path: Path, config: Config):
+    Args:
+        cache: folder of decoded pixels; None = the run's own.
+    """
+
+    def __init__(self, path: Path, config: Config, cache: Path | None = None):
         self.path, self.config = Path(path), config
+        self.cache = cache or self.path / "cache"
         self._lock: Any = None
 
     # --------------------------------------------------------------------------------------------- paths
@@ -56,7 +63,7 @@ class Run:
         return Shape(tuple(about["record"]), len(about["classes"] or []))
 
     def _shards(self, folder: Path, name: str, count: int, shard_size: int) -> Shards:
-        cache = self.path / "cache" / folder.name / name
+        cache = self.cache / folder.name / name
         return Shards(folder / name, folder / "features", cache, count, shard_size, tuple(self.about["record"]))
 
     @property
@@ -79,7 +86,7 @@ class Run:
         """Whether a stage of a generation has left its result."""
         folder = self.gen(generation)
         if stage == "sample":
-            return (folder / "sampled.json").exists()
+            return (folder / "sampled.json").exists() and self.samples(generation).complete()
         result = {"mix": "train_set.parquet", "train": "model/hash.json", "select": "selected.parquet", "measure": "metrics.jsonl"}[stage]
         return (folder / result).exists()
 
@@ -99,17 +106,26 @@ class Run:
             raise StoreError(f"cannot write to {path}: {error.strerror}; choose another folder with --out") from error
         try:
             fcntl.flock(run._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            run._claim()
         except BlockingIOError:
+            run.close()
             raise StoreError(f"another process is working on {path}; wait for it, or choose another folder with --out") from None
-        record = run.path / "run.yaml"
-        if record.exists():
-            run._check_recipe(record)
-        elif any(p.name != ".lock" for p in run.path.iterdir()):
-            raise StoreError(f"{path} is not empty and holds no run; choose another folder with --out")
-        for stray in run.path.rglob(".*.tmp"):
-            stray.unlink(missing_ok=True)
-        run._write_record(record)
+        except BaseException:
+            run.close()
+            raise
         return run
+
+    def _claim(self) -> None:
+        """Check that the locked folder is this recipe's, clear what a killed process left half-written, write run.yaml."""
+        record = self.path / "run.yaml"
+        strays = list(self.path.rglob(".*.tmp"))
+        if record.exists():
+            self._check_recipe(record)
+        elif any(p.name != ".lock" and p not in strays for p in self.path.iterdir()):
+            raise StoreError(f"{self.path} is not empty and holds no run; choose another folder with --out")
+        for stray in strays:
+            shutil.rmtree(stray) if stray.is_dir() else stray.unlink(missing_ok=True)
+        self._write_record(record)
 
     def close(self) -> None:
         if self._lock:
@@ -162,9 +178,12 @@ class Run:
         for t in self.generations:
             path = self.gen(t) / "metrics.jsonl"
             try:
-                rows += [json.loads(line) for line in path.read_text().splitlines()]
+                own = [json.loads(line) for line in path.read_text().splitlines()]
+                if not all(isinstance(row, dict) and {"generation", "metric", "value"} <= row.keys() for row in own):
+                    raise ValueError("a line holds no number")
             except ValueError as error:
                 raise StoreError(f"{path} is damaged ({error}); delete it and run the same command again") from error
+            rows += own
         return rows
 
     def training(self, generation: int) -> dict[str, Any]:
@@ -175,7 +194,10 @@ class Run:
     def timings(self) -> list[dict[str, Any]]:
         """Seconds per stage and generation, in the order in which they were run."""
         path = self.path / "timings.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        try:
+            return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        except ValueError as error:
+            raise StoreError(f"{path} is damaged ({error}); it holds nothing but times: delete it") from error
 
     def grid(self, generation: int) -> Any:
         """The probe of one generation as a PIL image."""
@@ -200,7 +222,7 @@ class Run:
             handle.write(json.dumps({"generation": generation, "stage": stage, "seconds": round(seconds, 4), **detail}) + "\n")
 
     def drop_cache(self) -> None:
-        shutil.rmtree(self.path / "cache", ignore_errors=True)
+        shutil.rmtree(self.cache, ignore_errors=True)
 
     def kept(self, generation: int) -> np.ndarray:
         """Indices of the samples that selection kept."""
@@ -208,7 +230,7 @@ class Run:
 
         path = self.gen(generation) / "selected.parquet"
         try:
-            rows = pq.read_table(path)
+            rows = pq.read_table(path, page_checksum_verification=True)
         except Exception as error:  # missing, truncated or foreign: one message
             raise StoreError(f"{path} cannot be read ({type(error).__name__}); delete it and run the same command again") from error
         return rows["index"].to_numpy()[rows["kept"].to_numpy(zero_copy_only=False)]
@@ -218,12 +240,16 @@ def _read_record(record: Path) -> Config:
     try:
         content = yaml.safe_load(record.read_text())
         return configs.parse(content["config"], str(record))
-    except (yaml.YAMLError, TypeError, KeyError, UnicodeDecodeError, OSError) as error:
-        raise StoreError(f"{record} is missing or damaged ({type(error).__name__}); this folder is no usable run") from error
+    except (yaml.YAMLError, TypeError, KeyError, ValueError, OSError, RecursionError) as error:
+        raise StoreError(
+            f"{record} is missing or damaged ({type(error).__name__}); put it back from a copy, or start anew in another folder with --out"
+        ) from error
+    except ConfigError as error:
+        raise StoreError(f"{error}; the file was changed or comes from another version: put it back, or start anew in another folder with --out") from error
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
-    """Open a run for looking at it; nothing is changed and no lock is taken.
+    """Open a run for looking at it; nothing in it is changed (decoded pixels go to a temporary folder), no lock is taken.
 
     Raises StoreError when there is none, naming the runs that lie beside it.
     """
@@ -232,4 +258,8 @@ def open_run(path: str | os.PathLike[str]) -> Run:
         near = sorted(p.parent.name for p in folder.parent.glob("*/run.yaml")) if folder.parent.is_dir() else []
         hint = f"runs beside it: {', '.join(near[:8])}" if near else "start one with: difflab run configs/digits.yaml"
         raise StoreError(f"{folder} holds no run (no run.yaml); {hint}")
-    return Run(folder, _read_record(folder / "run.yaml"))
+    config = _read_record(folder / "run.yaml")
+    cache = Path(tempfile.mkdtemp(prefix="difflab-"))
+    run = Run(folder, config, cache)
+    weakref.finalize(run, shutil.rmtree, cache, ignore_errors=True)
+    return run

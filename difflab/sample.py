@@ -76,14 +76,15 @@ def asked(run: Run, generation: int, count: int) -> np.ndarray:
     n0 = run.config.data.train_size or run.about["n_train"]
     share = np.bincount(known[:n0], minlength=len(classes)).astype(float)
     if run.config.sample.conditions == "balanced":
-        share[:] = 1
+        share = (share > 0).astype(float)  # a class without a training image cannot be asked for
     share /= share.sum()
     quota = np.floor(share * count).astype(int)
     remainder = np.argsort(-(share * count - quota), kind="stable")[: count - quota.sum()]
     quota[remainder] += 1
     if (quota[share > 0] == 0).any():
         lost = classes[int(np.argmax((quota == 0) & (share > 0)))]
-        raise ConfigError(f"sample.count {count} is too small to ask for class '{lost}' even once; raise it or use sample.conditions=balanced")
+        instead = " or use sample.conditions=balanced" if run.config.sample.conditions == "real" else ""
+        raise ConfigError(f"sample.count {count} is too small to ask for class '{lost}' even once; raise it{instead}")
     labels = np.repeat(np.arange(len(classes)), quota)
     return numpy_generator("asked", run.config.seed, generation).permutation(labels)
 

@@ -49,11 +49,11 @@ def fit(
     optimizer = torch.optim.AdamW(raw.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
     ema = Average(raw, train.ema_decay)
     checkpoint = folder / "checkpoint.safetensors"
-    step, curve = restore(checkpoint, raw, optimizer, ema)
+    step, curve, running = restore(checkpoint, raw, optimizer, ema)
+    running = running.to(accelerator.device)
     advance(step * train.batch_size)
     net, optimizer = accelerator.prepare(raw, optimizer)
-    running = torch.zeros((), device=accelerator.device)
-    saved = step
+    saved = told = step
 
     while step < steps:
         seen = step * train.batch_size
@@ -77,19 +77,26 @@ def fit(
         step += 1
 
         at_checkpoint = bool(train.checkpoint_every) and (step - saved) * train.batch_size >= train.checkpoint_every and step < steps
-        if step % report_every == 0 or step == steps or at_checkpoint:
-            mean = float(accelerator.reduce(running, "mean")) / (step - (curve[-1][0] // train.batch_size if curve else 0))
-            if not math.isfinite(mean):
+        at_report = step % report_every == 0 or step == steps
+        if at_report or at_checkpoint:
+            running = accelerator.reduce(running, "mean")
+            mean = float(running) / (step - (curve[-1][0] // train.batch_size if curve else 0))
+            # A finite loss may still have had an infinite gradient, so what is about to be written is looked at too.
+            written = at_checkpoint or step == steps
+            if not math.isfinite(mean) or (written and not all(bool(p.isfinite().all()) for p in raw.parameters())):
+                what = f"the loss of generation {generation} is {mean}" if not math.isfinite(mean) else f"generation {generation} has non-finite weights"
                 kept = f"the checkpoint at {saved * train.batch_size:,} images is kept" if saved else "nothing was written"
                 raise TrainingError(
-                    f"the loss of generation {generation} is {mean} after {step * train.batch_size:,} images; {kept}. Lower train.learning_rate (now {train.learning_rate:g}) or set train.gradient_clip, under a new name"
+                    f"{what} after {step * train.batch_size:,} images; {kept}. Lower train.learning_rate (now {train.learning_rate:g}) or set train.gradient_clip, under a new name"
                 )
-            advance((step * train.batch_size) - (curve[-1][0] if curve else 0))
+            advance((step - told) * train.batch_size)
+            told = step
+        if at_report:
             curve.append((step * train.batch_size, mean))
-            running.zero_()
+            running = torch.zeros_like(running)
         if at_checkpoint:
             if accelerator.is_main_process:
-                keep(checkpoint, step, curve, raw, optimizer, ema)
+                keep(checkpoint, step, curve, running, raw, optimizer, ema)
             saved = step
     ema.copy_to(raw)
     raw.eval()
@@ -141,20 +148,20 @@ class Average:
             net.load_state_dict(self.weights)
 
 
-def keep(path: Path, step: int, curve: list[tuple[int, float]], net: Any, optimizer: Any, ema: Average) -> None:
-    """Write a checkpoint as safetensors (accelerate's own would pickle the optimiser)."""
+def keep(path: Path, step: int, curve: list[tuple[int, float]], running: torch.Tensor, net: Any, optimizer: Any, ema: Average) -> None:
+    """Write a checkpoint as safetensors (accelerate's own would pickle the optimiser); `running` is the loss since the curve's last point."""
     tensors = {f"net.{name}": p for name, p in net.state_dict().items()}
     tensors |= {f"ema.{name}": p for name, p in ema.weights.items()}
     for i, state in getattr(optimizer, "optimizer", optimizer).state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
-    tensors["curve"] = torch.tensor(curve, dtype=torch.float64).reshape(-1, 2)
+    tensors |= {"curve": torch.tensor(curve, dtype=torch.float64).reshape(-1, 2), "running": running}
     write_tensors(path, {name: t.detach().cpu().clone() for name, t in tensors.items()}, {"step": str(step)})
 
 
-def restore(path: Path, net: Any, optimizer: Any, ema: Average) -> tuple[int, list[tuple[int, float]]]:
-    """Load a checkpoint into net, optimiser and average; returns (steps done, loss curve). (0, []) without one."""
+def restore(path: Path, net: Any, optimizer: Any, ema: Average) -> tuple[int, list[tuple[int, float]], torch.Tensor]:
+    """Load a checkpoint into net, optimiser and average; returns (steps done, loss curve, loss since). (0, [], 0) without one."""
     if not path.exists():
-        return 0, []
+        return 0, [], torch.zeros(())
     from safetensors import safe_open
 
     tensors = read_tensors(path)
@@ -172,4 +179,4 @@ def restore(path: Path, net: Any, optimizer: Any, ema: Average) -> tuple[int, li
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = t
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return step, [(int(seen), float(loss)) for seen, loss in tensors["curve"]]
+    return step, [(int(seen), float(loss)) for seen, loss in tensors["curve"]], tensors["running"]

@@ -69,11 +69,13 @@ def test_a_chain_leaves_every_result_and_no_rubbish(whole):
         ["gen-002/model/hash.json", "gen-002/metrics.jsonl"],
         ["gen-000/metrics.jsonl", "metrics.jsonl", "gen-003/replicates.safetensors", "gen-003/metrics.jsonl"],
         ["gen-000/samples", "gen-000/sampled.json", "gen-003/samples/00002.parquet", "gen-003/sampled.json"],
+        ["metrics.jsonl"],
+        ["gen-001/samples/00001.parquet"],
         ["real"],
         ["real/images/00000.parquet"],
         ["real/about.json"],
     ],
-    ids=lambda v: "+".join(v),
+    ids="+".join,
 )
 def test_whatever_was_lost_is_made_again_byte_for_byte(whole, copy, victims):
     for name in victims:

@@ -318,7 +318,7 @@ OTHER: dict[str, Any] = {
     "name": "other", "seed": 9, "generations": 9,
     "data.source": "emoji", "data.image_size": 16, "data.color": "RGB", "data.label": "style", "data.styles": ["a"], "data.held_out": 0.25,
     "data.train_size": 77, "data.limit": 500, "data.tail.kind": "zipf", "data.tail.exponent": 2.0, "data.bad_images": "skip", "data.max_pixels": 10,
-    "model.family": "memoriser", "model.conditional": False, "model.prediction_type": "v_prediction", "model.train_timesteps": 50,
+    "model.family": "memoriser", "model.conditional": False, "model.prediction_type": "epsilon", "model.train_timesteps": 50,
     "model.beta_schedule": "linear", "model.width": 16, "model.depth": 2,
     "regime.name": "fixed_real", "regime.real_fraction": 0.25, "regime.set_size": 60, "regime.synthetic_from": "all", "regime.stratified": True,
     "train.start_from": "base", "train.images_seen": 10, "train.batch_size": 10, "train.learning_rate": 0.1, "train.warmup_images": 10,
@@ -341,7 +341,8 @@ def changed(changes: dict[str, Any]) -> Config:
     return parse(raw)
 
 
-def test_the_recipe_table_covers_every_field():
+def test_the_recipe_table_covers_every_field_with_a_value_that_is_not_the_default():
+    assert [key for key, value in OTHER.items() if flat(parse(DIGITS)).get(key) == value] == []
     assert set(OTHER) == {k if not k.startswith("sample.scheduler_options") else "sample.scheduler_options" for k in flat(parse(DIGITS))}
 
 
@@ -378,7 +379,9 @@ def test_the_schema_is_valid_and_describes_every_field():
             assert len(field.get("description", "")) > 10, f"{spec['title']}.{name} has no description"
 
 
-@pytest.mark.parametrize("raw", [{"seed": True}, {"name": 5}, {"train": {"batch_size": "128"}}, {"nonsense": 1}, {"sample": {"count": "x"}}, {"model": {"family": "x"}}])
+@pytest.mark.parametrize(
+    "raw", [{"seed": True}, {"name": 5}, {"train": {"batch_size": "128"}}, {"nonsense": 1}, {"sample": {"count": "x"}}, {"model": {"family": "x"}}]
+)
 def test_the_schema_refuses_what_reading_refuses(raw):
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(merged(DIGITS, **raw), Config.model_json_schema())

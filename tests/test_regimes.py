@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import time
 from typing import Any
 
@@ -64,7 +65,10 @@ TABLE: list[tuple[dict[str, Any], dict[int, tuple[list[tuple[str, int, int, int]
     ({"name": "accumulate", "synthetic_from": "last"}, {3: ([fixed(10), syn(2)], None)}),
     ({"name": "accumulate_subsample"}, {0: ([fixed(10)], None), 1: ([fixed(10), syn(0)], 10), 3: ([fixed(10), syn(0), syn(1), syn(2)], 10)}),
     ({"name": "accumulate_subsample", "set_size": 12}, {2: ([fixed(10), syn(0), syn(1)], 12)}),
-    ({"name": "accumulate_subsample", "stratified": True}, {1: ([fixed(5), syn(0, 5)], None), 3: ([fixed(3), syn(0, 3), syn(1, 2), syn(2, 2)], None)}),
+    (
+        {"name": "accumulate_subsample", "stratified": True},
+        {1: ([fixed(5), syn(0, 5)], None), 3: ([fixed(3), syn(0, 3), syn(1, 2), syn(2, 2)], None)},
+    ),
     ({"name": "fixed_real"}, {1: ([fixed(5), syn(0, 5)], None), 3: ([fixed(5), syn(2, 5)], None)}),
     ({"name": "fixed_real", "real_fraction": 0.2, "set_size": 5}, {2: ([fixed(1), syn(1, 4)], None)}),
     ({"name": "fixed_real", "real_fraction": 0.0}, {2: ([syn(1)], None)}),
@@ -230,7 +234,7 @@ def test_draws_of_different_generations_are_independent():
     config = chain("replace", set_size=5, generations=400)
     first = [0 in rows_of(config, t, kept=[np.arange(10)] * t)["index"].to_pylist() for t in range(1, 401)]
     z = (np.mean(first) - 0.5) / (0.5 / 20)
-    both = np.mean([a and b for a, b in zip(first, first[1:], strict=False)])
+    both = np.mean([a and b for a, b in itertools.pairwise(first)])
     assert abs(z) < 4 and abs(both - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 399) * 1.3
 
 

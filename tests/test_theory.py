@@ -125,14 +125,15 @@ def test_the_engine_obeys_every_law(names):
     for row in check(names, chains=400, seed=1):
         assert row["chains"] == 400
         assert abs(row["z"]) < 4, row
-        assert row["z"] == pytest.approx((row["measured"] - row["theory"]) / abs((row["measured"] - row["theory"]) / row["z"]))
 
 
 WRONG = {
     "E4-diversity": ("the law of replace", (1 - 1 / 30) * (1 - 1 / 30) ** 15),
     "A4-variance": ("without the bias", 1.0),
     "P1-drift": ("constant size", 8 / 10),
-    "A1-trace": ("one fit too few", (1 - 1 / 30) ** 11),
+    "A1-trace": ("the law of accumulate", polya(30, 12)),
+    "B1-variance": ("the law of replace", (1 - 1 / 5) ** 30),
+    "B3-variance": ("the law of replace", (1 - 1 / 8) ** 30),
     "M-modes": ("no mode is ever lost", 8.0),
 }
 
@@ -141,7 +142,7 @@ WRONG = {
 def test_a_wrong_law_fails(name, monkeypatch):
     _, value = WRONG[name]
     monkeypatch.setitem(LAWS, name, dataclasses.replace(LAWS[name], theory=value))
-    assert abs(check([name], chains=1000 if name == "A1-trace" else 400, seed=1)[0]["z"]) > 4
+    assert abs(check([name], chains=200, seed=1)[0]["z"]) > 4
 
 
 def test_a_law_fails_when_the_engine_runs_another_regime(monkeypatch):

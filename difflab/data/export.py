@@ -15,7 +15,7 @@ KEPT = ("label", "class", "prompt", "seed", "generation", "flag", "sha256")
 def export(run: Run, generation: int, folder: Path) -> int:
     """Write ``000000.png ...`` and ``metadata.jsonl`` (keys file_name, text, and the ledger's); returns the count.
 
-    Raises ConfigError when that generation has no samples, DataError when the folder is not empty.
+    Raises ConfigError when that generation has no samples, DataError when the folder is not empty or cannot be made.
     """
     if run.config.exact:
         raise ConfigError(f"{run.path} holds numbers, not images: nothing to export as pictures")
@@ -25,10 +25,12 @@ def export(run: Run, generation: int, folder: Path) -> int:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} exists and is not empty; give --to a new folder")
     shards = run.samples(generation)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.export.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise DataError(f"cannot write to {folder}: {error.strerror}; give --to another folder") from error
     with open(temporary / "metadata.jsonl", "w") as lines:
         for shard in shards.shards:
             for row in shards.table(shard).to_pylist():

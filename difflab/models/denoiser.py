@@ -6,6 +6,8 @@ the null label that classifier-free guidance needs (Ho & Salimans 2207.12598).
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import json
 from abc import abstractmethod
 from pathlib import Path
@@ -28,9 +30,7 @@ class Denoiser(Family):
         super().__init__(spec, shape)
         if spec.conditional and not shape.classes:
             raise ConfigError(f"model.conditional=true needs a labelled set; use model.conditional=false (family {spec.family})")
-        from diffusers import DDPMScheduler
-
-        self.noise = DDPMScheduler(num_train_timesteps=spec.train_timesteps, beta_schedule=spec.beta_schedule, prediction_type=spec.prediction_type)
+        self.noise = noise_of(spec)
 
     # ------------------------------------------------------------------------------ for each family to say
     @abstractmethod
@@ -89,8 +89,7 @@ class Denoiser(Family):
         condition = torch.from_numpy(labels).to(device) if labels is not None and self.spec.conditional else None
         null = None if condition is None else torch.full_like(condition, self.shape.classes)
 
-        scheduler = scheduler_of(how, self.noise)
-        scheduler.set_timesteps(how.steps, device=device)
+        scheduler = scheduler_of(how, self.noise, device)
         x = x * scheduler.init_noise_sigma
         extra = _step_arguments(scheduler, generators)
         for t in scheduler.timesteps:
@@ -122,40 +121,63 @@ class Denoiser(Family):
     def load(cls, spec: Any, shape: Shape, folder: Path) -> Denoiser:
         model = cls(spec, shape)
         try:
-            model.net = model.network_class().from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False)
-        except (OSError, ValueError, json.JSONDecodeError, RuntimeError) as error:
+            model.net, info = model.network_class().from_pretrained(
+                folder / "unet", use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+            )
+            wrong = {name: keys for name, keys in info.items() if keys}
+            if wrong:  # diffusers would fill the gaps with random weights
+                raise ValueError(f"weights do not match its config: {wrong}")
+        except (OSError, ValueError, TypeError, json.JSONDecodeError, RuntimeError) as error:
             raise StoreError(
                 f"{folder} holds no readable model ({' '.join(str(error).split())[:160]}); delete it and run the same command again"
             ) from error
         return model
 
 
-def scheduler_of(how: Sample, noise: Any) -> Any:
-    """The sampling scheduler by its diffusers name, with the noise schedule of training.
+def noise_of(spec: Any) -> Any:
+    """The forward process of training."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(num_train_timesteps=spec.train_timesteps, beta_schedule=spec.beta_schedule, prediction_type=spec.prediction_type)
+
+
+def scheduler_of(how: Sample, noise: Any, device: Any = "cpu") -> Any:
+    """The sampling scheduler by its diffusers name, with the noise schedule of training and its timesteps set.
 
     Raises ConfigError for an unknown name, an unknown option or one that does not fit this family.
     """
     import diffusers
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-    kind = getattr(diffusers, how.scheduler, None) if how.scheduler.isidentifier() else None
+    name, options = how.scheduler, how.scheduler_options
+    kind = getattr(diffusers, name, None) if name.isidentifier() else None
     if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
-        import difflib
+        known = [known for known in dir(diffusers) if known.endswith("Scheduler") and not known.startswith("Flax")]
+        raise ConfigError(f"sample.scheduler '{name}' is no scheduler of diffusers; {_near(name, known, 'for example DDIMScheduler')}")
+    accepted = inspect.signature(kind.__init__).parameters
+    # Only the forward process is handed on: the other settings of a DDPMScheduler are not this scheduler's defaults.
+    forward = {key: noise.config[key] for key in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")}
+    if not forward.keys() <= accepted.keys() or "Inverse" in name:
+        raise ConfigError(f"sample.scheduler '{name}' does not denoise what this family is trained on; for example DDIMScheduler does")
+    spacing = accepted.get("timestep_spacing")
+    if spacing is not None and spacing.default == "leading":
+        forward["timestep_spacing"] = "trailing"  # the first step must start from pure noise (Lin et al. 2305.08891)
+    for key in options:
+        if key not in accepted or key == "self":
+            raise ConfigError(f"sample.scheduler_options: {name} knows no '{key}'; {_near(key, accepted, 'see its page in the diffusers docs')}")
+        if key == "trained_betas" or (key in forward and key != "timestep_spacing"):
+            raise ConfigError(f"sample.scheduler_options: '{key}' is settled by training; set model.train_timesteps, beta_schedule or prediction_type")
+    try:
+        scheduler = kind(**{**forward, **options})
+        scheduler.set_timesteps(how.steps, device=device)
+    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
+        raise ConfigError(f"sample.scheduler '{name}' refuses {options} with sample.steps {how.steps}: {' '.join(str(error).split())}") from error
+    return scheduler
 
-        known = sorted(name for name in dir(diffusers) if name.endswith("Scheduler") and not name.startswith("Flax"))
-        near = difflib.get_close_matches(how.scheduler, known, 1)
-        raise ConfigError(
-            f"sample.scheduler '{how.scheduler}' is no scheduler of diffusers"
-            + (f"; did you mean '{near[0]}'?" if near else f"; for example {known[0]}")
-        )
-    accepted = kind.__init__.__wrapped__.__code__.co_varnames if hasattr(kind.__init__, "__wrapped__") else ()
-    unknown = [key for key in how.scheduler_options if accepted and key not in accepted]
-    if unknown:
-        raise ConfigError(f"sample.scheduler_options: {how.scheduler} knows no '{unknown[0]}'")
-    config = {**noise.config}
-    if how.scheduler == "DDIMScheduler":
-        config |= {"timestep_spacing": "trailing"}  # the last step must start from pure noise (Lin et al. 2305.08891)
-    return kind.from_config({**config, **how.scheduler_options})
+
+def _near(word: str, known: Any, otherwise: str) -> str:
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"did you mean '{near[0]}'?" if near else otherwise
 
 
 def _step_arguments(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:

@@ -9,22 +9,28 @@ from difflab.run import Run
 # Colour-blind safe (Okabe & Ito 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 COLUMNS = 4
+INTERVAL, FLOOR = "95% interval", "floor (real against real)"
 
 
 def curves(runs: list[Run], metrics: list[str] | None = None) -> Any:
     """A matplotlib figure with one small plot per measure and extractor; several runs are drawn over each other.
 
     Args:
-        runs: runs to draw; their config's names make the legend when there is more than one.
+        runs: runs to draw; their config's names make the legend, their folders' where two share a name.
         metrics: names to draw; None = all that were taken.
     """
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     rows = [[r for r in run.rows() if r["value"] is not None and (metrics is None or r["metric"] in metrics)] for run in runs]
     names = list(dict.fromkeys((r["metric"], r["extractor"]) for own in rows for r in own))
-    lines = max(1, -(-len(names) // COLUMNS))
-    figure = Figure(figsize=(3.1 * COLUMNS, 2.35 * lines + 0.5), layout="constrained")
-    axes = figure.subplots(lines, COLUMNS, squeeze=False).ravel()
+    names.sort(key=lambda name: name[0] == "flagged_share")  # a check, not a result: last
+    columns = min(COLUMNS, max(1, len(names)))
+    lines = max(1, -(-len(names) // columns))
+    figure = Figure(figsize=(max(4.5, 3.1 * columns), 2.35 * lines + 0.7), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    labels = [run.config.name for run in runs]
+    labels = labels if len(set(labels)) == len(labels) else [run.path.name for run in runs]
     several = len({extractor for _, extractor in names if extractor != "none"}) > 1
     for axis, (metric, extractor) in zip(axes, names, strict=False):
         for k, (run, own) in enumerate(zip(runs, rows, strict=True)):
@@ -33,11 +39,12 @@ def curves(runs: list[Run], metrics: list[str] | None = None) -> Any:
                 continue
             t = [r["generation"] for r in points]
             colour = COLOURS[k % len(COLOURS)]
-            axis.plot(t, [r["value"] for r in points], marker="o", ms=3, lw=1.4, color=colour, label=run.config.name)
+            axis.plot(t, [r["value"] for r in points], marker="o", ms=3, lw=1.4, color=colour, label=labels[k])
             if all(r["ci_low"] is not None for r in points):
-                axis.fill_between(t, [r["ci_low"] for r in points], [r["ci_high"] for r in points], color=colour, alpha=0.18, lw=0)
+                low, high = [r["ci_low"] for r in points], [r["ci_high"] for r in points]
+                axis.fill_between(t, low, high, color=colour, alpha=0.18, lw=0, label=INTERVAL)
             if k == 0 and points[0]["floor"] is not None:
-                axis.axhline(points[0]["floor"], color="#888888", ls="--", lw=1, label="floor (real against real)")
+                axis.axhline(points[0]["floor"], color="#888888", ls="--", lw=1, label=FLOOR)
         axis.set_title(metric.replace("_", " ") + (f" ({extractor})" if several and extractor != "none" else ""), fontsize=10)
         axis.tick_params(labelsize=8)
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -45,9 +52,14 @@ def curves(runs: list[Run], metrics: list[str] | None = None) -> Any:
         axis.grid(alpha=0.25)
     for axis in axes[len(names) :]:
         axis.set_axis_off()
-    for axis in axes[max(0, len(names) - COLUMNS) : len(names)]:
+    for axis in axes[(lines - 1) * columns : len(names)]:
         axis.set_xlabel("generation", fontsize=9)
-    if names:
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=9, frameon=False)
+    # Each label once, whichever plot it is in: the runs, then what band and dashes mean.
+    shown = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    if INTERVAL in shown and len(runs) > 1:
+        shown[INTERVAL] = Patch(color="#888888", alpha=0.3, lw=0)
+    order = sorted(shown, key=lambda label: [*labels, INTERVAL, FLOOR].index(label))
+    if shown:
+        handles = [shown[label] for label in order]
+        figure.legend(handles, order, loc="outside lower center", ncols=min(columns + 1, len(order)), fontsize=9, frameon=False)
     return figure

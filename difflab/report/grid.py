@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from difflab.data.files import read_json
+from difflab.errors import StoreError
 from difflab.run import Run
 
 PAPER, INK, FAINT = (255, 255, 255), (25, 25, 30), (120, 120, 128)
 CELL = 48  # least side of a shown image in pixels
 GAP = 3
+LONGEST = 140  # pixels that the name of a column may take
 
 
+@lru_cache
 def font(size: int) -> Any:
-    return ImageFont.load_default(size)
+    """DejaVu Sans, which comes with matplotlib and knows more scripts than Pillow's own font."""
+    import matplotlib
+
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
 
 def enlarge(image: np.ndarray) -> Image.Image:
@@ -27,18 +34,27 @@ def enlarge(image: np.ndarray) -> Image.Image:
 
 
 def sheet(rows: list[tuple[str, list[np.ndarray]]], header: list[str] | None = None, title: str = "") -> Image.Image:
-    """Rows of images, each with a label on its left; `header` names the columns."""
+    """Rows of images, each with a label on its left; `header` names the columns, upright where one is wider than its column."""
     cells = [[enlarge(image) for image in images] for _, images in rows]
     side, columns = cells[0][0].width, max(len(row) for row in cells)
     left = 16 + max(int(font(14).getlength(label)) for label, _ in rows)
-    top = 12 + (26 if title else 0) + (20 if header else 0)
+    header = [_fit(_plain(name), LONGEST) for name in header or []]
+    longest = max((int(font(12).getlength(name)) + 1 for name in header), default=0)
+    upright = longest > side
+    top = 12 + (26 if title else 0) + (longest + 8 if upright else 20 if header else 0)
     width = max(left + columns * (side + GAP) + 12, 24 + int(font(16).getlength(title)))
     canvas = Image.new("RGB", (width, top + len(rows) * (side + GAP) + 12), PAPER)
     pen = ImageDraw.Draw(canvas)
     if title:
         pen.text((12, 8), title, INK, font(16))
-    for column, name in enumerate(header or []):
-        pen.text((left + column * (side + GAP) + side / 2, top - 4), _fit(name, side), FAINT, font(12), anchor="ms")
+    for column, name in enumerate(header):
+        middle = left + column * (side + GAP) + side // 2
+        if upright:
+            text = Image.new("RGB", (longest, 18), PAPER)
+            ImageDraw.Draw(text).text((0, 9), name, FAINT, font(12), anchor="lm")
+            canvas.paste(text.rotate(90, expand=True), (middle - 9, top - 4 - longest))
+        else:
+            pen.text((middle, top - 4), name, FAINT, font(12), anchor="ms")
     for r, (label, _) in enumerate(rows):
         y = top + r * (side + GAP)
         pen.text((left - 8, y + side / 2), label, INK, font(14), anchor="rm")
@@ -47,15 +63,26 @@ def sheet(rows: list[tuple[str, list[np.ndarray]]], header: list[str] | None = N
     return canvas
 
 
+def _plain(text: str) -> str:
+    """One line without control characters, which the font cannot draw and which could turn the text around."""
+    return "".join(c if c.isprintable() else " " for c in text[:200]).strip()
+
+
 def _fit(text: str, width: int) -> str:
+    """`text` cut to `width` pixels."""
     while text and font(12).getlength(text) > width:
         text = text[:-2].rstrip() + "…" if len(text) > 2 else ""
     return text
 
 
 def _probe(run: Run, generation: int) -> tuple[np.ndarray, list[str | None]]:
-    """Images [n, H, W, C] and class names of the probe of one generation."""
+    """Images [n, H, W, C] and class names of the probe of one generation. Raises StoreError when there is none."""
+    if generation < 0 or not run.done(generation, "sample"):
+        there = [t for t in range(run.config.generations + 1) if run.done(t, "sample")]
+        raise StoreError(f"{run.path} has no pictures of generation {generation}; it has {there or 'none'}")
     count = read_json(run.gen(generation) / "sampled.json")["probe"]
+    if not count:
+        raise StoreError(f"{run.path} has no pictures: its family draws numbers, or probe.per_condition is 0")
     shards = run.probe(generation, count)
     return shards.decode(0), shards.column("class")
 
@@ -71,9 +98,9 @@ def grid(run: Run, generation: int) -> Image.Image:
 
 
 def strip(run: Run) -> Image.Image:
-    """The same seeds down the generations; the first rows are held-out real images of the same classes."""
+    """The same seeds down the generations; the first row is held-out real images of the same classes."""
     generations = [t for t in range(run.config.generations + 1) if run.done(t, "sample")]
-    _, classes = _probe(run, generations[0])
+    _, classes = _probe(run, generations[0] if generations else 0)
     labelled = classes[0] is not None
     columns = np.arange(len(classes)) if labelled and len(classes) <= 24 else np.arange(0, len(classes), max(1, len(classes) // 16))
     rows = [("real", list(_real_like(run, [classes[c] for c in columns])))]
@@ -94,16 +121,18 @@ def caption(run: Run) -> str:
 
 
 def _real_like(run: Run, classes: list[str | None]) -> np.ndarray:
-    """One held-out image per wanted class, each a different one: [n, H, W, C]."""
+    """One held-out image per wanted class, each a different one while there are enough; white where none was held out: [n, H, W, C]."""
     first = run.about["n_train"]
     known = run.real.column("class")[first:]
     places: dict[str | None, list[int]] = {}
     for i, name in enumerate(known):
         places.setdefault(name if classes[0] is not None else None, []).append(first + i)
     taken: dict[str | None, int] = {}
-    picks = []
-    for name in classes:
-        options = places[name]
-        picks.append(options[taken.get(name, 0) % len(options)])
-        taken[name] = taken.get(name, 0) + 1
-    return run.real.gather(np.array(picks))
+    out = np.full((len(classes), *run.about["record"]), 255, dtype=np.uint8)
+    picks = {}
+    for column, name in enumerate(classes):
+        if options := places.get(name):  # a class of a single group of images can be in the train split only
+            picks[column] = options[taken.get(name, 0) % len(options)]
+            taken[name] = taken.get(name, 0) + 1
+    out[list(picks)] = run.real.gather(np.array(list(picks.values()), dtype=np.int64))
+    return out

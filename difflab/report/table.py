@@ -5,42 +5,53 @@ from __future__ import annotations
 from typing import Any
 
 from rich import box
+from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 from difflab.run import Run
 
 
-def table(run: Run, width: int = 120) -> Table:
-    """A rich table: one row per generation, one column per measure, the floor on top.
+def table(run: Run, width: int = 120) -> Group:
+    """One row per generation, one column per measure, the floor on top; as few tables below each other as `width` asks for.
 
-    The half width of the 95% interval stands behind each value where `width` characters leave room for it; it is in
-    metrics.jsonl in any case.
+    The half width of the 95% interval stands behind each value where that costs no further table; it is in
+    metrics.jsonl in any case. A number is never cut.
     """
     rows = run.rows()
     columns = list(dict.fromkeys((r["metric"], r["extractor"]) for r in rows if r["value"] is not None and r["metric"] != "flagged_share"))
     several = len({extractor for _, extractor in columns}) > 1
     heads = [metric.replace("_", "\n") + (f"\n({extractor})" if several else "") for metric, extractor in columns]
     by = {(r["generation"], r["metric"], r["extractor"]): r for r in rows}
-    first = run.generations[0] if run.generations else 0
-    floors = [number(by.get((first, *column), {}).get("floor")) for column in columns]
+    generations = run.generations
+    floors = [number(by.get((generations[0], *column), {}).get("floor")) if generations else "-" for column in columns]
 
-    def body(intervals: bool) -> list[list[str]]:
-        return [[str(t), *[cell(by.get((t, *column)), intervals) for column in columns]] for t in run.generations]
+    def part(chosen: list[int], intervals: bool) -> Table:
+        out = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+        for head in ("gen.", *(heads[i] for i in chosen)):
+            out.add_column(Text(head), justify="right", no_wrap=True, vertical="bottom")
+        out.add_row("floor", *(floors[i] for i in chosen), style="dim")
+        for t in generations:
+            out.add_row(str(t), *(cell(by.get((t, *columns[i])), intervals) for i in chosen))
+        return out
 
-    def needed(lines: list[list[str]]) -> int:
-        cells = [["gen.", *(max(h.split("\n"), key=len) for h in heads)], ["floor", *floors], *lines]
-        return sum(max(len(line[c]) for line in cells) + 2 for c in range(len(columns) + 1))
+    def parts(intervals: bool) -> list[Table]:
+        """Columns go into the first table while they fit, then into the next."""
+        groups: list[list[int]] = [[]]
+        for i in range(len(columns)):
+            if groups[-1] and measured(part([*groups[-1], i], intervals)) > width:
+                groups.append([])
+            groups[-1].append(i)
+        return [part(chosen, intervals) for chosen in groups]
 
-    lines = body(True)
-    if needed(lines) > width:
-        lines = body(False)
-    out = Table(title=f"{run.config.name}: recipe {run.recipe}", title_style="bold", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
-    for head in ("gen.", *heads):
-        out.add_column(head, justify="right", no_wrap=needed(lines) <= width, vertical="bottom")
-    out.add_row("floor", *floors, style="dim")
-    for line in lines:
-        out.add_row(*line)
-    return out
+    short, long = parts(False), parts(True)
+    title = Text(f" {run.config.name}: recipe {run.recipe}", style="bold", no_wrap=True, overflow="ellipsis")
+    return Group(title, *(long if len(long) <= len(short) else short))
+
+
+def measured(part: Table) -> int:
+    """Characters that a table takes when nothing limits it."""
+    return Console(width=10_000).measure(part).maximum
 
 
 def cell(row: dict[str, Any] | None, intervals: bool = True) -> str:

@@ -54,7 +54,9 @@ def test_an_image_of_one_colour_is_flagged():
 def test_rows_are_complete_and_typed():
     pixels = noise(3, 4, 4, 1)
     pixels[1] = 0
-    rows = ledger.table({"index": [0, 1, 2], "generation": 2, "kind": "synthetic", "label": [0, None, 2], "class": ["a", None, "b"]}, pixels, images=True)
+    rows = ledger.table(
+        {"index": [0, 1, 2], "generation": 2, "kind": "synthetic", "label": [0, None, 2], "class": ["a", None, "b"]}, pixels, images=True
+    )
     assert rows.schema.equals(ledger.schema(True), check_metadata=True)
     assert rows["generation"].to_pylist() == [2, 2, 2]
     assert rows["label"].to_pylist() == [0, None, 2] and rows["class"].to_pylist() == ["a", None, "b"]

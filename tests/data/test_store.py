@@ -46,7 +46,9 @@ def test_complete_only_with_every_shard(tmp_path):
     assert not shards.complete() and shards.has(0) and not shards.has(1)
 
 
-@pytest.mark.parametrize("pixels", [pictures(1), pictures(3), np.random.default_rng(0).standard_normal((COUNT, 3, 2))], ids=["grey", "colour", "numbers"])
+@pytest.mark.parametrize(
+    "pixels", [pictures(1), pictures(3), np.random.default_rng(0).standard_normal((COUNT, 3, 2))], ids=["grey", "colour", "numbers"]
+)
 @pytest.mark.parametrize("from_cache", [True, False])
 def test_gather_across_shards_equals_brute_force(tmp_path, pixels, from_cache):
     shards = stored(tmp_path, pixels)

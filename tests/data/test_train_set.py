@@ -25,7 +25,9 @@ def sets(tmp_path, record=(4, 4, 1), labels=True):
 
 def rows(*triples):
     generation, index, replicate = zip(*triples, strict=True)
-    return pa.table({"generation": pa.array(generation, pa.int32()), "index": pa.array(index, pa.int64()), "replicate": pa.array(replicate, pa.int32())})
+    return pa.table(
+        {"generation": pa.array(generation, pa.int32()), "index": pa.array(index, pa.int64()), "replicate": pa.array(replicate, pa.int32())}
+    )
 
 
 def test_rows_are_read_in_their_order_across_generations(tmp_path):

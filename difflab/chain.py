@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from accelerate import Accelerator
 
 from difflab import measure as measuring
@@ -53,12 +54,14 @@ class Work:
 def run_chain(config: Config, path: Path, report: Reporter | None = None) -> Run:
     """Run or resume the chain of `config` in `path` and return it. Safe to stop anywhere and to call again."""
     check(config)
-    accelerator = Accelerator(mixed_precision=config.train.precision)
+    # Without cpu=True several processes of a machine without GPU would each believe that they are alone.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=config.train.precision)
     with accelerator.main_process_first():  # the main process locks and checks the folder before anyone looks at it
         run = Run.create(path, config) if accelerator.is_main_process else Run(path, config)
     work = Work(run, accelerator, report or Reporter(quiet=True))
     try:
         ingest(run, accelerator)
+        check_counts(run)
         work.extractors = measuring.extractors_of(run, accelerator)
         # Decided before any stage runs: a process that looked later could find the main process's result and skip a stage that the others are in.
         done = {(t, stage) for t in range(config.generations + 1) for stage in STAGES if run.done(t, stage)}
@@ -85,17 +88,30 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None) -> Run
 def check(config: Config) -> None:
     """Find out about unknown names before anything is run."""
     from difflab.metrics import METRICS
+    from difflab.metrics.extractors import known_extractor
 
     policy_of(config.select.policy)
     if not config.exact:
         for name in config.measure.metrics:
             METRICS[name]
+        for spec in config.measure.extractors:
+            known_extractor(spec)
     if config.measure.judge is not None and config.measure.judge not in config.measure.extractors:
         raise ConfigError(f"measure.judge '{config.measure.judge}' is none of measure.extractors {config.measure.extractors}")
     if hasattr(config.model, "prediction_type"):
         from difflab.models.denoiser import noise_of, scheduler_of
 
         scheduler_of(config.sample, noise_of(config.model))
+
+
+def check_counts(run: Run) -> None:
+    """Find out about numbers of images that do not go together before anything is fitted."""
+    config = run.config
+    if not config.exact and config.measure.metrics:
+        measuring.measured_count(run)
+    if config.conditional:
+        for count in config.sample.count if isinstance(config.sample.count, list) else [config.sample.count]:
+            sample.asked(run, 0, count)
 
 
 def mix(work: Work, generation: int) -> None:

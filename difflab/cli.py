@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     code = 0
     try:
         code = args.command(args) or 0
-        sys.stdout.flush()  # a reader that has gone is noticed here, not while Python shuts down
+        print(end="", flush=True)  # a reader that has gone is noticed here, not while Python shuts down
         return code
     except DifflabError as error:
         return _problem(str(error))

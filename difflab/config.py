@@ -340,7 +340,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read config {path}: {error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no mapping of keys; see configs/digits.yaml for an example")
@@ -369,7 +369,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
             raise ConfigError(f"override '{override}': {parent} is not a section")
     try:
         node[leaf] = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
         raise ConfigError(f"override '{override}': the value is not valid YAML") from error
 
 

@@ -80,8 +80,9 @@ def _network(config: Config, shape: Shape) -> _Network | None:
     model = family(config.model, shape)
     if not hasattr(model, "initialise"):
         return None
-    from difflab.models.denoiser import scheduler_of
     from torch.utils.flop_counter import FlopCounterMode
+
+    from difflab.models.denoiser import scheduler_of
 
     model.initialise(0)
     h, w, c = shape.record

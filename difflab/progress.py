@@ -67,10 +67,11 @@ class Reporter:
             elapsed = time.monotonic() - started
             rate = done / elapsed if elapsed > 0 else 0.0
             left = (total - done) / rate if rate else None
-            seen, guess = self.spent + elapsed, self.expected_done + weight * (done / total if total else 1)
+            share = done / total if total else 1.0
+            seen, guess = self.spent + elapsed, self.expected_done + weight * share
             # The first seconds say nothing about the machine; until then the estimate stands as it is.
-            pace = min(10.0, max(0.1, seen / guess)) if guess > 1 and seen > 3 else 1.0
-            rest = pace * (sum(self.weights.values()) + weight * (1 - (done / total if total else 1)))
+            pace = seen / guess if guess and seen > 3 else 1.0
+            rest = pace * sum(self.weights.values()) + (pace * weight * (1 - share) if left is None else left)
             if bar:  # the bar shows the count; the line has to fit into 80 columns
                 return f"{done / total:4.0%}  {rate:,.0f} {unit}/s  {clock(left)} left  (run {clock(rest)})"
             return f"{done:,}/{total:,} {unit}  {rate:,.0f}/s  {clock(left)} left  (run: {clock(rest)} left)"

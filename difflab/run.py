@@ -11,13 +11,13 @@ runs/<name>/
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import json
 import os
 import platform
 import shutil
 import tempfile
-import weakref
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -118,9 +118,14 @@ class Run:
     def _claim(self) -> None:
         """Check that the locked folder is this recipe's, clear what a killed process left half-written, write run.yaml."""
         record = self.path / "run.yaml"
-        strays = list(self.path.rglob(".*.tmp"))
+        strays = list(self.path.rglob(".*tmp*"))
         if record.exists():
-            self._check_recipe(record)
+            if any(self.path.glob("gen-*")):
+                self._check_recipe(record)
+            elif _read_record(record) != self.config:
+                # Nothing was fitted under that recipe (it asked for bad images, say): the mended config may have the folder.
+                for part in (self.path / "real", self.cache):
+                    shutil.rmtree(part, ignore_errors=True)
         elif any(p.name != ".lock" and p not in strays for p in self.path.iterdir()):
             raise StoreError(f"{self.path} is not empty and holds no run; choose another folder with --out")
         for stray in strays:
@@ -245,7 +250,9 @@ def _read_record(record: Path) -> Config:
             f"{record} is missing or damaged ({type(error).__name__}); put it back from a copy, or start anew in another folder with --out"
         ) from error
     except ConfigError as error:
-        raise StoreError(f"{error}; the file was changed or comes from another version: put it back, or start anew in another folder with --out") from error
+        raise StoreError(
+            f"{error}; the file was changed or comes from another version: put it back, or start anew in another folder with --out"
+        ) from error
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
@@ -260,6 +267,5 @@ def open_run(path: str | os.PathLike[str]) -> Run:
         raise StoreError(f"{folder} holds no run (no run.yaml); {hint}")
     config = _read_record(folder / "run.yaml")
     cache = Path(tempfile.mkdtemp(prefix="difflab-"))
-    run = Run(folder, config, cache)
-    weakref.finalize(run, shutil.rmtree, cache, ignore_errors=True)
-    return run
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)  # its samples may outlive the Run
+    return Run(folder, config, cache)

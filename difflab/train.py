@@ -84,7 +84,9 @@ def fit(
             # A finite loss may still have had an infinite gradient, so what is about to be written is looked at too.
             written = at_checkpoint or step == steps
             if not math.isfinite(mean) or (written and not all(bool(p.isfinite().all()) for p in raw.parameters())):
-                what = f"the loss of generation {generation} is {mean}" if not math.isfinite(mean) else f"generation {generation} has non-finite weights"
+                what = (
+                    f"the loss of generation {generation} is {mean}" if not math.isfinite(mean) else f"generation {generation} has non-finite weights"
+                )
                 kept = f"the checkpoint at {saved * train.batch_size:,} images is kept" if saved else "nothing was written"
                 raise TrainingError(
                     f"{what} after {step * train.batch_size:,} images; {kept}. Lower train.learning_rate (now {train.learning_rate:g}) or set train.gradient_clip, under a new name"

@@ -19,7 +19,8 @@ def export(run: Run, generation: int, folder: Path) -> int:
     """
     if run.config.exact:
         raise ConfigError(f"{run.path} holds numbers, not images: nothing to export as pictures")
-    if generation < 0 or not run.done(generation, "sample"):
+    # A set that has lost a shard is not "no samples": reading it names the shard.
+    if generation < 0 or not (run.gen(generation) / "sampled.json").exists():
         there = [t for t in range(run.config.generations + 1) if run.done(t, "sample")]
         raise ConfigError(f"{run.path} has no samples of generation {generation}; it has {there or 'none'}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -99,6 +99,7 @@ def open_extractor(spec: str, fitted: Path | None = None, device: str | torch.de
 
 
 def _open(spec: str, fitted: Path | None, device: str | torch.device) -> Extractor:
+    known_extractor(spec)
     name, _, rest = spec.partition(":")
     if name == "open_clip":
         return _open_clip(rest, device)
@@ -110,7 +111,14 @@ def _open(spec: str, fitted: Path | None, device: str | torch.device) -> Extract
         return _fitted(fitted, device)
     if spec == "efficientnet-lite0":
         return _efficientnet_lite0(device)
-    raise MeasureError(f"unknown extractor '{spec}'; {nearest(name, SPECS)}")
+    raise AssertionError("known_extractor lets no other spec through")
+
+
+def known_extractor(spec: str) -> None:
+    """Raise MeasureError, with the nearest, unless `spec` is of a form that `open_extractor` takes. Loads nothing."""
+    name = spec.partition(":")[0]
+    if (name if name in ("open_clip", "inception") else spec) not in SPECS:
+        raise MeasureError(f"unknown extractor '{spec}'; {nearest(name, SPECS)}")
 
 
 def _never(images: Tensor) -> Tensor:

@@ -166,9 +166,11 @@ def scheduler_of(how: Sample, noise: Any, device: Any = "cpu") -> Any:
         if key not in accepted or key == "self":
             raise ConfigError(f"sample.scheduler_options: {name} knows no '{key}'; {_near(key, accepted, 'see its page in the diffusers docs')}")
         if key == "trained_betas" or (key in forward and key != "timestep_spacing"):
-            raise ConfigError(f"sample.scheduler_options: '{key}' is settled by training; set model.train_timesteps, beta_schedule or prediction_type")
+            raise ConfigError(
+                f"sample.scheduler_options: '{key}' is settled by training; set model.train_timesteps, beta_schedule or prediction_type"
+            )
     try:
-        scheduler = kind(**{**forward, **options})
+        scheduler: Any = kind(**{**forward, **options})
         scheduler.set_timesteps(how.steps, device=device)
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:
         raise ConfigError(f"sample.scheduler '{name}' refuses {options} with sample.steps {how.steps}: {' '.join(str(error).split())}") from error

@@ -33,7 +33,7 @@ def curves(runs: list[Run], metrics: list[str] | None = None) -> Any:
     labels = labels if len(set(labels)) == len(labels) else [run.path.name for run in runs]
     several = len({extractor for _, extractor in names if extractor != "none"}) > 1
     for axis, (metric, extractor) in zip(axes, names, strict=False):
-        for k, (run, own) in enumerate(zip(runs, rows, strict=True)):
+        for k, own in enumerate(rows):
             points = [r for r in own if (r["metric"], r["extractor"]) == (metric, extractor)]
             if not points:
                 continue

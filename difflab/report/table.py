@@ -45,8 +45,9 @@ def table(run: Run, width: int = 120) -> Group:
         return [part(chosen, intervals) for chosen in groups]
 
     short, long = parts(False), parts(True)
+    roomy = len(long) <= len(short) and all(measured(one) <= width for one in long)
     title = Text(f" {run.config.name}: recipe {run.recipe}", style="bold", no_wrap=True, overflow="ellipsis")
-    return Group(title, *(long if len(long) <= len(short) else short))
+    return Group(title, *(long if roomy else short))
 
 
 def measured(part: Table) -> int:

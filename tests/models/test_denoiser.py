@@ -24,7 +24,12 @@ SCHEDULERS = ["DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "
               "HeunDiscreteScheduler", "UniPCMultistepScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "DEISMultistepScheduler"]  # fmt: skip
 
 # diffusers (0.35 to 0.42) itself hands tensors to np.array() in the set_timesteps of most schedulers.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:diffusers.schedulers")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:diffusers.schedulers"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning:diffusers.schedulers"),
+]
+
+SMALL = Shape((4, 4, 1), 3)
 
 
 def spec(**changes: Any) -> Spec:
@@ -50,7 +55,7 @@ class Stub(torch.nn.Module):
         return self.answer(x, t, labels)
 
 
-def stubbed(answer: Any, shape: Shape = Shape((4, 4, 1), 3), **changes: Any) -> PixelMLP:
+def stubbed(answer: Any, shape: Shape = SMALL, **changes: Any) -> PixelMLP:
     model = PixelMLP(spec(**changes), shape)
     model.net = Stub(answer)
     return model
@@ -130,7 +135,6 @@ def analytic(mean: float, sd: float, prediction: str, schedule: str) -> Any:
     bars = DDPMScheduler(beta_schedule=schedule).alphas_cumprod.double()
 
     def answer(x: torch.Tensor, t: torch.Tensor, labels: Any) -> torch.Tensor:
-        # Between two steps (Euler, Heun) the noise level is that of the logarithm of sigma, interpolated.
         ab = bars[t.long()].view(-1, 1, 1, 1)
         a, s = ab.sqrt(), (1 - ab).sqrt()
         clean = mean + a * sd**2 / (ab * sd**2 + 1 - ab) * (x.double() - a * mean)
@@ -141,22 +145,25 @@ def analytic(mean: float, sd: float, prediction: str, schedule: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "prediction", "schedule", "options"),
+    ("name", "steps", "prediction", "schedule"),
     [
-        ("DDIMScheduler", 250, "v_prediction", "squaredcos_cap_v2", {}),
-        ("DDIMScheduler", 250, "epsilon", "linear", {}),
-        ("DDPMScheduler", 1000, "v_prediction", "squaredcos_cap_v2", {}),
-        ("DPMSolverMultistepScheduler", 100, "v_prediction", "squaredcos_cap_v2", {}),
-        ("DPMSolverMultistepScheduler", 100, "epsilon", "linear", {}),
-        ("EulerDiscreteScheduler", 250, "epsilon", "linear", {}),
-        ("HeunDiscreteScheduler", 100, "epsilon", "linear", {}),
-        ("UniPCMultistepScheduler", 100, "v_prediction", "linear", {}),
+        ("DDIMScheduler", 1000, "v_prediction", "squaredcos_cap_v2"),
+        ("DDIMScheduler", 1000, "epsilon", "linear"),
+        ("DDPMScheduler", 1000, "v_prediction", "squaredcos_cap_v2"),
+        ("DPMSolverMultistepScheduler", 250, "v_prediction", "squaredcos_cap_v2"),
+        ("DPMSolverMultistepScheduler", 250, "epsilon", "linear"),
+        ("EulerDiscreteScheduler", 1000, "epsilon", "linear"),
+        ("HeunDiscreteScheduler", 250, "epsilon", "linear"),
+        ("UniPCMultistepScheduler", 250, "v_prediction", "linear"),
     ],
 )
-def test_a_perfect_denoiser_gives_samples_of_the_true_mean_and_spread(name, steps, prediction, schedule, options):
+def test_a_perfect_denoiser_gives_samples_of_the_true_mean_and_spread(name, steps, prediction, schedule):
+    """Within z < 4 over 9,600 pixels. Steps are many because too few shrink the spread (DDIM: by 1.8/steps of it at the cosine schedule)."""
     mean, sd, n = 0.2, 0.15, 150  # 0.2 +- 5 sd lies within [-1, 1], so nothing is clipped
-    model = stubbed(analytic(mean, sd, prediction, schedule), Shape((8, 8, 1), 0), conditional=False, prediction_type=prediction, beta_schedule=schedule)
-    how = Sample(scheduler=name, steps=steps, scheduler_options=options)
+    model = stubbed(
+        analytic(mean, sd, prediction, schedule), Shape((8, 8, 1), 0), conditional=False, prediction_type=prediction, beta_schedule=schedule
+    )
+    how = Sample(scheduler=name, steps=steps)
     x = model.sample(None, list(range(n)), how) / 127.5 - 1.0
     count = x.size
     rounding = (2 / 255) ** 2 / 12  # variance that 8 bits add
@@ -243,7 +250,9 @@ def _cut(path: Any) -> None:
     path.write_bytes(path.read_bytes()[:300])
 
 
-@pytest.mark.parametrize("damage", ["no weights", "cut weights", "no config", "cut config", "foreign config", "a tensor less", "other shapes", "gone"])
+@pytest.mark.parametrize(
+    "damage", ["no weights", "cut weights", "no config", "cut config", "foreign config", "a tensor less", "other shapes", "gone"]
+)
 def test_a_damaged_model_is_named_and_never_filled_up(tmp_path, damage):
     model = small()
     model.save(tmp_path)
@@ -267,7 +276,7 @@ def test_a_damaged_model_is_named_and_never_filled_up(tmp_path, damage):
     else:
         for path in tmp_path.rglob("*.*"):
             path.unlink()
-    with pytest.raises(StoreError, match="holds no readable model.*delete it and run the same command again"):
+    with pytest.raises(StoreError, match=r"holds no readable model.*delete it and run the same command again"):
         PixelMLP.load(model.spec, model.shape, tmp_path)
 
 

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from difflab.config import PixelMLP as Spec
+from difflab.models.base import Shape
+from difflab.models.pixel_mlp import DenoisingMLP, PixelMLP, waves
+
+
+@pytest.mark.parametrize(("side", "channels", "classes"), [(8, 1, 10), (5, 3, 0)])
+def test_a_prediction_has_the_shape_of_the_images(side, channels, classes):
+    net = DenoisingMLP(side, channels, 9, 2, classes)  # an odd width works too
+    labels = torch.tensor([0, classes]) if classes else None  # `classes` is the null label
+    assert net(torch.zeros(2, channels, side, side), torch.tensor([0, 999]), labels).shape == (2, channels, side, side)
+
+
+def test_time_and_class_matter():
+    net = DenoisingMLP(4, 1, 16, 1, 3)
+    x = torch.randn(1, 1, 4, 4)
+
+    def at(t: int, label: int) -> torch.Tensor:
+        return net(x, torch.tensor([t]), torch.tensor([label]))
+
+    assert not torch.allclose(at(3, 0), at(4, 0)) and not torch.allclose(at(3, 0), at(3, 3))
+
+
+def test_a_conditional_network_wants_labels():
+    with pytest.raises(ValueError, match="class_labels are needed"):
+        DenoisingMLP(4, 1, 16, 1, 3)(torch.zeros(1, 1, 4, 4), torch.tensor([0]))
+
+
+def test_images_of_a_batch_do_not_see_each_other():
+    net = DenoisingMLP(4, 1, 16, 2, 3)
+    x, t, y = torch.randn(5, 1, 4, 4), torch.arange(5), torch.tensor([0, 1, 2, 3, 0])
+    alone = torch.cat([net(x[i : i + 1], t[i : i + 1], y[i : i + 1]) for i in range(5)])
+    torch.testing.assert_close(alone, net(x, t, y))
+
+
+def test_waves_are_the_sinusoids_of_the_transformer():
+    embedding = waves(torch.tensor([0.0, 7.0]), 6)
+    by_hand = [[f(t * 10_000 ** (-k / 3)) for f in (math.cos, math.sin) for k in range(3)] for t in (0, 7)]
+    torch.testing.assert_close(embedding, torch.tensor(by_hand))
+    assert waves(torch.tensor([1]), 5).shape == (1, 5)
+
+
+def test_the_family_builds_what_its_config_says():
+    family = PixelMLP(Spec(family="pixel-mlp", width=24, depth=3), Shape((8, 8, 3), 5))
+    family.initialise(0)
+    config = family.net.config
+    assert (config.sample_size, config.channels, config.width, config.depth, config.classes) == (8, 3, 24, 3, 5)
+    assert len(family.net.blocks) == 3 and family.net.label.num_embeddings == 6
+    family = PixelMLP(Spec(family="pixel-mlp", conditional=False), Shape((8, 8, 1), 5))
+    family.initialise(0)
+    assert family.net.label is None

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from difflab.config import parse
+from difflab.measure import row
+from difflab.report.curves import COLOURS, curves
+from difflab.run import Run
+
+FLOOR, INTERVAL = "floor (real against real)", "95% interval"
+
+
+def made(path: Path, name: str, rows: list[dict[str, Any]]) -> Run:
+    run = Run(path, parse({"name": name, "model": {"family": "memoriser"}, "generations": 9}))
+    for t in {r["generation"] for r in rows}:
+        run.gen(t).mkdir(parents=True)
+        (run.gen(t) / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows if r["generation"] == t))
+    return run
+
+
+def numbers(metric: str, values: list[float | None], floor: float | None = 0.1, extractor: str = "pixels", ci: bool = True) -> list[dict[str, Any]]:
+    return [row(t, metric, extractor, v, (v - 0.2, v + 0.3) if ci and v is not None else None, 50, floor, "abc") for t, v in enumerate(values)]
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    rows = [*numbers("flagged_share", [0, 0], 0.0, "none"), *numbers("fd", [1.0, 3.0]), *numbers("recall", [0.9, 0.2], 0.95)]
+    return made(tmp_path / "one", "one", rows)
+
+
+def legend(figure: Any) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_each_measure_is_a_plot_with_values_interval_and_floor(run):
+    figure = curves([run])
+    fd, recall, flagged = (a for a in figure.axes if a.axison)
+    assert [a.get_title() for a in (fd, recall, flagged)] == ["fd", "recall", "flagged share"]
+    line, floor = fd.lines
+    assert line.get_xydata().tolist() == [[0, 1.0], [1, 3.0]]
+    assert set(floor.get_ydata()) == {0.1} and set(recall.lines[1].get_ydata()) == {0.95}
+    band = fd.collections[0].get_paths()[0].vertices
+    for t, value in ((0, 1.0), (1, 3.0)):
+        heights = band[band[:, 0] == t, 1]
+        assert heights.min() == pytest.approx(value - 0.2) and heights.max() == pytest.approx(value + 0.3)
+    assert legend(figure) == ["one", INTERVAL, FLOOR]
+
+
+def test_several_runs_share_the_plots_and_have_a_colour_each(run, tmp_path):
+    two = made(tmp_path / "two", "two", [*numbers("fd", [1.5, 2.5, 2.0], 0.7), *numbers("kid", [0.1, 0.2], None)])
+    figure = curves([run, two])
+    fd = next(a for a in figure.axes if a.get_title() == "fd")
+    first, floor, second = fd.lines
+    assert (first.get_color(), second.get_color()) == COLOURS[:2] and second.get_xydata().tolist() == [[0, 1.5], [1, 2.5], [2, 2.0]]
+    assert set(floor.get_ydata()) == {0.1}  # the floor of the first
+    assert len(fd.collections) == 2
+    assert [a.get_title() for a in figure.axes if a.axison] == ["fd", "recall", "kid", "flagged share"]
+    assert legend(figure) == ["one", "two", INTERVAL, FLOOR]
+
+
+def test_a_run_that_lacks_the_first_measure_is_in_the_legend_too(run, tmp_path):
+    figure = curves([run, made(tmp_path / "two", "two", numbers("kid", [0.1], None, ci=False))])
+    assert legend(figure) == ["one", "two", INTERVAL, FLOOR]
+
+
+def test_runs_of_the_same_name_are_told_apart_by_their_folders(run, tmp_path):
+    figure = curves([run, made(tmp_path / "other", "one", numbers("fd", [2.0]))])
+    assert legend(figure)[:2] == ["one", "other"]
+
+
+def test_metrics_can_be_chosen_and_the_figure_shrinks(run):
+    figure = curves([run], ["recall"])
+    assert [a.get_title() for a in figure.axes] == ["recall"]
+    assert figure.get_size_inches()[0] < curves([run]).get_size_inches()[0]
+
+
+def test_without_intervals_floors_or_values_nothing_is_made_up(tmp_path):
+    figure = curves([made(tmp_path / "r", "r", [*numbers("fd", [1.0, None, 2.0], None, ci=False), *numbers("kid", [None, None])])])
+    (fd,) = (a for a in figure.axes if a.axison)
+    assert [line.get_xydata().tolist() for line in fd.lines] == [[[0, 1.0], [2, 2.0]]] and not fd.collections
+    assert legend(figure) == ["r"]
+
+
+def test_extractors_are_named_when_there_are_several(tmp_path):
+    figure = curves([made(tmp_path / "r", "r", [*numbers("fd", [1.0]), *numbers("fd", [2.0], extractor="fitted")])])
+    assert [a.get_title() for a in figure.axes] == ["fd (pixels)", "fd (fitted)"]
+
+
+def test_a_run_without_numbers_gives_an_empty_figure(tmp_path):
+    figure = curves([made(tmp_path / "r", "r", [])])
+    assert not figure.legends and not any(a.axison for a in figure.axes)
+
+
+@pytest.mark.parametrize("measures", [1, 2, 4, 5, 11])
+def test_nothing_overlaps_or_leaves_the_page(tmp_path, measures):
+    rows = [r for i in range(measures) for r in numbers(f"a_rather_long_{i}", [1e-4 * 10**i, 2.0])]
+    runs = [made(tmp_path / n, n, rows) for n in ("digits-accumulate", "digits-fresh", "digits")]
+    figure = curves(runs)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    page, box = figure.bbox, figure.legends[0].get_window_extent(renderer)
+    plots = [a.get_tightbbox(renderer) for a in figure.axes if a.axison]
+    for part in (box, *plots):
+        assert part.x0 >= -1 and part.y0 >= -1 and part.x1 <= page.x1 + 1 and part.y1 <= page.y1 + 1
+    assert not any(box.overlaps(plot) for plot in plots)
+    assert not any(a.overlaps(b) for i, a in enumerate(plots) for b in plots[:i])
+    labelled = [bool(a.get_xlabel()) for a in figure.axes if a.axison]
+    assert labelled == [i >= (len(labelled) - 1) // 4 * 4 for i in range(len(labelled))]

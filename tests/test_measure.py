@@ -1,0 +1,245 @@
+"""Stage 5 on real digits: rows with their keys, floors, intervals, recipes, and numbers that could not be taken."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from difflab import measure as measuring
+from difflab.chain import run_chain
+from difflab.config import Config, parse
+from difflab.errors import ConfigError, MeasureError
+from difflab.measure import KEYS, collect, extractors_of, measure_images, measured_count
+from difflab.metrics import METRICS, Judge, Pair, interval, resampled
+from difflab.run import Run
+from difflab.seeds import seed_of
+
+ALL = ["fd", "kid", "precision", "recall", "density", "coverage", "trace_ratio", "class_accuracy", "class_entropy", "rare_class_survival"]
+BASE: dict[str, Any] = {
+    "generations": 1,
+    "data": {"source": "digits", "train_size": 100},
+    "model": {"family": "pixel-mlp", "width": 32, "depth": 1},
+    "train": {"images_seen": 2560, "batch_size": 64, "learning_rate": 3e-3},
+    "sample": {"count": 80, "steps": 4, "shard_size": 40, "batch_size": 40},
+    "probe": {"per_condition": 0},
+    "measure": {"metrics": ALL, "resamples": 20, "count": 70, "neighbours": 3},
+}
+
+
+def digits(**changes: Any) -> Config:
+    return parse({**BASE, **changes})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    return run_chain(digits(), tmp_path_factory.mktemp("measure") / "run")
+
+
+def rows(run: Run, **measure: Any) -> dict[str, dict[str, Any]]:
+    """Generation 1 of a run measured anew with other settings, by metric."""
+    changed = Run(run.path, digits(measure={**BASE["measure"], **measure}))
+    accelerator = Accelerator()
+    out = measure_images(changed, 1, extractors_of(changed, accelerator), accelerator, lambda n: None)
+    return {f"{r['metric']}/{r['extractor']}": r for r in out}
+
+
+@pytest.fixture(scope="module")
+def taken(run) -> dict[str, dict[str, Any]]:
+    return rows(run)
+
+
+def sides(run: Run, n: int = 70) -> dict[str, Any]:
+    """Features and labels of the images that the measures should be about, found by their ledger columns."""
+    split, labels = np.array(run.real.column("split")), torch.from_numpy(run.real.labels())
+    pixels = torch.from_numpy(run.real.gather(np.arange(len(run.real)))).flatten(1).float() / 255
+    train, held_out = np.flatnonzero(split == "train"), np.flatnonzero(split == "held_out")
+    samples = torch.from_numpy(run.samples(1).gather(np.arange(n))).flatten(1).float() / 255
+    asked = torch.from_numpy(run.samples(1).labels()[:n])
+    judge = Judge.fit(pixels[train], labels[train], 10)
+    a, b = train[:n], held_out[:n]
+    assert not {run.real.column("sha256")[i] for i in a} & {run.real.column("sha256")[i] for i in b}
+    return {
+        "pair": Pair(pixels[b], samples, real_labels=labels[b], fake_labels=asked, judge=judge, neighbours=3),
+        "floor": Pair(pixels[a], pixels[b], real_labels=labels[a], fake_labels=labels[b], judge=judge, neighbours=3),
+    }
+
+
+def test_rows_have_every_key_and_say_what_they_are(run, taken):
+    assert set(taken) == {f"{m}/pixels" for m in ALL} | {"flagged_share/none"}
+    for r in taken.values():
+        assert tuple(r) == KEYS and r["generation"] == 1 and r["lab"] == 0 and len(r["recipe"]) == 12
+        assert r["ci_low"] <= r["value"] <= r["ci_high"] and math.isfinite(r["floor"]) and r["reason"] is None
+        assert r["ci_low"] < r["ci_high"] or r["value"] in (0, 1)  # a share at its bound in every half-sample
+        assert r["n"] == (80 if r["metric"] == "flagged_share" else 70)
+
+
+def test_rows_are_the_metrics_themselves_on_the_same_images(run, taken):
+    by_hand = sides(run)
+    for name in ALL:
+        assert taken[f"{name}/pixels"]["value"] == pytest.approx(METRICS[name].of(by_hand["pair"]), rel=1e-6, abs=1e-9), name
+
+
+def test_the_floor_is_between_two_disjoint_real_sets_of_the_same_size(run, taken):
+    by_hand = sides(run)
+    for name in ALL:
+        assert taken[f"{name}/pixels"]["floor"] == pytest.approx(METRICS[name].of(by_hand["floor"]), rel=1e-6, abs=1e-9), name
+    other = rows(run, count=60)
+    assert other["fd/pixels"]["n"] == 60 and other["fd/pixels"]["floor"] != taken["fd/pixels"]["floor"]
+
+
+def test_intervals_are_those_of_the_half_samples(run, taken):
+    pair = sides(run)["pair"]
+    for name in ("fd", "recall", "class_entropy"):
+        draws = resampled(METRICS[name], pair, range(20), seed_of("interval", 0, 1, name))
+        r = taken[f"{name}/pixels"]
+        assert (r["ci_low"], r["ci_high"]) == pytest.approx(interval(r["value"], draws, METRICS[name].range), rel=1e-5, abs=1e-9)
+
+
+def test_measuring_again_gives_the_same_rows(run, taken):
+    assert rows(run) == taken
+    written = [json.loads(line) for line in (run.gen(1) / "metrics.jsonl").read_text().splitlines()]
+    assert written == list(taken.values())
+
+
+def test_no_resamples_no_intervals(run, taken):
+    for name, r in rows(run, resamples=0).items():
+        assert r["value"] == taken[name]["value"]
+        assert r["metric"] == "flagged_share" or (r["ci_low"] is None and r["ci_high"] is None)
+
+
+def test_metrics_jsonl_of_the_run_is_that_of_its_generations(run):
+    own = [(run.gen(t) / "metrics.jsonl").read_text() for t in (0, 1)]
+    assert (run.path / "metrics.jsonl").read_text() == "".join(own)
+    assert len(run.metrics) == 22 and list(run.metrics.columns) == list(KEYS)
+
+
+# ------------------------------------------------------------------------------------------------ recipes
+def recipes(run: Run, **measure: Any) -> dict[str, str]:
+    return {name: r["recipe"] for name, r in rows(run, **measure).items()}
+
+
+def test_the_recipe_changes_with_what_makes_a_number_and_with_nothing_else(run, taken):
+    base = {name: r["recipe"] for name, r in taken.items()}
+    assert len(set(base.values())) == len(base)  # every measure its own
+    assert recipes(run, resamples=0) == base and recipes(run, resamples=40) == base  # the number is the same
+    assert recipes(run, metrics=["recall"])["recall/pixels"] == base["recall/pixels"]
+    fewer = recipes(run, count=60)
+    assert {m for m in base if fewer[m] == base[m]} == {"flagged_share/none"}  # which is about all samples, whatever count
+    assert recipes(run, neighbours=4)["recall/pixels"] != base["recall/pixels"]
+    fitted = recipes(run, extractors=["fitted"])
+    assert not set(fitted.values()) & (set(base.values()) - {base["flagged_share/none"]})
+    judged = recipes(run, extractors=["pixels", "fitted"], judge="fitted")
+    assert {"class_accuracy/fitted", "fd/pixels", "fd/fitted"} <= set(judged) and "class_accuracy/pixels" not in judged
+    assert judged["fd/pixels"] == base["fd/pixels"] and judged["class_accuracy/fitted"] == fitted["class_accuracy/fitted"]
+
+
+def test_generations_share_their_recipes_and_another_real_set_has_others(run, tmp_path):
+    by_generation = [{r["metric"]: r["recipe"] for r in run.rows() if r["generation"] == t} for t in (0, 1)]
+    assert by_generation[0] == by_generation[1]
+    other = run_chain(digits(seed=1, generations=0, measure={**BASE["measure"], "metrics": ["fd"]}), tmp_path / "run")
+    assert {r["metric"]: r["recipe"] for r in other.rows()}["fd"] != by_generation[0]["fd"]
+
+
+# ------------------------------------------------------------------------- what cannot be taken, what is wrong
+def test_a_measure_that_cannot_be_taken_says_why(tmp_path):
+    config = digits(generations=0, model={"family": "memoriser"}, sample={"count": 80})
+    run = run_chain(config, tmp_path / "run")
+    by_name = {r["metric"]: r for r in run.rows()}
+    lost = by_name["class_accuracy"]
+    assert lost["value"] is None and lost["floor"] is None and lost["ci_low"] is None and lost["n"] == 70
+    assert "the samples are unconditional" in lost["reason"]
+    assert all(r["value"] is not None and r["reason"] is None for name, r in by_name.items() if name != "class_accuracy")
+
+
+def test_constant_images_are_counted_as_flagged(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    copy = Run(tmp_path / "run", run.config)
+    pixels = copy.samples(1).gather(np.arange(40))
+    pixels[:4] = 7
+    copy.samples(1).path(0).unlink()
+    copy.samples(1).write(0, pixels, {"generation": 1})
+    r = rows(copy)["flagged_share/none"]
+    assert r["value"] == 4 / 80 and r["n"] == 80 and r["floor"] == 0.0
+    z, p, n = 1.96, 4 / 80, 80  # Wilson's interval, from its quadratic equation
+    roots = np.roots([1 + z * z / n, -(2 * p + z * z / n), p * p])
+    assert sorted(roots) == pytest.approx([r["ci_low"], r["ci_high"]])
+
+
+def test_more_images_than_there_are_cannot_be_measured(run):
+    with pytest.raises(MeasureError, match=r"measure\.count 81 is more than the 80 images"):
+        measured_count(Run(run.path, digits(measure={"count": 81})))
+
+
+def test_the_count_is_the_same_in_all_generations_also_in_later_ones(run):
+    shrinking = {**BASE["sample"], "count": [80, 80, 40]}
+    for generations in (1, 2, 9):  # a run that is extended must not change the n of what it has measured already
+        assert measured_count(Run(run.path, digits(generations=generations, sample=shrinking, measure={}))) == 40
+
+
+def test_a_judge_that_is_no_extractor_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(ConfigError, match=r"measure\.judge 'fitted' is none of measure\.extractors \['pixels'\]"):
+        run_chain(digits(measure={"judge": "fitted"}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_measure_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(MeasureError, match="recal"):
+        run_chain(digits(measure={"metrics": ["recal"]}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_measures_only_flags_are_counted(run, tmp_path):
+    nothing = Run(run.path, digits(measure={"metrics": []}))
+    assert extractors_of(nothing, Accelerator()) == []
+    assert [r["metric"] for r in measure_images(nothing, 1, [], Accelerator(), lambda n: None)] == ["flagged_share"]
+
+
+# ---------------------------------------------------------------------------------------- several processes
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_the_half_samples_and_agree_on_the_interval(run, taken, monkeypatch, world):
+    """What each of several processes would gather is played by taking all their parts in turn."""
+    changed = Run(run.path, digits(measure={**BASE["measure"], "metrics": ["fd", "recall"]}))
+    opened, parts = extractors_of(changed, Accelerator()), []
+
+    def play(rank: int) -> list[Any]:
+        process = SimpleNamespace(process_index=rank, num_processes=world, is_main_process=rank == 0, wait_for_everyone=lambda: None)
+        return measure_images(changed, 1, opened, process, lambda n: None)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(measuring, "gather_object", lambda own: parts.append(own) or ([*own] * 20)[:20])
+    for rank in range(world):
+        play(rank)
+    for at, name in enumerate(("fd", "recall")):
+        drawn = [x for part in parts[at::2] for x in part]
+        assert len(drawn) == 20
+        monkeypatch.setattr(measuring, "gather_object", lambda own, drawn=drawn: drawn)
+        r = {r["metric"]: r for r in play(0)}[name]
+        assert r == taken[f"{name}/pixels"]
+
+
+def test_what_one_process_cannot_take_is_an_error_in_all(monkeypatch):
+    two, gathered = SimpleNamespace(process_index=0, num_processes=2), []
+    rows_of_one = Pair(torch.zeros(8, 1), torch.rand(8, 1))  # trace_ratio has no value here: the real images are all the same
+    monkeypatch.setattr(measuring, "gather_object", lambda own: gathered.append(own) or [1.0, *own])
+    with pytest.raises(MeasureError, match="all the same"):
+        measuring._shared(two, METRICS["trace_ratio"], rows_of_one, 20, 0)  # type: ignore[arg-type]
+    assert len(gathered) == 1  # it told the others before it stopped
+    monkeypatch.setattr(measuring, "gather_object", lambda own: [*own, MeasureError("theirs")])
+    with pytest.raises(MeasureError, match="theirs"):
+        measuring._shared(two, METRICS["trace_ratio"], Pair(torch.rand(8, 1), torch.rand(8, 1)), 20, 0)  # type: ignore[arg-type]
+
+
+def test_collect_writes_what_the_generations_hold(run, tmp_path: Path):
+    shutil.copytree(run.path, tmp_path / "run")
+    copy, before = Run(tmp_path / "run", run.config), (run.path / "metrics.jsonl").read_bytes()
+    (copy.path / "metrics.jsonl").unlink()
+    collect(copy)
+    assert (copy.path / "metrics.jsonl").read_bytes() == before

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from difflab.config import Config, parse
+from difflab.errors import ConfigError
+from difflab.models.base import Shape
+from difflab.plan import Cost, plan
+
+DIGITS = Shape((8, 8, 1), 10)
+WIDTH, DEPTH, PIXELS = 32, 2, 64
+# Multiply-adds of one image: two layers of the time embedding, into, per block modulate (w -> 2w) and two layers, out.
+FORWARD = 2 * (2 * WIDTH**2 + PIXELS * WIDTH + DEPTH * 4 * WIDTH**2 + WIDTH * PIXELS)
+
+
+def config(**changes: Any) -> Config:
+    base: dict[str, Any] = {
+        "generations": 3,
+        "data": {"train_size": 100},
+        "model": {"family": "pixel-mlp", "width": WIDTH, "depth": DEPTH},
+        "train": {"images_seen": 1000, "batch_size": 50},
+        "sample": {"count": [40, 30, 20], "steps": 7, "shard_size": 10, "batch_size": 10},
+    }
+    for key, value in changes.items():
+        base[key] = {**base.get(key, {}), **value} if isinstance(value, dict) and key != "model" else value
+    return parse(base)
+
+
+def costs(stage: str, shape: Shape = DIGITS, n_train: int = 500, **changes: Any) -> list[Cost]:
+    return [c for c in plan(config(**changes), shape, n_train) if c.stage == stage]
+
+
+def test_training_is_three_forward_passes_per_image_seen():
+    assert [(c.generation, c.images, c.flops) for c in costs("train")] == [(t, 1000, 3 * FORWARD * 1000) for t in range(4)]
+
+
+def test_sampling_is_one_forward_pass_per_image_and_step():
+    assert [(c.images, c.flops) for c in costs("sample")] == [(n, FORWARD * 7 * n) for n in (40, 30, 20, 20)]
+
+
+@pytest.mark.parametrize(("scale", "factor"), [(0.0, 1), (1.0, 1), (3.0, 2)])
+def test_guidance_doubles_sampling_alone(scale, factor):
+    assert [c.flops for c in costs("sample", sample={"guidance_scale": scale})] == [factor * c.flops for c in costs("sample")]
+    assert [c.flops for c in costs("train", sample={"guidance_scale": scale})] == [c.flops for c in costs("train")]
+
+
+# diffusers turns tensors into arrays in a way that numpy 2 deprecates.
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+def test_a_second_order_scheduler_takes_its_extra_passes():
+    heun = costs("sample", sample={"scheduler": "HeunDiscreteScheduler"})
+    assert [c.flops for c in heun] == [FORWARD * (2 * 7 - 1) * n for n in (40, 30, 20, 20)]
+
+
+def test_an_unknown_scheduler_is_refused():
+    with pytest.raises(ConfigError, match="did you mean 'DDIMScheduler'"):
+        costs("sample", sample={"scheduler": "DDIMSchedulr"})
+
+
+@pytest.mark.parametrize(
+    ("regime", "sizes"),
+    [
+        ({"name": "replace"}, [100, 40, 30, 20]),
+        ({"name": "replace", "set_size": 15}, [100, 15, 15, 15]),
+        ({"name": "replace", "synthetic_from": "all"}, [100, 40, 70, 90]),
+        ({"name": "accumulate"}, [100, 140, 170, 190]),
+        ({"name": "accumulate", "set_size": 120}, [100, 120, 120, 120]),
+        ({"name": "accumulate_subsample"}, [100, 100, 100, 100]),
+        ({"name": "fixed_real", "real_fraction": 0.5, "set_size": 40}, [100, 40, 40, 40]),
+        ({"name": "fresh_real", "real_fraction": 0.5, "set_size": 40}, [100, 40, 40, 40]),
+    ],
+    ids=str,
+)
+def test_training_sets_have_the_sizes_that_the_regime_gives_them(regime, sizes):
+    assert [c.images for c in costs("mix", regime=regime)] == sizes
+
+
+def test_the_whole_train_split_is_the_first_set_when_no_size_is_asked():
+    assert costs("mix", data={"train_size": None}, n_train=321)[0].images == 321
+
+
+def test_weights_are_on_the_disk_of_every_generation():
+    from difflab.models.pixel_mlp import DenoisingMLP
+
+    size = 4 * sum(p.numel() for p in DenoisingMLP(8, 1, WIDTH, DEPTH, 10).parameters())
+    assert [c.disk_bytes for c in costs("train")] == [size] * 4
+
+
+def test_samples_take_space_in_proportion_to_images_and_pixels():
+    small, large = costs("sample")[0], costs("sample", sample={"count": 80})[0]
+    assert large.disk_bytes == 2 * small.disk_bytes > 40 * 64 * 0.5
+    wide = costs("sample", Shape((16, 16, 1), 10))[0]
+    assert wide.disk_bytes - small.disk_bytes == pytest.approx(0.7 * (256 - 64) * 40)
+
+
+@pytest.mark.parametrize(
+    ("model", "record"),
+    [({"family": "gaussian", "dim": 2, "replicates": 5}, (5, 2)), ({"family": "categorical", "replicates": 5}, (5, 1))],
+    ids=["gaussian", "categorical"],
+)
+def test_exact_families_take_numbers_and_no_flops(model, record):
+    found = plan(config(model=model, data={"source": "exact", "train_size": 100}), Shape(record), 100)
+    assert sum(c.flops for c in found) == 0 and all(c.seconds < 1 for c in found)
+    assert [c.disk_bytes for c in found if c.stage == "sample"] == [8 * record[0] * record[1] * n for n in (40, 30, 20, 20)]
+
+
+def test_the_memoriser_takes_no_flops_either():
+    found = plan(config(model={"family": "memoriser"}), DIGITS, 500)
+    assert sum(c.flops for c in found) == 0
+    assert [c.images for c in found if c.stage == "train"] == [100, 40, 30, 20]
+
+
+def test_every_stage_of_every_generation_has_a_time():
+    found = plan(config(), DIGITS, 500)
+    assert len({(c.generation, c.stage) for c in found}) == len(found) == 20
+    assert all(0 < c.seconds < 60 for c in found)

@@ -15,6 +15,8 @@ from difflab.run import Run
 PAPER, INK, FAINT = (255, 255, 255), (25, 25, 30), (120, 120, 128)
 CELL = 48  # least side of a shown image in pixels
 GAP = 3
+BETWEEN = 9  # wider gap between groups of columns
+STRIP = 24  # columns of a strip at most
 LONGEST = 140  # pixels that the name of a column may take
 
 
@@ -33,22 +35,30 @@ def enlarge(image: np.ndarray) -> Image.Image:
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
-def sheet(rows: list[tuple[str, list[np.ndarray]]], header: list[str] | None = None, title: str = "") -> Image.Image:
-    """Rows of images, each with a label on its left; `header` names the columns, upright where one is wider than its column."""
+def sheet(rows: list[tuple[str, list[np.ndarray]]], header: list[str] | None = None, title: str = "", group: int = 1) -> Image.Image:
+    """Rows of images, each with a label on its left; every `group` columns stand together under one name of `header`.
+
+    A name that is wider than its group stands upright.
+    """
     cells = [[enlarge(image) for image in images] for _, images in rows]
     side, columns = cells[0][0].width, max(len(row) for row in cells)
     left = 16 + max(int(font(14).getlength(label)) for label, _ in rows)
     header = [_fit(_plain(name), LONGEST) for name in header or []]
     longest = max((int(font(12).getlength(name)) + 1 for name in header), default=0)
-    upright = longest > side
+    span = group * (side + GAP) - GAP
+    upright = longest > span
     top = 12 + (26 if title else 0) + (longest + 8 if upright else 20 if header else 0)
-    width = max(left + columns * (side + GAP) + 12, 24 + int(font(16).getlength(title)))
+
+    def place(column: int) -> int:
+        return left + column * (side + GAP) + (column // group * BETWEEN if group > 1 else 0)
+
+    width = max(place(columns - 1) + side + GAP + 12, 24 + int(font(16).getlength(title)))
     canvas = Image.new("RGB", (width, top + len(rows) * (side + GAP) + 12), PAPER)
     pen = ImageDraw.Draw(canvas)
     if title:
         pen.text((12, 8), title, INK, font(16))
-    for column, name in enumerate(header):
-        middle = left + column * (side + GAP) + side // 2
+    for k, name in enumerate(header):
+        middle = place(k * group) + span // 2
         if upright:
             text = Image.new("RGB", (longest, 18), PAPER)
             ImageDraw.Draw(text).text((0, 9), name, FAINT, font(12), anchor="lm")
@@ -59,7 +69,7 @@ def sheet(rows: list[tuple[str, list[np.ndarray]]], header: list[str] | None = N
         y = top + r * (side + GAP)
         pen.text((left - 8, y + side / 2), label, INK, font(14), anchor="rm")
         for c, cell in enumerate(cells[r]):
-            canvas.paste(cell, (left + c * (side + GAP), y))
+            canvas.paste(cell, (place(c), y))
     return canvas
 
 
@@ -98,17 +108,23 @@ def grid(run: Run, generation: int) -> Image.Image:
 
 
 def strip(run: Run) -> Image.Image:
-    """The same seeds down the generations; the first row is held-out real images of the same classes."""
+    """The same seeds down the generations; the first row is held-out real images of the same classes.
+
+    Images of one class stand together, since what is lost first is the difference between them. Where all classes do not
+    fit, some are shown, evenly spread over the list.
+    """
     generations = [t for t in range(run.config.generations + 1) if run.done(t, "sample")]
     _, classes = _probe(run, generations[0] if generations else 0)
-    labelled = classes[0] is not None
-    columns = np.arange(len(classes)) if labelled and len(classes) <= 24 else np.arange(0, len(classes), max(1, len(classes) // 16))
+    per = run.config.probe.per_condition if classes[0] is not None else 1
+    groups = len(classes) // per
+    shown = np.unique(np.linspace(0, groups - 1, min(groups, max(1, STRIP // per))).round().astype(int))
+    columns = (shown[:, None] * per + np.arange(per)).ravel()
     rows = [("real", list(_real_like(run, [classes[c] for c in columns])))]
     for t in generations:
         images, _ = _probe(run, t)
         rows.append((f"generation {t}", [images[c] for c in columns]))
-    header = [classes[c] or "" for c in columns] if labelled else None
-    return sheet(rows, header, f"{run.config.name}: the same seeds in every generation ({caption(run)})")
+    header = [classes[g * per] or "" for g in shown] if classes[0] is not None else None
+    return sheet(rows, header, f"{run.config.name}: the same seeds in every generation ({caption(run)})", per)
 
 
 def caption(run: Run) -> str:

@@ -10,7 +10,7 @@ from PIL import Image
 from difflab.config import parse
 from difflab.data.files import write_json
 from difflab.report import grid as grids
-from difflab.report.grid import CELL, GAP, caption, enlarge, font, grid, sheet, strip
+from difflab.report.grid import BETWEEN, CELL, GAP, caption, enlarge, font, grid, sheet, strip
 from difflab.run import Run
 
 SIDE = 8
@@ -48,9 +48,9 @@ def made(path: Path, classes: list[str] | None, per: int = 2, generations: int =
     return run
 
 
-def beside(picture: Image.Image, row: int, column: int) -> np.ndarray:
-    """The same in a strip, whose rows have labels."""
-    return cell(picture, row, column, left=16 + int(font(14).getlength("generation 0")))
+def beside(picture: Image.Image, row: int, column: int, per: int = 2) -> np.ndarray:
+    """The same in a strip, whose rows have labels and whose columns stand in groups of `per`."""
+    return cell(picture, row, column, left=16 + int(font(14).getlength("generation 0")) + (column // per * BETWEEN if per > 1 else 0))
 
 
 def cell(picture: Image.Image, row: int, column: int, channels: int = 1, left: int = 16) -> np.ndarray:
@@ -94,11 +94,20 @@ def test_the_strip_has_a_row_of_held_out_images_and_one_per_generation(tmp_path)
     assert picture.height < 12 + 26 + 20 + 4 * (CELL + GAP) + 12 + 1
 
 
-def test_the_strip_of_an_unlabelled_run_shows_at_most_16_columns(tmp_path):
+def test_the_strip_of_an_unlabelled_run_shows_at_most_24_columns_evenly_spread(tmp_path):
     run = made(tmp_path, None, per=4, generations=2)
     picture = strip(run)
-    for column in range(16):
-        assert (beside(picture, -1, column) == run.probe(1, 32).decode(0)[2 * column]).all()
+    probe = run.probe(1, 32).decode(0)
+    for column in range(24):
+        assert (beside(picture, -1, column, per=1) == probe[round(column * 31 / 23)]).all()
+
+
+def test_a_strip_with_too_many_classes_shows_whole_classes(tmp_path):
+    run = made(tmp_path, [str(c) for c in range(9)], per=6, generations=1)
+    picture, probe = strip(run), run.probe(0, 54).decode(0)
+    for group, shown in enumerate([0, 3, 5, 8]):
+        for k in range(6):
+            assert (beside(picture, -1, 6 * group + k, per=6) == probe[6 * shown + k]).all()
 
 
 def test_a_class_that_was_not_held_out_has_a_white_place_instead_of_another_image(tmp_path):

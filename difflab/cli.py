@@ -25,7 +25,7 @@ DISK_FULL = re.compile(r"No space left|Disk quota exceeded|\d+ requested and \d+
 EXAMPLES = """examples:
   difflab run configs/digits.yaml                                run, or resume, a chain
   difflab run configs/digits.yaml regime.name=accumulate --out runs/acc
-  accelerate launch --num_processes 2 -m difflab run configs/digits.yaml
+  accelerate launch --multi_gpu --num_processes 2 -m difflab run configs/digits.yaml     (on CPUs too)
   difflab plan configs/digits.yaml                               what it would cost
   difflab status runs/digits                                     how far it is
   difflab export runs/digits --generation 3 --to digits-gen3     images as files

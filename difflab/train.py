@@ -21,15 +21,12 @@ from difflab.config import Config, Train
 from difflab.data.files import read_tensors, write_json, write_tensors
 from difflab.data.train_set import TrainSet
 from difflab.errors import ConfigError, TrainingError
-from difflab.models.base import Family
 from difflab.seeds import generator, numpy_generator
 
 REPORTS = 50  # points of the loss curve
 
 
-def fit(
-    model: Family, data: TrainSet, config: Config, generation: int, folder: Path, accelerator: Accelerator, advance: Callable[[int], None]
-) -> None:
+def fit(model: Any, data: TrainSet, config: Config, generation: int, folder: Path, accelerator: Accelerator, advance: Callable[[int], None]) -> None:
     """Fit `model` to `data` by descent and save it under `folder`/model. Resumes from `folder`/checkpoint.safetensors.
 
     Args:
@@ -64,7 +61,7 @@ def fit(
         labels = None if data.labels is None or not config.conditional else torch.from_numpy(data.labels[at]).to(accelerator.device)
         rng = generator("noise", config.seed, generation, seen)
         with accelerator.autocast():
-            losses = model.loss(net, images, labels, rows, train.batch_size, train, rng)  # type: ignore[attr-defined]
+            losses = model.loss(net, images, labels, rows, train.batch_size, train, rng)
         # Gradients are averaged over processes; this factor makes that the mean over the whole batch.
         loss = losses.sum() * (world / train.batch_size)
         accelerator.backward(loss)

@@ -45,8 +45,15 @@ def main() -> None:
         run.strip().save(folder / f"{run.config.name}-strip.png", optimize=True)
         for t in (None, 0, run.config.generations) if run is runs[0] else (run.config.generations,):
             found = {r["metric"]: r for r in rows if r["generation"] == (t or 0)}
-            cells = [number(found[m]["floor"]) if t is None else f"{number(found[m]['value'])} [{number(found[m]['ci_low'])}, {number(found[m]['ci_high'])}]" for m in SHOWN]
-            lines.append(f"| {'floor (real against real)' if t is None else run.config.name} | {'' if t is None else t} | " + " | ".join(cells) + " |")
+            cells = [
+                number(found[m]["floor"])
+                if t is None
+                else f"{number(found[m]['value'])} [{number(found[m]['ci_low'])}, {number(found[m]['ci_high'])}]"
+                for m in SHOWN
+            ]
+            lines.append(
+                f"| {'floor (real against real)' if t is None else run.config.name} | {'' if t is None else t} | " + " | ".join(cells) + " |"
+            )
     curves(runs).savefig(folder / "digits-curves.png", dpi=110)
     lines.append("")
     for run in runs:

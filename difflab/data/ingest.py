@@ -60,7 +60,7 @@ def _images(run: Run) -> tuple[dict[str, Any], tuple[int, ...], dict[str, list[A
         columns |= {"label": labels, "class": [source.classes[label] for label in labels]}
     if source.prompts is not None:
         columns["prompt"] = [source.prompts[i] for i in order]
-    about = {
+    about: dict[str, Any] = {
         "source": source.name,
         "licence": source.licence,
         "classes": source.classes,
@@ -88,5 +88,5 @@ def _exact(run: Run) -> tuple[dict[str, Any], tuple[int, ...], dict[str, list[An
     family = family_of(config.model)
     record = family.truth(config.model, seeds[:1]).shape[1:]
     columns: dict[str, list[Any]] = {"split": ["train"] * n_train + ["held_out"] * n0, "seed": seeds}
-    about = {"source": "exact", "licence": "drawn by difflab", "classes": None, "n_train": n_train, "n_held_out": n0, "skipped": []}
+    about: dict[str, Any] = {"source": "exact", "licence": "drawn by difflab", "classes": None, "n_train": n_train, "n_held_out": n0, "skipped": []}
     return about, record, columns, lambda span: family.truth(config.model, seeds[span.start : span.stop])

@@ -48,7 +48,11 @@ class Gaussian(Exact):
         drift = (self.mean**2).mean(1)
         out = {"variance": variance, "squared_drift": drift}
         if d == 1:
-            out |= {"log_variance": np.log(variance, where=variance > 0, out=np.full_like(variance, -np.inf)), "sd": np.sqrt(variance), "w2_squared": drift + (1 - np.sqrt(variance)) ** 2}
+            out |= {
+                "log_variance": np.log(variance, where=variance > 0, out=np.full_like(variance, -np.inf)),
+                "sd": np.sqrt(variance),
+                "w2_squared": drift + (1 - np.sqrt(variance)) ** 2,
+            }
         return out
 
     def save(self, folder: Path) -> None:

@@ -25,6 +25,7 @@ class DenoisingMLP(ModelMixin, ConfigMixin):
     def __init__(self, sample_size: int, channels: int, width: int, depth: int, classes: int = 0):
         super().__init__()
         pixels = sample_size * sample_size * channels
+        self.width = width
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Embedding(classes + 1, width) if classes else None
         self.into = nn.Linear(pixels, width)
@@ -33,7 +34,7 @@ class DenoisingMLP(ModelMixin, ConfigMixin):
 
     def forward(self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
         """sample [n, C, H, W], timestep [n], class_labels int64 [n] or None -> prediction [n, C, H, W]."""
-        condition = self.time(waves(timestep, self.config.width).to(sample.dtype))
+        condition = self.time(waves(timestep, self.width).to(sample.dtype))
         if self.label is not None:
             if class_labels is None:
                 raise ValueError("class_labels are needed by a class-conditional model")

@@ -45,4 +45,4 @@ class PixelUNet(Denoiser):
     def save(self, folder: Path) -> None:
         super().save(folder)
         if not self.spec.conditional:
-            DDPMPipeline(self.net, self.noise).save_pretrained(folder)
+            DDPMPipeline(self.net, self.noise).save_pretrained(folder)  # type: ignore[attr-defined]

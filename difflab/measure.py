@@ -20,10 +20,9 @@ from difflab.data.files import write_tensors, write_text
 from difflab.data.store import Shards
 from difflab.errors import MeasureError
 from difflab.models.base import Exact
-from difflab.run import Run
+from difflab.run import KEYS, Run
 from difflab.seeds import seed_of
 
-KEYS = ("generation", "lab", "metric", "extractor", "value", "ci_low", "ci_high", "n", "floor", "recipe", "reason")
 Row = dict[str, Any]
 
 

@@ -33,6 +33,8 @@ from difflab.data.store import Shards
 from difflab.errors import ConfigError, StoreError
 from difflab.models.base import Shape
 
+# Of every row of metrics.jsonl.
+KEYS = ("generation", "lab", "metric", "extractor", "value", "ci_low", "ci_high", "n", "floor", "recipe", "reason")
 STAGES = ("mix", "train", "sample", "select", "measure")
 
 
@@ -172,8 +174,6 @@ class Run:
     def metrics(self) -> Any:
         """Every number as a pandas DataFrame: generation, lab, metric, extractor, value, ci_low, ci_high, n, floor, recipe."""
         import pandas as pd
-
-        from difflab.measure import KEYS
 
         return pd.DataFrame(self.rows(), columns=list(KEYS))
 

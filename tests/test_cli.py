@@ -19,8 +19,7 @@ from PIL import Image
 
 from difflab.cli import DISK_FULL, main
 from difflab.config import parse
-from difflab.measure import KEYS
-from difflab.run import STAGES
+from difflab.run import KEYS, STAGES
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DIGITS = CONFIGS / "digits.yaml"

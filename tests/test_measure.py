@@ -18,9 +18,9 @@ from difflab import measure as measuring
 from difflab.chain import run_chain
 from difflab.config import Config, parse
 from difflab.errors import ConfigError, MeasureError
-from difflab.measure import KEYS, collect, extractors_of, measure_images, measured_count
+from difflab.measure import collect, extractors_of, measure_images, measured_count
 from difflab.metrics import METRICS, Judge, Pair, interval, resampled
-from difflab.run import Run
+from difflab.run import KEYS, Run
 from difflab.seeds import seed_of
 
 ALL = ["fd", "kid", "precision", "recall", "density", "coverage", "trace_ratio", "class_accuracy", "class_entropy", "rare_class_survival"]

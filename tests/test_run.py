@@ -16,8 +16,7 @@ from difflab import open_run
 from difflab.chain import run_chain
 from difflab.config import parse
 from difflab.errors import StoreError
-from difflab.measure import KEYS
-from difflab.run import Run
+from difflab.run import KEYS, Run
 
 CONFIG: dict[str, Any] = {
     "name": "small",

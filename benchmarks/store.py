@@ -38,6 +38,15 @@ def emoji(generations: int, count: int, regime: str) -> config.Config:
     )
 
 
+def trained(generations: int, count: int) -> config.Config:
+    """The same pictures and regime with a network that is trained in every generation, if only a little."""
+    raw = emoji(generations, count, "accumulate").model_dump()
+    raw["model"] = {"family": "pixel-mlp", "conditional": False}
+    raw["train"] = {"images_seen": 5000, "checkpoint_every": 0}
+    raw["sample"] |= {"steps": 4}
+    return config.parse(raw)
+
+
 def store_share(run: Run) -> tuple[float, float, float]:
     """Seconds in the store, seconds of all stages, images per second written, over all generations."""
     times = run.timings()
@@ -96,6 +105,7 @@ def main() -> None:
         digits = chain.run_chain(config.load(DIGITS, ["generations=1"]), folder / "digits")
         plain = chain.run_chain(emoji(2, count, "replace"), folder / "replace")
         memory = peaks(lambda: chain.run_chain(emoji(8, count, "accumulate"), folder / "accumulate"))
+        memory_trained = peaks(lambda: chain.run_chain(trained(8, count), folder / "trained"))
         grown = accumulated(Run(folder / "accumulate", emoji(8, count, "accumulate")))
 
         inside, whole, rate = store_share(digits)
@@ -113,7 +123,11 @@ def main() -> None:
         print(f"| accumulate: bytes of training set 8 beside those of its samples | {table / samples:.1%} | {text} |")
         print(f"| accumulate: bytes per row of training set 8 | {table / rows:.2f} | {copied} image columns in train_set.parquet |")
         text = f"{memory[8] / MIB:.0f} MiB, {memory[1] / MIB:.0f} MiB; its training set is {grown[8][0] / grown[1][0]:.1f} times as large, and a memoriser holds it"
-        print(f"| accumulate: peak memory of generation 8 over that of generation 1 | {memory[8] / memory[1]:.2f} | {text} |")
+        print(f"| accumulate, memoriser: peak memory of generation 8 over that of generation 1 | {memory[8] / memory[1]:.2f} | {text} |")
+        text = f"{memory_trained[8] / MIB:.0f} MiB, {memory_trained[1] / MIB:.0f} MiB"
+        print(
+            f"| accumulate, pixel-mlp: peak memory of generation 8 over that of generation 1 | {memory_trained[8] / memory_trained[1]:.2f} | {text} |"
+        )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from difflab import measure as measuring
 from difflab import regimes, sample, train
 from difflab.config import Config, digest
+from difflab.data import ledger
 from difflab.data.files import atomic, write_json
 from difflab.data.ingest import ingest
 from difflab.data.train_set import TrainSet
@@ -162,7 +163,7 @@ def select(work: Work, generation: int) -> None:
     """Stage 4: which samples may train later generations, and why the others may not."""
     if work.main:
         shards = work.run.samples(generation)
-        rows = pa.concat_tables([shards.table(k) for k in shards.shards])
+        rows = pa.concat_tables([shards.table(k, [name for name, _ in ledger.COLUMNS]) for k in shards.shards])
         reasons = policy_of(work.run.config.select.policy)(rows)
         _write_table(
             work.run.gen(generation) / "selected.parquet",

@@ -99,6 +99,7 @@ def fit(model: Any, data: TrainSet, config: Config, generation: int, folder: Pat
             saved = step
     ema.copy_to(raw)
     raw.eval()
+    accelerator.free_memory()  # it keeps a reference to all that it prepared: one model and optimiser more per generation
     if accelerator.is_main_process:
         write_json(folder / "training.json", {"images_seen": steps * train.batch_size, "set_size": len(data), "loss": curve})
 

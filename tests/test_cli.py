@@ -367,7 +367,7 @@ def test_folders_without_images_are_refused(folder, refused, tmp_path):
 
 
 def test_sets_that_are_too_small_are_refused_before_anything_is_fitted(refused):
-    assert "asks for 1000 real images, the train split has 120" in refused("run", DIGITS, *MEMORISER, "data.train_size=1000", "--out", "a")
+    assert "asks for 1000 real images, the train split has 140" in refused("run", DIGITS, *MEMORISER, "data.train_size=1000", "--out", "a")
     fresh = ["regime={name: fresh_real, real_fraction: 0.5}"]
     assert "fresh_real runs out of unseen real images" in refused("run", DIGITS, *MEMORISER, *fresh, "--out", "b")
     assert not list(Path().glob("?/gen-*"))

@@ -34,9 +34,11 @@ def verify(run: Run) -> Iterator[str]:
         yield str(error)
         return
     stages = [(t, stage) for t in range(run.config.generations + 1) for stage in STAGES]
-    last = max((i for i, (t, stage) in enumerate(stages) if run.done(t, stage)), default=-1)
+    # A sampled set that lost a shard is no longer done, but its record still says what must be there.
+    left = {(t, stage) for t, stage in stages if run.done(t, stage) or (stage == "sample" and (run.gen(t) / "sampled.json").exists())}
+    last = max((i for i, key in enumerate(stages) if key in left), default=-1)
     for t, stage in stages[: last + 1]:
-        if not run.done(t, stage):
+        if (t, stage) not in left:
             yield f"{run.gen(t)}: the result of stage {stage} is missing, though later ones are there; run the same command again"
         elif stage in CHECKS:
             try:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from difflab.errors import ConfigError
 
-# A policy maps the ledger rows of one generation's samples to one reason per row: None keeps it, a text drops it.
+# A policy maps the ledger columns (no image bytes) of one generation's samples to one reason per row: None keeps it, a text drops it.
 Policy = Callable[[pa.Table], list[str | None]]
 POLICIES: dict[str, Policy] = {}
 

@@ -183,7 +183,7 @@ class Train(_Spec):
         0.1, ge=0, le=1, description="Share of labels replaced by 'none' in training, which classifier-free guidance needs; 0 = off."
     )
     ema_decay: float = Field(0.995, ge=0, lt=1, description="Decay per step of the averaged weights that sample; 0 = off.")
-    precision: Literal["no", "bf16", "fp16"] = Field("no", description="Mixed precision; no = float32.")
+    precision: Literal["no", "bf16"] = Field("no", description="Mixed precision; no = float32.")
     checkpoint_every: int = Field(50_000, ge=0, description="Images between checkpoints inside one training; 0 = off. Does not change the result.")
 
     @field_validator("precision", mode="before")
@@ -227,7 +227,7 @@ class Select(_Spec):
     """What becomes of the samples before they may train anything; what is dropped stays in the ledger with its reason."""
 
     policy: str = Field(
-        "all", description="all = keep every sample; unflagged = drop images flagged as degenerate; any file of difflab/policies registers more."
+        "all", description="all = keep every sample; unflagged = drop images flagged as degenerate; every file of difflab/policies may register more."
     )
 
 
@@ -297,6 +297,8 @@ class Config(_Spec):
             raise ValueError("data.source=exact wants data.train_size, the number n of real samples")
         if regime.real_fraction is not None and regime.name not in ("fixed_real", "fresh_real"):
             raise ValueError(f"regime.real_fraction has no meaning under regime.name={regime.name}; use fixed_real or fresh_real")
+        if regime.name == "accumulate" and regime.set_size is not None:
+            raise ValueError("regime.set_size has no meaning under regime.name=accumulate, which keeps everything; use accumulate_subsample")
         if regime.stratified and regime.name != "accumulate_subsample":
             raise ValueError("regime.stratified needs regime.name=accumulate_subsample")
         if regime.name == "fresh_real" and not self.exact and self.data.train_size is None:

@@ -24,6 +24,7 @@ from difflab.run import KEYS, Run
 from difflab.seeds import seed_of
 
 Row = dict[str, Any]
+SHARES = ("share of samples", "share of real images")  # units of measures that count images one by one
 
 
 def row(
@@ -132,7 +133,7 @@ def measure_images(run: Run, generation: int, extractors: list[Any], accelerator
                 value = metric.of(pair)
                 floor = metric.of(floor_pair)
                 drawn = _shared(accelerator, metric, pair, config.measure.resamples, seed_of("interval", config.seed, generation, name))
-                ci = interval(value, sorted(drawn), metric.range) if drawn else None
+                ci = interval(value, sorted(drawn), metric.range, n if metric.unit in SHARES else None) if drawn else None
                 rows.append(row(generation, shown, extractor.name, value, ci, n, floor, configs.digest(recipe)))
             except MeasureError as error:
                 rows.append(row(generation, shown, extractor.name, None, None, n, None, configs.digest(recipe), str(error)))
@@ -172,13 +173,13 @@ def _shared(accelerator: Accelerator, metric: Any, pair: Any, count: int, seed: 
 
 def _flagged(run: Run, generation: int, recipe: str) -> Row:
     """Share of degenerate samples, over all of them, with its Wilson interval."""
+    from difflab.metrics.interval import wilson
+
     flags = run.samples(generation).column("flag")
     count, total = sum(f is not None for f in flags), len(flags)
-    p, z2 = count / total, 1.96**2
-    centre, half = (p + z2 / (2 * total)) / (1 + z2 / total), np.sqrt(p * (1 - p) * z2 / total + z2 * z2 / (4 * total**2)) / (1 + z2 / total)
-    ci = (max(0.0, float(centre - half)), min(1.0, float(centre + half)))
+    p = count / total
     real = run.real.column("flag")[run.about["n_train"] :]
-    return row(generation, "flagged_share", "none", p, ci, total, sum(f is not None for f in real) / len(real), recipe)
+    return row(generation, "flagged_share", "none", p, wilson(p, total), total, sum(f is not None for f in real) / len(real), recipe)
 
 
 def _tensor(labels: np.ndarray | None) -> torch.Tensor | None:

@@ -15,6 +15,7 @@ from difflab.config import Config
 from difflab.models import family_of
 from difflab.models.base import Shape
 
+DIMENSIONS = {"fitted": 64, "efficientnet-lite0": 1280, "inception": 2048, "open_clip": 768}  # of features; open_clip's vary
 PNG_SHARE = 0.7  # typical size of a PNG of natural or noisy small images, relative to its raw pixels
 
 
@@ -52,6 +53,7 @@ def plan(config: Config, shape: Shape, n_train: int) -> list[Cost]:
             seen, passes = config.train.images_seen, network.passes * count
             out.append(Cost(t, "train", seen, 3 * network.flops * seen, network.bytes, seen * network.backward))
             disk = PNG_SHARE * pixels * count + 300 * count
+            disk += 4 * count * sum(DIMENSIONS.get(spec.partition(":")[0], pixels) for spec in config.measure.extractors)
             out.append(Cost(t, "sample", count, network.flops * passes, disk, passes * network.forward + 1e-4 * count))
         else:
             out.append(Cost(t, "train", sets, 0, 0, 0.05))

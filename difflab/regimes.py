@@ -12,7 +12,7 @@ Training set t >= 1 is drawn from three pools, with a count for each and an opti
     fresh_real            -           a n         last            (1-a) n          -
     ====================  ==========  ==========  ==============  ===============  ========
 
-with n = set_size or n0, a = real_fraction. Terms: RESEARCH of Gerstgrasser et al. 2404.01413 (replace, accumulate),
+with n = set_size or n0, a = real_fraction. Terms: Gerstgrasser et al. 2404.01413 (replace, accumulate),
 Kazdan et al. 2410.16713 (accumulate-subsample), Alemohammad et al. 2307.01850 (fixed and fresh real data),
 Shi et al. 2509.16499 (the stratified draw). Training set 0 is the first n0 images of the real train split.
 
@@ -42,6 +42,7 @@ class Pool:
     generation: int
     rows: np.ndarray
     count: int
+    same: bool = False  # the first `count` rows in every generation instead of a draw
 
 
 def pools(config: Config, generation: int, n_train: int, kept: list[np.ndarray]) -> tuple[list[Pool], int | None]:
@@ -72,7 +73,7 @@ def pools(config: Config, generation: int, n_train: int, kept: list[np.ndarray])
     else:
         n_real, start = real_count(config, n0), (generation - 1) * real_count(config, n0)
         if regime.name == "fixed_real":
-            drawn = [Pool("fixed_real", REAL, real, n_real)]
+            drawn = [Pool("fixed_real", REAL, real, n_real, same=True)]
         else:
             reserve = np.arange(n0 + start, min(n_train, n0 + start + n_real))
             drawn = [Pool("fresh_real", REAL, reserve, n_real)]
@@ -133,8 +134,7 @@ def mix(drawn: list[Pool], budget: int | None, key: tuple[object, ...], replicat
     else:
         for i, pool in enumerate(drawn):
             mine = np.flatnonzero(pool_of == i)
-            # Fixed real images are the same ones in every generation: the first of the (already shuffled) train split.
-            if pool.count == len(mine) or pool.kind == "fixed_real":
+            if pool.count == len(mine) or pool.same:  # the train split is shuffled already
                 picks.append((mine[: pool.count], SHARED))
             else:
                 each(mine, pool.count, i)

@@ -103,7 +103,7 @@ class Run:
         run = cls(path, config)
         try:
             run.path.mkdir(parents=True, exist_ok=True)
-            run._lock = open(run.path / ".lock", "w")  # noqa: SIM115 (held open as long as the run is worked on)
+            run._lock = open(run.path / ".lock", "a")  # noqa: SIM115 (held open as long as the run is worked on)
         except OSError as error:
             raise StoreError(f"cannot write to {path}: {error.strerror}; choose another folder with --out") from error
         try:
@@ -120,7 +120,7 @@ class Run:
     def _claim(self) -> None:
         """Check that the locked folder is this recipe's, clear what a killed process left half-written, write run.yaml."""
         record = self.path / "run.yaml"
-        strays = list(self.path.rglob(".*tmp*"))
+        others = [p for p in self.path.iterdir() if p.name not in (".lock", "run.yaml") and not p.name.startswith(".run.yaml.")]
         if record.exists():
             if any(self.path.glob("gen-*")):
                 self._check_recipe(record)
@@ -128,9 +128,9 @@ class Run:
                 # Nothing was fitted under that recipe (it asked for bad images, say): the mended config may have the folder.
                 for part in (self.path / "real", self.cache):
                     shutil.rmtree(part, ignore_errors=True)
-        elif any(p.name != ".lock" and p not in strays for p in self.path.iterdir()):
+        elif others:
             raise StoreError(f"{self.path} is not empty and holds no run; choose another folder with --out")
-        for stray in strays:
+        for stray in list(self.path.rglob(".*tmp*")):  # only ever under a run.yaml, or in a folder that was empty
             shutil.rmtree(stray) if stray.is_dir() else stray.unlink(missing_ok=True)
         self._write_record(record)
 
@@ -141,11 +141,16 @@ class Run:
 
     def _write_record(self, record: Path) -> None:
         packages = ("difflab", "torch", "diffusers", "accelerate", "torchmetrics", "numpy", "pillow", "pyarrow")
-        content = {
-            "config": self.config.model_dump(mode="json"),
-            "recipe": self.recipe,
-            "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
-        }
+        now = {"python": platform.python_version(), **{p: version(p) for p in packages}}
+        content = {"config": self.config.model_dump(mode="json"), "recipe": self.recipe, "versions": now}
+        if record.exists():  # what started the run stays; what went on with it under other versions is added
+            before = yaml.safe_load(record.read_text())
+            content["versions"] = before.get("versions", now)
+            resumed = before.get("resumed_with", [])
+            if now not in (content["versions"], *resumed):
+                resumed = [*resumed, now]
+            if resumed:
+                content["resumed_with"] = resumed
         write_text(record, yaml.safe_dump(content, sort_keys=False))
 
     def _check_recipe(self, record: Path) -> None:

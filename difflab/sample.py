@@ -18,6 +18,7 @@ from difflab.config import Config
 from difflab.data.files import read_json, write_json
 from difflab.errors import ConfigError
 from difflab.models.base import Family
+from difflab.regimes import first_size
 from difflab.run import Run
 from difflab.seeds import image_seeds, numpy_generator, probe_seeds
 
@@ -71,7 +72,7 @@ def asked(run: Run, generation: int, count: int) -> np.ndarray:
     """
     known = run.real.labels()
     if known is None:
-        raise ConfigError("a conditional model needs a labelled real set")
+        raise ConfigError("a conditional model needs a labelled real set; for this one set model.conditional=false sample.guidance_scale=1")
     classes = run.about["classes"]
     n0 = run.config.data.train_size or run.about["n_train"]
     share = np.bincount(known[:n0], minlength=len(classes)).astype(float)
@@ -122,8 +123,8 @@ def probe_labels(run: Run) -> np.ndarray | None:
     probe, known = run.config.probe, run.real.labels()
     if not run.config.conditional or known is None:
         return None
-    frequency = np.bincount(known[: run.about["n_train"]], minlength=len(run.about["classes"]))
-    ranked = np.argsort(-frequency, kind="stable")
+    frequency = np.bincount(known[: first_size(run.config, run.about["n_train"])], minlength=len(run.about["classes"]))
+    ranked = np.argsort(-frequency, kind="stable")[: np.count_nonzero(frequency)]  # only what the model has been shown
     shown = len(ranked) if len(ranked) <= probe.conditions else probe.conditions
     chosen = np.sort(np.concatenate([ranked[: -(-shown // 2)], ranked[len(ranked) - shown // 2 :]]))
     return np.repeat(chosen, probe.per_condition)

@@ -30,10 +30,15 @@ def numpy_generator(*key: object) -> np.random.Generator:
 
 
 def image_seeds(run_seed: int, lab: int, generation: int, indices: Iterable[int]) -> list[int]:
-    """One seed per image of a generation; fresh ones every generation, since replayed noise changes the drift."""
-    return [seed_of("sample", run_seed, lab, generation, index) for index in indices]
+    """One seed per image of a generation; fresh ones every generation, since replayed noise may change the drift."""
+    return _distinct(seed_of("sample", run_seed, lab, generation), indices)
 
 
 def probe_seeds(run_seed: int, count: int) -> list[int]:
     """Seeds of the probe: the same in every generation, for eyes and paired measures."""
-    return [seed_of("probe", run_seed, index) for index in range(count)]
+    return _distinct(seed_of("probe", run_seed), range(count))
+
+
+def _distinct(base: int, indices: Iterable[int]) -> list[int]:
+    """Seeds whose low 32 bits count up from `base`: all that torch's CPU generator reads of a seed, so no two can coincide."""
+    return [seed_of(base, index) >> 32 << 32 | (base + index) & 0xFFFFFFFF for index in indices]

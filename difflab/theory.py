@@ -203,6 +203,8 @@ def check(names: list[str], chains: int = 1000, seed: int = 0) -> list[dict[str,
             measured[key] = _through_the_engine(law.chain, law.fit - 1, chains, seed)
         values = law.statistic(measured[key])
         mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
+        if not error:
+            raise ConfigError(f"{len(values)} chains show no spread in {name}; raise --chains")
         rows.append({"law": name, "what": law.what, "theory": law.theory, "measured": mean, "z": (mean - law.theory) / error, "chains": len(values)})
     return rows
 

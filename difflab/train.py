@@ -27,7 +27,7 @@ REPORTS = 50  # points of the loss curve
 
 
 def fit(model: Any, data: TrainSet, config: Config, generation: int, folder: Path, accelerator: Accelerator, advance: Callable[[int], None]) -> None:
-    """Fit `model` to `data` by descent and save it under `folder`/model. Resumes from `folder`/checkpoint.safetensors.
+    """Fit `model` to `data` by descent and leave `folder`/training.json. Resumes from `folder`/checkpoint.safetensors.
 
     Args:
         advance: called with the number of images seen since the last call.

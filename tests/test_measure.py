@@ -169,7 +169,7 @@ def test_constant_images_are_counted_as_flagged(run, tmp_path):
     copy.samples(1).write(0, pixels, {"generation": 1})
     r = rows(copy)["flagged_share/none"]
     assert r["value"] == 4 / 80 and r["n"] == 80 and r["floor"] == 0.0
-    z, p, n = 1.96, 4 / 80, 80  # Wilson's interval, from its quadratic equation
+    z, p, n = 1.959964, 4 / 80, 80  # Wilson's interval, from its quadratic equation
     roots = np.roots([1 + z * z / n, -(2 * p + z * z / n), p * p])
     assert sorted(roots) == pytest.approx([r["ci_low"], r["ci_high"]])
 

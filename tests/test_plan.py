@@ -65,7 +65,7 @@ def test_an_unknown_scheduler_is_refused():
         ({"name": "replace", "set_size": 15}, [100, 15, 15, 15]),
         ({"name": "replace", "synthetic_from": "all"}, [100, 40, 70, 90]),
         ({"name": "accumulate"}, [100, 140, 170, 190]),
-        ({"name": "accumulate", "set_size": 120}, [100, 120, 120, 120]),
+        ({"name": "accumulate_subsample", "set_size": 120}, [100, 120, 120, 120]),
         ({"name": "accumulate_subsample"}, [100, 100, 100, 100]),
         ({"name": "fixed_real", "real_fraction": 0.5, "set_size": 40}, [100, 40, 40, 40]),
         ({"name": "fresh_real", "real_fraction": 0.5, "set_size": 40}, [100, 40, 40, 40]),
@@ -91,7 +91,7 @@ def test_samples_take_space_in_proportion_to_images_and_pixels():
     small, large = costs("sample")[0], costs("sample", sample={"count": 80})[0]
     assert large.disk_bytes == 2 * small.disk_bytes > 40 * 64 * 0.5
     wide = costs("sample", Shape((16, 16, 1), 10))[0]
-    assert wide.disk_bytes - small.disk_bytes == pytest.approx(0.7 * (256 - 64) * 40)
+    assert wide.disk_bytes - small.disk_bytes == pytest.approx((0.7 + 4) * (256 - 64) * 40)  # PNG, and the float32 features of `pixels`
 
 
 @pytest.mark.parametrize(

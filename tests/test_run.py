@@ -190,3 +190,24 @@ def test_pictures_that_are_not_there_are_said(copy, tmp_path):
     run_chain(exact, tmp_path / "exact")
     with pytest.raises(StoreError, match=r"its family draws numbers, or probe.per_condition is 0"):
         open_run(tmp_path / "exact").strip()
+
+
+@pytest.mark.parametrize("name", [".notes.tmp", ".templates/letter.txt", "notes.txt"])
+def test_a_folder_of_other_things_is_refused_and_left_as_it_was(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    (tmp_path / ".lock").write_text("mine too")
+    with pytest.raises(StoreError, match="not empty and holds no run"):
+        run_chain(parse(CONFIG), tmp_path)
+    assert (tmp_path / name).read_text() == "mine" and (tmp_path / ".lock").read_text() == "mine too"
+
+
+def test_versions_that_started_a_run_stay_and_others_are_added(copy):
+    record = copy / "run.yaml"
+    content = yaml.safe_load(record.read_text())
+    first = {**content["versions"], "torch": "2.0.0"}
+    record.write_text(yaml.safe_dump({**content, "versions": first}))
+    for _ in range(2):
+        run_chain(parse(CONFIG), copy)
+    after = yaml.safe_load(record.read_text())
+    assert after["versions"] == first and after["resumed_with"] == [content["versions"]]

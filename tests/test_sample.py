@@ -200,7 +200,7 @@ def test_a_resumed_stage_draws_only_what_is_missing(copy):
 
 def test_the_probe_shows_frequent_and_rare_classes(run):
     four = Run(run.path, digits(probe={"per_condition": 3, "conditions": 4}))
-    frequency = np.bincount(run.real.labels()[: run.about["n_train"]])
+    frequency = np.bincount(run.real.labels()[: four.config.data.train_size or run.about["n_train"]])
     labels = probe_labels(four)
     ranked = np.argsort(-frequency, kind="stable")
     assert labels is not None and set(labels) == {*ranked[:2], *ranked[-2:]} and (np.bincount(labels)[np.unique(labels)] == 3).all()

@@ -62,3 +62,10 @@ def test_first_draws_across_consecutive_seeds_are_independent_uniforms():
     u = np.array([numpy_generator(seed).random() for seed in image_seeds(0, 0, 0, range(4000))])
     assert stats.kstest(u, "uniform").pvalue > 1e-4
     assert abs(np.corrcoef(u[:-1], u[1:])[0, 1]) * np.sqrt(len(u)) < 4
+
+
+def test_no_two_images_of_a_generation_share_the_32_bits_that_torch_reads():
+    seeds = image_seeds(0, 0, 3, range(200_000))
+    assert len({seed & 0xFFFFFFFF for seed in seeds}) == 200_000 and max(seeds) < 2**63
+    draws = {tuple(torch.randn(2, generator=torch.Generator().manual_seed(seed)).tolist()) for seed in seeds[:2000]}
+    assert len(draws) == 2000

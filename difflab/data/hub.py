@@ -45,7 +45,7 @@ def open_hub(data: Data, argument: str) -> Source:
             f"data.source={data.source}: {argument} is also a folder here; for that use data.source=imagefolder:{argument} or parquet:{argument}"
         )
     if find_spec("datasets") is None:
-        raise DataError("data.source=hub:NAME needs the package datasets; run: pip install difflab[hub]")
+        raise DataError("data.source=hub:NAME needs the package datasets; run: pip install datasets")
     import datasets
 
     dataset = _load(datasets, argument, data.source)

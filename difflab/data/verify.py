@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from difflab.data.files import read_json
+from difflab.data.store import Shards
 from difflab.errors import StoreError
 from difflab.run import STAGES, Run
 
@@ -77,6 +78,24 @@ def _samples(run: Run, t: int) -> Iterator[str]:
     yield from faults
     if not faults and shards.hash() != record["hash"]:
         yield f"{shards.folder}: the set as a whole differs from its recorded hash"
+    elif not faults and run.done(t, "train"):
+        yield from _lineage(run, t, shards)
+
+
+def _lineage(run: Run, t: int, shards: Shards) -> Iterator[str]:
+    """A model that was trained anew elsewhere can differ in its last bits from the one that drew the samples."""
+    try:
+        record = read_json(run.gen(t) / "model" / "hash.json")
+    except StoreError:
+        return  # named by the check of the model
+    wanted = (
+        {"model_hash": record["model"], "parents_hash": record["train_set"]}
+        if isinstance(record, dict) and {"model", "train_set"} <= record.keys()
+        else {}
+    )
+    for column, one in wanted.items():
+        if set(shards.column(column)) != {one}:
+            yield f"{shards.folder}: the {column} of these samples is not that of the model beside them"
 
 
 def _kept(run: Run, t: int) -> Iterator[str]:

@@ -5,6 +5,9 @@ value = METRICS["recall"].of(pair)
 low, high = interval(value, resampled(METRICS["recall"], pair, range(100), seed=0), METRICS["recall"].range)
 """
 
+import importlib
+import pkgutil
+
 from difflab.metrics.base import METRICS, Pair, PairMetric, measure, squared_distances
 from difflab.metrics.classes import ClassAccuracy, ClassEntropy, Judge, RareClassSurvival
 from difflab.metrics.covariance import TraceRatio
@@ -13,6 +16,9 @@ from difflab.metrics.frechet import FrechetDistance, FrechetInceptionDistance, f
 from difflab.metrics.interval import half_rows, interval, resampled
 from difflab.metrics.kernel import KernelDistance
 from difflab.metrics.manifold import Coverage, Density, Precision, Recall
+
+for _module in pkgutil.iter_modules(__path__):  # a new measure is one new file in this folder
+    importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "METRICS",

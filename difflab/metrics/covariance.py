@@ -23,7 +23,7 @@ class TraceRatio(PairMetric):
 
     Both by MLE (divided by n): take the same n on both sides, as the default `measure.count` does, or the ratio is off by
     (1 - 1/n_f)/(1 - 1/n_r). Against its own training set of n images a bootstrap memoriser falls as (1 - 1/n)^t in any feature
-    space (RESEARCH.md L2); the total variance is slow to show lost modes (MAD, 1.2), `recall` is quicker.
+    space; the total variance is slow to show lost modes (Alemohammad et al. 2307.01850), `recall` is quicker.
 
     >>> import torch; TraceRatio.of(Pair(torch.tensor([[0.0], [4.0]]), torch.tensor([[0.0], [2.0]])))
     0.25

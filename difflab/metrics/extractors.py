@@ -218,7 +218,7 @@ def fit_extractor(images: Tensor, labels: Tensor, n_classes: int, path: Path, se
 
 
 def _train(network: _LeNet, images_NCHW: Tensor, labels: Tensor, draw: torch.Generator, steps: int = 400, batch: int = 64) -> None:
-    """AdamW with a one-cycle rate. A fixed number of steps: __TIMES__ on one thread, whatever n is."""
+    """AdamW with a one-cycle rate. A fixed number of steps, whatever n is."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for _ in range(steps):

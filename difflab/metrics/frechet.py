@@ -4,7 +4,7 @@
 
 With any factors S_1 = A'A and S_2 = B'B the eigenvalues of S_1 S_2 are the squared singular values of AB', so the last
 trace is the nuclear norm of AB'. That form is real, non-negative, symmetric and indifferent to rank, where the usual
-square root of the non-symmetric product S_1 S_2 turns complex or NaN (n < d) and costs up to 30 times as much.
+square root of the non-symmetric product S_1 S_2 turns complex or NaN (n < d) and costs more.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def frechet_distance(x_ND: Tensor, y_MD: Tensor) -> float:
 
     Exact. Each side enters by its cheaper factor: the centred rows when n <= d (then no d x d matrix is ever made), the
     triangular factor of their QR decomposition when n > d. Two samples of *one* distribution have a positive expectation
-    of about (1/n + 1/m)(d + d(d+1)/4) for N(0, I_d) (RESEARCH.md L1): compare values at one n only, and with the floor.
+    of about (1/n + 1/m)(d + d(d+1)/4) for N(0, I_d): compare values at one n only, and with the floor.
     Raises MeasureError under 2 rows on a side or on non-finite input.
 
     >>> round(frechet_distance(torch.tensor([[0.0], [2.0]]), torch.tensor([[3.0], [5.0]])), 12)
@@ -93,7 +93,7 @@ class FrechetDistance(PairMetric):
 
 
 class FrechetInceptionDistance(_TorchmetricsFID):
-    """torchmetrics' FID with the symmetric root: same images, same value, never NaN, about 30 times faster at d = 2048.
+    """torchmetrics' FID with the symmetric root: same images, same value, never NaN.
 
     Constructor, states and `update` are the parent's, so the states of one load into the other.
 

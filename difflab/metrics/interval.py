@@ -70,9 +70,24 @@ def resampled(metric: type[PairMetric], pair: Pair, resamples: Iterable[int], se
     return [metric.of(pair, *half_rows(len(pair.real), len(pair.fake), number, seed)) for number in resamples]
 
 
-def interval(value: float, resampled_values: Sequence[float], range: tuple[float, float] = (-math.inf, math.inf)) -> tuple[float, float]:
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a share of n independent images: never a point, also at 0 and 1.
+
+    >>> [round(x, 4) for x in wilson(1.0, 500)]
+    [0.9924, 1.0]
+    """
+    z2 = 1.959964**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(share * (1 - share) * z2 / n + z2 * z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def interval(
+    value: float, resampled_values: Sequence[float], range: tuple[float, float] = (-math.inf, math.inf), share_of: int | None = None
+) -> tuple[float, float]:
     """95% interval (low, high) of a full-sample `value`, clipped to the measure's `range`.
 
+    `share_of`: for a share of that many images; the interval is joined with Wilson's, since all half-samples of 0 or 1 agree.
     Raises MeasureError with fewer than 20 resamples (a 2.5% tail is then a guess) or non-finite values.
 
     >>> low, high = interval(0.9, [0.8 + 0.01 * i for i in range(21)], (0.0, 1.0))
@@ -85,4 +100,6 @@ def interval(value: float, resampled_values: Sequence[float], range: tuple[float
     if not (np.isfinite(theta).all() and math.isfinite(value)):
         raise MeasureError("an interval needs finite values; some resamples are not")
     low, high = value + np.quantile(theta - theta.mean(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    if share_of:
+        low, high = min(low, wilson(value, share_of)[0]), max(high, wilson(value, share_of)[1])
     return float(np.clip(low, *range)), float(np.clip(high, *range))

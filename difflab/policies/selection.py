@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import pkgutil
 from collections.abc import Callable
 
 import pyarrow as pa
 
+from difflab import policies
 from difflab.errors import ConfigError
 
 # A policy maps the ledger columns (no image bytes) of one generation's samples to one reason per row: None keeps it, a text drops it.
@@ -25,7 +28,9 @@ def selection(name: str) -> Callable[[Policy], Policy]:
 
 
 def policy_of(name: str) -> Policy:
-    """The policy of this name. Raises ConfigError that lists the known ones."""
+    """The policy of this name, from any file of this folder. Raises ConfigError that lists the known ones."""
+    for module in pkgutil.iter_modules(policies.__path__):
+        importlib.import_module(f"difflab.policies.{module.name}")
     if name not in POLICIES:
         near = difflib.get_close_matches(name, POLICIES, 1)
         raise ConfigError(

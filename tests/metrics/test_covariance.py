@@ -1,4 +1,4 @@
-"""Oracle: the bootstrap memoriser, law L2 of RESEARCH.md."""
+"""Oracle: the bootstrap memoriser, (1 - 1/n)^t in any feature space."""
 
 import numpy as np
 import pytest

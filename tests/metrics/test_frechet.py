@@ -1,4 +1,4 @@
-"""Oracles: scipy's matrix root, torchmetrics' FID on the same images, the closed form L1 of RESEARCH.md."""
+"""Oracles: scipy's matrix root, torchmetrics' FID on the same images, the closed form for N(0, I_d)."""
 
 import numpy as np
 import pytest

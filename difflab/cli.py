@@ -233,7 +233,7 @@ def _plan(args: argparse.Namespace) -> int:
         clock(sum(c.seconds for c in costs)),
     )
     _show(out)
-    print("times: forward passes of the untrained network, timed on this machine with one process; expect them within a factor of two")
+    print("times: forward passes of the untrained network, timed on this machine with one process: a guide, no promise")
     return 0
 
 

@@ -112,7 +112,7 @@ class _Denoiser(_Spec):
 
 
 class PixelMLP(_Denoiser):
-    """A small multi-layer perceptron that denoises flattened images: ten seconds a generation on digits."""
+    """A small multi-layer perceptron that denoises flattened images: about twelve seconds a generation on digits."""
 
     family: Literal["pixel-mlp"]
     width: int = Field(256, ge=8, description="Hidden units per layer.")

@@ -74,7 +74,7 @@ def asked(run: Run, generation: int, count: int) -> np.ndarray:
     if known is None:
         raise ConfigError("a conditional model needs a labelled real set; for this one set model.conditional=false sample.guidance_scale=1")
     classes = run.about["classes"]
-    n0 = run.config.data.train_size or run.about["n_train"]
+    n0 = first_size(run.config, run.about["n_train"])
     share = np.bincount(known[:n0], minlength=len(classes)).astype(float)
     if run.config.sample.conditions == "balanced":
         share = (share > 0).astype(float)  # a class without a training image cannot be asked for

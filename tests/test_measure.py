@@ -17,9 +17,10 @@ from accelerate import Accelerator
 from difflab import measure as measuring
 from difflab.chain import run_chain
 from difflab.config import Config, parse
-from difflab.errors import ConfigError, MeasureError
+from difflab.errors import ConfigError, DifflabError, MeasureError
 from difflab.measure import collect, extractors_of, measure_images, measured_count
 from difflab.metrics import METRICS, Judge, Pair, interval, resampled
+from difflab.metrics.interval import wilson
 from difflab.run import KEYS, Run
 from difflab.seeds import seed_of
 
@@ -243,3 +244,23 @@ def test_collect_writes_what_the_generations_hold(run, tmp_path: Path):
     (copy.path / "metrics.jsonl").unlink()
     collect(copy)
     assert (copy.path / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_interval_of_a_share_is_never_narrower_than_wilsons(taken):
+    for name in ("precision", "recall", "coverage", "class_accuracy"):
+        r = taken[f"{name}/pixels"]
+        low, high = wilson(r["value"], 70)
+        assert r["ci_low"] <= low and r["ci_high"] >= high, name
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"measure": {"count": 81}}, "measure.count 81 is more than the 80 images"),
+        ({"sample": {"count": 5, "batch_size": 5}, "measure": {"metrics": []}}, "too small to ask for class"),
+    ],
+)
+def test_counts_that_do_not_go_together_are_found_before_anything_is_fitted(tmp_path, changes, said):
+    with pytest.raises(DifflabError, match=said):
+        run_chain(digits(**changes), tmp_path / "run")
+    assert not list((tmp_path / "run").glob("gen-*"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -292,3 +294,12 @@ def test_a_batch_smaller_than_the_number_of_processes_is_refused(tmp_path):
 def test_a_batch_larger_than_the_set_sees_images_again(tmp_path):
     train(tmp_path, config(batch_size=100, images_seen=250))
     assert json.loads((tmp_path / "training.json").read_text())["images_seen"] == 300  # whole batches
+
+
+def test_a_trained_model_is_let_go(tmp_path):
+    accelerator = Accelerator()  # lives as long as the whole chain, and must not keep every generation's model
+    model = train(tmp_path, config(), accelerator=accelerator)
+    net = weakref.ref(model.net)
+    del model
+    gc.collect()
+    assert net() is None

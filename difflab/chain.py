@@ -63,6 +63,7 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None) -> Run
     try:
         ingest(run, accelerator)
         check_counts(run)
+        check_text(run, work.report)
         work.extractors = measuring.extractors_of(run, accelerator)
         # Decided before any stage runs: a process that looked later could find the main process's result and skip a stage that the others are in.
         done = {(t, stage) for t in range(config.generations + 1) for stage in STAGES if run.done(t, stage)}
@@ -99,8 +100,9 @@ def check(config: Config) -> None:
             known_extractor(spec)
     if config.measure.judge is not None and config.measure.judge not in config.measure.extractors:
         raise ConfigError(f"measure.judge '{config.measure.judge}' is none of measure.extractors {config.measure.extractors}")
-    if hasattr(config.model, "prediction_type"):
-        from difflab.models.denoiser import noise_of, scheduler_of
+    if config.denoises and not config.text:
+        from difflab.models.denoiser import scheduler_of
+        from difflab.models.pixel import noise_of
 
         scheduler_of(config.sample, noise_of(config.model))
 
@@ -113,6 +115,20 @@ def check_counts(run: Run) -> None:
     if config.conditional:
         for count in config.sample.count if isinstance(config.sample.count, list) else [config.sample.count]:
             sample.asked(run, 0, count)
+
+
+def check_text(run: Run, report: Reporter) -> None:
+    """Open the base of a text-to-image family before anything is fitted, and say how many captions it will not read to the end."""
+    if not run.config.text:
+        return
+    model = family_of(run.config.model)(run.config.model, run.shape)
+    model.scheduler(run.config.sample)
+    unknown = [p for p in run.config.probe.prompts or [] if p not in run.prompts]
+    if unknown:
+        raise ConfigError(f"probe.prompts: no image of the real set has the caption '{unknown[0]}'")
+    cut = model.base.too_long(run.prompts)
+    if cut:
+        report.say(f"{cut} of {len(run.prompts)} captions are longer than the tokenizer takes: the model reads only their beginning")
 
 
 def mix(work: Work, generation: int) -> None:
@@ -128,31 +144,55 @@ def mix(work: Work, generation: int) -> None:
 def fit(work: Work, generation: int) -> dict[str, Any]:
     """Stage 2: the model fitted to training set t, from the weights that start_from names."""
     run, config, folder = work.run, work.run.config, work.run.gen(generation)
-    data = TrainSet(pq.read_table(folder / "train_set.parquet", page_checksum_verification=True), run.samples)
-    family = family_of(config.model)
-    model = family(config.model, run.shape)
+    rows = pq.read_table(folder / "train_set.parquet", page_checksum_verification=True)
+    model = started(run, generation)
     if isinstance(model, ClosedForm):
+        data = TrainSet(rows, run.samples)
         with work.report.stage(generation, "train", 0):
-            model.fit(data.records(), data.labels)
+            model.fit(data.records(), data.conditions)
+        images = len(data)
+    elif generation == 0 and getattr(config.model, "generation_0", "fit") == "base":
+        images = 0
     else:
-        start = {"scratch": None, "base": 0, "previous": generation - 1}[config.train.start_from] if generation else None
-        if start is None:
-            model.initialise(seed_of("weights", config.seed, generation))
-        else:
-            model = family.load(config.model, run.shape, run.gen(start) / "model")
-        with work.report.stage(generation, "train", config.train.images_seen) as advance:
-            train.fit(model, data, config, generation, folder, work.accelerator, advance)
+        data = TrainSet(rows, run.samples, run.conditions, model.inputs)
+        encode(data, model, work)
+        model.prepare_training(config.train, work.accelerator.device)
+        images = config.train.images_seen
+        with work.report.stage(generation, "train", images) as advance:
+            train.fit(model, data, config.train, (config.seed, generation), folder, work.accelerator, advance)
     if work.main:
         _save(model, folder)
-    return {"images": config.train.images_seen if not isinstance(model, ClosedForm) else len(data)}
+    return {"images": images}
+
+
+def started(run: Run, generation: int) -> Any:
+    """The model that generation t's training starts from: fresh, the base (pretrained, else generation 0), or generation t-1."""
+    config = run.config
+    family, start = family_of(config.model), config.train.start_from
+    if generation and (start == "previous" or (start == "base" and not config.text)):
+        return family.load(config.model, run.shape, run.gen(generation - 1 if start == "previous" else 0) / "model")
+    model = family(config.model, run.shape)
+    if not isinstance(model, ClosedForm):
+        model.initialise(seed_of("weights", config.seed, generation), scratch=start == "scratch")
+    return model
+
+
+def encode(data: TrainSet, model: Any, work: Work) -> None:
+    """What a latent model reads of images that were not encoded when they were made: the real set, or a cache that was deleted."""
+    if any(shards.lacks(model.encoder_key) for shards in data.sets.values()) if model.encoder_key else False:
+        encoder = model.encoder(work.accelerator.device)
+        for shards in data.sets.values():
+            for shard in shards.lacks(model.encoder_key)[work.accelerator.process_index :: work.accelerator.num_processes]:
+                shards.encode(encoder, shard)
+    work.wait()
 
 
 def draw(work: Work, generation: int) -> dict[str, Any]:
     """Stage 3: the samples of t, drawn from the weights on disk, so that a resumed run draws the same."""
     run = work.run
     model = family_of(run.config.model).load(run.config.model, run.shape, run.gen(generation) / "model")
-    if hasattr(model, "net"):
-        model.net.to(work.accelerator.device).eval()
+    if not isinstance(model, ClosedForm):
+        model.prepare_sampling(run.config.sample, work.accelerator.device)
     count = run.config.sample.count_of(generation)
     with work.report.stage(generation, "sample", -(-count // work.accelerator.num_processes)) as advance:
         in_store = sample.draw(run, generation, model, work.extractors, work.accelerator, advance)

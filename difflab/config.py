@@ -46,9 +46,18 @@ class Data(_Spec):
     label: str | None = Field(
         None, description="Which attribute of the source is the class (emoji: style, category, subcategory, concept); null = the source's default."
     )
+    caption: str | None = Field(
+        None, description="Captions made from this text, where {class} and {prompt} stand for an image's own; null = the source's captions."
+    )
     styles: list[str] | None = Field(None, description="emoji only: drawing styles to keep; null = all bundled ones.")
     held_out: float = Field(
         0.5, gt=0, lt=1, description="Share of the real images that is held out for measuring, stratified by class, never trained on."
+    )
+    split_seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**63,
+        description="Seed of the split into train and held-out; null = the run's seed. A pretrained base needs the split it was trained under.",
     )
     train_size: int | None = Field(
         None,
@@ -137,7 +146,55 @@ class PixelUNet(_Denoiser):
         return self
 
 
-Model = Annotated[Gaussian | Mixture | Categorical | Memoriser | PixelMLP | PixelUNet, Field(discriminator="family")]
+class _Pretrained(_Spec):
+    base: str = Field(description="The pretrained model: tiny-sd (bundled), a local diffusers folder, or a hub id like org/name.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub id; null = the newest.")
+    variant: str | None = Field(None, description="Weight files of this variant, for example fp16; null = the plain ones.")
+    conditional: bool = Field(True, description="Condition on the caption of each image; false = the empty prompt for all.")
+    generation_0: Literal["fit", "base"] = Field(
+        "fit", description="fit = generation 0 is the base fine-tuned on the real train set; base = the base taken as it is."
+    )
+    lora_rank: int = Field(0, ge=0, description="Rank of the LoRA layers that are trained instead of all weights; 0 = full fine-tuning.")
+    lora_alpha: int | None = Field(None, ge=1, description="LoRA scale, alpha / rank multiplies the layers; null = the rank.")
+    lora_targets: list[str] = Field(
+        ["to_k", "to_q", "to_v", "to_out.0"], min_length=1, description="Layers that get a LoRA, by the end of their names."
+    )
+
+    @model_validator(mode="after")
+    def _lora(self) -> _Pretrained:
+        if self.lora_alpha is not None and not self.lora_rank:
+            raise ValueError("lora_alpha has no meaning without lora_rank")
+        return self
+
+
+class StableDiffusion(_Pretrained):
+    """Stable Diffusion 1.x, 2.x, XL or tiny-sd: noise schedule and prediction type are the base's own."""
+
+    family: Literal["stable-diffusion"]
+    train_text_encoder: bool = Field(False, description="Train the text encoder too (bases with one text encoder); false = frozen, prompts cached.")
+
+    @model_validator(mode="after")
+    def _text(self) -> StableDiffusion:
+        if self.train_text_encoder and self.lora_rank:
+            raise ValueError("train_text_encoder goes with full fine-tuning only; set lora_rank=0")
+        return self
+
+
+class Flow(_Pretrained):
+    """A transformer trained by flow matching over latents: Stable Diffusion 3 and 3.5."""
+
+    family: Literal["flow"]
+    train_text_encoder: Literal[False] = Field(False, description="Text encoders are frozen in this family.")
+    timestep_sampling: Literal["logit_normal", "uniform"] = Field(
+        "logit_normal", description="Density of training times (Esser et al. 2403.03206, sec. 3.1)."
+    )
+    precondition_outputs: bool = Field(
+        True,
+        description="Error of the denoised image, as diffusers' SD3 script has it: the velocity's error times sigma squared; false = of the velocity.",
+    )
+
+
+Model = Annotated[Gaussian | Mixture | Categorical | Memoriser | PixelMLP | PixelUNet | StableDiffusion | Flow, Field(discriminator="family")]
 EXACT = (Gaussian, Mixture, Categorical)
 
 
@@ -174,16 +231,26 @@ class Train(_Spec):
     )
     images_seen: int = Field(200_000, ge=1, description="Images seen in each generation's training (with repetition): the matched budget.")
     batch_size: int = Field(128, ge=1, description="Images per optimiser step, over all processes.")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Images per forward pass of one process: gradients are accumulated over the rest; null = no accumulation."
+    )
+    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory, slower; false = off.")
+    min_snr_gamma: float = Field(0.0, ge=0, description="Min-SNR loss weighting (Hang et al. 2303.09556); 5 is usual, 0 = off.")
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW.")
     warmup_images: int = Field(0, ge=0, description="Images over which the learning rate rises linearly from 0; 0 = off.")
-    decay: Literal["none", "cosine"] = Field("cosine", description="Learning-rate decay to 0 at images_seen; none = off.")
+    decay: Literal["none", "linear", "cosine", "cosine_with_restarts", "polynomial"] = Field(
+        "cosine", description="Learning-rate decay to 0 at images_seen, as in diffusers (polynomial: power 2); none = off."
+    )
+    restarts: int = Field(1, ge=1, description="Cycles of cosine_with_restarts; 1 = cosine.")
+    optimizer: Literal["adamw", "adamw8bit"] = Field("adamw", description="AdamW, or with 8-bit state (bitsandbytes, GPU only).")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay; 0 = off.")
     gradient_clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0 = off.")
     condition_dropout: float = Field(
         0.1, ge=0, le=1, description="Share of labels replaced by 'none' in training, which classifier-free guidance needs; 0 = off."
     )
     ema_decay: float = Field(0.995, ge=0, lt=1, description="Decay per step of the averaged weights that sample; 0 = off.")
-    precision: Literal["no", "bf16"] = Field("no", description="Mixed precision; no = float32.")
+    precision: Literal["no", "bf16", "fp16"] = Field("no", description="Mixed precision; no = float32, fp16 wants a GPU.")
+    compile: bool = Field(False, description="torch.compile the repeated blocks of the network; false = off.")
     checkpoint_every: int = Field(50_000, ge=0, description="Images between checkpoints inside one training; 0 = off. Does not change the result.")
 
     @field_validator("precision", mode="before")
@@ -203,8 +270,10 @@ class Sample(_Spec):
     steps: int = Field(50, ge=1, description="Denoising steps.")
     guidance_scale: float = Field(1.0, ge=0, description="Classifier-free guidance as in diffusers: 1 = none.")
     conditions: Literal["real", "balanced"] = Field(
-        "real", description="Classes asked for: as often as in generation 0's training set, or equally often."
+        "real", description="Classes (and captions) asked for: as often as in generation 0's training set, or classes equally often."
     )
+    precision: Literal["no", "bf16", "fp16"] = Field("no", description="Type of the network's weights while sampling; no = float32.")
+    compile: bool = Field(False, description="torch.compile the repeated blocks of the network; false = off.")
     batch_size: int = Field(250, ge=1, description="Images per forward pass.")
     shard_size: int = Field(1000, ge=1, description="Images per parquet file; the unit of work of one process.")
 
@@ -235,7 +304,8 @@ class Probe(_Spec):
     """A fixed list of conditions asked of every generation with the same seeds, for eyes. Never trained on."""
 
     per_condition: int = Field(2, ge=0, description="Images per class (unconditional: images per row of eight); 0 = no pictures.")
-    conditions: int = Field(10, ge=1, description="Classes shown, the most frequent and the rarest alternating.")
+    conditions: int = Field(10, ge=1, description="Classes shown, the most frequent and the rarest alternating; of captions, how many.")
+    prompts: list[str] | None = Field(None, description="Captions shown (text-to-image families); null = some of generation 0's training set.")
 
 
 class Measure(_Spec):
@@ -281,6 +351,16 @@ class Config(_Spec):
     def exact(self) -> bool:
         """True for the families with exact laws, whose samples are numbers and carry a replicate axis."""
         return isinstance(self.model, EXACT)
+
+    @property
+    def text(self) -> bool:
+        """True for the families that are conditioned on captions."""
+        return isinstance(self.model, _Pretrained)
+
+    @property
+    def denoises(self) -> bool:
+        """True for the families that sample by removing noise."""
+        return isinstance(self.model, (_Denoiser, _Pretrained))
 
     @property
     def conditional(self) -> bool:

@@ -27,7 +27,7 @@ import yaml
 
 from difflab import config as configs
 from difflab.config import Config
-from difflab.data.files import read_json, write_text
+from difflab.data.files import cache_home, read_json, write_text
 from difflab.data.ledger import REAL
 from difflab.data.store import Shards
 from difflab.errors import ConfigError, StoreError
@@ -62,17 +62,33 @@ class Run:
     @property
     def shape(self) -> Shape:
         about = self.about
-        return Shape(tuple(about["record"]), len(about["classes"] or []))
+        return Shape(tuple(about["record"]), len(about["classes"] or []), tuple(self.prompts))
 
-    def _shards(self, folder: Path, name: str, count: int, shard_size: int) -> Shards:
+    @property
+    def prompts(self) -> list[str]:
+        """The distinct captions of the real set, for a model that is conditioned on text; their positions are its conditions."""
+        return self.about["prompts"] if self.config.text and self.config.conditional else []
+
+    def conditions(self, shards: Shards) -> np.ndarray | None:
+        """What each image of a set is conditioned on, int64 [N]: its class, its caption (position in `prompts`), or nothing."""
+        if not self.config.conditional:
+            return None
+        if not self.config.text:
+            return shards.labels()
+        at = {prompt: i for i, prompt in enumerate(self.prompts)}
+        return np.array([at[prompt] for prompt in shards.column("prompt")], dtype=np.int64)
+
+    def _shards(self, folder: Path, name: str, count: int, shard_size: int, encoded: Path | None = None) -> Shards:
         cache = self.cache / folder.name / name
-        return Shards(folder / name, folder / "features", cache, count, shard_size, tuple(self.about["record"]))
+        return Shards(folder / name, folder / "features", cache, count, shard_size, tuple(self.about["record"]), encoded)
 
     @property
     def real(self) -> Shards:
         """Train split (its first images are training set 0), then held-out."""
         about = self.about
-        return self._shards(self.path / "real", "images", about["n_train"] + about["n_held_out"], about["shard_size"])
+        # Its latents lie where other runs find them, under the name of its content.
+        encoded = cache_home() / "latents" / about["content"] if self.config.text else None
+        return self._shards(self.path / "real", "images", about["n_train"] + about["n_held_out"], about["shard_size"], encoded)
 
     def samples(self, generation: int) -> Shards:
         """The samples of one generation as Shards: ``.table(k)``, ``.labels()``, ``.gather(indices)``, ``.features(name)``."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from accelerate import Accelerator
 from difflab.config import Config
 from difflab.data.files import read_json, write_json
 from difflab.errors import ConfigError
-from difflab.models.base import Family
+from difflab.models.base import ClosedForm, Family
 from difflab.regimes import first_size
 from difflab.run import Run
 from difflab.seeds import image_seeds, numpy_generator, probe_seeds
@@ -30,7 +31,9 @@ def draw(run: Run, generation: int, model: Family, extractors: Sequence[Any], ac
         extractors: feature extractors with ``.key`` and ``__call__(uint8 [n, H, W, C]) -> [n, d]``.
     """
     config, shards = run.config, run.samples(generation)
-    labels = asked(run, generation, len(shards)) if config.conditional else None
+    wanted = asked(run, generation, len(shards)) if config.conditional else None
+    # What will be trained on is encoded while the image is in memory; the last generation trains nothing.
+    encoder = model.encoder(accelerator.device) if not isinstance(model, ClosedForm) and generation < config.generations else None
     columns = {**provenance(run, generation), "split": "sample"}
     in_store = 0.0
     for shard in shards.shards[accelerator.process_index :: accelerator.num_processes]:
@@ -38,12 +41,15 @@ def draw(run: Run, generation: int, model: Family, extractors: Sequence[Any], ac
         pixels = None
         if not shards.has(shard):
             seeds = image_seeds(config.seed, 0, generation, span)
-            pixels = _sample(model, None if labels is None else labels[span.start : span.stop], seeds, config, advance)
+            own = None if wanted is None else wanted.part(span)
+            pixels = _sample(model, None if own is None else own.conditions, seeds, config, advance)
             started = time.perf_counter()
-            shards.write(shard, pixels, {**columns, "seed": seeds, **_labelled(run, labels, span)})
+            shards.write(shard, pixels, {**columns, "seed": seeds, **(own.columns() if own else {})})
             in_store += time.perf_counter() - started
         else:
             advance(len(span))
+        if encoder is not None:
+            shards.encode(encoder, shard, pixels)
         for extractor in extractors:
             shards.derive(extractor.key, shard, extractor, pixels)
     if accelerator.is_main_process:
@@ -56,22 +62,69 @@ def draw(run: Run, generation: int, model: Family, extractors: Sequence[Any], ac
     return in_store
 
 
-def _sample(model: Family, labels: np.ndarray | None, seeds: list[int], config: Config, advance: Callable[[int], None]) -> np.ndarray:
+def _sample(model: Family, conditions: np.ndarray | None, seeds: list[int], config: Config, advance: Callable[[int], None]) -> np.ndarray:
     """One shard in batches, so that progress moves within it."""
     out, size = [], config.sample.batch_size if not config.exact else len(seeds)
     for i in range(0, len(seeds), size):
-        out.append(model.sample(None if labels is None else labels[i : i + size], seeds[i : i + size], config.sample))
+        out.append(model.sample(None if conditions is None else conditions[i : i + size], seeds[i : i + size], config.sample))
         advance(len(out[-1]))
     return np.concatenate(out)
 
 
-def asked(run: Run, generation: int, count: int) -> np.ndarray:
-    """The class asked of each sample: int64 [count]. The quotas are those of training set 0 (or equal), the order is random.
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of each sample. conditions: int64 [n]; labels: int64 [n] or None; the texts behind them, or None."""
 
+    conditions: np.ndarray
+    labels: np.ndarray | None
+    classes: list[str] | None
+    prompts: list[str] | None
+
+    def part(self, span: range) -> Asked:
+        cut = slice(span.start, span.stop)
+        return Asked(self.conditions[cut], *(None if x is None else x[cut] for x in (self.labels, self.classes, self.prompts)))
+
+    def columns(self) -> dict[str, Any]:
+        """As columns of the ledger."""
+        labels = None if self.labels is None else self.labels.tolist()
+        return {name: value for name, value in (("label", labels), ("class", self.classes), ("prompt", self.prompts)) if value is not None}
+
+
+def asked(run: Run, generation: int, count: int) -> Asked:
+    """What is asked of `count` samples: the classes and captions of training set 0 (or classes equally often), in random order.
+
+    Classes have exact quotas. Captions go through the images of each class in turn, the same ones in every generation.
     Raises ConfigError when a class would not be asked for at all: its loss would be the experiment's own doing.
     """
+    labels = _quotas(run, generation, count)
+    if not run.config.text:
+        assert labels is not None
+        return _named(run, labels, labels, None)
+    known, n0 = run.real.labels(), first_size(run.config, run.about["n_train"])
+    captions = run.conditions(run.real)[:n0]  # type: ignore[index]
+    order = numpy_generator("captions", run.config.seed).permutation(n0)
+    conditions = np.empty(count, dtype=np.int64)
+    if labels is None or known is None:
+        conditions[:] = numpy_generator("asked", run.config.seed, generation).permutation(np.resize(captions[order], count))
+    else:
+        for label in np.unique(labels):
+            own = captions[order[known[order] == label]]
+            conditions[labels == label] = np.resize(own, int((labels == label).sum()))
+    return _named(run, conditions, labels, conditions)
+
+
+def _named(run: Run, conditions: np.ndarray, labels: np.ndarray | None, captions: np.ndarray | None) -> Asked:
+    classes, prompts = run.about["classes"], run.prompts
+    named = None if labels is None else [classes[label] for label in labels.tolist()]
+    return Asked(conditions, labels, named, None if captions is None else [prompts[c] for c in captions.tolist()])
+
+
+def _quotas(run: Run, generation: int, count: int) -> np.ndarray | None:
+    """The class asked of each sample: int64 [count]; None where a text model's set has no classes."""
     known = run.real.labels()
     if known is None:
+        if run.config.text:
+            return None
         raise ConfigError("a conditional model needs a labelled real set; for this one set model.conditional=false sample.guidance_scale=1")
     classes = run.about["classes"]
     n0 = first_size(run.config, run.about["n_train"])
@@ -94,6 +147,7 @@ def provenance(run: Run, generation: int) -> dict[str, Any]:
     """The ledger columns that all samples of a generation share."""
     how, folder = run.config.sample, run.gen(generation)
     settings = {
+        "precision": how.precision,
         "scheduler": how.scheduler,
         **how.scheduler_options,
         "steps": how.steps,
@@ -107,38 +161,52 @@ def provenance(run: Run, generation: int) -> dict[str, Any]:
         "kind": "synthetic",
         "model_hash": record["model"],
         "parents_hash": record["train_set"],
-        "settings": json.dumps(settings, sort_keys=True) if hasattr(run.config.model, "prediction_type") else None,
+        "settings": json.dumps(settings, sort_keys=True) if run.config.denoises else None,
     }
 
 
-def _labelled(run: Run, labels: np.ndarray | None, span: Any) -> dict[str, Any]:
-    if labels is None:
-        return {}
-    classes, own = run.about["classes"], labels[span.start : span.stop].tolist()
-    return {"label": own, "class": [classes[label] for label in own]}
+def probe_asked(run: Run) -> Asked | None:
+    """What the probe asks for; None = unconditional.
 
-
-def probe_labels(run: Run) -> np.ndarray | None:
-    """Classes of the probe: the most frequent and the rarest alternating, `per_condition` images of each; None = unconditional."""
-    probe, known = run.config.probe, run.real.labels()
-    if not run.config.conditional or known is None:
+    Captions: those of config, or some of training set 0, each `per_condition` times. Classes: the most frequent and the rarest
+    alternating, `per_condition` images of each.
+    """
+    probe, n0 = run.config.probe, first_size(run.config, run.about["n_train"])
+    if not run.config.conditional:
         return None
-    frequency = np.bincount(known[: first_size(run.config, run.about["n_train"])], minlength=len(run.about["classes"]))
+    if run.config.text:
+        captions = run.conditions(run.real)
+        assert captions is not None
+        if probe.prompts is not None:
+            at = {prompt: i for i, prompt in enumerate(run.prompts)}
+            chosen = np.array([at[prompt] for prompt in probe.prompts])
+        else:
+            own = np.unique(captions[:n0])
+            chosen = np.sort(numpy_generator("probe", run.config.seed).permutation(own)[: probe.conditions])
+        conditions = np.repeat(chosen, probe.per_condition)
+        known = run.real.labels()
+        labels = None if known is None else known[[int(np.argmax(captions == c)) for c in conditions]]
+        return _named(run, conditions, labels, conditions)
+    known = run.real.labels()
+    if known is None:
+        return None
+    frequency = np.bincount(known[:n0], minlength=len(run.about["classes"]))
     ranked = np.argsort(-frequency, kind="stable")[: np.count_nonzero(frequency)]  # only what the model has been shown
     shown = len(ranked) if len(ranked) <= probe.conditions else probe.conditions
     chosen = np.sort(np.concatenate([ranked[: -(-shown // 2)], ranked[len(ranked) - shown // 2 :]]))
-    return np.repeat(chosen, probe.per_condition)
+    labels = np.repeat(chosen, probe.per_condition)
+    return _named(run, labels, labels, None)
 
 
 def probe_count(run: Run) -> int:
-    labels = probe_labels(run)
-    return len(labels) if labels is not None else 8 * run.config.probe.per_condition
+    wanted = probe_asked(run)
+    return len(wanted.conditions) if wanted is not None else 8 * run.config.probe.per_condition
 
 
 def _draw_probe(run: Run, generation: int, model: Family, columns: dict[str, Any]) -> None:
     count = 0 if run.config.exact else probe_count(run)
     shards = run.probe(generation, count)
     if count and not shards.has(0):
-        labels, seeds = probe_labels(run), probe_seeds(run.config.seed, count)
-        pixels = model.sample(labels, seeds, run.config.sample)
-        shards.write(0, pixels, {**columns, "split": "probe", "seed": seeds, **_labelled(run, labels, range(count))})
+        wanted, seeds = probe_asked(run), probe_seeds(run.config.seed, count)
+        pixels = model.sample(None if wanted is None else wanted.conditions, seeds, run.config.sample)
+        shards.write(0, pixels, {**columns, "split": "probe", "seed": seeds, **(wanted.columns() if wanted else {})})

@@ -7,8 +7,10 @@ of processes sees the same batches (idea: Karras et al. 2024, EDM2).
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,37 +18,51 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from difflab.config import Config, Train
+from difflab.config import Train
 from difflab.data.files import read_tensors, write_json, write_tensors
-from difflab.data.train_set import TrainSet
 from difflab.errors import ConfigError, TrainingError
 from difflab.seeds import generator, numpy_generator
 
 REPORTS = 50  # points of the loss curve
 
 
-def fit(model: Any, data: TrainSet, config: Config, generation: int, folder: Path, accelerator: Accelerator, advance: Callable[[int], None]) -> None:
+def fit(
+    model: Any,
+    data: Any,
+    train: Train,
+    key: tuple[object, ...],
+    folder: Path,
+    accelerator: Accelerator,
+    advance: Callable[[int], None],
+    extendable: bool = False,
+) -> None:
     """Fit `model` to `data` by descent and leave `folder`/training.json. Resumes from `folder`/checkpoint.safetensors.
 
     Args:
+        model: has ``net`` (what requires a gradient is trained, nothing else), ``draws`` and ``loss``, see models/denoiser.py.
+        data: has ``len``, ``inputs(rows)`` and ``conditions``, see data/train_set.py.
+        key: what all randomness is keyed by, for example (run seed, generation).
         advance: called with the number of images seen since the last call.
+        extendable: leave a checkpoint at the end too, from which a larger train.images_seen goes on.
 
-    Raises TrainingError at a non-finite loss; the last good checkpoint stays.
+    Raises TrainingError at a non-finite loss, naming the layer it comes from; the last good checkpoint stays.
     """
-    train = config.train
     rank, world = accelerator.process_index, accelerator.num_processes
     if train.batch_size < world:
         raise ConfigError(f"train.batch_size {train.batch_size} is smaller than the number of processes {world}")
     rows = slice(rank * train.batch_size // world, (rank + 1) * train.batch_size // world)
+    micro = train.micro_batch_size or train.batch_size
     steps = math.ceil(train.images_seen / train.batch_size)
     report_every = max(1, steps // REPORTS)
 
     raw = model.net.to(accelerator.device).train()
-    optimizer = torch.optim.AdamW(raw.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
-    ema = Average(raw, train.ema_decay)
+    weights = trainable(raw)
+    optimizer = optimizer_of(train, list(weights.values()))
+    ema = Average(weights, train.ema_decay)
     checkpoint = folder / "checkpoint.safetensors"
-    step, curve, running = restore(checkpoint, raw, optimizer, ema)
+    step, curve, running = restore(checkpoint, weights, optimizer, ema, accelerator.scaler)
     running = running.to(accelerator.device)
     advance(step * train.batch_size)
     net, optimizer = accelerator.prepare(raw, optimizer)
@@ -56,21 +72,23 @@ def fit(model: Any, data: TrainSet, config: Config, generation: int, folder: Pat
         seen = step * train.batch_size
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(train, seen)
-        at = order(len(data), train.batch_size, seen, (config.seed, generation))[rows]
-        images = torch.from_numpy(data.images(at)).to(accelerator.device)
-        labels = None if data.labels is None or not config.conditional else torch.from_numpy(data.labels[at]).to(accelerator.device)
-        rng = generator("noise", config.seed, generation, seen)
-        with accelerator.autocast():
-            losses = model.loss(net, images, labels, rows, train.batch_size, train, rng)
-        # Gradients are averaged over processes; this factor makes that the mean over the whole batch.
-        loss = losses.sum() * (world / train.batch_size)
-        accelerator.backward(loss)
+        at = order(len(data), train.batch_size, seen, key)[rows]
+        inputs = torch.from_numpy(data.inputs(at)).to(accelerator.device, non_blocking=True)
+        conditions = None if data.conditions is None else torch.from_numpy(data.conditions[at]).to(accelerator.device)
+        drawn = model.draws(inputs, conditions, rows, train.batch_size, train, generator("noise", *key, seen))
+        for start in range(0, len(at), micro):
+            part = {name: None if value is None else value[start : start + micro] for name, value in drawn.items()}
+            alone = start + micro < len(at)  # gradients travel between processes only with the last part
+            with accelerator.no_sync(net) if alone else nullcontext(), accelerator.autocast(), attention(accelerator):
+                # Gradients are averaged over processes; this factor makes that the mean over the whole batch.
+                loss = model.loss(net, **part, train=train).sum() * (world / train.batch_size)
+                accelerator.backward(loss)
+            running += loss.detach()
         if train.gradient_clip:
-            accelerator.clip_grad_norm_(net.parameters(), train.gradient_clip)
+            accelerator.clip_grad_norm_(weights.values(), train.gradient_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        ema.update(raw, step)
-        running += loss.detach()
+        ema.update(weights, step)
         step += 1
 
         at_checkpoint = bool(train.checkpoint_every) and (step - saved) * train.batch_size >= train.checkpoint_every and step < steps
@@ -80,13 +98,12 @@ def fit(model: Any, data: TrainSet, config: Config, generation: int, folder: Pat
             mean = float(running) / (step - (curve[-1][0] // train.batch_size if curve else 0))
             # A finite loss may still have had an infinite gradient, so what is about to be written is looked at too.
             written = at_checkpoint or step == steps
-            if not math.isfinite(mean) or (written and not all(bool(p.isfinite().all()) for p in raw.parameters())):
-                what = (
-                    f"the loss of generation {generation} is {mean}" if not math.isfinite(mean) else f"generation {generation} has non-finite weights"
-                )
+            if not math.isfinite(mean) or (written and not all(bool(p.isfinite().all()) for p in weights.values())):
+                what = f"the loss is {mean}" if not math.isfinite(mean) else "there are non-finite weights"
                 kept = f"the checkpoint at {saved * train.batch_size:,} images is kept" if saved else "nothing was written"
+                layer = first_overflow(raw, lambda: model.loss(raw, **drawn, train=train), accelerator)
                 raise TrainingError(
-                    f"{what} after {step * train.batch_size:,} images; {kept}. Lower train.learning_rate (now {train.learning_rate:g}) or set train.gradient_clip, under a new name"
+                    f"{what} in {folder.name} after {step * train.batch_size:,} images{layer}; {kept}. Lower train.learning_rate (now {train.learning_rate:g}), set train.gradient_clip or use train.precision=no, under a new name"
                 )
             advance((step - told) * train.batch_size)
             told = step
@@ -95,23 +112,71 @@ def fit(model: Any, data: TrainSet, config: Config, generation: int, folder: Pat
             running = torch.zeros_like(running)
         if at_checkpoint:
             if accelerator.is_main_process:
-                keep(checkpoint, step, curve, running, raw, optimizer, ema)
+                keep(checkpoint, step, curve, running, weights, optimizer, ema, accelerator.scaler)
             saved = step
-    ema.copy_to(raw)
-    raw.eval()
-    accelerator.free_memory()  # it keeps a reference to all that it prepared: one model and optimiser more per generation
     if accelerator.is_main_process:
         write_json(folder / "training.json", {"images_seen": steps * train.batch_size, "set_size": len(data), "loss": curve})
+        if extendable:
+            keep(checkpoint, step, curve, running, weights, optimizer, ema, accelerator.scaler)
+    ema.copy_to(weights)
+    raw.eval()
+    accelerator.free_memory()  # it keeps a reference to all that it prepared: one model and optimiser more per generation
+
+
+def trainable(net: Any) -> dict[str, torch.nn.Parameter]:
+    """What is trained of a network, by name."""
+    return {name: p for name, p in net.named_parameters() if p.requires_grad}
+
+
+def optimizer_of(train: Train, weights: list[Any]) -> Any:
+    """AdamW, fused where torch has it; or the one of bitsandbytes with 8-bit state. Raises ConfigError where that is not installed."""
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW(weights, lr=train.learning_rate, betas=(0.9, 0.999), weight_decay=train.weight_decay, fused=True)
+    try:
+        import bitsandbytes
+    except ImportError:
+        raise ConfigError("train.optimizer=adamw8bit needs bitsandbytes (pip install bitsandbytes) and a GPU; use train.optimizer=adamw") from None
+    return bitsandbytes.optim.AdamW8bit(weights, lr=train.learning_rate, weight_decay=train.weight_decay)
+
+
+def attention(accelerator: Accelerator) -> Any:
+    """On a CPU the backward pass of torch's fused attention in bfloat16 takes as long as all the rest; the plain one does not."""
+    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
+
+
+def first_overflow(net: Any, forward: Callable[[], Any], accelerator: Accelerator) -> str:
+    """', first in layer NAME' for the layer whose output is not finite, found by one more forward pass; '' when all are."""
+    found: list[str] = []
+
+    def look(name: str) -> Callable[..., None]:
+        def hook(module: Any, given: Any, out: Any) -> None:
+            if not found and isinstance(out, torch.Tensor) and not out.isfinite().all():
+                found.append(name)
+
+        return hook
+
+    hooks = [module.register_forward_hook(look(name)) for name, module in net.named_modules() if not list(module.children())]
+    with torch.no_grad(), accelerator.autocast():
+        forward()
+    for handle in hooks:
+        handle.remove()
+    return f", first in layer {found[0]}" if found else ""
 
 
 def learning_rate(train: Train, seen: int) -> float:
-    """Learning rate after `seen` images: linear warm-up, then cosine decay to 0 or none."""
-    rate = train.learning_rate
-    if train.decay == "cosine":
-        rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, seen / train.images_seen)))
-    if seen < train.warmup_images:
-        rate *= seen / train.warmup_images
-    return rate
+    """Learning rate after `seen` images: linear warm-up times the decay of that name (formulas of diffusers' schedules)."""
+    share = min(1.0, seen / train.images_seen)
+    decayed = {
+        "none": 1.0,
+        "linear": 1 - share,
+        "cosine": 0.5 * (1 + math.cos(math.pi * share)),
+        "cosine_with_restarts": 0.0 if share >= 1 else 0.5 * (1 + math.cos(math.pi * (share * train.restarts % 1.0))),
+        "polynomial": (1 - share) ** 2,
+    }[train.decay]
+    warm = seen / train.warmup_images if seen < train.warmup_images else 1.0
+    return train.learning_rate * decayed * warm
 
 
 def order(size: int, batch: int, seen: int, key: tuple[object, ...]) -> np.ndarray:
@@ -132,51 +197,58 @@ def _permutation(size: int, epoch: int, key: tuple[object, ...]) -> np.ndarray:
 class Average:
     """Exponential moving average of the weights, with the warm-up of diffusers: decay min(d, (1 + k) / (10 + k))."""
 
-    def __init__(self, net: Any, decay: float):
+    def __init__(self, weights: dict[str, Any], decay: float):
         self.decay = decay
-        self.weights = {name: p.detach().clone() for name, p in net.state_dict().items()} if decay else {}
+        self.weights = {name: p.detach().clone() for name, p in weights.items()} if decay else {}
 
     @torch.no_grad()
-    def update(self, net: Any, step: int) -> None:
+    def update(self, weights: dict[str, Any], step: int) -> None:
         if self.decay:
-            now = net.state_dict()
             share = 1 - min(self.decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(self.weights.values()), [now[name] for name in self.weights], share)
+            torch._foreach_lerp_(list(self.weights.values()), [weights[name] for name in self.weights], share)
 
-    def copy_to(self, net: Any) -> None:
-        if self.decay:
-            net.load_state_dict(self.weights)
+    @torch.no_grad()
+    def copy_to(self, weights: dict[str, Any]) -> None:
+        for name, average in self.weights.items():
+            weights[name].copy_(average)
 
 
-def keep(path: Path, step: int, curve: list[tuple[int, float]], running: torch.Tensor, net: Any, optimizer: Any, ema: Average) -> None:
+def keep(
+    path: Path, step: int, curve: list[tuple[int, float]], running: torch.Tensor, weights: dict[str, Any], optimizer: Any, ema: Average, scaler: Any
+) -> None:
     """Write a checkpoint as safetensors (accelerate's own would pickle the optimiser); `running` is the loss since the curve's last point."""
-    tensors = {f"net.{name}": p for name, p in net.state_dict().items()}
+    tensors = {f"net.{name}": p for name, p in weights.items()}
     tensors |= {f"ema.{name}": p for name, p in ema.weights.items()}
     for i, state in getattr(optimizer, "optimizer", optimizer).state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
     tensors |= {"curve": torch.tensor(curve, dtype=torch.float64).reshape(-1, 2), "running": running}
-    write_tensors(path, {name: t.detach().cpu().clone() for name, t in tensors.items()}, {"step": str(step)})
+    metadata = {"step": str(step), "scaler": json.dumps(scaler.state_dict() if scaler else {})}
+    write_tensors(path, {name: t.detach().cpu().clone() for name, t in tensors.items()}, metadata)
 
 
-def restore(path: Path, net: Any, optimizer: Any, ema: Average) -> tuple[int, list[tuple[int, float]], torch.Tensor]:
-    """Load a checkpoint into net, optimiser and average; returns (steps done, loss curve, loss since). (0, [], 0) without one."""
+def restore(path: Path, weights: dict[str, Any], optimizer: Any, ema: Average, scaler: Any) -> tuple[int, list[tuple[int, float]], torch.Tensor]:
+    """Load a checkpoint into weights, optimiser and average; returns (steps done, loss curve, loss since). (0, [], 0) without one."""
     if not path.exists():
         return 0, [], torch.zeros(())
     from safetensors import safe_open
 
     tensors = read_tensors(path)
     with safe_open(path, "pt") as handle:
-        step = int(handle.metadata()["step"])
+        step, scale = int(handle.metadata()["step"]), json.loads(handle.metadata().get("scaler", "{}"))
 
     def part(prefix: str) -> dict[str, torch.Tensor]:
         return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
-    net.load_state_dict(part("net."))
-    for name, t in part("ema.").items():
-        ema.weights[name].copy_(t)
+    with torch.no_grad():
+        for name, t in part("net.").items():
+            weights[name].copy_(t)
+        for name, t in part("ema.").items():
+            ema.weights[name].copy_(t)
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, t in part("optimizer.").items():
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = t
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    if scaler and scale:
+        scaler.load_state_dict(scale)
     return step, [(int(seen), float(loss)) for seen, loss in tensors["curve"]], tensors["running"]

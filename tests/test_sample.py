@@ -23,7 +23,7 @@ from difflab.errors import ConfigError
 from difflab.measure import extractors_of
 from difflab.models import family_of
 from difflab.run import Run
-from difflab.sample import asked, draw, probe_count, probe_labels
+from difflab.sample import asked, draw, probe_asked, probe_count
 from difflab.seeds import image_seeds, probe_seeds
 
 BASE: dict[str, Any] = {
@@ -101,36 +101,36 @@ def test_classes_are_asked_for_as_often_as_training_set_0_has_them(run):
     known = run.real.labels()[:80]
     share = np.bincount(known, minlength=10) / 80
     assert share.max() > share.min()
-    got = np.bincount(asked(run, 1, 50), minlength=10)
+    got = np.bincount(asked(run, 1, 50).conditions, minlength=10)
     assert got.sum() == 50 and (np.abs(got - 50 * share) < 1).all()
-    assert (np.bincount(asked(run, 1, 800), minlength=10) == 10 * np.bincount(known, minlength=10)).all()
-    assert run.samples(1).column("label") == asked(run, 1, 50).tolist()
+    assert (np.bincount(asked(run, 1, 800).conditions, minlength=10) == 10 * np.bincount(known, minlength=10)).all()
+    assert run.samples(1).column("label") == asked(run, 1, 50).conditions.tolist()
 
 
 def test_balanced_asks_for_every_class_equally_often(run):
     balanced = imbalanced(run, conditions="balanced")
-    assert (np.bincount(asked(balanced, 1, 50)) == 5).all()
-    assert sorted(np.bincount(asked(balanced, 1, 53))) == [5] * 7 + [6] * 3
+    assert (np.bincount(asked(balanced, 1, 50).conditions) == 5).all()
+    assert sorted(np.bincount(asked(balanced, 1, 53).conditions)) == [5] * 7 + [6] * 3
 
 
 def test_balanced_never_asks_for_a_class_that_was_not_trained_on(run):
     few = Run(run.path, digits(data={"source": "digits", "train_size": 12}, sample={**BASE["sample"], "conditions": "balanced"}))
     there = set(run.real.labels()[:12].tolist())
     assert len(there) < 10
-    got = Counter(asked(few, 1, 50).tolist())
+    got = Counter(asked(few, 1, 50).conditions.tolist())
     assert set(got) == there and max(got.values()) - min(got.values()) <= 1
 
 
 def test_the_order_of_the_classes_is_random_and_fresh_in_every_generation(run):
-    first, second = asked(run, 0, 50), asked(run, 1, 50)
+    first, second = asked(run, 0, 50).conditions, asked(run, 1, 50).conditions
     assert (first != second).any() and sorted(first) == sorted(second) and (np.diff(first) < 0).any()
-    assert (asked(run, 0, 50) == first).all()
+    assert (asked(run, 0, 50).conditions == first).all()
 
 
 def test_too_few_samples_for_a_class_are_an_error_that_names_it(run):
     share = np.bincount(run.real.labels()[:80], minlength=10) / 80
     with pytest.raises(ConfigError, match=r"sample\.count 6 is too small to ask for class '\d' even once; .*conditions=balanced") as error:
-        asked(run, 1, 6)
+        asked(run, 1, 6).conditions
     assert share[int(str(error.value).split("'")[1])] * 6 < 1
     with pytest.raises(ConfigError, match=r"sample\.count 9 is too small to ask for class '9' even once; raise it$"):
         asked(imbalanced(run, conditions="balanced"), 1, 9)
@@ -201,11 +201,11 @@ def test_a_resumed_stage_draws_only_what_is_missing(copy):
 def test_the_probe_shows_frequent_and_rare_classes(run):
     four = Run(run.path, digits(probe={"per_condition": 3, "conditions": 4}))
     frequency = np.bincount(run.real.labels()[: four.config.data.train_size or run.about["n_train"]])
-    labels = probe_labels(four)
+    labels = probe_asked(four).conditions
     ranked = np.argsort(-frequency, kind="stable")
     assert labels is not None and set(labels) == {*ranked[:2], *ranked[-2:]} and (np.bincount(labels)[np.unique(labels)] == 3).all()
     unconditional = Run(run.path, digits(model={"family": "memoriser"}, sample={"count": 50}, probe={"per_condition": 3}))
-    assert probe_labels(unconditional) is None and probe_count(unconditional) == 24
+    assert probe_asked(unconditional) is None and probe_count(unconditional) == 24
 
 
 def test_a_run_without_probe_leaves_no_probe(tmp_path: Path):

@@ -21,7 +21,7 @@ from difflab.config import Config, Train, parse
 from difflab.errors import ConfigError, StoreError, TrainingError
 from difflab.models.base import Shape
 from difflab.models.pixel_mlp import PixelMLP
-from difflab.train import Average, fit, learning_rate, order
+from difflab.train import Average, fit, learning_rate, order, trainable
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, 4, 4, 1), dtype=np.uint8)
 LABELS = np.arange(37) % 3
@@ -32,12 +32,12 @@ class Data:
     """A training set in memory."""
 
     def __init__(self, images: np.ndarray = IMAGES, labels: np.ndarray | None = LABELS):
-        self.pixels, self.labels = images, labels
+        self.pixels, self.conditions = images, labels
 
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def images(self, at: np.ndarray) -> np.ndarray:
+    def inputs(self, at: np.ndarray) -> np.ndarray:
         return self.pixels[at]
 
 
@@ -54,7 +54,8 @@ def fresh(c: Config, shape: Shape = SHAPE) -> PixelMLP:
 
 def train(folder: Path, c: Config, advance: Any = lambda n: None, data: Any = None, accelerator: Any = None) -> PixelMLP:
     model = fresh(c)
-    fit(model, data or Data(), c, 0, folder, accelerator or Accelerator(), advance)  # type: ignore[arg-type]
+    model.prepare_training(c.train, "cpu")
+    fit(model, data or Data(), c.train, (c.seed, 0), folder, accelerator or Accelerator(), advance)  # type: ignore[arg-type]
     return model
 
 
@@ -118,7 +119,7 @@ def test_the_loss_is_that_of_diffusers_own_scheduler(prediction, schedule):
     c = parse({"model": {"family": "pixel-mlp", "width": 16, "depth": 1, "prediction_type": prediction, "beta_schedule": schedule}})
     model, how = fresh(c), Train(condition_dropout=0.3)
     images, labels = torch.from_numpy(IMAGES[:8]), torch.from_numpy(LABELS[:8])
-    ours = model.loss(model.net, images, labels, slice(0, 8), 8, how, torch.Generator().manual_seed(5))
+    ours = model.loss(model.net, **model.draws(images, labels, slice(0, 8), 8, how, torch.Generator().manual_seed(5)), train=how)
 
     rng = torch.Generator().manual_seed(5)
     clean = images.permute(0, 3, 1, 2) / 255 * 2 - 1
@@ -137,7 +138,7 @@ def test_the_parts_of_a_batch_have_the_losses_of_the_whole():
     images, labels = torch.from_numpy(IMAGES[:8]), torch.from_numpy(LABELS[:8])
 
     def losses(rows: slice) -> torch.Tensor:
-        return model.loss(model.net, images[rows], labels[rows], rows, 8, how, torch.Generator().manual_seed(5))
+        return model.loss(model.net, **model.draws(images[rows], labels[rows], rows, 8, how, torch.Generator().manual_seed(5)), train=how)
 
     torch.testing.assert_close(torch.cat([losses(slice(0, 3)), losses(slice(3, 8))]), losses(slice(0, 8)))
 
@@ -163,20 +164,21 @@ def test_the_curve_is_the_mean_loss_per_image_seen(tmp_path, monkeypatch):
             at = order(37, 16, start, (c.seed, 0))
             rng = generator("noise", c.seed, 0, start)
             batch = torch.from_numpy(IMAGES[at]), torch.from_numpy(LABELS[at])
-            by_hand.append(float(model.loss(model.net, *batch, slice(0, 16), 16, c.train, rng).mean().detach()))
+            by_hand.append(float(model.loss(model.net, **model.draws(*batch, slice(0, 16), 16, c.train, rng), train=c.train).mean().detach()))
         assert loss == pytest.approx(np.mean(by_hand), rel=1e-5)
 
 
 def test_the_average_follows_the_textbook():
     net = torch.nn.Linear(1, 1, bias=False)
     net.weight.data.fill_(1.0)
-    average, by_hand = Average(net, 0.8), 1.0
+    weights = trainable(net)
+    average, by_hand = Average(weights, 0.8), 1.0
     for k in range(60):
         net.weight.data.fill_(math.sin(k))
-        average.update(net, k)
+        average.update(weights, k)
         d = min(0.8, (1 + k) / (10 + k))
         by_hand = d * by_hand + (1 - d) * math.sin(k)
-    average.copy_to(net)
+    average.copy_to(weights)
     assert net.weight.item() == pytest.approx(by_hand, rel=1e-5)
 
 
@@ -245,7 +247,7 @@ def test_generations_see_other_noise_and_order(tmp_path):
     c, models = config(), []
     for generation in (0, 1):
         model = fresh(c)
-        fit(model, Data(), c, generation, tmp_path, Accelerator(), lambda n: None)  # type: ignore[arg-type]
+        fit(model, Data(), c.train, (c.seed, generation), tmp_path, Accelerator(), lambda n: None)  # type: ignore[arg-type]
         models.append(model)
     assert not same(*models)
 

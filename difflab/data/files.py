@@ -13,6 +13,11 @@ from typing import Any
 from difflab.errors import StoreError
 
 
+def cache_home() -> Path:
+    """Where things that can be computed again and are shared by runs lie: $DIFFLAB_CACHE or ~/.cache/difflab. May be deleted at any time."""
+    return Path(os.environ.get("DIFFLAB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "difflab")
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, on failure nothing is left behind.

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from difflab.data.files import write_json
 from difflab.data.ledger import REAL
 from difflab.data.store import Shards
+from difflab.errors import ConfigError
 from difflab.models import family_of
 from difflab.regimes import check_possible, fresh_needed
 from difflab.run import Run
@@ -28,6 +29,8 @@ def ingest(run: Run, accelerator: Accelerator) -> None:
         return
     about, record, columns, pixels = _exact(run) if config.exact else _images(run)
     check_possible(config, about["n_train"])
+    if config.text:
+        about["prompts"] = sorted(set(columns["prompt"])) if "prompt" in columns else []
     about |= {"record": list(record), "shard_size": max(1, min(SHARD, SHARD_BYTES // math.prod(record)))}
     total = about["n_train"] + about["n_held_out"]
     folder = run.path / "real"
@@ -39,6 +42,7 @@ def ingest(run: Run, accelerator: Accelerator) -> None:
             shards.write(shard, pixels(span), {**own, "generation": REAL, "lab": 0, "kind": "real"})
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        about["content"] = shards.hash()[:16]
         write_json(folder / "about.json", about)
     accelerator.wait_for_everyone()
 
@@ -49,7 +53,7 @@ def _images(run: Run) -> tuple[dict[str, Any], tuple[int, ...], dict[str, list[A
 
     config = run.config
     source = open_source(config.data, config.seed)
-    train, held_out = split(source, config.data.held_out, seed_of("split", config.seed))
+    train, held_out = split(source, config.data.held_out, seed_of("split", config.seed if config.data.split_seed is None else config.data.split_seed))
     order = np.concatenate([train, held_out])
     labels = None if source.labels is None else source.labels[order].tolist()
     columns: dict[str, list[Any]] = {
@@ -60,6 +64,10 @@ def _images(run: Run) -> tuple[dict[str, Any], tuple[int, ...], dict[str, list[A
         columns |= {"label": labels, "class": [source.classes[label] for label in labels]}
     if source.prompts is not None:
         columns["prompt"] = [source.prompts[i] for i in order]
+    elif config.text and config.conditional:
+        raise ConfigError(
+            f"family {config.model.family} is conditioned on captions and {source.name} has none; make them from the classes with data.caption='a photo of a {{class}}', or set model.conditional=false"
+        )
     about: dict[str, Any] = {
         "source": source.name,
         "licence": source.licence,

@@ -53,6 +53,8 @@ def open_source(data: Data, seed: int) -> Source:
     if data.styles is not None and kind != "emoji":
         raise DataError(f"data.styles is for data.source=emoji only; remove it for data.source={data.source}")
     source = _open(kind, argument if colon else None, data)
+    if data.caption is not None:
+        source = replace(source, prompts=_captions(source, data.caption))
     if data.tail.kind == "zipf":
         source = _subset(source, _zipf(source, data.tail.exponent, seed))
     if data.limit is not None and data.limit < len(source):
@@ -126,6 +128,20 @@ def labels_of_kept(values: Sequence[Any] | None, kept: list[int], where: str) ->
     if left.min() == 0:
         raise DataError(f"{where}: no image of class '{classes[int(np.argmin(left))]}' can be read; repair them or remove the class")
     return labels[kept], classes
+
+
+def _captions(source: Source, text: str) -> list[str]:
+    """One caption per image from a text with {class}, {prompt} or the name of an attribute. Raises DataError for what an image has not."""
+    known = dict(source.attributes)
+    if source.labels is not None and source.classes is not None:
+        known["class"] = [source.classes[label] for label in source.labels.tolist()]
+    if source.prompts is not None:
+        known["prompt"] = source.prompts
+    try:
+        return [text.format_map({name: values[i] for name, values in known.items()}) for i in range(len(source))]
+    except (KeyError, ValueError, IndexError) as error:
+        names = ", ".join(f"{{{name}}}" for name in known) or "nothing"
+        raise DataError(f"data.caption '{text}': {error} is not known of these images; known: {names}") from None
 
 
 # ------------------------------------------------------------------------------------------------- tail and limit

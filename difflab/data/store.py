@@ -7,7 +7,7 @@ A shard is the unit of everything: of one process's work, of resuming, of verifi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,11 @@ from difflab.data.files import atomic, read_tensors, write_tensors
 from difflab.errors import StoreError
 
 
+def _save(path: Path, array: np.ndarray) -> None:
+    with atomic(path) as temporary, open(temporary, "wb") as handle:
+        np.save(handle, array, allow_pickle=False)
+
+
 class Shards:
     """One set of images (or of records of the exact families) on disk.
 
@@ -31,13 +36,15 @@ class Shards:
         count: images in the set.
         shard_size: images per shard.
         record: shape of one record: (H, W, C) of uint8 pixels, or (R, d) of float64 values.
+        encoded: folder of what models read instead of pixels (latents); disposable; None = in the cache.
     """
 
-    def __init__(self, folder: Path, derived: Path, cache: Path, count: int, shard_size: int, record: tuple[int, ...]):
+    def __init__(self, folder: Path, derived: Path, cache: Path, count: int, shard_size: int, record: tuple[int, ...], encoded: Path | None = None):
+        self.encoded = encoded or cache
         self.folder, self.derived, self.cache = folder, derived, cache
         self.count, self.shard_size, self.record = count, shard_size, record
         self.images = len(record) == 3
-        self._open: dict[int, np.ndarray] = {}
+        self._open: dict[Path, np.ndarray] = {}
 
     def __len__(self) -> int:
         return self.count
@@ -71,8 +78,7 @@ class Shards:
             pq.write_table(rows, temporary, compression="zstd", write_page_checksum=True)
 
     def _cache(self, shard: int, pixels: np.ndarray) -> None:
-        with atomic(self._cache_path(shard)) as temporary, open(temporary, "wb") as handle:
-            np.save(handle, pixels, allow_pickle=False)
+        _save(self._cache_path(shard), pixels)
 
     def _cache_path(self, shard: int) -> Path:
         return self.cache / f"{shard:05d}.npy"
@@ -107,21 +113,46 @@ class Shards:
 
     def pixels(self, shard: int) -> np.ndarray:
         """The pixels of one shard, memory-mapped from the cache, so that memory does not grow with the set."""
-        if shard not in self._open:
-            path = self._cache_path(shard)
-            if not path.exists():
-                self._cache(shard, self.decode(shard))
-            self._open[shard] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return self._open[shard]
+        path = self._cache_path(shard)
+        if path not in self._open and not path.exists():
+            self._cache(shard, self.decode(shard))
+        return self._mapped(path)
+
+    def _mapped(self, path: Path) -> np.ndarray:
+        if path not in self._open:
+            self._open[path] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return self._open[path]
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
         """Any images of the set: [len(indices), *record]."""
-        out = np.empty((len(indices), *self.record), dtype=np.uint8 if self.images else np.float64)
+        return self._gather(self.pixels, indices, self.record, np.dtype(np.uint8 if self.images else np.float64))
+
+    def _gather(self, read: Callable[[int], np.ndarray], indices: np.ndarray, record: tuple[int, ...], kind: np.dtype) -> np.ndarray:
+        out = np.empty((len(indices), *record), dtype=kind)
         shards, offsets = np.divmod(indices, self.shard_size)
         for shard in np.unique(shards):
             at = shards == shard
-            out[at] = self.pixels(int(shard))[offsets[at]]
+            out[at] = read(int(shard))[offsets[at]]
         return out
+
+    # ------------------------------------------------------------------------------------------- encoded
+    def encode(self, encoder: Any, shard: int, pixels: np.ndarray | None = None) -> None:
+        """Make sure that what `encoder` (it has a ``key``) makes of one shard is there; `pixels` are those in memory, if they are."""
+        path = self._encoded_path(encoder.key, shard)
+        if not path.exists():
+            _save(path, encoder(torch.from_numpy(np.array(self.decode(shard) if pixels is None else pixels))).numpy())
+
+    def lacks(self, key: str) -> list[int]:
+        """Shards that no encoder of this key has read yet."""
+        return [shard for shard in self.shards if not self._encoded_path(key, shard).exists()]
+
+    def gather_encoded(self, key: str, indices: np.ndarray) -> np.ndarray:
+        """What an encoder made of any images of the set, memory-mapped: float32 [len(indices), ...]."""
+        first = self._mapped(self._encoded_path(key, int(indices[0]) // self.shard_size))
+        return self._gather(lambda shard: self._mapped(self._encoded_path(key, shard)), indices, first.shape[1:], first.dtype)
+
+    def _encoded_path(self, key: str, shard: int) -> Path:
+        return self.encoded / f"{key}-{shard:05d}.npy"
 
     # ------------------------------------------------------------------------------------------- derived
     def feature_path(self, name: str, shard: int) -> Path:

@@ -12,6 +12,8 @@ FAMILIES = {
     "memoriser": "difflab.models.memoriser:Memoriser",
     "pixel-mlp": "difflab.models.pixel_mlp:PixelMLP",
     "pixel-unet": "difflab.models.pixel_unet:PixelUNet",
+    "stable-diffusion": "difflab.models.stable_diffusion:StableDiffusion",
+    "flow": "difflab.models.flow:Flow",
 }
 
 

@@ -14,10 +14,11 @@ from difflab.config import Sample
 
 @dataclass(frozen=True)
 class Shape:
-    """What a family must know about the data: the shape of one record and how many classes there are (0 = none)."""
+    """What a family must know about the data: the shape of one record, how many classes there are (0 = none), distinct captions."""
 
     record: tuple[int, ...]  # (H, W, C) uint8, or (R, d) float64
     classes: int = 0
+    prompts: tuple[str, ...] = ()
 
 
 class Family(ABC):
@@ -27,8 +28,8 @@ class Family(ABC):
         self.spec, self.shape = spec, shape
 
     @abstractmethod
-    def sample(self, labels: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
-        """Draw one record per seed: [n, *record]. Image i depends on its seed, its label and the batch size alone."""
+    def sample(self, conditions: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
+        """Draw one record per seed: [n, *record]. Image i depends on its seed, its condition and the batch size alone."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pixel-space diffusion models: what pixel-mlp and pixel-unet share. Noise, loss, guidance, sampling.
+"""What all diffusion families share, in pixels or latents: noise, loss, guidance, sampling.
 
 A denoiser is a diffusers model that maps (noisy images, timesteps, class labels) to a prediction. Class `classes` is
 the null label that classifier-free guidance needs (Ho & Salimans 2207.12598).
@@ -8,92 +8,118 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
 from abc import abstractmethod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers.training_utils import compute_snr
 
 from difflab.config import Sample, Train
 from difflab.errors import ConfigError, StoreError
-from difflab.models.base import Family, Shape
+from difflab.models.base import Family
+
+FORWARD = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")  # settings of the forward process
 
 
 class Denoiser(Family):
-    """Base of the pixel families. `net` is a diffusers ModelMixin; images are scaled to [-1, 1]."""
+    """Base of the diffusion families. `net` is what is trained, a torch module."""
 
     net: Any
 
-    def __init__(self, spec: Any, shape: Shape):
-        super().__init__(spec, shape)
-        if spec.conditional and not shape.classes:
-            raise ConfigError(f"model.conditional=true needs a labelled set; use model.conditional=false (family {spec.family})")
-        self.noise = noise_of(spec)
+    noise: Any  # a diffusers scheduler: the forward process of training
 
-    # ------------------------------------------------------------------------------ for each family to say
     @abstractmethod
-    def build(self) -> Any:
-        """A new network with fresh weights, drawn from torch's global generator."""
+    def initialise(self, seed: int, scratch: bool = True) -> None:
+        """Fresh weights as a pure function of `seed`; without `scratch` those of the pretrained base, where there is one."""
 
-    @classmethod
-    @abstractmethod
-    def network_class(cls) -> Any:
-        """The diffusers model class, for loading."""
+    def prepare_training(self, train: Train, device: Any) -> None:
+        """Whatever must happen before train.fit: the network is on the device and what is trained requires a gradient."""
+        if train.gradient_checkpointing:
+            self.net.enable_gradient_checkpointing()
+        self.net.to(device)
 
-    # ------------------------------------------------------------------------------------------- training
-    def initialise(self, seed: int) -> None:
-        """Fresh weights as a pure function of `seed`."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.net = self.build()
+    def prepare_sampling(self, how: Sample, device: Any) -> None:
+        """Whatever must happen before `sample`."""
+        self.net.to(device).eval()
 
-    def loss(
-        self, net: Any, images: torch.Tensor, labels: torch.Tensor | None, rows: slice, total: int, train: Train, rng: torch.Generator
-    ) -> torch.Tensor:
-        """Per-image mean squared error of the prediction: [b] (Ho et al. 2020, eq. 14; v: Salimans & Ho 2022, app. D).
+    encoder_key: str | None = None  # under which the encoder's results lie
+
+    def encoder(self, device: Any) -> Any:
+        """What turns images into what is trained on and has a ``key``; None = the images themselves."""
+        return None
+
+    def inputs(self, shards: Any, indices: np.ndarray) -> np.ndarray:
+        """What training reads of images `indices` of a set."""
+        return shards.gather(indices)
+
+    def draws(
+        self, inputs: torch.Tensor, conditions: torch.Tensor | None, rows: slice, total: int, train: Train, rng: torch.Generator
+    ) -> dict[str, torch.Tensor | None]:
+        """All that is random in one step: clean images, noise, timesteps and conditions of this process's part of the batch.
 
         Args:
-            net: the network, possibly wrapped for several processes.
-            images: uint8 [b, H, W, C], this process's part of a batch of `total` images.
-            labels: int64 [b], or None.
-            rows: which part of the batch this is. Noise, timesteps and dropped labels are drawn for the whole batch
-                from `rng` and cut, so that they do not depend on the number of processes.
+            inputs: what the data set holds for this process's part of a batch of `total` images, see `clean`.
+            conditions: int64 [b], or None.
+            rows: which part of the batch this is. Everything is drawn for the whole batch from `rng` and cut, so that it
+                does not depend on the number of processes.
         """
-        device = images.device
-        x = images.permute(0, 3, 1, 2).float() / 127.5 - 1
-        noise = torch.randn((total, *x.shape[1:]), generator=rng)[rows].to(device)
-        t = torch.randint(self.spec.train_timesteps, (total,), generator=rng)[rows].to(device)
-        dropped = torch.rand(total, generator=rng)[rows].to(device) < train.condition_dropout
-        noisy = self.noise.add_noise(x, noise, t)
-        target = noise if self.spec.prediction_type == "epsilon" else self.noise.get_velocity(x, noise, t)
-        if labels is not None:
-            labels = torch.where(dropped, self.shape.classes, labels)
-        return (self.predict(net, noisy, t, labels).float() - target).square().flatten(1).mean(1)
+        x = self.clean(inputs, rows, total, rng)
+        noise = torch.randn((total, *x.shape[1:]), generator=rng)[rows].to(x.device)
+        t = self.timesteps(total, rng)[rows].to(x.device)
+        dropped = torch.rand(total, generator=rng)[rows].to(x.device) < train.condition_dropout
+        if conditions is not None:
+            conditions = torch.where(dropped, self.null, conditions)
+        return {"x": x, "noise": noise, "t": t, "conditions": conditions}
+
+    def clean(self, inputs: torch.Tensor, rows: slice, total: int, rng: torch.Generator) -> torch.Tensor:
+        """What is to be generated, [b, C, H, W], from uint8 images [b, H, W, C]: pixels in [-1, 1]."""
+        return inputs.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def timesteps(self, total: int, rng: torch.Generator) -> torch.Tensor:
+        """Timesteps of a batch, int64 [total], uniform."""
+        return torch.randint(self.noise.config.num_train_timesteps, (total,), generator=rng)
+
+    def loss(self, net: Any, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None, train: Train) -> torch.Tensor:
+        """Per-image mean squared error of the prediction: [b] (Ho et al. 2020, eq. 14; v: Salimans & Ho 2022, app. D).
+
+        `net` may be wrapped for several processes. With train.min_snr_gamma the error is weighted by min(SNR, gamma) / SNR,
+        for v-prediction by min(SNR, gamma) / (SNR + 1) (Hang et al. 2303.09556, sec. 3.4).
+        """
+        v = self.noise.config.prediction_type == "v_prediction"
+        target = self.noise.get_velocity(x, noise, t) if v else noise
+        error = (self.predict(net, self.noise.add_noise(x, noise, t), t, conditions).float() - target.float()).square().flatten(1).mean(1)
+        if not train.min_snr_gamma:
+            return error
+        snr = compute_snr(self.noise, t)
+        return error * snr.clamp(max=train.min_snr_gamma) / (snr + 1 if v else snr)
+
+    @property
+    def null(self) -> int:
+        """The condition that means "none"."""
+        return self.shape.classes
 
     # ------------------------------------------------------------------------------------------- sampling
     @torch.inference_mode()
-    def sample(self, labels: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
+    def sample(self, conditions: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
         out = [
-            self._batch(None if labels is None else labels[i : i + how.batch_size], seeds[i : i + how.batch_size], how)
+            self._batch(None if conditions is None else conditions[i : i + how.batch_size], seeds[i : i + how.batch_size], how)
             for i in range(0, len(seeds), how.batch_size)
         ]
         return np.concatenate(out)
 
-    def _batch(self, labels: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
+    def _batch(self, conditions: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
         device = next(self.net.parameters()).device
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        h, w, c = self.shape.record
-        x = torch.stack([torch.randn((c, h, w), generator=g) for g in generators]).to(device)
-        condition = torch.from_numpy(labels).to(device) if labels is not None and self.spec.conditional else None
-        null = None if condition is None else torch.full_like(condition, self.shape.classes)
+        x = torch.stack([torch.randn(self.drawn, generator=g) for g in generators]).to(device)
+        condition = torch.from_numpy(conditions).to(device) if conditions is not None and self.spec.conditional else None
+        null = None if condition is None else torch.full_like(condition, self.null)
 
-        scheduler = scheduler_of(how, self.noise, device)
-        x = x * scheduler.init_noise_sigma
+        scheduler = self.scheduler(how, device)
+        x = x * getattr(scheduler, "init_noise_sigma", 1.0)
         extra = _step_arguments(scheduler, generators)
         for t in scheduler.timesteps:
-            scaled = scheduler.scale_model_input(x, t)
+            scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
             if how.guidance_scale == 1 or condition is None:
                 prediction = self.predict(self.net, scaled, t.expand(len(x)), condition)
             elif how.guidance_scale == 0:
@@ -103,46 +129,37 @@ class Denoiser(Family):
                 both = self.predict(self.net, torch.cat([scaled, scaled]), t.expand(2 * len(x)), torch.cat([null, condition]))  # type: ignore[list-item]
                 without, with_ = both.chunk(2)
                 prediction = without + how.guidance_scale * (with_ - without)
-            x = scheduler.step(prediction, t, x, **extra).prev_sample
+            x = scheduler.step(prediction.float(), t, x, **extra).prev_sample
+        x = self.finish(x)
         if not torch.isfinite(x).all():
             raise StoreError("sampling produced non-finite pixels; the weights or the scheduler's settings are broken, so nothing was written")
         return (x.clamp(-1, 1).add(1).mul(127.5)).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+    @property
+    def drawn(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of the noise that an image starts from."""
+        h, w, c = self.shape.record
+        return c, h, w
+
+    def finish(self, x: torch.Tensor) -> torch.Tensor:
+        """Pixels in [-1, 1] from what was denoised."""
+        return x
+
+    def scheduler(self, how: Sample, device: Any = "cpu") -> Any:
+        """The sampling scheduler with its timesteps set. Raises ConfigError where `how` does not fit this family."""
+        return scheduler_of(how, self.noise, device)
 
     def predict(self, net: Any, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         """What `net` (perhaps wrapped for several processes) predicts for noisy images [n, C, H, W] at timesteps [n]."""
         return net(x, t, labels)
 
-    # --------------------------------------------------------------------------------------------- files
-    def save(self, folder: Path) -> None:
-        self.net.save_pretrained(folder / "unet", safe_serialization=True)
-        self.noise.save_pretrained(folder / "scheduler")
 
-    @classmethod
-    def load(cls, spec: Any, shape: Shape, folder: Path) -> Denoiser:
-        model = cls(spec, shape)
-        try:
-            model.net, info = model.network_class().from_pretrained(
-                folder / "unet", use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
-            )
-            wrong = {name: keys for name, keys in info.items() if keys}
-            if wrong:  # diffusers would fill the gaps with random weights
-                raise ValueError(f"weights do not match its config: {wrong}")
-        except (OSError, ValueError, TypeError, json.JSONDecodeError, RuntimeError) as error:
-            raise StoreError(
-                f"{folder} holds no readable model ({' '.join(str(error).split())[:160]}); delete it and run the same command again"
-            ) from error
-        return model
-
-
-def noise_of(spec: Any) -> Any:
-    """The forward process of training."""
-    from diffusers import DDPMScheduler
-
-    return DDPMScheduler(num_train_timesteps=spec.train_timesteps, beta_schedule=spec.beta_schedule, prediction_type=spec.prediction_type)
-
-
-def scheduler_of(how: Sample, noise: Any, device: Any = "cpu") -> Any:
+def scheduler_of(how: Sample, noise: Any, device: Any = "cpu", settings: dict[str, Any] | None = None) -> Any:
     """The sampling scheduler by its diffusers name, with the noise schedule of training and its timesteps set.
+
+    Args:
+        settings: a pretrained base's own scheduler config, which is kept as far as the scheduler knows it; None = only the
+            forward process is handed on, since the other settings of a DDPMScheduler are not this scheduler's defaults.
 
     Raises ConfigError for an unknown name, an unknown option or one that does not fit this family.
     """
@@ -155,22 +172,25 @@ def scheduler_of(how: Sample, noise: Any, device: Any = "cpu") -> Any:
         known = [known for known in dir(diffusers) if known.endswith("Scheduler") and not known.startswith("Flax")]
         raise ConfigError(f"sample.scheduler '{name}' is no scheduler of diffusers; {_near(name, known, 'for example DDIMScheduler')}")
     accepted = inspect.signature(kind.__init__).parameters
-    # Only the forward process is handed on: the other settings of a DDPMScheduler are not this scheduler's defaults.
-    forward = {key: noise.config[key] for key in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")}
-    if not forward.keys() <= accepted.keys() or "Inverse" in name:
-        raise ConfigError(f"sample.scheduler '{name}' does not denoise what this family is trained on; for example DDIMScheduler does")
+    forward = [key for key in FORWARD if key in noise.config]
+    if not set(forward) <= accepted.keys() or "Inverse" in name or ("FlowMatch" in name) != ("FlowMatch" in type(noise).__name__):
+        instead = "FlowMatchEulerDiscreteScheduler" if "FlowMatch" in type(noise).__name__ else "DDIMScheduler"
+        raise ConfigError(f"sample.scheduler '{name}' does not denoise what this family is trained on; for example {instead} does")
+    given = {key: noise.config[key] for key in forward}
+    if settings is not None:
+        given = {key: value for key, value in settings.items() if key in accepted} | given
     spacing = accepted.get("timestep_spacing")
-    if spacing is not None and spacing.default == "leading":
-        forward["timestep_spacing"] = "trailing"  # the first step must start from pure noise (Lin et al. 2305.08891)
+    if settings is None and spacing is not None and spacing.default == "leading":
+        given["timestep_spacing"] = "trailing"  # the first step must start from pure noise (Lin et al. 2305.08891)
     for key in options:
         if key not in accepted or key == "self":
             raise ConfigError(f"sample.scheduler_options: {name} knows no '{key}'; {_near(key, accepted, 'see its page in the diffusers docs')}")
-        if key == "trained_betas" or (key in forward and key != "timestep_spacing"):
+        if key == "trained_betas" or key in FORWARD:
             raise ConfigError(
                 f"sample.scheduler_options: '{key}' is settled by training; set model.train_timesteps, beta_schedule or prediction_type"
             )
     try:
-        scheduler: Any = kind(**{**forward, **options})
+        scheduler: Any = kind(**{**given, **options})
         scheduler.set_timesteps(how.steps, device=device)
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:
         raise ConfigError(f"sample.scheduler '{name}' refuses {options} with sample.steps {how.steps}: {' '.join(str(error).split())}") from error

@@ -10,7 +10,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from difflab.models.denoiser import Denoiser
+from difflab.models.pixel import Pixel
 
 
 class DenoisingMLP(ModelMixin, ConfigMixin):
@@ -68,7 +68,7 @@ def waves(timestep: torch.Tensor, width: int) -> torch.Tensor:
     return nn.functional.pad(embedding, (0, width - 2 * half))
 
 
-class PixelMLP(Denoiser):
+class PixelMLP(Pixel):
     """Family ``pixel-mlp``."""
 
     def build(self) -> Any:

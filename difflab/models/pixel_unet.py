@@ -9,10 +9,10 @@ import torch
 from diffusers import DDPMPipeline, UNet2DModel
 
 from difflab.errors import ConfigError
-from difflab.models.denoiser import Denoiser
+from difflab.models.pixel import Pixel
 
 
-class PixelUNet(Denoiser):
+class PixelUNet(Pixel):
     """Family ``pixel-unet``. Unconditional models are saved as a whole DDPMPipeline that any tool loads."""
 
     def build(self) -> Any:

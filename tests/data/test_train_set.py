@@ -35,10 +35,10 @@ def test_rows_are_read_in_their_order_across_generations(tmp_path):
     data = TrainSet(rows((1, 6, -1), (-1, 0, -1), (0, 3, -1), (1, 0, -1)), shards.__getitem__)
     wanted = np.stack([values[1][6], values[-1][0], values[0][3], values[1][0]])
     assert len(data) == 4
-    assert (data.images(np.arange(4)) == wanted).all()
-    assert (data.images(np.array([2, 0, 2])) == wanted[[2, 0, 2]]).all()
+    assert (data.inputs(np.arange(4)) == wanted).all()
+    assert (data.inputs(np.array([2, 0, 2])) == wanted[[2, 0, 2]]).all()
     assert (data.records() == wanted).all()
-    assert data.labels.tolist() == [106, -100, 3, 100]
+    assert data.conditions.tolist() == [106, -100, 3, 100]
 
 
 def test_only_the_generations_that_are_pointed_at_are_opened(tmp_path):
@@ -51,13 +51,13 @@ def test_only_the_generations_that_are_pointed_at_are_opened(tmp_path):
 @pytest.mark.parametrize("labels", [False, 0])
 def test_one_unlabelled_set_makes_the_training_set_unlabelled(tmp_path, labels):
     _, shards = sets(tmp_path, labels=labels)
-    assert TrainSet(rows((0, 1, -1), (1, 2, -1)), shards.__getitem__).labels is None
+    assert TrainSet(rows((0, 1, -1), (1, 2, -1)), shards.__getitem__).conditions is None
 
 
 def test_numbers_have_no_labels(tmp_path):
     values, shards = sets(tmp_path, record=(2, 3), labels=False)
     data = TrainSet(rows((0, 1, -1), (-1, 2, -1)), shards.__getitem__)
-    assert data.labels is None
+    assert data.conditions is None
     assert data.records().dtype == np.float64 and (data.records() == np.stack([values[0][1], values[-1][2]])).all()
 
 

@@ -17,7 +17,8 @@ from difflab.config import PixelMLP as Spec
 from difflab.config import Sample
 from difflab.errors import ConfigError, StoreError
 from difflab.models.base import Shape
-from difflab.models.denoiser import noise_of, scheduler_of
+from difflab.models.denoiser import scheduler_of
+from difflab.models.pixel import noise_of
 from difflab.models.pixel_mlp import DenoisingMLP, PixelMLP
 
 SCHEDULERS = ["DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",

@@ -1,0 +1,112 @@
+"""The AutoencoderKL of a latent model: trained from scratch (pretraining), and as an encoder of images to latents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+from torch.nn import functional as F
+
+from difflab.config import Train
+
+
+class Reconstruction(nn.Module):
+    """Encode, draw from the posterior, decode: (x [n, C, H, W], noise [n, c, h, w]) -> (reconstruction, KL per latent value [n])."""
+
+    def __init__(self, vae: Any):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        posterior = self.vae.encode(x).latent_dist
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).mean(1)
+        return self.vae.decode(mean + logvar.mul(0.5).exp() * noise).sample, kl
+
+
+class Autoencoder:
+    """What train.fit needs to train an AutoencoderKL: absolute error of pixels and of their differences, and a little KL.
+
+    The differences make edges count: with the pixel error alone the first thing that such a small network gives up is outlines.
+    Images are mirrored and their colour channels permuted at random, so that it learns shapes rather than the few thousand images.
+    """
+
+    def __init__(self, vae: Any, kl_weight: float):
+        self.net, self.kl_weight = Reconstruction(vae), kl_weight
+
+    def draws(self, inputs: torch.Tensor, conditions: None, rows: slice, total: int, train: Train, rng: torch.Generator) -> dict[str, Any]:
+        x = to_pixels(inputs)
+        flip = torch.rand(total, generator=rng)[rows] < 0.5
+        colours = torch.rand((total, x.shape[1]), generator=rng)[rows].argsort(1).to(x.device)
+        x = x.gather(1, colours[:, :, None, None].expand_as(x))
+        x[flip] = x[flip].flip(3)
+        config = self.net.vae.config
+        factor = 2 ** (len(config.block_out_channels) - 1)
+        shape = (config.latent_channels, x.shape[2] // factor, x.shape[3] // factor)
+        return {"x": x, "noise": torch.randn((total, *shape), generator=rng)[rows].to(x.device)}
+
+    def loss(self, net: Any, x: torch.Tensor, noise: torch.Tensor, train: Train) -> torch.Tensor:
+        """Per-image loss [b]."""
+        out, kl = net(x, noise)
+        out = out.float()
+        edges = sum((d(out) - d(x)).abs().flatten(1).mean(1) for d in (lambda i: i.diff(dim=2), lambda i: i.diff(dim=3)))
+        return F.l1_loss(out, x, reduction="none").flatten(1).mean(1) + edges + self.kl_weight * kl
+
+
+def to_pixels(images: torch.Tensor) -> torch.Tensor:
+    """uint8 [n, H, W, C] to float [n, C, H, W] in [-1, 1]."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@torch.no_grad()
+def moments(vae: Any, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
+    """Mean and standard deviation of the posterior, stacked along the channels: float32 [n, 2c, h, w] on the CPU, from uint8 [n, H, W, C]."""
+    device, kind = vae.device, vae.dtype
+    out = []
+    for part in images.split(batch):
+        posterior = vae.encode(to_pixels(part.to(device)).to(kind)).latent_dist
+        out.append(torch.cat([posterior.mean, posterior.std], 1).float().cpu())
+    return torch.cat(out)
+
+
+@torch.no_grad()
+def reconstruction_error(vae: Any, images: torch.Tensor) -> float:
+    """Mean absolute error of encoding to the posterior mean and decoding, in levels of 0..255, of uint8 images [n, H, W, C]."""
+    total = 0.0
+    for part in images.split(64):
+        x = to_pixels(part.to(vae.device)).to(vae.dtype)
+        back = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
+        total += float((back.float() - x.float()).abs().mean(dim=(1, 2, 3)).sum()) * 127.5
+    return total / len(images)
+
+
+def build(channels: list[int], latent_channels: int, layers_per_block: int, norm_groups: int, image_size: int, image_channels: int = 3) -> Any:
+    """A new AutoencoderKL, weights from torch's global generator; its latents are smaller by 2 for every further entry of `channels`."""
+    levels = len(channels)
+    return AutoencoderKL(
+        in_channels=image_channels,
+        out_channels=image_channels,
+        block_out_channels=tuple(channels),
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        latent_channels=latent_channels,
+        layers_per_block=layers_per_block,
+        norm_num_groups=norm_groups,
+        sample_size=image_size,
+    )
+
+
+class Memory:
+    """A training set that is in memory: what train.fit reads."""
+
+    def __init__(self, values: np.ndarray, conditions: np.ndarray | None = None):
+        self.values, self.conditions = values, conditions
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def inputs(self, at: np.ndarray) -> np.ndarray:
+        return self.values[at]

@@ -1,0 +1,47 @@
+"""Stable Diffusion 3 and 3.5: a transformer over latents, trained by flow matching (Esser et al. 2403.03206)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+
+from difflab.config import Sample, Train
+from difflab.models.denoiser import scheduler_of
+from difflab.models.latent import Latent
+
+
+class Flow(Latent):
+    """Family ``flow``. The path from image x to noise e is (1 - s) x + s e; the network predicts its velocity e - x."""
+
+    pipelines = ("StableDiffusion3Pipeline",)
+    component = "transformer"
+
+    def training_noise(self) -> Any:
+        return FlowMatchEulerDiscreteScheduler.from_config(self.base.scheduler_config())
+
+    def backbone_class(self) -> Any:
+        return SD3Transformer2DModel
+
+    def scheduler(self, how: Sample, device: Any = "cpu") -> Any:
+        return scheduler_of(how, self.noise, device, self.base.scheduler_config())
+
+    def timesteps(self, total: int, rng: torch.Generator) -> torch.Tensor:
+        """Positions in the scheduler's list of training times, int64 [total]; logit-normal or uniform in that list."""
+        steps = self.noise.config.num_train_timesteps
+        u = torch.randn(total, generator=rng).sigmoid() if self.spec.timestep_sampling == "logit_normal" else torch.rand(total, generator=rng)
+        return (u * steps).long().clamp(max=steps - 1)
+
+    def loss(self, net: Any, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None, train: Train) -> torch.Tensor:
+        """Per-image squared error of the velocity, times s squared with precondition_outputs: [b]."""
+        sigma = self.noise.sigmas.to(x.device)[t][:, None, None, None]
+        times = self.noise.timesteps.to(x.device)[t]
+        velocity = self.predict(net, (1 - sigma) * x + sigma * noise, times, conditions).float()
+        error = (velocity - (noise - x)).square().flatten(1).mean(1)
+        return error * sigma.flatten().square() if self.spec.precondition_outputs else error
+
+    def predict(self, net: Any, x: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None) -> torch.Tensor:
+        x = x if self.backbone.training else x.to(self.backbone.dtype)
+        given = self.texts(conditions, len(x), x)
+        return net(hidden_states=x, timestep=t, encoder_hidden_states=given["states"], pooled_projections=given["pooled"], return_dict=False)[0]

@@ -1,0 +1,286 @@
+"""What the latent text-to-image families share: a pretrained base, latents, text embeddings, LoRA, files.
+
+The autoencoder and (unless asked for) the text encoders stay frozen. Every image is encoded once, to mean and standard
+deviation of its posterior, so that each training step still draws; every distinct prompt is encoded once.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+
+from difflab.config import Sample, Train
+from difflab.data.files import read_json, write_json
+from difflab.data.store import Shards
+from difflab.errors import ConfigError, StoreError
+from difflab.models.autoencoder import moments
+from difflab.models.base import Family, Shape
+from difflab.models.denoiser import Denoiser
+from difflab.models.pretrained import Base, load_model, open_base
+
+TYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DECODED_PIXELS = 2**21  # per pass of the decoder: 8 images of 512 px
+ON_DEVICE = 2**29  # bytes of text embeddings that are kept beside the network
+LORA = "pytorch_lora_weights.safetensors"
+
+
+class WithText(nn.Module):
+    """The backbone and the text encoder that is trained with it: (noisy, t, token ids [n, L]) -> prediction."""
+
+    def __init__(self, backbone: Any, text_encoder: Any):
+        super().__init__()
+        self.backbone, self.text_encoder = backbone, text_encoder
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        return self.backbone(x, t, encoder_hidden_states=self.text_encoder(ids)[0]).sample
+
+
+class Encoder:
+    """Images to latents: uint8 [n, H, W, C] -> float32 [n, 2c, h, w], mean and standard deviation. `key` names the weights behind it."""
+
+    def __init__(self, vae: Any, key: str):
+        self.vae, self.key = vae, key
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return moments(self.vae, images, max(1, DECODED_PIXELS // (images.shape[1] * images.shape[2])))
+
+
+class Latent(Denoiser):
+    """Base of the latent families. `backbone` is the denoising network, `net` what is trained (see WithText)."""
+
+    pipelines: tuple[str, ...]  # classes of diffusers that the family opens
+    component: str  # of the folder, for the backbone
+    backbone: Any
+
+    def __init__(self, spec: Any, shape: Shape):
+        Family.__init__(self, spec, shape)
+        self.base: Base = open_base(spec.base, self.pipelines, spec.family, spec.revision, spec.variant)
+        side, factor = shape.record[0], self.factor
+        if side % factor:
+            near = max(factor, round(side / factor) * factor)
+            raise ConfigError(
+                f"data.image_size {side} is not a multiple of {factor}, by which the model's latents are smaller; use data.image_size={near}"
+            )
+        if shape.record[2] != self.vae_config["in_channels"]:
+            raise ConfigError(f"the autoencoder of {spec.base} takes images of {self.vae_config['in_channels']} channels; set data.color=RGB")
+        self.noise = self.training_noise()
+        self.text_encoder: Any = None
+        self.tables: dict[str, torch.Tensor] | None = None
+        self.vae: Any = None
+
+    # ------------------------------------------------------------------------------ for each family to say
+    @abstractmethod
+    def training_noise(self) -> Any:
+        """The forward process of training, from the base's scheduler."""
+
+    @abstractmethod
+    def backbone_class(self) -> Any:
+        """The diffusers class of the denoising network."""
+
+    # ------------------------------------------------------------------------------------------- geometry
+    @property
+    def vae_config(self) -> dict[str, Any]:
+        return read_json(self.base.path / "vae" / "config.json")
+
+    @property
+    def factor(self) -> int:
+        """By how much a latent is smaller than its image, the backbone's own patches included."""
+        patch = read_json(self.base.path / self.component / "config.json").get("patch_size", 1) or 1
+        halvings = len(read_json(self.base.path / "vae" / "config.json")["block_out_channels"]) - 1
+        return 2**halvings * patch
+
+    @property
+    def drawn(self) -> tuple[int, int, int]:
+        side = self.shape.record[0] // 2 ** (len(self.vae_config["block_out_channels"]) - 1)
+        return self.vae_config["latent_channels"], side, side
+
+    @property
+    def null(self) -> int:
+        return len(self.shape.prompts)
+
+    # -------------------------------------------------------------------------------------------- weights
+    def initialise(self, seed: int, scratch: bool = False) -> None:
+        """The base's weights; with `scratch` fresh ones of the same architecture, a pure function of `seed`."""
+        kind = self.backbone_class()
+        if scratch:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self.backbone = kind.from_config(kind.load_config(self.base.path / self.component))
+        else:
+            self.backbone = self.base.load(self.component, kind)
+        if self.spec.train_text_encoder:
+            self.text_encoder = self._open_text_encoder(self.base.path / "text_encoder")
+        if self.spec.lora_rank:
+            from peft import LoraConfig
+
+            rank = self.spec.lora_rank
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                alpha = rank if self.spec.lora_alpha is None else self.spec.lora_alpha
+                self.backbone.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=self.spec.lora_targets))
+
+    def _open_text_encoder(self, folder: Path) -> Any:
+        from transformers import CLIPTextModel
+
+        return load_model(CLIPTextModel, folder)
+
+    def prepare_training(self, train: Train, device: Any) -> None:
+        """Freeze what is not trained, put everything where it is needed; `net` is then what train.fit trains."""
+        kind, lora = TYPES[train.precision], bool(self.spec.lora_rank)
+        if not lora:
+            self.backbone.requires_grad_(True)
+        elif train.precision != "no":  # frozen weights need no float32 copy
+            for p in self.backbone.parameters():
+                p.data = p.data if p.requires_grad else p.data.to(kind)
+        if train.gradient_checkpointing:
+            self.backbone.enable_gradient_checkpointing()
+        self.net = self.backbone
+        if self.spec.train_text_encoder:
+            self.text_encoder.requires_grad_(True)
+            self.net = WithText(self.backbone, self.text_encoder)
+        self.net.to(device)
+        self._channels_last(device)
+        self.tables = self._ids(device) if self.spec.train_text_encoder else self._texts(device)
+
+    def prepare_sampling(self, how: Sample, device: Any) -> None:
+        """Everything that sampling needs, in its precision, on the device."""
+        kind = TYPES[how.precision]
+        self.tables = self._texts(device)
+        self.net = self.backbone.to(device, kind).eval()
+        self._channels_last(device)
+        # An autoencoder that says it overflows in float16 is kept in float32 there.
+        upcast = self.vae_config.get("force_upcast") and how.precision == "fp16"
+        self.vae = self.base.load("vae", AutoencoderKL, torch.float32 if upcast else kind).to(device)
+        if how.compile:
+            compile_blocks(self.backbone)
+
+    def _channels_last(self, device: Any) -> None:
+        if torch.device(device).type != "cpu":
+            self.backbone.to(memory_format=torch.channels_last)
+
+    # ------------------------------------------------------------------------------------ text and latents
+    def _prompts(self) -> list[str]:
+        return [*self.shape.prompts, ""]  # the last one is the null condition
+
+    def _ids(self, device: Any) -> dict[str, torch.Tensor]:
+        tokenizer = self.base.tokenizer()
+        ids = tokenizer(self._prompts(), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt").input_ids
+        return {"ids": ids.to(device)}
+
+    @torch.no_grad()
+    def _texts(self, device: Any) -> dict[str, torch.Tensor]:
+        if self.text_encoder is None:
+            tables = self.base.texts(self._prompts(), device)
+        else:  # trained ones change every generation and are asked once
+            encoder, ids = self.text_encoder.to(device).eval(), self._ids(device)["ids"]
+            tables = {"states": torch.cat([encoder(part)[0] for part in ids.split(256)])}
+        small = sum(t.nbytes for t in tables.values()) < ON_DEVICE
+        return {name: t.to(device) if small else t for name, t in tables.items()}
+
+    def texts(self, conditions: torch.Tensor | None, n: int, like: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Rows of the tables for conditions int64 [n] (None = no condition), in type and place of `like`."""
+        assert self.tables is not None
+        some = next(iter(self.tables.values()))
+        rows = torch.full((n,), self.null) if conditions is None else conditions
+        rows = rows.to(some.device)
+        return {name: t[rows].to(like.device, t.dtype if t.dtype == torch.int64 else like.dtype) for name, t in self.tables.items()}
+
+    def encoder(self, device: Any) -> Encoder:
+        """What turns images into what is trained on, float32."""
+        if self.vae is None or self.vae.dtype != torch.float32:
+            return Encoder(self.base.load("vae", AutoencoderKL).to(device), self.encoder_key)
+        return Encoder(self.vae, self.encoder_key)
+
+    @property
+    def encoder_key(self) -> str:
+        return f"latents-{self.base.hash('vae')[:8]}"
+
+    def inputs(self, shards: Shards, indices: np.ndarray) -> np.ndarray:
+        return shards.gather_encoded(self.encoder_key, indices)
+
+    def clean(self, inputs: torch.Tensor, rows: slice, total: int, rng: torch.Generator) -> torch.Tensor:
+        """A draw from the posterior of each image, scaled as the base wants it (Rombach et al. 2112.10752, app. G)."""
+        mean, std = inputs.chunk(2, dim=1)
+        noise = torch.randn((total, *mean.shape[1:]), generator=rng)[rows].to(mean.device)
+        shift = self.vae_config.get("shift_factor") or 0.0
+        return (mean + std * noise - shift) * self.vae_config["scaling_factor"]
+
+    @torch.inference_mode()
+    def finish(self, x: torch.Tensor) -> torch.Tensor:
+        z = (x / self.vae_config["scaling_factor"] + (self.vae_config.get("shift_factor") or 0.0)).to(self.vae.dtype)
+        per = max(1, DECODED_PIXELS // (self.shape.record[0] * self.shape.record[1]))
+        return torch.cat([self.vae.decode(part).sample.float() for part in z.split(per)])
+
+    # ---------------------------------------------------------------------------------------------- files
+    def save(self, folder: Path) -> None:
+        """Full: a whole diffusers folder, frozen components linked from the base. LoRA: the layers in diffusers' layout, and the base's name."""
+        if self.spec.lora_rank:
+            self._save_lora(folder)
+            return
+        trained = (self.component, "text_encoder") if self.spec.train_text_encoder else (self.component,)
+        self.backbone.to(memory_format=torch.contiguous_format).save_pretrained(folder / self.component, safe_serialization=True)
+        if self.spec.train_text_encoder:
+            self.text_encoder.save_pretrained(folder / "text_encoder")
+        self.base.copy_to(folder, leave=trained)
+
+    def _save_lora(self, folder: Path) -> None:
+        import diffusers
+        from diffusers.loaders.lora_base import _collate_lora_metadata as collate
+        from diffusers.utils import convert_state_dict_to_diffusers
+        from peft.utils import get_peft_model_state_dict
+
+        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.backbone))
+        pipeline = getattr(diffusers, self.base.kind)
+        named = {
+            f"{self.component}_lora_layers": layers,
+            f"{self.component}_lora_adapter_metadata": collate({self.component: self.backbone})[f"{self.component}_lora_adapter_metadata"],
+        }
+        pipeline.save_lora_weights(folder, safe_serialization=True, **named)
+        write_json(folder / "base.json", {"base": self.spec.base, "weights": self.base.hash(self.component), "pipeline": self.base.kind})
+
+    @classmethod
+    def load(cls, spec: Any, shape: Shape, folder: Path) -> Latent:
+        model = cls(spec, shape)
+        if spec.lora_rank:
+            model.initialise(0)
+            model._load_lora(folder)
+            return model
+        model.backbone = load_model(model.backbone_class(), folder / model.component)
+        if spec.train_text_encoder:
+            model.text_encoder = model._open_text_encoder(folder / "text_encoder")
+        return model
+
+    def _load_lora(self, folder: Path) -> None:
+        import diffusers
+        from diffusers.utils import convert_unet_state_dict_to_peft
+        from peft import set_peft_model_state_dict
+
+        record = read_json(folder / "base.json")
+        if record["weights"] != self.base.hash(self.component):
+            raise StoreError(f"{folder} was trained on other weights than those of {self.spec.base}; put the base back, or start anew with --out")
+        try:
+            state = getattr(diffusers, self.base.kind).lora_state_dict(folder / LORA, local_files_only=True)
+            state = state[0] if isinstance(state, tuple) else state
+        except (OSError, ValueError, RuntimeError) as error:
+            raise StoreError(
+                f"{folder} holds no readable LoRA ({' '.join(str(error).split())[:120]}); delete it and run the same command again"
+            ) from error
+        own = {k.removeprefix(f"{self.component}."): v for k, v in state.items() if k.startswith(self.component)}
+        result = set_peft_model_state_dict(self.backbone, convert_unet_state_dict_to_peft(own), adapter_name="default")
+        missing = [k for k in result.missing_keys if "lora" in k]
+        if missing or result.unexpected_keys:
+            raise StoreError(f"{folder}: LoRA layers do not match model.lora_rank and lora_targets ({(missing + result.unexpected_keys)[0]})")
+
+
+def compile_blocks(net: Any) -> None:
+    """torch.compile the blocks that repeat: a few seconds instead of minutes, and most of the gain."""
+    if getattr(net, "_repeated_blocks", None):
+        net.compile_repeated_blocks()
+    else:
+        net.compile()

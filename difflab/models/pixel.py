@@ -1,0 +1,68 @@
+"""Pixel-space diffusion models: what pixel-mlp and pixel-unet share. They start from fresh weights and condition on class labels.
+
+Class `classes` is the null label that classifier-free guidance needs (Ho & Salimans 2207.12598).
+"""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from difflab.errors import ConfigError, StoreError
+from difflab.models.base import Shape
+from difflab.models.denoiser import Denoiser
+
+
+class Pixel(Denoiser):
+    """Base of the pixel families. `net` is a diffusers ModelMixin; images are scaled to [-1, 1]."""
+
+    def __init__(self, spec: Any, shape: Shape):
+        super().__init__(spec, shape)
+        if spec.conditional and not shape.classes:
+            raise ConfigError(f"model.conditional=true needs a labelled set; use model.conditional=false (family {spec.family})")
+        self.noise = noise_of(spec)
+
+    @abstractmethod
+    def build(self) -> Any:
+        """A new network with fresh weights, drawn from torch's global generator."""
+
+    @classmethod
+    @abstractmethod
+    def network_class(cls) -> Any:
+        """The diffusers model class, for loading."""
+
+    def initialise(self, seed: int, scratch: bool = True) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.net = self.build()
+
+    def save(self, folder: Path) -> None:
+        self.net.save_pretrained(folder / "unet", safe_serialization=True)
+        self.noise.save_pretrained(folder / "scheduler")
+
+    @classmethod
+    def load(cls, spec: Any, shape: Shape, folder: Path) -> Pixel:
+        model = cls(spec, shape)
+        try:
+            model.net, info = model.network_class().from_pretrained(
+                folder / "unet", use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+            )
+            wrong = {name: keys for name, keys in info.items() if keys}
+            if wrong:  # diffusers would fill the gaps with random weights
+                raise ValueError(f"weights do not match its config: {wrong}")
+        except (OSError, ValueError, TypeError, json.JSONDecodeError, RuntimeError) as error:
+            raise StoreError(
+                f"{folder} holds no readable model ({' '.join(str(error).split())[:160]}); delete it and run the same command again"
+            ) from error
+        return model
+
+
+def noise_of(spec: Any) -> Any:
+    """The forward process of training."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(num_train_timesteps=spec.train_timesteps, beta_schedule=spec.beta_schedule, prediction_type=spec.prediction_type)

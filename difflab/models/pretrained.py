@@ -1,0 +1,230 @@
+"""A pretrained base: a diffusers folder (or hub id) that is opened, looked over and read component by component.
+
+Weights are safetensors, never pickles; no code from the folder is run; nothing that is missing is replaced by random weights.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from difflab.config import digest
+from difflab.data.files import cache_home, read_json, read_tensors, write_json, write_tensors
+from difflab.data.verify import file_hash
+from difflab.errors import ConfigError, StoreError
+
+ASSETS = Path(__file__).parent.parent / "assets"
+BUNDLED = {"tiny-sd": ASSETS / "tiny-sd"}
+NOT_COPIED = ("safety_checker", "feature_extractor", "image_encoder")  # a checker that paints images black has no place in a training set
+HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.safetensors.index.json"]
+
+
+@dataclass(frozen=True)
+class Base:
+    """A diffusers folder. `kind` is the class of its pipeline, for example StableDiffusionPipeline."""
+
+    path: Path
+    kind: str
+    variant: str | None = None
+
+    @cached_property
+    def index(self) -> dict[str, Any]:
+        return read_json(self.path / "model_index.json")
+
+    @property
+    def components(self) -> list[str]:
+        """Names of the components that a run needs."""
+        return [n for n, v in self.index.items() if isinstance(v, list) and v[0] is not None and n not in NOT_COPIED]
+
+    def text_encoders(self) -> list[str]:
+        return [n for n in self.components if n.startswith("text_encoder")]
+
+    @lru_cache(maxsize=32)  # noqa: B019 (bases are few and live as long as the process)
+    def hash(self, *components: str) -> str:
+        """Hash of the weights of some components: what their outputs depend on."""
+        files = [
+            p
+            for name in components
+            for p in sorted((self.path / name).rglob("*"))
+            if p.is_file() and p.suffix in (".safetensors", ".json", ".txt", ".model")
+        ]
+        return digest({str(p.relative_to(self.path)): file_hash(p) for p in files})
+
+    def load(self, component: str, kind: Any, dtype: torch.dtype = torch.float32) -> Any:
+        """One component with its weights. Raises StoreError when they do not fit its config."""
+        return load_model(kind, self.path / component, dtype, self.variant)
+
+    def scheduler_config(self) -> dict[str, Any]:
+        return read_json(self.path / "scheduler" / "scheduler_config.json")
+
+    def pipeline(self, **parts: Any) -> Any:
+        """The pipeline of this folder without the components that `parts` sets to None."""
+        import diffusers
+
+        absent = {n: None for n in NOT_COPIED if n in self.index}
+        kind = getattr(diffusers, self.kind)
+        pipe = kind.from_pretrained(
+            self.path, variant=self.variant, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, **absent, **parts
+        )
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    @torch.no_grad()
+    def texts(self, prompts: list[str], device: Any, batch: int = 64) -> dict[str, torch.Tensor]:
+        """Embeddings of prompts as the pipeline makes them: ``states`` [n, L, D] and, where it has them, ``pooled`` [n, P].
+
+        Kept in the cache by the content of encoders and prompts, so that every distinct prompt is encoded once for all arms.
+        """
+        parts = [n for n in self.components if n.startswith(("text_encoder", "tokenizer"))]
+        path = cache_home() / "texts" / f"{digest([self.hash(*parts), prompts])}.safetensors"
+        if path.exists():
+            return read_tensors(path)
+        pipe = self.pipeline(**{n: None for n in self.components if n in ("unet", "transformer", "vae")}).to(device)
+        out: list[tuple[torch.Tensor, ...]] = []
+        for i in range(0, len(prompts), batch):
+            own = prompts[i : i + batch]
+            if self.kind == "StableDiffusion3Pipeline":
+                given = pipe.encode_prompt(own, own, own, device=device, do_classifier_free_guidance=False)
+            else:
+                given = pipe.encode_prompt(own, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+            out.append((given[0],) if len(given) == 2 else (given[0], given[2]))
+        tables = {name: torch.cat([o[k] for o in out]).float().cpu() for k, name in enumerate(("states", "pooled")[: len(out[0])])}
+        write_tensors(path, tables)
+        return tables
+
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.path / "tokenizer", local_files_only=True)
+
+    def too_long(self, prompts: list[str]) -> int:
+        """How many prompts are longer than the tokenizer takes: the model reads only their beginning."""
+        if not prompts or "tokenizer" not in self.components:
+            return 0
+        tokenizer = self.tokenizer()
+        lengths = [len(ids) for ids in tokenizer(prompts, truncation=False, verbose=False).input_ids]
+        return sum(n > tokenizer.model_max_length for n in lengths)
+
+    def copy_to(self, folder: Path, leave: tuple[str, ...]) -> None:
+        """Give `folder` all components but those in `leave`, and the index. Files on the same disk are linked, not copied."""
+        index = {n: ([None, None] if n in NOT_COPIED else v) for n, v in self.index.items() if n != "_name_or_path"}
+        if "requires_safety_checker" in index:
+            index["requires_safety_checker"] = False
+        for name in self.components:
+            if name in leave:
+                continue
+            for file in sorted((self.path / name).rglob("*")):
+                if file.is_file():
+                    link_or_copy(file.resolve(), folder / name / file.relative_to(self.path / name))
+        write_json(folder / "model_index.json", index)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def load_model(kind: Any, folder: Path, dtype: torch.dtype = torch.float32, variant: str | None = None) -> Any:
+    """A diffusers or transformers model from its own folder. Raises StoreError where weights and config do not match."""
+    try:
+        model, info = kind.from_pretrained(
+            folder, variant=variant, use_safetensors=True, local_files_only=True, output_loading_info=True, torch_dtype=dtype, low_cpu_mem_usage=False
+        )
+    except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
+        raise StoreError(f"{folder} holds no readable model ({' '.join(str(error).split())[:160]}); fetch or make it again") from error
+    wrong = {n: sorted(k) for n, k in info.items() if k and n in ("missing_keys", "mismatched_keys", "error_msgs")}
+    if wrong:  # the library would fill the gaps with random weights
+        raise StoreError(f"{folder}: weights do not match its config: {str(wrong)[:200]}; fetch or make it again")
+    return model.eval()
+
+
+def open_base(name: str, kinds: tuple[str, ...], family: str, revision: str | None = None, variant: str | None = None) -> Base:
+    """The base of this name: bundled (tiny-sd), a local folder, or a hub id; checked before anything is run.
+
+    Raises ConfigError: no such folder, hub out of reach, half-downloaded, missing component, pickled weights, or a pipeline
+    of a class that `family` does not run.
+    """
+    folder = BUNDLED.get(name) or Path(name).expanduser()
+    if not folder.is_dir():
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+            raise ConfigError(
+                f"model.base '{name}' is no folder and no hub id; give a diffusers folder, an id like org/name, or {', '.join(BUNDLED)}"
+            )
+        folder = _download(name, revision)
+    if not (folder / "model_index.json").is_file():
+        raise ConfigError(
+            f"model.base {folder} is no diffusers folder: it has no model_index.json; a single .safetensors or .ckpt file must be converted first"
+        )
+    index = read_json(folder / "model_index.json")
+    kind = index.get("_class_name", "")
+    if kind not in kinds:
+        other = {
+            "StableDiffusionPipeline": "stable-diffusion",
+            "StableDiffusionXLPipeline": "stable-diffusion",
+            "StableDiffusion3Pipeline": "flow",
+        }.get(kind)
+        hint = f"use model.family={other}" if other else f"this family runs {', '.join(kinds)}"
+        raise ConfigError(f"model.base {folder} is a {kind or 'pipeline of no class'}, which model.family={family} does not run; {hint}")
+    base = Base(folder, kind, variant)
+    for component in base.components:
+        _check(folder, component, variant)
+    return base
+
+
+@lru_cache(maxsize=8)
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[f"*/{p}" for p in HUB_FILES] + ["model_index.json"]))
+    except Exception as error:  # the hub's client raises a dozen kinds
+        reason = " ".join(str(error).split())[:160]
+        raise ConfigError(
+            f"model.base '{name}' cannot be had from the hub ({type(error).__name__}: {reason}); offline, give a local diffusers folder"
+        ) from error
+
+
+def _check(folder: Path, component: str, variant: str | None) -> None:
+    """Raise ConfigError unless a component is all there."""
+    home = folder / component
+    if not home.is_dir():
+        raise ConfigError(f"model.base {folder} lacks its component '{component}'; the download is not complete: fetch it again")
+    if component.startswith("tokenizer"):
+        if not list(home.glob("*.json")):
+            raise ConfigError(f"{home} holds no tokenizer files; fetch it again")
+        return
+    if component == "scheduler":
+        if not (home / "scheduler_config.json").is_file():
+            raise ConfigError(f"{home} holds no scheduler_config.json; fetch it again")
+        return
+    if not (home / "config.json").is_file():
+        raise ConfigError(f"{home} holds no config.json; the download is not complete: fetch it again")
+    mark = f".{variant}." if variant else "."
+    files = [p for p in home.glob("*.safetensors") if (mark in p.name if variant else not re.search(r"\.(fp16|bf16|non_ema)\.", p.name))]
+    wanted = {n for i in home.glob("*.safetensors.index.json") if not variant or mark in i.name for n in read_json(i)["weight_map"].values()}
+    missing = sorted(wanted - {p.name for p in files})
+    if missing:
+        raise ConfigError(f"{home} lacks {missing[0]} ({len(missing)} of {len(wanted)} weight files); the download is not complete: fetch it again")
+    if not files:
+        others = sorted({m.group(1) for p in home.glob("*.safetensors") if (m := re.search(r"\.(fp16|bf16|non_ema)\.", p.name))})
+        if others:
+            raise ConfigError(f"{home} has weights of variant {', '.join(others)} only; set model.variant={others[0]}")
+        pickled = "; pickled .bin weights are not read, since they can run code: fetch the safetensors" if list(home.glob("*.bin")) else ""
+        raise ConfigError(f"{home} has no safetensors weights{pickled}")
+    for file in files:
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ConfigError(f"{file} is damaged or half-downloaded ({error}); fetch it again") from error

@@ -1,0 +1,47 @@
+"""Stable Diffusion 1.x, 2.x and XL: a UNet over latents, conditioned on text by cross-attention (Rombach et al. 2112.10752)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+
+from difflab.config import Sample
+from difflab.errors import ConfigError
+from difflab.models.denoiser import scheduler_of
+from difflab.models.latent import Latent
+
+
+class StableDiffusion(Latent):
+    """Family ``stable-diffusion``. Prediction type and noise schedule are those of the base."""
+
+    pipelines = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+    component = "unet"
+
+    def training_noise(self) -> Any:
+        noise = DDPMScheduler.from_config(self.base.scheduler_config())
+        if noise.config.prediction_type not in ("epsilon", "v_prediction"):
+            raise ConfigError(f"{self.base.path} predicts '{noise.config.prediction_type}'; epsilon and v_prediction are known")
+        if self.spec.train_text_encoder and len(self.base.text_encoders()) > 1:
+            raise ConfigError("model.train_text_encoder is for bases with one text encoder (SD 1.x, 2.x); set it to false")
+        return noise
+
+    def backbone_class(self) -> Any:
+        return UNet2DConditionModel
+
+    def scheduler(self, how: Sample, device: Any = "cpu") -> Any:
+        return scheduler_of(how, self.noise, device, self.base.scheduler_config())
+
+    def predict(self, net: Any, x: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None) -> torch.Tensor:
+        kind = self.backbone.dtype if not self.backbone.training else x.dtype
+        x = x.to(kind)
+        given = self.texts(conditions, len(x), x)
+        if "ids" in given:
+            return net(x, t, given["ids"])
+        extra = {}
+        if "pooled" in given:  # SDXL is told the size of the image and how it was cropped
+            side = self.shape.record[0]
+            sizes = torch.tensor([side, side, 0, 0, side, side], device=x.device, dtype=x.dtype).expand(len(x), -1)
+            extra["added_cond_kwargs"] = {"text_embeds": given["pooled"], "time_ids": sizes}
+        return net(x, t, encoder_hidden_states=given["states"], **extra).sample

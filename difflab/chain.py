@@ -27,6 +27,8 @@ from difflab.data.ingest import ingest
 from difflab.data.train_set import TrainSet
 from difflab.data.verify import file_hash
 from difflab.errors import ConfigError
+from difflab.memory import enough_memory, peak_memory
+from difflab.mfu import forward_flops, mfu
 from difflab.models import family_of
 from difflab.models.base import ClosedForm
 from difflab.policies.selection import policy_of
@@ -74,10 +76,11 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None) -> Run
                     work.report.skip(generation, stage)
                     continue
                 started = time.perf_counter()
-                detail = STAGE[stage](work, generation) or {}
+                with peak_memory(accelerator.device) as peak, enough_memory(stage):
+                    detail = STAGE[stage](work, generation) or {}
                 work.wait()
                 if work.main:
-                    run.add_time(generation, stage, time.perf_counter() - started, processes=accelerator.num_processes, **detail)
+                    run.add_time(generation, stage, time.perf_counter() - started, processes=accelerator.num_processes, **peak, **detail)
             picture(work, generation)
         if work.main:
             measuring.collect(run)
@@ -93,6 +96,8 @@ def check(config: Config) -> None:
     from difflab.metrics.extractors import known_extractor
 
     policy_of(config.select.policy)
+    if "fp16" in (config.train.precision, config.sample.precision) and not torch.accelerator.is_available():
+        raise ConfigError("train.precision and sample.precision fp16 want a GPU; use bf16 or no")
     if not config.exact:
         for name in config.measure.metrics:
             METRICS[name]
@@ -146,6 +151,7 @@ def fit(work: Work, generation: int) -> dict[str, Any]:
     run, config, folder = work.run, work.run.config, work.run.gen(generation)
     rows = pq.read_table(folder / "train_set.parquet", page_checksum_verification=True)
     model = started(run, generation)
+    detail: dict[str, Any] = {}
     if isinstance(model, ClosedForm):
         data = TrainSet(rows, run.samples)
         with work.report.stage(generation, "train", 0):
@@ -158,11 +164,17 @@ def fit(work: Work, generation: int) -> dict[str, Any]:
         encode(data, model, work)
         model.prepare_training(config.train, work.accelerator.device)
         images = config.train.images_seen
+        flops = forward_flops(model)
         with work.report.stage(generation, "train", images) as advance:
-            train.fit(model, data, config.train, (config.seed, generation), folder, work.accelerator, advance)
+            begun = time.perf_counter()
+            fresh = train.fit(model, data, config.train, (config.seed, generation), folder, work.accelerator, advance)
+            seconds = time.perf_counter() - begun
+        # Forward once, backward twice; frozen weights need no gradient of their own.
+        used = flops * fresh * (2 if getattr(config.model, "lora_rank", 0) else 3) / work.accelerator.num_processes
+        detail["mfu"] = mfu(used, seconds, work.accelerator.device, config.train.precision)
     if work.main:
         _save(model, folder)
-    return {"images": images}
+    return {"images": images, **detail}
 
 
 def started(run: Run, generation: int) -> Any:

@@ -93,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, help="run directory (default: runs/NAME)")
     plan = add("plan", _plan, "Images, FLOPs, disk and estimated time per stage; runs nothing.")
     _config_arguments(plan)
+    pretrain = add("pretrain", _pretrain, "Train a small, complete text-to-image model from nothing, or go on with it.", json_too=False)
+    _config_arguments(pretrain)
+    pretrain.add_argument("--out", type=Path, help="folder (default: runs/NAME); the model is then in its folder model")
     status = add("status", _status, "How far a run is.")
     status.add_argument("dir", type=Path)
     export = add("export", _export, "Write the samples of a generation as an imagefolder with metadata.jsonl.")
@@ -114,7 +117,7 @@ def _config_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, for example train.images_seen=50000")
 
 
-def _config(args: argparse.Namespace) -> configs.Config:
+def _config(args: argparse.Namespace, kind: Any = configs.Config) -> Any:
     """The config that a command names. Raises ConfigError, with the nearest config beside it when the file is not there."""
     path: Path = args.config
     if not path.exists():
@@ -122,7 +125,7 @@ def _config(args: argparse.Namespace) -> configs.Config:
         best = difflib.get_close_matches(path.name, near, 1, 0.3)
         hint = f"did you mean {near[best[0]]}?" if best else "see configs/ for examples"
         raise ConfigError(f"there is no config {path}; {hint}")
-    return configs.load(path, args.overrides)
+    return configs.load(path, args.overrides, kind)
 
 
 def _version() -> str:
@@ -158,6 +161,18 @@ def _run(args: argparse.Namespace) -> int:
         print(budget(run))
         names = [n for n in ("strip.png", "curves.png", "metrics.jsonl") if (path / n).exists()]
         print("look at: " + "  ".join(str(path / n) for n in names))
+    return 0
+
+
+def _pretrain(args: argparse.Namespace) -> int:
+    _quiet_libraries()
+    from difflab.pretrain import Pretraining, pretrain
+    from difflab.progress import Reporter
+
+    config = _config(args, Pretraining)
+    out = args.out or Path("runs") / config.name
+    report = Reporter(weights={(0, "autoencoder"): 1.0, (0, "denoiser"): 8.0})
+    print(f"a diffusers folder: {pretrain(config, out, report)}")
     return 0
 
 
@@ -321,6 +336,11 @@ def _quiet_libraries() -> None:
     """Warnings of libraries about optional parts that are not used here would drown the progress."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
 
 
 if __name__ == "__main__":

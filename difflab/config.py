@@ -415,7 +415,7 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
 
 
-def load(path: str | Path, overrides: list[str] | None = None) -> Config:
+def load(path: str | Path, overrides: list[str] | None = None, kind: Any = Config) -> Any:
     """Read a YAML config and apply ``a.b=value`` overrides. Raises ConfigError that names key, file and nearest key."""
     path = Path(path)
     try:
@@ -428,15 +428,15 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
         raise ConfigError(f"{path} holds no mapping of keys; see configs/digits.yaml for an example")
     for override in overrides or []:
         _apply(raw, override)
-    return parse(raw, str(path))
+    return parse(raw, str(path), kind)
 
 
-def parse(raw: dict[str, Any], where: str = "config") -> Config:
-    """Validate a plain mapping. `where` is named in errors."""
+def parse(raw: dict[str, Any], where: str = "config", kind: Any = Config) -> Any:
+    """Validate a plain mapping as a `kind`, by default a chain. `where` is named in errors."""
     try:
-        return Config.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(e, where) for e in error.errors())) from None
+        raise ConfigError("; ".join(_explain(e, where, kind) for e in error.errors())) from None
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
@@ -455,17 +455,17 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override '{override}': the value is not valid YAML") from error
 
 
-def _explain(error: Any, where: str) -> str:
+def _explain(error: Any, where: str, root: Any = Config) -> str:
     families = {spec.model_fields["family"].annotation.__args__[0] for spec in Model.__origin__.__args__}  # type: ignore[attr-defined]
     branches = [families if i == 1 and error["loc"][0] == "model" else {"int", "list[int]"} for i in range(len(error["loc"]))]  # of unions: no keys
     loc = [str(part) for part, names in zip(error["loc"], branches, strict=True) if part not in names]
     key = ".".join(loc) or "config"
     if error["type"] == "extra_forbidden":
-        node: Any = Config
+        node: Any = root
         for part in error["loc"][:-1]:
             node = _child(node, str(part))
         known = sorted(node.model_fields) if node is not None else []
-        near = difflib.get_close_matches(loc[-1], known, 1, 0.5) or difflib.get_close_matches(loc[-1], _all_keys(), 1, 0.6)
+        near = difflib.get_close_matches(loc[-1], known, 1, 0.5) or difflib.get_close_matches(loc[-1], _all_keys(root), 1, 0.6)
         hint = f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(known)}"
         return f"{where}: unknown key '{key}'; {hint}"
     if error["type"] == "missing":
@@ -492,9 +492,9 @@ def _child(node: Any, part: str) -> Any:
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
-def _all_keys() -> list[str]:
+def _all_keys(root: Any) -> list[str]:
     keys = []
-    for section, field in Config.model_fields.items():
+    for section, field in root.model_fields.items():
         keys.append(section)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             keys += [f"{section}.{key}" for key in field.annotation.model_fields]

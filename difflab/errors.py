@@ -21,5 +21,9 @@ class TrainingError(DifflabError):
     """Training that cannot go on: a non-finite loss. The last good checkpoint is kept."""
 
 
+class MemoryShort(DifflabError):
+    """Memory that ran out in a stage; what was finished before is kept."""
+
+
 class MeasureError(DifflabError):
     """A measure that cannot be taken honestly: too few images, missing weights, non-finite features."""

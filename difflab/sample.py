@@ -24,7 +24,7 @@ from difflab.run import Run
 from difflab.seeds import image_seeds, numpy_generator, probe_seeds
 
 
-def draw(run: Run, generation: int, model: Family, extractors: Sequence[Any], accelerator: Accelerator, advance: Callable[[int], None]) -> float:
+def draw(run: Run, generation: int, model: Any, extractors: Sequence[Any], accelerator: Accelerator, advance: Callable[[int], None]) -> float:
     """Draw, write and describe the samples of one generation; returns the seconds spent in the store by this process.
 
     Args:
@@ -82,7 +82,8 @@ class Asked:
 
     def part(self, span: range) -> Asked:
         cut = slice(span.start, span.stop)
-        return Asked(self.conditions[cut], *(None if x is None else x[cut] for x in (self.labels, self.classes, self.prompts)))
+        labels = None if self.labels is None else self.labels[cut]
+        return Asked(self.conditions[cut], labels, self.classes and self.classes[cut], self.prompts and self.prompts[cut])
 
     def columns(self) -> dict[str, Any]:
         """As columns of the ledger."""

@@ -11,13 +11,15 @@ import json
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from difflab.config import Train
@@ -37,8 +39,10 @@ def fit(
     accelerator: Accelerator,
     advance: Callable[[int], None],
     extendable: bool = False,
-) -> None:
+) -> int:
     """Fit `model` to `data` by descent and leave `folder`/training.json. Resumes from `folder`/checkpoint.safetensors.
+
+    Returns the number of images seen in this call.
 
     Args:
         model: has ``net`` (what requires a gradient is trained, nothing else), ``draws`` and ``loss``, see models/denoiser.py.
@@ -58,15 +62,19 @@ def fit(
     report_every = max(1, steps // REPORTS)
 
     raw = model.net.to(accelerator.device).train()
-    weights = trainable(raw)
-    optimizer = optimizer_of(train, list(weights.values()))
-    ema = Average(weights, train.ema_decay)
     checkpoint = folder / "checkpoint.safetensors"
-    step, curve, running = restore(checkpoint, weights, optimizer, ema, accelerator.scaler)
-    running = running.to(accelerator.device)
+    left = Left.read(checkpoint)
+    left.into_weights(trainable(raw))
+    net, optimizer = accelerator.prepare(raw, optimizer_of(train, list(trainable(raw).values())))
+    weights = trainable(raw)  # sharding puts other ones in their place
+    ema = Average(weights, train.ema_decay)
+    left.into_optimizer(optimizer, list(weights.values()))
+    left.into_average(ema)
+    left.into_scaler(accelerator.scaler)
+    step, curve = left.step, left.curve
+    running = left.running.to(accelerator.device)
     advance(step * train.batch_size)
-    net, optimizer = accelerator.prepare(raw, optimizer)
-    saved = told = step
+    saved = told = begun = step
 
     while step < steps:
         seen = step * train.batch_size
@@ -101,7 +109,7 @@ def fit(
             if not math.isfinite(mean) or (written and not all(bool(p.isfinite().all()) for p in weights.values())):
                 what = f"the loss is {mean}" if not math.isfinite(mean) else "there are non-finite weights"
                 kept = f"the checkpoint at {saved * train.batch_size:,} images is kept" if saved else "nothing was written"
-                layer = first_overflow(raw, lambda: model.loss(raw, **drawn, train=train), accelerator)
+                layer = first_overflow(raw, partial(model.loss, raw, **drawn, train=train), accelerator)
                 raise TrainingError(
                     f"{what} in {folder.name} after {step * train.batch_size:,} images{layer}; {kept}. Lower train.learning_rate (now {train.learning_rate:g}), set train.gradient_clip or use train.precision=no, under a new name"
                 )
@@ -111,16 +119,18 @@ def fit(
             curve.append((step * train.batch_size, mean))
             running = torch.zeros_like(running)
         if at_checkpoint:
-            if accelerator.is_main_process:
-                keep(checkpoint, step, curve, running, weights, optimizer, ema, accelerator.scaler)
+            keep(checkpoint, step, curve, running, weights, optimizer, ema, accelerator)
             saved = step
-    if accelerator.is_main_process:
-        write_json(folder / "training.json", {"images_seen": steps * train.batch_size, "set_size": len(data), "loss": curve})
-        if extendable:
-            keep(checkpoint, step, curve, running, weights, optimizer, ema, accelerator.scaler)
+    if extendable:
+        keep(checkpoint, step, curve, running, weights, optimizer, ema, accelerator)
     ema.copy_to(weights)
+    if any(isinstance(p, DTensor) for p in weights.values()):
+        model.unshard({name: whole(p) for name, p in raw.state_dict().items()})
     raw.eval()
     accelerator.free_memory()  # it keeps a reference to all that it prepared: one model and optimiser more per generation
+    if accelerator.is_main_process:
+        write_json(folder / "training.json", {"images_seen": steps * train.batch_size, "set_size": len(data), "loss": curve})
+    return (steps - begun) * train.batch_size
 
 
 def trainable(net: Any) -> dict[str, torch.nn.Parameter]:
@@ -213,42 +223,91 @@ class Average:
             weights[name].copy_(average)
 
 
+def whole(tensor: Any) -> torch.Tensor:
+    """A tensor that is on this process alone, on the CPU; all processes gather a sharded one together."""
+    tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.detach().cpu().clone()
+
+
+def like(tensor: torch.Tensor, other: Any) -> Any:
+    """`tensor`, sharded as `other` is where they have the same shape."""
+    if isinstance(other, DTensor) and tensor.shape == other.shape:
+        return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
+    return tensor
+
+
 def keep(
-    path: Path, step: int, curve: list[tuple[int, float]], running: torch.Tensor, weights: dict[str, Any], optimizer: Any, ema: Average, scaler: Any
+    path: Path,
+    step: int,
+    curve: list[tuple[int, float]],
+    running: torch.Tensor,
+    weights: dict[str, Any],
+    optimizer: Any,
+    ema: Average,
+    accelerator: Accelerator,
 ) -> None:
-    """Write a checkpoint as safetensors (accelerate's own would pickle the optimiser); `running` is the loss since the curve's last point."""
+    """Write a checkpoint as safetensors (accelerate's own would pickle the optimiser); `running` is the loss since the curve's last point.
+
+    Every process takes part, since sharded tensors are gathered; the main one writes.
+    """
     tensors = {f"net.{name}": p for name, p in weights.items()}
     tensors |= {f"ema.{name}": p for name, p in ema.weights.items()}
     for i, state in getattr(optimizer, "optimizer", optimizer).state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
-    tensors |= {"curve": torch.tensor(curve, dtype=torch.float64).reshape(-1, 2), "running": running}
-    metadata = {"step": str(step), "scaler": json.dumps(scaler.state_dict() if scaler else {})}
-    write_tensors(path, {name: t.detach().cpu().clone() for name, t in tensors.items()}, metadata)
+    sharded = any(isinstance(t, DTensor) for t in tensors.values())
+    if accelerator.is_main_process or sharded:
+        tensors |= {"curve": torch.tensor(curve, dtype=torch.float64).reshape(-1, 2), "running": running}
+        tensors = {name: whole(t) for name, t in tensors.items()}
+    if accelerator.is_main_process:
+        scaler = accelerator.scaler
+        write_tensors(path, tensors, {"step": str(step), "scaler": json.dumps(scaler.state_dict() if scaler else {})})
 
 
-def restore(path: Path, weights: dict[str, Any], optimizer: Any, ema: Average, scaler: Any) -> tuple[int, list[tuple[int, float]], torch.Tensor]:
-    """Load a checkpoint into weights, optimiser and average; returns (steps done, loss curve, loss since). (0, [], 0) without one."""
-    if not path.exists():
-        return 0, [], torch.zeros(())
-    from safetensors import safe_open
+@dataclass(frozen=True)
+class Left:
+    """What an earlier call left: the state of a training after `step` steps; nothing at step 0."""
 
-    tensors = read_tensors(path)
-    with safe_open(path, "pt") as handle:
-        step, scale = int(handle.metadata()["step"]), json.loads(handle.metadata().get("scaler", "{}"))
+    step: int = 0
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    running: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    scale: dict[str, Any] = field(default_factory=dict)
 
-    def part(prefix: str) -> dict[str, torch.Tensor]:
-        return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    @classmethod
+    def read(cls, path: Path) -> Left:
+        """Raises StoreError for a damaged checkpoint."""
+        if not path.exists():
+            return cls()
+        from safetensors import safe_open
 
-    with torch.no_grad():
-        for name, t in part("net.").items():
+        tensors = read_tensors(path)
+        with safe_open(path, "pt") as handle:
+            metadata = handle.metadata()
+        curve = [(int(seen), float(loss)) for seen, loss in tensors["curve"]]
+        return cls(int(metadata["step"]), curve, tensors["running"], tensors, json.loads(metadata.get("scaler", "{}")))
+
+    def part(self, prefix: str) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
+
+    @torch.no_grad()
+    def into_weights(self, weights: dict[str, Any]) -> None:
+        for name, t in self.part("net.").items():
             weights[name].copy_(t)
-        for name, t in part("ema.").items():
-            ema.weights[name].copy_(t)
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, t in part("optimizer.").items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = t
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    if scaler and scale:
-        scaler.load_state_dict(scale)
-    return step, [(int(seen), float(loss)) for seen, loss in tensors["curve"]], tensors["running"]
+
+    @torch.no_grad()
+    def into_average(self, ema: Average) -> None:
+        for name, t in self.part("ema.").items():
+            ema.weights[name].copy_(like(t, ema.weights[name]))
+
+    def into_optimizer(self, optimizer: Any, weights: list[Any]) -> None:
+        state: dict[int, dict[str, Any]] = {}
+        for name, t in self.part("optimizer.").items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = like(t, weights[int(index)])
+        if state:
+            inner = getattr(optimizer, "optimizer", optimizer)
+            inner.load_state_dict({"state": state, "param_groups": inner.state_dict()["param_groups"]})
+
+    def into_scaler(self, scaler: Any) -> None:
+        if scaler and self.scale:
+            scaler.load_state_dict(self.scale)

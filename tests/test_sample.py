@@ -130,7 +130,7 @@ def test_the_order_of_the_classes_is_random_and_fresh_in_every_generation(run):
 def test_too_few_samples_for_a_class_are_an_error_that_names_it(run):
     share = np.bincount(run.real.labels()[:80], minlength=10) / 80
     with pytest.raises(ConfigError, match=r"sample\.count 6 is too small to ask for class '\d' even once; .*conditions=balanced") as error:
-        asked(run, 1, 6).conditions
+        asked(run, 1, 6)
     assert share[int(str(error.value).split("'")[1])] * 6 < 1
     with pytest.raises(ConfigError, match=r"sample\.count 9 is too small to ask for class '9' even once; raise it$"):
         asked(imbalanced(run, conditions="balanced"), 1, 9)

@@ -255,7 +255,7 @@ def test_generations_see_other_noise_and_order(tmp_path):
 # ------------------------------------------------------------------------------------------------ errors
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     c = config(checkpoint_every=16, images_seen=64_000, learning_rate=1e10, gradient_clip=0, decay="none", warmup_images=160)
-    with pytest.raises(TrainingError, match=r"generation 0 .* after [\d,]+ images; the checkpoint at [\d,]+ images is kept") as error:
+    with pytest.raises(TrainingError, match=r"after [\d,]+ images, first in layer time.0; the checkpoint at [\d,]+ images is kept") as error:
         train(tmp_path, c)
     assert "train.learning_rate" in str(error.value)
     kept = load_file(tmp_path / "checkpoint.safetensors")
@@ -279,10 +279,10 @@ def test_an_infinite_gradient_behind_a_finite_loss_never_reaches_the_disk(tmp_pa
         return out
 
     monkeypatch.setattr(torch.optim.AdamW, "step", spoiled)
-    with pytest.raises(TrainingError, match="generation 0 has non-finite weights after 160 images; nothing was written"):
+    with pytest.raises(TrainingError, match="there are non-finite weights in .* after 160 images, first in layer time.0; nothing was written"):
         train(tmp_path, config(images_seen=160))
     count = 0
-    with pytest.raises(TrainingError, match="after 160 images; the checkpoint at 144 images is kept"):
+    with pytest.raises(TrainingError, match="after 160 images, first in layer time.0; the checkpoint at 144 images is kept"):
         train(tmp_path, config(images_seen=640, checkpoint_every=16))
     assert all(t.isfinite().all() for t in load_file(tmp_path / "checkpoint.safetensors").values())
 

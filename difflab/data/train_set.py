@@ -17,7 +17,7 @@ class TrainSet:
         rows: columns pool, generation (-1 = real), index, replicate (-1 = all).
         shards_of: generation -> its Shards.
         conditions_of: Shards -> what each image is conditioned on, int64 [N], or None.
-        read: (Shards, indices) -> what the model reads of these images: pixels, or latents.
+        read: (Shards, indices) -> what the model reads of these images; None = their pixels.
     """
 
     def __init__(
@@ -25,13 +25,13 @@ class TrainSet:
         rows: pa.Table,
         shards_of: Callable[[int], Shards],
         conditions_of: Callable[[Shards], np.ndarray | None] = Shards.labels,
-        read: Callable[[Shards, np.ndarray], np.ndarray] = Shards.gather,
+        read: Callable[[Shards, np.ndarray], np.ndarray] | None = None,
     ):
         self.generation = rows["generation"].to_numpy()
         self.index = rows["index"].to_numpy()
         self.replicate = rows["replicate"].to_numpy()
         self.sets = {int(g): shards_of(int(g)) for g in np.unique(self.generation)}
-        self.read = read
+        self.read = read or (lambda shards, indices: shards.gather(indices))
         known = {g: conditions_of(s) for g, s in self.sets.items()} if next(iter(self.sets.values())).images else {}
         self.conditions: np.ndarray | None = None  # int64 [n]; None unless every image has one
         if known and all(v is not None for v in known.values()):

@@ -43,7 +43,10 @@ class Denoiser(Family):
         """Whatever must happen before `sample`."""
         self.net.to(device).eval()
 
-    encoder_key: str | None = None  # under which the encoder's results lie
+    @property
+    def encoder_key(self) -> str | None:
+        """Name under which the encoder's results lie; None = there is no encoder."""
+        return None
 
     def encoder(self, device: Any) -> Any:
         """What turns images into what is trained on and has a ``key``; None = the images themselves."""

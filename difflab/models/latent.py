@@ -231,16 +231,13 @@ class Latent(Denoiser):
 
     def _save_lora(self, folder: Path) -> None:
         import diffusers
-        from diffusers.loaders.lora_base import _collate_lora_metadata as collate
         from diffusers.utils import convert_state_dict_to_diffusers
         from peft.utils import get_peft_model_state_dict
 
         layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.backbone))
         pipeline = getattr(diffusers, self.base.kind)
-        named = {
-            f"{self.component}_lora_layers": layers,
-            f"{self.component}_lora_adapter_metadata": collate({self.component: self.backbone})[f"{self.component}_lora_adapter_metadata"],
-        }
+        settings = self.backbone.peft_config["default"].to_dict()  # rank, scale and targets go into the file's metadata
+        named = {f"{self.component}_lora_layers": layers, f"{self.component}_lora_adapter_metadata": settings}
         pipeline.save_lora_weights(folder, safe_serialization=True, **named)
         write_json(folder / "base.json", {"base": self.spec.base, "weights": self.base.hash(self.component), "pipeline": self.base.kind})
 

@@ -1,0 +1,59 @@
+"""Model FLOPs utilisation: which share of what the machine could compute went into the network (Chowdhery et al. 2204.02311, app. B)."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+# Dense peak FLOP/s of tensor cores by the maker's data sheets, at 16 bits (bf16, fp16) and at 32 (TF32 where there is).
+PEAKS = {
+    "H200": (989e12, 494e12),
+    "H100": (989e12, 494e12),
+    "A100": (312e12, 156e12),
+    "L40S": (362e12, 183e12),
+    "4090": (165e12, 82.6e12),
+    "3090": (71e12, 35.6e12),
+    "V100": (125e12, 15.7e12),
+    "T4": (65e12, 8.1e12),
+}
+
+
+@lru_cache
+def peak(kind: str, precision: str) -> float | None:
+    """FLOP/s that this machine's device of type `kind` could do: by its data sheet, a CPU's by a measured matrix product; None = not known."""
+    if kind == "cuda":
+        name = torch.cuda.get_device_name()
+        found = next((p for key, p in PEAKS.items() if key in name), None)
+        return None if found is None else found[0 if precision in ("bf16", "fp16") else 1]
+    if kind != "cpu":
+        return None
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a = torch.ones(1024, 1024, dtype=dtype)
+    best = float("inf")
+    for _ in range(6):
+        started = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - started)
+    return 2 * 1024**3 / best
+
+
+def forward_flops(model: Any) -> float:
+    """FLOPs of one forward pass of a diffusion model per image, counted while one image passes through it."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    c, h, w = model.drawn
+    device = next(model.net.parameters()).device
+    x, t = torch.zeros(1, c, h, w, device=device), torch.zeros(1, dtype=torch.long, device=device)
+    conditions = torch.full((1,), model.null, device=device) if model.spec.conditional else None
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.predict(model.net, x, t, conditions)
+    return float(counter.get_total_flops())
+
+
+def mfu(flops: float, seconds: float, device: torch.device, precision: str) -> float | None:
+    """Share of the device's peak that `flops` in `seconds` are; None where the peak is not known."""
+    best = peak(device.type, precision)
+    return None if best is None or seconds <= 0 else flops / seconds / best

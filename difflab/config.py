@@ -385,7 +385,7 @@ class Config(_Spec):
             raise ValueError("regime.name=fresh_real needs data.train_size, so that a reserve of unseen real images is left")
         if sample.guidance_scale != 1 and not self.conditional:
             raise ValueError("sample.guidance_scale other than 1 needs a conditional model (model.conditional=true)")
-        if sample.guidance_scale != 1 and self.train.condition_dropout == 0:
+        if sample.guidance_scale != 1 and self.train.condition_dropout == 0 and not self.text:  # a text base knows the empty prompt
             raise ValueError(
                 "sample.guidance_scale other than 1 needs train.condition_dropout above 0: without it the model has no unconditional prediction"
             )

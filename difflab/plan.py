@@ -13,7 +13,8 @@ import torch
 from difflab import regimes
 from difflab.config import Config
 from difflab.models import family_of
-from difflab.models.base import Shape
+from difflab.models.base import ClosedForm, Shape
+from difflab.seeds import seed_of
 
 DIMENSIONS = {"fitted": 64, "efficientnet-lite0": 1280, "inception": 2048, "open_clip": 768}  # of features; open_clip's vary
 PNG_SHARE = 0.7  # typical size of a PNG of natural or noisy small images, relative to its raw pixels
@@ -50,11 +51,13 @@ def plan(config: Config, shape: Shape, n_train: int) -> list[Cost]:
         sets = union if budget is None else min(budget, union)
         out.append(Cost(t, "mix", sets, 0, 4.0 * sets, 0.02))
         if network:
-            seen, passes = config.train.images_seen, network.passes * count
-            out.append(Cost(t, "train", seen, 3 * network.flops * seen, network.bytes, seen * network.backward))
+            passes = network.passes * count
+            seen = 0 if t == 0 and getattr(config.model, "generation_0", "fit") == "base" else config.train.images_seen
+            out.append(Cost(t, "train", seen, network.training * network.flops * seen, network.bytes, seen * network.backward))
             disk = PNG_SHARE * pixels * count + 300 * count
             disk += 4 * count * sum(DIMENSIONS.get(spec.partition(":")[0], pixels) for spec in config.measure.extractors)
-            out.append(Cost(t, "sample", count, network.flops * passes, disk, passes * network.forward + 1e-4 * count))
+            seconds = passes * network.forward + count * (network.finish + 1e-4)
+            out.append(Cost(t, "sample", count, network.flops * passes + network.finish_flops * count, disk, seconds))
         else:
             out.append(Cost(t, "train", sets, 0, 0, 0.05))
             out.append(Cost(t, "sample", count, 0, pixels * count, 0.05 + 1e-4 * count))
@@ -66,46 +69,63 @@ def plan(config: Config, shape: Shape, n_train: int) -> list[Cost]:
 
 @dataclass(frozen=True)
 class _Network:
-    """flops: of one forward pass per image. bytes: of the weights. passes: forward passes per sampled image.
-    forward, backward: seconds per image in sampling and in a training step."""
+    """flops: of one forward pass per image. bytes: of what is trained. passes: forward passes per sampled image.
+    forward, backward: seconds per image in sampling and in a training step. finish, finish_flops: of decoding one image.
+    training: FLOPs of a training step, in forward passes."""
 
     flops: float
     bytes: float
     passes: int
     forward: float
     backward: float
+    finish: float
+    finish_flops: float
+    training: int
 
 
 def _network(config: Config, shape: Shape) -> _Network | None:
     """What the network costs; None for a family without one. Raises ConfigError for a scheduler that does not exist."""
     family: Any = family_of(config.model)
     model = family(config.model, shape)
-    if not hasattr(model, "initialise"):
+    if isinstance(model, ClosedForm):
         return None
     from torch.utils.flop_counter import FlopCounterMode
 
-    from difflab.models.denoiser import scheduler_of
+    from difflab.mfu import forward_flops
 
-    model.initialise(0)
-    h, w, c = shape.record
+    scheduler = model.scheduler(config.sample)  # second-order ones take more passes than steps
+    guided = 2 if config.sample.guidance_scale not in (0, 1) else 1
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    net = model.net.to(device)
+    model.initialise(seed_of("plan"), scratch=True)
+    model.prepare_training(config.train.model_copy(update={"compile": False}), device)
 
     def batch(n: int) -> tuple[Any, ...]:
-        labels = torch.zeros(n, dtype=torch.long, device=device) if config.conditional else None
-        return torch.randn(n, c, h, w, device=device), torch.zeros(n, dtype=torch.long, device=device), labels
+        conditions = torch.full((n,), model.null, device=device) if config.conditional else None
+        return torch.randn(n, *model.drawn, device=device), torch.zeros(n, dtype=torch.long, device=device), conditions
 
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.predict(net, *batch(1))
-    scheduler = scheduler_of(config.sample, model.noise)  # second-order ones take more passes than steps
-    guided = 2 if config.sample.guidance_scale not in (0, 1) else 1
-    sampled, trained = config.sample.batch_size * guided, config.train.batch_size
+    flops = forward_flops(model)
+    trained = config.train.micro_batch_size or config.train.batch_size
+    backward = _seconds(lambda: model.predict(model.net, *batch(trained)).float().square().mean().backward(), device) / trained
+    size = sum(p.numel() * p.element_size() for p in model.net.parameters() if p.requires_grad)
+    model.prepare_sampling(config.sample.model_copy(update={"compile": False}), device)
+    sampled = config.sample.batch_size * guided
     with torch.no_grad():
-        forward = _seconds(lambda: model.predict(net, *batch(sampled)), device) / sampled
-    backward = _seconds(lambda: model.predict(net, *batch(trained)).square().mean().backward(), device) / trained
+        forward = _seconds(lambda: model.predict(model.net, *batch(sampled)), device) / sampled
+        latents = torch.randn(min(8, sampled), *model.drawn, device=device)
+        finish = _seconds(lambda: model.finish(latents), device) / len(latents)
+        with FlopCounterMode(display=False) as counter:
+            model.finish(latents[:1])
     # The optimiser, the average and the data cost about a tenth on top (measured on digits).
-    size = sum(p.numel() * p.element_size() for p in net.parameters())
-    return _Network(float(counter.get_total_flops()), float(size), len(scheduler.timesteps) * guided, forward, 1.1 * backward)
+    return _Network(
+        flops,
+        float(size),
+        len(scheduler.timesteps) * guided,
+        forward,
+        1.1 * backward,
+        finish,
+        float(counter.get_total_flops()),
+        2 if getattr(config.model, "lora_rank", 0) else 3,
+    )
 
 
 def _seconds(work: Any, device: str) -> float:

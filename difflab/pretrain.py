@@ -164,7 +164,7 @@ def _start(config: Pretraining, folder: Path, vae: Any, image_size: int, prompts
     scheduler = DDIMScheduler(
         beta_schedule=unet.beta_schedule, prediction_type=unet.prediction_type, clip_sample=False, timestep_spacing="trailing", steps_offset=1
     )
-    pipe = StableDiffusionPipeline(vae, encoder, tokenizer, network, scheduler, None, None, requires_safety_checker=False)  # type: ignore[arg-type]
+    pipe: Any = StableDiffusionPipeline(vae, encoder, tokenizer, network, scheduler, None, None, requires_safety_checker=False)  # type: ignore[arg-type]
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     pipe.save_pretrained(temporary)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,22 +37,33 @@ def draw(run: Run, generation: int, model: Any, extractors: Sequence[Any], accel
     encoder = model.encoder(accelerator.device) if not isinstance(model, ClosedForm) and generation < config.generations else None
     columns = {**provenance(run, generation), "split": "sample"}
     in_store = 0.0
-    for shard in shards.shards[accelerator.process_index :: accelerator.num_processes]:
-        span = shards.span(shard)
-        pixels = None
-        if not shards.has(shard):
-            seeds = image_seeds(config.seed, 0, generation, span)
-            own = None if wanted is None else wanted.part(span)
-            pixels = _sample(model, None if own is None else own.conditions, seeds, config, advance)
-            started = time.perf_counter()
-            shards.write(shard, pixels, {**columns, "seed": seeds, **(own.columns() if own else {})})
-            in_store += time.perf_counter() - started
-        else:
-            advance(len(span))
-        if encoder is not None:
-            shards.encode(encoder, shard, pixels)
-        for extractor in extractors:
-            shards.derive(extractor.key, shard, extractor, pixels)
+
+    def write(shard: int, pixels: np.ndarray, columns: dict[str, Any]) -> None:
+        nonlocal in_store
+        started = time.perf_counter()
+        shards.write(shard, pixels, columns)
+        in_store += time.perf_counter() - started
+
+    with ThreadPoolExecutor(1) as writer:  # writes one shard while the next one is drawn
+        writing: Future[None] | None = None
+        for shard in shards.shards[accelerator.process_index :: accelerator.num_processes]:
+            span = shards.span(shard)
+            pixels = None
+            if not shards.has(shard):
+                seeds = image_seeds(config.seed, 0, generation, span)
+                own = None if wanted is None else wanted.part(span)
+                pixels = _sample(model, None if own is None else own.conditions, seeds, config, advance)
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(write, shard, pixels, {**columns, "seed": seeds, **(own.columns() if own else {})})
+            else:
+                advance(len(span))
+            if encoder is not None:
+                shards.encode(encoder, shard, pixels)
+            for extractor in extractors:
+                shards.derive(extractor.key, shard, extractor, pixels)
+        if writing is not None:
+            writing.result()
     if accelerator.is_main_process:
         _draw_probe(run, generation, model, columns)
     accelerator.wait_for_everyone()

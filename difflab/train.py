@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from difflab.config import Train
 from difflab.data.files import read_tensors, write_json, write_tensors
 from difflab.errors import ConfigError, TrainingError
+from difflab.models.overflow import named, watched
 from difflab.seeds import generator, numpy_generator
 
 REPORTS = 50  # points of the loss curve
@@ -109,9 +110,10 @@ def fit(
             if not math.isfinite(mean) or (written and not all(bool(p.isfinite().all()) for p in weights.values())):
                 what = f"the loss is {mean}" if not math.isfinite(mean) else "there are non-finite weights"
                 kept = f"the checkpoint at {saved * train.batch_size:,} images is kept" if saved else "nothing was written"
-                layer = first_overflow(raw, partial(model.loss, raw, **drawn, train=train), accelerator)
+                with torch.no_grad(), accelerator.autocast(), watched(raw) as found:
+                    model.loss(raw, **drawn, train=train)
                 raise TrainingError(
-                    f"{what} in {folder.name} after {step * train.batch_size:,} images{layer}; {kept}. Lower train.learning_rate (now {train.learning_rate:g}), set train.gradient_clip or use train.precision=no, under a new name"
+                    f"{what} in {folder.name} after {step * train.batch_size:,} images{named(found)}; {kept}. Lower train.learning_rate (now {train.learning_rate:g}), set train.gradient_clip or use train.precision=no, under a new name"
                 )
             advance((step - told) * train.batch_size)
             told = step
@@ -154,25 +156,6 @@ def attention(accelerator: Accelerator) -> Any:
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()
-
-
-def first_overflow(net: Any, forward: Callable[[], Any], accelerator: Accelerator) -> str:
-    """', first in layer NAME' for the layer whose output is not finite, found by one more forward pass; '' when all are."""
-    found: list[str] = []
-
-    def look(name: str) -> Callable[..., None]:
-        def hook(module: Any, given: Any, out: Any) -> None:
-            if not found and isinstance(out, torch.Tensor) and not out.isfinite().all():
-                found.append(name)
-
-        return hook
-
-    hooks = [module.register_forward_hook(look(name)) for name, module in net.named_modules() if not list(module.children())]
-    with torch.no_grad(), accelerator.autocast():
-        forward()
-    for handle in hooks:
-        handle.remove()
-    return f", first in layer {found[0]}" if found else ""
 
 
 def learning_rate(train: Train, seen: int) -> float:

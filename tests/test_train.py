@@ -279,10 +279,10 @@ def test_an_infinite_gradient_behind_a_finite_loss_never_reaches_the_disk(tmp_pa
         return out
 
     monkeypatch.setattr(torch.optim.AdamW, "step", spoiled)
-    with pytest.raises(TrainingError, match="there are non-finite weights in .* after 160 images, first in layer time.0; nothing was written"):
+    with pytest.raises(TrainingError, match=r"there are non-finite weights in .* after 160 images, first in layer time.0; nothing was written"):
         train(tmp_path, config(images_seen=160))
     count = 0
-    with pytest.raises(TrainingError, match="after 160 images, first in layer time.0; the checkpoint at 144 images is kept"):
+    with pytest.raises(TrainingError, match=r"after 160 images, first in layer time.0; the checkpoint at 144 images is kept"):
         train(tmp_path, config(images_seen=640, checkpoint_every=16))
     assert all(t.isfinite().all() for t in load_file(tmp_path / "checkpoint.safetensors").values())
 

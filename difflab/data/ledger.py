@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -88,13 +90,12 @@ def table(columns: dict[str, Any], pixels: np.ndarray, images: bool) -> pa.Table
     """
     n = len(pixels)
     shape = schema(images)
-    arrays: dict[str, Any] = {
-        "sha256": [content_hash(p) for p in pixels],
-        "flag": [flag_of(p) if images else None for p in pixels],
-    }
-    if images:
-        arrays["image"] = [{"bytes": encode_png(p), "path": None} for p in pixels]
-    else:
+    arrays: dict[str, Any] = {"flag": [flag_of(p) if images else None for p in pixels]}
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing and deflating do not hold Python's lock
+        arrays["sha256"] = list(pool.map(content_hash, pixels))
+        if images:
+            arrays["image"] = [{"bytes": png, "path": None} for png in pool.map(encode_png, pixels)]
+    if not images:
         arrays["values"] = list(pixels.reshape(n, -1))
     for name, value in columns.items():
         arrays[name] = value if isinstance(value, list | np.ndarray) else [value] * n

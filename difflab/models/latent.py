@@ -21,7 +21,7 @@ from difflab.data.store import Shards
 from difflab.errors import ConfigError, StoreError
 from difflab.models.autoencoder import moments
 from difflab.models.base import Family, Shape
-from difflab.models.denoiser import Denoiser
+from difflab.models.denoiser import Denoiser, compile_blocks
 from difflab.models.pretrained import Base, load_model, open_base
 
 TYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -140,18 +140,29 @@ class Latent(Denoiser):
                 p.data = p.data if p.requires_grad else p.data.to(kind)
         if train.gradient_checkpointing:
             self.backbone.enable_gradient_checkpointing()
+        if train.compile:
+            compile_blocks(self.backbone)
         self.net = self.backbone
         if self.spec.train_text_encoder:
             self.text_encoder.requires_grad_(True)
             self.net = WithText(self.backbone, self.text_encoder)
         self.net.to(device)
         self._channels_last(device)
-        self.tables = self._ids(device) if self.spec.train_text_encoder else self._texts(device)
+        self.tables = self._ids(device) if self.spec.train_text_encoder else self._texts(device, kind)
+
+    def unshard(self, state: dict[str, torch.Tensor]) -> None:
+        """Take whole weights in the place of those that were sharded over processes."""
+        kind = self.backbone_class()
+        backbone = kind.from_config(self.backbone.config)
+        if self.spec.lora_rank:
+            backbone.add_adapter(self.backbone.peft_config["default"])
+        backbone.load_state_dict(state)
+        self.backbone = self.net = backbone
 
     def prepare_sampling(self, how: Sample, device: Any) -> None:
         """Everything that sampling needs, in its precision, on the device."""
         kind = TYPES[how.precision]
-        self.tables = self._texts(device)
+        self.tables = self._texts(device, kind)
         self.net = self.backbone.to(device, kind).eval()
         self._channels_last(device)
         # An autoencoder that says it overflows in float16 is kept in float32 there.
@@ -174,9 +185,9 @@ class Latent(Denoiser):
         return {"ids": ids.to(device)}
 
     @torch.no_grad()
-    def _texts(self, device: Any) -> dict[str, torch.Tensor]:
+    def _texts(self, device: Any, kind: torch.dtype) -> dict[str, torch.Tensor]:
         if self.text_encoder is None:
-            tables = self.base.texts(self._prompts(), device)
+            tables = self.base.texts(self._prompts(), device, kind if torch.device(device).type == "cuda" else torch.float32)
         else:  # trained ones change every generation and are asked once
             encoder, ids = self.text_encoder.to(device).eval(), self._ids(device)["ids"]
             tables = {"states": torch.cat([encoder(part)[0] for part in ids.split(256)])}
@@ -269,15 +280,7 @@ class Latent(Denoiser):
                 f"{folder} holds no readable LoRA ({' '.join(str(error).split())[:120]}); delete it and run the same command again"
             ) from error
         own = {k.removeprefix(f"{self.component}."): v for k, v in state.items() if k.startswith(self.component)}
-        result = set_peft_model_state_dict(self.backbone, convert_unet_state_dict_to_peft(own), adapter_name="default")
+        result: Any = set_peft_model_state_dict(self.backbone, convert_unet_state_dict_to_peft(own), adapter_name="default")
         missing = [k for k in result.missing_keys if "lora" in k]
         if missing or result.unexpected_keys:
             raise StoreError(f"{folder}: LoRA layers do not match model.lora_rank and lora_targets ({(missing + result.unexpected_keys)[0]})")
-
-
-def compile_blocks(net: Any) -> None:
-    """torch.compile the blocks that repeat: a few seconds instead of minutes, and most of the gain."""
-    if getattr(net, "_repeated_blocks", None):
-        net.compile_repeated_blocks()
-    else:
-        net.compile()

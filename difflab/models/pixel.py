@@ -40,6 +40,10 @@ class Pixel(Denoiser):
             torch.manual_seed(seed)
             self.net = self.build()
 
+    def unshard(self, state: dict[str, torch.Tensor]) -> None:
+        self.net = self.build()
+        self.net.load_state_dict(state)
+
     def save(self, folder: Path) -> None:
         self.net.save_pretrained(folder / "unet", safe_serialization=True)
         self.noise.save_pretrained(folder / "scheduler")

@@ -65,29 +65,32 @@ class Base:
     def scheduler_config(self) -> dict[str, Any]:
         return read_json(self.path / "scheduler" / "scheduler_config.json")
 
-    def pipeline(self, **parts: Any) -> Any:
+    def pipeline(self, dtype: torch.dtype = torch.float32, **parts: Any) -> Any:
         """The pipeline of this folder without the components that `parts` sets to None."""
         import diffusers
 
+        diffusers.utils.logging.disable_progress_bar()
         absent = {n: None for n in NOT_COPIED if n in self.index}
         kind = getattr(diffusers, self.kind)
         pipe = kind.from_pretrained(
-            self.path, variant=self.variant, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, **absent, **parts
+            self.path, variant=self.variant, use_safetensors=True, local_files_only=True, torch_dtype=dtype, **absent, **parts
         )
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
     @torch.no_grad()
-    def texts(self, prompts: list[str], device: Any, batch: int = 64) -> dict[str, torch.Tensor]:
+    def texts(self, prompts: list[str], device: Any, dtype: torch.dtype = torch.float32, batch: int = 64) -> dict[str, torch.Tensor]:
         """Embeddings of prompts as the pipeline makes them: ``states`` [n, L, D] and, where it has them, ``pooled`` [n, P].
+
+        `dtype` is that of the text encoders while they work: SD3's T5 alone is 19 GB in float32.
 
         Kept in the cache by the content of encoders and prompts, so that every distinct prompt is encoded once for all arms.
         """
         parts = [n for n in self.components if n.startswith(("text_encoder", "tokenizer"))]
-        path = cache_home() / "texts" / f"{digest([self.hash(*parts), prompts])}.safetensors"
+        path = cache_home() / "texts" / f"{digest([self.hash(*parts), str(dtype), prompts])}.safetensors"
         if path.exists():
             return read_tensors(path)
-        pipe = self.pipeline(**{n: None for n in self.components if n in ("unet", "transformer", "vae")}).to(device)
+        pipe = self.pipeline(dtype, **{n: None for n in self.components if n in ("unet", "transformer", "vae")}).to(device)
         out: list[tuple[torch.Tensor, ...]] = []
         for i in range(0, len(prompts), batch):
             own = prompts[i : i + batch]
@@ -137,6 +140,9 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def load_model(kind: Any, folder: Path, dtype: torch.dtype = torch.float32, variant: str | None = None) -> Any:
     """A diffusers or transformers model from its own folder. Raises StoreError where weights and config do not match."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     try:
         model, info = kind.from_pretrained(
             folder, variant=variant, use_safetensors=True, local_files_only=True, output_loading_info=True, torch_dtype=dtype, low_cpu_mem_usage=False
@@ -161,7 +167,7 @@ def open_base(name: str, kinds: tuple[str, ...], family: str, revision: str | No
             raise ConfigError(
                 f"model.base '{name}' is no folder and no hub id; give a diffusers folder, an id like org/name, or {', '.join(BUNDLED)}"
             )
-        folder = _download(name, revision)
+        folder = _download(name, revision, variant)
     if not (folder / "model_index.json").is_file():
         raise ConfigError(
             f"model.base {folder} is no diffusers folder: it has no model_index.json; a single .safetensors or .ckpt file must be converted first"
@@ -183,11 +189,13 @@ def open_base(name: str, kinds: tuple[str, ...], family: str, revision: str | No
 
 
 @lru_cache(maxsize=8)
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None, variant: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=[f"*/{p}" for p in HUB_FILES] + ["model_index.json"]))
+        wanted = [f"*/{p}" for p in HUB_FILES] + ["model_index.json"]
+        others = [f"*/*.{v}*.safetensors*" for v in ("fp16", "bf16", "non_ema") if v != variant]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=[*others, "safety_checker/*"]))
     except Exception as error:  # the hub's client raises a dozen kinds
         reason = " ".join(str(error).split())[:160]
         raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def _fit(text: str, width: int) -> str:
 
 
 def _probe(run: Run, generation: int) -> tuple[np.ndarray, list[str | None]]:
-    """Images [n, H, W, C] and class names of the probe of one generation. Raises StoreError when there is none."""
+    """Images [n, H, W, C] of the probe of one generation and what was asked for, class or caption. Raises StoreError when there is none."""
     if generation < 0 or not run.done(generation, "sample"):
         there = [t for t in range(run.config.generations + 1) if run.done(t, "sample")]
         raise StoreError(f"{run.path} has no pictures of generation {generation}; it has {there or 'none'}")
@@ -94,7 +95,12 @@ def _probe(run: Run, generation: int) -> tuple[np.ndarray, list[str | None]]:
     if not count:
         raise StoreError(f"{run.path} has no pictures: its family draws numbers, or probe.per_condition is 0")
     shards = run.probe(generation, count)
-    return shards.decode(0), shards.column("class")
+    return shards.decode(0), shards.column(_asked(run))
+
+
+def _asked(run: Run) -> str:
+    """The column of the ledger that says what an image was asked to be."""
+    return "prompt" if run.config.text and run.config.conditional else "class"
 
 
 def grid(run: Run, generation: int) -> Image.Image:
@@ -130,16 +136,19 @@ def strip(run: Run) -> Image.Image:
 def caption(run: Run) -> str:
     """What the chain is, in a few words."""
     c = run.config
-    words = [c.model.family, c.regime.name, f"start from {c.train.start_from}"]
+    words = [Path(getattr(c.model, "base", c.model.family)).name, c.regime.name, f"start from {c.train.start_from}"]
     if c.conditional:
         words.append(f"guidance {c.sample.guidance_scale:g}")
     return ", ".join(words)
 
 
 def _real_like(run: Run, classes: list[str | None]) -> np.ndarray:
-    """One held-out image per wanted class, each a different one while there are enough; white where none was held out: [n, H, W, C]."""
-    first = run.about["n_train"]
-    known = run.real.column("class")[first:]
+    """One held-out image per wanted class, each a different one while there are enough; white where none was held out: [n, H, W, C].
+
+    Of a caption it is the image that has it, on whichever side of the split.
+    """
+    first = run.about["n_train"] if _asked(run) == "class" else 0
+    known = run.real.column(_asked(run))[first:]
     places: dict[str | None, list[int]] = {}
     for i, name in enumerate(known):
         places.setdefault(name if classes[0] is not None else None, []).append(first + i)

@@ -161,6 +161,8 @@ def fit(work: Work, generation: int) -> dict[str, Any]:
         images = 0
     else:
         data = TrainSet(rows, run.samples, run.conditions, model.inputs)
+        for extractor in work.extractors:
+            extractor.rest()
         encode(data, model, work)
         model.prepare_training(config.train, work.accelerator.device)
         images = config.train.images_seen

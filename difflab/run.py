@@ -98,7 +98,7 @@ class Run:
         return self._shards(self.gen(generation), "samples", how.count_of(generation), how.shard_size)
 
     def probe(self, generation: int, count: int) -> Shards:
-        return self._shards(self.gen(generation), "probe", count, max(1, count))
+        return self._shards(self.gen(generation), "probe", count, max(1, min(count, self.config.sample.batch_size)))
 
     def done(self, generation: int, stage: str) -> bool:
         """Whether a stage of a generation has left its result."""

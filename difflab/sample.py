@@ -64,8 +64,7 @@ def draw(run: Run, generation: int, model: Any, extractors: Sequence[Any], accel
                 shards.derive(extractor.key, shard, extractor, pixels)
         if writing is not None:
             writing.result()
-    if accelerator.is_main_process:
-        _draw_probe(run, generation, model, columns)
+    _draw_probe(run, generation, model, columns, accelerator)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         write_json(
@@ -216,10 +215,15 @@ def probe_count(run: Run) -> int:
     return len(wanted.conditions) if wanted is not None else 8 * run.config.probe.per_condition
 
 
-def _draw_probe(run: Run, generation: int, model: Family, columns: dict[str, Any]) -> None:
+def _draw_probe(run: Run, generation: int, model: Family, columns: dict[str, Any], accelerator: Accelerator) -> None:
+    """The probe in batches, each by one process: nobody waits for the main one to draw pictures."""
     count = 0 if run.config.exact else probe_count(run)
-    shards = run.probe(generation, count)
-    if count and not shards.has(0):
-        wanted, seeds = probe_asked(run), probe_seeds(run.config.seed, count)
-        pixels = model.sample(None if wanted is None else wanted.conditions, seeds, run.config.sample)
-        shards.write(0, pixels, {**columns, "split": "probe", "seed": seeds, **(wanted.columns() if wanted else {})})
+    if not count:
+        return
+    shards, wanted, seeds = run.probe(generation, count), probe_asked(run), probe_seeds(run.config.seed, count)
+    for shard in shards.shards[accelerator.process_index :: accelerator.num_processes]:
+        if not shards.has(shard):
+            span = shards.span(shard)
+            own, drawn = wanted.part(span) if wanted else None, seeds[span.start : span.stop]
+            pixels = model.sample(None if own is None else own.conditions, drawn, run.config.sample)
+            shards.write(shard, pixels, {**columns, "split": "probe", "seed": drawn, **(own.columns() if own else {})})

@@ -57,12 +57,26 @@ class Extractor:
         recipe: name, input size, resize, value range, dtype and the SHA-256 of the weights. Equal recipes, comparable numbers.
     """
 
-    def __init__(self, name: str, dim: int | None, recipe: dict[str, Any], encode: Callable[[Tensor], Tensor], device: str | torch.device) -> None:
+    def __init__(
+        self,
+        name: str,
+        dim: int | None,
+        recipe: dict[str, Any],
+        encode: Callable[[Tensor], Tensor],
+        device: str | torch.device,
+        network: nn.Module | None = None,
+    ) -> None:
         self.name = name
         self.dim = dim
         self.recipe = {"name": name, **recipe}
         self._encode = encode
         self._device = torch.device(device)
+        self._network = network
+
+    def rest(self) -> None:
+        """Leave the device, so that others have its memory; the next call comes back."""
+        if self._network is not None:
+            self._network.to("cpu")
 
     @property
     def key(self) -> str:
@@ -77,6 +91,8 @@ class Extractor:
         if self.dim is None:
             return images.reshape(len(images), -1).cpu().float() / 255
         features = torch.empty(len(images), self.dim)
+        if self._network is not None:
+            self._network.to(self._device)
         # On a GPU convolutions default to TF32, which would make the recipe's float32 untrue.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             for start in range(0, len(images), BATCH):
@@ -258,7 +274,7 @@ def _fitted(path: Path | None, device: str | torch.device) -> Extractor:
         "sha256": sha256_of(state),
         **recipe,
     }
-    return Extractor("fitted", 64, details, encode, device)
+    return Extractor("fitted", 64, details, encode, device, network)
 
 
 # --------------------------------------------------------------------------------------------- efficientnet-lite0
@@ -284,7 +300,7 @@ def _efficientnet_lite0(device: str | torch.device) -> Extractor:
         return network.forward_head(network.forward_features(x), pre_logits=True)
 
     details = {"input": "96x96", "resize": "bicubic antialias", "values": "[-1, 1]", "dtype": "float32", "sha256": sha256_of(state)}
-    return Extractor("efficientnet-lite0", 1280, details, encode, device)
+    return Extractor("efficientnet-lite0", 1280, details, encode, device, network)
 
 
 # ------------------------------------------------------------------------------------------------------ inception
@@ -311,7 +327,7 @@ def _inception(path: str | None, device: str | torch.device) -> Extractor:
         "dtype": "float32",
         "sha256": sha256_of(state),
     }
-    return Extractor("inception", 2048, details, lambda images: network(_as_rgb(images))[0], device)
+    return Extractor("inception", 2048, details, lambda images: network(_as_rgb(images))[0], device, network)
 
 
 def _download_inception() -> Path:
@@ -376,7 +392,7 @@ def _open_clip(what: str, device: str | torch.device) -> Extractor:
         "dtype": "float32",
         "sha256": sha256_of(network.visual.state_dict()),
     }
-    return Extractor(f"open_clip:{shown}", dim, details, encode, device)
+    return Extractor(f"open_clip:{shown}", dim, details, encode, device, network)
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def _probe(run: Run, generation: int) -> tuple[np.ndarray, list[str | None]]:
     if not count:
         raise StoreError(f"{run.path} has no pictures: its family draws numbers, or probe.per_condition is 0")
     shards = run.probe(generation, count)
-    return shards.decode(0), shards.column(_asked(run))
+    return np.concatenate([shards.decode(k) for k in shards.shards]), shards.column(_asked(run))
 
 
 def _asked(run: Run) -> str:

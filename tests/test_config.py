@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from difflab import config as configs
 from difflab.config import NOT_IN_RECIPE, Config, digest, flat, load, parse, recipe_of
 from difflab.errors import ConfigError
+from difflab.pretrain import Pretraining
 
 DIGITS: dict[str, Any] = {"model": {"family": "pixel-mlp"}}
 EXACT: dict[str, Any] = {"data": {"source": "exact", "train_size": 10}, "model": {"family": "gaussian"}}
@@ -32,12 +33,14 @@ def merged(base: dict[str, Any], **sections: Any) -> dict[str, Any]:
 
 # -------------------------------------------------------------------------------------------------- reading
 def test_every_bundled_config_is_valid_and_agrees_with_the_schema():
-    schema = Config.model_json_schema()
-    paths = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
-    assert paths
-    for path in paths:
-        assert isinstance(load(path), Config)
-        jsonschema.validate(yaml.safe_load(path.read_text()), schema)
+    home = Path(__file__).parents[1] / "configs"
+    kinds = {
+        path: Pretraining if path.parent.name == "assets" else Config for path in sorted(home.rglob("*.yaml")) if path.parent.name != "accelerate"
+    }
+    assert len(kinds) > 20 and set(kinds.values()) == {Config, Pretraining}
+    for path, kind in kinds.items():
+        assert isinstance(load(path, kind=kind), kind)
+        jsonschema.validate(yaml.safe_load(path.read_text()), kind.model_json_schema())
 
 
 def test_defaults_are_what_the_descriptions_say():
@@ -63,7 +66,7 @@ def test_defaults_are_what_the_descriptions_say():
         ("? [a, b]\n: 1\n", "is not valid YAML"),
         ("{}", "'model' is missing"),
         ("model: 3", "'model'"),
-        ("model: {}", "known families: categorical, gaussian, memoriser"),
+        ("model: {}", "known families: categorical, flow, gaussian, memoriser"),
         ("model: {family: gausian}", "'gausian'; known families"),
         ("1: 2\nmodel: {family: memoriser}", "Keys should be strings"),
     ],
@@ -318,15 +321,17 @@ OTHER: dict[str, Any] = {
     "name": "other", "seed": 9, "generations": 9,
     "data.source": "emoji", "data.image_size": 16, "data.color": "RGB", "data.label": "style", "data.styles": ["a"], "data.held_out": 0.25,
     "data.train_size": 77, "data.limit": 500, "data.tail.kind": "zipf", "data.tail.exponent": 2.0, "data.bad_images": "skip", "data.max_pixels": 10,
+    "data.caption": "a {class}", "data.split_seed": 5,
     "model.family": "memoriser", "model.conditional": False, "model.prediction_type": "epsilon", "model.train_timesteps": 50,
     "model.beta_schedule": "linear", "model.width": 16, "model.depth": 2,
     "regime.name": "fixed_real", "regime.real_fraction": 0.25, "regime.set_size": 60, "regime.synthetic_from": "all", "regime.stratified": True,
     "train.start_from": "base", "train.images_seen": 10, "train.batch_size": 10, "train.learning_rate": 0.1, "train.warmup_images": 10,
     "train.decay": "none", "train.weight_decay": 0.1, "train.gradient_clip": 0.0, "train.condition_dropout": 0.3, "train.ema_decay": 0.0,
-    "train.precision": "bf16", "train.checkpoint_every": 0,
+    "train.precision": "bf16", "train.checkpoint_every": 0, "train.micro_batch_size": 4, "train.gradient_checkpointing": True,
+    "train.min_snr_gamma": 5.0, "train.restarts": 2, "train.optimizer": "adamw8bit", "train.compile": True,
     "sample.count": 40, "sample.scheduler": "DDPMScheduler", "sample.scheduler_options": {"eta": 1.0}, "sample.steps": 9, "sample.guidance_scale": 2.0,
-    "sample.conditions": "balanced", "sample.batch_size": 500, "sample.shard_size": 500,
-    "select.policy": "unflagged", "probe.per_condition": 0, "probe.conditions": 3,
+    "sample.conditions": "balanced", "sample.precision": "bf16", "sample.compile": True, "sample.batch_size": 500, "sample.shard_size": 500,
+    "select.policy": "unflagged", "probe.per_condition": 0, "probe.conditions": 3, "probe.prompts": ["a"],
     "measure.extractors": [], "measure.metrics": [], "measure.judge": "pixels", "measure.count": 20, "measure.neighbours": 3, "measure.resamples": 0,
 }  # fmt: skip
 WITH = {"regime.real_fraction": {"regime.name": "fixed_real"}, "regime.stratified": {"regime.name": "accumulate_subsample"}}

@@ -152,7 +152,7 @@ def test_every_row_says_where_it_came_from(run):
         }.items():
             assert set(table[name].to_pylist()) == {value}, name
         settings = json.loads(table["settings"][0].as_py())
-        assert settings == {"scheduler": "DDIMScheduler", "steps": 4, "guidance_scale": 1.5, "batch_size": 10}
+        assert settings == {"precision": "no", "scheduler": "DDIMScheduler", "steps": 4, "guidance_scale": 1.5, "batch_size": 10}
         assert [c == str(x) for c, x in zip(table["class"].to_pylist(), table["label"].to_pylist(), strict=True)] == [True] * 50
         assert table["key"].null_count == 50  # no sample has a name of the source
     assert len({run.samples(t).column("model_hash")[0] for t in (0, 1)}) == 2

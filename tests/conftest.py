@@ -1,0 +1,15 @@
+"""What holds for all tests: nobody's home is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Latents, texts and downloaded weights go to a folder of this session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFLAB_CACHE", str(tmp_path_factory.mktemp("difflab-cache")))
+        yield

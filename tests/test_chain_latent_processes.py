@@ -1,0 +1,224 @@
+"""Latent families in several real processes: launched by accelerate and killed, in two ranks, and with weights sharded over them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import tiny
+import yaml
+from safetensors.torch import load_file
+
+from difflab.config import Config
+from difflab.run import Run, open_run
+
+pytestmark = tiny.LIBRARIES
+FEW = {"count": 4, "steps": 1, "shard_size": 2, "batch_size": 2}
+
+
+def environment() -> dict[str, str]:
+    one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+    return {**os.environ, **one}  # DIFFLAB_CACHE is that of the session
+
+
+# Imports once (seconds), then forks for every line it reads: the number of processes, whether to shard, after how many results
+# of a training to stop (0 = never), and the command line. They find each other as torchrun's do. Answers with their exit codes.
+SERVER = """
+import os, sys
+import difflab.chain, difflab.cli, difflab.metrics.extractors, difflab.models.stable_diffusion, difflab.report.grid, difflab.report.curves
+import difflab.data.sources, difflab.train, diffusers, peft, torch
+from contextlib import nullcontext
+
+def shard():
+    from accelerate import Accelerator
+    from torch.distributed.fsdp import fully_shard
+
+    def prepare(self, raw, optimizer):
+        group = optimizer.param_groups[0]
+        fully_shard(raw)
+        return raw, torch.optim.AdamW([p for p in raw.parameters() if p.requires_grad], lr=group["lr"], weight_decay=group["weight_decay"])
+
+    Accelerator.prepare = prepare
+    Accelerator.clip_grad_norm_ = lambda self, weights, norm: torch.nn.utils.clip_grad_norm_(list(weights), norm)
+    Accelerator.no_sync = lambda self, net: nullcontext()
+
+def stop_after(checkpoints):
+    keep, done = difflab.train.keep, [0]
+    def watched(*args):
+        keep(*args)
+        done[0] += 1
+        if done[0] == checkpoints:
+            os._exit(3)
+    difflab.train.keep = watched
+
+for line in sys.stdin:
+    world, sharded, stop, port, *command = line.split()
+    children = []
+    for rank in range(int(world)):
+        pid = os.fork()
+        if pid == 0:
+            if int(world) > 1:
+                os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=world, LOCAL_WORLD_SIZE=world, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+            log = open(command[-1] + f".{rank}.log", "a")
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            code = 1
+            try:
+                if int(sharded):
+                    shard()
+                if int(stop):
+                    stop_after(int(stop))
+                code = difflab.cli.main(command)
+            except BaseException:
+                import traceback
+                traceback.print_exc()
+            finally:
+                log.flush()
+                os._exit(code)
+        children.append(pid)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    print(*codes, flush=True)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("processes")
+    tiny.make("sd15", path / "sd15")
+    return path
+
+
+def written(place: Path, name: str, config: Config) -> Path:
+    file = place / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    return file
+
+
+@pytest.fixture(scope="module")
+def run(place) -> Iterator[Any]:
+    """(name, config, processes, sharded, stop) -> the run."""
+    server = subprocess.Popen([sys.executable, "-c", SERVER], env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert server.stdin and server.stdout
+
+    def go(name: str, config: Config, world: int = 1, sharded: bool = False, stop: int = 0) -> Run:
+        out = place / name
+        server.stdin.write(f"{world} {int(sharded)} {stop} {free_port()} run {written(place, name, config)} --out {out}\n")
+        server.stdin.flush()
+        codes = [int(code) for code in server.stdout.readline().split()]
+        logs = "\n".join(log.read_text()[-3000:] for log in sorted(place.glob(f"{name}.*.log")))
+        assert codes == [3 if stop else 0] * world, logs
+        return open_run(out)
+
+    yield go
+    server.stdin.close()
+    server.wait(30)
+    server.stdout.close()
+
+
+def layers(run: Run, generation: int) -> dict[str, Any]:
+    file = next(p for p in (run.gen(generation) / "model").rglob("*.safetensors") if p.parent.name in ("model", "unet", "transformer"))
+    return load_file(file)
+
+
+def furthest(a: Run, b: Run, generation: int) -> float:
+    one, other = layers(a, generation), layers(b, generation)
+    assert one.keys() == other.keys()
+    return max(float((t - other[name]).abs().max()) for name, t in one.items())
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_two_processes_train_the_same_weights_and_draw_the_same_samples(rank, place, run):
+    config = tiny.config("sd15", place / "sd15", generations=0, model={"lora_rank": rank}, train={"images_seen": 24, "learning_rate": 1e-3})
+    one, two = run(f"one-{rank}", config), run(f"two-{rank}", config, 2)
+    assert {t["processes"] for t in one.timings()} == {1} and {t["processes"] for t in two.timings()} == {2}
+    print("weights", furthest(one, two, 0))
+    assert furthest(one, two, 0) < 1e-5
+    np.testing.assert_allclose(one.training(0)["loss"], two.training(0)["loss"], rtol=1e-5)
+    a, b = (r.samples(0).gather(np.arange(10)).astype(int) for r in (one, two))
+    assert np.abs(a - b).max() <= 1 and a.std() > 10
+
+
+def test_two_processes_draw_the_same_bits_from_a_base_as_it_is(place, run):
+    config = tiny.config(
+        "sd15", place / "sd15", generations=0, model={"generation_0": "base"}, sample={"batch_size": 5}, probe={"per_condition": 1, "conditions": 7}
+    )
+    one, two = run("base-one", config), run("base-two", config, 2)
+    assert one.samples(0).hash() == two.samples(0).hash()
+    probes = [r.probe(0, 7).column("sha256") for r in (one, two)]
+    assert probes[0] == probes[1]
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"train_text_encoder": True}], ids=str)
+def test_sharded_weights_are_trained_to_the_same_and_resumed(changes, place, run):
+    name = next(iter(changes), "full")
+    train = {"images_seen": 24, "learning_rate": 1e-3, "weight_decay": 0.01, "checkpoint_every": 8}
+    config = tiny.config("sd15", place / "sd15", generations=0, model=changes, train=train, sample=FEW)
+    one, two = run(f"whole-{name}", config), run(f"sharded-{name}", config, 2, sharded=True)
+    print("weights", furthest(one, two, 0))
+    assert furthest(one, two, 0) < 1e-5
+    if name == "train_text_encoder":
+        texts = [tiny.tensors(r.gen(0) / "model", "text_encoder") for r in (one, two)]
+        assert max(float((t - texts[1][n]).abs().max()) for n, t in texts[0].items()) < 1e-5
+    if name == "full":
+        cut = run("cut", config, 2, sharded=True, stop=1)
+        assert (cut.gen(0) / "checkpoint.safetensors").exists() and not (cut.gen(0) / "model").exists()
+        again = run("cut", config, 2, sharded=True)
+        assert furthest(again, two, 0) == 0 and again.samples(0).hash() == two.samples(0).hash()
+        assert again.training(0) == two.training(0)
+
+
+def test_launched_by_accelerate_killed_and_launched_again(place, run):
+    """Two real processes under accelerate's launcher, SIGKILL in the middle of a training, and the same command again."""
+    config = tiny.config(
+        "sd15", place / "sd15", generations=0, model={"lora_rank": 2}, train={"images_seen": 800, "checkpoint_every": 80}, sample=FEW
+    )
+    out, file = place / "launched", written(place, "launched", config)
+    flags = [
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "0",
+    ]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *flags, "-m", "difflab", "run", str(file), "--out", str(out)]
+    with open(place / "launched.log", "w") as log:
+        process = subprocess.Popen(command, env=environment(), stdout=log, stderr=log, start_new_session=True)
+        checkpoint, deadline = out / "gen-000" / "checkpoint.safetensors", time.monotonic() + 100
+        while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        workers = psutil.Process(process.pid).children(recursive=True)  # the launcher gives each a session of its own
+        for one in (process, *workers):
+            os.kill(one.pid, signal.SIGKILL)
+        process.wait(30)
+        psutil.wait_procs(workers, 30)
+    assert checkpoint.exists() and not (out / "gen-000" / "model").exists(), (place / "launched.log").read_text()[-3000:]
+    shutil.copy(checkpoint, place / "seen.safetensors")
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    undisturbed = run("undisturbed", config, 2)
+    launched = open_run(out)
+    assert furthest(launched, undisturbed, 0) == 0 and launched.training(0) == undisturbed.training(0)
+    assert launched.samples(0).hash() == undisturbed.samples(0).hash()

@@ -187,7 +187,8 @@ def started(run: Run, generation: int) -> Any:
         return family.load(config.model, run.shape, run.gen(generation - 1 if start == "previous" else 0) / "model")
     model = family(config.model, run.shape)
     if not isinstance(model, ClosedForm):
-        model.initialise(seed_of("weights", config.seed, generation), scratch=start == "scratch")
+        as_it_is = generation == 0 and getattr(config.model, "generation_0", "fit") == "base"
+        model.initialise(seed_of("weights", config.seed, generation), scratch=start == "scratch" and not as_it_is)
     return model
 
 
@@ -196,7 +197,7 @@ def encode(data: TrainSet, model: Any, work: Work) -> None:
     if any(shards.lacks(model.encoder_key) for shards in data.sets.values()) if model.encoder_key else False:
         encoder = model.encoder(work.accelerator.device)
         for shards in data.sets.values():
-            for shard in shards.lacks(model.encoder_key)[work.accelerator.process_index :: work.accelerator.num_processes]:
+            for shard in shards.shards[work.accelerator.process_index :: work.accelerator.num_processes]:
                 shards.encode(encoder, shard)
     work.wait()
 

@@ -77,6 +77,14 @@ def fit(
     advance(step * train.batch_size)
     saved = told = begun = step
 
+    def broken(what: str, step: int) -> None:
+        kept = f"the checkpoint at {saved * train.batch_size:,} images is kept" if saved else "nothing was written"
+        with torch.no_grad(), accelerator.autocast(), watched(raw) as found:
+            model.loss(raw, **drawn, train=train)
+        raise TrainingError(
+            f"{what} in {folder.name} after {step * train.batch_size:,} images{named(found)}; {kept}. Lower train.learning_rate (now {train.learning_rate:g}), set train.gradient_clip or use train.precision=no, under a new name"
+        )
+
     while step < steps:
         seen = step * train.batch_size
         for group in optimizer.param_groups:
@@ -93,6 +101,9 @@ def fit(
                 loss = model.loss(net, **part, train=train).sum() * (world / train.batch_size)
                 accelerator.backward(loss)
             running += loss.detach()
+        # Before the step spreads it over all weights. A GPU would have to wait for the answer, several processes for each other.
+        if accelerator.device.type == "cpu" and world == 1 and not math.isfinite(float(running)):
+            broken(f"the loss is {float(running)}", step + 1)
         if train.gradient_clip:
             accelerator.clip_grad_norm_(weights.values(), train.gradient_clip)
         optimizer.step()
@@ -109,12 +120,7 @@ def fit(
             written = at_checkpoint or step == steps
             if not math.isfinite(mean) or (written and not all(bool(p.isfinite().all()) for p in weights.values())):
                 what = f"the loss is {mean}" if not math.isfinite(mean) else "there are non-finite weights"
-                kept = f"the checkpoint at {saved * train.batch_size:,} images is kept" if saved else "nothing was written"
-                with torch.no_grad(), accelerator.autocast(), watched(raw) as found:
-                    model.loss(raw, **drawn, train=train)
-                raise TrainingError(
-                    f"{what} in {folder.name} after {step * train.batch_size:,} images{named(found)}; {kept}. Lower train.learning_rate (now {train.learning_rate:g}), set train.gradient_clip or use train.precision=no, under a new name"
-                )
+                broken(what, step)
             advance((step - told) * train.batch_size)
             told = step
         if at_report:

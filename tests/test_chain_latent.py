@@ -761,7 +761,9 @@ def test_a_finished_run_has_no_fault_and_a_damaged_model_is_one(runs, tmp_path):
 @pytest.mark.parametrize("regime", [{"name": "accumulate"}, {"name": "fixed_real", "real_fraction": 0.5}])
 def test_an_extended_run_is_the_long_one(regime, made, tmp_path):
     """The latents of earlier generations were dropped with the cache and are made again."""
-    config = tiny.config("sd15", made["sd15"], regime=regime, generations=2, train={"images_seen": 24, "start_from": "previous"}, model={"lora_rank": 2})
+    config = tiny.config(
+        "sd15", made["sd15"], regime=regime, generations=2, train={"images_seen": 24, "start_from": "previous"}, model={"lora_rank": 2}
+    )
     at_once = run_chain(config, tmp_path / "long")
     run_chain(config.model_copy(update={"generations": 1}), tmp_path / "short")
     extended = run_chain(config, tmp_path / "short")
@@ -769,4 +771,9 @@ def test_an_extended_run_is_the_long_one(regime, made, tmp_path):
 
 
 def test_too_few_samples_for_the_classes_are_refused(made, tmp_path):
-    refused(ConfigError, r"sample\.count 2 is too small to ask for class '\w+' even once", tiny.config("sd15", made["sd15"], sample={"count": [10, 2]}), tmp_path / "run")
+    refused(
+        ConfigError,
+        r"sample\.count 2 is too small to ask for class '\w+' even once",
+        tiny.config("sd15", made["sd15"], sample={"count": [10, 2]}),
+        tmp_path / "run",
+    )

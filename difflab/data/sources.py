@@ -139,7 +139,7 @@ def _captions(source: Source, text: str) -> list[str]:
         known["prompt"] = source.prompts
     try:
         return [text.format_map({name: values[i] for name, values in known.items()}) for i in range(len(source))]
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
         names = ", ".join(f"{{{name}}}" for name in known) or "nothing"
         raise DataError(f"data.caption '{text}': {error} is not known of these images; known: {names}") from None
 

@@ -6,6 +6,7 @@ deviation of its posterior, so that each training step still draws; every distin
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from difflab.config import Sample, Train
-from difflab.data.files import read_json, write_json
+from difflab.data.files import read_json, write_bytes, write_json
 from difflab.data.store import Shards
 from difflab.errors import ConfigError, StoreError
 from difflab.models.autoencoder import moments
@@ -39,6 +40,16 @@ class WithText(nn.Module):
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         return self.backbone(x, t, encoder_hidden_states=self.text_encoder(ids)[0]).sample
+
+
+def sort_header(file: Path) -> None:
+    """Write a safetensors file's metadata in sorted order: it comes in a random one, and equal weights shall be equal files."""
+    content = file.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    text = json.dumps({"__metadata__": dict(sorted(header.pop("__metadata__", {}).items())), **header}).encode()
+    text += b" " * (-len(text) % 8)
+    write_bytes(file, len(text).to_bytes(8, "little") + text + content[end:])
 
 
 class Encoder:
@@ -123,7 +134,11 @@ class Latent(Denoiser):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 alpha = rank if self.spec.lora_alpha is None else self.spec.lora_alpha
-                self.backbone.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=self.spec.lora_targets))
+                settings = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=self.spec.lora_targets)
+                try:
+                    self.backbone.add_adapter(settings)
+                except ValueError as error:
+                    raise ConfigError(f"model.lora_targets {self.spec.lora_targets}: no layer of {self.spec.base} ends so") from error
 
     def _open_text_encoder(self, folder: Path) -> Any:
         from transformers import CLIPTextModel
@@ -156,6 +171,15 @@ class Latent(Denoiser):
         backbone = kind.from_config(self.backbone.config)
         if self.spec.lora_rank:
             backbone.add_adapter(self.backbone.peft_config["default"])
+        if self.spec.train_text_encoder:
+            parts = {p: {n.removeprefix(f"{p}."): t for n, t in state.items() if n.startswith(f"{p}.")} for p in ("backbone", "text_encoder")}
+            text_encoder = (
+                type(self.text_encoder).__mro__[1](self.text_encoder.config) if "FSDP" in type(self.text_encoder).__name__ else self.text_encoder
+            )
+            text_encoder.load_state_dict(parts["text_encoder"])
+            backbone.load_state_dict(parts["backbone"])
+            self.backbone, self.text_encoder, self.net = backbone, text_encoder, WithText(backbone, text_encoder)
+            return
         backbone.load_state_dict(state)
         self.backbone = self.net = backbone
 
@@ -191,6 +215,9 @@ class Latent(Denoiser):
         else:  # trained ones change every generation and are asked once
             encoder, ids = self.text_encoder.to(device).eval(), self._ids(device)["ids"]
             tables = {"states": torch.cat([encoder(part)[0] for part in ids.split(256)])}
+        if self.base.index.get("force_zeros_for_empty_prompt"):  # SDXL's own idea of "no prompt"
+            for table in tables.values():
+                table[-1] = 0
         small = sum(t.nbytes for t in tables.values()) < ON_DEVICE
         return {name: t.to(device) if small else t for name, t in tables.items()}
 
@@ -235,6 +262,7 @@ class Latent(Denoiser):
             self._save_lora(folder)
             return
         trained = (self.component, "text_encoder") if self.spec.train_text_encoder else (self.component,)
+        self.backbone.register_to_config(_name_or_path="")  # where it was read is nobody's business
         self.backbone.to(memory_format=torch.contiguous_format).save_pretrained(folder / self.component, safe_serialization=True)
         if self.spec.train_text_encoder:
             self.text_encoder.save_pretrained(folder / "text_encoder")
@@ -247,9 +275,11 @@ class Latent(Denoiser):
 
         layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.backbone))
         pipeline = getattr(diffusers, self.base.kind)
-        settings = self.backbone.peft_config["default"].to_dict()  # rank, scale and targets go into the file's metadata
+        # Rank, scale and targets go into the file's metadata, in an order that is the same every time.
+        settings = self.backbone.peft_config["default"].to_dict() | {"target_modules": sorted(self.spec.lora_targets)}
         named = {f"{self.component}_lora_layers": layers, f"{self.component}_lora_adapter_metadata": settings}
         pipeline.save_lora_weights(folder, safe_serialization=True, **named)
+        sort_header(folder / LORA)
         write_json(folder / "base.json", {"base": self.spec.base, "weights": self.base.hash(self.component), "pipeline": self.base.kind})
 
     @classmethod

@@ -11,6 +11,7 @@ import shutil
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ class Base:
         import diffusers
 
         diffusers.utils.logging.disable_progress_bar()
-        absent = {n: None for n in NOT_COPIED if n in self.index}
+        absent = {n: None for n, v in self.index.items() if n in NOT_COPIED or v == [None, None]}
         kind = getattr(diffusers, self.kind)
         pipe = kind.from_pretrained(
             self.path, variant=self.variant, use_safetensors=True, local_files_only=True, torch_dtype=dtype, **absent, **parts
@@ -91,6 +92,8 @@ class Base:
         if path.exists():
             return read_tensors(path)
         pipe = self.pipeline(dtype, **{n: None for n in self.components if n in ("unet", "transformer", "vae")}).to(device)
+        if self.kind == "StableDiffusion3Pipeline" and pipe.transformer is None:  # it asks the transformer for a width
+            pipe.transformer = SimpleNamespace(config=SimpleNamespace(**read_json(self.path / "transformer" / "config.json")))
         out: list[tuple[torch.Tensor, ...]] = []
         for i in range(0, len(prompts), batch):
             own = prompts[i : i + batch]

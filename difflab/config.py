@@ -384,7 +384,7 @@ class Config(_Spec):
         if regime.name == "fresh_real" and not self.exact and self.data.train_size is None:
             raise ValueError("regime.name=fresh_real needs data.train_size, so that a reserve of unseen real images is left")
         if getattr(self.model, "lora_rank", 0) and self.train.start_from == "scratch":
-            raise ValueError("model.lora_rank trains layers on the base's weights; set train.start_from=base or previous")
+            raise ValueError("model.lora_rank trains layers on the base's weights; train.start_from=scratch leaves none: use base or previous")
         if sample.guidance_scale != 1 and not self.conditional:
             raise ValueError("sample.guidance_scale other than 1 needs a conditional model (model.conditional=true)")
         if sample.guidance_scale != 1 and self.train.condition_dropout == 0 and not self.text:  # a text base knows the empty prompt

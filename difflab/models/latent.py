@@ -310,7 +310,10 @@ class Latent(Denoiser):
                 f"{folder} holds no readable LoRA ({' '.join(str(error).split())[:120]}); delete it and run the same command again"
             ) from error
         own = {k.removeprefix(f"{self.component}."): v for k, v in state.items() if k.startswith(self.component)}
-        result: Any = set_peft_model_state_dict(self.backbone, convert_unet_state_dict_to_peft(own), adapter_name="default")
+        try:
+            result: Any = set_peft_model_state_dict(self.backbone, convert_unet_state_dict_to_peft(own), adapter_name="default")
+        except RuntimeError as error:
+            raise StoreError(f"{folder}: LoRA layers do not match model.lora_rank and lora_targets ({' '.join(str(error).split())[:160]})") from error
         missing = [k for k in result.missing_keys if "lora" in k]
         if missing or result.unexpected_keys:
             raise StoreError(f"{folder}: LoRA layers do not match model.lora_rank and lora_targets ({(missing + result.unexpected_keys)[0]})")

@@ -176,6 +176,8 @@ def open_base(name: str, kinds: tuple[str, ...], family: str, revision: str | No
             f"model.base {folder} is no diffusers folder: it has no model_index.json; a single .safetensors or .ckpt file must be converted first"
         )
     index = read_json(folder / "model_index.json")
+    if not isinstance(index, dict):
+        raise ConfigError(f"{folder / 'model_index.json'} is damaged: it holds no components; fetch it again")
     kind = index.get("_class_name", "")
     if kind not in kinds:
         other = {

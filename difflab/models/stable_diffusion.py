@@ -31,7 +31,7 @@ class StableDiffusion(Latent):
         return UNet2DConditionModel
 
     def scheduler(self, how: Sample, device: Any = "cpu") -> Any:
-        return scheduler_of(how, self.noise, device, self.base.scheduler_config())
+        return scheduler_of(how, self.noise, device, {"clip_sample": False} | self.base.scheduler_config())
 
     def predict(self, net: Any, x: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None) -> torch.Tensor:
         kind = self.backbone.dtype if not self.backbone.training else x.dtype

@@ -498,7 +498,7 @@ def test_other_trouble_with_files_is_one_line_and_a_fault_of_ours_keeps_its_trac
 def test_a_loss_that_is_not_finite_says_what_to_lower(refused, call):
     wild = ["train.learning_rate=1e30", "train.gradient_clip=0"]
     line = refused("run", DIGITS, *MLP, *wild, "--out", "out")
-    assert "the loss of generation 0 is nan" in line and "Lower train.learning_rate (now 1e+30)" in line
+    assert "the loss is nan in gen-000" in line and "Lower train.learning_rate (now 1e+30)" in line
     assert not Path("out/gen-000/model").exists()
     assert call("status", "out")[0] == 0
     assert call("run", DIGITS, *MLP, "--out", "calm")[0] == 0

@@ -91,7 +91,11 @@ class Base:
         path = cache_home() / "texts" / f"{digest([self.hash(*parts), str(dtype), prompts])}.safetensors"
         if path.exists():
             return read_tensors(path)
-        pipe = self.pipeline(dtype, **{n: None for n in self.components if n in ("unet", "transformer", "vae")}).to(device)
+        import transformers
+
+        # Read one by one, because the pipeline fills what is missing with random weights and only warns.
+        encoders = {n: self.load(n, getattr(transformers, self.index[n][1]), dtype) for n in self.text_encoders()}
+        pipe = self.pipeline(dtype, **encoders, **{n: None for n in self.components if n in ("unet", "transformer", "vae")}).to(device)
         if self.kind == "StableDiffusion3Pipeline" and pipe.transformer is None:  # it asks the transformer for a width
             pipe.transformer = SimpleNamespace(config=SimpleNamespace(**read_json(self.path / "transformer" / "config.json")))
         out: list[tuple[torch.Tensor, ...]] = []

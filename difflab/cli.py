@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     pretrain = add("pretrain", _pretrain, "Train a small, complete text-to-image model from nothing, or go on with it.", json_too=False)
     _config_arguments(pretrain)
     pretrain.add_argument("--out", type=Path, help="folder (default: runs/NAME); the model is then in its folder model")
+    pretrain.add_argument("--from", dest="earlier", type=Path, help="train a model on that this command made earlier, from its weights")
     status = add("status", _status, "How far a run is.")
     status.add_argument("dir", type=Path)
     export = add("export", _export, "Write the samples of a generation as an imagefolder with metadata.jsonl.")
@@ -172,7 +173,7 @@ def _pretrain(args: argparse.Namespace) -> int:
     config = _config(args, Pretraining)
     out = args.out or Path("runs") / config.name
     report = Reporter(weights={(0, "autoencoder"): 1.0, (0, "denoiser"): 8.0})
-    print(f"a diffusers folder: {pretrain(config, out, report)}")
+    print(f"a diffusers folder: {pretrain(config, out, report, args.earlier)}")
     return 0
 
 

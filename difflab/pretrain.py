@@ -90,29 +90,40 @@ class Pretraining(_Spec):
     denoiser: DenoiserPart
 
 
-def pretrain(config: Pretraining, out: Path, report: Reporter | None = None) -> Path:
+def pretrain(config: Pretraining, out: Path, report: Reporter | None = None, earlier: Path | None = None) -> Path:
     """Train everything that is not there yet and return the diffusers folder `out`/model, weights in float16.
 
-    Raises ConfigError when the source has no captions.
+    With `earlier`, a folder that this function made of the same parts, its weights are trained on (with a new optimiser)
+    until denoiser.train.images_seen is reached, the images that they have seen counted.
+
+    Raises ConfigError when the source has no captions, or `earlier` is of other parts or has nothing left to learn.
     """
     report = report or Reporter(quiet=True)
     images, prompts, unseen = _data(config)
-    vae = _autoencoder(config, out, images, unseen, report)
-    start = _start(config, out / "start", vae, images.shape[1], prompts[0])
-    model, record = _denoiser(config, out / "denoiser", start, vae, images, prompts[0], report)
+    before = _before(config, earlier) if earlier else None
+    if before:
+        start, autoencoding = earlier, before["autoencoder"]
+        vae = autoencoder.AutoencoderKL.from_pretrained(earlier / "vae", use_safetensors=True)
+    else:
+        vae = _autoencoder(config, out, images, unseen, report)
+        start = _start(config, out / "start", vae, images.shape[1], prompts[0])
+        autoencoding = read_json(out / "autoencoder" / "record.json")
+    model, record = _denoiser(config, out / "denoiser", start, vae, images, prompts[0], report, before)
     errors = {"train": held_loss(model, vae, images[:500], prompts[0][:500]), "held_out": held_loss(model, vae, unseen[:500], prompts[1][:500])}
     folder = out / "model"
     shutil.rmtree(out / ".model.tmp", ignore_errors=True)
     model.save(out / ".model.tmp")
     for file in (out / ".model.tmp").rglob("*.safetensors"):
         halve(file)
+    for file in (out / ".model.tmp").glob("*/config.json"):  # where a part was read is nobody's business
+        write_json(file, {name: value for name, value in read_json(file).items() if name != "_name_or_path"})
     shutil.rmtree(folder, ignore_errors=True)
     (out / ".model.tmp").rename(folder)
     write_json(
         folder / "training.json",
         {
             "config": config.model_dump(mode="json"),
-            "autoencoder": read_json(out / "autoencoder" / "record.json"),
+            "autoencoder": autoencoding,
             "denoiser": {**record, "loss_at_fixed_noise": errors},
             "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {'cuda' if torch.cuda.is_available() else 'cpu'}",
             "versions": {p: version(p) for p in ("difflab", "torch", "diffusers", "transformers")},
@@ -172,11 +183,36 @@ def _start(config: Pretraining, folder: Path, vae: Any, image_size: int, prompts
     return folder
 
 
+def _before(config: Pretraining, earlier: Path) -> dict[str, Any]:
+    """The record of an earlier training, which must be of the same parts."""
+    if not (earlier / "training.json").is_file():
+        raise ConfigError(f"{earlier} was not made by difflab pretrain: it has no training.json")
+    record = read_json(earlier / "training.json")
+    now = config.model_dump(mode="json")
+    other = [part for part in ("data", "tokenizer", "text_encoder", "unet") if now[part] != record["config"][part]]
+    if other:
+        raise ConfigError(f"{earlier} was trained with another {other[0]} section; use its own, or start from nothing")
+    if record["denoiser"]["images_seen"] >= config.denoiser.train.images_seen:
+        raise ConfigError(f"{earlier} has seen {record['denoiser']['images_seen']:,} images; raise denoiser.train.images_seen above that")
+    return record
+
+
 def _denoiser(
-    config: Pretraining, folder: Path, start: Path, vae: Any, images: np.ndarray, prompts: list[str], report: Reporter
+    config: Pretraining,
+    folder: Path,
+    start: Path,
+    vae: Any,
+    images: np.ndarray,
+    prompts: list[str],
+    report: Reporter,
+    before: dict[str, Any] | None,
 ) -> tuple[StableDiffusion, dict[str, Any]]:
     """The UNet and the text encoder, trained as a generation 0 of family stable-diffusion is."""
     train, shape = config.denoiser.train, Shape(images.shape[1:], 0, tuple(sorted(set(prompts))))
+    key: tuple[object, ...] = ("denoiser", config.seed)
+    had = before["denoiser"]["images_seen"] if before else 0
+    if had:
+        train, key = train.model_copy(update={"images_seen": train.images_seen - had}), (*key, had)
     model = StableDiffusion(configs.StableDiffusion(family="stable-diffusion", base=str(start), train_text_encoder=True), shape)
     model.initialise(seed_of("denoiser", config.seed))
     accelerator = accelerator_of(train)
@@ -184,8 +220,13 @@ def _denoiser(
     at = {prompt: i for i, prompt in enumerate(shape.prompts)}
     data = autoencoder.Memory(autoencoder.moments(vae, torch.from_numpy(images)).numpy(), np.array([at[p] for p in prompts]))
     with report.stage(0, "denoiser", train.images_seen) as advance:
-        fit(model, data, train, ("denoiser", config.seed), folder, accelerator, advance, extendable=True)
-    return model, read_json(folder / "training.json")
+        fit(model, data, train, key, folder, accelerator, advance, extendable=True)
+    record = read_json(folder / "training.json")
+    if before:
+        curve = before["denoiser"]["loss"] + [[had + seen, loss] for seen, loss in record["loss"]]
+        sittings = before["denoiser"].get("sittings", [before["config"]["denoiser"]["train"]])
+        record |= {"images_seen": had + record["images_seen"], "loss": curve, "sittings": [*sittings, config.denoiser.train.model_dump(mode="json")]}
+    return model, record
 
 
 @torch.no_grad()

@@ -251,7 +251,7 @@ def test_an_unknown_scheduler_is_found_before_anything_is_trained(tmp_path):
 
 
 def test_a_diverged_training_leaves_no_model(tmp_path):
-    with pytest.raises(TrainingError, match="the loss is nan in gen-000 after 320 images, first in layer"):
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) in gen-000 after \d+ images, first in layer"):
         run_chain(digits(train={**BASE["train"], "images_seen": 64_000, "learning_rate": 1e10, "gradient_clip": 0}), tmp_path / "run")
     assert not (tmp_path / "run" / "gen-000" / "model").exists()
 

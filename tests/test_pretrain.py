@@ -165,6 +165,37 @@ def test_more_images_go_on_where_fewer_stopped(made, tmp_path):
     assert json.loads((went_on / "training.json").read_text())["denoiser"]["images_seen"] == 128
 
 
+def test_going_on_from_a_finished_model_alone(made, tmp_path):
+    """As with a bundled one, whose run folder is gone."""
+    report = Watched("denoiser", 40)
+    with pytest.raises(Stop):
+        pretrain(longer(128), tmp_path / "on", report, made)
+    report = Watched()
+    folder = pretrain(longer(128), tmp_path / "on", report, made)
+    assert "autoencoder" not in report.seen and report.seen["denoiser"][0] >= 16 and sum(report.seen["denoiser"]) == 64
+    at_once = pretrain(longer(128), tmp_path / "once", None, made)
+    assert tiny.equal(weights(folder), weights(at_once))
+    old, new = weights(made), weights(folder)
+    assert not torch.equal(old["unet.conv_in.weight"], new["unet.conv_in.weight"])
+    assert all(torch.equal(t, new[name]) for name, t in old.items() if name.startswith("vae."))
+    before, record = (json.loads((f / "training.json").read_text()) for f in (made, folder))
+    assert record["denoiser"]["images_seen"] == 128 and [s["images_seen"] for s in record["denoiser"]["sittings"]] == [64, 128]
+    seen = [images for images, _ in record["denoiser"]["loss"]]
+    assert seen == sorted(set(seen)) and record["denoiser"]["loss"][: len(before["denoiser"]["loss"])] == before["denoiser"]["loss"]
+    assert record["autoencoder"] == before["autoencoder"]
+    assert "_name_or_path" not in "".join(f.read_text() for f in folder.glob("*/config.json"))
+
+
+def test_what_cannot_be_gone_on_from(made, tmp_path):
+    with pytest.raises(ConfigError, match="has seen 64 images; raise denoiser.train.images_seen"):
+        pretrain(config(), tmp_path / "out", None, made)
+    with pytest.raises(ConfigError, match="another unet section"):
+        pretrain(config(unet={"channels": [8, 8]}, denoiser={"train": {**TRAIN, "images_seen": 128}}), tmp_path / "out", None, made)
+    with pytest.raises(ConfigError, match="it has no training.json"):
+        pretrain(longer(128), tmp_path / "out", None, made / "unet")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_finished_one_stays_as_it_is(made, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(made.parent, out)

@@ -25,6 +25,10 @@ from difflab.errors import ConfigError, StoreError
 ASSETS = Path(__file__).parent.parent / "assets"
 BUNDLED = {"tiny-sd": ASSETS / "tiny-sd"}
 NOT_COPIED = ("safety_checker", "feature_extractor", "image_encoder")  # a checker that paints images black has no place in a training set
+LIBRARIES = ("diffusers", "transformers")  # a component of any other would be code that the folder brings along
+WEIGHTS = re.compile(
+    r"[^.]+(\.(?P<own>\w+?))?(-\d{5}-of-\d{5})?\.safetensors(?P<index>\.index(\.(?P<index_own>\w+))?\.json)?"
+)  # model.fp16.safetensors, model.fp16-00001-of-00002.safetensors, model.safetensors.index.fp16.json; all of them without fp16
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.safetensors.index.json"]
 
 
@@ -51,13 +55,13 @@ class Base:
     @lru_cache(maxsize=32)  # noqa: B019 (bases are few and live as long as the process)
     def hash(self, *components: str) -> str:
         """Hash of the weights of some components: what their outputs depend on."""
-        files = [
-            p
-            for name in components
-            for p in sorted((self.path / name).rglob("*"))
-            if p.is_file() and p.suffix in (".safetensors", ".json", ".txt", ".model")
-        ]
+        files = [p for name in components for p in self.files(name) if p.suffix in (".safetensors", ".json", ".txt", ".model")]
         return digest({str(p.relative_to(self.path)): file_hash(p) for p in files})
+
+    def files(self, component: str) -> list[Path]:
+        """All files of a component, of its weights only those of this variant."""
+        found = sorted(p for p in (self.path / component).rglob("*") if p.is_file())
+        return [p for p in found if not WEIGHTS.fullmatch(p.name) or variant_of(p) == self.variant]
 
     def load(self, component: str, kind: Any, dtype: torch.dtype = torch.float32) -> Any:
         """One component with its weights. Raises StoreError when they do not fit its config."""
@@ -124,17 +128,39 @@ class Base:
         return sum(n > tokenizer.model_max_length for n in lengths)
 
     def copy_to(self, folder: Path, leave: tuple[str, ...]) -> None:
-        """Give `folder` all components but those in `leave`, and the index. Files on the same disk are linked, not copied."""
+        """Give `folder` all components but those in `leave`, and the index. Files on the same disk are linked, not copied.
+
+        The weights of a variant lose its name, so that the folder opens without it.
+        """
         index = {n: ([None, None] if n in NOT_COPIED else v) for n, v in self.index.items() if n != "_name_or_path"}
         if "requires_safety_checker" in index:
             index["requires_safety_checker"] = False
         for name in self.components:
             if name in leave:
                 continue
-            for file in sorted((self.path / name).rglob("*")):
-                if file.is_file():
-                    link_or_copy(file.resolve(), folder / name / file.relative_to(self.path / name))
+            for file in self.files(name):
+                target = folder / name / file.relative_to(self.path / name)
+                match = self.variant and WEIGHTS.fullmatch(file.name)
+                if not match:
+                    link_or_copy(file.resolve(), target)
+                elif match["index"]:
+                    index_of_parts = read_json(file)
+                    renamed = {tensor: self._plain(part) for tensor, part in index_of_parts["weight_map"].items()}
+                    write_json(target.with_name(self._plain(file.name)), index_of_parts | {"weight_map": renamed})
+                else:
+                    link_or_copy(file.resolve(), target.with_name(self._plain(file.name)))
         write_json(folder / "model_index.json", index)
+
+
+    def _plain(self, name: str) -> str:
+        """The name of a file of weights without its variant."""
+        return name.replace(f".{self.variant}", "", 1)
+
+
+def variant_of(file: Path) -> str | None:
+    """The variant in the name of a file of weights or of an index of such files; None where it has none."""
+    match = WEIGHTS.fullmatch(file.name)
+    return (match["own"] or match["index_own"]) if match else None
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -193,6 +219,9 @@ def open_base(name: str, kinds: tuple[str, ...], family: str, revision: str | No
         raise ConfigError(f"model.base {folder} is a {kind or 'pipeline of no class'}, which model.family={family} does not run; {hint}")
     base = Base(folder, kind, variant)
     for component in base.components:
+        library = index[component][0]
+        if library not in LIBRARIES:
+            raise ConfigError(f"model.base {folder}: component '{component}' is of {library}, code of its own that difflab does not run")
         _check(folder, component, variant)
     return base
 
@@ -227,14 +256,15 @@ def _check(folder: Path, component: str, variant: str | None) -> None:
         return
     if not (home / "config.json").is_file():
         raise ConfigError(f"{home} holds no config.json; the download is not complete: fetch it again")
-    mark = f".{variant}." if variant else "."
-    files = [p for p in home.glob("*.safetensors") if (mark in p.name if variant else not re.search(r"\.(fp16|bf16|non_ema)\.", p.name))]
-    wanted = {n for i in home.glob("*.safetensors.index.json") if not variant or mark in i.name for n in read_json(i)["weight_map"].values()}
+    found = [p for p in home.iterdir() if WEIGHTS.fullmatch(p.name)]
+    own = [p for p in found if variant_of(p) == variant]
+    files = [p for p in own if p.suffix == ".safetensors"]
+    wanted = {n for i in own if i.suffix == ".json" for n in read_json(i)["weight_map"].values()}
     missing = sorted(wanted - {p.name for p in files})
     if missing:
         raise ConfigError(f"{home} lacks {missing[0]} ({len(missing)} of {len(wanted)} weight files); the download is not complete: fetch it again")
     if not files:
-        others = sorted({m.group(1) for p in home.glob("*.safetensors") if (m := re.search(r"\.(fp16|bf16|non_ema)\.", p.name))})
+        others = sorted({v for p in found if (v := variant_of(p))})
         if others:
             raise ConfigError(f"{home} has weights of variant {', '.join(others)} only; set model.variant={others[0]}")
         pickled = "; pickled .bin weights are not read, since they can run code: fetch the safetensors" if list(home.glob("*.bin")) else ""

@@ -212,7 +212,6 @@ def test_pickles_are_not_read(folder):
         opened(folder)
 
 
-@pytest.mark.xfail(reason="a known gap, to be mended")
 def test_nothing_in_a_folder_is_run(folder, tmp_path):
     """A component whose class the folder brings along as Python code."""
     mark = tmp_path / "was-run"
@@ -238,7 +237,6 @@ def test_only_a_variant_is_there(tmp_path):
         opened(folder, variant="bf16")
 
 
-@pytest.mark.xfail(reason="a known gap, to be mended")
 def test_a_variant_beside_the_plain_weights(folder, tmp_path):
     """The plain ones are read without, the variant's with model.variant; neither is taken for the other."""
     tiny.make("sd15", tmp_path / "other", seed=1, variant="fp16")
@@ -272,7 +270,6 @@ def test_weights_in_several_files(tmp_path):
         opened(folder)
 
 
-@pytest.mark.xfail(reason="a known gap, to be mended")
 def test_a_variant_in_several_files(tmp_path):
     """stabilityai/stable-diffusion-3-medium-diffusers has its T5 so: model.fp16-00001-of-00002.safetensors."""
     folder = sharded(tmp_path / "parts", "fp16")
@@ -505,7 +502,6 @@ def test_a_copy_is_a_whole_folder_without_a_checker(folder, tmp_path, monkeypatc
     assert json.loads((tmp_path / "part" / "model_index.json").read_text())["unet"] == ["diffusers", "UNet2DConditionModel"]
 
 
-@pytest.mark.xfail(reason="a known gap, to be mended")
 def test_a_copy_of_a_variant_opens_without_it(tmp_path):
     """docs/stable-diffusion.md: a generation's folder opens with from_pretrained(folder)."""
     base = opened(tiny.make("sd15", tmp_path / "half", variant="fp16"), variant="fp16")

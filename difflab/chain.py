@@ -11,6 +11,7 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from platform import machine
 from typing import Any
 
 import pyarrow as pa
@@ -57,11 +58,14 @@ class Work:
 def run_chain(config: Config, path: Path, report: Reporter | None = None) -> Run:
     """Run or resume the chain of `config` in `path` and return it. Safe to stop anywhere and to call again."""
     check(config)
+    report = report or Reporter(quiet=True)
+    if "bf16" in (config.train.precision, config.sample.precision) and emulates_bf16():
+        report.say("this CPU has no instructions for bf16, which makes it many times slower here than precision=no")
     # Without cpu=True several processes of a machine without GPU would each believe that they are alone.
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=config.train.precision)
     with accelerator.main_process_first():  # the main process locks and checks the folder before anyone looks at it
         run = Run.create(path, config) if accelerator.is_main_process else Run(path, config)
-    work = Work(run, accelerator, report or Reporter(quiet=True))
+    work = Work(run, accelerator, report)
     try:
         ingest(run, accelerator)
         check_counts(run)
@@ -88,6 +92,11 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None) -> Run
     finally:
         run.close()
     return run
+
+
+def emulates_bf16() -> bool:
+    """Whether training and sampling would run on a CPU that computes in bf16 by converting back and forth."""
+    return not torch.accelerator.is_available() and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2") and machine() in ("x86_64", "AMD64")
 
 
 def check(config: Config) -> None:

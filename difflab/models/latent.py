@@ -162,7 +162,7 @@ class Latent(Denoiser):
             self.text_encoder.requires_grad_(True)
             self.net = WithText(self.backbone, self.text_encoder)
         self.net.to(device)
-        self._channels_last(device)
+        self.backbone.to(memory_format=torch.channels_last)
         self.tables = self._ids(device) if self.spec.train_text_encoder else self._texts(device, kind)
 
     def unshard(self, state: dict[str, torch.Tensor]) -> None:
@@ -172,10 +172,10 @@ class Latent(Denoiser):
         if self.spec.lora_rank:
             backbone.add_adapter(self.backbone.peft_config["default"])
         if self.spec.train_text_encoder:
+            from transformers import CLIPTextModel
+
             parts = {p: {n.removeprefix(f"{p}."): t for n, t in state.items() if n.startswith(f"{p}.")} for p in ("backbone", "text_encoder")}
-            text_encoder = (
-                type(self.text_encoder).__mro__[1](self.text_encoder.config) if "FSDP" in type(self.text_encoder).__name__ else self.text_encoder
-            )
+            text_encoder = CLIPTextModel(self.text_encoder.config)
             text_encoder.load_state_dict(parts["text_encoder"])
             backbone.load_state_dict(parts["backbone"])
             self.backbone, self.text_encoder, self.net = backbone, text_encoder, WithText(backbone, text_encoder)
@@ -188,16 +188,12 @@ class Latent(Denoiser):
         kind = TYPES[how.precision]
         self.tables = self._texts(device, kind)
         self.net = self.backbone.to(device, kind).eval()
-        self._channels_last(device)
+        self.backbone.to(memory_format=torch.channels_last)
         # An autoencoder that says it overflows in float16 is kept in float32 there.
         upcast = self.vae_config.get("force_upcast") and how.precision == "fp16"
         self.vae = self.base.load("vae", AutoencoderKL, torch.float32 if upcast else kind).to(device)
         if how.compile:
             compile_blocks(self.backbone)
-
-    def _channels_last(self, device: Any) -> None:
-        if torch.device(device).type != "cpu":
-            self.backbone.to(memory_format=torch.channels_last)
 
     # ------------------------------------------------------------------------------------ text and latents
     def _prompts(self) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from platform import machine
 from typing import Any
@@ -96,7 +97,9 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None) -> Run
 
 def emulates_bf16() -> bool:
     """Whether training and sampling would run on a CPU that computes in bf16 by converting back and forth."""
-    return not torch.accelerator.is_available() and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2") and machine() in ("x86_64", "AMD64")
+    return (
+        not torch.accelerator.is_available() and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2") and machine() in ("x86_64", "AMD64")
+    )
 
 
 def check(config: Config) -> None:
@@ -139,7 +142,8 @@ def check_text(run: Run, report: Reporter) -> None:
     model.scheduler(run.config.sample)
     unknown = [p for p in run.config.probe.prompts or [] if p not in run.prompts]
     if unknown:
-        raise ConfigError(f"probe.prompts: no image of the real set has the caption '{unknown[0]}'")
+        near = get_close_matches(unknown[0], run.prompts, 1, 0.0)
+        raise ConfigError(f"probe.prompts: no image of the real set has the caption '{unknown[0]}'; the nearest is '{near[0]}'")
     cut = model.base.too_long(run.prompts)
     if cut:
         report.say(f"{cut} of {len(run.prompts)} captions are longer than the tokenizer takes: the model reads only their beginning")

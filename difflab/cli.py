@@ -27,6 +27,7 @@ EXAMPLES = """examples:
   difflab run configs/digits.yaml regime.name=accumulate --out runs/acc
   accelerate launch --multi_gpu --num_processes 2 -m difflab run configs/digits.yaml     (on CPUs too)
   difflab plan configs/digits.yaml                               what it would cost
+  difflab compare real/ generated/                               any two sets of images, with floors and intervals
   difflab status runs/digits                                     how far it is
   difflab export runs/digits --generation 3 --to digits-gen3     images as files
 """
@@ -97,6 +98,18 @@ def _parser() -> argparse.ArgumentParser:
     _config_arguments(pretrain)
     pretrain.add_argument("--out", type=Path, help="folder (default: runs/NAME); the model is then in its folder model")
     pretrain.add_argument("--from", dest="earlier", type=Path, help="train a model on that this command made earlier, from its weights")
+    compare = add("compare", _compare, "Measure generated images against real ones: any two folders or parquet sets.")
+    compare.add_argument("real", type=Path, metavar="REAL", help="real images: a folder (class folders, metadata.jsonl or flat) or parquet")
+    compare.add_argument("generated", type=Path, metavar="GEN", help="generated images, as REAL")
+    compare.add_argument("--train", type=Path, help="the images the model was trained on: adds the memorisation measures")
+    compare.add_argument("--concepts", type=Path, metavar="FILE", help="one concept per line, as captions name them: adds the concept measures")
+    compare.add_argument("--extractors", nargs="+", metavar="NAME", help="feature spaces (default: efficientnet-lite0 or pixels, and texture)")
+    compare.add_argument("--metrics", nargs="+", metavar="NAME", help="measures by name (default: those that the images allow)")
+    compare.add_argument("--count", type=int, help="images on either side (default: as many as there are; half of the real ones make the floor)")
+    compare.add_argument("--image-size", type=int, help="side in pixels that both sets are resized to (default: the smaller one)")
+    compare.add_argument("--max-bad", type=float, default=0.01, help="largest share of unreadable images that are left out (default: 0.01)")
+    compare.add_argument("--resamples", type=int, default=100, help="half-samples behind each 95%% interval, 0 = none (default: 100)")
+    compare.add_argument("--seed", type=int, default=0, help="which images are drawn (default: 0)")
     status = add("status", _status, "How far a run is.")
     status.add_argument("dir", type=Path)
     export = add("export", _export, "Write the samples of a generation as an imagefolder with metadata.jsonl.")
@@ -174,6 +187,27 @@ def _pretrain(args: argparse.Namespace) -> int:
     out = args.out or Path("runs") / config.name
     report = Reporter(weights={(0, "autoencoder"): 1.0, (0, "denoiser"): 8.0})
     print(f"a diffusers folder: {pretrain(config, out, report, args.earlier)}")
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    _quiet_libraries()
+    from difflab.compare import compare
+    from difflab.report.table import comparison
+
+    given = vars(args).copy()
+    as_json = given.pop("json")
+    given.pop("command")
+    result = compare(given.pop("real"), given.pop("generated"), **given)
+    for note in result.notes:
+        print(note, file=sys.stderr)
+    if as_json:
+        _print_rows(result.rows)
+    else:
+        _show(comparison(result.rows))
+        for row in result.rows:
+            if row["reason"]:
+                print(f"left out: {row['metric']} ({row['extractor']}): {row['reason']}")
     return 0
 
 

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from difflab.errors import ConfigError
+
+# YAML 1.1 reads a bare no as false.
+Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]
 
 
 class _Spec(BaseModel):
@@ -249,14 +252,9 @@ class Train(_Spec):
         0.1, ge=0, le=1, description="Share of labels replaced by 'none' in training, which classifier-free guidance needs; 0 = off."
     )
     ema_decay: float = Field(0.995, ge=0, lt=1, description="Decay per step of the averaged weights that sample; 0 = off.")
-    precision: Literal["no", "bf16", "fp16"] = Field("no", description="Mixed precision; no = float32, fp16 wants a GPU.")
+    precision: Precision = Field("no", description="Mixed precision; no = float32, fp16 wants a GPU.")
     compile: bool = Field(False, description="torch.compile the repeated blocks of the network; false = off.")
     checkpoint_every: int = Field(50_000, ge=0, description="Images between checkpoints inside one training; 0 = off. Does not change the result.")
-
-    @field_validator("precision", mode="before")
-    @classmethod
-    def _bare_no(cls, value: Any) -> Any:
-        return "no" if value is False else value  # YAML 1.1 reads a bare no as false
 
 
 class Sample(_Spec):
@@ -272,7 +270,7 @@ class Sample(_Spec):
     conditions: Literal["real", "balanced"] = Field(
         "real", description="Classes (and captions) asked for: as often as in generation 0's training set, or classes equally often."
     )
-    precision: Literal["no", "bf16", "fp16"] = Field("no", description="Type of the network's weights while sampling; no = float32.")
+    precision: Precision = Field("no", description="Type of the network's weights while sampling; no = float32.")
     compile: bool = Field(False, description="torch.compile the repeated blocks of the network; false = off.")
     batch_size: int = Field(250, ge=1, description="Images per forward pass.")
     shard_size: int = Field(1000, ge=1, description="Images per parquet file; the unit of work of one process.")
@@ -313,7 +311,7 @@ class Measure(_Spec):
 
     extractors: list[str] = Field(
         ["pixels"],
-        description="Feature spaces: pixels | fitted | efficientnet-lite0 | inception[:PATH] | open_clip:NAME_OR_PATH; [] = no distribution measures.",
+        description="Feature spaces: pixels | texture (its own measures only) | fitted | efficientnet-lite0 | inception[:PATH] | open_clip:NAME_OR_PATH; [] = no distribution measures.",
     )
     metrics: list[str] = Field(
         ["fd", "kid", "precision", "recall", "density", "coverage", "trace_ratio", "class_accuracy", "class_entropy", "rare_class_survival"],

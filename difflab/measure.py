@@ -7,7 +7,8 @@ The reference is the held-out real set. The floor is the same measure between tw
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from difflab.data.files import write_tensors, write_text
 from difflab.data.store import Shards
 from difflab.errors import MeasureError
 from difflab.models.base import Exact
+from difflab.regimes import first_size
 from difflab.run import KEYS, Run
 from difflab.seeds import seed_of
 
@@ -50,6 +52,7 @@ def extractors_of(run: Run, accelerator: Accelerator) -> list[Any]:
     config = run.config
     if config.exact or not needs_features(run):
         return []
+    _check_texture(config.measure)
     folder = run.path / "real"
     fitted = folder / "fitted.safetensors"
     if "fitted" in config.measure.extractors:
@@ -59,6 +62,20 @@ def extractors_of(run: Run, accelerator: Accelerator) -> list[Any]:
     opened = [open_extractor(spec, fitted=fitted, device=str(accelerator.device)) for spec in config.measure.extractors]
     describe(run.real, opened, accelerator)
     return opened
+
+
+def _check_texture(measure: Any) -> None:
+    """The texture extractor and the measures on it go together, and with no others. Raises MeasureError."""
+    from difflab.metrics import METRICS
+
+    wanted = [name for name in measure.metrics if METRICS[name].needs == "texture"]
+    others = [name for name in measure.metrics if name not in wanted]
+    if wanted and "texture" not in measure.extractors:
+        raise MeasureError(f"measure.metrics: {wanted[0]} is read off the extractor 'texture'; add it to measure.extractors")
+    if others and set(measure.extractors) == {"texture"}:
+        raise MeasureError(f"measure.metrics: {others[0]} is not taken on the extractor 'texture'; add another to measure.extractors, such as pixels")
+    if measure.judge == "texture":
+        raise MeasureError("measure.judge: 'texture' sees no classes; name another of measure.extractors, or null")
 
 
 def describe(shards: Shards, extractors: list[Any], accelerator: Accelerator) -> None:
@@ -98,7 +115,7 @@ def measured_count(run: Run) -> int:
 
 def measure_images(run: Run, generation: int, extractors: list[Any], accelerator: Accelerator, advance: Callable[[int], None]) -> list[Row]:
     """All rows of one generation of an image family."""
-    from difflab.metrics import METRICS, Pair, interval
+    from difflab.metrics import METRICS
 
     config, about = run.config, run.about
     n, n_train = measured_count(run), about["n_train"]
@@ -107,37 +124,97 @@ def measure_images(run: Run, generation: int, extractors: list[Any], accelerator
     real_labels, fake_labels = _tensor(real_set.labels()), _tensor(fake_set.labels())
     identity = real_set.hash()
     rows = [_flagged(run, generation, configs.digest({"measure": "flagged_share", "real": identity}))]
-    judged = extractors[config.measure.extractors.index(config.measure.judge) if config.measure.judge else 0] if extractors else None
+    judge_spec = config.measure.judge or next((spec for spec in config.measure.extractors if spec != "texture"), None)
+    judged = extractors[config.measure.extractors.index(judge_spec)] if extractors and judge_spec else None
+    memorisation = any(METRICS[name].needs == "train" for name in config.measure.metrics)
+    # The reserve of fresh_real enters training by and by; that of the other regimes never does.
+    n_trained = n_train if config.regime.name == "fresh_real" else first_size(config, n_train)
 
     for extractor in extractors:
         real, fake = real_set.features(extractor.key), fake_set.features(extractor.key)[:n]
         train, held_out = slice(0, n), slice(n_train, n_train + n)
         judge = _judge(run, extractor, real[:n_train], real_labels, n_train, accelerator) if extractor is judged else None
-        k = config.measure.neighbours
-        pair = Pair(
-            real[held_out], fake, real_labels=_cut(real_labels, held_out), fake_labels=_cut(fake_labels, slice(0, n)), judge=judge, neighbours=k
+        rows += measured(
+            extractor,
+            [name for name in config.measure.metrics if METRICS[name].needs != "judge" or extractor is judged],
+            Side(real[held_out], _cut(real_labels, held_out)),
+            Side(fake, _cut(fake_labels, slice(0, n))),
+            # In the place of samples come held-out images, so that a judge trained on the train split never marks its own homework.
+            Side(real[train], _cut(real_labels, train)),
+            train=real[:n_trained] if memorisation else None,
+            judge=judge,
+            neighbours=config.measure.neighbours,
+            identity=identity,
+            generation=generation,
+            resample=lambda metric, pair: _shared(
+                accelerator, metric, pair, config.measure.resamples, seed_of("interval", config.seed, generation, metric.name)
+            ),
+            advance=advance,
         )
-        # Held-out images in the place of samples, so that a judge trained on the train split never marks its own homework.
-        floor_pair = Pair(
-            real[train], real[held_out], real_labels=_cut(real_labels, train), fake_labels=_cut(real_labels, held_out), judge=judge, neighbours=k
-        )
-        for name in config.measure.metrics:
-            metric = METRICS[name]
-            if metric.needs == "judge" and extractor is not judged:
-                continue
-            recipe = {"measure": name, "extractor": extractor.recipe, "n": n, "neighbours": k, "real": identity}
-            if metric.needs == "judge":
-                recipe["judge"] = judge.recipe if judge else None
-            shown = "fid" if name == "fd" and extractor.name.startswith("inception") else name
-            try:
-                value = metric.of(pair)
-                floor = metric.of(floor_pair)
-                drawn = _shared(accelerator, metric, pair, config.measure.resamples, seed_of("interval", config.seed, generation, name))
-                ci = interval(value, sorted(drawn), metric.range, n if metric.unit in SHARES else None) if drawn else None
-                rows.append(row(generation, shown, extractor.name, value, ci, n, floor, configs.digest(recipe)))
-            except MeasureError as error:
-                rows.append(row(generation, shown, extractor.name, None, None, n, None, configs.digest(recipe), str(error)))
-            advance(1)
+    return rows
+
+
+@dataclass(frozen=True)
+class Side:
+    """Features [n, d] of one set of images, with labels int64 [n] where it has any."""
+
+    features: torch.Tensor
+    labels: torch.Tensor | None = None
+
+
+def measured(
+    extractor: Any,
+    metrics: Sequence[str],
+    real: Side,
+    fake: Side,
+    other: Side,
+    *,
+    train: torch.Tensor | None = None,
+    judge: Any = None,
+    concepts: Any = None,
+    neighbours: int,
+    identity: str,
+    generation: int = 0,
+    resample: Callable[[Any, Any], list[float]],
+    advance: Callable[[int], None] = lambda n: None,
+) -> list[Row]:
+    """Rows of `metrics`, the texture measures on the texture extractor and all others elsewhere: `fake` against `real`, and as the floor `real` against `other`.
+
+    Args:
+        other: real images that are in neither set.
+        train: features of what the model was trained on; memorisation is measured against these, the floor with `real` in the place of samples.
+        judge, concepts: for class and concept measures, which have no value without.
+        identity: hash of the real set, for the recipe.
+        resample: (metric, pair) -> the measure on half-samples, [] = no interval.
+    """
+    from difflab.metrics import METRICS, Pair, interval
+
+    shared = {"judge": judge, "concepts": concepts, "neighbours": neighbours}
+    n = len(fake.features)
+    pair = Pair(real.features, fake.features, real_labels=real.labels, fake_labels=fake.labels, train=train, **shared)
+    floor_pair = Pair(other.features, real.features, real_labels=other.labels, fake_labels=real.labels, **shared)
+    unseen_pair = Pair(real.features, real.features, train=train, neighbours=neighbours)
+    rows = []
+    for name in metrics:
+        metric = METRICS[name]
+        if (metric.needs == "texture") != (extractor.name == "texture"):
+            continue
+        recipe = {"measure": name, "extractor": extractor.recipe, "n": n, "neighbours": neighbours, "real": identity}
+        if metric.needs in ("judge", "concepts"):
+            used = judge if metric.needs == "judge" else concepts
+            recipe[metric.needs] = used.recipe if used else None
+        if metric.needs == "train":
+            recipe["train"] = 0 if train is None else len(train)
+        shown = "fid" if name == "fd" and extractor.name.startswith("inception") else name
+        try:
+            value = metric.of(pair)
+            floor = metric.of(unseen_pair if metric.needs == "train" else floor_pair)
+            drawn = resample(metric, pair)
+            ci = interval(value, sorted(drawn), metric.range, n if metric.unit in SHARES else None) if drawn else None
+            rows.append(row(generation, shown, extractor.name, value, ci, n, floor, configs.digest(recipe)))
+        except MeasureError as error:
+            rows.append(row(generation, shown, extractor.name, None, None, n, None, configs.digest(recipe), str(error)))
+        advance(1)
     return rows
 
 

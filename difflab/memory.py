@@ -6,7 +6,8 @@ import gc
 import resource
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,19 +24,32 @@ SIGNS = ("out of memory", "can't allocate memory", "not enough memory")  # how t
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[dict[str, float]]:
-    """Yield a dict that holds ``peak_gb`` afterwards: the most memory that tensors took on a GPU, or that the process has ever taken on a CPU."""
+    """Yield a dict that holds ``peak_gb`` afterwards: the most memory that tensors took on a GPU, or that the process took on a CPU.
+
+    Linux forgets the peak at the start; elsewhere it is the most that the process has ever taken.
+    """
     out: dict[str, float] = {}
     gpu = device.type == "cuda"
     if gpu:
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
     yield out
     if gpu:
         out["peak_gb"] = round(torch.cuda.max_memory_allocated(device) / 1e9, 3)
     else:
-        unit = 1 if sys.platform == "darwin" else 1024
-        out["peak_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 3)
+        out["peak_gb"] = round(_peak_bytes() / 1e9, 3)
+
+
+def _peak_bytes() -> int:
+    try:
+        # Not ru_maxrss, which begins with what the launching process had taken.
+        return next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @contextmanager

@@ -79,10 +79,14 @@ def fit(
 
     def broken(what: str, step: int) -> None:
         kept = f"the checkpoint at {saved * train.batch_size:,} images is kept" if saved else "nothing was written"
-        with torch.no_grad(), accelerator.autocast(), watched(raw) as found:
-            model.loss(raw, **drawn, train=train)
+        if any(bool(p.isfinite().all()) for p in weights.values()):
+            with torch.no_grad(), accelerator.autocast(), watched(raw) as found:
+                model.loss(raw, **drawn, train=train)
+            where = named(found)
+        else:  # a step has spread it over all weights: the first layer would be blamed
+            where = f", somewhere in the last {(step - told) * train.batch_size:,} images"
         raise TrainingError(
-            f"{what} in {folder.name} after {step * train.batch_size:,} images{named(found)}; {kept}. Lower train.learning_rate (now {train.learning_rate:g}), set train.gradient_clip or use train.precision=no, under a new name"
+            f"{what} in {folder.name} after {step * train.batch_size:,} images{where}; {kept}. Lower train.learning_rate (now {train.learning_rate:g}), set train.gradient_clip or use train.precision=no, under a new name"
         )
 
     while step < steps:

@@ -107,8 +107,8 @@ def test_numbers_in_exponent_form_are_numbers(tmp_path):
 
 
 def test_a_bare_no_means_no_mixed_precision(tmp_path):
-    path = written(tmp_path, "model: {family: pixel-mlp}\ntrain: {precision: no}\n")
-    assert load(path).train.precision == "no"
+    path = written(tmp_path, "model: {family: pixel-mlp}\ntrain: {precision: no}\nsample: {precision: no}\n")
+    assert load(path).train.precision == load(path).sample.precision == "no"
     assert load(path, ["train.precision=bf16"]).train.precision == "bf16"
     with pytest.raises(ConfigError, match=r"train\.precision"):
         load(path, ["train.precision=yes"])

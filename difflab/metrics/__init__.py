@@ -10,20 +10,30 @@ import pkgutil
 
 from difflab.metrics.base import METRICS, Pair, PairMetric, measure, squared_distances
 from difflab.metrics.classes import ClassAccuracy, ClassEntropy, Judge, RareClassSurvival
+from difflab.metrics.concept_graph import components, confusion, merged, per_concept
+from difflab.metrics.concepts import Concepts, assign, concepts_of, read_concepts, split_by
 from difflab.metrics.covariance import TraceRatio
+from difflab.metrics.drift import judge_drift
+from difflab.metrics.entropy import knn_entropy
 from difflab.metrics.extractors import Extractor, fit_extractor, open_extractor
-from difflab.metrics.frechet import FrechetDistance, FrechetInceptionDistance, frechet_distance, frechet_from_moments
+from difflab.metrics.frechet import FrechetDistance, FrechetInceptionDistance, fd_infinity, frechet_distance, frechet_from_moments
 from difflab.metrics.interval import half_rows, interval, resampled
-from difflab.metrics.kernel import KernelDistance
+from difflab.metrics.kernel import KernelDistance, cmmd_biased
 from difflab.metrics.manifold import Coverage, Density, Precision, Recall
+from difflab.metrics.memorisation import nearest_real
+from difflab.metrics.resize import resized
+from difflab.metrics.texture import AestheticHead
+from difflab.metrics.vendi import vendi_score
 
 for _module in pkgutil.iter_modules(__path__):  # a new measure is one new file in this folder
     importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "METRICS",
+    "AestheticHead",
     "ClassAccuracy",
     "ClassEntropy",
+    "Concepts",
     "Coverage",
     "Density",
     "Extractor",
@@ -37,13 +47,28 @@ __all__ = [
     "RareClassSurvival",
     "Recall",
     "TraceRatio",
+    "assign",
+    "cmmd_biased",
+    "components",
+    "concepts_of",
+    "confusion",
+    "fd_infinity",
     "fit_extractor",
     "frechet_distance",
     "frechet_from_moments",
     "half_rows",
     "interval",
+    "judge_drift",
+    "knn_entropy",
     "measure",
+    "merged",
+    "nearest_real",
     "open_extractor",
+    "per_concept",
+    "read_concepts",
     "resampled",
+    "resized",
+    "split_by",
     "squared_distances",
+    "vendi_score",
 ]

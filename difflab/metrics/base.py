@@ -20,6 +20,7 @@ from difflab.errors import MeasureError
 
 if TYPE_CHECKING:
     from difflab.metrics.classes import Judge
+    from difflab.metrics.concepts import Concepts
 
 T = TypeVar("T")
 Rows = Tensor | slice
@@ -57,6 +58,8 @@ class Pair:
         fake_labels: int64 [n_f], the class each sample was asked for; None = unconditional.
         judge: the class judge that reads these features; None = no class measures.
         neighbours: k of precision, recall, density and coverage.
+        concepts: the texts that the concept measures compare with; the labels are then positions in `concepts.names`.
+        train: features of the images the model was trained on [n_t, d], finite; None = no memorisation measures.
 
     Memory of the cached matrices: 4 bytes times n_r*n_f for `rf`, n_r^2 for `rr`, n_f^2 for `ff`.
     Raises MeasureError where the sets cannot be compared.
@@ -74,8 +77,11 @@ class Pair:
         fake_labels: Tensor | None = None,
         judge: Judge | None = None,
         neighbours: int = 5,
+        concepts: Concepts | None = None,
+        train: Tensor | None = None,
     ) -> None:
-        for side, features in (("real", real), ("fake", fake)):
+        sides = {"real": real, "fake": fake} | ({} if train is None else {"train": train})
+        for side, features in sides.items():
             if features.ndim != 2 or not features.is_floating_point():
                 raise MeasureError(f"{side} features have shape {tuple(features.shape)} and type {features.dtype}; a measure wants floats [n, d]")
             bad = ~torch.isfinite(features).all(1)
@@ -84,8 +90,8 @@ class Pair:
                     f"{int(bad.sum())} of {len(features)} {side} rows hold NaN or infinity (first: row {int(bad.nonzero()[0])}); "
                     "look at those images and drop or remake them before measuring"
                 )
-        if real.shape[1] != fake.shape[1]:
-            raise MeasureError(f"real features have {real.shape[1]} dimensions, fake ones {fake.shape[1]}: take both with one extractor")
+            if features.shape[1] != real.shape[1]:
+                raise MeasureError(f"real features have {real.shape[1]} dimensions, {side} ones {features.shape[1]}: take both with one extractor")
         if neighbours < 1:
             raise MeasureError(f"neighbours is {neighbours}; a k-nearest-neighbour measure wants at least 1")
         self.real, self.fake = real, fake
@@ -93,6 +99,8 @@ class Pair:
         self.fake_labels = _labels("fake", fake_labels, len(fake))
         self.judge = judge
         self.neighbours = neighbours
+        self.concepts = concepts
+        self._train = train
         self._once: dict[Callable[[Pair], Any], Any] = {}
 
     def once(self, derive: Callable[[Pair], T]) -> T:
@@ -126,6 +134,13 @@ class Pair:
         """The class the judge sees in each sample, int64 [n_f]."""
         return self._the_judge().predict(self.fake)
 
+    @property
+    def train(self) -> Tensor:
+        """Features of the training images [n_t, d], n_t >= 1. Raises MeasureError where the pair was made without them."""
+        if self._train is None or not len(self._train):
+            raise MeasureError("memorisation measures compare samples with the images the model was trained on: give Pair(..., train=features)")
+        return self._train
+
     def _the_judge(self) -> Judge:
         if self.judge is None:
             raise MeasureError("class measures need a judge; fit one with Judge.fit(train features, train labels, n_classes) on labelled real images")
@@ -151,6 +166,7 @@ class PairMetric(Metric):
     Args:
         judge: class judge for measures whose `needs` is 'judge'.
         neighbours: k of the nearest-neighbour measures.
+        concepts: texts for measures whose `needs` is 'concepts'.
         kwargs: as for any torchmetrics.Metric.
 
     >>> from difflab.metrics import METRICS
@@ -169,7 +185,7 @@ class PairMetric(Metric):
     better: ClassVar[str]
     """'lower' | 'higher' | 'real' (best where it is as between two sets of real images)."""
     needs: ClassVar[str] = "features"
-    """'features' | 'judge'."""
+    """'features' | 'judge' | 'concepts' | 'train' (also the images the model was trained on) | 'texture' (features of the texture extractor)."""
     min_n: ClassVar[int] = 2
     """Fewest images on either side; the nearest-neighbour measures want `neighbours` + 1."""
 
@@ -180,28 +196,33 @@ class PairMetric(Metric):
     fake: list[Tensor] | Tensor
     real_labels: list[Tensor] | Tensor
     fake_labels: list[Tensor] | Tensor
+    trained: list[Tensor] | Tensor
     width: Tensor
 
-    def __init__(self, judge: Judge | None = None, neighbours: int = 5, **kwargs: Any) -> None:
+    def __init__(self, judge: Judge | None = None, neighbours: int = 5, concepts: Concepts | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.judge = judge
         self.neighbours = neighbours
+        self.concepts = concepts
         # A process that got no images syncs a flat, empty tensor of the metric's dtype, and torchmetrics gathers only tensors of one
         # rank and dtype. So rows are stored flat, labels as floats (exact up to 2^24), and the width travels on its own.
-        for side in ("real", "fake", "real_labels", "fake_labels"):
+        for side in ("real", "fake", "real_labels", "fake_labels", "trained"):
             self.add_state(side, [], dist_reduce_fx="cat")
         self.add_state("width", torch.zeros((), dtype=torch.long), dist_reduce_fx="max")
 
-    def update(self, features: Tensor, real: bool, labels: Tensor | None = None) -> None:
-        """Add `features` [n, d] of one side, with `labels` int64 [n] where that side has classes. Raises MeasureError."""
+    def update(self, features: Tensor, real: bool, labels: Tensor | None = None, train: bool = False) -> None:
+        """Add `features` [n, d] of one side, with `labels` int64 [n] where that side has classes. Raises MeasureError.
+
+        With `train` they are of images the model was trained on, whatever `real` says; their labels are not read.
+        """
         if features.ndim != 2:
             raise MeasureError(f"features have shape {tuple(features.shape)}; a measure wants [n, d]")
         if len(features) == 0:
             return
         if int(self.width) not in (0, features.shape[1]):
             raise MeasureError(f"features have {features.shape[1]} dimensions after rows of {int(self.width)}: take all with one extractor")
-        side = "real" if real else "fake"
-        labels = _labels(side, labels, len(features))
+        side = "trained" if train else "real" if real else "fake"
+        labels = None if train else _labels(side, labels, len(features))
         self.width.fill_(features.shape[1])
         getattr(self, side).append(features.detach().to(self.device, self.dtype).flatten())
         if labels is not None:
@@ -210,12 +231,13 @@ class PairMetric(Metric):
     def compute(self) -> Tensor:
         """The measure over all rows seen so far, a float64 scalar. Raises MeasureError with the reason where there is none."""
         sides = {}
-        for side in ("real", "fake", "real_labels", "fake_labels"):
+        for side in ("real", "fake", "real_labels", "fake_labels", "trained"):
             rows = getattr(self, side)
             sides[side] = dim_zero_cat(rows) if len(rows) else torch.zeros(0, device=self.device, dtype=self.dtype)
         width = max(int(self.width), 1)
         labels = {side: values.round().long() if len(values) else None for side, values in sides.items() if side.endswith("labels")}
-        pair = Pair(sides["real"].view(-1, width), sides["fake"].view(-1, width), judge=self.judge, neighbours=self.neighbours, **labels)
+        real, fake, train = (sides[side].view(-1, width) for side in ("real", "fake", "trained"))
+        pair = Pair(real, fake, judge=self.judge, neighbours=self.neighbours, concepts=self.concepts, train=train, **labels)
         return torch.tensor(self.of(pair), dtype=torch.float64, device=self.device)
 
     @classmethod

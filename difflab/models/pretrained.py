@@ -151,7 +151,6 @@ class Base:
                     link_or_copy(file.resolve(), target.with_name(self._plain(file.name)))
         write_json(folder / "model_index.json", index)
 
-
     def _plain(self, name: str) -> str:
         """The name of a file of weights without its variant."""
         return name.replace(f".{self.variant}", "", 1)

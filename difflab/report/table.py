@@ -50,6 +50,21 @@ def table(run: Run, width: int = 120) -> Group:
     return Group(title, *(long if roomy else short))
 
 
+def comparison(rows: list[dict[str, Any]]) -> Table:
+    """One row per measure: value, 95% interval, floor, n, and which value is best. For `difflab compare`."""
+    from difflab.metrics import METRICS
+
+    out = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for head in ("measure", "on", "value", "95% interval", "floor", "n", "better"):
+        out.add_column(head, justify="left" if head in ("measure", "on", "better") else "right", no_wrap=True)
+    for row in rows:
+        if row["value"] is not None:
+            between = "" if row["ci_low"] is None else f"{number(row['ci_low'])} to {number(row['ci_high'])}"
+            better = METRICS["fd" if row["metric"] == "fid" else row["metric"]].better
+            out.add_row(row["metric"], row["extractor"], number(row["value"]), between, number(row["floor"]), str(row["n"]), better)
+    return out
+
+
 def measured(part: Table) -> int:
     """Characters that a table takes when nothing limits it."""
     return Console(width=10_000).measure(part).maximum

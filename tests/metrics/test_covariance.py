@@ -1,11 +1,14 @@
-"""Oracle: the bootstrap memoriser, (1 - 1/n)^t in any feature space."""
+"""Oracles: the bootstrap memoriser, (1 - 1/n)^t in any feature space; numpy's singular vectors; Bartlett's decomposition of a Wishart matrix."""
 
 import numpy as np
 import pytest
 import torch
+from scipy.special import digamma
 
 from difflab.errors import MeasureError
-from difflab.metrics import Pair, TraceRatio
+from difflab.metrics import METRICS, Pair, TraceRatio, resampled
+
+LOGDET = METRICS["logdet_ratio"]
 
 
 def test_is_numpy_s_trace():
@@ -30,3 +33,71 @@ def test_bootstrap_memoriser_loses_one_over_n_a_generation():
 def test_no_spread_in_the_real_images_is_an_error():
     with pytest.raises(MeasureError, match="all the same"):
         TraceRatio.of(Pair(torch.ones(5, 2), torch.randn(5, 2)))
+
+
+def in_numpy(real, fake):
+    """The definition, by numpy's singular vectors of the centred real images."""
+    real, fake = real.double().numpy(), fake.double().numpy()
+    _, singular, directions = np.linalg.svd(real - real.mean(0), full_matrices=False)
+    k = min(real.shape[1], len(real) // 10)
+    own = singular[:k] ** 2 / len(real)
+    return np.mean([np.log((fake @ v).var() / s) for v, s in zip(directions[:k], own, strict=True)])
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(100, 80, 4), (100, 60, 30), (60, 90, 200), (60, 60, 60), (80, 80, 50), (10, 10, 5000)])
+def test_logdet_ratio_is_numpy_s(n, m, d):
+    """n > d, n < d, and d between n/2 and n, where a half of the rows is on the other side."""
+    scale = torch.linspace(1, 3, d)
+    real, fake = torch.randn(n, d) * scale + 5, torch.randn(m, d) * scale * 0.7 - 1
+    assert LOGDET.of(Pair(real, fake)) == pytest.approx(in_numpy(real, fake), rel=1e-6)
+    if n >= 20:
+        pair, r, f = Pair(real, fake), torch.randperm(n)[: n // 2].sort().values, torch.randperm(m)[: m // 2].sort().values
+        assert LOGDET.of(pair, r, f) == pytest.approx(in_numpy(real[r], fake[f]), rel=1e-6)
+        assert len(set(resampled(LOGDET, pair, range(4), 0))) == 4
+
+
+@pytest.mark.parametrize("d", [5, 300])
+def test_logdet_ratio_of_scaled_sets(d):
+    real = torch.randn(100, d)
+    assert LOGDET.of(Pair(real, real.clone())) == pytest.approx(0, abs=1e-9)
+    assert LOGDET.of(Pair(real, real * 0.5 + 3)) == pytest.approx(np.log(0.25), rel=1e-5)
+    assert LOGDET.of(Pair(real * 1000, real * 3000)) == pytest.approx(np.log(9), rel=1e-5)
+    shrunk = real.clone()
+    shrunk[:, 0] *= 1e-2
+    assert TraceRatio.of(Pair(real, shrunk)) > 0.75 and LOGDET.of(Pair(real, shrunk)) < -0.0001
+
+
+def test_logdet_ratio_hears_a_lost_direction_that_the_trace_does_not():
+    real = torch.randn(200, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([100.0, 30, 10, 1])
+    fake = real * torch.tensor([1.0, 1, 1, 0.01])
+    assert TraceRatio.of(Pair(real, fake)) > 0.999 and LOGDET.of(Pair(real, fake)) < -1
+
+
+def test_logdet_ratio_bias_between_two_normal_samples():
+    """By Bartlett's decomposition: ln det of the real covariance has E psi((n-i)/2), the samples' variance in any fixed direction psi((n-1)/2)."""
+    draw, n, d, chains = torch.Generator().manual_seed(0), 100, 10, 300
+    values = torch.tensor([LOGDET.of(Pair(torch.randn(n, d, generator=draw), torch.randn(n, d, generator=draw))) for _ in range(chains)])
+    wanted = digamma((n - 1) / 2) - np.mean([digamma((n - i) / 2) for i in range(1, d + 1)])
+    assert 0.04 < wanted < 0.06 and abs(values.mean() - wanted) < 4 * values.std() / chains**0.5
+
+
+def test_logdet_ratio_leaves_out_what_real_images_do_not_have():
+    draw = torch.Generator().manual_seed(0)
+    real, fake = torch.randn(200, 3, generator=draw), torch.randn(200, 3, generator=draw)
+    pad = torch.full((200, 400), 7.3)
+    wanted = LOGDET.of(Pair(real, fake))
+    assert LOGDET.of(Pair(torch.cat([real, pad], 1), torch.cat([fake, torch.randn(200, 400)], 1))) == pytest.approx(wanted, rel=1e-6)
+    assert LOGDET.of(Pair(torch.cat([real, pad[:, :9]], 1), torch.cat([fake, torch.randn(200, 9)], 1))) == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("d", [4, 90])
+def test_logdet_ratio_is_never_a_number_made_of_rounding(d):
+    x = torch.randn(40, d)
+    same = x[:1].repeat(40, 1) + 100
+    with pytest.raises(MeasureError, match="real images are all the same"):
+        LOGDET.of(Pair(same, x))
+    with pytest.raises(MeasureError, match=r"-infinity: the samples are all the same in 4 of 4 principal"):
+        LOGDET.of(Pair(x, same))
+    with pytest.raises(MeasureError, match="logdet_ratio needs at least 10 real images, got 9"):
+        LOGDET.of(Pair(x[:9], x))
+    assert LOGDET.of(Pair(x[:10], x[:10])) == pytest.approx(0, abs=1e-9)  # one direction

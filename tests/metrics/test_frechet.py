@@ -1,4 +1,4 @@
-"""Oracles: scipy's matrix root, torchmetrics' FID on the same images, the closed form for N(0, I_d)."""
+"""Oracles: scipy's matrix root, torchmetrics' FID on the same images, the closed forms for N(0, I_d)."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,9 @@ from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance as Reference
 
 from difflab.errors import MeasureError
-from difflab.metrics import FrechetInceptionDistance, frechet_distance, frechet_from_moments
+from difflab.metrics import METRICS, FrechetInceptionDistance, Pair, fd_infinity, frechet_distance, frechet_from_moments, resampled
+
+INFINITY = METRICS["fd_infinity"]
 
 
 def by_scipy(x, y):
@@ -97,6 +99,70 @@ def test_bad_input():
         (lambda: frechet_distance(x * float("inf"), x), "finite"),
         (lambda: frechet_from_moments(x[0], torch.eye(3) * float("nan"), x[0], torch.eye(3)), "finite"),
         (lambda: frechet_from_moments(x[0], -torch.eye(3), x[0], torch.eye(3)), "not a covariance"),
+    ):
+        with pytest.raises(MeasureError, match=match):
+            bad()
+
+
+def line_by_numpy(x, y, parts, seed):
+    draw, means = np.random.default_rng(seed), []
+    for count in parts:
+        xs, ys = (np.array_split(draw.permutation(len(side)), count) for side in (x, y))
+        means.append(np.mean([by_scipy(x[a], y[b]) for a, b in zip(xs, ys, strict=True)]))
+    return np.linalg.lstsq(np.stack([np.ones(len(parts)), parts], 1), np.array(means), rcond=None)[0][0]
+
+
+@pytest.mark.parametrize("parts", [(1, 2), (1, 2, 3, 5), (2, 1)])
+def test_fd_infinity_is_the_intercept_of_a_line(parts):
+    x, y = torch.randn(90, 6), torch.randn(101, 6) * 0.8 + 0.3
+    assert fd_infinity(x, y, parts, seed=4) == pytest.approx(line_by_numpy(x, y, parts, 4), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize(("a", "b"), [(1.0, 0.0), (0.8, 0.3)])
+@pytest.mark.parametrize("n", [40, 80])
+def test_fd_infinity_has_the_distance_of_the_distributions_as_expectation(n, a, b):
+    """Between N(0, I_d) and N(b, a^2 I_d) it is d (1 - a)^2 + d b^2: `fd` is far above, here at n = 4 d and 8 d."""
+    d, chains = 10, 120
+    draw = torch.Generator().manual_seed(n)
+    values, plain = [], []
+    for _ in range(chains):
+        pair = Pair(torch.randn(n, d, generator=draw), torch.randn(n, d, generator=draw) * a + b)
+        values.append(INFINITY.of(pair))
+        plain.append(frechet_distance(pair.real, pair.fake))
+    values, wanted = torch.tensor(values), d * (1 - a) ** 2 + d * b**2
+    error = values.std().item() / chains**0.5
+    assert abs(values.mean().item() - wanted) < 4 * error < sum(plain) / chains - wanted
+    assert (values < 0).any() or a < 1
+
+
+def test_fd_infinity_with_the_fewest_images_it_takes_overshoots_by_a_twentieth_of_what_it_takes_away():
+    d, chains, draw = 10, 150, torch.Generator().manual_seed(0)
+    pairs = [Pair(torch.randn(2 * d, d, generator=draw), torch.randn(2 * d, d, generator=draw)) for _ in range(chains)]
+    taken = np.mean([frechet_distance(pair.real, pair.fake) for pair in pairs])
+    assert -0.1 < np.mean([INFINITY.of(pair) for pair in pairs]) / taken < 0
+
+
+def test_fd_infinity_depends_on_rows_and_seed_alone():
+    x, y = torch.randn(60, 4), torch.randn(60, 4)
+    first = fd_infinity(x, y)
+    torch.rand(3), np.random.random()
+    assert fd_infinity(x, y) == first != fd_infinity(x, y, seed=1)
+    pair, r, f = Pair(x, y), torch.randperm(60)[:30].sort().values, torch.randperm(60)[:30].sort().values
+    assert INFINITY.of(pair) == first and INFINITY.of(pair, r, f) == fd_infinity(x[r], y[f])
+    assert len(set(resampled(INFINITY, pair, range(4), 0))) == 4
+
+
+def test_fd_infinity_wants_halves_of_as_many_rows_as_features():
+    x = torch.randn(40, 20)
+    assert np.isfinite(INFINITY.of(Pair(x, x + 1)))
+    with pytest.raises(MeasureError, match="fd_infinity needs at least 40 fake images, got 39"):
+        INFINITY.of(Pair(x, x[:39]))
+    for bad, match in (
+        (lambda: fd_infinity(x, x, (1,)), "two sizes"),
+        (lambda: fd_infinity(x, x, (2, 2)), "two sizes"),
+        (lambda: fd_infinity(x, x, (0, 1)), "two sizes"),
+        (lambda: fd_infinity(x, x[:7], (1, 4)), r"at least 2 images each, got parts \(1, 4\) of 7 images"),
+        (lambda: fd_infinity(x, x * float("nan")), "finite"),
     ):
         with pytest.raises(MeasureError, match=match):
             bad()

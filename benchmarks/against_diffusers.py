@@ -75,6 +75,7 @@ from difflab.train import fit
 SCRIPT = Path("examples") / "text_to_image" / "train_text_to_image.py"
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
+OURS = "no" if chain.emulates_bf16() else "bf16"  # our own precision
 KINDS = {"no": torch.float32, "bf16": torch.bfloat16}
 # Runs the script unchanged, and says at the end how much memory it took. (The ru_maxrss of a process begins with that of its parent.)
 WITNESS = """
@@ -323,7 +324,7 @@ def our_training(base: Path, pixels: np.ndarray, captions: list[str], folder: Pa
         weight_decay=0.01,
         condition_dropout=0.0,
         ema_decay=0.0,
-        precision="bf16",
+        precision=OURS,
         compile=GPU,
         checkpoint_every=0,
     )
@@ -359,8 +360,8 @@ def our_training(base: Path, pixels: np.ndarray, captions: list[str], folder: Pa
         images_per_s=rate,
         loss=float(np.average([loss for _, loss in curve], weights=widths)),
         peak_gb=peak["peak_gb"],
-        how="bf16, compiled" if GPU else "bf16",
-        extra={"mfu": mfu(3 * flops * rate, 1.0, DEVICE, "bf16"), "encoding": encoding, "starting": then - at[0][1]},
+        how=f"{OURS}, compiled" if GPU else OURS,
+        extra={"mfu": mfu(3 * flops * rate, 1.0, DEVICE, OURS), "encoding": encoding, "starting": then - at[0][1]},
     )
 
 
@@ -435,7 +436,7 @@ def draw(pipe: Any, prompts: list[str], plan: Plan, steps: int, kind: str = "np"
 
 def how_sampled(plan: Plan, batch: int) -> configs.Sample:
     return configs.Sample(
-        count=plan.count, steps=plan.denoising, guidance_scale=plan.guidance, precision="bf16", compile=GPU, batch_size=batch, shard_size=batch
+        count=plan.count, steps=plan.denoising, guidance_scale=plan.guidance, precision=OURS, compile=GPU, batch_size=batch, shard_size=batch
     )
 
 
@@ -492,9 +493,7 @@ def sampling(base: Path, plan: Plan, captions: list[str], goal: float | None) ->
             theirs.append(batch / (clock() - begun))
     tried = ", ".join(f"{p} {b}: {rate:.3g}" for (p, b), rate in found.items())
     first = f", first call {compiling:.0f} s" if GPU else ""
-    note = (
-        f"DDIM, {plan.denoising} steps, guidance {plan.guidance:g}; ours bf16{', compiled' if GPU else ''}, batch {batch}{first}; pipeline ({tried})"
-    )
+    note = f"DDIM, {plan.denoising} steps, guidance {plan.guidance:g}; ours {OURS}{', compiled' if GPU else ''}, batch {batch}{first}; pipeline ({tried})"
     row = Row(f"sampling, {plan.size} px", median(mine), median(theirs), "images/s", goal, note)
     if row.met is False:
         with Profile(f"sampling at {plan.size} px, 3 steps of batch {batch}"):
@@ -645,7 +644,7 @@ def generation(checkout: Path, base: Path, place: Path, plan: Plan, batch: int, 
             "weight_decay": 0.01,
             "condition_dropout": 0.0,
             "ema_decay": 0.0,
-            "precision": "bf16",
+            "precision": OURS,
             "compile": GPU,
             "checkpoint_every": 0,
         },
@@ -719,15 +718,15 @@ class Profile:
 
 # ----------------------------------------------------------------------------------------------------------- main
 def plan_of(size: int, quick: bool, repeats: int | None, batch: int | None) -> Plan:
+    cpu = ("no",) if chain.emulates_bf16() else ("no", "bf16")
     if quick:
-        small = Plan(
-            size, batch or 16, 6, 2, 6, 1e-4, (16,), 4, 3.0, 32, 2, repeats or 1, (8,) if GPU else (0,), ("bf16",) if GPU else ("no", "bf16")
-        )
+        small = Plan(size, batch or 16, 6, 2, 6, 1e-4, (16,), 4, 3.0, 32, 2, repeats or 1, (8,) if GPU else (0,), ("bf16",) if GPU else cpu)
         return small
     if GPU:
         batches = (8, 16) if size > 256 else (32, 64)
         return Plan(size, batch or 16, 50, 6, 10, 1e-5, batches, 25, 7.5, 64, 4, repeats or 1, (8,), ("bf16",))
-    return Plan(size, batch or 64, 60, 8, 60, 3e-4, (20, 100), 25, 3.0, 640, 15, repeats or 3, (0, 2), ("no", "bf16"))
+    # A generation as large as that of configs/emoji.yaml.
+    return Plan(size, batch or 64, 40, 6, 40, 3e-4, (16, 64), 10, 4.0, 256, 8, repeats or 2, (0, 2), cpu)
 
 
 def machine() -> str:

@@ -95,7 +95,6 @@ def compare(
     """
     from difflab.metrics import METRICS, concepts_of, open_extractor, read_concepts
 
-
     notes: list[str] = []
     given = {"real": real, "generated": generated} | ({} if train is None else {"train": train})
     sources = open_sides(given, image_size, max_bad, notes)
@@ -168,15 +167,14 @@ def open_sides(given: dict[str, Any], image_size: int | None, max_bad: float, no
             kinds = f"{form.sizes} different sizes" if form.sizes > 1 else f"{form.side} px"
             notes.append(f"{side}: {kinds}; the central square of each is resized to {size} px")
     colours = {side: form.colour for side, form in forms.items()}
-    colour = "L" if set(colours.values()) == {"grey"} else "RGB"
     if len(set(colours.values())) > 1:
         notes.append("colour: " + ", ".join(f"{side} is {kind}" for side, kind in colours.items()) + "; all are read as RGB")
-    kinds = {side: " and ".join(sorted(form.formats)) for side, form in forms.items() if form.formats}
-    if len(set(kinds.values())) > 1:
-        notes.append("file format: " + ", ".join(f"{side} is {kind}" for side, kind in kinds.items()) + "; a lossy format alone shifts measures")
+    formats = {side: " and ".join(sorted(form.formats)) for side, form in forms.items() if form.formats}
+    if len(set(formats.values())) > 1:
+        notes.append("file format: " + ", ".join(f"{side} is {kind}" for side, kind in formats.items()) + "; a lossy format alone shifts measures")
     out = {}
     for side, form in forms.items():
-        source = form.open(Data(source=form.name, image_size=size, color=colour, bad_images="skip"))
+        source = form.open(Data(source=form.name, image_size=size, color="L" if set(colours.values()) == {"grey"} else "RGB", bad_images="skip"))
         bad = len(form.bad) or len(source.skipped)
         if bad:
             first = (form.bad or source.skipped)[0]

@@ -100,8 +100,9 @@ def pretrain(config: Pretraining, out: Path, report: Reporter | None = None, ear
     """
     report = report or Reporter(quiet=True)
     images, prompts, unseen = _data(config)
-    before = _before(config, earlier) if earlier else None
-    if before:
+    before = None
+    if earlier:
+        before = _before(config, earlier)
         start, autoencoding = earlier, before["autoencoder"]
         vae = autoencoder.AutoencoderKL.from_pretrained(earlier / "vae", use_safetensors=True)
     else:

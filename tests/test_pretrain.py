@@ -187,11 +187,11 @@ def test_going_on_from_a_finished_model_alone(made, tmp_path):
 
 
 def test_what_cannot_be_gone_on_from(made, tmp_path):
-    with pytest.raises(ConfigError, match="has seen 64 images; raise denoiser.train.images_seen"):
+    with pytest.raises(ConfigError, match=r"has seen 64 images; raise denoiser\.train\.images_seen"):
         pretrain(config(), tmp_path / "out", None, made)
     with pytest.raises(ConfigError, match="another unet section"):
         pretrain(config(unet={"channels": [8, 8]}, denoiser={"train": {**TRAIN, "images_seen": 128}}), tmp_path / "out", None, made)
-    with pytest.raises(ConfigError, match="it has no training.json"):
+    with pytest.raises(ConfigError, match=r"it has no training\.json"):
         pretrain(longer(128), tmp_path / "out", None, made / "unet")
     assert not (tmp_path / "out").exists()
 

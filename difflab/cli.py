@@ -192,7 +192,7 @@ def _pretrain(args: argparse.Namespace) -> int:
 
 def _compare(args: argparse.Namespace) -> int:
     _quiet_libraries()
-    from difflab.compare import compare
+    from difflab.comparison import compare
     from difflab.report.table import comparison
 
     given = vars(args).copy()

@@ -223,10 +223,12 @@ def whole(tensor: Any) -> torch.Tensor:
 
 
 def like(tensor: torch.Tensor, other: Any) -> Any:
-    """`tensor`, sharded as `other` is where they have the same shape."""
-    if isinstance(other, DTensor) and tensor.shape == other.shape:
+    """`tensor`, sharded and laid out in memory as `other` is where they have the same shape: fused optimisers read both in order of memory."""
+    if tensor.shape != other.shape:
+        return tensor
+    if isinstance(other, DTensor):
         return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
-    return tensor
+    return torch.empty_like(other, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
 
 
 def keep(

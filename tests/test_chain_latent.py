@@ -566,6 +566,17 @@ def test_captions_that_are_cut_are_reported(made, tmp_path):
     assert not [line for line in said.lines if "tokenizer" in line]
 
 
+def test_a_cpu_that_only_emulates_bf16_is_named_at_the_start(made, tmp_path, monkeypatch):
+    config = tiny.config("sd15", made["sd15"], generations=0, model={"generation_0": "base"}, sample={"precision": "bf16"})
+    lines = []
+    for emulated in (True, False):
+        monkeypatch.setattr("difflab.chain.emulates_bf16", lambda emulated=emulated: emulated)
+        said = Said()
+        run_chain(config, tmp_path / str(emulated), said)
+        lines.append([line for line in said.lines if "bf16" in line])
+    assert lines == [["this CPU has no instructions for bf16, which makes it many times slower here than precision=no"], []]
+
+
 @pytest.mark.parametrize("kind", ["sd15", "sd3"])
 def test_a_broken_weight_is_found_in_its_layer(kind, made, tmp_path):
     other, backbone = Path(shutil.copytree(made[kind], tmp_path / "other")), tiny.BACKBONE[kind]

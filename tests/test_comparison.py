@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from difflab.compare import COMMON, TEXTURE, compare
+from difflab.comparison import COMMON, TEXTURE, compare
 from difflab.config import Data
 from difflab.data.sources import open_source
 from difflab.errors import DataError, MeasureError

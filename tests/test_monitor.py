@@ -1,0 +1,104 @@
+"""The monitor: silent while nothing changes, an alarm when variety or looks go, curves in a tracker, bad input refused."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from accelerate import Accelerator
+from PIL import Image
+
+import difflab
+from difflab.comparison import compare
+from difflab.config import Data
+from difflab.data.sources import open_source
+from difflab.errors import DataError, MeasureError
+from difflab.monitor import CollapseWarning, Monitor
+
+FEW = {"extractors": ["pixels", "texture"], "metrics": ["recall", "coverage", "trace_ratio", "fd", "sharpness_shift"], "resamples": 20}
+
+
+@pytest.fixture(scope="module")
+def emoji() -> np.ndarray:
+    source = open_source(Data(source="emoji", limit=700), 0)
+    return np.stack([source.read(i) for i in range(len(source))])
+
+
+def test_it_is_silent_while_nothing_changes(emoji):
+    monitor = Monitor(emoji[:300], **FEW)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CollapseWarning)
+        for step in range(3):
+            rows = monitor.update(emoji[300 + 120 * step : 420 + 120 * step], step=step)
+            assert {row["n"] for row in rows} == {120} and {row["generation"] for row in rows} == {step}
+    assert monitor.alarms == [] and len(monitor.rows) == 15 and set(monitor.frame["step"]) == {0, 1, 2}
+
+
+def test_lost_variety_and_lost_detail_alarm(emoji):
+    monitor = Monitor(emoji[:300], **FEW)
+    monitor.update(emoji[300:450])
+    few = emoji[300:303].repeat(50, axis=0)
+    with pytest.warns(CollapseWarning, match=r"step 1: recall \(pixels\) is .*floor"):
+        monitor.update(few)
+    assert {(1, "recall"), (1, "coverage")} <= set(monitor.alarms)
+    blurred = [Image.fromarray(x).resize((6, 6)).resize((32, 32)) for x in emoji[450:600]]
+    with pytest.warns(CollapseWarning, match="sharpness_shift"):
+        monitor.update(blurred, step=10)
+    assert (10, "sharpness_shift") in monitor.alarms and (10, "recall") in monitor.alarms
+    assert [r["generation"] for r in monitor.rows if r["metric"] == "fd"] == [0, 1, 10]
+
+
+def test_getting_better_is_no_alarm(emoji):
+    monitor = Monitor(emoji[:300], **FEW)
+    monitor.update(emoji[300:303].repeat(50, axis=0), warn=False)
+    monitor.update(emoji[300:450])
+    assert monitor.alarms == []
+
+
+def test_curves_go_to_the_trackers(emoji):
+    class Kept:
+        num_processes = 1
+
+        def __init__(self):
+            self.seen = []
+
+        def log(self, values, step):
+            self.seen.append((step, values))
+
+    kept = Kept()
+    rows = Monitor(emoji[:200], accelerator=kept, **FEW).update(emoji[200:300], step=500)
+    assert kept.seen == [(500, {f"difflab/{r['metric']}": r["value"] for r in rows})]
+    Monitor(emoji[:200], accelerator=Accelerator(cpu=True), **FEW).update(emoji[200:300])  # the real one takes it too
+
+
+def test_without_intervals_it_never_alarms(emoji):
+    monitor = Monitor(emoji[:200], **{**FEW, "resamples": 0})
+    monitor.update(emoji[200:300])
+    assert all(r["ci_low"] is None for r in monitor.update(emoji[200:201].repeat(100, axis=0))) and monitor.alarms == []
+
+
+def test_images_are_read_at_the_size_of_the_reference(emoji):
+    monitor = Monitor(emoji[:200], image_size=16, **{**FEW, "resamples": 0})
+    own = monitor.update(emoji[200:300])
+    small = monitor.update([Image.fromarray(x).resize((16, 16), Image.Resampling.LANCZOS) for x in emoji[200:300]])
+    assert [r["value"] for r in own] == [r["value"] for r in small]
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [([], "there is no image"), (np.zeros((4, 8, 8, 3)), "must be uint8"), ("nowhere", "does not exist")],
+    ids=["none", "floats", "path"],
+)
+def test_unusable_images_are_refused(images, said, emoji):
+    monitor = Monitor(emoji[:100], **FEW)
+    with pytest.raises(DataError, match=said):
+        monitor.update(images)
+    assert monitor.rows == []
+
+
+def test_measures_that_want_more_than_real_images_are_refused(emoji):
+    for name in ("class_accuracy", "ct", "zero_shot_accuracy"):
+        with pytest.raises(MeasureError, match=f"{name} needs more than real images"):
+            Monitor(emoji[:100], metrics=[name])
+    assert difflab.Monitor is Monitor and difflab.compare is compare

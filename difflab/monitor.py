@@ -131,7 +131,7 @@ class Monitor:
             return False
         better = METRICS["fd" if row["metric"] == "fid" else row["metric"]].better
         if better == "real":
-            if (row["value"] - row["floor"]) * (row["value"] - first["value"]) < 0:  # it moved towards the floor
+            if abs(row["value"] - row["floor"]) <= abs(first["value"] - first["floor"]):  # no farther from the floor
                 return False
             better = "lower" if row["value"] > first["value"] else "higher"
         return row["ci_high"] < first["ci_low"] if better == "higher" else row["ci_low"] > first["ci_high"]

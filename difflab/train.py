@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -63,6 +63,8 @@ def fit(
     report_every = max(1, steps // REPORTS)
 
     raw = model.net.to(accelerator.device).train()
+    if shards(accelerator):
+        raw.to(memory_format=torch.contiguous_format)  # FSDP takes no other layout
     checkpoint = folder / "checkpoint.safetensors"
     left = Left.read(checkpoint)
     left.into_weights(trainable(raw))
@@ -143,6 +145,11 @@ def fit(
     if accelerator.is_main_process:
         write_json(folder / "training.json", {"images_seen": steps * train.batch_size, "set_size": len(data), "loss": curve})
     return (steps - begun) * train.batch_size
+
+
+def shards(accelerator: Accelerator) -> bool:
+    """Whether weights are spread over processes."""
+    return accelerator.distributed_type == DistributedType.FSDP
 
 
 def trainable(net: Any) -> dict[str, torch.nn.Parameter]:

@@ -725,7 +725,7 @@ def plan_of(size: int, quick: bool, repeats: int | None, batch: int | None) -> P
     if GPU:
         batches = (8, 16) if size > 256 else (32, 64)
         return Plan(size, batch or 16, 50, 6, 10, 1e-5, batches, 25, 7.5, 64, 4, repeats or 1, (8,), ("bf16",))
-    # A generation as large as that of configs/emoji.yaml.
+    # A generation about as large as one of configs/emoji.yaml.
     return Plan(size, batch or 64, 40, 6, 40, 3e-4, (16, 64), 10, 4.0, 256, 8, repeats or 2, (0, 2), cpu)
 
 

@@ -125,7 +125,7 @@ def compare(
         "generated": numpy_generator("compare", seed).permutation(len(sources["generated"]))[:n],
     } | ({} if train is None else {"train": np.arange(len(sources["train"]))})
     found = {side: features(sources[side], rows[side], opened, side, notes) for side in rows}
-    labels = {side: None if told is None else _concept_of(sources[side], rows[side], told.names, side) for side in rows}
+    labels = {side: None if told is None else _concept_of(sources[side], rows[side], told.names, side) for side in ("real", "generated")}
     out: list[Row] = []
     for i, extractor in enumerate(opened):
         own, fake = found["real"][1][i], found["generated"][1][i]
@@ -175,9 +175,9 @@ def open_sides(given: dict[str, Any], image_size: int | None, max_bad: float, no
     out = {}
     for side, form in forms.items():
         source = form.open(Data(source=form.name, image_size=size, color="L" if set(colours.values()) == {"grey"} else "RGB", bad_images="skip"))
-        bad = len(form.bad) or len(source.skipped)
+        bad = len(source.skipped)
         if bad:
-            first = (form.bad or source.skipped)[0]
+            first = source.skipped[0]
             share = bad / (bad + len(source))
             text = f"{side}: {bad} of {bad + len(source)} images are left out, the first: {first[0]} ({first[1]})"
             if share > max_bad:
@@ -196,7 +196,6 @@ class _Form:
     sizes: int
     colour: str
     formats: set[str]
-    bad: list[tuple[str, str]]
     open: Callable[[Data], Source]
 
 
@@ -227,7 +226,7 @@ def _form(what: Any, side: str, image_size: int | None) -> _Form:
         keys = [str(i) for i in range(len(arrays))]
         return Source(side, data.image_size or 0, channels, None, None, None, None, {}, keys, "", [], read)
 
-    return _Form(side, _side(shapes), len(shapes), "grey" if grey else "colour", set(), [], opened)
+    return _Form(side, _side(shapes), len(shapes), "grey" if grey else "colour", set(), opened)
 
 
 def _array(what: Any, side: str) -> np.ndarray:
@@ -243,7 +242,7 @@ def _form_of_files(path: Path, side: str, image_size: int | None) -> _Form:
     if path.suffix == ".parquet" or (path.is_dir() and list(path.glob("*.parquet"))):
         name = f"parquet:{path}"
         own = open_source(Data(source=name, bad_images="skip", image_size=image_size), 0)
-        return _Form(name, own.size, 1, "grey" if own.channels == 1 else "colour", set(), [], lambda data: open_source(data, 0))
+        return _Form(name, own.size, 1, "grey" if own.channels == 1 else "colour", set(), lambda data: open_source(data, 0))
     name = f"imagefolder:{path}"
     root = inside_folder(str(path), name)
     keys = [key for key in walk(root) if is_image(key)]
@@ -261,7 +260,7 @@ def _form_of_files(path: Path, side: str, image_size: int | None) -> _Form:
         formats.add(Path(key).suffix.lower().replace(".jpg", ".jpeg").removeprefix("."))
     if not shapes:
         raise DataError(f"{side}: {path} holds no image that can be read" + (f"; the first: {bad[0][1]}" if bad else ""))
-    return _Form(name, _side(shapes), len(shapes), "grey" if greys == {True} else "colour", formats, [], lambda data: open_source(data, 0))
+    return _Form(name, _side(shapes), len(shapes), "grey" if greys == {True} else "colour", formats, lambda data: open_source(data, 0))
 
 
 def _side(shapes: Counter[tuple[int, int]]) -> int:

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from difflab.comparison import COMMON, TEXTURE, compare
 from difflab.config import Data
@@ -58,6 +60,39 @@ def test_every_value_is_that_of_the_measure_on_the_same_rows(emoji):
     # The reference is a half of the real set, whose spread is near that of the whole.
     assert result["trace_ratio"]["value"] == pytest.approx(spread[1] / spread[0], rel=0.1)
     assert result["trace_ratio"]["floor"] == pytest.approx(1, abs=0.1)
+
+
+def test_the_floor_is_between_two_different_halves(emoji):
+    """Against itself a set would have distance 0, recall 1 and copies everywhere."""
+    result = compare(emoji[:300], emoji[300:450], extractors=["pixels"], metrics=["fd", "recall", "trace_ratio"], resamples=0)
+    assert result["fd"]["floor"] > 0.1 * result["fd"]["value"]
+    assert result["recall"]["floor"] < 1 and result["trace_ratio"]["floor"] != 1
+
+
+def test_concepts_are_read_from_captions_by_a_clip_model(emoji, tmp_path):
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    small = {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    config = {"embed_dim": 8, "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16}, "text_cfg": small}
+    torch.manual_seed(0)
+    weights = {name: tensor.contiguous() for name, tensor in open_clip.CLIP(**config).state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}))
+    sides = [write(tmp_path / name, emoji[k : k + 40]) for name, k in (("real", 0), ("fake", 40), ("train", 80))]
+    for side in sides[:2]:  # the training images need no captions
+        lines = [{"file_name": f"{i:04d}.png", "text": f"noto {('red apple', 'seal')[i % 2]}"} for i in range(40)]
+        (side / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    names = tmp_path / "concepts.txt"
+    names.write_text("seal\nred apple\n")
+    options = {"train": sides[2], "extractors": [f"open_clip:{folder}"], "resamples": 0}
+    result = compare(*sides[:2], concepts=names, metrics=["zero_shot_accuracy", "prompt_alignment", "ct"], **options)
+    assert [0 <= result["zero_shot_accuracy"][key] <= 1 for key in ("value", "floor")] == [True, True]
+    assert -1 <= result["prompt_alignment"]["value"] <= 1 and result["ct"]["value"] is not None
+    names.write_text("seal\nbanana\n")
+    with pytest.raises((DataError, MeasureError), match="banana"):
+        compare(*sides[:2], concepts=names, metrics=["zero_shot_accuracy"], **options)
+    with pytest.raises(DataError, match="name no concept, the first: 'noto red apple'"):
+        compare(*sides[:2], concepts=["seal", "banana"], metrics=["zero_shot_accuracy"], **options)
 
 
 def test_it_is_a_function_of_its_arguments(emoji):

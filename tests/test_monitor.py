@@ -52,6 +52,12 @@ def test_lost_variety_and_lost_detail_alarm(emoji):
     assert [r["generation"] for r in monitor.rows if r["metric"] == "fd"] == [0, 1, 10]
 
 
+def test_the_floor_is_between_two_different_halves(emoji):
+    rows = Monitor(emoji[:300], **{**FEW, "resamples": 0}).update(emoji[300:400])
+    floor = {row["metric"]: row["floor"] for row in rows}
+    assert floor["fd"] > 0.01 and floor["recall"] < 1 and floor["trace_ratio"] != 1  # against itself: 0, 1 and 1
+
+
 def test_getting_better_is_no_alarm(emoji):
     monitor = Monitor(emoji[:300], **FEW)
     monitor.update(emoji[300:303].repeat(50, axis=0), warn=False)

@@ -21,7 +21,7 @@ from difflab.config import Config, Train, parse
 from difflab.errors import ConfigError, StoreError, TrainingError
 from difflab.models.base import Shape
 from difflab.models.pixel_mlp import PixelMLP
-from difflab.train import Average, fit, learning_rate, order, trainable
+from difflab.train import Average, fit, learning_rate, like, order, trainable
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, 4, 4, 1), dtype=np.uint8)
 LABELS = np.arange(37) % 3
@@ -235,6 +235,15 @@ def test_resuming_may_change_checkpoint_every(tmp_path):
         train(tmp_path / "cut", config(images_seen=LONG, checkpoint_every=48), advance)
     assert same(whole, train(tmp_path / "cut", config(images_seen=LONG, checkpoint_every=80)))
     assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+
+
+def test_state_is_laid_out_as_its_weight():
+    """A fused optimiser walks through weight and state in order of memory: another order would pair wrong numbers."""
+    weight = torch.rand(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    state = torch.rand(4, 3, 2, 2)
+    laid = like(state, weight)
+    assert torch.equal(laid, state) and laid.stride() == weight.stride() != state.stride()
+    assert like(torch.tensor(3.0), weight) == 3  # a step count has a shape of its own
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

@@ -28,6 +28,8 @@ EXAMPLES = """examples:
   accelerate launch --multi_gpu --num_processes 2 -m difflab run configs/digits.yaml     (on CPUs too)
   difflab plan configs/digits.yaml                               what it would cost
   difflab compare real/ generated/                               any two sets of images, with floors and intervals
+  difflab diagnose runs/digits                                   which kind of collapse, since when, how sure
+  difflab diagnose --reference real/ gen0/ gen1/ gen2/           the same of anybody's images
   difflab status runs/digits                                     how far it is
   difflab export runs/digits --generation 3 --to digits-gen3     images as files
 """
@@ -110,6 +112,17 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--max-bad", type=float, default=0.01, help="largest share of unreadable images that are left out (default: 0.01)")
     compare.add_argument("--resamples", type=int, default=100, help="half-samples behind each 95%% interval, 0 = none (default: 100)")
     compare.add_argument("--seed", type=int, default=0, help="which images are drawn (default: 0)")
+    diagnose = add("diagnose", _diagnose, "What kind of collapse a run, or any sets of images, are in, since when, and what it is instead.")
+    diagnose.add_argument("sets", type=Path, nargs="+", metavar="RUN | GEN", help="a run; or, with --reference, one set of samples per generation")
+    diagnose.add_argument("--reference", type=Path, metavar="REAL", help="real images that no model was trained on, as for compare")
+    diagnose.add_argument("--train", type=Path, help="the images the first model was trained on: without them copies cannot be told")
+    diagnose.add_argument("--concepts", type=Path, metavar="FILE", help="one concept per line, as captions name them: the classes of captioned sets")
+    diagnose.add_argument("--extractors", nargs="+", metavar="NAME", help="feature spaces (default: pixels, efficientnet-lite0, a run's own)")
+    diagnose.add_argument("--count", type=int, help="images on every side (default: as many as all have, at most 1,000)")
+    diagnose.add_argument("--image-size", type=int, help="side in pixels that all sets are resized to (default: the smallest one)")
+    diagnose.add_argument("--max-bad", type=float, default=0.01, help="largest share of unreadable images that are left out (default: 0.01)")
+    diagnose.add_argument("--resamples", type=int, default=40, help="half-samples behind each standard error (default: 40)")
+    diagnose.add_argument("--seed", type=int, default=0, help="which images are drawn (default: 0)")
     status = add("status", _status, "How far a run is.")
     status.add_argument("dir", type=Path)
     export = add("export", _export, "Write the samples of a generation as an imagefolder with metadata.jsonl.")
@@ -181,8 +194,15 @@ def _run(args: argparse.Namespace) -> int:
 def _pretrain(args: argparse.Namespace) -> int:
     _quiet_libraries()
     from difflab.pretrain import Pretraining, pretrain
+    from difflab.pretrain_clip import ClipPretraining, is_clip, pretrain_clip
     from difflab.progress import Reporter
 
+    if is_clip(args.config):
+        if args.earlier:
+            raise ConfigError("--from trains a text-to-image model on; a CLIP judge is trained in minutes: leave --from out")
+        judge = _config(args, ClipPretraining)
+        print(f"an open_clip folder: {pretrain_clip(judge, args.out or Path('runs') / judge.name, Reporter())}")
+        return 0
     config = _config(args, Pretraining)
     out = args.out or Path("runs") / config.name
     report = Reporter(weights={(0, "autoencoder"): 1.0, (0, "denoiser"): 8.0})
@@ -208,6 +228,32 @@ def _compare(args: argparse.Namespace) -> int:
         for row in result.rows:
             if row["reason"]:
                 print(f"left out: {row['metric']} ({row['extractor']}): {row['reason']}")
+    return 0
+
+
+def _diagnose(args: argparse.Namespace) -> int:
+    _quiet_libraries()
+    from difflab.diagnose import diagnose, diagnose_run
+    from difflab.report.table import diagnosis
+    from difflab.run import open_run
+
+    shared = {"extractors": args.extractors, "count": args.count, "resamples": args.resamples, "seed": args.seed}
+    if args.reference is None:
+        if len(args.sets) > 1 or not (args.sets[0] / "run.yaml").exists():
+            raise ConfigError("give one run, or real images to compare with: difflab diagnose --reference REAL GEN0 GEN1 ...")
+        given = [f"--{name}" for name in ("train", "concepts", "image_size") if getattr(args, name) is not None]
+        if given:
+            raise ConfigError(f"{given[0].replace('_', '-')} goes with --reference; a run knows its own")
+        result = diagnose_run(open_run(args.sets[0]), **shared)
+    else:
+        files = {"train": args.train, "concepts": args.concepts, "image_size": args.image_size, "max_bad": args.max_bad}
+        result = diagnose(args.reference, args.sets, **files, **shared)
+    for note in result.notes:
+        print(note, file=sys.stderr)
+    if args.json:
+        _print_rows(result.rows())
+    else:
+        _show(diagnosis(result))
     return 0
 
 

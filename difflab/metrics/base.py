@@ -127,12 +127,12 @@ class Pair:
     @cached_property
     def judged_real(self) -> Tensor:
         """The class the judge sees in each real image, int64 [n_r]."""
-        return self._the_judge().predict(self.real)
+        return self.judge_of.predict(self.real)
 
     @cached_property
     def judged_fake(self) -> Tensor:
         """The class the judge sees in each sample, int64 [n_f]."""
-        return self._the_judge().predict(self.fake)
+        return self.judge_of.predict(self.fake)
 
     @property
     def train(self) -> Tensor:
@@ -141,7 +141,9 @@ class Pair:
             raise MeasureError("memorisation measures compare samples with the images the model was trained on: give Pair(..., train=features)")
         return self._train
 
-    def _the_judge(self) -> Judge:
+    @property
+    def judge_of(self) -> Judge:
+        """The class judge. Raises MeasureError where the pair was made without one."""
         if self.judge is None:
             raise MeasureError("class measures need a judge; fit one with Judge.fit(train features, train labels, n_classes) on labelled real images")
         return self.judge

@@ -73,11 +73,19 @@ class Judge:
 
     def predict(self, features: Tensor) -> Tensor:
         """The class seen in each row of `features` [n, d]: int64 [n], on the features' device."""
+        return self._tensors["classes"][self._logits(features).argmax(1)].to(features.device)
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """The probability of each class in each row of `features` [n, d]: float64 [n, n_classes], 0 for classes it never learned."""
+        out = torch.zeros(len(features), self.n_classes, dtype=torch.float64)
+        out[:, self._tensors["classes"]] = self._logits(features).softmax(1)
+        return out.to(features.device)
+
+    def _logits(self, features: Tensor) -> Tensor:
         t = self._tensors
         if features.ndim != 2 or features.shape[1] != len(t["mean"]):
             raise MeasureError(f"the judge reads features [n, {len(t['mean'])}], got {tuple(features.shape)}: use the extractor it was fitted on")
-        logits = ((features.detach().double().cpu() - t["mean"]) / t["scale"]) @ t["weight"].T + t["bias"]
-        return t["classes"][logits.argmax(1)].to(features.device)
+        return ((features.detach().double().cpu() - t["mean"]) / t["scale"]) @ t["weight"].T + t["bias"]
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, recipe included, under a temporary name first."""
@@ -120,6 +128,37 @@ class ClassAccuracy(_ByClass):
         if pair.fake_labels is None:
             raise MeasureError("class_accuracy has no value: the samples are unconditional, no class was asked for")
         return float((pair.judged_fake[fake] == pair.fake_labels[fake]).double().mean())
+
+
+def margins(pair: Pair) -> Tensor:
+    """Probability that the judge gives the class asked for minus that of the likeliest other one, float64 [n_f], -1 to 1."""
+    if pair.fake_labels is None:
+        raise MeasureError("class_margin has no value: the samples are unconditional, no class was asked for")
+    chances, own = pair.judge_of.probabilities(pair.fake), pair.fake_labels.unsqueeze(1)
+    return chances.gather(1, own).squeeze(1) - chances.scatter(1, own, -1).amax(1)
+
+
+@measure("class_margin")
+class ClassMargin(_ByClass):
+    """Mean lead of the class asked for over the likeliest other one, in the judge's probabilities: 1 = sure and right, -1 = sure and wrong.
+
+    Between those lie images that show a little of two classes, which `class_accuracy` counts as right until the other one wins.
+    A judge is less sure of blurred images too: compare with real ones of the same look.
+
+    >>> judge = Judge.fit(torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([0, 0, 1, 1]), 2)
+    >>> x, between = torch.tensor([[0.0], [1.1]]), torch.tensor([[0.55], [0.55]])
+    >>> a, b = (ClassMargin.of(Pair(y, y, fake_labels=torch.tensor([0, 1]), judge=judge)) for y in (x, between))
+    >>> round(a, 2), abs(round(b, 2))
+    (0.51, 0.0)
+    """
+
+    unit = "difference of probabilities"
+    range = (-1.0, 1.0)
+    better = "higher"
+
+    @classmethod
+    def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
+        return float(pair.once(margins)[fake].mean())
 
 
 @measure("class_entropy")

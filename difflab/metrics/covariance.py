@@ -45,6 +45,42 @@ class TraceRatio(PairMetric):
         return trace_of_covariance(pair.fake[fake]) / whole
 
 
+@measure("within_class_ratio")
+class WithinClassRatio(PairMetric):
+    """Variance that is left inside classes: mean over images of their class's total variance, samples over real images.
+
+    Each class counts by its own number of images on either side. 1 = as varied, 0 = one image a class. Unlike `trace_ratio` it does not
+    see how far apart the classes lie, which keeps the total up while each class narrows (within-class variance collapse:
+    Dohmatob et al. 2402.07712, sec. 3). MeasureError where either side has no labels.
+
+    >>> labels = torch.tensor([0, 0, 1, 1])
+    >>> real, fake = torch.tensor([[0.0], [2.0], [10.0], [12.0]]), torch.tensor([[0.5], [1.5], [10.5], [11.5]])
+    >>> WithinClassRatio.of(Pair(real, fake, real_labels=labels, fake_labels=labels))
+    0.25
+    """
+
+    unit = "ratio"
+    range = (0.0, float("inf"))
+    better = "real"
+
+    @classmethod
+    def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
+        if pair.real_labels is None or pair.fake_labels is None:
+            raise MeasureError("within_class_ratio has no value: it wants the class of every real image and of every sample")
+        whole = _within(pair.real[real], pair.real_labels[real])
+        if whole == 0:
+            raise MeasureError("within_class_ratio has no value: the real images of each class are all the same in this feature space")
+        return _within(pair.fake[fake], pair.fake_labels[fake]) / whole
+
+
+def _within(x_ND: Tensor, labels_N: Tensor) -> float:
+    """Pooled variance inside classes (divided by n), in float64: total second moment minus that of the class means."""
+    x = x_ND.double() - x_ND.double().mean(0)
+    _, at, count = labels_N.unique(return_inverse=True, return_counts=True)
+    total = x.new_zeros(len(count), x.shape[1]).index_add_(0, at, x)
+    return max(0.0, float(x.square().sum() - (total.square().sum(1) / count).sum())) / len(x)
+
+
 def principal_directions(x_ND: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest variances of rows [n, d] (divided by n), float64 [k], falling, and their directions [d, k]; fewer where there are no more.
 

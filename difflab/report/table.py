@@ -65,6 +65,46 @@ def comparison(rows: list[dict[str, Any]]) -> Table:
     return out
 
 
+MARKS = {"present": "yes", "absent": "no", "cannot tell": "?"}
+
+
+def diagnosis(result: Any) -> Group:
+    """Generations by definitions, then the verdict of the last generation in words with its evidence. For `difflab diagnose`."""
+    out = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+    definitions = list(result.findings[0].profile)
+    for head in ("gen.", *(name.split()[0] for name in definitions), "diagnosis"):
+        out.add_column(head, justify="left" if head == "diagnosis" else "right", no_wrap=head != "diagnosis")
+    for finding in result.findings:
+        marks = [Text(MARKS[finding.profile[name]], style="bold" if finding.profile[name] == "present" else "dim") for name in definitions]
+        out.add_row(str(finding.generation), *marks, Text(_in_words(finding)))
+    legend = Text("columns: " + "; ".join(definitions), style="dim")
+    return Group(out, legend, Text(""), Text("\n".join(_story(result))))
+
+
+def _in_words(finding: Any) -> str:
+    """'late collapse, and blurred': the stage, what it is instead, and the looks."""
+    stage = f"{finding.stage} collapse" if finding.stage in ("early", "late", "catastrophic") else ""
+    words = [word for word in (stage, *finding.instead, *finding.looks) if word]
+    nothing = "nothing lost" if finding.stage == "none" else "nothing seen at this n"
+    return ", ".join(words) or nothing
+
+
+def _story(result: Any) -> list[str]:
+    last = result.findings[-1]
+    lines = [f"generation {last.generation} (n = {last.n}): {_in_words(last)}"]
+    lines += [f"  {line}" for line in last.evidence()]
+    if last.gone:
+        lines.append(f"  classes that no sample was asked for: {', '.join(last.gone[:8])}")
+    if result.first_alarm:
+        lines.append(f"first alarm: generation {result.first_alarm[0]}, by {', '.join(result.first_alarm[1])}")
+    lines.append(f"what could help: {last.advice}")
+    reasons = dict.fromkeys(last.left_out.values())
+    lines += [f"left out: {', '.join(m for m, r in last.left_out.items() if r == reason)}: {reason}" for reason in reasons]
+    if len(result.findings) == 1:
+        lines.append("one generation alone: this says how it differs from real images, not whether a loop made it so; give generation 0 as well")
+    return lines
+
+
 def measured(part: Table) -> int:
     """Characters that a table takes when nothing limits it."""
     return Console(width=10_000).measure(part).maximum

@@ -20,7 +20,7 @@ import numpy as np
 
 from difflab.config import Data
 from difflab.data.sources import open_source
-from difflab.diagnose import Images, examine
+from difflab.diagnosis import Images, examine
 from difflab.metrics import open_extractor
 from difflab.seeds import numpy_generator
 from difflab.simulate import HARMLESS, KINDS, simulate

@@ -4,24 +4,21 @@
 >>> run = difflab.open_run("runs/digits")    # doctest: +SKIP
 >>> run.strip(); run.metrics                 # doctest: +SKIP
 >>> difflab.compare("real/", "generated/").frame    # doctest: +SKIP
+>>> difflab.diagnose("real/", ["gen0/", "gen1/"]).first_alarm    # doctest: +SKIP
 """
 
+from importlib import import_module
 from typing import Any
 
 from difflab.errors import DifflabError
 from difflab.run import Run, open_run
 
-__all__ = ["DifflabError", "Monitor", "Run", "compare", "open_run"]
+__all__ = ["DifflabError", "Monitor", "Run", "compare", "diagnose", "diagnose_run", "open_run"]
 
 
 def __getattr__(name: str) -> Any:
-    """`compare` and `Monitor` are imported when first asked for: their libraries take seconds."""
-    if name == "compare":
-        from difflab.comparison import compare
-
-        return compare
-    if name == "Monitor":
-        from difflab.monitor import Monitor
-
-        return Monitor
+    """What measures is imported when first asked for: its libraries take seconds."""
+    home = {"compare": "comparison", "Monitor": "monitor", "diagnose": "diagnosis", "diagnose_run": "diagnosis"}.get(name)
+    if home is not None:
+        return getattr(import_module(f"difflab.{home}"), name)
     raise AttributeError(f"module 'difflab' has no attribute '{name}'")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,12 +21,13 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 
+from difflab import held_out, regimes, sample, train
 from difflab import measure as measuring
-from difflab import regimes, sample, train
 from difflab.config import Config, digest
 from difflab.data import ledger
 from difflab.data.files import atomic, write_json
 from difflab.data.ingest import ingest
+from difflab.data.store import Shards
 from difflab.data.train_set import TrainSet
 from difflab.data.verify import file_hash
 from difflab.errors import ConfigError
@@ -172,11 +174,12 @@ def fit(work: Work, generation: int) -> dict[str, Any]:
         images = len(data)
     elif generation == 0 and getattr(config.model, "generation_0", "fit") == "base":
         images = 0
+        model.prepare_training(config.train.model_copy(update={"compile": False}), work.accelerator.device)
     else:
         data = TrainSet(rows, run.samples, run.conditions, model.inputs)
         for extractor in work.extractors:
             extractor.rest()
-        encode(data, model, work)
+        encode([(shards, shards.shards) for shards in data.sets.values()], model, work)
         model.prepare_training(config.train, work.accelerator.device)
         images = config.train.images_seen
         flops = forward_flops(model)
@@ -187,6 +190,10 @@ def fit(work: Work, generation: int) -> dict[str, Any]:
         # Forward once, backward twice; frozen weights need no gradient of their own.
         used = flops * fresh * (2 if getattr(config.model, "lora_rank", 0) else 3) / work.accelerator.num_processes
         detail["mfu"] = mfu(used, seconds, work.accelerator.device, config.train.precision)
+    if config.denoises and config.measure.held_out_loss:
+        begun = time.perf_counter()
+        held_out.take(run, model, folder, work.accelerator, lambda wanted: encode(wanted, model, work))
+        detail["held_out_seconds"] = round(time.perf_counter() - begun, 4)
     if work.main:
         _save(model, folder)
     return {"images": images, **detail}
@@ -205,12 +212,15 @@ def started(run: Run, generation: int) -> Any:
     return model
 
 
-def encode(data: TrainSet, model: Any, work: Work) -> None:
-    """What a latent model reads of images that were not encoded when they were made: the real set, or a cache that was deleted."""
-    if any(shards.lacks(model.encoder_key) for shards in data.sets.values()) if model.encoder_key else False:
+def encode(wanted: list[tuple[Shards, Sequence[int]]], model: Any, work: Work) -> None:
+    """What a latent model reads of images that were not encoded when they were made: the real set, or a cache that was deleted.
+
+    `wanted` names the shards of each set.
+    """
+    if model.encoder_key and any(set(own) & set(shards.lacks(model.encoder_key)) for shards, own in wanted):
         encoder = model.encoder(work.accelerator.device)
-        for shards in data.sets.values():
-            for shard in shards.shards[work.accelerator.process_index :: work.accelerator.num_processes]:
+        for shards, own in wanted:
+            for shard in own[work.accelerator.process_index :: work.accelerator.num_processes]:
                 shards.encode(encoder, shard)
     work.wait()
 
@@ -250,7 +260,7 @@ def measure(work: Work, generation: int) -> None:
         else:
             rows = measuring.measure_images(run, generation, work.extractors, work.accelerator, advance)
     if work.main:
-        measuring.write_rows(run, generation, rows)
+        measuring.write_rows(run, generation, rows + measuring.measure_training(run, generation))
 
 
 def picture(work: Work, generation: int) -> None:

@@ -233,7 +233,7 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _diagnose(args: argparse.Namespace) -> int:
     _quiet_libraries()
-    from difflab.diagnose import diagnose, diagnose_run
+    from difflab.diagnosis import diagnose, diagnose_run
     from difflab.report.table import diagnosis
     from difflab.run import open_run
 

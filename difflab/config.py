@@ -322,6 +322,12 @@ class Measure(_Spec):
     neighbours: int = Field(5, ge=1, description="k of precision, recall, density and coverage.")
     resamples: int = Field(100, ge=0, description="Half-samples behind each 95% interval; 0 = no intervals, else at least 20.")
 
+    held_out_loss: int = Field(
+        256,
+        ge=0,
+        description="Held-out real images, and as many trained ones, whose denoising loss is taken after each training (denoising families); 0 = off.",
+    )
+
     @field_validator("resamples")
     @classmethod
     def _enough(cls, resamples: int) -> int:

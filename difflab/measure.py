@@ -17,10 +17,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from difflab import config as configs
-from difflab.data.files import write_tensors, write_text
+from difflab.data.files import read_json, write_tensors, write_text
 from difflab.data.store import Shards
-from difflab.errors import MeasureError
+from difflab.errors import MeasureError, StoreError
+from difflab.held_out import LEVELS
+from difflab.models import family_of
 from difflab.models.base import Exact
+from difflab.models.weights import distance
 from difflab.regimes import first_size
 from difflab.run import KEYS, Run
 from difflab.seeds import seed_of
@@ -265,6 +268,48 @@ def _tensor(labels: np.ndarray | None) -> torch.Tensor | None:
 
 def _cut(labels: torch.Tensor | None, rows: slice) -> torch.Tensor | None:
     return None if labels is None else labels[rows]
+
+
+# -------------------------------------------------------------------------------------------- training
+def measure_training(run: Run, generation: int) -> list[Row]:
+    """Rows of how the training went (n = steps) and of the loss on held-out images (n = images), extractor "training".
+
+    From what the training left: training.json, model/ and held_out_loss.json. [] for families that are fitted by a formula.
+    """
+    config = run.config
+    if not config.denoises:
+        return []
+    training, folder = run.training(generation), run.gen(generation)
+    steps, model = training.get("steps", 0), config.model.model_dump(mode="json")
+    family: Any = family_of(config.model)(config.model, run.shape)
+    earlier = {"drift_from_base": family.base_files() or family.trained_files(run.gen(0) / "model")}
+    if generation:
+        earlier["drift_from_previous"] = family.trained_files(run.gen(generation - 1) / "model")
+    how = {key: value for key, value in config.train.model_dump(mode="json").items() if key != "checkpoint_every"}
+
+    def of(name: str, value: float | None, ci: tuple[float, float] | None, n: int, reason: str | None, recipe: dict[str, Any]) -> Row:
+        return row(generation, name, "training", value, ci, n, None, configs.digest({"measure": name, "model": model} | recipe), reason)
+
+    rows = []
+    for name, value in training.get("means", {}).items():
+        rows.append(of(name, value, None, steps, None if value is not None else "no step had a finite gradient", {"train": how}))
+    for name, before in earlier.items():
+        value, reason = None, None
+        try:
+            value = distance(family.trained_files(folder / "model"), before)
+        except MeasureError as error:
+            reason = str(error)
+        rows.append(of(name, value, None, steps, reason, {"train": how}))
+    path = folder / "held_out_loss.json"
+    if path.exists():
+        identity = run.real.hash()
+        try:
+            taken = [(name, *(m[key] for key in ("value", "low", "high", "n", "reason"))) for name, m in read_json(path)["measures"].items()]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise StoreError(f"{path} is damaged ({type(error).__name__}); delete it, and its rows are left out") from error
+        for name, value, low, high, n, reason in taken:
+            rows.append(of(name, value, None if low is None else (low, high), n, reason, {"n": n, "levels": LEVELS, "real": identity}))
+    return rows
 
 
 # -------------------------------------------------------------------------------------------- exact families

@@ -26,6 +26,7 @@ from difflab.data.files import read_json, read_tensors, write_json, write_tensor
 from difflab.data.sources import open_source
 from difflab.data.split import split
 from difflab.errors import ConfigError
+from difflab.held_out import errors
 from difflab.models import autoencoder
 from difflab.models.base import Shape
 from difflab.models.stable_diffusion import StableDiffusion
@@ -110,7 +111,7 @@ def pretrain(config: Pretraining, out: Path, report: Reporter | None = None, ear
         start = _start(config, out / "start", vae, images.shape[1], prompts[0])
         autoencoding = read_json(out / "autoencoder" / "record.json")
     model, record = _denoiser(config, out / "denoiser", start, vae, images, prompts[0], report, before)
-    errors = {"train": held_loss(model, vae, images[:500], prompts[0][:500]), "held_out": held_loss(model, vae, unseen[:500], prompts[1][:500])}
+    losses = {"train": held_loss(model, vae, images[:500], prompts[0][:500]), "held_out": held_loss(model, vae, unseen[:500], prompts[1][:500])}
     folder = out / "model"
     shutil.rmtree(out / ".model.tmp", ignore_errors=True)
     model.save(out / ".model.tmp")
@@ -125,7 +126,7 @@ def pretrain(config: Pretraining, out: Path, report: Reporter | None = None, ear
         {
             "config": config.model_dump(mode="json"),
             "autoencoder": autoencoding,
-            "denoiser": {**record, "loss_at_fixed_noise": errors},
+            "denoiser": {**record, "loss_at_fixed_noise": losses},
             "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {'cuda' if torch.cuda.is_available() else 'cpu'}",
             "versions": {p: version(p) for p in ("difflab", "torch", "diffusers", "transformers")},
         },
@@ -230,20 +231,14 @@ def _denoiser(
     return model, record
 
 
-@torch.no_grad()
 def held_loss(model: StableDiffusion, vae: Any, images: np.ndarray, prompts: list[str]) -> float:
-    """Mean loss at fixed noise and evenly spread timesteps, for images uint8 [n, H, W, C] and captions that may be new to the model."""
+    """Mean error at fixed noise (difflab/held_out.py), for images uint8 [n, H, W, C] and captions that may be new to the model."""
     told = StableDiffusion(model.spec, Shape(model.shape.record, 0, tuple(prompts)))
-    told.backbone, told.text_encoder = model.backbone, model.text_encoder
+    told.backbone, told.text_encoder, told.net = model.backbone, model.text_encoder, model.net.eval()
     told.tables = told._ids(model.backbone.device)
-    rng = torch.Generator().manual_seed(0)
-    n, steps = len(images), told.noise.config.num_train_timesteps
-    x = told.clean(autoencoder.moments(vae, torch.from_numpy(images)).to(model.backbone.device), slice(0, n), n, rng)
-    noise = torch.randn(x.shape, generator=rng).to(x.device)
-    t = torch.linspace(0, steps - 1, n).round().long().to(x.device)
-    own = torch.arange(n, device=x.device)
-    net, train = model.net.eval(), Train()
-    return float(torch.cat([told.loss(net, x[k], noise[k], t[k], own[k], train) for k in own.split(100)]).mean())
+    latents = autoencoder.moments(vae, torch.from_numpy(images)).numpy()
+    parts = np.array_split(np.arange(len(images)), -(-len(images) // 16))
+    return float(np.concatenate([errors(told, latents[at], at, at.tolist(), ()) for at in parts]).mean())
 
 
 def halve(file: Path) -> None:

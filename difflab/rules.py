@@ -232,9 +232,9 @@ class Diagnosis:
 
     @property
     def alarms(self) -> dict[str, int]:
-        """The generation in which each measure was first present, of those that ever were."""
+        """The generation in which each measure was first present, of those that ever were; what a first model lacks is no alarm."""
         out: dict[str, int] = {}
-        for finding in self.findings:
+        for finding in self.findings[1:] or self.findings:
             for name, readings in finding.readings.items():
                 for reading in readings:
                     if reading.verdict == PRESENT and name not in (CATASTROPHIC, "encoding"):

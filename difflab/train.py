@@ -76,6 +76,7 @@ def fit(
     left.into_scaler(accelerator.scaler)
     step, curve = left.step, left.curve
     running = left.running.to(accelerator.device)
+    gradients = Gradients(left.sums.to(accelerator.device), left.totals)
     advance(step * train.batch_size)
     saved = told = begun = step
 
@@ -110,8 +111,7 @@ def fit(
         # Before the step spreads it over all weights. A GPU would have to wait for the answer, several processes for each other.
         if accelerator.device.type == "cpu" and world == 1 and not math.isfinite(float(running)):
             broken(f"the loss is {float(running)}", step + 1)
-        if train.gradient_clip:
-            accelerator.clip_grad_norm_(weights.values(), train.gradient_clip)
+        gradients.add(clipped(accelerator, weights, train.gradient_clip), train.gradient_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         ema.update(weights, step)
@@ -132,18 +132,21 @@ def fit(
         if at_report:
             curve.append((step * train.batch_size, mean))
             running = torch.zeros_like(running)
+            gradients.read()
         if at_checkpoint:
-            keep(checkpoint, step, curve, running, weights, optimizer, ema, accelerator)
+            keep(checkpoint, step, curve, running, gradients, weights, optimizer, ema, accelerator)
             saved = step
     if extendable:
-        keep(checkpoint, step, curve, running, weights, optimizer, ema, accelerator)
+        keep(checkpoint, step, curve, running, gradients, weights, optimizer, ema, accelerator)
     ema.copy_to(weights)
     if any(isinstance(p, DTensor) for p in weights.values()):
         model.unshard({name: whole(p) for name, p in raw.state_dict().items()})
     raw.eval()
     accelerator.free_memory()  # it keeps a reference to all that it prepared: one model and optimiser more per generation
     if accelerator.is_main_process:
-        write_json(folder / "training.json", {"images_seen": steps * train.batch_size, "set_size": len(data), "loss": curve})
+        means = {"train_loss": mean_loss(curve), **gradients.means(scaled=accelerator.scaler is not None)}
+        record = {"images_seen": steps * train.batch_size, "set_size": len(data), "steps": steps, "loss": curve, "means": means}
+        write_json(folder / "training.json", record)
     return (steps - begun) * train.batch_size
 
 
@@ -166,6 +169,51 @@ def optimizer_of(train: Train, weights: list[Any]) -> Any:
     except ImportError:
         raise ConfigError("train.optimizer=adamw8bit needs bitsandbytes (pip install bitsandbytes) and a GPU; use train.optimizer=adamw") from None
     return bitsandbytes.optim.AdamW8bit(weights, lr=train.learning_rate, weight_decay=train.weight_decay)
+
+
+def clipped(accelerator: Accelerator, weights: dict[str, Any], most: float) -> torch.Tensor:
+    """Scale the gradients down to norm `most` (0 = leave them) and return the norm that they had, over all weights: a float32 scalar, not synchronised."""
+    if most:
+        norm: Any = accelerator.clip_grad_norm_(weights.values(), most)
+    else:
+        accelerator.unscale_gradients()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in weights.values() if p.grad is not None])
+    return (norm.full_tensor() if isinstance(norm, DTensor) else norm).detach().float()
+
+
+class Gradients:
+    """What became of the gradients, summed over steps: norm before clipping, steps clipped, steps with a non-finite norm, steps.
+
+    Args:
+        sums: float32 [4] on the device, since the last `read`; nothing waits for them in between.
+        totals: float64 [4] on the CPU, before that: single precision would lose single steps in a long training.
+    """
+
+    def __init__(self, sums: torch.Tensor, totals: torch.Tensor):
+        self.sums, self.totals = sums, totals
+
+    def add(self, norm: torch.Tensor, most: float) -> None:
+        """One step, by the norm of its gradient and the largest that is let through (0 = any)."""
+        finite = norm.isfinite()
+        over = finite & (norm > most) if most else torch.zeros_like(finite)
+        self.sums += torch.stack([norm.where(finite, torch.zeros_like(norm)), over.float(), (~finite).float(), torch.ones_like(norm)])
+
+    def read(self) -> None:
+        """Move the sums into the totals."""
+        self.totals = self.totals + self.sums.double().cpu()
+        self.sums = torch.zeros_like(self.sums)
+
+    def means(self, scaled: bool) -> dict[str, float | None]:
+        """By name, after a `read`; the norm over the steps where it is finite (None: nowhere). `scaled`: a loss scaler leaves out the other steps."""
+        norm, over, lost, steps = (float(total) for total in self.totals)
+        means = {"gradient_norm": norm / (steps - lost) if steps > lost else None, "clipped_share": over / steps if steps else None}
+        return means | ({"nonfinite_share": lost / steps if steps else None} if scaled else {})
+
+
+def mean_loss(curve: list[tuple[int, float]]) -> float:
+    """Mean over all images seen, from the points of a curve: each is the mean since the point before."""
+    before = [0, *(seen for seen, _ in curve)]
+    return sum(loss * (seen - start) for (seen, loss), start in zip(curve, before, strict=False)) / curve[-1][0]
 
 
 def attention(accelerator: Accelerator) -> Any:
@@ -243,6 +291,7 @@ def keep(
     step: int,
     curve: list[tuple[int, float]],
     running: torch.Tensor,
+    gradients: Gradients,
     weights: dict[str, Any],
     optimizer: Any,
     ema: Average,
@@ -259,6 +308,7 @@ def keep(
     sharded = any(isinstance(t, DTensor) for t in tensors.values())
     if accelerator.is_main_process or sharded:
         tensors |= {"curve": torch.tensor(curve, dtype=torch.float64).reshape(-1, 2), "running": running}
+        tensors |= {"sums": gradients.sums, "totals": gradients.totals}
         tensors = {name: whole(t) for name, t in tensors.items()}
     if accelerator.is_main_process:
         scaler = accelerator.scaler
@@ -272,6 +322,8 @@ class Left:
     step: int = 0
     curve: list[tuple[int, float]] = field(default_factory=list)
     running: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
+    sums: torch.Tensor = field(default_factory=lambda: torch.zeros(4))
+    totals: torch.Tensor = field(default_factory=lambda: torch.zeros(4, dtype=torch.float64))
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     scale: dict[str, Any] = field(default_factory=dict)
 
@@ -286,7 +338,9 @@ class Left:
         with safe_open(path, "pt") as handle:
             metadata = handle.metadata()
         curve = [(int(seen), float(loss)) for seen, loss in tensors["curve"]]
-        return cls(int(metadata["step"]), curve, tensors["running"], tensors, json.loads(metadata.get("scaler", "{}")))
+        sums = {name: tensors.get(name, fresh) for name, fresh in (("sums", torch.zeros(4)), ("totals", torch.zeros(4, dtype=torch.float64)))}
+        scale = json.loads(metadata.get("scaler", "{}"))
+        return cls(int(metadata["step"]), curve, tensors["running"], **sums, tensors=tensors, scale=scale)
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
         return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,24 +89,41 @@ class Denoiser(Family):
         """Timesteps of a batch, int64 [total], uniform."""
         return torch.randint(self.noise.config.num_train_timesteps, (total,), generator=rng)
 
-    def loss(self, net: Any, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None, train: Train) -> torch.Tensor:
+    def noisy(self, levels: torch.Tensor) -> torch.Tensor:
+        """Timesteps at quantiles `levels` of the uniform ones, in [0, 1) from least noise to most: int64 of the same shape."""
+        steps = self.noise.config.num_train_timesteps
+        return (levels * steps).long().clamp(max=steps - 1)
+
+    def error(self, net: Any, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None) -> torch.Tensor:
         """Per-image mean squared error of the prediction: [b] (Ho et al. 2020, eq. 14; v: Salimans & Ho 2022, app. D).
 
-        `net` may be wrapped for several processes. With train.min_snr_gamma the error is weighted by min(SNR, gamma) / SNR,
-        for v-prediction by min(SNR, gamma) / (SNR + 1) (Hang et al. 2303.09556, sec. 3.4).
+        `net` may be wrapped for several processes.
         """
         v = self.noise.config.prediction_type == "v_prediction"
         target = self.noise.get_velocity(x, noise, t) if v else noise
-        error = (self.predict(net, self.noise.add_noise(x, noise, t), t, conditions).float() - target.float()).square().flatten(1).mean(1)
+        return (self.predict(net, self.noise.add_noise(x, noise, t), t, conditions).float() - target.float()).square().flatten(1).mean(1)
+
+    def loss(self, net: Any, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None, train: Train) -> torch.Tensor:
+        """What is trained on, [b]: the error, with train.min_snr_gamma weighted by min(SNR, gamma) / SNR, for v-prediction by
+        min(SNR, gamma) / (SNR + 1) (Hang et al. 2303.09556, sec. 3.4)."""
+        error = self.error(net, x, noise, t, conditions)
         if not train.min_snr_gamma:
             return error
         snr = compute_snr(self.noise, t)
-        return error * snr.clamp(max=train.min_snr_gamma) / (snr + 1 if v else snr)
+        return error * snr.clamp(max=train.min_snr_gamma) / (snr + 1 if self.noise.config.prediction_type == "v_prediction" else snr)
 
     @property
     def null(self) -> int:
         """The condition that means "none"."""
         return self.shape.classes
+
+    @abstractmethod
+    def trained_files(self, folder: Path) -> list[Path]:
+        """The safetensors files of what is trained, in a folder that `save` wrote."""
+
+    def base_files(self) -> list[Path]:
+        """The same of the pretrained base; [] where there is none or it lacks what is trained."""
+        return []
 
     # ------------------------------------------------------------------------------------------- sampling
     @torch.inference_mode()

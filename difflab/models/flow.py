@@ -33,13 +33,21 @@ class Flow(Latent):
         u = torch.randn(total, generator=rng).sigmoid() if self.spec.timestep_sampling == "logit_normal" else torch.rand(total, generator=rng)
         return (u * steps).long().clamp(max=steps - 1)
 
-    def loss(self, net: Any, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None, train: Train) -> torch.Tensor:
-        """Per-image squared error of the velocity, times s squared with precondition_outputs: [b]."""
+    def noisy(self, levels: torch.Tensor) -> torch.Tensor:
+        """As of every family; the list of training times begins with the most noise."""
+        return self.noise.config.num_train_timesteps - 1 - super().noisy(levels)
+
+    def error(self, net: Any, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None) -> torch.Tensor:
+        """Per-image mean squared error of the velocity: [b]."""
         sigma = self.noise.sigmas.to(x.device)[t][:, None, None, None]
         times = self.noise.timesteps.to(x.device)[t]
         velocity = self.predict(net, (1 - sigma) * x + sigma * noise, times, conditions).float()
-        error = (velocity - (noise - x)).square().flatten(1).mean(1)
-        return error * sigma.flatten().square() if self.spec.precondition_outputs else error
+        return (velocity - (noise - x)).square().flatten(1).mean(1)
+
+    def loss(self, net: Any, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None, train: Train) -> torch.Tensor:
+        """What is trained on, [b]: the error, times s squared with precondition_outputs."""
+        error = self.error(net, x, noise, t, conditions)
+        return error * self.noise.sigmas.to(x.device)[t].square() if self.spec.precondition_outputs else error
 
     def predict(self, net: Any, x: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None) -> torch.Tensor:
         x = x if self.backbone.training else x.to(self.backbone.dtype)

@@ -257,12 +257,26 @@ class Latent(Denoiser):
         if self.spec.lora_rank:
             self._save_lora(folder)
             return
-        trained = (self.component, "text_encoder") if self.spec.train_text_encoder else (self.component,)
         self.backbone.register_to_config(_name_or_path="")  # where it was read is nobody's business
         self.backbone.to(memory_format=torch.contiguous_format).save_pretrained(folder / self.component, safe_serialization=True)
         if self.spec.train_text_encoder:
             self.text_encoder.save_pretrained(folder / "text_encoder")
-        self.base.copy_to(folder, leave=trained)
+        self.base.copy_to(folder, leave=self.trained)
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Names of the components that full fine-tuning changes."""
+        return (self.component, "text_encoder") if self.spec.train_text_encoder else (self.component,)
+
+    def trained_files(self, folder: Path) -> list[Path]:
+        if self.spec.lora_rank:
+            return [folder / LORA]
+        return [file for part in self.trained for file in sorted((folder / part).glob("*.safetensors"))]
+
+    def base_files(self) -> list[Path]:
+        if self.spec.lora_rank:
+            return []
+        return [file for part in self.trained for file in self.base.files(part) if file.suffix == ".safetensors"]
 
     def _save_lora(self, folder: Path) -> None:
         import diffusers

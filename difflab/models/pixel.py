@@ -48,6 +48,9 @@ class Pixel(Denoiser):
         self.net.save_pretrained(folder / "unet", safe_serialization=True)
         self.noise.save_pretrained(folder / "scheduler")
 
+    def trained_files(self, folder: Path) -> list[Path]:
+        return sorted((folder / "unet").glob("*.safetensors"))
+
     @classmethod
     def load(cls, spec: Any, shape: Shape, folder: Path) -> Pixel:
         model = cls(spec, shape)

@@ -15,7 +15,7 @@ from PIL import Image
 from difflab import chain, config, look
 from difflab.config import Data
 from difflab.data.sources import open_source
-from difflab.diagnose import Images, diagnose, diagnose_run, examine
+from difflab.diagnosis import Images, diagnose, diagnose_run, examine
 from difflab.errors import DataError, MeasureError
 from difflab.metrics import open_extractor
 from difflab.rules import ABSENT, DIVERGING, ENTANGLED, INCREASE, LOOK, PRESENT, SCALING, TAILS, UNKNOWN, Reading, Sign

@@ -166,6 +166,7 @@ def diagnose_run(
         real(0, n),
         [samples(t) for t in done],
         train=real(0, trained),
+        unseen=real(n, n_train) if n_train > n else None,
         classes=about["classes"],
         extractors=[open_extractor(spec, fitted=run.path / "real" / "fitted.safetensors", device=device) for spec in specs],
         neighbours=config.measure.neighbours,
@@ -217,11 +218,16 @@ def _labelling(sources: Mapping[str, Any], concepts: Any) -> tuple[list[str] | N
 # ------------------------------------------------------------------------------------------------------ the readings
 @dataclass
 class _Real:
-    """The real side of all readings: reference and other real images, what is derived from them once, and the judges."""
+    """The real side of all readings: what samples and controls are measured against, and what is derived from it once.
+
+    Samples and controls, which are made from `other`, are measured against one and the same `reference`, so that its chance cancels. The
+    judges learn from `reference` (and from `unseen`), so that they mark nobody's homework.
+    """
 
     reference: Images
     other: Images
     train: Images | None
+    unseen: Images | None
     extractors: Sequence[Extractor]
     texture: Extractor
     classes: list[str] | None
@@ -232,11 +238,13 @@ class _Real:
 
     def __post_init__(self) -> None:
         self._known: dict[tuple[str, int], tuple[np.ndarray, torch.Tensor]] = {}
-        learned = self.train if self.train is not None and self.train.labels is not None else self.other
-        if not self.judges and learned.labels is not None and len(np.unique(learned.labels)) > 1:
+        parts = [self.reference] + ([] if self.unseen is None else [self.unseen])
+        labels = np.concatenate([part.labels for part in parts]) if all(part.labels is not None for part in parts) else np.zeros(0, np.int64)  # type: ignore[misc]
+        if not self.judges and len(np.unique(labels)) > 1:
             assert self.classes is not None
             for space in self.extractors:
-                self.judges[space.name] = Judge.fit(self.features(space, learned), torch.from_numpy(learned.labels), len(self.classes))
+                seen = torch.cat([self.features(space, part) for part in parts])
+                self.judges[space.name] = Judge.fit(seen, torch.from_numpy(labels), len(self.classes))
 
     def features(self, space: Extractor, images: Images) -> torch.Tensor:
         """Features of `images`, each set extracted once."""
@@ -247,16 +255,16 @@ class _Real:
 
     @cached_property
     def encoded(self) -> Images:
-        return replace(self.reference, pixels=look.reencoded(self.reference.pixels))
+        return replace(self.other, pixels=look.reencoded(self.other.pixels))
 
-    def content(self, images: Images, against: Images, copies: bool = False) -> dict[Key, Found]:
+    def content(self, images: Images, copies: bool = False) -> dict[Key, Found]:
         """Readings of `images` in the place of samples, in all spaces. copies: also against the training images."""
         out: dict[Key, Found] = {}
         for space in self.extractors:
             pair = Pair(
-                self.features(space, against),
+                self.features(space, self.reference),
                 self.features(space, images),
-                real_labels=_tensor(against.labels),
+                real_labels=_tensor(self.reference.labels),
                 fake_labels=_tensor(images.labels),
                 judge=self.judges.get(space.name),
                 neighbours=self.neighbours,
@@ -265,8 +273,8 @@ class _Real:
             out |= self.read(space.name, pair, METRICS_OF_CONTENT + (METRICS_OF_COPIES if copies and self.train is not None else []))
         return out
 
-    def look(self, images: Images, against: Images) -> dict[Key, Found]:
-        return self.read("texture", Pair(self.features(self.texture, against), self.features(self.texture, images)), METRICS_OF_LOOK)
+    def look(self, images: Images) -> dict[Key, Found]:
+        return self.read("texture", Pair(self.features(self.texture, self.reference), self.features(self.texture, images)), METRICS_OF_LOOK)
 
     def read(self, space: str, pair: Pair, metrics: Sequence[str]) -> dict[Key, Found]:
         """(value, standard error) of each measure by half-samples, or the reason why it has none."""
@@ -286,10 +294,8 @@ class _Real:
         return out
 
     def controls(self) -> dict[str, dict[Key, Found]]:
-        """Readings of real images as they are and re-encoded, in the place of samples, against the other real images."""
-        out = {}
-        for name, images in (("real images", self.reference), ("re-encoded", self.encoded)):
-            out[name] = self.content(images, self.other) | self.look(images, self.other)
+        """Readings of other real images as they are and re-encoded, in the place of samples."""
+        out = {name: self.content(images) | self.look(images) for name, images in (("real images", self.other), ("re-encoded", self.encoded))}
         if self.train is not None:
             for space in self.extractors:
                 own = self.features(space, self.reference)
@@ -325,6 +331,7 @@ def examine(
     generations: Sequence[Images],
     *,
     train: Images | None = None,
+    unseen: Images | None = None,
     classes: list[str] | None = None,
     extractors: Sequence[Extractor],
     neighbours: int = 5,
@@ -335,12 +342,14 @@ def examine(
 ) -> Diagnosis:
     """The diagnosis of sets of images in memory; `reference` and `other` are disjoint real images, of one kind and number.
 
+    `train` are those that the first model was trained on; `unseen` are further labelled ones, not in `other`, for the judge to learn from.
+
     All sides are cut to the smallest number of images. Raises MeasureError below 30.
     """
     n = min(len(reference), len(other), *(len(g) for g in generations))
     if n < LEAST:
         raise MeasureError(f"a diagnosis wants {LEAST} images or more of every generation and twice as many real ones, got {n}")
-    real = _Real(reference[:n], other[:n], train, extractors, open_extractor("texture"), classes, neighbours, resamples, seed)
+    real = _Real(reference[:n], other[:n], train, unseen, extractors, open_extractor("texture"), classes, neighbours, resamples, seed)
     findings: list[Finding] = []
     first: tuple[Images, dict[Key, Found]] | None = None
     controls = real.controls()
@@ -359,9 +368,9 @@ def _finding(
     """The finding of one generation, and generation 0 with its readings (these very ones where `first` is None)."""
     own = _measure(real, images)
     if first is None:
-        against = controls | {f"real images {LOOK}": _in_look(real, real.reference, images, real.other)}
+        against = controls | {f"real images {LOOK}": _in_look(real, real.other, images)}
     else:
-        against = controls | {"generation 0": first[1], f"generation 0 {LOOK}": _in_look(real, first[0], images, real.reference)}
+        against = controls | {"generation 0": first[1], f"generation 0 {LOOK}": _in_look(real, first[0], images)}
     readings, left_out = _readings(real, own, against, len(images))
     finding = judge(readings, number)
     gone = _gone(real, images)
@@ -384,12 +393,12 @@ def _finding(
 
 
 def _measure(real: _Real, images: Images) -> dict[Key, Found]:
-    return real.content(images, real.reference, copies=True) | real.look(images, real.reference)
+    return real.content(images, copies=True) | real.look(images)
 
 
-def _in_look(real: _Real, base: Images, samples: Images, against: Images) -> dict[Key, Found]:
+def _in_look(real: _Real, base: Images, samples: Images) -> dict[Key, Found]:
     """Readings of `base` given the look of `samples`."""
-    return real.content(replace(base, pixels=look.matched(base.pixels, samples.pixels)), against)
+    return real.content(replace(base, pixels=look.matched(base.pixels, samples.pixels)))
 
 
 def _rest(real: _Real, images: Images, kept: np.ndarray, number: int) -> Finding | None:
@@ -398,7 +407,7 @@ def _rest(real: _Real, images: Images, kept: np.ndarray, number: int) -> Finding
         return None
     part = real.only(kept, n)
     own = _measure(part, images[:n])
-    against = part.controls() | {f"real images {LOOK}": _in_look(part, part.reference, images[:n], part.other)}
+    against = part.controls() | {f"real images {LOOK}": _in_look(part, part.other, images[:n])}
     return judge(_readings(part, own, against, n)[0], number)
 
 

@@ -13,6 +13,7 @@ from difflab import config as configs
 from difflab.config import NOT_IN_RECIPE, Config, digest, flat, load, parse, recipe_of
 from difflab.errors import ConfigError
 from difflab.pretrain import Pretraining
+from difflab.pretrain_clip import ClipPretraining
 
 DIGITS: dict[str, Any] = {"model": {"family": "pixel-mlp"}}
 EXACT: dict[str, Any] = {"data": {"source": "exact", "train_size": 10}, "model": {"family": "gaussian"}}
@@ -34,10 +35,9 @@ def merged(base: dict[str, Any], **sections: Any) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------- reading
 def test_every_bundled_config_is_valid_and_agrees_with_the_schema():
     home = Path(__file__).parents[1] / "configs"
-    kinds = {
-        path: Pretraining if path.parent.name == "assets" else Config for path in sorted(home.rglob("*.yaml")) if path.parent.name != "accelerate"
-    }
-    assert len(kinds) > 20 and set(kinds.values()) == {Config, Pretraining}
+    own = {home / "assets" / "tiny-sd.yaml": Pretraining, home / "assets" / "tiny-clip.yaml": ClipPretraining}
+    kinds = {path: own.get(path, Config) for path in sorted(home.rglob("*.yaml")) if path.parent.name != "accelerate"}
+    assert len(kinds) > 20 and set(kinds.values()) == {Config, Pretraining, ClipPretraining}
     for path, kind in kinds.items():
         assert isinstance(load(path, kind=kind), kind)
         jsonschema.validate(yaml.safe_load(path.read_text()), kind.model_json_schema())

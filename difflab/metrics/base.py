@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from difflab.metrics.concepts import Concepts
 
 T = TypeVar("T")
+HELD = 2**31
+"""Bytes of a matrix between all images that are kept for the resamples; a larger one is gone through in blocks, each time anew."""
 Rows = Tensor | slice
 """Rows of one side: int64 indices without duplicates, or ``slice(None)`` for all of them."""
 
@@ -61,7 +63,8 @@ class Pair:
         concepts: the texts that the concept measures compare with; the labels are then positions in `concepts.names`.
         train: features of the images the model was trained on [n_t, d], finite; None = no memorisation measures.
 
-    Memory of the cached matrices: 4 bytes times n_r*n_f for `rf`, n_r^2 for `rr`, n_f^2 for `ff`.
+    Memory of the cached matrices: 4 bytes times n_r*n_f for `rf`, n_r^2 for `rr`, n_f^2 for `ff`; measures that can do without them
+    (through `distances`) do so above `HELD`.
     Raises MeasureError where the sets cannot be compared.
 
     >>> Pair(torch.zeros(3, 2), torch.ones(4, 2)).rf.shape
@@ -118,6 +121,18 @@ class Pair:
     def rf(self) -> Tensor:
         """Squared distances from real images to samples, float32 [n_r, n_f]."""
         return squared_distances(self.real, self.fake)
+
+    def distances(self, real: Rows, fake: Rows, block: int = 1024) -> Iterator[Tensor]:
+        """Squared distances from `real` to `fake` rows in blocks of some real rows, in order: float32 [b, len(fake)].
+
+        One block off `rf` where that matrix may be held; else at most ``32 * block * n_f`` bytes at a time.
+        """
+        if 4 * len(self.real) * len(self.fake) <= HELD:
+            yield self.rf[real][:, fake]
+            return
+        samples = self.fake[fake]
+        for part in self.real[real].split(block):
+            yield squared_distances(part, samples, block)
 
     @cached_property
     def ff(self) -> Tensor:

@@ -8,6 +8,9 @@ as covered even where duplicates shrink a ball to a point.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from functools import reduce
+
 import torch
 from torch import Tensor
 
@@ -73,9 +76,22 @@ def _within(rf: Tensor, radius: Tensor) -> Tensor:
     return rf <= radius * (1 + 1e-6)
 
 
-def _in_real(pair: Pair, real: Rows, fake: Rows) -> Tensor:
-    """bool [n_r, n_f]: sample j lies in the ball of real image i."""
-    return _within(pair.rf[real][:, fake], radii(pair.real, pair.once(_near_real), real, pair.neighbours).unsqueeze(1))
+def _in_real(pair: Pair, real: Rows, fake: Rows) -> Iterator[Tensor]:
+    """bool [b, n_f] for blocks of real images, in order: sample j lies in the ball of real image i."""
+    radius, at = radii(pair.real, pair.once(_near_real), real, pair.neighbours), 0
+    for distance in pair.distances(real, fake):
+        yield _within(distance, radius[at : at + len(distance)].unsqueeze(1))
+        at += len(distance)
+
+
+def in_fake(pair: Pair, real: Rows, fake: Rows) -> float:
+    """Share of the real images that lie inside at least one ball of the samples."""
+    radius = radii(pair.fake, pair.once(_near_fake), fake, pair.neighbours)
+    return _share(_within(distance, radius).any(1) for distance in pair.distances(real, fake))
+
+
+def _share(blocks: Iterable[Tensor]) -> float:
+    return float(torch.cat(list(blocks)).double().mean())
 
 
 class _Manifold(PairMetric):
@@ -100,7 +116,7 @@ class Precision(_Manifold):
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        return float(_in_real(pair, real, fake).any(0).double().mean())
+        return float(reduce(torch.logical_or, (inside.any(0) for inside in _in_real(pair, real, fake))).double().mean())
 
 
 @measure("recall")
@@ -115,8 +131,7 @@ class Recall(_Manifold):
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        radius = radii(pair.fake, pair.once(_near_fake), fake, pair.neighbours)
-        return float(_within(pair.rf[real][:, fake], radius).any(1).double().mean())
+        return in_fake(pair, real, fake)
 
 
 @measure("density")
@@ -135,7 +150,7 @@ class Density(_Manifold):
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        return float(_in_real(pair, real, fake).sum(0).double().mean() / pair.neighbours)
+        return sum(int(inside.sum()) for inside in _in_real(pair, real, fake)) / (len(pair.fake[fake]) * pair.neighbours)
 
 
 @measure("coverage")
@@ -153,4 +168,4 @@ class Coverage(_Manifold):
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        return float(_in_real(pair, real, fake).any(1).double().mean())
+        return _share(inside.any(1) for inside in _in_real(pair, real, fake))

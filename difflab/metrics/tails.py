@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from difflab.metrics.base import Pair, PairMetric, Rows, measure
-from difflab.metrics.manifold import _near_fake, _near_real, _within, radii
+from difflab.metrics.manifold import _near_real, in_fake, radii
 
 TENTH = 10
 """One real image in so many is tail."""
@@ -49,5 +49,4 @@ class TailRecall(PairMetric):
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        radius = radii(pair.fake, pair.once(_near_fake), fake, pair.neighbours)
-        return float(_within(pair.rf[tail_rows(pair, real)][:, fake], radius).any(1).double().mean())
+        return in_fake(pair, tail_rows(pair, real), fake)

@@ -73,3 +73,17 @@ def test_needs_one_image_more_than_neighbours():
         with pytest.raises(MeasureError, match=f"{name} needs at least 6 real images, got 5"):
             METRICS[name].of(Pair(x, x))
         assert METRICS[name].of(Pair(x, x, neighbours=4)) > 0
+
+
+@pytest.mark.parametrize("rows", [(None, None), (torch.arange(0, 2500, 2), torch.arange(1, 1500, 3))])
+def test_what_is_too_large_to_hold_is_gone_through_in_blocks_with_the_same_numbers(monkeypatch, rows):
+    real, fake = torch.randn(2500, 6), torch.randn(1500, 6) * 0.7 + 0.2
+    names = ("precision", "recall", "density", "coverage", "tail_recall", "kid")
+    held = {name: METRICS[name].of(Pair(real, fake), *rows) for name in names}
+    for module in ("base", "kernel"):
+        monkeypatch.setattr(f"difflab.metrics.{module}.HELD", 10_000)
+    pair = Pair(real, fake)
+    for name in names:
+        assert METRICS[name].of(pair, *rows) == pytest.approx(held[name], rel=1e-6), name
+    assert "rf" not in vars(pair)
+    assert [len(block) for block in pair.distances(slice(None), slice(None))] == [1024, 1024, 452]

@@ -1,41 +1,72 @@
 """How often the 95% intervals hold the measure's expectation, on normal data of which everything is known.
 
     OMP_NUM_THREADS=1 python benchmarks/interval.py
+    OMP_NUM_THREADS=1 python benchmarks/interval.py --others --data-sets 200      # all other measures of images without texture
 
-Real data are N(0, I). The samples are *equal* (the same), *apart* (0.8 times as wide, shifted by 0.5) or *narrow* (0.7 times
+Real data are N(0, I), with --others of four classes whose means lie 3 apart; the class judge and the training images are the same in all
+data sets, since intervals take them as given. The samples are *equal* (the same), *apart* (0.8 times as wide, shifted by 0.5) or *narrow* (0.7 times
 as wide). An interval covers when it holds the mean of the measure over all data sets of that setting.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from difflab.measure import SHARES
-from difflab.metrics import METRICS, Pair, interval, resampled
+from difflab.metrics import METRICS, Judge, Pair, interval, resampled
 
 SETTINGS = {"equal": (1.0, 0.0), "apart": (0.8, 0.5), "narrow": (0.7, 0.0)}
 NAMES = ("fd", "kid", "precision", "recall", "density", "coverage", "trace_ratio")
+OTHERS = [
+    "cmmd",
+    "logdet_ratio",
+    "within_class_ratio",
+    "vendi",
+    "knn_entropy",
+    "tail_recall",
+    "repeats",
+    "spacing_ratio",
+    "class_accuracy",
+    "class_margin",
+    "class_entropy",
+    "rare_class_survival",
+    "generalisation_score",
+    "auth_pct",
+    "ct",
+    "near_duplicates",
+]
+CLASSES = 4
 
 
-def covered(n: int, d: int, setting: str, data_sets: int, resamples: int) -> dict[str, tuple[float, float]]:
+def drawn(n: int, d: int, seed: int, classes: bool, width: float = 1.0, shift: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features [n, d] and labels [n], classes in turn."""
+    noise, labels = torch.randn(n, d, generator=torch.Generator().manual_seed(seed)), torch.arange(n) % CLASSES
+    return width * noise + shift + (3 / 2**0.5 * torch.eye(d)[labels] if classes else 0), labels
+
+
+def covered(n: int, d: int, setting: str, data_sets: int, resamples: int, names: Sequence[str]) -> dict[str, tuple[float, float]]:
     """For each measure its mean value and the share of data sets whose interval holds that mean."""
     width, shift = SETTINGS[setting]
-    values: dict[str, list[float]] = {name: [] for name in NAMES}
-    bounds: dict[str, list[tuple[float, float]]] = {name: [] for name in NAMES}
+    values: dict[str, list[float]] = {name: [] for name in names}
+    bounds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    others = names is OTHERS
+    train = drawn(400, d, 1, others)[0]
+    judge = Judge.fit(*drawn(400, d, 2, others), n_classes=CLASSES) if others else None
     for k in range(data_sets):
-        draw = torch.Generator().manual_seed(1000 * n + k)
-        pair = Pair(torch.randn(n, d, generator=draw), width * torch.randn(n, d, generator=draw) + shift)
-        for name in NAMES:
+        (x, x_labels), (y, y_labels) = drawn(n, d, 10**6 * n + 2 * k, others), drawn(n, d, 10**6 * n + 2 * k + 1, others, width, shift)
+        pair = Pair(x, y, real_labels=x_labels, fake_labels=y_labels, judge=judge, train=train)
+        for name in names:
             metric = METRICS[name]
             value = metric.of(pair)
             values[name].append(value)
             share = n if metric.unit in SHARES else None
             bounds[name].append(interval(value, resampled(metric, pair, range(resamples), seed=k), metric.range, share))
     out = {}
-    for name in NAMES:
+    for name in names:
         mean, (low, high) = float(np.mean(values[name])), np.array(bounds[name]).T
         out[name] = mean, float(np.mean((low <= mean) & (mean <= high)))
     return out
@@ -46,14 +77,16 @@ def main() -> None:
     parser.add_argument("--data-sets", type=int, default=100, help="default: 100")
     parser.add_argument("--resamples", type=int, default=60, help="default: 60")
     parser.add_argument("--dimension", type=int, default=16, help="default: 16")
+    parser.add_argument("--others", action="store_true", help="the other measures, on data of four classes")
     args = parser.parse_args()
+    names = OTHERS if args.others else NAMES
     print(f"{args.data_sets} data sets, {args.resamples} resamples, d = {args.dimension}; value (coverage)\n")
-    print("| setting | n | " + " | ".join(NAMES) + " |")
-    print("|---|---|" + "---|" * len(NAMES))
+    print("| setting | n | " + " | ".join(names) + " |")
+    print("|---|---|" + "---|" * len(names))
     for setting in SETTINGS:
-        for n in (100, 500):
-            found = covered(n, args.dimension, setting, args.data_sets, args.resamples)
-            print(f"| {setting} | {n} | " + " | ".join(f"{found[name][0]:.3f} ({found[name][1]:.2f})" for name in NAMES) + " |", flush=True)
+        for n in (200, 500) if args.others else (100, 500):
+            found = covered(n, args.dimension, setting, args.data_sets, args.resamples, names)
+            print(f"| {setting} | {n} | " + " | ".join(f"{found[name][0]:.3f} ({found[name][1]:.2f})" for name in names) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -375,7 +375,7 @@ def _finding(
     finding = judge(readings, number)
     gone = _gone(real, images)
     finding.left_out, finding.gone, finding.n = left_out, _names(real, gone), len(images)
-    if len(gone) and finding.stage != "catastrophic":
+    if len(gone):
         # What is still asked for, against real images of those classes alone: whatever is then not found was the missing classes.
         assert real.reference.labels is not None
         rest = _rest(real, images, np.setdiff1d(real.reference.labels, gone), number)

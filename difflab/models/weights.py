@@ -1,0 +1,49 @@
+"""How far weights have moved, read tensor by tensor from their files, so that no second model is ever in memory."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from difflab.errors import MeasureError, StoreError
+
+
+def distance(files: list[Path], before: list[Path]) -> float:
+    """||w - w0|| / ||w0||, Euclidean over all tensors of `files`, w0 the tensors of the same names in `before`. 0 = the same weights.
+
+    The same over folders: a tensor is named by its file's folder and its own name, whatever files it is spread over.
+    Raises MeasureError where `before` has other names or shapes or nothing but zeros, StoreError for a damaged file.
+    """
+    where = _where(before)
+    moved = size = 0.0
+    for name, file in _where(files).items():
+        if name not in where:
+            raise MeasureError(f"no weights are named {name} in {', '.join(sorted({str(f.parent) for f in before})) or 'any file'}")
+        now, then = _read(file, name), _read(where[name], name)
+        if now.shape != then.shape:
+            raise MeasureError(f"{name} is {tuple(now.shape)} in {file.parent} and {tuple(then.shape)} in {where[name].parent}")
+        moved += float((now.float() - then.float()).square().sum(dtype=torch.float64))
+        size += float(then.float().square().sum(dtype=torch.float64))
+    if not size:
+        raise MeasureError(f"there are no weights but zeros to be relative to in {', '.join(str(f) for f in before) or 'any file'}")
+    return math.sqrt(moved / size)
+
+
+def _where(files: list[Path]) -> dict[str, Path]:
+    """Folder and name of each tensor -> its file."""
+    out = {}
+    for file in files:
+        try:
+            with safe_open(file, "pt") as handle:
+                out.update({f"{file.parent.name}/{name}": file for name in handle.keys()})  # noqa: SIM118 (no dict)
+        except (OSError, SafetensorError) as error:
+            raise StoreError(f"{file} cannot be read ({error}); delete it and run the same command again") from error
+    return out
+
+
+def _read(file: Path, name: str) -> torch.Tensor:
+    with safe_open(file, "pt") as handle:
+        return handle.get_tensor(name.split("/", 1)[1])

@@ -322,6 +322,10 @@ class Measure(_Spec):
     neighbours: int = Field(5, ge=1, description="k of precision, recall, density and coverage.")
     resamples: int = Field(100, ge=0, description="Half-samples behind each 95% interval; 0 = no intervals, else at least 20.")
 
+    concepts: str | None = Field(
+        None,
+        description="What the concept measures tell apart on the first open_clip extractor: 'classes', or a file of names that captions hold; null = off.",
+    )
     held_out_loss: int = Field(
         256,
         ge=0,

@@ -29,12 +29,13 @@ def matched(images: np.ndarray, like: np.ndarray) -> np.ndarray:
     True
     """
     x, y = images.astype(np.float64), like.astype(np.float64)
-    target, ring = _power(y), _ring(x.shape[1], x.shape[2])
+    height, width = x.shape[1:3]
+    target, ring = _power(y), _ring(2 * height, 2 * width)
     levels = np.sort(_luma(y).ravel())
     for _ in range(ROUNDS):  # clipping and levels bend the spectrum a little, so that one round is not enough
         gain = np.sqrt(np.clip(target / np.maximum(_power(x), 1e-12), 1 / MOST**2, MOST**2))
         gain[0] = 1  # the mean of an image is content; that of all is a level
-        x = np.fft.ifft2(np.fft.fft2(x, axes=(1, 2)) * gain[ring][None, :, :, None], axes=(1, 2)).real
+        x = np.fft.ifft2(np.fft.fft2(_mirrored(x), axes=(1, 2)) * gain[ring][None, :, :, None], axes=(1, 2)).real[:, :height, :width]
         luma = _luma(x)[..., None]
         if x.shape[3] == 3:
             x = luma + (x - luma) * min(MOST, _chroma(y) / max(_chroma(x), 1e-12))
@@ -70,9 +71,15 @@ def _ring(height: int, width: int) -> np.ndarray:
     return np.ceil(np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)) * min(height, width) - 1e-9).astype(np.int64)
 
 
+def _mirrored(x_NHWC: np.ndarray) -> np.ndarray:
+    """Twice as high and wide, mirrored at the edges: what a Fourier transform repeats then has no jumps, which would count as detail."""
+    x = np.concatenate([x_NHWC, x_NHWC[:, ::-1]], axis=1)
+    return np.concatenate([x, x[:, :, ::-1]], axis=2)
+
+
 def _power(x_NHWC: np.ndarray) -> np.ndarray:
     """Mean power of luminance per ring, float64 [rings]."""
-    light = _luma(x_NHWC)
+    light = _mirrored(_luma(x_NHWC)[..., None])[..., 0]
     power = np.square(np.abs(np.fft.fft2(light))).mean(0)
     ring = _ring(*light.shape[1:])
     return np.bincount(ring.ravel(), power.ravel()) / np.bincount(ring.ravel())

@@ -63,6 +63,7 @@ def extractors_of(run: Run, accelerator: Accelerator) -> list[Any]:
             _fit_extractor(run, fitted)
         accelerator.wait_for_everyone()
     opened = [open_extractor(spec, fitted=fitted, device=str(accelerator.device)) for spec in config.measure.extractors]
+    reader_of(config.measure, opened)
     describe(run.real, opened, accelerator)
     return opened
 
@@ -129,6 +130,7 @@ def measure_images(run: Run, generation: int, extractors: list[Any], accelerator
     rows = [_flagged(run, generation, configs.digest({"measure": "flagged_share", "real": identity}))]
     judge_spec = config.measure.judge or next((spec for spec in config.measure.extractors if spec != "texture"), None)
     judged = extractors[config.measure.extractors.index(judge_spec)] if extractors and judge_spec else None
+    reader = reader_of(config.measure, extractors)
     memorisation = any(METRICS[name].needs == "train" for name in config.measure.metrics)
     # The reserve of fresh_real enters training by and by; that of the other regimes never does.
     n_trained = n_train if config.regime.name == "fresh_real" else first_size(config, n_train)
@@ -137,24 +139,68 @@ def measure_images(run: Run, generation: int, extractors: list[Any], accelerator
         real, fake = real_set.features(extractor.key), fake_set.features(extractor.key)[:n]
         train, held_out = slice(0, n), slice(n_train, n_train + n)
         judge = _judge(run, extractor, real[:n_train], real_labels, n_train, accelerator) if extractor is judged else None
-        rows += measured(
-            extractor,
-            [name for name in config.measure.metrics if METRICS[name].needs != "judge" or extractor is judged],
-            Side(real[held_out], _cut(real_labels, held_out)),
-            Side(fake, _cut(fake_labels, slice(0, n))),
-            # In the place of samples come held-out images, so that a judge trained on the train split never marks its own homework.
-            Side(real[train], _cut(real_labels, train)),
-            train=real[:n_trained] if memorisation else None,
-            judge=judge,
-            neighbours=config.measure.neighbours,
-            identity=identity,
-            generation=generation,
-            resample=lambda metric, pair: _shared(
-                accelerator, metric, pair, config.measure.resamples, seed_of("interval", config.seed, generation, metric.name)
-            ),
-            advance=advance,
-        )
+        kinds = {name: METRICS[name].needs for name in config.measure.metrics}
+        plain = [name for name, needs in kinds.items() if needs != "concepts" and (needs != "judge" or extractor is judged)]
+        passes = [(plain, real_labels, fake_labels, None)]
+        if extractor is reader:
+            passes.append(([name for name, needs in kinds.items() if needs == "concepts"], *_told(run, extractor, real_set, fake_set)))
+        for metrics, real_asked, fake_asked, concepts in passes:
+            rows += measured(
+                extractor,
+                metrics,
+                Side(real[held_out], _cut(real_asked, held_out)),
+                Side(fake, _cut(fake_asked, slice(0, n))),
+                # In the place of samples come held-out images, so that a judge trained on the train split never marks its own homework.
+                Side(real[train], _cut(real_asked, train)),
+                train=real[:n_trained] if memorisation else None,
+                judge=judge,
+                concepts=concepts,
+                neighbours=config.measure.neighbours,
+                identity=identity,
+                generation=generation,
+                resample=lambda metric, pair: _shared(
+                    accelerator, metric, pair, config.measure.resamples, seed_of("interval", config.seed, generation, metric.name)
+                ),
+                advance=advance,
+            )
     return rows
+
+
+def reader_of(measure: Any, extractors: Sequence[Any]) -> Any:
+    """The extractor that the concept measures are taken on, None = none are asked for.
+
+    Raises MeasureError where measure.concepts, the measures and an extractor that reads text do not go together.
+    """
+    from difflab.metrics import METRICS
+
+    wanted = [name for name in measure.metrics if METRICS[name].needs == "concepts"]
+    if measure.concepts is None and wanted:
+        raise MeasureError(f"measure.metrics: {wanted[0]} wants measure.concepts: 'classes', or a file of names that captions hold")
+    if measure.concepts is None:
+        return None
+    reader = next((e for e in extractors if e.encode_text is not None), None)
+    if reader is None:
+        raise MeasureError("measure.concepts are told apart by a CLIP model; add open_clip:tiny-clip or open_clip:NAME_OR_PATH to measure.extractors")
+    return reader
+
+
+def _told(run: Run, reader: Any, real: Shards, fake: Shards) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    """What each real image and each sample was asked for, int64, and the concepts with their texts."""
+    from difflab.metrics import assign, concepts_of, read_concepts
+
+    source = str(run.config.measure.concepts)
+    if source == "classes":
+        real_labels, fake_labels = _tensor(real.labels()), _tensor(fake.labels())
+        if real_labels is None or fake_labels is None:
+            raise MeasureError("measure.concepts is 'classes' and there are none here: name a file of concepts")
+        return real_labels, fake_labels, concepts_of(reader, run.about["classes"])
+    prompts = real.column("prompt"), fake.column("prompt")
+    names = read_concepts(source, prompts[0])
+    asked = [assign(texts, list(names)) for texts in prompts]
+    for side, texts, found in zip(("real images", "samples"), prompts, asked, strict=True):
+        if (found < 0).any():
+            raise MeasureError(f"{side}: caption '{texts[int((found < 0).int().argmax())]}' holds none of the concepts in {source}; add it there")
+    return asked[0], asked[1], concepts_of(reader, names)
 
 
 @dataclass(frozen=True)

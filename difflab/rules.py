@@ -65,13 +65,13 @@ SIGNS: dict[str, tuple[Sign, ...]] = {
 }
 REPEATS = Sign("spacing_ratio", "lower", 0.5)  # half as far apart as real images: so most samples have a twin, or all are narrowed
 COPIES = (Sign("near_duplicates", "higher", 0.05, "one"),)
-LOOKS = {  # in real interquartile ranges: the median image looks like one of the outer quarter of the real ones at about 1/2
-    "blurred": (Sign("sharpness_shift", "lower", 0.5, "one"), Sign("high_frequency_shift", "lower", 0.5, "one")),
-    "sharpened": (Sign("sharpness_shift", "higher", 0.5, "one"), Sign("high_frequency_shift", "higher", 0.5, "one")),
-    "saturated": (Sign("saturation_shift", "higher", 0.5, "one"), Sign("colourfulness_shift", "higher", 0.5, "one")),
-    "faded": (Sign("saturation_shift", "lower", 0.5, "one"), Sign("colourfulness_shift", "lower", 0.5, "one")),
-    "more contrast": (Sign("contrast_shift", "higher", 0.5, "one"),),
-    "less contrast": (Sign("contrast_shift", "lower", 0.5, "one"),),
+LOOKS = {  # in real interquartile ranges: a quarter of one is half way from the median image to where every fourth image is beyond
+    "blurred": (Sign("sharpness_shift", "lower", 0.25, "one"), Sign("high_frequency_shift", "lower", 0.25, "one")),
+    "sharpened": (Sign("sharpness_shift", "higher", 0.25, "one"), Sign("high_frequency_shift", "higher", 0.25, "one")),
+    "saturated": (Sign("saturation_shift", "higher", 0.25, "one"), Sign("colourfulness_shift", "higher", 0.25, "one")),
+    "faded": (Sign("saturation_shift", "lower", 0.25, "one"), Sign("colourfulness_shift", "lower", 0.25, "one")),
+    "more contrast": (Sign("contrast_shift", "higher", 0.25, "one"),),
+    "less contrast": (Sign("contrast_shift", "lower", 0.25, "one"),),
 }
 CONTENT = (INCREASE, VARIANCE, ENTANGLED, TAILS, HALLUCINATED)
 """Definitions that one generation shows by itself."""

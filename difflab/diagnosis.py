@@ -421,7 +421,11 @@ def _readings(real: _Real, own: dict[Key, Found], against: dict[str, dict[Key, F
         for sign in signs:
             for space in [key[0] for key in own if key[1] == sign.metric]:
                 value = own[space, sign.metric]
-                controls = {name: c for name, found in against.items() if isinstance(c := found.get((space, sign.metric)), tuple)}
+                controls = {
+                    name: c
+                    for name, found in against.items()
+                    if isinstance(c := found.get((space, sign.metric)), tuple) and (sign.in_look or not name.endswith(LOOK))
+                }
                 if isinstance(value, str) or "real images" not in controls:
                     left_out[sign.metric] = str(value)
                     continue

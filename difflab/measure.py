@@ -195,6 +195,8 @@ def _told(run: Run, reader: Any, real: Shards, fake: Shards) -> tuple[torch.Tens
             raise MeasureError("measure.concepts is 'classes' and there are none here: name a file of concepts")
         return real_labels, fake_labels, concepts_of(reader, run.about["classes"])
     prompts = real.column("prompt"), fake.column("prompt")
+    if None in (prompts[0][0], prompts[1][0]):
+        raise MeasureError(f"measure.concepts is the file {source}, but these images were asked for by class, not by caption: use 'classes'")
     names = read_concepts(source, prompts[0])
     asked = [assign(texts, list(names)) for texts in prompts]
     for side, texts, found in zip(("real images", "samples"), prompts, asked, strict=True):

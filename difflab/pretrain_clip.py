@@ -43,7 +43,7 @@ PHRASES += ["{style} {}", "{style} {} {}"]
 
 
 class ImagePart(_Spec):
-    """The image tower: a timm network that is not trained here, and a linear projection."""
+    """The image tower: a timm network that is not trained here, and a projection."""
 
     network: str = Field("tf_efficientnet_lite0", description="A timm model.")
     weights: Literal["efficientnet-lite0", "random"] = Field(

@@ -36,6 +36,7 @@ PRESENT, ABSENT, UNKNOWN = "present", "absent", "cannot tell"
 class Sign:
     """A measure that bears witness, which way is worse, and how much counts.
 
+    in_look: whether it is compared with the control that has the samples' look.
     relevant: in units of the floor's value; of the real images' total variance where `of` is 'variance'; as it is where 'one'.
     """
 
@@ -43,6 +44,7 @@ class Sign:
     worse: str
     relevant: float = 0.1
     of: str = "floor"
+    in_look: bool = True
 
 
 INCREASE = "2 any increase of risk"
@@ -63,7 +65,7 @@ SIGNS: dict[str, tuple[Sign, ...]] = {
     TAILS: (Sign("recall", "lower"), Sign("coverage", "lower"), Sign("tail_recall", "lower", 0.3), Sign("rare_class_survival", "lower", 0.3)),
     HALLUCINATED: (Sign("precision", "lower"), Sign("density", "lower", 0.3)),
 }
-REPEATS = Sign("spacing_ratio", "lower", 0.5)  # half as far apart as real images: so most samples have a twin, or all are narrowed
+REPEATS = Sign("spacing_ratio", "lower", 0.8, in_look=False)  # a fifth as far apart as real images; a few images have no look to speak of
 COPIES = (Sign("near_duplicates", "higher", 0.05, "one"),)
 LOOKS = {  # in real interquartile ranges: a quarter of one is half way from the median image to where every fourth image is beyond
     "blurred": (Sign("sharpness_shift", "lower", 0.25, "one"), Sign("high_frequency_shift", "lower", 0.25, "one")),

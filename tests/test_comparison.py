@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import pytest
+import tiny
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from difflab.comparison import COMMON, TEXTURE, compare
 from difflab.config import Data
@@ -70,14 +69,7 @@ def test_the_floor_is_between_two_different_halves(emoji):
 
 
 def test_concepts_are_read_from_captions_by_a_clip_model(emoji, tmp_path):
-    folder = tmp_path / "clip"
-    folder.mkdir()
-    small = {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
-    config = {"embed_dim": 8, "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16}, "text_cfg": small}
-    torch.manual_seed(0)
-    weights = {name: tensor.contiguous() for name, tensor in open_clip.CLIP(**config).state_dict().items()}
-    save_file(weights, folder / "open_clip_model.safetensors")
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}))
+    folder = tiny.clip(tmp_path / "clip")
     sides = [write(tmp_path / name, emoji[k : k + 40]) for name, k in (("real", 0), ("fake", 40), ("train", 80))]
     for side in sides[:2]:  # the training images need no captions
         lines = [{"file_name": f"{i:04d}.png", "text": f"noto {('red apple', 'seal')[i % 2]}"} for i in range(40)]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from accelerate import Accelerator
 
@@ -19,7 +20,7 @@ from difflab.chain import run_chain
 from difflab.config import Config, parse
 from difflab.errors import ConfigError, DifflabError, MeasureError
 from difflab.measure import collect, extractors_of, measure_images, measured_count
-from difflab.metrics import METRICS, Judge, Pair, interval, resampled
+from difflab.metrics import METRICS, Judge, Pair, concepts_of, interval, open_extractor, resampled
 from difflab.metrics.interval import wilson
 from difflab.run import KEYS, Run
 from difflab.seeds import seed_of
@@ -264,3 +265,56 @@ def test_counts_that_do_not_go_together_are_found_before_anything_is_fitted(tmp_
     with pytest.raises(DifflabError, match=said):
         run_chain(digits(**changes), tmp_path / "run")
     assert not list((tmp_path / "run").glob("gen-*"))
+
+
+# ------------------------------------------------------------------------------------------------------- concepts
+def test_concepts_are_measured_on_a_clip_model_by_class(tmp_path):
+    spec = f"open_clip:{tiny.clip(tmp_path / 'clip')}"
+    metrics = ["zero_shot_accuracy", "within_between", "class_accuracy", "fd"]
+    config = digits(generations=0, measure={"metrics": metrics, "extractors": [spec], "resamples": 20, "concepts": "classes"})
+    run = run_chain(config, tmp_path / "run")
+    found = {row["metric"]: row for row in run.rows()}
+    for name in metrics:
+        assert found[name]["value"] is not None and found[name]["floor"] is not None and found[name]["n"] == 80, name
+        assert found[name]["ci_low"] <= found[name]["value"] <= found[name]["ci_high"], name
+    reader = extractors_of(run, Accelerator(cpu=True))[0]
+    real, fake = (shards.features(reader.key) for shards in (run.real, run.samples(0)))
+    told, n = concepts_of(reader, [str(i) for i in range(10)]), 80
+    held = slice(run.about["n_train"], run.about["n_train"] + n)
+    pair = Pair(
+        real[held],
+        fake[:n],
+        real_labels=torch.from_numpy(run.real.labels()[held]),
+        fake_labels=torch.from_numpy(run.samples(0).labels()[:n]),
+        concepts=told,
+    )
+    assert found["zero_shot_accuracy"]["value"] == METRICS["zero_shot_accuracy"].of(pair)
+
+
+def test_concepts_of_a_file_are_found_in_captions(tmp_path):
+    reader = open_extractor(f"open_clip:{tiny.clip(tmp_path / 'clip')}")
+    (tmp_path / "few.txt").write_text("seal\nred apple\n")
+    run = SimpleNamespace(config=SimpleNamespace(measure=SimpleNamespace(concepts=str(tmp_path / "few.txt"))))
+
+    def shards(*captions):
+        return SimpleNamespace(column=lambda name: list(captions))
+
+    real, fake, told = measuring._told(run, reader, shards("a seal", "noto red apple"), shards("red apple", "red apple", "seal"))
+    assert (real.tolist(), fake.tolist(), told.names) == ([0, 1], [1, 1, 0], ["seal", "red apple"])
+    with pytest.raises(MeasureError, match="samples: caption 'a cat' holds none"):
+        measuring._told(run, reader, shards("a seal", "red apple"), shards("seal", "a cat"))
+
+
+@pytest.mark.parametrize(
+    ("measure", "message"),
+    [
+        ({"metrics": ["zero_shot_accuracy"]}, "zero_shot_accuracy wants measure.concepts"),
+        ({"metrics": ["zero_shot_accuracy"], "concepts": "classes"}, "told apart by a CLIP model; add open_clip"),
+        ({"metrics": ["zero_shot_accuracy"], "concepts": "missing.txt", "extractors": ["CLIP"]}, "asked for by class, not by caption"),
+    ],
+)
+def test_concepts_that_do_not_go_with_the_run_are_errors(measure, message, tmp_path):
+    clip = f"open_clip:{tiny.clip(tmp_path / 'clip')}"
+    measure = {key: [clip if x == "CLIP" else x for x in value] if isinstance(value, list) else value for key, value in measure.items()}
+    with pytest.raises(MeasureError, match=message):
+        run_chain(digits(generations=0, model={"family": "memoriser"}, measure={"resamples": 0, **measure}), tmp_path / "run")

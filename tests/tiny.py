@@ -308,3 +308,16 @@ def train(made: Any, folder: Path, count: int = 8, **changes: Any) -> Any:
     finally:
         AcceleratorState._reset_state()
     return made
+
+
+def clip(folder: Path) -> Path:
+    """A random open_clip model of a few thousand parameters in `folder`."""
+    import open_clip
+
+    folder.mkdir(parents=True)
+    text = {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    shape = {"embed_dim": 8, "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16}, "text_cfg": text}
+    torch.manual_seed(0)
+    save_file({name: tensor.contiguous() for name, tensor in open_clip.CLIP(**shape).state_dict().items()}, folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": shape, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}))
+    return folder

@@ -1,0 +1,60 @@
+"""How far weights moved: by hand, over files of other layouts, and what cannot be compared."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from difflab.errors import MeasureError, StoreError
+from difflab.models.weights import distance
+
+
+def saved(folder: Path, **tensors: list[float]) -> list[Path]:
+    folder.mkdir(parents=True)
+    save_file({name: torch.tensor(values) for name, values in tensors.items()}, folder / "x.safetensors")
+    return [folder / "x.safetensors"]
+
+
+def test_distance_by_hand(tmp_path):
+    then = saved(tmp_path / "a" / "unet", w=[3.0, 0.0], b=[4.0])
+    now = saved(tmp_path / "b" / "unet", w=[3.0, 1.0], b=[2.0])
+    assert distance(now, then) == pytest.approx(math.sqrt(1 + 4) / 5, rel=1e-12)
+    assert distance(then, then) == 0
+    assert distance(then, now) == pytest.approx(math.sqrt(5 / 14), rel=1e-12)
+
+
+def test_it_does_not_matter_over_how_many_files_and_in_which_type_weights_lie(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(50, generator=generator), torch.randn(20, generator=generator)
+    (tmp_path / "one" / "unet").mkdir(parents=True)
+    (tmp_path / "two" / "unet").mkdir(parents=True)
+    save_file({"a": a, "b": b}, tmp_path / "one" / "unet" / "model.safetensors")
+    save_file({"a": a.half()}, tmp_path / "two" / "unet" / "model.fp16-00001-of-00002.safetensors")
+    save_file({"b": b.half()}, tmp_path / "two" / "unet" / "model.fp16-00002-of-00002.safetensors")
+    one, two = (sorted((tmp_path / name / "unet").iterdir()) for name in ("one", "two"))
+    assert 0 < distance(one, two) < 2**-11  # what rounding to half precision leaves
+
+
+def test_equal_names_of_two_components_are_told_apart(tmp_path):
+    then = saved(tmp_path / "a" / "unet", w=[1.0]) + saved(tmp_path / "a" / "text_encoder", w=[2.0])
+    now = saved(tmp_path / "b" / "unet", w=[1.0]) + saved(tmp_path / "b" / "text_encoder", w=[3.0])
+    assert distance(now, then) == pytest.approx(1 / math.sqrt(5))
+
+
+def test_what_cannot_be_compared_says_why(tmp_path):
+    then = saved(tmp_path / "a" / "unet", w=[1.0, 2.0])
+    with pytest.raises(MeasureError, match=r"no weights are named unet/v in .*a/unet"):
+        distance(saved(tmp_path / "b" / "unet", v=[1.0]), then)
+    with pytest.raises(MeasureError, match=r"unet/w is \(1,\) in .* and \(2,\) in"):
+        distance(saved(tmp_path / "c" / "unet", w=[1.0]), then)
+    with pytest.raises(MeasureError, match="no weights but zeros"):
+        distance(then, saved(tmp_path / "d" / "unet", w=[0.0, 0.0]))
+    with pytest.raises(MeasureError, match="no weights are named unet/w in any file"):
+        distance(then, [])
+    (tmp_path / "a" / "unet" / "x.safetensors").write_bytes(b"half")
+    with pytest.raises(StoreError, match=r"x\.safetensors cannot be read"):
+        distance(then, then)

@@ -25,6 +25,7 @@ from difflab.models.base import Shape
 from difflab.models.pixel_mlp import PixelMLP
 from difflab.run import KEYS, Run
 
+pytestmark = tiny.LIBRARIES
 SIDE = 8
 BASE: dict[str, Any] = {
     "generations": 1,

@@ -224,6 +224,8 @@ def _denoiser(
     with report.stage(0, "denoiser", train.images_seen) as advance:
         fit(model, data, train, key, folder, accelerator, advance, extendable=True)
     record = read_json(folder / "training.json")
+    for key in ("steps", "means"):  # of this sitting alone
+        record.pop(key, None)
     if before:
         curve = before["denoiser"]["loss"] + [[had + seen, loss] for seen, loss in record["loss"]]
         sittings = before["denoiser"].get("sittings", [before["config"]["denoiser"]["train"]])

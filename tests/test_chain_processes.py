@@ -159,6 +159,11 @@ def test_two_processes_train_the_same_model_up_to_rounding(folder, two):
     assert worst < 1e-5
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
     assert np.abs(pixels[0] - pixels[1]).max() <= 1
+    trained = [{r["metric"]: r for r in run.rows() if r["generation"] == 0 and r["extractor"] == "training"} for run in (one, other)]
+    assert len(trained[0]) == 11 and trained[0].keys() == trained[1].keys()
+    for name, row in trained[0].items():
+        assert row["recipe"] == trained[1][name]["recipe"] and row["n"] == trained[1][name]["n"]
+        assert row["value"] == pytest.approx(trained[1][name]["value"], rel=1e-4, abs=1e-5), name
     for x, y in zip(one.rows(), other.rows(), strict=True):
         if x["generation"] == 0 and x["metric"] in ("fd", "class_accuracy"):
             print(x["metric"], x["extractor"], x["value"], y["value"], x["floor"], y["floor"])

@@ -15,13 +15,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from diffusers import DDPMScheduler
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from difflab.config import Config, Train, parse
 from difflab.errors import ConfigError, StoreError, TrainingError
 from difflab.models.base import Shape
 from difflab.models.pixel_mlp import PixelMLP
-from difflab.train import Average, fit, learning_rate, like, order, trainable
+from difflab.train import Average, Gradients, fit, learning_rate, like, mean_loss, order, trainable
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, 4, 4, 1), dtype=np.uint8)
 LABELS = np.arange(37) % 3
@@ -59,8 +60,12 @@ def train(folder: Path, c: Config, advance: Any = lambda n: None, data: Any = No
     return model
 
 
+def record(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "training.json").read_text())
+
+
 def curve(folder: Path) -> list[list[float]]:
-    return json.loads((folder / "training.json").read_text())["loss"]
+    return record(folder)["loss"]
 
 
 def same(a: PixelMLP, b: PixelMLP) -> bool:
@@ -168,6 +173,79 @@ def test_the_curve_is_the_mean_loss_per_image_seen(tmp_path, monkeypatch):
         assert loss == pytest.approx(np.mean(by_hand), rel=1e-5)
 
 
+def norms(c: Config, steps: int) -> list[float]:
+    """Gradient norms of the first steps by plain autograd, at weights that stay where they are."""
+    from difflab.seeds import generator
+
+    model, out = fresh(c), []
+    for step in range(steps):
+        at = order(37, 16, step * 16, (c.seed, 0))
+        batch = torch.from_numpy(IMAGES[at]), torch.from_numpy(LABELS[at])
+        drawn = model.draws(*batch, slice(0, 16), 16, c.train, generator("noise", c.seed, 0, step * 16))
+        gradients = torch.autograd.grad(model.loss(model.net, **drawn, train=c.train).mean(), list(model.net.parameters()))
+        out.append(math.sqrt(sum(float(g.square().sum()) for g in gradients)))
+    return out
+
+
+@pytest.mark.parametrize("micro", [None, 5])
+def test_gradient_norms_and_clipped_steps_by_hand(tmp_path, micro):
+    still: dict[str, Any] = {"images_seen": 16 * 120, "learning_rate": 1e-30, "ema_decay": 0, "micro_batch_size": micro}
+    by_hand = norms(config(**still), 120)
+    middle = (sorted(by_hand)[69] + sorted(by_hand)[70]) / 2  # 50 of 120 lie above
+    for clip, share in ((middle, 50 / 120), (0.0, 0.0), (1e6, 0.0), (1e-6, 1.0)):
+        train(tmp_path, config(**still, gradient_clip=clip))
+        means = record(tmp_path)["means"]
+        assert set(means) == {"train_loss", "gradient_norm", "clipped_share"}  # no loss scaler, so no step is ever left out
+        assert means["gradient_norm"] == pytest.approx(np.mean(by_hand), rel=1e-5)
+        assert means["clipped_share"] == pytest.approx(share, abs=1e-12) and record(tmp_path)["steps"] == 120
+        assert means["train_loss"] == pytest.approx(np.mean([loss for _, loss in record(tmp_path)["loss"]]), rel=1e-12)
+
+
+def test_the_mean_loss_weighs_each_point_by_its_images():
+    assert mean_loss([(20, 1.0), (40, 3.0), (50, 10.0)]) == pytest.approx((20 * 1 + 20 * 3 + 10 * 10) / 50)
+
+
+def test_steps_that_a_loss_scaler_leaves_out_are_counted_apart():
+    gradients = Gradients(torch.zeros(4), torch.zeros(4, dtype=torch.float64))
+    for norm in (1.0, math.inf, 3.0, math.nan):
+        gradients.add(torch.tensor(norm), 2.0)
+    gradients.read()
+    assert gradients.means(scaled=True) == {"gradient_norm": 2.0, "clipped_share": 0.25, "nonfinite_share": 0.5}
+    assert gradients.means(scaled=False) == {"gradient_norm": 2.0, "clipped_share": 0.25}
+    assert (gradients.sums == 0).all()
+    lost = Gradients(torch.zeros(4), torch.zeros(4, dtype=torch.float64))
+    lost.add(torch.tensor(math.inf), 0.0)
+    lost.read()
+    assert lost.means(scaled=True) == {"gradient_norm": None, "clipped_share": 0.0, "nonfinite_share": 1.0}
+
+
+def test_a_long_training_loses_no_step_to_rounding():
+    gradients = Gradients(torch.zeros(4), torch.tensor([2.0**24, 0, 0, 2.0**24], dtype=torch.float64))
+    gradients.add(torch.tensor(1.0), 0.0)
+    gradients.read()
+    assert gradients.totals[3] == 2**24 + 1 and gradients.means(scaled=False)["gradient_norm"] == 1
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on(tmp_path):
+    """Without the sums it counts the steps that are left."""
+    c = config(checkpoint_every=320)
+
+    def advance(n: int, seen: list[int] = [0]) -> None:  # noqa: B006 - counts over calls
+        seen[0] += n
+        if seen[0] >= 400:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(tmp_path, c, advance)
+    path = tmp_path / "checkpoint.safetensors"
+    with safe_open(path, "pt") as handle:
+        metadata = handle.metadata()
+    save_file({name: t for name, t in load_file(path).items() if name not in ("sums", "totals")}, path, metadata)
+    resumed, whole = train(tmp_path, c), train(tmp_path / "whole", c)
+    assert same(resumed, whole) and curve(tmp_path) == curve(tmp_path / "whole")
+    assert 0 < record(tmp_path)["means"]["gradient_norm"] != record(tmp_path / "whole")["means"]["gradient_norm"]
+
+
 def test_the_average_follows_the_textbook():
     net = torch.nn.Linear(1, 1, bias=False)
     net.weight.data.fill_(1.0)
@@ -217,7 +295,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path, every, stops):
     told: list[int] = []
     resumed = train(tmp_path / "cut", c, told.append)
     assert same(whole, resumed)
-    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")  # checkpoints add no points to the curve
+    assert record(tmp_path / "cut") == record(tmp_path / "whole")  # checkpoints add no points to the curve, and the sums go on
     assert sum(told) == LONG and min(told) >= 0
     if 0 < every < 1000:
         assert told[0] >= min(stops[-1], LONG - every) - every - 32  # it went on from its last checkpoint, not from the start

@@ -13,6 +13,7 @@ with the folder as it was written.
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -142,6 +143,7 @@ def pretrain_clip(config: ClipPretraining, out: Path, report: Reporter | None = 
             "images": {"trained_on": len(seen), "of_unseen_concepts": len(unseen)},
             "unseen_concepts": sorted({emoji.attributes["concept"][i] for i in unseen}),
             "seconds_of_last_sitting": round(time.time() - started),
+            "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, cpu",
             "versions": {p: version(p) for p in ("difflab", "torch", "open_clip_torch", "timm", "transformers")},
         },
     )

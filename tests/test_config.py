@@ -35,7 +35,7 @@ def merged(base: dict[str, Any], **sections: Any) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------- reading
 def test_every_bundled_config_is_valid_and_agrees_with_the_schema():
     home = Path(__file__).parents[1] / "configs"
-    own = {home / "assets" / "tiny-sd.yaml": Pretraining, home / "assets" / "tiny-clip.yaml": ClipPretraining}
+    own: dict[Path, Any] = {home / "assets" / "tiny-sd.yaml": Pretraining, home / "assets" / "tiny-clip.yaml": ClipPretraining}
     kinds = {path: own.get(path, Config) for path in sorted(home.rglob("*.yaml")) if path.parent.name != "accelerate"}
     assert len(kinds) > 20 and set(kinds.values()) == {Config, Pretraining, ClipPretraining}
     for path, kind in kinds.items():

@@ -341,7 +341,7 @@ def test_every_image_is_encoded_once_and_the_real_ones_once_for_all_runs(counted
     shutil.rmtree(tmp_path / "a" / "gen-001")
     before = run_chain(config.model_copy(update={"name": "b"}), tmp_path / "b")
     again = run_chain(config, tmp_path / "a")
-    assert again.samples(1).hash() == before.samples(1).hash() and sum(counted) == 10  # generation 1 of replace reads samples alone
+    assert again.samples(1).hash() == before.samples(1).hash() and sum(counted) == 10 + 40  # samples, and real images for the loss on them
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sd3"])
@@ -679,7 +679,7 @@ def test_processes_that_look_at_different_moments_leave_no_shard_out(made, tmp_p
 
         own_shards = Shards(real.folder, real.derived, tmp_path / "pixels", 40, 40, real.record, tmp_path / "latents")
         own_shards.encode = watched.__get__(own_shards)  # type: ignore[method-assign]
-        chain.encode(SimpleNamespace(sets={-1: own_shards}), own, work)  # type: ignore[arg-type]
+        chain.encode([(own_shards, own_shards.shards)], own, work)
 
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(process, rank) for rank in (0, 1)]:

@@ -333,6 +333,7 @@ OTHER: dict[str, Any] = {
     "sample.conditions": "balanced", "sample.precision": "bf16", "sample.compile": True, "sample.batch_size": 500, "sample.shard_size": 500,
     "select.policy": "unflagged", "probe.per_condition": 0, "probe.conditions": 3, "probe.prompts": ["a"],
     "measure.extractors": [], "measure.metrics": [], "measure.judge": "pixels", "measure.count": 20, "measure.neighbours": 3, "measure.resamples": 0,
+    "measure.concepts": "classes", "measure.held_out_loss": 7,
 }  # fmt: skip
 WITH = {"regime.real_fraction": {"regime.name": "fixed_real"}, "regime.stratified": {"regime.name": "accumulate_subsample"}}
 

@@ -160,8 +160,7 @@ def test_a_chain_is_judged_from_its_generation_0_and_the_first_alarm_is_found(di
 def test_a_first_model_that_falls_short_is_no_collapse_until_more_is_lost(digits):
     weak = [changed(digits, "blended", 0.8, seed) for seed in range(3)]
     result = examined(digits, *weak, changed(digits, "repeated", 0.8))
-    assert [f.stage for f in result.findings[:3]] == ["none"] + [f.stage for f in result.findings[1:3]]
-    assert all(f.stage in ("none", "cannot tell") and "weak first model" in f.instead for f in result.findings[:3])
+    assert all(f.stage in ("none", "cannot tell") for f in result.findings[:3]) and "weak first model" in result.findings[0].instead
     assert result.findings[3].stage == "catastrophic"
 
 

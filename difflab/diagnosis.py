@@ -429,7 +429,7 @@ def _readings(real: _Real, own: dict[Key, Found], against: dict[str, dict[Key, F
                 if isinstance(value, str) or "real images" not in controls:
                     left_out[sign.metric] = str(value)
                     continue
-                unit = {"floor": abs(controls["real images"][0]), "variance": variance.get(space, 1.0), "one": 1.0}[sign.of]
+                unit = {"floor": abs(controls["real images"][0]), "variance": variance.get(space, 1.0), "one": 1.0}.get(sign.of, 1.0)
                 out.append(Reading(sign, *value, controls, unit, n, space))
         return out
 

@@ -37,7 +37,8 @@ class Sign:
     """A measure that bears witness, which way is worse, and how much counts.
 
     in_look: whether it is compared with the control that has the samples' look.
-    relevant: in units of the floor's value; of the real images' total variance where `of` is 'variance'; as it is where 'one'.
+    relevant: in units of the floor's value; of the real images' total variance where `of` is 'variance'; as it is where 'one';
+    of each control's own value where 'control'.
     """
 
     metric: str
@@ -65,7 +66,7 @@ SIGNS: dict[str, tuple[Sign, ...]] = {
     TAILS: (Sign("recall", "lower"), Sign("coverage", "lower"), Sign("tail_recall", "lower", 0.3), Sign("rare_class_survival", "lower", 0.3)),
     HALLUCINATED: (Sign("precision", "lower"), Sign("density", "lower", 0.3)),
 }
-REPEATS = Sign("spacing_ratio", "lower", 0.8, in_look=False)  # a fifth as far apart as real images; a few images have no look to speak of
+REPEATS = Sign("spacing_ratio", "lower", 0.8, "control", in_look=False)  # a fifth as far apart as real images; a few images have no look to speak of
 COPIES = (Sign("near_duplicates", "higher", 0.05, "one"),)
 LOOKS = {  # in real interquartile ranges: a quarter of one is half way from the median image to where every fourth image is beyond
     "blurred": (Sign("sharpness_shift", "lower", 0.25, "one"), Sign("high_frequency_shift", "lower", 0.25, "one")),
@@ -128,12 +129,15 @@ class Reading:
     def relevant(self) -> float:
         return self.sign.relevant * self.unit
 
+    def _needed(self, control: str) -> float:
+        return self.sign.relevant * abs(self.controls[control][0]) if self.sign.of == "control" else self.relevant
+
     @property
     def verdict(self) -> str:
-        effects = self.effects().values()
-        if all(_ratio(effect, error) > Z and effect >= self.relevant for effect, error in effects):
+        effects = [(*found, self._needed(name)) for name, found in self.effects().items()]
+        if all(_ratio(effect, error) > Z and effect >= needed for effect, error, needed in effects):
             return PRESENT
-        if any(effect + 1.96 * error < self.relevant for effect, error in effects):
+        if any(effect + 1.96 * error < needed for effect, error, needed in effects):
             return ABSENT
         return UNKNOWN
 

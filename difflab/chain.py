@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from platform import machine
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 
-from difflab import held_out, regimes, sample, train
+from difflab import held_out, policies, regimes, sample, selection, train
 from difflab import measure as measuring
 from difflab.config import Config, digest
-from difflab.data import ledger
 from difflab.data.files import atomic, write_json
 from difflab.data.ingest import ingest
 from difflab.data.store import Shards
@@ -35,7 +35,7 @@ from difflab.memory import enough_memory, peak_memory
 from difflab.mfu import forward_flops, mfu
 from difflab.models import family_of
 from difflab.models.base import ClosedForm
-from difflab.policies.selection import policy_of
+from difflab.policies import At, Policy
 from difflab.progress import Reporter
 from difflab.run import STAGES, Run
 from difflab.seeds import seed_of
@@ -56,6 +56,10 @@ class Work:
 
     def wait(self) -> None:
         self.accelerator.wait_for_everyone()
+
+    def acting(self, hook: str, generation: int, **more: Any) -> Iterator[tuple[Policy, At]]:
+        """The policies that act through `hook` in this generation."""
+        return policies.acting(hook, self.run.config, generation, run=self.run, extractors=self.extractors, device=self.accelerator.device, **more)
 
 
 def run_chain(config: Config, path: Path, report: Reporter | None = None) -> Run:
@@ -109,7 +113,7 @@ def check(config: Config) -> None:
     from difflab.metrics import METRICS
     from difflab.metrics.extractors import known_extractor
 
-    policy_of(config.select.policy)
+    policies.check(config)
     if "fp16" in (config.train.precision, config.sample.precision) and not torch.accelerator.is_available():
         raise ConfigError("train.precision and sample.precision fp16 want a GPU; use bf16 or no")
     if not config.exact:
@@ -155,7 +159,7 @@ def mix(work: Work, generation: int) -> None:
     """Stage 1: the rows of training set t."""
     run, config = work.run, work.run.config
     kept = [run.kept(g) for g in range(generation)]
-    drawn, budget = regimes.pools(config, generation, run.about["n_train"], kept)
+    drawn, budget = regimes.pools(config, generation, run.about["n_train"], kept, work.acting("pools", generation, n_train=run.about["n_train"]))
     if work.main:
         rows = regimes.mix(drawn, budget, ("mix", config.seed, generation), getattr(config.model, "replicates", 1))
         _write_table(run.gen(generation) / "train_set.parquet", rows)
@@ -166,30 +170,38 @@ def fit(work: Work, generation: int) -> dict[str, Any]:
     run, config, folder = work.run, work.run.config, work.run.gen(generation)
     rows = pq.read_table(folder / "train_set.parquet", page_checksum_verification=True)
     model = started(run, generation)
+    weights = row_weights(work, generation, rows)
+    settings = config.train
+    for policy, at in work.acting("training", generation):
+        settings = policy.training(at, settings)
     detail: dict[str, Any] = {}
     if isinstance(model, ClosedForm):
         data = TrainSet(rows, run.samples)
         with work.report.stage(generation, "train", 0):
-            model.fit(data.records(), data.conditions)
+            model.fit(data.records(), data.conditions, None if weights is None else data.by_chain(weights))
         images = len(data)
     elif generation == 0 and getattr(config.model, "generation_0", "fit") == "base":
         images = 0
-        model.prepare_training(config.train.model_copy(update={"compile": False}), work.accelerator.device)
+        model.prepare_training(settings.model_copy(update={"compile": False}), work.accelerator.device)
     else:
         data = TrainSet(rows, run.samples, run.conditions, model.inputs)
         for extractor in work.extractors:
             extractor.rest()
         encode([(shards, shards.shards) for shards in data.sets.values()], model, work)
-        model.prepare_training(config.train, work.accelerator.device)
-        images = config.train.images_seen
+        model.prepare_training(settings, work.accelerator.device)
+        images = settings.images_seen
+        watches = [policy.trainer(at, model) for policy, at in work.acting("trainer", generation)]
         flops = forward_flops(model)
         with work.report.stage(generation, "train", images) as advance:
             begun = time.perf_counter()
-            fresh = train.fit(model, data, config.train, (config.seed, generation), folder, work.accelerator, advance)
+            key = (config.seed, generation)
+            fresh = train.fit(model, data, settings, key, folder, work.accelerator, advance, weights=weights, watches=watches)
             seconds = time.perf_counter() - begun
         # Forward once, backward twice; frozen weights need no gradient of their own.
         used = flops * fresh * (2 if getattr(config.model, "lora_rank", 0) else 3) / work.accelerator.num_processes
-        detail["mfu"] = mfu(used, seconds, work.accelerator.device, config.train.precision)
+        detail["mfu"] = mfu(used, seconds, work.accelerator.device, settings.precision)
+    for policy, at in work.acting("weights", generation):
+        policy.weights(at, model)
     if config.denoises and config.measure.held_out_loss:
         begun = time.perf_counter()
         held_out.take(run, model, folder, work.accelerator, lambda wanted: encode(wanted, model, work))
@@ -197,6 +209,17 @@ def fit(work: Work, generation: int) -> dict[str, Any]:
     if work.main:
         _save(model, folder)
     return {"images": images, **detail}
+
+
+def row_weights(work: Work, generation: int, rows: pa.Table) -> np.ndarray | None:
+    """How much each row of training set t counts, float64 [n] with mean 1; None = all alike."""
+    acting = list(work.acting("row_weights", generation))
+    if not acting:
+        return None
+    weights = np.prod([policy.row_weights(at, rows) for policy, at in acting], axis=0)
+    if not np.isfinite(weights).all() or weights.min() < 0 or not weights.any():
+        raise ConfigError(f"policies: the weights of training set {generation} are not finite, negative or all 0 ({acting[-1][0].policy})")
+    return weights / weights.mean()
 
 
 def started(run: Run, generation: int) -> Any:
@@ -229,24 +252,22 @@ def draw(work: Work, generation: int) -> dict[str, Any]:
     """Stage 3: the samples of t, drawn from the weights on disk, so that a resumed run draws the same."""
     run = work.run
     model = family_of(run.config.model).load(run.config.model, run.shape, run.gen(generation) / "model")
+    how = run.config.sample
+    for policy, at in work.acting("sampling", generation):
+        how = policy.sampling(at, how)
     if not isinstance(model, ClosedForm):
-        model.prepare_sampling(run.config.sample, work.accelerator.device)
+        model.prepare_sampling(how, work.accelerator.device)
+        model.steers = [policy.steer(at, model) for policy, at in work.acting("steer", generation)]
     count = run.config.sample.count_of(generation)
     with work.report.stage(generation, "sample", -(-count // work.accelerator.num_processes)) as advance:
-        in_store = sample.draw(run, generation, model, work.extractors, work.accelerator, advance)
+        in_store = sample.draw(run, generation, model, how, work.extractors, work.accelerator, advance)
     return {"images": count, "store_seconds": round(in_store, 4)}
 
 
 def select(work: Work, generation: int) -> None:
     """Stage 4: which samples may train later generations, and why the others may not."""
     if work.main:
-        shards = work.run.samples(generation)
-        rows = pa.concat_tables([shards.table(k, [name for name, _ in ledger.COLUMNS]) for k in shards.shards])
-        reasons = policy_of(work.run.config.select.policy)(rows)
-        _write_table(
-            work.run.gen(generation) / "selected.parquet",
-            pa.table({"index": rows["index"], "kept": [r is None for r in reasons], "reason": pa.array(reasons, pa.string())}),
-        )
+        _write_table(work.run.gen(generation) / "selected.parquet", selection.select(work.run, generation, work.extractors))
 
 
 def measure(work: Work, generation: int) -> None:

@@ -22,13 +22,13 @@ from difflab.errors import ConfigError
 Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]
 
 
-class _Spec(BaseModel):
+class Spec(BaseModel):
     # strict: `seed: true` or `batch_size: "128"` is a slip of the pen, and the JSON schema refuses it too.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 # --------------------------------------------------------------------------------------------------- data
-class Tail(_Spec):
+class Tail(Spec):
     """A long-tailed version of a labelled set: tails are what collapse takes first."""
 
     kind: Literal["none", "zipf"] = Field(
@@ -37,7 +37,7 @@ class Tail(_Spec):
     exponent: float = Field(1.0, ge=0, le=10, description="Exponent of the Zipf law; 0 = balanced.")
 
 
-class Data(_Spec):
+class Data(Spec):
     """Where the real images come from and how they are split. Held-out images are never trained on."""
 
     source: str = Field(
@@ -76,7 +76,7 @@ class Data(_Spec):
 
 
 # ------------------------------------------------------------------------------------------------- models
-class Gaussian(_Spec):
+class Gaussian(Spec):
     """Fit-sample-refit of a normal distribution: exact laws are known. Truth: N(0, I)."""
 
     family: Literal["gaussian"]
@@ -88,7 +88,7 @@ class Gaussian(_Spec):
     )
 
 
-class Mixture(_Spec):
+class Mixture(Spec):
     """A mixture of labelled normal components: weights, means and variances refitted each generation (MLE)."""
 
     family: Literal["mixture"]
@@ -97,7 +97,7 @@ class Mixture(_Spec):
     replicates: int = Field(1, ge=1, description="Independent chains carried side by side.")
 
 
-class Categorical(_Spec):
+class Categorical(Spec):
     """Counts of categories, refitted each generation: the Wright-Fisher process."""
 
     family: Literal["categorical"]
@@ -108,13 +108,13 @@ class Categorical(_Spec):
     replicates: int = Field(1, ge=1, description="Independent chains carried side by side.")
 
 
-class Memoriser(_Spec):
+class Memoriser(Spec):
     """Samples are copies of training images drawn with replacement: every stage is tried without training."""
 
     family: Literal["memoriser"]
 
 
-class _Denoiser(_Spec):
+class _Denoiser(Spec):
     conditional: bool = Field(True, description="Condition on the class label (needs a labelled set); false = unconditional.")
     prediction_type: Literal["epsilon", "v_prediction"] = Field("v_prediction", description="What the network predicts, as in diffusers.")
     train_timesteps: int = Field(1000, ge=2, description="Steps T of the forward process.")
@@ -149,7 +149,7 @@ class PixelUNet(_Denoiser):
         return self
 
 
-class _Pretrained(_Spec):
+class _Pretrained(Spec):
     base: str = Field(description="The pretrained model: tiny-sd (bundled), a local diffusers folder, or a hub id like org/name.")
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id; null = the newest.")
     variant: str | None = Field(None, description="Weight files of this variant, for example fp16; null = the plain ones.")
@@ -202,7 +202,7 @@ EXACT = (Gaussian, Mixture, Categorical)
 
 
 # ----------------------------------------------------------------------------------------------- the loop
-class Regime(_Spec):
+class Regime(Spec):
     """Which images training set t is made of: three pools, a count for each, an optional budget over their union.
 
     The name sets the defaults of the other fields; see difflab/regimes.py for the table.
@@ -226,7 +226,7 @@ class Regime(_Spec):
     )
 
 
-class Train(_Spec):
+class Train(Spec):
     """One training loop for every trainable family; progress is counted in images seen."""
 
     start_from: Literal["scratch", "base", "previous"] = Field(
@@ -257,7 +257,7 @@ class Train(_Spec):
     checkpoint_every: int = Field(50_000, ge=0, description="Images between checkpoints inside one training; 0 = off. Does not change the result.")
 
 
-class Sample(_Spec):
+class Sample(Spec):
     """One sharded sampling loop for every family. Every image has its own seed."""
 
     count: int | list[int] = Field(
@@ -290,15 +290,7 @@ class Sample(_Spec):
         return self.count[min(generation, len(self.count) - 1)]
 
 
-class Select(_Spec):
-    """What becomes of the samples before they may train anything; what is dropped stays in the ledger with its reason."""
-
-    policy: str = Field(
-        "all", description="all = keep every sample; unflagged = drop images flagged as degenerate; every file of difflab/policies may register more."
-    )
-
-
-class Probe(_Spec):
+class Probe(Spec):
     """A fixed list of conditions asked of every generation with the same seeds, for eyes. Never trained on."""
 
     per_condition: int = Field(2, ge=0, description="Images per class (unconditional: images per row of eight); 0 = no pictures.")
@@ -306,7 +298,7 @@ class Probe(_Spec):
     prompts: list[str] | None = Field(None, description="Captions shown (text-to-image families); null = some of generation 0's training set.")
 
 
-class Measure(_Spec):
+class Measure(Spec):
     """Numbers taken on the samples of every generation against held-out real images."""
 
     extractors: list[str] = Field(
@@ -340,7 +332,13 @@ class Measure(_Spec):
         return resamples
 
 
-class Config(_Spec):
+def _policies(raw: Any) -> Any:
+    from difflab.policies import parse  # each is a spec of its own, and they are found by looking
+
+    return [parse(entry) for entry in raw] if isinstance(raw, list) else raw
+
+
+class Config(Spec):
     """One chain: generations 0..T under one recipe and one seed."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Folder under runs/ when --out is not given.")
@@ -351,7 +349,9 @@ class Config(_Spec):
     regime: Regime = Field(default_factory=Regime)
     train: Train = Field(default_factory=Train)
     sample: Sample = Field(default_factory=Sample)
-    select: Select = Field(default_factory=Select)
+    policies: Annotated[list[Any], BeforeValidator(_policies)] = Field(
+        default_factory=list, description="What is done for or against collapse, in order, see difflab/policies/; [] = nothing."
+    )
     probe: Probe = Field(default_factory=Probe)
     measure: Measure = Field(default_factory=Measure)
 

@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from pydantic import Field
 
 from difflab import config as configs
-from difflab.config import Data, Train, _Spec
+from difflab.config import Data, Spec, Train
 from difflab.data.files import read_json, read_tensors, write_json, write_tensors
 from difflab.data.sources import open_source
 from difflab.data.split import split
@@ -35,7 +35,7 @@ from difflab.seeds import seed_of
 from difflab.train import fit
 
 
-class AutoencoderPart(_Spec):
+class AutoencoderPart(Spec):
     """AutoencoderKL: pixels to latents and back."""
 
     channels: list[int] = Field([32, 48, 80], min_length=1, description="Channels per resolution; each further entry halves the side.")
@@ -46,14 +46,14 @@ class AutoencoderPart(_Spec):
     train: Train
 
 
-class TokenizerPart(_Spec):
+class TokenizerPart(Spec):
     """A CLIP tokenizer (byte-level BPE) learned from the captions."""
 
     vocabulary: int = Field(2000, ge=258, description="Entries of the vocabulary.")
     length: int = Field(24, ge=4, description="Tokens of a prompt, start and end included; longer prompts are cut by the model.")
 
 
-class TextEncoderPart(_Spec):
+class TextEncoderPart(Spec):
     """A CLIP text encoder, trained along with the UNet."""
 
     width: int = Field(128, ge=8, description="Width, which is the UNet's cross-attention dimension too.")
@@ -61,7 +61,7 @@ class TextEncoderPart(_Spec):
     heads: int = Field(4, ge=1, description="Attention heads.")
 
 
-class UNetPart(_Spec):
+class UNetPart(Spec):
     """UNet2DConditionModel with cross-attention at every resolution, and the noise it removes."""
 
     channels: list[int] = Field([64, 128], min_length=1, description="Channels per resolution.")
@@ -72,13 +72,13 @@ class UNetPart(_Spec):
     beta_schedule: str = Field("squaredcos_cap_v2", description="Noise schedule, as in diffusers.")
 
 
-class DenoiserPart(_Spec):
+class DenoiserPart(Spec):
     """Training of the UNet and the text encoder."""
 
     train: Train
 
 
-class Pretraining(_Spec):
+class Pretraining(Spec):
     """One complete latent text-to-image model, from nothing."""
 
     name: str = Field("tiny", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Folder under runs/ when --out is not given.")
@@ -224,8 +224,8 @@ def _denoiser(
     with report.stage(0, "denoiser", train.images_seen) as advance:
         fit(model, data, train, key, folder, accelerator, advance, extendable=True)
     record = read_json(folder / "training.json")
-    for key in ("steps", "means"):  # of this sitting alone
-        record.pop(key, None)
+    for name in ("steps", "means"):  # of this sitting alone
+        record.pop(name, None)
     if before:
         curve = before["denoiser"]["loss"] + [[had + seen, loss] for seen, loss in record["loss"]]
         sittings = before["denoiser"].get("sittings", [before["config"]["denoiser"]["train"]])

@@ -27,7 +27,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from difflab.config import Data, _Spec, digest
+from difflab.config import Data, Spec, digest
 from difflab.data.builtin import DIGIT_NAMES
 from difflab.data.files import read_tensors, write_json, write_tensors
 from difflab.data.sources import open_source
@@ -43,7 +43,7 @@ PHRASES = ["{} {}", "{} {}", "{} {} {}", "{} with {}", "{} and {}", "a {}", "a p
 PHRASES += ["{style} {}", "{style} {} {}"]
 
 
-class ImagePart(_Spec):
+class ImagePart(Spec):
     """The image tower: a timm network that is not trained here, and a projection."""
 
     network: str = Field("tf_efficientnet_lite0", description="A timm model.")
@@ -53,7 +53,7 @@ class ImagePart(_Spec):
     size: int = Field(96, ge=16, le=512, description="Side in pixels that pictures are resized to.")
 
 
-class TextPart(_Spec):
+class TextPart(Spec):
     """The text tower: a transformer over the most frequent word pieces of its teacher."""
 
     teacher: str | None = Field(None, description="Folder of a BERT sentence encoder with mean pooling; null = all-MiniLM-L6-v2 of the pip wheel.")
@@ -66,7 +66,7 @@ class TextPart(_Spec):
     phrases: int = Field(20000, ge=0, description="Phrases of random words that are learned from it.")
 
 
-class FitPart(_Spec):
+class FitPart(Spec):
     """AdamW with a one-cycle rate."""
 
     steps: int = Field(ge=10, description="Steps.")
@@ -76,7 +76,7 @@ class FitPart(_Spec):
     dropout: float = Field(0.3, ge=0, lt=1, description="Share of the features that each step leaves out.")
 
 
-class ClipPretraining(_Spec):
+class ClipPretraining(Spec):
     """One CLIP judge."""
 
     name: str = Field("tiny-clip", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Folder under runs/ when --out is not given.")

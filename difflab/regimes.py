@@ -21,7 +21,9 @@ Mixing writes rows that point at images; it never copies one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +31,7 @@ import pyarrow as pa
 from difflab.config import Config
 from difflab.data.ledger import REAL
 from difflab.errors import ConfigError
+from difflab.policies import acting
 from difflab.seeds import numpy_generator
 
 SHARED = -1  # replicate of a row that belongs to every replicate
@@ -45,15 +48,26 @@ class Pool:
     same: bool = False  # the first `count` rows in every generation instead of a draw
 
 
-def pools(config: Config, generation: int, n_train: int, kept: list[np.ndarray]) -> tuple[list[Pool], int | None]:
-    """The pools of training set `generation` and the budget drawn from their union (None = everything).
+def pools(
+    config: Config, generation: int, n_train: int, kept: list[np.ndarray], policies: Iterable[tuple[Any, Any]] = ()
+) -> tuple[list[Pool], int | None]:
+    """The pools of training set `generation` and the budget drawn from their union (None = everything): the regime's, changed by policies.
 
     Args:
         n_train: real images in the train split; the first n0 are generation 0's, the rest the reserve.
         kept: for each earlier generation, the indices of its samples that selection kept.
+        policies: those that act on pools in this generation, each with where it stands.
 
     Raises ConfigError when more images are asked for than exist.
     """
+    drawn, budget = _of_regime(config, generation, n_train, kept)
+    for policy, at in policies:
+        drawn, budget = policy.pools(at, drawn, budget)
+    _check(drawn, budget, generation)
+    return [p for p in drawn if p.count], budget
+
+
+def _of_regime(config: Config, generation: int, n_train: int, kept: list[np.ndarray]) -> tuple[list[Pool], int | None]:
     regime, n0 = config.regime, first_size(config, n_train)
     real = np.arange(n0)
     if generation == 0:
@@ -78,8 +92,7 @@ def pools(config: Config, generation: int, n_train: int, kept: list[np.ndarray])
             reserve = np.arange(n0 + start, min(n_train, n0 + start + n_real))
             drawn = [Pool("fresh_real", REAL, reserve, n_real)]
         drawn += [Pool("synthetic", g, kept[g], c) for g, c in zip(sources, _shares(n - n_real, len(sources)), strict=True)]
-    _check(drawn, budget, generation)
-    return [p for p in drawn if p.count], budget
+    return drawn, budget
 
 
 def first_size(config: Config, n_train: int) -> int:
@@ -111,8 +124,17 @@ def check_possible(config: Config, n_train: int) -> None:
             f"fresh_real runs out of unseen real images at generation {reserve // per + 1}: {config.generations} generations x {per} = {needed} asked, "
             f"{reserve} in reserve (train split {n_train}, data.train_size {n0}); lower regime.real_fraction, regime.set_size, data.train_size or generations"
         )
+    kept = [np.arange(expected(config, g)) for g in range(config.generations)]
     for t in range(1, config.generations + 1):
-        pools(config, t, n_train, [np.arange(config.sample.count_of(g)) for g in range(t)])
+        pools(config, t, n_train, kept[:t], acting("pools", config, t, n_train=n_train))
+
+
+def expected(config: Config, generation: int) -> int:
+    """Samples of a generation that selection leaves at least, as far as that is known before they are drawn."""
+    count = config.sample.count_of(generation)
+    for policy, _ in acting("select", config, generation):
+        count = policy.keeps(count)
+    return count
 
 
 def mix(drawn: list[Pool], budget: int | None, key: tuple[object, ...], replicates: int = 1) -> pa.Table:

@@ -16,26 +16,30 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
-from difflab.config import Config
+from difflab.config import Sample
 from difflab.data.files import read_json, write_json
 from difflab.errors import ConfigError
 from difflab.models.base import ClosedForm, Family
+from difflab.policies import acting
 from difflab.regimes import first_size
 from difflab.run import Run
 from difflab.seeds import image_seeds, numpy_generator, probe_seeds
 
 
-def draw(run: Run, generation: int, model: Any, extractors: Sequence[Any], accelerator: Accelerator, advance: Callable[[int], None]) -> float:
+def draw(
+    run: Run, generation: int, model: Any, how: Sample, extractors: Sequence[Any], accelerator: Accelerator, advance: Callable[[int], None]
+) -> float:
     """Draw, write and describe the samples of one generation; returns the seconds spent in the store by this process.
 
     Args:
+        how: config.sample, perhaps changed by policies.
         extractors: feature extractors with ``.key`` and ``__call__(uint8 [n, H, W, C]) -> [n, d]``.
     """
     config, shards = run.config, run.samples(generation)
     wanted = asked(run, generation, len(shards)) if config.conditional else None
     # What will be trained on is encoded while the image is in memory; the last generation trains nothing.
     encoder = model.encoder(accelerator.device) if not isinstance(model, ClosedForm) and generation < config.generations else None
-    columns = {**provenance(run, generation), "split": "sample"}
+    columns = {**provenance(run, generation, how), "split": "sample"}
     in_store = 0.0
 
     def write(shard: int, pixels: np.ndarray, columns: dict[str, Any]) -> None:
@@ -52,7 +56,7 @@ def draw(run: Run, generation: int, model: Any, extractors: Sequence[Any], accel
             if not shards.has(shard):
                 seeds = image_seeds(config.seed, 0, generation, span)
                 own = None if wanted is None else wanted.part(span)
-                pixels = _sample(model, None if own is None else own.conditions, seeds, config, advance)
+                pixels = _sample(model, None if own is None else own.conditions, seeds, how, config.exact, advance)
                 if writing is not None:
                     writing.result()
                 writing = writer.submit(write, shard, pixels, {**columns, "seed": seeds, **(own.columns() if own else {})})
@@ -64,7 +68,7 @@ def draw(run: Run, generation: int, model: Any, extractors: Sequence[Any], accel
                 shards.derive(extractor.key, shard, extractor, pixels)
         if writing is not None:
             writing.result()
-    _draw_probe(run, generation, model, columns, accelerator)
+    _draw_probe(run, generation, model, how, columns, accelerator)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         write_json(
@@ -73,11 +77,11 @@ def draw(run: Run, generation: int, model: Any, extractors: Sequence[Any], accel
     return in_store
 
 
-def _sample(model: Family, conditions: np.ndarray | None, seeds: list[int], config: Config, advance: Callable[[int], None]) -> np.ndarray:
+def _sample(model: Family, conditions: np.ndarray | None, seeds: list[int], how: Sample, exact: bool, advance: Callable[[int], None]) -> np.ndarray:
     """One shard in batches, so that progress moves within it."""
-    out, size = [], config.sample.batch_size if not config.exact else len(seeds)
+    out, size = [], len(seeds) if exact else how.batch_size
     for i in range(0, len(seeds), size):
-        out.append(model.sample(None if conditions is None else conditions[i : i + size], seeds[i : i + size], config.sample))
+        out.append(model.sample(None if conditions is None else conditions[i : i + size], seeds[i : i + size], how))
         advance(len(out[-1]))
     return np.concatenate(out)
 
@@ -155,9 +159,9 @@ def _quotas(run: Run, generation: int, count: int) -> np.ndarray | None:
     return numpy_generator("asked", run.config.seed, generation).permutation(labels)
 
 
-def provenance(run: Run, generation: int) -> dict[str, Any]:
+def provenance(run: Run, generation: int, how: Sample) -> dict[str, Any]:
     """The ledger columns that all samples of a generation share."""
-    how, folder = run.config.sample, run.gen(generation)
+    folder = run.gen(generation)
     settings = {
         "precision": how.precision,
         "scheduler": how.scheduler,
@@ -166,6 +170,8 @@ def provenance(run: Run, generation: int) -> dict[str, Any]:
         "guidance_scale": how.guidance_scale,
         "batch_size": how.batch_size,
     }
+    steered = [policy.policy for hook in ("sampling", "steer") for policy, _ in acting(hook, run.config, generation)]
+    settings |= {"policies": list(dict.fromkeys(steered))} if steered else {}
     record = read_json(folder / "model" / "hash.json")
     return {
         "generation": generation,
@@ -215,7 +221,7 @@ def probe_count(run: Run) -> int:
     return len(wanted.conditions) if wanted is not None else 8 * run.config.probe.per_condition
 
 
-def _draw_probe(run: Run, generation: int, model: Family, columns: dict[str, Any], accelerator: Accelerator) -> None:
+def _draw_probe(run: Run, generation: int, model: Family, how: Sample, columns: dict[str, Any], accelerator: Accelerator) -> None:
     """The probe in batches, each by one process: nobody waits for the main one to draw pictures."""
     count = 0 if run.config.exact else probe_count(run)
     if not count:
@@ -225,5 +231,5 @@ def _draw_probe(run: Run, generation: int, model: Family, columns: dict[str, Any
         if not shards.has(shard):
             span = shards.span(shard)
             own, drawn = wanted.part(span) if wanted else None, seeds[span.start : span.stop]
-            pixels = model.sample(None if own is None else own.conditions, drawn, run.config.sample)
+            pixels = model.sample(None if own is None else own.conditions, drawn, how)
             shards.write(shard, pixels, {**columns, "split": "probe", "seed": drawn, **(own.columns() if own else {})})

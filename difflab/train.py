@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -40,6 +40,8 @@ def fit(
     accelerator: Accelerator,
     advance: Callable[[int], None],
     extendable: bool = False,
+    weights: np.ndarray | None = None,
+    watches: Sequence[Watch] = (),
 ) -> int:
     """Fit `model` to `data` by descent and leave `folder`/training.json. Resumes from `folder`/checkpoint.safetensors.
 
@@ -51,6 +53,8 @@ def fit(
         key: what all randomness is keyed by, for example (run seed, generation).
         advance: called with the number of images seen since the last call.
         extendable: leave a checkpoint at the end too, from which a larger train.images_seen goes on.
+        weights: how much each row of `data` counts in the loss, float64 [N] with mean 1; None = all alike.
+        watches: asked after every step, in order.
 
     Raises TrainingError at a non-finite loss, naming the layer it comes from; the last good checkpoint stays.
     """
@@ -69,9 +73,9 @@ def fit(
     left = Left.read(checkpoint)
     left.into_weights(trainable(raw))
     net, optimizer = accelerator.prepare(raw, optimizer_of(train, list(trainable(raw).values())))
-    weights = trainable(raw)  # sharding puts other ones in their place
-    ema = Average(weights, train.ema_decay)
-    left.into_optimizer(optimizer, list(weights.values()))
+    trained = trainable(raw)  # sharding puts other ones in their place
+    ema = Average(trained, train.ema_decay)
+    left.into_optimizer(optimizer, list(trained.values()))
     left.into_average(ema)
     left.into_scaler(accelerator.scaler)
     step, curve = left.step, left.curve
@@ -82,7 +86,7 @@ def fit(
 
     def broken(what: str, step: int) -> None:
         kept = f"the checkpoint at {saved * train.batch_size:,} images is kept" if saved else "nothing was written"
-        if any(bool(p.isfinite().all()) for p in weights.values()):
+        if any(bool(p.isfinite().all()) for p in trained.values()):
             with torch.no_grad(), accelerator.autocast(), watched(raw) as found:
                 model.loss(raw, **drawn, train=train)
             where = named(found)
@@ -99,23 +103,29 @@ def fit(
         at = order(len(data), train.batch_size, seen, key)[rows]
         inputs = torch.from_numpy(data.inputs(at)).to(accelerator.device, non_blocking=True)
         conditions = None if data.conditions is None else torch.from_numpy(data.conditions[at]).to(accelerator.device)
+        counts = None if weights is None else torch.from_numpy(weights[at]).to(accelerator.device, torch.float32)
         drawn = model.draws(inputs, conditions, rows, train.batch_size, train, generator("noise", *key, seen))
         for start in range(0, len(at), micro):
             part = {name: None if value is None else value[start : start + micro] for name, value in drawn.items()}
             alone = start + micro < len(at)  # gradients travel between processes only with the last part
             with accelerator.no_sync(net) if alone else nullcontext(), accelerator.autocast(), attention(accelerator):
                 # Gradients are averaged over processes; this factor makes that the mean over the whole batch.
-                loss = model.loss(net, **part, train=train).sum() * (world / train.batch_size)
+                losses = model.loss(net, **part, train=train)
+                losses = losses if counts is None else losses * counts[start : start + micro]
+                loss = losses.sum() * (world / train.batch_size)
                 accelerator.backward(loss)
             running += loss.detach()
         # Before the step spreads it over all weights. A GPU would have to wait for the answer, several processes for each other.
         if accelerator.device.type == "cpu" and world == 1 and not math.isfinite(float(running)):
             broken(f"the loss is {float(running)}", step + 1)
-        gradients.add(clipped(accelerator, weights, train.gradient_clip), train.gradient_clip)
+        gradients.add(clipped(accelerator, trained, train.gradient_clip), train.gradient_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        ema.update(weights, step)
+        ema.update(trained, step)
         step += 1
+        now = Moment(model, raw, trained, ema, step, step * train.batch_size, optimizer.param_groups[0]["lr"], folder, accelerator)
+        if any([watch.step(now) for watch in watches]):  # all are asked
+            steps = step
 
         at_checkpoint = bool(train.checkpoint_every) and (step - saved) * train.batch_size >= train.checkpoint_every and step < steps
         at_report = step % report_every == 0 or step == steps
@@ -124,7 +134,7 @@ def fit(
             mean = float(running) / (step - (curve[-1][0] // train.batch_size if curve else 0))
             # A finite loss may still have had an infinite gradient, so what is about to be written is looked at too.
             written = at_checkpoint or step == steps
-            if not math.isfinite(mean) or (written and not all(bool(p.isfinite().all()) for p in weights.values())):
+            if not math.isfinite(mean) or (written and not all(bool(p.isfinite().all()) for p in trained.values())):
                 what = f"the loss is {mean}" if not math.isfinite(mean) else "there are non-finite weights"
                 broken(what, step)
             advance((step - told) * train.batch_size)
@@ -134,12 +144,14 @@ def fit(
             running = torch.zeros_like(running)
             gradients.read()
         if at_checkpoint:
-            keep(checkpoint, step, curve, running, gradients, weights, optimizer, ema, accelerator)
+            keep(checkpoint, step, curve, running, gradients, trained, optimizer, ema, accelerator)
             saved = step
     if extendable:
-        keep(checkpoint, step, curve, running, gradients, weights, optimizer, ema, accelerator)
-    ema.copy_to(weights)
-    if any(isinstance(p, DTensor) for p in weights.values()):
+        keep(checkpoint, step, curve, running, gradients, trained, optimizer, ema, accelerator)
+    ema.copy_to(trained)
+    for watch in watches:
+        watch.end(trained, folder)
+    if any(isinstance(p, DTensor) for p in trained.values()):
         model.unshard({name: whole(p) for name, p in raw.state_dict().items()})
     raw.eval()
     accelerator.free_memory()  # it keeps a reference to all that it prepared: one model and optimiser more per generation
@@ -148,6 +160,32 @@ def fit(
         record = {"images_seen": steps * train.batch_size, "set_size": len(data), "steps": steps, "loss": curve, "means": means}
         write_json(folder / "training.json", record)
     return (steps - begun) * train.batch_size
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a training stands after a step of the optimiser; a Watch may look at all of it and change the weights in place."""
+
+    model: Any
+    net: Any  # not wrapped
+    weights: dict[str, Any]  # what is trained, by name
+    average: Average
+    steps: int
+    images_seen: int
+    learning_rate: float
+    folder: Path
+    accelerator: Accelerator
+
+
+class Watch:
+    """What a policy does during a training: asked after every step."""
+
+    def step(self, now: Moment) -> bool:
+        """True ends the training here. Everything is a function of (seed, generation, step), so that a resumed training is the same."""
+        return False
+
+    def end(self, weights: dict[str, Any], folder: Path) -> None:
+        """After the averaged weights were put in the place of the trained ones."""
 
 
 def shards(accelerator: Accelerator) -> bool:

@@ -322,7 +322,7 @@ def test_a_file_that_is_no_config_is_refused(refused, text, message):
         ("train.batch_size=many", "'train.batch_size': Input should be a valid integer (got 'many')"),
         ("regime.real_fraction=0.5", "regime.real_fraction has no meaning under regime.name=replace; use fixed_real or fresh_real"),
         ("foo", "override 'foo' is not of the form key=value"),
-        ("select.policy=unflaged", "select.policy 'unflaged' is unknown; did you mean 'unflagged'?"),
+        ("policies=[unflaged]", "policies: 'unflaged' is unknown; did you mean 'unflagged'?"),
         ("measure.metrics=[recal]", "unknown measure 'recal'; did you mean 'recall'?"),
         ("sample.scheduler=DDIMSchedulr", "'DDIMSchedulr' is no scheduler of diffusers; did you mean 'DDIMScheduler'?"),
         ("sample.scheduler_options={etta: 1}", "knows no 'etta'"),

@@ -128,7 +128,7 @@ def test_a_bare_no_means_no_mixed_precision(tmp_path):
         ({"regime": {"nme": "replace"}}, "regime.nme", "name"),
         ({"train": {"images_sen": 3}}, "train.images_sen", "images_seen"),
         ({"sample": {"shard_siz": 3}}, "sample.shard_siz", "shard_size"),
-        ({"select": {"polcy": "all"}}, "select.polcy", "policy"),
+        ({"policis": []}, "policis", "policies"),
         ({"probe": {"per_conditon": 1}}, "probe.per_conditon", "per_condition"),
         ({"measure": {"extractor": []}}, "measure.extractor", "extractors"),
     ],
@@ -331,7 +331,7 @@ OTHER: dict[str, Any] = {
     "train.min_snr_gamma": 5.0, "train.restarts": 2, "train.optimizer": "adamw8bit", "train.compile": True,
     "sample.count": 40, "sample.scheduler": "DDPMScheduler", "sample.scheduler_options": {"eta": 1.0}, "sample.steps": 9, "sample.guidance_scale": 2.0,
     "sample.conditions": "balanced", "sample.precision": "bf16", "sample.compile": True, "sample.batch_size": 500, "sample.shard_size": 500,
-    "select.policy": "unflagged", "probe.per_condition": 0, "probe.conditions": 3, "probe.prompts": ["a"],
+    "policies": ["unflagged"], "probe.per_condition": 0, "probe.conditions": 3, "probe.prompts": ["a"],
     "measure.extractors": [], "measure.metrics": [], "measure.judge": "pixels", "measure.count": 20, "measure.neighbours": 3, "measure.resamples": 0,
     "measure.concepts": "classes", "measure.held_out_loss": 7,
 }  # fmt: skip
@@ -399,7 +399,7 @@ def test_every_spec_forbids_unknown_keys_and_changes():
     def specs(base: type[BaseModel]) -> list[type[BaseModel]]:
         return [s for c in base.__subclasses__() for s in [c, *specs(c)]]
 
-    found = specs(configs._Spec)
+    found = specs(configs.Spec)
     assert len(found) >= 15
     for spec in found:
         assert spec.model_config["extra"] == "forbid" and spec.model_config["frozen"] and spec.model_config["strict"], spec

@@ -57,7 +57,7 @@ def model_of(run: Run, generation: int) -> Any:
 
 
 def redraw(run: Run, generation: int = 1) -> None:
-    draw(run, generation, model_of(run, generation), extractors_of(run, Accelerator()), Accelerator(), lambda n: None)
+    draw(run, generation, model_of(run, generation), run.config.sample, extractors_of(run, Accelerator()), Accelerator(), lambda n: None)
 
 
 # ------------------------------------------------------------------------------------------------- seeds
@@ -191,7 +191,7 @@ def test_a_resumed_stage_draws_only_what_is_missing(copy):
 
     told: list[int] = []
     kept = {p: p.stat().st_mtime_ns for p in home.rglob("*.parquet")}
-    draw(copy, 1, Counted(), extractors_of(copy, Accelerator()), Accelerator(), told.append)  # type: ignore[arg-type]
+    draw(copy, 1, Counted(), copy.config.sample, extractors_of(copy, Accelerator()), Accelerator(), told.append)  # type: ignore[arg-type]
     seeds = image_seeds(0, 0, 1, range(50))
     assert drawn == [seeds[20:30], seeds[30:40]] and sum(told) == 50
     assert copy.samples(1).hash() == before and feature.read_bytes() == content

@@ -60,9 +60,14 @@ class TrainSet:
         """
         if (self.replicate < 0).all():
             return self.inputs(np.arange(len(self)))
-        replicates = next(iter(self.sets.values())).record[0]
         _, first, place = np.unique(np.stack([self.generation, self.index]), axis=1, return_index=True, return_inverse=True)
         values = self.inputs(first)  # each record once, [u, R, d]
-        shared = place[self.replicate < 0]
-        rows = np.stack([np.concatenate([shared, place[self.replicate == r]]) for r in range(replicates)], axis=1)  # [n, R]
-        return np.take_along_axis(values, rows[:, :, None], axis=0)
+        return np.take_along_axis(values, self.by_chain(place)[:, :, None], axis=0)
+
+    def by_chain(self, rows: np.ndarray) -> np.ndarray:
+        """Something of each row, [N], in the order of `records`: [n], or [n, R] where chains have rows of their own."""
+        if (self.replicate < 0).all():
+            return rows
+        replicates = next(iter(self.sets.values())).record[0]
+        shared = rows[self.replicate < 0]
+        return np.stack([np.concatenate([shared, rows[self.replicate == r]]) for r in range(replicates)], axis=1)

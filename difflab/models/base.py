@@ -45,8 +45,9 @@ class ClosedForm(Family):
     """A family that is fitted by a formula instead of by gradient descent."""
 
     @abstractmethod
-    def fit(self, records: np.ndarray, labels: np.ndarray | None) -> None:
-        """Fit to a training set: [n, *record]."""
+    def fit(self, records: np.ndarray, labels: np.ndarray | None, weights: np.ndarray | None = None) -> None:
+        """Fit to a training set: [n, *record]. `weights`: how much each counts, float64 [n], or [n, R] where chains
+        have training sets of their own; with mean 1 in a chain; None = all alike."""
 
 
 class Exact(ClosedForm):

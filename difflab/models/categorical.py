@@ -27,11 +27,12 @@ def pick(p: np.ndarray, u: np.ndarray) -> np.ndarray:
     return (u[:, :, None] >= cdf[None, :, :-1]).sum(-1)
 
 
-def count(x: np.ndarray, categories: int) -> np.ndarray:
-    """Counts [R, C] of categories [n, R]."""
+def count(x: np.ndarray, categories: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """Counts [R, C] of categories [n, R], each row counted `weights` times, [n] or [n, R]."""
     replicates = x.shape[1]
     flat = x.astype(np.int64) + categories * np.arange(replicates)
-    return np.bincount(flat.ravel(), minlength=replicates * categories).reshape(replicates, categories)
+    each = None if weights is None else np.broadcast_to(weights.reshape(len(x), -1), x.shape).ravel()
+    return np.bincount(flat.ravel(), each, minlength=replicates * categories).reshape(replicates, categories)
 
 
 def truth_of(spec: Any) -> np.ndarray:
@@ -51,8 +52,8 @@ class Categorical(Exact):
         p = np.broadcast_to(truth_of(spec), (spec.replicates, spec.categories))
         return pick(p, uniforms(seeds, spec.replicates))[..., None].astype(np.float64)
 
-    def fit(self, records: np.ndarray, labels: np.ndarray | None = None) -> None:
-        self.p = count(records[..., 0], self.spec.categories) / len(records)
+    def fit(self, records: np.ndarray, labels: np.ndarray | None = None, weights: np.ndarray | None = None) -> None:
+        self.p = count(records[..., 0], self.spec.categories, weights) / len(records)
 
     def sample(self, labels: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
         p = (self.p / self.p.max(1, keepdims=True)) ** (1 / self.spec.temperature)  # so that not every power underflows

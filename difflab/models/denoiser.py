@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,45 @@ from difflab.models.overflow import named, watched
 FORWARD = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")  # settings of the forward process
 
 
+class Steer:
+    """What a sampling policy changes of the denoising loop; each method returns what it was given.
+
+    `share` says how much noise is left: 1 = nothing else, 0 = none (the timestep over the number of timesteps).
+    """
+
+    def start(self, x: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
+        """The noise [n, C, H, W] that images start from; `generators` has one per image."""
+        return x
+
+    def guidance(self, scale: float, share: float) -> float:
+        """The guidance scale of this step."""
+        return scale
+
+    def embedding(self, e: torch.Tensor, share: float, generators: list[torch.Generator]) -> torch.Tensor:
+        """What the network is told of the conditions, [n, ...]; it is not asked about "none"."""
+        return e
+
+    def without(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor | None:
+        """The prediction without condition that guidance leads away from, None = the model's own; x [n, C, H, W] as the network sees it, t [n]."""
+        return None
+
+    def prediction(self, prediction: torch.Tensor, x: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None, scale: float) -> torch.Tensor:
+        """The prediction of this step, guided by `scale`; x [n, C, H, W] as the network sees it."""
+        return prediction
+
+    def arguments(self, given: dict[str, Any], accepted: Sequence[str]) -> dict[str, Any]:
+        """Arguments of the scheduler's step, which knows those `accepted`."""
+        return given
+
+
 class Denoiser(Family):
     """Base of the diffusion families. `net` is what is trained, a torch module."""
 
     net: Any
 
     noise: Any  # a diffusers scheduler: the forward process of training
+    steers: Sequence[Steer] = ()  # of the policies that act while sampling
+    telling: Callable[[torch.Tensor], torch.Tensor] | None = None  # applied by each family to the embedding of its conditions, while set
 
     @abstractmethod
     def initialise(self, seed: int, scratch: bool = True) -> None:
@@ -152,24 +186,56 @@ class Denoiser(Family):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         x = torch.stack([torch.randn(self.drawn, generator=g) for g in generators]).to(device)
         condition = torch.from_numpy(conditions).to(device) if conditions is not None and self.spec.conditional else None
-        null = None if condition is None else torch.full_like(condition, self.null)
 
         scheduler = self.scheduler(how, device)
         x = x * getattr(scheduler, "init_noise_sigma", 1.0)
-        extra = _step_arguments(scheduler, generators)
+        for steer in self.steers:
+            x = steer.start(x, generators)
+        extra = _step_arguments(scheduler, generators, self.steers)
         for t in scheduler.timesteps:
+            share = float(t) / self.noise.config.num_train_timesteps
+            scale = how.guidance_scale
+            for steer in self.steers:
+                scale = steer.guidance(scale, share)
             scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-            if how.guidance_scale == 1 or condition is None:
-                prediction = self.predict(self.net, scaled, t.expand(len(x)), condition)
-            elif how.guidance_scale == 0:
-                prediction = self.predict(self.net, scaled, t.expand(len(x)), null)
-            else:
-                # One pass over [unconditional, conditional]: eps = eps_u + g (eps_c - eps_u), g = 1 + w of the paper.
-                both = self.predict(self.net, torch.cat([scaled, scaled]), t.expand(2 * len(x)), torch.cat([null, condition]))  # type: ignore[list-item]
-                without, with_ = both.chunk(2)
-                prediction = without + how.guidance_scale * (with_ - without)
+            at = t.expand(len(x))
+            prediction = self.guided(scaled, at, condition, scale, share, generators)
+            for steer in self.steers:
+                prediction = steer.prediction(prediction, scaled, at, condition, scale)
             x = scheduler.step(prediction.float(), t, x, **extra).prev_sample
         return self.finish(x)
+
+    def guided(
+        self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None, scale: float, share: float, generators: list[torch.Generator]
+    ) -> torch.Tensor:
+        """Classifier-free guidance: eps = eps_u + g (eps_c - eps_u), g = 1 + w of the paper. x [n, C, H, W], t [n]."""
+        if condition is None or (scale == 1 and not self.overrides("embedding")):
+            return self.predict(self.net, x, t, condition)
+        null = torch.full_like(condition, self.null)
+        if not self.overrides("without") and not self.overrides("embedding"):
+            if scale == 0:
+                return self.predict(self.net, x, t, null)
+            # One pass over [unconditional, conditional].
+            without, with_ = self.predict(self.net, torch.cat([x, x]), t.repeat(2), torch.cat([null, condition])).chunk(2)
+            return without + scale * (with_ - without)
+
+        def told(e: torch.Tensor) -> torch.Tensor:
+            for steer in self.steers:
+                e = steer.embedding(e, share, generators)
+            return e
+
+        self.telling = told if self.overrides("embedding") else None
+        with_ = self.predict(self.net, x, t, condition)
+        self.telling = None
+        if scale == 1:
+            return with_
+        elsewhere = next((found for steer in self.steers if (found := steer.without(x, t)) is not None), None)
+        without = self.predict(self.net, x, t, null) if elsewhere is None else elsewhere
+        return without + scale * (with_ - without)
+
+    def overrides(self, method: str) -> bool:
+        """Whether any policy that acts while sampling has its own `method` of Steer."""
+        return any(getattr(type(steer), method) is not getattr(Steer, method) for steer in self.steers)
 
     @property
     def drawn(self) -> tuple[int, int, int]:
@@ -238,7 +304,7 @@ def _near(word: str, known: Any, otherwise: str) -> str:
     return f"did you mean '{near[0]}'?" if near else otherwise
 
 
-def _step_arguments(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:
+def _step_arguments(scheduler: Any, generators: list[torch.Generator], steers: Sequence[Steer] = ()) -> dict[str, Any]:
     """Per-image generators for the schedulers that add noise, and clipping that is consistent.
 
     DDIM clips the predicted image but by default keeps the noise that belonged to the unclipped one. Images with many
@@ -249,6 +315,8 @@ def _step_arguments(scheduler: Any, generators: list[torch.Generator]) -> dict[s
     arguments: dict[str, Any] = {"generator": generators} if "generator" in names else {}
     if "use_clipped_model_output" in names and scheduler.config.get("clip_sample"):
         arguments["use_clipped_model_output"] = True
+    for steer in steers:
+        arguments = steer.arguments(arguments, names)
     return arguments
 
 

@@ -19,6 +19,11 @@ def normals(seeds: list[int], *shape: int) -> np.ndarray:
     return np.stack([numpy_generator(seed).standard_normal(shape) for seed in seeds])
 
 
+def counted(weights: np.ndarray | None, records: np.ndarray) -> np.ndarray | float:
+    """Weights [n] or [n, R] as a factor of records [n, R, d]."""
+    return 1.0 if weights is None else weights.reshape(len(records), -1, 1)
+
+
 class Gaussian(Exact):
     """N(mean, cov) per chain. Truth N(0, I). Samples are drawn from N(mean, sampling_bias * cov)."""
 
@@ -29,11 +34,12 @@ class Gaussian(Exact):
     def truth(cls, spec: Any, seeds: list[int]) -> np.ndarray:
         return normals(seeds, spec.replicates, spec.dim)
 
-    def fit(self, records: np.ndarray, labels: np.ndarray | None = None) -> None:
-        self.mean = records.mean(0)
+    def fit(self, records: np.ndarray, labels: np.ndarray | None = None, weights: np.ndarray | None = None) -> None:
+        w = counted(weights, records)
+        self.mean = (w * records).mean(0)
         centred = records - self.mean
         n = len(records) - (self.spec.estimator == "unbiased")
-        self.cov = np.einsum("nri,nrj->rij", centred, centred, optimize=True) / n
+        self.cov = np.einsum("nri,nrj->rij", w * centred, centred, optimize=True) / n
 
     def sample(self, labels: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
         z = normals(seeds, *self.mean.shape)

@@ -12,6 +12,7 @@ from difflab.config import Sample
 from difflab.data.files import read_tensors, write_tensors
 from difflab.models.base import Exact, Shape
 from difflab.models.categorical import pick
+from difflab.models.gaussian import counted
 from difflab.seeds import numpy_generator
 
 
@@ -41,10 +42,10 @@ class Mixture(Exact):
         shape = (spec.replicates, spec.components)
         return draw(np.full(shape, 1 / spec.components), np.broadcast_to(centres(spec), shape), np.ones(shape), seeds)
 
-    def fit(self, records: np.ndarray, labels: np.ndarray | None = None) -> None:
-        member = records[..., :1] == np.arange(self.spec.components)  # [n, R, C]
+    def fit(self, records: np.ndarray, labels: np.ndarray | None = None, weights: np.ndarray | None = None) -> None:
+        member = (records[..., :1] == np.arange(self.spec.components)) * counted(weights, records)  # [n, R, C]
         counts = member.sum(0)
-        some = np.maximum(counts, 1)
+        some = np.where(counts > 0, counts, 1)
         value = records[..., 1:]
         self.p = counts / len(records)
         self.mean = (member * value).sum(0) / some

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from difflab.config import Sample
 from difflab.errors import ConfigError, StoreError
 from difflab.models.base import Shape
 from difflab.models.denoiser import Denoiser
@@ -47,6 +48,16 @@ class Pixel(Denoiser):
     def save(self, folder: Path) -> None:
         self.net.save_pretrained(folder / "unet", safe_serialization=True)
         self.noise.save_pretrained(folder / "scheduler")
+
+    @property
+    @abstractmethod
+    def labels(self) -> Any:
+        """The module of `net` that embeds class labels; None = unconditional."""
+
+    def prepare_sampling(self, how: Sample, device: Any) -> None:
+        super().prepare_sampling(how, device)
+        if self.labels is not None:  # asked at every call, so that policies can be set after this
+            self.labels.register_forward_hook(lambda module, given, e: e if self.telling is None else self.telling(e))
 
     def trained_files(self, folder: Path) -> list[Path]:
         return sorted((folder / "unet").glob("*.safetensors"))

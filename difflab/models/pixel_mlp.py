@@ -75,6 +75,10 @@ class PixelMLP(Pixel):
         h, _, c = self.shape.record
         return DenoisingMLP(h, c, self.spec.width, self.spec.depth, self.shape.classes if self.spec.conditional else 0)
 
+    @property
+    def labels(self) -> Any:
+        return self.net.label
+
     @classmethod
     def network_class(cls) -> Any:
         return DenoisingMLP

@@ -38,6 +38,10 @@ class PixelUNet(Pixel):
     def predict(self, net: Any, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         return net(x, t, class_labels=labels).sample
 
+    @property
+    def labels(self) -> Any:
+        return self.net.class_embedding
+
     @classmethod
     def network_class(cls) -> Any:
         return UNet2DModel

@@ -49,6 +49,7 @@ class Work:
     accelerator: Accelerator
     report: Reporter
     extractors: list[Any] = field(default_factory=list)
+    plots: bool = True
 
     @property
     def main(self) -> bool:
@@ -59,11 +60,16 @@ class Work:
 
     def acting(self, hook: str, generation: int, **more: Any) -> Iterator[tuple[Policy, At]]:
         """The policies that act through `hook` in this generation."""
-        return policies.acting(hook, self.run.config, generation, run=self.run, extractors=self.extractors, device=self.accelerator.device, **more)
+        return policies.acting(
+            hook, self.run.config, generation, run=self.run, extractors=self.extractors, device=self.accelerator.device, say=self.report.say, **more
+        )
 
 
-def run_chain(config: Config, path: Path, report: Reporter | None = None) -> Run:
-    """Run or resume the chain of `config` in `path` and return it. Safe to stop anywhere and to call again."""
+def run_chain(config: Config, path: Path, report: Reporter | None = None, plots: bool = True) -> Run:
+    """Run or resume the chain of `config` in `path` and return it. Safe to stop anywhere and to call again.
+
+    `plots`: also curves.png of this run alone, which takes seconds.
+    """
     check(config)
     report = report or Reporter(quiet=True)
     if "bf16" in (config.train.precision, config.sample.precision) and emulates_bf16():
@@ -72,7 +78,7 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None) -> Run
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=config.train.precision)
     with accelerator.main_process_first():  # the main process locks and checks the folder before anyone looks at it
         run = Run.create(path, config) if accelerator.is_main_process else Run(path, config)
-    work = Work(run, accelerator, report)
+    work = Work(run, accelerator, report, plots=plots)
     try:
         ingest(run, accelerator)
         check_counts(run)
@@ -162,6 +168,8 @@ def mix(work: Work, generation: int) -> None:
     drawn, budget = regimes.pools(config, generation, run.about["n_train"], kept, work.acting("pools", generation, n_train=run.about["n_train"]))
     if work.main:
         rows = regimes.mix(drawn, budget, ("mix", config.seed, generation), getattr(config.model, "replicates", 1))
+        for policy, at in work.acting("rows", generation, n_train=run.about["n_train"]):
+            rows = policy.rows(at, rows)
         _write_table(run.gen(generation) / "train_set.parquet", rows)
 
 
@@ -178,7 +186,8 @@ def fit(work: Work, generation: int) -> dict[str, Any]:
     if isinstance(model, ClosedForm):
         data = TrainSet(rows, run.samples)
         with work.report.stage(generation, "train", 0):
-            model.fit(data.records(), data.conditions, None if weights is None else data.by_chain(weights))
+            counts = None if weights is None else data.by_chain(weights)
+            model.fit(data.records(), data.conditions, None if counts is None else counts / counts.mean(0))  # mean 1 in each chain
         images = len(data)
     elif generation == 0 and getattr(config.model, "generation_0", "fit") == "base":
         images = 0
@@ -299,8 +308,9 @@ def picture(work: Work, generation: int) -> None:
         if run.config.probe.per_condition:
             with atomic(run.path / "strip.png") as temporary:
                 strip(run).save(temporary, "PNG")
-        with atomic(run.path / "curves.png") as temporary:
-            curves([run]).savefig(temporary, format="png", dpi=110)
+        if work.plots:
+            with atomic(run.path / "curves.png") as temporary:
+                curves([run]).savefig(temporary, format="png", dpi=110)
 
 
 def _save(model: Any, folder: Path) -> None:

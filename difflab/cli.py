@@ -30,6 +30,7 @@ EXAMPLES = """examples:
   difflab compare real/ generated/                               any two sets of images, with floors and intervals
   difflab diagnose runs/digits                                   which kind of collapse, since when, how sure
   difflab diagnose --reference real/ gen0/ gen1/ gen2/           the same of anybody's images
+  difflab sweep configs/sweeps/regimes.yaml                      arms x seeds under a matched budget
   difflab status runs/digits                                     how far it is
   difflab export runs/digits --generation 3 --to digits-gen3     images as files
 """
@@ -123,6 +124,16 @@ def _parser() -> argparse.ArgumentParser:
     diagnose.add_argument("--max-bad", type=float, default=0.01, help="largest share of unreadable images that are left out (default: 0.01)")
     diagnose.add_argument("--resamples", type=int, default=40, help="half-samples behind each standard error (default: 40)")
     diagnose.add_argument("--seed", type=int, default=0, help="which images are drawn (default: 0)")
+    sweep = add("sweep", _sweep, "Run arms x seeds, or resume them; arms share what they have in common.")
+    sweep.add_argument("config", type=Path, metavar="SWEEP", help="a YAML sweep: base, overrides, arms, seeds; see configs/sweeps/")
+    sweep.add_argument("overrides", nargs="*", metavar="key=value", help="of the sweep itself, for example seeds=5")
+    sweep.add_argument("--out", type=Path, help="folder (default: runs/NAME)")
+    sweep.add_argument("--workers", type=int, help="runs at once (default: one per GPU; on a CPU one, which uses all cores)")
+    compare_runs = add("compare-runs", _compare_runs, "Line runs up by generation, arm against arm, with paired intervals over seeds.")
+    compare_runs.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="runs, or the folder of one sweep; the first arm is the baseline")
+    compare_runs.add_argument("--metrics", nargs="+", metavar="NAME", help="measures by name (default: all that were taken on images)")
+    compare_runs.add_argument("--generations", type=int, nargs="+", metavar="T", help="(default: the last one that all have)")
+    compare_runs.add_argument("--plot", type=Path, metavar="PNG", help="draw the curves of the arms into this file")
     status = add("status", _status, "How far a run is.")
     status.add_argument("dir", type=Path)
     export = add("export", _export, "Write the samples of a generation as an imagefolder with metadata.jsonl.")
@@ -254,6 +265,75 @@ def _diagnose(args: argparse.Namespace) -> int:
         _print_rows(result.rows())
     else:
         _show(diagnosis(result))
+    return 0
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    path = args.config
+    if not path.exists():
+        raise ConfigError(f"there is no sweep {path}; see configs/sweeps/ for examples")
+    _quiet_libraries()
+    from difflab.progress import Reporter
+    from difflab.sweep import Job, read, run_sweep
+
+    sweep, folder = read(path, args.overrides)
+    out = args.out or Path("runs") / sweep.name
+
+    def report(job: Job) -> Reporter:
+        if not args.json:
+            print(f"{job.arm}, seed {job.seed}: {job.path}", file=sys.stderr)
+        return Reporter(quiet=args.json, weights=_weights(job.config))
+
+    records = run_sweep(sweep, folder, out, args.workers, report, say=lambda text: print(text, file=sys.stderr))
+    failed = [record for record in records if record["error"]]
+    if args.json:
+        _print_rows(records)
+    else:
+        shared = sum(len(record["shared"]) for record in records)
+        print(f"{len(records) - len(failed)} of {len(records)} runs are complete; {shared} stages were taken over from runs that share them")
+        if len(failed) < len(records):
+            _compare_sweep(out, None, None, out / "arms.png")
+            print(f"look at: {out / 'arms.png'}   difflab compare-runs {out}")
+    return 1 if failed else 0
+
+
+def _compare_sweep(out: Path, metrics: list[str] | None, generations: list[int] | None, plot: Path | None) -> None:
+    from difflab.comparing import arms_of
+    from difflab.sweep import runs_of
+
+    found = runs_of(out)
+    _show_arms(arms_of([run for *_, run in found], [arm for arm, *_ in found]), metrics, generations, plot)
+
+
+def _show_arms(arms: Any, metrics: list[str] | None, generations: list[int] | None, plot: Path | None, as_json: bool = False) -> None:
+    from difflab.comparing import budgets, compare_runs
+    from difflab.data.files import atomic
+    from difflab.report.curves import arm_curves
+    from difflab.report.table import arms as table
+
+    rows = compare_runs(arms, metrics, generations)
+    if plot:
+        with atomic(plot) as temporary:
+            arm_curves(arms, metrics).savefig(temporary, format="png", dpi=110)
+    if as_json:
+        _print_rows(rows)
+        return
+    _show(table(rows, Console().width))
+    print(budgets(arms))
+
+
+def _compare_runs(args: argparse.Namespace) -> int:
+    _quiet_libraries()
+    from difflab.comparing import arms_of
+    from difflab.run import open_run
+    from difflab.sweep import runs_of
+
+    if len(args.runs) == 1 and not (args.runs[0] / "run.yaml").exists():
+        found = runs_of(args.runs[0])
+        arms = arms_of([run for *_, run in found], [arm for arm, *_ in found])
+    else:
+        arms = arms_of([open_run(path) for path in args.runs])
+    _show_arms(arms, args.metrics, args.generations, args.plot, args.json)
     return 0
 
 

@@ -6,12 +6,13 @@ How to run it (processes, devices, output folder) is the command line's business
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -94,6 +95,11 @@ class Mixture(Spec):
     family: Literal["mixture"]
     components: int = Field(5, ge=2, description="Number of components; their means lie `spacing` apart on a line, centred on 0.")
     spacing: float = Field(4.0, ge=0, description="Distance between neighbouring means in units of a component's standard deviation.")
+    guidance_scale: float = Field(
+        1.0,
+        ge=0,
+        description="Guidance of the sampler, on the exact scores of a component and of all together (taken as one normal distribution); 1 = off.",
+    )
     replicates: int = Field(1, ge=1, description="Independent chains carried side by side.")
 
 
@@ -332,6 +338,74 @@ class Measure(Spec):
         return resamples
 
 
+PRESETS = ("isolated", "pooled", "one_way")
+
+
+def _exchange(raw: Any) -> Any:
+    """Refuse here what the union of a name and a matrix would refuse twice."""
+    if isinstance(raw, str) and raw not in PRESETS:
+        near = difflib.get_close_matches(raw, PRESETS, 1)
+        raise ValueError((f"did you mean '{near[0]}'? " if near else "") + f"give a matrix or one of {', '.join(PRESETS)}")
+    if not isinstance(raw, str) and not (isinstance(raw, list) and all(isinstance(row, list) for row in raw)):
+        raise ValueError(f"give a list with one row of shares per lab, or one of {', '.join(PRESETS)}")
+    for i, row in enumerate(raw if isinstance(raw, list) else []):
+        if len(row) != len(raw):
+            raise ValueError(f"row {i} has {len(row)} shares, there are {len(raw)} rows: one row and one column per lab")
+        if any(isinstance(x, bool) or not isinstance(x, (int, float)) or not x >= 0 for x in row):
+            raise ValueError(f"row {i} is {row}: every share is a number from 0 to 1")
+        if abs(sum(row) - 1) > 1e-6:
+            raise ValueError(f"row {i} sums to {sum(row):.6g}, not to 1")
+    return raw
+
+
+class Ecosystem(Spec):
+    """Several labs, each a lineage of models of its own, that train on each other's samples."""
+
+    labs: int | None = Field(None, ge=2, le=1000, description="How many; null = as many as exchange has rows or overrides has entries.")
+    exchange: Annotated[Literal["isolated", "pooled", "one_way"] | list[list[float]], BeforeValidator(_exchange)] = Field(
+        "pooled",
+        description="Row i: the share of each lab's samples among the synthetic training images of lab i; isolated = one's own alone, pooled = all alike, one_way = lab 0's alone.",
+    )
+    overrides: list[dict[str, Any]] = Field(
+        default_factory=list, description="Dotted keys and their values, one mapping per lab; {} = the config as it is, [] = so for all labs."
+    )
+    real: Literal["shared", "disjoint"] = Field(
+        "shared", description="Real images in the train split of each lab: the same ones, or parts that have none in common. Held-out are the same."
+    )
+    lab: int | None = Field(None, ge=0, description="Which lab this is the config of; null = of the ecosystem. Set by the engine in the run.yaml of labs.")
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Ecosystem:
+        said = {"labs": self.labs, "exchange": len(self.exchange) if isinstance(self.exchange, list) else None, "overrides": len(self.overrides) or None}
+        sizes = {name: size for name, size in said.items() if size is not None}
+        if not sizes:
+            raise ValueError("how many labs? set ecosystem.labs")
+        if len(set(sizes.values())) > 1:
+            raise ValueError("the number of labs is not the same in " + ", ".join(f"{name} ({size})" for name, size in sizes.items()))
+        if self.count < 2:
+            raise ValueError("an ecosystem has at least 2 labs; a chain by itself is a config without this section")
+        if self.lab is not None and self.lab >= self.count:
+            raise ValueError(f"there is no lab {self.lab} among {self.count}; the first one is lab 0")
+        own = [key for mapping in self.overrides for key in mapping if key.split(".")[0] in ("name", "seed", "generations", "ecosystem")]
+        if own:
+            raise ValueError(f"overrides: '{own[0]}' is the same for all labs (which draw different random numbers in any case)")
+        return self
+
+    @property
+    def count(self) -> int:
+        """How many labs there are."""
+        return self.labs or (len(self.exchange) if isinstance(self.exchange, list) else len(self.overrides))
+
+    @property
+    def matrix(self) -> list[list[float]]:
+        """The exchange as numbers: [lab that trains][lab whose samples they are]."""
+        if isinstance(self.exchange, list):
+            return self.exchange
+        n = self.count
+        one = {"isolated": lambda i, j: float(i == j), "pooled": lambda i, j: 1 / n, "one_way": lambda i, j: float(j == 0)}[self.exchange]
+        return [[one(i, j) for j in range(n)] for i in range(n)]
+
+
 def _policies(raw: Any) -> Any:
     from difflab.policies import parse  # each is a spec of its own, and they are found by looking
 
@@ -354,6 +428,23 @@ class Config(Spec):
     )
     probe: Probe = Field(default_factory=Probe)
     measure: Measure = Field(default_factory=Measure)
+    ecosystem: Ecosystem | None = Field(None, description="Several labs that train on each other's samples; null = a chain by itself.")
+
+    @property
+    def lab(self) -> int:
+        """The lab that this is the config of; 0 in a chain by itself."""
+        return (self.ecosystem and self.ecosystem.lab) or 0
+
+    def labs(self) -> list[Config]:
+        """The configs of an ecosystem's labs; of a chain by itself, and of one lab, only its own. Raises ConfigError that names the lab."""
+        if self.ecosystem is None or self.ecosystem.lab is not None:
+            return [self]
+        raw = self.model_dump(mode="json")
+        own = self.ecosystem.overrides or [{}] * self.ecosystem.count
+        return [
+            parse(merged(raw, {**values, "name": f"{self.name}-lab-{i}", "ecosystem.lab": i}), f"ecosystem.overrides of lab {i}")
+            for i, values in enumerate(own)
+        ]
 
     @property
     def exact(self) -> bool:
@@ -403,6 +494,7 @@ class Config(Spec):
             raise ValueError("train.condition_dropout=1 never shows the model a label; use model.conditional=false")
         if sample.shard_size % sample.batch_size and sample.shard_size > sample.batch_size:
             raise ValueError(f"sample.shard_size {sample.shard_size} is not a multiple of sample.batch_size {sample.batch_size}")
+        self.labs()  # each must be possible
         return self
 
 
@@ -411,7 +503,7 @@ class Config(Spec):
 NOT_IN_RECIPE = ("name", "generations", "train.checkpoint_every")
 
 
-class _Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):
     """Safe YAML that reads 1e-3 as a number and refuses a key given twice, of which PyYAML would keep the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -422,14 +514,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
 
 
 def load(path: str | Path, overrides: list[str] | None = None, kind: Any = Config) -> Any:
     """Read a YAML config and apply ``a.b=value`` overrides. Raises ConfigError that names key, file and nearest key."""
     path = Path(path)
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read config {path}: {error}") from error
     except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
@@ -439,6 +531,14 @@ def load(path: str | Path, overrides: list[str] | None = None, kind: Any = Confi
     for override in overrides or []:
         _apply(raw, override)
     return parse(raw, str(path), kind)
+
+
+def merged(raw: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a plain mapping with the values of dotted keys set. Raises ConfigError where a key leads through a value."""
+    out = copy.deepcopy(raw)
+    for key, value in values.items():
+        _set(out, key, copy.deepcopy(value))
+    return out
 
 
 def parse(raw: dict[str, Any], where: str = "config", kind: Any = Config) -> Any:
@@ -453,16 +553,21 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"override '{override}' is not of the form key=value, for example train.images_seen=50000")
+    try:
+        value = yaml.load(text, Loader)
+    except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
+        raise ConfigError(f"override '{override}': the value is not valid YAML") from error
+    _set(raw, key, value, f"override '{override}'")
+
+
+def _set(raw: dict[str, Any], key: str, value: Any, where: str | None = None) -> None:
     node = raw
     *parents, leaf = key.split(".")
     for parent in parents:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
-            raise ConfigError(f"override '{override}': {parent} is not a section")
-    try:
-        node[leaf] = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
-        raise ConfigError(f"override '{override}': the value is not valid YAML") from error
+            raise ConfigError(f"{where or key}: {parent} is not a section")
+    node[leaf] = value
 
 
 def _explain(error: Any, where: str, root: Any = Config) -> str:
@@ -497,17 +602,21 @@ def _child(node: Any, part: str) -> Any:
         return Model
     if node is Model:
         return next((s for s in Model.__origin__.__args__ if s.model_fields["family"].annotation.__args__[0] == part), None)  # type: ignore[attr-defined]
-    field = node.model_fields.get(part)
-    kind = field.annotation if field else None
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    return _spec(node.model_fields[part]) if part in node.model_fields else None
+
+
+def _spec(field: Any) -> Any:
+    """The spec class of a section, also of one that may be null; None when the field is a plain value."""
+    kinds = (field.annotation, *get_args(field.annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None) if field.discriminator is None else None
 
 
 def _all_keys(root: Any) -> list[str]:
     keys = []
     for section, field in root.model_fields.items():
         keys.append(section)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += [f"{section}.{key}" for key in field.annotation.model_fields]
+        spec = _spec(field)
+        keys += [f"{section}.{key}" for key in spec.model_fields] if spec else []
     return keys
 
 

@@ -7,6 +7,8 @@ runs/<name>/
   metrics.jsonl             one line per number
   strip.png  curves.png     the same seeds down the generations; every measure with its interval
   cache/                    decoded pixels; disposable, removed when the run is complete
+
+Of an ecosystem all this lies in lab-0/, lab-1/, ... (EcosystemRun).
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ class Run:
         self.path, self.config = Path(path), config
         self.cache = cache or self.path / "cache"
         self._lock: Any = None
+        self._labs: list[Run] = []  # all labs of the same ecosystem, once they are known
 
     # --------------------------------------------------------------------------------------------- paths
     def gen(self, generation: int) -> Path:
@@ -90,10 +93,15 @@ class Run:
         encoded = cache_home() / "latents" / about["content"] if self.config.text else None
         return self._shards(self.path / "real", "images", about["n_train"] + about["n_held_out"], about["shard_size"], encoded)
 
-    def samples(self, generation: int) -> Shards:
-        """The samples of one generation as Shards: ``.table(k)``, ``.labels()``, ``.gather(indices)``, ``.features(name)``."""
+    def samples(self, generation: int, lab: int | None = None) -> Shards:
+        """The samples of one generation as Shards: ``.table(k)``, ``.labels()``, ``.gather(indices)``, ``.features(name)``.
+
+        `lab`: of an ecosystem, whose samples; None = its own. Real images are always its own.
+        """
         if generation == REAL:
             return self.real
+        if lab not in (None, self.config.lab):
+            return self.labs[lab].samples(generation)
         how = self.config.sample
         return self._shards(self.gen(generation), "samples", how.count_of(generation), how.shard_size)
 
@@ -108,6 +116,22 @@ class Run:
         result = {"mix": "train_set.parquet", "train": "model/hash.json", "select": "selected.parquet", "measure": "metrics.jsonl"}[stage]
         return (folder / result).exists()
 
+    # ---------------------------------------------------------------------------------------------- labs
+    @property
+    def parts(self) -> list[Run]:
+        """The runs that hold generations: itself, or the labs of an ecosystem."""
+        return [self]
+
+    @property
+    def labs(self) -> list[Run]:
+        """All labs of the ecosystem that this one belongs to, in order; of a chain by itself just the run."""
+        if self.config.ecosystem is None:
+            return [self]
+        if not self._labs:
+            count = self.config.ecosystem.count
+            self._labs = [self if i == self.config.lab else open_run(self.path.parent / f"lab-{i}") for i in range(count)]
+        return self._labs
+
     # -------------------------------------------------------------------------------------- opening, lock
     @classmethod
     def create(cls, path: Path, config: Config) -> Run:
@@ -117,32 +141,36 @@ class Run:
         else, or another process works on it.
         """
         run = cls(path, config)
-        try:
-            run.path.mkdir(parents=True, exist_ok=True)
-            run._lock = open(run.path / ".lock", "a")  # noqa: SIM115 (held open as long as the run is worked on)
-        except OSError as error:
-            raise StoreError(f"cannot write to {path}: {error.strerror}; choose another folder with --out") from error
-        try:
-            fcntl.flock(run._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            run._claim()
-        except BlockingIOError:
-            run.close()
-            raise StoreError(f"another process is working on {path}; wait for it, or choose another folder with --out") from None
-        except BaseException:
-            run.close()
-            raise
+        run.claim()
         return run
+
+    def claim(self) -> None:
+        """Lock the folder and make it this run's, see `create`."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / ".lock", "a")  # noqa: SIM115 (held open as long as the run is worked on)
+        except OSError as error:
+            raise StoreError(f"cannot write to {self.path}: {error.strerror}; choose another folder with --out") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._claim()
+        except BlockingIOError:
+            self.close()
+            raise StoreError(f"another process is working on {self.path}; wait for it, or choose another folder with --out") from None
+        except BaseException:
+            self.close()
+            raise
 
     def _claim(self) -> None:
         """Check that the locked folder is this recipe's, clear what a killed process left half-written, write run.yaml."""
         record = self.path / "run.yaml"
         others = [p for p in self.path.iterdir() if p.name not in (".lock", "run.yaml") and not p.name.startswith(".run.yaml.")]
         if record.exists():
-            if any(self.path.glob("gen-*")):
+            if any(self.path.glob("gen-*")) or any(self.path.glob("lab-*/gen-*")):
                 self._check_recipe(record)
-            elif _read_record(record) != self.config:
+            elif read_record(record) != self.config:
                 # Nothing was fitted under that recipe (it asked for bad images, say): the mended config may have the folder.
-                for part in (self.path / "real", self.cache):
+                for part in (self.path / "real", self.cache, *self.path.glob("lab-*")):
                     shutil.rmtree(part, ignore_errors=True)
         elif others:
             raise StoreError(f"{self.path} is not empty and holds no run; choose another folder with --out")
@@ -170,7 +198,7 @@ class Run:
         write_text(record, yaml.safe_dump(content, sort_keys=False))
 
     def _check_recipe(self, record: Path) -> None:
-        old, new = configs.recipe_of(_read_record(record)), configs.recipe_of(self.config)
+        old, new = configs.recipe_of(read_record(record)), configs.recipe_of(self.config)
         differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
         if differing:
             shown = ", ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} asked" for key in differing[:6])
@@ -200,17 +228,7 @@ class Run:
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl as dicts."""
-        rows = []
-        for t in self.generations:
-            path = self.gen(t) / "metrics.jsonl"
-            try:
-                own = [json.loads(line) for line in path.read_text().splitlines()]
-                if not all(isinstance(row, dict) and {"generation", "metric", "value"} <= row.keys() for row in own):
-                    raise ValueError("a line holds no number")
-            except ValueError as error:
-                raise StoreError(f"{path} is damaged ({error}); delete it and run the same command again") from error
-            rows += own
-        return rows
+        return [row for t in self.generations for row in read_rows(self.gen(t) / "metrics.jsonl")]
 
     def training(self, generation: int) -> dict[str, Any]:
         """Images seen, size of the training set and the loss curve of one generation ({} for formula-fitted families)."""
@@ -262,7 +280,108 @@ class Run:
         return rows["index"].to_numpy()[rows["kept"].to_numpy(zero_copy_only=False)]
 
 
-def _read_record(record: Path) -> Config:
+class EcosystemRun(Run):
+    """Several labs, each a run of its own in lab-0/, lab-1/, ...; here lies what they are together.
+
+    runs/<name>/
+      run.yaml                  the config of the ecosystem
+      lab-0/ lab-1/ ...         what a run holds, each with its own run.yaml
+      between/                  distances between the labs, one file per generation
+      metrics.jsonl             the rows of all labs, and those between them, which have lab null
+      strip.png  curves.png     the labs below each other; the labs in one plot
+    """
+
+    def __init__(self, path: Path, config: Config, cache: Path | None = None):
+        super().__init__(path, config, cache)
+        self._labs = [Run(self.path / f"lab-{i}", own, cache and cache / f"lab-{i}") for i, own in enumerate(config.labs())]
+        for lab in self._labs:
+            lab._labs = self._labs
+
+    @property
+    def parts(self) -> list[Run]:
+        return self._labs
+
+    @property
+    def labs(self) -> list[Run]:
+        return self._labs
+
+    def claim(self) -> None:
+        super().claim()
+        try:
+            for lab in self._labs:
+                lab.claim()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        for lab in self._labs:
+            lab.close()
+        super().close()
+
+    def _elsewhere(self) -> StoreError:
+        return StoreError(f"{self.path} is an ecosystem of {len(self._labs)} labs, each a run of its own: name one, such as {self._labs[0].path}")
+
+    def gen(self, generation: int) -> Path:
+        raise self._elsewhere()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        raise self._elsewhere()
+
+    def between(self, generation: int) -> Path:
+        """The file of the rows between the labs of one generation."""
+        return self.path / "between" / f"gen-{generation:03d}.jsonl"
+
+    @property
+    def generations(self) -> list[int]:
+        """Generations that have been measured in all labs and between them."""
+        done = [set(lab.generations) for lab in self._labs]
+        return [t for t in range(self.config.generations + 1) if self.between(t).exists() and all(t in own for own in done)]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of all labs (column lab) and those between them (lab None), by generation."""
+        between = [row for t in range(self.config.generations + 1) if self.between(t).exists() for row in read_rows(self.between(t))]
+        return sorted([row for lab in self._labs for row in lab.rows()] + between, key=lambda row: row["generation"])
+
+    def timings(self) -> list[dict[str, Any]]:
+        return [{"lab": i, **row} for i, lab in enumerate(self._labs) for row in lab.timings()]
+
+    def strip(self) -> Any:
+        """The strips of all labs below each other, as a PIL image."""
+        from difflab.report.grid import below
+
+        return below([lab.strip() for lab in self._labs])
+
+    def curves(self) -> Any:
+        """Every measure over the generations, the labs over each other, as a matplotlib figure."""
+        from difflab.report.curves import curves
+
+        return curves(self._labs)
+
+    def drop_cache(self) -> None:
+        for lab in self._labs:
+            lab.drop_cache()
+
+
+def run_class(config: Config) -> type[Run]:
+    """What kind of folder a config makes."""
+    return EcosystemRun if config.ecosystem is not None and config.ecosystem.lab is None else Run
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of one file of measures. Raises StoreError."""
+    try:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        if not all(isinstance(row, dict) and {"generation", "metric", "value"} <= row.keys() for row in rows):
+            raise ValueError("a line holds no number")
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged ({error}); delete it and run the same command again") from error
+    return rows
+
+
+def read_record(record: Path) -> Config:
+    """The config in a run.yaml. Raises StoreError."""
     try:
         content = yaml.safe_load(record.read_text())
         return configs.parse(content["config"], str(record))
@@ -286,7 +405,7 @@ def open_run(path: str | os.PathLike[str]) -> Run:
         near = sorted(p.parent.name for p in folder.parent.glob("*/run.yaml")) if folder.parent.is_dir() else []
         hint = f"runs beside it: {', '.join(near[:8])}" if near else "start one with: difflab run configs/digits.yaml"
         raise StoreError(f"{folder} holds no run (no run.yaml); {hint}")
-    config = _read_record(folder / "run.yaml")
+    config = read_record(folder / "run.yaml")
     cache = Path(tempfile.mkdtemp(prefix="difflab-"))
     atexit.register(shutil.rmtree, cache, ignore_errors=True)  # its samples may outlive the Run
-    return Run(folder, config, cache)
+    return run_class(config)(folder, config, cache)

@@ -29,6 +29,11 @@ def numpy_generator(*key: object) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(seed_of(*key)))
 
 
+def lab_seed(run_seed: int, lab: int) -> int:
+    """The seed of all that differs between the labs of an ecosystem: weights, draws, noise. Lab 0 has the run's own, as a chain by itself."""
+    return seed_of("lab", run_seed, lab) if lab else run_seed
+
+
 def image_seeds(run_seed: int, lab: int, generation: int, indices: Iterable[int]) -> list[int]:
     """One seed per image of a generation; fresh ones every generation, since replayed noise may change the drift."""
     return _distinct(seed_of("sample", run_seed, lab, generation), indices)

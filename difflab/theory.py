@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import gammaln, polygamma, psi
+from scipy.special import gammaln, hyp2f1, polygamma, psi
 from scipy.stats import binom
 
 from difflab import config as configs
@@ -52,11 +52,75 @@ def fresh(n: int, a: float) -> float:
     return 1 - 1 / (n * a * (2 - a) + 1 - a)
 
 
+def weighted(n: int, k: int, w: float, t: int, first: int, bias: float = 1.0) -> tuple[float, float]:
+    """E var and E squared drift after t fits, the first to `first` real points, later ones to n fresh real points that together have
+    the weight w and k samples of the fit before that have 1 - w, maximum likelihood.
+
+    Without bias the two add up to 1, and the drift tends to (w^2/n + (1-w)^2/k) / (w (2-w) + (1-w)^2/k). He, Xu & Cheng 2502.18049
+    refit the mean alone, to samples of unit variance: their law is this one without the last term.
+    """
+    drift = 1 / first
+    variance = 1 - drift
+    for _ in range(t - 1):
+        second = w + (1 - w) * (drift + bias * variance)
+        drift = w * w / n + (1 - w) ** 2 * (drift + bias * variance / k)
+        variance = second - drift
+    return variance, drift
+
+
+def stepped(n: int, t: int, step: float, bias: float = 1.0) -> tuple[float, float]:
+    """E var and E squared drift after t fits of replace with n points, maximum likelihood, where mean and variance go only the share
+    `step` of the way from the fit before to the new one: below 1 an average over generations, below 0 Neon with strength -step."""
+    drift = 1 / n
+    variance = 1 - drift
+    for _ in range(t - 1):
+        drift += step * step * bias * variance / n
+        variance *= 1 + step * (bias * (1 - 1 / n) - 1)
+    return variance, drift
+
+
 def survivors(p: np.ndarray, n: int, t: int) -> float:
     """Expected categories left after t fits of n points: the Wright-Fisher chain of each category, exactly."""
     step = binom.pmf(np.arange(n + 1)[None, :], n, np.arange(n + 1)[:, None] / n)
     lost = np.linalg.matrix_power(step, t - 1)[:, 0]
     return float(sum(1 - binom.pmf(np.arange(n + 1), n, share) @ lost for share in p))
+
+
+def guided(p: np.ndarray, mean: np.ndarray, variance: np.ndarray, w: float) -> tuple[np.ndarray, np.ndarray]:
+    """Means and variances [..., C] of components that are sampled with guidance 1 + w on exact scores, by the probability-flow equation.
+
+    The variance v (v/V)^w, V of all components together, is neither v/(1 + w) nor that of the density tilted by guidance, which has
+    the precision (1 + w)/v - w/V. Means are pushed away from the overall one.
+    """
+    overall = (p * mean).sum(-1, keepdims=True)
+    share = variance / ((p * (variance + mean**2)).sum(-1, keepdims=True) - overall**2)
+    push = w * (mean - overall) * share ** ((1 + w) / 2) * hyp2f1(0.5, (1 + w) / 2, 1.5, 1 - share)
+    return mean + push, variance * share**w
+
+
+def guided_loop(n: int, t: int, gap: float, w: float) -> tuple[float, float]:
+    """E of the variance within two classes and of that between them after t fits of replace with n points and guidance 1 + w.
+
+    Truth: variances 1, means `gap` apart, equal weights. `guided` over and over, with the first order in 1/n of what sampling adds: mean
+    and covariance of (weight, two means, two variances) go through it as ten sigma points (Julier & Uhlmann 1997).
+    """
+
+    def fitted(weight: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and sampling variance [k, 5] of a fit to n points from each of k mixtures."""
+        p = np.stack([weight, 1 - weight], 1)
+        values = np.column_stack([weight, mean, variance * (1 - 1 / (n * p))])
+        return values, np.column_stack([weight * (1 - weight) / n, variance / (n * p), 2 * variance**2 / (n * p)])
+
+    means, spread = fitted(np.full(1, 0.5), np.array([[-gap / 2, gap / 2]]), np.ones((1, 2)))
+    for k in range(t):
+        centre = means.mean(0)
+        root = np.linalg.cholesky(5 * ((means - centre).T @ (means - centre) / len(means) + np.diag(spread.mean(0))))
+        points = centre + np.concatenate([root.T, -root.T])
+        weight, mean, variance = points[:, 0], points[:, 1:3], points[:, 3:]
+        p = np.stack([weight, 1 - weight], 1)
+        if k < t - 1:
+            means, spread = fitted(weight, *guided(p, mean, variance, w))
+    return float((p * variance).sum(1).mean()), float((weight * (1 - weight) * (mean[:, 1] - mean[:, 0]) ** 2).mean())
 
 
 # --------------------------------------------------------------------------------------------------- laws
@@ -152,6 +216,25 @@ def _laws() -> dict[str, Law]:
         "variance",
         0.1 * c / (1 - 0.9 * 0.8 * c),
     )
+    # The second has more samples than it trains on, so that each chain draws its own rows.
+    for name, n, k, count, weight, w in (("D1", 20, 20, 20, "golden", (math.sqrt(5) - 1) / 2), ("D1-little", 20, 30, 60, 0.05, 0.05)):
+        mixed = _chain("gaussian", n + k, 10, "fresh_real", count, a=n / (n + k))
+        mixed |= {"policies": [{"policy": "real_weight", "weight": weight}]}
+        for i, what in enumerate(("variance", "drift")):
+            statistic = "squared_drift" if what == "drift" else what
+            add(f"{name}-{what}", f"{n} fresh real points of weight {w:.3g} against {k} samples", mixed, statistic, weighted(n, k, w, 10, n + k)[i])
+    averaged = _chain("gaussian", 20, 10) | {"policies": [{"policy": "average", "share": 0.5}]}
+    add("W1-variance", "replace, half of the weights kept: variance (1-1/n) (1-1/2n)^(t-1)", averaged, "variance", stepped(20, 10, 0.5)[0])
+    add("W1-drift", "replace, half of the weights kept: a slower drift", averaged, "squared_drift", stepped(20, 10, 0.5)[1])
+    away = _chain("gaussian", 50, 8, sampling_bias=0.8) | {"train": {"start_from": "previous"}, "policies": [{"policy": "neon", "strength": 0.5}]}
+    add(
+        "N1-variance",
+        "replace with sampling bias 0.8 and Neon: variance times 1 + w (1 - bias (1-1/n))",
+        away,
+        "variance",
+        stepped(50, 8, -0.5, 0.8)[0],
+    )
+    add("N1-drift", "replace with sampling bias 0.8 and Neon: drift", away, "squared_drift", stepped(50, 8, -0.5, 0.8)[1])
     sizes = [10 * (k + 1) ** 2 for k in range(8)]
     growing = _chain("gaussian", sizes[0], 8, count=sizes[1:], estimator="unbiased")
     add("P1-drift", "growing training sets: drift is the sum of 1/n_t", growing, "squared_drift", sum(1 / k for k in sizes))
@@ -177,6 +260,12 @@ def _laws() -> dict[str, Law]:
     truth = 1 + 16 * (8**2 - 1) / 12
     add("M-conserved", "mixture, replace: variance plus drift is conserved", modes, lambda m: m["variance"] + m["squared_drift"], truth)
     add("M-variance", "mixture, replace: total variance (1-1/n)^t", modes, "variance", truth * (1 - 1 / 40) ** 12)
+    for name, t, w in (("I1", 2, 2.0), ("I3", 6, 0.25), ("I3-strong", 3, 1.5)):
+        classes, times = _chain("mixture", 1000, t, components=2, guidance_scale=1 + w), f"{t - 1} times" if t > 2 else "once"
+        within, between = guided_loop(1000, t, 4.0, w)
+        add(f"{name}-variance", f"two classes, guidance {1 + w:g} on exact scores, {times}: v (v/V)^{w:g}", classes, "within_variance", within)
+        push = f"two classes, guidance {1 + w:g} on exact scores, {times}: pushed apart"
+        add("I2-push" if name == "I1" else f"{name}-push", push, classes, lambda m: m["variance"] - m["within_variance"], between)
     return laws
 
 

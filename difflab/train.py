@@ -54,7 +54,7 @@ def fit(
         advance: called with the number of images seen since the last call.
         extendable: leave a checkpoint at the end too, from which a larger train.images_seen goes on.
         weights: how much each row of `data` counts in the loss, float64 [N] with mean 1; None = all alike.
-        watches: asked after every step, in order.
+        watches: asked after every step, in order; what they must know again goes into the checkpoint.
 
     Raises TrainingError at a non-finite loss, naming the layer it comes from; the last good checkpoint stays.
     """
@@ -78,6 +78,7 @@ def fit(
     left.into_optimizer(optimizer, list(trained.values()))
     left.into_average(ema)
     left.into_scaler(accelerator.scaler)
+    left.into_watches(watches)
     step, curve = left.step, left.curve
     running = left.running.to(accelerator.device)
     gradients = Gradients(left.sums.to(accelerator.device), left.totals)
@@ -121,9 +122,11 @@ def fit(
         gradients.add(clipped(accelerator, trained, train.gradient_clip), train.gradient_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        ema.update(trained, step)
         step += 1
-        now = Moment(model, raw, trained, ema, step, step * train.batch_size, optimizer.param_groups[0]["lr"], folder, accelerator)
+        now = Moment(model, raw, trained, ema, train, step, step * train.batch_size, optimizer.param_groups[0]["lr"], accelerator)
+        for watch in watches:
+            watch.adjust(now)
+        ema.update(trained, step - 1)
         if any([watch.step(now) for watch in watches]):  # all are asked
             steps = step
 
@@ -144,13 +147,13 @@ def fit(
             running = torch.zeros_like(running)
             gradients.read()
         if at_checkpoint:
-            keep(checkpoint, step, curve, running, gradients, trained, optimizer, ema, accelerator)
+            keep(checkpoint, step, curve, running, gradients, trained, optimizer, ema, watches, accelerator)
             saved = step
     if extendable:
-        keep(checkpoint, step, curve, running, gradients, trained, optimizer, ema, accelerator)
+        keep(checkpoint, step, curve, running, gradients, trained, optimizer, ema, watches, accelerator)
     ema.copy_to(trained)
     for watch in watches:
-        watch.end(trained, folder)
+        watch.end(trained)
     if any(isinstance(p, DTensor) for p in trained.values()):
         model.unshard({name: whole(p) for name, p in raw.state_dict().items()})
     raw.eval()
@@ -158,6 +161,8 @@ def fit(
     if accelerator.is_main_process:
         means = {"train_loss": mean_loss(curve), **gradients.means(scaled=accelerator.scaler is not None)}
         record = {"images_seen": steps * train.batch_size, "set_size": len(data), "steps": steps, "loss": curve, "means": means}
+        for watch in watches:
+            record |= watch.record()
         write_json(folder / "training.json", record)
     return (steps - begun) * train.batch_size
 
@@ -170,22 +175,36 @@ class Moment:
     net: Any  # not wrapped
     weights: dict[str, Any]  # what is trained, by name
     average: Average
+    train: Train
     steps: int
     images_seen: int
-    learning_rate: float
-    folder: Path
+    learning_rate: float  # of the step that was taken
     accelerator: Accelerator
 
 
 class Watch:
-    """What a policy does during a training: asked after every step."""
+    """What a policy does during a training. All of it is a function of (seed, generation, step) and of `state`, so that a resumed training is the same."""
+
+    def adjust(self, now: Moment) -> None:
+        """After each step of the optimiser, before the weights are averaged: change them in place."""
 
     def step(self, now: Moment) -> bool:
-        """True ends the training here. Everything is a function of (seed, generation, step), so that a resumed training is the same."""
+        """After that. True ends the training here."""
         return False
 
-    def end(self, weights: dict[str, Any], folder: Path) -> None:
+    def state(self) -> dict[str, Any]:
+        """Tensors that go into every checkpoint."""
+        return {}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Take back what a checkpoint holds of `state`; not asked where there is nothing."""
+
+    def end(self, weights: dict[str, Any]) -> None:
         """After the averaged weights were put in the place of the trained ones."""
+
+    def record(self) -> dict[str, Any]:
+        """What it leaves in training.json, under a name of its own."""
+        return {}
 
 
 def shards(accelerator: Accelerator) -> bool:
@@ -333,6 +352,7 @@ def keep(
     weights: dict[str, Any],
     optimizer: Any,
     ema: Average,
+    watches: Sequence[Watch],
     accelerator: Accelerator,
 ) -> None:
     """Write a checkpoint as safetensors (accelerate's own would pickle the optimiser); `running` is the loss since the curve's last point.
@@ -341,6 +361,7 @@ def keep(
     """
     tensors = {f"net.{name}": p for name, p in weights.items()}
     tensors |= {f"ema.{name}": p for name, p in ema.weights.items()}
+    tensors |= {f"watch.{i}.{name}": t for i, watch in enumerate(watches) for name, t in watch.state().items()}
     for i, state in getattr(optimizer, "optimizer", optimizer).state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
     sharded = any(isinstance(t, DTensor) for t in tensors.values())
@@ -401,6 +422,12 @@ class Left:
         if state:
             inner = getattr(optimizer, "optimizer", optimizer)
             inner.load_state_dict({"state": state, "param_groups": inner.state_dict()["param_groups"]})
+
+    def into_watches(self, watches: Sequence[Watch]) -> None:
+        for i, watch in enumerate(watches):
+            state = self.part(f"watch.{i}.")
+            if state:
+                watch.restore(state)
 
     def into_scaler(self, scaler: Any) -> None:
         if scaler and self.scale:

@@ -143,7 +143,7 @@ def test_an_unknown_key_at_any_depth_names_the_nearest(tmp_path, raw, key, near)
 
 
 def test_an_unknown_key_like_nothing_lists_the_known_ones():
-    with pytest.raises(ConfigError, match=r"known keys here: data, generations, measure, model"):
+    with pytest.raises(ConfigError, match=r"known keys here: data, ecosystem, generations, measure, model"):
         parse({**DIGITS, "zzzzzzzz": 1})
 
 
@@ -333,7 +333,7 @@ OTHER: dict[str, Any] = {
     "sample.conditions": "balanced", "sample.precision": "bf16", "sample.compile": True, "sample.batch_size": 500, "sample.shard_size": 500,
     "policies": ["unflagged"], "probe.per_condition": 0, "probe.conditions": 3, "probe.prompts": ["a"],
     "measure.extractors": [], "measure.metrics": [], "measure.judge": "pixels", "measure.count": 20, "measure.neighbours": 3, "measure.resamples": 0,
-    "measure.concepts": "classes", "measure.held_out_loss": 7,
+    "measure.concepts": "classes", "measure.held_out_loss": 7, "ecosystem": {"labs": 2},
 }  # fmt: skip
 WITH = {"regime.real_fraction": {"regime.name": "fixed_real"}, "regime.stratified": {"regime.name": "accumulate_subsample"}}
 

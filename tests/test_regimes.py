@@ -186,7 +186,7 @@ def test_mixing_repeats_itself_and_differs_by_generation_and_seed():
 
 def test_the_columns_are_pointers_of_fixed_type():
     rows = rows_of(chain("accumulate"), 2)
-    assert rows.schema.names == ["pool", "generation", "index", "replicate"]
+    assert rows.schema.names == ["pool", "lab", "generation", "index", "replicate"]
     assert [str(rows.schema.field(n).type) for n in ("generation", "index", "replicate")] == ["int32", "int64", "int32"]
     assert rows["pool"].to_pylist() == ["fixed_real"] * 10 + ["synthetic"] * 20
 

@@ -10,7 +10,7 @@ from scipy import integrate, stats
 from difflab import theory
 from difflab.config import digest, parse
 from difflab.errors import ConfigError
-from difflab.theory import LAWS, c4, check, fresh, polya, subsampled, survivors
+from difflab.theory import LAWS, c4, check, fresh, polya, stepped, subsampled, survivors, weighted
 
 
 # ---------------------------------------------------- closed forms against independent brute force, no engine involved
@@ -77,6 +77,57 @@ def test_replace_loses_one_part_in_n_per_fit():
     assert abs(z(v, 0.8**5 * 0.9**6)) < 4
 
 
+def golden(r: float) -> float:
+    return (math.sqrt(r * r + 4 * r) - r) / 2
+
+
+@pytest.mark.parametrize(("n", "k", "w", "bias"), [(8, 8, golden(1), 1.0), (5, 12, 0.8, 1.0), (8, 4, 0.3, 0.7)])
+def test_weighted_is_the_loop_with_weights(n, k, w, bias):
+    rng = np.random.default_rng(0)
+    first = rng.standard_normal((40_000, 10))
+    m, v = first.mean(1), first.var(1)
+    for _ in range(5):
+        points = np.concatenate(
+            [rng.standard_normal((40_000, n)), m[:, None] + np.sqrt(bias * v)[:, None] * rng.standard_normal((40_000, k))], axis=1
+        )
+        share = np.r_[np.full(n, w / n), np.full(k, (1 - w) / k)]
+        m = points @ share
+        v = (points - m[:, None]) ** 2 @ share
+    variance, drift = weighted(n, k, w, 6, 10, bias)
+    assert abs(z(v, variance)) < 4 and abs(z(m**2, drift)) < 4
+    assert abs(z(m**2, weighted(n, k, 1 - w, 6, 10, bias)[1])) > 8
+    if bias == 1:
+        assert variance + drift == pytest.approx(1)
+
+
+@pytest.mark.parametrize("r", [0.25, 1, 4])
+def test_weighted_tends_to_the_law_of_the_mean_where_samples_have_unit_variance(r):
+    """n Var = (w^2 + r (1-w)^2) / (w (2-w)), smallest at the golden weight, whose value it has there (He, Xu & Cheng 2502.18049)."""
+    n, k = 1_000_000, round(1_000_000 / r)
+    grid = np.linspace(0.05, 0.95, 181)
+    drift = np.array([n * weighted(n, k, w, 400, n)[1] for w in grid])
+    assert drift == pytest.approx((grid**2 + r * (1 - grid) ** 2) / (grid * (2 - grid)), rel=1e-4)
+    assert grid[drift.argmin()] == pytest.approx(golden(r), abs=0.005) and drift.min() == pytest.approx(golden(r), abs=1e-3)
+    for small in (4, 8):  # few points: with the variance refitted the limit is another
+        k, w = round(small / r), golden(r)
+        limit = (w**2 / small + (1 - w) ** 2 / k) / (w * (2 - w) + (1 - w) ** 2 / k)
+        assert weighted(small, k, w, 200, 7)[1] == pytest.approx(limit) and small * limit < 0.99 * golden(r)
+
+
+@pytest.mark.parametrize(("step", "bias"), [(0.3, 1.0), (-0.5, 0.8), (1.0, 0.8)])
+def test_stepped_is_the_loop_on_the_line_between_fits(step, bias):
+    rng = np.random.default_rng(0)
+    first = rng.standard_normal((40_000, 12))
+    m, v = first.mean(1), first.var(1)
+    for _ in range(5):
+        data = m[:, None] + np.sqrt(bias * v)[:, None] * rng.standard_normal((40_000, 12))
+        m, v = m + step * (data.mean(1) - m), v + step * (data.var(1) - v)
+    variance, drift = stepped(12, 6, step, bias)
+    assert (v > 0).all() and abs(z(v, variance)) < 4 and abs(z(m**2, drift)) < 4
+    if step == 1:
+        assert variance == pytest.approx(bias**5 * (1 - 1 / 12) ** 6)
+
+
 @pytest.mark.parametrize("n", [2, 5, 30, 1000])
 def test_c4_is_the_mean_of_the_chi_distribution(n):
     assert c4(n) == pytest.approx(stats.chi(n - 1).mean() / math.sqrt(n - 1), rel=1e-9)
@@ -135,6 +186,9 @@ WRONG = {
     "B1-variance": ("the law of replace", (1 - 1 / 5) ** 30),
     "B3-variance": ("the law of replace", (1 - 1 / 8) ** 30),
     "M-modes": ("no mode is ever lost", 8.0),
+    "D1-little-drift": ("all rows alike", 1 - fresh(50, 0.4)),
+    "W1-drift": ("the law of replace", 1 - (1 - 1 / 20) ** 10),
+    "N1-variance": ("the law of replace", 0.8**7 * (1 - 1 / 50) ** 8),
 }
 
 

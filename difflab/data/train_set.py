@@ -14,8 +14,8 @@ class TrainSet:
     """Reads the images that the rows of a ``train_set.parquet`` point at.
 
     Args:
-        rows: columns pool, generation (-1 = real), index, replicate (-1 = all).
-        shards_of: generation -> its Shards.
+        rows: columns pool, lab, generation (-1 = real), index, replicate (-1 = all); without a column lab all are the reader's own.
+        shards_of: generation, and lab where there is that column -> its Shards.
         conditions_of: Shards -> what each image is conditioned on, int64 [N], or None.
         read: (Shards, indices) -> what the model reads of these images; None = their pixels.
     """
@@ -23,21 +23,27 @@ class TrainSet:
     def __init__(
         self,
         rows: pa.Table,
-        shards_of: Callable[[int], Shards],
+        shards_of: Callable[..., Shards],
         conditions_of: Callable[[Shards], np.ndarray | None] = Shards.labels,
         read: Callable[[Shards, np.ndarray], np.ndarray] | None = None,
     ):
         self.generation = rows["generation"].to_numpy()
         self.index = rows["index"].to_numpy()
         self.replicate = rows["replicate"].to_numpy()
-        self.sets = {int(g): shards_of(int(g)) for g in np.unique(self.generation)}
+        labs = rows["lab"].to_numpy().astype(np.int64) if "lab" in rows.column_names else None
+        # Sets in order of (lab, generation), and of each row the position of its set.
+        _, first, self.member = np.unique(self.generation + (0 if labs is None else labs << 32), return_index=True, return_inverse=True)
+        self.sets: dict[tuple[int, int], Shards] = {}
+        for row in first:
+            lab, generation = 0 if labs is None else int(labs[row]), int(self.generation[row])
+            self.sets[lab, generation] = shards_of(generation) if labs is None else shards_of(generation, lab)
         self.read = read or (lambda shards, indices: shards.gather(indices))
-        known = {g: conditions_of(s) for g, s in self.sets.items()} if next(iter(self.sets.values())).images else {}
+        known = [conditions_of(s) for s in self.sets.values()] if next(iter(self.sets.values())).images else []
         self.conditions: np.ndarray | None = None  # int64 [n]; None unless every image has one
-        if known and all(v is not None for v in known.values()):
+        if known and all(v is not None for v in known):
             self.conditions = np.empty(len(self.index), dtype=np.int64)
-            for g, values in known.items():
-                at = self.generation == g
+            for k, values in enumerate(known):
+                at = self.member == k
                 self.conditions[at] = values[self.index[at]]  # type: ignore[index]
 
     def __len__(self) -> int:
@@ -45,12 +51,12 @@ class TrainSet:
 
     def inputs(self, at: np.ndarray) -> np.ndarray:
         """What the model reads of rows `at`: [b, ...]."""
-        generation, index = self.generation[at], self.index[at]
-        parts = {g: self.read(self.sets[int(g)], index[generation == g]) for g in np.unique(generation)}
+        member, index, sets = self.member[at], self.index[at], list(self.sets.values())
+        parts = {k: self.read(sets[k], index[member == k]) for k in np.unique(member)}
         first = next(iter(parts.values()))
         out = np.empty((len(at), *first.shape[1:]), dtype=first.dtype)
-        for g, part in parts.items():
-            out[generation == g] = part
+        for k, part in parts.items():
+            out[member == k] = part
         return out
 
     def records(self) -> np.ndarray:
@@ -60,7 +66,7 @@ class TrainSet:
         """
         if (self.replicate < 0).all():
             return self.inputs(np.arange(len(self)))
-        _, first, place = np.unique(np.stack([self.generation, self.index]), axis=1, return_index=True, return_inverse=True)
+        _, first, place = np.unique(np.stack([self.member, self.index]), axis=1, return_index=True, return_inverse=True)
         values = self.inputs(first)  # each record once, [u, R, d]
         return np.take_along_axis(values, self.by_chain(place)[:, :, None], axis=0)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -25,29 +25,90 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 HELD = 2**31
 """Bytes of a matrix between all images that are kept for the resamples; a larger one is gone through in blocks, each time anew."""
+COPY = 1e-12
+"""Squared distance, relative to the squared norms, under which two rows of float32 features count as one."""
 Rows = Tensor | slice
 """Rows of one side: int64 indices without duplicates, or ``slice(None)`` for all of them."""
 
 
 def squared_distances(x_ND: Tensor, y_MD: Tensor, block: int = 1024) -> Tensor:
-    """Squared Euclidean distances, float32 [N, M], taken in float64 over `block` rows of x at a time.
+    """Squared Euclidean distances, float32 [N, M], to about 1e-6 relative; half the work where both sides are one and the same tensor.
 
-    Besides the result, memory is bounded by ``16 * block * M`` bytes. Pairs closer than float32 features can tell apart
-    (relative to their norms) are exactly 0, so that copies of an image have distance 0 whatever the rounding of the product.
+    |x|^2 + |y|^2 - 2xy of the centred rows, by a product in float32 over `block` rows of x at a time. It cancels where a pair is near:
+    pairs nearer than half of what their norms allow (a quarter, squared) are therefore taken one by one from the differences, in
+    float64. Where these are more than a 32nd of a block, as in few dimensions, or where torch may round float32 products further
+    (a GPU, `torch.set_float32_matmul_precision`), or for float64 features, the products are float64 instead.
+    Besides the result and the features twice, memory is bounded by ``24 * block * M`` bytes. Pairs closer than float32 features can
+    tell apart (relative to their norms) are exactly 0, so that copies of an image have distance 0 whatever the rounding.
 
     >>> squared_distances(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]))
     tensor([[25.]])
     """
-    shift = y_MD.double().mean(0)  # distances do not depend on it, cancellation in x^2 + y^2 - 2xy does
-    y = y_MD.double() - shift
-    y_norm = y.square().sum(1)
     out = torch.empty(len(x_ND), len(y_MD), dtype=torch.float32, device=x_ND.device)
-    for start in range(0, len(x_ND), block):
-        x = x_ND[start : start + block].double() - shift
-        scale = x.square().sum(1, keepdim=True) + y_norm
-        squared = torch.addmm(scale, x, y.T, alpha=-2)
-        out[start : start + block] = squared.where(squared > 1e-12 * scale, 0)
+    same, start = x_ND is y_MD, 0
+    for part in _distances(x_ND, y_MD, block, triangle=same):
+        stop = start + len(part)
+        out[start:stop, -part.shape[1] :] = part
+        if same:
+            out[stop:, start:stop] = out[start:stop, stop:].T
+        start = stop
     return out
+
+
+def _distances(x_ND: Tensor, y_MD: Tensor, block: int, triangle: bool = False) -> Iterator[Tensor]:
+    """`squared_distances` in blocks of some rows of x, in order; with `triangle` only the columns from the block's first row on."""
+    x_ND, y_MD = (side if side.dtype == torch.float64 else side.float() for side in (x_ND, y_MD))
+    shift = y_MD.mean(0, dtype=torch.float64)  # distances do not depend on it, cancellation in x^2 + y^2 - 2xy does
+    order = y_MD.var(0, correction=0).argsort()  # a product is summed in this order: what is large last, and so rounded least often
+
+    def centred(features: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        rows = (features.to(dtype) - shift.to(dtype))[:, order]
+        return rows, torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square()
+
+    full = torch.float64 in (x_ND.dtype, y_MD.dtype) or y_MD.is_cuda or torch.get_float32_matmul_precision() != "highest"
+    dtype = torch.float64 if full else torch.float32
+    y, y_norm = centred(y_MD, dtype)
+    for start in range(0, len(x_ND), block):
+        part, left = x_ND[start : start + block], start if triangle else 0
+        while True:
+            x, x_norm = centred(part, dtype)
+            scale = x_norm.to(dtype).unsqueeze(1) + y_norm[left:].to(dtype)
+            squared = torch.addmm(scale, x, y[left:].T, alpha=-2)
+            if dtype == torch.float64:
+                yield squared.where(squared > COPY * scale, 0).float()
+                break
+            i, j = (squared < scale.mul_(0.25)).nonzero(as_tuple=True)
+            if 32 * len(i) <= squared.numel():
+                apart = _apart(part, y_MD[left:], i, j)
+                squared[i, j] = apart.where(apart > COPY * (x_norm[i] + y_norm[left:][j]), 0).float()
+                yield squared
+                break
+            dtype = torch.float64
+            y, y_norm = centred(y_MD, dtype)
+
+
+def _apart(x_ND: Tensor, y_MD: Tensor, i: Tensor, j: Tensor, block: int = 256) -> Tensor:
+    """Squared distance of each pair x[i], y[j], float64, from the differences."""
+    pairs = zip(i.split(block), j.split(block), strict=True)
+    return torch.cat([(x_ND[rows].double() - y_MD[columns].double()).square_().sum(1) for rows, columns in pairs])
+
+
+def scatter(blocks: Iterable[Tensor], step: int = 256) -> Tensor:
+    """Sum of B'B over `blocks` of rows [b, d], as a matrix [d, d] of which only the lower triangle holds: what Cholesky and eigvalsh read.
+
+    >>> scatter([torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 1.0]])]).tril()
+    tensor([[1., 0.],
+            [2., 5.]])
+    """
+    total: Tensor | None = None
+    for rows in blocks:
+        d = rows.shape[1]
+        total = rows.new_zeros(d, d) if total is None else total
+        for start in range(0, d, step):
+            own = slice(start, start + step)
+            total[start:, own].addmm_(rows[:, start:].T, rows[:, own])
+    assert total is not None
+    return total
 
 
 class Pair:
@@ -122,17 +183,18 @@ class Pair:
         """Squared distances from real images to samples, float32 [n_r, n_f]."""
         return squared_distances(self.real, self.fake)
 
-    def distances(self, real: Rows, fake: Rows, block: int = 1024) -> Iterator[Tensor]:
-        """Squared distances from `real` to `fake` rows in blocks of some real rows, in order: float32 [b, len(fake)].
+    def distances(self, rows: Rows, columns: Rows, sides: str = "rf", block: int = 1024) -> Iterator[Tensor]:
+        """Squared distances of `sides` ('rf', 'rr', 'ff'), `rows` of the first to `columns` of the second: float32 [b, len(columns)].
 
-        One block off `rf` where that matrix may be held; else at most ``32 * block * n_f`` bytes at a time.
+        In blocks of some rows, in order, each the caller's own: off the matrix of that name where it may be held, else with at
+        most ``32 * block`` bytes a column at a time.
         """
-        if 4 * len(self.real) * len(self.fake) <= HELD:
-            yield self.rf[real][:, fake]
+        x, y = (self.real if side == "r" else self.fake for side in sides)
+        if 4 * len(x) * len(y) > HELD:
+            yield from _distances(x[rows], y[columns], block)
             return
-        samples = self.fake[fake]
-        for part in self.real[real].split(block):
-            yield squared_distances(part, samples, block)
+        for part in torch.arange(len(x), device=x.device)[rows].split(block):
+            yield getattr(self, sides)[part][:, columns]
 
     @cached_property
     def ff(self) -> Tensor:

@@ -12,44 +12,39 @@ import torch
 from torch import Tensor
 
 from difflab.errors import MeasureError
-from difflab.metrics.base import HELD, Pair, PairMetric, Rows, measure, squared_distances
+from difflab.metrics.base import Pair, PairMetric, Rows, measure, squared_distances
 
 SIGMA, SCALE = 10.0, 1000.0
 """Bandwidth and factor of CMMD, as published."""
 
 
-def polynomial_kernel(x_ND: Tensor, y_MD: Tensor, block: int = 1024) -> Tensor:
-    """k(x, y) = (x.y / d + 1)^3, float32 [N, M], taken in float64 over `block` rows of x at a time.
+def _shares(pair: Pair) -> tuple[float, dict[str, Tensor]]:
+    """A and, for each row of either side ('r', 'f'), float32 a with x.y/d + 1 = A + a_x + a_y - |x - y|^2 / 2d.
 
-    >>> polynomial_kernel(torch.ones(1, 4), torch.ones(1, 4))
-    tensor([[8.]])
+    Rows are taken relative to the mean c of the real ones, so that A = 1 + |c|^2/d carries what all kernels share.
     """
-    out = torch.empty(len(x_ND), len(y_MD), dtype=torch.float32, device=x_ND.device)
-    y = y_MD.double().T / x_ND.shape[1]
-    for start in range(0, len(x_ND), block):
-        out[start : start + block] = (x_ND[start : start + block].double() @ y + 1) ** 3
-    return out
+    c, d = pair.real.mean(0, dtype=torch.float64), pair.real.shape[1]
+    own = {}
+    for side, x_ND in (("r", pair.real), ("f", pair.fake)):
+        parts = (part.double() - c for part in x_ND.split(1024))
+        own[side] = torch.cat([(p @ c + p.square().sum(1) / 2) / d for p in parts]).float()
+    return 1 + float(c @ c) / d, own
 
 
-def _kernels(pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
-    """Kernel matrices real-real, fake-fake (both with a zero diagonal: the U-statistic leaves i = j out) and real-fake."""
-    rr, ff = polynomial_kernel(pair.real, pair.real), polynomial_kernel(pair.fake, pair.fake)
-    return rr.fill_diagonal_(0), ff.fill_diagonal_(0), polynomial_kernel(pair.real, pair.fake)
+def _summed(pair: Pair, sides: str, rows: Rows, columns: Rows) -> float:
+    """Sum of k(x, y) - A^3 over the pairs of `rows` and `columns`; within one side ('rr', 'ff') without those of a row with itself.
 
-
-def _total(matrix: Tensor, rows: Rows, columns: Rows) -> float:
-    return float(matrix[rows][:, columns].sum(dtype=torch.float64))
-
-
-def _summed(x_ND: Tensor, y_MD: Tensor, block: int = 1024) -> float:
-    """Sum of k(x, y) over all pairs, `block` rows of x at a time."""
-    y = y_MD.double().T / x_ND.shape[1]
-    return sum(float(((part.double() @ y + 1) ** 3).sum()) for part in x_ND.split(block))
-
-
-def _apart(x_ND: Tensor) -> float:
-    """Sum of k(x_i, x_j) over i != j."""
-    return _summed(x_ND, x_ND) - float(((x_ND.double().square().sum(1) / x_ND.shape[1] + 1) ** 3).sum())
+    A^3 drops out of the MMD; without it float32 resolves the rest finer. Sums of more than a row are float64.
+    """
+    big, own = pair.once(_shares)
+    x, y, at, total = own[sides[0]][rows], own[sides[1]][columns], 0, 0.0
+    for apart in pair.distances(rows, columns, sides):
+        v = apart.mul_(-0.5 / pair.real.shape[1]).add_(x[at : at + len(apart)].unsqueeze(1)).add_(y)
+        if sides != "rf":
+            v.diagonal(at).zero_()
+        at += len(v)
+        total += float((v + 3 * big).mul_(v).add_(3 * big**2).mul_(v).sum(1).sum(dtype=torch.float64))
+    return total
 
 
 @measure("kid")
@@ -59,7 +54,7 @@ class KernelDistance(PairMetric):
     The U-statistic over *all* n_r and n_f rows. Binkowski et al. and torchmetrics' KernelInceptionDistance average the same
     statistic over random subsets (of 1000) of the rows: same expectation, more variance, an unseeded draw. With one subset
     of size n the two agree. Being unbiased it can be negative, and at small n it is to be trusted before `fd`.
-    Memory: 4 bytes * (n_r^2 + n_f^2 + n_r n_f), kept for the resamples; above `HELD` blocks of 1024 rows instead.
+    All kernels come from the distances that the nearest-neighbour measures use too: no product of its own, no memory of its own.
 
     >>> KernelDistance.of(Pair(torch.zeros(3, 2), torch.ones(3, 2)))
     7.0
@@ -72,11 +67,8 @@ class KernelDistance(PairMetric):
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         n, m = len(pair.real[real]), len(pair.fake[fake])
-        if 4 * (len(pair.real) ** 2 + len(pair.fake) ** 2) > 2 * HELD:
-            x, y = pair.real[real], pair.fake[fake]
-            return _apart(x) / (n * (n - 1)) + _apart(y) / (m * (m - 1)) - 2 * _summed(x, y) / (n * m)
-        rr, ff, rf = pair.once(_kernels)
-        return _total(rr, real, real) / (n * (n - 1)) + _total(ff, fake, fake) / (m * (m - 1)) - 2 * _total(rf, real, fake) / (n * m)
+        within = _summed(pair, "rr", real, real) / (n * (n - 1)) + _summed(pair, "ff", fake, fake) / (m * (m - 1))
+        return within - 2 * _summed(pair, "rf", real, fake) / (n * m)
 
 
 def lengths(x_ND: Tensor) -> Tensor:
@@ -119,6 +111,10 @@ def cmmd_biased(x_ND: Tensor, y_MD: Tensor) -> float:
     19.8013
     """
     return BiasedCMMD.of(Pair(x_ND, y_MD))
+
+
+def _total(matrix: Tensor, rows: Rows, columns: Rows) -> float:
+    return float(matrix[rows][:, columns].sum(dtype=torch.float64))
 
 
 @measure("cmmd")

@@ -14,7 +14,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from difflab.metrics.base import Pair, PairMetric, Rows, measure, squared_distances
+from difflab.metrics.base import Pair, PairMetric, Rows, _distances, measure, squared_distances
 
 Near = tuple[Tensor, Tensor]
 """Squared distances (ascending) and indices of each point's nearest others, both [n, m]."""
@@ -23,19 +23,23 @@ Near = tuple[Tensor, Tensor]
 def nearest_others(x_ND: Tensor, m: int, block: int = 1024) -> Near:
     """Squared distances float32 [n, m] (ascending) and indices int64 [n, m] of the m nearest other rows of each row.
 
-    Built over `block` rows at a time, so that memory stays below ``20 * block * n`` bytes besides the result.
+    Built over `block` rows at a time, so that memory stays below ``32 * block * n`` bytes besides the result.
 
     >>> nearest_others(torch.tensor([[0.0], [1.0], [3.0]]), 1)[1].flatten()
     tensor([1, 0, 1])
     """
-    distances, indices = [], []
-    for start in range(0, len(x_ND), block):
-        to_all = squared_distances(x_ND[start : start + block], x_ND, block)
-        own = torch.arange(len(to_all), device=x_ND.device)
-        to_all[own, own + start] = float("inf")  # by index, not by distance 0: a duplicate is a neighbour
+    return _nearest(_distances(x_ND, x_ND, block), m)
+
+
+def _nearest(blocks: Iterable[Tensor], m: int) -> Near:
+    """As `nearest_others`, of a square matrix of distances in blocks of rows, which are overwritten."""
+    distances, indices, at = [], [], 0
+    for to_all in blocks:
+        to_all.diagonal(at).fill_(float("inf"))  # by index, not by distance 0: a duplicate is a neighbour
         values, columns = to_all.topk(m, largest=False, sorted=True)
         distances.append(values)
         indices.append(columns)
+        at += len(to_all)
     return torch.cat(distances), torch.cat(indices)
 
 
@@ -45,11 +49,11 @@ def _listed(n: int, k: int) -> int:
 
 
 def _near_real(pair: Pair) -> Near:
-    return nearest_others(pair.real, _listed(len(pair.real), pair.neighbours))
+    return _nearest(pair.distances(slice(None), slice(None), "rr"), _listed(len(pair.real), pair.neighbours))
 
 
 def _near_fake(pair: Pair) -> Near:
-    return nearest_others(pair.fake, _listed(len(pair.fake), pair.neighbours))
+    return _nearest(pair.distances(slice(None), slice(None), "ff"), _listed(len(pair.fake), pair.neighbours))
 
 
 def radii(x_ND: Tensor, near: Near, rows: Rows, k: int) -> Tensor:

@@ -11,8 +11,9 @@ import math
 import re
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -194,6 +195,7 @@ class _Shift(_Texture):
 
     range = (-float("inf"), float("inf"))
     better = "real"
+    centre: ClassVar[Callable[[Tensor], Tensor]] = staticmethod(lambda values: values.quantile(0.5))
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -204,17 +206,27 @@ class _Shift(_Texture):
         if spread == 0:
             grey = ": grey images have no colour" if column < 2 else ""
             raise MeasureError(f"{cls.name} has no value: {statistic} is the same in half of the real images or more, so there is no unit{grey}")
-        return float(fake_values.quantile(0.5) - real_values.quantile(0.5)) / spread
+        return float(cls.centre(fake_values) - cls.centre(real_values)) / spread
+
+
+class _ColourShift(_Shift):
+    """Mean over samples minus mean over real images, in real interquartile ranges: 0 = same, signed. Grey images: MeasureError.
+
+    Images without colour stay without it, and where they are many the median is among them. Where all images move one way this is
+    the Wasserstein-1 distance.
+    """
+
+    centre = staticmethod(torch.mean)
 
 
 @measure("colourfulness_shift")
-class ColourfulnessShift(_Shift):
-    """Above 0: more colourful than real images. Grey images: MeasureError."""
+class ColourfulnessShift(_ColourShift):
+    """Above 0: more colourful than real images, on average. Grey images: MeasureError."""
 
 
 @measure("saturation_shift")
-class SaturationShift(_Shift):
-    """Above 0: more saturated than real images. Grey images: MeasureError."""
+class SaturationShift(_ColourShift):
+    """Above 0: more saturated than real images, on average. Grey images: MeasureError."""
 
 
 @measure("contrast_shift")

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import sys
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,35 +28,57 @@ from difflab.models.overflow import named, watched
 FORWARD = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")  # settings of the forward process
 
 
-class Steer:
-    """What a sampling policy changes of the denoising loop; each method returns what it was given.
+@dataclass(frozen=True)
+class Step:
+    """One step of the denoising of n images.
 
-    `share` says how much noise is left: 1 = nothing else, 0 = none (the timestep over the number of timesteps).
+    Attributes:
+        x: the noisy images [n, C, H, W], as the network sees them.
+        t: the timestep, [n].
+        share: how much noise is left, the timestep over the number of timesteps: 1 = nothing else, 0 = none.
+        conditions: int64 [n]; None = the model has none.
+        scale: the guidance scale.
+        seeds: one per image; what a policy draws depends on them and on the step alone.
     """
 
-    def start(self, x: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
-        """The noise [n, C, H, W] that images start from; `generators` has one per image."""
+    x: torch.Tensor
+    t: torch.Tensor
+    share: float
+    conditions: torch.Tensor | None
+    scale: float
+    seeds: list[int]
+
+
+class Steer:
+    """What a sampling policy changes of the denoising loop; each method returns what it was given. Several are asked in order."""
+
+    def start(self, x: torch.Tensor) -> torch.Tensor:
+        """The noise [n, C, H, W] that images start from."""
         return x
 
     def guidance(self, scale: float, share: float) -> float:
-        """The guidance scale of this step."""
+        """The guidance scale of a step in which `share` of the noise is left."""
         return scale
 
-    def embedding(self, e: torch.Tensor, share: float, generators: list[torch.Generator]) -> torch.Tensor:
+    def embedding(self, e: torch.Tensor, step: Step) -> torch.Tensor:
         """What the network is told of the conditions, [n, ...]; it is not asked about "none"."""
         return e
 
-    def without(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor | None:
-        """The prediction without condition that guidance leads away from, None = the model's own; x [n, C, H, W] as the network sees it, t [n]."""
+    def without(self, step: Step) -> torch.Tensor | None:
+        """The prediction without condition that guidance leads away from; None = the model's own. The first that has one is taken."""
         return None
 
-    def prediction(self, prediction: torch.Tensor, x: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None, scale: float) -> torch.Tensor:
-        """The prediction of this step, guided by `scale`; x [n, C, H, W] as the network sees it."""
+    def prediction(self, prediction: torch.Tensor, step: Step) -> torch.Tensor:
+        """The guided prediction of a step."""
         return prediction
 
     def arguments(self, given: dict[str, Any], accepted: Sequence[str]) -> dict[str, Any]:
         """Arguments of the scheduler's step, which knows those `accepted`."""
         return given
+
+    def noise(self, z: torch.Tensor) -> torch.Tensor:
+        """The noise [n, C, H, W] that a scheduler adds in a step, if it adds any."""
+        return z
 
 
 class Denoiser(Family):
@@ -63,7 +88,7 @@ class Denoiser(Family):
 
     noise: Any  # a diffusers scheduler: the forward process of training
     steers: Sequence[Steer] = ()  # of the policies that act while sampling
-    telling: Callable[[torch.Tensor], torch.Tensor] | None = None  # applied by each family to the embedding of its conditions, while set
+    telling: Step | None = None  # while set, each family sends the embedding of its conditions through `tell`
 
     @abstractmethod
     def initialise(self, seed: int, scratch: bool = True) -> None:
@@ -190,48 +215,50 @@ class Denoiser(Family):
         scheduler = self.scheduler(how, device)
         x = x * getattr(scheduler, "init_noise_sigma", 1.0)
         for steer in self.steers:
-            x = steer.start(x, generators)
+            x = steer.start(x)
         extra = _step_arguments(scheduler, generators, self.steers)
-        for t in scheduler.timesteps:
-            share = float(t) / self.noise.config.num_train_timesteps
-            scale = how.guidance_scale
-            for steer in self.steers:
-                scale = steer.guidance(scale, share)
-            scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-            at = t.expand(len(x))
-            prediction = self.guided(scaled, at, condition, scale, share, generators)
-            for steer in self.steers:
-                prediction = steer.prediction(prediction, scaled, at, condition, scale)
-            x = scheduler.step(prediction.float(), t, x, **extra).prev_sample
+        with drawing(scheduler, self.steers) if self.overrides("noise") else nullcontext():
+            for t in scheduler.timesteps:
+                share, scale = float(t) / self.noise.config.num_train_timesteps, how.guidance_scale
+                for steer in self.steers:
+                    scale = steer.guidance(scale, share)
+                scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+                step = Step(scaled, t.expand(len(x)), share, condition, scale, seeds)
+                prediction = self.guided(step)
+                for steer in self.steers:
+                    prediction = steer.prediction(prediction, step)
+                x = scheduler.step(prediction.float(), t, x, **extra).prev_sample
         return self.finish(x)
 
-    def guided(
-        self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None, scale: float, share: float, generators: list[torch.Generator]
-    ) -> torch.Tensor:
-        """Classifier-free guidance: eps = eps_u + g (eps_c - eps_u), g = 1 + w of the paper. x [n, C, H, W], t [n]."""
-        if condition is None or (scale == 1 and not self.overrides("embedding")):
+    def guided(self, step: Step) -> torch.Tensor:
+        """Classifier-free guidance: eps = eps_u + g (eps_c - eps_u), g = 1 + w of the paper."""
+        x, t, condition, scale = step.x, step.t, step.conditions, step.scale
+        told, elsewhere = self.overrides("embedding"), self.overrides("without")
+        if condition is None or (scale == 1 and not told):
             return self.predict(self.net, x, t, condition)
         null = torch.full_like(condition, self.null)
-        if not self.overrides("without") and not self.overrides("embedding"):
+        if not told and not elsewhere:
             if scale == 0:
                 return self.predict(self.net, x, t, null)
             # One pass over [unconditional, conditional].
             without, with_ = self.predict(self.net, torch.cat([x, x]), t.repeat(2), torch.cat([null, condition])).chunk(2)
             return without + scale * (with_ - without)
-
-        def told(e: torch.Tensor) -> torch.Tensor:
-            for steer in self.steers:
-                e = steer.embedding(e, share, generators)
-            return e
-
-        self.telling = told if self.overrides("embedding") else None
+        self.telling = step if told else None
         with_ = self.predict(self.net, x, t, condition)
         self.telling = None
         if scale == 1:
             return with_
-        elsewhere = next((found for steer in self.steers if (found := steer.without(x, t)) is not None), None)
-        without = self.predict(self.net, x, t, null) if elsewhere is None else elsewhere
+        other = next((found for steer in self.steers if (found := steer.without(step)) is not None), None)
+        without = self.predict(self.net, x, t, null) if other is None else other
         return without + scale * (with_ - without)
+
+    @torch.compiler.disable
+    def tell(self, e: torch.Tensor) -> torch.Tensor:
+        """The embedding of conditions as the policies change it."""
+        assert self.telling is not None
+        for steer in self.steers:
+            e = steer.embedding(e, self.telling)
+        return e
 
     def overrides(self, method: str) -> bool:
         """Whether any policy that acts while sampling has its own `method` of Steer."""
@@ -318,6 +345,28 @@ def _step_arguments(scheduler: Any, generators: list[torch.Generator], steers: S
     for steer in steers:
         arguments = steer.arguments(arguments, names)
     return arguments
+
+
+@contextmanager
+def drawing(scheduler: Any, steers: Sequence[Steer]) -> Iterator[None]:
+    """While the block runs, the noise that `scheduler` adds goes through `steers`. All of diffusers' schedulers draw it by one function."""
+    module: Any = sys.modules[type(scheduler).__module__]
+    drawn = getattr(module, "randn_tensor", None)
+
+    def steered(*given: Any, **named: Any) -> torch.Tensor:
+        z = drawn(*given, **named)  # type: ignore[misc]
+        for steer in steers:
+            z = steer.noise(z)
+        return z
+
+    if drawn is None:  # it adds none
+        yield
+        return
+    module.randn_tensor = steered
+    try:
+        yield
+    finally:
+        module.randn_tensor = drawn
 
 
 def compile_blocks(net: Any) -> None:

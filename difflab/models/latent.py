@@ -224,7 +224,7 @@ class Latent(Denoiser):
         rows = torch.full((n,), self.null) if conditions is None else conditions
         rows = rows.to(some.device)
         given = {name: t[rows].to(like.device, t.dtype if t.dtype == torch.int64 else like.dtype) for name, t in self.tables.items()}
-        return given if self.telling is None else {name: self.telling(t) for name, t in given.items()}
+        return given if self.telling is None else {name: self.tell(t) for name, t in given.items()}
 
     def encoder(self, device: Any) -> Encoder:
         """What turns images into what is trained on, float32."""

@@ -57,7 +57,7 @@ class Pixel(Denoiser):
     def prepare_sampling(self, how: Sample, device: Any) -> None:
         super().prepare_sampling(how, device)
         if self.labels is not None:  # asked at every call, so that policies can be set after this
-            self.labels.register_forward_hook(lambda module, given, e: e if self.telling is None else self.telling(e))
+            self.labels.register_forward_hook(lambda module, given, e: e if self.telling is None else self.tell(e))
 
     def trained_files(self, folder: Path) -> list[Path]:
         return sorted((folder / "unet").glob("*.safetensors"))

@@ -27,6 +27,7 @@ class At:
         n_train: real images in the train split; the first n0 are generation 0's, the rest the reserve.
         extractors: the opened feature extractors, in the order of measure.extractors.
         device: where models run.
+        say: shows a line to whoever runs the chain.
     """
 
     generation: int
@@ -36,6 +37,7 @@ class At:
     n_train: int = 0
     extractors: Sequence[Any] = ()
     device: Any = "cpu"
+    say: Callable[[str], None] = lambda text: None
 
     def rng(self, *words: object) -> np.random.Generator:
         """Random numbers that depend on the run's seed, the generation, the policy's place and `words` alone."""
@@ -83,6 +85,10 @@ class Policy(Spec):
         """Stage mix: other pools (see regimes.Pool), counts or budget for training set t."""
         return drawn, budget
 
+    def rows(self, at: At, rows: pa.Table) -> pa.Table:
+        """Stage mix: other rows (pool, generation, index, replicate) than those that were drawn from the pools for training set t."""
+        return rows
+
     def row_weights(self, at: At, rows: pa.Table) -> np.ndarray:
         """Stage train: how much each row of training set t counts in the loss, float64 [n], >= 0; only ratios matter."""
         return np.ones(len(rows))
@@ -107,6 +113,10 @@ class Policy(Spec):
     def select(self, at: At, candidates: Any) -> list[str | None]:
         """Stage select: for each candidate (see difflab.selection.Candidates) None = it may train, or the reason why not."""
         return [None] * len(candidates)
+
+    def fresh(self, config: Any, n0: int) -> int:
+        """Unseen real images that it draws from the reserve over the whole chain; n0 = size of generation 0's training set."""
+        return 0
 
     def keeps(self, count: int) -> int:
         """How many of `count` samples `select` leaves at least, as far as that is known before they are drawn."""

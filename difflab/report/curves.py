@@ -12,6 +12,19 @@ COLUMNS = 4
 INTERVAL, FLOOR = "95% interval", "floor (real against real)"
 
 
+def arm_curves(arms: list[Any], metrics: list[str] | None = None) -> Any:
+    """A matplotlib figure with one small plot per measure: each arm's mean over seeds with Student's 95% interval, floors dashed.
+
+    Args:
+        arms: of difflab.comparing.Arm.
+    """
+    from difflab.comparing import compare_runs
+
+    common = set.intersection(*(set(run.generations) for arm in arms for run in arm.runs.values()))
+    rows = compare_runs(arms, metrics, sorted(common))
+    return _figure([(arm.name, [r for r in rows if r["arm"] == arm.name]) for arm in arms])
+
+
 def curves(runs: list[Run], metrics: list[str] | None = None) -> Any:
     """A matplotlib figure with one small plot per measure and extractor; several runs are drawn over each other.
 
@@ -19,18 +32,24 @@ def curves(runs: list[Run], metrics: list[str] | None = None) -> Any:
         runs: runs to draw; their config's names make the legend, their folders' where two share a name.
         metrics: names to draw; None = all that were taken.
     """
+    rows = [[r for r in run.rows() if r["value"] is not None and (metrics is None or r["metric"] in metrics)] for run in runs]
+    labels = [run.config.name for run in runs]
+    labels = labels if len(set(labels)) == len(labels) else [run.path.name for run in runs]
+    return _figure(list(zip(labels, rows, strict=True)))
+
+
+def _figure(lines_of: list[tuple[str, list[dict[str, Any]]]]) -> Any:
+    """One plot per measure and extractor, one line per label: rows with generation, metric, extractor, value, ci_low, ci_high and floor."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    rows = [[r for r in run.rows() if r["value"] is not None and (metrics is None or r["metric"] in metrics)] for run in runs]
+    labels, rows = [label for label, _ in lines_of], [own for _, own in lines_of]
     names = list(dict.fromkeys((r["metric"], r["extractor"]) for own in rows for r in own))
     names.sort(key=lambda name: name[0] == "flagged_share")  # a check, not a result: last
     columns = min(COLUMNS, max(1, len(names)))
     lines = max(1, -(-len(names) // columns))
     figure = Figure(figsize=(max(4.5, 3.1 * columns), 2.35 * lines + 0.7), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    labels = [run.config.name for run in runs]
-    labels = labels if len(set(labels)) == len(labels) else [run.path.name for run in runs]
     several = len({extractor for _, extractor in names if extractor != "none"}) > 1
     for axis, (metric, extractor) in zip(axes, names, strict=False):
         for k, own in enumerate(rows):
@@ -56,7 +75,7 @@ def curves(runs: list[Run], metrics: list[str] | None = None) -> Any:
         axis.set_xlabel("generation", fontsize=9)
     # Each label once, whichever plot it is in: the runs, then what band and dashes mean.
     shown = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    if INTERVAL in shown and len(runs) > 1:
+    if INTERVAL in shown and len(labels) > 1:
         shown[INTERVAL] = Patch(color="#888888", alpha=0.3, lw=0)
     order = sorted(shown, key=lambda label: [*labels, INTERVAL, FLOOR].index(label))
     if shown:

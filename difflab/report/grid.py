@@ -133,6 +133,16 @@ def strip(run: Run) -> Image.Image:
     return sheet(rows, header, f"{run.config.name}: the same seeds in every generation ({caption(run)})", per)
 
 
+def below(pictures: list[Image.Image]) -> Image.Image:
+    """Pictures below each other, flush left."""
+    canvas = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), PAPER)
+    top = 0
+    for picture in pictures:
+        canvas.paste(picture, (0, top))
+        top += picture.height
+    return canvas
+
+
 def caption(run: Run) -> str:
     """What the chain is, in a few words."""
     c = run.config

@@ -1,0 +1,212 @@
+"""Rewards: what a selector prefers, one number per sample. No policy itself.
+
+A reward is named in a config as `NAME` or `NAME:ARGUMENT`, for example `likeness:pixels` or `aesthetic:heads/vit-l-14.safetensors`.
+To add one, write a function (at, candidates, argument) -> float64 [n] under ``@reward``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from difflab.errors import ConfigError, MeasureError
+from difflab.policies.base import At
+
+Scorer = Callable[[At, Any, str | None], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Reward:
+    """One reward.
+
+    Attributes:
+        of: (where the policy stands, candidates, argument) -> float64 [n].
+        reads: features = of one extractor; text = of an open_clip extractor; pixels; numbers = the values of the exact families; nothing.
+        argument: what may follow the name after a colon; None = nothing.
+        required: whether the argument has to be there.
+    """
+
+    of: Scorer
+    reads: Literal["features", "text", "pixels", "numbers", "nothing"]
+    argument: str | None = None
+    required: bool = False
+
+
+REWARDS: dict[str, Reward] = {}
+
+
+def reward(name: str, reads: Any = "pixels", argument: str | None = None, required: bool = False) -> Callable[[Scorer], Scorer]:
+    """Function decorator: enter a reward under its name; the other arguments are those of `Reward`."""
+
+    def enter(of: Scorer) -> Scorer:
+        if name in REWARDS:
+            raise ValueError(f"reward '{name}' is defined twice")
+        REWARDS[name] = Reward(of, reads, argument, required)
+        return of
+
+    return enter
+
+
+def find(spec: str) -> tuple[Reward, str | None]:
+    """The reward that `spec` names, and its argument. Raises ValueError, listing the known ones."""
+    name, _, argument = spec.partition(":")
+    if name not in REWARDS:
+        near = difflib.get_close_matches(name, REWARDS, 1)
+        raise ValueError(f"unknown reward '{name}'; " + (f"did you mean '{near[0]}'? " if near else "") + f"known: {', '.join(sorted(REWARDS))}")
+    found = REWARDS[name]
+    if argument and found.argument is None:
+        raise ValueError(f"reward '{name}' takes nothing after its name; got '{argument}'")
+    if found.required and not argument:
+        raise ValueError(f"reward '{name}' wants {found.argument}: {name}:...")
+    return found, argument or None
+
+
+def scores(spec: str, at: At, candidates: Any) -> np.ndarray:
+    """The reward of each candidate, float64 [n]. Raises MeasureError that names the first sample whose reward is not a finite number."""
+    found, argument = find(spec)
+    out = np.asarray(found.of(at, candidates, argument), dtype=np.float64)
+    bad = ~np.isfinite(out)
+    if bad.any():
+        first = int(bad.argmax())
+        raise MeasureError(
+            f"reward {spec}: sample {candidates.index[first]} of generation {candidates.generation} has the reward {out[first]:g}"
+            f" ({int(bad.sum())} of {len(out)} samples have no finite one); look at that image"
+        )
+    return out
+
+
+def check(config: Any, policy: str, spec: str) -> None:
+    """Raise ConfigError where the samples of this config have no such reward."""
+    (found, argument), family = find(spec), config.model.family
+    if config.exact and found.reads not in ("numbers", "nothing"):
+        raise ConfigError(f"policies: {policy}: reward {spec} is of images, the samples of model.family={family} are numbers; use value")
+    if found.reads == "numbers" and (not config.exact or getattr(config.model, "dim", 1) > 1):
+        raise ConfigError(f"policies: {policy}: reward {spec} is of samples that are one number each; those of model.family={family} are not")
+    if found.reads == "features":
+        check_features(config, policy, argument)
+    if found.reads == "text":
+        check_features(config, policy, None)
+        if not any(name.startswith("open_clip") for name in config.measure.extractors):
+            raise ConfigError(f"policies: {policy}: reward {spec} reads CLIP features; add open_clip:NAME_OR_PATH to measure.extractors")
+    if spec.startswith("class_confidence") and not config.conditional:
+        raise ConfigError(f"policies: {policy}: reward {spec} is about the class asked for, and samples of this model are not asked for by class")
+
+
+def check_features(config: Any, policy: str, extractor: str | None) -> None:
+    """Raise ConfigError where the features of `extractor` (None = the class judge's) are not taken."""
+    specs = config.measure.extractors
+    if not config.measure.metrics or not set(specs) - {"texture"}:
+        raise ConfigError(
+            f"policies: {policy} reads features, which are taken for measures alone; name an extractor in measure.extractors and a measure in measure.metrics"
+        )
+    if extractor is not None and extractor not in specs:
+        raise ConfigError(f"policies: {policy}: '{extractor}' is none of measure.extractors {specs}; add it there")
+
+
+# ------------------------------------------------------------------------------------------------------ the rewards
+@reward("chance", "nothing")
+def chance(at: At, candidates: Any, argument: str | None) -> np.ndarray:
+    """A uniform random number: the control of every other reward, with the same numbers of samples."""
+    return at.rng("chance").random(at.config.sample.count_of(candidates.generation))[candidates.index]
+
+
+@reward("value", "numbers")
+def value(at: At, candidates: Any, argument: str | None) -> np.ndarray:
+    """Of the exact families the number itself: the value, or the number of the category."""
+    return candidates.images()[:, 0, -1]
+
+
+@reward("class_confidence", "features", "an extractor")
+def class_confidence(at: At, candidates: Any, argument: str | None) -> np.ndarray:
+    """The probability that the class judge gives the class asked for, 0 to 1."""
+    labels = candidates.labels
+    if labels is None:
+        raise MeasureError("reward class_confidence: these samples were asked for without a class")
+    extractor = at.extractor(argument)
+    return candidates.judge(extractor).probabilities(candidates.features(extractor)).numpy()[np.arange(len(labels)), labels]
+
+
+@reward("likeness", "features", "an extractor")
+def likeness(at: At, candidates: Any, argument: str | None) -> np.ndarray:
+    """Minus the feature distance to the nearest image of generation 0's training set: 0 for copies."""
+    from difflab.metrics.memorisation import nearest_real
+
+    extractor = at.extractor(argument)
+    return -nearest_real(candidates.features(extractor), candidates.real(extractor)[0])[0].double().numpy()
+
+
+@reward("clip_score", "text")
+def clip_score(at: At, candidates: Any, argument: str | None) -> np.ndarray:
+    """Cosine of a sample with its prompt (without one, the name of its class) on the first open_clip extractor, -1 to 1."""
+    from torch.nn.functional import normalize
+
+    reader = _reader(at)
+    rows = candidates.rows
+    asked = next((rows[name].to_pylist() for name in ("prompt", "class") if not rows[name].null_count), None)
+    if asked is None:
+        raise MeasureError("reward clip_score: these samples were asked for without a prompt and without a class")
+    texts = sorted(set(asked))
+    read = candidates.once(("texts", reader.key, *texts), lambda: normalize(reader.encode_text(texts).double(), dim=1))
+    own = read[[texts.index(text) for text in asked]]
+    return (normalize(candidates.features(reader).double(), dim=1) * own).sum(1).numpy()
+
+
+@reward("aesthetic", "text", "the file of a head", required=True)
+def aesthetic(at: At, candidates: Any, argument: str | None) -> np.ndarray:
+    """The score of a head in the manner of LAION (see AestheticHead) on the first open_clip extractor, about 1 to 10."""
+    from difflab.metrics import AestheticHead
+
+    reader = _reader(at)
+    head = candidates.once(("head", argument, reader.key), lambda: AestheticHead.load(str(argument), reader))
+    return head(candidates.features(reader)).double().numpy()
+
+
+@reward("brightness")
+def brightness(at: At, candidates: Any, argument: str | None) -> np.ndarray:
+    """Mean luminance, 0 to 1."""
+    return _pixelwise(candidates, lambda x: _luminance(x).mean((1, 2)))
+
+
+@reward("saturation")
+def saturation(at: At, candidates: Any, argument: str | None) -> np.ndarray:
+    """Mean over pixels of (max - min) / max of the channels, 0 to 1."""
+
+    def of(x: np.ndarray) -> np.ndarray:
+        if x.shape[-1] == 1:
+            raise MeasureError("reward saturation: grey images have no colour")
+        most = x.max(-1)
+        return ((most - x.min(-1)) / np.maximum(most, 1 / 255)).mean((1, 2))
+
+    return _pixelwise(candidates, of)
+
+
+@reward("sharpness")
+def sharpness(at: At, candidates: Any, argument: str | None) -> np.ndarray:
+    """Variance of the 4-neighbour Laplacian of luminance in 0..1, without the border: 0 where nothing changes."""
+
+    def of(x: np.ndarray) -> np.ndarray:
+        light = _luminance(x)
+        return (light[:, :-2, 1:-1] + light[:, 2:, 1:-1] + light[:, 1:-1, :-2] + light[:, 1:-1, 2:] - 4 * light[:, 1:-1, 1:-1]).var((1, 2))
+
+    return _pixelwise(candidates, of)
+
+
+def _pixelwise(candidates: Any, of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """`of` images float64 [n, H, W, C] in 0..1, block by block."""
+    return np.concatenate([of(block.images() / 255) for block in candidates.blocks()])
+
+
+def _luminance(x: np.ndarray) -> np.ndarray:
+    return x[..., 0] if x.shape[-1] == 1 else x @ np.array([0.299, 0.587, 0.114])
+
+
+def _reader(at: At) -> Any:
+    """The first extractor that reads texts."""
+    found = next((extractor for extractor in at.extractors if extractor.encode_text is not None), None)
+    if found is None:
+        raise MeasureError("this reward reads CLIP features; add open_clip:NAME_OR_PATH to measure.extractors")
+    return found

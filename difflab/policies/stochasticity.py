@@ -1,0 +1,48 @@
+"""How much fresh noise DDIM adds in every step."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+
+from difflab.errors import ConfigError
+from difflab.models.denoiser import Steer
+from difflab.policies.base import At, Policy, policy
+from difflab.policies.steering import check_denoises
+
+
+class Eta(Steer):
+    """The argument eta of a scheduler's step."""
+
+    def __init__(self, eta: float):
+        self.eta = eta
+
+    def arguments(self, given: dict[str, Any], accepted: Sequence[str]) -> dict[str, Any]:
+        return {**given, "eta": self.eta}
+
+
+@policy("stochasticity")
+class Stochasticity(Policy):
+    """eta of DDIM (Song et al. 2010.02502, eq. 16): 0 follows the ordinary differential equation, 1 is ancestral sampling.
+
+    Exact: for the true score the samples have the same distribution at any eta as the number of steps grows; what is tested is that
+    noise which a model's errors left is replaced the more the larger eta. Every image draws from a stream of its own.
+    """
+
+    source = "Song et al. 2010.02502"
+
+    eta: float = Field(ge=0, le=1, description="Share of the noise that is drawn anew in each step, 0 to 1; 0 = off, DDIM's own.")
+
+    def check(self, config: Any) -> None:
+        import diffusers
+
+        check_denoises(self.policy, config)
+        kind = getattr(diffusers, config.sample.scheduler, None)
+        if "eta" not in inspect.signature(getattr(kind, "step", lambda: None)).parameters:
+            raise ConfigError(f"policies: stochasticity sets eta, which {config.sample.scheduler} does not take; use sample.scheduler=DDIMScheduler")
+
+    def steer(self, at: At, model: Any) -> Steer:
+        return Eta(self.eta)

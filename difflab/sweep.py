@@ -1,0 +1,187 @@
+"""Arms x seeds: the same chain under different settings, compared seed by seed.
+
+A sweep is a YAML file: a base config, overrides for all arms, one mapping of overrides per arm, and seeds. Every run lies in
+``OUT/ARM/seed-K`` and is an ordinary run. Arms share every stage up to where they part (reuse.py). Rerunning resumes; an arm that fails
+is recorded with its reason, the others go on.
+
+To put a cluster under it: `waves` lists the runs, those that others share generation 0 with before the others; each job is one
+idempotent call of `work`, and all that jobs have in common is the folder.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from difflab import config as configs
+from difflab.config import Config, Spec
+from difflab.data.files import read_json, write_json
+from difflab.errors import ConfigError, DifflabError
+from difflab.reuse import adopt, keys
+from difflab.run import Run, open_run, read_record
+
+
+class Sweep(Spec):
+    """Arms x seeds of one base config."""
+
+    name: str = Field("sweep", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Folder under runs/ when --out is not given.")
+    base: str | dict[str, Any] = Field(description="Path of a chain's config, relative to this file, or the config itself.")
+    overrides: dict[str, Any] = Field(default_factory=dict, description="Dotted keys and their values, for every arm; {} = the base as it is.")
+    seeds: int | list[int] = Field(3, description="Seeds 0 to n-1, or a list of them. Arms are compared seed by seed.")
+    arms: dict[str, dict[str, Any]] = Field(
+        min_length=1, description="Name of each arm and its dotted overrides; the first one is what others are compared with."
+    )
+
+    @property
+    def seed_list(self) -> list[int]:
+        return list(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep."""
+
+    arm: str
+    seed: int
+    config: Config
+    path: Path
+
+
+def read(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep, Path]:
+    """A sweep file, and the folder that its base is relative to. `overrides` are of the sweep itself, such as ``seeds=5``."""
+    return configs.load(path, list(overrides), Sweep), Path(path).parent
+
+
+def jobs(sweep: Sweep, folder: Path, out: Path) -> list[Job]:
+    """All runs, every one checked before any starts. Raises ConfigError that names the arm."""
+    if not sweep.seed_list or len(set(sweep.seed_list)) != len(sweep.seed_list):
+        raise ConfigError(f"seeds: at least one and each once, got {sweep.seeds}")
+    raw = sweep.base if isinstance(sweep.base, dict) else _raw(folder / sweep.base)
+    found: list[Job] = []
+    places: dict[str, str] = {}
+    for arm, own in sweep.arms.items():
+        place = re.sub(r"[^A-Za-z0-9._-]+", "-", arm).strip("-.") or "arm"
+        if places.setdefault(place, arm) != arm:
+            raise ConfigError(f"arms '{places[place]}' and '{arm}' would share the folder {place}; rename one")
+        for seed in sweep.seed_list:
+            config = configs.parse(configs.merged(raw, {**sweep.overrides, **own, "seed": seed, "name": place}), f"arm '{arm}'")
+            found.append(Job(arm, seed, config, out / place / f"seed-{seed}"))
+    return found
+
+
+def waves(listed: Sequence[Job]) -> list[list[Job]]:
+    """Leaders, the first of those that share the training of generation 0, and then the others, which find it done."""
+    leading = {keys(job.config)[0, "train"]: job for job in reversed(listed)}.values()
+    return [[j for j in listed if any(j is x for x in leading)], [j for j in listed if not any(j is x for x in leading)]]
+
+
+def _raw(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), configs.Loader)
+    except OSError as error:
+        raise ConfigError(f"base: cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"base: {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"base: {path} holds no mapping of keys")
+    return raw
+
+
+def work(job: Job, out: Path, report: Any = None) -> dict[str, Any]:
+    """Run or resume one job, taking over what other runs under `out` have finished: {arm, seed, path, error, shared}."""
+    from difflab.chain import run_chain
+
+    record = {"arm": job.arm, "seed": job.seed, "path": str(job.path.relative_to(out)), "error": None, "shared": []}
+    try:
+        run = Run.create(job.path, job.config)
+        try:
+            record["shared"] = [list(stage) for stage in adopt(run, finished(out))]
+        finally:
+            run.close()
+        run_chain(job.config, job.path, report, plots=False)  # one plot of all arms says more
+    except DifflabError as error:
+        record["error"] = str(error)
+    except Exception as error:  # an arm that breaks must not take the others with it
+        record["error"] = f"{type(error).__name__}: {error}"
+        (job.path.parent / f"{job.path.name}.traceback.txt").write_text(traceback.format_exc())
+    return record
+
+
+def finished(out: Path) -> Iterable[Run]:
+    """Runs under `out` that are worth looking into for finished stages."""
+    for record in sorted(out.rglob("run.yaml")):
+        try:
+            yield Run(record.parent, read_record(record))
+        except DifflabError:
+            continue
+
+
+def run_sweep(
+    sweep: Sweep, folder: Path, out: Path, workers: int | None = None, report: Callable[[Job], Any] | None = None, say: Any = print
+) -> list[dict[str, Any]]:
+    """Run or resume all jobs and leave ``OUT/sweep.json``; returns a record per job, see `work`.
+
+    Args:
+        folder: what the base's path is relative to.
+        workers: processes at once; None = one per GPU, on a CPU one (in this process, so that nothing is started anew).
+        report: Reporter for a job that runs in this process.
+    """
+    import torch
+
+    listed = jobs(sweep, folder, out)
+    gpus = torch.cuda.device_count()
+    workers = workers or max(1, gpus)
+    records: dict[tuple[str, int], dict[str, Any]] = {}
+
+    def note(job: Job, record: dict[str, Any]) -> None:
+        records[job.arm, job.seed] = record
+        write_json(out / "sweep.json", {"sweep": sweep.model_dump(mode="json"), "jobs": list(records.values())})
+        if record["error"]:
+            say(f"{job.arm}, seed {job.seed} FAILED: {record['error']}")
+
+    out.mkdir(parents=True, exist_ok=True)
+    if workers == 1:
+        for job in (job for wave in waves(listed) for job in wave):
+            note(job, work(job, out, report(job) if report else None))
+        return [records[job.arm, job.seed] for job in listed]
+    context = multiprocessing.get_context("spawn")
+    places = context.Queue()
+    for i in range(workers):
+        places.put(i)
+    with ProcessPoolExecutor(workers, context, _settle, (places, gpus, workers)) as pool:
+        for wave in waves(listed):
+            for job, future in [(job, pool.submit(work, job, out)) for job in wave]:
+                note(job, future.result())
+    return [records[job.arm, job.seed] for job in listed]
+
+
+def _settle(places: Any, gpus: int, workers: int) -> None:
+    """A worker's own GPU, or its share of the cores; before torch looks."""
+    place = places.get()
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(place % gpus)
+    else:
+        import torch
+
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
+
+def runs_of(out: Path) -> list[tuple[str, int, Run]]:
+    """The runs of a sweep's folder that were measured to the end: arm, seed, run. Raises ConfigError where there is no sweep."""
+    if not (out / "sweep.json").exists():
+        raise ConfigError(f"{out} holds no sweep (no sweep.json); start one with: difflab sweep SWEEP.yaml --out {out}")
+    found = []
+    for record in read_json(out / "sweep.json")["jobs"]:
+        if not record["error"]:
+            found.append((record["arm"], record["seed"], open_run(out / record["path"])))
+    return found

@@ -3,6 +3,8 @@
 real set --+
            v
 pools --> mix --> train --> sample --> select --> measure --> (pool of the next generation)
+
+The labs of an ecosystem take turns: each makes generation t before any makes t + 1.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 
-from difflab import held_out, policies, regimes, sample, selection, train
+from difflab import ecosystem, held_out, policies, regimes, sample, selection, train
 from difflab import measure as measuring
 from difflab.config import Config, digest
 from difflab.data.files import atomic, write_json
@@ -37,8 +39,8 @@ from difflab.models import family_of
 from difflab.models.base import ClosedForm
 from difflab.policies import At, Policy
 from difflab.progress import Reporter
-from difflab.run import STAGES, Run
-from difflab.seeds import seed_of
+from difflab.run import STAGES, EcosystemRun, Run, run_class
+from difflab.seeds import lab_seed, seed_of
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Work:
     report: Reporter
     extractors: list[Any] = field(default_factory=list)
     plots: bool = True
+    done: set[tuple[int, str]] = field(default_factory=set)  # what earlier calls have finished
 
     @property
     def main(self) -> bool:
@@ -66,10 +69,14 @@ class Work:
 
 
 def run_chain(config: Config, path: Path, report: Reporter | None = None, plots: bool = True) -> Run:
-    """Run or resume the chain of `config` in `path` and return it. Safe to stop anywhere and to call again.
+    """Run or resume the chain of `config`, or all labs of an ecosystem, in `path` and return it. Safe to stop anywhere and to call again.
 
     `plots`: also curves.png of this run alone, which takes seconds.
     """
+    if config.ecosystem is not None and config.ecosystem.lab is not None:
+        raise ConfigError(
+            f"this is the config of lab {config.lab} of an ecosystem, which cannot go on without the others: run the ecosystem's config"
+        )
     check(config)
     report = report or Reporter(quiet=True)
     if "bf16" in (config.train.precision, config.sample.precision) and emulates_bf16():
@@ -77,34 +84,53 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None, plots:
     # Without cpu=True several processes of a machine without GPU would each believe that they are alone.
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=config.train.precision)
     with accelerator.main_process_first():  # the main process locks and checks the folder before anyone looks at it
-        run = Run.create(path, config) if accelerator.is_main_process else Run(path, config)
-    work = Work(run, accelerator, report, plots=plots)
+        run = run_class(config).create(path, config) if accelerator.is_main_process else run_class(config)(path, config)
+    works = [Work(part, accelerator, report, plots=plots) for part in run.parts]
     try:
-        ingest(run, accelerator)
-        check_counts(run)
-        check_text(run, work.report)
-        work.extractors = measuring.extractors_of(run, accelerator)
+        for work in works:
+            ingest(work.run, accelerator)
+            check_counts(work.run)
+            check_text(work.run, report)
+        if isinstance(run, EcosystemRun):
+            ecosystem.check_labs(run)
+        for work in works:
+            work.extractors = measuring.extractors_of(work.run, accelerator)
         # Decided before any stage runs: a process that looked later could find the main process's result and skip a stage that the others are in.
-        done = {(t, stage) for t in range(config.generations + 1) for stage in STAGES if run.done(t, stage)}
-        work.wait()
-        for generation in range(config.generations + 1):
-            for stage in STAGES:
-                if (generation, stage) in done:
-                    work.report.skip(generation, stage)
-                    continue
-                started = time.perf_counter()
-                with peak_memory(accelerator.device) as peak, enough_memory(stage):
-                    detail = STAGE[stage](work, generation) or {}
-                work.wait()
-                if work.main:
-                    run.add_time(generation, stage, time.perf_counter() - started, processes=accelerator.num_processes, **peak, **detail)
-            picture(work, generation)
-        if work.main:
-            measuring.collect(run)
+        for work in works:
+            work.done = {(t, stage) for t in range(config.generations + 1) for stage in STAGES if work.run.done(t, stage)}
+        compared = {t for t in range(config.generations + 1) if isinstance(run, EcosystemRun) and run.between(t).exists()}
+        accelerator.wait_for_everyone()
+        for t in range(config.generations + 1):
+            for work in works:
+                one_generation(work, t)
+            if isinstance(run, EcosystemRun) and t not in compared:
+                ecosystem.between(run, t, [work.extractors for work in works], accelerator)
+        if accelerator.is_main_process:
+            for part in run.parts:
+                measuring.collect(part)
+            if isinstance(run, EcosystemRun):
+                ecosystem.finish(run, plots)
             run.drop_cache()
     finally:
         run.close()
     return run
+
+
+def one_generation(work: Work, generation: int) -> None:
+    """The five stages of one generation of one chain or lab, but those that are done, and its pictures."""
+    run, accelerator = work.run, work.accelerator
+    work.report.lab = run.config.ecosystem and run.config.lab
+    for stage in STAGES:
+        if (generation, stage) in work.done:
+            work.report.skip(generation, stage)
+            continue
+        started = time.perf_counter()
+        with peak_memory(accelerator.device) as peak, enough_memory(stage):
+            detail = STAGE[stage](work, generation) or {}
+        work.wait()
+        if work.main:
+            run.add_time(generation, stage, time.perf_counter() - started, processes=accelerator.num_processes, **peak, **detail)
+    picture(work, generation)
 
 
 def emulates_bf16() -> bool:
@@ -119,6 +145,12 @@ def check(config: Config) -> None:
     from difflab.metrics import METRICS
     from difflab.metrics.extractors import known_extractor
 
+    labs = config.labs()
+    if len(labs) > 1:
+        ecosystem.check(labs)
+        for own in labs:
+            check(own)
+        return
     policies.check(config)
     if "fp16" in (config.train.precision, config.sample.precision) and not torch.accelerator.is_available():
         raise ConfigError("train.precision and sample.precision fp16 want a GPU; use bf16 or no")
@@ -164,10 +196,11 @@ def check_text(run: Run, report: Reporter) -> None:
 def mix(work: Work, generation: int) -> None:
     """Stage 1: the rows of training set t."""
     run, config = work.run, work.run.config
-    kept = [run.kept(g) for g in range(generation)]
-    drawn, budget = regimes.pools(config, generation, run.about["n_train"], kept, work.acting("pools", generation, n_train=run.about["n_train"]))
+    kept = [[lab.kept(g) for g in range(generation)] for lab in run.labs]
+    n_train, mine = run.about["n_train"], kept[config.lab]
+    drawn, budget = regimes.pools(config, generation, n_train, mine, work.acting("pools", generation, n_train=n_train), kept)
     if work.main:
-        rows = regimes.mix(drawn, budget, ("mix", config.seed, generation), getattr(config.model, "replicates", 1))
+        rows = regimes.mix(drawn, budget, ("mix", lab_seed(config.seed, config.lab), generation), getattr(config.model, "replicates", 1))
         for policy, at in work.acting("rows", generation, n_train=run.about["n_train"]):
             rows = policy.rows(at, rows)
         _write_table(run.gen(generation) / "train_set.parquet", rows)
@@ -203,7 +236,7 @@ def fit(work: Work, generation: int) -> dict[str, Any]:
         flops = forward_flops(model)
         with work.report.stage(generation, "train", images) as advance:
             begun = time.perf_counter()
-            key = (config.seed, generation)
+            key = (lab_seed(config.seed, config.lab), generation)
             fresh = train.fit(model, data, settings, key, folder, work.accelerator, advance, weights=weights, watches=watches)
             seconds = time.perf_counter() - begun
         # Forward once, backward twice; frozen weights need no gradient of their own.
@@ -240,7 +273,7 @@ def started(run: Run, generation: int) -> Any:
     model = family(config.model, run.shape)
     if not isinstance(model, ClosedForm):
         as_it_is = generation == 0 and getattr(config.model, "generation_0", "fit") == "base"
-        model.initialise(seed_of("weights", config.seed, generation), scratch=start == "scratch" and not as_it_is)
+        model.initialise(seed_of("weights", lab_seed(config.seed, config.lab), generation), scratch=start == "scratch" and not as_it_is)
     return model
 
 

@@ -24,12 +24,13 @@ from pydantic import Field
 
 from difflab import config as configs
 from difflab.comparing import interval
-from difflab.config import Spec
+from difflab.config import Config, Spec
 from difflab.data.files import read_json, write_json
 from difflab.errors import ConfigError
-from difflab.run import Run, open_run
-from difflab.sweep import Sweep, jobs, waves, work
+from difflab.run import Run, open_run, read_record
+from difflab.sweep import Job, Sweep, execute, jobs
 
+CHAINS = 400  # of a law that is checked for a claim
 REGION = re.compile(r"(>|<|>=|<=)\s*(-?\d+(?:\.\d+)?(?:e-?\d+)?)")
 
 
@@ -52,6 +53,7 @@ class Claim(Spec):
     statistics: dict[str, Statistic] = Field(default_factory=dict, description="By name; all must confirm for the claim to be reproduced.")
     laws: list[str] = Field(default_factory=list, description="Exact laws that say the same in theory, checked through the engine; [] = none.")
     quick: bool = Field(False, description="Part of the subset that runs in about two minutes.")
+    unshown: str = Field("", description="The part that this setting cannot show: the verdict is then at best 'cannot tell'; empty = none.")
     later: str = Field("", description="What a larger machine would have to show.")
 
 
@@ -72,13 +74,12 @@ class Seed:
     Measures are named as in metrics.jsonl; 'measure@extractor' picks one where it was taken on several. Exact families are read the same way.
     """
 
-    def __init__(self, runs: dict[str, Run]):
-        self.runs = runs
+    def __init__(self, runs: dict[str, Run], last: dict[str, int] | None = None):
         self.series: dict[str, dict[tuple[str, int], float]] = {}
         for arm, run in runs.items():
             own = self.series.setdefault(arm, {})
             for row in run.rows():
-                if row["value"] is not None:
+                if row["value"] is not None and (last is None or row["generation"] <= last[arm]):
                     own[f"{row['metric']}@{row['extractor']}", row["generation"]] = row["value"]
                     own.setdefault((row["metric"], row["generation"]), row["value"])
 
@@ -184,50 +185,91 @@ def read_claims(folder: Path, names: Sequence[str] = (), quick: bool = False) ->
     return {name: claim for name, claim in claims.items() if claim.quick or not quick}
 
 
-def run_claim(name: str, claim: Claim, folder: Path, out: Path, report: Any = None, say: Any = print) -> dict[str, Any]:
-    """Run or resume what a claim needs and write ``OUT/NAME.json``, its verdict with the evidence.
+def run_claims(
+    claims: dict[str, Claim],
+    folder: Path,
+    out: Path,
+    workers: int | None = None,
+    report: Callable[[Job], Any] | None = None,
+    say: Callable[[str], None] = print,
+) -> list[dict[str, Any]]:
+    """Run or resume what claims need and write ``OUT/NAME.json``, the verdict of each with its evidence.
 
     Args:
-        folder: what the base of the sweep is relative to.
-        out: the store; runs lie in ``OUT/runs/``, by recipe and seed, for all claims.
-        report: Reporter for a job.
+        folder: what the bases of the sweeps are relative to.
+        out: the store; runs lie in ``OUT/runs/``, by recipe, for all claims.
+        workers, report: see sweep.execute.
     """
+    needed = {name: _placed(claim, folder, out) for name, claim in claims.items()}
+    errors: dict[Path, str] = {}
+    missing: dict[Path, Job] = {}
+    for job in (job for own in needed.values() for job in own if not _finished(job)):
+        if job.path not in missing or missing[job.path].config.generations < job.config.generations:
+            missing[job.path] = job
+
+    def note(job: Job, record: dict[str, Any]) -> None:
+        if record["error"]:
+            errors[job.path] = record["error"]
+            say(f"{job.arm}, seed {job.seed} FAILED: {record['error']}")
+
+    (out / "runs").mkdir(parents=True, exist_ok=True)
+    execute(list(missing.values()), out / "runs", note, workers, report)
+    found = []
+    for name, claim in claims.items():
+        result = judge(name, claim, needed[name], errors, out)
+        write_json(out / f"{name}.json", result)
+        found.append(result)
+    return found
+
+
+def _placed(claim: Claim, folder: Path, out: Path) -> list[Job]:
+    """The runs of a claim, in one folder per recipe, which holds the seed, whatever a claim calls the arm."""
+    listed = jobs(claim.sweep, folder, out) if claim.sweep else []
+    return [Job(job.arm, job.seed, job.config, out / "runs" / place(job.config)) for job in listed]
+
+
+def place(config: Config) -> str:
+    """Folder of a run in the store: the hash of what its config sets otherwise than by default, but for the number of generations."""
+    given = config.model_dump(mode="json", exclude_defaults=True, exclude={"name", "generations"})
+    return configs.digest(given)
+
+
+def _finished(job: Job) -> bool:
+    """Whether the run of a job is there with all generations that it wants."""
+    return (job.path / "metrics.jsonl").exists() and read_record(job.path / "run.yaml").generations >= job.config.generations
+
+
+def judge(name: str, claim: Claim, placed: Sequence[Job], errors: dict[Path, str], out: Path) -> dict[str, Any]:
+    """The verdict on a claim from its finished runs: name, claim, source, setting, arms, seeds, statistics, laws, verdict, minutes."""
     started = time.perf_counter()
-    found: dict[str, Any] = {"name": name, **claim.model_dump(mode="json", include={"claim", "source", "setting", "later"}), "statistics": {}}
+    found: dict[str, Any] = {
+        "name": name,
+        **claim.model_dump(mode="json", include={"claim", "source", "setting", "unshown", "later"}),
+        "statistics": {},
+    }
+    seeds: dict[int, dict[str, Run]] = {}
     seconds = 0.0
-    if claim.sweep:
-        listed = jobs(claim.sweep, folder, out / "runs")
-        # One folder per recipe and seed, whatever the claim calls the arm.
-        placed = [type(job)(job.arm, job.seed, job.config, out / "runs" / Run(job.path, job.config).recipe) for job in listed]
-        seeds: dict[int, dict[str, Run]] = {}
-        errors = {}
-        for job in (job for wave in waves(placed) for job in wave):
-            if not (job.path / "metrics.jsonl").exists():
-                record = work(job, out / "runs", report(job) if report else None)
-                if record["error"]:
-                    errors[f"{job.arm}, seed {job.seed}"] = record["error"]
-                    say(f"{name}: {job.arm}, seed {job.seed} FAILED: {record['error']}")
-                    continue
-            run = open_run(job.path)
-            seeds.setdefault(job.seed, {})[job.arm] = run
+    for job in placed:
+        if _finished(job):
+            run = seeds.setdefault(job.seed, {})[job.arm] = open_run(job.path)
             seconds += sum(row["seconds"] for row in run.timings())
-        whole = [Seed(runs) for _, runs in sorted(seeds.items()) if len(runs) == len(claim.sweep.arms)]
-        found |= {"arms": list(claim.sweep.arms), "seeds": len(whole), "errors": errors}
-        found["runs"] = {arm: [str(runs[arm].path.relative_to(out)) for _, runs in sorted(seeds.items()) if arm in runs] for arm in claim.sweep.arms}
-        for label, statistic in claim.statistics.items():
-            values = [seed.evaluate(statistic.value) for seed in whole]
-            found["statistics"][label] = statistic.model_dump() | {"values": values} | judged(values, statistic)
+    arms = list(claim.sweep.arms) if claim.sweep else []
+    last = {job.arm: job.config.generations for job in placed}
+    whole = [Seed(runs, last) for _, runs in sorted(seeds.items()) if len(runs) == len(arms)]
+    failed = {f"{job.arm}, seed {job.seed}": errors[job.path] for job in placed if job.path in errors}
+    paths = {arm: [str(runs[arm].path.relative_to(out)) for _, runs in sorted(seeds.items()) if arm in runs] for arm in arms}
+    found |= {"arms": arms, "seeds": len(whole), "errors": failed, "runs": paths}
+    for label, statistic in claim.statistics.items():
+        values = [seed.evaluate(statistic.value) for seed in whole]
+        found["statistics"][label] = statistic.model_dump() | {"values": values} | judged(values, statistic)
+    verdicts = [s["verdict"] for s in found["statistics"].values()]
     if claim.laws:
         from difflab.theory import check
 
-        rows = check(claim.laws, 400, 0)
-        found["laws"] = rows
-    verdicts = [s["verdict"] for s in found["statistics"].values()]
-    if claim.laws:
+        found["laws"] = check(claim.laws, CHAINS, 0)
         verdicts.append("reproduced" if all(abs(row["z"]) < 4 for row in found["laws"]) else "refuted here")
-    found |= {"verdict": overall(verdicts), "minutes": round(seconds / 60, 2), "minutes_now": round((time.perf_counter() - started) / 60, 2)}
-    write_json(out / f"{name}.json", found)
-    return found
+    verdict = "cannot tell" if claim.unshown and overall(verdicts) == "reproduced" else overall(verdicts)
+    return found | {"verdict": verdict, "minutes": round((seconds + time.perf_counter() - started) / 60, 2)}
 
 
 def results(out: Path) -> list[dict[str, Any]]:

@@ -31,6 +31,8 @@ EXAMPLES = """examples:
   difflab diagnose runs/digits                                   which kind of collapse, since when, how sure
   difflab diagnose --reference real/ gen0/ gen1/ gen2/           the same of anybody's images
   difflab sweep configs/sweeps/regimes.yaml                      arms x seeds under a matched budget
+  difflab claims --quick                                         published claims, tried
+  difflab calibrate configs/digits.yaml --measure coverage --tolerance 0.05      how much synthetic data is safe
   difflab status runs/digits                                     how far it is
   difflab export runs/digits --generation 3 --to digits-gen3     images as files
 """
@@ -70,7 +72,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     """Options may stand anywhere, also before or between the overrides, where argparse alone takes no further ones."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
-    more = next((getattr(args, name) for name in ("overrides", "laws") if hasattr(args, name)), None)
+    more = next((getattr(args, name) for name in ("overrides", "laws", "names") if hasattr(args, name)), None)
     if rest and (more is None or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if more is not None:
@@ -134,6 +136,21 @@ def _parser() -> argparse.ArgumentParser:
     compare_runs.add_argument("--metrics", nargs="+", metavar="NAME", help="measures by name (default: all that were taken on images)")
     compare_runs.add_argument("--generations", type=int, nargs="+", metavar="T", help="(default: the last one that all have)")
     compare_runs.add_argument("--plot", type=Path, metavar="PNG", help="draw the curves of the arms into this file")
+    claims = add("claims", _claims, "Run published claims as experiments, and print what was seen.")
+    claims.add_argument("names", nargs="*", metavar="NAME", help="files of the claims' folder (default: all)")
+    claims.add_argument("--folder", type=Path, default=Path("configs/claims"), help="one YAML file per claim (default: configs/claims)")
+    claims.add_argument("--out", type=Path, default=Path("runs/claims"), help="the store of runs and verdicts (default: runs/claims)")
+    claims.add_argument("--quick", action="store_true", help="only those that take about two minutes together")
+    claims.add_argument("--workers", type=int, help="runs at once (default: one per GPU; on a CPU one, which uses all cores)")
+    claims.add_argument("--page", type=Path, metavar="FILE", help="write what was seen as a page, such as docs/CLAIMS.md, with its figures beside it")
+    calibrate = add("calibrate", _calibrate, "Find the largest share of synthetic images at which a measure holds.")
+    _config_arguments(calibrate)
+    calibrate.add_argument("--measure", required=True, metavar="NAME", help="the measure that must hold, for example recall")
+    calibrate.add_argument("--tolerance", type=float, required=True, help="how far it may get worse than in generation 0, in its own unit")
+    calibrate.add_argument("--extractor", metavar="NAME", help="where the measure is taken on several")
+    calibrate.add_argument("--seeds", type=int, default=3, help="bisections, one per seed (default: 3)")
+    calibrate.add_argument("--resolution", type=float, default=1 / 32, help="width of the share's bracket at the end (default: 1/32)")
+    calibrate.add_argument("--out", type=Path, help="folder (default: runs/NAME-calibration)")
     status = add("status", _status, "How far a run is.")
     status.add_argument("dir", type=Path)
     export = add("export", _export, "Write the samples of a generation as an imagefolder with metadata.jsonl.")
@@ -320,6 +337,54 @@ def _show_arms(arms: Any, metrics: list[str] | None, generations: list[int] | No
         return
     _show(table(rows, Console().width))
     print(budgets(arms))
+
+
+def _claims(args: argparse.Namespace) -> int:
+    _quiet_libraries()
+    from difflab.claims import read_claims, run_claims
+    from difflab.progress import Reporter
+    from difflab.report.claims import page, table
+    from difflab.sweep import Job
+
+    claims = read_claims(args.folder, args.names, args.quick)
+
+    def report(job: Job) -> Reporter:
+        if not args.json:
+            print(f"{job.arm}, seed {job.seed}", file=sys.stderr)
+        return Reporter(quiet=args.json, weights=_weights(job.config))
+
+    found = run_claims(claims, args.folder, args.out, args.workers, report, say=lambda text: print(text, file=sys.stderr))
+    if args.page:
+        page(found, args.page, args.out)
+    if args.json:
+        _print_rows(found)
+    else:
+        _show(table(found))
+    return 1 if any(result["errors"] for result in found) else 0
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    config = _config(args)
+    _quiet_libraries()
+    from difflab.calibrate import calibrate
+    from difflab.progress import Reporter
+
+    out = args.out or Path("runs") / f"{config.name}-calibration"
+
+    def report(chain: configs.Config) -> Reporter:
+        return Reporter(quiet=args.json, weights=_weights(chain))
+
+    how = {"extractor": args.extractor, "seeds": args.seeds, "resolution": args.resolution}
+    found = calibrate(config, out, args.measure, args.tolerance, report=report, **how)
+    if args.json:
+        _print_rows([found])
+        return 0
+    between = "one seed, no interval" if found["ci_low"] is None else f"95% interval {found['ci_low']:.3f} to {found['ci_high']:.3f}"
+    print(f"{args.measure} stays within {args.tolerance:g} of generation 0 until generation {found['holds_until']} ({found['regime']})")
+    print(f"up to a synthetic share of {found['estimate']:.3f} ({between}; by seed: {', '.join(f'{s:.3f}' for s in found['by_seed'])})")
+    print(f"{found['chains']} chains, {found['generations_run']} generations, {found['minutes']:.1f} minutes")
+    print(f"the guard reads it: policies: [{{policy: guard, max_synthetic_fraction: {out / 'calibration.json'}}}]")
+    return 0
 
 
 def _compare_runs(args: argparse.Namespace) -> int:

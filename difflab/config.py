@@ -324,6 +324,12 @@ class Measure(Spec):
         None,
         description="What the concept measures tell apart on the first open_clip extractor: 'classes', or a file of names that captions hold; null = off.",
     )
+    judge_drift: bool = Field(
+        False, description="Rows of three class judges: frozen, retrained on samples, re-based on other real images (labelled sets); false = off."
+    )
+    aesthetic: str | None = Field(
+        None, description="Head of an aesthetic score, .safetensors or .npz, for the first open_clip extractor, which is its backbone; null = off."
+    )
     held_out_loss: int = Field(
         256,
         ge=0,
@@ -372,11 +378,17 @@ class Ecosystem(Spec):
     real: Literal["shared", "disjoint"] = Field(
         "shared", description="Real images in the train split of each lab: the same ones, or parts that have none in common. Held-out are the same."
     )
-    lab: int | None = Field(None, ge=0, description="Which lab this is the config of; null = of the ecosystem. Set by the engine in the run.yaml of labs.")
+    lab: int | None = Field(
+        None, ge=0, description="Which lab this is the config of; null = of the ecosystem. Set by the engine in the run.yaml of labs."
+    )
 
     @model_validator(mode="after")
     def _sizes(self) -> Ecosystem:
-        said = {"labs": self.labs, "exchange": len(self.exchange) if isinstance(self.exchange, list) else None, "overrides": len(self.overrides) or None}
+        said = {
+            "labs": self.labs,
+            "exchange": len(self.exchange) if isinstance(self.exchange, list) else None,
+            "overrides": len(self.overrides) or None,
+        }
         sizes = {name: size for name, size in said.items() if size is not None}
         if not sizes:
             raise ValueError("how many labs? set ecosystem.labs")

@@ -136,7 +136,7 @@ def diagnose_run(
     `extractors`: None = the run's own but `texture`, and those that `diagnose` takes by itself. Raises MeasureError for exact families, which have no images.
     """
     from difflab.measure import measured_count
-    from difflab.regimes import first_size
+    from difflab.regimes import first_size, fresh_needed
 
     config, about = run.config, run.about
     if config.exact:
@@ -160,7 +160,7 @@ def diagnose_run(
         asked = shards.labels()
         return Images(shards.gather(np.arange(n)), None if asked is None or labels is None else asked[:n])
 
-    trained = n_train if config.regime.name == "fresh_real" else first_size(config, n_train)
+    trained = n_train if fresh_needed(config, first_size(config, n_train)) else first_size(config, n_train)
     return examine(
         real(n_train, n_train + n),
         real(0, n),

@@ -7,8 +7,9 @@ The reference is the held-out real set. The floor is the same measure between tw
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,13 @@ from difflab import config as configs
 from difflab.data.files import read_json, write_tensors, write_text
 from difflab.data.store import Shards
 from difflab.errors import MeasureError, StoreError
-from difflab.held_out import LEVELS
+from difflab.held_out import LEVELS, mean
 from difflab.models import family_of
 from difflab.models.base import Exact
 from difflab.models.weights import distance
-from difflab.regimes import first_size
+from difflab.regimes import first_size, fresh_needed
 from difflab.run import KEYS, Run
-from difflab.seeds import seed_of
+from difflab.seeds import numpy_generator, seed_of
 
 Row = dict[str, Any]
 SHARES = ("share of samples", "share of real images")  # units of measures that count images one by one
@@ -64,6 +65,7 @@ def extractors_of(run: Run, accelerator: Accelerator) -> list[Any]:
         accelerator.wait_for_everyone()
     opened = [open_extractor(spec, fitted=fitted, device=str(accelerator.device)) for spec in config.measure.extractors]
     reader_of(config.measure, opened)
+    head_of(config.measure, opened)
     describe(run.real, opened, accelerator)
     return opened
 
@@ -80,6 +82,8 @@ def _check_texture(measure: Any) -> None:
         raise MeasureError(f"measure.metrics: {others[0]} is not taken on the extractor 'texture'; add another to measure.extractors, such as pixels")
     if measure.judge == "texture":
         raise MeasureError("measure.judge: 'texture' sees no classes; name another of measure.extractors, or null")
+    if measure.judge_drift and not set(measure.extractors) - {"texture"}:
+        raise MeasureError("measure.judge_drift: the judges read features; add an extractor to measure.extractors, such as pixels")
 
 
 def describe(shards: Shards, extractors: list[Any], accelerator: Accelerator) -> None:
@@ -91,7 +95,8 @@ def describe(shards: Shards, extractors: list[Any], accelerator: Accelerator) ->
 
 
 def needs_features(run: Run) -> bool:
-    return bool(run.config.measure.metrics and run.config.measure.extractors)
+    measure = run.config.measure
+    return bool((measure.metrics and measure.extractors) or measure.judge_drift or measure.aesthetic)
 
 
 def _fit_extractor(run: Run, path: Any) -> None:
@@ -130,21 +135,26 @@ def measure_images(run: Run, generation: int, extractors: list[Any], accelerator
     rows = [_flagged(run, generation, configs.digest({"measure": "flagged_share", "real": identity}))]
     judge_spec = config.measure.judge or next((spec for spec in config.measure.extractors if spec != "texture"), None)
     judged = extractors[config.measure.extractors.index(judge_spec)] if extractors and judge_spec else None
-    reader = reader_of(config.measure, extractors)
+    reader, head = reader_of(config.measure, extractors), head_of(config.measure, extractors)
     memorisation = any(METRICS[name].needs == "train" for name in config.measure.metrics)
-    # The reserve of fresh_real enters training by and by; that of the other regimes never does.
-    n_trained = n_train if config.regime.name == "fresh_real" else first_size(config, n_train)
+    # The reserve enters training by and by where fresh real images are drawn; elsewhere it never does.
+    n_trained = n_train if fresh_needed(config, first_size(config, n_train)) else first_size(config, n_train)
 
     for extractor in extractors:
         real, fake = real_set.features(extractor.key), fake_set.features(extractor.key)[:n]
         train, held_out = slice(0, n), slice(n_train, n_train + n)
         judge = _judge(run, extractor, real[:n_train], real_labels, n_train, accelerator) if extractor is judged else None
         kinds = {name: METRICS[name].needs for name in config.measure.metrics}
-        plain = [name for name, needs in kinds.items() if needs != "concepts" and (needs != "judge" or extractor is judged)]
-        passes = [(plain, real_labels, fake_labels, None)]
+        plain = [name for name, needs in kinds.items() if needs not in ("concepts", "prompts") and (needs != "judge" or extractor is judged)]
+        passes = [(plain, real_labels, fake_labels, None, identity)]
+        if "prompts" in kinds.values():
+            real_asked, fake_asked = _tensor(run.conditions(real_set)), _tensor(run.conditions(fake_set))
+            own = [name for name, needs in kinds.items() if needs == "prompts"]
+            passes.append((own, real_asked, fake_asked, None, f"{identity} by {'caption' if config.text else 'class'}"))
         if extractor is reader:
-            passes.append(([name for name, needs in kinds.items() if needs == "concepts"], *_told(run, extractor, real_set, fake_set)))
-        for metrics, real_asked, fake_asked, concepts in passes:
+            own = [name for name, needs in kinds.items() if needs == "concepts"]
+            passes.append((own, *_told(run, extractor, real_set, fake_set), identity))
+        for metrics, real_asked, fake_asked, concepts, reference in passes:
             rows += measured(
                 extractor,
                 metrics,
@@ -156,14 +166,36 @@ def measure_images(run: Run, generation: int, extractors: list[Any], accelerator
                 judge=judge,
                 concepts=concepts,
                 neighbours=config.measure.neighbours,
-                identity=identity,
+                identity=reference,
                 generation=generation,
                 resample=lambda metric, pair: _shared(
                     accelerator, metric, pair, config.measure.resamples, seed_of("interval", config.seed, generation, metric.name)
                 ),
                 advance=advance,
             )
+        seen = Side(real[held_out], _cut(real_labels, held_out)), Side(fake, _cut(fake_labels, slice(0, n)))
+        if extractor is judged and config.measure.judge_drift:
+            rows += _judge_drift(run, generation, extractor, judge, Side(real[:n_train], _cut(real_labels, slice(0, n_train))), *seen, identity)
+        if head is not None and extractor is clip_of(extractors):
+            rows.append(_aesthetic(generation, extractor, head, *seen, identity))
     return rows
+
+
+def clip_of(extractors: Sequence[Any]) -> Any:
+    """The first extractor that is a CLIP model, None = there is none."""
+    return next((e for e in extractors if e.encode_text is not None), None)
+
+
+def head_of(measure: Any, extractors: Sequence[Any]) -> Any:
+    """The aesthetic head that measure.aesthetic names, None = none. Raises MeasureError where it cannot be read, or its backbone is not there."""
+    from difflab.metrics import AestheticHead
+
+    if measure.aesthetic is None:
+        return None
+    backbone = clip_of(extractors)
+    if backbone is None:
+        raise MeasureError("measure.aesthetic scores CLIP features; add the head's backbone, open_clip:NAME/PRETRAINED, to measure.extractors")
+    return AestheticHead.load(measure.aesthetic, backbone)
 
 
 def reader_of(measure: Any, extractors: Sequence[Any]) -> Any:
@@ -178,7 +210,7 @@ def reader_of(measure: Any, extractors: Sequence[Any]) -> Any:
         raise MeasureError(f"measure.metrics: {wanted[0]} wants measure.concepts: 'classes', or a file of names that captions hold")
     if measure.concepts is None:
         return None
-    reader = next((e for e in extractors if e.encode_text is not None), None)
+    reader = clip_of(extractors)
     if reader is None:
         raise MeasureError("measure.concepts are told apart by a CLIP model; add open_clip:tiny-clip or open_clip:NAME_OR_PATH to measure.extractors")
     return reader
@@ -259,14 +291,69 @@ def measured(
         shown = "fid" if name == "fd" and extractor.name.startswith("inception") else name
         try:
             value = metric.of(pair)
-            floor = metric.of(unseen_pair if metric.needs == "train" else floor_pair)
+            floor, reason = _floor(metric, unseen_pair if metric.needs == "train" else floor_pair)
             drawn = resample(metric, pair)
             ci = interval(value, sorted(drawn), metric.range, n if metric.unit in SHARES else None) if drawn else None
-            rows.append(row(generation, shown, extractor.name, value, ci, n, floor, configs.digest(recipe)))
+            rows.append(row(generation, shown, extractor.name, value, ci, n, floor, configs.digest(recipe), reason))
         except MeasureError as error:
             rows.append(row(generation, shown, extractor.name, None, None, n, None, configs.digest(recipe), str(error)))
         advance(1)
     return rows
+
+
+def _floor(metric: Any, pair: Any) -> tuple[float | None, str | None]:
+    """The floor, or why there is none: captions of real images need not repeat."""
+    try:
+        return metric.of(pair), None
+    except MeasureError as error:
+        return None, f"its floor: {error}"
+
+
+def _judge_drift(run: Run, generation: int, extractor: Any, judge: Any, train: Side, real: Side, fake: Side, identity: str) -> list[Row]:
+    """How the three judges of `difflab.metrics.drift` read the half of the samples that the retrained one has not learned from.
+
+    judge_frozen, judge_retrained, judge_rebased, and judge_retrained_on_real: the retrained one on held-out images. Fresh real images do not
+    last for ever, so the re-based judge learns from a bootstrap of the train split, as many images and others in every generation: what
+    parts it from the frozen one is luck in training images. Floor: all the same with held-out images in the place of samples, and
+    images of the train split in theirs.
+    """
+    from difflab.metrics.drift import three_judges
+
+    seed, n = run.config.seed, len(fake.features)
+    wanted = {
+        "judge_frozen": ("frozen", "on_samples"),
+        "judge_retrained": ("retrained", "on_samples"),
+        "judge_rebased": ("re-based", "on_samples"),
+        "judge_retrained_on_real": ("retrained", "on_real"),
+    }
+    shared = {"extractor": extractor.recipe, "judge": judge and judge.recipe, "n": n, "real": identity}
+    recipes = {metric: configs.digest({"measure": metric, **shared}) for metric in wanted}
+    try:
+        if judge is None or fake.labels is None or real.labels is None or train.labels is None:
+            raise MeasureError("judge drift has no value: it wants classes, of real images and of what was asked for")
+        at = torch.from_numpy(numpy_generator("judge drift", seed, generation).integers(len(train.features), size=len(train.features)))
+        fresh = train.features[at], train.labels[at]
+        held_out, trained = (real.features, real.labels), (train.features[:n], train.labels[:n])
+        own = three_judges(judge, held_out, (fake.features, fake.labels), fresh, (seed, generation))
+        floors = three_judges(judge, trained, held_out, fresh, (seed, generation))
+    except MeasureError as error:
+        return [row(generation, metric, extractor.name, None, None, n, None, recipes[metric], str(error)) for metric in wanted]
+    rows = []
+    for metric, (name, where) in wanted.items():
+        found, floor = (next(r for r in side if r["judge"] == name) for side in (own, floors))
+        value, reason = found[where], found["reason"] or (floor["reason"] and f"its floor: {floor['reason']}")
+        ci = None if value is None else (found[f"{where}_low"], found[f"{where}_high"])
+        shown = None if value is None else floor[where]
+        rows.append(row(generation, metric, extractor.name, value, ci, found[f"{where}_n"], shown, recipes[metric], reason))
+    return rows
+
+
+def _aesthetic(generation: int, extractor: Any, head: Any, real: Side, fake: Side, identity: str) -> Row:
+    """Mean score of the samples with its normal interval; floor: that of held-out real images."""
+    scores, n = mean(head(fake.features).double().numpy()), len(fake.features)
+    floor = mean(head(real.features).double().numpy())["value"]
+    recipe = configs.digest({"measure": "aesthetic_score", **head.recipe, "n": n, "real": identity})
+    return row(generation, "aesthetic_score", extractor.name, scores["value"], (scores["low"], scores["high"]), n, floor, recipe)
 
 
 def _judge(run: Run, extractor: Any, features: torch.Tensor, labels: torch.Tensor | None, n_train: int, accelerator: Accelerator) -> Any:
@@ -283,13 +370,20 @@ def _judge(run: Run, extractor: Any, features: torch.Tensor, labels: torch.Tenso
 
 
 def _shared(accelerator: Accelerator, metric: Any, pair: Any, count: int, seed: int) -> list[float]:
-    """The `count` resamples, taken by all processes together. What one cannot take is an error in all, so that none waits."""
     from difflab.metrics.interval import resampled
 
-    mine = range(count)[accelerator.process_index :: accelerator.num_processes]
+    return shared(accelerator, lambda numbers: resampled(metric, pair, numbers, seed), count)
+
+
+def shared(accelerator: Accelerator, take: Callable[[Iterable[int]], list[float]], count: int) -> list[float]:
+    """`count` resamples, taken by all processes together. What one cannot take is an error in all, so that none waits.
+
+    Args:
+        take: the numbers of some resamples -> their values.
+    """
     own: list[Any]
     try:
-        own = resampled(metric, pair, mine, seed)
+        own = take(range(count)[accelerator.process_index :: accelerator.num_processes])
     except MeasureError as error:
         own = [error]
     drawn = gather_object(own) if accelerator.num_processes > 1 else own
@@ -372,27 +466,32 @@ def measure_exact(run: Run, generation: int, model: Exact) -> list[Row]:
     n_train, n_held_out = run.about["n_train"], run.about["n_held_out"]
     reference.fit(run.real.gather(np.arange(n_train, n_train + n_held_out)), None)
     floors = reference.measures()
-    rows = []
-    for name, chains in values.items():
-        count, floor = len(chains), float(floors[name].mean())
-        recipe = configs.digest({"measure": name, "model": run.config.model.model_dump(), "n": run.config.data.train_size})
-        lost = int((~np.isfinite(chains)).sum())
-        if lost or not np.isfinite(floor):
-            rows.append(row(generation, name, "model", None, None, count, None, recipe, f"{lost} of {count} chains have no finite {name}"))
-            continue
-        mean = float(chains.mean())
-        error = 1.96 * float(chains.std(ddof=1)) / np.sqrt(count) if count > 1 else None
-        ci = None if error is None else (mean - error, mean + error)
-        rows.append(row(generation, name, "model", mean, ci, count, floor, recipe))
-    return rows
+    return [over_chains(run, generation, name, chains, float(floors[name].mean())) for name, chains in values.items()]
+
+
+def over_chains(run: Run, generation: int, name: str, chains: np.ndarray, floor: float) -> Row:
+    """The row of a measure of the model, its values [R] of independent chains."""
+    count = len(chains)
+    recipe = configs.digest({"measure": name, "model": run.config.model.model_dump(), "n": run.config.data.train_size})
+    lost = int((~np.isfinite(chains)).sum())
+    if lost or not np.isfinite(floor):
+        return row(generation, name, "model", None, None, count, None, recipe, f"{lost} of {count} chains have no finite {name}")
+    mean = float(chains.mean())
+    error = 1.96 * float(chains.std(ddof=1)) / np.sqrt(count) if count > 1 else None
+    ci = None if error is None else (mean - error, mean + error)
+    return row(generation, name, "model", mean, ci, count, floor, recipe)
 
 
 def write_rows(run: Run, generation: int, rows: list[Row]) -> None:
     """Write the generation's rows, then metrics.jsonl of the whole run anew."""
-    write_text(run.gen(generation) / "metrics.jsonl", "".join(json.dumps(r, allow_nan=False) + "\n" for r in rows))
+    write_lines(run.gen(generation) / "metrics.jsonl", [{**r, "lab": run.config.lab} for r in rows])
     collect(run)
 
 
 def collect(run: Run) -> None:
     """Write metrics.jsonl of the whole run from those of its generations."""
-    write_text(run.path / "metrics.jsonl", "".join(json.dumps(r, allow_nan=False) + "\n" for r in run.rows()))
+    write_lines(run.path / "metrics.jsonl", run.rows())
+
+
+def write_lines(path: Path, rows: list[Row]) -> None:
+    write_text(path, "".join(json.dumps(r, allow_nan=False) + "\n" for r in rows))

@@ -40,6 +40,7 @@ class Reporter:
         self.terminal = self.console.is_terminal and not quiet
         self.generations = max((t for t, _ in self.weights), default=0)
         self.expected_done = self.spent = 0.0
+        self.lab: int | None = None  # of an ecosystem, the one that is at work; part of the stage's name in `weights`
 
     def say(self, text: str) -> None:
         if not self.quiet:
@@ -47,15 +48,18 @@ class Reporter:
 
     def skip(self, generation: int, stage: str) -> None:
         """A stage that an earlier call has already done."""
-        self.weights.pop((generation, stage), None)
+        self.weights.pop((generation, self._named(stage)), None)
+
+    def _named(self, stage: str) -> str:
+        return stage if self.lab is None else f"lab {self.lab} {stage}"
 
     @contextmanager
     def stage(self, generation: int, stage: str, total: int, unit: str = "images") -> Iterator[Any]:
         """Yield ``advance(n)``. On a terminal a bar is drawn while the block runs, and one line stays behind."""
         started = last = time.monotonic()
         done = 0
-        weight = self.weights.pop((generation, stage), 0.0)
-        head = f"generation {generation}/{self.generations} {stage:<7}"
+        weight = self.weights.pop((generation, self._named(stage)), 0.0)
+        head = f"generation {generation}/{self.generations} {self._named(stage):<7}"
         bar = (
             Progress(TextColumn(head), BarColumn(30), TextColumn("{task.fields[status]}"), console=self.console, transient=True)
             if self.terminal

@@ -54,7 +54,7 @@ def draw(
             span = shards.span(shard)
             pixels = None
             if not shards.has(shard):
-                seeds = image_seeds(config.seed, 0, generation, span)
+                seeds = image_seeds(config.seed, config.lab, generation, span)
                 own = None if wanted is None else wanted.part(span)
                 pixels = _sample(model, None if own is None else own.conditions, seeds, how, config.exact, advance)
                 if writing is not None:
@@ -175,7 +175,7 @@ def provenance(run: Run, generation: int, how: Sample) -> dict[str, Any]:
     record = read_json(folder / "model" / "hash.json")
     return {
         "generation": generation,
-        "lab": 0,
+        "lab": run.config.lab,
         "kind": "synthetic",
         "model_hash": record["model"],
         "parents_hash": record["train_set"],

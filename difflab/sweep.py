@@ -15,7 +15,7 @@ import os
 import re
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,36 +133,53 @@ def run_sweep(
 
     Args:
         folder: what the base's path is relative to.
+        workers, report: see `execute`.
+    """
+    listed = jobs(sweep, folder, out)
+    records: dict[tuple[str, int], dict[str, Any]] = {}
+    out.mkdir(parents=True, exist_ok=True)
+
+    def note(job: Job, record: dict[str, Any]) -> None:
+        records[job.arm, job.seed] = record
+        done = [records[j.arm, j.seed] for j in listed if (j.arm, j.seed) in records]  # in the order of the file
+        write_json(out / "sweep.json", {"sweep": sweep.model_dump(mode="json"), "jobs": done})
+        if record["error"]:
+            say(f"{job.arm}, seed {job.seed} FAILED: {record['error']}")
+
+    execute(listed, out, note, workers, report)
+    return [records[job.arm, job.seed] for job in listed]
+
+
+def execute(
+    listed: Sequence[Job],
+    out: Path,
+    note: Callable[[Job, dict[str, Any]], None],
+    workers: int | None = None,
+    report: Callable[[Job], Any] | None = None,
+) -> None:
+    """Run jobs, those that others wait for first, and hand each one's record to `note` as it ends.
+
+    Args:
         workers: processes at once; None = one per GPU, on a CPU one (in this process, so that nothing is started anew).
         report: Reporter for a job that runs in this process.
     """
     import torch
 
-    listed = jobs(sweep, folder, out)
     gpus = torch.cuda.device_count()
     workers = workers or max(1, gpus)
-    records: dict[tuple[str, int], dict[str, Any]] = {}
-
-    def note(job: Job, record: dict[str, Any]) -> None:
-        records[job.arm, job.seed] = record
-        write_json(out / "sweep.json", {"sweep": sweep.model_dump(mode="json"), "jobs": list(records.values())})
-        if record["error"]:
-            say(f"{job.arm}, seed {job.seed} FAILED: {record['error']}")
-
-    out.mkdir(parents=True, exist_ok=True)
     if workers == 1:
         for job in (job for wave in waves(listed) for job in wave):
             note(job, work(job, out, report(job) if report else None))
-        return [records[job.arm, job.seed] for job in listed]
+        return
     context = multiprocessing.get_context("spawn")
     places = context.Queue()
     for i in range(workers):
         places.put(i)
     with ProcessPoolExecutor(workers, context, _settle, (places, gpus, workers)) as pool:
         for wave in waves(listed):
-            for job, future in [(job, pool.submit(work, job, out)) for job in wave]:
-                note(job, future.result())
-    return [records[job.arm, job.seed] for job in listed]
+            running = {pool.submit(work, job, out): job for job in wave}
+            for future in as_completed(running):
+                note(running[future], future.result())
 
 
 def _settle(places: Any, gpus: int, workers: int) -> None:

@@ -86,6 +86,33 @@ def survivors(p: np.ndarray, n: int, t: int) -> float:
     return float(sum(1 - binom.pmf(np.arange(n + 1), n, share) @ lost for share in p))
 
 
+def curated(first: float, n: int, t: int, keeps: Callable[[np.ndarray], np.ndarray], real: int = 0) -> tuple[float, float]:
+    """Mean and standard deviation of the share of one of two kinds, `first` in truth, after t fits of n points each: the chain of its count, exactly.
+
+    Of later points `real` are new real ones; the others were kept from samples in which the kind had the share p, so that each is of the kind
+    with probability keeps(p). As n grows the share of fit t + 1 is a first + (1 - a) keeps(share of fit t), a = real / n.
+    """
+    counts, drawn = np.arange(n + 1), np.arange(n - real + 1)
+    step = binom.pmf(drawn[None, :], n - real, keeps(counts / n)[:, None])
+    fresh_real = binom.pmf(np.arange(real + 1), real, first)
+    step = np.stack([np.convolve(row, fresh_real) for row in step])
+    p = binom.pmf(counts, n, first) @ np.linalg.matrix_power(step, t - 1)
+    mean = p @ counts / n
+    return float(mean), float(np.sqrt(p @ (counts / n - mean) ** 2))
+
+
+def best_of(k: int) -> Callable[[np.ndarray], np.ndarray]:
+    """`keeps` of the kind with the highest reward when the best of k is kept: 1 - (1-p)^k, so 1 - F^(k^t) after t generations."""
+    return lambda p: 1 - (1 - p) ** k
+
+
+def luce(k: int, gain: float) -> Callable[[np.ndarray], np.ndarray]:
+    """`keeps` of a kind whose reward is `gain` above the other's, one of k kept by Luce's choice: for large k odds rise by e^gain."""
+    of_kind = np.arange(k + 1)
+    chosen = of_kind / (of_kind + (k - of_kind) * math.exp(-gain))
+    return lambda p: binom.pmf(of_kind[None, :], k, p[:, None]) @ chosen
+
+
 def guided(p: np.ndarray, mean: np.ndarray, variance: np.ndarray, w: float) -> tuple[np.ndarray, np.ndarray]:
     """Means and variances [..., C] of components that are sampled with guidance 1 + w on exact scores, by the probability-flow equation.
 
@@ -133,6 +160,7 @@ class Law:
     fit: int  # t, counted from 1 as in the papers
     statistic: Callable[[dict[str, np.ndarray]], np.ndarray]
     theory: float
+    spread: float | None = None  # known standard deviation of the statistic of a chain: of a selector's chains, run one by one, two are enough
 
 
 def _chain(family: str, n: int, t: int, regime: str = "replace", count: Any = None, **rest: Any) -> dict[str, Any]:
@@ -156,8 +184,8 @@ def _of(name: str, transform: Callable[[np.ndarray], np.ndarray] = lambda v: v) 
 def _laws() -> dict[str, Law]:
     laws: dict[str, Law] = {}
 
-    def add(name: str, what: str, chain: dict[str, Any], statistic: Any, theory: float) -> None:
-        laws[name] = Law(what, chain, chain["generations"] + 1, _of(statistic) if isinstance(statistic, str) else statistic, theory)
+    def add(name: str, what: str, chain: dict[str, Any], statistic: Any, theory: float, spread: float | None = None) -> None:
+        laws[name] = Law(what, chain, chain["generations"] + 1, _of(statistic) if isinstance(statistic, str) else statistic, theory, spread)
 
     mle = _chain("gaussian", 50, 20)
     add("A1-variance", "replace, ML: variance (1-1/n)^t", mle, "variance", (1 - 1 / 50) ** 20)
@@ -261,15 +289,33 @@ def _laws() -> dict[str, Law]:
     add("M-conserved", "mixture, replace: variance plus drift is conserved", modes, lambda m: m["variance"] + m["squared_drift"], truth)
     add("M-variance", "mixture, replace: total variance (1-1/n)^t", modes, "variance", truth * (1 - 1 / 40) ** 12)
     for name, t, w in (("I1", 2, 2.0), ("I3", 6, 0.25), ("I3-strong", 3, 1.5)):
-        classes, times = _chain("mixture", 1000, t, components=2, guidance_scale=1 + w), f"{t - 1} times" if t > 2 else "once"
-        within, between = guided_loop(1000, t, 4.0, w)
+        classes, times = _chain("mixture", 400, t, components=2, guidance_scale=1 + w), f"{t - 1} times" if t > 2 else "once"
+        within, between = guided_loop(400, t, 4.0, w)
         add(f"{name}-variance", f"two classes, guidance {1 + w:g} on exact scores, {times}: v (v/V)^{w:g}", classes, "within_variance", within)
         push = f"two classes, guidance {1 + w:g} on exact scores, {times}: pushed apart"
         add("I2-push" if name == "I1" else f"{name}-push", push, classes, lambda m: m["variance"] - m["within_variance"], between)
+
+    def selected(name: str, what: str, n: int, t: int, categories: int, a: float, policy: dict[str, Any], keeps: Any) -> None:
+        """A law of the share of category 0 where the policy, which prefers it, keeps as many samples as are trained on."""
+        real = round(a * n)
+        regime: dict[str, Any] = {"regime": "fresh_real", "a": a} if real else {}
+        count = [policy["k"] * (n - real)] * (t - 1) + [policy["k"]]  # nothing is trained on the last samples
+        chain = _chain("categorical", n, t, count=count, categories=categories, **regime)
+        chain["policies"] = [{"reward": "value", "lowest": True, **policy}]
+        add(name, what, chain, "first_share", *curated(1 / categories, n, t, keeps, real))
+
+    selected("J1-best", "best of 3 kept twice: 1 - F^(K^2)", 400, 3, 10, 0, {"policy": "best_of", "k": 3}, best_of(3))
+    above, below = "best of 4, fresh real 30%, (1-a)K > 1: an atom at the top", "best of 4, fresh real 80%, (1-a)K < 1: none"
+    selected("J2-atom", above, 200, 6, 50, 0.3, {"policy": "best_of", "k": 4}, best_of(4))
+    selected("J2-no-atom", below, 400, 5, 50, 0.8, {"policy": "best_of", "k": 4}, best_of(4))
+    likelier = "one of 32 kept twice by Luce's choice, rewards 1 apart: odds times e^2, nearly"
+    selected("J3-luce", likelier, 100, 3, 2, 0, {"policy": "luce", "k": 32}, luce(32, 1.0))
     return laws
 
 
 LAWS = _laws()
+APART = 2
+"""Chains of a selector, which are run one by one."""
 
 
 def check(names: list[str], chains: int = 1000, seed: int = 0) -> list[dict[str, Any]]:
@@ -289,9 +335,10 @@ def check(names: list[str], chains: int = 1000, seed: int = 0) -> list[dict[str,
         law = LAWS[name]
         key = configs.digest(law.chain)
         if key not in measured:
-            measured[key] = _through_the_engine(law.chain, law.fit - 1, chains, seed)
+            take = _through_the_engine if law.spread is None else _one_by_one
+            measured[key] = take(law.chain, law.fit - 1, chains, seed)
         values = law.statistic(measured[key])
-        mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
+        mean, error = float(values.mean()), (law.spread or float(values.std(ddof=1))) / math.sqrt(len(values))
         if not error:
             raise ConfigError(f"{len(values)} chains show no spread in {name}; raise --chains")
         rows.append({"law": name, "what": law.what, "theory": law.theory, "measured": mean, "z": (mean - law.theory) / error, "chains": len(values)})
@@ -303,3 +350,9 @@ def _through_the_engine(chain: dict[str, Any], generation: int, chains: int, see
     with tempfile.TemporaryDirectory(prefix="difflab-theory-") as folder:
         run = run_chain(configs.parse(raw), Path(folder) / "run")
         return {name: t.numpy() for name, t in read_tensors(run.gen(generation) / "replicates.safetensors").items()}
+
+
+def _one_by_one(chain: dict[str, Any], generation: int, chains: int, seed: int) -> dict[str, np.ndarray]:
+    """Of chains that cannot go side by side: each a run of its own with a seed of its own, `APART` at most."""
+    each = [_through_the_engine(chain, generation, 1, seed_of(seed, i)) for i in range(min(chains, APART))]
+    return {name: np.concatenate([measures[name] for measures in each]) for name in each[0]}

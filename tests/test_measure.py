@@ -14,6 +14,7 @@ import pytest
 import tiny
 import torch
 from accelerate import Accelerator
+from safetensors.torch import save_file
 
 from difflab import measure as measuring
 from difflab.chain import run_chain
@@ -23,7 +24,7 @@ from difflab.measure import collect, extractors_of, measure_images, measured_cou
 from difflab.metrics import METRICS, Judge, Pair, concepts_of, interval, open_extractor, resampled
 from difflab.metrics.interval import wilson
 from difflab.run import KEYS, Run
-from difflab.seeds import seed_of
+from difflab.seeds import numpy_generator, seed_of
 
 ALL = ["fd", "kid", "precision", "recall", "density", "coverage", "trace_ratio", "class_accuracy", "class_entropy", "rare_class_survival"]
 BASE: dict[str, Any] = {
@@ -319,3 +320,121 @@ def test_concepts_that_do_not_go_with_the_run_are_errors(measure, message, tmp_p
     measure = {key: [clip if x == "CLIP" else x for x in value] if isinstance(value, list) else value for key, value in measure.items()}
     with pytest.raises(MeasureError, match=message):
         run_chain(digits(generations=0, model={"family": "memoriser"}, measure={"resamples": 0, **measure}), tmp_path / "run")
+
+
+# --------------------------------------------------------------------------------------------------- judge drift
+JUDGES = ["judge_frozen", "judge_retrained", "judge_rebased", "judge_retrained_on_real"]
+
+
+def test_judge_drift_is_taken_in_every_generation_of_a_run(tmp_path):
+    run = run_chain(digits(measure={"metrics": ["class_accuracy"], "resamples": 0, "judge_drift": True}), tmp_path / "run")
+    for t in (0, 1):
+        found = {row["metric"]: row for row in run.rows() if row["generation"] == t}
+        for name in JUDGES:
+            r = found[name]
+            assert tuple(r) == KEYS and r["extractor"] == "pixels" and r["reason"] is None and r["n"] == (80 if name.endswith("real") else 40)
+            assert (r["ci_low"], r["ci_high"]) == wilson(r["value"], r["n"]) and 0.5 < r["floor"] <= 1
+        assert len({found[name]["recipe"] for name in JUDGES}) == 4
+    by_generation = [{r["metric"]: r["recipe"] for r in run.rows() if r["generation"] == t and r["metric"] in JUDGES} for t in (0, 1)]
+    assert by_generation[0] == by_generation[1]
+    assert found["judge_frozen"]["value"] < found["judge_frozen"]["floor"]  # 2,560 images seen make no digits
+
+
+def test_the_three_judges_by_hand(run):
+    found = {name.split("/")[0]: r for name, r in rows(run, judge_drift=True).items()}
+    n, n_train = 70, run.about["n_train"]
+    real = torch.from_numpy(run.real.gather(np.arange(n_train + n))).flatten(1).float() / 255
+    samples = torch.from_numpy(run.samples(1).gather(np.arange(n))).flatten(1).float() / 255
+    labels, asked = torch.from_numpy(run.real.labels()[: n_train + n]), torch.from_numpy(run.samples(1).labels()[:n])
+    again = numpy_generator("judge drift", 0, 1).integers(n_train, size=n_train)
+
+    def halves(y):
+        order = np.random.default_rng([0, 1]).permutation(n)
+        order = torch.from_numpy(np.concatenate([[i for i in order if y[i] == c] for c in range(10)]).astype(int))
+        return order[::2], order[1::2]
+
+    def share(judge, x, y):
+        return float((judge.predict(x) == y).double().mean())
+
+    for which, x, y, other, others in (
+        ("value", samples, asked, real[n_train:], labels[n_train:]),
+        ("floor", real[n_train:], labels[n_train:], real[:n], labels[:n]),
+    ):
+        fitted, kept = halves(y)
+        retrained = Judge.fit(x[fitted], y[fitted], 10)
+        assert found["judge_frozen"][which] == share(Judge.fit(real[:n_train], labels[:n_train], 10), x[kept], y[kept])
+        assert found["judge_rebased"][which] == share(Judge.fit(real[again], labels[again], 10), x[kept], y[kept])
+        assert found["judge_retrained"][which] == share(retrained, x[kept], y[kept])
+        assert found["judge_retrained_on_real"][which] == share(retrained, other, others)
+
+
+def test_judge_drift_without_classes_or_without_samples_of_one_has_reasons(run, tmp_path):
+    config = digits(generations=0, model={"family": "memoriser"}, measure={"metrics": [], "judge_drift": True})
+    unconditional = {r["metric"]: r for r in run_chain(config, tmp_path / "run").rows()}
+    assert all("it wants classes" in unconditional[name]["reason"] and unconditional[name]["value"] is None for name in JUDGES)
+    few = rows(run, judge_drift=True, metrics=[], count=12)  # of ten digits: some are there once, or not at all
+    assert few["judge_frozen/pixels"]["value"] is not None
+    for name in ("judge_retrained/pixels", "judge_retrained_on_real/pixels"):
+        assert few[name]["value"] is few[name]["floor"] is few[name]["ci_low"] is None and "has no sample of class" in few[name]["reason"]
+
+
+def test_judge_drift_wants_features(tmp_path):
+    with pytest.raises(MeasureError, match="judge_drift: the judges read features"):
+        run_chain(digits(generations=0, measure={"metrics": [], "extractors": [], "judge_drift": True}), tmp_path / "run")
+
+
+# ----------------------------------------------------------------------------------------------- within a prompt
+def test_prompt_diversity_of_classes_has_a_floor(run):
+    r = rows(run, metrics=["prompt_diversity"])["prompt_diversity/pixels"]
+    by_hand = sides(run)
+    assert r["value"] == pytest.approx(METRICS["prompt_diversity"].of(by_hand["pair"]))
+    assert r["floor"] == pytest.approx(METRICS["prompt_diversity"].of(by_hand["floor"]))
+    assert r["ci_low"] < r["value"] < r["ci_high"] and r["reason"] is None
+
+
+def test_prompt_diversity_of_captions_groups_by_caption(tmp_path):
+    base = tiny.make("sd15", tmp_path / "base")
+    measure = {"extractors": ["pixels"], "metrics": ["prompt_diversity", "within_class_ratio"], "resamples": 0}
+    run = run_chain(tiny.config("sd15", base, generations=0, sample={"count": 40}, measure=measure), tmp_path / "run")
+    r = next(r for r in run.rows() if r["metric"] == "prompt_diversity")
+    prompts, n = run.samples(0).column("prompt")[: r["n"]], r["n"]
+    assert 1 < len(set(prompts)) < n and len(set(run.real.column("prompt"))) == len(run.real)
+    x = torch.from_numpy(run.samples(0).gather(np.arange(n))).flatten(1).double() / 255
+    apart = torch.cdist(x, x).square()
+    same = [[i for i in range(n) if prompts[i] == p] for p in sorted(set(prompts))]
+    own = [apart[g][:, g].sum() / (len(g) * (len(g) - 1)) for g in same if len(g) > 1]
+    assert r["value"] == pytest.approx(float(torch.stack(own).mean() / (apart.sum() / (n * (n - 1)))), rel=1e-6)
+    assert r["floor"] is None and "its floor: " in r["reason"] and "a prompt of its own" in r["reason"]
+
+
+# ----------------------------------------------------------------------------------------------- aesthetic score
+def test_the_aesthetic_score_of_a_head_on_its_backbone(tmp_path):
+    spec, draw = f"open_clip:{tiny.clip(tmp_path / 'clip')}", torch.Generator().manual_seed(0)
+    head = {"weight": torch.randn(1, 8, generator=draw), "bias": torch.tensor([5.0])}  # the format of LAION's linear heads
+    save_file(head, tmp_path / "head.safetensors")
+    measure = {"metrics": [], "extractors": ["pixels", spec], "aesthetic": str(tmp_path / "head.safetensors")}
+    run = run_chain(digits(generations=0, measure=measure), tmp_path / "run")
+    r = next(r for r in run.rows() if r["metric"] == "aesthetic_score")
+    reader, n = open_extractor(spec), 80
+    held = slice(run.about["n_train"], run.about["n_train"] + n)
+    scores = {}
+    for side, x in (("real", run.real.features(reader.key)[held]), ("fake", run.samples(0).features(reader.key)[:n])):
+        scores[side] = (x / x.norm(dim=1, keepdim=True)).double() @ head["weight"][0].double() + 5
+    assert r["value"] == pytest.approx(float(scores["fake"].mean()), abs=1e-5) and r["floor"] == pytest.approx(float(scores["real"].mean()), abs=1e-5)
+    half = 1.96 * float(scores["fake"].std()) / n**0.5
+    assert (r["ci_low"], r["ci_high"]) == pytest.approx((r["value"] - half, r["value"] + half), abs=1e-5)
+    assert r["n"] == n and r["extractor"] == reader.name
+    save_file({**head, "bias": torch.tensor([4.0])}, tmp_path / "head.safetensors")
+    changed = Run(run.path, digits(generations=0, measure=measure))
+    accelerator = Accelerator()
+    other = measure_images(changed, 0, extractors_of(changed, accelerator), accelerator, lambda n: None)[-1]
+    assert other["recipe"] != r["recipe"] and other["value"] == pytest.approx(r["value"] - 1, abs=1e-5)  # the head's content is in the recipe
+
+
+def test_an_aesthetic_head_without_its_backbone_is_an_error_before_anything_is_fitted(tmp_path):
+    save_file({"weight": torch.ones(1, 9), "bias": torch.zeros(1)}, tmp_path / "head.safetensors")
+    measure = {"metrics": [], "aesthetic": str(tmp_path / "head.safetensors")}
+    for extractors, match in ((["pixels"], "add the head's backbone"), ([f"open_clip:{tiny.clip(tmp_path / 'clip')}"], "reads 9 features")):
+        with pytest.raises(MeasureError, match=match):
+            run_chain(digits(generations=0, measure={**measure, "extractors": extractors}), tmp_path / "run")
+    assert not list((tmp_path / "run").glob("gen-*"))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
+from difflab.config import Config
 from difflab.data.files import write_json
 from difflab.data.ledger import REAL
 from difflab.data.store import Shards
@@ -21,16 +22,21 @@ SHARD = 1000  # real images per parquet file at most, and no more than SHARD_BYT
 SHARD_BYTES = 64 * 2**20
 
 
+def own_part(config: Config, train: np.ndarray) -> np.ndarray:
+    """The positions of the train split that this lab has: all, or its part of them."""
+    ecosystem = config.ecosystem
+    return train[config.lab :: ecosystem.count] if ecosystem and ecosystem.real == "disjoint" else train
+
+
 def ingest(run: Run, accelerator: Accelerator) -> None:
     """Write ``real/``. Every process writes its own shards. Raises DataError or ConfigError before anything is fitted."""
     config = run.config
+    labs = [lab.config for lab in run.labs] if config.ecosystem else []
     if (run.path / "real" / "about.json").exists() and run.real.complete():
-        check_possible(config, run.about["n_train"])
+        check_possible(config, run.about["n_train"], labs)
         return
     about, record, columns, pixels = _exact(run) if config.exact else _images(run)
-    check_possible(config, about["n_train"])
-    if config.text:
-        about["prompts"] = sorted(set(columns["prompt"])) if "prompt" in columns else []
+    check_possible(config, about["n_train"], labs)
     about |= {"record": list(record), "shard_size": max(1, min(SHARD, SHARD_BYTES // math.prod(record)))}
     total = about["n_train"] + about["n_held_out"]
     folder = run.path / "real"
@@ -54,6 +60,7 @@ def _images(run: Run) -> tuple[dict[str, Any], tuple[int, ...], dict[str, list[A
     config = run.config
     source = open_source(config.data, config.seed)
     train, held_out = split(source, config.data.held_out, seed_of("split", config.seed if config.data.split_seed is None else config.data.split_seed))
+    train = own_part(config, train)
     order = np.concatenate([train, held_out])
     labels = None if source.labels is None else source.labels[order].tolist()
     columns: dict[str, list[Any]] = {
@@ -76,6 +83,8 @@ def _images(run: Run) -> tuple[dict[str, Any], tuple[int, ...], dict[str, list[A
         "n_held_out": len(held_out),
         "skipped": [list(s) for s in source.skipped],
     }
+    if config.text:
+        about["prompts"] = sorted(set(source.prompts or []))  # of all labs, whichever part of the images is this one's
     record = (source.size, source.size, source.channels)
 
     def pixels(span: range) -> np.ndarray:
@@ -92,7 +101,8 @@ def _exact(run: Run) -> tuple[dict[str, Any], tuple[int, ...], dict[str, list[An
     config = run.config
     n0 = config.data.train_size or 0
     n_train = n0 + fresh_needed(config, n0)
-    seeds = image_seeds(config.seed, 0, REAL, range(n_train + n0))
+    lab = config.lab if config.ecosystem and config.ecosystem.real == "disjoint" else 0
+    seeds = image_seeds(config.seed, lab, REAL, range(n_train + n0))
     family = family_of(config.model)
     record = family.truth(config.model, seeds[:1]).shape[1:]
     columns: dict[str, list[Any]] = {"split": ["train"] * n_train + ["held_out"] * n0, "seed": seeds}

@@ -57,34 +57,40 @@ def squared_distances(x_ND: Tensor, y_MD: Tensor, block: int = 1024) -> Tensor:
 
 def _distances(x_ND: Tensor, y_MD: Tensor, block: int, triangle: bool = False) -> Iterator[Tensor]:
     """`squared_distances` in blocks of some rows of x, in order; with `triangle` only the columns from the block's first row on."""
+    same = x_ND is y_MD
     x_ND, y_MD = (side if side.dtype == torch.float64 else side.float() for side in (x_ND, y_MD))
-    shift = y_MD.mean(0, dtype=torch.float64)  # distances do not depend on it, cancellation in x^2 + y^2 - 2xy does
-    order = y_MD.var(0, correction=0).argsort()  # a product is summed in this order: what is large last, and so rounded least often
+    shift = y_MD.mean(0)  # distances do not depend on it, cancellation in x^2 + y^2 - 2xy does
+    order = y_MD[:block].var(0, correction=0).argsort()  # a product is summed in this order: what is large last, so rounded least often
 
-    def centred(features: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        rows = (features.to(dtype) - shift.to(dtype))[:, order]
+    def centred(features: Tensor) -> tuple[Tensor, Tensor]:
+        rows = (features.to(dtype) - shift.to(dtype)).index_select(1, order)
         return rows, torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square()
 
-    full = torch.float64 in (x_ND.dtype, y_MD.dtype) or y_MD.is_cuda or torch.get_float32_matmul_precision() != "highest"
-    dtype = torch.float64 if full else torch.float32
-    y, y_norm = centred(y_MD, dtype)
+    def product() -> tuple[Tensor, Tensor]:
+        # Rounded pair by pair: norms rounded row by row would leave errors that no mean over pairs evens out.
+        scale = torch.add(x_norm.unsqueeze(1), y_norm[left:], out=x.new_empty(len(x), len(y) - left))
+        return torch.addmm(scale, x, y[left:].T, alpha=-2), scale
+
+    exact = torch.float64 in (x_ND.dtype, y_MD.dtype) or y_MD.device.type != "cpu" or torch.get_float32_matmul_precision() != "highest"
+    dtype = torch.float64 if exact else torch.float32
+    y, y_norm = centred(y_MD)
     for start in range(0, len(x_ND), block):
-        part, left = x_ND[start : start + block], start if triangle else 0
-        while True:
-            x, x_norm = centred(part, dtype)
-            scale = x_norm.to(dtype).unsqueeze(1) + y_norm[left:].to(dtype)
-            squared = torch.addmm(scale, x, y[left:].T, alpha=-2)
-            if dtype == torch.float64:
-                yield squared.where(squared > COPY * scale, 0).float()
-                break
-            i, j = (squared < scale.mul_(0.25)).nonzero(as_tuple=True)
-            if 32 * len(i) <= squared.numel():
-                apart = _apart(part, y_MD[left:], i, j)
-                squared[i, j] = apart.where(apart > COPY * (x_norm[i] + y_norm[left:][j]), 0).float()
-                yield squared
-                break
-            dtype = torch.float64
-            y, y_norm = centred(y_MD, dtype)
+        rows, left = slice(start, start + block), start if triangle else 0
+        x, x_norm = (y[rows], y_norm[rows]) if same else centred(x_ND[rows])
+        squared, scale = product()
+        if not exact:
+            near = squared < 0.25 * scale
+            if exact := 32 * int(near.count_nonzero()) > near.numel():
+                dtype = torch.float64
+                (x, x_norm), (y, y_norm) = centred(x_ND[rows]), centred(y_MD)
+                squared, scale = product()
+        if exact:
+            squared = squared.where(squared > COPY * scale, 0).float()
+        else:
+            i, j = near.nonzero(as_tuple=True)
+            apart = _apart(x_ND[rows], y_MD[left:], i, j)
+            squared[i, j] = apart.where(apart > COPY * (x_norm[i] + y_norm[left:][j]), 0).float()
+        yield squared
 
 
 def _apart(x_ND: Tensor, y_MD: Tensor, i: Tensor, j: Tensor, block: int = 256) -> Tensor:
@@ -93,21 +99,20 @@ def _apart(x_ND: Tensor, y_MD: Tensor, i: Tensor, j: Tensor, block: int = 256) -
     return torch.cat([(x_ND[rows].double() - y_MD[columns].double()).square_().sum(1) for rows, columns in pairs])
 
 
-def scatter(blocks: Iterable[Tensor], step: int = 256) -> Tensor:
+def scatter(blocks: Iterable[Tensor], step: int = 512) -> Tensor:
     """Sum of B'B over `blocks` of rows [b, d], as a matrix [d, d] of which only the lower triangle holds: what Cholesky and eigvalsh read.
 
     >>> scatter([torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 1.0]])]).tril()
     tensor([[1., 0.],
             [2., 5.]])
     """
-    total: Tensor | None = None
+    total = torch.zeros(())
     for rows in blocks:
         d = rows.shape[1]
-        total = rows.new_zeros(d, d) if total is None else total
+        total = total if total.ndim else rows.new_zeros(d, d)
         for start in range(0, d, step):
-            own = slice(start, start + step)
-            total[start:, own].addmm_(rows[:, start:].T, rows[:, own])
-    assert total is not None
+            own, until = slice(start, start + step), slice(0, start + step)
+            total[own, until].addmm_(rows[:, own].T, rows[:, until])
     return total
 
 
@@ -186,15 +191,14 @@ class Pair:
     def distances(self, rows: Rows, columns: Rows, sides: str = "rf", block: int = 1024) -> Iterator[Tensor]:
         """Squared distances of `sides` ('rf', 'rr', 'ff'), `rows` of the first to `columns` of the second: float32 [b, len(columns)].
 
-        In blocks of some rows, in order, each the caller's own: off the matrix of that name where it may be held, else with at
-        most ``32 * block`` bytes a column at a time.
+        In blocks of some rows, in order, to be read only: off the matrix of that name where it may be held, else with at most
+        ``24 * block`` bytes a column at a time.
         """
         x, y = (self.real if side == "r" else self.fake for side in sides)
-        if 4 * len(x) * len(y) > HELD:
+        if 4 * len(x) * len(y) <= HELD:
+            yield from (part[:, columns] for part in getattr(self, sides)[rows].split(block))
+        else:
             yield from _distances(x[rows], y[columns], block)
-            return
-        for part in torch.arange(len(x), device=x.device)[rows].split(block):
-            yield getattr(self, sides)[part][:, columns]
 
     @cached_property
     def ff(self) -> Tensor:

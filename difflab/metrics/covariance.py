@@ -1,4 +1,4 @@
-"""How much of the real spread is left: `trace_ratio`, and direction by direction `logdet_ratio`."""
+"""How much spread is left: `trace_ratio`, direction by direction `logdet_ratio`, inside classes, and within a prompt."""
 
 from __future__ import annotations
 
@@ -79,6 +79,44 @@ def _within(x_ND: Tensor, labels_N: Tensor) -> float:
     _, at, count = labels_N.unique(return_inverse=True, return_counts=True)
     total = x.new_zeros(len(count), x.shape[1]).index_add_(0, at, x)
     return max(0.0, float(x.square().sum() - (total.square().sum(1) / count).sum())) / len(x)
+
+
+@measure("prompt_diversity")
+class PromptDiversity(PairMetric):
+    """Mean squared distance between samples that were asked for alike, over that between any two samples: 0 = one image a prompt.
+
+    The labels are what each sample was asked for: its caption in text-to-image runs, else its class. Mean over pairs of one prompt,
+    then over the prompts with two samples or more. 1 = the prompt says nothing about the image; compare with the floor, real images in
+    their place, where captions of real images repeat. Pairs of one prompt are what diversity is read from in the literature (LPIPS: Zhu
+    et al. 1711.11586; similarity: Sadat et al. 2310.17347); between features of unit length a squared distance is 2 - 2 cosine.
+    `within_class_ratio` divides by real images of the same class instead, which a caption of one image does not have, and keeps the
+    scale: this ratio does not change when samples shrink as a whole. MeasureError where no two samples share a prompt.
+
+    >>> x = torch.tensor([[0.0], [2.0], [10.0], [12.0]])
+    >>> round(PromptDiversity.of(Pair(x, x, fake_labels=torch.tensor([0, 0, 1, 1]))), 4)  # 4 over (2 * 4 + 2 * 100 + 64 + 144) / 6
+    0.0577
+    """
+
+    unit = "ratio"
+    range = (0.0, float("inf"))
+    better = "real"
+    needs = "prompts"
+
+    @classmethod
+    def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
+        if pair.fake_labels is None:
+            raise MeasureError("prompt_diversity has no value: the samples are unconditional, nothing was asked for")
+        x, asked = pair.fake[fake].double(), pair.fake_labels[fake]
+        _, at, count = asked.unique(return_inverse=True, return_counts=True)
+        if int(count.max()) < 2:
+            raise MeasureError(f"prompt_diversity has no value: each of {len(x)} samples was asked for by a prompt of its own; raise sample.count")
+        whole = float((x - x.mean(0)).square().sum()) / (len(x) - 1)  # half of the mean squared distance between two, and so below
+        if whole == 0:
+            raise MeasureError("prompt_diversity has no value: the samples are all the same in this feature space")
+        means = x.new_zeros(len(count), x.shape[1]).index_add_(0, at, x) / count.unsqueeze(1)
+        own = x.new_zeros(len(count)).index_add_(0, at, (x - means[at]).square().sum(1))
+        several = count > 1
+        return float((own[several] / (count[several] - 1)).mean()) / whole
 
 
 def principal_directions(x_ND: Tensor, k: int) -> tuple[Tensor, Tensor]:

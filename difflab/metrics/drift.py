@@ -36,7 +36,7 @@ def judge_drift(
     Args:
         real: real images of generation 0.
         held_out: real images that are in no other argument.
-        samples: one set a generation. A random half fits the retrained judge; all three are tested on the other half.
+        samples: one set a generation. Half of each class fits the retrained judge; all three are tested on the other half.
         fresh: one set of real images a generation, new each time.
         n_classes: labels are 0 to n_classes - 1.
         seed: of the halves.
@@ -53,29 +53,43 @@ def judge_drift(
     """
     if not samples or len(samples) != len(fresh):
         raise MeasureError(f"judge drift wants fresh real images for each generation: {len(samples)} sets of samples, {len(fresh)} of real images")
-    for name, group in (("real", [real]), ("held-out", [held_out]), ("sample", samples), ("fresh", fresh)):
-        for features, labels in group:
-            if features.ndim != 2 or features.shape[1] != real[0].shape[1] or labels.shape != (len(features),) or len(features) < 2:
-                raise MeasureError(
-                    f"{name} features {tuple(features.shape)} with labels {tuple(labels.shape)}: all sets want [n, {real[0].shape[-1]}] and [n], n >= 2"
-                )
+    _fitting([("real", real), ("held-out", held_out), *(("sample", s) for s in samples), *(("fresh", f) for f in fresh)])
     frozen = Judge.fit(*real, n_classes)
     rows = []
-    for generation, (features, labels) in enumerate(samples):
-        order = torch.from_numpy(np.random.default_rng([seed, generation]).permutation(len(features))).to(features.device)
-        fitted, kept = order[: len(order) // 2], order[len(order) // 2 :]
-        tests = {"on_samples": (features[kept], labels[kept]), "on_real": held_out}
-        reason = None
-        try:
-            retrained = Judge.fit(features[fitted], labels[fitted], n_classes)
-        except MeasureError as error:
-            retrained, reason = None, str(error)
-        for name, judge in (("frozen", frozen), ("retrained", retrained), ("re-based", Judge.fit(*fresh[generation], n_classes))):
-            row: dict[str, Any] = {"generation": generation, "judge": name}
-            for where, test in tests.items():
-                row |= _accuracy(judge, *test, where)
-            rows.append({**row, "reason": reason if judge is None else None})
+    for generation, (own, new) in enumerate(zip(samples, fresh, strict=True)):
+        rows += [{"generation": generation, **row} for row in three_judges(frozen, held_out, own, new, (seed, generation))]
     return rows
+
+
+def three_judges(frozen: Judge, held_out: Labelled, samples: Labelled, fresh: Labelled, seed: Sequence[int]) -> list[dict[str, Any]]:
+    """The rows of `judge_drift` for one generation, with the frozen judge fitted already. `seed`: of the halves."""
+    _fitting([("sample", samples), ("held-out", held_out), ("fresh", fresh)])
+    features, labels = samples
+    order = torch.from_numpy(np.random.default_rng(list(seed)).permutation(len(features))).to(features.device)
+    order = order[labels[order].argsort(stable=True)]  # by class, in random order inside each
+    fitted, kept = order[::2], order[1::2]
+    reason, retrained = None, None
+    unseen = sorted({*held_out[1].tolist(), *labels.tolist()} - set(labels[fitted].tolist()))
+    try:
+        if unseen:
+            raise MeasureError(f"the retrained judge has no sample of class {unseen[0]} to learn from; raise sample.count or measure.count")
+        retrained = Judge.fit(features[fitted], labels[fitted], frozen.n_classes)
+    except MeasureError as error:
+        reason = str(error)
+    rows = []
+    for name, judge in (("frozen", frozen), ("retrained", retrained), ("re-based", Judge.fit(*fresh, frozen.n_classes))):
+        row = {"judge": name} | _accuracy(judge, features[kept], labels[kept], "on_samples") | _accuracy(judge, *held_out, "on_real")
+        rows.append({**row, "reason": reason if judge is None else None})
+    return rows
+
+
+def _fitting(sets: list[tuple[str, Labelled]]) -> None:
+    width = sets[0][1][0].shape[-1]
+    for name, (features, labels) in sets:
+        if features.ndim != 2 or features.shape[1] != width or labels.shape != (len(features),) or len(features) < 2:
+            raise MeasureError(
+                f"{name} features {tuple(features.shape)} with labels {tuple(labels.shape)}: all sets want [n, {width}] and [n], n >= 2"
+            )
 
 
 def _accuracy(judge: Judge | None, features: Tensor, labels: Tensor, where: str) -> dict[str, Any]:

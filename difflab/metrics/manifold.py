@@ -32,9 +32,10 @@ def nearest_others(x_ND: Tensor, m: int, block: int = 1024) -> Near:
 
 
 def _nearest(blocks: Iterable[Tensor], m: int) -> Near:
-    """As `nearest_others`, of a square matrix of distances in blocks of rows, which are overwritten."""
+    """As `nearest_others`, off a square matrix of distances in blocks of rows."""
     distances, indices, at = [], [], 0
-    for to_all in blocks:
+    for block in blocks:
+        to_all = block.clone()
         to_all.diagonal(at).fill_(float("inf"))  # by index, not by distance 0: a duplicate is a neighbour
         values, columns = to_all.topk(m, largest=False, sorted=True)
         distances.append(values)
@@ -154,7 +155,7 @@ class Density(_Manifold):
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        return sum(int(inside.sum()) for inside in _in_real(pair, real, fake)) / (len(pair.fake[fake]) * pair.neighbours)
+        return sum(int(inside.count_nonzero()) for inside in _in_real(pair, real, fake)) / (len(pair.fake[fake]) * pair.neighbours)
 
 
 @measure("coverage")

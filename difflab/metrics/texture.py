@@ -11,9 +11,8 @@ import math
 import re
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -195,7 +194,10 @@ class _Shift(_Texture):
 
     range = (-float("inf"), float("inf"))
     better = "real"
-    centre: ClassVar[Callable[[Tensor], Tensor]] = staticmethod(lambda values: values.quantile(0.5))
+
+    @staticmethod
+    def centre(values: Tensor) -> Tensor:
+        return values.quantile(0.5)
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -216,7 +218,9 @@ class _ColourShift(_Shift):
     the Wasserstein-1 distance.
     """
 
-    centre = staticmethod(torch.mean)
+    @staticmethod
+    def centre(values: Tensor) -> Tensor:
+        return values.mean()
 
 
 @measure("colourfulness_shift")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from difflab.errors import MeasureError
-from difflab.metrics.base import Pair, PairMetric, Rows, measure
+from difflab.metrics.base import Pair, PairMetric, Rows, measure, scatter
 from difflab.metrics.kernel import lengths
 
 
@@ -47,16 +47,13 @@ def cosines(x_ND: Tensor, block: int = 4096) -> Tensor:
     return gram.div_(norm.unsqueeze(1)).div_(norm)
 
 
-def _spectrum(x_ND: Tensor, block: int = 4096) -> Tensor:
+def _spectrum(x_ND: Tensor, block: int = 1024) -> Tensor:
     """Eigenvalues of K/n, float64 [min(n, d)], without the zeros beyond; they sum to 1."""
     n, d = x_ND.shape
     if n <= d:
         return torch.linalg.eigvalsh(cosines(x_ND) / n)
-    dual, norm = torch.zeros(d, d, dtype=torch.float64, device=x_ND.device), lengths(x_ND)
-    for rows, length in zip(x_ND.split(block), norm.split(block), strict=True):
-        unit = rows.double() / length.unsqueeze(1)
-        dual.addmm_(unit.T, unit)
-    return torch.linalg.eigvalsh(dual / n)
+    units = (rows.double() / length.unsqueeze(1) for rows, length in zip(x_ND.split(block), lengths(x_ND).split(block), strict=True))
+    return torch.linalg.eigvalsh(scatter(units) / n)
 
 
 def _hill(shares: Tensor, q: float) -> float:

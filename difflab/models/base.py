@@ -61,3 +61,7 @@ class Exact(ClosedForm):
     @abstractmethod
     def measures(self) -> dict[str, np.ndarray]:
         """What the laws speak of, for each chain: name -> [R]. All are measures of the fitted model."""
+
+    @abstractmethod
+    def apart(self, other: Any) -> np.ndarray:
+        """Squared distance to another model of the family, for each chain: [R]. Of frequencies, or of the means per dimension."""

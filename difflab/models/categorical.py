@@ -62,6 +62,9 @@ class Categorical(Exact):
     def measures(self) -> dict[str, np.ndarray]:
         return {"gini_simpson": 1 - (self.p**2).sum(1), "survivors": (self.p > 0).sum(1).astype(np.float64), "first_share": self.p[:, 0]}
 
+    def apart(self, other: Categorical) -> np.ndarray:
+        return ((self.p - other.p) ** 2).sum(1)
+
     def save(self, folder: Path) -> None:
         write_tensors(folder / "categorical.safetensors", {"p": torch.from_numpy(self.p)})
 

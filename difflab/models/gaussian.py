@@ -61,6 +61,9 @@ class Gaussian(Exact):
             }
         return out
 
+    def apart(self, other: Gaussian) -> np.ndarray:
+        return ((self.mean - other.mean) ** 2).mean(1)
+
     def save(self, folder: Path) -> None:
         write_tensors(folder / "gaussian.safetensors", {"mean": torch.from_numpy(self.mean), "cov": torch.from_numpy(self.cov)})
 

@@ -91,6 +91,9 @@ class Mixture(Exact):
             "within_variance": (self.p * self.variance).sum(1),
         }
 
+    def apart(self, other: Mixture) -> np.ndarray:
+        return ((self.p - other.p) ** 2).sum(1)
+
     def save(self, folder: Path) -> None:
         tensors = {"p": self.p, "mean": self.mean, "variance": self.variance}
         write_tensors(folder / "mixture.safetensors", {k: torch.from_numpy(v) for k, v in tensors.items()})

@@ -21,6 +21,8 @@ from difflab.models.denoiser import Denoiser
 class Pixel(Denoiser):
     """Base of the pixel families. `net` is a diffusers ModelMixin; images are scaled to [-1, 1]."""
 
+    hooked: Any = None  # the module of labels that has the hook below
+
     def __init__(self, spec: Any, shape: Shape):
         super().__init__(spec, shape)
         if spec.conditional and not shape.classes:
@@ -56,8 +58,9 @@ class Pixel(Denoiser):
 
     def prepare_sampling(self, how: Sample, device: Any) -> None:
         super().prepare_sampling(how, device)
-        if self.labels is not None:  # asked at every call, so that policies can be set after this
+        if self.labels is not self.hooked:  # asked at every call, so that policies can be set after this
             self.labels.register_forward_hook(lambda module, given, e: e if self.telling is None else self.tell(e))
+            self.hooked = self.labels
 
     def trained_files(self, folder: Path) -> list[Path]:
         return sorted((folder / "unet").glob("*.safetensors"))

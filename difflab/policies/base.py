@@ -12,7 +12,7 @@ from pydantic import Field
 
 from difflab.config import Sample, Spec, Train
 from difflab.errors import ConfigError
-from difflab.seeds import numpy_generator
+from difflab.seeds import lab_seed, numpy_generator
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class At:
     say: Callable[[str], None] = lambda text: None
 
     def rng(self, *words: object) -> np.random.Generator:
-        """Random numbers that depend on the run's seed, the generation, the policy's place and `words` alone."""
-        return numpy_generator("policy", self.config.seed, self.generation, self.position, *words)
+        """Random numbers that depend on the run's seed, the lab, the generation, the policy's place and `words` alone."""
+        return numpy_generator("policy", lab_seed(self.config.seed, self.config.lab), self.generation, self.position, *words)
 
     def extractor(self, name: str | None = None) -> Any:
         """The opened extractor `name` of measure.extractors; None = the one that the class judge reads. Raises ConfigError."""
@@ -86,7 +86,7 @@ class Policy(Spec):
         return drawn, budget
 
     def rows(self, at: At, rows: pa.Table) -> pa.Table:
-        """Stage mix: other rows (pool, generation, index, replicate) than those that were drawn from the pools for training set t."""
+        """Stage mix: other rows (pool, lab, generation, index, replicate) than those that were drawn from the pools for training set t."""
         return rows
 
     def row_weights(self, at: At, rows: pa.Table) -> np.ndarray:

@@ -27,8 +27,9 @@ class BaseGuidance(Policy):
     """eps = eps_base(none) + g (eps_t(condition) - eps_base(none)): the unconditional half of guidance stays that of the base.
 
     A model that was fine-tuned on few images, or on its own, has an unconditional prediction that drifted with it. Here it is the
-    pretrained one's, without a pretrained base generation 0's, which in generation 0 changes nothing. Exact for scores of normal
-    distributions: a class of variance v is sampled with v (v/V)^(g-1), V being the base's unconditional variance.
+    pretrained one's; without a pretrained base it is generation 0's, which in generation 0 changes nothing. Exact for scores of normal
+    distributions and the probability-flow equation: a class of variance v is sampled with v (v/V)^(g-1), V being the base's
+    unconditional variance.
     """
 
     source = "Phunyaphibarn et al. 2503.20240"

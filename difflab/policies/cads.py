@@ -66,7 +66,9 @@ class Cads(Policy):
         over = tuple(range(1, y.ndim))
         told = math.sqrt(gamma) * y + self.scale * math.sqrt(1 - gamma) * n
         spread = told.std(over, keepdim=True)
-        restored = (told - told.mean(over, keepdim=True)) / torch.where(spread > 0, spread, 1) * y.std(over, keepdim=True) + y.mean(over, keepdim=True)
+        restored = (told - told.mean(over, keepdim=True)) / torch.where(spread > 0, spread, 1) * y.std(over, keepdim=True) + y.mean(
+            over, keepdim=True
+        )
         return self.mixing * restored + (1 - self.mixing) * told
 
     def steer(self, at: At, model: Any) -> Steer:

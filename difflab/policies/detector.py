@@ -10,7 +10,7 @@ from pydantic import Field
 from difflab.data.ledger import REAL
 from difflab.policies.base import At, policy
 from difflab.policies.selecting import Selector
-from difflab.seeds import numpy_generator
+from difflab.seeds import lab_seed, numpy_generator
 
 
 @policy("detector")
@@ -39,7 +39,8 @@ class Detector(Selector):
     def pools(self, at: At, drawn: list[Any], budget: int | None) -> tuple[list[Any], int | None]:
         if at.generation == 0:
             return drawn, budget
-        passes = numpy_generator("detector", at.config.seed, at.position).random(at.n_train) >= self.false_positive_rate
+        seed = lab_seed(at.config.seed, at.config.lab)
+        passes = numpy_generator("detector", seed, at.position).random(at.n_train) >= self.false_positive_rate
         out = []
         for pool in drawn:
             rows = pool.rows[passes[pool.rows]] if pool.generation == REAL else pool.rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -85,7 +86,7 @@ class RealShare(Policy):
                 f"policies: real_share finds no samples for the other {total - n_real} images of training set {t}; put it first in the list"
             )
         counts = parts(total - n_real, [pool.count for pool in synthetic]) if total > n_real else [0] * len(synthetic)
-        return [real, *(Pool(p.kind, p.generation, p.rows, c) for p, c in zip(synthetic, counts, strict=True))], None
+        return [real, *(replace(pool, count=count) for pool, count in zip(synthetic, counts, strict=True))], None
 
     def fresh(self, config: Any, n0: int) -> int:
         return self._drawn(config, n0, config.generations + 1)

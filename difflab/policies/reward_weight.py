@@ -59,13 +59,13 @@ class RewardWeight(Policy):
     def row_weights(self, at: At, rows: pa.Table) -> np.ndarray:
         from difflab.selection import Candidates
 
-        generation, index = rows["generation"].to_numpy(), rows["index"].to_numpy()
-        found = np.zeros(len(rows))
-        for g in np.unique(generation[generation != REAL]):
-            own = generation == g
+        lab, generation, index = (rows[name].to_numpy() for name in ("lab", "generation", "index"))
+        out, synthetic, found = np.ones(len(rows)), generation != REAL, np.zeros(len(rows))
+        for k, g in sorted(set(zip(lab[synthetic].tolist(), generation[synthetic].tolist(), strict=True))):
+            own = synthetic & (lab == k) & (generation == g)
             asked, place = np.unique(index[own], return_inverse=True)
-            found[own] = rewards.scores(self.reward, at, Candidates(at.run, int(g), asked, at.extractors))[place]
-        out, synthetic = np.ones(len(rows)), generation != REAL
+            run = at.run if k == at.config.lab else at.run.labs[k]
+            found[own] = rewards.scores(self.reward, at, Candidates(run, g, asked, at.extractors))[place]
         if synthetic.any():
             out[synthetic] = tilt(found[synthetic], self.temperature)
         return out

@@ -217,6 +217,13 @@ class Spread(Sized, Featured):
             raise ValueError("stage: mix chooses among all images alike; use within: all")
         return self
 
+    def check(self, config: Any) -> None:
+        super().check(config)
+        if self.stage == "mix" and config.ecosystem is not None:
+            raise ConfigError(
+                f"policies: {self.policy} with stage: mix chooses before labs exchange their samples; use stage: select in an ecosystem"
+            )
+
     def spread(self, at: At, candidates: Any, features: torch.Tensor, n: int) -> np.ndarray:
         """Positions of the n images that are kept, by features [m, d]; `candidates` None = stage mix."""
         raise NotImplementedError

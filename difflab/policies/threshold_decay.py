@@ -20,7 +20,8 @@ def threshold_decay(features: torch.Tensor, n: int, tau: float, decay: float) ->
     >>> threshold_decay(torch.tensor([[0.0], [1.0], [9.0], [4.0]]), 3, tau=8.0, decay=0.4).tolist()
     [0, 2, 3]
     """
-    nearest, chosen = Nearest(features), []
+    nearest = Nearest(features)
+    chosen: list[int] = []
     while len(chosen) < n:
         at = 0
         while len(chosen) < n:

@@ -11,7 +11,7 @@ from pydantic import Field
 from difflab.errors import ConfigError
 from difflab.policies.base import At, policy
 from difflab.policies.selecting import Featured, Sized, part
-from difflab.seeds import numpy_generator
+from difflab.seeds import lab_seed, numpy_generator
 
 
 @policy("verifier")
@@ -63,7 +63,8 @@ class Verifier(Sized, Featured):
         unknown = [name for name in self.classes or [] if name not in known]
         if unknown:
             raise ConfigError(f"policies: verifier: '{unknown[0]}' is none of the classes {', '.join(known[:20])}")
-        order = numpy_generator("verifier", at.config.seed, at.position).permutation(len(labels))  # the same in every generation
+        seed = lab_seed(at.config.seed, at.config.lab)
+        order = numpy_generator("verifier", seed, at.position).permutation(len(labels))  # the same in every generation
         rows = np.sort(order[: part(self.real_share, len(labels))])
         if self.classes is not None:
             rows = rows[np.isin(labels[rows], [known.index(name) for name in self.classes])]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import pdist
 from scipy.special import digamma
 
 from difflab.errors import MeasureError
@@ -101,3 +102,41 @@ def test_logdet_ratio_is_never_a_number_made_of_rounding(d):
     with pytest.raises(MeasureError, match="logdet_ratio needs at least 10 real images, got 9"):
         LOGDET.of(Pair(x[:9], x))
     assert LOGDET.of(Pair(x[:10], x[:10])) == pytest.approx(0, abs=1e-9)  # one direction
+
+
+# ------------------------------------------------------------------------------------------------ within a prompt
+PROMPTS = METRICS["prompt_diversity"]
+
+
+def test_prompt_diversity_is_the_ratio_of_scipy_s_pairwise_distances():
+    fake, asked = torch.randn(40, 3) + 5, torch.randint(9, (40,))
+    own = [pdist(fake[asked == c].double().numpy(), "sqeuclidean").mean() for c in asked.unique() if (asked == c).sum() > 1]
+    wanted = np.mean(own) / pdist(fake.double().numpy(), "sqeuclidean").mean()
+    pair = Pair(torch.randn(30, 3), fake, fake_labels=asked)
+    assert PROMPTS.of(pair) == pytest.approx(wanted, rel=1e-10)
+    rows = torch.arange(0, 40, 2)
+    assert PROMPTS.of(pair, None, rows) == PROMPTS.of(Pair(pair.real, fake[rows], fake_labels=asked[rows]))
+
+
+def test_prompt_diversity_of_a_mixture():
+    """Prompts move the mean by N(0, b^2), images of one differ by N(0, w^2): w^2 / (w^2 + b^2) in expectation, and no scale in it."""
+    asked = torch.arange(400).repeat_interleave(5)
+    values = []
+    for seed in range(20):
+        draw = torch.Generator().manual_seed(seed)
+        fake = 2 * torch.randn(400, 4, generator=draw)[asked] + torch.randn(2000, 4, generator=draw)
+        values.append(PROMPTS.of(Pair(fake, fake, fake_labels=asked)))
+        assert PROMPTS.of(Pair(fake, 10 * fake, fake_labels=asked)) == pytest.approx(values[-1], rel=1e-6)
+    assert abs(np.mean(values) - 1 / 5) < 4 * np.std(values) / 20**0.5 + 1e-4
+    copies = torch.randn(400, 4)[asked]
+    assert PROMPTS.of(Pair(copies, copies, fake_labels=asked)) < 1e-12
+    assert PROMPTS.of(Pair(fake, fake, fake_labels=asked % 1)) == pytest.approx(1)  # one prompt for all
+
+
+def test_prompt_diversity_without_two_samples_of_a_prompt_is_an_error():
+    x = torch.randn(6, 2)
+    for labels, match in ((torch.arange(6), "each of 6 samples was asked for by a prompt of its own"), (None, "unconditional")):
+        with pytest.raises(MeasureError, match=match):
+            PROMPTS.of(Pair(x, x, fake_labels=labels))
+    with pytest.raises(MeasureError, match="all the same"):
+        PROMPTS.of(Pair(x, torch.ones(6, 2), fake_labels=torch.zeros(6, dtype=torch.long)))

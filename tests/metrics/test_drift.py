@@ -54,7 +54,8 @@ def test_judges_are_scikit_learn_s_on_the_halves_that_the_seed_draws():
     real, held_out, sample, fresh = (world(n, seed, noise=2.5) for n, seed in ((90, 0), (80, 1), (70, 2), (60, 3)))
     rows = judge_drift(real, held_out, [sample], [fresh], 3, seed=5)
     order = np.random.default_rng([5, 0]).permutation(70)
-    fitted, kept = order[:35], order[35:]
+    order = np.concatenate([[i for i in order if sample[1][i] == c] for c in range(3)])
+    fitted, kept = order[::2], order[1::2]
     for name, (x, y) in (("frozen", real), ("retrained", (sample[0][fitted], sample[1][fitted])), ("re-based", fresh)):
         scaler = StandardScaler().fit(x.double().numpy())
         theirs = LogisticRegression(max_iter=5000).fit(scaler.transform(x.double().numpy()), y.numpy())
@@ -63,12 +64,21 @@ def test_judges_are_scikit_learn_s_on_the_halves_that_the_seed_draws():
     assert rows == judge_drift(real, held_out, [sample], [fresh], 3, seed=5) != judge_drift(real, held_out, [sample], [fresh], 3, seed=6)
 
 
-def test_samples_that_ask_for_one_class_have_a_reason_instead_of_a_number():
+@pytest.mark.parametrize("asked", [lambda y: y * 0, lambda y: y.clamp(max=1)])
+def test_a_class_that_the_retrained_judge_has_no_sample_of_has_a_reason_instead_of_a_number(asked):
     x, y = world(60, 2)
-    rows = judge_drift(world(90, 0), world(80, 1), [(x, y * 0)], [world(90, 3)], 3)
+    rows = judge_drift(world(90, 0), world(80, 1), [(x, asked(y))], [world(90, 3)], 3)
     row = by(rows, 0, "retrained")
-    assert "at least 2 classes" in row["reason"] and row["on_samples"] is row["on_real"] is row["on_real_low"] is None and row["on_real_n"] == 80
+    assert "has no sample of class" in row["reason"] and row["on_samples"] is row["on_real"] is row["on_real_low"] is None and row["on_real_n"] == 80
     assert by(rows, 0, "frozen")["on_samples"] is not None and by(rows, 0, "frozen")["reason"] is None
+
+
+def test_half_of_each_class_fits_the_retrained_judge_however_rare():
+    x, y = world(60, 2)
+    for seed in range(20):  # two samples of class 2: one on each side
+        y = torch.zeros(60, dtype=torch.long).index_fill_(0, torch.arange(30), 1).index_fill_(0, torch.tensor([3, 50]), 2)
+        row = by(judge_drift(world(90, 0), world(80, 1), [(x, y)], [world(90, 3)], 3, seed), 0, "retrained")
+        assert row["reason"] is None and row["on_samples_n"] == 30
 
 
 def test_sets_that_do_not_go_together():

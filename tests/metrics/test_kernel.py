@@ -8,7 +8,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from difflab.errors import MeasureError
 from difflab.metrics import METRICS, KernelDistance, Pair, cmmd_biased, resampled
-from difflab.metrics.kernel import polynomial_kernel, unit_rows
+from difflab.metrics.kernel import unit_rows
 
 CMMD, BIASED = METRICS["cmmd"], METRICS["cmmd_biased"]
 
@@ -36,9 +36,13 @@ def test_unbiased_where_the_frechet_distance_is_not():
     assert (values < 0).any()
 
 
-def test_blocks_do_not_matter():
-    x, y = torch.randn(11, 3), torch.randn(5, 3)
-    assert torch.equal(polynomial_kernel(x, y, 4), polynomial_kernel(x, y, 100))
+@pytest.mark.parametrize(("n", "m", "d", "mean"), [(1100, 1300, 200, 0.0), (1100, 1300, 200, 30.0), (40, 30, 3, 5.0)])
+def test_equals_the_formula_in_float64_over_several_blocks(n, m, d, mean):
+    """Where all rows share a large mean, the kernels are near 1e9 and the distance 1e-3 of them."""
+    x, y = torch.randn(n, d) + mean, 0.8 * torch.randn(m, d) + mean + 0.1
+    xx, yy, xy = (((a.double() @ b.double().T / d + 1) ** 3).numpy() for a, b in ((x, x), (y, y), (x, y)))
+    wanted = (xx.sum() - xx.trace()) / (n * (n - 1)) + (yy.sum() - yy.trace()) / (m * (m - 1)) - 2 * xy.mean()
+    assert KernelDistance.of(Pair(x, y)) == pytest.approx(wanted, rel=1e-5)
 
 
 def published_cmmd(x, y):

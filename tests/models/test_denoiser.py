@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from typing import Any
@@ -17,7 +18,7 @@ from difflab.config import PixelMLP as Spec
 from difflab.config import Sample
 from difflab.errors import ConfigError, StoreError
 from difflab.models.base import Shape
-from difflab.models.denoiser import scheduler_of
+from difflab.models.denoiser import Steer, Step, drawing, scheduler_of
 from difflab.models.pixel import noise_of
 from difflab.models.pixel_mlp import DenoisingMLP, PixelMLP
 
@@ -233,6 +234,121 @@ def test_the_names_tested_here_are_names_of_diffusers():
 def test_pixels_that_are_no_numbers_are_an_error():
     with pytest.raises(StoreError, match="non-finite pixels"):
         stubbed(lambda x, t, y: x * math.nan).sample(np.array([0]), [1], Sample(steps=2))
+
+
+# ------------------------------------------------------------------------------------------------ steers
+class Plus(Steer):
+    """Adds a number wherever it is asked, and remembers the steps."""
+
+    def __init__(self, number: float):
+        self.number, self.steps = number, []
+
+    def start(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x + self.number
+
+    def guidance(self, scale: float, share: float) -> float:
+        return 2 * scale + self.number
+
+    def prediction(self, prediction: torch.Tensor, step: Step) -> torch.Tensor:
+        self.steps.append(step)
+        return 2 * prediction + self.number
+
+
+def test_steers_that_change_nothing_change_no_bit():
+    for name in ("DDIMScheduler", "DDPMScheduler"):
+        model, how = small(), Sample(scheduler=name, steps=4, guidance_scale=2.0)
+        plain = model.sample(np.array([0, 2]), [1, 2], how)
+        model.steers = [Steer(), Steer()]
+        assert (model.sample(np.array([0, 2]), [1, 2], how) == plain).all()
+
+
+def test_several_steers_are_asked_in_order_and_are_told_the_step():
+    seen: list[torch.Tensor] = []
+
+    def answer(x: torch.Tensor, t: torch.Tensor, labels: Any) -> torch.Tensor:
+        seen.append(x)
+        return torch.zeros_like(x)
+
+    model = stubbed(answer)
+    one, two = Plus(1.0), Plus(3.0)
+    model.steers = [one, two]
+    model._denoised(np.array([0, 2]), [1, 2], Sample(steps=4, guidance_scale=1.5))
+    noise = torch.stack([torch.randn((1, 4, 4), generator=torch.Generator().manual_seed(s)) for s in (1, 2)])
+    torch.testing.assert_close(seen[0][2:], 2 * (2 * noise + 1) + 3)
+    assert [step.share for step in two.steps] == pytest.approx([0.999, 0.749, 0.499, 0.249])
+    assert {step.scale for step in two.steps} == {2 * (2 * 1.5 + 1) + 3}
+    assert two.steps[0].seeds == [1, 2] and two.steps[0].conditions.tolist() == [0, 2] and two.steps[0].t.tolist() == [999, 999]
+    step = one.steps[0]
+    twice = two.prediction(one.prediction(torch.zeros(2), step), step)
+    assert twice.tolist() == [5.0, 5.0]
+
+
+def test_what_fills_up_a_batch_has_seeds_too():
+    seen: list[Step] = []
+
+    class Look(Steer):
+        def prediction(self, prediction: torch.Tensor, step: Step) -> torch.Tensor:
+            seen.append(step)
+            return prediction
+
+    model = stubbed(labelled)
+    model.steers = [Look()]
+    how = Sample(steps=2, batch_size=4, compile=True)  # asked of a family that was not compiled, so that it fills up and no more
+    assert len(model.sample(np.array([0, 1, 2]), [7, 8, 9], how)) == 3
+    assert all(step.seeds == [7, 8, 9, 7] and step.conditions.tolist() == [0, 1, 2, 0] and len(step.x) == 4 for step in seen)
+
+
+def test_conditions_are_told_anew_and_none_is_not():
+    class Mute(Steer):
+        def embedding(self, e: torch.Tensor, step: Step) -> torch.Tensor:
+            return torch.full_like(e, step.share)
+
+    model, asked = small(), []
+    for _ in range(2):  # however often it is prepared
+        model.prepare_sampling(Sample(), "cpu")
+    model.net.label.register_forward_hook(lambda module, given, e: asked.append((given[0].tolist(), e.mean().item(), e.std().item())))
+    model.steers = [Mute()]
+    model.sample(np.array([0, 2]), [1, 2], Sample(steps=2, guidance_scale=2.0))
+    assert [labels for labels, _, _ in asked] == [[0, 2], [3, 3]] * 2
+    assert [mean for _, mean, _ in asked[::2]] == pytest.approx([0.999, 0.499]) and all(spread < 1e-6 for _, _, spread in asked[::2])
+    assert all(spread > 0.1 for _, _, spread in asked[1::2]) and model.telling is None
+
+
+def test_the_first_other_prediction_without_condition_is_taken():
+    class Other(Steer):
+        def __init__(self, value: float | None):
+            self.value = value
+
+        def without(self, step: Step) -> torch.Tensor | None:
+            return None if self.value is None else torch.full_like(step.x, self.value)
+
+    model = stubbed(labelled)
+    x, t, y = torch.zeros(2, 1, 4, 4), torch.tensor([500, 500]), torch.tensor([1, 2])
+    step = Step(x, t, 0.5, y, 3.0, [0, 1])
+    with_, none = labelled(x, t, y), labelled(x, t, torch.tensor([3, 3]))
+    for values, wanted in (((None, 0.25, 0.5), 0.25), ((None,), none)):
+        model.steers = [Other(value) for value in values]
+        torch.testing.assert_close(model.guided(step), wanted + 3 * (with_ - wanted))
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULERS if "generator" in inspect.signature(getattr(diffusers, name).step).parameters])
+def test_the_noise_of_every_stochastic_scheduler_can_be_steered(name):
+    class Silent(Steer):
+        def noise(self, z: torch.Tensor) -> torch.Tensor:
+            return 0 * z
+
+    scheduler, x = scheduler_of(Sample(scheduler=name, steps=5), noise_of(spec())), torch.randn(2, 1, 4, 4)
+
+    def step(seed: int) -> torch.Tensor:
+        own = scheduler_of(Sample(scheduler=name, steps=5), noise_of(spec()))
+        own.scale_model_input(x, own.timesteps[0])
+        return own.step(x, own.timesteps[0], x, generator=torch.Generator().manual_seed(seed)).prev_sample
+
+    stochastic = not torch.equal(step(0), step(1))
+    assert stochastic == (name in ("DDPMScheduler", "EulerAncestralDiscreteScheduler"))
+    with drawing(scheduler, [Steer(), Silent()]):
+        assert torch.equal(step(0), step(1))
+    assert stochastic != torch.equal(step(0), step(1))  # as before
 
 
 # ------------------------------------------------------------------------------------------------- files

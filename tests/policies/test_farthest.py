@@ -86,6 +86,8 @@ def test_what_does_not_fit_is_refused():
         checked({"policy": "farthest", "count": 5}, base=NUMBERS)
     with pytest.raises(ConfigError, match="'inception' is none of"):
         checked({"policy": "farthest", "count": 5, "extractor": "inception"})
+    with pytest.raises(ConfigError, match="before labs exchange their samples"):
+        checked({"policy": "farthest", "count": 5, "stage": "mix"}, ecosystem={"labs": 2})
     mix, sample = {"policy": "farthest", "count": 120, "stage": "mix"}, {"count": 50}
     check_possible(config(mix, base=UNCONDITIONAL, sample=sample, regime={"name": "accumulate"}), 100)
     with pytest.raises(ConfigError, match="farthest keeps 120 samples, but there are 50"):

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from difflab import config as configs
+from difflab.calibrate import bisect, calibrate
+from difflab.errors import ConfigError
+
+
+def gaussian(n=100, t=25, bias=1.0, name="fresh_real", replicates=300, **more):
+    return configs.parse({
+        "generations": t,
+        "data": {"source": "exact", "train_size": n},
+        "model": {"family": "gaussian", "replicates": replicates, "sampling_bias": bias},
+        "regime": {"name": name},
+        "sample": {"count": n},
+        **more,
+    })  # fmt: skip
+
+
+def variance(n, a, bias, t):
+    """E var after t + 1 fits of n points, a share a of them fresh, the rest drawn with `bias`; maximum likelihood."""
+    real, v, m = round(a * n), 1 - 1 / n, 1 / n  # variance and squared drift of fit 1
+    b = 1 - real / n
+    for _ in range(t):
+        # Second moment of the mixture about its mean, less what the fit takes: each mean of a part moves by its own noise.
+        within = (1 - b) + b * bias * v
+        noise = ((1 - b) + b * bias * v) / n
+        v, m = within + b * (1 - b) * m - noise, b * b * m + noise
+    return v
+
+
+@pytest.mark.parametrize(("bias", "tolerance"), [(1.0, 0.02), (0.8, 0.1), (0.5, 0.3)])
+def test_the_share_is_that_of_the_exact_law(tmp_path, bias, tolerance):
+    config = gaussian(bias=bias)
+    found = calibrate(config, tmp_path, "variance", tolerance, seeds=3)
+    start = variance(100, 1.0, bias, 0)
+    shares = [k / 100 for k in range(101)]
+    safe = [s for s in shares if all(start - variance(100, 1 - s, bias, t) <= tolerance for t in range(config.generations + 1))]
+    assert found["ci_low"] <= max(safe) + 0.01 and max(safe) <= found["ci_high"] + 0.01, (found["by_seed"], max(safe))
+    assert found["ci_high"] - found["ci_low"] < 0.25
+    assert found["max_synthetic_fraction"] == round(found["ci_low"], 4)
+    assert json.loads((tmp_path / "calibration.json").read_text())["holds_until"] == 25
+
+
+def test_categories_of_which_the_limit_is_known(tmp_path):
+    config = configs.parse({
+        "generations": 25,
+        "data": {"source": "exact", "train_size": 100},
+        "model": {"family": "categorical", "categories": 10, "replicates": 300},
+        "regime": {"name": "fresh_real"},
+        "sample": {"count": 100},
+    })  # fmt: skip
+    found = calibrate(config, tmp_path, "gini_simpson", 0.02 * 0.9, seeds=3)
+    # E H = H0 (1 - 1/n) of the first fit's; the factor is that of the normal family without bias.
+    shares = [k / 100 for k in range(101)]
+    safe = [s for s in shares if all(variance(100, 1, 1, 0) - variance(100, 1 - s, 1, t) <= 0.02 for t in range(26))]
+    assert found["ci_low"] <= max(safe) + 0.01 and max(safe) <= found["ci_high"] + 0.01
+
+
+def test_chains_stop_at_the_first_generation_outside(tmp_path):
+    config = gaussian(n=20, t=12, bias=0.5, name="fixed_real", replicates=50)
+    found = calibrate(config, tmp_path, "variance", 0.2, seeds=1)
+    assert found["ci_low"] is None and found["max_synthetic_fraction"] == round(found["estimate"], 4)
+    for tried in found["tried"]:
+        assert tried["generations"] == (config.generations if tried["left"] is None else tried["left"])
+        assert len(tried["values"]) == tried["generations"] + 1
+        moved = [abs(v - tried["values"][0]) > 0.2 for v in tried["values"]]
+        assert not any(moved[:-1]) and moved[-1] == (tried["left"] is not None)
+    assert found["generations_run"] < found["chains"] * config.generations
+
+
+def test_another_regime_is_taken_as_fixed_real(tmp_path):
+    config = gaussian(n=20, t=2, name="replace", replicates=20)
+    assert calibrate(config, tmp_path, "variance", 5.0, seeds=2)["regime"] == "fixed_real"
+
+
+def test_everything_safe_and_nothing_safe():
+    assert bisect(lambda share: True, 1 / 32) == 1.0
+    assert bisect(lambda share: False, 1 / 32) == 0.0
+    asked = []
+    assert bisect(lambda share: asked.append(share) or share <= 0.6, 1 / 8) == pytest.approx(0.6, abs=1 / 16)
+    assert len(asked) == 4
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"measure": "recal"}, "takes no measure 'recal'; it takes: variance"),
+        ({"tolerance": 0.0}, "above 0"),
+        ({"tolerance": float("nan")}, "above 0"),
+        ({"seeds": 0}, "at least one seed"),
+        ({"resolution": 1.5}, "between 0 and 1"),
+    ],
+)
+def test_bad_questions(tmp_path, how, message):
+    with pytest.raises(ConfigError, match=message):
+        calibrate(gaussian(n=10, t=1, replicates=5), tmp_path, **{"measure": "variance", "tolerance": 0.1, **how})
+
+
+def test_the_command_writes_what_the_guard_reads(tmp_path):
+    config = gaussian(n=20, t=3, bias=0.7, name="fixed_real", replicates=20).model_dump(mode="json")
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "difflab", "calibrate", str(tmp_path / "c.yaml"), "--measure", "variance", "--tolerance", "0.2"]
+    done = subprocess.run([*command, "--out", str(tmp_path / "out"), "--seeds", "2", "--resolution", "0.25"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "stays within 0.2 of generation 0 until generation 3 (fixed_real)" in done.stdout
+    assert 0 <= json.loads((tmp_path / "out" / "calibration.json").read_text())["max_synthetic_fraction"] <= 1

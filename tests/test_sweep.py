@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from difflab.errors import ConfigError
+from difflab.run import STAGES, open_run
+from difflab.sweep import Sweep, jobs, read, run_sweep, runs_of, waves
+
+BASE = {
+    "generations": 1,
+    "data": {"source": "exact", "train_size": 20},
+    "model": {"family": "gaussian", "replicates": 4},
+    "sample": {"count": 20},
+}
+ARMS = {"replace": {}, "accumulate": {"regime.name": "accumulate"}, "all so far": {"regime.name": "accumulate_subsample"}}
+
+
+def sweep(**changes):
+    return Sweep(**{"base": BASE, "seeds": 2, "arms": ARMS, **changes})
+
+
+def test_every_arm_and_seed_is_an_ordinary_run_and_generation_0_is_computed_once_per_seed(tmp_path):
+    twelve = {f"real {k}": {"regime.name": "fixed_real", "regime.real_fraction": k / 20} for k in range(12)}
+    records = run_sweep(sweep(arms=twelve), tmp_path, tmp_path / "s")
+    assert len(records) == 24 and not any(r["error"] for r in records)
+    computed = [(t["generation"], t["stage"]) for _, _, run in runs_of(tmp_path / "s") for t in run.timings()]
+    assert {stage: computed.count((0, stage)) for stage in STAGES} == dict.fromkeys(STAGES, 2)
+    assert {stage: computed.count((1, stage)) for stage in STAGES} == dict.fromkeys(STAGES, 24)
+    first = {seed: open_run(tmp_path / "s" / "real-0" / f"seed-{seed}").rows()[0]["value"] for seed in (0, 1)}
+    for _, seed, run in runs_of(tmp_path / "s"):
+        assert run.rows()[0]["value"] == first[seed]
+    assert first[0] != first[1]
+
+
+def test_a_second_call_computes_nothing(tmp_path):
+    run_sweep(sweep(), tmp_path, tmp_path / "s")
+    before = [len(run.timings()) for *_, run in runs_of(tmp_path / "s")]
+    run_sweep(sweep(), tmp_path, tmp_path / "s")
+    assert [len(run.timings()) for *_, run in runs_of(tmp_path / "s")] == before
+
+
+def test_an_arm_that_fails_leaves_a_gap_and_the_others_go_on(tmp_path):
+    # It cannot be known before it runs: there are two images of one class at most to keep.
+    said = []
+    memoriser = {
+        "generations": 1,
+        "data": {"source": "digits", "limit": 60},
+        "model": {"family": "memoriser"},
+        "sample": {"count": 20},
+        "measure": {"metrics": [], "extractors": []},
+    }
+    arms = {"good": {}, "broken": {"policies": [{"policy": "missing_judge"}]}, "also good": {"regime.name": "accumulate"}}
+    from difflab.policies.base import KNOWN, Policy, policy
+
+    @policy("missing_judge")
+    class Broken(Policy):
+        """Fails as a bug would."""
+
+        def select(self, at, candidates):
+            raise RuntimeError("no such luck")
+
+    try:
+        records = run_sweep(sweep(base=memoriser, arms=arms, seeds=1), tmp_path, tmp_path / "s", say=said.append)
+    finally:
+        del KNOWN["missing_judge"]
+    assert [r["error"] for r in records] == [None, "RuntimeError: no such luck", None]
+    assert said == ["broken, seed 0 FAILED: RuntimeError: no such luck"]
+    assert "no such luck" in (tmp_path / "s" / "broken" / "seed-0.traceback.txt").read_text()
+    assert [arm for arm, *_ in runs_of(tmp_path / "s")] == ["good", "also good"]
+
+
+def test_leaders_go_before_those_that_share_with_them(tmp_path):
+    arms = {"a": {}, "b": {"regime.name": "accumulate"}, "c": {"data.train_size": 30}}
+    leaders, followers = waves(jobs(sweep(arms=arms), tmp_path, tmp_path))
+    assert [(j.arm, j.seed) for j in leaders] == [("a", 0), ("a", 1), ("c", 0), ("c", 1)]
+    assert [(j.arm, j.seed) for j in followers] == [("b", 0), ("b", 1)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": {"a": {"regime.nam": "replace"}}}, "arm 'a': unknown key 'regime.nam'"),
+        ({"arms": {"a b": {}, "a-b": {}}}, "would share the folder"),
+        ({"seeds": []}, "at least one"),
+        ({"seeds": [1, 1]}, "each once"),
+        ({"base": "nothing.yaml"}, "cannot read"),
+        ({"overrides": {"seed.x": 1}}, "is not a section|seed"),
+    ],
+)
+def test_bad_sweeps_are_refused_before_anything_runs(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        jobs(sweep(**({"base": {**BASE, "seed": 0}} | changes)), tmp_path, tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_folder_without_a_sweep_says_so(tmp_path):
+    with pytest.raises(ConfigError, match="holds no sweep"):
+        runs_of(tmp_path)
+
+
+def test_the_sweeps_of_the_repository_are_well_formed(tmp_path):
+    from pathlib import Path
+
+    for path in Path("configs/sweeps").glob("*.yaml"):
+        found, folder = read(path)
+        assert jobs(found, folder, tmp_path)
+
+
+def test_the_command_runs_compares_and_draws(tmp_path):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"name": "s", "base": "base.yaml", "seeds": 3, "arms": ARMS}, sort_keys=False))
+    command = [sys.executable, "-m", "difflab", "sweep", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out"), "--workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "9 of 9 runs are complete; 30 stages were taken over" in done.stdout
+    assert "generation 1" in done.stdout and "accumulate" in done.stdout
+    assert (tmp_path / "out" / "arms.png").stat().st_size > 5000
+    command = [sys.executable, "-m", "difflab", "compare-runs", str(tmp_path / "out"), "--json", "--metrics", "variance"]
+    rows = [json.loads(line) for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()]
+    assert [(r["arm"], r["seeds"], r["pairs"]) for r in rows] == [("replace", 3, None), ("accumulate", 3, 3), ("all so far", 3, 3)]

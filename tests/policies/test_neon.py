@@ -42,10 +42,10 @@ def test_of_lora_layers_it_is_the_product_that_moves(tmp_path):
     plain = run_chain(tiny.config("sd15", base, model=lora), tmp_path / "plain")
     moved = run_chain(tiny.config("sd15", base, model=lora, policies=[NEON]), tmp_path / "moved")
     before, after = (load_file(run.gen(1) / "model" / "pytorch_lora_weights.safetensors") for run in (plain, moved))
-    layers = [name.removesuffix(".lora_A.weight") for name in before if name.endswith(".lora_A.weight")]
+    layers = [name.removesuffix(".lora.down.weight") for name in before if name.endswith(".lora.down.weight")]
     assert layers
     for layer in layers:
-        product = [w[f"{layer}.lora_B.weight"] @ w[f"{layer}.lora_A.weight"] for w in (before, after)]
+        product = [w[f"{layer}.lora.up.weight"] @ w[f"{layer}.lora.down.weight"] for w in (before, after)]
         assert product[0].any()
         torch.testing.assert_close(product[1], -0.5 * product[0])
 

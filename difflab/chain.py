@@ -119,7 +119,7 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None, plots:
 def one_generation(work: Work, generation: int) -> None:
     """The five stages of one generation of one chain or lab, but those that are done, and its pictures."""
     run, accelerator = work.run, work.accelerator
-    work.report.lab = run.config.ecosystem and run.config.lab
+    work.report.lab = run.config.lab if run.config.ecosystem else None
     for stage in STAGES:
         if (generation, stage) in work.done:
             work.report.skip(generation, stage)

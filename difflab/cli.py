@@ -163,6 +163,8 @@ def _parser() -> argparse.ArgumentParser:
     theory.add_argument("laws", nargs="*", metavar="LAW", help="names of laws (default: all)")
     theory.add_argument("--chains", type=int, default=1000, help="independent chains per law (default: 1000)")
     theory.add_argument("--seed", type=int, default=0, help="seed of the chains (default: 0)")
+    listing = add("policies", _policies, "List the policies, or explain one with all its fields.")
+    listing.add_argument("name", nargs="?", metavar="NAME")
     add("schema", _schema, "Print the JSON schema of a config.", json_too=False)
     return top
 
@@ -206,14 +208,19 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         _print_rows(run.rows())
     else:
-        _show(table(run, Console().width))
-        for row in run.rows():
-            if row["reason"] and row["generation"] == 0:
-                print(f"left out: {row['metric']} ({row['extractor']}): {row['reason']}")
+        for part in run.parts:
+            _show(table(part, Console().width))
+        between = [row for row in run.rows() if row["lab"] is None]
+        if between:
+            _show(table(run, Console().width, between))
+        left_out = [f"{row['metric']} ({row['extractor']}): {row['reason']}" for row in run.rows() if row["reason"] and row["generation"] == 0]
+        for line in dict.fromkeys(left_out):
+            print(f"left out: {line}")
         flagged = sum(round(r["value"] * r["n"]) for r in run.rows() if r["metric"] == "flagged_share")
         if flagged:
             print(f"flagged: {flagged} samples of one colour (metric flagged_share)")
-        print(budget(run))
+        for line in dict.fromkeys(budget(part) for part in run.parts):
+            print(line)
         names = [n for n in ("strip.png", "curves.png", "metrics.jsonl") if (path / n).exists()]
         print("look at: " + "  ".join(str(path / n) for n in names))
     return 0
@@ -343,7 +350,7 @@ def _claims(args: argparse.Namespace) -> int:
     _quiet_libraries()
     from difflab.claims import read_claims, run_claims
     from difflab.progress import Reporter
-    from difflab.report.claims import page, table
+    from difflab.report.claims import lines, page
     from difflab.sweep import Job
 
     claims = read_claims(args.folder, args.names, args.quick)
@@ -359,7 +366,7 @@ def _claims(args: argparse.Namespace) -> int:
     if args.json:
         _print_rows(found)
     else:
-        _show(table(found))
+        _show(lines(found))
     return 1 if any(result["errors"] for result in found) else 0
 
 
@@ -422,35 +429,25 @@ def _weights(config: configs.Config) -> dict[tuple[int, str], float]:
         "mix": 0.1,
         "select": 0.1,
     }
+    labs = config.labs()
+    if len(labs) > 1:
+        return {(t, f"lab {own.lab} {stage}"): s for own in labs for (t, stage), s in _weights(own).items()}
     return {(t, stage): seconds for t in range(config.generations + 1) for stage, seconds in per.items()}
 
 
 def _plan(args: argparse.Namespace) -> int:
     from difflab.chain import check
-    from difflab.data.sources import open_source
-    from difflab.data.split import split
-    from difflab.models import family_of
-    from difflab.models.base import Shape
-    from difflab.plan import plan
     from difflab.progress import clock
-    from difflab.regimes import check_possible, fresh_needed
-    from difflab.seeds import seed_of
 
     config = _config(args)
     _quiet_libraries()
     check(config)
-    if config.exact:
-        n_train = (config.data.train_size or 0) + fresh_needed(config, config.data.train_size or 0)
-        shape = Shape(family_of(config.model).truth(config.model, [0]).shape[1:])
-    else:
-        source = open_source(config.data, config.seed)
-        n_train = len(split(source, config.data.held_out, seed_of("split", config.seed))[0])
-        shape = Shape((source.size, source.size, source.channels), len(source.classes or []))
-    check_possible(config, n_train)
-    costs = plan(config, shape, n_train)
+    labs = config.labs()
+    per_lab = [_costs(own, labs if len(labs) > 1 else []) for own in labs]
     if args.json:
-        _print_rows([vars(c) for c in costs])
+        _print_rows([({"lab": i} if len(labs) > 1 else {}) | vars(c) for i, own in enumerate(per_lab) for c in own])
         return 0
+    costs = [c for own in per_lab for c in own]
     out = Table(title=f"{config.name}: nothing was run", header_style="bold")
     for name in ("stage", "generations", "images", "TFLOP", "disk", "estimated time"):
         out.add_column(name, justify="left" if name == "stage" else "right")
@@ -478,24 +475,49 @@ def _plan(args: argparse.Namespace) -> int:
     return 0
 
 
+def _costs(config: configs.Config, labs: list[configs.Config]) -> list[Any]:
+    """The costs of one chain, or of one of `labs`."""
+    from difflab.data.ingest import own_part
+    from difflab.data.sources import open_source
+    from difflab.data.split import split
+    from difflab.models import family_of
+    from difflab.models.base import Shape
+    from difflab.plan import plan
+    from difflab.regimes import check_possible, fresh_needed
+    from difflab.seeds import seed_of
+
+    if config.exact:
+        n_train = (config.data.train_size or 0) + fresh_needed(config, config.data.train_size or 0)
+        shape = Shape(family_of(config.model).truth(config.model, [0]).shape[1:])
+    else:
+        source = open_source(config.data, config.seed)
+        n_train = len(own_part(config, split(source, config.data.held_out, seed_of("split", config.seed))[0]))
+        shape = Shape((source.size, source.size, source.channels), len(source.classes or []))
+    check_possible(config, n_train, labs)
+    return plan(config, shape, n_train)
+
+
 def _status(args: argparse.Namespace) -> int:
     from difflab.run import STAGES, open_run
 
     run = open_run(args.dir)
-    rows = [{"generation": t, **{stage: run.done(t, stage) for stage in STAGES}} for t in range(run.config.generations + 1)]
+    generations = range(run.config.generations + 1)
+    parts = [[{"generation": t, **{stage: part.done(t, stage) for stage in STAGES}} for t in generations] for part in run.parts]
     if args.json:
-        _print_rows(rows)
+        _print_rows([({"lab": i} if len(parts) > 1 else {}) | row for i, rows in enumerate(parts) for row in rows])
         return 0
-    out = Table(title=escape(f"{args.dir}: {run.config.name}, recipe {run.recipe}"), header_style="bold")
-    for name in ("generation", *STAGES, "seconds"):
-        out.add_column(name, justify="right" if name in ("generation", "seconds") else "center")
-    times = run.timings()
-    for row in rows:
-        spent = sum(x["seconds"] for x in times if x["generation"] == row["generation"])
-        out.add_row(str(row["generation"]), *["done" if row[s] else "-" for s in STAGES], f"{spent:.1f}" if spent else "-")
-    _show(out)
-    complete = all(row["measure"] for row in rows)
-    print("complete" if complete else f"not complete; the command that started it resumes it: difflab run CONFIG --out {args.dir}")
+    for part, rows in zip(run.parts, parts, strict=True):
+        out = Table(title=escape(f"{part.path}: {part.config.name}, recipe {part.recipe}"), header_style="bold")
+        for name in ("generation", *STAGES, "seconds"):
+            out.add_column(name, justify="right" if name in ("generation", "seconds") else "center")
+        times = part.timings()
+        for row in rows:
+            spent = sum(x["seconds"] for x in times if x["generation"] == row["generation"])
+            out.add_row(str(row["generation"]), *["done" if row[s] else "-" for s in STAGES], f"{spent:.1f}" if spent else "-")
+        _show(out)
+    complete = all(row["measure"] for rows in parts for row in rows) and run.generations == list(generations)
+    whole = args.dir.resolve().parent if run.config.ecosystem and run.parts == [run] else args.dir
+    print("complete" if complete else f"not complete; the command that started it resumes it: difflab run CONFIG --out {whole}")
     return 0
 
 
@@ -515,7 +537,7 @@ def _verify(args: argparse.Namespace) -> int:
     from difflab.data.verify import verify
     from difflab.run import open_run
 
-    faults = list(verify(open_run(args.dir)))
+    faults = [fault for part in open_run(args.dir).parts for fault in verify(part)]
     if args.json:
         _print_rows([{"fault": fault} for fault in faults])
     else:
@@ -538,6 +560,32 @@ def _theory(args: argparse.Namespace) -> int:
             out.add_row(r["law"], r["what"], f"{r['theory']:.5g}", f"{r['measured']:.5g}", f"{r['z']:+.2f}")
         _show(out)
     return 0 if all(abs(r["z"]) < 4 for r in rows) else 1
+
+
+def _policies(args: argparse.Namespace) -> int:
+    from difflab.policies import HOOKS, known, parse
+
+    names = known()
+    if args.name is not None and args.name not in names:
+        parse(args.name)  # says what there is
+    rows = []
+    for name, kind in sorted(names.items()):
+        if args.name in (None, name):
+            hooks = [hook for hook in HOOKS if kind.overrides(hook)]
+            rows.append({"policy": name, "acts on": hooks, "about": " ".join((kind.__doc__ or "").split()), "source": kind.source})
+    if args.json:
+        _print_rows([row | {"schema": names[row["policy"]].model_json_schema()} for row in rows])
+    elif args.name:
+        row, kind = rows[0], names[args.name]
+        print(f"{args.name} ({', '.join(row['acts on'])}): {row['about']}\nsource: {row['source'] or '-'}")
+        for field, about in kind.model_fields.items():
+            if field != "policy":
+                default = "required" if about.is_required() else json.dumps(about.default)
+                print(f"  {field} ({default}): {about.description}")
+    else:
+        for row in rows:
+            print(f"{row['policy']:24}{', '.join(row['acts on']):18}{row['about'].split('. ')[0].split(': ')[0][:110]}")
+    return 0
 
 
 def _schema(args: argparse.Namespace) -> int:

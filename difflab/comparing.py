@@ -101,7 +101,16 @@ def compare_runs(arms: Sequence[Arm], metrics: Sequence[str] | None = None, gene
 
 
 def _values(run: Run) -> dict[tuple[int, str, str], tuple[float, float | None]]:
-    return {(r["generation"], r["metric"], r["extractor"]): (r["value"], r["floor"]) for r in run.rows() if r["value"] is not None}
+    """(generation, metric, extractor) -> value and floor; of an ecosystem the means over its labs."""
+    found: dict[tuple[int, str, str], list[tuple[float, float | None]]] = {}
+    for r in run.rows():
+        if r["value"] is not None:
+            found.setdefault((r["generation"], r["metric"], r["extractor"]), []).append((r["value"], r["floor"]))
+
+    def mean(values: list[Any]) -> float | None:
+        return None if None in values else float(np.mean(values))
+
+    return {key: (float(np.mean([v for v, _ in own])), mean([f for _, f in own])) for key, own in found.items()}
 
 
 def _row(t: int, metric: str, extractor: str, name: str, own: dict[int, Any], base: tuple[str, dict[int, Any]] | None) -> dict[str, Any]:

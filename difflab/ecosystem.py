@@ -126,7 +126,7 @@ def _samples_apart(labs: Sequence[Run], generation: int, extractors: Sequence[Se
     from difflab.metrics.frechet import FrechetDistance
     from difflab.metrics.interval import half_rows
 
-    readers = [next((e for e in opened if e.name != "texture"), None) for opened in extractors]
+    readers: list[Any] = [next((e for e in opened if e.name != "texture"), None) for opened in extractors]
     if readers[0] is None:
         return []
     config, first, name = labs[0].config, labs[0], readers[0].name

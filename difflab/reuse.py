@@ -38,7 +38,7 @@ def keys(config: Config) -> dict[Any, str]:
 
     # Of the exact families the reserve of fresh_real is drawn with the real set, for the whole chain.
     reserve = fresh_needed(config, config.data.train_size or 0) if config.exact else 0
-    out: dict[Any, str] = {"real": configs.digest([fields("seed", "data"), fields("model") if config.exact else config.text, reserve])}
+    out: dict[Any, str] = {"real": configs.digest([fields("seed", "data", "ecosystem"), fields("model") if config.exact else config.text, reserve])}
     before = out["real"]
     for t in range(config.generations + 1):
         own = {

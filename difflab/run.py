@@ -341,8 +341,11 @@ class EcosystemRun(Run):
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of all labs (column lab) and those between them (lab None), by generation."""
-        between = [row for t in range(self.config.generations + 1) if self.between(t).exists() for row in read_rows(self.between(t))]
-        return sorted([row for lab in self._labs for row in lab.rows()] + between, key=lambda row: row["generation"])
+        return sorted([row for lab in self._labs for row in lab.rows()] + self.rows_between(), key=lambda row: row["generation"])
+
+    def rows_between(self) -> list[dict[str, Any]]:
+        """The rows between the labs."""
+        return [row for t in range(self.config.generations + 1) if self.between(t).exists() for row in read_rows(self.between(t))]
 
     def timings(self) -> list[dict[str, Any]]:
         return [{"lab": i, **row} for i, lab in enumerate(self._labs) for row in lab.timings()]
@@ -357,7 +360,7 @@ class EcosystemRun(Run):
         """Every measure over the generations, the labs over each other, as a matplotlib figure."""
         from difflab.report.curves import curves
 
-        return curves(self._labs)
+        return curves(self._labs, more={"between labs": [row for row in self.rows_between() if row["value"] is not None]})
 
     def drop_cache(self) -> None:
         for lab in self._labs:

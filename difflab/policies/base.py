@@ -73,9 +73,14 @@ class Policy(Spec):
     source: ClassVar[str] = ""
     """Where it comes from."""
 
+    @classmethod
+    def overrides(cls, hook: str) -> bool:
+        """Whether it has its own `hook`."""
+        return getattr(cls, hook) is not getattr(Policy, hook)
+
     def acts(self, hook: str, generation: int) -> bool:
         """Whether it overrides `hook` and this is one of its generations."""
-        return getattr(type(self), hook) is not getattr(Policy, hook) and self.first <= generation <= (generation if self.last is None else self.last)
+        return self.overrides(hook) and self.first <= generation <= (generation if self.last is None else self.last)
 
     def check(self, config: Any) -> None:
         """Raise ConfigError where it does not fit the rest of the config."""

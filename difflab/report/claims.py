@@ -1,4 +1,4 @@
-"""What was seen of the published claims: a table for the terminal, a page with a figure per claim for people."""
+"""What was seen of the published claims: lines for the terminal, a page with a figure per claim for people."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
+from rich.text import Text
 
 from difflab.data.files import atomic, write_text
 from difflab.report.table import number
@@ -24,24 +23,23 @@ This page is generated: `difflab claims --page docs/CLAIMS.md`. Laws are theory 
 """
 
 
-def table(found: Sequence[dict[str, Any]]) -> Table:
-    """One row per statistic: claim, effect, interval, verdict."""
-    out = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
-    for head in ("claim", "statistic", "effect", "95% interval", "seeds", "says", "verdict"):
-        out.add_column(head, justify="right" if head in ("effect", "95% interval", "seeds") else "left")
+def lines(found: Sequence[dict[str, Any]]) -> Text:
+    """For the terminal: verdict and sentence of each claim, and below it what each statistic and law says."""
+    out = Text()
     for result in found:
-        rows = [(label, number(s["effect"]), _between(s), str(s["seeds"]), s["verdict"]) for label, s in result["statistics"].items()]
-        rows += [
-            (f"law {law['law']}", number(law["measured"]), f"z {law['z']:+.1f}", "", "holds" if abs(law["z"]) < 4 else "broken")
-            for law in result.get("laws", [])
-        ]
-        for i, row in enumerate(rows):
-            out.add_row(result["name"] if i == 0 else "", *row, f"[bold]{result['verdict']}[/bold]" if i == 0 else "")
+        out.append(f"{result['verdict']}", style="bold").append(f"  {result['name']}: {result['claim']}\n")
+        for label, s in result["statistics"].items():
+            unit = f" {s['unit']}" if s["unit"] else ""
+            out.append(f"    {label}: {number(s['effect'])}{unit}, {_between(s)}, {s['seeds']} seeds: {s['verdict']}\n")
+        for law in result.get("laws", []):
+            out.append(f"    law {law['law']}: {'holds' if abs(law['z']) < 4 else 'broken'} (z {law['z']:+.1f})\n")
+        for job, why in result["errors"].items():
+            out.append(f"    missing: {job}: {why}\n")
     return out
 
 
 def _between(s: dict[str, Any]) -> str:
-    return "-" if s["ci_low"] is None else f"{number(s['ci_low'])} to {number(s['ci_high'])}"
+    return "no interval" if s["ci_low"] is None else f"{number(s['ci_low'])} to {number(s['ci_high'])}"
 
 
 def page(found: Sequence[dict[str, Any]], path: Path, store: Path) -> None:
@@ -50,33 +48,31 @@ def page(found: Sequence[dict[str, Any]], path: Path, store: Path) -> None:
 
     figures = path.parent / "claims"
     figures.mkdir(parents=True, exist_ok=True)
-    lines = [HEAD.format(chains=CHAINS), "| claim | verdict | minutes |", "|---|---|---|"]
-    lines += [f"| [{r['claim']}](#{r['name']}) | **{r['verdict']}** | {r['minutes']:.1f} |" for r in found]
+    text = [HEAD.format(chains=CHAINS), "| claim | verdict | minutes |", "|---|---|---|"]
+    text += [f"| [{r['claim']}](#{r['name']}) | **{r['verdict']}** | {r['minutes']:.1f} |" for r in found]
     for r in found:
-        lines += ["", f"## {r['name']}", "", f"**{r['claim']}** {_verdict(r)}", "", f"Source: {r['source']}. Setting: {r['setting']}", ""]
+        text += ["", f"## {r['name']}", "", f"**{r['claim']}** {_verdict(r)}", "", f"Source: {r['source']}. Setting: {r['setting']}", ""]
         if r["statistics"]:
-            lines += ["| statistic | effect | 95% interval | seeds | confirms | refutes | says |", "|---|---|---|---|---|---|---|"]
+            text += ["| statistic | effect | 95% interval | seeds | confirms | refutes | says |", "|---|---|---|---|---|---|---|"]
             for label, s in r["statistics"].items():
-                lines.append(
+                text.append(
                     f"| {label}: `{s['value']}` ({s['unit']}) | {number(s['effect'])} | {_between(s)} | {s['seeds']} | {s['confirm']} | {s['refute']} | {s['verdict']} |"
                 )
-            lines.append("")
+            text.append("")
         for law in r.get("laws", []):
-            lines.append(
-                f"- law {law['law']}, {law['what']}: theory {law['theory']:.5g}, through the engine {law['measured']:.5g}, z {law['z']:+.2f}"
-            )
+            text.append(f"- law {law['law']}, {law['what']}: theory {law['theory']:.5g}, through the engine {law['measured']:.5g}, z {law['z']:+.2f}")
         if r.get("laws"):
-            lines.append("")
+            text.append("")
         if r["errors"]:
-            lines += [f"Missing: {'; '.join(f'{job} ({why})' for job, why in r['errors'].items())}", ""]
+            text += [f"Missing: {'; '.join(f'{job} ({why})' for job, why in r['errors'].items())}", ""]
         if draw(r, figures / f"{r['name']}.png", store):
-            lines += [f"![{r['name']}: curves of the measures by arm, mean and interval over seeds](claims/{r['name']}.png)", ""]
+            text += [f"![{r['name']}: curves of the measures by arm, mean and interval over seeds](claims/{r['name']}.png)", ""]
         if r["unshown"]:
-            lines += [f"Not shown: {r['unshown']}", ""]
+            text += [f"Not shown: {r['unshown']}", ""]
         if r["later"]:
-            lines += [f"Still to be shown on a larger machine: {r['later']}", ""]
-        lines.append(f"`difflab claims {r['name']}`, {r['minutes']:.1f} minutes of stages.")
-    write_text(path, "\n".join(lines) + "\n")
+            text += [f"Still to be shown on a larger machine: {r['later']}", ""]
+        text.append(f"`difflab claims {r['name']}`, {r['minutes']:.1f} minutes of stages.")
+    write_text(path, "\n".join(text) + "\n")
 
 
 def _verdict(r: dict[str, Any]) -> str:

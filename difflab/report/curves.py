@@ -25,17 +25,18 @@ def arm_curves(arms: list[Any], metrics: list[str] | None = None) -> Any:
     return _figure([(arm.name, [r for r in rows if r["arm"] == arm.name]) for arm in arms])
 
 
-def curves(runs: list[Run], metrics: list[str] | None = None) -> Any:
+def curves(runs: list[Run], metrics: list[str] | None = None, more: dict[str, list[dict[str, Any]]] | None = None) -> Any:
     """A matplotlib figure with one small plot per measure and extractor; several runs are drawn over each other.
 
     Args:
         runs: runs to draw; their config's names make the legend, their folders' where two share a name.
         metrics: names to draw; None = all that were taken.
+        more: rows of something else, by its label.
     """
     rows = [[r for r in run.rows() if r["value"] is not None and (metrics is None or r["metric"] in metrics)] for run in runs]
     labels = [run.config.name for run in runs]
     labels = labels if len(set(labels)) == len(labels) else [run.path.name for run in runs]
-    return _figure(list(zip(labels, rows, strict=True)))
+    return _figure([*zip(labels, rows, strict=True), *(more or {}).items()])
 
 
 def _figure(lines_of: list[tuple[str, list[dict[str, Any]]]]) -> Any:
@@ -56,13 +57,13 @@ def _figure(lines_of: list[tuple[str, list[dict[str, Any]]]]) -> Any:
             points = [r for r in own if (r["metric"], r["extractor"]) == (metric, extractor)]
             if not points:
                 continue
-            t = [r["generation"] for r in points]
+            drawn, t = bool(axis.lines), [r["generation"] for r in points]
             colour = COLOURS[k % len(COLOURS)]
             axis.plot(t, [r["value"] for r in points], marker="o", ms=3, lw=1.4, color=colour, label=labels[k])
             if all(r["ci_low"] is not None for r in points):
                 low, high = [r["ci_low"] for r in points], [r["ci_high"] for r in points]
                 axis.fill_between(t, low, high, color=colour, alpha=0.18, lw=0, label=INTERVAL)
-            if k == 0 and points[0]["floor"] is not None:
+            if not drawn and points[0]["floor"] is not None:
                 axis.axhline(points[0]["floor"], color="#888888", ls="--", lw=1, label=FLOOR)
         axis.set_title(metric.replace("_", " ") + (f" ({extractor})" if several and extractor != "none" else ""), fontsize=10)
         axis.tick_params(labelsize=8)

@@ -12,13 +12,13 @@ from rich.text import Text
 from difflab.run import Run
 
 
-def table(run: Run, width: int = 120) -> Group:
+def table(run: Run, width: int = 120, rows: list[dict[str, Any]] | None = None) -> Group:
     """One row per generation, one column per measure, the floor on top; as few tables below each other as `width` asks for.
 
     The half width of the 95% interval stands behind each value where that costs no further table; it is in
-    metrics.jsonl in any case. A number is never cut.
+    metrics.jsonl in any case. A number is never cut. `rows`: to show instead of all that the run has.
     """
-    rows = run.rows()
+    rows = run.rows() if rows is None else rows
     columns = list(dict.fromkeys((r["metric"], r["extractor"]) for r in rows if r["value"] is not None and r["metric"] != "flagged_share"))
     several = len({extractor for _, extractor in columns}) > 1
     heads = [metric.replace("_", "\n") + (f"\n({extractor})" if several else "") for metric, extractor in columns]

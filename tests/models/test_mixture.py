@@ -157,5 +157,5 @@ def test_samples_are_guided_and_a_record_still_depends_on_its_seed_alone():
         assert abs(own.mean() - mean[0, c]) / (sd[0, c] / np.sqrt(len(own))) < 4
         assert abs(own.std() / sd[0, c] - 1) * np.sqrt(2 * len(own)) < 4
     assert (np.concatenate([model.sample(None, [s], HOW) for s in range(5)]) == x[:5]).all()
-    with pytest.raises(ConfigError, match="guidance_scale.*greater than or equal to 0"):
+    with pytest.raises(ConfigError, match=r"guidance_scale.*greater than or equal to 0"):
         config.parse({"model": {"family": "mixture", "guidance_scale": -1.0}, "data": {"source": "exact", "train_size": 4}})

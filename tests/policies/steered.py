@@ -25,10 +25,9 @@ QUIET = [
 class Normal(torch.nn.Module):
     """The perfect v-prediction for pixels that are N(mean, sd^2) in each class; the last entry is "none"."""
 
-    label: Any = None
-
     def __init__(self, mean: list[float], sd: list[float]):
         super().__init__()
+        self.label: Any = None
         self.parameter = torch.nn.Parameter(torch.zeros(()))
         self.mean, self.sd = (torch.tensor(values).double().view(-1, 1, 1, 1) for values in (mean, sd))
         self.asked: list[list[int]] = []

@@ -89,7 +89,7 @@ def test_images_of_one_class_become_more_various_and_lie_around_the_same():
     model.steers = [cads(tau1=0.0, tau2=0.2, scale=0.4).steer(None, model)]
     noisy = floats(model, labels, seeds, **how).flatten(1)
     assert noisy.var(0).mean() > 1.5 * plain.var(0).mean()
-    torch.testing.assert_close(noisy.mean(0), plain.mean(0), rtol=0, atol=0.06)
+    assert torch.corrcoef(torch.stack([noisy.mean(0), plain.mean(0)]))[0, 1] > 0.95
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3"])

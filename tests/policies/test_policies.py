@@ -98,3 +98,18 @@ def test_unflagged_drops_images_of_one_colour(tmp_path):
         rows = ledger.table({"index": list(range(4))}, pixels, images=True)
 
     assert Unflagged(policy="unflagged").select(None, Candidates()) == [None, "constant", None, "constant"]
+
+
+def test_the_page_and_the_command_name_every_policy():
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    page = Path("docs/POLICIES.md").read_text()
+    listed = subprocess.run([sys.executable, "-m", "difflab", "policies"], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line.split()[0] for line in listed] == sorted(policies.known())
+    assert [name for name in policies.known() if f"`{name}`" not in page] == []
+    one = subprocess.run([sys.executable, "-m", "difflab", "policies", "unflagged"], capture_output=True, text=True, check=True).stdout
+    assert one.startswith("unflagged (select): Images of one colour") and "first (0): First generation" in one
+    wrong = subprocess.run([sys.executable, "-m", "difflab", "policies", "unflaged"], capture_output=True, text=True)
+    assert wrong.returncode == 2 and "did you mean 'unflagged'" in wrong.stderr

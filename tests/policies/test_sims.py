@@ -106,7 +106,7 @@ def test_a_chain_with_all_that_steers_says_so_and_resumes_to_the_same_bits(tmp_p
 
 def test_what_does_not_fit_is_refused():
     checked("sims", model={"conditional": False})
-    with pytest.raises(ConfigError, match="'first'.*greater than or equal to 1"):
+    with pytest.raises(ConfigError, match=r"'first'.*greater than or equal to 1"):
         checked({"policy": "sims", "first": 0})
     with pytest.raises(ConfigError, match="the family memoriser does not do"):
         checked("sims", base=COPIES)

@@ -568,7 +568,7 @@ def _policies(args: argparse.Namespace) -> int:
     names = known()
     if args.name is not None and args.name not in names:
         parse(args.name)  # says what there is
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, kind in sorted(names.items()):
         if args.name in (None, name):
             hooks = [hook for hook in HOOKS if kind.overrides(hook)]

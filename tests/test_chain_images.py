@@ -160,7 +160,7 @@ def test_accumulate_points_at_images_and_copies_none(tmp_path):
     run = run_chain(digits(regime={"name": "accumulate"}, generations=4), tmp_path / "run")
     for t in range(5):
         rows = pq.read_table(run.gen(t) / "train_set.parquet")
-        assert len(rows) == 80 + 60 * t and set(rows.column_names) == {"pool", "generation", "index", "replicate"}
+        assert len(rows) == 80 + 60 * t and set(rows.column_names) == {"pool", "lab", "generation", "index", "replicate"}
     blobs = [b["bytes"] for t in range(-1, 5) for k in run.samples(t).shards for b in run.samples(t).table(k, ["image"])["image"].to_pylist()]
     assert len(blobs) == run.about["n_train"] + run.about["n_held_out"] + 5 * 60
     sets = sum(p.stat().st_size for p in run.path.rglob("train_set.parquet"))

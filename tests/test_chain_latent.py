@@ -788,3 +788,17 @@ def test_too_few_samples_for_the_classes_are_refused(made, tmp_path):
         tiny.config("sd15", made["sd15"], sample={"count": [10, 2]}),
         tmp_path / "run",
     )
+
+
+def test_prompt_diversity_of_captions_groups_by_caption(made, tmp_path):
+    measure = {"extractors": ["pixels"], "metrics": ["prompt_diversity", "within_class_ratio"], "resamples": 0}
+    run = run_chain(tiny.config("sd15", made["sd15"], generations=0, sample={"count": 40}, measure=measure), tmp_path / "run")
+    r = next(r for r in run.rows() if r["metric"] == "prompt_diversity")
+    prompts, n = run.samples(0).column("prompt")[: r["n"]], r["n"]
+    assert 1 < len(set(prompts)) < n and len(set(run.real.column("prompt"))) == len(run.real)
+    x = torch.from_numpy(run.samples(0).gather(np.arange(n))).flatten(1).double() / 255
+    apart = torch.cdist(x, x).square()
+    same = [[i for i in range(n) if prompts[i] == p] for p in sorted(set(prompts))]
+    own = [apart[g][:, g].sum() / (len(g) * (len(g) - 1)) for g in same if len(g) > 1]
+    assert r["value"] == pytest.approx(float(torch.stack(own).mean() / (apart.sum() / (n * (n - 1)))), rel=1e-6)
+    assert r["floor"] is None and "its floor: " in r["reason"] and "a prompt of its own" in r["reason"]

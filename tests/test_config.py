@@ -10,10 +10,12 @@ import yaml
 from pydantic import BaseModel
 
 from difflab import config as configs
+from difflab.claims import Claim
 from difflab.config import NOT_IN_RECIPE, Config, digest, flat, load, parse, recipe_of
 from difflab.errors import ConfigError
 from difflab.pretrain import Pretraining
 from difflab.pretrain_clip import ClipPretraining
+from difflab.sweep import Sweep
 
 DIGITS: dict[str, Any] = {"model": {"family": "pixel-mlp"}}
 EXACT: dict[str, Any] = {"data": {"source": "exact", "train_size": 10}, "model": {"family": "gaussian"}}
@@ -36,8 +38,9 @@ def merged(base: dict[str, Any], **sections: Any) -> dict[str, Any]:
 def test_every_bundled_config_is_valid_and_agrees_with_the_schema():
     home = Path(__file__).parents[1] / "configs"
     own: dict[Path, Any] = {home / "assets" / "tiny-sd.yaml": Pretraining, home / "assets" / "tiny-clip.yaml": ClipPretraining}
+    own |= {path: Sweep for path in home.glob("sweeps/*.yaml")} | {path: Claim for path in home.glob("claims/*.yaml")}
     kinds = {path: own.get(path, Config) for path in sorted(home.rglob("*.yaml")) if path.parent.name != "accelerate"}
-    assert len(kinds) > 20 and set(kinds.values()) == {Config, Pretraining, ClipPretraining}
+    assert len(kinds) > 20 and set(kinds.values()) == {Config, Pretraining, ClipPretraining, Sweep, Claim}
     for path, kind in kinds.items():
         assert isinstance(load(path, kind=kind), kind)
         jsonschema.validate(yaml.safe_load(path.read_text()), kind.model_json_schema())
@@ -333,7 +336,7 @@ OTHER: dict[str, Any] = {
     "sample.conditions": "balanced", "sample.precision": "bf16", "sample.compile": True, "sample.batch_size": 500, "sample.shard_size": 500,
     "policies": ["unflagged"], "probe.per_condition": 0, "probe.conditions": 3, "probe.prompts": ["a"],
     "measure.extractors": [], "measure.metrics": [], "measure.judge": "pixels", "measure.count": 20, "measure.neighbours": 3, "measure.resamples": 0,
-    "measure.concepts": "classes", "measure.held_out_loss": 7, "ecosystem": {"labs": 2},
+    "measure.concepts": "classes", "measure.held_out_loss": 7, "measure.judge_drift": True, "measure.aesthetic": "head.npz", "ecosystem": {"labs": 2},
 }  # fmt: skip
 WITH = {"regime.real_fraction": {"regime.name": "fixed_real"}, "regime.stratified": {"regime.name": "accumulate_subsample"}}
 

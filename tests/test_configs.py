@@ -19,7 +19,8 @@ from difflab.regimes import check_possible, fresh_needed, mix, pools
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
-CHAINS = sorted(p for p in CONFIGS.rglob("*.yaml") if p.relative_to(CONFIGS).parts[0] not in ("assets", "accelerate"))
+OTHERS = [p for folder in ("assets", "accelerate", "sweeps", "claims") for p in (CONFIGS / folder).glob("*.yaml")]  # not chains
+CHAINS = sorted(set(CONFIGS.rglob("*.yaml")) - set(OTHERS))
 LAUNCH = sorted((CONFIGS / "accelerate").glob("*.yaml"))
 PAPERS = {
     "mad-fs": "2307.01850", "mad-aug": "2307.01850", "mad-fresh": "2307.01850", "bertrand": "2310.00429", "shumailov": "2305.17493",

@@ -6,6 +6,7 @@ real --> two disjoint halves of n --> value: half one against n generated images
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -268,18 +269,29 @@ def _side(shapes: Counter[tuple[int, int]]) -> int:
 
 
 def features(source: Source, rows: np.ndarray, extractors: Sequence[Any], side: str, notes: list[str]) -> tuple[str, list[torch.Tensor]]:
-    """(hash of the images, features [n, d] per extractor) of the images at `rows`, each decoded once, BATCH at a time."""
-    parts: list[list[torch.Tensor]] = [[] for _ in extractors]
+    """(hash of the images, features [n, d] per extractor) of the images at `rows`, each decoded once, BATCH at a time.
+
+    The features lie in temporary files mapped into memory (4 n d bytes, gone with the tensors), so that the system may drop what is not in use.
+    """
+    held: list[torch.Tensor] = []
     hashes: list[str] = []
     for start in range(0, len(rows), BATCH):
         images = np.stack([source.read(int(i)) for i in rows[start : start + BATCH]])
         hashes += [content_hash(image) for image in images]
-        for part, extractor in zip(parts, extractors, strict=True):
-            part.append(extractor(torch.from_numpy(images)))
+        found = [extractor(torch.from_numpy(images)) for extractor in extractors]
+        held = held or [_on_disk(len(rows), part.shape[1]) for part in found]
+        for whole, part in zip(held, found, strict=True):
+            whole[start : start + len(part)] = part
     copies = len(hashes) - len(set(hashes))
     if copies:
         notes.append(f"{side}: {copies} of {len(hashes)} images are exact copies of another; they are measured as they are")
-    return configs.digest(hashes), [torch.cat(part) for part in parts]
+    return configs.digest(hashes), held
+
+
+def _on_disk(n: int, d: int) -> torch.Tensor:
+    """Zeros float32 [n, d] in an unnamed temporary file."""
+    with tempfile.TemporaryFile() as file:
+        return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=(n, d)))
 
 
 def _concept_of(source: Source, rows: np.ndarray, names: list[str], side: str) -> torch.Tensor:

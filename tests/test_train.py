@@ -22,7 +22,7 @@ from difflab.config import Config, Train, parse
 from difflab.errors import ConfigError, StoreError, TrainingError
 from difflab.models.base import Shape
 from difflab.models.pixel_mlp import PixelMLP
-from difflab.train import Average, Gradients, fit, learning_rate, like, mean_loss, order, trainable
+from difflab.train import Average, Gradients, Watch, fit, learning_rate, like, mean_loss, order, trainable
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, 4, 4, 1), dtype=np.uint8)
 LABELS = np.arange(37) % 3
@@ -392,3 +392,90 @@ def test_a_trained_model_is_let_go(tmp_path):
     del model
     gc.collect()
     assert net() is None
+
+
+# ----------------------------------------------------------------------------------------------- watches
+class Doubt(Watch):
+    """Adds 1 to a weight after every fifth step, counts its steps, ends after `most` of them and doubles the weight in the end."""
+
+    def __init__(self, name: str, most: int = 10**9):
+        self.name, self.most, self.count, self.seen = name, most, 0, []
+
+    def adjust(self, now: Any) -> None:
+        if now.steps % 5 == 0:
+            now.weights[self.name].data += 1
+
+    def step(self, now: Any) -> bool:
+        self.count += 1
+        self.seen.append((now.steps, now.images_seen, now.learning_rate, now.train.batch_size))
+        return self.count >= self.most
+
+    def state(self) -> dict[str, Any]:
+        return {"count": torch.tensor(self.count)}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        self.count = int(state["count"])
+
+    def end(self, weights: dict[str, Any]) -> None:
+        weights[self.name].data *= 2
+
+    def record(self) -> dict[str, Any]:
+        return {self.name: self.count}
+
+
+NAME = "out.1.bias"
+
+
+def doubted(folder: Path, c: Config, *watches: Watch, advance: Any = lambda n: None) -> PixelMLP:
+    model = fresh(c)
+    model.prepare_training(c.train, "cpu")
+    fit(model, Data(), c.train, (c.seed, 0), folder, Accelerator(), advance, watches=watches)  # type: ignore[arg-type]
+    return model
+
+
+def test_a_watch_is_asked_after_every_step_and_leaves_a_record(tmp_path):
+    c, watch = config(), Doubt(NAME)
+    doubted(tmp_path, c, watch)
+    assert watch.seen == [(k + 1, 16 * (k + 1), learning_rate(c.train, 16 * k), 16) for k in range(40)]
+    assert record(tmp_path)[NAME] == 40 and record(tmp_path)["steps"] == 40
+
+
+def test_a_watch_changes_weights_before_they_are_averaged_and_again_in_the_end(tmp_path):
+    c = config(learning_rate=1e-30, images_seen=16 * 12, ema_decay=0.8)
+    start, end = fresh(c).net.state_dict()[NAME], doubted(tmp_path, c, Doubt(NAME)).net.state_dict()[NAME]
+    added = average = 0.0
+    for k in range(12):
+        added += (k + 1) % 5 == 0
+        d = min(0.8, (1 + k) / (10 + k))
+        average = d * average + (1 - d) * added
+    torch.testing.assert_close(end, 2 * (start + average))
+
+
+def test_any_watch_can_end_a_training_and_all_are_asked(tmp_path):
+    c, first, second = config(), Doubt(NAME, 7), Doubt("into.bias", 9)
+    model = doubted(tmp_path, c, first, second)
+    assert (first.count, second.count) == (7, 7)
+    assert record(tmp_path)["images_seen"] == 7 * 16 == curve(tmp_path)[-1][0] and record(tmp_path)["steps"] == 7
+    assert not same(model, doubted(tmp_path / "b", c, Doubt(NAME, 8), Doubt("into.bias")))
+
+
+@pytest.mark.parametrize(("every", "stop"), [(48, 304), (16, 160), (0, 304)])
+def test_what_watches_know_goes_on_with_a_stopped_training(tmp_path, every, stop):
+    pair = lambda: (Doubt(NAME, 33), Doubt("into.bias", 90))  # noqa: E731
+    whole = doubted(tmp_path / "whole", config(), *pair())
+    c, seen = config(checkpoint_every=every), 0
+
+    def advance(n: int) -> None:
+        nonlocal seen
+        seen += n
+        if seen >= stop:
+            raise Stop
+
+    with pytest.raises(Stop):
+        doubted(tmp_path / "cut", c, *pair(), advance=advance)
+    assert same(whole, doubted(tmp_path / "cut", c, *pair())) and record(tmp_path / "cut") == record(tmp_path / "whole")
+    assert record(tmp_path / "cut")[NAME] == 33
+
+
+def test_no_watch_is_no_change(tmp_path):
+    assert same(train(tmp_path / "a", config()), doubted(tmp_path / "b", config(), Watch()))

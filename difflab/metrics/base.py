@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 HELD = 2**31
 """Bytes of a matrix between all images that are kept for the resamples; a larger one is gone through in blocks, each time anew."""
+PAIRS = 2**23
+"""Distances that are worked on at a time."""
 COPY = 1e-12
 """Squared distance, relative to the squared norms, under which two rows of float32 features count as one."""
 Rows = Tensor | slice
@@ -38,8 +40,9 @@ def squared_distances(x_ND: Tensor, y_MD: Tensor, block: int = 1024) -> Tensor:
     pairs nearer than half of what their norms allow (a quarter, squared) are therefore taken one by one from the differences, in
     float64. Where these are more than a 32nd of a block, as in few dimensions, or where torch may round float32 products further
     (a GPU, `torch.set_float32_matmul_precision`), or for float64 features, the products are float64 instead.
-    Besides the result and the features twice, memory is bounded by ``24 * block * M`` bytes. Pairs closer than float32 features can
-    tell apart (relative to their norms) are exactly 0, so that copies of an image have distance 0 whatever the rounding.
+    Besides the result and the features once more, memory is bounded by a few blocks, which shrink with M: 200 MB. Pairs closer
+    than float32 features can tell apart (relative to their norms) are exactly 0, so that copies of an image have distance 0
+    whatever the rounding.
 
     >>> squared_distances(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]))
     tensor([[25.]])
@@ -72,6 +75,7 @@ def _distances(x_ND: Tensor, y_MD: Tensor, block: int, triangle: bool = False) -
         quarter = squared * 0.25
         return squared.addmm_(x, y[left:].T, alpha=-2), quarter
 
+    block = min(block, 1 + PAIRS // (1 + len(y_MD)))
     exact = torch.float64 in (x_ND.dtype, y_MD.dtype) or y_MD.device.type != "cpu" or torch.get_float32_matmul_precision() != "highest"
     dtype = torch.float64 if exact else torch.float32
     y, y_norm = centred(y_MD)
@@ -192,8 +196,7 @@ class Pair:
     def distances(self, rows: Rows, columns: Rows, sides: str = "rf", block: int = 1024) -> Iterator[Tensor]:
         """Squared distances of `sides` ('rf', 'rr', 'ff'), `rows` of the first to `columns` of the second: float32 [b, len(columns)].
 
-        In blocks of some rows, in order, to be read only: off the matrix of that name where it may be held, else with at most
-        ``24 * block`` bytes a column at a time.
+        In blocks of some rows, in order, to be read only: off the matrix of that name where it may be held, else made block by block.
         """
         x, y = (self.real if side == "r" else self.fake for side in sides)
         if 4 * len(x) * len(y) > HELD:

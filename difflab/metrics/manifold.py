@@ -23,7 +23,7 @@ Near = tuple[Tensor, Tensor]
 def nearest_others(x_ND: Tensor, m: int, block: int = 1024) -> Near:
     """Squared distances float32 [n, m] (ascending) and indices int64 [n, m] of the m nearest other rows of each row.
 
-    Built over `block` rows at a time, so that memory stays below ``32 * block * n`` bytes besides the result.
+    Built over `block` rows at a time, as `squared_distances`, without holding all distances.
 
     >>> nearest_others(torch.tensor([[0.0], [1.0], [3.0]]), 1)[1].flatten()
     tensor([1, 0, 1])

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from difflab import policies
+from difflab.chain import run_chain
 from difflab.config import parse
 from difflab.regimes import check_possible
 from difflab.run import Run
@@ -54,6 +55,11 @@ def checked(*entries: Any, n_train: int | None = None, **sections: Any) -> Any:
     if n_train is not None:
         check_possible(made, n_train)
     return made
+
+
+def ran(made: Any, path: Path, report: Any = None) -> Run:
+    """The chain, without its curves."""
+    return run_chain(made, path, report, plots=False)
 
 
 def weights(run: Run, generation: int) -> dict[str, torch.Tensor]:

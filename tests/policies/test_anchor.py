@@ -8,10 +8,9 @@ import pytest
 import tiny
 import torch
 from accelerate import Accelerator
-from chains import NUMBERS, checked, config, content, weights
+from chains import NUMBERS, checked, config, content, ran, weights
 
 from difflab import train as training
-from difflab.chain import run_chain
 from difflab.config import parse
 from difflab.errors import ConfigError
 from difflab.models.base import Shape
@@ -79,7 +78,7 @@ def test_the_pull_by_hand():
 @pytest.mark.parametrize(("to", "which"), [("start", 1), ("generation_0", 0), ("base", 0)])
 def test_a_strong_anchor_holds_the_weights_at_what_it_names(tmp_path, to, which):
     """Rates times strength just below 1: after each step the weights are all but back."""
-    run = run_chain(config({**ANCHOR, "to": to, "strength": 330, "first": 2}, train={"decay": "none", "ema_decay": 0.0}), tmp_path / "run")
+    run = ran(config({**ANCHOR, "to": to, "strength": 330, "first": 2}, train={"decay": "none", "ema_decay": 0.0}), tmp_path / "run")
     held, free = (
         math.sqrt(sum(float((w - weights(run, t)[name]).square().sum()) for name, w in weights(run, 2).items())) for t in (which, 1 - which)
     )
@@ -88,7 +87,7 @@ def test_a_strong_anchor_holds_the_weights_at_what_it_names(tmp_path, to, which)
 
 def test_a_stopped_training_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
     made = config({**ANCHOR, "strength": 20.0, "to": "generation_0"})
-    whole = run_chain(made, tmp_path / "whole")
+    whole = ran(made, tmp_path / "whole")
     keep, calls = training.keep, []
 
     def stop(*args):
@@ -99,10 +98,10 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "keep", stop)
     with pytest.raises(KeyboardInterrupt):
-        run_chain(made, tmp_path / "cut")
+        ran(made, tmp_path / "cut")
     assert (tmp_path / "cut" / "gen-001" / "checkpoint.safetensors").exists()
     monkeypatch.setattr(training, "keep", keep)
-    assert content(run_chain(made, tmp_path / "cut").path) == content(whole.path)
+    assert content(ran(made, tmp_path / "cut").path) == content(whole.path)
 
 
 LORA = {"family": "stable-diffusion", "base": "tiny-sd", "lora_rank": 2}
@@ -139,8 +138,8 @@ def test_a_base_with_text_anchors_generation_0_too(tmp_path):
     base = tiny.make("sd15", tmp_path / "base")
     made = tiny.config("sd15", base, generations=0, policies=[{"policy": "anchor", "to": "base", "first": 0, "strength": 330}])
     made = made.model_copy(update={"train": made.train.model_copy(update={"decay": "none"})})
-    free = run_chain(made.model_copy(update={"policies": []}), tmp_path / "free")
-    held = run_chain(made, tmp_path / "held")
+    free = ran(made.model_copy(update={"policies": []}), tmp_path / "free")
+    held = ran(made, tmp_path / "held")
     start = tiny.tensors(base)
 
     def moved(run):

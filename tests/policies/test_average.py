@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from chains import COPIES, NUMBERS, checked, config, weights
+from chains import COPIES, NUMBERS, checked, config, ran, weights
 from safetensors.torch import load_file
 
-from difflab.chain import run_chain
 from difflab.errors import ConfigError
 
 AVERAGE = {"policy": "average", "share": 0.3}
@@ -20,7 +19,7 @@ def numbers(run, t: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_mean_and_covariance_of_a_gaussian_move_over_generations(tmp_path):
-    run = run_chain(config(AVERAGE, base=NUMBERS), tmp_path / "run")
+    run = ran(config(AVERAGE, base=NUMBERS), tmp_path / "run")
     own = [load_file(run.gen(t) / "model" / "gaussian.safetensors") for t in range(4)]
     for t in range(1, 4):
         mean, cov = numbers(run, t)
@@ -29,28 +28,30 @@ def test_mean_and_covariance_of_a_gaussian_move_over_generations(tmp_path):
 
 
 def test_towards_generation_0(tmp_path):
-    run = run_chain(config({**AVERAGE, "to": "base"}, base=NUMBERS), tmp_path / "run")
+    run = ran(config({**AVERAGE, "to": "base"}, base=NUMBERS), tmp_path / "run")
     first, third = (load_file(run.gen(t) / "model" / "gaussian.safetensors")["mean"].numpy() for t in (0, 3))
     np.testing.assert_allclose(third, 0.7 * numbers(run, 3)[0] + 0.3 * first, rtol=1e-12)
 
 
-@pytest.mark.parametrize("start", ["previous", "base"])
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A chain without policies."""
+    return ran(config(generations=1), tmp_path_factory.mktemp("plain") / "run")
+
+
 @pytest.mark.parametrize("to", ["previous", "base"])
-def test_weights_of_a_denoiser(tmp_path, start, to):
+def test_weights_of_a_denoiser(plain, tmp_path, to):
     """Generation 1 is trained as without the policy, so its weights are those of that chain, moved."""
-    how = {"start_from": start}
-    plain = run_chain(config(generations=1, train=how), tmp_path / "plain")
-    moved = run_chain(config({**AVERAGE, "to": to}, generations=1, train=how), tmp_path / "moved")
+    moved = ran(config({**AVERAGE, "to": to}, generations=1), tmp_path / "moved")
     before, after = weights(plain, 0), weights(plain, 1)
     for name, w in weights(moved, 1).items():
         torch.testing.assert_close(w, 0.7 * after[name] + 0.3 * before[name], rtol=1e-5, atol=1e-7)
     assert all(torch.equal(w, before[name]) for name, w in weights(moved, 0).items())
 
 
-def test_a_share_of_1_stands_still_and_of_0_is_off(tmp_path):
-    plain = run_chain(config(generations=1), tmp_path / "plain")
-    still = run_chain(config({**AVERAGE, "share": 1.0}, generations=1), tmp_path / "still")
-    off = run_chain(config({**AVERAGE, "share": 0.0}, generations=1), tmp_path / "off")
+def test_a_share_of_1_stands_still_and_of_0_is_off(plain, tmp_path):
+    still = ran(config({**AVERAGE, "share": 1.0}, generations=1), tmp_path / "still")
+    off = ran(config({**AVERAGE, "share": 0.0}, generations=1), tmp_path / "off")
     assert all(torch.equal(w, weights(plain, 0)[name]) for name, w in weights(still, 1).items())
     assert all(torch.equal(w, weights(plain, 1)[name]) for name, w in weights(off, 1).items())
 
@@ -60,8 +61,8 @@ def test_a_share_of_1_stands_still_and_of_0_is_off(tmp_path):
 def test_towards_a_pretrained_base(tmp_path, encoder):
     base = tiny.make("sd15", tmp_path / "base")
     model = {"train_text_encoder": encoder}
-    plain = run_chain(tiny.config("sd15", base, model=model), tmp_path / "plain")
-    moved = run_chain(tiny.config("sd15", base, model=model, policies=[{**AVERAGE, "to": "base"}]), tmp_path / "moved")
+    plain = ran(tiny.config("sd15", base, model=model), tmp_path / "plain")
+    moved = ran(tiny.config("sd15", base, model=model, policies=[{**AVERAGE, "to": "base"}]), tmp_path / "moved")
     for part in ("unet", *["text_encoder"] * encoder):
         start, after, found = (tiny.tensors(folder, part) for folder in (base, plain.gen(1) / "model", moved.gen(1) / "model"))
         assert any(not torch.equal(after[name], start[name]) for name in found)

@@ -7,11 +7,10 @@ import pytest
 import tiny
 import torch
 from accelerate import Accelerator
-from chains import NUMBERS, checked, config, content, weights
+from chains import NUMBERS, checked, config, content, ran, weights
 
 from difflab import held_out
 from difflab import train as training
-from difflab.chain import run_chain
 from difflab.data.files import read_json
 from difflab.errors import ConfigError
 from difflab.models import family_of
@@ -95,7 +94,7 @@ LONG = {"images_seen": 64 * 60, "learning_rate": 2e-2, "decay": "none", "ema_dec
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     """Of 60 steps: generation 1 trains on 80 bad samples and must stop."""
-    return run_chain(config(STOP, train=LONG), tmp_path_factory.mktemp("early") / "run")
+    return ran(config(STOP, train=LONG), tmp_path_factory.mktemp("early") / "run")
 
 
 def error_of(run, generation: int, images: np.ndarray) -> float:
@@ -125,8 +124,8 @@ def test_it_ends_a_training_and_saves_the_weights_with_the_least_error_on_the_re
 def test_looking_does_not_disturb(tmp_path):
     """With patience without end the trainings are those of no policy, but for the weights that are kept in the end."""
     short = {**LONG, "images_seen": 64 * 20}
-    looked = run_chain(config({**STOP, "patience": 1000}, generations=0, train=short), tmp_path / "a")
-    plain = run_chain(config(generations=0, train=short), tmp_path / "b")
+    looked = ran(config({**STOP, "patience": 1000}, generations=0, train=short), tmp_path / "a")
+    plain = ran(config(generations=0, train=short), tmp_path / "b")
     assert looked.training(0)["loss"] == plain.training(0)["loss"] and looked.training(0)["means"] == plain.training(0)["means"]
     if looked.training(0)["early_stop"]["best_images_seen"] == short["images_seen"]:
         assert all(torch.equal(w, weights(plain, 0)[name]) for name, w in weights(looked, 0).items())
@@ -145,9 +144,9 @@ def test_a_stopped_chain_goes_on_to_the_same_bytes(stopped, tmp_path, monkeypatc
     made = config(STOP, train={**LONG, "checkpoint_every": 192})
     monkeypatch.setattr(training, "keep", cut)
     with pytest.raises(KeyboardInterrupt):
-        run_chain(made, tmp_path / "run")
+        ran(made, tmp_path / "run")
     monkeypatch.setattr(training, "keep", keep)
-    assert content(run_chain(made, tmp_path / "run").path) == content(stopped.path)
+    assert content(ran(made, tmp_path / "run").path) == content(stopped.path)
 
 
 def test_a_chain_stopped_between_training_and_saving_goes_on_to_the_same_bytes(stopped, tmp_path, monkeypatch):
@@ -156,9 +155,9 @@ def test_a_chain_stopped_between_training_and_saving_goes_on_to_the_same_bytes(s
     save = chain._save
     monkeypatch.setattr(chain, "_save", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        run_chain(config(STOP, train=LONG), tmp_path / "run")
+        ran(config(STOP, train=LONG), tmp_path / "run")
     monkeypatch.setattr(chain, "_save", save)
-    assert content(run_chain(config(STOP, train=LONG), tmp_path / "run").path) == content(stopped.path)
+    assert content(ran(config(STOP, train=LONG), tmp_path / "run").path) == content(stopped.path)
 
 
 def test_without_a_reserve_it_says_that_it_looks_at_trained_images(tmp_path):
@@ -166,7 +165,7 @@ def test_without_a_reserve_it_says_that_it_looks_at_trained_images(tmp_path):
     report = Reporter(quiet=True)
     report.say = said.append  # type: ignore[method-assign]
     made = config(STOP, generations=0, data={"train_size": None, "limit": 100}, train={"images_seen": 256})
-    run = run_chain(made, tmp_path / "run", report)
+    run = ran(made, tmp_path / "run", report)
     own = run.training(0)["early_stop"]
     assert own["images"] == "training set 0" and len([line for line in said if "no reserve" in line]) == 1
     n = run.about["n_train"]
@@ -177,7 +176,7 @@ def test_without_a_reserve_it_says_that_it_looks_at_trained_images(tmp_path):
 def test_a_latent_model_reads_latents_again_that_were_deleted(tmp_path):
     base = tiny.make("sd15", tmp_path / "base")
     made = tiny.config("sd15", base, generations=0, policies=[{"policy": "early_stop", "every": 16, "count": 5}], data={"train_size": 10})
-    run = run_chain(made, tmp_path / "run")
+    run = ran(made, tmp_path / "run")
     assert len(read_json(run.gen(0) / "training.json")["early_stop"]["losses"]) == 3
     for file in run.real.encoded.glob("latents-*.npy"):
         file.unlink()

@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
-from chains import COPIES, NUMBERS, checked, config, rows
+from chains import COPIES, NUMBERS, checked, config, ran, rows
 
-from difflab.chain import run_chain
 from difflab.data.files import read_json
 from difflab.errors import ConfigError
 from difflab.policies import At, parse
@@ -47,7 +46,7 @@ def test_what_is_known_beforehand_is_refused_before_anything_runs(entry, section
 
 def test_what_holds_is_let_through_unchanged_and_recorded(tmp_path):
     regime = {"name": "fixed_real", "real_fraction": 0.5}
-    run, plain = (run_chain(config(*entries, base=COPIES, regime=regime), tmp_path / name) for name, entries in (("a", [GUARD]), ("b", [])))
+    run, plain = (ran(config(*entries, base=COPIES, regime=regime), tmp_path / name) for name, entries in (("a", [GUARD]), ("b", [])))
     assert [rows(run, t) for t in range(4)] == [rows(plain, t) for t in range(4)]
     record = read_json(run.gen(2) / "guard.json")
     assert record["synthetic_fraction"] == record["synthetic_fraction_drawn"] == 0.5
@@ -102,7 +101,7 @@ def test_samples_are_left_out_until_it_holds_and_it_says_so(tmp_path, regime):
     said: list[str] = []
     report = Reporter(quiet=True)
     report.say = said.append  # type: ignore[method-assign]
-    run = run_chain(config({**THIN, "max_synthetic_fraction": 0.4}, base=COPIES, regime={"name": regime}), tmp_path / "run", report)
+    run = ran(config({**THIN, "max_synthetic_fraction": 0.4}, base=COPIES, regime={"name": regime}), tmp_path / "run", report)
     for t in range(1, 4):
         found, record = counts(run, t), read_json(run.gen(t) / "guard.json")
         real, samples = found[("fixed_real", -1)], sum(n for (pool, _), n in found.items() if pool == "synthetic")
@@ -126,7 +125,7 @@ def test_what_is_left_out_is_drawn_at_random(tmp_path):
 
 def test_it_fills_up_with_real_images_that_are_not_there(tmp_path):
     made = config({**THIN, "fill": True}, base=COPIES, regime={"name": "fixed_real", "real_fraction": 0.25})
-    run = run_chain(made, tmp_path / "run")
+    run = ran(made, tmp_path / "run")
     for t in range(1, 4):
         assert counts(run, t) == {("fixed_real", -1): 20, ("synthetic", t - 1): 20}
         real = [index for pool, _, index in rows(run, t) if pool == "fixed_real"]
@@ -136,13 +135,13 @@ def test_it_fills_up_with_real_images_that_are_not_there(tmp_path):
 
 
 def test_replace_can_be_guarded_by_filling_up(tmp_path):
-    run = run_chain(config({**THIN, "max_synthetic_fraction": 0.3, "fill": True}, base=COPIES, generations=1), tmp_path / "run")
+    run = ran(config({**THIN, "max_synthetic_fraction": 0.3, "fill": True}, base=COPIES, generations=1), tmp_path / "run")
     assert counts(run, 1) == {("fixed_real", -1): 28, ("synthetic", 0): 12}
 
 
 def test_samples_of_too_late_generations_are_left_out(tmp_path):
     entry = {"policy": "guard", "max_generation": 0, "mode": "thin"}
-    run = run_chain(config(entry, base=MIXED), tmp_path / "run")
+    run = ran(config(entry, base=MIXED), tmp_path / "run")
     assert [counts(run, t) for t in (2, 3)] == [{("fixed_real", -1): 40, ("synthetic", 0): 40}] * 2
     assert read_json(run.gen(3) / "guard.json")["max_generation"] == 0
 
@@ -239,7 +238,7 @@ def test_a_config_that_was_read_back_needs_no_file(tmp_path):
     file = tmp_path / "calibration.json"
     file.write_text('{"max_synthetic_fraction": 0.5}')
     made = config({**GUARD, "max_synthetic_fraction": str(file)}, base=COPIES, regime={"name": "fixed_real"}, generations=1)
-    run_chain(made, tmp_path / "run")
+    ran(made, tmp_path / "run")
     file.unlink()
     from difflab.run import open_run
 

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from chains import COPIES, checked, config, rows
+from chains import COPIES, checked, config, ran, rows
 
-from difflab.chain import run_chain
 from difflab.errors import ConfigError
 
 HEALING = {"policy": "healing", "first": 2, "last": 3}
@@ -11,8 +10,8 @@ HEALING = {"policy": "healing", "first": 2, "last": 3}
 
 @pytest.mark.parametrize("regime", ["replace", "accumulate", "accumulate_subsample", "fixed_real"])
 def test_its_training_sets_are_generation_0s_and_then_the_regime_goes_on(tmp_path, regime):
-    run = run_chain(config(HEALING, base=COPIES, generations=4, regime={"name": regime}), tmp_path / "run")
-    plain = run_chain(config(base=COPIES, generations=1, regime={"name": regime}), tmp_path / "plain")
+    run = ran(config(HEALING, base=COPIES, generations=4, regime={"name": regime}), tmp_path / "run")
+    plain = ran(config(base=COPIES, generations=1, regime={"name": regime}), tmp_path / "plain")
     sets = [rows(run, t) for t in range(5)]
     assert sets[2] == sets[3] == sets[0] == [("fixed_real", -1, i) for i in range(40)]
     assert sets[1] == rows(plain, 1) and any(pool == "synthetic" for pool, _, _ in sets[1])
@@ -21,7 +20,7 @@ def test_its_training_sets_are_generation_0s_and_then_the_regime_goes_on(tmp_pat
 
 
 def test_without_a_last_generation_it_goes_on_to_the_end(tmp_path):
-    run = run_chain(config({"policy": "healing", "first": 2}, base=COPIES), tmp_path / "run")
+    run = ran(config({"policy": "healing", "first": 2}, base=COPIES), tmp_path / "run")
     assert [all(pool == "fixed_real" for pool, _, _ in rows(run, t)) for t in range(4)] == [True, False, True, True]
 
 

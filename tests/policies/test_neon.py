@@ -3,11 +3,10 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
-from chains import COPIES, NUMBERS, checked, config, weights
+from chains import COPIES, NUMBERS, checked, config, ran, weights
 from safetensors.torch import load_file
 from test_average import LORA, TEXT, numbers
 
-from difflab.chain import run_chain
 from difflab.errors import ConfigError
 
 NEON = {"policy": "neon", "strength": 0.5}
@@ -15,7 +14,7 @@ NEON = {"policy": "neon", "strength": 0.5}
 
 @pytest.mark.parametrize("start", ["previous", "base"])
 def test_a_gaussian_goes_the_other_way(tmp_path, start):
-    run = run_chain(config(NEON, base=NUMBERS, train={"start_from": start}), tmp_path / "run")
+    run = ran(config(NEON, base=NUMBERS, train={"start_from": start}), tmp_path / "run")
     own = [load_file(run.gen(t) / "model" / "gaussian.safetensors") for t in range(4)]
     for t in range(1, 4):
         before = own[t - 1 if start == "previous" else 0]
@@ -23,12 +22,16 @@ def test_a_gaussian_goes_the_other_way(tmp_path, start):
             torch.testing.assert_close(own[t][name], 1.5 * before[name] - 0.5 * torch.from_numpy(fitted))
 
 
-@pytest.mark.parametrize("start", ["previous", "base"])
-@pytest.mark.parametrize("strength", [0.0, 0.5, 2.0])
-def test_weights_of_a_denoiser(tmp_path, start, strength):
-    how = {"start_from": start}
-    plain = run_chain(config(generations=1, train=how), tmp_path / "plain")
-    moved = run_chain(config({**NEON, "strength": strength}, generations=1, train=how), tmp_path / "moved")
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A chain without policies."""
+    return ran(config(generations=1), tmp_path_factory.mktemp("plain") / "run")
+
+
+@pytest.mark.parametrize(("start", "strength"), [("previous", 0.0), ("previous", 0.5), ("base", 2.0)])
+def test_weights_of_a_denoiser(plain, tmp_path, start, strength):
+    """Generation 1, which both settings of start_from lead on from generation 0."""
+    moved = ran(config({**NEON, "strength": strength}, generations=1, train={"start_from": start}), tmp_path / "moved")
     real, samples = weights(plain, 0), weights(plain, 1)
     for name, w in weights(moved, 1).items():
         torch.testing.assert_close(w, (1 + strength) * real[name] - strength * samples[name], rtol=1e-5, atol=1e-6)
@@ -39,8 +42,8 @@ def test_of_lora_layers_it_is_the_product_that_moves(tmp_path):
     """From the base, where the product is 0, Neon leads to -strength B A."""
     base = tiny.make("sd15", tmp_path / "base")
     lora = {"lora_rank": 2}
-    plain = run_chain(tiny.config("sd15", base, model=lora), tmp_path / "plain")
-    moved = run_chain(tiny.config("sd15", base, model=lora, policies=[NEON]), tmp_path / "moved")
+    plain = ran(tiny.config("sd15", base, model=lora), tmp_path / "plain")
+    moved = ran(tiny.config("sd15", base, model=lora, policies=[NEON]), tmp_path / "moved")
     before, after = (load_file(run.gen(1) / "model" / "pytorch_lora_weights.safetensors") for run in (plain, moved))
     layers = [name.removesuffix(".lora.down.weight") for name in before if name.endswith(".lora.down.weight")]
     assert layers

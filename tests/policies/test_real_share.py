@@ -3,9 +3,8 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from chains import COPIES, NUMBERS, checked, config, rows
+from chains import COPIES, NUMBERS, checked, config, ran, rows
 
-from difflab.chain import run_chain
 from difflab.errors import ConfigError
 from difflab.policies.real_share import parts
 
@@ -23,7 +22,7 @@ def test_parts_are_proportional_and_whole():
 
 
 def test_the_share_grows_and_the_size_stays(tmp_path):
-    run = run_chain(config(SHARE, base=COPIES, generations=5), tmp_path / "run")
+    run = ran(config(SHARE, base=COPIES, generations=5), tmp_path / "run")
     assert [counts(run, t)[("fixed_real", -1)] for t in range(6)] == [40, 4, 8, 12, 16, 16]
     for t in range(1, 6):
         assert counts(run, t)[("synthetic", t - 1)] == 40 - counts(run, t)[("fixed_real", -1)]
@@ -34,26 +33,26 @@ def test_the_share_grows_and_the_size_stays(tmp_path):
 
 def test_it_may_shrink_act_later_and_end(tmp_path):
     made = config({**SHARE, "start": 1.0, "end": 0.0, "over": 2, "first": 2, "last": 4}, base=COPIES, generations=5)
-    run = run_chain(made, tmp_path / "run")
+    run = ran(made, tmp_path / "run")
     assert [counts(run, t)[("fixed_real", -1)] for t in range(6)] == [40, 0, 40, 20, 0, 0]
 
 
 def test_pools_of_samples_keep_their_proportions(tmp_path):
     made = config({**SHARE, "start": 0.25, "end": 0.25}, base=COPIES, regime={"name": "accumulate_subsample"})
-    run = run_chain(made, tmp_path / "run")
+    run = ran(made, tmp_path / "run")
     assert counts(run, 3) == {("fixed_real", -1): 10, ("synthetic", 0): 10, ("synthetic", 1): 10, ("synthetic", 2): 10}
     assert run.training(3) == {} and sum(counts(run, 1).values()) == 40
 
 
 def test_a_constant_share_is_fixed_real(tmp_path):
-    by_policy = run_chain(config({**SHARE, "start": 0.3, "end": 0.3}, base=COPIES), tmp_path / "a")
-    by_regime = run_chain(config(base=COPIES, regime={"name": "fixed_real", "real_fraction": 0.3}), tmp_path / "b")
+    by_policy = ran(config({**SHARE, "start": 0.3, "end": 0.3}, base=COPIES), tmp_path / "a")
+    by_regime = ran(config(base=COPIES, regime={"name": "fixed_real", "real_fraction": 0.3}), tmp_path / "b")
     assert [rows(by_policy, t) for t in range(4)] == [rows(by_regime, t) for t in range(4)]
 
 
 def test_fresh_images_are_never_used_twice(tmp_path):
     made = config({**SHARE, "real": "fresh"}, base=COPIES, regime={"name": "replace", "set_size": 40}, measure={"metrics": ["trace_ratio"]})
-    run = run_chain(made, tmp_path / "run")
+    run = ran(made, tmp_path / "run")
     used = [index for t in range(1, 4) for pool, _, index in rows(run, t) if pool == "fresh_real"]
     assert used == list(range(40, 40 + 4 + 8 + 12))
     assert [sum(counts(run, t).values()) for t in range(4)] == [40] * 4
@@ -61,7 +60,7 @@ def test_fresh_images_are_never_used_twice(tmp_path):
 
 def test_the_exact_families_draw_as_many_fresh_ones_as_it_needs(tmp_path):
     made = config({**SHARE, "start": 0.5, "end": 0.5, "real": "fresh"}, base=NUMBERS, regime={"name": "replace", "set_size": 20})
-    run = run_chain(made, tmp_path / "run")
+    run = ran(made, tmp_path / "run")
     assert run.about["n_train"] == 20 + 3 * 10
     assert [index for t in range(1, 4) for pool, _, index in rows(run, t) if pool == "fresh_real"] == list(range(20, 50))
 

@@ -3,9 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from chains import COPIES, NUMBERS, checked, config
+from chains import COPIES, NUMBERS, checked, config, ran
 
-from difflab.chain import run_chain
 from difflab.data.files import read_tensors
 from difflab.errors import ConfigError
 from difflab.policies import parse
@@ -29,7 +28,7 @@ def test_the_golden_weight_has_the_least_error(r, w):
     grid = np.linspace(0.001, 0.999, 999)
     error = (grid**2 + r * (1 - grid) ** 2) / (grid * (2 - grid))
     assert golden(r) == pytest.approx(w, abs=5e-5) == pytest.approx(grid[error.argmin()], abs=1e-3)
-    assert error.min() == pytest.approx(golden(r), abs=1e-6)
+    assert error.min() == pytest.approx(golden(r), abs=1e-5)  # to the step of the grid
 
 
 @pytest.mark.parametrize("weight", [0.3, 1, 0.9, "golden"])
@@ -66,7 +65,7 @@ def test_parallel_chains_that_draw_their_own_rows_are_fitted_with_weights_of_mea
         regime={"name": "fresh_real", "real_fraction": 0.25, "set_size": 12},
         generations=1,
     )
-    run = run_chain(made, tmp_path / "run")
+    run = ran(made, tmp_path / "run")
     import pyarrow.parquet as pq
 
     table = pq.read_table(run.gen(1) / "train_set.parquet")

@@ -3,10 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from chains import COPIES, NUMBERS, checked, config
+from chains import COPIES, NUMBERS, checked, config, ran
 from made import candidates
 
-from difflab.chain import run_chain
 from difflab.data.files import read_tensors
 from difflab.errors import ConfigError
 from difflab.policies import parse
@@ -55,7 +54,7 @@ def test_the_mean_of_a_gaussian_moves_by_its_variance_over_the_temperature(tmp_p
         sample={"count": 20_000, "shard_size": 20_000},
         generations=2,
     )
-    run = run_chain(made, tmp_path / "run")
+    run = ran(made, tmp_path / "run")
     mean, cov = (np.array([float(read_tensors(run.gen(t) / "model" / "gaussian.safetensors")[name]) for t in range(3)]) for name in ("mean", "cov"))
     assert np.diff(mean) == pytest.approx(cov[:-1] / 4, abs=4 / np.sqrt(20_000))
     assert cov == pytest.approx(np.ones(3), abs=0.06)
@@ -64,9 +63,7 @@ def test_the_mean_of_a_gaussian_moves_by_its_variance_over_the_temperature(tmp_p
 def test_training_on_samples_is_drawn_to_the_reward(tmp_path):
     """The memoriser draws images by their weight, so that each generation is brighter than without."""
     base = {**COPIES, "generations": 2}
-    bright, plain = (
-        run_chain(config(*entries, base=base), tmp_path / name) for name, entries in (("a", [{**BRIGHT, "temperature": 0.05}]), ("b", []))
-    )
+    bright, plain = (ran(config(*entries, base=base), tmp_path / name) for name, entries in (("a", [{**BRIGHT, "temperature": 0.05}]), ("b", [])))
     light = [[run.samples(t).gather(np.arange(40)).mean() for t in range(3)] for run in (bright, plain)]
     assert light[0][0] == light[1][0]  # nothing is preferred yet
     assert light[0][1] > light[1][1] and light[0][2] > light[0][1]

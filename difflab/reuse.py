@@ -26,7 +26,12 @@ FILES = {
     "select": ("selected.parquet",),
     "measure": ("replicates.safetensors", "metrics.jsonl"),
 }
-HOOKS = {"mix": ("pools",), "train": ("row_weights", "training", "trainer", "weights"), "sample": ("sampling", "steer"), "select": ("select",)}
+HOOKS = {
+    "mix": ("pools", "rows"),
+    "train": ("row_weights", "training", "trainer", "weights"),
+    "sample": ("sampling", "steer"),
+    "select": ("select",),
+}
 
 
 def keys(config: Config) -> dict[Any, str]:

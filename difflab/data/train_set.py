@@ -14,7 +14,8 @@ class TrainSet:
     """Reads the images that the rows of a ``train_set.parquet`` point at.
 
     Args:
-        rows: columns pool, lab, generation (-1 = real), index, replicate (-1 = all); without a column lab all are the reader's own.
+        rows: columns pool, lab, generation (-1 = real), index, replicate (-1 = all); without a column lab all are the reader's own. A column
+            condition says what an image is conditioned on instead of what it was asked for; null = not so.
         shards_of: generation, and lab where there is that column -> its Shards.
         conditions_of: Shards -> what each image is conditioned on, int64 [N], or None.
         read: (Shards, indices) -> what the model reads of these images; None = their pixels.
@@ -45,6 +46,10 @@ class TrainSet:
             for k, values in enumerate(known):
                 at = self.member == k
                 self.conditions[at] = values[self.index[at]]  # type: ignore[index]
+            if "condition" in rows.column_names:
+                other = rows["condition"].combine_chunks()
+                at = other.is_valid().to_numpy(zero_copy_only=False)
+                self.conditions[at] = other.drop_null().to_numpy()
 
     def __len__(self) -> int:
         return len(self.index)

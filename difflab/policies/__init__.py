@@ -19,7 +19,7 @@ from typing import Any
 from difflab.errors import ConfigError
 from difflab.policies.base import KNOWN, At, Policy
 
-HOOKS = ("pools", "row_weights", "training", "trainer", "weights", "sampling", "steer", "select")
+HOOKS = ("pools", "rows", "row_weights", "training", "trainer", "weights", "sampling", "steer", "select")
 """Where a policy can act, in the order of a generation."""
 
 __all__ = ["HOOKS", "KNOWN", "At", "Policy", "acting", "known", "parse"]

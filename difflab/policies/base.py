@@ -91,7 +91,7 @@ class Policy(Spec):
         return drawn, budget
 
     def rows(self, at: At, rows: pa.Table) -> pa.Table:
-        """Stage mix: other rows (pool, lab, generation, index, replicate) than those that were drawn from the pools for training set t."""
+        """Stage mix: other rows (pool, lab, generation, index, replicate, and condition: see TrainSet) than were drawn from the pools for training set t."""
         return rows
 
     def row_weights(self, at: At, rows: pa.Table) -> np.ndarray:

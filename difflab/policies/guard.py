@@ -144,9 +144,10 @@ class Guard(Policy):
 def filled(rows: pa.Table, index: np.ndarray) -> pa.Table:
     """`rows` and real images `index` after them."""
     count = len(index)
-    values: dict[str, Any] = {"pool": ["fixed_real"] * count, "generation": [REAL] * count, "index": index, "replicate": [SHARED] * count}
+    values: dict[str, Any] = {"pool": ["fixed_real"] * count, "lab": [0] * count, "generation": [REAL] * count, "index": index}
+    values["replicate"] = [SHARED] * count
     kinds = {field.name: pa.string() if field.name == "pool" else field.type for field in rows.schema}
-    more = pa.table({name: pa.array(values.get(name, [0] * count), kind) for name, kind in kinds.items()})
+    more = pa.table({name: pa.array(values.get(name, [None] * count), kind) for name, kind in kinds.items()})
     at = rows.schema.get_field_index("pool")
     both = pa.concat_tables([rows.set_column(at, "pool", rows["pool"].cast(pa.string())), more]).combine_chunks()
     return both.set_column(at, "pool", both["pool"].dictionary_encode())

@@ -9,9 +9,9 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,22 +20,54 @@ from rich.table import Table
 from difflab import config as configs
 from difflab.errors import ConfigError, DifflabError
 
+SHELLS = ("bash", "zsh", "tcsh")
 # Libraries report a full disk in exceptions of their own types; the text is what they share.
 DISK_FULL = re.compile(r"No space left|Disk quota exceeded|\d+ requested and \d+ written")
 EXAMPLES = """examples:
   difflab run configs/digits.yaml                                run, or resume, a chain
   difflab run configs/digits.yaml regime.name=accumulate --out runs/acc
   accelerate launch --multi_gpu --num_processes 2 -m difflab run configs/digits.yaml     (on CPUs too)
-  difflab plan configs/digits.yaml                               what it would cost
   difflab compare real/ generated/                               any two sets of images, with floors and intervals
   difflab diagnose runs/digits                                   which kind of collapse, since when, how sure
-  difflab diagnose --reference real/ gen0/ gen1/ gen2/           the same of anybody's images
-  difflab sweep configs/sweeps/regimes.yaml                      arms x seeds under a matched budget
-  difflab claims --quick                                         published claims, tried
-  difflab calibrate configs/digits.yaml --measure coverage --tolerance 0.05      how much synthetic data is safe
-  difflab status runs/digits                                     how far it is
-  difflab export runs/digits --generation 3 --to digits-gen3     images as files
+  difflab doctor                                                 what would run on this machine
+
+exit codes:
+  0    fine
+  1    something was found: failed arms, damaged files, a law that does not hold, missing parts
+  2    a problem that you can mend; the one line on stderr says how
+  130  interrupted; the same command resumes
+
+difflab COMMAND --help has examples of each. Results go to stdout, progress to stderr; NO_COLOR=1 takes the colours away.
 """
+EXAMPLES_OF = {
+    "run": [
+        "difflab run configs/digits.yaml",
+        "difflab run configs/digits.yaml regime.name=accumulate seed=1 --out runs/accumulate",
+        "accelerate launch --multi_gpu --num_processes 2 -m difflab run configs/digits.yaml",
+    ],
+    "plan": ["difflab plan configs/digits.yaml", "difflab plan configs/sd15-lora.yaml data.source=imagefolder:photos --json"],
+    "pretrain": ["difflab pretrain configs/assets/tiny-sd.yaml --out runs/tiny-sd", "difflab pretrain configs/assets/tiny-clip.yaml"],
+    "compare": ["difflab compare real/ generated/", "difflab compare real/ generated/ --train trained_on/ --extractors pixels --json"],
+    "diagnose": ["difflab diagnose runs/digits", "difflab diagnose --reference real/ gen0/ gen1/ gen2/ --train trained_on/"],
+    "sweep": ["difflab sweep configs/sweeps/regimes.yaml", "difflab sweep configs/sweeps/policies.yaml seeds=5 --workers 2"],
+    "compare-runs": [
+        "difflab compare-runs runs/regimes --plot arms.png",
+        "difflab compare-runs runs/digits runs/digits-fresh --metrics recall coverage",
+    ],
+    "claims": ["difflab claims --quick", "difflab claims fresh-limit --workers 2"],
+    "calibrate": ["difflab calibrate configs/digits.yaml --measure coverage --tolerance 0.05"],
+    "status": ["difflab status runs/digits"],
+    "export": ["difflab export runs/digits --generation 5 --to digits-gen5"],
+    "verify": ["difflab verify runs/digits"],
+    "theory": ["difflab theory", "difflab theory A1-variance --chains 200"],
+    "policies": ["difflab policies", "difflab policies guard"],
+    "schema": ["difflab schema > schema.json"],
+    "doctor": ["difflab doctor", "difflab doctor configs/papers/*.yaml --json"],
+    "completion": [
+        "difflab completion bash > ~/.local/share/bash-completion/completions/difflab",
+        "difflab completion zsh > ~/.zfunc/_difflab",
+    ],
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,28 +100,50 @@ def _problem(text: str) -> int:
     return 2
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse that says in one line what is wrong, and what to type instead."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
+
+    def error(self, message: str) -> NoReturn:
+        if unknown := re.match(r"argument COMMAND: invalid choice: '(.*?)'", message):
+            message = f"there is no command '{unknown[1]}'{_meant(unknown[1], EXAMPLES_OF)}"
+        elif message == "the following arguments are required: COMMAND":
+            message = f"give a command: {', '.join(EXAMPLES_OF)}"
+        elif message.startswith("unrecognized arguments: "):
+            wrong = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
+            message += _meant(wrong, [option for action in self._actions for option in action.option_strings])
+        self.exit(_problem(f"{message}; see {self.prog} --help"))
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), 1, 0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     """Options may stand anywhere, also before or between the overrides, where argparse alone takes no further ones."""
-    parser = _parser()
-    args, rest = parser.parse_known_args(argv)
-    more = next((getattr(args, name) for name in ("overrides", "laws", "names") if hasattr(args, name)), None)
+    args, rest = parser().parse_known_args(argv)
+    more = next((getattr(args, name) for name in ("overrides", "laws", "names", "presets") if hasattr(args, name)), None)
     if rest and (more is None or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if more is not None:
         more += rest
     return args
 
 
-def _parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        "difflab", description="The image-diffusion collapse lab.", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parser() -> Parser:
+    """The command line: a parser with one subparser per command."""
+    top = Parser("difflab", description="The image-diffusion collapse lab.", epilog=EXAMPLES)
     top.add_argument("--version", action="version", version=f"difflab {_version()}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[[argparse.Namespace], int | None], text: str, json_too: bool = True) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(command=run)
+        examples = "\n  ".join(["examples:", *EXAMPLES_OF[name]]).replace("%", "%%")
+        command = commands.add_parser(name, help=text, description=text, epilog=examples)
+        command.set_defaults(command=run, parser=command)
         if json_too:
             command.add_argument("--json", action="store_true", help="print rows as JSON lines on stdout")
         return command
@@ -99,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, help="run directory (default: runs/NAME)")
     plan = add("plan", _plan, "Images, FLOPs, disk and estimated time per stage; runs nothing.")
     _config_arguments(plan)
-    pretrain = add("pretrain", _pretrain, "Train a small, complete text-to-image model from nothing, or go on with it.", json_too=False)
+    pretrain = add("pretrain", _pretrain, "Train a small, complete text-to-image model from nothing, or go on with it.")
     _config_arguments(pretrain)
     pretrain.add_argument("--out", type=Path, help="folder (default: runs/NAME); the model is then in its folder model")
     pretrain.add_argument("--from", dest="earlier", type=Path, help="train a model on that this command made earlier, from its weights")
@@ -152,13 +206,13 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--resolution", type=float, default=1 / 32, help="width of the share's bracket at the end (default: 1/32)")
     calibrate.add_argument("--out", type=Path, help="folder (default: runs/NAME-calibration)")
     status = add("status", _status, "How far a run is.")
-    status.add_argument("dir", type=Path)
+    status.add_argument("dir", type=Path, metavar="RUN", help="a run, or an ecosystem of them")
     export = add("export", _export, "Write the samples of a generation as an imagefolder with metadata.jsonl.")
-    export.add_argument("dir", type=Path)
+    export.add_argument("dir", type=Path, metavar="RUN", help="a run")
     export.add_argument("--generation", type=int, required=True)
     export.add_argument("--to", type=Path, required=True, metavar="FOLDER")
     verify = add("verify", _verify, "Find damaged or missing parts of a run and name them; exit code 1 when there are any.")
-    verify.add_argument("dir", type=Path)
+    verify.add_argument("dir", type=Path, metavar="RUN", help="a run, or an ecosystem of them")
     theory = add("theory", _theory, "Run the exact families through the engine and compare them with their laws.")
     theory.add_argument("laws", nargs="*", metavar="LAW", help="names of laws (default: all)")
     theory.add_argument("--chains", type=int, default=1000, help="independent chains per law (default: 1000)")
@@ -166,6 +220,10 @@ def _parser() -> argparse.ArgumentParser:
     listing = add("policies", _policies, "List the policies, or explain one with all its fields.")
     listing.add_argument("name", nargs="?", metavar="NAME")
     add("schema", _schema, "Print the JSON schema of a config.", json_too=False)
+    doctor = add("doctor", _doctor, "What is installed, which devices and weights are here, and which presets would run; asks no network.")
+    doctor.add_argument("presets", type=Path, nargs="*", metavar="CONFIG", help="configs to look at (default: configs/*.yaml)")
+    completion = add("completion", _completion, "Print a script that completes difflab's commands and options in a shell.", json_too=False)
+    completion.add_argument("shell", choices=SHELLS)
     return top
 
 
@@ -236,12 +294,15 @@ def _pretrain(args: argparse.Namespace) -> int:
         if args.earlier:
             raise ConfigError("--from trains a text-to-image model on; a CLIP judge is trained in minutes: leave --from out")
         judge = _config(args, ClipPretraining)
-        print(f"an open_clip folder: {pretrain_clip(judge, args.out or Path('runs') / judge.name, Reporter())}")
-        return 0
-    config = _config(args, Pretraining)
-    out = args.out or Path("runs") / config.name
-    report = Reporter(weights={(0, "autoencoder"): 1.0, (0, "denoiser"): 8.0})
-    print(f"a diffusers folder: {pretrain(config, out, report, args.earlier)}")
+        kind, folder = "open_clip", pretrain_clip(judge, args.out or Path("runs") / judge.name, Reporter(quiet=args.json))
+    else:
+        config = _config(args, Pretraining)
+        report = Reporter(quiet=args.json, weights={(0, "autoencoder"): 1.0, (0, "denoiser"): 8.0})
+        kind, folder = "diffusers", pretrain(config, args.out or Path("runs") / config.name, report, args.earlier)
+    if args.json:
+        _print_rows([{"kind": kind, "folder": str(folder)}])
+    else:
+        print(f"{'an' if kind == 'open_clip' else 'a'} {kind} folder: {folder}")
     return 0
 
 
@@ -252,7 +313,7 @@ def _compare(args: argparse.Namespace) -> int:
 
     given = vars(args).copy()
     as_json = given.pop("json")
-    given.pop("command")
+    del given["command"], given["parser"]
     result = compare(given.pop("real"), given.pop("generated"), **given)
     for note in result.notes:
         print(note, file=sys.stderr)
@@ -585,6 +646,27 @@ def _policies(args: argparse.Namespace) -> int:
     else:
         for row in rows:
             print(f"{row['policy']:24}{', '.join(row['acts on']):18}{row['about'].split('. ')[0].split(': ')[0][:110]}")
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    _quiet_libraries()
+    from difflab.doctor import examine, sound, tables
+
+    rows = examine([Path(p) for p in args.presets] or sorted(Path("configs").glob("*.yaml")))
+    if args.json:
+        _print_rows(rows)
+    else:
+        for table in tables(rows):
+            _show(table)
+        print("the core works" if sound(rows) else "the core does not work: mend what is red above")
+    return 0 if sound(rows) else 1
+
+
+def _completion(args: argparse.Namespace) -> int:
+    from difflab.completion import script
+
+    print(script(parser(), args.shell))
     return 0
 
 

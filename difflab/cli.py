@@ -49,6 +49,7 @@ EXAMPLES_OF = {
     "pretrain": ["difflab pretrain configs/assets/tiny-sd.yaml --out runs/tiny-sd", "difflab pretrain configs/assets/tiny-clip.yaml"],
     "compare": ["difflab compare real/ generated/", "difflab compare real/ generated/ --train trained_on/ --extractors pixels --json"],
     "diagnose": ["difflab diagnose runs/digits", "difflab diagnose --reference real/ gen0/ gen1/ gen2/ --train trained_on/"],
+    "report": ["difflab report runs/digits", "difflab report runs/digits runs/digits-accumulate --out both.html", "difflab report runs/regimes"],
     "sweep": ["difflab sweep configs/sweeps/regimes.yaml", "difflab sweep configs/sweeps/policies.yaml seeds=5 --workers 2"],
     "compare-runs": [
         "difflab compare-runs runs/regimes --plot arms.png",
@@ -180,6 +181,12 @@ def parser() -> Parser:
     diagnose.add_argument("--max-bad", type=float, default=0.01, help="largest share of unreadable images that are left out (default: 0.01)")
     diagnose.add_argument("--resamples", type=int, default=40, help="half-samples behind each standard error (default: 40)")
     diagnose.add_argument("--seed", type=int, default=0, help="which images are drawn (default: 0)")
+    report = add("report", _report, "One HTML file that shows a run, or several side by side: verdict, pictures, curves, concepts, cost.")
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="runs, or the folder of one sweep; the first arm is the baseline")
+    report.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in the run, or beside the first of several")
+    report.add_argument(
+        "--no-diagnosis", action="store_true", help="leave out a verdict that would have to be made first, which takes seconds per generation"
+    )
     sweep = add("sweep", _sweep, "Run arms x seeds, or resume them; arms share what they have in common.")
     sweep.add_argument("config", type=Path, metavar="SWEEP", help="a YAML sweep: base, overrides, arms, seeds; see configs/sweeps/")
     sweep.add_argument("overrides", nargs="*", metavar="key=value", help="of the sweep itself, for example seeds=5")
@@ -260,7 +267,7 @@ def _run(args: argparse.Namespace) -> int:
 
     main_process = int(os.environ.get("RANK", "0")) == 0
     report = Reporter(quiet=not main_process or args.json, weights=_weights(config))
-    run = run_chain(config, path, report)
+    run = run_chain(config, path, report, page=True)
     if not main_process:
         return 0
     if args.json:
@@ -279,7 +286,7 @@ def _run(args: argparse.Namespace) -> int:
             print(f"flagged: {flagged} samples of one colour (metric flagged_share)")
         for line in dict.fromkeys(budget(part) for part in run.parts):
             print(line)
-        names = [n for n in ("strip.png", "curves.png", "metrics.jsonl") if (path / n).exists()]
+        names = [n for n in ("report.html", "strip.png", "curves.png", "metrics.jsonl") if (path / n).exists()]
         print("look at: " + "  ".join(str(path / n) for n in names))
     return 0
 
@@ -353,6 +360,34 @@ def _diagnose(args: argparse.Namespace) -> int:
     return 0
 
 
+def _report(args: argparse.Namespace) -> int:
+    _quiet_libraries()
+    from difflab.report.page import FILE, report
+    from difflab.report.verdict import verdict
+
+    runs, names = _runs(args.runs)
+    out = args.out or (args.runs[0] if len(args.runs) == 1 else args.runs[0].parent) / FILE
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder; name a file, such as --out {out / FILE}")
+    report(runs, out, names, lambda run: verdict(run, fresh=not args.no_diagnosis))
+    if args.json:
+        _print_rows([{"report": str(out), "bytes": out.stat().st_size, "runs": [str(run.path) for run in runs]}])
+    else:
+        print(f"open in a browser: {out}   ({out.stat().st_size / 1e6:.1f} MB, no network needed)")
+    return 0
+
+
+def _runs(paths: list[Path]) -> tuple[list[Any], list[str] | None]:
+    """The runs that were named, or those of one sweep with the names of their arms."""
+    from difflab.run import open_run
+    from difflab.sweep import runs_of
+
+    if len(paths) == 1 and not (paths[0] / "run.yaml").exists():
+        found = runs_of(paths[0])
+        return [run for *_, run in found], [arm for arm, *_ in found]
+    return [open_run(path) for path in paths], None
+
+
 def _sweep(args: argparse.Namespace) -> int:
     path = args.config
     if not path.exists():
@@ -384,10 +419,8 @@ def _sweep(args: argparse.Namespace) -> int:
 
 def _compare_sweep(out: Path, metrics: list[str] | None, generations: list[int] | None, plot: Path | None) -> None:
     from difflab.comparing import arms_of
-    from difflab.sweep import runs_of
 
-    found = runs_of(out)
-    _show_arms(arms_of([run for *_, run in found], [arm for arm, *_ in found]), metrics, generations, plot)
+    _show_arms(arms_of(*_runs([out])), metrics, generations, plot)
 
 
 def _show_arms(arms: Any, metrics: list[str] | None, generations: list[int] | None, plot: Path | None, as_json: bool = False) -> None:
@@ -458,15 +491,8 @@ def _calibrate(args: argparse.Namespace) -> int:
 def _compare_runs(args: argparse.Namespace) -> int:
     _quiet_libraries()
     from difflab.comparing import arms_of
-    from difflab.run import open_run
-    from difflab.sweep import runs_of
 
-    if len(args.runs) == 1 and not (args.runs[0] / "run.yaml").exists():
-        found = runs_of(args.runs[0])
-        arms = arms_of([run for *_, run in found], [arm for arm, *_ in found])
-    else:
-        arms = arms_of([open_run(path) for path in args.runs])
-    _show_arms(arms, args.metrics, args.generations, args.plot, args.json)
+    _show_arms(arms_of(*_runs(args.runs)), args.metrics, args.generations, args.plot, args.json)
     return 0
 
 

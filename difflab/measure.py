@@ -153,7 +153,7 @@ def measure_images(run: Run, generation: int, extractors: list[Any], accelerator
             passes.append((own, real_asked, fake_asked, None, f"{identity} by {'caption' if config.text else 'class'}"))
         if extractor is reader:
             own = [name for name, needs in kinds.items() if needs == "concepts"]
-            passes.append((own, *_told(run, extractor, real_set, fake_set), identity))
+            passes.append((own, *told(run, extractor, real_set, fake_set), identity))
         for metrics, real_asked, fake_asked, concepts, reference in passes:
             rows += measured(
                 extractor,
@@ -216,7 +216,7 @@ def reader_of(measure: Any, extractors: Sequence[Any]) -> Any:
     return reader
 
 
-def _told(run: Run, reader: Any, real: Shards, fake: Shards) -> tuple[torch.Tensor, torch.Tensor, Any]:
+def told(run: Run, reader: Any, real: Shards, fake: Shards) -> tuple[torch.Tensor, torch.Tensor, Any]:
     """What each real image and each sample was asked for, int64, and the concepts with their texts."""
     from difflab.metrics import assign, concepts_of, read_concepts
 

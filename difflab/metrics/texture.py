@@ -96,21 +96,43 @@ def spectrum(luminance_NHW: Tensor) -> tuple[Tensor, Tensor]:
     Rounding to 8 bits makes white noise of variance 1/12: rings below it count as that noise, so that a constant image has
     slope 0 and no high frequencies rather than no value.
     """
+    radius, power, noise = _power(luminance_NHW)
+    frequency, by_ring = _rings(luminance_NHW, radius, power, noise)
+    x, y = frequency.log(), by_ring.log()
+    slope = (y - y.mean(1, keepdim=True)) @ (x - x.mean()) / (x - x.mean()).square().sum()
+    return slope, power[:, radius > 0.25].sum(1) / power.sum(1).clamp(min=noise * len(radius))
+
+
+def radial_spectrum(images_NHWC: Tensor) -> tuple[Tensor, Tensor]:
+    """Frequency [r], in cycles per pixel, and power [n, r] of the luminance of uint8 images, averaged over rings: what `spectrum` reads its slope off.
+
+    The ring nearest to the mean is left out, and nothing is below the power of rounding to 8 bits.
+    """
+    luminance = _luminance(images_NHWC.double())
+    return _rings(luminance, *_power(luminance))
+
+
+def _power(luminance_NHW: Tensor) -> tuple[Tensor, Tensor, float]:
+    """The radius [H * W] of every frequency, the power of each image there [n, H * W], and that of rounding."""
     _, height, width = luminance_NHW.shape
     window = torch.outer(torch.hann_window(height, dtype=torch.float64), torch.hann_window(width, dtype=torch.float64))
     mean = (luminance_NHW * window).sum((1, 2), keepdim=True) / window.sum()
     power = torch.fft.fft2((luminance_NHW - mean) * window).abs().square().flatten(1)
     noise = float(window.square().sum()) / 12  # expected power of rounding at every frequency
     radius = torch.hypot(torch.fft.fftfreq(height, dtype=torch.float64).unsqueeze(1), torch.fft.fftfreq(width, dtype=torch.float64)).flatten()
-    ring = (radius * min(height, width)).round().long()
-    inside = (ring >= 2) & (ring <= min(height, width) // 2)
+    return radius, power, noise
+
+
+def _rings(luminance_NHW: Tensor, radius: Tensor, power: Tensor, noise: float) -> tuple[Tensor, Tensor]:
+    """Mean radius [r] and mean power [n, r] of the rings from the second one to Nyquist."""
+    side = min(luminance_NHW.shape[1:])
+    ring = (radius * side).round().long()
+    inside = (ring >= 2) & (ring <= side // 2)
     ring = ring[inside] - 2
     size = torch.bincount(ring)
     by_ring = torch.zeros(len(power) + 1, len(size), dtype=torch.float64)
     by_ring.index_add_(1, ring, torch.cat([radius.unsqueeze(0), power])[:, inside])
-    x, y = (by_ring[0] / size).log(), (by_ring[1:] / size).clamp(min=noise).log()
-    slope = (y - y.mean(1, keepdim=True)) @ (x - x.mean()) / (x - x.mean()).square().sum()
-    return slope, power[:, radius > 0.25].sum(1) / power.sum(1).clamp(min=noise * len(radius))
+    return by_ring[0] / size, (by_ring[1:] / size).clamp(min=noise)
 
 
 def _bits_per_pixel(images_NHWC: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -113,24 +114,38 @@ def grid(run: Run, generation: int) -> Image.Image:
     return sheet([("", list(images[row::per])) for row in range(per)], [c or "" for c in classes[::per]], title)
 
 
-def strip(run: Run) -> Image.Image:
-    """The same seeds down the generations; the first row is held-out real images of the same classes.
+@dataclass(frozen=True)
+class SameSeeds:
+    """asked: the class or caption of each column, None = unconditional. per: columns of one class in a row. real: held-out images of the same
+    classes, uint8 [n, H, W, C]. generations: the samples [n, H, W, C] of each."""
 
-    Images of one class stand together, since what is lost first is the difference between them. Where all classes do not
-    fit, some are shown, evenly spread over the list.
+    asked: list[str | None]
+    per: int
+    real: np.ndarray
+    generations: dict[int, np.ndarray]
+
+
+def same_seeds(run: Run, most: int = STRIP) -> SameSeeds:
+    """The probe of every generation, at most `most` columns. Where all classes do not fit, some are shown, evenly spread over the list.
+
+    Images of one class stand together, since what is lost first is the difference between them. Raises StoreError when there are no pictures.
     """
-    generations = [t for t in range(run.config.generations + 1) if run.done(t, "sample")]
-    _, classes = _probe(run, generations[0] if generations else 0)
+    done = [t for t in range(run.config.generations + 1) if run.done(t, "sample")]
+    _, classes = _probe(run, done[0] if done else 0)
     per = run.config.probe.per_condition if classes[0] is not None else 1
     groups = len(classes) // per
-    shown = np.unique(np.linspace(0, groups - 1, min(groups, max(1, STRIP // per))).round().astype(int))
+    shown = np.unique(np.linspace(0, groups - 1, min(groups, max(1, most // per))).round().astype(int))
     columns = (shown[:, None] * per + np.arange(per)).ravel()
-    rows = [("real", list(_real_like(run, [classes[c] for c in columns])))]
-    for t in generations:
-        images, _ = _probe(run, t)
-        rows.append((f"generation {t}", [images[c] for c in columns]))
-    header = [classes[g * per] or "" for g in shown] if classes[0] is not None else None
-    return sheet(rows, header, f"{run.config.name}: the same seeds in every generation ({caption(run)})", per)
+    asked = [classes[c] for c in columns]
+    return SameSeeds(asked, per, _real_like(run, asked), {t: _probe(run, t)[0][columns] for t in done})
+
+
+def strip(run: Run) -> Image.Image:
+    """The same seeds down the generations; the first row is held-out real images of the same classes."""
+    seeds = same_seeds(run)
+    rows = [("real", list(seeds.real)), *((f"generation {t}", list(images)) for t, images in seeds.generations.items())]
+    header = [name or "" for name in seeds.asked[:: seeds.per]] if seeds.asked[0] is not None else None
+    return sheet(rows, header, f"{run.config.name}: the same seeds in every generation ({caption(run)})", seeds.per)
 
 
 def below(pictures: list[Image.Image]) -> Image.Image:

@@ -76,12 +76,12 @@ def diagnosis(result: Any) -> Group:
         out.add_column(head, justify="left" if head == "diagnosis" else "right", no_wrap=head != "diagnosis")
     for finding in result.findings:
         marks = [Text(MARKS[finding.profile[name]], style="bold" if finding.profile[name] == "present" else "dim") for name in definitions]
-        out.add_row(str(finding.generation), *marks, Text(_in_words(finding)))
+        out.add_row(str(finding.generation), *marks, Text(in_words(finding)))
     legend = Text("columns: " + "; ".join(definitions), style="dim")
     return Group(out, legend, Text(""), Text("\n".join(_story(result))))
 
 
-def _in_words(finding: Any) -> str:
+def in_words(finding: Any) -> str:
     """'late collapse, and blurred': the stage, what it is instead, and the looks."""
     stage = f"{finding.stage} collapse" if finding.stage in ("early", "late", "catastrophic") else ""
     words = [word for word in (stage, *finding.instead, *finding.looks) if word]
@@ -91,7 +91,7 @@ def _in_words(finding: Any) -> str:
 
 def _story(result: Any) -> list[str]:
     last = result.findings[-1]
-    lines = [f"generation {last.generation} (n = {last.n}): {_in_words(last)}"]
+    lines = [f"generation {last.generation} (n = {last.n}): {in_words(last)}"]
     lines += [f"  {line}" for line in last.evidence()]
     if last.gone:
         lines.append(f"  classes that no sample was asked for: {', '.join(last.gone[:8])}")

@@ -1,0 +1,312 @@
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+const $ = (id) => document.getElementById(id);
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const armColour = (i) => css(`--arm-${i % 7}`);
+
+// Text goes into the page as text, never as markup.
+function make(tag, props = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [key, value] of Object.entries(props)) key in node ? (node[key] = value) : node.setAttribute(key, value);
+  node.append(...children);
+  return node;
+}
+function number(value) {
+  if (value === null || value === undefined) return "-";
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size < 1e-3) return value.toExponential(1);
+  return size >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
+}
+
+const state = { at: data.generations.length - 1, run: 0 };
+const generation = () => data.generations[state.at];
+const run = () => data.runs[state.run];
+// The generation of a run that is nearest below the one shown: arms may be of different length.
+const nearest = (table) => { const known = Object.keys(table).map(Number).filter((t) => t <= generation()); return known.length ? Math.max(...known) : null; };
+
+// ------------------------------------------------------------------------------------------------ charts
+const charts = new Map(); // element -> {chart, draw}
+const seen = new Set();
+function base() {
+  const ink = css("--faint"), line = css("--line");
+  const axis = { axisLabel: { color: ink, fontSize: 11, hideOverlap: true }, axisLine: { lineStyle: { color: line } }, splitLine: { lineStyle: { color: line, opacity: 0.6 } } };
+  return {
+    animation: false, textStyle: { fontFamily: "inherit", color: ink },
+    grid: { left: 8, right: 14, top: 12, bottom: 4, containLabel: true },
+    xAxis: { type: "value", minInterval: 1, ...axis, splitLine: { show: false } },
+    yAxis: { type: "value", scale: true, splitNumber: 4, ...axis },
+    tooltip: { trigger: "axis", renderMode: "richText", confine: true, backgroundColor: css("--paper"), borderColor: line, textStyle: { color: css("--ink"), fontSize: 12 } },
+  };
+}
+function curve(chart) {
+  const options = base(), series = [];
+  for (const line of chart.lines) {
+    const colour = armColour(line.arm), points = line.t.map((t, i) => [t, line.value[i]]);
+    if (line.low.every((v) => v !== null) && line.low.length > 1) {
+      const t = line.t, band = [...t.map((x, i) => [x, line.low[i]]), ...t.map((x, i) => [x, line.high[i]]).reverse()];
+      series.push({
+        type: "custom", silent: true, data: [0], z: 1, tooltip: { show: false }, encode: {},
+        renderItem: (params, api) => ({ type: "polygon", shape: { points: band.map((p) => api.coord(p)) }, style: { fill: colour, opacity: 0.16 } }),
+      });
+      series.push({ type: "line", silent: true, data: [...band], symbol: "none", lineStyle: { opacity: 0 }, tooltip: { show: false }, z: 0 }); // takes the axis to the ends of the band
+    }
+    series.push({ name: data.arms[line.arm].name, type: "line", data: points, symbolSize: 6, symbol: "circle", lineStyle: { color: colour, width: 2 }, itemStyle: { color: colour }, z: 3 });
+  }
+  const main = series[series.length - 1], marks = [{ xAxis: generation(), lineStyle: { color: css("--faint"), type: "solid", width: 1, opacity: 0.6 } }];
+  if (chart.floor !== null) marks.push({ yAxis: chart.floor, lineStyle: { color: css("--faint"), type: "dashed", width: 1.5 } });
+  main.markLine = { silent: true, symbol: "none", label: { show: false }, data: marks };
+  if (chart.floor !== null) series.push({ type: "line", silent: true, symbol: "none", lineStyle: { opacity: 0 }, data: [[chart.lines[0].t[0], chart.floor]], tooltip: { show: false } });
+  options.xAxis.max = data.generations[data.generations.length - 1] || 1;
+  options.yAxis.axisLabel.formatter = number;
+  options.tooltip.formatter = (found) => {
+    const t = found[0].axisValue, lines = [`generation ${t}`];
+    for (const line of chart.lines) {
+      const i = line.t.indexOf(t);
+      if (i < 0) continue;
+      const between = line.low[i] === null ? "" : ` [${number(line.low[i])}, ${number(line.high[i])}]`;
+      lines.push(`${data.arms.length > 1 ? data.arms[line.arm].name + ": " : ""}${number(line.value[i])}${between}, n = ${line.n[i] ?? "-"} ${line.over}`);
+    }
+    if (chart.floor !== null) lines.push(`floor ${number(chart.floor)}`);
+    return lines.join("\n");
+  };
+  options.series = series;
+  return options;
+}
+function chartOf(node, draw, renderer = "svg") {
+  const start = () => {
+    if (charts.has(node)) return;
+    const chart = echarts.init(node, null, { renderer });
+    charts.set(node, { chart, draw });
+    chart.setOption(draw(), true);
+  };
+  new IntersectionObserver((entries) => entries.forEach((e) => {
+    e.isIntersecting ? seen.add(node) : seen.delete(node);
+    if (!e.isIntersecting) return;
+    start();
+    charts.get(node).chart.setOption(draw(), true);
+  }), { rootMargin: "300px" }).observe(node);
+  new ResizeObserver(() => charts.get(node)?.chart.resize()).observe(node);
+  addEventListener("beforeprint", start);
+}
+function redraw() { for (const node of seen) { const known = charts.get(node); if (known) known.chart.setOption(known.draw(), true); } }
+document.querySelectorAll(".chart[data-group]").forEach((node) => {
+  const chart = data.groups[node.dataset.group].charts[node.dataset.chart];
+  chartOf(node, () => curve(chart));
+});
+
+// ---------------------------------------------------------------------------------------------- pictures
+function image(source, alt, side) { return make("img", { src: source, alt, className: side <= 64 ? "small" : "" }); }
+function pictureRow(label, pictures, alts, side) {
+  return make("div", { className: "row" }, make("span", {}, label), ...pictures.map((p, i) => image(p, alts[i], side)));
+}
+function pictureRows(one, columns, all) {
+  const p = one.pictures, asked = columns.map((c) => p.asked[c]);
+  const row = (label, images) => pictureRow(label, columns.map((c) => images[c]), asked.map((a, i) => `${label}: ${a}, column ${columns[i] + 1}`), p.side);
+  const rows = [row("real", p.real)];
+  if (all) for (const t of Object.keys(p.generations)) rows.push(row(`generation ${t}`, p.generations[t]));
+  return rows;
+}
+function groupsOf(pictures) {
+  const out = [];
+  for (let i = 0; i < pictures.asked.length; i += pictures.per) out.push([...Array(pictures.per).keys()].map((k) => i + k));
+  return out;
+}
+function drawCards() {
+  const cards = $("cards");
+  if (!cards) return;
+  const withPictures = data.runs.map((r, i) => [r, i]).filter(([r]) => r.pictures);
+  const first = withPictures[0][0], side = first.pictures.side;
+  document.documentElement.style.setProperty("--cell", side <= 16 ? "40px" : side <= 64 ? "64px" : "112px");
+  cards.replaceChildren(...groupsOf(first.pictures).map((columns) => {
+    const asked = first.pictures.asked[columns[0]], card = make("div", { className: "card" });
+    card.style.setProperty("--columns", columns.length);
+    card.append(make("h3", {}, make("bdi", {}, asked)), ...pictureRows(first, columns, false));
+    const start = Math.min(...Object.keys(first.pictures.generations).map(Number));
+    const add = (one, t, label) => {
+      const p = one.pictures;
+      if (t === null || !p.generations[t] || columns.some((c) => c >= p.asked.length)) return;
+      card.append(pictureRow(label, columns.map((c) => p.generations[t][c]), columns.map((c) => `${label}: ${p.asked[c]}, column ${c + 1}`), p.side));
+    };
+    add(first, start, `generation ${start}`);
+    for (const [one] of withPictures) {
+      const t = nearest(one.pictures.generations);
+      if (withPictures.length > 1 || t !== start) add(one, t, withPictures.length > 1 ? `${one.name}, gen. ${t}` : `generation ${t}`);
+    }
+    const more = make("button", { type: "button" }, "all generations");
+    more.setAttribute("aria-label", `all generations of ${asked}`);
+    more.onclick = () => {
+      const one = run().pictures ? run() : first;
+      $("album-title").replaceChildren(make("bdi", {}, `${asked}${data.runs.length > 1 ? " (" + one.name + ")" : ""}`));
+      $("album-rows").replaceChildren(...pictureRows(one, columns.filter((c) => c < one.pictures.asked.length), true));
+      $("album").showModal();
+    };
+    card.append(more);
+    return card;
+  }));
+}
+$("close")?.addEventListener("click", () => $("album").close());
+
+// --------------------------------------------------------------------------------------- map and spectra
+function drawMap() {
+  const m = run().map, options = base();
+  if (!m) return { ...options, series: [] };
+  const t = nearest(m.generations), name = (labels, i) => (labels && m.classes ? m.classes[labels[i]] : "");
+  const dots = (points, labels, title, colour, opacity, z) => ({ name: title, type: "scatter", symbolSize: 6, z, itemStyle: { color: colour, opacity }, data: points.map((p, i) => ({ value: p, name: name(labels, i) })) });
+  options.xAxis = { ...options.xAxis, min: -1.1, max: 1.1, minInterval: 0, show: false };
+  options.yAxis = { ...options.yAxis, scale: false, min: -1.1, max: 1.1, show: false };
+  options.legend = { textStyle: { color: css("--ink") }, top: 0, data: ["real", `generation ${t}`] };
+  options.grid.top = 34;
+  options.tooltip = { ...options.tooltip, trigger: "item", formatter: (p) => `${p.seriesName} ${p.name}` };
+  options.series = [dots(m.real, m.real_labels, "real", css("--faint"), 0.35, 1)];
+  if (t !== null) options.series.push(dots(m.generations[t], m.labels[t], `generation ${t}`, armColour(state.run), 0.75, 2));
+  return options;
+}
+function drawSpectrum() {
+  const s = run().spectra, options = base();
+  if (!s) return { ...options, series: [] };
+  const t = nearest(s.generations), line = (title, y, colour, type = "solid") => ({ name: title, type: "line", symbol: "none", lineStyle: { color: colour, width: 2, type }, itemStyle: { color: colour }, data: s.frequency.map((f, i) => [f, y[i]]) });
+  options.xAxis = { ...options.xAxis, minInterval: 0, min: s.frequency[0], max: 0.5, name: "cycles per pixel", nameLocation: "middle", nameGap: 26 };
+  options.yAxis = { ...options.yAxis, type: "log", axisLabel: { ...options.yAxis.axisLabel, formatter: (v) => v.toExponential(0) } };
+  options.grid = { ...options.grid, bottom: 26, top: 34 };
+  options.legend = { textStyle: { color: css("--ink") }, top: 0 };
+  options.tooltip.valueFormatter = (v) => number(v);
+  const band = [...s.frequency.map((f, i) => [f, s.low[i]]), ...s.frequency.map((f, i) => [f, s.high[i]]).reverse()];
+  options.series = [
+    { type: "custom", silent: true, data: [0], z: 0, renderItem: (params, api) => ({ type: "polygon", shape: { points: band.map((p) => api.coord(p)) }, style: { fill: css("--faint"), opacity: 0.18 } }) },
+    line("real", s.real, css("--faint")),
+  ];
+  const first = Math.min(...Object.keys(s.generations).map(Number));
+  options.series.push(line(`generation ${first}`, s.generations[first], armColour(state.run), "dotted"));
+  if (t !== null && t !== first) options.series.push(line(`generation ${t}`, s.generations[t], armColour(state.run)));
+  return options;
+}
+if ($("map-chart")) chartOf($("map-chart"), drawMap, "canvas");
+if ($("spectrum")) chartOf($("spectrum"), drawSpectrum);
+
+// ---------------------------------------------------------------------------------------------- concepts
+function drawGraph() {
+  const c = run().concepts, t = c && nearest(c.merged), edges = t === null || !c ? [] : c.merged[t];
+  const names = [...new Set(edges.flatMap(([a, b]) => [a, b]))], ink = css("--ink");
+  return {
+    animation: false,
+    series: [{
+      type: "graph", layout: "circular", circular: { rotateLabel: true }, silent: true, left: "22%", right: "22%", top: "22%", bottom: "22%",
+      data: names.map((name, id) => ({ id: String(id), name, symbolSize: 14, itemStyle: { color: armColour(state.run) }, label: { show: true, position: "right", color: ink } })),
+      links: edges.map(([a, b, fall]) => ({ source: String(names.indexOf(a)), target: String(names.indexOf(b)), lineStyle: { width: 1 + 8 * Math.max(0, fall), color: css("--faint") } })),
+    }],
+  };
+}
+function drawConcepts() {
+  if (!$("matrix")) return;
+  const c = run().concepts;
+  if (!c) {
+    $("concepts-says").textContent = "This run has no concepts to tell apart: it is unconditional, or no judge was trained.";
+    $("matrix").replaceChildren(); $("changed").replaceChildren(); $("merged").textContent = "";
+    return;
+  }
+  const t = nearest(c.tables), counts = t === null ? [] : c.tables[t], asked = t === null ? [] : c.asked[t];
+  $("concepts-says").textContent = `Told apart by: ${c.judge}. Rows: what samples of generation ${t} were asked for, in percent of the row; columns: what they are taken for. Its own mistakes are in every number: real images are taken for themselves in ${Math.round(100 * diagonal(c.real, c.real_asked))}% of cases.${c.all > c.names.length ? ` Shown are ${c.names.length} of ${c.all} concepts, those that changed most and least.` : ""}`;
+  const head = make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "asked"), ...c.names.map((name) => make("th", { scope: "col" }, name))));
+  const body = make("tbody", {}, ...counts.map((row, i) => make("tr", {}, make("th", { scope: "row" }, make("bdi", {}, c.names[i])), ...row.map((count) => {
+    const share = asked[i] ? count / asked[i] : 0, cell = make("td", {}, share >= 0.005 ? String(Math.round(100 * share)) : "");
+    cell.style.background = `rgba(${css("--heat")}, ${(0.75 * share).toFixed(3)})`;
+    if (share > 0.55) cell.style.color = dark.matches ? "#000" : "#fff";
+    return cell;
+  }))));
+  $("matrix").replaceChildren(make("caption", { className: "faint" }, `generation ${t}, percent`), head, body);
+  const edges = t === null ? [] : c.merged[t];
+  $("merged").textContent = edges.length
+    ? `Groups: ${c.groups[t].map((g) => g.join(" + ")).join("; ")}. Pairs that a judge could tell apart among real images and no longer can, thicker = more lost.`
+    : `No two concepts have merged beyond doubt in generation ${t}: whatever samples are taken for one by one, side by side the judge still ranks them apart (AUROC).`;
+  $("graph").setAttribute("aria-label", $("merged").textContent);
+  $("graph").hidden = !edges.length;
+  fill($("changed"), ["concept", "samples", "recognised at first", "recognised at last", "95% interval", "change"], c.changed.map((r) => [r.concept, r.n, r.before, r.after, r.low === null ? "" : `${number(r.low)} to ${number(r.high)}`, r.change]));
+}
+const diagonal = (table, asked) => { let hits = 0, all = 0; table.forEach((row, i) => { hits += row[i]; all += asked[i]; }); return all ? hits / all : 0; };
+if ($("graph")) chartOf($("graph"), drawGraph);
+
+function drawNearest() {
+  if (!$("pairs")) return;
+  const n = run().nearest;
+  $("nearest-says").textContent = n
+    ? `The samples of generation ${n.generation} that lie closest to an image of the training set (by ${n.space}). 1 = as far as a real image that was never trained on lies from its nearest training image; far below 1 is a copy.`
+    : "This run has no feature space on disk to search in.";
+  $("pairs").replaceChildren(...(n ? n.pairs : []).map((p, i) => make("div", { className: "card" },
+    make("div", { className: "row" }, image(p.sample, `sample ${i + 1}`, run().pictures?.side ?? 32), image(p.real, `nearest real image of sample ${i + 1}`, run().pictures?.side ?? 32)),
+    make("div", { className: "faint" }, `distance ${number(p.distance)}`))));
+}
+
+// ------------------------------------------------------------------------------------------------ tables
+function fill(table, heads, rows) {
+  const numeric = heads.map((_, c) => rows.some((row) => typeof row[c] === "number"));
+  const head = make("thead", {}, make("tr", {}, ...heads.map((h, c) => make("th", { scope: "col", className: numeric[c] ? "n" : "" }, h))));
+  const body = make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((value, c) => {
+    const cell = make(c ? "td" : "th", { className: numeric[c] ? "n" : "" }, typeof value === "number" ? number(value) : make("bdi", {}, value ?? "-"));
+    if (!c) cell.scope = "row";
+    if (typeof value === "number") cell.dataset.value = value;
+    return cell;
+  }))));
+  table.replaceChildren(head, body);
+  sortable(table);
+}
+function sortable(table) {
+  table.querySelectorAll("thead th").forEach((th, column) => {
+    const button = make("button", { type: "button" }, ...th.childNodes);
+    th.replaceChildren(button);
+    button.onclick = () => {
+      const up = th.getAttribute("aria-sort") !== "ascending", body = table.tBodies[0];
+      const value = (row) => { const cell = row.cells[column]; return cell.dataset.value !== undefined ? Number(cell.dataset.value) : cell.textContent.trim(); };
+      const plain = (v) => { const f = typeof v === "string" ? Number(v.replaceAll(",", "").replace("%", "")) : v; return v === "" || v === "-" || Number.isNaN(f) ? null : f; };
+      table.querySelectorAll("thead th").forEach((other) => other.removeAttribute("aria-sort"));
+      th.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const rows = [...body.rows].sort((a, b) => {
+        const [x, y] = [value(a), value(b)], [m, n] = [plain(x), plain(y)];
+        const order = m !== null && n !== null ? m - n : m !== null ? -1 : n !== null ? 1 : String(x).localeCompare(String(y));
+        return up ? order : -order;
+      });
+      body.append(...rows);
+    };
+  });
+}
+function drawValues() {
+  const rows = [];
+  for (const group of data.groups) for (const chart of group.charts) {
+    const line = chart.lines.find((l) => l.arm === state.run);
+    if (!line) continue;
+    const i = line.t.indexOf(nearest(Object.fromEntries(line.t.map((t) => [t, 1])))), apart = i > 0 && line.low[0] !== null && line.low[i] !== null;
+    const parted = apart ? (line.low[i] > line.high[0] ? "higher" : line.high[i] < line.low[0] ? "lower" : "no") : "";
+    const text = (k) => (k < 0 || line.low[k] === null ? "" : `${number(line.low[k])} to ${number(line.high[k])}`);
+    if (i >= 0) rows.push([chart.title, group.title, chart.floor, line.value[0], text(0), line.value[i], text(i), parted, line.n[i] ?? null]);
+  }
+  fill($("table"), ["measure", "about", "floor", `generation ${data.generations[0]}`, "interval", `generation ${generation()}`, "interval now", "parted", "n"], rows);
+}
+
+// ---------------------------------------------------------------------------------------------- controls
+function show() {
+  $("shown").textContent = `${generation()} of ${data.generations[data.generations.length - 1]}`;
+  $("generation").value = state.at;
+  $("generation").setAttribute("aria-valuetext", `generation ${generation()}`);
+  const m = run().map;
+  if ($("map-says")) $("map-says").textContent = m
+    ? `Each dot is an image, by ${m.space}, in the plane in which real images vary most (${Math.round(100 * m.explained)}% of their variance). The plane stays the same: dots that draw together are variety lost.`
+    : "This run has no feature space on disk to draw.";
+  drawCards(); drawConcepts(); drawNearest(); drawValues(); redraw();
+  history.replaceState(null, "", `${location.hash.replace(/\?.*/, "") || "#"}?g=${state.at}&r=${state.run}`);
+}
+$("generation").addEventListener("input", (e) => { state.at = Number(e.target.value); show(); });
+$("arm")?.addEventListener("change", (e) => { state.run = Number(e.target.value); show(); });
+let playing = null;
+$("play").addEventListener("click", () => {
+  if (playing) { clearInterval(playing); playing = null; }
+  else playing = setInterval(() => { state.at = (state.at + 1) % data.generations.length; show(); }, 900);
+  $("play").textContent = playing ? "Stop" : "Play";
+  $("play").setAttribute("aria-pressed", String(Boolean(playing)));
+});
+document.querySelectorAll("table.sortable").forEach((table) => { if (table.tHead) sortable(table); });
+dark.addEventListener("change", show);
+const kept = /\?g=(\d+)&r=(\d+)/.exec(location.hash);
+if (kept) { state.at = Math.min(Number(kept[1]), data.generations.length - 1); state.run = Math.min(Number(kept[2]), data.runs.length - 1); if ($("arm")) $("arm").value = state.run; }
+if (data.live) { if (kept && state.at === data.generations.length - 2) state.at += 1; setInterval(() => { if ($("reload").checked) location.reload(); }, 30000); }
+show();

@@ -1,0 +1,57 @@
+"""The diagnosis of a run as plain data, kept beside it: made once per state of the run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from difflab.data.files import read_json, write_json
+from difflab.errors import MeasureError
+from difflab.report.table import in_words
+from difflab.run import Run
+
+FILE = "diagnosis.json"
+
+
+def verdict(run: Run, fresh: bool = True) -> dict[str, Any] | None:
+    """What `difflab diagnose` says of a run; None for families without images or too few of them.
+
+    Read from diagnosis.json where that is of this recipe and of all generations measured so far; else made, which takes
+    seconds per generation, and written there. fresh: False = do not make it.
+    """
+    path, state = run.path / FILE, {"recipe": run.recipe, "generations": run.generations}
+    if path.exists():
+        known = read_json(path)
+        if {key: known.get(key) for key in state} == state:
+            return known
+    if not fresh:
+        return None
+    from difflab.diagnosis import diagnose_run
+
+    try:
+        found = state | as_data(diagnose_run(run))
+    except MeasureError as reason:
+        return {"reason": str(reason)}
+    write_json(path, found)
+    return found
+
+
+def as_data(result: Any) -> dict[str, Any]:
+    """A `difflab.rules.Diagnosis` as strings, numbers, lists and dicts."""
+    last = result.findings[-1]
+    unknown = [name for name, verdict in last.profile.items() if verdict == "cannot tell"]
+    return {
+        "generation": last.generation,
+        "words": in_words(last),
+        "stage": last.stage,
+        "alarm": last.alarm,
+        "n": last.n,
+        "advice": last.advice,
+        "gone": last.gone,
+        "first_alarm": list(result.first_alarm) if result.first_alarm else None,
+        "alarms": result.alarms,
+        "evidence": last.evidence(),
+        "unknown": unknown,
+        "left_out": last.left_out,
+        "findings": [{"generation": f.generation, "words": in_words(f), "profile": f.profile} for f in result.findings],
+        "notes": result.notes,
+    }

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from platform import machine
 from typing import Any
@@ -24,7 +25,7 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 
-from difflab import ecosystem, held_out, policies, regimes, sample, selection, train
+from difflab import ecosystem, held_out, policies, regimes, sample, selection, trackers, train
 from difflab import measure as measuring
 from difflab.config import Config, digest
 from difflab.data.files import atomic, write_json
@@ -53,6 +54,10 @@ class Work:
     extractors: list[Any] = field(default_factory=list)
     plots: bool = True
     done: set[tuple[int, str]] = field(default_factory=set)  # what earlier calls have finished
+
+    @cached_property
+    def tracked(self) -> trackers.Trackers:
+        return trackers.Trackers(self.run)
 
     @property
     def main(self) -> bool:
@@ -112,6 +117,8 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None, plots:
                 ecosystem.finish(run, plots)
             run.drop_cache()
     finally:
+        for work in works:
+            work.tracked.finish()
         run.close()
     return run
 
@@ -131,6 +138,8 @@ def one_generation(work: Work, generation: int) -> None:
         if work.main:
             run.add_time(generation, stage, time.perf_counter() - started, processes=accelerator.num_processes, **peak, **detail)
     picture(work, generation)
+    if work.main:
+        work.tracked.log(generation)
 
 
 def emulates_bf16() -> bool:
@@ -152,6 +161,7 @@ def check(config: Config) -> None:
             check(own)
         return
     policies.check(config)
+    trackers.check(config)
     if "fp16" in (config.train.precision, config.sample.precision) and not torch.accelerator.is_available():
         raise ConfigError("train.precision and sample.precision fp16 want a GPU; use bf16 or no")
     if not config.exact:

@@ -440,6 +440,9 @@ class Config(Spec):
     )
     probe: Probe = Field(default_factory=Probe)
     measure: Measure = Field(default_factory=Measure)
+    track: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+        default_factory=list, description="Trackers that get every generation's measures and pictures; [] = none. Changes no number."
+    )
     ecosystem: Ecosystem | None = Field(None, description="Several labs that train on each other's samples; null = a chain by itself.")
 
     @property
@@ -512,7 +515,7 @@ class Config(Spec):
 
 # ---------------------------------------------------------------------------------------- reading, hashing
 # Fields that change where, how long or how safely a run goes, but no number of it.
-NOT_IN_RECIPE = ("name", "generations", "train.checkpoint_every")
+NOT_IN_RECIPE = ("name", "generations", "train.checkpoint_every", "track")
 
 
 class Loader(yaml.SafeLoader):

@@ -337,6 +337,7 @@ OTHER: dict[str, Any] = {
     "policies": ["unflagged"], "probe.per_condition": 0, "probe.conditions": 3, "probe.prompts": ["a"],
     "measure.extractors": [], "measure.metrics": [], "measure.judge": "pixels", "measure.count": 20, "measure.neighbours": 3, "measure.resamples": 0,
     "measure.concepts": "classes", "measure.held_out_loss": 7, "measure.judge_drift": True, "measure.aesthetic": "head.npz", "ecosystem": {"labs": 2},
+    "track": ["tensorboard"],
 }  # fmt: skip
 WITH = {"regime.real_fraction": {"regime.name": "fixed_real"}, "regime.stratified": {"regime.name": "accumulate_subsample"}}
 
@@ -359,7 +360,7 @@ def test_the_recipe_table_covers_every_field_with_a_value_that_is_not_the_defaul
 def test_the_recipe_ignores_exactly_the_fields_that_change_no_number(key):
     context = WITH.get(key, {})
     same = digest(recipe_of(changed(context))) == digest(recipe_of(changed({**context, key: OTHER[key]})))
-    assert same == (key in {"name", "generations", "train.checkpoint_every"})
+    assert same == (key in {"name", "generations", "train.checkpoint_every", "track"})
     assert (key in NOT_IN_RECIPE) == same
 
 

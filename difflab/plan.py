@@ -14,6 +14,7 @@ from difflab import regimes
 from difflab.config import Config
 from difflab.models import family_of
 from difflab.models.base import ClosedForm, Shape
+from difflab.policies import acting
 from difflab.seeds import seed_of
 
 DIMENSIONS = {"texture": 8, "fitted": 64, "efficientnet-lite0": 1280, "inception": 2048, "open_clip": 768}  # of features; open_clip's vary
@@ -52,7 +53,10 @@ def plan(config: Config, shape: Shape, n_train: int) -> list[Cost]:
         out.append(Cost(t, "mix", sets, 0, 4.0 * sets, 0.02))
         if network:
             passes = network.passes * count
-            seen = 0 if t == 0 and getattr(config.model, "generation_0", "fit") == "base" else config.train.images_seen
+            train = config.train
+            for policy, at in acting("training", config, t):
+                train = policy.training(at, train)
+            seen = 0 if t == 0 and getattr(config.model, "generation_0", "fit") == "base" else train.images_seen
             out.append(Cost(t, "train", seen, network.training * network.flops * seen, network.bytes, seen * network.backward))
             disk = PNG_SHARE * pixels * count + 300 * count
             disk += 4 * count * sum(DIMENSIONS.get(spec.partition(":")[0], pixels) for spec in config.measure.extractors)

@@ -15,7 +15,7 @@ from accelerate.commands.config.config_args import ClusterConfig, load_config_fr
 
 from difflab.chain import check
 from difflab.config import Config, load
-from difflab.regimes import check_possible, fresh_needed, mix, pools
+from difflab.regimes import check_possible, expected, fresh_needed, mix, pools
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -162,6 +162,27 @@ def test_training_sets_are_those_of_the_papers():
     assert drawn("neon", 1) == {("synthetic", 0): 1000}
     assert drawn("taori", 3) == {("fresh_real", -1): 1000, ("synthetic", 2): 4000}
     assert sum(drawn("kazdan-sub", 3).values()) == 100
+
+
+def test_what_the_papers_do_with_samples_and_weights_is_done_by_policies():
+    used = {name: [own.policy for own in load(CONFIGS / "papers" / f"{name}.yaml").policies] for name in PAPERS}
+    assert {name: own for name, own in used.items() if own} == {
+        "ferbach": ["luce"],
+        "qiao": ["top_share"],
+        "neon": ["retraining", "neon"],
+        "sims": ["retraining", "sims"],
+        "gillman": ["retraining"],
+        "bertrand": ["retraining"],
+        "bohacek": ["healing"],
+    }
+    ferbach, qiao, neon = (load(CONFIGS / "papers" / f"{name}.yaml") for name in ("ferbach", "qiao", "neon"))
+    assert expected(ferbach, 0) == 2500 and 1 / ferbach.policies[0].temperature == 5
+    assert expected(qiao, 0) == qiao.sample.count_of(0) / 2 == 2 * train_set_size(qiao)
+    assert neon.policies[0].images_seen < 0.01 * neon.train.images_seen
+
+
+def train_set_size(config: Config) -> int:
+    return config.regime.set_size or config.data.train_size or 0
 
 
 def test_the_two_arms_of_a_paper_differ_in_the_regime_only():

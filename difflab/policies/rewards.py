@@ -87,7 +87,7 @@ def check(config: Any, policy: str, spec: str) -> None:
     if found.reads == "numbers" and (not config.exact or getattr(config.model, "dim", 1) > 1):
         raise ConfigError(f"policies: {policy}: reward {spec} is of samples that are one number each; those of model.family={family} are not")
     if found.reads == "features":
-        check_features(config, policy, argument)
+        check_features(config, policy, argument if found.argument == "an extractor" else None)
     if found.reads == "text":
         check_features(config, policy, None)
         if not any(name.startswith("open_clip") for name in config.measure.extractors):
@@ -128,6 +128,22 @@ def class_confidence(at: At, candidates: Any, argument: str | None) -> np.ndarra
         raise MeasureError("reward class_confidence: these samples were asked for without a class")
     extractor = at.extractor(argument)
     return candidates.judge(extractor).probabilities(candidates.features(extractor)).numpy()[np.arange(len(labels)), labels]
+
+
+@reward("confidence", "features", "an extractor")
+def confidence(at: At, candidates: Any, argument: str | None) -> np.ndarray:
+    """The largest probability that the class judge gives to any class, 0 to 1, whatever was asked for (Ferbach et al. 2407.09499)."""
+    extractor = at.extractor(argument)
+    return candidates.judge(extractor).probabilities(candidates.features(extractor)).amax(1).numpy()
+
+
+@reward("shows", "features", "the name of a class", required=True)
+def shows(at: At, candidates: Any, argument: str | None) -> np.ndarray:
+    """The probability that the class judge gives to one class, 0 to 1, whatever was asked for (Ferbach et al. 2407.09499)."""
+    known, extractor = candidates.run.about["classes"], at.extractor()
+    if argument not in known:
+        raise ConfigError(f"policies: reward shows:{argument}: that is none of the classes {', '.join(known[:20])}")
+    return candidates.judge(extractor).probabilities(candidates.features(extractor))[:, known.index(argument)].numpy()
 
 
 @reward("likeness", "features", "an extractor")

@@ -67,6 +67,20 @@ def test_class_confidence_is_the_judges_probability_of_what_was_asked_for():
         of("class_confidence", at, unlabelled)
 
 
+def test_confidence_and_shows_are_the_judges_whatever_was_asked_for():
+    real_labels = np.arange(60) % 3
+    real = np.eye(3)[real_labels] + 0.1 * RNG.normal(size=(60, 3))
+    at, all_ = candidates(np.array([[1.0, 0, 0], [0, 1, 0], [0.5, 0.5, 0]]), real, None, real_labels)
+    sure, bee = of("confidence", at, all_), of("shows:bee", at, all_)
+    assert sure[0] > 0.8 and sure[1] > 0.8 and sure[2] < 0.7
+    assert bee[1] == sure[1] and bee[0] < 0.1 < bee[2] < 0.7
+    with pytest.raises(ConfigError, match="shows:dog: that is none of the classes ant, bee, cat"):
+        of("shows:dog", at, all_)
+    checked({"policy": "luce", "k": 2, "reward": "shows:bee"}, base=UNCONDITIONAL)
+    with pytest.raises(ConfigError, match="wants the name of a class: shows"):
+        checked({"policy": "luce", "k": 2, "reward": "shows"})
+
+
 def reader(texts):
     """An extractor that reads these texts."""
     return SimpleNamespace(key="clip", name="open_clip:x", dim=2, recipe={}, encode_text=lambda asked: torch.stack([texts[t] for t in asked]))

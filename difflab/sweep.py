@@ -103,11 +103,12 @@ def work(job: Job, out: Path, report: Any = None) -> dict[str, Any]:
 
     record = {"arm": job.arm, "seed": job.seed, "path": str(job.path.relative_to(out)), "error": None, "shared": []}
     try:
-        run = Run.create(job.path, job.config)
-        try:
-            record["shared"] = [list(stage) for stage in adopt(run, finished(out))]
-        finally:
-            run.close()
+        if job.config.ecosystem is None:  # labs lie in folders of their own, and one generation of each depends on the others
+            run = Run.create(job.path, job.config)
+            try:
+                record["shared"] = [list(stage) for stage in adopt(run, finished(out))]
+            finally:
+                run.close()
         run_chain(job.config, job.path, report, plots=False)  # one plot of all arms says more
     except DifflabError as error:
         record["error"] = str(error)

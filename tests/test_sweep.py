@@ -74,6 +74,14 @@ def test_an_arm_that_fails_leaves_a_gap_and_the_others_go_on(tmp_path):
     assert [arm for arm, *_ in runs_of(tmp_path / "s")] == ["good", "also good"]
 
 
+def test_labs_are_run_and_take_nothing_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("difflab.sweep.adopt", lambda *args: pytest.fail("stages of labs depend on each other"))
+    arms = {"pooled": {"ecosystem.exchange": "pooled"}, "isolated": {"ecosystem.exchange": "isolated"}}
+    records = run_sweep(sweep(base={**BASE, "ecosystem": {"labs": 2, "exchange": "pooled"}}, arms=arms, seeds=1), tmp_path, tmp_path / "s")
+    assert [(r["error"], r["shared"]) for r in records] == [(None, []), (None, [])]
+    assert all(len(run.labs) == 2 for _, _, run in runs_of(tmp_path / "s"))
+
+
 def test_leaders_go_before_those_that_share_with_them(tmp_path):
     arms = {"a": {}, "b": {"regime.name": "accumulate"}, "c": {"data.train_size": 30}}
     leaders, followers = waves(jobs(sweep(arms=arms), tmp_path, tmp_path))

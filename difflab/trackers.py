@@ -7,6 +7,8 @@ that gets a tracker later logs what it had missed. Files of tensorboard, and the
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from typing import Any
 
@@ -47,8 +49,9 @@ class Trackers:
 
     def finish(self) -> None:
         """Close what was opened."""
-        for tracker in self._opened.values():
-            tracker.finish()
+        with redirect_stdout(sys.stderr):
+            for tracker in self._opened.values():
+                tracker.finish()
         self._opened.clear()
 
 
@@ -86,7 +89,8 @@ def started(name: str, run: Run) -> Any:
         "trackio": {"name": config.name, "resume": "allow", "config": configs.flat(config)},
     }
     tracker = LOGGER_TYPE_TO_CLASS[name](name if name == "tensorboard" else "difflab", **how[name])
-    tracker.start()
+    with redirect_stdout(sys.stderr):  # trackio greets on stdout, where results go
+        tracker.start()
     return tracker
 
 

@@ -73,10 +73,10 @@ class Work:
         )
 
 
-def run_chain(config: Config, path: Path, report: Reporter | None = None, plots: bool = True) -> Run:
+def run_chain(config: Config, path: Path, report: Reporter | None = None, plots: bool = True, page: bool = False) -> Run:
     """Run or resume the chain of `config`, or all labs of an ecosystem, in `path` and return it. Safe to stop anywhere and to call again.
 
-    `plots`: also curves.png of this run alone, which takes seconds.
+    `plots`: also curves.png of this run alone, which takes seconds. `page`: after each generation also report.html.
     """
     if config.ecosystem is not None and config.ecosystem.lab is not None:
         raise ConfigError(
@@ -110,6 +110,9 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None, plots:
                 one_generation(work, t)
             if isinstance(run, EcosystemRun) and t not in compared:
                 ecosystem.between(run, t, [work.extractors for work in works], accelerator)
+            fresh = any((t, stage) not in work.done for work in works for stage in STAGES)
+            if page and accelerator.is_main_process and (fresh or t == config.generations):
+                show(run, t)
         if accelerator.is_main_process:
             for part in run.parts:
                 measuring.collect(part)
@@ -334,6 +337,14 @@ def measure(work: Work, generation: int) -> None:
             rows = measuring.measure_images(run, generation, work.extractors, work.accelerator, advance)
     if work.main:
         measuring.write_rows(run, generation, rows + measuring.measure_training(run, generation))
+
+
+def show(run: Run, generation: int) -> None:
+    """The report as it stands after generation t; while the run goes on it looks for newer versions of itself."""
+    from difflab.report.page import FILE, report
+    from difflab.report.verdict import verdict
+
+    report([run], run.path / FILE, verdict=lambda part: verdict(part, fresh=False), live=generation < run.config.generations)
 
 
 def picture(work: Work, generation: int) -> None:

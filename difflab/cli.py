@@ -382,7 +382,7 @@ def _runs(paths: list[Path]) -> tuple[list[Any], list[str] | None]:
     from difflab.run import open_run
     from difflab.sweep import runs_of
 
-    if len(paths) == 1 and not (paths[0] / "run.yaml").exists():
+    if len(paths) == 1 and (paths[0] / "sweep.json").exists():
         found = runs_of(paths[0])
         return [run for *_, run in found], [arm for arm, *_ in found]
     return [open_run(path) for path in paths], None

@@ -533,7 +533,7 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+
 
 
 def load(path: str | Path, overrides: list[str] | None = None, kind: Any = Config) -> Any:
-    """Read a YAML config and apply ``a.b=value`` overrides. Raises ConfigError that names key, file and nearest key."""
+    """Read a YAML config, or the one in a run's run.yaml, and apply ``a.b=value`` overrides. Raises ConfigError that names key, file and nearest key."""
     path = Path(path)
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader)
@@ -543,6 +543,8 @@ def load(path: str | Path, overrides: list[str] | None = None, kind: Any = Confi
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no mapping of keys; see configs/digits.yaml for an example")
+    if {"config", "recipe"} <= raw.keys() and isinstance(raw["config"], dict):
+        raw = raw["config"]
     for override in overrides or []:
         _apply(raw, override)
     return parse(raw, str(path), kind)

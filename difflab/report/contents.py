@@ -18,7 +18,7 @@ from difflab.report.table import number
 from difflab.run import EcosystemRun, Run
 
 GROUPS = {
-    "Fidelity": ("fd", "fid", "fd_infinity", "kid", "cmmd", "precision", "density"),
+    "Fidelity": ("fd", "fid", "fd_infinity", "kid", "cmmd", "cmmd_biased", "precision", "density"),
     "Diversity": ("recall", "coverage", "vendi", "knn_entropy", "trace_ratio", "logdet_ratio", "within_class_ratio", "class_entropy"),
     "Concepts": ("class_accuracy", "class_margin", "judge_frozen", "judge_retrained", "judge_rebased"),
     "Aesthetics and texture": ("aesthetic", "texture_distance"),

@@ -31,7 +31,7 @@ def detail(name: str, run: Run, runs: int, verdict: Callable[[Run], dict[str, An
     exact = run.config.exact
     return {
         "name": name,
-        "path": f"{run.path.parent.name}/{run.path.name}",
+        "path": _place(run),
         "caption": caption(run),
         "asked": _asked(run),
         "generations": run.generations,
@@ -45,8 +45,13 @@ def detail(name: str, run: Run, runs: int, verdict: Callable[[Run], dict[str, An
         "cost": _cost(run),
         "config": yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False),
         "recipe": run.recipe,
-        "command": f"difflab run {run.path.parent.name}/{run.path.name}/run.yaml --out runs/again",
+        "command": f"difflab run {_place(run)}/run.yaml --out runs/again",
     }
+
+
+def _place(run: Run) -> str:
+    """The run's folder as it was named, or the end of its path: a page that is passed on says nothing of the machine that made it."""
+    return str(run.path) if not run.path.is_absolute() else str(Path(*run.path.parts[-2:]))
 
 
 def rounded(value: float | None, digits: int = 5) -> float | None:

@@ -31,7 +31,7 @@ const charts = new Map(); // element -> {chart, draw}
 const seen = new Set();
 function base() {
   const ink = css("--faint"), line = css("--line");
-  const axis = { axisLabel: { color: ink, fontSize: 11, hideOverlap: true }, axisLine: { lineStyle: { color: line } }, splitLine: { lineStyle: { color: line, opacity: 0.6 } } };
+  const axis = { axisLabel: { color: ink, fontSize: 11, hideOverlap: true }, axisLine: { onZero: false, lineStyle: { color: line } }, splitLine: { lineStyle: { color: line, opacity: 0.6 } } };
   return {
     animation: false, textStyle: { fontFamily: "inherit", color: ink },
     grid: { left: 8, right: 14, top: 12, bottom: 4, containLabel: true },
@@ -211,8 +211,7 @@ function drawConcepts() {
   const head = make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "asked"), ...c.names.map((name) => make("th", { scope: "col" }, name))));
   const body = make("tbody", {}, ...counts.map((row, i) => make("tr", {}, make("th", { scope: "row" }, make("bdi", {}, c.names[i])), ...row.map((count) => {
     const share = asked[i] ? count / asked[i] : 0, cell = make("td", {}, share >= 0.005 ? String(Math.round(100 * share)) : "");
-    cell.style.background = `rgba(${css("--heat")}, ${(0.75 * share).toFixed(3)})`;
-    if (share > 0.55) cell.style.color = dark.matches ? "#000" : "#fff";
+    cell.style.background = `rgba(${css("--heat")}, ${(0.42 * share).toFixed(3)})`;
     return cell;
   }))));
   $("matrix").replaceChildren(make("caption", { className: "faint" }, `generation ${t}, percent`), head, body);

@@ -1,0 +1,219 @@
+"""The page in a real browser where there is one, else as text. Chromium: `apt install chromium`."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostile import HOSTILE, settings
+
+from difflab.cli import main
+from difflab.report.contents import contents
+from difflab.report.page import LARGEST, plain, render, report
+from difflab.run import Run
+
+CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+browsing = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; apt install chromium")
+VERDICT = {
+    "generation": 2,
+    "words": "early collapse <b>now</b>",
+    "stage": "early",
+    "alarm": True,
+    "n": 60,
+    "advice": "add real images",
+    "gone": [HOSTILE[0]],
+    "first_alarm": [1, ["recall"]],
+    "evidence": ["7 lost tails: recall (pixels) 0.1"],
+    "unknown": ["4 change of scaling law"],
+    "left_out": {"tail_recall": "too few <i>images</i>"},
+    "findings": [
+        {"generation": t, "words": "early collapse", "profile": {"2 any increase of risk": "present", "7 lost tails": "absent"}} for t in range(3)
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def page(hostile: Run, other: Run) -> Path:
+    return report([hostile, other], hostile.path.parent / "both.html", ["<u>first</u>", "other"], lambda run: VERDICT)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()
+
+
+class Tab:
+    """An open page, what it complained about and what it asked the network for."""
+
+    def __init__(self, browser: Any, path: Path, width: int = 1200, scheme: str = "light") -> None:
+        self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda e: self.complaints.append(str(e)))
+        self.page.on("request", lambda r: self.requests.append(r.url) if not r.url.startswith("data:") else None)
+        self.page.goto(path.as_uri())
+        self.page.wait_for_selector("#cards .card")
+
+    def through(self) -> None:
+        """Scroll from top to bottom, so that all charts are drawn."""
+        height = self.page.evaluate("document.documentElement.scrollHeight")
+        for y in range(0, height, 600):
+            self.page.evaluate(f"scrollTo(0, {y})")
+            self.page.wait_for_timeout(30)
+
+    def slide(self, t: int) -> None:
+        self.page.evaluate(f"const s = document.getElementById('generation'); s.value = {t}; s.dispatchEvent(new Event('input'))")
+
+
+def test_one_file_that_asks_for_nothing(page: Path) -> None:
+    text = page.read_text()
+    assert len(text.encode()) < LARGEST
+    markup = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+    assert not re.findall(r"(?:src|href)\s*=\s*[\"']?(?![\"'#]|data:)[^\s>]+", markup), "nothing is loaded from anywhere"
+    assert "default-src 'none'" in markup
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert data and "<" not in data[1] and json.loads(data[1])["generations"] == [0, 1, 2]
+
+
+def test_hostile_names_are_text(page: Path) -> None:
+    markup = re.sub(r"<script.*?</script>", "", page.read_text(), flags=re.DOTALL)
+    for name in (*HOSTILE[:2], "<u>first</u>", "<b>now</b>", "<i>images</i>"):
+        assert name not in markup
+    assert "&lt;u&gt;first&lt;/u&gt;" in markup and "\u202e" not in markup and "\u0007" not in markup
+    assert plain("family 👨\u200d👩 ok\n") == "family 👨\u200d👩 ok\n", "joined emoji and line ends stay"
+
+
+@browsing
+def test_the_slider_changes_pictures_map_and_values(page: Path, chromium: Any) -> None:
+    tab = Tab(chromium, page)
+    tab.through()
+    show = lambda: tab.page.evaluate(  # noqa: E731
+        "[...document.querySelectorAll('#cards img')].map((i) => i.src).join() + '|' + document.getElementById('table').textContent"
+    )
+    drawn = lambda: tab.page.evaluate("document.querySelector('#map-chart canvas').toDataURL()")  # noqa: E731
+    tab.page.evaluate("document.getElementById('map-chart').scrollIntoView()")
+    tab.page.wait_for_timeout(300)
+    seen, maps = [], []
+    for t in range(3):
+        tab.slide(t)
+        tab.page.wait_for_timeout(150)
+        seen.append(show())
+        maps.append(drawn())
+        assert tab.page.inner_text("#shown") == f"{t} of 2"
+    assert len(set(seen)) == 3 and len(set(maps)) == 3
+    tab.page.focus("#generation")
+    tab.page.keyboard.press("ArrowLeft")
+    assert tab.page.inner_text("#shown") == "1 of 2", "by keyboard, too"
+    tab.page.select_option("#arm", "1")
+    tab.page.wait_for_timeout(200)
+    assert drawn() != maps[1], "the details of the other arm"
+    tab.page.click("#play")
+    tab.page.wait_for_timeout(1100)
+    assert tab.page.inner_text("#shown") != "1 of 2"
+    assert tab.complaints == [] and tab.requests == [page.as_uri()]
+
+
+@browsing
+def test_tables_sort_and_the_album_opens(page: Path, chromium: Any) -> None:
+    tab = Tab(chromium, page)
+    column = lambda: [float(x.replace(",", "")) for x in tab.page.locator("#arms tbody td:nth-child(4)").all_inner_texts() if x != "-"]  # noqa: E731
+    tab.page.click("#arms thead th:nth-child(4) button")
+    assert column() == sorted(column()) and len(column()) > 10
+    assert tab.page.get_attribute("#arms thead th:nth-child(4)", "aria-sort") == "ascending"
+    tab.page.click("#arms thead th:nth-child(4) button")
+    assert column() == sorted(column(), reverse=True)
+    tab.page.click("#cards .card button >> nth=0")
+    assert tab.page.is_visible("#album") and tab.page.locator("#album .row").count() == 4, "real and three generations"
+    tab.page.keyboard.press("Escape")
+    assert not tab.page.is_visible("#album")
+
+
+@browsing
+def test_nothing_of_hostile_names_becomes_markup(page: Path, chromium: Any) -> None:
+    tab = Tab(chromium, page)
+    tab.through()
+    for t in range(3):
+        tab.slide(t)
+    tab.page.click("#cards .card button >> nth=0")
+    assert tab.page.evaluate("typeof hacked") == "undefined"
+    assert tab.page.locator("main b, main u, main i, main img[src=x]").count() == 0
+    text = tab.page.inner_text("#cards")
+    assert "<img src=x onerror=hacked()>" in text and "evil⟨U+202E⟩txt.exe" in text and "{{ 7 * 7 }}" in text
+    assert tab.complaints == []
+
+
+@browsing
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_readable_for_everybody(page: Path, chromium: Any, scheme: str) -> None:
+    """axe-core: contrast, alt texts, names of controls, headings."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    tab = Tab(chromium, page, scheme=scheme)
+    tab.through()
+    tab.page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+    found = Axe().run(tab.page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+@browsing
+def test_on_a_phone_nothing_sticks_out(page: Path, chromium: Any) -> None:
+    tab = Tab(chromium, page, width=390)
+    tab.through()
+    tab.page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+    assert tab.page.evaluate("document.documentElement.scrollWidth") == 390
+    assert tab.complaints == []
+
+
+def test_while_the_run_goes_on_the_page_says_so(hostile: Run) -> None:
+    found = contents([hostile]) | {"planned": 5, "generations": [0, 1]}
+    assert "generation 1 of 5 is measured" in render(found | {"live": True})
+    assert "is measured" not in render(found | {"live": False})
+    assert "Not diagnosed yet" in render(found | {"live": False})
+
+
+def test_a_run_writes_its_report_and_the_command_adds_the_verdict(
+    hostile: Run, other: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("difflab.diagnosis.spaces", lambda side: ["pixels"])
+    config = settings(Path(hostile.config.data.source.split(":", 1)[1]), generations=1)
+    record = tmp_path / "config.yaml"
+    record.write_text(json.dumps(config))
+    path = tmp_path / "run"
+    assert main(["run", str(record), "--out", str(path), "--json"]) == 0
+    page = path / "report.html"
+    assert "Not diagnosed yet" in page.read_text() and "is measured" not in page.read_text()
+    capsys.readouterr()
+    assert main(["report", str(path), "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row == {"report": str(page), "bytes": page.stat().st_size, "runs": [str(path)]}
+    assert "Not diagnosed yet" not in page.read_text() and (path / "diagnosis.json").exists()
+    assert main(["report", str(path), str(other.path), "--out", str(tmp_path / "two.html"), "--no-diagnosis"]) == 0
+    assert "Arms side by side" in (tmp_path / "two.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["{tmp}/none"], "no run"),
+        (["{run}", "--out", "{tmp}"], "is a folder"),
+        (["{tmp}/empty"], "no run"),
+    ],
+)
+def test_bad_input_is_one_line(hostile: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str) -> None:
+    (tmp_path / "empty").mkdir()
+    filled = [word.format(tmp=tmp_path, run=hostile.path) for word in words]
+    assert main(["report", *filled, "--no-diagnosis"]) == 2
+    error = capsys.readouterr().err
+    assert says in error and len(error.strip().splitlines()) == 1

@@ -1,0 +1,81 @@
+"""What a report costs: four arms of ten generations on digits; bytes, seconds to make against seconds of the runs, seconds to open in Chromium.
+
+    python benchmarks/report.py                     # resumes under runs/report-benchmark
+
+Opening is timed from navigation until the page has drawn its pictures and the first charts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import time
+from pathlib import Path
+
+from difflab import config as configs
+from difflab.chain import run_chain
+from difflab.report.page import report
+from difflab.report.verdict import FILE, verdict
+from difflab.run import open_run
+
+ARMS = {
+    "replace": ["regime.name=replace"],
+    "accumulate": ["regime.name=accumulate"],
+    "fixed real 30%": ["regime.name=fixed_real", "regime.real_fraction=0.3"],
+    "guidance 3": ["sample.guidance_scale=3"],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--generations", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=Path("runs/report-benchmark"))
+    args = parser.parse_args()
+    print(f"machine: {os.cpu_count()} cores ({platform.machine()}, load {os.getloadavg()[0]:.1f})")
+    for name, words in ARMS.items():
+        run_chain(configs.load("configs/digits.yaml", [f"generations={args.generations}", *words]), args.out / name.replace(" ", "-"), plots=False)
+    runs = [open_run(args.out / name.replace(" ", "-")) for name in ARMS]
+    spent = sum(row["seconds"] for run in runs for row in run.timings())
+    page = args.out / "report.html"
+    report(runs, page, list(ARMS))  # imports and opens, once
+    started = time.perf_counter()
+    report(runs, page, list(ARMS))
+    plain = time.perf_counter() - started
+    for run in runs:
+        (run.path / FILE).unlink(missing_ok=True)
+    started = time.perf_counter()
+    report(runs, page, list(ARMS), verdict)
+    full = time.perf_counter() - started
+    print("| what | value |\n|---|---|")
+    print(f"| {len(runs)} arms, {args.generations + 1} generations: all stages | {spent:.0f} s |")
+    print(f"| the report without diagnoses | {plain:.1f} s, {plain / spent:.1%} |")
+    print(f"| the report with four diagnoses | {full:.1f} s, {full / spent:.1%} |")
+    print(f"| size | {page.stat().st_size / 1e6:.1f} MB |")
+    print(f"| opened in Chromium | {opened(page)} |")
+
+
+def opened(page: Path) -> str:
+    chromium = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    if chromium is None:
+        return "no Chromium here"
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        times = []
+        for _ in range(3):
+            tab = browser.new_page()
+            started = time.perf_counter()
+            tab.goto(page.resolve().as_uri())
+            tab.wait_for_selector("#cards .card img")
+            tab.wait_for_function("document.querySelector('.chart svg')")
+            times.append(time.perf_counter() - started)
+            tab.close()
+        browser.close()
+    return f"{min(times):.2f} s (best of 3)"
+
+
+if __name__ == "__main__":
+    main()

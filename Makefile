@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo quick test check samples clean
+.PHONY: demo quick test check samples docs clean
 
 # The main job: a Stable Diffusion fine-tuned on its own pictures, five times over.
 demo: $(VENV)/.installed
@@ -24,6 +24,10 @@ check: $(VENV)/.tested
 # The pictures and numbers in samples/, from real runs.
 samples: $(VENV)/.installed
 	$(BIN)/python samples/make.py
+
+# The pages in docs/ that are written from the code itself.
+docs: $(VENV)/.installed
+	$(BIN)/python docs/make.py
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -203,7 +203,10 @@ class Flow(_Pretrained):
     )
 
 
-Model = Annotated[Gaussian | Mixture | Categorical | Memoriser | PixelMLP | PixelUNet | StableDiffusion | Flow, Field(discriminator="family")]
+Model = Annotated[
+    Gaussian | Mixture | Categorical | Memoriser | PixelMLP | PixelUNet | StableDiffusion | Flow,
+    Field(discriminator="family", description="What is trained: `family` says which kind, and what its other fields are."),
+]
 EXACT = (Gaussian, Mixture, Categorical)
 
 

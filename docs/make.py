@@ -1,0 +1,477 @@
+"""Pages that are written from the code itself: measures, policies, command line, config, public API; and marked blocks in other pages.
+
+    python docs/make.py             write what has changed, and name it
+    python docs/make.py --check     write nothing; exit code 1 where a file no longer matches the code, and name it
+
+A whole page is a function under ``@page("docs/NAME.md")``. A block is what lies between the two marks
+
+    <!-- generated: NAME -->
+    <!-- end -->
+
+of a page written by hand, made by the function under ``@block("NAME")``; pages with blocks are found by looking. The output depends
+on the code alone, neither on the time, the machine nor the versions of libraries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import enum
+import inspect
+import json
+import os
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+MARK = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.S)
+WITH_BLOCKS = ("*.md", "docs/*.md", "docs/claims/*.md", "samples/*.md", "benchmarks/*.md")
+OWN_FOLDERS = ("docs/measures", "docs/policies")
+"""Folders that hold nothing but generated pages: what is left over there is removed."""
+
+Pages = Callable[[], dict[str, str]]
+PAGES: list[Pages] = []
+BLOCKS: dict[str, Callable[[], str]] = {}
+
+
+def page(path: str) -> Callable[[Callable[[], str]], Callable[[], str]]:
+    """The function writes the page `path`."""
+
+    def enter(write: Callable[[], str]) -> Callable[[], str]:
+        PAGES.append(lambda: {path: write()})
+        return write
+
+    return enter
+
+
+def pages(write: Pages) -> Pages:
+    """The function writes several pages, text by path."""
+    PAGES.append(write)
+    return write
+
+
+def block(name: str) -> Callable[[Callable[[], str]], Callable[[], str]]:
+    """The function writes the blocks of this name."""
+
+    def enter(write: Callable[[], str]) -> Callable[[], str]:
+        BLOCKS[name] = write
+        return write
+
+    return enter
+
+
+# ---------------------------------------------------------------------------------------------------- what is to be written
+def wanted(root: Path = ROOT) -> dict[str, str | None]:
+    """The text that every page made here, or with a block in it, should have, by path; None = the page should not be there."""
+    out: dict[str, str | None] = {}
+    for write in PAGES:
+        out.update({path: text.rstrip() + "\n" for path, text in write().items()})
+    for folder in OWN_FOLDERS:
+        out |= {str(path.relative_to(root)): None for path in sorted((root / folder).glob("*.md")) if str(path.relative_to(root)) not in out}
+    for path in sorted({path for pattern in WITH_BLOCKS for path in root.glob(pattern)}):
+        name = str(path.relative_to(root))
+        text = path.read_text(encoding="utf-8")
+        if name not in out and MARK.search(text):
+            out[name] = filled(text, name)
+    return out
+
+
+def filled(text: str, where: str = "the page") -> str:
+    """`text` with every marked block written anew. Raises ValueError for a block of an unknown name or without an end."""
+
+    def write(match: re.Match[str]) -> str:
+        if match["name"] not in BLOCKS:
+            raise ValueError(f"{where}: no block is named '{match['name']}'; known: {', '.join(sorted(BLOCKS))}")
+        return f"{match[1]}{BLOCKS[match['name']]().strip()}\n{match[3]}"
+
+    if text.count("<!-- generated: ") != len(MARK.findall(text)):
+        raise ValueError(f"{where}: a block has no end; close it with <!-- end -->")
+    return MARK.sub(write, text)
+
+
+def stale(root: Path = ROOT) -> dict[str, str | None]:
+    """The part of `wanted` that is not what the files hold."""
+
+    def held(name: str) -> str | None:
+        return (root / name).read_text(encoding="utf-8") if (root / name).exists() else None
+
+    return {name: text for name, text in wanted(root).items() if held(name) != text}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing, exit with 1 where something does not match")
+    check = parser.parse_args(argv).check
+    found = stale()
+    for name, text in found.items():
+        print(f"{name} does not match the code: make docs" if check else name)
+        if check:
+            continue
+        if text is None:
+            (ROOT / name).unlink()
+        else:
+            (ROOT / name).parent.mkdir(parents=True, exist_ok=True)
+            (ROOT / name).write_text(text, encoding="utf-8")
+    return int(check and bool(found))
+
+
+# ----------------------------------------------------------------------------------------------------------- pieces of pages
+ARXIV = re.compile(r"(?<![\w/.\[])(?:arXiv[: ])?(\d{2}(?:0[1-9]|1[0-2])\.\d{5})(?![\w.]*\])")
+
+
+def prose(text: str) -> str:
+    """Plain text as Markdown: what would be read as markup is escaped outside of `code`, arXiv numbers become links."""
+    parts = re.split(r"(``.+?``|`.+?`|(?<![\w*])\*{1,2}[^\s*][^*\n]*\*{1,2}(?![\w*]))", text, flags=re.S)
+    for i, part in enumerate(parts):
+        if i % 2:
+            parts[i] = "`" + part.strip("`") + "`" if part.startswith("`") else part  # *emphasis* is meant as such
+        else:
+            parts[i] = ARXIV.sub(r"[\1](https://arxiv.org/abs/\1)", re.sub(r"([*<])", r"\\\1", part))
+    return "".join(parts)
+
+
+def documented(thing: Any) -> str:
+    """A docstring as Markdown: paragraphs, lists of arguments, examples and indented text as code."""
+    out = []
+    for part in re.split(r"\n\s*\n", inspect.cleandoc(thing.__doc__ or "")):
+        lines = part.splitlines()
+        if lines and lines[0].startswith(">>>"):
+            out.append("```python\n" + re.sub(r" +# doctest:.*", "", part) + "\n```")
+        elif lines and re.fullmatch(r"(Args|Attributes):", lines[0]):
+            out.append("\n".join(entries(lines[1:])))
+        elif lines and all(line.startswith("    ") for line in lines):
+            out.append("```\n" + inspect.cleandoc("\n" + part) + "\n```")
+        else:
+            out.append(prose(part))
+    return "\n\n".join(out)
+
+
+def entries(lines: list[str]) -> Iterator[str]:
+    """``name: text`` under Args as a list; deeper lines go on with the one before."""
+    indent = min(len(line) - len(line.lstrip()) for line in lines)
+    joined: list[str] = []
+    for line in lines:
+        if len(line) - len(line.lstrip()) == indent:
+            joined.append(line.strip())
+        else:
+            joined[-1] += " " + line.strip()
+    for line in joined:
+        name, colon, text = line.partition(": ")
+        yield f"- **{name}**: {prose(text)}" if colon else f"- {prose(line)}"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown."""
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in row) + " |" for row in lines)
+
+
+def first_sentence(thing: Any) -> str:
+    """The first sentence of a docstring, on one line."""
+    flat = " ".join(re.split(r"\n\s*\n", inspect.cleandoc(thing.__doc__ or ""))[0].split())
+    return re.split(r"(?<=[a-z)`\]0-9])(?<!\bal)(?<!eq)\. (?=[A-Z`0-9])", flat, maxsplit=1)[0].rstrip(".") + "."
+
+
+def number(value: float) -> str:
+    return {float("inf"): "infinity", float("-inf"): "-infinity"}.get(value, f"{value:g}")
+
+
+def source_of(thing: Any, at: str) -> str:
+    """A link from the folder `at` to the file that defines a class or function."""
+    name = thing.__module__.replace(".", "/") + ".py"
+    path = name if (ROOT / name).exists() else name.replace(".py", "/__init__.py")
+    return f"[{path}]({os.path.relpath(path, at)})"
+
+
+# ----------------------------------------------------------------------------------------------------------------- measures
+NEEDS = {
+    "features": "features of real images and samples",
+    "judge": "a class judge, trained on real images (labelled sets)",
+    "concepts": "a CLIP extractor and the names of concepts",
+    "prompts": "what each sample was asked for: a class or a caption",
+    "train": "the images that the model was trained on",
+    "texture": "the extractor texture",
+}
+BETTER = {"lower": "lower", "higher": "higher", "real": "as between two sets of real images: the floor"}
+
+
+@block("measures")
+def measures_table() -> str:
+    return table(("measure", "what it says", "unit", "range", "better"), _measure_rows())
+
+
+def _measure_rows(linked: bool = False) -> Iterator[list[str]]:
+    from difflab.metrics import METRICS
+
+    for name, kind in sorted(METRICS.items()):
+        low, high = kind.range
+        about = prose(first_sentence(kind))
+        better = {"real": "as the floor"}.get(kind.better, kind.better)
+        yield [f"[{name}]({name}.md)" if linked else f"`{name}`", about, kind.unit, f"{number(low)} to {number(high)}", better]
+
+
+@pages
+def measures() -> dict[str, str]:
+    from difflab.metrics import METRICS
+
+    out = {
+        "docs/measures/README.md": "# Measures\n\n"
+        "Each compares real images with samples in one feature space and works alone as a torchmetrics `Metric`: "
+        "`from difflab.metrics import METRICS`. In a run every number comes with its n, its floor and a 95% interval; what to beware of: "
+        "[the FAQ](../FAQ.md).\n\n" + table(("measure", "what it says", "unit", "range", "better"), _measure_rows(linked=True))
+    }
+    for name, kind in METRICS.items():
+        low, high = kind.range
+        facts = [
+            ("unit", kind.unit),
+            ("range", f"{number(low)} to {number(high)}"),
+            ("better", BETTER[kind.better]),
+            ("needs", NEEDS.get(kind.needs, kind.needs)),
+            ("fewest images on either side", str(kind.min_n) if "least" not in vars(kind) else f"{kind.min_n}, or more: {_summary(kind.least)}"),
+            ("code", source_of(kind, "docs/measures")),
+        ]
+        out[f"docs/measures/{name}.md"] = f"# {name}\n\n{documented(kind)}\n\n{table(('', ''), facts)}\n\n[All measures](README.md)"
+    return out
+
+
+def _summary(thing: Any) -> str:
+    text = prose(first_sentence(thing)).rstrip(".")
+    return text[:1].lower() + text[1:]
+
+
+# ----------------------------------------------------------------------------------------------------------------- policies
+@block("policies")
+def policies_table() -> str:
+    return table(("policy", "acts on", "what it does"), _policy_rows())
+
+
+def _policy_rows(linked: bool = False) -> Iterator[list[str]]:
+    from difflab.policies import known
+
+    for name, kind in sorted(known().items()):
+        yield [f"[{name}]({name}.md)" if linked else f"`{name}`", ", ".join(_hooks(kind)), prose(first_sentence(kind))]
+
+
+def _hooks(kind: Any) -> list[str]:
+    from difflab.policies import HOOKS
+
+    return [hook for hook in HOOKS if kind.overrides(hook)]
+
+
+@pages
+def policies() -> dict[str, str]:
+    from difflab.policies import HOOKS, Policy, known
+
+    hooks = [(f"`{hook}`", prose(" ".join((getattr(Policy, hook).__doc__ or "").split()))) for hook in HOOKS]
+    out = {
+        "docs/policies/README.md": "# Policies\n\n"
+        "Each is an entry of the list `policies` of a config; how they go together: [POLICIES.md](../POLICIES.md).\n\n"
+        + table(("policy", "acts on", "what it does"), _policy_rows(linked=True))
+        + "\n\n## Hooks\n\n"
+        + table(("hook", "what it changes"), hooks)
+    }
+    for name, kind in known().items():
+        example = {"policy": name} | {key: f"<{key}>" for key, field in kind.model_fields.items() if field.is_required() and key != "policy"}
+        inside = ", ".join(f"{key}: {value}" for key, value in example.items())
+        parts = [f"# {name}", documented(kind)]
+        parts += [f"Acts on: {', '.join(f'`{hook}`' for hook in _hooks(kind))}."] if _hooks(kind) else []
+        parts += [f"Source: {prose(kind.source)}."] if kind.source else []
+        parts += [f"```yaml\npolicies:\n  - {{{inside}}}\n```", fields_table(kind, skip=("policy",))]
+        parts += [f"Code: {source_of(kind, 'docs/policies')}. [All policies](README.md)"]
+        out[f"docs/policies/{name}.md"] = "\n\n".join(parts)
+    return out
+
+
+# ------------------------------------------------------------------------------------------------------------------- config
+def fields_table(spec: Any, skip: tuple[str, ...] = (), section: str = "") -> str:
+    """The fields of a spec: name, type, default, description. `section`: which one it is, for links to those inside it."""
+    rows = []
+    for name, field in spec.model_fields.items():
+        if name in skip:
+            continue
+        value = None if field.is_required() else field.get_default(call_default_factory=True)
+        own = kind_of(field.annotation) == "section"
+        default = f"[below](#{section}{name})" if own else "required" if field.is_required() else f"`{json.dumps(value)}`"
+        rows.append(
+            (
+                f"`{name}`",
+                kind_of(field.annotation) + bounds(field.metadata),
+                default,
+                prose(field.description or (first_sentence(field.annotation) if own else "")),
+            )
+        )
+    return table(("field", "type", "default", "what it is"), rows)
+
+
+def kind_of(annotation: Any) -> str:
+    """A type in words: ``int or null``, ``one of a, b``, ``list of str``."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return kind_of(args[0])
+    if origin is typing.Literal:
+        return "`" + "`, `".join(str(a) for a in args) + "`"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(kind_of(a) for a in args))
+    if origin is list:
+        return f"list of {kind_of(args[0])}"
+    if origin is tuple:
+        return f"list of {kind_of(args[0])}"
+    if origin is dict:
+        return "mapping"
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return ", ".join(f"`{member.value}`" for member in annotation)
+    if hasattr(annotation, "model_fields"):
+        return "section"
+    return {type(None): "null", Any: "any"}.get(annotation) or getattr(annotation, "__name__", str(annotation))
+
+
+def bounds(metadata: Iterable[Any]) -> str:
+    """The limits of a number: `, 0 to 1`."""
+    words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+    found = [f"{word} {getattr(limit, key):g}" for limit in metadata for key, word in words.items() if getattr(limit, key, None) is not None]
+    return "".join(f", {text}" for text in found if "9.22337e+18" not in text)
+
+
+@page("docs/config.md")
+def config() -> str:
+    from difflab import config as configs
+
+    specs = {spec.model_fields["family"].annotation.__args__[0]: spec for spec in configs.Model.__origin__.__args__}
+    parts = [
+        "# Config",
+        "One YAML file is one chain. `difflab schema` prints the same as a JSON schema, and `a.b=value` on the command line sets a field. "
+        f"Fields that change no number and are left out of the recipe hash: {', '.join(f'`{key}`' for key in configs.NOT_IN_RECIPE)}.",
+        fields_table(configs.Config),
+    ]
+    for section, field in configs.Config.model_fields.items():
+        spec = configs._spec(field)
+        if section == "model":
+            parts += ["## model", "`model.family` says which fields there are:"]
+            for family, own in specs.items():
+                parts += [
+                    f"### {family}",
+                    documented(own),
+                    fields_table(own, skip=("family",)) if len(own.model_fields) > 1 else "No further fields.",
+                ]
+        elif spec:
+            parts += [f"## {section}", documented(spec), fields_table(spec, section=section)]
+            for key, inner in spec.model_fields.items():
+                if own := configs._spec(inner):
+                    parts += [f"### {section}.{key}", documented(own), fields_table(own)]
+        elif section == "policies":
+            parts += ["## policies", "A list of mappings, each with the key `policy`: [all policies and their fields](policies/README.md)."]
+    return "\n\n".join(parts)
+
+
+# ------------------------------------------------------------------------------------------------------------- command line
+@block("commands")
+def commands_table() -> str:
+    return table(("command", "what it does"), [(f"`difflab {name}`", prose(command.description or "")) for name, command in commands().items()])
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    from difflab.cli import parser
+
+    return next(action.choices for action in parser()._actions if isinstance(action, argparse._SubParsersAction))  # type: ignore[return-value]
+
+
+@page("docs/cli.md")
+def cli() -> str:
+    from difflab.cli import EXAMPLES, EXAMPLES_OF
+
+    codes = [re.split(r"  +", line.strip(), maxsplit=1) for line in EXAMPLES.partition("exit codes:\n")[2].partition("\n\n")[0].splitlines()]
+    parts = [
+        "# Command line",
+        "Results go to stdout, progress to stderr. `--json` prints rows as JSON lines. `NO_COLOR=1` takes the colours away.",
+        table(("command", "what it does"), [(f"[{name}](#{name})", prose(command.description or "")) for name, command in commands().items()]),
+        "## Exit codes",
+        table(("code", "means"), codes),
+    ]
+    for name, command in commands().items():
+        rows = [_argument(action) for action in command._actions if not isinstance(action, argparse._HelpAction)]
+        parts += [f"## {name}", prose(command.description or ""), "```\n" + "\n".join(EXAMPLES_OF[name]) + "\n```"]
+        parts += [table(("argument", "what it is"), rows)] if rows else []
+    return "\n\n".join(parts)
+
+
+def _argument(action: argparse.Action) -> tuple[str, str]:
+    shown = action.metavar or ("{" + ",".join(map(str, action.choices)) + "}" if action.choices else action.dest.upper())
+    word = {0: "", "*": f"[{shown} ...]", "+": f"{shown} ...", "?": f"[{shown}]"}.get(action.nargs, str(shown))  # type: ignore[call-overload]
+    text = (action.help or "").replace("%%", "%")
+    return f"`{' '.join([*action.option_strings[:1], word]).strip()}`", prose(
+        text + (" (required)" if action.required and action.option_strings else "")
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------- API
+@page("docs/api.md")
+def api() -> str:
+    from difflab import comparison, diagnosis, errors, metrics, monitor, run, simulate
+    from difflab.metrics import base
+
+    parts = ["# Python", "What is meant to be used from outside. Everything else may change without notice."]
+    parts += ["## difflab"]
+    for thing in (run.open_run, comparison.compare, diagnosis.diagnose, diagnosis.diagnose_run):
+        parts += member(f"difflab.{thing.__name__}", thing)
+    parts += member("difflab.Monitor", monitor.Monitor) + members("Monitor", monitor.Monitor)
+    parts += ["## Results"]
+    for kind in (comparison.Comparison, diagnosis.Diagnosis):
+        parts += member(kind.__name__, kind, signature=False) + members(kind.__name__, kind)
+    parts += ["## Run", documented(run.Run), *members("Run", run.Run, skip=("create", "claim", "close", "add_time", "drop_cache"))]
+    parts += ["## difflab.simulate", prose(f"Names: {', '.join(f'`{name}`' for name in simulate.KINDS)}.")]
+    parts += member("difflab.simulate.simulate", simulate.simulate)
+    parts += ["## difflab.metrics", "Every measure, by its name in `METRICS`, is a `PairMetric`: [all of them](measures/README.md)."]
+    parts += member("PairMetric", base.PairMetric) + members("PairMetric", base.PairMetric, skip=("evaluate",))
+    parts += member("difflab.metrics.Pair", base.Pair, signature=False)
+    for thing in (metrics.open_extractor, metrics.resampled, metrics.interval):
+        parts += member(f"difflab.metrics.{thing.__name__}", thing)
+    parts += ["## Errors", table(("error", "means"), [(f"`{n}`", prose(k.__doc__ or "")) for n, k in vars(errors).items() if isinstance(k, type)])]
+    return "\n\n".join(parts)
+
+
+def member(name: str, thing: Any, signature: bool = True) -> list[str]:
+    """Heading, signature and docstring of a function or class."""
+    return [f"### {name}", *([f"```python\n{call(name, thing)}\n```"] if signature else []), documented(thing)]
+
+
+def members(owner: str, kind: Any, skip: tuple[str, ...] = ()) -> list[str]:
+    """What a class itself defines and documents: methods and properties, in the order of the file."""
+    out = []
+    for name, thing in vars(kind).items():
+        bare = getattr(thing, "__func__", None) or getattr(thing, "fget", None) or getattr(thing, "func", None) or thing
+        if name.startswith("_") or name in skip or not inspect.isfunction(bare) or not bare.__doc__:
+            continue
+        shown = f"{owner}.{name}" if isinstance(thing, property) else call(f"{owner}.{name}", bare, drop=1)
+        out += [f"#### {owner}.{name}", f"```python\n{shown}\n```", documented(bare)]
+    if dataclasses.is_dataclass(kind):
+        fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(kind))
+        out.insert(0, f"Attributes: {fields}.")
+    return out
+
+
+def call(name: str, thing: Any, drop: int = 0) -> str:
+    """``name(a, b=1)``, one argument per line where it is long; `drop` = the first so many parameters are left out (self)."""
+    found = list(inspect.signature(thing).parameters.values())[drop:]
+    words, star = [], False
+    for p in found:
+        if p.kind is p.KEYWORD_ONLY and not star:
+            words, star = [*words, "*"], True
+        mark = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
+        star = star or p.kind is p.VAR_POSITIONAL
+        kind = f": {p.annotation}" if p.annotation is not p.empty else ""
+        words.append(mark + p.name + kind + ("" if p.default is p.empty else f" = {p.default!r}" if kind else f"={p.default!r}"))
+    result = getattr(thing, "__annotations__", {}).get("return")
+    arrow = f" -> {result}" if result and not isinstance(thing, type) else ""
+    short = f"{name}({', '.join(words)}){arrow}"
+    return short if len(short) <= 120 else f"{name}(\n" + "".join(f"    {word},\n" for word in words) + f"){arrow}"
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    sys.exit(main())

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -119,12 +120,18 @@ def work(job: Job, out: Path, report: Any = None) -> dict[str, Any]:
 
 
 def finished(out: Path) -> Iterable[Run]:
-    """Runs under `out` that are worth looking into for finished stages."""
-    for record in sorted(out.rglob("run.yaml")):
+    """Runs in folders of `out`, or one level below, that are worth looking into for finished stages."""
+    for record in sorted((*out.glob("*/run.yaml"), *out.glob("*/*/run.yaml"))):
         try:
-            yield Run(record.parent, read_record(record))
-        except DifflabError:
+            yield Run(record.parent, _record(record, record.stat().st_mtime_ns))
+        except (DifflabError, FileNotFoundError):
             continue
+
+
+@cache
+def _record(path: Path, stamp: int) -> Config:
+    """What run.yaml says, read once per change: with many arms reading it again for each would take longer than the arm."""
+    return read_record(path)
 
 
 def run_sweep(

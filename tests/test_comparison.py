@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from commands import difflab
 from PIL import Image
 
 from difflab.comparison import COMMON, TEXTURE, compare
@@ -220,13 +219,7 @@ def test_one_extractor_sees_the_same_whatever_else_is_measured(emoji):
 
 # -------------------------------------------------------------------------------------------------- the command
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "difflab", "compare", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env={**os.environ, "COLUMNS": "120", "HF_HUB_OFFLINE": "1"},
-    )
+    return difflab("compare", *arguments)
 
 
 def test_the_command(emoji, tmp_path):

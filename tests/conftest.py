@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -17,3 +18,10 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIFFLAB_CACHE", str(tmp_path_factory.mktemp("difflab-cache")))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _settled() -> None:
+    """What was there before a module is left out of later garbage collections: every training ends with one, over all of torch's objects."""
+    gc.collect()
+    gc.freeze()

@@ -1,18 +1,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 import yaml
 
 from difflab import config as configs
 from difflab.calibrate import bisect, calibrate
+from difflab.cli import main
 from difflab.errors import ConfigError
 
 
-def gaussian(n=100, t=10, bias=1.0, name="fresh_real", replicates=400, **more):
+def gaussian(n=20, t=4, bias=1.0, name="fresh_real", replicates=400, **more):
     return configs.parse({
         "generations": t,
         "data": {"source": "exact", "train_size": n},
@@ -35,37 +34,37 @@ def variance(n, a, bias, t):
     return v
 
 
-@pytest.mark.parametrize(("bias", "tolerance"), [(1.0, 0.05), (0.8, 0.1), (0.5, 0.3)])
+@pytest.mark.parametrize(("bias", "tolerance"), [(0.8, 0.2), (0.5, 0.35)])
 def test_the_share_is_that_of_the_exact_law(tmp_path, bias, tolerance):
     config = gaussian(bias=bias)
-    found = calibrate(config, tmp_path, "variance", tolerance, seeds=2, resolution=1 / 16)
-    start = variance(100, 1.0, bias, 0)
+    found = calibrate(config, tmp_path, "variance", tolerance, seeds=2, resolution=1 / 8)
+    start = variance(20, 1.0, bias, 0)
     shares = [k / 100 for k in range(101)]
-    safe = [s for s in shares if all(start - variance(100, 1 - s, bias, t) <= tolerance for t in range(config.generations + 1))]
+    safe = [s for s in shares if all(start - variance(20, 1 - s, bias, t) <= tolerance for t in range(config.generations + 1))]
     assert found["ci_low"] <= max(safe) + 0.01 and max(safe) <= found["ci_high"] + 0.01, (found["by_seed"], max(safe))
     assert found["ci_high"] - found["ci_low"] < 0.5
     assert found["max_synthetic_fraction"] == round(found["ci_low"], 4)
-    assert json.loads((tmp_path / "calibration.json").read_text())["holds_until"] == 10
+    assert json.loads((tmp_path / "calibration.json").read_text())["holds_until"] == 4
 
 
 def test_categories_of_which_the_limit_is_known(tmp_path):
     config = configs.parse({
-        "generations": 10,
-        "data": {"source": "exact", "train_size": 100},
+        "generations": 4,
+        "data": {"source": "exact", "train_size": 20},
         "model": {"family": "categorical", "categories": 10, "replicates": 400},
         "regime": {"name": "fresh_real"},
-        "sample": {"count": 100},
+        "sample": {"count": 20},
     })  # fmt: skip
-    found = calibrate(config, tmp_path, "gini_simpson", 0.05 * 0.9, seeds=2, resolution=1 / 16)
+    found = calibrate(config, tmp_path, "gini_simpson", 0.08 * 0.9, seeds=2, resolution=1 / 8)
     # E H = H0 (1 - 1/n) of the first fit's; the factor is that of the normal family without bias.
     shares = [k / 100 for k in range(101)]
-    safe = [s for s in shares if all(variance(100, 1, 1, 0) - variance(100, 1 - s, 1, t) <= 0.05 for t in range(11))]
+    safe = [s for s in shares if all(variance(20, 1, 1, 0) - variance(20, 1 - s, 1, t) <= 0.08 for t in range(5))]
     assert found["ci_low"] <= max(safe) + 0.01 and max(safe) <= found["ci_high"] + 0.01
 
 
 def test_chains_stop_at_the_first_generation_outside(tmp_path):
-    config = gaussian(n=20, t=12, bias=0.5, name="fixed_real", replicates=50)
-    found = calibrate(config, tmp_path, "variance", 0.2, seeds=1)
+    config = gaussian(t=5, bias=0.5, name="fixed_real", replicates=50)
+    found = calibrate(config, tmp_path, "variance", 0.2, seeds=1, resolution=1 / 8)
     assert found["ci_low"] is None and found["max_synthetic_fraction"] == round(found["estimate"], 4)
     for tried in found["tried"]:
         assert tried["generations"] == (config.generations if tried["left"] is None else tried["left"])
@@ -103,11 +102,10 @@ def test_bad_questions(tmp_path, how, message):
         calibrate(gaussian(n=10, t=1, replicates=5), tmp_path, **{"measure": "variance", "tolerance": 0.1, **how})
 
 
-def test_the_command_writes_what_the_guard_reads(tmp_path):
-    config = gaussian(n=20, t=3, bias=0.7, name="fixed_real", replicates=20).model_dump(mode="json")
+def test_the_command_writes_what_the_guard_reads(tmp_path, capsys):
+    config = gaussian(t=2, bias=0.7, name="fixed_real", replicates=20).model_dump(mode="json")
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-m", "difflab", "calibrate", str(tmp_path / "c.yaml"), "--measure", "variance", "--tolerance", "0.2"]
-    done = subprocess.run([*command, "--out", str(tmp_path / "out"), "--seeds", "2", "--resolution", "0.25"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "stays within 0.2 of generation 0 until generation 3 (fixed_real)" in done.stdout
+    command = ["calibrate", str(tmp_path / "c.yaml"), "--measure", "variance", "--tolerance", "0.2", "--seeds", "2", "--resolution", "0.25"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    assert "stays within 0.2 of generation 0 until generation 2 (fixed_real)" in capsys.readouterr().out
     assert 0 <= json.loads((tmp_path / "out" / "calibration.json").read_text())["max_synthetic_fraction"] <= 1

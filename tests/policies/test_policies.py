@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from difflab import config as configs
 from difflab import policies
+from difflab.cli import main
 from difflab.errors import ConfigError
 from difflab.policies.base import KNOWN, Policy, policy
 
@@ -100,16 +103,16 @@ def test_unflagged_drops_images_of_one_colour(tmp_path):
     assert Unflagged(policy="unflagged").select(None, Candidates()) == [None, "constant", None, "constant"]
 
 
-def test_the_page_and_the_command_name_every_policy():
-    import subprocess
-    import sys
-    from pathlib import Path
-
+def test_the_page_and_the_command_name_every_policy(capsys):
     page = Path("docs/POLICIES.md").read_text()
-    listed = subprocess.run([sys.executable, "-m", "difflab", "policies"], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert [line.split()[0] for line in listed] == sorted(policies.known())
+    assert main(["policies"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == sorted(policies.known())
     assert [name for name in policies.known() if f"`{name}`" not in page] == []
-    one = subprocess.run([sys.executable, "-m", "difflab", "policies", "unflagged"], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_command_explains_one_policy_and_names_the_nearest(capsys):
+    assert main(["policies", "unflagged"]) == 0
+    one = capsys.readouterr().out
     assert one.startswith("unflagged (select): Images of one colour") and "first (0): First generation" in one
-    wrong = subprocess.run([sys.executable, "-m", "difflab", "policies", "unflaged"], capture_output=True, text=True)
-    assert wrong.returncode == 2 and "did you mean 'unflagged'" in wrong.stderr
+    assert main(["policies", "unflaged"]) == 2
+    assert "did you mean 'unflagged'" in capsys.readouterr().err

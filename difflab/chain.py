@@ -111,7 +111,7 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None, plots:
             if isinstance(run, EcosystemRun) and t not in compared:
                 ecosystem.between(run, t, [work.extractors for work in works], accelerator)
             fresh = any((t, stage) not in work.done for work in works for stage in STAGES)
-            if page and accelerator.is_main_process and (fresh or t == config.generations):
+            if page and accelerator.is_main_process and (fresh or (t == config.generations and not (run.path / "report.html").exists())):
                 show(run, t)
         if accelerator.is_main_process:
             for part in run.parts:

@@ -472,6 +472,101 @@ def call(name: str, thing: Any, drop: int = 0) -> str:
     return short if len(short) <= 120 else f"{name}(\n" + "".join(f"    {word},\n" for word in words) + f"){arrow}"
 
 
+# ------------------------------------------------------------------------------------------------------ results that were kept
+def kept(path: str) -> list[dict[str, Any]]:
+    """The rows of a stored result."""
+    return [json.loads(line) for line in (ROOT / path).read_text(encoding="utf-8").splitlines()]
+
+
+def measured(found: list[float | None] | None) -> str:
+    """'0.49 [0.431, 0.541]' of value, ci_low and ci_high."""
+    from difflab.report.table import number
+
+    if found is None:
+        return ""
+    value, low, high = found
+    return number(value) + ("" if low is None else f" [{number(low)}, {number(high)}]")
+
+
+def table_of(parts: list[dict[str, Any]], shown: Iterable[str]) -> str:
+    """Floor, first and last generation of the first part; the last one of the others."""
+    from difflab.report.table import number
+
+    shown = list(shown)
+    lines = ["| run | generation | " + " | ".join(shown) + " |", "|---|---|" + "---|" * len(shown)]
+    lines.append("| floor (real against real) |  | " + " | ".join(number(parts[0]["floor"].get(m)) for m in shown) + " |")
+    for part in parts:
+        for t in ("0", str(part["last"])) if part is parts[0] else (str(part["last"]),):
+            lines.append(f"| {part['name']} | {t} | " + " | ".join(measured(part["values"][t].get(m)) for m in shown) + " |")
+    return "\n".join(lines)
+
+
+@page("samples/README.md")
+def samples() -> str:
+    lines = [
+        "# Samples",
+        "",
+        "Real runs of this repository, made by `make samples` beside other work; seconds are those of all stages. The floor is the measure",
+    ]
+    lines += [
+        "between two disjoint real sets of the same size. Brackets: 95% interval over images; one seed each, so an illustration and no verdict.",
+        "",
+    ]
+    runs = kept("samples/runs.jsonl")
+    for title in dict.fromkeys(run["sample"] for run in runs):
+        own = [run for run in runs if run["sample"] == title]
+        lines += [f"## {title[0].upper()}{title[1:]}", "", own[0]["says"], ""]
+        lines += [
+            line
+            for run in own
+            if (ROOT / f"samples/{run['run']}-strip.png").exists()
+            for line in (f"![{run['run']}: the same seeds in every generation]({run['run']}-strip.png)", "")
+        ]
+        lines += [f"![{title}: every measure, with 95% intervals and floors]({own[0]['run']}-curves.png)", ""]
+        if own[0]["report"]:
+            name = f"{own[0]['run']}-report"
+            lines += [f"[The report]({name}.html), one file to download and open:", "", f"![the head of the report]({name}.png)", ""]
+        parts = [part for run in own for part in run["parts"]]
+        lines += [table_of(parts, parts[0]["floor"]), ""]
+        lines += [
+            f"- `{run['command']}`: {run['seconds']} s on {run['machine']}; recipe `{run['recipe']}`, n = {run['parts'][0]['n']}" for run in own
+        ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+@block("expect-digits")
+def expect_digits() -> str:
+    return table_of(
+        [part for run in kept("samples/runs.jsonl") if run["sample"] == "digits" for part in run["parts"]], ("precision", "recall", "coverage", "fd")
+    )
+
+
+@block("expect-emoji")
+def expect_emoji() -> str:
+    parts = [part for run in kept("samples/runs.jsonl") if run["sample"] == "emoji" for part in run["parts"]]
+    return table_of(parts, ("precision", "recall", "coverage", "class_accuracy"))
+
+
+@block("policies-compared")
+def policies_compared() -> str:
+    """Arms by measures: mean over seeds ± half its 95% interval, bold where the paired difference to the first arm has an interval without 0."""
+    from difflab.report.table import number
+
+    rows = kept("docs/results/policies.jsonl")
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    by = {(row["arm"], row["metric"]): row for row in rows}
+    lines = ["| arm | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
+    lines.append("| floor (real against real) | " + " | ".join(number(by[rows[0]["arm"], m]["floor"]) for m in metrics) + " |")
+
+    def cell(row: dict[str, Any]) -> str:
+        text = f"{number(row['value'])} ±{number((row['ci_high'] - row['ci_low']) / 2, 1)}"
+        return f"**{text}**" if row["verdict"].startswith(("higher", "lower")) else text
+
+    lines += [f"| {arm} | " + " | ".join(cell(by[arm, m]) for m in metrics) + " |" for arm in dict.fromkeys(row["arm"] for row in rows)]
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     sys.exit(main())

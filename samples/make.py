@@ -1,11 +1,12 @@
 """Make the pictures in samples/ anew from real runs: ``python samples/make.py [TITLE ...]`` (or ``make samples``).
 
-Runs the chains below under runs/, resumes what is there, and writes strips, curves, one report and samples/README.md with the command, the
-machine and the time of each. With titles only those are run; the page then shows all that are there.
+Runs the chains below under runs/, resumes what is there, and writes strips, curves, one report, and runs.jsonl with the numbers, the command, the
+machine and the time of each, from which `make docs` writes the page. With titles only those are run.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shlex
@@ -14,13 +15,13 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from difflab import Run, open_run
 from difflab.report.curves import curves
 from difflab.report.page import report
-from difflab.report.table import number
 from difflab.report.verdict import verdict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,17 +85,6 @@ def main(titles: list[str]) -> None:
     for sample in SAMPLES:
         if not titles or sample.title in titles:
             make(sample)
-    lines = [
-        "# Samples",
-        "",
-        f"Made by `make samples` on {os.cpu_count()} CPU cores ({platform.machine()}, no GPU), beside other work; seconds are those of all stages.",
-        "The floor is the measure between two disjoint real sets of the same size. Brackets: 95% interval over images; one seed each.",
-        "",
-    ]
-    for sample in SAMPLES:
-        if all((ROOT / "runs" / name / "run.yaml").exists() for name in sample.runs):
-            lines += [f"## {sample.title}", "", *section(sample), ""]
-    (FOLDER / "README.md").write_text("\n".join(lines))
 
 
 def command(name: str, words: tuple[str, ...]) -> str:
@@ -102,7 +92,7 @@ def command(name: str, words: tuple[str, ...]) -> str:
 
 
 def make(sample: Sample) -> None:
-    runs = []
+    runs: list[Run] = []
     for name, words in sample.runs.items():
         subprocess.run([sys.executable, "-m", "difflab", "run", *words, "--out", f"runs/{name}"], cwd=ROOT, check=True)
         runs.append(open_run(ROOT / "runs" / name))
@@ -110,6 +100,7 @@ def make(sample: Sample) -> None:
     first = runs[0].path.name
     drawn = runs[0].curves() if len(runs[0].parts) > 1 else curves(runs)
     drawn.savefig(FOLDER / f"{first}-curves.png", dpi=80)
+    keep(sample, runs)
     if sample.report:
         page = report(runs, FOLDER / f"{first}-report.html", verdict=verdict)
         photograph(page, FOLDER / f"{first}-report.png")
@@ -135,37 +126,37 @@ def photograph(page: Path, to: Path) -> None:
         picture.convert("RGB").quantize(256).save(to, optimize=True)
 
 
-def section(sample: Sample) -> list[str]:
-    """Pictures, the table of first and last generations, and the command of each run and what it took."""
-    runs = [open_run(ROOT / "runs" / name) for name in sample.runs]
-    lines = [sample.says, ""]
-    for run in runs if len(runs) < 3 else runs[:1]:
-        lines += [f"![{run.config.name}: the same seeds in every generation]({run.path.name}-strip.png)", ""]
-    lines += [f"![{sample.title}: every measure, with 95% intervals and floors]({runs[0].path.name}-curves.png)", ""]
-    if sample.report:
-        name = f"{runs[0].path.name}-report"
-        lines += [f"[The report]({name}.html), one file to download and open:", "", f"![the head of the report]({name}.png)", ""]
-    lines += table([part for run in runs for part in run.parts])
+def keep(sample: Sample, runs: list[Run]) -> None:
+    """Write what the page says of a sample into runs.jsonl, a line for each run, in the order of `SAMPLES`."""
+    path = FOLDER / "runs.jsonl"
+    known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    known = [line for line in known if line["sample"] != sample.title]
     for (name, words), run in zip(sample.runs.items(), runs, strict=True):
-        seconds = sum(x["seconds"] for x in run.timings())
-        n = next(row["n"] for row in run.rows() if row["metric"] in SHOWN)
-        lines.append(f"- `{command(name, words)}`: {seconds:.0f} s, recipe `{run.recipe}`, n = {n}")
-    return lines
+        about = {"sample": sample.title, "says": sample.says, "report": sample.report, "run": name, "command": command(name, words)}
+        about |= {"recipe": run.recipe, "seconds": round(sum(x["seconds"] for x in run.timings())), "machine": machine()}
+        known.append(about | {"parts": [numbers(part) for part in run.parts]})
+    order = [one.title for one in SAMPLES]
+    known.sort(key=lambda line: order.index(line["sample"]))
+    path.write_text("".join(json.dumps(line) + "\n" for line in known))
 
 
-def table(runs: list[Run]) -> list[str]:
-    lines = ["| run | generation | " + " | ".join(SHOWN) + " |", "|---|---|" + "---|" * len(SHOWN)]
-    for run in runs:
-        name = run.config.name if run.config.ecosystem is None else f"lab {run.config.lab}"
-        for t in (None, 0, run.config.generations) if run is runs[0] else (run.config.generations,):
-            found = {r["metric"]: r for r in run.rows() if r["generation"] == (t or 0)}
-            cells = [number(found[m]["floor"]) if t is None else value(found[m]) for m in SHOWN]
-            lines.append(f"| {'floor (real against real)' if t is None else name} | {'' if t is None else t} | " + " | ".join(cells) + " |")
-    return [*lines, ""]
+def numbers(run: Run) -> dict[str, Any]:
+    """Floor, first and last generation of the measures that are shown."""
+    name = run.config.name if run.config.ecosystem is None else f"lab {run.config.lab}"
+    rows = {(r["generation"], r["metric"]): r for r in run.rows() if r["metric"] in SHOWN and r["value"] is not None}
+    last = run.config.generations
+    values = {t: {m: [rows[t, m][key] for key in ("value", "ci_low", "ci_high")] for m in SHOWN if (t, m) in rows} for t in (0, last)}
+    return {
+        "name": name,
+        "last": last,
+        "n": rows[0, "recall"]["n"],
+        "floor": {m: rows[0, m]["floor"] for m in SHOWN if (0, m) in rows},
+        "values": values,
+    }
 
 
-def value(row: dict) -> str:
-    return number(row["value"]) + ("" if row["ci_low"] is None else f" [{number(row['ci_low'])}, {number(row['ci_high'])}]")
+def machine() -> str:
+    return f"{os.cpu_count()} CPU cores, {platform.machine()}, no GPU"
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def environment() -> dict[str, str]:
 # of a training to stop (0 = never), and the command line. They find each other as torchrun's do. Answers with their exit codes.
 SERVER = """
 import os, sys
-import difflab.chain, difflab.cli, difflab.metrics.extractors, difflab.models.stable_diffusion, difflab.report.grid, difflab.report.curves
+import difflab.chain, difflab.cli, difflab.metrics.extractors, difflab.models.stable_diffusion, difflab.report.grid, difflab.report.curves, difflab.report.page, jinja2
 import difflab.data.sources, difflab.train, diffusers, peft, torch
 from contextlib import nullcontext
 

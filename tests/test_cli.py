@@ -162,7 +162,7 @@ def test_run_prints_table_budget_and_places_and_resumes_to_the_same(tmp_path, ca
     assert "generation 1/1 train   1,000 images in" in err and "generation 1/1 sample  60 images in" in err
     for word in ("digits: recipe", "recall", "floor", "budget: 1,024 images seen, the same in every generation; set size NOT matched: 100 to 60"):
         assert word in out
-    assert out.splitlines()[-1] == "look at: out/strip.png  out/curves.png  out/metrics.jsonl"
+    assert out.splitlines()[-1] == "look at: out/report.html  out/strip.png  out/curves.png  out/metrics.jsonl"
     before = files(tmp_path / "out")
     again = call("run", DIGITS, *MLP, "--out", "out")
     assert again == (0, out, "")
@@ -198,7 +198,7 @@ def test_measures_left_out_and_flagged_samples_are_said(finished, call, tmp_path
 def test_exact_runs_have_a_table_too(call):
     Path("exact.yaml").write_text("data: {source: exact, train_size: 20}\nmodel: {family: gaussian, replicates: 9}\nsample: {count: 20}\n")
     code, out, _ = call("run", "exact.yaml", "generations=2")
-    assert code == 0 and "variance" in out and "budget: fitted by a formula" in out and out.splitlines()[-1] == "look at: runs/run/metrics.jsonl"
+    assert code == 0 and "variance" in out and "budget: fitted by a formula" in out and out.splitlines()[-1] == "look at: runs/run/report.html  runs/run/metrics.jsonl"
 
 
 # ------------------------------------------------------------------------------------------- other commands
@@ -510,7 +510,7 @@ def test_processes_other_than_the_main_one_say_nothing(call, monkeypatch, finish
 
     seen = {}
 
-    def chained(config: Any, path: Path, report: Any) -> Run:
+    def chained(config: Any, path: Path, report: Any, page: bool) -> Run:
         seen["quiet"] = report.quiet
         return Run(finished, parse(yaml.safe_load((finished / "run.yaml").read_text())["config"]))
 

@@ -1,6 +1,8 @@
 """What a report costs: four arms of ten generations on digits; bytes, seconds to make against seconds of the runs, seconds to open in Chromium.
 
-    python benchmarks/report.py                     # resumes under runs/report-benchmark
+    python benchmarks/report.py                                   # resumes under runs/report-benchmark
+    python benchmarks/report.py --images-seen 20000               # the same size of report from shorter runs
+    python benchmarks/report.py runs/digits runs/digits-fresh     # of runs that are there already
 
 Opening is timed from navigation until the page has drawn its pictures and the first charts.
 """
@@ -18,7 +20,7 @@ from difflab import config as configs
 from difflab.chain import run_chain
 from difflab.report.page import report
 from difflab.report.verdict import FILE, verdict
-from difflab.run import open_run
+from difflab.run import Run, open_run
 
 ARMS = {
     "replace": ["regime.name=replace"],
@@ -30,30 +32,39 @@ ARMS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--generations", type=int, default=10)
+    parser.add_argument("--images-seen", type=int, default=200_000)
     parser.add_argument("--out", type=Path, default=Path("runs/report-benchmark"))
     args = parser.parse_args()
     print(f"machine: {os.cpu_count()} cores ({platform.machine()}, load {os.getloadavg()[0]:.1f})")
-    for name, words in ARMS.items():
-        run_chain(configs.load("configs/digits.yaml", [f"generations={args.generations}", *words]), args.out / name.replace(" ", "-"), plots=False)
-    runs = [open_run(args.out / name.replace(" ", "-")) for name in ARMS]
+    runs = [open_run(path) for path in args.runs] or made(args)
+    names = [run.path.name for run in runs]
     spent = sum(row["seconds"] for run in runs for row in run.timings())
     page = args.out / "report.html"
-    report(runs, page, list(ARMS))  # imports and opens, once
+    args.out.mkdir(parents=True, exist_ok=True)
+    report(runs, page, names)  # imports and opens, once
     started = time.perf_counter()
-    report(runs, page, list(ARMS))
+    report(runs, page, names)
     plain = time.perf_counter() - started
     for run in runs:
         (run.path / FILE).unlink(missing_ok=True)
     started = time.perf_counter()
-    report(runs, page, list(ARMS), verdict)
+    report(runs, page, names, verdict)
     full = time.perf_counter() - started
     print("| what | value |\n|---|---|")
-    print(f"| {len(runs)} arms, {args.generations + 1} generations: all stages | {spent:.0f} s |")
+    print(f"| {len(runs)} arms, {len(runs[0].generations)} generations: all stages | {spent:.0f} s |")
     print(f"| the report without diagnoses | {plain:.1f} s, {plain / spent:.1%} |")
-    print(f"| the report with four diagnoses | {full:.1f} s, {full / spent:.1%} |")
+    print(f"| the report with a diagnosis of each | {full:.1f} s, {full / spent:.1%} |")
     print(f"| size | {page.stat().st_size / 1e6:.1f} MB |")
     print(f"| opened in Chromium | {opened(page)} |")
+
+
+def made(args: argparse.Namespace) -> list[Run]:
+    for name, words in ARMS.items():
+        overrides = [f"generations={args.generations}", f"train.images_seen={args.images_seen}", *words]
+        run_chain(configs.load("configs/digits.yaml", overrides), args.out / name.replace(" ", "-"), plots=False)
+    return [open_run(args.out / name.replace(" ", "-")) for name in ARMS]
 
 
 def opened(page: Path) -> str:

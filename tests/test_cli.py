@@ -198,7 +198,12 @@ def test_measures_left_out_and_flagged_samples_are_said(finished, call, tmp_path
 def test_exact_runs_have_a_table_too(call):
     Path("exact.yaml").write_text("data: {source: exact, train_size: 20}\nmodel: {family: gaussian, replicates: 9}\nsample: {count: 20}\n")
     code, out, _ = call("run", "exact.yaml", "generations=2")
-    assert code == 0 and "variance" in out and "budget: fitted by a formula" in out and out.splitlines()[-1] == "look at: runs/run/report.html  runs/run/metrics.jsonl"
+    assert (
+        code == 0
+        and "variance" in out
+        and "budget: fitted by a formula" in out
+        and out.splitlines()[-1] == "look at: runs/run/report.html  runs/run/metrics.jsonl"
+    )
 
 
 # ------------------------------------------------------------------------------------------- other commands

@@ -30,7 +30,7 @@ TINY: dict[str, Any] = {
     "measure": {"extractors": ["pixels"], "metrics": ["fd", "recall", "class_accuracy"], "resamples": 40},
 }
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
-NOT_COMPARED = {"timings.jsonl", ".lock", "curves.png"}  # the curves carry the name of their folder
+NOT_COMPARED = {"timings.jsonl", ".lock", "curves.png", "report.html"}  # the curves carry the name of their folder, the report times
 
 
 def content(path: Path) -> dict[str, bytes]:

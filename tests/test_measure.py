@@ -301,10 +301,10 @@ def test_concepts_of_a_file_are_found_in_captions(tmp_path):
     def shards(*captions):
         return SimpleNamespace(column=lambda name: list(captions))
 
-    real, fake, told = measuring._told(run, reader, shards("a seal", "noto red apple"), shards("red apple", "red apple", "seal"))
+    real, fake, told = measuring.told(run, reader, shards("a seal", "noto red apple"), shards("red apple", "red apple", "seal"))
     assert (real.tolist(), fake.tolist(), told.names) == ([0, 1], [1, 1, 0], ["seal", "red apple"])
     with pytest.raises(MeasureError, match="samples: caption 'a cat' holds none"):
-        measuring._told(run, reader, shards("a seal", "red apple"), shards("seal", "a cat"))
+        measuring.told(run, reader, shards("a seal", "red apple"), shards("seal", "a cat"))
 
 
 @pytest.mark.parametrize(

@@ -122,8 +122,6 @@ def photograph(page: Path, to: Path) -> None:
         tab.wait_for_timeout(1500)
         tab.screenshot(path=to)
         browser.close()
-    with Image.open(to) as picture:
-        picture.convert("RGB").quantize(256).save(to, optimize=True)
 
 
 def keep(sample: Sample, runs: list[Run]) -> None:

@@ -13,7 +13,7 @@ FILE = "diagnosis.json"
 
 
 def verdict(run: Run, fresh: bool = True) -> dict[str, Any] | None:
-    """What `difflab diagnose` says of a run; None for families without images or too few of them.
+    """What `difflab diagnose` says of a run in the feature spaces of its own measures; a reason where it has too few images.
 
     Read from diagnosis.json where that is of this recipe and of all generations measured so far; else made, which takes
     seconds per generation, and written there. fresh: False = do not make it.
@@ -27,8 +27,9 @@ def verdict(run: Run, fresh: bool = True) -> dict[str, Any] | None:
         return None
     from difflab.diagnosis import diagnose_run
 
+    own = [spec for spec in run.config.measure.extractors if spec != "texture"]
     try:
-        found = state | as_data(diagnose_run(run))
+        found = state | as_data(diagnose_run(run, extractors=own or None))
     except MeasureError as reason:
         return {"reason": str(reason)}
     write_json(path, found)

@@ -17,9 +17,9 @@ def test_as_the_diagnosis_says_and_made_once(hostile: Run, tmp_path: Path, monke
     quick = dict(extractors=["pixels"], resamples=4)
     made = diagnosis.diagnose_run(run, **quick)
     calls = []
-    monkeypatch.setattr(diagnosis, "diagnose_run", lambda run: calls.append(run) or made)
+    monkeypatch.setattr(diagnosis, "diagnose_run", lambda run, extractors: calls.append((run, extractors)) or made)
     found = verdict(run)
-    assert found is not None and calls == [run]
+    assert found is not None and calls == [(run, ["pixels"])]
     last = made.findings[-1]
     assert found["generation"] == 2 and found["n"] == last.n and found["stage"] == last.stage and found["advice"] == last.advice
     assert found["evidence"] == last.evidence() and [f["generation"] for f in found["findings"]] == [0, 1, 2]
@@ -38,7 +38,7 @@ def test_a_verdict_of_an_earlier_state_is_not_shown(hostile: Run, tmp_path: Path
 
 
 def test_too_few_images_are_a_reason_not_a_verdict(hostile: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def few(run: Run) -> None:
+    def few(run: Run, extractors: list[str]) -> None:
         raise diagnosis.MeasureError("a diagnosis wants 30 images")
 
     monkeypatch.setattr(diagnosis, "diagnose_run", few)

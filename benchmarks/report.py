@@ -4,7 +4,7 @@
     python benchmarks/report.py --images-seen 20000               # the same size of report from shorter runs
     python benchmarks/report.py runs/digits runs/digits-fresh     # of runs that are there already
 
-Opening is timed from navigation until the page has drawn its pictures and the first charts.
+Opening is timed from navigation until the page has drawn its pictures and tables; charts follow as they come into view.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def opened(page: Path) -> str:
             started = time.perf_counter()
             tab.goto(page.resolve().as_uri())
             tab.wait_for_selector("#cards .card img")
-            tab.wait_for_function("document.querySelector('.chart svg')")
+            tab.wait_for_selector("#table tbody tr", state="attached")
             times.append(time.perf_counter() - started)
             tab.close()
         browser.close()

@@ -124,9 +124,10 @@ function drawCards() {
     card.style.setProperty("--columns", columns.length);
     card.append(make("h3", {}, make("bdi", {}, asked)), ...pictureRows(first, columns, false));
     const start = Math.min(...Object.keys(first.pictures.generations).map(Number));
+    const alike = (p) => columns.every((c) => p.asked[c] === first.pictures.asked[c]); // runs of other data have other columns
     const add = (one, t, label) => {
       const p = one.pictures;
-      if (t === null || !p.generations[t] || columns.some((c) => c >= p.asked.length)) return;
+      if (t === null || !p.generations[t] || !alike(p)) return;
       card.append(pictureRow(label, columns.map((c) => p.generations[t][c]), columns.map((c) => `${label}: ${p.asked[c]}, column ${c + 1}`), p.side));
     };
     add(first, start, `generation ${start}`);
@@ -137,9 +138,9 @@ function drawCards() {
     const more = make("button", { type: "button" }, "all generations");
     more.setAttribute("aria-label", `all generations of ${asked}`);
     more.onclick = () => {
-      const one = run().pictures ? run() : first;
+      const one = run().pictures && alike(run().pictures) ? run() : first;
       $("album-title").replaceChildren(make("bdi", {}, `${asked}${data.runs.length > 1 ? " (" + one.name + ")" : ""}`));
-      $("album-rows").replaceChildren(...pictureRows(one, columns.filter((c) => c < one.pictures.asked.length), true));
+      $("album-rows").replaceChildren(...pictureRows(one, columns, true));
       $("album").showModal();
     };
     card.append(more);

@@ -407,3 +407,10 @@ def test_every_spec_forbids_unknown_keys_and_changes():
     assert len(found) >= 15
     for spec in found:
         assert spec.model_config["extra"] == "forbid" and spec.model_config["frozen"] and spec.model_config["strict"], spec
+
+
+def test_the_record_of_a_run_is_a_config_too(tmp_path):
+    config = parse(DIGITS | {"generations": 3})
+    record = tmp_path / "run.yaml"
+    record.write_text(yaml.safe_dump({"config": config.model_dump(mode="json"), "recipe": "abc", "versions": {}}))
+    assert load(record) == config and load(record, ["generations=2"]).generations == 2

@@ -75,6 +75,13 @@ def test_spectra_are_geometric_means_of_ring_power(hostile: Run) -> None:
     found = _spectra(hostile)
     assert found is not None and len(found["frequency"]) == len(found["real"]) == 3 and set(found["generations"]) == {0, 1, 2}
     assert found["frequency"] == sorted(found["frequency"]) and 0.2 < found["frequency"][0] < 0.5
+    images = hostile.samples(2).gather(np.arange(len(hostile.samples(2))))[..., 0].astype(float)
+    window = np.outer(*[0.5 - 0.5 * np.cos(2 * np.pi * np.arange(8) / 8)] * 2)
+    mean = (images * window).sum((1, 2), keepdims=True) / window.sum()
+    power = np.abs(np.fft.fft2((images - mean) * window)) ** 2
+    radius = np.hypot(*np.meshgrid(np.fft.fftfreq(8), np.fft.fftfreq(8)))
+    ring = power[:, np.round(radius * 8) == 2].mean(1).clip((window**2).sum() / 12)
+    assert found["generations"][2][0] == pytest.approx(np.exp(np.log(ring).mean()), rel=1e-3)
     assert all(low <= high for low, high in zip(found["low"], found["high"], strict=True))
 
 

@@ -140,6 +140,19 @@ def test_the_slider_changes_pictures_map_and_values(page: Path, chromium: Any) -
 
 
 @browsing
+def test_the_table_of_values_says_what_has_parted(hostile: Run, tmp_path: Path, chromium: Any) -> None:
+    found = contents([hostile]) | {"live": False}
+    lines = {chart["metric"]: chart["lines"][0] for group in found["groups"] for chart in group["charts"]}
+    for metric, last in (("recall", (0.6, 0.7)), ("precision", (0.1, 0.2)), ("coverage", (0.45, 0.55))):
+        lines[metric] |= {"low": [0.4, 0.4, last[0]], "high": [0.5, 0.5, last[1]]}
+    (tmp_path / "page.html").write_text(render(found))
+    tab = Tab(chromium, tmp_path / "page.html")
+    told = dict(zip(*(tab.page.locator(f"#table tbody tr > :nth-child({k})").all_inner_texts() for k in (1, 8)), strict=True))
+    assert (told["recall"], told["precision"], told["coverage"]) == ("higher", "lower", "no")
+    assert told["train loss"] in ("", "-"), "without intervals nothing is said"
+
+
+@browsing
 def test_tables_sort_and_the_album_opens(page: Path, chromium: Any) -> None:
     tab = Tab(chromium, page)
     column = lambda: [float(x.replace(",", "")) for x in tab.page.locator("#arms tbody td:nth-child(4)").all_inner_texts() if x != "-"]  # noqa: E731
@@ -195,6 +208,26 @@ def test_while_the_run_goes_on_the_page_says_so(hostile: Run) -> None:
     assert "generation 1 of 5 is measured" in render(found | {"live": True})
     assert "is measured" not in render(found | {"live": False})
     assert "Not diagnosed yet" in render(found | {"live": False})
+
+
+def test_while_it_goes_on_a_run_says_so_and_at_its_end_no_more(hostile: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from difflab import chain
+    from difflab.report import page as pages
+
+    written: list[tuple[int, bool]] = []
+
+    def watched(runs: list[Run], path: Path, **options: Any) -> Path:
+        written.append((runs[0].generations[-1], options["live"]))
+        return report(runs, path, **options)
+
+    monkeypatch.setattr(pages, "report", watched)
+    chain.run_chain(hostile.config, tmp_path / "run", page=True)
+    assert written == [(0, True), (1, True), (2, False)]
+    chain.run_chain(hostile.config, tmp_path / "run", page=True)
+    assert len(written) == 3, "a finished run keeps its report"
+    (tmp_path / "run" / "report.html").unlink()
+    chain.run_chain(hostile.config, tmp_path / "run", page=True)
+    assert written[3:] == [(2, False)], "and gets it back"
 
 
 def test_a_run_writes_its_report_and_the_command_adds_the_verdict(

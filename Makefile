@@ -8,10 +8,12 @@ BIN    := $(VENV)/bin
 # The main job: a Stable Diffusion fine-tuned on its own pictures, five times over.
 demo: $(VENV)/.installed
 	$(BIN)/difflab run configs/emoji.yaml --out runs/emoji
+	$(BIN)/difflab report runs/emoji
 
 # The same in a minute and a half, with a class-conditional model of 8 x 8 digits.
 quick: $(VENV)/.installed
 	$(BIN)/difflab run configs/digits.yaml --out runs/digits
+	$(BIN)/difflab report runs/digits
 
 test: $(VENV)/.tested
 	$(BIN)/python -m pytest

@@ -33,7 +33,7 @@ function base() {
   const ink = css("--faint"), line = css("--line");
   const axis = { axisLabel: { color: ink, fontSize: 11, hideOverlap: true }, axisLine: { onZero: false, lineStyle: { color: line } }, splitLine: { lineStyle: { color: line, opacity: 0.6 } } };
   return {
-    animation: false, textStyle: { fontFamily: "inherit", color: ink },
+    animation: false, textStyle: { fontFamily: "sans-serif", color: ink },
     grid: { left: 8, right: 14, top: 12, bottom: 4, containLabel: true },
     xAxis: { type: "value", minInterval: 1, ...axis, splitLine: { show: false } },
     yAxis: { type: "value", scale: true, splitNumber: 4, ...axis },
@@ -219,7 +219,7 @@ function drawConcepts() {
   const edges = t === null ? [] : c.merged[t];
   $("merged").textContent = edges.length
     ? `Groups: ${c.groups[t].map((g) => g.join(" + ")).join("; ")}. Pairs that a judge could tell apart among real images and no longer can, thicker = more lost.`
-    : `No two concepts have merged beyond doubt in generation ${t}: whatever samples are taken for one by one, side by side the judge still ranks them apart (AUROC).`;
+    : `No two concepts are seen to have merged in generation ${t}. The test asks whether they can still be ranked apart (AUROC), not what single samples are taken for, and with few images of a concept it finds nothing.`;
   $("graph").setAttribute("aria-label", $("merged").textContent);
   $("graph").hidden = !edges.length;
   fill($("changed"), ["concept", "samples", "recognised at first", "recognised at last", "95% interval", "change"], c.changed.map((r) => [r.concept, r.n, r.before, r.after, r.low === null ? "" : `${number(r.low)} to ${number(r.high)}`, r.change]));
@@ -231,7 +231,7 @@ function drawNearest() {
   if (!$("pairs")) return;
   const n = run().nearest;
   $("nearest-says").textContent = n
-    ? `The samples of generation ${n.generation} that lie closest to an image of the training set (by ${n.space}). 1 = as far as a real image that was never trained on lies from its nearest training image; far below 1 is a copy.`
+    ? `The samples of generation ${n.generation} that lie closest to an image of the training set (by ${n.space}). 1 = as far as a real image that was never trained on lies from its nearest training image. Far below 1 may be a copy, or an image with little in it: look.`
     : "This run has no feature space on disk to search in.";
   $("pairs").replaceChildren(...(n ? n.pairs : []).map((p, i) => make("div", { className: "card" },
     make("div", { className: "row" }, image(p.sample, `sample ${i + 1}`, run().pictures?.side ?? 32), image(p.real, `nearest real image of sample ${i + 1}`, run().pictures?.side ?? 32)),

@@ -61,19 +61,23 @@ class Data(Spec):
         None,
         ge=0,
         lt=2**63,
-        description="Seed of the split into train and held-out; null = the run's seed. A pretrained base needs the split it was trained under.",
+        description="Seed of tail, limit and the split into train and held-out; null = the run's seed. A pretrained base needs the one it was trained under.",
     )
     train_size: int | None = Field(
         None,
         ge=2,
         description="Images in generation 0's training set; the rest of the train split is the reserve for fresh_real. null = the whole train split.",
     )
-    limit: int | None = Field(None, ge=4, description="Use only this many images of the source, drawn with the run's seed; null = all.")
+    limit: int | None = Field(None, ge=4, description="Use only this many images of the source, drawn with split_seed; null = all.")
     tail: Tail = Field(default_factory=Tail, description="Impose a long tail on the classes.")
     bad_images: Literal["error", "skip"] = Field(
         "error", description="error = stop at an unreadable image; skip = leave it out, count it and say so."
     )
     max_pixels: int = Field(64_000_000, ge=1, description="Refuse a file that decodes to more pixels than this (image bombs).")
+
+    def drawn_with(self, seed: int) -> int:
+        """The seed that tail, limit and split are drawn with in a run of seed `seed`."""
+        return seed if self.split_seed is None else self.split_seed
 
 
 # ------------------------------------------------------------------------------------------------- models

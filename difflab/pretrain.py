@@ -253,7 +253,7 @@ def _data(config: Pretraining) -> tuple[np.ndarray, list[list[str]], np.ndarray]
     source = open_source(config.data, config.seed)
     if source.prompts is None:
         raise ConfigError(f"data.source={config.data.source} has no captions; a text-to-image model needs them, or data.caption")
-    sides = split(source, config.data.held_out, seed_of("split", config.seed if config.data.split_seed is None else config.data.split_seed))
+    sides = split(source, config.data.held_out, seed_of("split", config.data.drawn_with(config.seed)))
     images = [np.stack([source.read(int(i)) for i in side]) for side in sides]
     prompts = [[source.prompts[i] for i in side] for side in sides]
     return images[0], prompts, images[1]

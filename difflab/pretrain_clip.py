@@ -111,7 +111,7 @@ def pretrain_clip(config: ClipPretraining, out: Path, report: Reporter | None = 
     styles = sorted(set(emoji.attributes["style"]))
     if config.held_out_style is not None and (config.held_out_style not in styles or len(styles) < 2):
         raise ConfigError(f"held_out_style={config.held_out_style} must be one of at least two styles; there is {', '.join(styles)}")
-    seen, unseen = split(emoji, config.data.held_out, seed_of("split", config.seed if config.data.split_seed is None else config.data.split_seed))
+    seen, unseen = split(emoji, config.data.held_out, seed_of("split", config.data.drawn_with(config.seed)))
     pictures = tiny_clip.Pictures(emoji, open_source(Data(source="digits"), config.seed) if config.digits else None)
     teacher = tiny_clip.Teacher(config.text.teacher)
     network = tiny_clip.trunk(config.image)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from difflab.run import Run
 from difflab.seeds import seed_of
 from difflab.theory import fresh, polya, subsampled
 
+run_chain = partial(run_chain, plots=False)  # curves take seconds
+
 BASE: dict[str, Any] = {
     "generations": 2,
     "data": {"source": "digits", "train_size": 80},
@@ -33,7 +36,7 @@ BASE: dict[str, Any] = {
     "train": {"images_seen": 1280, "batch_size": 64, "learning_rate": 3e-3, "checkpoint_every": 320},
     "sample": {"count": 60, "steps": 3, "shard_size": 30, "batch_size": 30},
     "probe": {"per_condition": 1},
-    "measure": {"metrics": ["trace_ratio", "recall"], "resamples": 20},
+    "measure": {"metrics": ["trace_ratio", "recall"], "resamples": 20, "held_out_loss": 0},
 }
 NOT_COMPARED = {"timings.jsonl", ".lock", "strip.png", "curves.png", "run.yaml"}
 
@@ -48,7 +51,7 @@ def content(path: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Run:
-    return run_chain(digits(), tmp_path_factory.mktemp("chain") / "run")
+    return run_chain(digits(), tmp_path_factory.mktemp("chain") / "run", plots=True)
 
 
 def weights(run: Run, generation: int) -> dict[str, torch.Tensor]:
@@ -257,7 +260,7 @@ def test_a_diverged_training_leaves_no_model(tmp_path):
 
 
 # ------------------------------------------------------------------------------------- the memoriser's law
-CHAINS, N = 50, 20
+CHAINS, N = 30, 20
 
 
 @pytest.mark.parametrize(
@@ -275,7 +278,7 @@ def test_the_memoriser_on_real_digits_obeys_the_trace_ratio_law(tmp_path, monkey
 
     The measure divides by held-out images and its floor divides those by training set 0, so value * floor is the ratio of the
     law. The laws are about pairs of draws alone and so hold for any images. Under fresh_real the limit is relative to the real
-    images as a population (the train split, variance over n - 1). 24 chains with their own split and draws are the replicates.
+    images as a population (the train split, variance over n - 1). 30 chains with their own split and draws are the replicates.
     """
     monkeypatch.setattr("difflab.data.files.os.fsync", lambda handle: None)  # thousands of small files that nobody wants to survive
     monkeypatch.setattr("difflab.chain.picture", lambda work, generation: None)

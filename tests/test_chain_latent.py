@@ -7,6 +7,7 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +33,8 @@ from difflab.models.pretrained import Base
 from difflab.progress import Reporter
 from difflab.run import Run, open_run
 from difflab.sample import asked, probe_asked
+
+run_chain = partial(run_chain, plots=False)  # curves take seconds
 
 pytestmark = tiny.LIBRARIES
 STILL = {"images_seen": 8, "learning_rate": 1e-30, "ema_decay": 0, "checkpoint_every": 0}  # a training that changes nothing
@@ -321,7 +324,8 @@ def counted(monkeypatch, tmp_path) -> list[int]:
 
 
 def test_every_image_is_encoded_once_and_the_real_ones_once_for_all_runs(counted, made, tmp_path):
-    config = tiny.config("sd15", made["sd15"], train=STILL)
+    loss = {"measure": {"metrics": [], "held_out_loss": 40}}
+    config = tiny.config("sd15", made["sd15"], train=STILL, **loss)
     run_chain(config, tmp_path / "a")
     real = sum(counted) - 10  # generation 0's samples; those of the last generation train nothing
     assert real == 40
@@ -329,10 +333,10 @@ def test_every_image_is_encoded_once_and_the_real_ones_once_for_all_runs(counted
     run_chain(config.model_copy(update={"name": "b"}), tmp_path / "b")
     assert sum(counted) == 10
     counted.clear()
-    run_chain(tiny.config("sd15", made["sd15"], train=STILL, data={"limit": 44}, generations=0), tmp_path / "c")  # other images
+    run_chain(tiny.config("sd15", made["sd15"], train=STILL, data={"limit": 44}, generations=0, **loss), tmp_path / "c")  # other images
     assert sum(counted) == 44
     counted.clear()
-    run_chain(tiny.config("sdxl", made["sdxl"], train=STILL, generations=0), tmp_path / "d")  # another autoencoder
+    run_chain(tiny.config("sdxl", made["sdxl"], train=STILL, generations=0, **loss), tmp_path / "d")  # another autoencoder
     assert sum(counted) == 40
     counted.clear()
     shutil.rmtree(cache_home() / "latents")  # may be deleted at any time

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ TINY: dict[str, Any] = {
     "regime": {"name": "accumulate_subsample"},
     "sample": {"count": 60, "steps": 5, "shard_size": 10, "batch_size": 10},
     "probe": {"per_condition": 1},
-    "measure": {"extractors": ["pixels"], "metrics": ["fd", "recall", "class_accuracy"], "resamples": 40},
+    "measure": {"extractors": ["pixels"], "metrics": ["fd", "recall", "class_accuracy"], "resamples": 40, "held_out_loss": 24},
 }
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
 NOT_COMPARED = {"timings.jsonl", ".lock", "curves.png", "report.html"}  # the curves carry the name of their folder, the report times
@@ -45,20 +46,14 @@ def command(config: Path, out: Path) -> list[str]:
     return ["-m", "difflab", "run", str(config), "--out", str(out)]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """The config as a file, and the run that nobody disturbed."""
-    path = tmp_path_factory.mktemp("processes")
-    (path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    subprocess.run([sys.executable, *command(path / "tiny.yaml", path / "one")], env=ENV, check=True, capture_output=True, timeout=120)
-    return path
-
-
 # Imports once (seconds), then runs the command line in a fork for every line it reads; answers with the child's pid, then its exit code.
 SERVER = """
 import os, sys
+from functools import partial
 import difflab.chain, difflab.cli, difflab.metrics.extractors, difflab.models.pixel_mlp, difflab.report.grid, difflab.report.curves
-import difflab.data.sources, diffusers, sklearn.linear_model
+import difflab.data.sources, difflab.report.page, diffusers, jinja2, pandas, pyarrow.dataset, sklearn.linear_model
+difflab.chain.show = lambda *args: None  # reports and curves have tests of their own
+difflab.chain.run_chain = partial(difflab.chain.run_chain, plots=False)
 for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
@@ -70,44 +65,74 @@ for line in sys.stdin:
 """
 
 
-def test_killed_at_ten_moments_it_goes_on_to_the_same_bytes(folder):
+class Server:
+    """The command line in a process of its own, as often as asked."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen([sys.executable, "-c", SERVER], env=ENV, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdin and self.process.stdout
+        self.ask, self.answer = self.process.stdin, self.process.stdout
+
+    def start(self, *words: Any) -> int:
+        """The process id of what was started; `end` must follow."""
+        print(*words, file=self.ask, flush=True)
+        return int(self.answer.readline())
+
+    def end(self) -> int:
+        return int(self.answer.readline())
+
+    def run(self, config: Path, out: Path) -> None:
+        self.start("run", config, "--out", out)
+        assert self.end() == 0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.ask.close()
+    made.process.wait(30)
+    made.answer.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, server) -> Path:
+    """The config as a file, and the run that nobody disturbed."""
+    path = tmp_path_factory.mktemp("processes")
+    (path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    server.run(path / "tiny.yaml", path / "one")
+    return path
+
+
+def test_killed_at_ten_moments_it_goes_on_to_the_same_bytes(folder, server):
     """SIGKILL at random (seeded) moments of a run's working life: so long after its last result, with the restart right after."""
     rng, out = random.Random(0), folder / "killed"
-    server = subprocess.Popen([sys.executable, "-c", SERVER], env=ENV, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert server.stdin and server.stdout
 
     def progress() -> int:
         """Results and checkpoints so far, counted by their writes."""
         return sum(p.stat().st_mtime_ns % 2**62 for p in out.rglob("*") if p.suffix in {".safetensors", ".parquet", ".json", ".jsonl"})
 
     kills, seen, codes = 0, [], []
-    try:
-        while True:
-            server.stdin.write(f"run {folder / 'tiny.yaml'} --out {out} --json\n")
-            server.stdin.flush()
-            pid = int(server.stdout.readline())
-            if kills < 10:
-                before, wait = progress_or_zero(progress), rng.randint(3, 25)
-                steps, deadline = 0, time.monotonic() + 30
-                while steps < wait and time.monotonic() < deadline:
-                    now = progress_or_zero(progress)
-                    steps, before = steps + (now != before), now
-                    if not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
-                        break
-                    time.sleep(0.002)
-                time.sleep(rng.uniform(0, 0.03))
-                os.kill(pid, signal.SIGKILL)
-                kills += 1
-                seen.append(sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()))
-            codes.append(int(server.stdout.readline()))
-            if codes[-1] == 0 and kills == 10:
-                break
-            assert codes[-1] in (0, -signal.SIGKILL), codes
-            assert len(codes) < 20
-    finally:
-        server.stdin.close()
-        server.wait(30)
-        server.stdout.close()
+    while True:
+        pid = server.start("run", folder / "tiny.yaml", "--out", out, "--json")
+        if kills < 10:
+            before, wait = progress_or_zero(progress), rng.randint(3, 25)
+            steps, deadline = 0, time.monotonic() + 30
+            while steps < wait and time.monotonic() < deadline:
+                now = progress_or_zero(progress)
+                steps, before = steps + (now != before), now
+                if not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
+                    break
+                time.sleep(0.002)
+            time.sleep(rng.uniform(0, 0.03))
+            os.kill(pid, signal.SIGKILL)
+            kills += 1
+            seen.append(sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()))
+        codes.append(server.end())
+        if codes[-1] == 0 and kills == 10:
+            break
+        assert codes[-1] in (0, -signal.SIGKILL), codes
+        assert len(codes) < 20
     print(codes, [f"{max((n[:7] for n in s if n.startswith('gen-')), default='-')}{'*' * ('checkpoint.safetensors' in ''.join(s))}" for s in seen])
     assert codes.count(-signal.SIGKILL) >= 8  # a kill that came after the end would test nothing
     assert any("checkpoint.safetensors" in "".join(s) for s in seen)  # some hit the middle of a training
@@ -171,7 +196,7 @@ def test_two_processes_train_the_same_model_up_to_rounding(folder, two):
             assert x["value"] == pytest.approx(y["value"], rel=1e-2, abs=1e-3)
 
 
-def test_two_processes_draw_the_same_samples_from_the_same_model(folder, two):
+def test_two_processes_draw_the_same_samples_from_the_same_model(folder, two, server):
     """A run of one process goes on from what two processes trained: every stage behind the training gives the same bytes."""
     out = folder / "handed-over"
     shutil.copytree(two, out)
@@ -180,6 +205,6 @@ def test_two_processes_draw_the_same_samples_from_the_same_model(folder, two):
             shutil.rmtree(out / f"gen-{t:03d}" / name)
         for name in ("sampled.json", "selected.parquet", "metrics.jsonl", "grid.png"):
             (out / f"gen-{t:03d}" / name).unlink()
-    subprocess.run([sys.executable, *command(folder / "tiny.yaml", out)], env=ENV, check=True, capture_output=True, timeout=120)
+    server.run(folder / "tiny.yaml", out)
     assert hashes(open_run(out)) == hashes(open_run(two))
     assert content(out) == content(two)  # features, intervals and metrics included

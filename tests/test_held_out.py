@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from difflab.measure import measure_training
 from difflab.models.base import Shape
 from difflab.models.pixel_mlp import PixelMLP
 from difflab.run import KEYS, Run
+
+run_chain = partial(run_chain, plots=False)  # curves take seconds
 
 pytestmark = tiny.LIBRARIES
 SIDE = 8

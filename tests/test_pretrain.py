@@ -209,17 +209,17 @@ def test_a_chain_starts_from_it_with_the_same_split(made, tmp_path):
         {
             "generations": 1,
             "seed": 7,
-            "data": {"source": "emoji", "limit": None, "image_size": tiny.SIDE, "label": "style", "split_seed": 0},
+            "data": {"source": "emoji", "limit": 300, "image_size": tiny.SIDE, "label": "style", "split_seed": 0},
             "model": {"family": "stable-diffusion", "base": str(made), "generation_0": "base", "train_text_encoder": True},
             "train": {"images_seen": 16, "batch_size": 8},
             "sample": {"count": 10, "steps": 2, "batch_size": 10, "shard_size": 10},
             "probe": {"per_condition": 0},
-            "measure": {"metrics": [], "resamples": 0},
+            "measure": {"metrics": [], "resamples": 0, "held_out_loss": 0},
         }
     )
     run = run_chain(chain, tmp_path / "run")
     assert run.samples(0).complete() and run.samples(1).complete()
-    seen, _, unseen = _data(config(data={"limit": None}))
+    seen, _, unseen = _data(config(data={"limit": 300}))
     hashes, n = run.real.column("sha256"), run.about["n_train"]
     assert set(map(content_hash, seen)) == set(hashes[:n]) and set(map(content_hash, unseen)) == set(hashes[n:])
     assert len(seen) == n

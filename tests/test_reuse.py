@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import pytest
 
@@ -8,6 +9,8 @@ from difflab import config as configs
 from difflab.chain import run_chain
 from difflab.reuse import adopt, keys
 from difflab.run import STAGES, Run
+
+run_chain = partial(run_chain, plots=False)  # curves take seconds
 
 GAUSSIAN = {
     "generations": 2,

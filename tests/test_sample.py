@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from difflab.models import family_of
 from difflab.run import Run
 from difflab.sample import asked, draw, probe_asked, probe_count
 from difflab.seeds import image_seeds, probe_seeds
+
+run_chain = partial(run_chain, plots=False)  # curves take seconds
 
 BASE: dict[str, Any] = {
     "generations": 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from difflab.errors import ConfigError
 from difflab.measure import extractors_of
 from difflab.run import Run
 from difflab.selection import Candidates, select
+
+run_chain = partial(run_chain, plots=False)  # curves take seconds
 
 CONFIG: dict[str, Any] = {
     "generations": 0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,8 @@ from difflab.config import merged, parse
 from difflab.errors import ConfigError
 from difflab.reuse import keys
 from difflab.run import Run
+
+run_chain = partial(run_chain, plots=False)  # curves take seconds
 
 MEMORISER = {
     "generations": 2,

@@ -255,7 +255,7 @@ def config(kind: str, base: Path | str, **changes: Any) -> Any:
         "train": {"start_from": "base", "images_seen": 48, "batch_size": 8, "learning_rate": 3e-3, "checkpoint_every": 16, "ema_decay": 0.5},
         "sample": {**sampler(kind), "count": 10, "guidance_scale": 3.0, "shard_size": 5, "batch_size": 5},
         "probe": {"per_condition": 0},
-        "measure": {"extractors": ["pixels"], "metrics": [], "resamples": 0},
+        "measure": {"extractors": ["pixels"], "metrics": [], "resamples": 0, "held_out_loss": 0},
     }
     for section, values in changes.items():
         raw[section] = {**raw[section], **values} if isinstance(values, dict) and section in raw else values

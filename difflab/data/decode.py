@@ -99,6 +99,8 @@ def fit(image: Image.Image, size: int, channels: int) -> np.ndarray:
 
 def fit_array(values: np.ndarray, size: int, channels: int) -> np.ndarray:
     """uint8 [size, size, channels] from uint8 [H, W] or [H, W, 3]."""
+    if values.shape == ((size, size) if channels == 1 else (size, size, channels)):
+        return values.reshape(size, size, channels)
     return fit(Image.fromarray(values), size, channels)
 
 

@@ -59,7 +59,7 @@ def _images(run: Run) -> tuple[dict[str, Any], tuple[int, ...], dict[str, list[A
 
     config = run.config
     source = open_source(config.data, config.seed)
-    train, held_out = split(source, config.data.held_out, seed_of("split", config.seed if config.data.split_seed is None else config.data.split_seed))
+    train, held_out = split(source, config.data.held_out, seed_of("split", config.data.drawn_with(config.seed)))
     train = own_part(config, train)
     order = np.concatenate([train, held_out])
     labels = None if source.labels is None else source.labels[order].tolist()

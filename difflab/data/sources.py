@@ -45,11 +45,12 @@ class Source:
 
 
 def open_source(data: Data, seed: int) -> Source:
-    """Open `data.source`, then apply data.tail and data.limit, both drawn with `seed`.
+    """Open `data.source`, then apply data.tail and data.limit, both drawn with data.split_seed, or with `seed` where that is null.
 
     Raises DataError: unknown source, missing files or packages, unusable images, options that do not fit the source.
     """
     kind, colon, argument = data.source.partition(":")
+    seed = data.drawn_with(seed)
     if data.styles is not None and kind != "emoji":
         raise DataError(f"data.styles is for data.source=emoji only; remove it for data.source={data.source}")
     source = _open(kind, argument if colon else None, data)

@@ -49,8 +49,13 @@ def _figure(lines_of: list[tuple[str, list[dict[str, Any]]]]) -> Any:
     names.sort(key=lambda name: name[0] == "flagged_share")  # a check, not a result: last
     columns = min(COLUMNS, max(1, len(names)))
     lines = max(1, -(-len(names) // columns))
-    figure = Figure(figsize=(max(4.5, 3.1 * columns), 2.35 * lines + 0.7), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    below = 0.45 + 0.2 * -(-(len(labels) + 2) // (columns + 1))
+    width, height = max(4.5, 3.1 * columns), 2.35 * lines + below
+    figure = Figure(figsize=(width, height))
+    # Room in inches for tick labels, titles and the legend: a layout engine would draw everything twice to find it.
+    inner = {"left": 0.55 / width, "right": 1 - 0.1 / width, "top": 1 - 0.3 / height, "bottom": below / height}
+    wide, high = (width - 0.65) / columns - 0.55, (height - 0.3 - below) / lines - 0.55
+    axes = figure.subplots(lines, columns, squeeze=False, gridspec_kw={**inner, "wspace": 0.55 / wide, "hspace": 0.55 / high}).ravel()
     several = len({extractor for _, extractor in names if extractor != "none"}) > 1
     for axis, (metric, extractor) in zip(axes, names, strict=False):
         for k, own in enumerate(rows):
@@ -81,5 +86,5 @@ def _figure(lines_of: list[tuple[str, list[dict[str, Any]]]]) -> Any:
     order = sorted(shown, key=lambda label: [*labels, INTERVAL, FLOOR].index(label))
     if shown:
         handles = [shown[label] for label in order]
-        figure.legend(handles, order, loc="outside lower center", ncols=min(columns + 1, len(order)), fontsize=9, frameon=False)
+        figure.legend(handles, order, loc="lower center", ncols=min(columns + 1, len(order)), fontsize=9, frameon=False)
     return figure

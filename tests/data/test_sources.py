@@ -168,6 +168,11 @@ def test_limit_is_stratified_and_exact():
     )
 
 
+def test_one_split_seed_keeps_the_same_images_in_runs_of_other_seeds():
+    kept = [set(open_source(Data(source="digits", limit=100, split_seed=split), seed).keys) for split, seed in ((3, 0), (3, 1), (None, 3), (None, 1))]
+    assert kept[0] == kept[1] == kept[2] != kept[3]
+
+
 def test_limit_too_small_for_the_classes():
     with pytest.raises(DataError, match=r"use at least data.limit=20"):
         open_source(Data(source="digits", limit=12), 0)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 EVERY = 5.0  # seconds between plain lines
+SURE = 3.0  # seconds from which on a speed says something about the machine
 
 
 def clock(seconds: float | None) -> str:
@@ -31,7 +32,7 @@ class Reporter:
     Args:
         quiet: say nothing (processes other than the main one; ``--json``).
         weights: expected seconds per (generation, stage), from which the time left of the whole run is guessed; the
-            guess is corrected by the speed seen so far.
+            guess is corrected by the speed seen so far, that of a stage's own kind once it has been seen for SURE seconds.
     """
 
     def __init__(self, quiet: bool = False, weights: dict[tuple[int, str], float] | None = None):
@@ -39,7 +40,7 @@ class Reporter:
         self.console = Console(stderr=True)
         self.terminal = self.console.is_terminal and not quiet
         self.generations = max((t for t, _ in self.weights), default=0)
-        self.expected_done = self.spent = 0.0
+        self.seen: dict[str, tuple[float, float]] = {}  # by kind of stage: seconds spent, seconds expected
         self.lab: int | None = None  # of an ecosystem, the one that is at work; part of the stage's name in `weights`
 
     def say(self, text: str) -> None:
@@ -52,6 +53,10 @@ class Reporter:
 
     def _named(self, stage: str) -> str:
         return stage if self.lab is None else f"lab {self.lab} {stage}"
+
+    def _more(self, stage: str, spent: float, expected: float) -> tuple[float, float]:
+        before = self.seen.get(stage, (0.0, 0.0))
+        return before[0] + spent, before[1] + expected
 
     @contextmanager
     def stage(self, generation: int, stage: str, total: int, unit: str = "images") -> Iterator[Any]:
@@ -72,10 +77,9 @@ class Reporter:
             rate = done / elapsed if elapsed > 0 else 0.0
             left = (total - done) / rate if rate else None
             share = done / total if total else 1.0
-            seen, guess = self.spent + elapsed, self.expected_done + weight * share
-            # The first seconds say nothing about the machine; until then the estimate stands as it is.
-            pace = seen / guess if guess and seen > 3 else 1.0
-            rest = pace * sum(self.weights.values()) + (pace * weight * (1 - share) if left is None else left)
+            seen = {**self.seen, stage: self._more(stage, elapsed, weight * share)}
+            rest = sum(_pace(seen, of) * expected for (_, of), expected in self.weights.items())
+            rest += _pace(seen, stage) * weight * (1 - share) if left is None else left
             if bar:  # the bar shows the count; the line has to fit into 80 columns
                 return f"{done / total:4.0%}  {rate:,.0f} {unit}/s  {clock(left)} left  (run {clock(rest)})"
             return f"{done:,}/{total:,} {unit}  {rate:,.0f}/s  {clock(left)} left  (run: {clock(rest)} left)"
@@ -97,7 +101,16 @@ class Reporter:
             if bar:
                 bar.stop()
         elapsed = time.monotonic() - started
-        self.spent += elapsed
-        self.expected_done += weight
+        self.seen[stage] = self._more(stage, elapsed, weight)
         if stage in ("train", "sample") and total:
             self.say(f"{head} {total:,} {unit} in {clock(elapsed)} ({total / max(elapsed, 1e-9):,.0f}/s)")
+
+
+def _pace(seen: dict[str, tuple[float, float]], stage: str) -> float:
+    """Seconds spent per second expected: of this kind of stage, of all kinds while it is new, 1 while all are."""
+    kind = next((kind for kind in seen if stage.endswith(kind)), None)  # 'lab 1 train' is a train
+    everything = (sum(spent for spent, _ in seen.values()), sum(expected for _, expected in seen.values()))
+    for spent, expected in (seen[kind] if kind else everything, everything):
+        if spent > SURE and expected:
+            return spent / expected
+    return 1.0

@@ -51,6 +51,28 @@ def test_the_time_left_of_the_run_counts_what_comes_and_follows_the_pace(now, ca
     assert "(run: 0:40 left)" in capsys.readouterr().err  # 2 x (5 + 10 + 5)
 
 
+def test_a_guess_that_was_far_off_for_one_kind_of_stage_does_not_outlive_its_first(now, capsys):
+    """A speed test that something disturbed: training is a hundred times faster than expected, sampling as expected."""
+    report = Reporter(weights={(0, "sample"): 10.0, (1, "train"): 1000.0, (1, "sample"): 10.0, (2, "train"): 1000.0, (2, "sample"): 10.0})
+    for t, stage, seconds in ((0, "sample", 10), (1, "train", 10)):
+        with report.stage(t, stage, 100):
+            now.at += seconds
+    capsys.readouterr()
+    with report.stage(1, "sample", 100) as advance:
+        now.at += 6
+        advance(60)
+    assert "(run: 0:24 left)" in capsys.readouterr().err  # 4 of this stage, 10 of the next training, 10 of its samples
+
+
+def test_the_labs_of_an_ecosystem_share_the_pace_of_a_kind(now, capsys):
+    report = Reporter(weights={(0, f"lab {lab} {stage}"): 10.0 for lab in (0, 1) for stage in ("train", "sample")})
+    for report.lab, share in ((0, 100), (1, 50)):
+        with report.stage(0, "train", 100) as advance:
+            now.at += 40 * share / 100
+            advance(share)
+    assert "(run: 1:40 left)" in capsys.readouterr().err.splitlines()[-2]  # 20 of this training, 2 x 40 of samples
+
+
 def test_small_stages_leave_no_line(now, capsys):
     report = Reporter()
     with report.stage(0, "mix", 0), report.stage(0, "measure", 3, "measures") as advance:

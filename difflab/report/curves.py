@@ -54,8 +54,8 @@ def _figure(lines_of: list[tuple[str, list[dict[str, Any]]]]) -> Any:
     figure = Figure(figsize=(width, height))
     # Room in inches for tick labels, titles and the legend: a layout engine would draw everything twice to find it.
     inner = {"left": 0.55 / width, "right": 1 - 0.1 / width, "top": 1 - 0.3 / height, "bottom": below / height}
-    wide, high = (width - 0.65) / columns - 0.55, (height - 0.3 - below) / lines - 0.55
-    axes = figure.subplots(lines, columns, squeeze=False, gridspec_kw={**inner, "wspace": 0.55 / wide, "hspace": 0.55 / high}).ravel()
+    wide, tall = (width - 0.65) / columns - 0.55, (height - 0.3 - below) / lines - 0.55
+    axes = figure.subplots(lines, columns, squeeze=False, gridspec_kw={**inner, "wspace": 0.55 / wide, "hspace": 0.55 / tall}).ravel()
     several = len({extractor for _, extractor in names if extractor != "none"}) > 1
     for axis, (metric, extractor) in zip(axes, names, strict=False):
         for k, own in enumerate(rows):

@@ -203,6 +203,24 @@ def test_on_a_phone_nothing_sticks_out(page: Path, chromium: Any) -> None:
     assert tab.complaints == []
 
 
+@browsing
+def test_on_paper_nothing_is_folded_cut_off_or_left_blank(page: Path, chromium: Any) -> None:
+    tab = chromium.new_page(viewport={"width": 720, "height": 1000})  # A4 at 96 dpi, less its margins
+    tab.goto(page.as_uri())
+    shut = tab.evaluate("document.querySelectorAll('.verdict details:not([open])').length")
+    tab.emulate_media(media="print")
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert tab.get_by_text("7 lost tails: recall (pixels) 0.1").first.is_visible()
+    assert not tab.locator("#generation").is_visible() and not tab.locator("nav").is_visible()
+    charts = tab.locator(".chart[data-group] svg")
+    assert charts.count() == tab.locator(".chart[data-group]").count() > 10
+    for box in (charts.nth(i).bounding_box() for i in range(charts.count())):
+        assert box["width"] > 150 and box["height"] > 100 and box["x"] + box["width"] <= 720
+    tab.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert tab.evaluate("document.querySelectorAll('.verdict details:not([open])').length") == shut > 0
+    tab.close()
+
+
 def test_while_the_run_goes_on_the_page_says_so(hostile: Run) -> None:
     found = contents([hostile]) | {"planned": 5, "generations": [0, 1]}
     assert "generation 1 of 5 is measured" in render(found | {"live": True})

@@ -90,6 +90,9 @@ function chartOf(node, draw, renderer = "svg") {
   new ResizeObserver(() => charts.get(node)?.chart.resize()).observe(node);
   addEventListener("beforeprint", start);
 }
+// On paper nothing can be opened: verdicts are printed with their evidence and doubt.
+addEventListener("beforeprint", () => document.querySelectorAll(".verdict details:not([open]):not(:has(table))").forEach((node) => { node.open = true; node.dataset.shut = ""; }));
+addEventListener("afterprint", () => document.querySelectorAll("details[data-shut]").forEach((node) => { node.open = false; delete node.dataset.shut; }));
 function redraw() { for (const node of seen) { const known = charts.get(node); if (known) known.chart.setOption(known.draw(), true); } }
 document.querySelectorAll(".chart[data-group]").forEach((node) => {
   const chart = data.groups[node.dataset.group].charts[node.dataset.chart];

@@ -370,10 +370,10 @@ M = TypeVar("M", bound=type[PairMetric])
 
 
 def measure(name: str) -> Callable[[M], M]:
-    """Class decorator: enter a PairMetric into METRICS under `name`."""
+    """Class decorator: enter a PairMetric into METRICS under `name`. A class of the same name replaces it, as a notebook's cell does."""
 
     def enter(cls: M) -> M:
-        if name in METRICS:
+        if name in METRICS and METRICS[name].__qualname__ != cls.__qualname__:
             raise ValueError(f"measure '{name}' is defined twice: {METRICS[name].__qualname__} and {cls.__qualname__}")
         cls.name = name
         cls.higher_is_better = {"higher": True, "lower": False, "real": None}[cls.better]

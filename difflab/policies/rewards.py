@@ -40,10 +40,13 @@ REWARDS: dict[str, Reward] = {}
 
 
 def reward(name: str, reads: Any = "pixels", argument: str | None = None, required: bool = False) -> Callable[[Scorer], Scorer]:
-    """Function decorator: enter a reward under its name; the other arguments are those of `Reward`."""
+    """Function decorator: enter a reward under its name; the other arguments are those of `Reward`.
+
+    A function of the same name replaces it, as a notebook's cell does.
+    """
 
     def enter(of: Scorer) -> Scorer:
-        if name in REWARDS:
+        if name in REWARDS and REWARDS[name].of.__qualname__ != of.__qualname__:
             raise ValueError(f"reward '{name}' is defined twice")
         REWARDS[name] = Reward(of, reads, argument, required)
         return of

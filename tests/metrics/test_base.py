@@ -45,6 +45,25 @@ def test_a_name_is_taken_once():
         measure("fd")(METRICS["kid"])
 
 
+def test_a_notebook_s_cell_may_run_again(monkeypatch):
+    monkeypatch.setattr("difflab.metrics.base.METRICS", dict(METRICS))
+    for value in (1.0, 2.0):
+
+        @measure("constant")
+        class Constant(PairMetric):
+            """The same whatever the images."""
+
+            unit, range, better = "share", (0.0, 3.0), "lower"
+
+            @classmethod
+            def evaluate(cls, pair, real, fake, value=value):
+                return value
+
+    from difflab.metrics.base import METRICS as known
+
+    assert known["constant"].of(Pair(torch.eye(4), torch.eye(4))) == 2.0
+
+
 @pytest.mark.parametrize("block", [1, 7, 1024])
 def test_squared_distances_are_numpy_s_in_any_blocking(block):
     x, y = torch.randn(30, 5) + 100, torch.randn(20, 5) + 100

@@ -151,7 +151,9 @@ def test_a_new_reward_is_one_function(monkeypatch):
     at, all_ = candidates(n=3)
     assert of("index", at, all_).tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="defined twice"):
-        rewards.reward("index")(index)
+        rewards.reward("index")(candidates)
+    rewards.reward("index", "nothing")(index)
+    assert of("index", at, all_).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def _figure(lines_of: list[tuple[str, list[dict[str, Any]]]]) -> Any:
     names.sort(key=lambda name: name[0] == "flagged_share")  # a check, not a result: last
     columns = min(COLUMNS, max(1, len(names)))
     lines = max(1, -(-len(names) // columns))
-    below = 0.45 + 0.2 * -(-(len(labels) + 2) // (columns + 1))
+    below = 0.6 + 0.22 * -(-(len(labels) + 2) // (columns + 1))
     width, height = max(4.5, 3.1 * columns), 2.35 * lines + below
     figure = Figure(figsize=(width, height))
     # Room in inches for tick labels, titles and the legend: a layout engine would draw everything twice to find it.

@@ -8,17 +8,23 @@
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from difflab.errors import DifflabError
-from difflab.run import Run, open_run
+
+if TYPE_CHECKING:
+    from difflab.comparison import compare
+    from difflab.diagnosis import diagnose, diagnose_run
+    from difflab.monitor import Monitor
+    from difflab.run import Run, open_run
+
+HOMES = {"Run": "run", "open_run": "run", "compare": "comparison", "Monitor": "monitor", "diagnose": "diagnosis", "diagnose_run": "diagnosis"}
 
 __all__ = ["DifflabError", "Monitor", "Run", "compare", "diagnose", "diagnose_run", "open_run"]
 
 
 def __getattr__(name: str) -> Any:
-    """What measures is imported when first asked for: its libraries take seconds."""
-    home = {"compare": "comparison", "Monitor": "monitor", "diagnose": "diagnosis", "diagnose_run": "diagnosis"}.get(name)
-    if home is not None:
-        return getattr(import_module(f"difflab.{home}"), name)
+    """Everything is imported when first asked for: the libraries behind it take seconds."""
+    if name in HOMES:
+        return getattr(import_module(f"difflab.{HOMES[name]}"), name)
     raise AttributeError(f"module 'difflab' has no attribute '{name}'")

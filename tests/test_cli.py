@@ -116,6 +116,11 @@ def test_version_and_help_of_the_installed_command():
         assert word in text.stdout
 
 
+def test_help_waits_for_no_library():
+    code = "import sys, difflab.cli; print({'torch', 'pandas', 'pyarrow', 'matplotlib'} & set(sys.modules))"
+    assert process(sys.executable, "-c", code).stdout == "set()\n"
+
+
 def test_run_with_json_prints_rows_alone_on_stdout_and_again_when_resumed(tmp_path, call):
     done = process(BIN / "difflab", "run", DIGITS, *MEMORISER, "--json", "--out", "out")
     assert done.returncode == 0, done.stderr

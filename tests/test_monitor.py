@@ -124,25 +124,31 @@ from difflab.config import Data
 from difflab.data.sources import open_source
 from difflab.monitor import Monitor
 
-source = open_source(Data(source="digits", limit=500), 0)
-images = np.stack([source.read(i) for i in np.random.default_rng(0).permutation(len(source))])
-accelerator = Accelerator(cpu=True)
-monitor = Monitor(images[:300], extractors=["pixels"], metrics=["fd", "recall"], resamples=20, accelerator=accelerator)
-mine = images[300:420][accelerator.process_index :: accelerator.num_processes]
-rows = monitor.update(mine, step=7)
-json.dump([accelerator.num_processes, rows], open(f"{sys.argv[1]}-{accelerator.process_index}.json", "w"))
+def watch(**more):
+    source = open_source(Data(source="digits", limit=500), 0)
+    images = np.stack([source.read(i) for i in np.random.default_rng(0).permutation(len(source))])
+    monitor = Monitor(images[:300], extractors=["pixels"], metrics=["fd", "recall"], resamples=20, **more)
+    accelerator = more.get("accelerator")
+    mine = images[300:420][accelerator.process_index :: accelerator.num_processes] if accelerator else images[300:420]
+    return monitor.update(mine, step=7)
+
+if __name__ == "__main__":
+    accelerator = Accelerator(cpu=True)
+    rows = watch(accelerator=accelerator)
+    json.dump([accelerator.num_processes, rows], open(f"{sys.argv[1]}-{accelerator.process_index}.json", "w"))
 """
 
 
 def test_two_processes_share_the_samples(tmp_path):
     """Each gives half of the images; both then hold the rows of all of them, the same as one process alone."""
     (tmp_path / "watch.py").write_text(SHARED)
-    for count, name in ((1, "alone"), (2, "shared")):
-        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), "--master-port", "0", "--standalone"]
-        done = subprocess.run([*launch, str(tmp_path / "watch.py"), str(tmp_path / name)], capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-2000:]
-    (one, alone), (two, first), (_, second) = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone-0", "shared-0", "shared-1"))
-    assert (one, two) == (1, 2) and first == second and len(first) == 2
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--standalone"]
+    done = subprocess.run([*launch, str(tmp_path / "watch.py"), str(tmp_path / "shared")], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (count, first), (_, second) = (json.loads((tmp_path / f"shared-{rank}.json").read_text()) for rank in (0, 1))
+    assert count == 2 and first == second and len(first) == 2
+    exec(SHARED, known := {"__name__": "watch"})
+    alone = known["watch"]()
     for a, b in zip(alone, first, strict=True):
         assert (a["n"], a["metric"]) == (b["n"], b["metric"]) == (120, a["metric"])
         assert b["value"] == pytest.approx(a["value"], rel=1e-5)

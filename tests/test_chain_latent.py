@@ -720,7 +720,7 @@ def test_a_trained_text_encoder_starts_where_the_network_starts(start, made, tmp
     assert not tiny.equal(tiny.tensors(made["sd15"], "text_encoder"), tiny.tensors(run.gen(0) / "model", "text_encoder"))
 
 
-@pytest.mark.parametrize(("kind", "rank"), [("sd15", 2), ("sd15", 0), ("sd3", 2)])
+@pytest.mark.parametrize(("kind", "rank"), [("sd15", 0), ("sd3", 2)])
 def test_bfloat16_trains_samples_and_resumes(kind, rank, made, tmp_path):
     AcceleratorState._reset_state(True)
     config = tiny.config(kind, made[kind], generations=0, model={"lora_rank": rank}, train={"precision": "bf16"}, sample={"precision": "bf16"})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import psutil
 import pytest
 import tiny
 import yaml
+from forks import Server, environment
 from safetensors.torch import load_file
 
 from difflab.config import Config
@@ -25,82 +25,6 @@ from difflab.run import Run, open_run
 
 pytestmark = tiny.LIBRARIES
 FEW = {"count": 4, "steps": 1, "shard_size": 2, "batch_size": 2}
-
-
-def environment() -> dict[str, str]:
-    one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
-    return {**os.environ, **one}  # DIFFLAB_CACHE is that of the session
-
-
-# Imports once (seconds), then forks for every line it reads: the number of processes, whether to shard, after how many results
-# of a training to stop (0 = never), and the command line. They find each other as torchrun's do. Answers with their exit codes.
-SERVER = """
-import os, sys
-import difflab.chain, difflab.cli, difflab.metrics.extractors, difflab.models.stable_diffusion, difflab.report.grid
-import difflab.data.sources, difflab.train, diffusers, pandas, peft, pyarrow.dataset, torch
-from contextlib import nullcontext
-from functools import partial
-
-difflab.chain.show = lambda *args: None  # reports and curves have tests of their own
-difflab.chain.run_chain = partial(difflab.chain.run_chain, plots=False)
-
-def shard():
-    from accelerate import Accelerator
-    from torch.distributed.fsdp import fully_shard
-
-    def prepare(self, raw, optimizer):
-        group = optimizer.param_groups[0]
-        fully_shard(raw)
-        return raw, torch.optim.AdamW([p for p in raw.parameters() if p.requires_grad], lr=group["lr"], weight_decay=group["weight_decay"])
-
-    Accelerator.prepare = prepare
-    difflab.train.shards = lambda accelerator: True
-    Accelerator.clip_grad_norm_ = lambda self, weights, norm: torch.nn.utils.clip_grad_norm_(list(weights), norm)
-    Accelerator.no_sync = lambda self, net: nullcontext()
-
-def stop_after(checkpoints):
-    keep, done = difflab.train.keep, [0]
-    def watched(*args):
-        keep(*args)
-        done[0] += 1
-        if done[0] == checkpoints:
-            os._exit(3)
-    difflab.train.keep = watched
-
-for line in sys.stdin:
-    world, sharded, stop, port, *command = line.split()
-    children = []
-    for rank in range(int(world)):
-        pid = os.fork()
-        if pid == 0:
-            if int(world) > 1:
-                os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=world, LOCAL_WORLD_SIZE=world, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-            log = open(command[-1] + f".{rank}.log", "a")
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
-            code = 1
-            try:
-                if int(sharded):
-                    shard()
-                if int(stop):
-                    stop_after(int(stop))
-                code = difflab.cli.main(command)
-            except BaseException:
-                import traceback
-                traceback.print_exc()
-            finally:
-                log.flush()
-                os._exit(code)
-        children.append(pid)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
-    print(*codes, flush=True)
-"""
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -119,22 +43,14 @@ def written(place: Path, name: str, config: Config) -> Path:
 @pytest.fixture(scope="module")
 def run(place) -> Iterator[Any]:
     """(name, config, processes, sharded, stop) -> the run."""
-    server = subprocess.Popen([sys.executable, "-c", SERVER], env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert server.stdin and server.stdout
+    server = Server()
 
     def go(name: str, config: Config, world: int = 1, sharded: bool = False, stop: int = 0) -> Run:
-        out = place / name
-        server.stdin.write(f"{world} {int(sharded)} {stop} {free_port()} run {written(place, name, config)} --out {out}\n")
-        server.stdin.flush()
-        codes = [int(code) for code in server.stdout.readline().split()]
-        logs = "\n".join(log.read_text()[-3000:] for log in sorted(place.glob(f"{name}.*.log")))
-        assert codes == [3 if stop else 0] * world, logs
-        return open_run(out)
+        server.run(written(place, name, config), place / name, world, sharded, stop)
+        return open_run(place / name)
 
     yield go
-    server.stdin.close()
-    server.wait(30)
-    server.stdout.close()
+    server.close()
 
 
 def layers(run: Run, generation: int) -> dict[str, Any]:

@@ -6,8 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from forks import Server
 from safetensors.torch import load_file
 
 from difflab.run import Run, open_run
@@ -30,7 +29,6 @@ TINY: dict[str, Any] = {
     "probe": {"per_condition": 1},
     "measure": {"extractors": ["pixels"], "metrics": ["fd", "recall", "class_accuracy"], "resamples": 40, "held_out_loss": 24},
 }
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
 NOT_COMPARED = {"timings.jsonl", ".lock", "curves.png", "report.html"}  # the curves carry the name of their folder, the report times
 
 
@@ -42,57 +40,11 @@ def hashes(run: Run) -> list[str]:
     return [run.samples(t).hash() for t in range(run.config.generations + 1)]
 
 
-def command(config: Path, out: Path) -> list[str]:
-    return ["-m", "difflab", "run", str(config), "--out", str(out)]
-
-
-# Imports once (seconds), then runs the command line in a fork for every line it reads; answers with the child's pid, then its exit code.
-SERVER = """
-import os, sys
-from functools import partial
-import difflab.chain, difflab.cli, difflab.metrics.extractors, difflab.models.pixel_mlp, difflab.report.grid, difflab.report.curves
-import difflab.data.sources, difflab.report.page, diffusers, jinja2, pandas, pyarrow.dataset, sklearn.linear_model
-difflab.chain.show = lambda *args: None  # reports and curves have tests of their own
-difflab.chain.run_chain = partial(difflab.chain.run_chain, plots=False)
-for line in sys.stdin:
-    pid = os.fork()
-    if pid == 0:
-        os.setsid()
-        sys.stdout = sys.stderr = open(os.devnull, "w")
-        os._exit(difflab.cli.main(line.split()))
-    print(pid, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
-
-class Server:
-    """The command line in a process of its own, as often as asked."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen([sys.executable, "-c", SERVER], env=ENV, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdin and self.process.stdout
-        self.ask, self.answer = self.process.stdin, self.process.stdout
-
-    def start(self, *words: Any) -> int:
-        """The process id of what was started; `end` must follow."""
-        print(*words, file=self.ask, flush=True)
-        return int(self.answer.readline())
-
-    def end(self) -> int:
-        return int(self.answer.readline())
-
-    def run(self, config: Path, out: Path) -> None:
-        self.start("run", config, "--out", out)
-        assert self.end() == 0
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     made = Server()
     yield made
-    made.ask.close()
-    made.process.wait(30)
-    made.answer.close()
+    made.close()
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +66,7 @@ def test_killed_at_ten_moments_it_goes_on_to_the_same_bytes(folder, server):
 
     kills, seen, codes = 0, [], []
     while True:
-        pid = server.start("run", folder / "tiny.yaml", "--out", out, "--json")
+        [pid] = server.start(folder / "tiny.yaml", out)
         if kills < 10:
             before, wait = progress_or_zero(progress), rng.randint(3, 25)
             steps, deadline = 0, time.monotonic() + 30
@@ -128,7 +80,7 @@ def test_killed_at_ten_moments_it_goes_on_to_the_same_bytes(folder, server):
             os.kill(pid, signal.SIGKILL)
             kills += 1
             seen.append(sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()))
-        codes.append(server.end())
+        codes += server.end()
         if codes[-1] == 0 and kills == 10:
             break
         assert codes[-1] in (0, -signal.SIGKILL), codes
@@ -148,23 +100,9 @@ def progress_or_zero(progress: Any) -> int:
         return 0
 
 
-def launch(processes: int, config: Path, out: Path) -> None:
-    """Accelerate's own launcher on a machine without GPU and without a config file of its own.
-
-    Its --cpu starts a single process (more only under MPI) whatever --num_processes says; --multi_gpu starts that many on any
-    hardware, as torchrun does, and they meet over gloo.
-    """
-    flags = ["--multi_gpu", "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-             "--main_process_port", "0"]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *flags, *command(config, out)], env=ENV, capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 @pytest.fixture(scope="module")
-def two(folder) -> Path:
-    launch(2, folder / "tiny.yaml", folder / "two")
+def two(folder, server) -> Path:
+    server.run(folder / "tiny.yaml", folder / "two", world=2)
     return folder / "two"
 
 

@@ -81,12 +81,12 @@ def main() -> None:
     args = parser.parse_args()
     names = OTHERS if args.others else NAMES
     print(f"{args.data_sets} data sets, {args.resamples} resamples, d = {args.dimension}; value (coverage)\n")
-    print("| setting | n | " + " | ".join(names) + " |")
-    print("|---|---|" + "---|" * len(names))
-    for setting in SETTINGS:
-        for n in (200, 500) if args.others else (100, 500):
-            found = covered(n, args.dimension, setting, args.data_sets, args.resamples, names)
-            print(f"| {setting} | {n} | " + " | ".join(f"{found[name][0]:.3f} ({found[name][1]:.2f})" for name in names) + " |", flush=True)
+    places = [(setting, n) for setting in SETTINGS for n in ((200, 500) if args.others else (100, 500))]
+    found = [covered(n, args.dimension, setting, args.data_sets, args.resamples, names) for setting, n in places]
+    print("| measure | " + " | ".join(f"{setting}, n = {n}" for setting, n in places) + " |")
+    print("|---" * (len(places) + 1) + "|")
+    for name in names:
+        print(f"| {name} | " + " | ".join(f"{one[name][0]:.3f} ({one[name][1]:.2f})" for one in found) + " |")
 
 
 if __name__ == "__main__":

@@ -313,7 +313,17 @@ def _pretrain(args: argparse.Namespace) -> int:
     return 0
 
 
+def _look_for(**images: Path | None) -> None:
+    """Find out about a misspelt path before libraries are imported that take seconds."""
+    from difflab.data.files import existing
+
+    for side, path in images.items():
+        if path is not None:
+            existing(path, side.replace("_", " "))
+
+
 def _compare(args: argparse.Namespace) -> int:
+    _look_for(real=args.real, generated=args.generated, train=args.train)
     _quiet_libraries()
     from difflab.comparison import compare
     from difflab.report.table import comparison
@@ -335,6 +345,8 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _diagnose(args: argparse.Namespace) -> int:
+    if args.reference is not None:
+        _look_for(reference=args.reference, **{f"generation_{t}": path for t, path in enumerate(args.sets)}, train=args.train)
     _quiet_libraries()
     from difflab.diagnosis import diagnose, diagnose_run
     from difflab.report.table import diagnosis

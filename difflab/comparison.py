@@ -21,6 +21,7 @@ from PIL import Image
 from difflab import config as configs
 from difflab.config import Data
 from difflab.data.decode import fit_array, flatten, read_header
+from difflab.data.files import existing
 from difflab.data.folder import inside_folder, is_image, walk
 from difflab.data.ledger import content_hash
 from difflab.data.sources import Source, open_source
@@ -202,7 +203,7 @@ class _Form:
 
 def _form(what: Any, side: str, image_size: int | None) -> _Form:
     if isinstance(what, (str, Path)):
-        return _form_of_files(Path(what).expanduser(), side, image_size)
+        return _form_of_files(existing(Path(what), side), side, image_size)
     arrays = list(what) if isinstance(what, (list, tuple)) else _array(what, side)
     if not len(arrays):
         raise DataError(f"{side}: there is no image")
@@ -238,8 +239,6 @@ def _array(what: Any, side: str) -> np.ndarray:
 
 
 def _form_of_files(path: Path, side: str, image_size: int | None) -> _Form:
-    if not path.exists():
-        raise DataError(f"{side}: {path} does not exist (looked from {Path.cwd()}); give a folder of images or a parquet file")
     if path.suffix == ".parquet" or (path.is_dir() and list(path.glob("*.parquet"))):
         name = f"parquet:{path}"
         own = open_source(Data(source=name, bad_images="skip", image_size=image_size), 0)

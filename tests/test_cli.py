@@ -121,6 +121,15 @@ def test_help_waits_for_no_library():
     assert process(sys.executable, "-c", code).stdout == "set()\n"
 
 
+@pytest.mark.parametrize(
+    "words", [["compare", ".", "nope"], ["diagnose", "--reference", "nope", "."], ["diagnose", "--reference", ".", ".", "--train", "nope"]]
+)
+def test_a_misspelt_path_is_found_before_libraries_are(words):
+    code = f"import sys, difflab.cli; print(difflab.cli.main({words!r}), 'torch' in sys.modules)"
+    done = process(sys.executable, "-c", code)
+    assert done.stdout == "2 False\n" and "nope does not exist (looked from " in done.stderr
+
+
 def test_run_with_json_prints_rows_alone_on_stdout_and_again_when_resumed(tmp_path, call):
     done = process(BIN / "difflab", "run", DIGITS, *MEMORISER, "--json", "--out", "out")
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from difflab.errors import StoreError
+from difflab.errors import DataError, StoreError
 
 
 def cache_home() -> Path:
@@ -79,3 +79,11 @@ def read_tensors(path: Path) -> dict[str, Any]:
         return load_file(path)
     except Exception as error:  # one message for a missing, truncated or foreign file
         raise StoreError(f"{path} cannot be read ({error}); delete it and run the same command again") from error
+
+
+def existing(path: Path, side: str) -> Path:
+    """`path` of images, ~ expanded. Raises DataError where nothing is."""
+    path = path.expanduser()
+    if not path.exists():
+        raise DataError(f"{side}: {path} does not exist (looked from {Path.cwd()}); give a folder of images or a parquet file")
+    return path

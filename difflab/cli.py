@@ -263,7 +263,7 @@ def _run(args: argparse.Namespace) -> int:
     _quiet_libraries()
     from difflab.chain import run_chain
     from difflab.progress import Reporter
-    from difflab.report.table import table
+    from difflab.report.table import left_out, table
 
     main_process = int(os.environ.get("RANK", "0")) == 0
     report = Reporter(quiet=not main_process or args.json, weights=_weights(config))
@@ -278,8 +278,9 @@ def _run(args: argparse.Namespace) -> int:
         between = [row for row in run.rows() if row["lab"] is None]
         if between:
             _show(table(run, Console().width, between))
-        left_out = [f"{row['metric']} ({row['extractor']}): {row['reason']}" for row in run.rows() if row["reason"] and row["generation"] == 0]
-        for line in dict.fromkeys(left_out):
+        for line in left_out(
+            {f"{row['metric']} ({row['extractor']})": row["reason"] for row in run.rows() if row["reason"] and row["generation"] == 0}
+        ):
             print(f"left out: {line}")
         flagged = sum(round(r["value"] * r["n"]) for r in run.rows() if r["metric"] == "flagged_share")
         if flagged:
@@ -326,7 +327,7 @@ def _compare(args: argparse.Namespace) -> int:
     _look_for(real=args.real, generated=args.generated, train=args.train)
     _quiet_libraries()
     from difflab.comparison import compare
-    from difflab.report.table import comparison
+    from difflab.report.table import comparison, left_out
 
     given = vars(args).copy()
     as_json = given.pop("json")
@@ -338,9 +339,8 @@ def _compare(args: argparse.Namespace) -> int:
         _print_rows(result.rows)
     else:
         _show(comparison(result.rows))
-        for row in result.rows:
-            if row["reason"]:
-                print(f"left out: {row['metric']} ({row['extractor']}): {row['reason']}")
+        for line in left_out({f"{row['metric']} ({row['extractor']})": row["reason"] for row in result.rows if row["reason"]}):
+            print(f"left out: {line}")
     return 0
 
 

@@ -202,7 +202,7 @@ def test_an_unknown_option_is_refused(capsys):
 
 def test_measures_left_out_and_flagged_samples_are_said(finished, call, tmp_path):
     _, out, _ = call("run", DIGITS, *MEMORISER, "--out", finished)
-    assert "left out: class_accuracy (pixels): class_accuracy has no value" in out
+    assert "left out: class_accuracy (pixels): the samples are unconditional, no class was asked for" in out
     assert "flagged" not in out
     (tmp_path / "grey").mkdir()
     for i in range(12):

@@ -52,7 +52,9 @@ def squared_distances(x_ND: Tensor, y_MD: Tensor, block: int = 1024) -> Tensor:
     for part in _distances(x_ND, y_MD, block, triangle=same):
         stop = start + len(part)
         out[start:stop, -part.shape[1] :] = part
-        if same:
+        if same:  # a product may round (i, j) otherwise than (j, i)
+            own = out[start:stop, start:stop].triu()
+            out[start:stop, start:stop] = own + own.triu(1).T
             out[stop:, start:stop] = out[start:stop, stop:].T
         start = stop
     return out
@@ -337,7 +339,9 @@ class PairMetric(Metric):
         for side, rows, total in (("real", rows_real, len(pair.real)), ("fake", rows_fake, len(pair.fake))):
             n = total if rows is None else len(rows)
             if n < cls.least(pair):
-                raise MeasureError(f"{cls.name} needs at least {cls.least(pair)} {side} images, got {n}: raise sample.count or measure.count")
+                raise MeasureError(
+                    f"{cls.name} needs at least {cls.least(pair)} {side} images, got {n}: give more (in a run sample.count, measure.count or data.held_out)"
+                )
         value = float(cls.evaluate(pair, _all_or(rows_real), _all_or(rows_fake)))
         if not abs(value) < float("inf"):
             raise MeasureError(f"{cls.name} came out as {value}: the features are too large or degenerate for it")

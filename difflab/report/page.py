@@ -10,7 +10,7 @@ from typing import Any
 
 from difflab.data.files import write_text
 from difflab.report.contents import contents
-from difflab.report.table import number
+from difflab.report.table import left_out, number
 from difflab.run import Run
 
 FILE = "report.html"
@@ -43,7 +43,8 @@ def render(found: dict[str, Any]) -> str:
 
     asset = files("difflab") / "assets" / "report"
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.filters |= {"number": lambda value: number(value) if isinstance(value, float | int | None) else str(value), "capitalised": _capitalised}
+    filters: dict[str, Any] = {"capitalised": _capitalised, "reasons": left_out}
+    page.filters |= {"number": lambda value: number(value) if isinstance(value, float | int | None) else str(value)} | filters
     found = plain(found)
     parts = ("pictures", "map", "concepts", "nearest", "spectra")
     shown = {key: found[key] for key in ("arms", "generations", "groups", "live")}

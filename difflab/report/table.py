@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich import box
@@ -89,6 +90,19 @@ def in_words(finding: Any) -> str:
     return ", ".join(words) or nothing
 
 
+def left_out(reasons: Mapping[str, str]) -> list[str]:
+    """Measures without a value and why, those of one reason together.
+
+    >>> left_out({"recall (pixels)": "recall needs 6 images", "ct": "ct has no value: all are one", "kid": "kid needs 6 images"})
+    ['recall (pixels), kid: needs 6 images', 'ct: all are one']
+    """
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        bare = name.partition(" (")[0]
+        names.setdefault(reason.removeprefix(f"{bare} has no value: ").removeprefix(f"{bare} "), []).append(name)
+    return [f"{', '.join(group)}: {reason}" for reason, group in names.items()]
+
+
 def _story(result: Any) -> list[str]:
     last = result.findings[-1]
     lines = [f"generation {last.generation} (n = {last.n}): {in_words(last)}"]
@@ -98,8 +112,7 @@ def _story(result: Any) -> list[str]:
     if result.first_alarm:
         lines.append(f"first alarm: generation {result.first_alarm[0]}, by {', '.join(result.first_alarm[1])}")
     lines.append(f"what could help: {last.advice}")
-    reasons = dict.fromkeys(last.left_out.values())
-    lines += [f"left out: {', '.join(m for m, r in last.left_out.items() if r == reason)}: {reason}" for reason in reasons]
+    lines += [f"left out: {line}" for line in left_out(last.left_out)]
     if len(result.findings) == 1:
         lines.append("one generation alone: this says how it differs from real images, not whether a loop made it so; give generation 0 as well")
     return lines

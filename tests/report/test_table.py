@@ -10,7 +10,7 @@ from rich.console import Console
 
 from difflab.config import parse
 from difflab.measure import row
-from difflab.report.table import cell, number, table
+from difflab.report.table import cell, left_out, number, table
 from difflab.run import Run
 
 METRICS = ("fd", "kid", "precision", "recall", "rare_class_survival")
@@ -91,6 +91,12 @@ def test_a_measure_that_a_generation_lacks_is_a_dash(tmp_path):
     ]
     text = shown(made(tmp_path, rows), 100)
     assert columns(text, "floor") == ["-", "-"] and columns(text, "0") == ["1.5", "-"] and columns(text, "1") == ["-", "2.5"]
+
+
+def test_reasons_are_said_once_for_all_measures_that_have_them():
+    reasons = {"recall (pixels)": "recall needs 6 images", "ct": "ct has no value: all are one", "kid": "kid needs 6 images", "fd": "no images"}
+    assert left_out(reasons) == ["recall (pixels), kid: needs 6 images", "ct: all are one", "fd: no images"]
+    assert left_out({}) == []
 
 
 def test_a_run_without_numbers_has_an_empty_table(tmp_path):

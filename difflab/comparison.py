@@ -102,7 +102,9 @@ def compare(
     sources = open_sides(given, image_size, max_bad, notes)
     specs = list(extractors) if extractors is not None else [default_extractor(), "texture"]
     if "fitted" in specs:
-        raise MeasureError("extractor 'fitted' belongs to a run; use pixels, efficientnet-lite0, texture, inception or open_clip:NAME_OR_PATH")
+        raise MeasureError(
+            "extractor 'fitted' belongs to a run; use pixels, efficientnet-lite0, texture, inception, open_clip:NAME_OR_PATH or timm:NAME_OR_PATH"
+        )
     opened = [open_extractor(spec, device=device) for spec in specs]
     reader = next((e for e in opened if e.encode_text is not None), None)
     told = None

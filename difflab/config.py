@@ -316,7 +316,7 @@ class Measure(Spec):
 
     extractors: list[str] = Field(
         ["pixels"],
-        description="Feature spaces: pixels | texture (its own measures only) | fitted | efficientnet-lite0 | inception[:PATH] | open_clip:NAME_OR_PATH; [] = no distribution measures.",
+        description="Feature spaces: pixels | texture (its own measures only) | fitted | efficientnet-lite0 | inception[:PATH] | open_clip:NAME_OR_PATH | timm:NAME_OR_PATH | python:FILE.py:NAME; [] = no distribution measures.",
     )
     metrics: list[str] = Field(
         ["fd", "kid", "precision", "recall", "density", "coverage", "trace_ratio", "class_accuracy", "class_entropy", "rare_class_survival"],

@@ -47,7 +47,11 @@ HUB = {
         ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
         "extractor open_clip:ViT-L-14-336/openai, the one of published cmmd",
     ),
-    "DINOv2": ("facebook/dinov2-base", ("model.safetensors", "pytorch_model.bin"), "features of your own; no extractor of difflab reads it"),
+    "DINOv2": (
+        "timm/vit_large_patch14_dinov2.lvd142m",
+        ("model.safetensors", "pytorch_model.bin"),
+        "extractor timm:vit_large_patch14_dinov2.lvd142m@224",
+    ),
 }
 """Weights of the hub that presets and published numbers use: repository, files of which one must be there, what for."""
 

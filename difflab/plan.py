@@ -17,7 +17,14 @@ from difflab.models.base import ClosedForm, Shape
 from difflab.policies import acting
 from difflab.seeds import seed_of
 
-DIMENSIONS = {"texture": 8, "fitted": 64, "efficientnet-lite0": 1280, "inception": 2048, "open_clip": 768}  # of features; open_clip's vary
+DIMENSIONS = {
+    "texture": 8,
+    "fitted": 64,
+    "efficientnet-lite0": 1280,
+    "inception": 2048,
+    "open_clip": 768,
+    "timm": 1024,
+}  # of features; open_clip's and timm's vary
 PNG_SHARE = 0.7  # typical size of a PNG of natural or noisy small images, relative to its raw pixels
 
 

@@ -7,6 +7,8 @@
     inception | inception:PATH            torch-fidelity's port of the TensorFlow FID network
     open_clip:tiny-clip                   the small CLIP that ships with difflab: emoji, digits and their names
     open_clip:NAME/PRETRAINED | PATH      the image tower of any open_clip model
+    timm:NAME[@SIDE] | PATH               any network of timm without its head, DINOv2 among them: timm:vit_large_patch14_dinov2.lvd142m@224
+    python:FILE.py:NAME                   a function of yours: uint8 [n, H, W, C] to floats [n, d]; also python:PACKAGE.MODULE:NAME
 
 Only inception and published open_clip weights are comparable with published numbers, and only for the same weights and resize: the recipe says both.
 Weights are read without running code from them (safetensors, or torch.load with weights_only). Libraries are imported when first used.
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib
 import importlib.util
 import io
 import json
@@ -44,7 +47,7 @@ from difflab.metrics.base import nearest
 from difflab.metrics.resize import RESIZES, bicubic, known_resize
 
 BATCH = 64
-SPECS = ("pixels", "texture", "fitted", "efficientnet-lite0", "inception", "open_clip")
+SPECS = ("pixels", "texture", "fitted", "efficientnet-lite0", "inception", "open_clip", "timm", "python")
 ASSETS = Path(__file__).parent.parent / "assets"
 INCEPTION_URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 
@@ -138,6 +141,10 @@ def _open(spec: str, fitted: Path | None, device: str | torch.device, resize: st
         raise MeasureError(f"only inception takes a choice of resize, {name} has its own: leave resize out")
     if name == "open_clip":
         return _open_clip(rest, device)
+    if name == "timm":
+        return _timm(rest, device)
+    if name == "python":
+        return _python(rest, device)
     if name == "inception":
         return _inception(rest or None, device, resize or "tf1")
     if spec == "pixels":
@@ -168,7 +175,7 @@ def _texture() -> Extractor:
 def known_extractor(spec: str) -> None:
     """Raise MeasureError, with the nearest, unless `spec` is of a form that `open_extractor` takes. Loads nothing."""
     name = spec.partition(":")[0]
-    if (name if name in ("open_clip", "inception") else spec) not in SPECS:
+    if (name if name in ("open_clip", "inception", "timm", "python") else spec) not in SPECS:
         raise MeasureError(f"unknown extractor '{spec}'; {nearest(name, SPECS)}")
 
 
@@ -449,6 +456,73 @@ def _open_clip(what: str, device: str | torch.device) -> Extractor:
     if tag is None and (folder / "training.json").is_file():  # written by difflab/pretrain_clip.py
         details["held_out_accuracy"] = _stated(folder / "training.json")
     return Extractor(f"open_clip:{shown}", dim, details, encode, device, network, encode_text)
+
+
+def _timm(what: str, device: str | torch.device) -> Extractor:
+    import timm
+
+    what, _, side = what.rpartition("@") if re.search(r"@\d+$", what) else (what, "", "")
+    folder, architecture = Path(what).expanduser(), what.partition(".")[0]
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise MeasureError(f"{folder} is no timm folder: it wants config.json and model.safetensors")
+        source = f"local-dir:{folder}"
+    else:
+        if architecture not in timm.list_models():
+            raise MeasureError(f"unknown timm model '{architecture}'; {_few(architecture, timm.list_models())}")
+        source = what
+    more: dict[str, Any] = {"img_size": int(side)} if side else {}
+    try:
+        with _hub_answers_or_is_off():
+            network = timm.create_model(source, pretrained=True, num_classes=0, **more)
+    except Exception as error:  # timm, huggingface_hub and torch raise a dozen kinds here
+        reason = " ".join(str(error).split())[:200]
+        raise MeasureError(f"cannot open timm:{what}: {reason}; offline, give a local folder as timm:PATH") from error
+    network = _ready(network, device)
+    given = timm.data.resolve_model_data_config(network)
+    size = int(side or given["input_size"][-1])
+    mean, std = (torch.tensor(given[key], device=device).view(1, 3, 1, 1) for key in ("mean", "std"))
+
+    def encode(images: Tensor) -> Tensor:
+        return network((bicubic(_as_rgb(images).float(), size) / 255 - mean) / std)
+
+    details = {
+        "input": f"{size}x{size}",
+        "resize": "bicubic antialias",
+        "values": f"mean {list(given['mean'])}, std {list(given['std'])}",
+        "dtype": "float32",
+        "sha256": sha256_of(network.state_dict()),
+    }
+    dim = encode(torch.zeros(1, 3, size, size, device=device)).shape[1]
+    return Extractor(f"timm:{folder.name if folder.is_dir() else what}{'@' + side if side else ''}", dim, details, encode, device, network)
+
+
+def _python(what: str, device: str | torch.device) -> Extractor:
+    """A function of the user's. Its source is part of the recipe; what it reads besides is, where it has an attribute `recipe`, a dict."""
+    place, _, name = what.rpartition(":")
+    if not place or not name:
+        raise MeasureError(f"python:{what} names no function; write python:FILE.py:NAME or python:PACKAGE.MODULE:NAME")
+    path = Path(place).expanduser()
+    if place.endswith(".py") and not path.is_file():
+        raise MeasureError(f"python:{what}: {path} does not exist (looked from {Path.cwd()})")
+    try:
+        if place.endswith(".py"):
+            found = importlib.util.spec_from_file_location(path.stem, path)
+            assert found is not None and found.loader is not None
+            module = importlib.util.module_from_spec(found)
+            found.loader.exec_module(module)
+        else:
+            module = importlib.import_module(place)
+        own = getattr(module, name)
+        read = lambda images: torch.as_tensor(own(images))  # noqa: E731
+        probe = read(torch.zeros(BATCH, 32, 32, 3, dtype=torch.uint8, device=device))
+    except Exception as error:  # whatever a user's code may raise
+        raise MeasureError(f"python:{what}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+    if probe.ndim != 2 or len(probe) != BATCH:
+        raise MeasureError(f"python:{what} gave {tuple(probe.shape)} for {BATCH} images; a feature extractor gives [n, d]")
+    source = Path(module.__file__ or "").read_bytes()
+    details = {"input": "own size", "source_sha256": hashlib.sha256(source).hexdigest(), **getattr(own, "recipe", {})}
+    return Extractor(f"python:{path.stem}:{name}", probe.shape[1], details, lambda images: read(images.permute(0, 2, 3, 1).contiguous()), device)
 
 
 def _stated(file: Path) -> dict[str, float] | None:

@@ -183,9 +183,74 @@ def test_open_clip_unreachable_is_said_at_once(monkeypatch):
     assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
 
+@pytest.fixture(scope="module")
+def timm_folder(tmp_path_factory):
+    """A vision transformer of the kind of DINOv2, and a small one, as timm saves them."""
+    import timm
+    from timm.models import save_for_hf
+
+    place = tmp_path_factory.mktemp("timm")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        dino = {"depth": 1, "embed_dim": 32, "num_heads": 2, "init_values": 1.0}  # as published, its scale of a layer starts at 1e-5
+        for name, kind, more in (("dino", "vit_small_patch14_dinov2", {**dino, "img_size": 56}), ("small", "test_vit", {"num_classes": 10})):
+            (place / name).mkdir()
+            args = {key: value for key, value in more.items() if key != "num_classes"}
+            save_for_hf(timm.create_model(kind, **more), place / name, model_args=args or None, safe_serialization=True)
+    return place
+
+
+@pytest.mark.parametrize(("name", "side", "wanted"), [("small", "", 160), ("small", "@64", 64), ("dino", "@28", 28), ("dino", "@56", 56)])
+def test_timm_from_a_local_folder(timm_folder, name, side, wanted):
+    """Features before the head, of images at the side that was asked for, as the network by itself gives them."""
+    import timm
+
+    extractor = open_extractor(f"timm:{timm_folder / name}{side}")
+    assert extractor.name == f"timm:{name}{side}" and extractor.recipe["input"] == f"{wanted}x{wanted}"
+    network = timm.create_model(f"local-dir:{timm_folder / name}", pretrained=True, num_classes=0, img_size=wanted).eval()
+    given = timm.data.resolve_model_data_config(network)
+    x = images(4, wanted, 3)
+    mean, std = (torch.tensor(given[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        by_hand = network((x.permute(0, 3, 1, 2) / 255 - mean) / std)
+    torch.testing.assert_close(extractor(x), by_hand, rtol=1e-4, atol=1e-5)
+    assert extractor.dim == by_hand.shape[1] and extractor(images(2, 20)).shape == (2, extractor.dim)
+    assert extractor.recipe["sha256"] != sha256_of({}) and by_hand.std(0).max() > 1e-3
+
+
+def test_timm_without_its_weights_is_refused(timm_folder, tmp_path):
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(MeasureError, match="is no timm folder"):
+        open_extractor(f"timm:{tmp_path / 'bare'}")
+    (tmp_path / "bare" / "config.json").write_text((timm_folder / "small" / "config.json").read_text())
+    with pytest.raises(MeasureError, match=r"cannot open timm:.*offline, give a local folder"):
+        open_extractor(f"timm:{tmp_path / 'bare'}")  # never random ones
+
+
+def test_a_function_of_the_user_s(tmp_path, monkeypatch):
+    code = "def corners(images):\n    return images[:, 0, 0].double() * {0}\n\ncorners.recipe = {{'weights': 'none'}}\n"
+    (tmp_path / "mine.py").write_text(code.format(2))
+    extractor = open_extractor(f"python:{tmp_path}/mine.py:corners")
+    x = images(70, 5, 3)
+    assert torch.equal(extractor(x), 2 * x[:, 0, 0].float()) and extractor.dim == 3 and extractor.name == "python:mine:corners"
+    assert extractor.recipe["weights"] == "none"
+    monkeypatch.syspath_prepend(tmp_path)
+    assert open_extractor("python:mine:corners").recipe == extractor.recipe
+    (tmp_path / "mine.py").write_text(code.format(3))
+    assert open_extractor(f"python:{tmp_path}/mine.py:corners").key != extractor.key  # another function, other features
+    (tmp_path / "wrong.py").write_text("def flat(images):\n    return images.float().mean()\n\ndef fails(images):\n    return 1 / 0\n")
+    for name, said in (("flat", r"gave \(\) for 64 images"), ("fails", "ZeroDivisionError"), ("absent", "AttributeError")):
+        with pytest.raises(MeasureError, match=said):
+            open_extractor(f"python:{tmp_path}/wrong.py:{name}")
+
+
 @pytest.mark.parametrize(
     ("spec", "match"),
     [
+        ("timm:vit_tiny_patch16_225", "unknown timm model 'vit_tiny_patch16_225'; did you mean 'vit_tiny_patch16_224'"),
+        ("python:corners", "names no function; write python:FILE.py:NAME"),
+        ("python:absent.py:corners", "absent.py does not exist"),
+        ("python:no_such_module:corners", "ModuleNotFoundError"),
         ("inceptoin", r"unknown extractor 'inceptoin'; did you mean 'inception'\?"),
         ("pixels:8", "unknown extractor 'pixels:8'; did you mean 'pixels'"),
         ("open_clip:ViT-B-33/openai", "unknown open_clip model 'ViT-B-33'; did you mean 'ViT-B-32'"),

@@ -21,6 +21,9 @@ PEAKS = {
 }
 
 
+_counted: dict[tuple[Any, ...], float] = {}
+
+
 @lru_cache
 def peak(kind: str, precision: str) -> float | None:
     """FLOP/s that this machine's device of type `kind` could do: by its data sheet, a CPU's by a measured matrix product; None = not known."""
@@ -41,16 +44,20 @@ def peak(kind: str, precision: str) -> float | None:
 
 
 def forward_flops(model: Any) -> float:
-    """FLOPs of one forward pass of a diffusion model per image, counted while one image passes through it."""
+    """FLOPs of one forward pass of a diffusion model per image, counted while one image passes through it, once for each architecture."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    key = (type(model), tuple(model.drawn), repr(model.null), repr(model.net))
+    if key in _counted:
+        return _counted[key]
     c, h, w = model.drawn
     device = next(model.net.parameters()).device
     x, t = torch.zeros(1, c, h, w, device=device), torch.zeros(1, dtype=torch.long, device=device)
     conditions = torch.full((1,), model.null, device=device) if model.spec.conditional else None
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.predict(model.net, x, t, conditions)
-    return float(counter.get_total_flops())
+    _counted[key] = float(counter.get_total_flops())
+    return _counted[key]
 
 
 def mfu(flops: float, seconds: float, device: torch.device, precision: str) -> float | None:

@@ -260,7 +260,7 @@ def test_a_diverged_training_leaves_no_model(tmp_path):
 
 
 # ------------------------------------------------------------------------------------- the memoriser's law
-CHAINS, N = 24, 20
+CHAINS, N = 16, 20
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_the_memoriser_on_real_digits_obeys_the_trace_ratio_law(tmp_path, monkey
 
     The measure divides by held-out images and its floor divides those by training set 0, so value * floor is the ratio of the
     law. The laws are about pairs of draws alone and so hold for any images. Under fresh_real the limit is relative to the real
-    images as a population (the train split, variance over n - 1). 24 chains with their own split and draws are the replicates.
+    images as a population (the train split, variance over n - 1). 16 chains with their own split and draws are the replicates.
     """
     monkeypatch.setattr("difflab.data.files.os.fsync", lambda handle: None)  # thousands of small files that nobody wants to survive
     monkeypatch.setattr("difflab.chain.picture", lambda work, generation: None)

@@ -101,8 +101,7 @@ class Stopper(Reporter):
 
 
 # --------------------------------------------------------------------------------------------- resuming
-@pytest.mark.parametrize("rank", [0, 2])
-@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize(("kind", "rank"), [("sd15", 0), ("sd15", 2), ("sd21", 0), ("sdxl", 2), ("sd3", 0)])
 def test_a_chain_stopped_in_the_middle_of_training_goes_on_to_the_same_bytes(kind, rank, made, runs, tmp_path):
     whole = runs(kind, rank)
     config = tiny.config(kind, made[kind], model={"lora_rank": rank})

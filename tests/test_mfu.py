@@ -19,6 +19,7 @@ from difflab.models.pixel_mlp import PixelMLP
 @pytest.fixture(autouse=True)
 def _forget():
     peak.cache_clear()
+    mfus._counted.clear()
     yield
     peak.cache_clear()
 
@@ -42,6 +43,10 @@ def test_flops_of_one_image_by_hand():
     by_hand = 2 * (8 * 8 * 5 * 3 * 3 * 3) + 2 * (4 * 4 * 7 * 5 * 2 * 2)  # a multiplication and an addition each
     assert forward_flops(model) == by_hand
     assert model.given == [((1, 3, 8, 8), None)]
+    wider = Counted()
+    wider.net[1] = nn.Conv2d(5, 9, 2, stride=2)
+    assert forward_flops(Counted()) == by_hand and forward_flops(wider) > by_hand  # counted once for each architecture
+    assert len(wider.given) == 1
 
 
 def test_flops_of_a_perceptron_are_those_of_its_matrices():

@@ -52,7 +52,7 @@ def squared_distances(x_ND: Tensor, y_MD: Tensor, block: int = 1024) -> Tensor:
     for part in _distances(x_ND, y_MD, block, triangle=same):
         stop = start + len(part)
         out[start:stop, -part.shape[1] :] = part
-        if same:  # a product may round (i, j) otherwise than (j, i)
+        if same:  # (i, j) may be near by a rounding where (j, i) is not
             own = out[start:stop, start:stop].triu()
             out[start:stop, start:stop] = own + own.triu(1).T
             out[stop:, start:stop] = out[start:stop, stop:].T

@@ -520,18 +520,18 @@ def budget(run: Any) -> str:
 
 
 def _weights(config: configs.Config) -> dict[tuple[int, str], float]:
-    """Expected seconds per stage for the time left; relative costs are enough, since the pace is corrected as it goes."""
-    per = {
-        "train": config.train.images_seen * 1e-4,
-        "sample": 4e-6 * config.sample.steps * config.sample.count_of(0),
-        "measure": 2.0,
-        "mix": 0.1,
-        "select": 0.1,
-    }
+    """Expected seconds per stage for the time left; relative costs of training and sampling are enough, since the pace is corrected as it goes."""
     labs = config.labs()
     if len(labs) > 1:
         return {(t, f"lab {own.lab} {stage}"): s for own in labs for (t, stage), s in _weights(own).items()}
-    return {(t, stage): seconds for t in range(config.generations + 1) for stage, seconds in per.items()}
+    a_pass = 1e-4 / 3  # of one image through the network; training takes three
+    passes = config.sample.steps * (1 if config.sample.guidance_scale in (0, 1) else 2)
+    out: dict[tuple[int, str], float] = {}
+    for t in range(config.generations + 1):
+        seen = 0 if t == 0 and getattr(config.model, "generation_0", "fit") == "base" else config.train.images_seen
+        out |= {(t, "train"): 3 * a_pass * seen, (t, "sample"): a_pass * passes * config.sample.count_of(t)}
+        out |= {(t, "measure"): 2.0, (t, "mix"): 0.1, (t, "select"): 0.1}
+    return out
 
 
 def _plan(args: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 EVERY = 5.0  # seconds between plain lines
+NETWORK = ["train", "sample"]  # how fast the network is decides how long these take, and nothing else
 SURE = 3.0  # seconds from which on a speed says something about the machine
 
 
@@ -107,10 +108,10 @@ class Reporter:
 
 
 def _pace(seen: dict[str, tuple[float, float]], stage: str) -> float:
-    """Seconds spent per second expected: of this kind of stage, of all kinds while it is new, 1 while all are."""
-    kind = next((kind for kind in seen if stage.endswith(kind)), None)  # 'lab 1 train' is a train
-    everything = (sum(spent for spent, _ in seen.values()), sum(expected for _, expected in seen.values()))
-    for spent, expected in (seen[kind] if kind else everything, everything):
+    """Seconds spent per second expected: of this kind of stage; while it is new, of training and sampling for one another, or of whatever was seen; else 1."""
+    kind = stage.rpartition(" ")[2]  # 'lab 1 train' is a train
+    for kinds in ([kind], NETWORK, list(seen)) if kind in NETWORK else ([kind],):
+        spent, expected = (sum(seen.get(k, (0.0, 0.0))[i] for k in kinds) for i in (0, 1))
         if spent > SURE and expected:
             return spent / expected
     return 1.0

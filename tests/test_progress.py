@@ -64,6 +64,14 @@ def test_a_guess_that_was_far_off_for_one_kind_of_stage_does_not_outlive_its_fir
     assert "(run: 0:24 left)" in capsys.readouterr().err  # 4 of this stage, 10 of the next training, 10 of its samples
 
 
+def test_a_slow_network_says_nothing_about_measuring(now, capsys):
+    report = Reporter(weights={(0, "sample"): 0.1, (0, "measure"): 2.0, (1, "train"): 0.1, (1, "sample"): 0.1, (1, "measure"): 2.0})
+    with report.stage(0, "sample", 100) as advance:
+        now.at += 40
+        advance(50)
+    assert "(run: 3:24 left)" in capsys.readouterr().err  # 40 of this stage, 80 and 80 of the next two, 2 and 2 of measuring
+
+
 def test_the_labs_of_an_ecosystem_share_the_pace_of_a_kind(now, capsys):
     report = Reporter(weights={(0, f"lab {lab} {stage}"): 10.0 for lab in (0, 1) for stage in ("train", "sample")})
     for report.lab, share in ((0, 100), (1, 50)):

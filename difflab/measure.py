@@ -100,7 +100,7 @@ def needs_features(run: Run) -> bool:
 
 
 def _fit_extractor(run: Run, path: Any) -> None:
-    from difflab.metrics.extractors import fit_extractor
+    from difflab.metrics.fitted import fit_extractor
 
     labels, n_train = run.real.labels(), run.about["n_train"]
     if labels is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,14 +117,14 @@ def _network(config: Config, shape: Shape) -> _Network | None:
 
     flops = forward_flops(model)
     trained = config.train.micro_batch_size or config.train.batch_size
-    backward = _seconds(lambda: model.predict(model.net, *batch(trained)).float().square().mean().backward(), device) / trained
+    backward = _per_image(lambda n: model.predict(model.net, *batch(n)).float().square().mean().backward(), trained, device)
     size = sum(p.numel() * p.element_size() for p in model.net.parameters() if p.requires_grad)
     model.prepare_sampling(config.sample.model_copy(update={"compile": False}), device)
     sampled = config.sample.batch_size * guided
     with torch.no_grad():
-        forward = _seconds(lambda: model.predict(model.net, *batch(sampled)), device) / sampled
+        forward = _per_image(lambda n: model.predict(model.net, *batch(n)), sampled, device)
         latents = torch.randn(min(8, sampled), *model.drawn, device=device)
-        finish = _seconds(lambda: model.finish(latents), device) / len(latents)
+        finish = _per_image(lambda n: model.finish(latents[:n]), len(latents), device)
         with FlopCounterMode(display=False) as counter:
             model.finish(latents[:1])
     # The optimiser, the average and the data cost about a tenth on top (measured on digits).
@@ -139,14 +140,23 @@ def _network(config: Config, shape: Shape) -> _Network | None:
     )
 
 
-def _seconds(work: Any, device: str) -> float:
-    """The best of three, after one to warm up."""
-    best = float("inf")
-    for attempt in range(4):
+def _per_image(work: Callable[[int], Any], most: int, device: str, patience: float = 4) -> float:
+    """Seconds per image of work on a batch: the best of three in batches of `most`, or of fewer and less often where that takes more than `patience` seconds."""
+
+    def seconds(n: int) -> float:
         started = time.perf_counter()
-        work()
+        work(n)
         if device == "cuda":
             torch.cuda.synchronize()
-        if attempt:
-            best = min(best, time.perf_counter() - started)
-    return best
+        return time.perf_counter() - started
+
+    seconds(1)  # to warm up
+    one = seconds(1)
+    n = min(most, int(patience / one / 2))
+    if n <= 1:
+        return one
+    seconds(n)
+    found = [seconds(n)]
+    while len(found) < 3 and sum(found) < patience:
+        found.append(seconds(n))
+    return min(found) / n

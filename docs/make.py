@@ -548,12 +548,11 @@ def expect_emoji() -> str:
     return table_of(parts, ("precision", "recall", "coverage", "class_accuracy"))
 
 
-@block("policies-compared")
-def policies_compared() -> str:
-    """Arms by measures: mean over seeds ± half its 95% interval, bold where the paired difference to the first arm has an interval without 0."""
+def arms_by_measures(path: str) -> str:
+    """Mean over seeds ± half its 95% interval, bold where the paired difference to the first arm has an interval without 0."""
     from difflab.report.table import number
 
-    rows = kept("docs/results/policies.jsonl")
+    rows = kept(path)
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     by = {(row["arm"], row["metric"]): row for row in rows}
     lines = ["| arm | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
@@ -565,6 +564,16 @@ def policies_compared() -> str:
 
     lines += [f"| {arm} | " + " | ".join(cell(by[arm, m]) for m in metrics) + " |" for arm in dict.fromkeys(row["arm"] for row in rows)]
     return "\n".join(lines)
+
+
+@block("digits-policies")
+def digits_policies() -> str:
+    return arms_by_measures("docs/results/digits-policies.jsonl")
+
+
+@block("emoji-policies")
+def emoji_policies() -> str:
+    return arms_by_measures("docs/results/emoji-policies.jsonl")
 
 
 if __name__ == "__main__":

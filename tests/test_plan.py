@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from difflab import plan as plan_module
 from difflab.config import Config, parse
 from difflab.errors import ConfigError
 from difflab.models.base import Shape
@@ -115,3 +116,24 @@ def test_every_stage_of_every_generation_has_a_time():
     found = plan(config(), DIGITS, 500)
     assert len({(c.generation, c.stage) for c in found}) == len(found) == 20
     assert all(0 < c.seconds < 60 for c in found)
+
+
+@pytest.mark.parametrize(
+    ("cost", "most", "batches"),
+    [
+        (0.001, 64, [1, 1, 64, 64, 64, 64]),  # cheap: the whole batch, once to warm up and three times
+        (0.5, 64, [1, 1, 4, 4, 4]),  # as many images as half of the patience allows
+        (30.0, 64, [1, 1]),  # one image is too much already
+        (0.001, 1, [1, 1]),
+    ],
+)
+def test_a_slow_network_is_timed_on_few_images(monkeypatch, cost, most, batches):
+    clock, seen = [0.0], []
+
+    def work(n):
+        seen.append(n)
+        clock[0] += cost * n
+
+    monkeypatch.setattr(plan_module.time, "perf_counter", lambda: clock[0])
+    assert plan_module._per_image(work, most, "cpu", patience=4) == pytest.approx(cost)
+    assert seen == batches

@@ -15,7 +15,8 @@ from difflab.metrics.concepts import Concepts, assign, concepts_of, read_concept
 from difflab.metrics.covariance import TraceRatio
 from difflab.metrics.drift import judge_drift
 from difflab.metrics.entropy import knn_entropy
-from difflab.metrics.extractors import Extractor, fit_extractor, open_extractor
+from difflab.metrics.extractors import Extractor, open_extractor
+from difflab.metrics.fitted import fit_extractor
 from difflab.metrics.frechet import FrechetDistance, FrechetInceptionDistance, fd_infinity, frechet_distance, frechet_from_moments
 from difflab.metrics.interval import half_rows, interval, resampled
 from difflab.metrics.kernel import KernelDistance, cmmd_biased

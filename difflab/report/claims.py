@@ -19,7 +19,8 @@ an effect is a mean over seeds with Student's 95% interval, and the verdict is *
 region that confirms, *refuted here* where one lies in the region that refutes, else *cannot tell*. "Here" matters: most settings are
 8x8 digits and a small denoiser, and a claim about Stable Diffusion is not settled by them. No correction for many comparisons.
 Two arms on digits (replace without guidance and with guidance 3) had been looked at with two seeds and a larger budget before the regions
-of their claims were written.
+of their claims were written. All claims were first run with 3 or 4 seeds; then all but those of `--quick` were run again with 8 (6 on emoji), whatever
+they had said, and nothing but the number of seeds was changed.
 
 This page is generated: `difflab claims --page docs/CLAIMS.md`. Laws are theory through the same engine: |z| below 4 over {chains} chains.
 """

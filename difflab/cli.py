@@ -10,6 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from difflab import config as configs
-from difflab.errors import ConfigError, DifflabError
+from difflab.errors import ConfigError, DifflabError, StoreError
 
 SHELLS = ("bash", "zsh", "tcsh")
 # Libraries report a full disk in exceptions of their own types; the text is what they share.
@@ -52,7 +53,7 @@ EXAMPLES_OF = {
     "report": ["difflab report runs/digits", "difflab report runs/digits runs/digits-accumulate --out both.html", "difflab report runs/regimes"],
     "sweep": ["difflab sweep configs/sweeps/regimes.yaml", "difflab sweep configs/sweeps/policies.yaml seeds=5 --workers 2"],
     "compare-runs": [
-        "difflab compare-runs runs/regimes --plot arms.png",
+        "difflab compare-runs runs/regimes --plot arms.png --strip arms-strip.png",
         "difflab compare-runs runs/digits runs/digits-fresh --metrics recall coverage",
     ],
     "claims": ["difflab claims --quick", "difflab claims fresh-limit --workers 2"],
@@ -197,6 +198,9 @@ def parser() -> Parser:
     compare_runs.add_argument("--metrics", nargs="+", metavar="NAME", help="measures by name (default: all that were taken on images)")
     compare_runs.add_argument("--generations", type=int, nargs="+", metavar="T", help="(default: the last one that all have)")
     compare_runs.add_argument("--plot", type=Path, metavar="PNG", help="draw the curves of the arms into this file")
+    compare_runs.add_argument(
+        "--strip", type=Path, metavar="PNG", help="draw the same seeds of all arms into this file, as they are in the generation compared"
+    )
     claims = add("claims", _claims, "Run published claims as experiments, and print what was seen.")
     claims.add_argument("names", nargs="*", metavar="NAME", help="files of the claims' folder (default: all)")
     claims.add_argument("--folder", type=Path, default=Path("configs/claims"), help="one YAML file per claim (default: configs/claims)")
@@ -424,18 +428,20 @@ def _sweep(args: argparse.Namespace) -> int:
         shared = sum(len(record["shared"]) for record in records)
         print(f"{len(records) - len(failed)} of {len(records)} runs are complete; {shared} stages were taken over from runs that share them")
         if len(failed) < len(records):
-            _compare_sweep(out, None, None, out / "arms.png")
-            print(f"look at: {out / 'arms.png'}   difflab compare-runs {out}")
+            from difflab.comparing import arms_of
+
+            drawn = [out / "arms.png", out / "arms-strip.png"]
+            arms = arms_of(*_runs([out]))
+            _show_arms(arms, plot=drawn[0])
+            with suppress(StoreError):  # arms without pictures, or of different things
+                _draw_strip(arms, drawn[1])
+            print(f"look at: {'  '.join(str(path) for path in drawn if path.exists())}   difflab compare-runs {out}")
     return 1 if failed else 0
 
 
-def _compare_sweep(out: Path, metrics: list[str] | None, generations: list[int] | None, plot: Path | None) -> None:
-    from difflab.comparing import arms_of
-
-    _show_arms(arms_of(*_runs([out])), metrics, generations, plot)
-
-
-def _show_arms(arms: Any, metrics: list[str] | None, generations: list[int] | None, plot: Path | None, as_json: bool = False) -> None:
+def _show_arms(
+    arms: Any, metrics: list[str] | None = None, generations: list[int] | None = None, plot: Path | None = None, as_json: bool = False
+) -> None:
     from difflab.comparing import budgets, compare_runs
     from difflab.data.files import atomic
     from difflab.report.curves import arm_curves
@@ -450,6 +456,20 @@ def _show_arms(arms: Any, metrics: list[str] | None, generations: list[int] | No
         return
     _show(table(rows, Console().width))
     print(budgets(arms))
+
+
+def _draw_strip(arms: Any, to: Path, generation: int | None = None) -> None:
+    """The same seeds of all arms, of the first seed of training that they share."""
+    from difflab.data.files import atomic
+    from difflab.report.grid import arm_strip
+
+    there = [arm for arm in arms if arm.runs]
+    seeds = set.intersection(*(set(arm.runs) for arm in there))
+    if not seeds:
+        raise StoreError("the arms have no seed in common, so there are no pictures of the same seeds")
+    picture = arm_strip({arm.name: arm.runs[min(seeds)] for arm in there}, generation)
+    with atomic(to) as temporary:
+        picture.save(temporary, format="png")
 
 
 def _claims(args: argparse.Namespace) -> int:
@@ -504,7 +524,10 @@ def _compare_runs(args: argparse.Namespace) -> int:
     _quiet_libraries()
     from difflab.comparing import arms_of
 
-    _show_arms(arms_of(*_runs(args.runs)), args.metrics, args.generations, args.plot, args.json)
+    arms = arms_of(*_runs(args.runs))
+    if args.strip:
+        _draw_strip(arms, args.strip, args.generations[-1] if args.generations else None)
+    _show_arms(arms, args.metrics, args.generations, args.plot, args.json)
     return 0
 
 

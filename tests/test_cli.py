@@ -256,6 +256,23 @@ def test_plan_refuses_what_run_would_refuse(refused, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_arms_are_drawn_side_by_side_where_they_share_a_seed(finished, call, refused, tmp_path):
+    def twin(**changes: Any) -> Path:
+        path = copied(finished, tmp_path / str(len(list(tmp_path.iterdir()))))
+        record = yaml.safe_load((path / "run.yaml").read_text())
+        record["config"] |= changes
+        (path / "run.yaml").write_text(yaml.safe_dump(record))
+        return path
+
+    strip = tmp_path / "strip.png"
+    assert call("compare-runs", finished, twin(regime={"name": "accumulate"}), "--strip", strip)[0] == 0
+    with Image.open(strip) as picture:
+        assert picture.height > 3 * 48
+    strip.unlink()
+    assert "no seed in common" in refused("compare-runs", finished, twin(seed=77, regime={"name": "accumulate"}), "--strip", strip)
+    assert not strip.exists()
+
+
 def test_export_writes_pictures_or_says_why_not(finished, call, refused, tmp_path):
     code, out, _ = call("export", finished, "--generation", 1, "--to", "deep/out")
     assert (code, out) == (0, "60 images and metadata.jsonl in deep/out\n")

@@ -118,6 +118,7 @@ def test_the_command_runs_in_several_processes_compares_and_draws(tmp_path, caps
     shown = capsys.readouterr().out
     assert "4 of 4 runs are complete; 10 stages were taken over" in shown and "generation 1" in shown and "accumulate" in shown
     assert (tmp_path / "out" / "arms.png").stat().st_size > 5000
+    assert "arms-strip.png" not in shown and not (tmp_path / "out" / "arms-strip.png").exists()  # numbers have no pictures
     assert main(["compare-runs", str(tmp_path / "out"), "--json", "--metrics", "variance"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(r["arm"], r["seeds"], r["pairs"]) for r in rows] == [("replace", 2, None), ("accumulate", 2, 2)]

@@ -148,6 +148,29 @@ def strip(run: Run) -> Image.Image:
     return sheet(rows, header, f"{run.config.name}: the same seeds in every generation ({caption(run)})", seeds.per)
 
 
+def arm_strip(runs: dict[str, Run], generation: int | None = None) -> Image.Image:
+    """The same seeds in one generation of several runs, a row for each by its name; above them held-out real images and the first run's generation 0.
+
+    `generation`: None = the last one that all have. Raises StoreError where one has no pictures of it, or was asked for others than the first.
+    """
+    seeds = {name: same_seeds(run) for name, run in runs.items()}
+    shared = set.intersection(*(set(own.generations) for own in seeds.values()))
+    t = max(shared, default=-1) if generation is None else generation
+    first = next(iter(seeds.values()))
+    for name, own in seeds.items():
+        if t not in own.generations:
+            raise StoreError(f"{name} has no pictures of generation {max(t, 0)}; all have {sorted(shared) or 'none'}")
+        if (own.asked, own.real.shape) != (first.asked, first.real.shape):
+            raise StoreError(f"{name} was asked for other images than {next(iter(seeds))}: they cannot stand in columns")
+    rows = [
+        ("real", first.real),
+        ("generation 0", first.generations[0]),
+        *((_fit(_plain(name), 2 * LONGEST), own.generations[t]) for name, own in seeds.items()),
+    ]
+    header = [name or "" for name in first.asked[:: first.per]] if first.asked[0] is not None else None
+    return sheet([(name, list(images)) for name, images in rows], header, f"the same seeds in generation {t} of each arm", first.per)
+
+
 def below(pictures: list[Image.Image]) -> Image.Image:
     """Pictures below each other, flush left."""
     canvas = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), PAPER)

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from difflab.errors import MeasureError
 from difflab.metrics import extractors
-from difflab.metrics.extractors import BATCH, open_extractor, sha256_of
+from difflab.metrics.extractors import open_extractor, sha256_of
 
 
 def images(n, size=8, channels=1, seed=0):

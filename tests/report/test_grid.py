@@ -9,8 +9,9 @@ from PIL import Image
 
 from difflab.config import parse
 from difflab.data.files import write_json
+from difflab.errors import StoreError
 from difflab.report import grid as grids
-from difflab.report.grid import BETWEEN, CELL, GAP, caption, enlarge, font, grid, sheet, strip
+from difflab.report.grid import BETWEEN, CELL, GAP, arm_strip, caption, enlarge, font, grid, sheet, strip
 from difflab.run import Run
 
 SIDE = 8
@@ -92,6 +93,27 @@ def test_the_strip_has_a_row_of_held_out_images_and_one_per_generation(tmp_path)
         for column in range(6):
             assert (beside(picture, t - 3, column) == probe[column]).all()
     assert picture.height < 12 + 26 + 20 + 4 * (CELL + GAP) + 12 + 1
+
+
+def test_the_strip_of_arms_has_a_row_for_each_below_what_the_first_began_with(tmp_path):
+    runs = {"one": made(tmp_path / "one", PLAIN), "two\n": made(tmp_path / "two", PLAIN, generations=2)}
+    picture = arm_strip(runs)  # in generation 1, the last that both have
+    real = runs["one"].real.decode(0)[2:]
+    for column, at in enumerate([0, 1, 3, 4, 6, 7]):
+        assert (beside(picture, -4, column) == real[at]).all()
+    for row, (name, t) in enumerate([("one", 0), ("one", 1), ("two\n", 1)], start=-3):
+        probe = runs[name].probe(t, 6).decode(0)
+        for column in range(6):
+            assert (beside(picture, row, column) == probe[column]).all()
+    with pytest.raises(StoreError, match=r"two\s+has no pictures of generation 2; all have \[0, 1\]"):
+        arm_strip(runs, 2)
+
+
+def test_arms_that_draw_different_things_have_no_strip(tmp_path):
+    first = made(tmp_path / "a", PLAIN)
+    for k, other in enumerate((["a", "b", "d"], ["a", "b"], None)):
+        with pytest.raises(StoreError, match="other images than one"):
+            arm_strip({"one": first, "two": made(tmp_path / str(k), other)})
 
 
 def test_the_strip_of_an_unlabelled_run_shows_at_most_24_columns_evenly_spread(tmp_path):

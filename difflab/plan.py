@@ -104,6 +104,7 @@ def _network(config: Config, shape: Shape) -> _Network | None:
     from torch.utils.flop_counter import FlopCounterMode
 
     from difflab.mfu import forward_flops
+    from difflab.models.latent import TYPES
 
     scheduler = model.scheduler(config.sample)  # second-order ones take more passes than steps
     guided = 2 if config.sample.guidance_scale not in (0, 1) else 1
@@ -115,9 +116,10 @@ def _network(config: Config, shape: Shape) -> _Network | None:
         conditions = torch.full((n,), model.null, device=device) if config.conditional else None
         return torch.randn(n, *model.drawn, device=device), torch.zeros(n, dtype=torch.long, device=device), conditions
 
-    flops = forward_flops(model)
     trained = config.train.micro_batch_size or config.train.batch_size
-    backward = _per_image(lambda n: model.predict(model.net, *batch(n)).float().square().mean().backward(), trained, device)
+    with torch.autocast(device, TYPES[config.train.precision], enabled=config.train.precision != "no"):  # as accelerate trains
+        flops = forward_flops(model)
+        backward = _per_image(lambda n: model.predict(model.net, *batch(n)).float().square().mean().backward(), trained, device)
     size = sum(p.numel() * p.element_size() for p in model.net.parameters() if p.requires_grad)
     model.prepare_sampling(config.sample.model_copy(update={"compile": False}), device)
     sampled = config.sample.batch_size * guided

@@ -19,6 +19,24 @@ if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usa
     os.environ["TMPDIR"], tempfile.tempdir = str(MEMORY), None  # the workers inherit it
 
 
+SLOWEST = (
+    "test_chain_latent.py",
+    "test_chain_latent_processes.py",
+    "test_cli.py",
+    "test_notebooks.py",
+    "test_diagnosis.py",
+    "test_chain_processes.py",
+    "test_page.py",
+    "test_theory.py",
+    "test_chain_images.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: a file stays in one process, and the last one should not keep the others waiting."""
+    items.sort(key=lambda item: SLOWEST.index(item.path.name) if item.path.name in SLOWEST else len(SLOWEST))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Latents, texts and downloaded weights go to a folder of this session."""

@@ -154,7 +154,7 @@ def test_a_reader_that_goes_early_is_no_error(finished):
 
 def test_interrupting_says_how_to_go_on_and_the_same_command_does(tmp_path, call):
     argv = ["run", str(DIGITS), *MLP, "--out", "out"]
-    argv[argv.index("train.images_seen=1000")] = "train.images_seen=60000"
+    argv[argv.index("train.images_seen=1000")] = "train.images_seen=20000"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     restored = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731 (a suite in the background of a shell ignores it)
     with subprocess.Popen([str(BIN / "difflab"), *argv], env=ENV, preexec_fn=restored, **pipes) as running:
@@ -162,7 +162,7 @@ def test_interrupting_says_how_to_go_on_and_the_same_command_does(tmp_path, call
         while not list(tmp_path.glob("out/gen-000/*.parquet")):
             assert running.poll() is None and time.monotonic() - waited < 60
             time.sleep(0.05)
-        time.sleep(0.3)  # into the training
+        time.sleep(0.1)  # into the training
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=30)
     assert running.returncode == 130 and out == ""

@@ -70,10 +70,23 @@ def test_a_peak_of_a_cpu_is_measured_once(monkeypatch):
     assert peak("cpu", "no") == first
 
 
-def test_the_peak_is_what_a_product_takes(monkeypatch):
-    ticks = iter([0.0, 9.0, 10.0, 12.0, 20.0, 29.0, 30.0, 39.0, 40.0, 49.0, 50.0, 59.0])  # the fastest of six takes 2 seconds
-    monkeypatch.setattr(mfus, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
-    assert peak("cpu", "no") == 1024**3
+def timed(*seconds: float) -> SimpleNamespace:
+    """A clock between whose readings these seconds pass in turn, and none in between."""
+    now, ticks = 0.0, []
+    for spent in seconds:
+        ticks += [now, now + spent]
+        now += spent
+    return SimpleNamespace(perf_counter=iter(ticks).__next__)
+
+
+def test_the_peak_is_what_the_fastest_product_takes(monkeypatch):
+    monkeypatch.setattr(mfus, "time", timed(*[0.01] * 6, 0.09, 0.02, 0.09, 0.09, 0.09, 0.09))
+    assert peak("cpu", "no") == pytest.approx(2 * 1024**3 / 0.02)
+
+
+def test_a_processor_that_is_slow_at_a_precision_is_not_asked_for_large_products(monkeypatch):
+    monkeypatch.setattr(mfus, "time", timed(0.5))  # one small product, and no more
+    assert peak("cpu", "bf16") == pytest.approx(2 * 256**3 / 0.5)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import tiny
 
 from difflab import plan as plan_module
 from difflab.config import Config, parse
@@ -10,6 +11,7 @@ from difflab.errors import ConfigError
 from difflab.models.base import Shape
 from difflab.plan import Cost, plan
 
+pytestmark = tiny.LIBRARIES
 DIGITS = Shape((8, 8, 1), 10)
 WIDTH, DEPTH, PIXELS = 32, 2, 64
 # Multiply-adds of one image: two layers of the time embedding, into, per block modulate (w -> 2w) and two layers, out.
@@ -137,3 +139,16 @@ def test_a_slow_network_is_timed_on_few_images(monkeypatch, cost, most, batches)
     monkeypatch.setattr(plan_module.time, "perf_counter", lambda: clock[0])
     assert plan_module._per_image(work, most, "cpu", patience=4) == pytest.approx(cost)
     assert seen == batches
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}], ids=str)
+def test_a_text_to_image_model_is_planned_at_16_bits(changes, monkeypatch, tmp_path):
+    def once(work, most, device):
+        work(1)
+        return 0.5
+
+    monkeypatch.setattr(plan_module, "_per_image", once)
+    tiny.make("sd15", tmp_path / "sd15")
+    given = {"model": changes, "train": {"precision": "bf16"}, "sample": {"precision": "bf16"}}
+    found = plan(tiny.config("sd15", tmp_path / "sd15", **given), Shape((tiny.SIDE, tiny.SIDE, 3), 3), 40)
+    assert all(c.flops > 0 and c.seconds > 0 for c in found if c.stage in ("train", "sample"))

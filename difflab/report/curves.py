@@ -8,6 +8,7 @@ from difflab.run import Run
 
 # Colour-blind safe (Okabe & Ito 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = (("-", "o"), (":", "s"), ("-.", "^"))  # line and marker; a floor is dashed
 COLUMNS = 4
 INTERVAL, FLOOR = "95% interval", "floor (real against real)"
 
@@ -45,8 +46,9 @@ def _figure(lines_of: list[tuple[str, list[dict[str, Any]]]]) -> Any:
     from matplotlib.patches import Patch
 
     labels, rows = [label for label, _ in lines_of], [own for _, own in lines_of]
-    names = list(dict.fromkeys((r["metric"], r["extractor"]) for own in rows for r in own))
-    names.sort(key=lambda name: name[0] == "flagged_share")  # a check, not a result: last
+    # Flagged images are a check, not a result: last, and left out where nothing was found.
+    names = list(dict.fromkeys((r["metric"], r["extractor"]) for own in rows for r in own if r["metric"] != "flagged_share" or r["value"]))
+    names.sort(key=lambda name: name[0] == "flagged_share")
     columns = min(COLUMNS, max(1, len(names)))
     lines = max(1, -(-len(names) // columns))
     below = 0.6 + 0.22 * -(-(len(labels) + 2) // (columns + 1))
@@ -63,8 +65,8 @@ def _figure(lines_of: list[tuple[str, list[dict[str, Any]]]]) -> Any:
             if not points:
                 continue
             drawn, t = bool(axis.lines), [r["generation"] for r in points]
-            colour = COLOURS[k % len(COLOURS)]
-            axis.plot(t, [r["value"] for r in points], marker="o", ms=3, lw=1.4, color=colour, label=labels[k])
+            colour, (line, marker) = COLOURS[k % len(COLOURS)], STYLES[k // len(COLOURS) % len(STYLES)]
+            axis.plot(t, [r["value"] for r in points], line, marker=marker, ms=3, lw=1.4, color=colour, label=labels[k])
             if all(r["ci_low"] is not None for r in points):
                 low, high = [r["ci_low"] for r in points], [r["ci_high"] for r in points]
                 axis.fill_between(t, low, high, color=colour, alpha=0.18, lw=0, label=INTERVAL)

@@ -29,7 +29,7 @@ def numbers(metric: str, values: list[float | None], floor: float | None = 0.1, 
 
 @pytest.fixture
 def run(tmp_path) -> Run:
-    rows = [*numbers("flagged_share", [0, 0], 0.0, "none"), *numbers("fd", [1.0, 3.0]), *numbers("recall", [0.9, 0.2], 0.95)]
+    rows = [*numbers("flagged_share", [0, 0.1], 0.0, "none"), *numbers("fd", [1.0, 3.0]), *numbers("recall", [0.9, 0.2], 0.95)]
     return made(tmp_path / "one", "one", rows)
 
 
@@ -61,6 +61,19 @@ def test_several_runs_share_the_plots_and_have_a_colour_each(run, tmp_path):
     assert len(fd.collections) == 2
     assert [a.get_title() for a in figure.axes if a.axison] == ["fd", "recall", "kid", "flagged share"]
     assert legend(figure) == ["one", "two", INTERVAL, FLOOR]
+
+
+def test_flagged_images_are_drawn_where_there_are_any(tmp_path):
+    clean = made(tmp_path / "clean", "clean", [*numbers("flagged_share", [0, 0], 0.0, "none"), *numbers("fd", [1.0, 3.0])])
+    assert [a.get_title() for a in curves([clean]).axes if a.axison] == ["fd"]
+
+
+def test_more_runs_than_colours_have_lines_of_another_kind(tmp_path):
+    runs = [made(tmp_path / str(k), str(k), numbers("kid", [0.1, 0.2], None)) for k in range(len(COLOURS) + 2)]
+    lines = next(iter(curves(runs).axes)).lines
+    looks = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines]
+    assert len(set(looks)) == len(runs) and looks[0][0] == looks[len(COLOURS)][0]
+    assert "--" not in {style for _, style, _ in looks}  # those are floors
 
 
 def test_a_run_that_lacks_the_first_measure_is_in_the_legend_too(run, tmp_path):

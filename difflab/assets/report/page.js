@@ -4,6 +4,7 @@ const $ = (id) => document.getElementById(id);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const armColour = (i) => css(`--arm-${i % 7}`);
+const armKind = (i) => [["solid", "circle"], ["dotted", "rect"], [[10, 3, 2, 3], "triangle"]][Math.floor(i / 7) % 3]; // line and symbol, once the colours are used up
 
 // Text goes into the page as text, never as markup.
 function make(tag, props = {}, ...children) {
@@ -43,7 +44,7 @@ function base() {
 function curve(chart) {
   const options = base(), series = [];
   for (const line of chart.lines) {
-    const colour = armColour(line.arm), points = line.t.map((t, i) => [t, line.value[i]]);
+    const colour = armColour(line.arm), [type, symbol] = armKind(line.arm), points = line.t.map((t, i) => [t, line.value[i]]);
     if (line.low.every((v) => v !== null) && line.low.length > 1) {
       const t = line.t, band = [...t.map((x, i) => [x, line.low[i]]), ...t.map((x, i) => [x, line.high[i]]).reverse()];
       series.push({
@@ -52,7 +53,7 @@ function curve(chart) {
       });
       series.push({ type: "line", silent: true, data: [...band], symbol: "none", lineStyle: { opacity: 0 }, tooltip: { show: false }, z: 0 }); // takes the axis to the ends of the band
     }
-    series.push({ name: data.arms[line.arm].name, type: "line", data: points, symbolSize: 6, symbol: "circle", lineStyle: { color: colour, width: 2 }, itemStyle: { color: colour }, z: 3 });
+    series.push({ name: data.arms[line.arm].name, type: "line", data: points, symbolSize: 6, symbol, lineStyle: { color: colour, width: 2, type }, itemStyle: { color: colour }, z: 3 });
   }
   const main = series[series.length - 1], marks = [{ xAxis: generation(), lineStyle: { color: css("--faint"), type: "solid", width: 1, opacity: 0.6 } }];
   if (chart.floor !== null) marks.push({ yAxis: chart.floor, lineStyle: { color: css("--faint"), type: "dashed", width: 1.5 } });

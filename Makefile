@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/difflab run configs/emoji.yaml --out runs/emoji
 	$(BIN)/difflab report runs/emoji
 
-# The same in a minute and a half, with a class-conditional model of 8 x 8 digits.
+# The same in two minutes, with a class-conditional model of 8 x 8 digits.
 quick: $(VENV)/.installed
 	$(BIN)/difflab run configs/digits.yaml --out runs/digits
 	$(BIN)/difflab report runs/digits

@@ -576,6 +576,17 @@ def emoji_policies() -> str:
     return arms_by_measures("docs/results/emoji-policies.jsonl")
 
 
+@block("verdicts")
+def verdicts() -> str:
+    """The claims by their verdict, from the page that `difflab claims --page` wrote."""
+    rows = re.findall(r"^\| \[(.+?)\.?\]\(#(.+?)\) \| \*\*(.+?)\*\* \|", (ROOT / "docs/CLAIMS.md").read_text(encoding="utf-8"), re.M)
+    lines = ["| verdict | claims |", "|---|---|"]
+    for verdict in ("reproduced", "refuted here", "cannot tell"):
+        own = [f"[{claim[0].lower() + claim[1:]}](docs/CLAIMS.md#{name})" for claim, name, found in rows if found == verdict]
+        lines.append(f"| {verdict} ({len(own)}) | {'<br>'.join(own)} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     sys.exit(main())

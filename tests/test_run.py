@@ -93,7 +93,7 @@ def test_pictures_and_curves_are_objects_to_work_with(path):
     assert run.grid(1).size == run.grid(0).size and run.grid(1).tobytes() != run.grid(0).tobytes()
     assert run.strip().height > run.grid(0).height
     titles = [axis.get_title() for axis in run.curves().axes if axis.axison]
-    assert [t.partition(" (")[0] for t in titles if "training" not in t] == ["fd", "recall", "flagged share"]
+    assert [t.partition(" (")[0] for t in titles if "training" not in t] == ["fd", "recall"]
 
 
 def test_looking_changes_nothing_and_leaves_nothing_behind(path, tmp_path, monkeypatch):

@@ -172,6 +172,7 @@ def check(config: Config) -> None:
             METRICS[name]
         for spec in config.measure.extractors:
             known_extractor(spec)
+        measuring.check_texture(config.measure)
     if config.measure.judge is not None and config.measure.judge not in config.measure.extractors:
         raise ConfigError(f"measure.judge '{config.measure.judge}' is none of measure.extractors {config.measure.extractors}")
     if config.denoises and not config.text:

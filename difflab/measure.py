@@ -56,7 +56,6 @@ def extractors_of(run: Run, accelerator: Accelerator) -> list[Any]:
     config = run.config
     if config.exact or not needs_features(run):
         return []
-    _check_texture(config.measure)
     folder = run.path / "real"
     fitted = folder / "fitted.safetensors"
     if "fitted" in config.measure.extractors:
@@ -70,7 +69,7 @@ def extractors_of(run: Run, accelerator: Accelerator) -> list[Any]:
     return opened
 
 
-def _check_texture(measure: Any) -> None:
+def check_texture(measure: Any) -> None:
     """The texture extractor and the measures on it go together, and with no others. Raises MeasureError."""
     from difflab.metrics import METRICS
 

@@ -131,8 +131,9 @@ def test_every_image_paper_has_a_command_that_needs_no_hub_and_no_gpu(name):
     offline = [shlex.split(line.removeprefix("Offline: difflab run ")) for line in comment(path).splitlines() if line.startswith("Offline: ")]
     assert len(offline) == 1
     config = given(offline[0])
+    check(config)
     assert config.data.source in ("digits", "mnist5k", "emoji")
-    assert set(config.measure.extractors) <= {"pixels", "fitted"}
+    assert set(config.measure.extractors) <= {"pixels", "texture", "fitted"}
     assert config.train.optimizer == "adamw"
     assert config.train.precision == config.sample.precision == "no"  # a CPU may take 50 times as long at 16 bits
     assert getattr(config.model, "base", "tiny-sd") == "tiny-sd" and max(getattr(config.model, "channels", [0])) <= 192

@@ -430,12 +430,13 @@ def _sweep(args: argparse.Namespace) -> int:
         if len(failed) < len(records):
             from difflab.comparing import arms_of
 
-            drawn = [out / "arms.png", out / "arms-strip.png"]
+            drawn = [out / "arms.png"]
             arms = arms_of(*_runs([out]))
             _show_arms(arms, plot=drawn[0])
             with suppress(StoreError):  # arms without pictures, or of different things
-                _draw_strip(arms, drawn[1])
-            print(f"look at: {'  '.join(str(path) for path in drawn if path.exists())}   difflab compare-runs {out}")
+                _draw_strip(arms, out / "arms-strip.png")
+                drawn.append(out / "arms-strip.png")
+            print(f"look at: {'  '.join(map(str, drawn))}   difflab compare-runs {out}")
     return 1 if failed else 0
 
 
@@ -463,11 +464,10 @@ def _draw_strip(arms: Any, to: Path, generation: int | None = None) -> None:
     from difflab.data.files import atomic
     from difflab.report.grid import arm_strip
 
-    there = [arm for arm in arms if arm.runs]
-    seeds = set.intersection(*(set(arm.runs) for arm in there))
+    seeds = set.intersection(*(set(arm.runs) for arm in arms)) if arms else set()
     if not seeds:
         raise StoreError("the arms have no seed in common, so there are no pictures of the same seeds")
-    picture = arm_strip({arm.name: arm.runs[min(seeds)] for arm in there}, generation)
+    picture = arm_strip({arm.name: arm.runs[min(seeds)] for arm in arms}, generation)
     with atomic(to) as temporary:
         picture.save(temporary, format="png")
 

@@ -154,9 +154,6 @@ def emulates_bf16() -> bool:
 
 def check(config: Config) -> None:
     """Find out about unknown names before anything is run."""
-    from difflab.metrics import METRICS
-    from difflab.metrics.extractors import known_extractor
-
     labs = config.labs()
     if len(labs) > 1:
         ecosystem.check(labs)
@@ -167,14 +164,7 @@ def check(config: Config) -> None:
     trackers.check(config)
     if "fp16" in (config.train.precision, config.sample.precision) and not torch.accelerator.is_available():
         raise ConfigError("train.precision and sample.precision fp16 want a GPU; use bf16 or no")
-    if not config.exact:
-        for name in config.measure.metrics:
-            METRICS[name]
-        for spec in config.measure.extractors:
-            known_extractor(spec)
-        measuring.check_texture(config.measure)
-    if config.measure.judge is not None and config.measure.judge not in config.measure.extractors:
-        raise ConfigError(f"measure.judge '{config.measure.judge}' is none of measure.extractors {config.measure.extractors}")
+    measuring.check(config)
     if config.denoises and not config.text:
         from difflab.models.denoiser import scheduler_of
         from difflab.models.pixel import noise_of

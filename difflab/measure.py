@@ -20,7 +20,7 @@ from accelerate.utils import gather_object
 from difflab import config as configs
 from difflab.data.files import read_json, write_tensors, write_text
 from difflab.data.store import Shards
-from difflab.errors import MeasureError, StoreError
+from difflab.errors import ConfigError, MeasureError, StoreError
 from difflab.held_out import LEVELS, mean
 from difflab.models import family_of
 from difflab.models.base import Exact
@@ -69,14 +69,25 @@ def extractors_of(run: Run, accelerator: Accelerator) -> list[Any]:
     return opened
 
 
-def check_texture(measure: Any) -> None:
-    """The texture extractor and the measures on it go together, and with no others. Raises MeasureError."""
-    from difflab.metrics import METRICS
+def check(config: configs.Config) -> None:
+    """Refuse measures, extractors and judges that are unknown or do not go together, before anything is read.
 
-    wanted = [name for name in measure.metrics if METRICS[name].needs == "texture"]
-    others = [name for name in measure.metrics if name not in wanted]
-    if wanted and "texture" not in measure.extractors:
-        raise MeasureError(f"measure.metrics: {wanted[0]} is read off the extractor 'texture'; add it to measure.extractors")
+    Raises ConfigError for a judge that is no extractor of the run, MeasureError for the rest.
+    """
+    from difflab.metrics import METRICS
+    from difflab.metrics.extractors import known_extractor
+
+    measure = config.measure
+    if measure.judge is not None and measure.judge not in measure.extractors:
+        raise ConfigError(f"measure.judge '{measure.judge}' is none of measure.extractors {measure.extractors}")
+    if config.exact:
+        return
+    for spec in measure.extractors:
+        known_extractor(spec)
+    of_texture = [name for name in measure.metrics if METRICS[name].needs == "texture"]
+    others = [name for name in measure.metrics if name not in of_texture]
+    if of_texture and "texture" not in measure.extractors:
+        raise MeasureError(f"measure.metrics: {of_texture[0]} is read off the extractor 'texture'; add it to measure.extractors")
     if others and set(measure.extractors) == {"texture"}:
         raise MeasureError(f"measure.metrics: {others[0]} is not taken on the extractor 'texture'; add another to measure.extractors, such as pixels")
     if measure.judge == "texture":

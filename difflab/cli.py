@@ -441,7 +441,12 @@ def _sweep(args: argparse.Namespace) -> int:
 
 
 def _show_arms(
-    arms: Any, metrics: list[str] | None = None, generations: list[int] | None = None, plot: Path | None = None, as_json: bool = False
+    arms: Any,
+    metrics: list[str] | None = None,
+    generations: list[int] | None = None,
+    plot: Path | None = None,
+    strip: Path | None = None,
+    as_json: bool = False,
 ) -> None:
     from difflab.comparing import budgets, compare_runs
     from difflab.data.files import atomic
@@ -452,6 +457,8 @@ def _show_arms(
     if plot:
         with atomic(plot) as temporary:
             arm_curves(arms, metrics).savefig(temporary, format="png", dpi=110)
+    if strip:
+        _draw_strip(arms, strip, rows[-1]["generation"] if rows else None)
     if as_json:
         _print_rows(rows)
         return
@@ -460,14 +467,10 @@ def _show_arms(
 
 
 def _draw_strip(arms: Any, to: Path, generation: int | None = None) -> None:
-    """The same seeds of all arms, of the first seed of training that they share."""
     from difflab.data.files import atomic
     from difflab.report.grid import arm_strip
 
-    seeds = set.intersection(*(set(arm.runs) for arm in arms)) if arms else set()
-    if not seeds:
-        raise StoreError("the arms have no seed in common, so there are no pictures of the same seeds")
-    picture = arm_strip({arm.name: arm.runs[min(seeds)] for arm in arms}, generation)
+    picture = arm_strip(arms, generation)
     with atomic(to) as temporary:
         picture.save(temporary, format="png")
 
@@ -524,10 +527,7 @@ def _compare_runs(args: argparse.Namespace) -> int:
     _quiet_libraries()
     from difflab.comparing import arms_of
 
-    arms = arms_of(*_runs(args.runs))
-    if args.strip:
-        _draw_strip(arms, args.strip, args.generations[-1] if args.generations else None)
-    _show_arms(arms, args.metrics, args.generations, args.plot, args.json)
+    _show_arms(arms_of(*_runs(args.runs)), args.metrics, args.generations, args.plot, args.strip, args.json)
     return 0
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -20,6 +21,7 @@ from accelerate.utils import gather_object
 from difflab import config as configs
 from difflab.data.files import read_json, write_tensors, write_text
 from difflab.data.store import Shards
+from difflab.data.train_set import TrainSet
 from difflab.errors import ConfigError, MeasureError, StoreError
 from difflab.held_out import LEVELS, mean
 from difflab.models import family_of
@@ -146,7 +148,6 @@ def measure_images(run: Run, generation: int, extractors: list[Any], accelerator
     judge_spec = config.measure.judge or next((spec for spec in config.measure.extractors if spec != "texture"), None)
     judged = extractors[config.measure.extractors.index(judge_spec)] if extractors and judge_spec else None
     reader, head = reader_of(config.measure, extractors), head_of(config.measure, extractors)
-    memorisation = any(METRICS[name].needs == "train" for name in config.measure.metrics)
     # The reserve enters training by and by where fresh real images are drawn; elsewhere it never does.
     n_trained = n_train if fresh_needed(config, first_size(config, n_train)) else first_size(config, n_train)
 
@@ -155,16 +156,20 @@ def measure_images(run: Run, generation: int, extractors: list[Any], accelerator
         train, held_out = slice(0, n), slice(n_train, n_train + n)
         judge = _judge(run, extractor, real[:n_train], real_labels, n_train, accelerator) if extractor is judged else None
         kinds = {name: METRICS[name].needs for name in config.measure.metrics}
-        plain = [name for name, needs in kinds.items() if needs not in ("concepts", "prompts") and (needs != "judge" or extractor is judged)]
-        passes = [(plain, real_labels, fake_labels, None, identity)]
+        plain = [name for name, needs in kinds.items() if needs not in ("concepts", "prompts", "own") and (needs != "judge" or extractor is judged)]
+        trained = real[:n_trained] if "train" in kinds.values() else None
+        passes = [(plain, real_labels, fake_labels, None, trained, identity)]
+        if "own" in kinds.values() and extractor.name != "texture":
+            own = [name for name, needs in kinds.items() if needs == "own"]
+            passes.append((own, None, None, None, own_features(run, generation, extractor, accelerator), f"{identity} and its own"))
         if "prompts" in kinds.values():
             real_asked, fake_asked = _tensor(run.conditions(real_set)), _tensor(run.conditions(fake_set))
             own = [name for name, needs in kinds.items() if needs == "prompts"]
-            passes.append((own, real_asked, fake_asked, None, f"{identity} by {'caption' if config.text else 'class'}"))
+            passes.append((own, real_asked, fake_asked, None, None, f"{identity} by {'caption' if config.text else 'class'}"))
         if extractor is reader:
             own = [name for name, needs in kinds.items() if needs == "concepts"]
-            passes.append((own, *told(run, extractor, real_set, fake_set), identity))
-        for metrics, real_asked, fake_asked, concepts, reference in passes:
+            passes.append((own, *told(run, extractor, real_set, fake_set), None, identity))
+        for metrics, real_asked, fake_asked, concepts, trained, reference in passes:
             rows += measured(
                 extractor,
                 metrics,
@@ -172,7 +177,7 @@ def measure_images(run: Run, generation: int, extractors: list[Any], accelerator
                 Side(fake, _cut(fake_asked, slice(0, n))),
                 # In the place of samples come held-out images, so that a judge trained on the train split never marks its own homework.
                 Side(real[train], _cut(real_asked, train)),
-                train=real[:n_trained] if memorisation else None,
+                train=trained,
                 judge=judge,
                 concepts=concepts,
                 neighbours=config.measure.neighbours,
@@ -189,6 +194,15 @@ def measure_images(run: Run, generation: int, extractors: list[Any], accelerator
         if head is not None and extractor is clip_of(extractors):
             rows.append(_aesthetic(generation, extractor, head, *seen, identity))
     return rows
+
+
+def own_features(run: Run, generation: int, extractor: Any, accelerator: Accelerator) -> torch.Tensor:
+    """Features [n, d] of the images that a generation was trained on."""
+    rows = pq.read_table(run.gen(generation) / "train_set.parquet", page_checksum_verification=True)
+    data = TrainSet(rows, run.samples, read=lambda shards, indices: shards.features(extractor.key)[torch.from_numpy(indices)].numpy())
+    for shards in data.sets.values():
+        describe(shards, [extractor], accelerator)
+    return torch.from_numpy(data.inputs(np.arange(len(data))))
 
 
 def clip_of(extractors: Sequence[Any]) -> Any:
@@ -296,12 +310,12 @@ def measured(
         if metric.needs in ("judge", "concepts"):
             used = judge if metric.needs == "judge" else concepts
             recipe[metric.needs] = used.recipe if used else None
-        if metric.needs == "train":
+        if metric.needs == "train":  # one's own training set is another one in every generation
             recipe["train"] = 0 if train is None else len(train)
         shown = "fid" if name == "fd" and extractor.name.startswith("inception") else name
         try:
             value = metric.of(pair)
-            floor, reason = _floor(metric, unseen_pair if metric.needs == "train" else floor_pair)
+            floor, reason = _floor(metric, unseen_pair if metric.needs in ("train", "own") else floor_pair)
             drawn = resample(metric, pair)
             ci = interval(value, sorted(drawn), metric.range, n if metric.unit in SHARES else None) if drawn else None
             rows.append(row(generation, shown, extractor.name, value, ci, n, floor, configs.digest(recipe), reason))

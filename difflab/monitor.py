@@ -69,7 +69,7 @@ class Monitor:
         device: str | torch.device = "cpu",
     ) -> None:
         self.metrics = list(metrics) if metrics is not None else [*COMMON, *TEXTURE]
-        refused = [name for name in self.metrics if METRICS[name].needs in ("judge", "concepts", "train")]
+        refused = [name for name in self.metrics if METRICS[name].needs in ("judge", "concepts", "train", "own")]
         if refused:
             raise MeasureError(f"{refused[0]} needs more than real images; use difflab.compare, or a run")
         self.rows: list[Row] = []

@@ -18,8 +18,10 @@ import yaml
 from PIL import Image
 
 from difflab.cli import DISK_FULL, main
+from difflab.comparing import arms_of
 from difflab.config import parse
-from difflab.run import KEYS, STAGES
+from difflab.report.grid import arm_strip
+from difflab.run import KEYS, STAGES, open_run
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DIGITS = CONFIGS / "digits.yaml"
@@ -265,9 +267,11 @@ def test_arms_are_drawn_side_by_side_where_they_share_a_seed(finished, call, ref
         return path
 
     strip = tmp_path / "strip.png"
-    assert call("compare-runs", finished, twin(regime={"name": "accumulate"}), "--strip", strip)[0] == 0
-    with Image.open(strip) as picture:
-        assert picture.height > 3 * 48
+    other = twin(regime={"name": "accumulate"})
+    for asked, t in ([], 1), (["--generations", 1, 0], 0):
+        assert call("compare-runs", finished, other, *asked, "--strip", strip)[0] == 0
+        with Image.open(strip) as picture:
+            assert np.array_equal(picture, arm_strip(arms_of([open_run(finished), open_run(other)]), t)), "of the last generation that was asked for"
     strip.unlink()
     assert "no seed in common" in refused("compare-runs", finished, twin(seed=77, regime={"name": "accumulate"}), "--strip", strip)
     assert not strip.exists()

@@ -110,7 +110,7 @@ def test_unusable_images_are_refused(images, said, emoji):
 
 
 def test_measures_that_want_more_than_real_images_are_refused(emoji):
-    for name in ("class_accuracy", "ct", "zero_shot_accuracy"):
+    for name in ("class_accuracy", "ct", "generalisation_score_own", "zero_shot_accuracy"):
         with pytest.raises(MeasureError, match=f"{name} needs more than real images"):
             Monitor(emoji[:100], metrics=[name])
     assert difflab.Monitor is Monitor and difflab.compare is compare

@@ -275,7 +275,8 @@ class PairMetric(Metric):
     better: ClassVar[str]
     """'lower' | 'higher' | 'real' (best where it is as between two sets of real images)."""
     needs: ClassVar[str] = "features"
-    """'features' | 'judge' | 'concepts' | 'train' (also the images the model was trained on) | 'texture' (features of the texture extractor)."""
+    """'features' | 'judge' | 'concepts' | 'prompts' | 'texture' (features of the texture extractor) | 'train' (also the real images that the
+    model was trained on) | 'own' (in a run the training set of the generation itself instead, samples and all)."""
     min_n: ClassVar[int] = 2
     """Fewest images on either side; the nearest-neighbour measures want `neighbours` + 1."""
 

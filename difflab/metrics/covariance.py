@@ -1,4 +1,4 @@
-"""How much spread is left: `trace_ratio`, direction by direction `logdet_ratio`, inside classes, and within a prompt."""
+"""How much spread is left: `trace_ratio`, direction by direction `logdet_ratio`, inside classes and between them, and within a prompt."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from difflab.metrics.base import Pair, PairMetric, Rows, measure
 
 RESOLVED = 1e-10
 """Smallest variance, relative to the largest, that counts as one."""
+ROUNDING = 1e-12
+"""Share of the total variance below which a part of it is 0."""
 
 
 def trace_of_covariance(x_ND: Tensor) -> float:
@@ -45,8 +47,29 @@ class TraceRatio(PairMetric):
         return trace_of_covariance(pair.fake[fake]) / whole
 
 
+class _ByClass(PairMetric):
+    """A part of the total variance that the classes decide, samples over real images."""
+
+    unit = "ratio"
+    range = (0.0, float("inf"))
+    better = "real"
+
+    @staticmethod
+    def part(x_ND: Tensor, labels_N: Tensor) -> float:
+        raise NotImplementedError
+
+    @classmethod
+    def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
+        if pair.real_labels is None or pair.fake_labels is None:
+            raise MeasureError(f"{cls.name} has no value: it wants the class of every real image and of every sample")
+        whole = cls.part(pair.real[real], pair.real_labels[real])
+        if whole == 0:
+            raise MeasureError(f"{cls.name} has no value: this variance of the real images is 0 in this feature space")
+        return cls.part(pair.fake[fake], pair.fake_labels[fake]) / whole
+
+
 @measure("within_class_ratio")
-class WithinClassRatio(PairMetric):
+class WithinClassRatio(_ByClass):
     """Variance that is left inside classes: mean over images of their class's total variance, samples over real images.
 
     Each class counts by its own number of images on either side. 1 = as varied, 0 = one image a class. Unlike `trace_ratio` it does not
@@ -59,26 +82,38 @@ class WithinClassRatio(PairMetric):
     0.25
     """
 
-    unit = "ratio"
-    range = (0.0, float("inf"))
-    better = "real"
-
-    @classmethod
-    def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        if pair.real_labels is None or pair.fake_labels is None:
-            raise MeasureError("within_class_ratio has no value: it wants the class of every real image and of every sample")
-        whole = _within(pair.real[real], pair.real_labels[real])
-        if whole == 0:
-            raise MeasureError("within_class_ratio has no value: the real images of each class are all the same in this feature space")
-        return _within(pair.fake[fake], pair.fake_labels[fake]) / whole
+    @staticmethod
+    def part(x_ND: Tensor, labels_N: Tensor) -> float:
+        return _parts(x_ND, labels_N)[0]
 
 
-def _within(x_ND: Tensor, labels_N: Tensor) -> float:
-    """Pooled variance inside classes (divided by n), in float64: total second moment minus that of the class means."""
+@measure("between_class_ratio")
+class BetweenClassRatio(_ByClass):
+    """Variance between classes: how far the means of what was asked for as each class lie from each other, samples over real images.
+
+    Each class counts by its own number of images on either side. 1 = as far apart, 0 = whatever class is asked for looks the same
+    on average: modes have blended (Shumailov et al. 2305.17493; Schaeffer et al. 2503.03150, definition 6). With
+    `within_class_ratio` it is what `trace_ratio` adds up. Few images per class put noise of their own, 1/n of the variance inside, into
+    the means: compare with the floor. MeasureError where either side has no labels.
+
+    >>> labels = torch.tensor([0, 0, 1, 1])
+    >>> real, fake = torch.tensor([[0.0], [2.0], [10.0], [12.0]]), torch.tensor([[0.0], [2.0], [5.0], [7.0]])
+    >>> BetweenClassRatio.of(Pair(real, fake, real_labels=labels, fake_labels=labels))
+    0.25
+    """
+
+    @staticmethod
+    def part(x_ND: Tensor, labels_N: Tensor) -> float:
+        return _parts(x_ND, labels_N)[1]
+
+
+def _parts(x_ND: Tensor, labels_N: Tensor) -> tuple[float, ...]:
+    """Pooled variance inside classes and variance of their means (both divided by n), in float64; they add up to the total."""
     x = x_ND.double() - x_ND.double().mean(0)
     _, at, count = labels_N.unique(return_inverse=True, return_counts=True)
     total = x.new_zeros(len(count), x.shape[1]).index_add_(0, at, x)
-    return max(0.0, float(x.square().sum() - (total.square().sum(1) / count).sum())) / len(x)
+    whole, between = float(x.square().sum()), float((total.square().sum(1) / count).sum())
+    return tuple(part / len(x) if part > ROUNDING * whole else 0.0 for part in (whole - between, between))
 
 
 @measure("prompt_diversity")

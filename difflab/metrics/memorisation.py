@@ -1,4 +1,4 @@
-"""Memorisation: `generalisation_score`, `auth_pct`, `ct`, `near_duplicates` against the training images; `repeats` and `spacing_ratio` among samples.
+"""Memorisation: `generalisation_score` (and `generalisation_score_own`), `auth_pct`, `ct`, `near_duplicates` against the training images; `repeats` and `spacing_ratio` among samples.
 
 All but the last two need ``Pair(..., train=features)``: the images that the model was trained on, while ``pair.real`` is held out.
 A model that copies comes nearer to its training images than held-out images do; one that blurs or breaks stays further away.
@@ -73,6 +73,22 @@ class GeneralisationScore(_Memorisation):
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         return float(pair.once(_fake_to_train)[0][fake].double().mean())
+
+
+@measure("generalisation_score_own")
+class GeneralisationScoreOwn(GeneralisationScore):
+    """`generalisation_score` against the images that this generation itself was trained on: mean distance to the nearest (Shi et al. 2509.16499).
+
+    The measure of the paper, where `generalisation_score` keeps to the real images that generation 0 learned from. In a loop without
+    real images it tends to 0 as each model copies the samples of the one before: from generalisation to memorisation. A training set
+    that shrinks into a small region brings it down as well; its floor, held-out images in the place of the samples, then rises.
+
+    >>> x = torch.tensor([[0.0], [4.0]])
+    >>> GeneralisationScoreOwn.of(Pair(x, x + 1, train=x + 3))
+    1.5
+    """
+
+    needs = "own"
 
 
 def _authentic(pair: Pair) -> Tensor:

@@ -20,15 +20,22 @@ from difflab.run import EcosystemRun, Run
 GROUPS = {
     "Fidelity": ("fd", "fid", "fd_infinity", "kid", "cmmd", "cmmd_biased", "precision", "density"),
     "Diversity": ("recall", "coverage", "vendi", "knn_entropy", "trace_ratio", "logdet_ratio", "within_class_ratio", "class_entropy"),
-    "Concepts": ("class_accuracy", "class_margin", "judge_frozen", "judge_retrained", "judge_rebased"),
+    "Concepts": ("class_accuracy", "class_margin", "between_class_ratio", "judge_frozen", "judge_retrained", "judge_rebased"),
     "Aesthetics and texture": ("aesthetic", "texture_distance"),
     "Memorisation": ("repeats", "spacing_ratio", "flagged_share"),
-    "Tails": ("tail_recall", "rare_class_survival", "concept_survival", "held_out_loss"),
+    "Tails": ("tail_recall", "tail_coverage", "rare_class_survival", "concept_survival", "held_out_loss"),
     "Process": (),
     "Other": (),
 }
 """Headings of the curves, and what stands under them by name; the others follow from what they need."""
-BY_NEED = {"concepts": "Concepts", "judge": "Concepts", "texture": "Aesthetics and texture", "train": "Memorisation", "prompts": "Diversity"}
+BY_NEED = {
+    "concepts": "Concepts",
+    "judge": "Concepts",
+    "texture": "Aesthetics and texture",
+    "train": "Memorisation",
+    "own": "Memorisation",
+    "prompts": "Diversity",
+}
 DETAILED = 8
 """Arms whose pictures are shown."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from difflab.comparing import Arm
 from difflab.data.files import read_json
 from difflab.errors import StoreError
 from difflab.run import Run
@@ -148,12 +150,21 @@ def strip(run: Run) -> Image.Image:
     return sheet(rows, header, f"{run.config.name}: the same seeds in every generation ({caption(run)})", seeds.per)
 
 
-def arm_strip(runs: dict[str, Run], generation: int | None = None) -> Image.Image:
-    """The same seeds in one generation of several runs, a row for each by its name; above them held-out real images and the first run's generation 0.
+def arm_strip(arms: Sequence[Arm], generation: int | None = None) -> Image.Image:
+    """The same seeds in one generation of several arms, a row for each by its name; above them held-out real images and the first arm's generation 0.
 
-    `generation`: None = the last one that all have. Raises StoreError where one has no pictures of it, or was asked for others than the first.
+    Of each arm it is the run of the smallest seed of training that all have.
+
+    Args:
+        generation: None = the last that all of these runs have drawn.
+
+    Raises:
+        StoreError: the arms have no seed in common, one has no pictures of the generation, or was asked for others than the first.
     """
-    seeds = {name: same_seeds(run) for name, run in runs.items()}
+    trained = set.intersection(*(set(arm.runs) for arm in arms)) if arms else set()
+    if not trained:
+        raise StoreError("the arms have no seed in common, so there are no pictures of the same seeds")
+    seeds = {arm.name: same_seeds(arm.runs[min(trained)]) for arm in arms}
     shared = set.intersection(*(set(own.generations) for own in seeds.values()))
     t = max(shared, default=-1) if generation is None else generation
     first = next(iter(seeds.values()))

@@ -104,6 +104,55 @@ def test_logdet_ratio_is_never_a_number_made_of_rounding(d):
     assert LOGDET.of(Pair(x[:10], x[:10])) == pytest.approx(0, abs=1e-9)  # one direction
 
 
+# ------------------------------------------------------------------------------------------------- between classes
+BETWEEN = METRICS["between_class_ratio"]
+
+
+def labelled(n, seed, apart=3.0):
+    """Four classes of different sizes in five dimensions."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.tensor([0] * (n // 2) + [1] * (n // 4) + [2] * (n // 8) + [3] * (n - n // 2 - n // 4 - n // 8))
+    centres = apart * torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    return centres[labels] + torch.randn(n, 5, generator=draw), labels
+
+
+def test_between_classes_by_a_loop_and_both_parts_add_up():
+    (real, y), (fake, z) = labelled(120, 1), labelled(100, 2, apart=1.0)
+
+    def by_hand(x, labels):
+        x, mean = x.double().numpy(), x.double().numpy().mean(0)
+        return sum((labels == c).sum().item() * ((x[(labels == c).numpy()].mean(0) - mean) ** 2).sum() for c in labels.unique()) / len(x)
+
+    pair = Pair(real, fake, real_labels=y, fake_labels=z)
+    assert BETWEEN.of(pair) == pytest.approx(by_hand(fake, z) / by_hand(real, y), rel=1e-10) and 0.05 < BETWEEN.of(pair) < 0.3
+    whole = real.double().var(0, correction=0).sum().item()
+    added = BETWEEN.of(pair) * by_hand(real, y) + METRICS["within_class_ratio"].of(pair) * (whole - by_hand(real, y))
+    assert added == pytest.approx(TraceRatio.of(pair) * whole, rel=1e-10)
+    r, f = torch.arange(0, 120, 2), torch.arange(1, 100, 2)
+    assert BETWEEN.of(pair, r, f) == pytest.approx(BETWEEN.of(Pair(real[r], fake[f], real_labels=y[r], fake_labels=z[f])), rel=1e-10)
+
+
+def test_classes_that_blend_keep_what_is_inside_them():
+    (real, y), (other, z) = labelled(400, 1), labelled(400, 2)
+    means = torch.stack([other[z == c].mean(0) for c in range(4)])[z]
+    for keep in (1.0, 0.5, 0.0):  # of how far the classes lie apart
+        pair = Pair(real, other - (1 - keep) * (means - other.mean(0)), real_labels=y, fake_labels=z)
+        assert BETWEEN.of(pair) == pytest.approx(keep**2, abs=0.05) and METRICS["within_class_ratio"].of(pair) == pytest.approx(1, abs=0.1)
+
+
+def test_without_labels_or_with_classes_alike_there_is_nothing_between():
+    real, y = labelled(40, 1)
+    for labels in ((None, y), (y, None)):
+        with pytest.raises(MeasureError, match="between_class_ratio has no value: it wants the class of every real image and of every sample"):
+            BETWEEN.of(Pair(real, real, real_labels=labels[0], fake_labels=labels[1]))
+    with pytest.raises(MeasureError, match="between_class_ratio has no value: this variance of the real images is 0"):
+        BETWEEN.of(Pair(real, real, real_labels=torch.zeros(40).long(), fake_labels=y))
+    one_each = torch.arange(40)
+    with pytest.raises(MeasureError, match="within_class_ratio has no value: this variance of the real images is 0"):
+        METRICS["within_class_ratio"].of(Pair(real, real, real_labels=one_each, fake_labels=one_each))
+    assert BETWEEN.of(Pair(real, real, real_labels=y, fake_labels=torch.zeros(40).long())) == 0
+
+
 # ------------------------------------------------------------------------------------------------ within a prompt
 PROMPTS = METRICS["prompt_diversity"]
 

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from scipy.stats import mannwhitneyu, norm
@@ -264,3 +265,25 @@ def test_a_run_measures_against_what_it_trained_on(tmp_path):
     assert rows["ct"]["value"] < -8 and rows["ct"]["ci_high"] < 0 == rows["ct"]["floor"]
     assert rows["repeats"]["value"] > 0.3 > rows["repeats"]["floor"]
     assert len({r["recipe"] for r in rows.values()}) == len(rows)
+
+
+@pytest.mark.parametrize("regime", [{"name": "replace"}, {"name": "accumulate"}, {"name": "fixed_real", "real_fraction": 0.3}], ids=str)
+def test_a_run_measures_against_the_training_set_of_each_generation(tmp_path, regime):
+    """The memoriser: its samples are copies of its own training set, which after generation 0 need not be real images."""
+    names = ["generalisation_score", "generalisation_score_own"]
+    config = {"generations": 2, "data": {"source": "digits", "train_size": 100}, "model": {"family": "memoriser"}, "regime": regime}
+    sample = {"count": 90, "shard_size": 32}
+    run = run_chain(
+        parse({**config, "sample": sample, "measure": {"metrics": names, "resamples": 20}, "probe": {"per_condition": 0}}), tmp_path / "run"
+    )
+    rows = {(r["generation"], r["metric"]): r for r in run.rows()}
+    real = torch.from_numpy(run.real.gather(np.arange(len(run.real)))).flatten(1).float() / 255
+    held_out = real[run.about["n_train"] :][:90]
+    for t in range(3):
+        found = rows[t, "generalisation_score_own"]
+        table = pq.read_table(run.gen(t) / "train_set.parquet").to_pylist()
+        pixels = {g: torch.from_numpy(run.samples(g).gather(np.arange(len(run.samples(g))))).flatten(1).float() / 255 for g in range(-1, t)}
+        trained = torch.stack([pixels[row["generation"]][row["index"]] for row in table])
+        assert found["value"] == found["ci_low"] == found["ci_high"] == 0
+        assert found["floor"] == pytest.approx(METRICS[names[1]].of(Pair(held_out, held_out, train=trained)), rel=1e-6)
+    assert len({rows[t, names[1]]["recipe"] for t in range(3)}) == 1 and rows[0, names[1]]["recipe"] != rows[0, names[0]]["recipe"]

@@ -153,6 +153,25 @@ def test_the_table_of_values_says_what_has_parted(hostile: Run, tmp_path: Path, 
 
 
 @browsing
+def test_no_two_of_many_arms_look_alike(hostile: Run, tmp_path: Path, chromium: Any) -> None:
+    tab = Tab(chromium, report([hostile] * 15, tmp_path / "many.html", [f"arm {k}" for k in range(15)]))
+    tab.through()
+    drawn = tab.page.evaluate(
+        """[...document.querySelectorAll('.chart[data-group]')].map((chart) => echarts.getInstanceByDom(chart)?.getOption().series ?? [])
+        .map((series) => series.filter((s) => s.name?.startsWith('arm ')).map((s) => [s.name, s.lineStyle.color, s.lineStyle.type, s.symbol]))"""
+    )
+    full = next(lines for lines in drawn if len(lines) == 15)
+    for k in (0, 1):  # by line, and by symbol
+        assert len({str([colour, kind[k]]) for _, colour, *kind in full}) == 15
+    dots = tab.page.evaluate(
+        """[...document.querySelectorAll('.legend .dot')].slice(0, 15)
+        .map((dot) => getComputedStyle(dot)).map((s) => [s.backgroundColor, s.borderRadius, s.clipPath].join())"""
+    )
+    assert len(set(dots)) == 15, "the legend, too"
+    assert tab.complaints == []
+
+
+@browsing
 def test_tables_sort_and_the_album_opens(page: Path, chromium: Any) -> None:
     tab = Tab(chromium, page)
     column = lambda: [float(x.replace(",", "")) for x in tab.page.locator("#arms tbody td:nth-child(4)").all_inner_texts() if x != "-"]  # noqa: E731

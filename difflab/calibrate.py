@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from difflab import config as configs
-from difflab.comparing import interval
+from difflab.comparing import better_of, interval, worse
 from difflab.config import Config
 from difflab.data.files import write_json
 from difflab.errors import ConfigError
@@ -145,7 +145,7 @@ def _until_it_leaves(chain: Config, path: Path, out: Path, measure: str, extract
                 run.close()
             run = run_chain(part, path, report, plots=False)
         values = _values(run, measure, extractor)[: t + 1]
-        if _worse(measure, values[-1] - values[0]) > tolerance:
+        if worse(better_of(measure), values[-1] - values[0]) > tolerance:
             return Tried(chain.seed, share, t, t, values)
     return Tried(chain.seed, share, None, chain.generations, values)
 
@@ -160,12 +160,3 @@ def _values(run: Run, measure: str, extractor: str | None) -> list[float]:
     if missing:
         raise ConfigError(f"'{measure}' has no value in generation {missing['generation']}: {missing['reason']}")
     return [r["value"] for r in rows]
-
-
-def _worse(measure: str, change: float) -> float:
-    """How much worse a change makes a measure."""
-    from difflab.metrics import METRICS
-
-    known = "fd" if measure == "fid" else measure
-    better = METRICS[known].better if dict.__contains__(METRICS, known) else "lower" if "loss" in measure else "real"
-    return {"higher": -change, "lower": change, "real": abs(change)}[better]

@@ -491,7 +491,8 @@ def _claims(args: argparse.Namespace) -> int:
 
     found = run_claims(claims, args.folder, args.out, args.workers, report, say=lambda text: print(text, file=sys.stderr))
     if args.page:
-        page(found, args.page, args.out)
+        about = args.folder / "ABOUT.md"
+        page(found, args.page, args.out, about.read_text(encoding="utf-8") if about.exists() else "")
     if args.json:
         _print_rows(found)
     else:

@@ -1,6 +1,6 @@
 """Make the pictures in samples/ anew from real runs: ``python samples/make.py [TITLE ...]`` (or ``make samples``).
 
-Runs the chains below under runs/, resumes what is there, and writes strips, curves, one report, and runs.jsonl with the numbers, the command, the
+Runs the chains below under runs/, resumes what is there, and writes strips, curves, two reports, and runs.jsonl with the numbers, the command, the
 machine and the time of each, from which `make docs` writes the page. With titles only those are run.
 """
 
@@ -47,10 +47,10 @@ SAMPLES = (
         {name: (f"configs/{name}.yaml",) for name in ("digits", "digits-accumulate", "digits-fresh")},
         report=True,
     ),
-    Sample("emoji", "A tiny Stable Diffusion fine-tuned on its own pictures of the same captions.", {"emoji": ("configs/emoji.yaml",)}),
+    Sample("emoji", "A tiny Stable Diffusion fine-tuned on its own pictures of the same captions.", {"emoji": ("configs/emoji.yaml",)}, report=True),
     Sample(
         "guidance 1 against 7.5",
-        "The same chain without guidance and with much of it: washed out or burnt.",
+        "The same chain without guidance and with much of it: soft or burnt.",
         {
             f"emoji-guidance-{scale}": ("configs/emoji.yaml", "generations=3", f"sample.guidance_scale={scale}", f"name=emoji-guidance-{scale}")
             for scale in ("1", "7.5")

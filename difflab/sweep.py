@@ -25,6 +25,7 @@ import yaml
 from pydantic import Field
 
 from difflab import config as configs
+from difflab.comparing import Arm
 from difflab.config import Config, Spec
 from difflab.data.files import read_json, write_json
 from difflab.errors import ConfigError, DifflabError
@@ -150,7 +151,7 @@ def run_sweep(
     def note(job: Job, record: dict[str, Any]) -> None:
         records[job.arm, job.seed] = record
         done = [records[j.arm, j.seed] for j in listed if (j.arm, j.seed) in records]  # in the order of the file
-        write_json(out / "sweep.json", {"sweep": sweep.model_dump(mode="json"), "jobs": done})
+        write_json(out / "sweep.json", {"sweep": sweep.model_dump(mode="json"), "arms": list(sweep.arms), "jobs": done})  # keys are sorted there
         if record["error"]:
             say(f"{job.arm}, seed {job.seed} FAILED: {record['error']}")
 
@@ -210,3 +211,13 @@ def runs_of(out: Path) -> list[tuple[str, int, Run]]:
         if not record["error"]:
             found.append((record["arm"], record["seed"], open_run(out / record["path"])))
     return found
+
+
+def arms_in(out: Path) -> list[Arm]:
+    """All arms of a sweep's folder in the order of its file, also those without a run that was measured to the end."""
+    runs: dict[str, dict[int, Run]] = {}
+    for arm, seed, run in runs_of(out):
+        runs.setdefault(arm, {})[seed] = run
+    listed = read_json(out / "sweep.json")
+    names = listed.get("arms") or list(dict.fromkeys(record["arm"] for record in listed["jobs"]))  # of an older sweep: those that were begun
+    return [Arm(name, runs.get(name, {})) for name in names]

@@ -460,7 +460,7 @@ def _show_arms(
     strip: Path | None = None,
     as_json: bool = False,
 ) -> None:
-    from difflab.comparing import budgets, compare_runs, missing
+    from difflab.comparing import budgets, compare_runs, unfinished
     from difflab.data.files import atomic
     from difflab.report.curves import arm_curves
     from difflab.report.table import arms as table
@@ -475,7 +475,7 @@ def _show_arms(
         _print_rows(rows)
     else:
         _show(table(rows, Console().width))
-    for sentence in missing(arms):
+    for sentence in unfinished(arms):
         print(sentence, file=sys.stderr if as_json else sys.stdout)
     if not as_json:
         print(budgets(arms))

@@ -130,7 +130,7 @@ def _row(t: int, metric: str, extractor: str, name: str, own: dict[int, Any], ba
     return row | {"difference": float(np.mean(pairs)) if pairs else None, "diff_low": low, "diff_high": high, "pairs": len(pairs), "verdict": verdict}
 
 
-def missing(arms: Sequence[Arm]) -> list[str]:
+def unfinished(arms: Sequence[Arm]) -> list[str]:
     """A sentence for each arm without runs; of the first one also what follows."""
     said = {arm.name: f"{arm.name} has no finished run" for arm in arms if not arm.runs}
     if arms and arms[0].name in said:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from difflab.comparing import Arm, arms_of, budgets, compare_runs, interval, missing
+from difflab.comparing import Arm, arms_of, budgets, compare_runs, interval, unfinished
 from difflab.errors import ConfigError
 
 
@@ -80,7 +80,7 @@ def test_an_arm_without_runs_keeps_its_rows_and_has_gaps():
     rows = compare_runs([arm("base", [0.1, 0.2]), Arm("failed", {}), arm("other", [0.2, 0.35])])
     assert [(r["arm"], r["seeds"], r["value"], r["verdict"]) for r in rows][1] == ("failed", 0, None, "cannot tell")
     assert rows[2]["pairs"] == 2 and rows[2]["difference"] == pytest.approx(0.125)
-    assert missing([arm("base", [0.1]), Arm("failed", {})]) == ["failed has no finished run"] and missing([arm("base", [0.1])]) == []
+    assert unfinished([arm("base", [0.1]), Arm("failed", {})]) == ["failed has no finished run"] and unfinished([arm("base", [0.1])]) == []
 
 
 def test_where_the_first_arm_has_no_runs_no_other_takes_its_place():
@@ -88,7 +88,7 @@ def test_where_the_first_arm_has_no_runs_no_other_takes_its_place():
     rows = compare_runs(arms)
     assert [(r["arm"], r["verdict"]) for r in rows] == [("base", "baseline"), ("one", "cannot tell"), ("two", "cannot tell")]
     assert [r["difference"] for r in rows] == [None] * 3 and rows[1]["value"] == pytest.approx(1.15)
-    assert missing(arms) == ["base has no finished run: it is the arm to compare with, so no differences are computed"]
+    assert unfinished(arms) == ["base has no finished run: it is the arm to compare with, so no differences are computed"]
 
 
 def test_a_measure_that_an_arm_lacks_is_a_gap():

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 import yaml
+from PIL import Image
 
 from difflab.cli import main
 from difflab.errors import ConfigError
@@ -193,13 +194,15 @@ def swept(tmp_path, capsys, arms):
     return capsys.readouterr().out
 
 
-def test_a_failed_arm_stays_in_the_table_and_where_it_is_the_first_nothing_is_compared(tmp_path, capsys):
+def test_a_failed_arm_stays_in_the_table_and_where_it_is_the_first_nothing_is_compared(tmp_path, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("difflab.report.grid.arm_strip", lambda arms, t=None: drawn.append([arm.name for arm in arms]) or Image.new("L", (1, 1)))
     shown = swept(tmp_path, capsys, {"broken": TOO_MANY, "good": {}, "also good": {"regime.name": "accumulate"}})
     assert "4 of 6 runs are complete" in shown and "arms.png" in shown
     row = next(line for line in shown.splitlines() if line.split()[:1] == ["broken"])
     assert row.split()[1:3] == ["0", "-"] and "not distinguishable" not in shown
     assert "broken has no finished run: it is the arm to compare with, so no differences are computed" in shown
-    assert "budgets match" in shown
+    assert "budgets match" in shown and drawn == [["good", "also good"]]
     assert main(["compare-runs", str(tmp_path / "out"), "--json", "--metrics", "variance"]) == 0
     out, said = capsys.readouterr()
     rows = [json.loads(line) for line in out.splitlines()]

@@ -3,21 +3,24 @@
 A share is safe for a seed when a measure stays within a tolerance of its value in generation 0 through generation T. For every seed
 the largest safe share is found by bisection, which takes safety to fall with the share; chains are extended generation by generation
 and end at the first that leaves the tolerance; all chains of a seed share generation 0. The estimate is the mean over seeds with
-Student's 95% interval, widened by half the bracket and clipped to [0, 1]. The lower end goes into a file that the policy `guard` reads.
+Student's 95% interval, widened by half the bracket and clipped to [0, 1]. What goes into the file that the policy `guard` reads is no end of that
+interval, which closes on the mean with more seeds and then holds for half of them: it is the share below which the threshold of one further
+seed falls with a probability of 5% (Student's one-sided prediction limit, for thresholds that are normal over seeds).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student
 
 from difflab import config as configs
-from difflab.comparing import interval
+from difflab.comparing import better_of, interval, worse
 from difflab.config import Config
 from difflab.data.files import write_json
 from difflab.errors import ConfigError
@@ -44,7 +47,7 @@ def calibrate(
     tolerance: float,
     *,
     extractor: str | None = None,
-    seeds: int = 3,
+    seeds: int = 5,
     resolution: float = 1 / 32,
     report: Callable[[Config], Any] | None = None,
 ) -> dict[str, Any]:
@@ -58,8 +61,9 @@ def calibrate(
         seeds: chains per share, at least 2 for an interval; the config's own seed and the ones after it.
         resolution: width of the share's bracket at which a bisection ends.
 
-    Returns max_synthetic_fraction (the lower end, or the estimate with one seed), estimate, ci_low, ci_high, by_seed, holds_until (T),
-    measure, extractor, tolerance, chains, generations_run, minutes, tried. Raises ConfigError for a measure that the config does not take.
+    Returns max_synthetic_fraction (that a further seed bears with 95% probability; with one seed, of which that cannot be told, the estimate),
+    estimate, ci_low, ci_high (of the mean over seeds), by_seed, holds_until (T), longest (see `longest`), measure, extractor, tolerance, chains, generations_run, minutes, tried. Raises ConfigError for
+    a measure that the config does not take.
     """
     if tolerance <= 0 or not np.isfinite(tolerance):
         raise ConfigError(f"--tolerance is {tolerance}: the measure moves by chance alone, so it wants a number above 0")
@@ -73,9 +77,7 @@ def calibrate(
     for seed in range(config.seed, config.seed + seeds):
 
         def safe(share: float, seed: int = seed) -> bool:
-            chain = _with_share(config, share, seed)
-            path = out / f"seed-{seed}" / f"share-{share:.4f}"
-            tried.append(_until_it_leaves(chain, path, out, measure, extractor, tolerance, share, report(chain) if report else None))
+            tried.append(hold(config, out, measure, tolerance, share, seed, extractor, report))
             return tried[-1].left is None
 
         thresholds.append(bisect(safe, resolution))
@@ -84,12 +86,13 @@ def calibrate(
     half = resolution / 2
     low, high = (max(0.0, found[0] - half), min(1.0, found[1] + half)) if found else (None, None)
     result = {
-        "max_synthetic_fraction": round(estimate if low is None else low, 4),
+        "max_synthetic_fraction": round(estimate if low is None else max(0.0, one_more(thresholds) - half), 4),
         "estimate": estimate,
         "ci_low": low,
         "ci_high": high,
         "by_seed": thresholds,
         "holds_until": config.generations,
+        "longest": longest(tried),
         "measure": measure,
         "extractor": extractor,
         "tolerance": tolerance,
@@ -101,6 +104,29 @@ def calibrate(
     }
     write_json(out / "calibration.json", result)
     return result
+
+
+def one_more(values: Sequence[float], level: float = 0.95) -> float:
+    """What one further value is above with probability `level`: Student's one-sided prediction limit of two or more normal values.
+
+    >>> round(one_more([0.2, 0.3, 0.4]), 4)
+    -0.0372
+    """
+    n = len(values)
+    return float(np.mean(values) - student.ppf(level, n - 1) * np.std(values, ddof=1) * (1 + 1 / n) ** 0.5)
+
+
+def longest(tried: Sequence[Tried]) -> dict[str, int]:
+    """Of each share that was tried, from the smallest: the last generation through which all its chains held.
+
+    >>> longest([Tried(0, 0.5, 3, 3), Tried(1, 0.5, 2, 2), Tried(0, 0.25, None, 4)])
+    {'0.25': 4, '0.5': 1}
+    """
+    held: dict[float, int] = {}
+    for one in sorted(tried, key=lambda one: one.share):
+        until = one.generations if one.left is None else one.left - 1
+        held[one.share] = min(until, held.get(one.share, until))
+    return {f"{share:.4g}": until for share, until in held.items()}
 
 
 def bisect(safe: Callable[[float], bool], resolution: float) -> float:
@@ -127,10 +153,21 @@ def _with_share(config: Config, share: float, seed: int) -> Config:
     return configs.parse({**raw, "seed": seed})
 
 
-def _until_it_leaves(chain: Config, path: Path, out: Path, measure: str, extractor: str | None, tolerance: float, share: float, report: Any) -> Tried:
-    """Extend a chain generation by generation until the measure leaves the tolerance, or to its end."""
+def hold(
+    config: Config,
+    out: Path,
+    measure: str,
+    tolerance: float,
+    share: float,
+    seed: int,
+    extractor: str | None = None,
+    report: Callable[[Config], Any] | None = None,
+) -> Tried:
+    """Extend the chain of a share and a seed, under ``OUT/seed-K``, generation by generation until the measure leaves the tolerance, or to its end."""
     from difflab.chain import run_chain
 
+    chain, path = _with_share(config, share, seed), out / f"seed-{seed}" / f"share-{share:.4f}"
+    shown = report(chain) if report else None
     values: list[float] = []
     # Of the exact families fresh real data are drawn with the real set: such a run is made whole, and costs nothing.
     whole = chain.exact and chain.regime.name == "fresh_real"
@@ -143,9 +180,9 @@ def _until_it_leaves(chain: Config, path: Path, out: Path, measure: str, extract
                     adopt(run, finished(out))
             finally:
                 run.close()
-            run = run_chain(part, path, report, plots=False)
+            run = run_chain(part, path, shown, plots=False)
         values = _values(run, measure, extractor)[: t + 1]
-        if _worse(measure, values[-1] - values[0]) > tolerance:
+        if worse(better_of(measure), values[-1] - values[0]) > tolerance:
             return Tried(chain.seed, share, t, t, values)
     return Tried(chain.seed, share, None, chain.generations, values)
 
@@ -160,12 +197,3 @@ def _values(run: Run, measure: str, extractor: str | None) -> list[float]:
     if missing:
         raise ConfigError(f"'{measure}' has no value in generation {missing['generation']}: {missing['reason']}")
     return [r["value"] for r in rows]
-
-
-def _worse(measure: str, change: float) -> float:
-    """How much worse a change makes a measure."""
-    from difflab.metrics import METRICS
-
-    known = "fd" if measure == "fid" else measure
-    better = METRICS[known].better if dict.__contains__(METRICS, known) else "lower" if "loss" in measure else "real"
-    return {"higher": -change, "lower": change, "real": abs(change)}[better]

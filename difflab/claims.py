@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import Field
 
 from difflab import config as configs
-from difflab.comparing import interval
+from difflab.comparing import better_of, interval, values_of, worse
 from difflab.config import Config, Spec
 from difflab.data.files import read_json, write_json
 from difflab.errors import ConfigError
@@ -54,6 +54,7 @@ class Claim(Spec):
     laws: list[str] = Field(default_factory=list, description="Exact laws that say the same in theory, checked through the engine; [] = none.")
     quick: bool = Field(False, description="Part of the subset that runs in about two minutes.")
     unshown: str = Field("", description="The part that this setting cannot show: the verdict is then at best 'cannot tell'; empty = none.")
+    revised: str = Field("", description="What was changed after runs had been seen, and why; empty = nothing.")
     later: str = Field("", description="What a larger machine would have to show.")
 
 
@@ -71,17 +72,18 @@ OPERATORS: dict[Any, Callable[..., float]] = {
 class Seed:
     """The runs of one seed, by arm; its methods are what an expression may call.
 
-    Measures are named as in metrics.jsonl; 'measure@extractor' picks one where it was taken on several. Exact families are read the same way.
+    Measures are named as in metrics.jsonl; 'measure@extractor' picks one where it was taken on several. Exact families are read the same way, and of
+    an ecosystem the mean over its labs.
     """
 
     def __init__(self, runs: dict[str, Run], last: dict[str, int] | None = None):
         self.series: dict[str, dict[tuple[str, int], float]] = {}
         for arm, run in runs.items():
             own = self.series.setdefault(arm, {})
-            for row in run.rows():
-                if row["value"] is not None and (last is None or row["generation"] <= last[arm]):
-                    own[f"{row['metric']}@{row['extractor']}", row["generation"]] = row["value"]
-                    own.setdefault((row["metric"], row["generation"]), row["value"])
+            for (t, metric, extractor), (value, _) in values_of(run).items():
+                if last is None or t <= last[arm]:
+                    own[f"{metric}@{extractor}", t] = value
+                    own.setdefault((metric, t), value)
 
     def curve(self, arm: str, metric: str) -> list[float]:
         """Values of a measure over the generations."""
@@ -110,13 +112,22 @@ class Seed:
         return float(np.polyfit(np.arange(len(own)), own, 1)[0])
 
     def onset(self, arm: str, metric: str, share: float) -> float:
-        """First generation in which a measure has lost (or gained) more than `share` of generation 0's value; one past the last = never."""
+        """First generation in which a measure has lost (or gained) more than `share` of generation 0's value; one past the last = never.
+
+        Not a number where generation 0 has nothing to lose.
+        """
         own = self.curve(arm, metric)
-        return float(next((t for t, v in enumerate(own) if abs(v - own[0]) > share * abs(own[0])), len(own)))
+        return float(next((t for t, v in enumerate(own) if abs(v - own[0]) > share * abs(own[0])), len(own))) if own[0] else math.nan
+
+    def recovery(self, arm: str, metric: str, first: float, tolerance: float) -> float:
+        """Generations after `first` until a measure is back within `tolerance` of generation 0's value, or better; one past the last = never."""
+        own, better = self.curve(arm, metric), better_of(metric)
+        later = own[int(first) + 1 :]
+        return float(next((t for t, v in enumerate(later, 1) if worse(better, v - own[0]) <= tolerance), len(later) + 1))
 
     def evaluate(self, text: str) -> float:
         """The value of an expression. Raises ConfigError for anything but numbers, + - * / **, and the methods above."""
-        names = ("at", "change", "mean", "slope", "onset")
+        names = ("at", "change", "mean", "slope", "onset", "recovery")
         plain: dict[str, Callable[..., float]] = {"min": min, "max": max, "abs": abs, "log": math.log}
 
         def walk(node: Any) -> Any:
@@ -244,7 +255,7 @@ def judge(name: str, claim: Claim, placed: Sequence[Job], errors: dict[Path, str
     started = time.perf_counter()
     found: dict[str, Any] = {
         "name": name,
-        **claim.model_dump(mode="json", include={"claim", "source", "setting", "unshown", "later"}),
+        **claim.model_dump(mode="json", include={"claim", "source", "setting", "unshown", "revised", "later"}),
         "statistics": {},
     }
     seeds: dict[int, dict[str, Run]] = {}

@@ -213,7 +213,7 @@ def parser() -> Parser:
     calibrate.add_argument("--measure", required=True, metavar="NAME", help="the measure that must hold, for example recall")
     calibrate.add_argument("--tolerance", type=float, required=True, help="how far it may get worse than in generation 0, in its own unit")
     calibrate.add_argument("--extractor", metavar="NAME", help="where the measure is taken on several")
-    calibrate.add_argument("--seeds", type=int, default=3, help="bisections, one per seed (default: 3)")
+    calibrate.add_argument("--seeds", type=int, default=5, help="bisections, one per seed (default: 5)")
     calibrate.add_argument("--resolution", type=float, default=1 / 32, help="width of the share's bracket at the end (default: 1/32)")
     calibrate.add_argument("--out", type=Path, help="folder (default: runs/NAME-calibration)")
     status = add("status", _status, "How far a run is.")
@@ -506,7 +506,8 @@ def _claims(args: argparse.Namespace) -> int:
 
     found = run_claims(claims, args.folder, args.out, args.workers, report, say=lambda text: print(text, file=sys.stderr))
     if args.page:
-        page(found, args.page, args.out)
+        about = args.folder / "ABOUT.md"
+        page(found, args.page, args.out, about.read_text(encoding="utf-8") if about.exists() else "")
     if args.json:
         _print_rows(found)
     else:
@@ -533,8 +534,13 @@ def _calibrate(args: argparse.Namespace) -> int:
     between = "one seed, no interval" if found["ci_low"] is None else f"95% interval {found['ci_low']:.3f} to {found['ci_high']:.3f}"
     print(f"{args.measure} stays within {args.tolerance:g} of generation 0 until generation {found['holds_until']} ({found['regime']})")
     print(f"up to a synthetic share of {found['estimate']:.3f} ({between}; by seed: {', '.join(f'{s:.3f}' for s in found['by_seed'])})")
+    print(f"of every share that was tried, all chains held until generation: {', '.join(f'{s}: {t}' for s, t in found['longest'].items())}")
     print(f"{found['chains']} chains, {found['generations_run']} generations, {found['minutes']:.1f} minutes")
-    print(f"the guard reads it: policies: [{{policy: guard, max_synthetic_fraction: {out / 'calibration.json'}}}]")
+    if found["ci_low"] is not None:
+        print(
+            f"a further seed bears {found['max_synthetic_fraction']:.3f} with 95% probability, if what seeds bear is normal; more seeds narrow this"
+        )
+    print(f"the guard reads that: policies: [{{policy: guard, max_synthetic_fraction: {out / 'calibration.json'}}}]")
     return 0
 
 

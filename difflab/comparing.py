@@ -77,7 +77,7 @@ def compare_runs(arms: Sequence[Arm], metrics: Sequence[str] | None = None, gene
     """
     if not arms or not any(arm.runs for arm in arms):
         raise ConfigError("there is no run to compare")
-    table = {arm.name: {seed: _values(run) for seed, run in arm.runs.items()} for arm in arms}
+    table = {arm.name: {seed: values_of(run) for seed, run in arm.runs.items()} for arm in arms}
     have = [set.intersection(*({t for t, *_ in own} for own in by_seed.values())) for by_seed in table.values() if by_seed]
     common = sorted(set.intersection(*have)) if have else []
     chosen = list(generations) if generations is not None else common[-1:]
@@ -99,7 +99,7 @@ def compare_runs(arms: Sequence[Arm], metrics: Sequence[str] | None = None, gene
     return rows
 
 
-def _values(run: Run) -> dict[tuple[int, str, str], tuple[float, float | None]]:
+def values_of(run: Run) -> dict[tuple[int, str, str], tuple[float, float | None]]:
     """(generation, metric, extractor) -> value and floor; of an ecosystem the means over its labs."""
     found: dict[tuple[int, str, str], list[tuple[float, float | None]]] = {}
     for r in run.rows():
@@ -110,6 +110,23 @@ def _values(run: Run) -> dict[tuple[int, str, str], tuple[float, float | None]]:
         return None if None in values else float(np.mean(values))
 
     return {key: (float(np.mean([v for v, _ in own])), mean([f for _, f in own])) for key, own in found.items()}
+
+
+def better_of(metric: str) -> str:
+    """Which way a row of metrics.jsonl is better: 'lower', 'higher', or 'real', best as of real images."""
+    from difflab.metrics import METRICS
+
+    known = "fd" if metric == "fid" else metric
+    return METRICS[known].better if dict.__contains__(METRICS, known) else "lower" if "loss" in metric else "real"
+
+
+def worse(better: str, change: float) -> float:
+    """How much worse a change makes a measure.
+
+    >>> worse("higher", -0.1), worse("lower", -0.1), worse("real", -0.1)
+    (0.1, -0.1, 0.1)
+    """
+    return {"higher": -change, "lower": change, "real": abs(change)}[better]
 
 
 def _row(t: int, metric: str, extractor: str, name: str, own: dict[int, Any], base: tuple[str, dict[int, Any]] | None) -> dict[str, Any]:

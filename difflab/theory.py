@@ -332,6 +332,10 @@ def _laws() -> dict[str, Law]:
         "lab_distance",
         float(off[0, 1]),
     )
+    swapped = _chain("categorical", n, t, **ranked) | {"ecosystem": {"exchange": [[0, 1], [1, 0]], "real": "disjoint"}}
+    crossed, far = cross_trained(diversity, n, n, [[0, 1], [1, 0]], t)
+    add("K4-diversity", "2 labs on each other's samples, never their own: (1-1/n)^t all the same", swapped, "gini_simpson", float(crossed.mean()))
+    add("K4-distance", "2 labs on each other's samples: as far apart as labs by themselves", swapped, "lab_distance", float(far[0, 1]))
     for name, fits, w in (("I1", 2, 2.0), ("I3", 6, 0.25), ("I3-strong", 3, 1.5)):
         classes, times = _chain("mixture", 400, fits, components=2, guidance_scale=1 + w), f"{fits - 1} times" if fits > 2 else "once"
         narrow, between = guided_loop(400, fits, 4.0, w)

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import yaml
 
+from difflab import calibrate as calibrating
 from difflab import config as configs
-from difflab.calibrate import bisect, calibrate
+from difflab.calibrate import Tried, bisect, calibrate, one_more
+from difflab.chain import check
 from difflab.cli import main
 from difflab.errors import ConfigError
 
@@ -34,17 +37,47 @@ def variance(n, a, bias, t):
     return v
 
 
-@pytest.mark.parametrize(("bias", "tolerance"), [(0.8, 0.2), (0.5, 0.35)])
-def test_the_share_is_that_of_the_exact_law(tmp_path, bias, tolerance):
-    config = gaussian(bias=bias)
+@pytest.mark.parametrize(("bias", "tolerance", "replicates"), [(1.0, 0.08, 2000), (0.8, 0.2, 400), (0.5, 0.35, 400)])
+def test_the_share_is_that_of_the_exact_law(tmp_path, bias, tolerance, replicates):
+    config = gaussian(bias=bias, replicates=replicates)
     found = calibrate(config, tmp_path, "variance", tolerance, seeds=2, resolution=1 / 8)
     start = variance(20, 1.0, bias, 0)
     shares = [k / 100 for k in range(101)]
     safe = [s for s in shares if all(start - variance(20, 1 - s, bias, t) <= tolerance for t in range(config.generations + 1))]
     assert found["ci_low"] <= max(safe) + 0.01 and max(safe) <= found["ci_high"] + 0.01, (found["by_seed"], max(safe))
     assert found["ci_high"] - found["ci_low"] < 0.5
-    assert found["max_synthetic_fraction"] == round(found["ci_low"], 4)
+    assert 0 <= found["max_synthetic_fraction"] == round(max(0.0, one_more(found["by_seed"]) - 1 / 16), 4) < max(safe) + 0.01
     assert json.loads((tmp_path / "calibration.json").read_text())["holds_until"] == 4
+
+
+def test_one_more_value_lies_above_the_limit_as_often_as_asked():
+    rng = np.random.default_rng(0)
+    drawn = rng.normal(0.4, 0.1, (4000, 6))
+    above = np.mean([row[5] > one_more(row[:5]) for row in drawn])
+    assert above == pytest.approx(0.95, abs=4 * (0.95 * 0.05 / 4000) ** 0.5)
+    assert one_more([0.3, 0.3]) == pytest.approx(0.3)
+    few, many = rng.normal(0.4, 0.1, 5), rng.normal(0.4, 0.1, 500)
+    assert one_more(many) == pytest.approx(0.4 - 1.645 * 0.1, abs=0.02) and one_more(few) < one_more(many), "with many seeds a quantile, not the mean"
+
+
+def test_what_is_written_holds_for_fresh_seeds(tmp_path, monkeypatch):
+    """Seeds that bear N(.5, .1): 95% of fresh ones bear what the guard reads, whatever the number of bisections; the lower end of the mean's interval does not say so."""
+
+    def stand_in(config, out, measure, tolerance, share, seed, *rest):
+        bears = np.random.default_rng([run, seed]).normal(0.5, 0.1)
+        return Tried(seed, share, None if share <= bears else 1, 1)
+
+    monkeypatch.setattr(calibrating, "hold", stand_in)
+    for seeds in (3, 30):
+        borne = {"max_synthetic_fraction": [], "ci_low": []}
+        for run in range(60):
+            found = calibrate(gaussian(t=1, replicates=1), tmp_path, "variance", 0.1, seeds=seeds, resolution=1 / 64)
+            fresh = np.random.default_rng(run).normal(0.5, 0.1, 50)
+            for name, shares in borne.items():
+                shares.append(np.mean(fresh >= found[name]))
+        assert np.mean(borne["max_synthetic_fraction"]) > 0.92
+    assert np.mean(borne["max_synthetic_fraction"]) == pytest.approx(0.95, abs=0.03)
+    assert np.mean(borne["ci_low"]) < 0.75
 
 
 def test_categories_of_which_the_limit_is_known(tmp_path):
@@ -109,3 +142,13 @@ def test_the_command_writes_what_the_guard_reads(tmp_path, capsys):
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
     assert "stays within 0.2 of generation 0 until generation 2 (fixed_real)" in capsys.readouterr().out
     assert 0 <= json.loads((tmp_path / "out" / "calibration.json").read_text())["max_synthetic_fraction"] <= 1
+
+
+def test_the_guard_takes_the_number_as_it_is_written_also_where_everything_is_safe(tmp_path):
+    config = gaussian(t=1, name="fixed_real", replicates=5)
+    found = calibrate(config, tmp_path, "variance", 50.0, seeds=2, resolution=0.5)
+    assert found["max_synthetic_fraction"] == 1 - 0.25 or found["by_seed"] == [1.0, 1.0]
+    (tmp_path / "all.json").write_text(json.dumps({"max_synthetic_fraction": 1.0}))
+    for file in ("calibration.json", "all.json"):
+        guarded = config.model_dump(mode="json") | {"policies": [{"policy": "guard", "max_synthetic_fraction": str(tmp_path / file)}]}
+        check(configs.parse(guarded))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from difflab.comparing import Arm, arms_of, budgets, compare_runs, interval, unfinished
+from difflab.comparing import Arm, arms_of, better_of, budgets, compare_runs, interval, unfinished, worse
 from difflab.errors import ConfigError
 
 
@@ -158,3 +158,12 @@ def test_runs_are_grouped_by_recipe_without_the_seed(tmp_path):
     assert [(a.name, sorted(a.runs)) for a in arms_of(made)] == [("name replace", [0, 1]), ("name accumulate", [0])]
     with pytest.raises(ConfigError, match=r"one arm .* with one seed"):
         arms_of([made[0], made[0]])
+
+
+@pytest.mark.parametrize(
+    ("metric", "change", "by"),
+    [("recall", -0.25, 0.25), ("recall", 0.25, -0.25), ("fd", 0.5, 0.5), ("fid", -0.5, -0.5), ("trace_ratio", -0.5, 0.5), ("trace_ratio", 0.5, 0.5),
+     ("held_out_loss", 0.5, 0.5), ("variance", -0.5, 0.5)],
+)  # fmt: skip
+def test_worse_is_what_the_measure_says(metric, change, by):
+    assert worse(better_of(metric), change) == by

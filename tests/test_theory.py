@@ -350,6 +350,8 @@ WRONG = {
     "B3-variance": ("the law of replace", (1 - 1 / 8) ** 30),
     "M-modes": ("no mode is ever lost", 8.0),
     "K1-distance": ("labs by themselves", LAWS["K2-distance"].theory),
+    "K4-distance": ("one pool", LAWS["K1-distance"].theory),
+    "K4-diversity": ("nothing is lost without own images", LAWS["K4-diversity"].theory / (1 - 1 / 30) ** 10),
     "K3-distance": ("all samples are the same ones for both labs", 0.0),
     "I1-variance": ("the variance of the tilted density", 1 / (3 - 2 / 5)),
     "I2-push": ("means stay", 4.0),

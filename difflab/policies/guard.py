@@ -57,8 +57,8 @@ class Guard(Policy):
     )
 
     def check(self, config: Any) -> None:
-        if self.max_synthetic_fraction == 1 and self.max_generation is None:
-            raise ConfigError("policies: guard guards nothing; set max_synthetic_fraction below 1, or max_generation")
+        if not self.model_fields_set & {"max_synthetic_fraction", "max_generation"}:
+            raise ConfigError("policies: guard guards nothing; set max_synthetic_fraction, or max_generation")
         if self.fill and self.mode == "refuse":
             raise ConfigError("policies: guard with mode=refuse leaves nothing out that fill could make up for; set mode=thin")
         for own in config.policies[config.policies.index(self) + 1 :]:

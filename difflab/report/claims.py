@@ -18,12 +18,8 @@ setting that shows it, the statistic, and the regions that would confirm and ref
 an effect is a mean over seeds with Student's 95% interval, and the verdict is *reproduced* where the interval of every statistic lies in the
 region that confirms, *refuted here* where one lies in the region that refutes, else *cannot tell*. "Here" matters: most settings are
 8x8 digits and a small denoiser, and a claim about Stable Diffusion is not settled by them. No correction for many comparisons.
-Two arms on digits (replace without guidance and with guidance 3) had been looked at with two seeds and a larger budget before the regions
-of their claims were written. All claims were first run with 3 or 4 seeds; then all but those of `--quick` were run again with 8 (6 on emoji), whatever
-they had said, and nothing but the number of seeds was changed. These 288 chains took 63 minutes in one go on 2 CPU cores, other work beside them
-(`difflab claims --workers 2`).
-
-This page is generated: `difflab claims --page docs/CLAIMS.md`. Laws are theory through the same engine: |z| below 4 over {chains} chains.
+{about}
+This page is generated: `difflab claims --page docs/CLAIMS.md`. Laws are theory through the same engine, which holds where |z| is below 4.
 """
 
 
@@ -46,13 +42,14 @@ def _between(s: dict[str, Any]) -> str:
     return "no interval" if s["ci_low"] is None else f"{number(s['ci_low'])} to {number(s['ci_high'])}"
 
 
-def page(found: Sequence[dict[str, Any]], path: Path, store: Path) -> None:
-    """Write the page, and one figure per claim into the folder ``claims`` beside it."""
-    from difflab.claims import CHAINS
+def page(found: Sequence[dict[str, Any]], path: Path, store: Path, about: str = "") -> None:
+    """Write the page, and one figure per claim into the folder ``claims`` beside it.
 
+    `about`: how the runs were made, for the head of the page.
+    """
     figures = path.parent / "claims"
     figures.mkdir(parents=True, exist_ok=True)
-    text = [HEAD.format(chains=CHAINS), "| claim | verdict | minutes |", "|---|---|---|"]
+    text = [HEAD.format(about=about.strip()), "| claim | verdict | minutes |", "|---|---|---|"]
     text += [f"| [{r['claim']}](#{r['name']}) | **{r['verdict']}** | {r['minutes']:.1f} |" for r in found]
     for r in found:
         text += ["", f"## {r['name']}", "", f"**{r['claim']}** {_verdict(r)}", "", f"Source: {r['source']}. Setting: {r['setting']}", ""]
@@ -64,13 +61,17 @@ def page(found: Sequence[dict[str, Any]], path: Path, store: Path) -> None:
                 )
             text.append("")
         for law in r.get("laws", []):
-            text.append(f"- law {law['law']}, {law['what']}: theory {law['theory']:.5g}, through the engine {law['measured']:.5g}, z {law['z']:+.2f}")
+            text.append(
+                f"- law {law['law']}, {law['what']}: theory {law['theory']:.5g}, through the engine {law['measured']:.5g} over {law['chains']} chains, z {law['z']:+.2f}"
+            )
         if r.get("laws"):
             text.append("")
         if r["errors"]:
             text += [f"Missing: {'; '.join(f'{job} ({why})' for job, why in r['errors'].items())}", ""]
         if draw(r, figures / f"{r['name']}.png", store):
             text += [f"![{r['name']}: curves of the measures by arm, mean and interval over seeds](claims/{r['name']}.png)", ""]
+        if r["revised"]:
+            text += [f"Changed after runs had been seen: {r['revised']}", ""]
         if r["unshown"]:
             text += [f"Not shown: {r['unshown']}", ""]
         if r["later"]:

@@ -178,7 +178,7 @@ def test_whole_numbers_are_not_lost_to_rounding(tmp_path, most):
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        (["guard"], "guard guards nothing; set max_synthetic_fraction below 1, or max_generation"),
+        (["guard"], "guard guards nothing; set max_synthetic_fraction, or max_generation"),
         ([{**GUARD, "max_synthetic_fraction": 1.5}], r"'max_synthetic_fraction'.*less than or equal to 1"),
         ([{**GUARD, "max_synthetic_fraction": -0.5}], r"'max_synthetic_fraction'.*greater than or equal to 0"),
         ([{**GUARD, "max_synthetic_fraction": True}], r"'max_synthetic_fraction'.*valid number"),

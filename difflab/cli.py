@@ -394,14 +394,29 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _runs(paths: list[Path]) -> tuple[list[Any], list[str] | None]:
-    """The runs that were named, or those of one sweep with the names of their arms."""
+    """The runs that were named, or the finished ones of one sweep with the names of their arms; arms without any are said to be left out."""
     from difflab.run import open_run
-    from difflab.sweep import runs_of
 
-    if len(paths) == 1 and (paths[0] / "sweep.json").exists():
-        found = runs_of(paths[0])
-        return [run for *_, run in found], [arm for arm, *_ in found]
-    return [open_run(path) for path in paths], None
+    if len(paths) > 1 or not (paths[0] / "sweep.json").exists():
+        return [open_run(path) for path in paths], None
+    arms = _arms(paths)
+    runs, names = [run for arm in arms for run in arm.runs.values()], [arm.name for arm in arms for _ in arm.runs]
+    if not runs:
+        raise ConfigError(f"no run of the sweep {paths[0]} is finished; go on with: difflab sweep SWEEP.yaml --out {paths[0]}")
+    gone = [arm.name for arm in arms if not arm.runs]
+    if gone:
+        print(f"left out, since they have no finished run: {', '.join(gone)}; others are compared with {names[0]}", file=sys.stderr)
+    return runs, names
+
+
+def _arms(paths: list[Path]) -> list[Any]:
+    """The runs that were named as arms, or all arms of one sweep."""
+    from difflab.comparing import arms_of
+    from difflab.run import open_run
+    from difflab.sweep import arms_in
+
+    sweep = len(paths) == 1 and (paths[0] / "sweep.json").exists()
+    return arms_in(paths[0]) if sweep else arms_of([open_run(path) for path in paths])
 
 
 def _sweep(args: argparse.Namespace) -> int:
@@ -428,10 +443,7 @@ def _sweep(args: argparse.Namespace) -> int:
         shared = sum(len(record["shared"]) for record in records)
         print(f"{len(records) - len(failed)} of {len(records)} runs are complete; {shared} stages were taken over from runs that share them")
         if len(failed) < len(records):
-            from difflab.comparing import arms_of
-
-            drawn = [out / "arms.png"]
-            arms = arms_of(*_runs([out]))
+            drawn, arms = [out / "arms.png"], _arms([out])
             _show_arms(arms, plot=drawn[0])
             with suppress(StoreError):  # arms without pictures, or of different things
                 _draw_strip(arms, out / "arms-strip.png")
@@ -448,7 +460,7 @@ def _show_arms(
     strip: Path | None = None,
     as_json: bool = False,
 ) -> None:
-    from difflab.comparing import budgets, compare_runs
+    from difflab.comparing import budgets, compare_runs, unfinished
     from difflab.data.files import atomic
     from difflab.report.curves import arm_curves
     from difflab.report.table import arms as table
@@ -461,16 +473,19 @@ def _show_arms(
         _draw_strip(arms, strip, rows[-1]["generation"] if rows else None)
     if as_json:
         _print_rows(rows)
-        return
-    _show(table(rows, Console().width))
-    print(budgets(arms))
+    else:
+        _show(table(rows, Console().width))
+    for sentence in unfinished(arms):
+        print(sentence, file=sys.stderr if as_json else sys.stdout)
+    if not as_json:
+        print(budgets(arms))
 
 
 def _draw_strip(arms: Any, to: Path, generation: int | None = None) -> None:
     from difflab.data.files import atomic
     from difflab.report.grid import arm_strip
 
-    picture = arm_strip(arms, generation)
+    picture = arm_strip([arm for arm in arms if arm.runs], generation)
     with atomic(to) as temporary:
         picture.save(temporary, format="png")
 
@@ -531,9 +546,7 @@ def _calibrate(args: argparse.Namespace) -> int:
 
 def _compare_runs(args: argparse.Namespace) -> int:
     _quiet_libraries()
-    from difflab.comparing import arms_of
-
-    _show_arms(arms_of(*_runs(args.runs)), args.metrics, args.generations, args.plot, args.strip, args.json)
+    _show_arms(_arms(args.runs), args.metrics, args.generations, args.plot, args.strip, args.json)
     return 0
 
 

@@ -69,8 +69,8 @@ def compare_runs(arms: Sequence[Arm], metrics: Sequence[str] | None = None, gene
         metrics: names; None = all but those of the training itself.
         generations: None = the last one that all arms have.
 
-    Rows: generation, metric, extractor, arm, seeds, value (mean over seeds), ci_low, ci_high (over seeds, None with one seed), floor; against
-    the first arm: difference (mean over common seeds), diff_low, diff_high, pairs and verdict: "higher than ARM", "lower than ARM", "not
+    Rows: generation, metric, extractor, arm, seeds, value (mean over seeds), ci_low, ci_high (over seeds, None with one seed), floor; an arm without
+    runs, or without the measure, has 0 seeds and None. Against the first arm, whether it has runs or not: difference (mean over common seeds), diff_low, diff_high, pairs and verdict: "higher than ARM", "lower than ARM", "not
     distinguishable" or, with fewer than two pairs, "cannot tell". No correction for many comparisons is made: of twenty true
     nulls one will part.
     Raises ConfigError for fewer than one arm or a measure that no arm has.
@@ -95,8 +95,7 @@ def compare_runs(arms: Sequence[Arm], metrics: Sequence[str] | None = None, gene
             base = {seed: own[t, metric, extractor] for seed, own in table[arms[0].name].items() if (t, metric, extractor) in own}
             for arm in arms:
                 own = {seed: found[t, metric, extractor] for seed, found in table[arm.name].items() if (t, metric, extractor) in found}
-                if own:
-                    rows.append(_row(t, metric, extractor, arm.name, own, None if arm is arms[0] else (arms[0].name, base)))
+                rows.append(_row(t, metric, extractor, arm.name, own, None if arm is arms[0] else (arms[0].name, base)))
     return rows
 
 
@@ -134,7 +133,8 @@ def _row(t: int, metric: str, extractor: str, name: str, own: dict[int, Any], ba
     values = [value for value, _ in own.values()]
     floors = [floor for _, floor in own.values() if floor is not None]
     low, high = interval(values) or (None, None)
-    row = {"generation": t, "metric": metric, "extractor": extractor, "arm": name, "seeds": len(values), "value": float(np.mean(values))}
+    row = {"generation": t, "metric": metric, "extractor": extractor, "arm": name, "seeds": len(values)}
+    row |= {"value": float(np.mean(values)) if values else None}
     row |= {"ci_low": low, "ci_high": high, "floor": float(np.mean(floors)) if floors else None}
     if base is None:
         return row | {"difference": None, "diff_low": None, "diff_high": None, "pairs": None, "verdict": "baseline"}
@@ -147,24 +147,67 @@ def _row(t: int, metric: str, extractor: str, name: str, own: dict[int, Any], ba
     return row | {"difference": float(np.mean(pairs)) if pairs else None, "diff_low": low, "diff_high": high, "pairs": len(pairs), "verdict": verdict}
 
 
+def unfinished(arms: Sequence[Arm]) -> list[str]:
+    """A sentence for each arm without runs; of the first one also what follows."""
+    said = {arm.name: f"{arm.name} has no finished run" for arm in arms if not arm.runs}
+    if arms and arms[0].name in said:
+        said[arms[0].name] += ": it is the arm to compare with, so no differences are computed"
+    return list(said.values())
+
+
 def budgets(arms: Sequence[Arm]) -> str:
-    """One sentence: whether arms saw as many images, in sets of one size, and drew as many samples, in every generation; else who differs."""
-    found: dict[str, dict[str, list[Any]]] = {"images seen": {}, "training set": {}, "samples drawn": {}}
-    for arm in arms:
-        for run in arm.runs.values():
-            trained = [run.training(t) for t in run.generations]
-            found["images seen"][arm.name] = [record.get("images_seen") for record in trained]
-            found["training set"][arm.name] = [record.get("set_size") for record in trained]
-            found["samples drawn"][arm.name] = [run.config.sample.count_of(t) for t in run.generations]
+    """One sentence: whether arms saw as many images, in sets of one size, and drew as many samples, seed by seed in every generation; else the worst."""
+    found = [(arm.name, {seed: _spent(run) for seed, run in arm.runs.items()}) for arm in arms if arm.runs]
+    if len(found) < 2:
+        return "budgets: there are no two arms with runs to match"
+    base, first = found[0]
     differing = []
-    for what, by_arm in found.items():
-        first = next(iter(by_arm.values()))
-        for name, own in by_arm.items():
-            t = next((t for t, (a, b) in enumerate(zip(first, own, strict=False)) if a != b), None)
-            if t is not None:
-                differing.append(f"{what} of generation {t}: {first[t]:,} in {next(iter(by_arm))}, {own[t]:,} in {name}")
+    for what in ("images seen", "training set", "samples drawn"):
+        gaps = []
+        for name, own in found[1:]:
+            pairs = [(first[seed], own[seed]) for seed in own if seed in first] or [(a, b) for a in first.values() for b in own.values()]
+            for t in sorted({t for a, b in pairs for t in a[what] if t in b[what]}):
+                values = [(a[what][t], b[what][t]) for a, b in pairs if t in a[what] and t in b[what]]
+                gaps.append((max(_gap(*pair) for pair in values), name, t, values))
+        gaps = [gap for gap in gaps if gap[0]]
+        if gaps:
+            _, name, t, values = max(gaps, key=lambda gap: gap[0])
+            more = [other for other in dict.fromkeys(gap[1] for gap in gaps) if other != name]
+            too = f"; {', '.join(more) if len(more) < 4 else f'{len(more)} other arms'} too" if more else ""
+            a, b = (_span([pair[i] for pair in values]) for i in (0, 1))
+            if a == b:  # the same numbers, of other seeds
+                a, b = (_span([value]) for value in max(values, key=lambda pair: _gap(*pair)))
+            differing.append(f"{what} {a} in {base}, {b} in {name} (generation {t}{too})")
     return (
         "budgets match: images seen, set size and samples drawn are the same in all arms"
         if not differing
         else "budgets do NOT match: " + "; ".join(differing)
     )
+
+
+def _spent(run: Run) -> dict[str, dict[int, int | None]]:
+    """Images seen, size of the training set and samples drawn, by generation; summed over labs, None where a formula is fitted."""
+    records = {t: [part.training(t) for part in run.parts] for t in run.generations}
+
+    def total(key: str) -> dict[int, int | None]:
+        return {t: sum(r[key] for r in own) if all(key in r for r in own) else None for t, own in records.items()}
+
+    drawn: dict[int, int | None] = {t: sum(part.config.sample.count_of(t) for part in run.parts) for t in records}
+    return {"images seen": total("images_seen"), "training set": total("set_size"), "samples drawn": drawn}
+
+
+def _gap(a: int | None, b: int | None) -> float:
+    """How far apart two numbers are, 0 = equal, to 1.
+
+    >>> _gap(500, 500), _gap(500, 250), _gap(None, 500)
+    (0.0, 0.5, 1.0)
+    """
+    return 0.0 if a == b else 1 - min(a, b) / max(a, b) if a and b else 1.0
+
+
+def _span(values: Sequence[int | None]) -> str:
+    """'310 to 336', or the one that all are; "none" where there is no number."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "none"
+    return f"{min(known):,}" + (f" to {max(known):,}" if max(known) > min(known) else "")

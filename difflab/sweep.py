@@ -15,16 +15,19 @@ import os
 import re
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import yaml
 from pydantic import Field
 
 from difflab import config as configs
+from difflab.comparing import Arm
 from difflab.config import Config, Spec
 from difflab.data.files import read_json, write_json
 from difflab.errors import ConfigError, DifflabError
@@ -98,11 +101,16 @@ def _raw(path: Path) -> dict[str, Any]:
     return raw
 
 
+def record_of(job: Job, out: Path, error: str | None = None) -> dict[str, Any]:
+    """What is noted of a job: {arm, seed, path, error, shared}."""
+    return {"arm": job.arm, "seed": job.seed, "path": str(job.path.relative_to(out)), "error": error, "shared": []}
+
+
 def work(job: Job, out: Path, report: Any = None) -> dict[str, Any]:
-    """Run or resume one job, taking over what other runs under `out` have finished: {arm, seed, path, error, shared}."""
+    """Run or resume one job, taking over what other runs under `out` have finished; returns its record."""
     from difflab.chain import run_chain
 
-    record = {"arm": job.arm, "seed": job.seed, "path": str(job.path.relative_to(out)), "error": None, "shared": []}
+    record = record_of(job, out)
     try:
         if job.config.ecosystem is None:  # labs lie in folders of their own, and one generation of each depends on the others
             run = Run.create(job.path, job.config)
@@ -150,7 +158,7 @@ def run_sweep(
     def note(job: Job, record: dict[str, Any]) -> None:
         records[job.arm, job.seed] = record
         done = [records[j.arm, j.seed] for j in listed if (j.arm, j.seed) in records]  # in the order of the file
-        write_json(out / "sweep.json", {"sweep": sweep.model_dump(mode="json"), "jobs": done})
+        write_json(out / "sweep.json", {"sweep": sweep.model_dump(mode="json"), "arms": list(sweep.arms), "jobs": done})  # keys are sorted there
         if record["error"]:
             say(f"{job.arm}, seed {job.seed} FAILED: {record['error']}")
 
@@ -179,26 +187,65 @@ def execute(
         for job in (job for wave in waves(listed) for job in wave):
             note(job, work(job, out, report(job) if report else None))
         return
-    context = multiprocessing.get_context("spawn")
-    places = context.Queue()
+    devices = visible(gpus)
+    share = max(1, (os.cpu_count() or 1) // workers)
+    free: Queue[Worker] = Queue()
     for i in range(workers):
-        places.put(i)
-    with ProcessPoolExecutor(workers, context, _settle, (places, gpus, workers)) as pool:
+        free.put(Worker(devices[i % len(devices)] if devices else None, share))
+
+    def run(job: Job) -> dict[str, Any]:
+        worker = free.get()
+        try:
+            return worker.run(job, out)
+        finally:
+            free.put(worker)
+
+    threads = ThreadPoolExecutor(workers)
+    try:
         for wave in waves(listed):
-            running = {pool.submit(work, job, out): job for job in wave}
+            running = {threads.submit(run, job): job for job in wave}
             for future in as_completed(running):
                 note(running[future], future.result())
+    finally:
+        threads.shutdown(cancel_futures=True)  # where it is interrupted, no further job begins
+        while not free.empty():
+            free.get().pool.shutdown()
 
 
-def _settle(places: Any, gpus: int, workers: int) -> None:
+def visible(gpus: int) -> list[str]:
+    """What CUDA_VISIBLE_DEVICES calls each of the GPUs that torch counts here: those that this process was given, by number or UUID."""
+    given = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return (given or [str(i) for i in range(gpus)])[:gpus]
+
+
+class Worker:
+    """A process for one job after another with its own GPU or its share of the cores, started anew where it was killed."""
+
+    def __init__(self, device: str | None, threads: int):
+        self.place = (device, threads)
+        self.pool = self.start()
+
+    def start(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _settle, self.place)
+
+    def run(self, job: Job, out: Path) -> dict[str, Any]:
+        """The record of a job; of one whose process was killed it names that."""
+        try:
+            return self.pool.submit(work, job, out).result()
+        except BrokenProcessPool:
+            self.pool.shutdown()
+            self.pool = self.start()
+            return record_of(job, out, "its process was killed, as happens where memory runs out; the same command resumes it, with fewer --workers")
+
+
+def _settle(device: str | None, threads: int) -> None:
     """A worker's own GPU, or its share of the cores; before torch looks."""
-    place = places.get()
-    if gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(place % gpus)
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
     else:
         import torch
 
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+        torch.set_num_threads(threads)
 
 
 def runs_of(out: Path) -> list[tuple[str, int, Run]]:
@@ -210,3 +257,13 @@ def runs_of(out: Path) -> list[tuple[str, int, Run]]:
         if not record["error"]:
             found.append((record["arm"], record["seed"], open_run(out / record["path"])))
     return found
+
+
+def arms_in(out: Path) -> list[Arm]:
+    """All arms of a sweep's folder in the order of its file, also those without a run that was measured to the end."""
+    runs: dict[str, dict[int, Run]] = {}
+    for arm, seed, run in runs_of(out):
+        runs.setdefault(arm, {})[seed] = run
+    listed = read_json(out / "sweep.json")
+    names = listed.get("arms") or list(dict.fromkeys(record["arm"] for record in listed["jobs"]))  # of an older sweep: those that were begun
+    return [Arm(name, runs.get(name, {})) for name in names]

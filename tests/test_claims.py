@@ -227,6 +227,17 @@ def test_the_command_runs_the_quick_ones_and_writes_the_page(tmp_path, capsys):
     assert "known: slow, tiny" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", sorted({"ecosystem-collapses", *(name for name, claim in read_claims(CLAIMS, quick=True).items() if claim.laws)}))
+def test_the_laws_of_quick_claims_of_the_repository_and_of_labs_hold(name, tmp_path, monkeypatch):
+    """Their files as they are but for the chains on images, which take a minute."""
+    monkeypatch.setattr("difflab.claims.CHAINS", 40)
+    (claim,) = read_claims(CLAIMS, [name]).values()
+    alone = claim.model_copy(update={"sweep": None, "statistics": {}, "unshown": ""})
+    (found,) = run_claims({name: alone}, CLAIMS, tmp_path / "store")
+    assert found["verdict"] == "reproduced" and not found["errors"]
+    assert [law["law"] for law in found["laws"]] == claim.laws and all(law["chains"] > 1 and abs(law["z"]) < 4 for law in found["laws"])
+
+
 def test_the_quick_ones_of_the_repository_are_few():
     quick = read_claims(CLAIMS, quick=True)
     assert list(quick) == ["accumulate-with-bias", "negative-signal"]

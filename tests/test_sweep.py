@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
 
 import pytest
 import yaml
+from PIL import Image
 
 from difflab.cli import main
 from difflab.errors import ConfigError
 from difflab.run import STAGES, open_run
-from difflab.sweep import Sweep, jobs, read, run_sweep, runs_of, waves
+from difflab.sweep import Job, Sweep, arms_in, execute, jobs, read, run_sweep, runs_of, visible, waves, work
 
 BASE = {
     "generations": 1,
@@ -63,6 +67,63 @@ def test_an_arm_that_fails_leaves_a_gap_and_the_others_go_on(tmp_path):
     assert said == ["broken, seed 0 FAILED: RuntimeError: no such luck"]
     assert "no such luck" in (tmp_path / "s" / "broken" / "seed-0.traceback.txt").read_text()
     assert [arm for arm, *_ in runs_of(tmp_path / "s")] == ["good", "also good"]
+    assert [(arm.name, list(arm.runs)) for arm in arms_in(tmp_path / "s")] == [("good", [0]), ("broken", []), ("also good", [0])]
+
+
+class Killed(Job):
+    """A job that kills its own process, where that is a worker."""
+
+    def __getattribute__(self, name):
+        if name == "config" and multiprocessing.parent_process():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getattribute__(name)
+
+
+def test_a_killed_worker_costs_its_own_job_alone_and_that_can_be_resumed(tmp_path):
+    listed = jobs(sweep(arms={**ARMS, "larger": {"data.train_size": 30}}, seeds=1), tmp_path, tmp_path / "s")
+    listed[0] = Killed(**vars(listed[0]))
+    found = {}
+    execute(listed, tmp_path / "s", lambda job, record: found.update({job.arm: record}), workers=2)
+    assert {arm: record["error"] for arm, record in found.items() if arm != "replace"} == {"accumulate": None, "all so far": None, "larger": None}
+    assert found["replace"] == {
+        "arm": "replace", "seed": 0, "path": "replace/seed-0", "shared": [],
+        "error": "its process was killed, as happens where memory runs out; the same command resumes it, with fewer --workers",
+    }  # fmt: skip
+    assert work(listed[0], tmp_path / "s")["error"] is None
+    assert open_run(listed[0].path).generations == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus", "names"),
+    [(None, 2, ["0", "1"]), ("", 0, []), ("2,3", 2, ["2", "3"]), (" GPU-5e1f, MIG-77a0 ", 2, ["GPU-5e1f", "MIG-77a0"]), ("3,9", 1, ["3"])],
+)
+def test_gpus_are_those_that_the_process_was_given(monkeypatch, given, gpus, names):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert visible(gpus) == names
+
+
+def test_each_worker_sees_its_own_gpu(tmp_path, monkeypatch):
+    from difflab import sweep as module
+
+    made = []
+
+    class Pool:
+        def __init__(self, workers, context, settle, place):
+            made.append((settle, place))
+
+        def shutdown(self):
+            pass
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-5e1f")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(module, "ProcessPoolExecutor", Pool)
+    execute([], tmp_path, None, workers=3)
+    assert [place[0] for _, place in made] == ["2", "GPU-5e1f", "2"]
+    settle, place = made[1]
+    settle(*place)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-5e1f"
 
 
 def test_labs_are_run_and_take_nothing_over(tmp_path, monkeypatch):
@@ -122,3 +183,61 @@ def test_the_command_runs_in_several_processes_compares_and_draws(tmp_path, caps
     assert main(["compare-runs", str(tmp_path / "out"), "--json", "--metrics", "variance"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(r["arm"], r["seeds"], r["pairs"]) for r in rows] == [("replace", 2, None), ("accumulate", 2, 2)]
+
+
+TOO_MANY = {"regime.name": "fixed_real", "regime.set_size": 100}  # images that the set does not have
+
+
+def swept(tmp_path, capsys, arms):
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"name": "s", "base": BASE, "seeds": 2, "arms": arms}, sort_keys=False))
+    assert main(["sweep", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out")]) == 1
+    return capsys.readouterr().out
+
+
+def test_a_failed_arm_stays_in_the_table_and_where_it_is_the_first_nothing_is_compared(tmp_path, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("difflab.report.grid.arm_strip", lambda arms, t=None: drawn.append([arm.name for arm in arms]) or Image.new("L", (1, 1)))
+    shown = swept(tmp_path, capsys, {"broken": TOO_MANY, "good": {}, "also good": {"regime.name": "accumulate"}})
+    assert "4 of 6 runs are complete" in shown and "arms.png" in shown
+    row = next(line for line in shown.splitlines() if line.split()[:1] == ["broken"])
+    assert row.split()[1:3] == ["0", "-"] and "not distinguishable" not in shown
+    assert "broken has no finished run: it is the arm to compare with, so no differences are computed" in shown
+    assert "budgets match" in shown and drawn == [["good", "also good"]]
+    assert main(["compare-runs", str(tmp_path / "out"), "--json", "--metrics", "variance"]) == 0
+    out, said = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(r["arm"], r["seeds"], r["difference"], r["verdict"]) for r in rows] == [
+        ("broken", 0, None, "baseline"),
+        ("good", 2, None, "cannot tell"),
+        ("also good", 2, None, "cannot tell"),
+    ]
+    assert "broken has no finished run" in said
+    assert main(["report", str(tmp_path / "out"), "--no-diagnosis"]) == 0
+    assert "left out, since they have no finished run: broken; others are compared with good" in capsys.readouterr().err
+
+
+def test_arms_are_in_the_order_of_the_file_also_those_that_were_not_begun(tmp_path):
+    run_sweep(sweep(arms={"b": {}, "a": {"regime.name": "accumulate"}}, seeds=1), tmp_path, tmp_path / "s")
+    record = tmp_path / "s" / "sweep.json"
+    known = json.loads(record.read_text())
+    record.write_text(json.dumps({**known, "jobs": known["jobs"][1:]}))
+    assert [(arm.name, len(arm.runs)) for arm in arms_in(tmp_path / "s")] == [("b", 0), ("a", 1)]
+    del known["arms"]  # as written by an older version
+    record.write_text(json.dumps(known))
+    assert [arm.name for arm in arms_in(tmp_path / "s")] == ["b", "a"]
+
+
+def test_a_sweep_without_a_finished_run_has_no_report(tmp_path, capsys):
+    assert "0 of 2 runs are complete" in swept(tmp_path, capsys, {"broken": TOO_MANY})
+    assert main(["report", str(tmp_path / "out")]) == 2
+    assert "is finished; go on with: difflab sweep" in capsys.readouterr().err
+    assert main(["compare-runs", str(tmp_path / "out")]) == 2
+    assert "there is no run to compare" in capsys.readouterr().err
+
+
+def test_arms_that_are_ecosystems_are_compared(tmp_path, capsys):
+    base = {**BASE, "ecosystem": {"labs": 2, "exchange": "pooled"}}
+    arms = {"pooled": {}, "isolated": {"ecosystem.exchange": "isolated"}}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"base": base, "seeds": 1, "arms": arms}, sort_keys=False))
+    assert main(["sweep", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out")]) == 0
+    assert "budgets match" in capsys.readouterr().out

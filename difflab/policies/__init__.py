@@ -58,9 +58,16 @@ def acting(hook: str, config: Any, generation: int, **shared: Any) -> Iterator[t
 def check(config: Any) -> None:
     """Raise ConfigError where policies do not fit the config or contradict each other."""
     policies: Sequence[Policy] = config.policies
-    for own in policies:
+    for i, own in enumerate(policies):
         if own.last is not None and own.last < own.first:
             raise ConfigError(f"policies: {own.policy} acts from generation {own.first} to {own.last}, which is never")
         if own.first > config.generations:
             raise ConfigError(f"policies: {own.policy} acts from generation {own.first} on, the chain ends with generation {config.generations}")
+        for k, earlier in enumerate(policies[:i]):
+            both, t = [what for what in own.decides() if what in earlier.decides()], own.meets(earlier, config.generations)
+            if both and t is not None:
+                raise ConfigError(
+                    f"policies: {earlier.policy} (entry {k + 1}) and {own.policy} (entry {i + 1}) both settle {both[0]} in generation {t}; "
+                    "leave one out, or part their generations with first and last"
+                )
         own.check(config)

@@ -61,6 +61,9 @@ class Anchor(Policy):
                 "set to: start (with train.start_from=base that is the base), or train full weights with model.lora_rank=0"
             )
 
+    def decides(self) -> tuple[str, ...]:
+        return (f"the pull to {self.to}",)
+
     def trainer(self, at: At, model: Any) -> Watch:
         trained = trainable(model.net)
         there = {name: w.detach() for name, w in trained.items()} if self.to == "start" else weights_of(other(at, self.to), trained)

@@ -32,5 +32,8 @@ class Average(Policy):
     def check(self, config: Any) -> None:
         check_line(config, self.policy, self.to)
 
+    def decides(self) -> tuple[str, ...]:
+        return (f"the average with {self.to}",)
+
     def weights(self, at: At, model: Any) -> None:
         towards(at, model, self.to, self.share)

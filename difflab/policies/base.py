@@ -85,6 +85,16 @@ class Policy(Spec):
     def check(self, config: Any) -> None:
         """Raise ConfigError where it does not fit the rest of the config."""
 
+    def decides(self) -> tuple[str, ...]:
+        """What it settles alone in its generations, in words: two policies that settle the same contradict each other. () = it stacks."""
+        return ()
+
+    def meets(self, other: Policy, generations: int) -> int | None:
+        """The first generation in which both act, None = there is none up to `generations`."""
+        first = max(self.first, other.first)
+        last = min(own for own in (self.last, other.last, generations) if own is not None)
+        return first if first <= last else None
+
     # ------------------------------------------------------------------------------------------------ hooks
     def pools(self, at: At, drawn: list[Any], budget: int | None) -> tuple[list[Any], int | None]:
         """Stage mix: other pools (see regimes.Pool), counts or budget for training set t."""

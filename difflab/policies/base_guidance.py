@@ -37,5 +37,8 @@ class BaseGuidance(Policy):
     def check(self, config: Any) -> None:
         check_guided(self.policy, config)
 
+    def decides(self) -> tuple[str, ...]:
+        return ("the prediction without condition",)
+
     def steer(self, at: At, model: Any) -> Steer:
         return Without(opened(at, "base"))

@@ -55,6 +55,9 @@ class Cads(Policy):
     def check(self, config: Any) -> None:
         check_conditional(self.policy, config)
 
+    def decides(self) -> tuple[str, ...]:
+        return ("the noise on conditions",)
+
     def gamma(self, share: float) -> float:
         """How much of the condition is told when `share` of the noise is left."""
         if share <= self.tau1:

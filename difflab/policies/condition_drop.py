@@ -31,5 +31,8 @@ class ConditionDrop(Policy):
                 "policies: condition_drop with share 0 leaves no unconditional prediction for sample.guidance_scale other than 1; raise share"
             )
 
+    def decides(self) -> tuple[str, ...]:
+        return ("train.condition_dropout",)
+
     def training(self, at: At, train: Train) -> Train:
         return train.model_copy(update={"condition_dropout": self.share})

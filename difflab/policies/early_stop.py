@@ -101,6 +101,9 @@ class EarlyStop(Policy):
         if self.every > config.train.images_seen:
             raise ConfigError(f"policies: early_stop looks every {self.every} images, a training sees {config.train.images_seen} (train.images_seen)")
 
+    def decides(self) -> tuple[str, ...]:
+        return ("when a training ends",)
+
     def images(self, config: Any, n_train: int) -> tuple[np.ndarray, bool]:
         """Places of the validation set in the real set, int64 [count], and whether they are in the reserve. Raises ConfigError."""
         n0 = first_size(config, n_train)

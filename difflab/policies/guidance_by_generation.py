@@ -37,6 +37,9 @@ class GuidanceByGeneration(Policy):
     def check(self, config: Any) -> None:
         check_guidance(self.policy, config)
 
+    def decides(self) -> tuple[str, ...]:
+        return ("the guidance scale",)
+
     def scale(self, generation: int, given: float) -> float:
         """The guidance scale of a generation; `given` stands in for a start that is not set."""
         if self.scales is not None:

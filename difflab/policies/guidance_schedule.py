@@ -60,6 +60,9 @@ class GuidanceSchedule(Policy):
             if config.sample.guidance_scale == 0 and self.kind == "exponential":
                 raise ConfigError("policies: guidance_schedule: an exponential does not start at sample.guidance_scale=0; set start or kind=linear")
 
+    def decides(self) -> tuple[str, ...]:
+        return ("the guidance schedule",) if self.start is None else ("the guidance schedule", "the guidance scale")
+
     def scale(self, given: float, share: float) -> float:
         """The guidance scale at noise share `share`; `given` stands in for a start that is not set."""
         start = given if self.start is None else self.start

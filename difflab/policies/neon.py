@@ -38,5 +38,8 @@ class Neon(Policy):
             )
         check_line(config, self.policy, config.train.start_from)
 
+    def decides(self) -> tuple[str, ...]:
+        return ("how far weights go beyond the start",)
+
     def weights(self, at: At, model: Any) -> None:
         towards(at, model, at.config.train.start_from, 1 + self.strength)

@@ -54,6 +54,9 @@ class RealWeight(Policy):
                 "policies: real_weight weighs real images against samples, and regime.name=replace trains on samples only; use another regime or real_share"
             )
 
+    def decides(self) -> tuple[str, ...]:
+        return ("the weight of real images",)
+
     def row_weights(self, at: At, rows: pa.Table) -> np.ndarray:
         real = rows["generation"].to_numpy() < 0
         chain = rows["replicate"].to_numpy()

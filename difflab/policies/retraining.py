@@ -35,6 +35,9 @@ class Retraining(Policy):
             if own.policy == "early_stop" and own.every > (self.images_seen or config.train.images_seen):
                 raise ConfigError(f"policies: early_stop looks every {own.every} images, a retraining sees {self.images_seen}")
 
+    def decides(self) -> tuple[str, ...]:
+        return tuple(f"train.{name}" for name in ("images_seen", "learning_rate") if getattr(self, name) is not None)
+
     def training(self, at: At, train: Train) -> Train:
         own = {"images_seen": self.images_seen, "learning_rate": self.learning_rate}
         return train.model_copy(update={name: value for name, value in own.items() if value is not None})

@@ -56,6 +56,9 @@ class RewardWeight(Policy):
                 "policies: reward_weight gives a sample one weight, which parallel chains share; set model.replicates=1 and use several seeds"
             )
 
+    def decides(self) -> tuple[str, ...]:
+        return (f"the weight of samples by {self.reward}",)
+
     def row_weights(self, at: At, rows: pa.Table) -> np.ndarray:
         from difflab.selection import Candidates
 

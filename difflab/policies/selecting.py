@@ -178,6 +178,13 @@ class OneOfK(Within, Rewarded):
         fewest = min(config.sample.count_of(t) for t in range(self.first, config.generations + 1))
         if self.k > fewest:
             raise ConfigError(f"policies: {self.policy} takes one of {self.k}, but there are {fewest} samples; lower k or raise sample.count")
+        for own in config.policies[config.policies.index(self) + 1 :]:
+            opposite = isinstance(own, OneOfK) and own.reward == self.reward != "chance" and own.lowest != self.lowest
+            if opposite and self.k > 1 < own.k and self.meets(own, config.generations) is not None:
+                raise ConfigError(
+                    f"policies: {self.policy} and {own.policy} prefer the highest and the lowest {self.reward} of the same samples; "
+                    "leave one out, or part their generations with first and last"
+                )
 
     def keeps(self, count: int) -> int:
         return count // self.k  # within classes up to one fewer for each class

@@ -44,5 +44,8 @@ class Sims(Policy):
     def check(self, config: Any) -> None:
         check_denoises(self.policy, config)
 
+    def decides(self) -> tuple[str, ...]:
+        return ("what the prediction is led away from",)
+
     def steer(self, at: At, model: Any) -> Steer:
         return Away(model, opened(at, self.reference), self.strength)

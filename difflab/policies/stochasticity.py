@@ -46,5 +46,8 @@ class Stochasticity(Policy):
         if "eta" not in inspect.signature(getattr(kind, "step", lambda: None)).parameters:
             raise ConfigError(f"policies: stochasticity sets eta, which {config.sample.scheduler} does not take; use sample.scheduler=DDIMScheduler")
 
+    def decides(self) -> tuple[str, ...]:
+        return ("eta of the scheduler",)
+
     def steer(self, at: At, model: Any) -> Steer:
         return Eta(self.eta)

@@ -41,5 +41,8 @@ class Temperature(Policy):
     def check(self, config: Any) -> None:
         check_denoises(self.policy, config)
 
+    def decides(self) -> tuple[str, ...]:
+        return ("the scale of the noise",)
+
     def steer(self, at: At, model: Any) -> Steer:
         return Scaled(self.scale)

@@ -23,7 +23,7 @@ def arm_curves(arms: list[Any], metrics: list[str] | None = None) -> Any:
 
     common = set.intersection(*(set(run.generations) for arm in arms for run in arm.runs.values()))
     rows = compare_runs(arms, metrics, sorted(common))
-    return _figure([(arm.name, [r for r in rows if r["arm"] == arm.name]) for arm in arms])
+    return _figure([(arm.name, [r for r in rows if r["arm"] == arm.name and r["value"] is not None]) for arm in arms])
 
 
 def curves(runs: list[Run], metrics: list[str] | None = None, more: dict[str, list[dict[str, Any]]] | None = None) -> Any:

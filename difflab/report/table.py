@@ -143,25 +143,36 @@ def number(value: float | None, digits: int = 3) -> str:
     return text if "e" not in text else f"{value:.1e}" if abs(value) < 1e-3 else f"{value:,.0f}"
 
 
+VERDICTS = {"higher": "*", "lower": "*", "not": "=", "cannot": "?"}
+"""Marks in a table of arms, by the first word of the verdict."""
+
+
 def arms(rows: list[dict[str, Any]], width: int = 120) -> Group:
-    """Arms by measures, one table per generation: mean over seeds with half its 95% interval; * = parted from the first arm. For `compare-runs`."""
+    """Arms by measures, one table per generation: mean over seeds with half its 95% interval, and a mark for the verdict against the first arm.
+
+    Arms without a value have a dash; how many seeds each has is a column where that differs. For `compare-runs`.
+    """
+    names = list(dict.fromkeys(row["arm"] for row in rows))
+    seeds = {name: max(row["seeds"] for row in rows if row["arm"] == name) for name in names}
+    based, counted = seeds[names[0]] > 0, len(set(seeds.values())) > 1
     parts: list[Any] = []
     for t in dict.fromkeys(row["generation"] for row in rows):
         own = [row for row in rows if row["generation"] == t]
         columns = list(dict.fromkeys((row["metric"], row["extractor"]) for row in own))
         several = len({extractor for _, extractor in columns if extractor not in ("none", "training")}) > 1
         by = {(row["arm"], row["metric"], row["extractor"]): row for row in own}
-        names = list(dict.fromkeys(row["arm"] for row in own))
 
-        def part(chosen: list[tuple[str, str]], t: int = t, by: Any = by, names: Any = names, several: bool = several) -> Table:
+        def part(chosen: list[tuple[str, str]], t: int = t, by: Any = by, several: bool = several) -> Table:
             out = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), title=f"generation {t}", title_justify="left")
             out.add_column("arm")
+            if counted:
+                out.add_column("seeds", justify="right")
             for metric, extractor in chosen:
                 out.add_column(Text(metric.replace("_", "\n") + (f"\n({extractor})" if several else "")), justify="right", no_wrap=True)
-            floors = [next((by[name, *c]["floor"] for name in names if (name, *c) in by), None) for c in chosen]
-            out.add_row("floor", *(number(floor) for floor in floors), style="dim")
+            floors = [next((by[name, *c]["floor"] for name in names if by[name, *c]["floor"] is not None), None) for c in chosen]
+            out.add_row("floor", *[""] * counted, *(number(floor) + "  " for floor in floors), style="dim")
             for name in names:
-                out.add_row(name, *(_arm_cell(by.get((name, *c))) for c in chosen))
+                out.add_row(Text(name), *[str(seeds[name])] * counted, *(_arm_cell(by[name, *c], based) for c in chosen))
             return out
 
         group: list[tuple[str, str]] = []
@@ -171,13 +182,15 @@ def arms(rows: list[dict[str, Any]], width: int = 120) -> Group:
                 group = []
             group.append(column)
         parts.append(part(group))
-    seeds = {row["seeds"] for row in rows}
-    note = "mean over seeds ± half its 95% interval; * = the paired difference to the first arm has an interval without 0"
-    return Group(*parts, Text(note if max(seeds) > 1 else "one seed: no interval, and nothing can be told apart", style="dim"))
+    note = ["mean over seeds ± half its 95% interval" if max(seeds.values()) > 1 else "one seed: no interval"]
+    known = {VERDICTS.get(row["verdict"].split()[0]) for row in rows if based and row["value"] is not None}
+    meant = {"*": f"higher or lower than {names[0]}", "=": "not distinguishable", "?": "cannot tell (fewer than two seeds in common)"}
+    note += [", ".join(f"{mark} {meaning}" for mark, meaning in meant.items() if mark in known)] if known - {None} else []
+    return Group(*parts, Text("; ".join(note), style="dim"))
 
 
-def _arm_cell(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return "-"
+def _arm_cell(row: dict[str, Any], marked: bool) -> str:
+    if row["value"] is None:
+        return "-  "
     spread = "" if row["ci_low"] is None else f" ±{number((row['ci_high'] - row['ci_low']) / 2, 1)}"
-    return number(row["value"]) + spread + ("*" if row["verdict"].startswith(("higher", "lower")) else " ")
+    return number(row["value"]) + spread + " " + (VERDICTS.get(row["verdict"].split()[0], " ") if marked else " ")

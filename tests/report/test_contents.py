@@ -47,7 +47,7 @@ def test_several_runs_are_arms_and_several_seeds_one(hostile: Run, other: Run, t
     assert seeds["over"] == "seeds" and seeds["n"] == [2, 2, 2] and single["over"] == "images" and single["n"][0] == 60
     assert {row["arm"] for row in found["compared"]} == {"hostile", "other"} and {row["generation"] for row in found["compared"]} == {2}
     assert [run["name"] for run in found["runs"]] == ["hostile", "other"], "pictures of the first seed of each"
-    assert found["budget"] == "budgets do NOT match: training set of generation 1: 60 in hostile, 180 in other"
+    assert found["budget"] == "budgets do NOT match: training set 60 in hostile, 240 in other (generation 2)"
 
 
 def test_names_of_arms_as_given(hostile: Run, other: Run) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from difflab.comparing import Arm, compare_runs
 from difflab.config import parse
 from difflab.measure import row
-from difflab.report.table import cell, left_out, number, table
+from difflab.report.table import arms, cell, left_out, number, table
 from difflab.run import Run
 
 METRICS = ("fd", "kid", "precision", "recall", "rare_class_survival")
@@ -115,3 +116,54 @@ def test_a_cell_is_a_value_and_its_half_width():
     assert cell(row(0, "fd", "p", 0.5, (0.42, 0.62), 9, None, "r")) == "0.5 ±0.1"
     assert cell(row(0, "fd", "p", 0.5, (0.42, 0.62), 9, None, "r"), intervals=False) == "0.5"
     assert cell(row(0, "fd", "p", 0.5, None, 9, None, "r")) == "0.5" and cell(None) == "-" == cell(row(0, "fd", "p", None, None, 9, None, "r"))
+
+
+# ------------------------------------------------------------------------------------------------------------- arms
+class Seeds:
+    """A run with one generation and these numbers."""
+
+    def __init__(self, **values: float):
+        self.values = values
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [row(0, name, "pixels", value, None, 9, 0.5, "r") for name, value in self.values.items()]
+
+
+def arm(name: str, *values: dict[str, float]) -> Arm:
+    return Arm(name, {seed: Seeds(**own) for seed, own in enumerate(values)})  # type: ignore[misc]
+
+
+def compared(*given: Arm, width: int = 80) -> str:
+    console = Console(width=width, color_system=None)
+    with console.capture() as text:
+        console.print(arms(compare_runs(given), width))
+    return text.get()
+
+
+def test_every_verdict_has_its_mark_and_the_legend_says_which():
+    base = [{"recall": v, "fd": v, "kid": v} for v in (0.1, 0.2, 0.3)]
+    other = [{"recall": 0.5 + v, "fd": v + d, "kid": v} for v, d in ((0.11, -0.1), (0.2, 0.1), (0.3, 0.01))]
+    del other[1]["kid"], other[2]["kid"]
+    text = compared(arm("replace", *base), arm("other", *other))
+    assert columns(text, "other") == ["0.703 ±0.2 *", "0.207 ±0.4 =", "0.11 ?"]
+    assert not set("*=?") & set("".join(columns(text, "replace")))
+    assert "* higher or lower than replace, = not distinguishable, ? cannot tell (fewer than two seeds in common)" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_only_marks_that_occur_are_explained():
+    same = [{"recall": 0.1}, {"recall": 0.2}]
+    assert "= not distinguishable" in compared(arm("a", *same), arm("b", *same)) and "*" not in compared(arm("a", *same), arm("b", *same))
+    text = compared(arm("a", same[0]), arm("b", same[0]))
+    assert columns(text, "b") == ["0.1 ?"] and "one seed: no interval; ? cannot tell" in text and "=" not in text
+
+
+def test_an_arm_without_runs_is_a_row_of_gaps_with_its_seeds():
+    text = compared(arm("a", {"recall": 0.1}, {"recall": 0.2}), arm("failed"), arm("b", {"recall": 0.4}))
+    assert [columns(text, name)[0] for name in ("a", "failed", "b")] == ["2", "0", "1"] and columns(text, "failed") == ["0", "-"]
+
+
+def test_without_a_run_of_the_first_arm_values_are_shown_and_nothing_is_marked():
+    text = compared(arm("base"), arm("b", {"recall": 0.4}, {"recall": 0.5}))
+    assert columns(text, "base") == ["0", "-"] and columns(text, "b") == ["2", "0.45 ±0.6"]
+    assert not set("*=?") & set(text)

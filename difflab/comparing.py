@@ -69,10 +69,10 @@ def compare_runs(arms: Sequence[Arm], metrics: Sequence[str] | None = None, gene
         metrics: names; None = all but those of the training itself.
         generations: None = the last one that all arms have.
 
-    Rows: generation, metric, extractor, arm, seeds, value (mean over seeds), ci_low, ci_high (over seeds, None with one seed), floor; an arm without
-    runs, or without the measure, has 0 seeds and None. Against the first arm, whether it has runs or not: difference (mean over common seeds), diff_low, diff_high, pairs and verdict: "higher than ARM", "lower than ARM", "not
-    distinguishable" or, with fewer than two pairs, "cannot tell". No correction for many comparisons is made: of twenty true
-    nulls one will part.
+    Rows: generation, metric, extractor, arm, seeds, value (mean over seeds), ci_low, ci_high (over seeds, None with one seed), floor; an arm
+    without runs, or without the measure, has 0 seeds and None. Against the first arm, whether it has runs or not: difference (mean over
+    common seeds), diff_low, diff_high, pairs and verdict: "higher than ARM", "lower than ARM", "not distinguishable" or, with fewer than
+    two pairs, "cannot tell". No correction for many comparisons is made: of twenty true nulls one will part.
     Raises ConfigError for fewer than one arm or a measure that no arm has.
     """
     if not arms or not any(arm.runs for arm in arms):

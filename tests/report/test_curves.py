@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from difflab.comparing import Arm
 from difflab.config import parse
 from difflab.measure import row
-from difflab.report.curves import COLOURS, curves
+from difflab.report.curves import COLOURS, arm_curves, curves
 from difflab.run import Run
 
 FLOOR, INTERVAL = "floor (real against real)", "95% interval"
@@ -125,3 +126,9 @@ def test_nothing_overlaps_or_leaves_the_page(tmp_path, measures):
     assert not any(a.overlaps(b) for i, a in enumerate(plots) for b in plots[:i])
     labelled = [bool(a.get_xlabel()) for a in figure.axes if a.axison]
     assert labelled == [i >= (len(labelled) - 1) // 4 * 4 for i in range(len(labelled))]
+
+
+def test_an_arm_without_runs_is_not_in_the_legend_and_the_others_keep_their_colours(run):
+    figure = arm_curves([Arm("gone", {}), Arm("there", {0: run})])
+    assert "there" in legend(figure) and "gone" not in legend(figure)
+    assert {line.get_color() for axis in figure.axes for line in axis.lines if line.get_linestyle() != "--"} == {COLOURS[1]}

@@ -224,7 +224,8 @@ def test_one_set_alone_says_what_it_cannot_say(folders):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["missing"], "give one run"),
+        (["missing"], "holds no run"),
+        (["gen0"], "give one run"),
         (["--reference", "missing", "gen0"], "does not exist"),
         (["--reference", "real", "gen0", "--count", "5000"], "count 5000 is more than"),
         (["--reference", "real", "gen0", "--count", "20"], "wants 30 images"),

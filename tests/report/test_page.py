@@ -30,7 +30,7 @@ VERDICT = {
     "gone": [HOSTILE[0]],
     "first_alarm": [1, ["recall"]],
     "evidence": ["7 lost tails: recall (pixels) 0.1"],
-    "unknown": ["4 change of scaling law"],
+    "unknown": {"not answerable from one chain": ["4 change of scaling law"], "cannot tell at this n": ["6 entangled modes"]},
     "left_out": {"tail_recall": "too few <i>images</i>"},
     "findings": [
         {"generation": t, "words": "early collapse", "profile": {"2 any increase of risk": "present", "7 lost tails": "absent"}} for t in range(3)

@@ -34,11 +34,11 @@ GROUPS = {
 TITLES = {
     "held_out_loss": "held-out loss, all noise levels",
     "held_out_loss_1": "held-out loss, least noise",
-    "held_out_loss_2": "held-out loss, 2nd quarter of noise",
-    "held_out_loss_3": "held-out loss, 3rd quarter of noise",
+    "held_out_loss_2": "held-out loss, low noise",
+    "held_out_loss_3": "held-out loss, high noise",
     "held_out_loss_4": "held-out loss, most noise",
     "held_out_loss_rare": "held-out loss, rarest classes",
-    "loss_gap": "loss gap, held out minus trained on",
+    "loss_gap": "loss gap to training images",
     "flagged_share": "images of one colour",
 }
 """Of curves whose name alone does not say what they are."""

@@ -64,7 +64,7 @@ function curve(chart) {
   main.markLine = { silent: true, symbol: "none", label: { show: false }, data: marks };
   if (chart.floor !== null) series.push({ type: "line", silent: true, symbol: "none", lineStyle: { opacity: 0 }, data: [[chart.lines[0].t[0], chart.floor]], tooltip: { show: false } });
   options.xAxis.max = data.generations[data.generations.length - 1] || 1;
-  options.yAxis.axisLabel.formatter = number;
+  options.yAxis.axisLabel.formatter = (v) => (Math.abs(v) < 1000 ? String(Number(v.toPrecision(6))) : number(v)); // steps may be finer than three digits
   options.tooltip.formatter = (found) => {
     const t = found[0].axisValue, lines = [`generation ${t}`];
     for (const line of chart.lines) {

@@ -13,7 +13,7 @@ from typing import Any
 
 from difflab.comparing import Arm, arms_of, budgets, compare_runs
 from difflab.errors import ConfigError, StoreError
-from difflab.report.detail import detail, rounded
+from difflab.report.detail import detail, in_common, rounded
 from difflab.report.table import number
 from difflab.run import EcosystemRun, Run
 
@@ -73,6 +73,8 @@ def contents(
     shown = [next(iter(arm.runs.values())) for arm in arms][:DETAILED]
     last = max(t for run in runs for t in run.generations)
     compared = _compared(arms) if len(arms) > 1 else None
+    details = [detail(arm.name, run, len(shown), verdict) for arm, run in zip(arms, shown, strict=False)]
+    pictures = [one["pictures"] for one in details if one["pictures"]]
     return {
         "title": ", ".join(arm.name for arm in arms[:4]) + (f" and {len(arms) - 4} more" if len(arms) > 4 else ""),
         "made": time.strftime("%Y-%m-%d %H:%M"),
@@ -82,7 +84,8 @@ def contents(
         "arms": [{"name": arm.name, "seeds": sorted(arm.runs)} for arm in arms],
         "left": [arm.name for arm in arms[DETAILED:]],
         "groups": _groups(arms),
-        "runs": [detail(arm.name, run, len(shown), verdict) for arm, run in zip(arms, shown, strict=False)],
+        "runs": details,
+        "fewer": in_common(pictures) if pictures else "",
         "compared": compared,
         "budget": budgets(arms) if len(arms) > 1 else None,
     }

@@ -13,7 +13,7 @@ import yaml
 
 from difflab.errors import MeasureError, StoreError
 from difflab.report.grid import caption, same_seeds
-from difflab.report.pictures import BUDGET, encoder
+from difflab.report.pictures import BUDGET, EXACT, encoder
 from difflab.run import STAGES, Run
 
 POINTS = 400
@@ -93,23 +93,39 @@ def _pictures(run: Run, budget: int) -> dict[str, Any] | None:
     sets = [seeds.real, *seeds.generations.values()]
     encode, room = encoder([images[i % len(images)] for i, images in enumerate(sets)], len(sets) * len(seeds.real), budget)
     done, columns = _fitting(list(seeds.generations), len(seeds.real), seeds.per, room)
-    fewer = f"{len(done)} of {len(sets) - 1} generations" if len(done) < len(sets) - 1 else ""
-    fewer += f"{' and ' if fewer else ''}{len(columns)} of {len(seeds.real)} columns" if len(columns) < len(seeds.real) else ""
+    real = [encode(seeds.real[c]) for c in columns]
     return {
         "asked": [seeds.asked[c] or f"seed {c}" for c in columns],
         "told": seeds.asked[0] is not None,
         "per": seeds.per,
         "side": int(seeds.real.shape[2]),
-        "fewer": f"All pictures would make this page too large: it shows {fewer}." if fewer else "",
-        "real": [encode(seeds.real[c]) for c in columns],
+        "fewer": (len(done), len(sets) - 1, len(seeds.real)) if room < len(sets) * len(seeds.real) else None,
+        "lossy": max(seeds.real.shape[1:3]) <= EXACT and real[0].startswith("data:image/webp"),
+        "real": real,
         "generations": {t: [encode(seeds.generations[t][c]) for c in columns] for t in done},
     }
+
+
+def in_common(pictures: list[dict[str, Any]]) -> str:
+    """Leave out, in place, the columns that some of these pictures had no room for, so that all have the same; what to say of pictures left out."""
+    names = [[(asked, i % p["per"]) for i, asked in enumerate(p["asked"])] for p in pictures]
+    shared = set.intersection(*map(set, names))
+    fewer = [p["fewer"] for p in pictures if p["fewer"]]
+    for p, own in zip(pictures, names, strict=True):
+        columns = [c for c, name in enumerate(own) if name in shared]
+        if fewer and columns:
+            p["asked"], p["real"] = [p["asked"][c] for c in columns], [p["real"][c] for c in columns]
+            p["generations"] = {t: [images[c] for c in columns] for t, images in p["generations"].items()}
+    if fewer:
+        done, generations, columns = max(fewer, key=lambda own: own[1])
+        return f"All pictures would make this page too large: it shows {done} of {generations} generations and {len(pictures[0]['asked'])} of {columns} columns, compressed."
+    return "Pictures are compressed: exact ones would make this page too large." if any(p["lossy"] for p in pictures) else ""
 
 
 def _fitting(generations: list[int], columns: int, per: int, room: int) -> tuple[list[int], list[int]]:
     """The generations, evenly spread from first to last, and the columns whose pictures, and one more row of real ones, are at most `room`.
 
-    Generations are left out while there are more than 6, then groups of `per` columns; of one group 6 generations stay in any case.
+    Generations are left out while there are more than 6, then every second group of `per` columns; of one group 6 generations stay in any case.
 
     >>> _fitting(list(range(11)), 4, 2, 28)
     ([0, 2, 4, 6, 8, 10], [0, 1, 2, 3])
@@ -117,10 +133,11 @@ def _fitting(generations: list[int], columns: int, per: int, room: int) -> tuple
     ([0, 2, 4, 6, 8, 10], [0, 1])
     """
     rows = min(len(generations), max(6, room // columns - 1))
-    groups = min(columns // per, max(1, room // ((rows + 1) * per)))
+    step = 1
+    while len(range(0, columns // per, step)) > max(1, room // ((rows + 1) * per)):
+        step *= 2  # so that what little room leaves is among what more room does
     at = np.linspace(0, len(generations) - 1, rows).round().astype(int)
-    kept = np.linspace(0, columns // per - 1, groups).round().astype(int)
-    return [generations[i] for i in at], [int(g * per + k) for g in kept for k in range(per)]
+    return [generations[i] for i in at], [g * per + k for g in range(0, columns // per, step) for k in range(per)]
 
 
 def feature_spaces(run: Run) -> dict[str, str]:

@@ -8,7 +8,7 @@ import torch
 from test_pictures import opened
 
 from difflab.metrics import METRICS, Judge, Pair, nearest_real
-from difflab.report.detail import _concepts, _cost, _map, _nearest, _pictures, _spectra, extent, feature_spaces
+from difflab.report.detail import _concepts, _cost, _map, _nearest, _pictures, _spectra, extent, feature_spaces, in_common
 from difflab.report.grid import SameSeeds
 from difflab.run import Run
 
@@ -94,15 +94,18 @@ def test_pictures_beyond_the_budget_are_fewer_and_it_is_said(monkeypatch: pytest
     monkeypatch.setattr("difflab.report.detail.same_seeds", lambda run: seeds)
     size = lambda found: sum(map(len, (*found["real"], *(p for images in found["generations"].values() for p in images))))  # noqa: E731
     whole = _pictures(None, 10**7)
-    assert whole["fewer"] == "" and len(whole["generations"]) == 21 and opened(whole["real"][0]).format == "PNG"
-    for budget, generations, columns in ((1_500_000, 21, 8), (500_000, 13, 8), (200_000, 6, 6), (100_000, 6, 2)):
+    assert in_common([whole]) == "" and len(whole["generations"]) == 21 and opened(whole["real"][0]).format == "PNG"
+    for budget, generations, columns in ((1_500_000, 21, 8), (500_000, 13, 8), (200_000, 6, 4), (100_000, 6, 2)):
         found = _pictures(None, budget)
         assert size(found) <= 1.02 * budget and opened(found["real"][0]).format == "WEBP"
         assert abs(len(found["generations"]) - generations) <= 1 and len(found["real"]) == columns == len(found["asked"])
         assert min(found["generations"]) == 0 and max(found["generations"]) == 20 and all(len(p) == columns for p in found["generations"].values())
-        assert (f"{len(found['generations'])} of 21 generations" in found["fewer"]) == (generations < 21)
-        assert ("columns" in found["fewer"]) == (columns < 8)
-    assert found["asked"] == ["a", "a"]
+        said = in_common([found])
+        assert (f"{len(found['generations'])} of 21 generations and {columns} of 8 columns" in said) == (generations < 21) and "compressed" in said
+    wide, narrow = _pictures(None, 200_000), found
+    assert wide["asked"] == ["a", "a", "c", "c"] and narrow["asked"] == ["a", "a"]
+    in_common([wide, narrow])
+    assert wide["asked"] == narrow["asked"] and {len(p) for p in (wide["real"], *wide["generations"].values())} == {2}, "arms keep the same columns"
 
 
 def test_the_concept_matrix_is_what_the_judge_says(hostile: Run) -> None:

@@ -143,7 +143,7 @@ function drawCards() {
       const t = nearest(one.pictures.generations);
       if (withPictures.length > 1 || t !== start) add(one.pictures, t, withPictures.length > 1 ? `${one.name}, gen. ${t}` : `generation ${t}`);
     }
-    if (single) card.append(make("div", { className: "wide", tabIndex: 0, role: "region", ariaLabel: "Pictures by what was asked for" }, strip(first.pictures, rows)));
+    if (single) card.append(make("div", { className: "wide", tabIndex: 0, role: "region", "aria-label": "Pictures by what was asked for" }, strip(first.pictures, rows)));
     else card.append(make("h3", {}, make("bdi", {}, asked)), ...rows.map(([label, images]) => pictureRow(first.pictures, columns, label, images)));
     if (whole) return card;
     const more = make("button", { type: "button" }, "all generations");

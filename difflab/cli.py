@@ -358,7 +358,7 @@ def _diagnose(args: argparse.Namespace) -> int:
 
     shared = {"extractors": args.extractors, "count": args.count, "resamples": args.resamples, "seed": args.seed}
     if args.reference is None:
-        if len(args.sets) > 1 or not (args.sets[0] / "run.yaml").exists():
+        if len(args.sets) > 1 or (args.sets[0].exists() and not (args.sets[0] / "run.yaml").exists()):
             raise ConfigError("give one run, or real images to compare with: difflab diagnose --reference REAL GEN0 GEN1 ...")
         given = [f"--{name}" for name in ("train", "concepts", "image_size") if getattr(args, name) is not None]
         if given:

@@ -33,6 +33,7 @@ from difflab.rules import (
     LOOKS,
     REPEATS,
     SIGNS,
+    Chain,
     Diagnosis,
     Finding,
     Reading,
@@ -161,7 +162,7 @@ def diagnose_run(
         return Images(shards.gather(np.arange(n)), None if asked is None or labels is None else asked[:n])
 
     trained = n_train if fresh_needed(config, first_size(config, n_train)) else first_size(config, n_train)
-    return examine(
+    result = examine(
         real(n_train, n_train + n),
         real(0, n),
         [samples(t) for t in done],
@@ -174,6 +175,24 @@ def diagnose_run(
         seed=seed,
         numbers=done,
     )
+    for finding in result.findings:
+        finding.chain = chain_of(run, finding.generation)
+    return result
+
+
+def chain_of(run: Any, generation: int) -> Chain:
+    """What a run does already, by the training set of `generation` and by its config."""
+    import pyarrow.parquet as parquet
+
+    config = run.config
+    pools = parquet.read_table(run.gen(generation) / "train_set.parquet", columns=["pool"])["pool"].to_pylist()
+    fresh, real = pools.count("fresh_real") / len(pools), 1 - pools.count("synthetic") / len(pools)
+    guidance = config.sample.guidance_scale
+    for policy in config.policies:
+        if policy.policy == "guidance_by_generation" and policy.acts("sampling", generation):
+            guidance = policy.scale(generation, guidance)
+    acting = tuple(policy.policy for policy in config.policies if policy.policy != "temperature" or policy.scale < 1)
+    return Chain(real, fresh, guidance, config.train.start_from, acting)
 
 
 def spaces(side: int) -> list[str]:

@@ -29,6 +29,11 @@ LEAST = 30
 EXPECTED = 8
 """Real images of a class whose absence among as many samples is no chance: e^-8 is one in 3,000."""
 
+COURSE = 5
+"""Fewest generations that have a course: what the risk does in the long run is not asked of fewer."""
+VERSION = 2
+"""Raised when the same images would be told something else: verdicts that were kept are then made anew."""
+
 PRESENT, ABSENT, UNKNOWN = "present", "absent", "cannot tell"
 
 
@@ -80,18 +85,80 @@ CONTENT = (INCREASE, VARIANCE, ENTANGLED, TAILS, HALLUCINATED)
 """Definitions that one generation shows by itself."""
 
 HELP = {
-    "early": "add real images to every training set (fresh ones, or keep accumulating) and lower guidance; tails return with real data only",
-    "late": "go back to the last generation before, train from the base instead of the previous model, and filter samples by a judge trained on real images",
     "catastrophic": "start again from the base with real images: what these samples have lost no selection among them brings back",
     "forgetting": "put the missing classes back into the training set; what is still asked for has not suffered",
     "poisoned labels": "mend the labels or captions: the images themselves are as real ones",
-    "overfitting": "train for fewer images seen or on more real images, and remove duplicates from the training set",
     "weak first model": "mend generation 0 (longer training, other settings) before blaming the loop: it has not lost anything since",
     "changed encoding": "nothing is lost: compare images that were saved and resized in the same way",
-    "aesthetic": "train on images as they were taken: the look has drifted, what is shown has not; check resizing and guidance",
     "none": "nothing to mend at this n",
     "cannot tell": "measure more images on either side",
 }
+CAUSES = {"poisoned labels": "mislabel", "forgetting": "omit"}
+"""Policies that do it on purpose."""
+NARROWING = ("best_of", "luce", "reward_weight", "temperature", "top_share")
+"""Policies that trade variety for what is preferred, or likely."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What a chain does already, as far as advice depends on it. The defaults are those of images whose chain is not known.
+
+    real, fresh: shares of the training set that are real images, and real ones never trained on before; None = not known.
+    guidance: scale while sampling, 1 = none. policies: their names.
+    """
+
+    real: float | None = None
+    fresh: float = 0.0
+    guidance: float | None = None
+    start_from: str = "previous"
+    policies: tuple[str, ...] = ()
+
+    @property
+    def guided(self) -> bool:
+        return self.guidance is None or self.guidance > 1
+
+
+def advice(name: str, chain: Chain) -> str:
+    """What could help against `name` (see `Finding.name`) and is not done already.
+
+    >>> advice("early", Chain(real=0.3, fresh=0.3, guidance=1.0))
+    'raise the share of fresh real images in every training set (now 30%); tails return with real data only'
+    """
+    if CAUSES.get(name) in chain.policies:
+        return f"leave out the policy {CAUSES[name]}, which does this"
+    now = "" if chain.guidance is None else f" (now {chain.guidance:g})"
+    if name == "early":
+        narrowing = [f"the policy {policy}" for policy in chain.policies if policy in NARROWING]
+        steps = [_real_images(chain), *([f"lower guidance{now}"] if chain.guided else []), *(f"leave out {own}, which narrows" for own in narrowing)]
+        return _joined(steps) + ("" if chain.real == 1 else "; tails return with real data only")
+    if name == "late":
+        steps = ["go back to the last generation before"]
+        steps += ["train from the base instead of the previous model"] if chain.start_from == "previous" else []
+        steps += ["filter samples by a judge trained on real images"] if "verifier" not in chain.policies else []
+        return _joined([*steps, *([] if chain.real is None else [_real_images(chain)])])
+    if name == "overfitting":
+        steps = ["train " + ("on more real images" if "early_stop" in chain.policies else "for fewer images seen or on more real images")]
+        return _joined(steps + (["remove duplicates from the training set"] if "deduplicate" not in chain.policies else []))
+    if name in HELP:
+        return HELP[name]
+    check = f"resizing and guidance{now}" if chain.guided else "resizing"
+    return f"train on images as they were taken: the look has drifted, what is shown has not; check {check}"
+
+
+def _real_images(chain: Chain) -> str:
+    """What to do about the real images in training sets."""
+    if chain.real == 1:
+        return "train for longer, or train a larger model: the training set was real images alone"
+    if chain.fresh:
+        return f"raise the share of fresh real images in every training set (now {chain.fresh:.0%})"
+    if chain.real:
+        return f"add fresh real images to every training set (this one is {chain.real:.0%} real, but always the same images)"
+    return "add real images to every training set (fresh ones, or keep accumulating)"
+
+
+def _joined(steps: Sequence[str]) -> str:
+    """'a', 'a and b', 'a, b, and c'."""
+    return steps[0] if len(steps) == 1 else ", ".join(steps[:-1]) + (", and " if len(steps) > 2 else " and ") + steps[-1]
 
 
 @dataclass(frozen=True)
@@ -178,6 +245,7 @@ class Finding:
 
     profile: verdict per definition. stage: 'none', 'early', 'late', 'catastrophic' or 'cannot tell'. instead: what it is otherwise,
     empty for nothing. looks: how the images look other than real ones, the largest shift first. readings: the evidence by definition.
+    chain: what is done already in the chain that it is a generation of.
     """
 
     generation: int
@@ -189,6 +257,7 @@ class Finding:
     gone: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     n: int = 0
+    chain: Chain = Chain()
 
     @property
     def name(self) -> str:
@@ -204,7 +273,7 @@ class Finding:
 
     @property
     def advice(self) -> str:
-        return HELP.get(self.name, HELP["aesthetic"])
+        return advice(self.name, self.chain)
 
     def evidence(self, most: int = 6) -> list[str]:
         """What speaks for it: the readings that are present, the surest first."""
@@ -245,6 +314,23 @@ class Diagnosis:
                 for reading in readings:
                     if reading.verdict == PRESENT and name not in (CATASTROPHIC, "encoding"):
                         out.setdefault(reading.sign.metric, finding.generation)
+        return out
+
+    @property
+    def unknown(self) -> dict[str, list[str]]:
+        """Definitions without a verdict in the last generation, by the reason."""
+        last = self.findings[-1]
+        out: dict[str, list[str]] = {}
+        for name in (name for name, verdict in last.profile.items() if verdict == UNKNOWN):
+            if name == SCALING:
+                reason = "not answerable from one chain"
+            elif name == DIVERGING and len(self.findings) < COURSE:
+                reason = f"not answerable from fewer than {COURSE} generations"
+            elif name in SIGNS and not last.readings[name]:
+                reason = "not measured"
+            else:
+                reason = "cannot tell at this n"
+            out.setdefault(reason, []).append(name)
         return out
 
     def rows(self) -> list[dict[str, Any]]:
@@ -328,13 +414,13 @@ def failed(readings: dict[str, list[Reading]]) -> bool:
 
 
 def over_time(findings: list[Finding]) -> None:
-    """Definition 3 from the course of the Frechet distance: does its growth slow down? Wants five generations or more.
+    """Definition 3 from the course of the Frechet distance: does its growth slow down? Wants `COURSE` generations or more.
 
     Growth in the second half of the generations at least that of the first, both beyond chance: present. Growth in the second half
     below half of the first: absent. A finite chain shows no asymptote: this is the direction at its end.
     """
     points = [(f.readings[INCREASE][-1].value, f.readings[INCREASE][-1].error) for f in findings if f.readings[INCREASE]]
-    if len(points) < 5 or len(points) != len(findings):
+    if len(points) < COURSE or len(points) != len(findings):
         return
     middle = len(points) // 2
     (v0, _), (v1, e1), (v2, e2) = points[0], points[middle], points[-1]

@@ -214,6 +214,7 @@ def test_the_command_on_anybody_s_folders(folders):
     as_json = command("--reference", folders["real"], folders["gen0"], folders["gen1"], "--extractors", "pixels", "--json")
     rows = [json.loads(line) for line in as_json.stdout.splitlines()]
     assert len(rows) == 16 and rows[-1]["stage"] == "catastrophic"
+    assert f"not answerable from one chain: {SCALING}" in done.stdout
 
 
 def test_one_set_alone_says_what_it_cannot_say(folders):
@@ -224,7 +225,8 @@ def test_one_set_alone_says_what_it_cannot_say(folders):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["missing"], "give one run"),
+        (["missing"], "holds no run"),
+        (["gen0"], "give one run"),
         (["--reference", "missing", "gen0"], "does not exist"),
         (["--reference", "real", "gen0", "--count", "5000"], "count 5000 is more than"),
         (["--reference", "real", "gen0", "--count", "20"], "wants 30 images"),
@@ -281,6 +283,7 @@ def test_a_run_is_diagnosed_from_its_own_images(memoriser):
     first, last = result.findings[0], result.findings[-1]
     assert "overfitting" in first.instead  # a bootstrap of the training images is nothing but copies
     assert last.generation == 4 and last.profile[TAILS] == PRESENT and last.stage in ("early", "catastrophic")
+    assert (first.chain.real, last.chain.real, last.chain.guidance) == (1, 0, 1), "what the run does already"
     done = command(memoriser, "--count", 150, "--extractors", "pixels")
     assert done.returncode == 0 and "overfitting" in done.stdout
     wrong = command(memoriser, "--train", memoriser)

@@ -13,21 +13,35 @@ from typing import Any
 
 from difflab.comparing import Arm, arms_of, budgets, compare_runs
 from difflab.errors import ConfigError, StoreError
-from difflab.report.detail import detail, rounded
+from difflab.report.detail import detail, in_common, rounded
 from difflab.report.table import number
 from difflab.run import EcosystemRun, Run
 
 GROUPS = {
     "Fidelity": ("fd", "fid", "fd_infinity", "kid", "cmmd", "cmmd_biased", "precision", "density"),
-    "Diversity": ("recall", "coverage", "vendi", "knn_entropy", "trace_ratio", "logdet_ratio", "within_class_ratio", "class_entropy"),
+    "Diversity": (
+        *("recall", "coverage", "vendi", "knn_entropy", "trace_ratio", "logdet_ratio", "within_class_ratio", "class_entropy"),
+        *("repeats", "spacing_ratio"),
+    ),
     "Concepts": ("class_accuracy", "class_margin", "between_class_ratio", "judge_frozen", "judge_retrained", "judge_rebased"),
     "Aesthetics and texture": ("aesthetic", "texture_distance"),
-    "Memorisation": ("repeats", "spacing_ratio", "flagged_share"),
-    "Tails": ("tail_recall", "tail_coverage", "rare_class_survival", "concept_survival", "held_out_loss"),
+    "Memorisation": ("loss_gap",),
+    "Tails": ("tail_recall", "tail_coverage", "rare_class_survival", "concept_survival", "rare_concept_survival", "held_out_loss_rare"),
     "Process": (),
     "Other": (),
 }
 """Headings of the curves, and what stands under them by name; the others follow from what they need."""
+TITLES = {
+    "held_out_loss": "held-out loss, all noise levels",
+    "held_out_loss_1": "held-out loss, least noise",
+    "held_out_loss_2": "held-out loss, low noise",
+    "held_out_loss_3": "held-out loss, high noise",
+    "held_out_loss_4": "held-out loss, most noise",
+    "held_out_loss_rare": "held-out loss, rarest classes",
+    "loss_gap": "loss gap to training images",
+    "flagged_share": "images of one colour",
+}
+"""Of curves whose name alone does not say what they are."""
 BY_NEED = {
     "concepts": "Concepts",
     "judge": "Concepts",
@@ -59,6 +73,8 @@ def contents(
     shown = [next(iter(arm.runs.values())) for arm in arms][:DETAILED]
     last = max(t for run in runs for t in run.generations)
     compared = _compared(arms) if len(arms) > 1 else None
+    details = [detail(arm.name, run, len(shown), verdict) for arm, run in zip(arms, shown, strict=False)]
+    pictures = [one["pictures"] for one in details if one["pictures"]]
     return {
         "title": ", ".join(arm.name for arm in arms[:4]) + (f" and {len(arms) - 4} more" if len(arms) > 4 else ""),
         "made": time.strftime("%Y-%m-%d %H:%M"),
@@ -68,7 +84,8 @@ def contents(
         "arms": [{"name": arm.name, "seeds": sorted(arm.runs)} for arm in arms],
         "left": [arm.name for arm in arms[DETAILED:]],
         "groups": _groups(arms),
-        "runs": [detail(arm.name, run, len(shown), verdict) for arm, run in zip(arms, shown, strict=False)],
+        "runs": details,
+        "fewer": in_common(pictures) if pictures else "",
         "compared": compared,
         "budget": budgets(arms) if len(arms) > 1 else None,
     }
@@ -96,30 +113,49 @@ def group_of(metric: str, extractor: str) -> str:
     """The heading that a measure stands under.
 
     >>> group_of("recall", "pixels"), group_of("gradient_norm", "training"), group_of("held_out_loss_2", "training")
-    ('Diversity', 'Process', 'Tails')
+    ('Diversity', 'Process', 'Process')
     """
     from difflab.metrics import METRICS
 
     for group, own in GROUPS.items():
-        if metric in own or (metric.startswith("held_out_loss") and "held_out_loss" in own):
+        if metric in own:
             return group
-    if extractor == "training":
+    if extractor == "training" or metric == "flagged_share":
         return "Process"
     needs = METRICS[metric].needs if metric in METRICS else ""
     return BY_NEED.get(needs, "Other")
 
 
 def _groups(arms: Sequence[Arm]) -> list[dict[str, Any]]:
-    """Curves by heading: of every measure its points per arm, the mean over seeds where there are several."""
+    """Curves by heading: of every measure its points per arm, the mean over seeds where there are several.
+
+    Flagged images are a check, not a result: they have no curve where there are none.
+    """
     found: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
     for arm in arms:
         for row in _rows(arm):
             if row["value"] is not None:
                 found.setdefault((row["metric"], row["extractor"]), {}).setdefault(arm.name, []).append(row)
     spaces = {extractor for _, extractor in found if extractor not in ("none", "training", "texture")}
-    charts = [_chart(metric, extractor, own, arms, len(spaces) > 1) for (metric, extractor), own in found.items()]
-    groups = [{"title": title, "charts": [c for c in charts if c["group"] == title]} for title in GROUPS]
-    return [group for group in groups if group["charts"]]
+    charts = [
+        _chart(metric, extractor, own, arms, len(spaces) > 1)
+        for (metric, extractor), own in found.items()
+        if metric != "flagged_share" or any(row["value"] for rows in own.values() for row in rows)
+    ]
+    groups: list[dict[str, Any]] = [{"title": title, "charts": [c for c in charts if c["group"] == title], "note": ""} for title in GROUPS]
+    if not all(run.config.exact for arm in arms for run in arm.runs.values()):
+        next(group for group in groups if group["title"] == "Memorisation")["note"] = _not_looked_for([c["metric"] for c in charts])
+    return [group for group in groups if group["charts"] or group["note"]]
+
+
+def _not_looked_for(taken: Sequence[str]) -> str:
+    """A line where none of the measures compares samples with training images, one by one."""
+    from difflab.metrics import METRICS
+
+    known = [name for name, metric in METRICS.items() if metric.needs in ("train", "own")]
+    if set(taken) & set(known):
+        return ""
+    return f"No measure was taken of whether samples are copies of training images; there are {', '.join(known)} (measure.metrics)."
 
 
 def _rows(arm: Arm) -> list[dict[str, Any]]:
@@ -135,7 +171,7 @@ def _chart(metric: str, extractor: str, rows: dict[str, list[dict[str, Any]]], a
     from difflab.metrics import METRICS
 
     about = METRICS.get("fd" if metric == "fid" else metric)
-    first = next(iter(rows.values()))
+    first, title = next(iter(rows.values())), TITLES.get(metric, metric.replace("_", " "))
     floor = next((row["floor"] for own in rows.values() for row in own if row["floor"] is not None), None)
     lines = [
         {
@@ -153,14 +189,14 @@ def _chart(metric: str, extractor: str, rows: dict[str, list[dict[str, Any]]], a
     return {
         "metric": metric,
         "extractor": extractor,
-        "title": metric.replace("_", " ") + (f" ({extractor})" if several and extractor not in ("none", "training", "texture") else ""),
+        "title": title + (f" ({extractor})" if several and extractor not in ("none", "training", "texture") else ""),
         "group": group_of(metric, extractor),
         "about": _first_sentence(about.__doc__ or "") if about else PROCESS.get(metric, ""),
         "unit": about.unit if about else "",
         "better": about.better if about else "",
         "floor": rounded(floor),
         "lines": lines,
-        "says": _says(metric, first, floor),
+        "says": _says(title, first, floor),
     }
 
 
@@ -173,13 +209,13 @@ PROCESS = {
     "drift_from_base": "How far the weights are from the pretrained base (without one: from generation 0), relative to its norm.",
     "drift_from_previous": "How far the weights are from those of the generation before, relative to their norm.",
     "held_out_loss": "Denoising loss on real images that were never trained on: the likelihood bound, the nearest thing to the KL divergence from real data.",
-    "held_out_loss_1": "The same at the quarter of the noise levels with the least noise.",
-    "held_out_loss_2": "The same at the second quarter of the noise levels.",
-    "held_out_loss_3": "The same at the third quarter of the noise levels.",
-    "held_out_loss_4": "The same at the quarter of the noise levels with the most noise.",
-    "held_out_loss_rare": "The same over the classes that are rarest in the first training set.",
+    "held_out_loss_1": "Denoising loss on held-out real images at the quarter of the noise levels with the least noise: the finest structure.",
+    "held_out_loss_2": "Denoising loss on held-out real images at the second quarter of the noise levels, from the least noise.",
+    "held_out_loss_3": "Denoising loss on held-out real images at the third quarter of the noise levels, from the least noise.",
+    "held_out_loss_4": "Denoising loss on held-out real images at the quarter of the noise levels with the most noise: the coarsest structure.",
+    "held_out_loss_rare": "Denoising loss, over all noise levels, on held-out real images of the classes that are rarest in the first training set.",
     "loss_gap": "Held-out loss minus that on as many images of the first training set: above 0 = memorised.",
-    "flagged_share": "Share of samples that are of one colour.",
+    "flagged_share": "Share of samples that are of one colour, such as black: failures of the sampler.",
     "judge_frozen": "Class accuracy by a judge trained on real images once.",
     "judge_retrained": "Class accuracy by a judge trained on the samples of the generation before: one that drifts with the model.",
     "judge_rebased": "Class accuracy by a judge trained on fresh real images each time.",
@@ -194,10 +230,10 @@ def _first_sentence(text: str) -> str:
     return words if len(words) < 240 else words[:240].rsplit(" ", 1)[0] + " …"
 
 
-def _says(metric: str, rows: list[dict[str, Any]], floor: float | None) -> str:
+def _says(title: str, rows: list[dict[str, Any]], floor: float | None) -> str:
     """A curve in words, for those who do not see it."""
     start, end = rows[0], rows[-1]
-    text = f"{metric.replace('_', ' ')}: {number(start['value'])} in generation {start['generation']}"
+    text = f"{title}: {number(start['value'])} in generation {start['generation']}"
     if end is not start:
         text += f", {number(end['value'])} in generation {end['generation']}"
     return text + (f"; floor {number(floor)}" if floor is not None else "")

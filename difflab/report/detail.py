@@ -13,11 +13,13 @@ import yaml
 
 from difflab.errors import MeasureError, StoreError
 from difflab.report.grid import caption, same_seeds
-from difflab.report.pictures import BUDGET, encoder
+from difflab.report.pictures import BUDGET, EXACT, encoder
 from difflab.run import STAGES, Run
 
 POINTS = 400
-"""Dots of one generation on the map."""
+"""Dots of one generation on the map, at most."""
+DOTS = 80_000
+"""Dots on all maps of a page, while each generation has 50."""
 SPECTRA = 200
 """Images behind each radial spectrum."""
 NEAREST = 8
@@ -38,7 +40,7 @@ def detail(name: str, run: Run, runs: int, verdict: Callable[[Run], dict[str, An
         "planned": run.config.generations,
         "verdict": verdict(run) if verdict and not exact else None,
         "pictures": None if exact else _pictures(run, BUDGET // runs),
-        "map": None if exact else _map(run),
+        "map": None if exact else _map(run, min(POINTS, max(50, DOTS // (runs * len(run.generations))))),
         "concepts": None if exact else _concepts(run),
         "nearest": None if exact else _nearest(run, BUDGET // (8 * runs)),
         "spectra": None if exact else _spectra(run),
@@ -89,14 +91,53 @@ def _pictures(run: Run, budget: int) -> dict[str, Any] | None:
     except StoreError:
         return None
     sets = [seeds.real, *seeds.generations.values()]
-    encode = encoder(list(seeds.real[:4]), sum(len(images) for images in sets), budget)
+    encode, room = encoder([images[i % len(images)] for i, images in enumerate(sets)], len(sets) * len(seeds.real), budget)
+    done, columns = _fitting(list(seeds.generations), len(seeds.real), seeds.per, room)
+    real = [encode(seeds.real[c]) for c in columns]
     return {
-        "asked": [name or f"seed {i}" for i, name in enumerate(seeds.asked)],
+        "asked": [seeds.asked[c] or f"seed {c}" for c in columns],
+        "told": seeds.asked[0] is not None,
         "per": seeds.per,
         "side": int(seeds.real.shape[2]),
-        "real": [encode(image) for image in seeds.real],
-        "generations": {t: [encode(image) for image in images] for t, images in seeds.generations.items()},
+        "fewer": (len(done), len(sets) - 1, len(seeds.real)) if room < len(sets) * len(seeds.real) else None,
+        "lossy": max(seeds.real.shape[1:3]) <= EXACT and real[0].startswith("data:image/webp"),
+        "real": real,
+        "generations": {t: [encode(seeds.generations[t][c]) for c in columns] for t in done},
     }
+
+
+def in_common(pictures: list[dict[str, Any]]) -> str:
+    """Leave out, in place, the columns that some of these pictures had no room for, so that all have the same; what to say of pictures left out."""
+    names = [[(asked, i % p["per"]) for i, asked in enumerate(p["asked"])] for p in pictures]
+    shared = set.intersection(*map(set, names))
+    fewer = [p["fewer"] for p in pictures if p["fewer"]]
+    for p, own in zip(pictures, names, strict=True):
+        columns = [c for c, name in enumerate(own) if name in shared]
+        if fewer and columns:
+            p["asked"], p["real"] = [p["asked"][c] for c in columns], [p["real"][c] for c in columns]
+            p["generations"] = {t: [images[c] for c in columns] for t, images in p["generations"].items()}
+    if fewer:
+        done, generations, columns = max(fewer, key=lambda own: own[1])
+        return f"All pictures would make this page too large: it shows {done} of {generations} generations and {len(pictures[0]['asked'])} of {columns} columns, compressed."
+    return "Pictures are compressed: exact ones would make this page too large." if any(p["lossy"] for p in pictures) else ""
+
+
+def _fitting(generations: list[int], columns: int, per: int, room: int) -> tuple[list[int], list[int]]:
+    """The generations, evenly spread from first to last, and the columns whose pictures, and one more row of real ones, are at most `room`.
+
+    Generations are left out while there are more than 6, then every second group of `per` columns; of one group 6 generations stay in any case.
+
+    >>> _fitting(list(range(11)), 4, 2, 28)
+    ([0, 2, 4, 6, 8, 10], [0, 1, 2, 3])
+    >>> _fitting(list(range(11)), 4, 2, 20)
+    ([0, 2, 4, 6, 8, 10], [0, 1])
+    """
+    rows = min(len(generations), max(6, room // columns - 1))
+    step = 1
+    while len(range(0, columns // per, step)) > max(1, room // ((rows + 1) * per)):
+        step *= 2  # so that what little room leaves is among what more room does
+    at = np.linspace(0, len(generations) - 1, rows).round().astype(int)
+    return [generations[i] for i in at], [g * per + k for g in range(0, columns // per, step) for k in range(per)]
 
 
 def feature_spaces(run: Run) -> dict[str, str]:
@@ -113,8 +154,11 @@ def _space(run: Run) -> tuple[str, str] | None:
     return next(((spec, there[name]) for spec, name in zip(wanted, names, strict=True) if name in there), None)
 
 
-def _map(run: Run) -> dict[str, Any] | None:
-    """Real images and samples in one fixed plane: the two directions in which the held-out real images vary most."""
+def _map(run: Run, most: int = POINTS) -> dict[str, Any] | None:
+    """Real images and samples in one fixed plane: the two directions in which the held-out real images vary most.
+
+    `most` dots of a generation. `extent` holds them all but those that `outside` counts, which lie at its edge.
+    """
     space = _space(run)
     if space is None:
         return None
@@ -126,22 +170,43 @@ def _map(run: Run) -> dict[str, Any] | None:
     mean = real.mean(0)
     _, scale, axes = torch.linalg.svd(real - mean, full_matrices=False)
     plane, explained = axes[:2].T, float(scale[:2].square().sum() / scale.square().sum())
-    unit = (real - mean) @ plane
-    size = float(unit.abs().max()) or 1.0
+    size = float(((real - mean) @ plane).abs().max()) or 1.0
 
-    def points(features: torch.Tensor) -> list[list[float]]:
-        return [[round(float(x), 3), round(float(y), 3)] for x, y in (features[:POINTS].double() - mean) @ plane / size]
+    def points(features: torch.Tensor) -> np.ndarray:
+        return ((features[:most].double() - mean) @ plane / size).numpy()
+
+    shown = points(real)
+    samples = {t: points(run.samples(t).features(space[1])) for t in run.generations}
+    low, high = extent(shown, np.concatenate(list(samples.values())))
+
+    def drawn(at: np.ndarray) -> list[list[float]]:
+        return [[round(x, 3), round(y, 3)] for x, y in at.clip(low, high).tolist()]
 
     names = about["classes"] if labels is not None else None
     return {
         "space": space[0],
         "explained": round(explained, 3),
-        "real": points(real),
+        "extent": [round(v, 3) for v in (*low.tolist(), *high.tolist())],
+        "real": drawn(shown),
         "classes": names,
-        "real_labels": None if labels is None else labels[start:stop][:POINTS].tolist(),
-        "generations": {t: points(run.samples(t).features(space[1])) for t in run.generations},
-        "labels": {t: None if (own := run.samples(t).labels()) is None else own[:POINTS].tolist() for t in run.generations},
+        "real_labels": None if labels is None else labels[start:stop][:most].tolist(),
+        "generations": {t: drawn(at) for t, at in samples.items()},
+        "outside": {t: int(((at < low) | (at > high)).any(1).sum()) for t, at in samples.items()},
+        "labels": {t: None if (own := run.samples(t).labels()) is None else own[:most].tolist() for t in run.generations},
     }
+
+
+def extent(real: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The lower and the upper corner of a box around points [n, d], without the few samples that lie absurdly far out.
+
+    Those are at most 1% at either end of an axis, and further out than half of what the others take.
+
+    >>> extent(np.array([[0.0], [1.0]]), np.array([[0.5]] * 300 + [[1.2], [90.0]]))
+    (array([0.]), array([1.5]))
+    """
+    least, most = np.minimum(real.min(0), np.quantile(samples, 0.01, 0)), np.maximum(real.max(0), np.quantile(samples, 0.99, 0))
+    room = (most - least) / 2
+    return np.maximum(np.minimum(real, samples.min(0)).min(0), least - room), np.minimum(np.maximum(real, samples.max(0)).max(0), most + room)
 
 
 def _concepts(run: Run) -> dict[str, Any] | None:
@@ -263,7 +328,7 @@ def _nearest(run: Run, budget: int) -> dict[str, Any] | None:
     distance, index = nearest_real(samples.features(space[1]), features[:trained])
     chosen = distance.argsort()[:NEAREST]
     pictures = samples.gather(chosen.numpy()), run.real.gather(index[chosen].numpy())
-    encode = encoder(list(pictures[0][:4]), 2 * NEAREST, budget)
+    encode, _ = encoder([*pictures[0][:4], *pictures[1][:4]], 2 * NEAREST, budget)
     return {
         "generation": t,
         "space": space[0],

@@ -112,6 +112,7 @@ def _story(result: Any) -> list[str]:
     if result.first_alarm:
         lines.append(f"first alarm: generation {result.first_alarm[0]}, by {', '.join(result.first_alarm[1])}")
     lines.append(f"what could help: {last.advice}")
+    lines += [f"{reason}: {', '.join(names)}" for reason, names in result.unknown.items()]
     lines += [f"left out: {line}" for line in left_out(last.left_out)]
     if len(result.findings) == 1:
         lines.append("one generation alone: this says how it differs from real images, not whether a loop made it so; give generation 0 as well")

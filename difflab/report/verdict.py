@@ -7,6 +7,7 @@ from typing import Any
 from difflab.data.files import read_json, write_json
 from difflab.errors import MeasureError
 from difflab.report.table import in_words
+from difflab.rules import VERSION
 from difflab.run import Run
 
 FILE = "diagnosis.json"
@@ -15,10 +16,10 @@ FILE = "diagnosis.json"
 def verdict(run: Run, fresh: bool = True) -> dict[str, Any] | None:
     """What `difflab diagnose` says of a run in the feature spaces of its own measures; a reason where it has too few images.
 
-    Read from diagnosis.json where that is of this recipe and of all generations measured so far; else made, which takes
+    Read from diagnosis.json where that is of this recipe, of all generations measured so far and by these rules; else made, which takes
     seconds per generation, and written there. fresh: False = do not make it.
     """
-    path, state = run.path / FILE, {"recipe": run.recipe, "generations": run.generations}
+    path, state = run.path / FILE, {"recipe": run.recipe, "generations": run.generations, "rules": VERSION}
     if path.exists():
         known = read_json(path)
         if {key: known.get(key) for key in state} == state:
@@ -39,7 +40,6 @@ def verdict(run: Run, fresh: bool = True) -> dict[str, Any] | None:
 def as_data(result: Any) -> dict[str, Any]:
     """A `difflab.rules.Diagnosis` as strings, numbers, lists and dicts."""
     last = result.findings[-1]
-    unknown = [name for name, verdict in last.profile.items() if verdict == "cannot tell"]
     return {
         "generation": last.generation,
         "words": in_words(last),
@@ -51,7 +51,7 @@ def as_data(result: Any) -> dict[str, Any]:
         "first_alarm": list(result.first_alarm) if result.first_alarm else None,
         "alarms": result.alarms,
         "evidence": last.evidence(),
-        "unknown": unknown,
+        "unknown": result.unknown,
         "left_out": last.left_out,
         "findings": [{"generation": f.generation, "words": in_words(f), "profile": f.profile} for f in result.findings],
         "notes": result.notes,

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from difflab.run import Run, open_run
 def test_curves_are_the_rows_of_the_run(hostile: Run) -> None:
     found = contents([hostile])
     charts = [chart for group in found["groups"] for chart in group["charts"]]
-    rows = [row for row in hostile.rows() if row["value"] is not None]
+    rows = [row for row in hostile.rows() if row["value"] is not None and row["metric"] != "flagged_share"]
     assert {(c["metric"], c["extractor"]) for c in charts} == {(r["metric"], r["extractor"]) for r in rows}
     for chart in charts:
         (line,) = chart["lines"]
@@ -33,7 +35,37 @@ def test_every_measure_has_a_heading() -> None:
     assert {name for name in METRICS if group_of(name, "pixels") == "Other"} == set()
     assert group_of("zero_shot_accuracy", "clip") == "Concepts" and group_of("saturation_shift", "texture") == "Aesthetics and texture"
     assert group_of("auth_pct", "pixels") == "Memorisation" and group_of("drift_from_base", "training") == "Process"
-    assert group_of("mine", "pixels") == "Other"
+    assert group_of("mine", "pixels") == "Other" and group_of("loss_gap", "training") == "Memorisation"
+    assert group_of("held_out_loss_1", "training") == "Process" and group_of("held_out_loss_rare", "training") == "Tails"
+
+
+def with_rows(run: Run, path: Path, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> Run:
+    """A copy of `run` whose measured rows are what `change` makes of them; None = without it."""
+    copy = shutil.copytree(run.path, path)
+    for record in copy.glob("gen-*/metrics.jsonl"):
+        rows = [change(json.loads(line)) for line in record.read_text().splitlines()]
+        record.write_text("".join(json.dumps(row) + "\n" for row in rows if row))
+    return open_run(copy)
+
+
+def test_flagged_images_have_a_curve_where_there_are_any(hostile: Run, tmp_path: Path) -> None:
+    titles = lambda run: {chart["title"]: group["title"] for group in contents([run])["groups"] for chart in group["charts"]}  # noqa: E731
+    assert "images of one colour" not in titles(hostile)
+    some = with_rows(hostile, tmp_path / "run", lambda row: row | {"value": 0.1} if row["metric"] == "flagged_share" else row)
+    assert titles(some)["images of one colour"] == "Process"
+
+
+def test_levels_of_noise_are_named(hostile: Run) -> None:
+    process = next(group for group in contents([hostile])["groups"] if group["title"] == "Process")
+    titles = [chart["title"] for chart in process["charts"] if chart["metric"].startswith("held_out_loss_")]
+    assert titles == [f"held-out loss, {level}" for level in ("least noise", "low noise", "high noise", "most noise")]
+
+
+def test_where_no_copies_were_looked_for_it_is_said(hostile: Run, tmp_path: Path) -> None:
+    group = lambda run: next(group for group in contents([run])["groups"] if group["title"] == "Memorisation")  # noqa: E731
+    assert [chart["metric"] for chart in group(hostile)["charts"]] == ["near_duplicates", "loss_gap"] and not group(hostile)["note"]
+    bare = with_rows(hostile, tmp_path / "run", lambda row: None if row["metric"] in ("near_duplicates", "loss_gap") else row)
+    assert group(bare)["charts"] == [] and "near_duplicates" in group(bare)["note"]
 
 
 def test_several_runs_are_arms_and_several_seeds_one(hostile: Run, other: Run, tmp_path: Path) -> None:
@@ -68,6 +100,8 @@ def test_an_exact_family_has_curves_and_no_pictures(tmp_path: Path) -> None:
 
     config = {"name": "exact", "generations": 2, "model": {"family": "gaussian", "replicates": 50}, "sample": {"count": 20}}
     run_chain(parse(config | {"data": {"source": "exact", "train_size": 20}}), tmp_path / "exact")
-    (detail,) = contents([open_run(tmp_path / "exact")], verdict=lambda run: pytest.fail("there is nothing to diagnose"))["runs"]
+    found = contents([open_run(tmp_path / "exact")], verdict=lambda run: pytest.fail("there is nothing to diagnose"))
+    (detail,) = found["runs"]
+    assert "Memorisation" not in [group["title"] for group in found["groups"]], "numbers are no copies"
     assert [detail[part] for part in ("pictures", "map", "concepts", "nearest", "spectra", "verdict")] == [None] * 6
     assert detail["cost"]["seconds"] > 0

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from test_pictures import opened
 
 from difflab.metrics import METRICS, Judge, Pair, nearest_real
-from difflab.report.detail import _concepts, _cost, _map, _nearest, _pictures, _spectra, feature_spaces
+from difflab.report.detail import _concepts, _cost, _map, _nearest, _pictures, _spectra, extent, feature_spaces, in_common
+from difflab.report.grid import SameSeeds
 from difflab.run import Run
 
 
@@ -38,6 +41,71 @@ def test_the_map_is_one_fixed_plane(hostile: Run) -> None:
         for axis in range(2):
             assert abs(np.corrcoef(np.array(ours)[:, axis], projected[: len(ours), axis])[0, 1]) > 0.999
     assert max(abs(v) for point in found["real"] for v in point) == pytest.approx(1, abs=1e-3)
+    x0, y0, x1, y1 = found["extent"]
+    assert all(x0 <= x <= x1 and y0 <= y <= y1 for points in (found["real"], *found["generations"].values()) for x, y in points)
+
+
+def test_dots_far_out_stand_at_the_edge_and_are_counted(hostile: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = _map(hostile)
+    assert before is not None and set(before["outside"].values()) == {0}
+    samples = type(hostile).samples
+
+    class Far:
+        """The samples of a generation, the first of the last generation in another world."""
+
+        def __init__(self, run: Run, t: int) -> None:
+            self.shards, self.t = samples(run, t), t
+
+        def features(self, key: str) -> torch.Tensor:
+            found = self.shards.features(key).clone()
+            if self.t == 2:
+                found[0] *= 1000
+            return found
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.shards, name)
+
+    monkeypatch.setattr(type(hostile), "samples", lambda run, t: Far(run, t))
+    found = _map(hostile)
+    assert found is not None and found["outside"] == {0: 0, 1: 0, 2: 1}
+    x0, y0, x1, y1 = found["extent"]
+    x, y = found["generations"][2][0]
+    assert x in (x0, x1) or y in (y0, y1)
+    a0, b0, a1, b1 = before["extent"]
+    assert x1 - x0 < 2.01 * (a1 - a0) and y1 - y0 < 2.01 * (b1 - b0), "the others are not drawn to a point"
+    monkeypatch.undo()
+    assert len(_map(hostile, 7)["generations"][2]) == 7
+
+
+def test_extent_holds_all_points_but_the_absurd() -> None:
+    rng = np.random.default_rng(0)
+    real = rng.normal(size=(300, 2))
+    for samples in (rng.normal(size=(300, 2)) * 3, rng.normal(size=(300, 2)) + 9, real[:20] * 0.1):
+        low, high = extent(real, samples)
+        both = np.concatenate([real, samples])
+        assert (low == both.min(0)).all() and (high == both.max(0)).all()
+    low, high = extent(real, np.concatenate([real, [[900.0, 0.0], [0.0, -900.0]]]))
+    assert (low > -20).all() and (high < 20).all() and (low <= real.min(0)).all() and (high >= real.max(0)).all()
+
+
+def test_pictures_beyond_the_budget_are_fewer_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
+    seeds = SameSeeds([name for name in "abcd" for _ in "12"], 2, noise, {t: noise for t in range(21)})
+    monkeypatch.setattr("difflab.report.detail.same_seeds", lambda run: seeds)
+    size = lambda found: sum(map(len, (*found["real"], *(p for images in found["generations"].values() for p in images))))  # noqa: E731
+    whole = _pictures(None, 10**7)
+    assert in_common([whole]) == "" and len(whole["generations"]) == 21 and opened(whole["real"][0]).format == "PNG"
+    for budget, generations, columns in ((1_500_000, 21, 8), (500_000, 13, 8), (200_000, 6, 4), (100_000, 6, 2)):
+        found = _pictures(None, budget)
+        assert size(found) <= 1.02 * budget and opened(found["real"][0]).format == "WEBP"
+        assert abs(len(found["generations"]) - generations) <= 1 and len(found["real"]) == columns == len(found["asked"])
+        assert min(found["generations"]) == 0 and max(found["generations"]) == 20 and all(len(p) == columns for p in found["generations"].values())
+        said = in_common([found])
+        assert (f"{len(found['generations'])} of 21 generations and {columns} of 8 columns" in said) == (generations < 21) and "compressed" in said
+    wide, narrow = _pictures(None, 200_000), found
+    assert wide["asked"] == ["a", "a", "c", "c"] and narrow["asked"] == ["a", "a"]
+    in_common([wide, narrow])
+    assert wide["asked"] == narrow["asked"] and {len(p) for p in (wide["real"], *wide["generations"].values())} == {2}, "arms keep the same columns"
 
 
 def test_the_concept_matrix_is_what_the_judge_says(hostile: Run) -> None:

@@ -10,11 +10,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hostile import HOSTILE, settings
 
 from difflab.cli import main
 from difflab.report.contents import contents
+from difflab.report.grid import SameSeeds
 from difflab.report.page import LARGEST, plain, render, report
 from difflab.run import Run
 
@@ -30,7 +32,7 @@ VERDICT = {
     "gone": [HOSTILE[0]],
     "first_alarm": [1, ["recall"]],
     "evidence": ["7 lost tails: recall (pixels) 0.1"],
-    "unknown": ["4 change of scaling law"],
+    "unknown": {"not answerable from one chain": ["4 change of scaling law"], "cannot tell at this n": ["6 entangled modes"]},
     "left_out": {"tail_recall": "too few <i>images</i>"},
     "findings": [
         {"generation": t, "words": "early collapse", "profile": {"2 any increase of risk": "present", "7 lost tails": "absent"}} for t in range(3)
@@ -105,6 +107,7 @@ def test_hostile_names_are_text(page: Path) -> None:
     markup = re.sub(r"<script.*?</script>", "", page.read_text(), flags=re.DOTALL)
     for name in (*HOSTILE[:2], "<u>first</u>", "<b>now</b>", "<i>images</i>"):
         assert name not in markup
+    assert "Not answerable from one chain: 4 change of scaling law." in markup and "Cannot tell at this n: 6 entangled modes." in markup
     assert "&lt;u&gt;first&lt;/u&gt;" in markup and "\u202e" not in markup and "\u0007" not in markup
     assert plain("family 👨\u200d👩 ok\n") == "family 👨\u200d👩 ok\n", "joined emoji and line ends stay"
 
@@ -150,6 +153,126 @@ def test_the_table_of_values_says_what_has_parted(hostile: Run, tmp_path: Path, 
     told = dict(zip(*(tab.page.locator(f"#table tbody tr > :nth-child({k})").all_inner_texts() for k in (1, 8)), strict=True))
     assert (told["recall"], told["precision"], told["coverage"]) == ("higher", "lower", "no")
     assert told["train loss"] in ("", "-"), "without intervals nothing is said"
+
+
+@browsing
+def test_what_starts_later_has_no_value_at_generation_0(hostile: Run, tmp_path: Path, chromium: Any) -> None:
+    found = contents([hostile]) | {"live": False}
+    lines = {chart["metric"]: chart["lines"][0] for group in found["groups"] for chart in group["charts"]}
+    lines["recall"] |= {key: lines["recall"][key][1:] for key in ("t", "value", "n")} | {"low": [0.4, 0.6], "high": [0.5, 0.7]}
+    (tmp_path / "page.html").write_text(render(found))
+    tab = Tab(chromium, tmp_path / "page.html")
+    rows = {row[0]: row for row in (r.split("\t") for r in tab.page.locator("#table tbody tr").all_inner_texts())}
+    assert rows["drift from previous"][3] == "-" != rows["drift from previous"][5]
+    assert rows["recall"][3:5] == ["-", ""] and rows["recall"][7] == "", "generation 1 does not stand in for generation 0"
+    assert rows["precision"][3] != "-"
+
+
+@browsing
+def test_axes_are_as_long_as_values_and_bands(hostile: Run, tmp_path: Path, chromium: Any) -> None:
+    found = contents([hostile]) | {"live": False}
+    for group in found["groups"]:
+        for chart in group["charts"]:
+            line = chart["lines"][0]
+            line["value"] = [0.97 - 0.01 * i for i in range(len(line["t"]))]
+            line["low"], line["high"] = [v - 0.01 for v in line["value"]], [v + 0.02 for v in line["value"]]
+            chart["floor"] = 0.98
+    (tmp_path / "page.html").write_text(render(found))
+    tab = Tab(chromium, tmp_path / "page.html")
+    tab.through()
+    extents = tab.page.evaluate(
+        """[...document.querySelectorAll('.chart[data-group], #spectrum')]
+        .map((node) => echarts.getInstanceByDom(node).getModel().getComponent('yAxis', 0).axis.scale.getExtent())"""
+    )
+    assert len(extents) > 15
+    *curves, spectrum = extents
+    for low, high in curves:
+        assert 0.9 <= low <= 0.95 and 0.99 <= high <= 1.05, (low, high)
+    spectra = found["runs"][0]["spectra"]
+    shown = [v for key in ("low", "high", "real") for v in spectra[key]] + [v for t in (0, 2) for v in spectra["generations"][t]]
+    assert min(shown) / 10 <= spectrum[0] <= min(shown) and max(shown) <= spectrum[1] <= 10 * max(shown)
+
+
+@browsing
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_map_shows_every_dot_and_both_axes_to_one_scale(single: Path, chromium: Any, width: int) -> None:
+    tab = Tab(chromium, single, width=width)
+    tab.through()
+    at = lambda points: tab.page.evaluate(  # noqa: E731
+        "(points) => points.map((p) => echarts.getInstanceByDom(document.getElementById('map-chart')).convertToPixel({ gridIndex: 0 }, p))", points
+    )
+    (x0, y0), (x1, y1) = at([[0, 0], [1, 1]])
+    assert x1 - x0 == pytest.approx(y0 - y1, rel=1e-3) and x1 > x0
+    found = json.loads(re.search(r'id="data">(.*?)</script>', single.read_text(), re.DOTALL)[1])["runs"][0]["map"]  # type: ignore[index]
+    box = tab.page.evaluate("(({ clientWidth, clientHeight }) => [clientWidth, clientHeight])(document.getElementById('map-chart'))")
+    dots = at([*found["real"], *(p for points in found["generations"].values() for p in points)])
+    assert all(0 <= x <= box[0] and 0 <= y <= box[1] for x, y in dots)
+    assert max(max(x for x, _ in dots) - min(x for x, _ in dots) - box[0], max(y for _, y in dots) - min(y for _, y in dots) - box[1]) > -60, (
+        "no room wasted"
+    )
+    assert "at the edge" not in tab.page.inner_text("#map-says")
+
+
+@browsing
+def test_samples_at_the_edge_of_the_map_are_counted(hostile: Run, tmp_path: Path, chromium: Any) -> None:
+    found = contents([hostile]) | {"live": False}
+    found["runs"][0]["map"]["outside"][2] = 3
+    (tmp_path / "page.html").write_text(render(found))
+    tab = Tab(chromium, tmp_path / "page.html")
+    assert "3 of the 60 samples shown lie further out, and stand at the edge" in tab.page.inner_text("#map-says")
+    tab.slide(1)
+    assert "at the edge" not in tab.page.inner_text("#map-says")
+
+
+@browsing
+def test_where_each_column_was_asked_for_something_else_one_table_shows_all(hostile: Run, other: Run, tmp_path: Path, chromium: Any) -> None:
+    found = contents([hostile]) | {"live": False}
+    pictures = found["runs"][0]["pictures"]
+    assert render(found).count("the columns of one class grow alike") == 1
+    pictures |= {"per": 1, "asked": [f"caption {c}" for c in range(10)]}
+    text = render(found | {"runs": [run | {"pictures": pictures} for run in found["runs"]]})
+    assert "of one class" not in text and "no longer shows what was asked" in text
+    assert "no longer shows" not in render(found | {"runs": [run | {"pictures": pictures | {"told": False}} for run in found["runs"]]})
+    (tmp_path / "page.html").write_text(text)
+    tab = Tab(chromium, tmp_path / "page.html")
+    assert tab.page.locator("#cards .card").count() == 1
+    assert tab.page.locator("#cards thead th").all_inner_texts() == pictures["asked"]
+    rows = lambda: tab.page.locator("#cards tbody th").all_inner_texts()  # noqa: E731
+    sources = lambda row: tab.page.evaluate(f"[...document.querySelectorAll('#cards tbody tr:nth-child({row}) img')].map((i) => i.src)")  # noqa: E731
+    assert rows() == ["real", "generation 0", "generation 1", "generation 2"]
+    assert sources(1) == pictures["real"] and sources(3) == pictures["generations"][1]
+    assert tab.page.inner_text("#cards .now th") == "generation 2"
+    tab.slide(1)
+    assert tab.page.inner_text("#cards .now th") == "generation 1"
+    found = contents([hostile, other]) | {"live": False}
+    for run in found["runs"]:
+        run["pictures"] |= {"per": 1}
+    (tmp_path / "page.html").write_text(render(found))
+    tab = Tab(chromium, tmp_path / "page.html")
+    assert rows() == ["real", "generation 0", "hostile, gen. 2", "other, gen. 2"]
+    tab.page.click("#cards .card button")
+    assert tab.page.locator("#album tbody tr").count() == 4 and tab.complaints == []
+
+
+def test_many_photos_stay_within_the_limit(hostile: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3), dtype=np.uint8)
+    seeds = SameSeeds([name for name in "abcdef" for _ in range(4)], 4, noise, {t: noise for t in range(21)})
+    monkeypatch.setattr("difflab.report.detail.same_seeds", lambda run: seeds)
+    path = report([hostile] * 8, tmp_path / "many.html", [f"arm {k}" for k in range(8)])
+    assert path.stat().st_size < LARGEST
+    assert path.read_text().count("All pictures would make this page too large") == 1
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_intervals_of_arms_stand_where_there_are_any(page: Path, hostile: Run, other: Run, seeds: int) -> None:
+    found = contents([hostile, other]) | {"live": False}
+    for row in found["compared"]:
+        if seeds > 1:
+            row |= {"diff_low": 0.1, "diff_high": 0.2, "verdict": "higher than hostile"}
+    section = render(found).split('<section id="arms"')[1].split("</section>")[0]
+    assert ("95% interval" in section, "higher than hostile" in section) == (seeds > 1, seeds > 1)
+    assert ("nothing can be told apart" in section) == (seeds == 1) and "cannot tell" not in section
+    assert ". Budgets do NOT match" in section
 
 
 @browsing
@@ -219,6 +342,8 @@ def test_on_a_phone_nothing_sticks_out(page: Path, chromium: Any) -> None:
     tab.through()
     tab.page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
     assert tab.page.evaluate("document.documentElement.scrollWidth") == 390
+    heads = tab.page.evaluate("[...document.querySelectorAll('table:not(.matrix) thead tr')].map((row) => row.offsetHeight)")
+    assert len(heads) > 4 and max(heads) < 120, "no head is broken letter by letter"
     assert tab.complaints == []
 
 

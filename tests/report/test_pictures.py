@@ -32,6 +32,18 @@ def test_as_large_as_the_budget_allows() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
     cost = {side: len(uri(noise, side)) for side in SIDES}
     for side in SIDES[:-1]:
-        assert max(opened(encoder([noise], 10, 10 * cost[side])(noise)).size) == side
-    assert max(opened(encoder([noise], 10, 1)(noise)).size) == SIDES[-1], "the smallest is taken when nothing fits"
-    assert encoder([], 10) is uri
+        encode, room = encoder([noise], 10, 10 * cost[side])
+        assert max(opened(encode(noise)).size) == side and room == 10
+    encode, room = encoder([noise], 10, 4 * cost[SIDES[-1]])
+    assert max(opened(encode(noise)).size) == SIDES[-1] and room == 4, "the smallest is taken when nothing fits, and some are left out"
+    assert encoder([], 10) == (uri, 10)
+
+
+def test_small_images_are_exact_only_while_there_is_room() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (EXACT, EXACT, 3), dtype=np.uint8)
+    exact, small = len(uri(noise)), len(uri(noise, exact=False))
+    assert small < exact / 2
+    for budget, kind, fit in ((10 * exact, "PNG", 10), (9 * exact, "WEBP", 10), (7 * small, "WEBP", 7)):
+        encode, room = encoder([noise], 10, budget)
+        picture = opened(encode(noise))
+        assert (picture.format, picture.size, room) == (kind, (EXACT, EXACT), fit)

@@ -35,6 +35,8 @@ def test_a_verdict_of_an_earlier_state_is_not_shown(hostile: Run, tmp_path: Path
     assert verdict(run, fresh=False) is None
     (run.path / FILE).write_text(json.dumps({"recipe": "another", "generations": [0, 1, 2], "words": "old"}))
     assert verdict(run, fresh=False) is None
+    (run.path / FILE).write_text(json.dumps({"recipe": run.recipe, "generations": [0, 1, 2], "words": "by other rules"}))
+    assert verdict(run, fresh=False) is None
 
 
 def test_too_few_images_are_a_reason_not_a_verdict(hostile: Run, monkeypatch: pytest.MonkeyPatch) -> None:

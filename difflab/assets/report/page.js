@@ -41,18 +41,22 @@ function base() {
     tooltip: { trigger: "axis", renderMode: "richText", confine: true, backgroundColor: css("--paper"), borderColor: line, textStyle: { color: css("--ink"), fontSize: 12 } },
   };
 }
+// The area between two curves, and a line that is not seen along its edge: a custom series itself moves the axis by its first point alone.
+function bandOf(x, low, high, colour, opacity) {
+  const edge = [...x.map((at, i) => [at, low[i]]), ...x.map((at, i) => [at, high[i]]).reverse()];
+  return [
+    {
+      type: "custom", silent: true, data: [edge[0]], z: 1, tooltip: { show: false },
+      renderItem: (params, api) => ({ type: "polygon", shape: { points: edge.map((p) => api.coord(p)) }, style: { fill: colour, opacity } }),
+    },
+    { type: "line", silent: true, data: edge, symbol: "none", lineStyle: { opacity: 0 }, tooltip: { show: false }, z: 0 },
+  ];
+}
 function curve(chart) {
   const options = base(), series = [];
   for (const line of chart.lines) {
     const colour = armColour(line.arm), [type, symbol] = armKind(line.arm), points = line.t.map((t, i) => [t, line.value[i]]);
-    if (line.low.every((v) => v !== null) && line.low.length > 1) {
-      const t = line.t, band = [...t.map((x, i) => [x, line.low[i]]), ...t.map((x, i) => [x, line.high[i]]).reverse()];
-      series.push({
-        type: "custom", silent: true, data: [0], z: 1, tooltip: { show: false }, encode: {},
-        renderItem: (params, api) => ({ type: "polygon", shape: { points: band.map((p) => api.coord(p)) }, style: { fill: colour, opacity: 0.16 } }),
-      });
-      series.push({ type: "line", silent: true, data: [...band], symbol: "none", lineStyle: { opacity: 0 }, tooltip: { show: false }, z: 0 }); // takes the axis to the ends of the band
-    }
+    if (line.low.every((v) => v !== null) && line.low.length > 1) series.push(...bandOf(line.t, line.low, line.high, colour, 0.16));
     series.push({ name: data.arms[line.arm].name, type: "line", data: points, symbolSize: 6, symbol, lineStyle: { color: colour, width: 2, type }, itemStyle: { color: colour }, z: 3 });
   }
   const main = series[series.length - 1], marks = [{ xAxis: generation(), lineStyle: { color: css("--faint"), type: "solid", width: 1, opacity: 0.6 } }];
@@ -60,7 +64,7 @@ function curve(chart) {
   main.markLine = { silent: true, symbol: "none", label: { show: false }, data: marks };
   if (chart.floor !== null) series.push({ type: "line", silent: true, symbol: "none", lineStyle: { opacity: 0 }, data: [[chart.lines[0].t[0], chart.floor]], tooltip: { show: false } });
   options.xAxis.max = data.generations[data.generations.length - 1] || 1;
-  options.yAxis.axisLabel.formatter = number;
+  options.yAxis.axisLabel.formatter = (v) => (Math.abs(v) < 1000 ? String(Number(v.toPrecision(6))) : number(v)); // steps may be finer than three digits
   options.tooltip.formatter = (found) => {
     const t = found[0].axisValue, lines = [`generation ${t}`];
     for (const line of chart.lines) {
@@ -88,7 +92,7 @@ function chartOf(node, draw, renderer = "svg") {
     start();
     charts.get(node).chart.setOption(draw(), true);
   }), { rootMargin: "300px" }).observe(node);
-  new ResizeObserver(() => charts.get(node)?.chart.resize()).observe(node);
+  new ResizeObserver(() => { const known = charts.get(node); known?.chart.resize(); known?.chart.setOption(known.draw(), true); }).observe(node);
   addEventListener("beforeprint", start);
 }
 // On paper nothing can be opened: verdicts are printed with their evidence and doubt.
@@ -102,17 +106,19 @@ document.querySelectorAll(".chart[data-group]").forEach((node) => {
 
 // ---------------------------------------------------------------------------------------------- pictures
 function image(source, alt, side) { return make("img", { src: source, alt, className: side <= 64 ? "small" : "" }); }
-function pictureRow(label, pictures, alts, side) {
-  return make("div", { className: "row" }, make("span", {}, label), ...pictures.map((p, i) => image(p, alts[i], side)));
+function pictureRow(p, columns, label, images) {
+  return make("div", { className: "row" }, make("span", {}, label), ...columns.map((c) => image(images[c], `${label}: ${p.asked[c]}, column ${c + 1}`, p.side)));
 }
-function pictureRows(one, columns, all) {
-  const p = one.pictures, asked = columns.map((c) => p.asked[c]);
-  const row = (label, images) => pictureRow(label, columns.map((c) => images[c]), asked.map((a, i) => `${label}: ${a}, column ${columns[i] + 1}`), p.side);
-  const rows = [row("real", p.real)];
-  if (all) for (const t of Object.keys(p.generations)) rows.push(row(`generation ${t}`, p.generations[t]));
-  return rows;
+// Where every column was asked for something else, one table for all of them.
+function strip(p, rows) {
+  const cell = (c, label, images) => make("td", {}, image(images[c], `${label}: ${p.asked[c]}, column ${c + 1}`, p.side));
+  const head = make("tr", {}, make("td"), ...p.asked.map((asked) => make("th", { scope: "col", title: asked }, make("bdi", {}, asked))));
+  const body = rows.map(([label, images, now]) => make("tr", { className: now ? "now" : "" }, make("th", { scope: "row" }, label), ...p.asked.map((_, c) => cell(c, label, images))));
+  return make("table", { className: "strip" }, make("thead", {}, head), make("tbody", {}, ...body));
 }
+function allRows(p) { return [["real", p.real], ...Object.keys(p.generations).map((t) => [`generation ${t}`, p.generations[t], Number(t) === nearest(p.generations)])]; }
 function groupsOf(pictures) {
+  if (pictures.per === 1) return [pictures.asked.map((_, c) => c)];
   const out = [];
   for (let i = 0; i < pictures.asked.length; i += pictures.per) out.push([...Array(pictures.per).keys()].map((k) => i + k));
   return out;
@@ -123,28 +129,29 @@ function drawCards() {
   const withPictures = data.runs.map((r, i) => [r, i]).filter(([r]) => r.pictures);
   const first = withPictures[0][0], side = first.pictures.side;
   document.documentElement.style.setProperty("--cell", side <= 16 ? "40px" : side <= 64 ? "64px" : "112px");
+  const single = first.pictures.per === 1, count = Object.keys(first.pictures.generations).length;
   cards.replaceChildren(...groupsOf(first.pictures).map((columns) => {
-    const asked = first.pictures.asked[columns[0]], card = make("div", { className: "card" });
+    const asked = single ? "" : first.pictures.asked[columns[0]], card = make("div", { className: "card" });
     card.style.setProperty("--columns", columns.length);
-    card.append(make("h3", {}, make("bdi", {}, asked)), ...pictureRows(first, columns, false));
     const start = Math.min(...Object.keys(first.pictures.generations).map(Number));
     const alike = (p) => columns.every((c) => p.asked[c] === first.pictures.asked[c]); // runs of other data have other columns
-    const add = (one, t, label) => {
-      const p = one.pictures;
-      if (t === null || !p.generations[t] || !alike(p)) return;
-      card.append(pictureRow(label, columns.map((c) => p.generations[t][c]), columns.map((c) => `${label}: ${p.asked[c]}, column ${c + 1}`), p.side));
-    };
-    add(first, start, `generation ${start}`);
-    for (const [one] of withPictures) {
+    const whole = single && withPictures.length === 1 && count <= 12;
+    const rows = whole ? allRows(first.pictures) : [["real", first.pictures.real]];
+    const add = (p, t, label) => { if (t !== null && p.generations[t] && alike(p)) rows.push([label, p.generations[t]]); };
+    if (!whole) add(first.pictures, start, `generation ${start}`);
+    for (const [one] of whole ? [] : withPictures) {
       const t = nearest(one.pictures.generations);
-      if (withPictures.length > 1 || t !== start) add(one, t, withPictures.length > 1 ? `${one.name}, gen. ${t}` : `generation ${t}`);
+      if (withPictures.length > 1 || t !== start) add(one.pictures, t, withPictures.length > 1 ? `${one.name}, gen. ${t}` : `generation ${t}`);
     }
+    if (single) card.append(make("div", { className: "wide", tabIndex: 0, role: "region", "aria-label": "Pictures by what was asked for" }, strip(first.pictures, rows)));
+    else card.append(make("h3", {}, make("bdi", {}, asked)), ...rows.map(([label, images]) => pictureRow(first.pictures, columns, label, images)));
+    if (whole) return card;
     const more = make("button", { type: "button" }, "all generations");
-    more.setAttribute("aria-label", `all generations of ${asked}`);
+    if (asked) more.setAttribute("aria-label", `all generations of ${asked}`);
     more.onclick = () => {
-      const one = run().pictures && alike(run().pictures) ? run() : first;
-      $("album-title").replaceChildren(make("bdi", {}, `${asked}${data.runs.length > 1 ? " (" + one.name + ")" : ""}`));
-      $("album-rows").replaceChildren(...pictureRows(one, columns, true));
+      const one = run().pictures && alike(run().pictures) ? run() : first, p = one.pictures;
+      $("album-title").replaceChildren(make("bdi", {}, [asked || "all generations", data.runs.length > 1 ? `(${one.name})` : ""].join(" ")));
+      $("album-rows").replaceChildren(...(single ? [strip(p, allRows(p))] : allRows(p).map(([label, images]) => pictureRow(p, columns, label, images))));
       $("album").showModal();
     };
     card.append(more);
@@ -154,15 +161,21 @@ function drawCards() {
 $("close")?.addEventListener("click", () => $("album").close());
 
 // --------------------------------------------------------------------------------------- map and spectra
+// The ends of both axes that show all of the extent with as many pixels for a unit upwards as sideways.
+function ends([x0, y0, x1, y1], width, height) {
+  const unit = Math.max((x1 - x0) / width, (y1 - y0) / height, 1e-6), [x, y] = [(x0 + x1) / 2, (y0 + y1) / 2], [w, h] = [unit * width / 2, unit * height / 2];
+  return [[x - w, x + w], [y - h, y + h]];
+}
 function drawMap() {
   const m = run().map, options = base();
   if (!m) return { ...options, series: [] };
   const t = nearest(m.generations), name = (labels, i) => (labels && m.classes ? m.classes[labels[i]] : "");
-  const dots = (points, labels, title, colour, opacity, z) => ({ name: title, type: "scatter", symbolSize: 6, z, itemStyle: { color: colour, opacity }, data: points.map((p, i) => ({ value: p, name: name(labels, i) })) });
-  options.xAxis = { ...options.xAxis, min: -1.1, max: 1.1, minInterval: 0, show: false };
-  options.yAxis = { ...options.yAxis, scale: false, min: -1.1, max: 1.1, show: false };
+  const dots = (points, labels, title, colour, opacity, z) => ({ name: title, type: "scatter", symbolSize: 6, z, clip: false, itemStyle: { color: colour, opacity }, data: points.map((p, i) => ({ value: p, name: name(labels, i) })) });
+  options.grid = { left: 8, right: 8, top: 34, bottom: 8 };
+  const { clientWidth, clientHeight } = $("map-chart"), [[left, right], [low, high]] = ends(m.extent, clientWidth - 16, clientHeight - 42);
+  options.xAxis = { ...options.xAxis, min: left, max: right, minInterval: 0, show: false };
+  options.yAxis = { ...options.yAxis, scale: false, min: low, max: high, show: false };
   options.legend = { textStyle: { color: css("--ink") }, top: 0, data: ["real", `generation ${t}`] };
-  options.grid.top = 34;
   options.tooltip = { ...options.tooltip, trigger: "item", formatter: (p) => `${p.seriesName} ${p.name}` };
   options.series = [dots(m.real, m.real_labels, "real", css("--faint"), 0.35, 1)];
   if (t !== null) options.series.push(dots(m.generations[t], m.labels[t], `generation ${t}`, armColour(state.run), 0.75, 2));
@@ -177,11 +190,7 @@ function drawSpectrum() {
   options.grid = { ...options.grid, bottom: 26, top: 34 };
   options.legend = { textStyle: { color: css("--ink") }, top: 0 };
   options.tooltip.valueFormatter = (v) => number(v);
-  const band = [...s.frequency.map((f, i) => [f, s.low[i]]), ...s.frequency.map((f, i) => [f, s.high[i]]).reverse()];
-  options.series = [
-    { type: "custom", silent: true, data: [0], z: 0, renderItem: (params, api) => ({ type: "polygon", shape: { points: band.map((p) => api.coord(p)) }, style: { fill: css("--faint"), opacity: 0.18 } }) },
-    line("real", s.real, css("--faint")),
-  ];
+  options.series = [...bandOf(s.frequency, s.low, s.high, css("--faint"), 0.18), line("real", s.real, css("--faint"))];
   const first = Math.min(...Object.keys(s.generations).map(Number));
   options.series.push(line(`generation ${first}`, s.generations[first], armColour(state.run), "dotted"));
   if (t !== null && t !== first) options.series.push(line(`generation ${t}`, s.generations[t], armColour(state.run)));
@@ -279,10 +288,11 @@ function drawValues() {
   for (const group of data.groups) for (const chart of group.charts) {
     const line = chart.lines.find((l) => l.arm === state.run);
     if (!line) continue;
-    const i = line.t.indexOf(nearest(Object.fromEntries(line.t.map((t) => [t, 1])))), apart = i > 0 && line.low[0] !== null && line.low[i] !== null;
-    const parted = apart ? (line.low[i] > line.high[0] ? "higher" : line.high[i] < line.low[0] ? "lower" : "no") : "";
+    const start = line.t.indexOf(data.generations[0]), i = line.t.indexOf(nearest(Object.fromEntries(line.t.map((t) => [t, 1]))));
+    const apart = start >= 0 && i > start && line.low[start] !== null && line.low[i] !== null;
+    const parted = apart ? (line.low[i] > line.high[start] ? "higher" : line.high[i] < line.low[start] ? "lower" : "no") : "";
     const text = (k) => (k < 0 || line.low[k] === null ? "" : `${number(line.low[k])} to ${number(line.high[k])}`);
-    if (i >= 0) rows.push([chart.title, group.title, chart.floor, line.value[0], text(0), line.value[i], text(i), parted, line.n[i] ?? null]);
+    if (i >= 0) rows.push([chart.title, group.title, chart.floor, line.value[start], text(start), line.value[i], text(i), parted, line.n[i] ?? null]);
   }
   fill($("table"), ["measure", "about", "floor", `generation ${data.generations[0]}`, "interval", `generation ${generation()}`, "interval now", "parted", "n"], rows);
 }
@@ -292,9 +302,9 @@ function show() {
   $("shown").textContent = `${generation()} of ${data.generations[data.generations.length - 1]}`;
   $("generation").value = state.at;
   $("generation").setAttribute("aria-valuetext", `generation ${generation()}`);
-  const m = run().map;
+  const m = run().map, out = m?.outside[nearest(m.generations)];
   if ($("map-says")) $("map-says").textContent = m
-    ? `Each dot is an image, by ${m.space}, in the plane in which real images vary most (${Math.round(100 * m.explained)}% of their variance). The plane stays the same: dots that draw together are variety lost.`
+    ? `Each dot is an image, by ${m.space}, in the plane in which real images vary most (${Math.round(100 * m.explained)}% of their variance). The plane stays the same: dots that draw together are variety lost.${out ? ` ${out} of the ${m.generations[nearest(m.generations)].length} samples shown lie further out, and stand at the edge.` : ""}`
     : "This run has no feature space on disk to draw.";
   drawCards(); drawConcepts(); drawNearest(); drawValues(); redraw();
   history.replaceState(null, "", `${location.hash.replace(/\?.*/, "") || "#"}?g=${state.at}&r=${state.run}`);

@@ -13,11 +13,14 @@ ENV = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "
 # A line: the number of processes, whether to shard, after how many checkpoints of a training to stop (0 = never), a port, and the command line,
 # whose last word is the run's folder. They find each other as torchrun's do. Answers with their process ids, then with their exit codes.
 SERVER = """
-import os, sys
+import gc, os, sys
 import difflab.chain, difflab.cli, difflab.metrics.extractors, difflab.models.pixel_mlp, difflab.models.stable_diffusion, difflab.report.grid
-import difflab.data.sources, difflab.train, diffusers, pandas, peft, pyarrow.dataset, sklearn.linear_model, torch
+import difflab.data.emoji, difflab.data.sources, difflab.train, diffusers, pandas, peft, pyarrow.dataset, sklearn.linear_model, torch
 from contextlib import nullcontext
 from functools import partial
+
+gc.collect()
+gc.freeze()  # every training ends with a collection, which would go over all of torch's objects in every process
 
 difflab.chain.show = lambda *args: None  # reports and curves have tests of their own
 difflab.chain.run_chain = partial(difflab.chain.run_chain, plots=False)

@@ -118,3 +118,31 @@ class Server:
         self.ask.close()
         self.process.wait(30)
         self.answer.close()
+
+
+PAIR = """
+import os, sys, traceback
+children = []
+for rank in (0, 1):
+    pid = os.fork()
+    if pid == 0:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+        code = 1
+        try:
+            main(rank, *sys.argv[1:])
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    children.append(pid)
+sys.exit(any([os.waitpid(pid, 0)[1] for pid in children]))
+"""
+
+
+def pair(script: str, *words: object) -> None:
+    """Two processes that find each other as torchrun's do call main(rank, *words) of a script, whose imports they share."""
+    env = {**environment(), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    done = subprocess.run([sys.executable, "-c", script + PAIR, *map(str, words)], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -273,7 +273,7 @@ def memoriser(tmp_path_factory) -> Path:
         "sample": {"count": 200},
         "measure": {"extractors": ["pixels"], "metrics": ["fd"], "resamples": 0},
     }
-    chain.run_chain(config.parse(spec, "test"), path)
+    chain.run_chain(config.parse(spec, "test"), path, plots=False)
     return path
 
 

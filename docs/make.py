@@ -556,9 +556,7 @@ def times() -> str:
     def took(name: str) -> str:
         return "{}:{:02d}".format(*divmod(round(runs[name]["seconds"]), 60))
 
-    return (
-        f"On {runs['emoji']['machine']}, the stages of the chain then took {took('emoji')} minutes; those of `make quick`, which runs the digits instead, {took('digits')}."
-    )
+    return f"On {runs['emoji']['machine']}, the stages of the chain then took {took('emoji')} minutes; those of `make quick`, which runs the digits instead, {took('digits')}."
 
 
 def arms_by_measures(path: str) -> str:

@@ -13,11 +13,14 @@ ENV = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "
 # A line: the number of processes, whether to shard, after how many checkpoints of a training to stop (0 = never), a port, and the command line,
 # whose last word is the run's folder. They find each other as torchrun's do. Answers with their process ids, then with their exit codes.
 SERVER = """
-import os, sys
+import gc, os, sys
 import difflab.chain, difflab.cli, difflab.metrics.extractors, difflab.models.pixel_mlp, difflab.models.stable_diffusion, difflab.report.grid
-import difflab.data.sources, difflab.train, diffusers, pandas, peft, pyarrow.dataset, sklearn.linear_model, torch
+import difflab.data.emoji, difflab.data.sources, difflab.train, diffusers, pandas, peft, pyarrow.dataset, sklearn.linear_model, torch
 from contextlib import nullcontext
 from functools import partial
+
+gc.collect()
+gc.freeze()  # every training ends with a collection, which would go over all of torch's objects in every process
 
 difflab.chain.show = lambda *args: None  # reports and curves have tests of their own
 difflab.chain.run_chain = partial(difflab.chain.run_chain, plots=False)
@@ -115,3 +118,31 @@ class Server:
         self.ask.close()
         self.process.wait(30)
         self.answer.close()
+
+
+PAIR = """
+import os, sys, traceback
+children = []
+for rank in (0, 1):
+    pid = os.fork()
+    if pid == 0:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+        code = 1
+        try:
+            main(rank, *sys.argv[1:])
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    children.append(pid)
+sys.exit(any([os.waitpid(pid, 0)[1] for pid in children]))
+"""
+
+
+def pair(script: str, *words: object) -> None:
+    """Two processes that find each other as torchrun's do call main(rank, *words) of a script, whose imports they share."""
+    env = {**environment(), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    done = subprocess.run([sys.executable, "-c", script + PAIR, *map(str, words)], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]

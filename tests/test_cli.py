@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,15 @@ MLP = ["model.width=32", "model.depth=1", "train.images_seen=1000", "sample.step
 def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Runs in this process leave out the curves and the report, which take a second and have tests of their own."""
+    from difflab import chain
+
+    monkeypatch.setattr(chain, "run_chain", partial(chain.run_chain, plots=False))
+    monkeypatch.setattr(chain, "show", lambda *args: None)
 
 
 @pytest.fixture
@@ -154,9 +164,9 @@ def test_a_reader_that_goes_early_is_no_error(finished):
     assert done.stdout == "{\n0\n0\n" and done.stderr == ""
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_interrupting_says_how_to_go_on_and_the_same_command_does(tmp_path, call):
-    argv = ["run", str(DIGITS), *MLP, "--out", "out"]
-    argv[argv.index("train.images_seen=1000")] = "train.images_seen=20000"
+    argv = ["run", str(DIGITS), *MLP, "generations=0", "train.images_seen=20000", "--out", "out"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     restored = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731 (a suite in the background of a shell ignores it)
     with subprocess.Popen([str(BIN / "difflab"), *argv], env=ENV, preexec_fn=restored, **pipes) as running:
@@ -188,6 +198,7 @@ def test_run_prints_table_budget_and_places_and_resumes_to_the_same(tmp_path, ca
     assert redrawn <= {"strip.png", "curves.png", "metrics.jsonl", "run.yaml", ".lock"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_options_may_stand_before_the_overrides(call):
     code, out, _ = call("run", DIGITS, "--out", "here", "--json", *MEMORISER)
     assert code == 0 and Path("here/metrics.jsonl").read_text() == out
@@ -202,6 +213,7 @@ def test_an_unknown_option_is_refused(capsys):
         assert stop.value.code == 2 and "unrecognized arguments" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_measures_left_out_and_flagged_samples_are_said(finished, call, tmp_path):
     _, out, _ = call("run", DIGITS, *MEMORISER, "--out", finished)
     assert "left out: class_accuracy (pixels): the samples are unconditional, no class was asked for" in out
@@ -382,6 +394,7 @@ def test_an_unknown_extractor_is_refused(refused):
 
 
 # ---------------------------------------------------------------------------------------------- bad images
+@pytest.mark.usefixtures("undrawn")
 def test_a_file_that_is_no_image_is_named_and_the_same_command_runs_once_it_is_mended(folder, refused, call):
     bad = folder / "cat" / "3.png"
     good = bad.read_bytes()
@@ -394,6 +407,7 @@ def test_a_file_that_is_no_image_is_named_and_the_same_command_runs_once_it_is_m
     assert call("verify", "out")[0] == 0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_image_bombs_are_refused_by_their_header(folder, refused, call):
     line = refused(*of_folder(folder, "data.max_pixels=255"), "--out", "out")
     assert "16 x 16 pixels exceed data.max_pixels=255; remove or shrink it, or raise data.max_pixels" in line
@@ -416,6 +430,7 @@ def test_sets_that_are_too_small_are_refused_before_anything_is_fitted(refused):
     assert "measure.count 90 is more than the 60 images" in refused("run", DIGITS, *MEMORISER, "measure.count=90", "--out", "c")
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("wrong", ["data.bad_images=error", "data.source=imagefolder:gone", "data.train_size=5000", "measure.extractors=[pixls]"])
 def test_a_mended_config_may_have_the_folder_of_one_that_could_not_start(folder, refused, call, wrong):
     (folder / "cat" / "3.png").write_bytes(b"no image")
@@ -426,6 +441,7 @@ def test_a_mended_config_may_have_the_folder_of_one_that_could_not_start(folder,
 
 
 # -------------------------------------------------------------------------------------------- bad folders
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_of_another_recipe_is_left_alone_and_a_folder_is_suggested(finished, refused, call):
     before = files(finished)
     line = refused("run", DIGITS, *MEMORISER, "seed=3", "sample.count=61", "--out", finished)
@@ -456,6 +472,7 @@ def test_a_folder_without_a_run_names_the_runs_beside_it(finished, refused):
     assert "start one with: difflab run" in refused("status", "nowhere/at/all")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_that_another_process_works_on_is_refused(refused, call):
     hold = "import fcntl, sys; f = open('out/.lock', 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
     Path("out").mkdir()
@@ -537,6 +554,7 @@ def test_other_trouble_with_files_is_one_line_and_a_fault_of_ours_keeps_its_trac
         call("status", "x")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_loss_that_is_not_finite_says_what_to_lower(refused, call):
     wild = ["train.learning_rate=1e30", "train.gradient_clip=0"]
     line = refused("run", DIGITS, *MLP, *wild, "--out", "out")

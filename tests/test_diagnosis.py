@@ -41,7 +41,7 @@ def changed(digits, kind: str, degree: float, seed: int = 0) -> Images:
 
 
 def examined(digits, *generations: Images, **options):
-    given = {"train": digits["train"], "classes": [str(i) for i in range(10)], "extractors": [open_extractor("pixels")], "resamples": 20} | options
+    given = {"train": digits["train"], "classes": [str(i) for i in range(10)], "extractors": [open_extractor("pixels")], "resamples": 12} | options
     return examine(digits["reference"], digits["other"], generations, **given)
 
 
@@ -208,10 +208,11 @@ def folders(digits, tmp_path_factory) -> dict[str, Path]:
 
 
 def test_the_command_on_anybody_s_folders(folders):
-    done = command("--reference", folders["real"], folders["gen0"], folders["gen1"], "--train", folders["train"], "--extractors", "pixels")
+    quick = ["--extractors", "pixels", "--resamples", 12]
+    done = command("--reference", folders["real"], folders["gen0"], folders["gen1"], "--train", folders["train"], *quick)
     assert done.returncode == 0, done.stderr
     assert "catastrophic collapse" in done.stdout and "first alarm: generation 1" in done.stdout and "what could help" in done.stdout
-    as_json = command("--reference", folders["real"], folders["gen0"], folders["gen1"], "--extractors", "pixels", "--json")
+    as_json = command("--reference", folders["real"], folders["gen0"], folders["gen1"], *quick, "--json")
     rows = [json.loads(line) for line in as_json.stdout.splitlines()]
     assert len(rows) == 16 and rows[-1]["stage"] == "catastrophic"
     assert f"not answerable from one chain: {SCALING}" in done.stdout
@@ -274,17 +275,17 @@ def memoriser(tmp_path_factory) -> Path:
         "sample": {"count": 200},
         "measure": {"extractors": ["pixels"], "metrics": ["fd"], "resamples": 0},
     }
-    chain.run_chain(config.parse(spec, "test"), path)
+    chain.run_chain(config.parse(spec, "test"), path, plots=False)
     return path
 
 
 def test_a_run_is_diagnosed_from_its_own_images(memoriser):
-    result = diagnose_run(open_run(memoriser), extractors=["pixels"])
+    result = diagnose_run(open_run(memoriser), extractors=["pixels"], resamples=12)
     first, last = result.findings[0], result.findings[-1]
     assert "overfitting" in first.instead  # a bootstrap of the training images is nothing but copies
     assert last.generation == 4 and last.profile[TAILS] == PRESENT and last.stage in ("early", "catastrophic")
     assert (first.chain.real, last.chain.real, last.chain.guidance) == (1, 0, 1), "what the run does already"
-    done = command(memoriser, "--count", 150, "--extractors", "pixels")
+    done = command(memoriser, "--count", 150, "--extractors", "pixels", "--resamples", 12)
     assert done.returncode == 0 and "overfitting" in done.stdout
     wrong = command(memoriser, "--train", memoriser)
     assert wrong.returncode == 2 and "--train goes with --reference" in wrong.stderr

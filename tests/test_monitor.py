@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import warnings
 
 import numpy as np
 import pytest
 from accelerate import Accelerator
+from forks import pair
 from PIL import Image
 
 import difflab
@@ -117,7 +116,7 @@ def test_measures_that_want_more_than_real_images_are_refused(emoji):
 
 
 SHARED = """
-import json, sys
+import json
 import numpy as np
 from accelerate import Accelerator
 from difflab.config import Data
@@ -132,22 +131,20 @@ def watch(**more):
     mine = images[300:420][accelerator.process_index :: accelerator.num_processes] if accelerator else images[300:420]
     return monitor.update(mine, step=7)
 
-if __name__ == "__main__":
+def main(rank, out):
     accelerator = Accelerator(cpu=True)
+    assert accelerator.process_index == rank
     rows = watch(accelerator=accelerator)
-    json.dump([accelerator.num_processes, rows], open(f"{sys.argv[1]}-{accelerator.process_index}.json", "w"))
+    json.dump([accelerator.num_processes, rows], open(f"{out}-{rank}.json", "w"))
 """
 
 
 def test_two_processes_share_the_samples(tmp_path):
     """Each gives half of the images; both then hold the rows of all of them, the same as one process alone."""
-    (tmp_path / "watch.py").write_text(SHARED)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--standalone"]
-    done = subprocess.run([*launch, str(tmp_path / "watch.py"), str(tmp_path / "shared")], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    pair(SHARED, tmp_path / "shared")
     (count, first), (_, second) = (json.loads((tmp_path / f"shared-{rank}.json").read_text()) for rank in (0, 1))
     assert count == 2 and first == second and len(first) == 2
-    exec(SHARED, known := {"__name__": "watch"})
+    exec(SHARED, known := {})
     alone = known["watch"]()
     for a, b in zip(alone, first, strict=True):
         assert (a["n"], a["metric"]) == (b["n"], b["metric"]) == (120, a["metric"])

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from difflab.data.ledger import content_hash
 from difflab.errors import ConfigError
 from difflab.pretrain import Pretraining, _data, halve, pretrain
 from difflab.progress import Reporter
+
+run_chain = partial(run_chain, plots=False)  # curves take seconds
 
 pytestmark = tiny.LIBRARIES
 TRAIN = {"images_seen": 64, "batch_size": 8, "learning_rate": 3e-3, "decay": "none", "ema_decay": 0.5, "checkpoint_every": 16}

@@ -118,7 +118,7 @@ def _sd15() -> Any:
     tokens = tokenizer()
     scheduler = PNDMScheduler(**SD_NOISE, skip_prk_steps=True)
     scheduler.register_to_config(clip_sample=False)  # in the published folder, though this scheduler knows no such thing
-    return StableDiffusionPipeline(vae(0.18215), text_encoder(tokens), tokens, unet(), scheduler, None, None, requires_safety_checker=False)  # type: ignore[arg-type]
+    return StableDiffusionPipeline(vae(0.18215), text_encoder(tokens), tokens, unet(1), scheduler, None, None, requires_safety_checker=False)  # type: ignore[arg-type]
 
 
 def _sd21() -> Any:

@@ -89,11 +89,6 @@ def _in_real(pair: Pair, real: Rows, fake: Rows) -> Iterator[Tensor]:
         at += len(distance)
 
 
-def reached(pair: Pair, real: Rows, fake: Rows) -> Tensor:
-    """bool [len(real)]: the ball of the real image holds at least one sample."""
-    return torch.cat([inside.any(1) for inside in _in_real(pair, real, fake)])
-
-
 def in_fake(pair: Pair, real: Rows, fake: Rows) -> float:
     """Share of the real images that lie inside at least one ball of the samples."""
     radius = radii(pair.fake, pair.once(_near_fake), fake, pair.neighbours)
@@ -178,4 +173,4 @@ class Coverage(_Manifold):
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        return float(reached(pair, real, fake).double().mean())
+        return _share(inside.any(1) for inside in _in_real(pair, real, fake))

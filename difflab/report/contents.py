@@ -26,7 +26,7 @@ GROUPS = {
     "Concepts": ("class_accuracy", "class_margin", "between_class_ratio", "judge_frozen", "judge_retrained", "judge_rebased"),
     "Aesthetics and texture": ("aesthetic", "texture_distance"),
     "Memorisation": ("loss_gap",),
-    "Tails": ("tail_recall", "tail_coverage", "rare_class_survival", "concept_survival", "rare_concept_survival", "held_out_loss_rare"),
+    "Tails": ("tail_recall", "rare_class_survival", "concept_survival", "rare_concept_survival", "held_out_loss_rare"),
     "Process": (),
     "Other": (),
 }

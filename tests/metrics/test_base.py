@@ -1,12 +1,9 @@
 """The pair, the base class, the table of names, and the reduction over processes."""
 
-import subprocess
-import sys
-import textwrap
-
 import numpy as np
 import pytest
 import torch
+from forks import pair
 
 from difflab.errors import MeasureError
 from difflab.metrics import METRICS, Judge, Pair, PairMetric, measure, squared_distances
@@ -189,42 +186,33 @@ def test_a_measure_that_overflows_is_an_error():
         Bad.of(Pair(torch.zeros(3, 1), torch.zeros(3, 1)))
 
 
+RANK = """
+import torch, torch.distributed as dist
+from difflab.metrics import METRICS, Pair, Judge
+
+def main(rank, out, place):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    assert (dist.get_rank(), dist.get_world_size()) == (rank, 2)
+    draw = torch.Generator().manual_seed(0)
+    real, fake = torch.randn(40, 4, generator=draw), torch.randn(30, 4, generator=draw) + 0.5
+    labels = torch.arange(40) % 2
+    judge = Judge.load(place)
+    for cut in (25, 30):
+        for name in ("fd", "recall", "class_accuracy"):
+            metric = METRICS[name](judge=judge)
+            mine_real, mine_fake = (slice(0, cut + 10), slice(0, cut)) if rank == 0 else (slice(cut + 10, 40), slice(cut, 30))
+            metric.update(real[mine_real], real=True)
+            metric.update(fake[mine_fake], real=False, labels=labels[:30][mine_fake])
+            whole = METRICS[name].of(Pair(real, fake, fake_labels=labels[:30], judge=judge))
+            assert abs(metric.compute().item() - whole) < 1e-9, (rank, cut, name)
+    dist.destroy_process_group()
+    open(f"{out}-{rank}", "w").write("same")
+"""
+
+
 def test_two_processes_give_one_number_even_if_one_saw_nothing(tmp_path, judge):
     """Real torch.distributed (gloo): rank 1 holds some rows in the first case and none in the second."""
-    script = tmp_path / "rank.py"
-    script.write_text(
-        textwrap.dedent("""
-        import sys, torch, torch.distributed as dist
-        from difflab.metrics import METRICS, Pair, Judge
-        rank, store = int(sys.argv[1]), sys.argv[2]
-        torch.set_num_threads(1)
-        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-        draw = torch.Generator().manual_seed(0)
-        real, fake = torch.randn(40, 4, generator=draw), torch.randn(30, 4, generator=draw) + 0.5
-        labels = torch.arange(40) % 2
-        judge = Judge.load(sys.argv[3])
-        for cut in (25, 30):
-            for name in ("fd", "recall", "class_accuracy"):
-                metric = METRICS[name](judge=judge)
-                mine_real, mine_fake = (slice(0, cut + 10), slice(0, cut)) if rank == 0 else (slice(cut + 10, 40), slice(cut, 30))
-                metric.update(real[mine_real], real=True)
-                metric.update(fake[mine_fake], real=False, labels=labels[:30][mine_fake])
-                whole = METRICS[name].of(Pair(real, fake, fake_labels=labels[:30], judge=judge))
-                assert abs(metric.compute().item() - whole) < 1e-9, (rank, cut, name)
-        dist.destroy_process_group()
-        print("same")
-        """)
-    )
     judge.save(tmp_path / "judge")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, script, str(r), str(tmp_path / "store"), str(tmp_path / "judge")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for r in (0, 1)
-    ]
-    for process in ranks:
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0 and out.strip() == "same", err
+    pair(RANK, tmp_path / "rank", tmp_path / "judge")
+    assert [(tmp_path / f"rank-{rank}").read_text() for rank in (0, 1)] == ["same"] * 2

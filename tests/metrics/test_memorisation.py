@@ -1,6 +1,7 @@
 """Oracles: plain loops over numpy, scikit-learn's nearest neighbours, scipy's Mann-Whitney test, and laws of honest models."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,6 +14,8 @@ from difflab.chain import run_chain
 from difflab.config import parse
 from difflab.errors import MeasureError
 from difflab.metrics import METRICS, Pair, interval, nearest_real, resampled
+
+run_chain = partial(run_chain, plots=False)  # curves take seconds
 
 TRAIN = ["generalisation_score", "auth_pct", "ct", "near_duplicates"]
 NAMES = [*TRAIN, "repeats"]

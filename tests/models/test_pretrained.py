@@ -256,7 +256,7 @@ def test_a_variant_beside_the_plain_weights(folder, tmp_path):
 
 
 def sharded(folder: Path, variant: str | None = None) -> Path:
-    return tiny.make("sd15", folder, max_shard_size="20KB", variant=variant)
+    return tiny.make("sd15", folder, max_shard_size="10KB", variant=variant)
 
 
 def test_weights_in_several_files(tmp_path):

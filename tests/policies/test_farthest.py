@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -13,6 +14,8 @@ from difflab.config import parse
 from difflab.errors import ConfigError
 from difflab.policies.farthest import farthest
 from difflab.regimes import check_possible
+
+run_chain = partial(run_chain, plots=False)  # curves take seconds
 
 
 def naive(x: np.ndarray, n: int) -> list[int]:

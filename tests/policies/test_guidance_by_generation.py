@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 from chains import COPIES, checked, config, content
@@ -8,6 +9,8 @@ from chains import COPIES, checked, config, content
 from difflab.chain import run_chain
 from difflab.errors import ConfigError
 from difflab.policies import parse
+
+run_chain = partial(run_chain, plots=False)  # curves take seconds
 
 
 def policy(**fields):

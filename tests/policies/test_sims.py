@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from difflab.config import Sample
 from difflab.errors import ConfigError
 from difflab.models.denoiser import Step
 from difflab.policies import parse
+
+run_chain = partial(run_chain, plots=False)  # curves take seconds
 
 pytestmark = QUIET
 LABELS, SEEDS = np.array([0, 1, 2, 1]), [5, 6, 7, 8]

@@ -548,17 +548,6 @@ def expect_emoji() -> str:
     return table_of(parts, ("precision", "recall", "coverage", "class_accuracy"))
 
 
-@block("times")
-def times() -> str:
-    """Of the two chains that the README starts, as `samples/make.py` timed them."""
-    runs = {run["run"]: run for run in kept("samples/runs.jsonl")}
-
-    def took(name: str) -> str:
-        return "{}:{:02d}".format(*divmod(round(runs[name]["seconds"]), 60))
-
-    return f"On {runs['emoji']['machine']}, the stages of the chain then took {took('emoji')} minutes; those of `make quick`, which runs the digits instead, {took('digits')}."
-
-
 def arms_by_measures(path: str) -> str:
     """Mean over seeds ± half its 95% interval, bold where the paired difference to the first arm has an interval without 0."""
     from difflab.report.table import number

@@ -109,7 +109,7 @@ def two(folder, server) -> Path:
 def test_two_processes_train_the_same_model_up_to_rounding(folder, two):
     """Gradients are summed in another order, so weights agree not in bits but up to float32 rounding.
 
-    Measured after 100 and 200 steps: weights within 2.4e-7, losses within 1.1e-7 (relative), all samples and measures equal. The
+    Measured after 200 steps: weights within 2.4e-7, losses within 1.1e-7 (relative), all samples and measures equal. The
     tolerances leave a factor of 40 to 100 for other processors.
     """
     one, other = open_run(folder / "one"), open_run(two)

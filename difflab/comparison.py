@@ -20,6 +20,7 @@ from PIL import Image
 
 from difflab import config as configs
 from difflab.config import Data
+from difflab.data.account import Account
 from difflab.data.decode import fit_array, flatten, read_header
 from difflab.data.files import existing
 from difflab.data.folder import inside_folder, is_image, walk
@@ -179,7 +180,7 @@ def open_sides(given: dict[str, Any], image_size: int | None, max_bad: float, no
     out = {}
     for side, form in forms.items():
         source = form.open(Data(source=form.name, image_size=size, color="L" if set(colours.values()) == {"grey"} else "RGB", bad_images="skip"))
-        bad = len(source.skipped)
+        bad = source.account.count("skipped")
         if bad:
             first = source.skipped[0]
             share = bad / (bad + len(source))
@@ -228,7 +229,7 @@ def _form(what: Any, side: str, image_size: int | None) -> _Form:
             return fit_array(flat[..., 0] if flat.ndim == 3 and flat.shape[2] == 1 else flat, data.image_size, channels)
 
         keys = [str(i) for i in range(len(arrays))]
-        return Source(side, data.image_size or 0, channels, None, None, None, None, {}, keys, "", [], read)
+        return Source(side, data.image_size or 0, channels, None, None, None, None, {}, keys, "", Account(len(keys), len(keys)), read)
 
     return _Form(side, _side(shapes), len(shapes), "grey" if grey else "colour", set(), opened)
 

@@ -59,7 +59,7 @@ class Run:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the real set is: n_train, n_held_out, record, classes, source, licence, skipped."""
+        """What the real set is: n_train, n_held_out, record, classes, source, licence, account."""
         return read_json(self.path / "real" / "about.json")
 
     @property

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from difflab.config import Data
+from difflab.data.account import Account
 from difflab.data.decode import channels_of, fit_array
 from difflab.data.sources import ArrayReader, Source, no_label_choice
 from difflab.errors import DataError
@@ -62,7 +63,7 @@ def _handwritten(name: str, data: Data, images: np.ndarray, labels: np.ndarray, 
         attributes={},
         keys=[f"{name}/{i}" for i in range(len(images))],
         licence=licence,
-        skipped=[],
+        account=Account(len(images), len(images)),
         read=ArrayReader(np.stack([fit_array(image, size, channels) for image in images])),
     )
 
@@ -100,7 +101,7 @@ def open_photos(data: Data) -> Source:
         attributes={},
         keys=keys,
         licence="china, flower: CC BY 2.0 (scikit-learn, see its images/README.txt); others: CC0 or public domain as shipped with scikit-image",
-        skipped=[],
+        account=Account(len(keys), len(keys)),
         read=ArrayReader(np.stack(patches)),
     )
 

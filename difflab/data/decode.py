@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from difflab.config import Data
+from difflab.data.account import Account
 from difflab.errors import DataError
 
 # Nothing else is tried: exotic decoders (ICO, EPS, PSD, ...) can hold more pixels than their header says, or run programs.
@@ -108,13 +109,13 @@ def fit_array(values: np.ndarray, size: int, channels: int) -> np.ndarray:
 class Survey:
     """What a first look at all images of a set found.
 
-    kept: positions of the usable images; size, channels: what they will be read as; skipped: (key, reason) of the others.
+    kept: positions of the usable images; size, channels: what they will be read as; account: what became of all of them.
     """
 
     kept: list[int]
     size: int
     channels: int
-    skipped: list[tuple[str, str]]
+    account: Account
 
 
 def survey(files: Iterable[tuple[str, Path | bytes | None]], data: Data, where: str) -> Survey:
@@ -123,10 +124,11 @@ def survey(files: Iterable[tuple[str, Path | bytes | None]], data: Data, where: 
     Under data.bad_images=skip every image is decoded fully once, so that what is counted now can be read later; otherwise
     a damaged body raises when it is read. Raises DataError: the first bad image, none left, no common size.
     """
-    kept, skipped = [], []
+    kept, account = [], Account()
     sizes: dict[tuple[int, int], str] = {}
-    grey = True
+    grey, lost_area = True, 0.0
     for position, (key, file) in enumerate(files):
+        account.found += 1
         try:
             if file is None:
                 raise DataError(f"{where}: {key} holds no image bytes; export the images into the file, or set data.bad_images=skip")
@@ -137,15 +139,21 @@ def survey(files: Iterable[tuple[str, Path | bytes | None]], data: Data, where: 
         except DataError as error:
             if data.bad_images != "skip":
                 raise
-            skipped.append((key, str(error)))
+            account.add("skipped", key, str(error))
             continue
         kept.append(position)
+        if header.width != header.height:
+            account.add("cropped", key, f"{header.width} x {header.height}")
+            lost_area += 1 - min(header.width, header.height) / max(header.width, header.height)
         sizes.setdefault((header.width, header.height), key)
         grey = grey and header.grey
     if not kept:
-        found = f" ({len(skipped)} were unusable, the first: {skipped[0][1]})" if skipped else ""
+        bad = account.entries.get("skipped")
+        found = f" ({bad.count} were unusable, the first: {bad.first[0][1]})" if bad else ""
         raise DataError(f"{where} holds no image that can be read{found}; images end in {', '.join(sorted(SUFFIXES))}")
-    return Survey(kept, data.image_size or _common_side(sizes, where), channels_of(data, 1 if grey else 3), skipped)
+    account.read = len(kept)
+    account.lost_area = lost_area / max(1, account.count("cropped"))
+    return Survey(kept, data.image_size or _common_side(sizes, where), channels_of(data, 1 if grey else 3), account)
 
 
 def _common_side(sizes: dict[tuple[int, int], str], where: str) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from difflab.config import Data
+from difflab.data.account import Account
 from difflab.data.decode import channels_of, decode
 from difflab.data.sources import Source, encode_labels
 from difflab.errors import DataError
@@ -67,7 +68,7 @@ def open_emoji(data: Data) -> Source:
         attributes=attributes,
         keys=keys,
         licence="; ".join(STYLES[style] for style in dict.fromkeys(attributes["style"])),
-        skipped=[],
+        account=Account(len(keys), len(keys)),
         read=_EncodedReader(encoded, keys, size, channels),
     )
 

@@ -54,6 +54,9 @@ def open_folder(data: Data, argument: str) -> Source:
     images = [path for path in walk(root) if is_image(path)]
     listing = _from_metadata(root, images, data) if (root / METADATA).is_file() else _from_folders(root, images, data)
     found = survey(((key, root / key) for key in listing.keys), data, str(root))
+    found.account.found += len(listing.unlisted)
+    for key in listing.unlisted:
+        found.account.add("unlisted", key)
     keys = [listing.keys[i] for i in found.kept]
     labels, classes = labels_of_kept(listing.labels, found.kept, str(root))
     return Source(
@@ -67,7 +70,7 @@ def open_folder(data: Data, argument: str) -> Source:
         attributes={},
         keys=keys,
         licence=LICENCE,
-        skipped=[*found.skipped, *((key, f"not listed in {METADATA}") for key in listing.unlisted)],
+        account=found.account,
         read=_FileReader(root, keys, data.max_pixels, found.size, found.channels),
     )
 

@@ -81,7 +81,7 @@ def _images(run: Run) -> tuple[dict[str, Any], tuple[int, ...], dict[str, list[A
         "classes": source.classes,
         "n_train": len(train),
         "n_held_out": len(held_out),
-        "skipped": [list(s) for s in source.skipped],
+        "account": source.account.as_dict(),
     }
     if config.text:
         about["prompts"] = sorted(set(source.prompts or []))  # of all labs, whichever part of the images is this one's
@@ -106,5 +106,5 @@ def _exact(run: Run) -> tuple[dict[str, Any], tuple[int, ...], dict[str, list[An
     family = family_of(config.model)
     record = family.truth(config.model, seeds[:1]).shape[1:]
     columns: dict[str, list[Any]] = {"split": ["train"] * n_train + ["held_out"] * n0, "seed": seeds}
-    about: dict[str, Any] = {"source": "exact", "licence": "drawn by difflab", "classes": None, "n_train": n_train, "n_held_out": n0, "skipped": []}
+    about: dict[str, Any] = {"source": "exact", "licence": "drawn by difflab", "classes": None, "n_train": n_train, "n_held_out": n0}
     return about, record, columns, lambda span: family.truth(config.model, seeds[span.start : span.stop])

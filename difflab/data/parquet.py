@@ -196,6 +196,6 @@ def assemble(
         attributes={},
         keys=[keys[i] for i in kept],
         licence=licence,
-        skipped=found.skipped,
+        account=found.account,
         read=read,
     )

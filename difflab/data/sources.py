@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from difflab.config import Data
+from difflab.data.account import Account
 from difflab.errors import DataError
 from difflab.seeds import numpy_generator
 
@@ -23,7 +24,7 @@ class Source:
 
     size: side in pixels. channels: 1 or 3. labels: int64 [N], positions in `classes`. prompts: one caption per image.
     groups: int64 [N]; images of one group never fall on both sides of the split. attributes: N strings per name.
-    keys: a stable id per image. skipped: (key, reason) of the images that were left out.
+    keys: a stable id per image. account: what became of every image that came in.
     read: index -> uint8 [size, size, channels]; decodes only that image, raises DataError naming a damaged one.
     """
 
@@ -37,11 +38,16 @@ class Source:
     attributes: dict[str, list[str]]
     keys: list[str]
     licence: str
-    skipped: list[tuple[str, str]] = field(repr=False)
+    account: Account = field(repr=False)
     read: Callable[[int], np.ndarray] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(key, reason) of the first images that cannot be read."""
+        return self.account.entries["skipped"].first if self.account.count("skipped") else []
 
 
 def open_source(data: Data, seed: int) -> Source:

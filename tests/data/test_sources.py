@@ -230,7 +230,7 @@ def test_metadata(tmp_path):
     source = folder(tmp_path)
     assert source.prompts == ["one", "two"] and source.classes == ["7", "10"] and source.labels.tolist() == [0, 1]
     assert source.read(1)[0, 0].tolist() == [2, 2, 2]
-    assert source.skipped == [("stray.png", "not listed in metadata.jsonl")]
+    assert source.account.entries["unlisted"].first == [("stray.png", "")] and source.account.found == 3
     assert folder(tmp_path, label="kind").classes == ["x", "y"]
     with pytest.raises(DataError, match="no line has the field 'colour'"):
         folder(tmp_path, label="colour")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from difflab.config import Data
+from difflab.data.account import Account
 from difflab.data.sources import Source, open_source
 from difflab.data.split import split
 from difflab.errors import DataError
@@ -22,7 +23,7 @@ def source(labels=None, groups=None, n=None):
         attributes={},
         keys=[f"toy/{i}" for i in range(n)],
         licence="none",
-        skipped=[],
+        account=Account(n, n),
         read=lambda i: np.zeros((4, 4, 1), np.uint8),
     )
 

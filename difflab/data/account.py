@@ -1,0 +1,83 @@
+"""The account of a set of images: how many came in, how many are read, and what became of the others.
+
+Every way in (folder, parquet, arrays, hub) fills one `Account`; the commands print it, a run stores it in real/about.json.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+SHOWN = 5  # names that are kept of each kind
+
+# kind -> the end of "12 of 40 images ..."; the order is the order of printing.
+KINDS = {
+    "skipped": "cannot be read and are left out",
+    "unlisted": "are not listed in the metadata and are left out",
+    "cropped": "are not square and are cropped to their centre",
+    "duplicated": "have the same content as another image of the set",
+    "frames": "have several frames, of which the first is read",
+    "metadata": "have damaged or oversized metadata, which is ignored",
+}
+
+
+@dataclass
+class Entry:
+    """How many images are of one kind, and the first of them: (key, detail)."""
+
+    count: int = 0
+    first: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass
+class Account:
+    """What became of every image of a set.
+
+    found: images that the set holds. read: images that are used. entries: kind of `KINDS` -> which images, and why.
+    ignored: files that are no images and were not opened, suffix -> count.
+    lost_area: mean share of the area of the cropped images that is cut away, 0 to 1.
+    """
+
+    found: int = 0
+    read: int = 0
+    entries: dict[str, Entry] = field(default_factory=dict)
+    ignored: dict[str, int] = field(default_factory=dict)
+    lost_area: float = 0.0
+
+    def add(self, kind: str, key: str, detail: str = "") -> None:
+        """Count one image under `kind`, a key of `KINDS`."""
+        if kind not in KINDS:
+            raise KeyError(kind)
+        entry = self.entries.setdefault(kind, Entry())
+        entry.count += 1
+        if len(entry.first) < SHOWN:
+            entry.first.append((key, detail))
+
+    def count(self, kind: str) -> int:
+        """How many images are of one kind."""
+        return self.entries[kind].count if kind in self.entries else 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; `from_dict` reads it back."""
+        entries = {kind: {"count": e.count, "first": [list(pair) for pair in e.first]} for kind, e in self.entries.items()}
+        return {"found": self.found, "read": self.read, "entries": entries, "ignored": self.ignored, "lost_area": self.lost_area}
+
+    @classmethod
+    def from_dict(cls, given: dict[str, Any]) -> Account:
+        entries = {kind: Entry(e["count"], [(key, detail) for key, detail in e["first"]]) for kind, e in given["entries"].items()}
+        return cls(given["found"], given["read"], entries, dict(given["ignored"]), given["lost_area"])
+
+    def lines(self) -> list[str]:
+        """The account in one or two lines: what is read, then what is not or not as it was; [] entries are left out."""
+        whole = f"{self.read:,} of {self.found:,} images are read" if self.read != self.found else f"all {self.found:,} images are read"
+        parts = [f"{self.entries[kind].count:,} {text}{self._example(kind)}" for kind, text in KINDS.items() if self.count(kind)]
+        if self.ignored:
+            files = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in sorted(self.ignored.items()))
+            parts.append(f"files that are no images were not opened: {files}")
+        return [whole, *(["; ".join(parts)] if parts else [])]
+
+    def _example(self, kind: str) -> str:
+        key, detail = self.entries[kind].first[0]
+        if kind == "cropped":
+            return f" ({self.lost_area:.0%} of their area is lost)"
+        return f" (the first: {key}{', ' + detail if detail else ''})"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # diffusers 0.42.1: a pipeline made from a network in training samples with dropout on.
 #
-# DDPMPipeline(unet=unet, scheduler=scheduler) in the middle of training is how previews and samples are drawn. The call
+# DDIMPipeline(unet=unet, scheduler=scheduler) in the middle of training is how previews and samples are drawn. The call
 # switches gradients off, so one expects that it switches to evaluation as well. It does not: unet.training stays True and
 # dropout acts in every step. The same seed gives other pictures each time, and the samples are those of a noisier model.
 # from_pretrained does call eval, so the published model behaves otherwise than the previews.
@@ -9,6 +9,9 @@
 # Why it matters: measures during training are not those of the model that is saved, and seeds do not reproduce.
 #
 # Output seen:
+#   diffusers 0.42.1
+#   same seed twice, mean difference in levels: network in training 68.51, after unet.eval() 0.00
+#   unet.training after the pipeline was called: True
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -11,6 +11,13 @@
 # model trained with DDPMScheduler() is sampled by Heun on a schedule it has never seen. Write every beta out.
 #
 # Output seen:
+#   diffusers 0.42.1
+#   trained with DDPMScheduler(): betas 0.0001 to 0.02, noise left at t=500: 0.9222
+#   HeunDiscreteScheduler        in memory: betas 0.00085 to 0.012, linspace, first timestep 999;  over disk: betas 0.0001 to 0.02, leading, first timestep 900
+#   KDPM2DiscreteScheduler       in memory: betas 0.00085 to 0.012, linspace, first timestep 999;  over disk: betas 0.0001 to 0.02, leading, first timestep 900
+#   EulerDiscreteScheduler       in memory: betas 0.0001 to 0.02, linspace, first timestep 999;  over disk: betas 0.0001 to 0.02, leading, first timestep 900
+#   DPMSolverMultistepScheduler  in memory: betas 0.0001 to 0.02, linspace, first timestep 999;  over disk: betas 0.0001 to 0.02, leading, first timestep 900
+#   UniPCMultistepScheduler      in memory: betas 0.0001 to 0.02, linspace, first timestep 999;  over disk: betas 0.0001 to 0.02, leading, first timestep 900
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

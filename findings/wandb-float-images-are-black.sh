@@ -1,13 +1,20 @@
 #!/usr/bin/env bash
 # wandb 0.31.0: pictures given as float numbers from 0 to 1 are logged black, and from -1 to 1 partly white, without a warning.
 #
-# Expected: wandb.Image takes a float array as matplotlib, tensorboard and its own earlier versions do, as 0 to 1. Seen: it is cast to
+# Expected: wandb.Image takes a float array as matplotlib, tensorboard and its own version 0.22 do, as 0 to 1. Seen: it is cast to
 # uint8 as it is. Everything below 1 becomes level 0; values of exactly -1 wrap round to 255, so black becomes white; the argument
 # normalize is gone. uint8 arrays and PIL images are logged as they are.
 #
 # Why it matters: a panel of black previews looks like a model that has collapsed or overflowed to NaN. Give it uint8.
 #
 # Output seen:
+#   wandb 0.31.0
+#   uint8, 0 to 255    logged with mean level 127.50, first pixel 0
+#   float, 0 to 255    logged with mean level 127.03, first pixel 0
+#   float, 0 to 1      logged with mean level   0.02, first pixel 0
+#   float, .05 to .95  logged with mean level   0.00, first pixel 0
+#   float, -1 to 1     logged with mean level   4.00, first pixel 255
+#   warnings: []
 set -euo pipefail
 export WANDB_MODE=offline WANDB_SILENT=true WANDB_ERROR_REPORTING=false
 folder=$(mktemp -d)

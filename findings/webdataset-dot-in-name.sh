@@ -10,6 +10,9 @@
 # missing_is_error=False, or a filter on "png", then drops everything or takes one picture of many.
 #
 # Output seen:
+#   webdataset 1.0.2
+#   12 images named like cfg1-5_seed000.png: 12 samples, fields of the first: ['png']
+#   12 images named like cfg1.5_seed000.png: 2 samples, fields of the first: ['5_seed000.png', '5_seed001.png', '5_seed002.png', '5_seed003.png', '5_seed004.png', '5_seed005.png']
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

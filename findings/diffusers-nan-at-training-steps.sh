@@ -20,8 +20,8 @@
 #                                1000 of 1000, trailing: 0.497, leading: AssertionError
 #   DEISMultistepScheduler       999 of 1000 steps: 0.497   1000 of 1000: nan   99 of 100: 0.583   100 of 100: nan
 #                                1000 of 1000, trailing: 0.497, leading: IndexError
-#   SASolverScheduler            999 of 1000 steps: 0.492   1000 of 1000: nan   99 of 100: 0.583   100 of 100: nan
-#                                1000 of 1000, trailing: 0.500, leading: AssertionError
+#   SASolverScheduler            999 of 1000 steps: 0.494   1000 of 1000: nan   99 of 100: 0.583   100 of 100: nan
+#                                1000 of 1000, trailing: 0.494, leading: AssertionError
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

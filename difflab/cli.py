@@ -376,7 +376,7 @@ def _diagnose(args: argparse.Namespace) -> int:
     else:
         files = {"train": args.train, "concepts": args.concepts, "image_size": args.image_size, "max_bad": args.max_bad}
         result = diagnose(args.reference, args.sets, **files, **shared)
-    for note in result.notes:
+    for note in [*result.notes, *(result.doubts if args.json else [])]:
         print(note, file=sys.stderr)
     if args.json:
         _print_rows(result.rows())

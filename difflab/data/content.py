@@ -42,6 +42,12 @@ def contents(source: Source, positions: np.ndarray | None = None, kept: dict[int
         return [found for start in range(0, len(wanted), BLOCK) for found in pool.map(one, wanted[start : start + BLOCK])]
 
 
+def contents_of(pixels: np.ndarray) -> list[str]:
+    """The content hash of each image of uint8 [n, H, W, C]."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing does not hold Python's lock
+        return list(pool.map(content_hash, pixels))
+
+
 # ------------------------------------------------------------------------------------------------- within one set
 def kept_together(source: Source, hashes: Sequence[str]) -> Source:
     """`source` with groups that hold equal images together, and the copies counted in its account (a new one).
@@ -119,7 +125,7 @@ def within(hashes: Sequence[str], others: Iterable[str]) -> np.ndarray:
 
 
 def overlaps(sets: Mapping[str, Sequence[str]]) -> list[str]:
-    """A sentence for every two sets that have images in common; of those that are given by name."""
+    """A sentence for every two of the named sets that have images in common."""
     out = []
     for (one, a), (other, b) in itertools.combinations(sets.items(), 2):
         mine, theirs = int(within(a, b).sum()), int(within(b, a).sum())

@@ -119,7 +119,11 @@ def _parquet(path: Path) -> Listing:
         name = file.relative_to(base).as_posix()
         found[name] = [_size(file), ""]
         with pq.ParquetFile(file) as handle:
-            plain = [f.name for f in handle.schema_arrow if not (pa.types.is_nested(f.type) or pa.types.is_binary(f.type) or pa.types.is_large_binary(f.type))]
+            plain = [
+                f.name
+                for f in handle.schema_arrow
+                if not (pa.types.is_nested(f.type) or pa.types.is_binary(f.type) or pa.types.is_large_binary(f.type))
+            ]
             rows = handle.read(columns=plain).to_pylist() if plain else []
         found |= {f"{name}/{i}": [None, _digest(row)] for i, row in enumerate(rows)}
     return found

@@ -595,8 +595,7 @@ def _plan(args: argparse.Namespace) -> int:
     labs = config.labs()
     told: list[str] = []
     per_lab = [_costs(own, labs if len(labs) > 1 else [], told) for own in labs]
-    for line in dict.fromkeys(told):
-        print(line, file=sys.stderr)
+    _tell(told)
     if args.json:
         _print_rows([({"lab": i} if len(labs) > 1 else {}) | vars(c) for i, own in enumerate(per_lab) for c in own])
         return 0
@@ -654,11 +653,11 @@ def _status(args: argparse.Namespace) -> int:
 
     run = open_run(args.dir)
     generations = range(run.config.generations + 1)
-    for line in dict.fromkeys(line for part in run.parts for line in part.came_in):
-        print(line, file=sys.stderr)
+    came_in = [line for part in run.parts for line in part.came_in]
     parts = [[{"generation": t, **{stage: part.done(t, stage) for stage in STAGES}} for t in generations] for part in run.parts]
     if args.json:
         _print_rows([({"lab": i} if len(parts) > 1 else {}) | row for i, rows in enumerate(parts) for row in rows])
+        _tell(came_in)
         return 0
     for part, rows in zip(run.parts, parts, strict=True):
         out = Table(title=escape(f"{part.path}: {part.config.name}, recipe {part.recipe}"), header_style="bold")
@@ -672,6 +671,7 @@ def _status(args: argparse.Namespace) -> int:
     complete = all(row["measure"] for rows in parts for row in rows) and run.generations == list(generations)
     whole = args.dir.resolve().parent if run.config.ecosystem and run.parts == [run] else args.dir
     print("complete" if complete else f"not complete; the command that started it resumes it: difflab run CONFIG --out {whole}")
+    _tell(came_in)
     return 0
 
 
@@ -774,6 +774,12 @@ def _show(renderable: Any) -> None:
     with console.capture() as text:
         console.print(renderable)
     print(text.get(), end="")
+
+
+def _tell(lines: Iterable[str]) -> None:
+    """On stderr, each line once: what labs have in common is said of all."""
+    for line in dict.fromkeys(lines):
+        print(line, file=sys.stderr)
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:

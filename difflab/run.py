@@ -29,7 +29,7 @@ import yaml
 
 from difflab import config as configs
 from difflab.config import Config
-from difflab.data.account import Account
+from difflab.data.account import Account, encodable
 from difflab.data.files import cache_home, read_json, write_text
 from difflab.data.ledger import REAL
 from difflab.data.store import Shards
@@ -162,6 +162,8 @@ class Run:
 
     def claim(self) -> None:
         """Lock the folder and make it this run's, see `create`."""
+        if encodable(str(self.path)) != str(self.path):  # pyarrow opens no such file
+            raise StoreError(f"the name {self.path} holds bytes that are no UTF-8; choose another folder with --out")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / ".lock", "a")  # noqa: SIM115 (held open as long as the run is worked on)
@@ -255,8 +257,11 @@ class Run:
         """Seconds per stage and generation, in the order in which they were run."""
         path = self.path / "timings.jsonl"
         try:
-            return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        except ValueError as error:
+            rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+            if not all(isinstance(row, dict) and {"generation", "stage", "seconds"} <= row.keys() for row in rows):
+                raise ValueError("a line holds no time")
+            return rows
+        except (OSError, ValueError) as error:
             raise StoreError(f"{path} is damaged ({error}); it holds nothing but times: delete it") from error
 
     def grid(self, generation: int) -> Any:
@@ -394,7 +399,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         if not all(isinstance(row, dict) and {"generation", "metric", "value"} <= row.keys() for row in rows):
             raise ValueError("a line holds no number")
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise StoreError(f"{path} is damaged ({error}); delete it and run the same command again") from error
     return rows
 

@@ -30,6 +30,11 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def encodable(text: str) -> str:
+    """`text` that can be stored as UTF-8: bytes of file names that are no text are spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 @dataclass
 class Entry:
     """How many images are of one kind, and the first of them: (key, detail)."""

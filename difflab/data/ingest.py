@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from accelerate.utils import gather_object
 
 from difflab.config import Config
 from difflab.data import listing
-from difflab.data.account import plain
+from difflab.data.account import encodable, plain
 from difflab.data.content import contents, kept_together
 from difflab.data.files import write_json
 from difflab.data.ledger import REAL
@@ -52,9 +53,15 @@ def divided(
     for one in found if world == 1 else (found := gather_object(found)):
         if isinstance(one, DataError):
             raise one
-    source = kept_together(source, found)
+    source = _encodable(kept_together(source, found))
     train, held_out = split(source, config.data.held_out, seed_of("split", config.data.drawn_with(config.seed)))
     return source, own_part(config, train, found), held_out
+
+
+def _encodable(source: Source) -> Source:
+    """`source` with names that the ledger can hold."""
+    classes, prompts = (None if names is None else [encodable(name) for name in names] for names in (source.classes, source.prompts))
+    return replace(source, keys=[encodable(key) for key in source.keys], classes=classes, prompts=prompts)
 
 
 def own_part(config: Config, train: np.ndarray, content: list[str]) -> np.ndarray:
@@ -138,7 +145,7 @@ def _images(run: Run, accelerator: Accelerator) -> tuple[dict[str, Any], tuple[i
     labels = None if source.labels is None else source.labels[order].tolist()
     columns: dict[str, list[Any]] = {
         "split": ["train"] * len(train) + ["held_out"] * len(held_out),
-        "key": [plain(source.keys[i]) for i in order],
+        "key": [source.keys[i] for i in order],
     }
     if labels is not None and source.classes is not None:
         columns |= {"label": labels, "class": [source.classes[label] for label in labels]}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -48,7 +49,7 @@ def kept(folder: Path) -> Listing | None:
     """The listing that lies there; None where it does not, or is damaged."""
     try:
         found = json.loads(gzip.decompress((folder / FILE).read_bytes()))
-    except (OSError, EOFError, ValueError):
+    except (OSError, EOFError, ValueError, zlib.error):
         return None
     return found if isinstance(found, dict) and all(isinstance(row, list) and len(row) == 2 for row in found.values()) else None
 

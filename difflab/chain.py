@@ -105,8 +105,8 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None, plots:
             work.done = {(t, stage) for t in range(config.generations + 1) for stage in STAGES if work.run.done(t, stage)}
         compared = {t for t in range(config.generations + 1) if isinstance(run, EcosystemRun) and run.between(t).exists()}
         accelerator.wait_for_everyone()
-        for line in dict.fromkeys(line for work in works for line in work.run.came_in):
-            report.say(line)
+        for line in dict.fromkeys(line for work in works if len(work.run.came_in) > 1 for line in work.run.came_in):
+            report.say(line)  # a set that is read whole and as it is needs no word here
         for t in range(config.generations + 1):
             for work in works:
                 one_generation(work, t)

@@ -95,15 +95,21 @@ class Run:
         return found
 
     @property
+    def account(self) -> Account | None:
+        """What became of the images of the real set; None without images, and where an older version made the set."""
+        path = self.path / "real" / "about.json"
+        given = self.about.get("account") if path.exists() else None
+        with reading(f"the account in {path}", StoreError, "delete it and run the same command again"):
+            return None if given is None else Account.from_dict(given)
+
+    @property
     def came_in(self) -> list[str]:
-        """What became of the images of the real set, in one or two lines; [] without images, and where an older version made the set."""
-        about = self.about if (self.path / "real" / "about.json").exists() else {}
-        if "account" not in about:
+        """`account` in one or two lines; [] where there is none."""
+        account = self.account
+        if account is None:
             return []
-        parts = self.config.ecosystem is not None and self.config.ecosystem.real == "disjoint"
-        used = None if parts else about["n_train"] + about["n_held_out"]
-        with reading(f"the account in {self.path / 'real' / 'about.json'}", StoreError, "delete it and run the same command again"):
-            return Account.from_dict(about["account"]).told(f"real images ({about['source']})", used)
+        about, parts = self.about, self.config.ecosystem is not None and self.config.ecosystem.real == "disjoint"
+        return account.told(f"real images ({about['source']})", None if parts else about["n_train"] + about["n_held_out"])
 
     @property
     def shape(self) -> Shape:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import TypeAdapter
+
 SHOWN = 5  # names that are kept of each kind
 
 # kind -> the end of "12 of 40 images ..."; the order is the order of printing.
@@ -78,13 +80,16 @@ class Account:
 
     @classmethod
     def from_dict(cls, given: dict[str, Any]) -> Account:
-        entries = {kind: Entry(e["count"], [(key, detail) for key, detail in e["first"]]) for kind, e in given["entries"].items()}
-        return cls(given["found"], given["read"], entries, dict(given["ignored"]), given["lost_area"])
+        """Raises ValueError for what is no account."""
+        return TypeAdapter(cls).validate_python(given)
 
-    def lines(self) -> list[str]:
-        """The account in one or two lines: what is read, then what is not or not as it was; [] entries are left out."""
+    def lines(self, reasons: bool = True) -> list[str]:
+        """The account in one or two lines: what is read, then what is not or not as it was; [] entries are left out.
+
+        reasons: with what is wrong with the first image of each kind, which may name folders of this machine.
+        """
         whole = f"{self.read:,} of {self.found:,} images are read" if self.read != self.found else f"all {self.found:,} images are read"
-        parts = [f"{self.entries[kind].count:,} {text}{self._example(kind)}" for kind, text in KINDS.items() if self.count(kind)]
+        parts = [f"{self.entries[kind].count:,} {text}{self._example(kind, reasons)}" for kind, text in KINDS.items() if self.count(kind)]
         if self.ignored:
             files = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in sorted(self.ignored.items()))
             parts.append(f"files that are no images were not opened: {files}")
@@ -96,8 +101,8 @@ class Account:
         part = f", of which {used:,} are used" if used is not None and used < self.read else ""
         return [plain(line) for line in (f"{name}: {first}{part}", *(f"{name}: {line}" for line in rest))]
 
-    def _example(self, kind: str) -> str:
+    def _example(self, kind: str, reasons: bool) -> str:
         key, detail = self.entries[kind].first[0]
         if kind == "cropped":
             return f" ({self.lost_area:.0%} of their area is lost)"
-        return f" (the first: {key}{', ' + detail if detail else ''})"
+        return f" (the first: {key}{', ' + detail if detail and reasons else ''})"

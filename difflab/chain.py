@@ -33,11 +33,12 @@ from difflab.data.ingest import ingest
 from difflab.data.store import Shards
 from difflab.data.train_set import TrainSet
 from difflab.data.verify import file_hash
-from difflab.errors import ConfigError
+from difflab.errors import ConfigError, StoreError
 from difflab.memory import enough_memory, peak_memory
 from difflab.mfu import forward_flops, mfu
 from difflab.models import family_of
 from difflab.models.base import ClosedForm
+from difflab.models.schedulers import check_scheduler, late_start, scheduler_of
 from difflab.policies import At, Policy
 from difflab.progress import Reporter
 from difflab.run import STAGES, EcosystemRun, Run, run_class
@@ -54,6 +55,7 @@ class Work:
     extractors: list[Any] = field(default_factory=list)
     plots: bool = True
     done: set[tuple[int, str]] = field(default_factory=set)  # what earlier calls have finished
+    rehearsed: bool = False  # whether a model has been saved, so that later ones will be
 
     @cached_property
     def tracked(self) -> trackers.Trackers:
@@ -166,10 +168,10 @@ def check(config: Config) -> None:
         raise ConfigError("train.precision and sample.precision fp16 want a GPU; use bf16 or no")
     measuring.check(config)
     if config.denoises and not config.text:
-        from difflab.models.denoiser import scheduler_of
         from difflab.models.pixel import noise_of
 
-        scheduler_of(config.sample, noise_of(config.model))
+        noise = noise_of(config.model)
+        check_scheduler(lambda how: scheduler_of(how, noise), config.sample, noise)
 
 
 def check_counts(run: Run) -> None:
@@ -187,7 +189,9 @@ def check_text(run: Run, report: Reporter) -> None:
     if not run.config.text:
         return
     model = family_of(run.config.model)(run.config.model, run.shape)
-    model.scheduler(run.config.sample)
+    model.check_sampling(run.config.sample)
+    if late := late_start(model.scheduler(run.config.sample), model.noise):
+        report.say(late)
     unknown = [p for p in run.config.probe.prompts or [] if p not in run.prompts]
     if unknown:
         near = get_close_matches(unknown[0], run.prompts, 1, 0.0)
@@ -235,6 +239,7 @@ def fit(work: Work, generation: int) -> dict[str, Any]:
             extractor.rest()
         encode([(shards, shards.shards) for shards in data.sets.values()], model, work)
         model.prepare_training(settings, work.accelerator.device)
+        rehearse_saving(model, settings, work, folder)
         images = settings.images_seen
         watches = [policy.trainer(at, model) for policy, at in work.acting("trainer", generation)]
         flops = forward_flops(model)
@@ -255,6 +260,33 @@ def fit(work: Work, generation: int) -> dict[str, Any]:
     if work.main:
         _save(model, folder)
     return {"images": images, **detail}
+
+
+def rehearse_saving(model: Any, settings: Any, work: Work, folder: Path) -> None:
+    """Save the untrained model once, by the call that will save the trained one, and delete it: a training that cannot be kept is not begun.
+
+    The disk must hold it too. Weights that will be spread over processes are put together as they will be.
+    Raises StoreError where the model cannot be saved, or what was saved is not what was there.
+    """
+    if work.rehearsed:
+        return
+    if train.shards(work.accelerator):
+        model.unshard({name: train.whole(p) for name, p in model.net.state_dict().items()})
+    if work.main:
+        temporary = folder / ".rehearsal.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            model.save(temporary)
+            model.check_saved(temporary)
+        except (ValueError, TypeError, RuntimeError, KeyError) as error:
+            raise StoreError(f"this model cannot be saved, so it is not trained: {' '.join(str(error).split())[:300]}") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    if train.shards(work.accelerator):
+        model.prepare_training(settings, work.accelerator.device)
+    work.rehearsed = True
+    work.wait()
 
 
 def row_weights(work: Work, generation: int, rows: pa.Table) -> np.ndarray | None:

@@ -567,7 +567,7 @@ def _weights(config: configs.Config) -> dict[tuple[int, str], float]:
     if len(labs) > 1:
         return {(t, f"lab {own.lab} {stage}"): s for own in labs for (t, stage), s in _weights(own).items()}
     a_pass = 1e-4 / 3  # of one image through the network; training takes three
-    passes = config.sample.steps * (1 if config.sample.guidance_scale in (0, 1) else 2)
+    passes = config.sample.steps * (2 if config.sample.guidance_scale > 1 else 1)
     out: dict[tuple[int, str], float] = {}
     for t in range(config.generations + 1):
         seen = 0 if t == 0 and getattr(config.model, "generation_0", "fit") == "base" else config.train.images_seen

@@ -279,7 +279,9 @@ class Sample(Spec):
     scheduler: str = Field("DDIMScheduler", description="Any scheduler class of diffusers, by name.")
     scheduler_options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments for that scheduler; {} = its defaults.")
     steps: int = Field(50, ge=1, description="Denoising steps.")
-    guidance_scale: float = Field(1.0, ge=0, description="Classifier-free guidance as in diffusers: 1 = none.")
+    guidance_scale: float = Field(
+        1.0, ge=0, description="Classifier-free guidance as in diffusers: at most 1 = none, the conditional prediction alone."
+    )
     conditions: Literal["real", "balanced"] = Field(
         "real", description="Classes (and captions) asked for: as often as in generation 0's training set, or classes equally often."
     )

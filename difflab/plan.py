@@ -107,7 +107,7 @@ def _network(config: Config, shape: Shape) -> _Network | None:
     from difflab.models.latent import TYPES
 
     scheduler = model.scheduler(config.sample)  # second-order ones take more passes than steps
-    guided = 2 if config.sample.guidance_scale not in (0, 1) else 1
+    guided = 2 if config.sample.guidance_scale > 1 else 1
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.initialise(seed_of("plan"), scratch=True)
     model.prepare_training(config.train.model_copy(update={"compile": False}), device)

@@ -627,6 +627,7 @@ def _costs(config: configs.Config, labs: list[configs.Config]) -> list[Any]:
     from difflab.regimes import check_possible, fresh_needed
     from difflab.seeds import seed_of
 
+    captions = 0
     if config.exact:
         n_train = (config.data.train_size or 0) + fresh_needed(config, config.data.train_size or 0)
         shape = Shape(family_of(config.model).truth(config.model, [0]).shape[1:])
@@ -634,8 +635,9 @@ def _costs(config: configs.Config, labs: list[configs.Config]) -> list[Any]:
         source = open_source(config.data, config.seed)
         n_train = len(own_part(config, split(source, config.data.held_out, seed_of("split", config.seed))[0]))
         shape = Shape((source.size, source.size, source.channels), len(source.classes or []))
+        captions = len(set(source.prompts or [])) if config.text and config.conditional else 0
     check_possible(config, n_train, labs)
-    return plan(config, shape, n_train)
+    return plan(config, shape, n_train, captions)
 
 
 def _status(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ deviation of its posterior, so that each training step still draws; every distin
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from difflab.models.pretrained import Base, load_model, open_base
 TYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DECODED_PIXELS = 2**21  # per pass of the decoder: 8 images of 512 px
 ON_DEVICE = 2**29  # bytes of text embeddings that are kept beside the network
+KEPT = 2**33  # bytes of text embeddings that are kept at all; where there would be more, every batch is encoded anew
 
 
 class WithText(nn.Module):
@@ -74,7 +76,8 @@ class Latent(Denoiser):
         self.scale = latent_scale(self.base)
         self.noise = self.training_noise()
         self.text_encoder: Any = None
-        self.tables: dict[str, torch.Tensor] | None = None
+        self.tables: dict[str, torch.Tensor] | None = None  # of all prompts
+        self.reader: Callable[[list[str]], dict[str, torch.Tensor]] | None = None  # in their place, where they would be too large
         self.vae: Any = None
 
     # ------------------------------------------------------------------------------ for each family to say
@@ -190,7 +193,11 @@ class Latent(Denoiser):
     @torch.no_grad()
     def _texts(self, device: Any, kind: torch.dtype) -> dict[str, torch.Tensor]:
         if self.text_encoder is None:
-            tables = self.base.texts(self._prompts(), device, kind if torch.device(device).type == "cuda" else torch.float32)
+            coarse = kind if torch.device(device).type == "cuda" else torch.float32
+            if self.text_bytes(device, coarse) > KEPT:
+                self.reader = self.base.text_reader(device, coarse)
+                return {}
+            tables = self.base.texts(self._prompts(), device, coarse)
         else:  # trained ones change every generation and are asked once
             encoder, ids = self.text_encoder.to(device).eval(), self._ids(device)["ids"]
             tables = {"states": torch.cat([encoder(part)[0] for part in ids.split(256)])}
@@ -200,13 +207,31 @@ class Latent(Denoiser):
         small = sum(t.nbytes for t in tables.values()) < ON_DEVICE
         return {name: t.to(device) if small else t for name, t in tables.items()}
 
+    def text_bytes(self, device: Any = "cpu", kind: torch.dtype = torch.float32) -> int:
+        """Bytes of the embeddings of all captions, from those of the empty prompt."""
+        one = self.base.texts([""], device, kind)
+        return sum(t.nbytes for t in one.values()) * len(self._prompts())
+
+    def _read(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Embeddings of the prompts at int64 [n], encoded now, each distinct one once."""
+        assert self.reader is not None
+        distinct, back = rows.unique(return_inverse=True)
+        prompts = self._prompts()
+        tables = self.reader([prompts[i] for i in distinct.tolist()])
+        if self.base.index.get("force_zeros_for_empty_prompt"):
+            for table in tables.values():
+                table[(distinct == self.null).to(table.device)] = 0
+        return {name: t[back.to(t.device)] for name, t in tables.items()}
+
     def texts(self, conditions: torch.Tensor | None, n: int, like: torch.Tensor) -> dict[str, torch.Tensor]:
         """Rows of the tables for conditions int64 [n] (None = no condition), in type and place of `like`."""
-        assert self.tables is not None
-        some = next(iter(self.tables.values()))
         rows = torch.full((n,), self.null) if conditions is None else conditions
-        rows = rows.to(some.device)
-        given = {name: t[rows].to(like.device, t.dtype if t.dtype == torch.int64 else like.dtype) for name, t in self.tables.items()}
+        if self.reader is not None:
+            found = self._read(rows)
+        else:
+            assert self.tables is not None
+            found = {name: t[rows.to(t.device)] for name, t in self.tables.items()}
+        given = {name: t.to(like.device, t.dtype if t.dtype == torch.int64 else like.dtype) for name, t in found.items()}
         return given if self.telling is None else {name: self.tell(t) for name, t in given.items()}
 
     def encoder(self, device: Any) -> Encoder:

@@ -56,7 +56,6 @@ def check_targets(backbone: Any, targets: list[str], base: str) -> None:
 def save(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> None:
     """Write the layers as the base's pipeline reads them, and base.json with the base's name and the hash of its weights."""
     import diffusers
-    from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
 
     # Layers of a network in channels-last order are not contiguous, and safetensors takes no others.
@@ -64,10 +63,22 @@ def save(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> 
     pipeline = getattr(diffusers, base.kind)
     # Rank, scale and targets go into the file's metadata, in an order that is the same every time.
     settings = backbone.peft_config["default"].to_dict() | {"target_modules": sorted(spec.lora_targets)}
-    named = {f"{component}_lora_layers": convert_state_dict_to_diffusers(layers), f"{component}_lora_adapter_metadata": settings}
+    named = {f"{component}_lora_layers": _named(layers), f"{component}_lora_adapter_metadata": settings}
     pipeline.save_lora_weights(folder, safe_serialization=True, **named)
     _sort_header(folder / FILE)
     write_json(folder / "base.json", {"base": spec.base, "weights": base.hash(component), "pipeline": base.kind})
+
+
+def _named(layers: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The layers under diffusers' names where it has names for all of them, else under peft's.
+
+    Diffusers has names for attention layers only, and its loader (0.42.1) reads a file of both kinds of names as one of peft's
+    alone: the attention layers would be dropped without a word.
+    """
+    from diffusers.utils import convert_state_dict_to_diffusers
+
+    converted = convert_state_dict_to_diffusers(layers)
+    return layers if converted.keys() & layers.keys() else converted
 
 
 def load(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> None:
@@ -102,14 +113,30 @@ def layers_of(folder: Path, component: str, base: Base) -> dict[str, torch.Tenso
 
 
 def check_saved(backbone: Any, component: str, base: Base, folder: Path) -> None:
-    """Raise StoreError unless the file in `folder`, read back as the base's pipeline reads it, holds every layer of `backbone` bit for bit."""
+    """Raise StoreError unless the file in `folder` gives every layer of `backbone` back: to `load`, bit for bit, and to the base's own pipeline.
+
+    What the pipeline would load is seen on a copy of the backbone without memory.
+    """
+    import diffusers
+    from accelerate import init_empty_weights
     from peft.utils import get_peft_model_state_dict
 
     wanted, found = get_peft_model_state_dict(backbone), layers_of(folder, component, base)
-    wrong = [name for name, tensor in wanted.items() if name not in found or not torch.equal(found[name], tensor.cpu())]
-    if wrong or found.keys() - wanted.keys():
-        name = next(iter(wrong), next(iter(found.keys() - wanted.keys()), ""))
-        raise StoreError(f"the LoRA layer {name} does not survive saving in diffusers' layout; leave it out of model.lora_targets")
+    lost = [name for name, tensor in wanted.items() if name not in found or not torch.equal(found[name], tensor.cpu())]
+    with init_empty_weights(), torch.random.fork_rng(devices=[]):
+        empty = type(backbone).from_config(backbone.config)
+        pipeline = getattr(diffusers, base.kind)
+        state, *more = pipeline.lora_state_dict(folder / FILE, local_files_only=True, return_lora_metadata=True)
+        settings = {"adapter_name": "saved", "metadata": more[-1], "low_cpu_mem_usage": True, component: empty}
+        if len(more) == 2:
+            settings["network_alphas"] = more[0]
+        getattr(pipeline, f"load_lora_into_{component}")(state, **settings)
+        loaded = get_peft_model_state_dict(empty, adapter_name="saved")
+    lost += [name for name in wanted if name not in loaded]
+    if lost:
+        raise StoreError(
+            f"{len(set(lost))} of {len(wanted)} LoRA tensors do not survive saving in diffusers' layout, the first: {lost[0]}; change model.lora_targets"
+        )
 
 
 def _sort_header(file: Path) -> None:

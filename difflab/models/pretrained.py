@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -95,6 +96,14 @@ class Base:
         path = cache_home() / "texts" / f"{digest([self.hash(*parts), str(dtype), prompts])}.safetensors"
         if path.exists():
             return read_tensors(path)
+        read = self.text_reader(device, dtype)
+        out = [read(prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
+        tables = {name: torch.cat([part[name] for part in out]).cpu() for name in out[0]}
+        write_tensors(path, tables)
+        return tables
+
+    def text_reader(self, device: Any, dtype: torch.dtype = torch.float32) -> Callable[[list[str]], dict[str, torch.Tensor]]:
+        """The base's text encoders, loaded: prompts -> what `texts` says of them, float32 on the device."""
         import transformers
 
         # Read one by one, because the pipeline fills what is missing with random weights and only warns.
@@ -102,17 +111,17 @@ class Base:
         pipe = self.pipeline(dtype, **encoders, **{n: None for n in self.components if n in ("unet", "transformer", "vae")}).to(device)
         if self.kind == "StableDiffusion3Pipeline" and pipe.transformer is None:  # it asks the transformer for a width
             pipe.transformer = SimpleNamespace(config=SimpleNamespace(**read_json(self.path / "transformer" / "config.json")))
-        out: list[tuple[torch.Tensor, ...]] = []
-        for i in range(0, len(prompts), batch):
-            own = prompts[i : i + batch]
+
+        @torch.no_grad()
+        def read(prompts: list[str]) -> dict[str, torch.Tensor]:
             if self.kind == "StableDiffusion3Pipeline":
-                given = pipe.encode_prompt(own, own, own, device=device, do_classifier_free_guidance=False)
+                given = pipe.encode_prompt(prompts, prompts, prompts, device=device, do_classifier_free_guidance=False)
             else:
-                given = pipe.encode_prompt(own, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)
-            out.append((given[0],) if len(given) == 2 else (given[0], given[2]))
-        tables = {name: torch.cat([o[k] for o in out]).float().cpu() for k, name in enumerate(("states", "pooled")[: len(out[0])])}
-        write_tensors(path, tables)
-        return tables
+                given = pipe.encode_prompt(prompts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+            states, pooled = (given[0], None) if len(given) == 2 else (given[0], given[2])
+            return {"states": states.float()} | ({} if pooled is None else {"pooled": pooled.float()})
+
+        return read
 
     def tokenizer(self) -> Any:
         from transformers import AutoTokenizer
@@ -160,6 +169,11 @@ def variant_of(file: Path) -> str | None:
     """The variant in the name of a file of weights or of an index of such files; None where it has none."""
     match = WEIGHTS.fullmatch(file.name)
     return (match["own"] or match["index_own"]) if match else None
+
+
+def weight_bytes(folder: Path, variant: str | None = None) -> int:
+    """Bytes of the weights of a diffusers folder, of all components and of this variant."""
+    return sum(p.stat().st_size for p in folder.glob("*/*.safetensors") if variant_of(p) == variant)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

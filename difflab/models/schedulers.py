@@ -41,7 +41,8 @@ def scheduler_of(how: Sample, noise: Any, device: Any = "cpu", settings: dict[st
     accepted = inspect.signature(kind.__init__).parameters
     forward = [key for key in FORWARD if key in noise.config]
     if not set(forward) <= accepted.keys():
-        raise ConfigError(f"sample.scheduler '{name}' {foreign(noise)}")
+        lacking = next(key for key in forward if key not in accepted)
+        raise ConfigError(f"sample.scheduler '{name}' {foreign(noise)} (it takes no {lacking})")
     given = {key: noise.config[key] for key in forward}
     if settings is not None:
         given = {key: value for key, value in settings.items() if key in accepted} | given
@@ -57,7 +58,7 @@ def scheduler_of(how: Sample, noise: Any, device: Any = "cpu", settings: dict[st
     try:
         scheduler: Any = kind(**{**given, **options})
         scheduler.set_timesteps(how.steps, device=device)
-    except (ValueError, TypeError, NotImplementedError, ImportError, IndexError) as error:
+    except Exception as error:  # each scheduler refuses in its own way
         raise ConfigError(f"sample.scheduler '{name}' refuses {options} with sample.steps {how.steps}: {_one_line(error)}") from error
     return scheduler
 
@@ -147,6 +148,8 @@ def _step_arguments(scheduler: Any, generators: Sequence[torch.Generator], steer
     """
     names = list(inspect.signature(scheduler.step).parameters)
     arguments: dict[str, Any] = {"generator": list(generators)} if "generator" in names else {}
+    if "eta" in names:  # the default of the pipelines, which is not that of every scheduler (TCDScheduler: 0.3)
+        arguments["eta"] = 0.0
     if "use_clipped_model_output" in names and scheduler.config.get("clip_sample"):
         arguments["use_clipped_model_output"] = True
     for steer in steers:
@@ -224,8 +227,8 @@ def fault_of(make: Callable[[Sample], Any], how: Sample, noise: Any) -> str | No
         return f"draws noise that no seed determines; use for example {instead(noise)}"
     if not torch.allclose(found[1], alone[0], atol=1e-4):
         return f"draws noise that depends on the other images of a batch; use for example {instead(noise)}"
-    if late_start(scheduler, noise):
-        return None
+    if hasattr(scheduler, "alphas_cumprod") and late_start(scheduler, noise):
+        return None  # its levels are those of training; that it begins too low is said and not refused
     with suppress(Exception):  # some know no few steps
         short = tried(how.model_copy(update={"steps": min(FEW, how.steps)}), [1], 0)
         found = torch.cat([found, short]) if torch.isfinite(short).all() else found

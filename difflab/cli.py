@@ -612,6 +612,8 @@ def _plan(args: argparse.Namespace) -> int:
         clock(sum(c.seconds for c in costs)),
     )
     _show(out)
+    if any(c.stage == "captions" and not c.disk_bytes for c in costs):
+        print("captions: their embeddings are not kept; every batch is encoded when it is trained on or sampled, which takes longer")
     print("times: forward passes of the untrained network, timed on this machine with one process: a guide, no promise")
     return 0
 

@@ -6,6 +6,7 @@ deviation of its posterior, so that each training step still draws; every distin
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import init_empty_weights
 from diffusers import AutoencoderKL
 from torch import nn
 
 from difflab.config import Sample, Train
 from difflab.data.files import read_json
 from difflab.data.store import Shards
-from difflab.errors import ConfigError
+from difflab.errors import ConfigError, reading
 from difflab.models import lora
 from difflab.models.autoencoder import moments
 from difflab.models.base import Family, Shape
@@ -64,6 +66,15 @@ class Latent(Denoiser):
     def __init__(self, spec: Any, shape: Shape):
         Family.__init__(self, spec, shape)
         self.base: Base = open_base(spec.base, self.pipelines, spec.family, spec.revision, spec.variant)
+        with reading(f"model.base {self.base.path}", ConfigError):
+            self._settle(spec, shape)
+        self.text_encoder: Any = None
+        self.tables: dict[str, torch.Tensor] | None = None  # of all prompts
+        self.reader: Callable[[list[str]], dict[str, torch.Tensor]] | None = None  # in their place, where they would be too large
+        self.vae: Any = None
+
+    def _settle(self, spec: Any, shape: Shape) -> None:
+        """What the configs of the base say, and whether the images go with it."""
         side, factor = shape.record[0], self.factor
         if side % factor:
             near = max(factor, round(side / factor) * factor)
@@ -75,10 +86,6 @@ class Latent(Denoiser):
         check_base(self.base, self.component, self.backbone_class(), AutoencoderKL)
         self.scale = latent_scale(self.base)
         self.noise = self.training_noise()
-        self.text_encoder: Any = None
-        self.tables: dict[str, torch.Tensor] | None = None  # of all prompts
-        self.reader: Callable[[list[str]], dict[str, torch.Tensor]] | None = None  # in their place, where they would be too large
-        self.vae: Any = None
 
     # ------------------------------------------------------------------------------ for each family to say
     @abstractmethod
@@ -110,6 +117,28 @@ class Latent(Denoiser):
     @property
     def null(self) -> int:
         return len(self.shape.prompts)
+
+    def check_sampling(self, how: Sample) -> None:
+        super().check_sampling(how)
+        self._check_networks()
+
+    def _check_networks(self) -> None:
+        """Send one image through copies of the networks that have shapes but no numbers. Raises ConfigError where parts of the base do not go together."""
+        texts = self.base.texts([""], "cpu")
+        with reading(f"model.base {self.base.path}: its networks, on images of {self.shape.record[0]} px,", ConfigError):
+            with init_empty_weights(include_buffers=True), torch.random.fork_rng(devices=[]):
+                vae = AutoencoderKL.from_config(AutoencoderKL.load_config(self.base.path / "vae"))
+                kind = self.backbone_class()
+                empty = copy.copy(self)
+                empty.backbone = empty.net = kind.from_config(kind.load_config(self.base.path / self.component)).eval()
+            h, w, c = self.shape.record
+            z = vae.encode(torch.empty(1, c, h, w, device="meta")).latent_dist.mean
+            empty.tables, empty.reader = {name: t.expand(self.null + 1, *t.shape[1:]) for name, t in texts.items()}, None
+            out = empty.predict(empty.net, z, torch.zeros(1, device="meta"), None)
+            decoded = vae.decode(z).sample
+        if z.shape[1:] != self.drawn or out.shape != z.shape or decoded.shape[2:] != (h, w):
+            shapes = f"latents {tuple(z.shape[1:])}, prediction {tuple(out.shape[1:])}, image {tuple(decoded.shape[1:])}"
+            raise ConfigError(f"model.base {self.base.path}: its networks do not go together on images of {h} px ({shapes}); use another base")
 
     # -------------------------------------------------------------------------------------------- weights
     def initialise(self, seed: int, scratch: bool = False) -> None:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from difflab.config import digest
 from difflab.data.files import cache_home, read_json, read_tensors, write_json, write_tensors
 from difflab.data.verify import file_hash
-from difflab.errors import ConfigError, StoreError
+from difflab.errors import ConfigError, StoreError, reading
 
 ASSETS = Path(__file__).parent.parent / "assets"
 BUNDLED = {"tiny-sd": ASSETS / "tiny-sd"}
@@ -78,9 +78,10 @@ class Base:
         diffusers.utils.logging.disable_progress_bar()
         absent = {n: None for n, v in self.index.items() if n in NOT_COPIED or v == [None, None]}
         kind = getattr(diffusers, self.kind)
-        pipe = kind.from_pretrained(
-            self.path, variant=self.variant, use_safetensors=True, local_files_only=True, torch_dtype=dtype, **absent, **parts
-        )
+        with reading(self.path, StoreError):
+            pipe = kind.from_pretrained(
+                self.path, variant=self.variant, use_safetensors=True, local_files_only=True, torch_dtype=dtype, **absent, **parts
+            )
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
@@ -114,10 +115,11 @@ class Base:
 
         @torch.no_grad()
         def read(prompts: list[str]) -> dict[str, torch.Tensor]:
-            if self.kind == "StableDiffusion3Pipeline":
-                given = pipe.encode_prompt(prompts, prompts, prompts, device=device, do_classifier_free_guidance=False)
-            else:
-                given = pipe.encode_prompt(prompts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+            with reading(f"{self.path}: its tokenizers and text encoders", StoreError):
+                if self.kind == "StableDiffusion3Pipeline":
+                    given = pipe.encode_prompt(prompts, prompts, prompts, device=device, do_classifier_free_guidance=False)
+                else:
+                    given = pipe.encode_prompt(prompts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)
             states, pooled = (given[0], None) if len(given) == 2 else (given[0], given[2])
             return {"states": states.float()} | ({} if pooled is None else {"pooled": pooled.float()})
 
@@ -126,7 +128,8 @@ class Base:
     def tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.path / "tokenizer", local_files_only=True)
+        with reading(self.path / "tokenizer", StoreError):
+            return AutoTokenizer.from_pretrained(self.path / "tokenizer", local_files_only=True)
 
     def too_long(self, prompts: list[str]) -> int:
         """How many prompts are longer than the tokenizer takes: the model reads only their beginning."""
@@ -193,7 +196,7 @@ def load_model(kind: Any, folder: Path, dtype: torch.dtype = torch.float32, vari
         model, info = kind.from_pretrained(
             folder, variant=variant, use_safetensors=True, local_files_only=True, output_loading_info=True, torch_dtype=dtype, low_cpu_mem_usage=False
         )
-    except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
+    except Exception as error:  # damaged files raise nearly every type there is
         raise StoreError(f"{folder} holds no readable model ({' '.join(str(error).split())[:160]}); fetch or make it again") from error
     wrong = {n: sorted(k) for n, k in info.items() if k and n in ("missing_keys", "mismatched_keys", "error_msgs")}
     if wrong:  # the library would fill the gaps with random weights
@@ -218,6 +221,11 @@ def open_base(name: str, kinds: tuple[str, ...], family: str, revision: str | No
         raise ConfigError(
             f"model.base {folder} is no diffusers folder: it has no model_index.json; a single .safetensors or .ckpt file must be converted first"
         )
+    with reading(f"model.base {folder}", ConfigError):
+        return _opened(folder, kinds, family, variant)
+
+
+def _opened(folder: Path, kinds: tuple[str, ...], family: str, variant: str | None) -> Base:
     index = read_json(folder / "model_index.json")
     if not isinstance(index, dict):
         raise ConfigError(f"{folder / 'model_index.json'} is damaged: it holds no components; fetch it again")

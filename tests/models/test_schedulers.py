@@ -156,6 +156,16 @@ def test_a_noise_sampler_gets_the_seeds_of_the_images():
     torch.testing.assert_close(made([1, 2])[:1], made([1]))
 
 
+@pytest.mark.parametrize(("option", "value"), [("prediction_type", "v_prediction"), ("beta_end", 0.1), ("trained_betas", [0.1])])
+def test_what_training_settled_is_changed_where_the_family_has_it(option, value):
+    """A pretrained base has it in its folder, a pixel family in its config."""
+    how, noise = Sample(scheduler_options={option: value}), DDPMScheduler.from_config(SETTINGS)
+    with pytest.raises(ConfigError, match=rf"'{option}' is settled by training; .*scheduler/scheduler_config.json in a copy of the base's folder"):
+        scheduler_of(how, noise, "cpu", SETTINGS)
+    with pytest.raises(ConfigError, match=rf"'{option}' is settled by training; .*model.train_timesteps, beta_schedule or prediction_type"):
+        scheduler_of(how, noise)
+
+
 def test_a_missing_package_is_named(monkeypatch):
     """Diffusers puts a stand-in in the place of a class whose package is not installed; it says which one when it is called."""
 

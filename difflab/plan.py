@@ -121,6 +121,7 @@ def _network(config: Config, shape: Shape) -> _Network | None:
     from difflab.mfu import forward_flops
     from difflab.models.latent import TYPES
 
+    model.check_sampling(config.sample)
     scheduler = model.scheduler(config.sample)  # second-order ones take more passes than steps
     guided = 2 if config.sample.guidance_scale > 1 else 1
     device = "cuda" if torch.cuda.is_available() else "cpu"

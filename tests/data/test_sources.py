@@ -15,7 +15,7 @@ from PIL import Image
 
 from difflab.config import Data
 from difflab.data import parquet
-from difflab.data.decode import decode, read_header
+from difflab.data.decode import decode, look
 from difflab.data.sources import apportion, open_source
 from difflab.data.split import split
 from difflab.errors import DataError
@@ -232,7 +232,7 @@ def test_metadata(tmp_path):
     assert source.read(1)[0, 0].tolist() == [2, 2, 2]
     assert source.account.entries["unlisted"].first == [("stray.png", "")] and source.account.found == 3
     assert folder(tmp_path, label="kind").classes == ["x", "y"]
-    with pytest.raises(DataError, match="no line has the field 'colour'"):
+    with pytest.raises(DataError, match="no column 'colour' that data.label asks for .it has: file_name, text, label, kind"):
         folder(tmp_path, label="colour")
 
 
@@ -259,7 +259,7 @@ def test_size_is_asked_for_when_images_are_not_square(tmp_path):
 # ------------------------------------------------------------------------------------------------- folders, the bad
 def test_empty_folder(tmp_path):
     (tmp_path / "readme.txt").write_text("x")
-    with pytest.raises(DataError, match=r"holds no image; images end in .bmp"):
+    with pytest.raises(DataError, match=r"holds no image; images end in .apng, .bmp"):
         folder(tmp_path)
 
 
@@ -428,10 +428,10 @@ def test_pillows_own_bomb_limits(tmp_path, monkeypatch):
     """Between Pillow's warning and its error data.max_pixels decides; above the error Pillow does. Neither escapes as it is."""
     path = picture(tmp_path / "1.png", size=(30, 30))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
-    assert read_header(path, "x", 1000).width == 30
+    assert look(path, "x", 1000).width == 30
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DataError, match="x: more pixels than Pillow will ever open"):
-        read_header(path, "x", 1000)
+        look(path, "x", 1000)
 
 
 # ---------------------------------------------------------------------------------------------------- conversions
@@ -461,7 +461,7 @@ def test_sixteen_bit_grey_keeps_its_range(tmp_path):
     for name in ("a.png", "a.tif", "a.pgm"):
         Image.fromarray(values).save(tmp_path / name)
         assert read_one(tmp_path / name, channels=1)[0, :, 0].tolist() == [0, 1, 128, 255], name
-    assert read_header(tmp_path / "a.png", "x", 100).grey
+    assert look(tmp_path / "a.png", "x", 100).grey
 
 
 def test_float_image_is_refused(tmp_path):

@@ -31,7 +31,7 @@ def read_arrays(path: Path, notes: list[str]) -> np.ndarray:
             warnings.simplefilter("ignore")  # headers of Python 2
             if zipfile.is_zipfile(path):
                 return _from_zip(path, notes)
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = np.lib.format.open_memmap(path, mode="r")  # refuses objects
     except DataError:
         raise
     except Exception as error:  # zipfile, zlib and numpy raise nearly every type there is

@@ -6,8 +6,8 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def list_parquet(data: Data, argument: str | Path) -> Listing:
     counts = []
     for file in files:
         if _columns(file, data) != columns:
-            raise DataError(f"{file} has other image, label or text columns than {files[0]}; make them alike, or open each on its own")
+            raise DataError(f"{file} has other label or text columns than {files[0]}; make them alike, or open each on its own")
         with opened_parquet(file) as handle:
             groups = [handle.metadata.row_group(i).num_rows for i in range(handle.metadata.num_row_groups)]
             table = handle.read(columns=[name for name in (columns.label, columns.text) if name])
@@ -137,7 +137,7 @@ class _Columns:
     label: str | None
     text: str | None
     names: tuple[str, ...] | None  # what whole-number labels stand for, where `datasets` wrote it down
-    others: tuple[str, ...]
+    others: tuple[str, ...] = field(compare=False)
 
 
 def _files(path: Path, source: str, account: Account) -> tuple[Path, list[Path]]:
@@ -177,7 +177,7 @@ def _columns(file: Path, data: Data) -> _Columns:
     with opened_parquet(file) as handle:
         schema = handle.schema_arrow
         own, kinds = (handle.schema_arrow.metadata or {}).get(b"huggingface", b"{}"), dict(zip(schema.names, schema.types, strict=True))
-    made = [name for name, kind in kinds.items() if pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}]
+    made = [name for name, kind in kinds.items() if pa.types.is_struct(kind) and {"bytes", "path"} <= {part.name for part in kind}]
     image = "image" if "image" in kinds or len(made) != 1 else made[0]
     if image not in kinds:
         raise DataError(f"{file} has no column 'image' (it has: {', '.join(kinds)}); rename the column with the images to 'image'")
@@ -189,12 +189,11 @@ def _columns(file: Path, data: Data) -> _Columns:
     label = label_column(data, list(kinds), str(file))
     text = chosen(data.caption_column, CAPTIONS, list(kinds), "data.caption_column", str(file))
     names = None
-    try:
+    with suppress(ValueError, KeyError, TypeError, RecursionError):  # written by another tool than `datasets`, or no ClassLabel
         names = json.loads(own)["info"]["features"][label]["names"] if label else None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        pass  # written by another tool than `datasets`, or no ClassLabel
-    whole = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return _Columns(image, label, text, tuple(names) if whole else None, tuple(name for name in kinds if name != image))
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        names = None
+    return _Columns(image, label, text, tuple(names) if names else None, tuple(name for name in kinds if name != image))
 
 
 # ------------------------------------------------------------------------------------------- shared with hub.py

@@ -105,8 +105,7 @@ def refuse_split_folders(root: Path, images: Iterable[str]) -> None:
     for parent in {str(parent) for key in images for parent in PurePosixPath(key).parents if parent.name}:
         match = SPLIT_FOLDER.fullmatch(PurePosixPath(parent).name)
         if match:
-            above = PurePosixPath(parent).parent
-            folders.setdefault(str(above), {}).setdefault(SPLITS[match[1].lower()], PurePosixPath(parent).name)
+            folders.setdefault(str(PurePosixPath(parent).parent), {}).setdefault(SPLITS[match[1].lower()], PurePosixPath(parent).name)
     for above, splits in sorted(folders.items()):
         if len(splits) > 1:
             names = sorted(splits.values())
@@ -145,5 +144,8 @@ def _split_of(key: str) -> str | None:
 def _pattern(root: Path, keys: list[str]) -> str:
     """What to type for some files of a folder: the file, or a pattern in one folder."""
     folder = PurePosixPath(keys[0]).parent
-    names = [PurePosixPath(key).name for key in keys if PurePosixPath(key).parent == folder]
-    return str(root / folder / (names[0] if len(names) == 1 else f"{os.path.commonprefix(names)}*.parquet"))
+    names = sorted(PurePosixPath(key).name for key in keys if PurePosixPath(key).parent == folder)
+    if len(names) == 1:
+        return str(root / folder / names[0])
+    same = next((i for i, pair in enumerate(zip(names[0], names[-1], strict=False)) if pair[0] != pair[1]), len(names[0]))
+    return str(root / folder / f"{names[0][:same]}*.parquet")

@@ -203,7 +203,7 @@ def test_lists_are_read_in_either_form(tmp_path):
         (b'{"concept": "cat", "promt": "a cat"}', "line 1 wants"),
         (b'{"concept": 3}', "line 1 wants"),
         (b'{"concept": "cat", "prompt": null}', "line 1 wants"),
-        (b"\xff\xfe\x00cat", "cannot read concepts"),
+        (b"cat\n\xffdog", "line 2: cannot be read as UTF-8"),
     ],
 )
 def test_lists_that_cannot_be_read(tmp_path, text, match):

@@ -97,10 +97,11 @@ def look(item: Item, where: str, max_pixels: int, whole: bool = False) -> Header
         width, height, mode = image.width, image.height, image.mode
         if whole:
             _upright(image, remarks)
-        elif _metadata_follows(image):
-            image.load()
-        elif image.info.get("exif"):
-            _turn(image, remarks)
+        else:
+            if _metadata_follows(image):
+                image.load()
+            if image.format != "PNG" or image.info.get("exif"):  # a PNG file without would be decoded to look for more
+                _turn(image, remarks)
         return Header(width, height, mode in GREY, image.format or "", _frames(image))
 
     header, remark = _used(item, where, max_pixels, use)

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 from pictures import pictures
+from PIL import Image
 
 from difflab.config import Data, load
 from difflab.data.image_sets import open_sides

@@ -10,7 +10,6 @@ from typing import Any
 from difflab.config import Data
 from difflab.data.account import Account
 from difflab.data.decode import suffixes
-from difflab.data.files import sound
 from difflab.data.listing import CAPTIONS, Listing, captions, chosen, label_column, source_of
 from difflab.data.sources import NO_LABELS, Source, no_label_choice
 from difflab.data.tables import SIDECARS, Table, metadata_of, read_sidecars, read_table, sidecars_of
@@ -53,7 +52,7 @@ def list_folder(data: Data, argument: str | Path) -> Listing:
     if table is not None:
         keys = [PurePosixPath(row["file_name"]).as_posix() for row in table.rows]
         column = label_column(data, table.columns, str(table.path))
-        labels = None if column is None else [sound(v, table.where(i)) if isinstance(v, str) else v for i, v in enumerate(table.column(column))]
+        labels = None if column is None else table.labels(column)
         prompts = None
     else:
         keys = images

@@ -40,6 +40,14 @@ class Table:
         """One value per row. Raises DataError for a row that has none."""
         return complete([row.get(name) for row in self.rows], name, self.where)
 
+    def labels(self, name: str) -> list[Any]:
+        """One class per row: cells of CSV are text, and whole numbers where all of them are. Raises DataError for a row that has none."""
+        values = self.column(name)
+        for i, value in enumerate(values):
+            if isinstance(value, str):
+                sound(value, self.where(i))
+        return _numbers(values) if self.path.suffix == ".csv" else values
+
 
 def metadata_of(root: Path, files: Iterable[str]) -> str | None:
     """The metadata file at the top of a folder. Raises DataError for several, and where one lies deeper down alone."""
@@ -83,7 +91,7 @@ def _from_jsonl(path: Path) -> Table:
 
 
 def _from_csv(path: Path) -> Table:
-    """Cells are text; an empty one is no value. A column of whole numbers is one of numbers."""
+    """Cells are text; an empty one is no value."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     cells, places = [], []
     try:
@@ -104,14 +112,13 @@ def _from_csv(path: Path) -> Table:
         raise DataError(
             f"{path}, {places[uneven + 1]}: {len(rows[uneven])} cells where the first line has {len(header)}; put texts with commas in double quotes"
         )
-    columns = {name: _numbers([row[i] or None for row in rows]) for i, name in enumerate(header)}
-    return Table(path, [{name: values[i] for name, values in columns.items()} for i in range(len(rows))], places[1:])
+    return Table(path, [{name: cell or None for name, cell in zip(header, row, strict=True)} for row in rows], places[1:])
 
 
-def _numbers(cells: list[str | None]) -> list[Any]:
+def _numbers(cells: list[str]) -> list[Any]:
     """Whole numbers where all cells are such, written as numbers are: 7, not 007."""
-    if all(cell is not None and len(cell) < 19 and cell.isascii() and cell.isdigit() and str(int(cell)) == cell for cell in cells):
-        return [int(cell or 0) for cell in cells]
+    if all(len(cell) < 19 and cell.isascii() and cell.isdigit() and str(int(cell)) == cell for cell in cells):
+        return [int(cell) for cell in cells]
     return list(cells)
 
 

@@ -319,6 +319,16 @@ def test_a_bad_override_is_refused(tmp_path, override, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_a_config(tmp_path, encoding):
+    raw = {**DIGITS, "data": {"source": "imagefolder:/é"}}
+    (tmp_path / "config.yaml").write_bytes(yaml.safe_dump(raw, allow_unicode=True).encode(encoding))
+    assert load(tmp_path / "config.yaml").data.source == "imagefolder:/é"
+    (tmp_path / "config.yaml").write_bytes(b"name: a\nseed: \xff")
+    with pytest.raises(ConfigError, match=r"config.yaml, line 2: cannot be read as UTF-8"):
+        load(tmp_path / "config.yaml")
+
+
 # --------------------------------------------------------------------------------------------------- recipe
 OTHER: dict[str, Any] = {
     "name": "other", "seed": 9, "generations": 9,

@@ -582,6 +582,19 @@ def test_parquet_skips_bad_rows(tmp_path):
     assert source.read(0)[0, 0, 0] == 5
 
 
+def test_rows_of_a_damaged_part_of_a_file_are_left_out_and_counted(tmp_path):
+    write_parquet(tmp_path / "a.parquet", rows_of(8), row_group_size=2, compression="none", write_page_checksum=True)
+    raw = bytearray((tmp_path / "a.parquet").read_bytes())
+    third = raw.index(png(colour=(4, 0, 0)))
+    raw[third + 60] ^= 1
+    (tmp_path / "a.parquet").write_bytes(raw)
+    source = open_rows(tmp_path, bad_images="skip")
+    assert [int(key.rpartition("/")[2]) for key in source.keys] == [0, 1, 2, 3, 6, 7]
+    assert source.account.count("skipped") == 2 and "CRC" in source.skipped[0][1]
+    with pytest.raises(DataError, match=r"a.parquet is no readable parquet file"):
+        open_rows(tmp_path)
+
+
 def test_damaged_different_or_no_parquet(tmp_path):
     with pytest.raises(DataError, match=r"no file that ends in .parquet"):
         open_rows(tmp_path)

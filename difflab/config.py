@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from difflab.errors import ConfigError
+from difflab.data.files import read_text
+from difflab.errors import ConfigError, DataError
 
 # YAML 1.1 reads a bare no as false.
 Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]
@@ -48,7 +49,14 @@ class Data(Spec):
     image_size: int | None = Field(None, ge=4, le=4096, description="Side of the square images in pixels; null = the source's own size.")
     color: Literal["auto", "L", "RGB"] = Field("auto", description="L = grey, RGB = colour, auto = as the source says.")
     label: str | None = Field(
-        None, description="Which attribute of the source is the class (emoji: style, category, subcategory, concept); null = the source's default."
+        None,
+        description="Which column or attribute of the source is the class (emoji: style, category, subcategory, concept); "
+        "null = the source's default, a column `label`; none = images have no class.",
+    )
+    caption_column: str | None = Field(
+        None,
+        description="Column of the captions in a table or metadata file, or the suffix of text files beside the images (.txt, .caption); "
+        "null = the first that is there of text, prompt, caption, .txt, .caption.",
     )
     caption: str | None = Field(
         None, description="Captions made from this text, where {class} and {prompt} stand for an image's own; null = the source's captions."
@@ -545,9 +553,9 @@ def load(path: str | Path, overrides: list[str] | None = None, kind: Any = Confi
     """Read a YAML config, or the one in a run's run.yaml, and apply ``a.b=value`` overrides. Raises ConfigError that names key, file and nearest key."""
     path = Path(path)
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read config {path}: {error}") from error
+        raw = yaml.load(read_text(path), Loader)
+    except DataError as error:
+        raise ConfigError(f"cannot read config {error}") from error
     except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):

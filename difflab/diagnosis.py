@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from difflab import look
-from difflab.comparison import default_extractor, open_sides
+from difflab.comparison import default_extractor
+from difflab.data.image_sets import open_sides
 from difflab.errors import DataError, MeasureError
 from difflab.measure import SHARES
 from difflab.metrics import METRICS, Extractor, Judge, Pair, open_extractor

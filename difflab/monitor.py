@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from difflab.comparison import COMMON, TEXTURE, default_extractor, features, open_sides
+from difflab.comparison import COMMON, TEXTURE, default_extractor, features
+from difflab.data.image_sets import open_sides
 from difflab.errors import MeasureError
 from difflab.measure import Row, Side, measured
 from difflab.metrics import METRICS, open_extractor

@@ -33,7 +33,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from difflab.config import digest
-from difflab.errors import MeasureError
+from difflab.data.files import read_lines, sound
+from difflab.errors import DataError, MeasureError
 from difflab.metrics.base import Pair, PairMetric, Rows, measure, nearest, squared_distances
 from difflab.metrics.extractors import Extractor
 from difflab.metrics.interval import wilson
@@ -118,10 +119,13 @@ def read_concepts(path: str | Path, prompts: Iterable[str] | None = None) -> dic
     for by one of them. Raises MeasureError: no such file, no concept, a line that cannot be read, duplicates, unasked concepts.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeError) as error:
-        raise MeasureError(f"cannot read concepts from {path}: {error}; give a UTF-8 text file with one concept a line") from error
-    rows = [_concept(line.strip(), f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+        lines = read_lines(Path(path))
+    except DataError as error:
+        raise MeasureError(f"cannot read concepts from {error}; give a UTF-8 text file with one concept a line") from error
+    try:
+        rows = [_concept(line.strip(), f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    except DataError as error:
+        raise MeasureError(str(error)) from error
     if not rows:
         raise MeasureError(f"{path} holds no concept; write one a line")
     _distinct([name for name, _ in rows])
@@ -138,12 +142,12 @@ def _concept(line: str, where: str) -> tuple[str, str | None]:
         return line, None
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MeasureError(f"{where} is no JSON: {error}") from error
     texts = [row.get("concept"), row.get("prompt", "-")]
     if not set(row) <= {"concept", "prompt"} or not all(isinstance(text, str) and text.strip() for text in texts):
         raise MeasureError(f'{where} wants {{"concept": "...", "prompt": "..."}}, the prompt optional, got {line[:80]}')
-    return row["concept"], row.get("prompt")
+    return sound(row["concept"], where), row.get("prompt") and sound(row["prompt"], where)
 
 
 def _distinct(names: Iterable[str]) -> list[str]:

@@ -191,6 +191,20 @@ def test_lists_are_read_in_either_form(tmp_path):
     assert read_concepts(path, ["noto seal", "Red Apple", "äpfel!", "big cat"]) == read_concepts(path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_marks_and_line_ends_of_other_systems(tmp_path, encoding, end):
+    names = ["seal", "Äpfel", "two\u2028parts"]
+    (tmp_path / "list").write_bytes(end.join(names).encode(encoding))
+    assert list(read_concepts(tmp_path / "list")) == names
+
+
+def test_half_a_surrogate_pair_is_refused(tmp_path):
+    (tmp_path / "list").write_text('cat\n{"concept": "dog", "prompt": "a dog \\ud83d"}\n')
+    with pytest.raises(MeasureError, match=r"line 2: .*half of a surrogate pair"):
+        read_concepts(tmp_path / "list")
+
+
 @pytest.mark.parametrize(
     ("text", "match"),
     [
@@ -203,7 +217,7 @@ def test_lists_are_read_in_either_form(tmp_path):
         (b'{"concept": "cat", "promt": "a cat"}', "line 1 wants"),
         (b'{"concept": 3}', "line 1 wants"),
         (b'{"concept": "cat", "prompt": null}', "line 1 wants"),
-        (b"\xff\xfe\x00cat", "cannot read concepts"),
+        (b"cat\n\xffdog", "line 2: cannot be read as UTF-8"),
     ],
 )
 def test_lists_that_cannot_be_read(tmp_path, text, match):

@@ -33,7 +33,7 @@ from difflab.data.ingest import ingest
 from difflab.data.store import Shards
 from difflab.data.train_set import TrainSet
 from difflab.data.verify import file_hash
-from difflab.errors import ConfigError, StoreError
+from difflab.errors import ConfigError, StoreError, reading
 from difflab.memory import enough_memory, peak_memory
 from difflab.mfu import forward_flops, mfu
 from difflab.models import family_of
@@ -95,7 +95,7 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None, plots:
     works = [Work(part, accelerator, report, plots=plots) for part in run.parts]
     try:
         for work in works:
-            ingest(work.run, accelerator)
+            ingest(work.run, accelerator, report.say)
             check_counts(work.run)
             check_text(work.run, report)
         if isinstance(run, EcosystemRun):
@@ -107,6 +107,8 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None, plots:
             work.done = {(t, stage) for t in range(config.generations + 1) for stage in STAGES if work.run.done(t, stage)}
         compared = {t for t in range(config.generations + 1) if isinstance(run, EcosystemRun) and run.between(t).exists()}
         accelerator.wait_for_everyone()
+        for line in dict.fromkeys(line for work in works for line in work.run.came_in):
+            report.say(line)
         for t in range(config.generations + 1):
             for work in works:
                 one_generation(work, t)
@@ -188,7 +190,8 @@ def check_text(run: Run, report: Reporter) -> None:
     """Open the base of a text-to-image family before anything is fitted, and say how many captions it will not read to the end."""
     if not run.config.text:
         return
-    model = family_of(run.config.model)(run.config.model, run.shape)
+    with reading(f"model.base {getattr(run.config.model, 'base', '')}", ConfigError):
+        model = family_of(run.config.model)(run.config.model, run.shape)
     model.check_sampling(run.config.sample)
     if late := late_start(model.scheduler(run.config.sample), model.noise):
         report.say(late)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import json
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -38,7 +40,8 @@ exit codes:
   2    a problem that you can mend; the one line on stderr says how
   130  interrupted; the same command resumes
 
-difflab COMMAND --help has examples of each. Results go to stdout, progress to stderr; NO_COLOR=1 takes the colours away.
+difflab COMMAND --help has examples of each. Results go to stdout, progress to stderr; NO_COLOR=1 takes the colours away,
+DIFFLAB_DEBUG=1 shows the traceback behind an error.
 """
 EXAMPLES_OF = {
     "run": [
@@ -74,6 +77,8 @@ EXAMPLES_OF = {
 
 def main(argv: list[str] | None = None) -> int:
     """Parse and run one command; returns the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     args = _parse(argv)
     code = 0
     try:
@@ -81,6 +86,8 @@ def main(argv: list[str] | None = None) -> int:
         print(end="", flush=True)  # a reader that has gone is noticed here, not while Python shuts down
         return code
     except DifflabError as error:
+        if os.environ.get("DIFFLAB_DEBUG"):
+            traceback.print_exc()
         return _problem(str(error))
     except KeyboardInterrupt:
         print("difflab: stopped; the same command resumes", file=sys.stderr)
@@ -98,7 +105,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _problem(text: str) -> int:
-    print(f"difflab: error: {' '.join(text.split())}", file=sys.stderr)
+    from difflab.data.account import plain
+
+    print(f"difflab: error: {plain(' '.join(text.split()))}", file=sys.stderr)
     return 2
 
 
@@ -367,7 +376,7 @@ def _diagnose(args: argparse.Namespace) -> int:
     else:
         files = {"train": args.train, "concepts": args.concepts, "image_size": args.image_size, "max_bad": args.max_bad}
         result = diagnose(args.reference, args.sets, **files, **shared)
-    for note in result.notes:
+    for note in [*result.notes, *(result.doubts if args.json else [])]:
         print(note, file=sys.stderr)
     if args.json:
         _print_rows(result.rows())
@@ -584,7 +593,9 @@ def _plan(args: argparse.Namespace) -> int:
     _quiet_libraries()
     check(config)
     labs = config.labs()
-    per_lab = [_costs(own, labs if len(labs) > 1 else []) for own in labs]
+    told: list[str] = []
+    per_lab = [_costs(own, labs if len(labs) > 1 else [], told) for own in labs]
+    _tell(told)
     if args.json:
         _print_rows([({"lab": i} if len(labs) > 1 else {}) | vars(c) for i, own in enumerate(per_lab) for c in own])
         return 0
@@ -618,24 +629,23 @@ def _plan(args: argparse.Namespace) -> int:
     return 0
 
 
-def _costs(config: configs.Config, labs: list[configs.Config]) -> list[Any]:
-    """The costs of one chain, or of one of `labs`."""
-    from difflab.data.ingest import own_part
-    from difflab.data.sources import open_source
-    from difflab.data.split import split
+def _costs(config: configs.Config, labs: list[configs.Config], told: list[str]) -> list[Any]:
+    """The costs of one chain, or of one of `labs`; what became of its real images goes to `told`."""
+    from difflab.data.ingest import divided
     from difflab.models import family_of
     from difflab.models.base import Shape
     from difflab.plan import plan
     from difflab.regimes import check_possible, fresh_needed
-    from difflab.seeds import seed_of
 
     captions = 0
     if config.exact:
         n_train = (config.data.train_size or 0) + fresh_needed(config, config.data.train_size or 0)
         shape = Shape(family_of(config.model).truth(config.model, [0]).shape[1:])
     else:
-        source = open_source(config.data, config.seed)
-        n_train = len(own_part(config, split(source, config.data.held_out, seed_of("split", config.seed))[0]))
+        source, train, held_out = divided(config)
+        n_train = len(train)
+        parts = config.ecosystem is not None and config.ecosystem.real == "disjoint"
+        told += source.account.told(f"real images ({source.name})", None if parts else n_train + len(held_out))
         shape = Shape((source.size, source.size, source.channels), len(source.classes or []))
         captions = len(set(source.prompts or [])) if config.text and config.conditional else 0
     check_possible(config, n_train, labs)
@@ -647,9 +657,11 @@ def _status(args: argparse.Namespace) -> int:
 
     run = open_run(args.dir)
     generations = range(run.config.generations + 1)
+    came_in = [line for part in run.parts for line in part.came_in]
     parts = [[{"generation": t, **{stage: part.done(t, stage) for stage in STAGES}} for t in generations] for part in run.parts]
     if args.json:
         _print_rows([({"lab": i} if len(parts) > 1 else {}) | row for i, rows in enumerate(parts) for row in rows])
+        _tell(came_in)
         return 0
     for part, rows in zip(run.parts, parts, strict=True):
         out = Table(title=escape(f"{part.path}: {part.config.name}, recipe {part.recipe}"), header_style="bold")
@@ -663,6 +675,7 @@ def _status(args: argparse.Namespace) -> int:
     complete = all(row["measure"] for rows in parts for row in rows) and run.generations == list(generations)
     whole = args.dir.resolve().parent if run.config.ecosystem and run.parts == [run] else args.dir
     print("complete" if complete else f"not complete; the command that started it resumes it: difflab run CONFIG --out {whole}")
+    _tell(came_in)
     return 0
 
 
@@ -765,6 +778,12 @@ def _show(renderable: Any) -> None:
     with console.capture() as text:
         console.print(renderable)
     print(text.get(), end="")
+
+
+def _tell(lines: Iterable[str]) -> None:
+    """On stderr, each line once: what labs have in common is said of all."""
+    for line in dict.fromkeys(lines):
+        print(line, file=sys.stderr)
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:

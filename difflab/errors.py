@@ -36,11 +36,12 @@ class MeasureError(DifflabError):
 
 
 @contextmanager
-def reading(what: object, kind: type[DifflabError] = DataError) -> Iterator[None]:
-    """The last net under what users bring along: inside the block any exception becomes a `kind` that names `what`.
+def reading(what: object, kind: type[DifflabError] = DataError, then: str = "repair it or put it back from a copy") -> Iterator[None]:
+    """The last net under what users bring along: inside the block any exception becomes a one-line `kind` that names `what`.
 
     Libraries that read damaged files raise nearly every type there is. Errors of difflab itself, a full disk and memory that ran
-    out pass as they are. The original exception stays the cause.
+    out pass as they are. The original exception stays the cause. Around difflab's own work the net has no place: there an unforeseen
+    exception is a bug, with its traceback.
     """
     try:
         yield
@@ -49,5 +50,5 @@ def reading(what: object, kind: type[DifflabError] = DataError) -> Iterator[None
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
             raise
-        reason = " ".join(str(error).split())[:200] or "no reason given"
-        raise kind(f"{what} cannot be read ({type(error).__name__}: {reason}); repair or replace it") from error
+        reason = " ".join(str(error).split())[:300]
+        raise kind(f"{what} cannot be read ({type(error).__name__}{': ' if reason else ''}{reason}); {then}") from error

@@ -13,9 +13,12 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
-from difflab.comparison import COMMON, TEXTURE, default_extractor, features
+from difflab.comparison import COMMON, TEXTURE, chosen, default_extractor, features
+from difflab.config import digest
+from difflab.data.content import halves
 from difflab.data.image_sets import open_sides
 from difflab.errors import MeasureError
 from difflab.measure import Row, Side, measured
@@ -81,7 +84,10 @@ class Monitor:
         source = open_sides({"reference": reference}, image_size, 0.01, self.notes)["reference"]
         self._size, self.count = source.size, min(count or len(source), len(source) // 2)
         rows = numpy_generator("monitor", seed).permutation(len(source))[: 2 * self.count]
-        self._identity, self._real = features(source, rows, self._extractors, "reference", self.notes)
+        hashes, found = features(source, rows, self._extractors, "reference", self.notes)
+        first, other = halves(hashes, self.count)  # copies of one image are all in one of them
+        self._identity, self.count = digest(hashes), len(first)
+        self._real = [chosen(part, np.concatenate([first, other])) for part in found]
 
     def update(self, images: Any, step: int | None = None, warn: bool = True) -> list[Row]:
         """Measure `images` (as `difflab.compare` takes them; of a process its own), log, and warn where a measure alarms. Returns the new rows.

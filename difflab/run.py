@@ -29,6 +29,7 @@ import yaml
 
 from difflab import config as configs
 from difflab.config import Config
+from difflab.data.account import Account, encodable
 from difflab.data.files import cache_home, read_json, write_text
 from difflab.data.ledger import REAL
 from difflab.data.store import Shards
@@ -61,6 +62,16 @@ class Run:
     def about(self) -> dict[str, Any]:
         """What the real set is: n_train, n_held_out, record, classes, source, licence, account."""
         return read_json(self.path / "real" / "about.json")
+
+    @property
+    def came_in(self) -> list[str]:
+        """What became of the images of the real set, in one or two lines; [] without images, and where an older version made the set."""
+        about = self.about if (self.path / "real" / "about.json").exists() else {}
+        if "account" not in about:
+            return []
+        parts = self.config.ecosystem is not None and self.config.ecosystem.real == "disjoint"
+        used = None if parts else about["n_train"] + about["n_held_out"]
+        return Account.from_dict(about["account"]).told(f"real images ({about['source']})", used)
 
     @property
     def shape(self) -> Shape:
@@ -132,6 +143,11 @@ class Run:
             self._labs = [self if i == self.config.lab else open_run(self.path.parent / f"lab-{i}") for i in range(count)]
         return self._labs
 
+    @property
+    def started(self) -> bool:
+        """Whether anything was fitted here, or in another lab of the ecosystem."""
+        return any(any(lab.path.glob("gen-*")) for lab in self._labs or [self]) or any(self.path.glob("lab-*/gen-*"))
+
     # -------------------------------------------------------------------------------------- opening, lock
     @classmethod
     def create(cls, path: Path, config: Config) -> Run:
@@ -146,6 +162,8 @@ class Run:
 
     def claim(self) -> None:
         """Lock the folder and make it this run's, see `create`."""
+        if encodable(str(self.path)) != str(self.path):  # pyarrow opens no such file
+            raise StoreError(f"the name {self.path} holds bytes that are no UTF-8; choose another folder with --out")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / ".lock", "a")  # noqa: SIM115 (held open as long as the run is worked on)
@@ -166,7 +184,7 @@ class Run:
         record = self.path / "run.yaml"
         others = [p for p in self.path.iterdir() if p.name not in (".lock", "run.yaml") and not p.name.startswith(".run.yaml.")]
         if record.exists():
-            if any(self.path.glob("gen-*")) or any(self.path.glob("lab-*/gen-*")):
+            if self.started:
                 self._check_recipe(record)
             elif read_record(record) != self.config:
                 # Nothing was fitted under that recipe (it asked for bad images, say): the mended config may have the folder.
@@ -239,8 +257,11 @@ class Run:
         """Seconds per stage and generation, in the order in which they were run."""
         path = self.path / "timings.jsonl"
         try:
-            return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        except ValueError as error:
+            rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+            if not all(isinstance(row, dict) and {"generation", "stage", "seconds"} <= row.keys() for row in rows):
+                raise ValueError("a line holds no time")
+            return rows
+        except (OSError, ValueError) as error:
             raise StoreError(f"{path} is damaged ({error}); it holds nothing but times: delete it") from error
 
     def grid(self, generation: int) -> Any:
@@ -378,7 +399,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         if not all(isinstance(row, dict) and {"generation", "metric", "value"} <= row.keys() for row in rows):
             raise ValueError("a line holds no number")
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise StoreError(f"{path} is damaged ({error}); delete it and run the same command again") from error
     return rows
 

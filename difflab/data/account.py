@@ -16,10 +16,24 @@ KINDS = {
     "skipped": "cannot be read and are left out",
     "unlisted": "are not listed in the metadata and are left out",
     "cropped": "are not square and are cropped to their centre",
-    "duplicated": "have the same content as another image of the set",
+    "duplicated": "have the same content as an earlier image of the set",
     "frames": "have several frames, of which the first is read",
     "metadata": "have damaged or oversized metadata, which is ignored",
 }
+
+
+def plain(text: str) -> str:
+    """One line that a terminal can show: file names may hold line ends, control characters and bytes that are no text.
+
+    >>> plain("a\\nb \\udcff")
+    'a\\\\nb \\\\udcff'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def encodable(text: str) -> str:
+    """`text` that can be stored as UTF-8: bytes of file names that are no text are spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @dataclass
@@ -83,6 +97,12 @@ class Account:
             files = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in sorted(self.ignored.items()))
             parts.append(f"files that are no images were not opened: {files}")
         return [*parts, *self.notes]
+
+    def told(self, name: str, used: int | None = None) -> list[str]:
+        """`lines` for a terminal, under the name of the set. used: images that are left where a config takes a part of the set."""
+        first, *rest = self.lines()
+        part = f", of which {used:,} are used" if used is not None and used < self.read else ""
+        return [plain(line) for line in (f"{name}: {first}{part}", *(f"{name}: {line}" for line in rest))]
 
     def _example(self, kind: str) -> str:
         key, detail = self.entries[kind].first[0]

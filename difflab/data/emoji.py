@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 
 from difflab.config import Data
 from difflab.data.account import Account
+from difflab.data.content import joined
 from difflab.data.decode import channels_of, decode
 from difflab.data.sources import NO_LABELS, Source, encode_labels
 from difflab.errors import DataError
@@ -91,23 +91,3 @@ def _styles(wanted: list[str] | None) -> list[str]:
 
 def _rows(style: str) -> list[dict]:
     return [row for path in sorted(FOLDER.glob(f"{style}-*.parquet")) for row in pq.read_table(path).to_pylist()]
-
-
-def joined(*columns: Iterable[object]) -> np.ndarray:
-    """int64 [N] group numbers, 0 upwards: rows that agree in any column, directly or over others, share a group."""
-    rows = list(zip(*columns, strict=True))
-    parent = list(range(len(rows)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    first: dict[tuple[int, object], int] = {}
-    for i, row in enumerate(rows):
-        for column, value in enumerate(row):
-            j = root(first.setdefault((column, value), i))
-            parent[max(root(i), j)] = min(root(i), j)
-    roots = [root(i) for i in range(len(rows))]
-    return np.unique(roots, return_inverse=True)[1].astype(np.int64)

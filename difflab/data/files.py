@@ -28,6 +28,8 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise StoreError(f"{path} is a folder where a file is to be written; delete it and run the same command again")
         yield temporary
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())

@@ -86,8 +86,9 @@ def in_words(finding: Any) -> str:
     """'late collapse, and blurred': the stage, what it is instead, and the looks."""
     stage = f"{finding.stage} collapse" if finding.stage in ("early", "late", "catastrophic") else ""
     words = [word for word in (stage, *finding.instead, *finding.looks) if word]
-    nothing = "nothing lost" if finding.stage == "none" else "nothing seen at this n"
-    return ", ".join(words) or nothing
+    words = words or ["nothing lost" if finding.stage == "none" else "nothing seen at this n"]
+    untold = [] if finding.copies_told or "overfitting" in words else ["copies cannot be told"]
+    return ", ".join(words + untold)
 
 
 def left_out(reasons: Mapping[str, str]) -> list[str]:
@@ -111,6 +112,7 @@ def _story(result: Any) -> list[str]:
         lines.append(f"  classes that no sample was asked for: {', '.join(last.gone[:8])}")
     if result.first_alarm:
         lines.append(f"first alarm: generation {result.first_alarm[0]}, by {', '.join(result.first_alarm[1])}")
+    lines += result.doubts
     lines.append(f"what could help: {last.advice}")
     lines += [f"{reason}: {', '.join(names)}" for reason, names in result.unknown.items()]
     lines += [f"left out: {line}" for line in left_out(last.left_out)]

@@ -84,7 +84,15 @@ def check_unchanged(run: Run, say: Callable[[str], None]) -> None:
     told = run.about.get("listing") if (folder / "about.json").exists() else None
     if before is None and told is None:
         return
-    now = records.record(run.config.data)
+    try:
+        now = records.record(run.config.data)
+    except DataError as error:
+        if not run.started:
+            raise
+        raise StoreError(
+            f"{run.path} was made from other images than {source} holds now ({error}); put them back as they were, or mend them and "
+            f"give the new ones a folder of their own: --out {run.path.with_name(run.path.name + '-new')}"
+        ) from error
     if now is None:
         say(plain(f"{source} is not there any more: the run goes on with the images that it has"))
         return

@@ -6,6 +6,7 @@ replaced by another of exactly as many bytes.
 
 from __future__ import annotations
 
+import glob
 import gzip
 import hashlib
 import json
@@ -17,7 +18,7 @@ from difflab.config import Data
 from difflab.data.files import write_bytes
 from difflab.data.folder import list_folder
 from difflab.data.parquet import RowGroups, list_parquet
-from difflab.errors import DataError
+from difflab.errors import reading
 
 FILE = "listing.json.gz"
 
@@ -28,19 +29,19 @@ LISTS = {"imagefolder": list_folder, "parquet": list_parquet}
 
 
 def record(data: Data) -> Record | None:
-    """What lies at `data.source` now; None where nothing can be listed, and for sets that are no files of the user."""
+    """What lies at `data.source` now; None where nothing does, and for sets that are no files of the user. Raises DataError where it is unsound."""
     kind, _, argument = data.source.partition(":")
     if kind not in LISTS or not argument:
         return None
-    try:
+    if not Path(argument).expanduser().exists() and not glob.glob(str(Path(argument).expanduser())):
+        return None
+    with reading(f"data.source={data.source}"):
         listing = LISTS[kind](data, argument)
         if isinstance(listing.items, RowGroups):
             files: Record = {file.name: [file.stat().st_size, ""] for file in listing.items.files}
             sizes: list[int | None] = [None] * len(listing.keys)
         else:
             files, sizes = {}, [Path(listing.items[i]).stat().st_size for i in range(len(listing.keys))]  # type: ignore[arg-type]
-    except (DataError, OSError):  # the run has its own copy of the images; whoever opens the set says what is wrong with it
-        return None
     nothing = [None] * len(listing.keys)
     said = zip(listing.labels or nothing, listing.prompts or nothing, strict=True)
     digests = ["" if label is None and prompt is None else _digest([label, prompt]) for label, prompt in said]

@@ -77,7 +77,8 @@ def caption_changed(root: Path) -> None:
 
 
 def caption_file(root: Path) -> None:
-    (root / "002.txt").write_text("a caption beside the picture")
+    for image in root.glob("*.png"):
+        image.with_suffix(".txt").write_text("a caption beside the picture")
 
 
 CHANGES = [
@@ -87,7 +88,7 @@ CHANGES = [
     (lambda root: folder(root, 20, 16), removed, "1 removed (004.png)"),
     (captioned, replaced, "1 of another size (003.png)"),
     (captioned, caption_changed, "1 with another caption or label (007.png)"),
-    (lambda root: folder(root, 20, 16), caption_file, "1 with another caption or label (002.png)"),
+    (lambda root: folder(root, 20, 16), caption_file, "20 with another caption or label (000.png, 001.png, 002.png, ...)"),
 ]
 IDS = ["class", "renamed", "replaced", "removed", "replaced, listed", "caption", "caption file"]
 
@@ -105,6 +106,15 @@ def test_the_same_command_on_changed_data_says_what_changed_and_what_to_type(tmp
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "real").rglob("*")}
     other = Path(str(error.value).rpartition("--out ")[2])
     run_chain(asked, other, plots=False)  # what the message says works
+
+
+def test_data_that_became_unsound_are_other_data(tmp_path):
+    """One caption file where the other images have none: the set cannot be opened any more, and the run was not made from it."""
+    asked = config(f"imagefolder:{folder(tmp_path / 'set', 20, 16)}")
+    run_chain(asked, tmp_path / "run", plots=False)
+    (tmp_path / "set" / "002.txt").write_text("a caption")
+    with pytest.raises(StoreError, match=r"was made from other images than .* holds now \(.*002|000.*; put them back as they were"):
+        run_chain(asked, tmp_path / "run", plots=False)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from difflab.data.decode import suffixes
 from difflab.data.listing import CAPTIONS, Listing, captions, chosen, label_column, source_of
 from difflab.data.sources import NO_LABELS, Source, no_label_choice
 from difflab.data.tables import SIDECARS, Table, metadata_of, read_sidecars, read_table, sidecars_of
-from difflab.data.walk import SPLIT_FOLDER, check_inside, ignored, inside_folder, is_image, refuse_split_folders, walk
+from difflab.data.walk import SPLIT_FOLDER, check_inside, ignored, inside_folder, is_image, refuse_split_folders, split_folders, walk
 from difflab.errors import DataError
 
 LICENCE = "unknown (your own images)"
@@ -54,6 +54,10 @@ def list_folder(data: Data, argument: str | Path) -> Listing:
         column = label_column(data, table.columns, str(table.path))
         labels = None if column is None else table.labels(column)
         prompts = None
+        splits = split_folders(keys)
+        if splits is not None:  # a list is what the user means: they are one set, and that is said
+            names = " and ".join(sorted(splits[1].values()))
+            account.notes.append(f"{metadata} lists images in {names}, which look like splits; they are read as one set")
     else:
         keys = images
         labels, prompts = _from_folders(root, images, data, account)

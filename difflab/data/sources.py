@@ -62,6 +62,8 @@ def open_source(data: Data, seed: int) -> Source:
     seed = data.drawn_with(seed)
     if data.styles is not None and kind != "emoji":
         raise DataError(f"data.styles is for data.source=emoji only; remove it for data.source={data.source}")
+    if data.caption_column is not None and kind in PLAIN:
+        raise DataError(f"data.caption_column is for images of your own; remove it for data.source={data.source}, or make captions with data.caption")
     source = _open(kind, argument if colon else None, data)
     if data.label == NO_LABELS:
         source = replace(source, labels=None, classes=None)

@@ -99,23 +99,23 @@ def ignored(files: Iterable[str], used: Iterable[str]) -> dict[str, int]:
 
 
 # -------------------------------------------------------------------------------------------------------- splits
-def refuse_split_folders(root: Path, images: Iterable[str]) -> None:
-    """Raise DataError where folders with images look like the splits of one set, at any depth: what to test on would be trained on."""
-    folders: dict[str, dict[str, str]] = {}  # folder -> split -> name of the folder in it
+def split_folders(images: Iterable[str]) -> tuple[str, dict[str, str]] | None:
+    """The first folder in which several folders with images look like the splits of one set: (its path, split -> name), at any depth."""
+    found: dict[str, dict[str, str]] = {}
     for parent in {str(parent) for key in images for parent in PurePosixPath(key).parents if parent.name}:
         match = SPLIT_FOLDER.fullmatch(PurePosixPath(parent).name)
         if match:
-            folders.setdefault(str(PurePosixPath(parent).parent), {}).setdefault(SPLITS[match[1].lower()], PurePosixPath(parent).name)
-    for above, splits in sorted(folders.items()):
-        if len(splits) > 1:
-            names = sorted(splits.values())
-            raise DataError(
-                f"{root / above}: {', '.join(names)} look like splits, not classes; give one of them, for example {_first(root / above, splits)}"
-            )
+            found.setdefault(str(PurePosixPath(parent).parent), {}).setdefault(SPLITS[match[1].lower()], PurePosixPath(parent).name)
+    return next(((above, splits) for above, splits in sorted(found.items()) if len(splits) > 1), None)
 
 
-def _first(above: Path, splits: dict[str, str]) -> Path:
-    return above / splits.get("train", sorted(splits.values())[0])
+def refuse_split_folders(root: Path, images: Iterable[str]) -> None:
+    """Raise DataError where folders with images look like splits: what to test on would be trained on."""
+    found = split_folders(images)
+    if found is not None:
+        above, names = root / found[0], sorted(found[1].values())
+        one = above / found[1].get("train", names[0])
+        raise DataError(f"{above}: {', '.join(names)} look like splits, not classes; give one of them, for example {one}")
 
 
 def refuse_split_files(root: Path, keys: Iterable[str]) -> None:

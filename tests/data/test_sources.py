@@ -127,6 +127,7 @@ def test_missing_package_names_the_command(monkeypatch, source, package, command
         ({"source": "exact"}, "model.family=gaussian"),
         ({"source": "digits", "styles": ["noto"]}, "data.styles is for data.source=emoji"),
         ({"source": "digits", "label": "style"}, "only one kind of label"),
+        ({"source": "emoji", "caption_column": "text"}, "data.caption_column is for images of your own"),
         ({"source": "imagefolder:/no/such/place"}, "/no/such/place does not exist"),
         ({"source": "parquet:/no/such/place"}, "/no/such/place does not exist"),
     ],

@@ -87,6 +87,15 @@ def test_classes_that_only_sound_like_splits_are_classes(names, tmp_path):
     assert open_source(Data(source=f"imagefolder:{tmp_path}"), 0).classes == sorted(names)
 
 
+def test_a_list_over_several_splits_is_one_set_and_that_is_said(tmp_path):
+    for name in ("train", "test"):
+        pictures_in(tmp_path / name, 2, 8)
+    names = [f"{folder}/{i:03d}.png" for folder in ("train", "test") for i in range(2)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name", *names]))
+    source = open_source(Data(source=f"imagefolder:{tmp_path}"), 0)
+    assert source.keys == names and "lists images in test and train, which look like splits" in source.account.lines()[1]
+
+
 # ----------------------------------------------------------------------------------------------- the hub's cache
 def cached(cache: Path, files: dict[str, Path], revision: str = "abc") -> Path:
     """A snapshot as huggingface_hub lays it out: links to blobs that are called by their hashes."""

@@ -268,16 +268,25 @@ class Side:
     features: torch.Tensor
     labels: torch.Tensor | None = None
 
+    def finite(self, name: str) -> tuple[Side, list[str]]:
+        """The rows whose features are all finite, and the sentence that says how many others there were, if any."""
+        known = torch.isfinite(self.features).all(1)
+        if known.all():
+            return self, []
+        said = f"{int((~known).sum())} of {len(known)} {name} have features that are no finite numbers, and are left out"
+        return Side(self.features[known], None if self.labels is None else self.labels[known]), [said]
+
 
 def measured(
     extractor: Any,
     metrics: Sequence[str],
     real: Side,
     fake: Side,
-    other: Side,
+    other: Side | None,
     *,
     train: torch.Tensor | None = None,
     judge: Any = None,
+    no_judge: str | None = None,
     concepts: Any = None,
     neighbours: int,
     identity: str,
@@ -287,19 +296,30 @@ def measured(
 ) -> list[Row]:
     """Rows of `metrics`, the texture measures on the texture extractor and all others elsewhere: `fake` against `real`, and as the floor `real` against `other`.
 
+    A row has a value, or a reason why not; with a value the reason says which images were left out, or why there is no floor.
+
     Args:
-        other: real images that are in neither set.
+        other: real images that are in neither set; None = no floor.
         train: features of what the model was trained on; memorisation is measured against these, the floor with `real` in the place of samples.
         judge, concepts: for class and concept measures, which have no value without.
+        no_judge: why there is no judge.
         identity: hash of the real set, for the recipe.
         resample: (metric, pair) -> the measure on half-samples, [] = no interval.
     """
     from difflab.metrics import METRICS, Pair, interval
 
     shared = {"judge": judge, "concepts": concepts, "neighbours": neighbours}
+    (real, lost_real), (fake, lost_fake) = real.finite("real images"), fake.finite("samples")
+    lost = [*lost_real, *lost_fake]
+    if train is not None:
+        (trained, lost_train) = Side(train).finite("training images")
+        train, lost = trained.features, [*lost, *lost_train]
     n = len(fake.features)
     pair = Pair(real.features, fake.features, real_labels=real.labels, fake_labels=fake.labels, train=train, **shared)
-    floor_pair = Pair(other.features, real.features, real_labels=other.labels, fake_labels=real.labels, **shared)
+    if other is not None:
+        other, lost_other = other.finite("real images of the floor")
+        lost += lost_other
+    floor_pair = other and Pair(other.features, real.features, real_labels=other.labels, fake_labels=real.labels, **shared)
     unseen_pair = Pair(real.features, real.features, train=train, neighbours=neighbours)
     rows = []
     for name in metrics:
@@ -314,21 +334,28 @@ def measured(
             recipe["train"] = 0 if train is None else len(train)
         shown = "fid" if name == "fd" and extractor.name.startswith("inception") else name
         try:
+            if metric.needs == "judge" and no_judge:
+                raise MeasureError(f"{name} has no value: {no_judge}")
             value = metric.of(pair)
-            floor, reason = _floor(metric, unseen_pair if metric.needs in ("train", "own") else floor_pair)
+            floor, why = _floor(metric, unseen_pair if metric.needs in ("train", "own") else floor_pair)
             drawn = resample(metric, pair)
             ci = interval(value, sorted(drawn), metric.range, n if metric.unit in SHARES else None) if drawn else None
-            rows.append(row(generation, shown, extractor.name, value, ci, n, floor, configs.digest(recipe), reason))
+            said = [metric.note(pair), *lost, why]
         except MeasureError as error:
-            rows.append(row(generation, shown, extractor.name, None, None, n, None, configs.digest(recipe), str(error)))
+            value, ci, floor, said = None, None, None, [str(error), *lost]
+        reason = "; ".join(filter(None, said)) or None
+        rows.append(row(generation, shown, extractor.name, value, ci, n, floor, configs.digest(recipe), reason))
         advance(1)
     return rows
 
 
 def _floor(metric: Any, pair: Any) -> tuple[float | None, str | None]:
-    """The floor, or why there is none: captions of real images need not repeat."""
+    """The floor and what it leaves out, or why there is none: captions of real images need not repeat."""
+    if pair is None:
+        return None, None
     try:
-        return metric.of(pair), None
+        value, left_out = metric.of(pair), metric.note(pair)
+        return value, left_out and f"its floor: {left_out}"
     except MeasureError as error:
         return None, f"its floor: {error}"
 

@@ -105,6 +105,8 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None, plots:
             work.done = {(t, stage) for t in range(config.generations + 1) for stage in STAGES if work.run.done(t, stage)}
         compared = {t for t in range(config.generations + 1) if isinstance(run, EcosystemRun) and run.between(t).exists()}
         accelerator.wait_for_everyone()
+        for work in works:
+            check_measures(work)
         for t in range(config.generations + 1):
             for work in works:
                 one_generation(work, t)
@@ -180,6 +182,16 @@ def check_counts(run: Run) -> None:
     if config.conditional:
         for count in config.sample.count if isinstance(config.sample.count, list) else [config.sample.count]:
             sample.asked(run, 0, count)
+
+
+def check_measures(work: Work) -> None:
+    """Say which measures will have no value, and why, before anything is fitted for them."""
+    run = work.run
+    if all((t, "measure") in work.done for t in range(run.config.generations + 1)):
+        return
+    lab = f"lab {run.config.lab}: " if run.config.ecosystem else ""
+    for line in measuring.left_out(measuring.unmeasurable(run, work.extractors, work.accelerator)):
+        work.report.say(f"{lab}will be left out, as it cannot even be measured between real images: {line}")
 
 
 def check_text(run: Run, report: Reporter) -> None:

@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -324,7 +324,7 @@ class _OfConcepts(PairMetric):
     """Samples whose embedding is 0 have no direction and are left out."""
 
     needs = "concepts"
-    directions = ("fake",)
+    directions: ClassVar[tuple[str, ...]] = ("fake",)
     min_n = 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from rich import box
@@ -10,6 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from difflab.measure import left_out
 from difflab.run import Run
 
 
@@ -88,19 +88,6 @@ def in_words(finding: Any) -> str:
     words = [word for word in (stage, *finding.instead, *finding.looks) if word]
     nothing = "nothing lost" if finding.stage == "none" else "nothing seen at this n"
     return ", ".join(words) or nothing
-
-
-def left_out(reasons: Mapping[str, str]) -> list[str]:
-    """Measures without a value and why, those of one reason together.
-
-    >>> left_out({"recall (pixels)": "recall needs 6 images", "ct": "ct has no value: all are one", "kid": "kid needs 6 images"})
-    ['recall (pixels), kid: needs 6 images', 'ct: all are one']
-    """
-    names: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        bare = name.partition(" (")[0]
-        names.setdefault(reason.removeprefix(f"{bare} has no value: ").removeprefix(f"{bare} "), []).append(name)
-    return [f"{', '.join(group)}: {reason}" for reason, group in names.items()]
 
 
 def _story(result: Any) -> list[str]:

@@ -73,7 +73,9 @@ def rows(name: str, real: torch.Tensor, fake: torch.Tensor, labels: torch.Tensor
 
 def sentence(text: object) -> bool:
     """'ct has no value: all are one', and not '(36.12, 1.70)'."""
-    return isinstance(text, str) and bool(re.match(r"[a-z0-9]", text, re.I)) and len(text.split()) >= 4 and not re.search(r"\([-\d.]+, [-\d.]+\)", text)
+    return (
+        isinstance(text, str) and bool(re.match(r"[a-z0-9]", text, re.I)) and len(text.split()) >= 4 and not re.search(r"\([-\d.]+, [-\d.]+\)", text)
+    )
 
 
 @pytest.mark.parametrize("name", sorted(METRICS))

@@ -515,7 +515,7 @@ def test_images_that_an_extractor_cannot_read_are_left_out_of_all_that_it_serves
         "import torch\n"
         "def space(images):\n"
         "    x = torch.nn.functional.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float(), 4).mean(1).flatten(1)\n"
-        "    return x.masked_fill(x[:, :1] + x[:, 1:2] > 100, float('nan'))\n"
+        "    return x.masked_fill(images.flatten(1).long().sum(1, keepdim=True) % 7 == 3, float('nan'))\n"
     )
     found = rows(run, extractors=[f"python:{tmp_path / 'space.py'}:space"], metrics=["fd", "class_accuracy", "recall"], judge_drift=True)
     for name, r in found.items():

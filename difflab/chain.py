@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 
-from difflab import ecosystem, held_out, policies, regimes, sample, selection, trackers, train
+from difflab import added, ecosystem, held_out, policies, regimes, sample, selection, trackers, train
 from difflab import measure as measuring
 from difflab.config import Config, digest
 from difflab.data.files import atomic, write_json
@@ -40,7 +40,7 @@ from difflab.models import family_of
 from difflab.models.base import ClosedForm
 from difflab.policies import At, Policy
 from difflab.progress import Reporter
-from difflab.run import STAGES, EcosystemRun, Run, run_class
+from difflab.run import STAGES, EcosystemRun, Run, read_rows, run_class
 from difflab.seeds import lab_seed, seed_of
 
 
@@ -52,6 +52,7 @@ class Work:
     accelerator: Accelerator
     report: Reporter
     extractors: list[Any] = field(default_factory=list)
+    more: list[added.Opened] = field(default_factory=list)  # measures that were added to the run
     plots: bool = True
     done: set[tuple[int, str]] = field(default_factory=set)  # what earlier calls have finished
 
@@ -99,7 +100,7 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None, plots:
         if isinstance(run, EcosystemRun):
             ecosystem.check_labs(run)
         for work in works:
-            work.extractors = measuring.extractors_of(work.run, accelerator)
+            open_extractors(work)
         # Decided before any stage runs: a process that looked later could find the main process's result and skip a stage that the others are in.
         for work in works:
             work.done = {(t, stage) for t in range(config.generations + 1) for stage in STAGES if work.run.done(t, stage)}
@@ -107,6 +108,7 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None, plots:
         accelerator.wait_for_everyone()
         for work in works:
             check_measures(work)
+            catch_up(work)
         for t in range(config.generations + 1):
             for work in works:
                 one_generation(work, t)
@@ -126,6 +128,26 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None, plots:
             work.tracked.finish()
         run.close()
     return run
+
+
+def open_extractors(work: Work) -> None:
+    """Those that the run was asked for, and those of measures that were added to it."""
+    work.extractors = measuring.extractors_of(work.run, work.accelerator)
+    work.more = [] if work.run.config.exact else added.opened(work.run, work.accelerator)
+
+
+def catch_up(work: Work) -> None:
+    """Added measures of generations that were measured before these were asked for."""
+    run = work.run
+    rows = {t: read_rows(run.gen(t) / "metrics.jsonl") for t in run.generations} if work.more else {}
+    lacking = {t: added.missing(work.more, before) for t, before in rows.items()}
+    work.wait()  # all have looked before one of them writes
+    for t, more in lacking.items():
+        if more:
+            with work.report.stage(t, "measure", sum(len(part.config.measure.metrics) for part, _ in more), "measures") as advance:
+                fresh = added.rows_of(more, t, rows[t], work.accelerator, advance)
+            if work.main:
+                measuring.write_rows(run, t, rows[t] + fresh)
 
 
 def one_generation(work: Work, generation: int) -> None:
@@ -331,15 +353,17 @@ def select(work: Work, generation: int) -> None:
 def measure(work: Work, generation: int) -> None:
     """Stage 5: the numbers of t."""
     run = work.run
-    total = len(work.extractors) * len(run.config.measure.metrics)
+    total = sum(len(extractors) * len(part.config.measure.metrics) for part, extractors in [(run, work.extractors), *work.more])
     with work.report.stage(generation, "measure", total, "measures") as advance:
         if run.config.exact:
             model = family_of(run.config.model).load(run.config.model, run.shape, run.gen(generation) / "model")
             rows = measuring.measure_exact(run, generation, model) if work.main else []
         else:
             rows = measuring.measure_images(run, generation, work.extractors, work.accelerator, advance)
+        rows += measuring.measure_training(run, generation) if work.main else []
+        rows += added.rows_of(work.more, generation, rows, work.accelerator, advance)
     if work.main:
-        measuring.write_rows(run, generation, rows + measuring.measure_training(run, generation))
+        measuring.write_rows(run, generation, rows)
 
 
 def show(run: Run, generation: int) -> None:

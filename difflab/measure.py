@@ -32,6 +32,7 @@ from difflab.run import KEYS, Run
 from difflab.seeds import numpy_generator, seed_of
 
 Row = dict[str, Any]
+JUDGES = ["judge_frozen", "judge_retrained", "judge_rebased", "judge_retrained_on_real"]
 UNASKED = "samples are asked for no class"
 SHARES = ("share of samples", "share of real images")  # units of measures that count images one by one
 
@@ -409,7 +410,7 @@ def measured(
             recipe[metric.needs] = used.recipe if used else None
         if metric.needs == "train":  # one's own training set is another one in every generation
             recipe["train"] = 0 if train is None else len(train)
-        shown = "fid" if name == "fd" and extractor.name.startswith("inception") else name
+        called = shown(name, extractor)
         try:
             if metric.needs == "judge" and no_judge:
                 raise MeasureError(f"{name} has no value: {no_judge}")
@@ -421,9 +422,14 @@ def measured(
         except MeasureError as error:
             value, ci, floor, said = None, None, None, [str(error), *lost]
         reason = "; ".join(filter(None, said)) or None
-        rows.append(row(generation, shown, extractor.name, value, ci, n, floor, configs.digest(recipe), reason))
+        rows.append(row(generation, called, extractor.name, value, ci, n, floor, configs.digest(recipe), reason))
         advance(1)
     return rows
+
+
+def shown(metric: str, extractor: Any) -> str:
+    """What a measure is called in metrics.jsonl: the Frechet distance on Inception features has a name of its own."""
+    return "fid" if metric == "fd" and extractor.name.startswith("inception") else metric
 
 
 def left_out(reasons: Mapping[str, str]) -> list[str]:
@@ -463,12 +469,9 @@ def _judge_drift(run: Run, generation: int, extractor: Any, judge: Any, no_judge
     seed = run.config.seed
     (train, a), (real, b), (fake, c) = train.finite("training images"), real.finite("real images"), fake.finite("samples")
     lost, n = [*a, *b, *c], len(fake.features)
-    wanted = {
-        "judge_frozen": ("frozen", "on_samples"),
-        "judge_retrained": ("retrained", "on_samples"),
-        "judge_rebased": ("re-based", "on_samples"),
-        "judge_retrained_on_real": ("retrained", "on_real"),
-    }
+    wanted = dict(
+        zip(JUDGES, (("frozen", "on_samples"), ("retrained", "on_samples"), ("re-based", "on_samples"), ("retrained", "on_real")), strict=True)
+    )
     shared = {"extractor": extractor.recipe, "judge": judge and judge.recipe, "n": n, "real": run.real.hash()}
     recipes = {metric: configs.digest({"measure": metric, **shared}) for metric in wanted}
     try:

@@ -102,7 +102,7 @@ def test_numbers_are_those_of_a_run_that_was_asked_from_the_start(made, run, tmp
     if "neighbours" not in options:
         asked_for = {key for key in whole if key not in before}
         assert {(m, e) for _, _, m, e in asked_for} - {(m, e) for _, _, m, e in fresh} <= {
-            (m, "fitted") for m in ("fd", "recall") if "judge" in options
+            (m, "python:space:rows_and_columns") for m in ("fd", "recall") if "judge" in options
         }
     assert result.recipe == open_run(made).recipe and {key[0] for key in fresh} == {0, 1}
     assert yaml.safe_load((run / "run.yaml").read_text())["config"]["measure"]["metrics"] == ["fd", "recall"]

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 
-from difflab import ecosystem, held_out, policies, regimes, sample, selection, trackers, train
+from difflab import added, ecosystem, held_out, policies, regimes, sample, selection, trackers, train
 from difflab import measure as measuring
 from difflab.config import Config, digest
 from difflab.data.files import atomic, write_json
@@ -41,7 +41,7 @@ from difflab.models.base import ClosedForm
 from difflab.models.schedulers import check_scheduler, late_start, scheduler_of
 from difflab.policies import At, Policy
 from difflab.progress import Reporter
-from difflab.run import STAGES, EcosystemRun, Run, run_class
+from difflab.run import STAGES, EcosystemRun, Run, read_rows, run_class
 from difflab.seeds import lab_seed, seed_of
 
 
@@ -53,6 +53,7 @@ class Work:
     accelerator: Accelerator
     report: Reporter
     extractors: list[Any] = field(default_factory=list)
+    more: list[added.Opened] = field(default_factory=list)  # measures that were added to the run
     plots: bool = True
     done: set[tuple[int, str]] = field(default_factory=set)  # what earlier calls have finished
     rehearsed: bool = False  # whether a model has been saved, so that later ones will be
@@ -101,7 +102,7 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None, plots:
         if isinstance(run, EcosystemRun):
             ecosystem.check_labs(run)
         for work in works:
-            work.extractors = measuring.extractors_of(work.run, accelerator)
+            open_extractors(work)
         # Decided before any stage runs: a process that looked later could find the main process's result and skip a stage that the others are in.
         for work in works:
             work.done = {(t, stage) for t in range(config.generations + 1) for stage in STAGES if work.run.done(t, stage)}
@@ -109,6 +110,9 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None, plots:
         accelerator.wait_for_everyone()
         for line in dict.fromkeys(line for work in works for line in work.run.came_in):
             report.say(line)
+        for work in works:
+            check_measures(work)
+            catch_up(work)
         for t in range(config.generations + 1):
             for work in works:
                 one_generation(work, t)
@@ -128,6 +132,26 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None, plots:
             work.tracked.finish()
         run.close()
     return run
+
+
+def open_extractors(work: Work) -> None:
+    """Those that the run was asked for, and those of measures that were added to it."""
+    work.extractors = measuring.extractors_of(work.run, work.accelerator)
+    work.more = [] if work.run.config.exact else added.opened(work.run, work.accelerator)
+
+
+def catch_up(work: Work) -> None:
+    """Added measures of generations that were measured before these were asked for."""
+    run = work.run
+    rows = {t: read_rows(run.gen(t) / "metrics.jsonl") for t in run.generations} if work.more else {}
+    lacking = {t: added.missing(work.more, before) for t, before in rows.items()}
+    work.wait()  # all have looked before one of them writes
+    for t, more in lacking.items():
+        if more:
+            with work.report.stage(t, "measure", sum(len(part.config.measure.metrics) for part, _ in more), "measures") as advance:
+                fresh = added.rows_of(more, t, rows[t], work.accelerator, advance)
+            if work.main:
+                measuring.write_rows(run, t, rows[t] + fresh)
 
 
 def one_generation(work: Work, generation: int) -> None:
@@ -184,6 +208,16 @@ def check_counts(run: Run) -> None:
     if config.conditional:
         for count in config.sample.count if isinstance(config.sample.count, list) else [config.sample.count]:
             sample.asked(run, 0, count)
+
+
+def check_measures(work: Work) -> None:
+    """Say which measures will have no value, and why, before anything is fitted for them."""
+    run = work.run
+    if all((t, "measure") in work.done for t in range(run.config.generations + 1)):
+        return
+    lab = f"lab {run.config.lab}: " if run.config.ecosystem else ""
+    for line in measuring.left_out(measuring.unmeasurable(run, work.extractors, work.accelerator)):
+        work.report.say(f"{lab}will be left out, as it cannot even be measured between real images: {line}")
 
 
 def check_text(run: Run, report: Reporter) -> None:
@@ -354,15 +388,17 @@ def select(work: Work, generation: int) -> None:
 def measure(work: Work, generation: int) -> None:
     """Stage 5: the numbers of t."""
     run = work.run
-    total = len(work.extractors) * len(run.config.measure.metrics)
+    total = sum(len(extractors) * len(part.config.measure.metrics) for part, extractors in [(run, work.extractors), *work.more])
     with work.report.stage(generation, "measure", total, "measures") as advance:
         if run.config.exact:
             model = family_of(run.config.model).load(run.config.model, run.shape, run.gen(generation) / "model")
             rows = measuring.measure_exact(run, generation, model) if work.main else []
         else:
             rows = measuring.measure_images(run, generation, work.extractors, work.accelerator, advance)
+        rows += measuring.measure_training(run, generation) if work.main else []
+        rows += added.rows_of(work.more, generation, rows, work.accelerator, advance)
     if work.main:
-        measuring.write_rows(run, generation, rows + measuring.measure_training(run, generation))
+        measuring.write_rows(run, generation, rows)
 
 
 def show(run: Run, generation: int) -> None:

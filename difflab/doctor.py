@@ -317,9 +317,10 @@ GOOD = ("ok", "bundled", "there", "cached", "yes")
 
 
 def tables(rows: list[Row]) -> Iterator[Any]:
-    """The rows as rich tables, one per part."""
-    from rich.table import Table
+    """The rows as tables for a terminal, one per part."""
+    from difflab.report.blocks import Blocks, Column
 
+    texts = ("setting", "value", "package", "about", "device", "weights and data", "for", "preset", "why not")
     columns = {
         "setting": ("setting", "value"),
         "package": ("package", "version", "state", "about"),
@@ -329,11 +330,8 @@ def tables(rows: list[Row]) -> Iterator[Any]:
     }
     for part, names in columns.items():
         own = [row for row in rows if {"trial": "package"}.get(row["part"], row["part"]) == part]
-        table = Table(*names, header_style="bold")
-        for row in own:
-            table.add_row(*_cells(part, row))
         if own:
-            yield table
+            yield Blocks([Column(name, "left", text=name in texts) for name in names], [_cells(part, row) for row in own])
 
 
 def _cells(part: str, row: Row) -> list[Any]:

@@ -104,7 +104,8 @@ def main(argv: list[str] | None = None) -> int:
         if DISK_FULL.search(str(error)):
             return _problem("no space left on the disk; free some and run the same command again, it resumes")
         if isinstance(error, OSError) and error.filename is not None:
-            return _problem(f"{error.filename}: {error.strerror}")
+            then = ", where a file is wanted; delete it and run the same command again" if isinstance(error, IsADirectoryError) else ""
+            return _problem(f"{error.filename}: {error.strerror}{then}")
         raise
 
 

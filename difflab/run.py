@@ -22,10 +22,11 @@ import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import yaml
+from pydantic import BaseModel, ConfigDict, Field
 
 from difflab import config as configs
 from difflab.config import Config
@@ -33,12 +34,38 @@ from difflab.data.account import Account, encodable
 from difflab.data.files import cache_home, read_json, write_text
 from difflab.data.ledger import REAL
 from difflab.data.store import Shards
-from difflab.errors import ConfigError, StoreError
+from difflab.errors import ConfigError, StoreError, reading
 from difflab.models.base import Shape
 
 # Of every row of metrics.jsonl.
 KEYS = ("generation", "lab", "metric", "extractor", "value", "ci_low", "ci_high", "n", "floor", "recipe", "reason")
 STAGES = ("mix", "train", "sample", "select", "measure")
+
+
+class About(BaseModel):
+    """What real/about.json holds, as far as it is read. What has a default is not in the sets of all versions and kinds."""
+
+    model_config = ConfigDict(strict=True)
+    source: str = ""
+    licence: str = ""
+    classes: list[str] | None
+    n_train: int = Field(ge=1)
+    n_held_out: int = Field(ge=1)
+    record: list[Annotated[int, Field(ge=1)]] = Field(min_length=2, max_length=3)
+    shard_size: int = Field(ge=1)
+    account: dict[str, Any] | None = None
+    content: str | None = None
+    listing: str | None = None
+    prompts: list[str] | None = None
+
+
+class Sampled(BaseModel):
+    """What sampled.json of a generation holds."""
+
+    model_config = ConfigDict(strict=True)
+    count: int = Field(1, ge=1)
+    hash: str = ""
+    probe: int = Field(ge=0)
 
 
 class Run:
@@ -61,7 +88,11 @@ class Run:
     @property
     def about(self) -> dict[str, Any]:
         """What the real set is: n_train, n_held_out, record, classes, source, licence, account."""
-        return read_json(self.path / "real" / "about.json")
+        path = self.path / "real" / "about.json"
+        found = read_json(path, About)
+        if len(found["record"]) != (2 if self.config.exact else 3):
+            raise StoreError(f"{path} is damaged (record is {found['record']}); delete it and run the same command again")
+        return found
 
     @property
     def came_in(self) -> list[str]:
@@ -71,7 +102,8 @@ class Run:
             return []
         parts = self.config.ecosystem is not None and self.config.ecosystem.real == "disjoint"
         used = None if parts else about["n_train"] + about["n_held_out"]
-        return Account.from_dict(about["account"]).told(f"real images ({about['source']})", used)
+        with reading(f"the account in {self.path / 'real' / 'about.json'}", StoreError, "delete it and run the same command again"):
+            return Account.from_dict(about["account"]).told(f"real images ({about['source']})", used)
 
     @property
     def shape(self) -> Shape:
@@ -251,7 +283,7 @@ class Run:
     def training(self, generation: int) -> dict[str, Any]:
         """Images seen, size of the training set and the loss curve of one generation ({} for formula-fitted families)."""
         path = self.gen(generation) / "training.json"
-        return read_json(path) if path.exists() else {}
+        return read_json(path, dict[str, Any]) if path.exists() else {}
 
     def timings(self) -> list[dict[str, Any]]:
         """Seconds per stage and generation, in the order in which they were run."""
@@ -296,9 +328,9 @@ class Run:
         path = self.gen(generation) / "selected.parquet"
         try:
             rows = pq.read_table(path, page_checksum_verification=True)
+            return rows["index"].to_numpy()[rows["kept"].to_numpy(zero_copy_only=False)]
         except Exception as error:  # missing, truncated or foreign: one message
             raise StoreError(f"{path} cannot be read ({type(error).__name__}); delete it and run the same command again") from error
-        return rows["index"].to_numpy()[rows["kept"].to_numpy(zero_copy_only=False)]
 
 
 class EcosystemRun(Run):

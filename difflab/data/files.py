@@ -8,8 +8,11 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from difflab.errors import DataError, StoreError
 
@@ -55,11 +58,23 @@ def write_json(path: Path, thing: Any) -> None:
     write_text(path, json.dumps(thing, indent=1, sort_keys=True) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, kind: Any = Any) -> Any:
+    """What a JSON file holds. Raises StoreError where it is missing, damaged, or not of the type `kind` (as pydantic reads types)."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        found = json.loads(path.read_text())
+        _adapter(kind).validate_python(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise StoreError(f"{path} is damaged ({reason}); delete it and run the same command again") from error
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} is missing or damaged ({error}); delete it and run the same command again") from error
+    return found
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> None:

@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from difflab.errors import ConfigError, reading
+from difflab.data.files import read_text
+from difflab.errors import ConfigError, DataError, reading
 
 # YAML 1.1 reads a bare no as false.
 Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]
@@ -48,7 +49,14 @@ class Data(Spec):
     image_size: int | None = Field(None, ge=4, le=4096, description="Side of the square images in pixels; null = the source's own size.")
     color: Literal["auto", "L", "RGB"] = Field("auto", description="L = grey, RGB = colour, auto = as the source says.")
     label: str | None = Field(
-        None, description="Which attribute of the source is the class (emoji: style, category, subcategory, concept); null = the source's default."
+        None,
+        description="Which column or attribute of the source is the class (emoji: style, category, subcategory, concept); "
+        "null = the source's default, a column `label`; none = images have no class.",
+    )
+    caption_column: str | None = Field(
+        None,
+        description="Column of the captions in a table or metadata file, or the suffix of text files beside the images (.txt, .caption); "
+        "null = the first that is there of text, prompt, caption, .txt, .caption.",
     )
     caption: str | None = Field(
         None, description="Captions made from this text, where {class} and {prompt} stand for an image's own; null = the source's captions."
@@ -279,7 +287,9 @@ class Sample(Spec):
     scheduler: str = Field("DDIMScheduler", description="Any scheduler class of diffusers, by name.")
     scheduler_options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments for that scheduler; {} = its defaults.")
     steps: int = Field(50, ge=1, description="Denoising steps.")
-    guidance_scale: float = Field(1.0, ge=0, description="Classifier-free guidance as in diffusers: 1 = none.")
+    guidance_scale: float = Field(
+        1.0, ge=0, description="Classifier-free guidance as in diffusers: at most 1 = none, the conditional prediction alone."
+    )
     conditions: Literal["real", "balanced"] = Field(
         "real", description="Classes (and captions) asked for: as often as in generation 0's training set, or classes equally often."
     )
@@ -544,9 +554,9 @@ def load(path: str | Path, overrides: list[str] | None = None, kind: Any = Confi
     path = Path(path)
     with reading(f"config {path}", ConfigError, "correct it; configs/digits.yaml is an example"):
         try:
-            raw = yaml.load(path.read_text(encoding="utf-8"), Loader)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read config {path}: {error}") from error
+            raw = yaml.load(read_text(path), Loader)
+        except DataError as error:
+            raise ConfigError(f"cannot read config {error}") from error
         except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
             raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):

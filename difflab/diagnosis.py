@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from difflab import look
-from difflab.comparison import default_extractor, doubles, open_sides
+from difflab.comparison import default_extractor, doubles
 from difflab.data.content import contents_of, doubled, halves, overlaps, within
+from difflab.data.image_sets import open_sides
 from difflab.errors import DataError, MeasureError, reading
 from difflab.measure import SHARES
 from difflab.metrics import METRICS, Extractor, Judge, Pair, open_extractor
@@ -268,6 +269,7 @@ class _Real:
 
     def __post_init__(self) -> None:
         self._known: dict[tuple[str, int], tuple[np.ndarray, torch.Tensor]] = {}
+        self.notes: dict[str, None] = {}  # what measures left out, each once, in order
         parts = [self.reference] + ([] if self.unseen is None else [self.unseen])
         labels = np.concatenate([part.labels for part in parts]) if all(part.labels is not None for part in parts) else np.zeros(0, np.int64)  # type: ignore[misc]
         if not self.judges and len(np.unique(labels)) > 1:
@@ -335,6 +337,8 @@ class _Real:
                 low, high = wilson(value, len(pair.fake))
                 error = max(error, (high - low) / 3.92)
             out[space, name] = (value, error)
+            if left_out := metric.note(pair):
+                self.notes[f"{name} ({space}): {left_out}"] = None
         return out
 
     def controls(self) -> dict[str, dict[Key, Found]]:
@@ -401,7 +405,7 @@ def examine(
         findings.append(finding)
     over_time(findings)
     recipe = {"extractors": [e.recipe for e in extractors], "n": n, "neighbours": neighbours, "resamples": resamples, "z": Z}
-    return Diagnosis(findings, notes or [], recipe, equal.doubts)
+    return Diagnosis(findings, [*(notes or []), *real.notes], recipe, equal.doubts)
 
 
 class _Equal:
@@ -498,13 +502,14 @@ def _readings(real: _Real, own: dict[Key, Found], against: dict[str, dict[Key, F
         for sign in signs:
             for space in [key[0] for key in own if key[1] == sign.metric]:
                 value = own[space, sign.metric]
+                unread = against["real images"].get((space, sign.metric), "not taken between real images")
                 controls = {
                     name: c
                     for name, found in against.items()
                     if isinstance(c := found.get((space, sign.metric)), tuple) and (sign.in_look or not name.endswith(LOOK))
                 }
-                if isinstance(value, str) or "real images" not in controls:
-                    left_out[sign.metric] = value if isinstance(value, str) else str(against["real images"].get((space, sign.metric), "no control"))
+                if isinstance(value, str) or isinstance(unread, str):
+                    left_out[sign.metric] = value if isinstance(value, str) else f"{sign.metric} has no value between real images: {unread}"
                     continue
                 unit = {"floor": abs(controls["real images"][0]), "variance": variance.get(space, 1.0), "one": 1.0}.get(sign.of, 1.0)
                 out.append(Reading(sign, *value, controls, unit, n, space))

@@ -36,17 +36,19 @@ class MeasureError(DifflabError):
 
 
 @contextmanager
-def reading(what: str, kind: type[DifflabError] = DataError, then: str = "repair it or put it back from a copy") -> Iterator[None]:
-    """The last net under everything that users give: inside, an exception that nobody foresaw becomes a one-line `kind` that names `what`.
+def reading(what: object, kind: type[DifflabError] = DataError, then: str = "repair it or put it back from a copy") -> Iterator[None]:
+    """The last net under what users bring along: inside the block any exception becomes a one-line `kind` that names `what`.
 
-    The exception stays its cause. Around our own work it has no place: there an unforeseen exception is a bug, with its traceback.
+    Libraries that read damaged files raise nearly every type there is. Errors of difflab itself, a full disk and memory that ran
+    out pass as they are. The original exception stays the cause. Around difflab's own work the net has no place: there an unforeseen
+    exception is a bug, with its traceback.
     """
     try:
         yield
-    except DifflabError:
+    except (DifflabError, MemoryError):
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # nothing is wrong with what is read
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
+            raise
         reason = " ".join(str(error).split())[:300]
         raise kind(f"{what} cannot be read ({type(error).__name__}{': ' if reason else ''}{reason}); {then}") from error

@@ -5,6 +5,7 @@ Every way in (folder, parquet, arrays, hub) fills one `Account`; the commands pr
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +53,7 @@ class Account:
     found: images that the set holds. read: images that are used. entries: kind of `KINDS` -> which images, and why.
     ignored: files that are no images and were not opened, suffix -> count.
     lost_area: mean share of the area of the cropped images that is cut away, 0 to 1.
+    notes: what else a user should know of how the set was understood, one sentence each.
     """
 
     found: int = 0
@@ -59,6 +61,7 @@ class Account:
     entries: dict[str, Entry] = field(default_factory=dict)
     ignored: dict[str, int] = field(default_factory=dict)
     lost_area: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
     def add(self, kind: str, key: str, detail: str = "") -> None:
         """Count one image under `kind`, a key of `KINDS`."""
@@ -76,7 +79,7 @@ class Account:
     def as_dict(self) -> dict[str, Any]:
         """For JSON; `from_dict` reads it back."""
         entries = {kind: {"count": e.count, "first": [list(pair) for pair in e.first]} for kind, e in self.entries.items()}
-        return {"found": self.found, "read": self.read, "entries": entries, "ignored": self.ignored, "lost_area": self.lost_area}
+        return {"found": self.found, "read": self.read, "entries": entries, "ignored": self.ignored, "lost_area": self.lost_area, "notes": self.notes}
 
     @classmethod
     def from_dict(cls, given: dict[str, Any]) -> Account:
@@ -89,11 +92,17 @@ class Account:
         reasons: with what is wrong with the first image of each kind, which may name folders of this machine.
         """
         whole = f"{self.read:,} of {self.found:,} images are read" if self.read != self.found else f"all {self.found:,} images are read"
-        parts = [f"{self.entries[kind].count:,} {text}{self._example(kind, reasons)}" for kind, text in KINDS.items() if self.count(kind)]
+        parts = self.parts(reasons=reasons)
+        return [whole, *(["; ".join(parts)] if parts else [])]
+
+    def parts(self, without: Collection[str] = (), reasons: bool = True) -> list[str]:
+        """What is not read or not as it was, one part for each kind of `KINDS` but those of `without`, then files and notes."""
+        kinds = [(kind, text) for kind, text in KINDS.items() if self.count(kind) and kind not in without]
+        parts = [f"{self.count(kind):,} {text}{self._example(kind, reasons)}" for kind, text in kinds]
         if self.ignored:
             files = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in sorted(self.ignored.items()))
             parts.append(f"files that are no images were not opened: {files}")
-        return [whole, *(["; ".join(parts)] if parts else [])]
+        return [*parts, *self.notes]
 
     def told(self, name: str, used: int | None = None) -> list[str]:
         """`lines` for a terminal, under the name of the set. used: images that are left where a config takes a part of the set."""

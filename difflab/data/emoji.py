@@ -12,7 +12,7 @@ from difflab.config import Data
 from difflab.data.account import Account
 from difflab.data.content import joined
 from difflab.data.decode import channels_of, decode
-from difflab.data.sources import Source, encode_labels
+from difflab.data.sources import NO_LABELS, Source, encode_labels
 from difflab.errors import DataError
 
 FOLDER = Path(__file__).parent.parent / "assets" / "emoji"
@@ -47,8 +47,9 @@ def open_emoji(data: Data) -> Source:
     Raises DataError: unknown label or style, data.image_size above the bundled size, missing asset.
     """
     label, size = data.label or "category", data.image_size or SIZE
+    label = "category" if label == NO_LABELS else label
     if label not in ATTRIBUTES:
-        raise DataError(f"data.label={label} is no attribute of emoji; use one of {', '.join(ATTRIBUTES)}")
+        raise DataError(f"data.label={label} is no attribute of emoji; use one of {', '.join(ATTRIBUTES)}, or {NO_LABELS}")
     if size > SIZE:
         raise DataError(f"data.image_size={size}: the bundled emoji are {SIZE} px; use at most data.image_size={SIZE}")
     rows = [row for style in _styles(data.styles) for row in _rows(style)]

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from difflab.config import Config
-from difflab.data import listing
+from difflab.data import record as records
 from difflab.data.account import encodable, plain
 from difflab.data.content import contents, kept_together
 from difflab.data.files import write_json
@@ -80,19 +80,27 @@ def check_unchanged(run: Run, say: Callable[[str], None]) -> None:
     Raises StoreError that says what has changed. Sets made by older versions, and data that are gone, are not compared.
     """
     folder, source = run.path / "real", run.config.data.source
-    before = listing.kept(folder)
+    before = records.kept(folder)
     told = run.about.get("listing") if (folder / "about.json").exists() else None
     if before is None and told is None:
         return
-    now = listing.listing(run.config.data)
+    try:
+        now = records.record(run.config.data)
+    except DataError as error:
+        if not run.started:
+            raise
+        raise StoreError(
+            f"{run.path} was made from other images than {source} holds now ({error}); put them back as they were, or mend them and "
+            f"give the new ones a folder of their own: --out {run.path.with_name(run.path.name + '-new')}"
+        ) from error
     if now is None:
         say(plain(f"{source} is not there any more: the run goes on with the images that it has"))
         return
-    if listing.digest(now) == (told or listing.digest(before or {})):
+    if records.digest(now) == (told or records.digest(before or {})):
         return
-    changed = ", ".join(listing.changes(before, now) if before is not None else []) or "its listing is another one"
+    changed = ", ".join(records.changes(before, now) if before is not None else []) or "its listing is another one"
     if run.started:
-        place = run.path.with_name(f"{run.path.name}-{listing.digest(now)[:6]}")
+        place = run.path.with_name(f"{run.path.name}-{records.digest(now)[:6]}")
         raise StoreError(
             f"{run.path} was made from other images than {source} holds now: {changed}; put them back as they were, or give the "
             f"new ones a folder of their own: --out {place}"
@@ -120,10 +128,10 @@ def ingest(run: Run, accelerator: Accelerator, say: Callable[[str], None] = lamb
     about |= {"record": list(record), "shard_size": max(1, min(SHARD, SHARD_BYTES // math.prod(record)))}
     total = about["n_train"] + about["n_held_out"]
     folder = run.path / "real"
-    entries = listing.listing(config.data)
+    entries = records.record(config.data)
     if entries is not None and accelerator.is_main_process:
-        listing.keep(folder, entries)  # before the first shard: what a killed process leaves is compared, too
-        about["listing"] = listing.digest(entries)
+        records.keep(folder, entries)  # before the first shard: what a killed process leaves is compared, too
+        about["listing"] = records.digest(entries)
     shards = Shards(folder / "images", folder / "features", run.path / "cache" / "real" / "images", total, about["shard_size"], record)
     for shard in shards.shards[accelerator.process_index :: accelerator.num_processes]:
         if not shards.has(shard):

@@ -1,133 +1,206 @@
-"""The listing of a set of images: names, sizes in bytes, captions and labels, without a look into any image.
+"""A set of images before any is opened, the first look at all of them, and the `Source` that comes out.
 
-A run keeps the listing of the set that it was made from, so that the same command on changed data is noticed. Built-in sets and
-sets of the hub have none. What it cannot see is an image replaced by another of exactly as many bytes.
+Every way in (folder, parquet, hub, arrays, PIL images) makes a `Listing`; from there on there is one way.
 """
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import json
-import zlib
-from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
 
 from difflab.config import Data
-from difflab.data.decode import SUFFIXES
-from difflab.data.files import write_bytes
-from difflab.data.folder import METADATA, walk
-from difflab.errors import reading
+from difflab.data.account import Account
+from difflab.data.decode import Item, channels_of, decode, look, suffixes
+from difflab.data.files import sound
+from difflab.data.sources import IGNORE_LABELS, NO_LABELS, Source, labels_of_kept
+from difflab.errors import DataError
 
-FILE = "listing.json.gz"
-
-Listing = dict[str, list[Any]]
-"""Key of an image -> [size in bytes or None, digest of what is said about it or '']."""
-
-
-def listing(data: Data) -> Listing | None:
-    """What lies at `data.source` now; None where nothing does, and for sets that are no files of the user. Raises DataError."""
-    kind, _, argument = data.source.partition(":")
-    path = Path(argument).expanduser()
-    if kind not in READERS or not argument or not path.exists():
-        return None
-    with reading(f"data.source={data.source}"):
-        return READERS[kind](path.resolve())
+CAPTIONS = ("text", "prompt", "caption")  # columns that are captions, the first that is there
+LABELS = ("label",)
+ROW_NUMBERS = 4  # from so many images on, as many classes as images are taken for row numbers
 
 
-def digest(found: Listing) -> str:
-    return _digest(found)
+class Items(Protocol):
+    """Position -> what is to be decoded; travels to worker processes."""
+
+    def __getitem__(self, position: int, /) -> Item: ...
 
 
-def keep(folder: Path, found: Listing) -> None:
-    """Write the listing into the folder of a real set."""
-    write_bytes(folder / FILE, gzip.compress(json.dumps(found, sort_keys=True).encode(), 1, mtime=0))
+@dataclass(frozen=True)
+class Listing:
+    """What is known of N images before any is opened.
 
-
-def kept(folder: Path) -> Listing | None:
-    """The listing that lies there; None where it does not, or is damaged."""
-    try:
-        found = json.loads(gzip.decompress((folder / FILE).read_bytes()))
-    except (OSError, EOFError, ValueError, zlib.error):
-        return None
-    return found if isinstance(found, dict) and all(isinstance(row, list) and len(row) == 2 for row in found.values()) else None
-
-
-def changes(before: Listing, now: Listing) -> list[str]:
-    """What is not as it was, in words, by the kind of change.
-
-    >>> changes({"a.png": [10, ""], "b.png": [10, "x"]}, {"b.png": [10, "y"], "c.png": [12, ""]})
-    ['1 added (c.png)', '1 removed (a.png)', '1 with another caption or label (b.png)']
+    name: of the source. where: names the set in errors. labels, prompts: one of each image, None = the set has none.
+    columns: the names that captions could have been read from. account: ignored files, unlisted images and notes so far.
     """
-    both = [key for key in before if key in now]
-    kinds = {
-        "added": [key for key in now if key not in before],
-        "removed": [key for key in before if key not in now],
-        "of another size": [key for key in both if before[key][0] != now[key][0]],
-        "with another caption or label": [key for key in both if before[key][1] != now[key][1]],
-    }
-    return [f"{len(keys):,} {kind} ({_named(sorted(keys))})" for kind, keys in kinds.items() if keys]
+
+    name: str
+    where: str
+    keys: list[str]
+    items: Items
+    labels: list[Any] | None = None
+    prompts: list[str] | None = None
+    licence: str = ""
+    columns: tuple[str, ...] = ()
+    account: Account = field(default_factory=Account)
 
 
-def _named(keys: list[str]) -> str:
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+@dataclass(frozen=True)
+class Survey:
+    """What a first look at all images of a set found.
+
+    kept: positions of the usable images. sizes: (width, height) -> images of that size; first: -> the key of the first one.
+    """
+
+    kept: list[int]
+    sizes: Counter[tuple[int, int]]
+    first: dict[tuple[int, int], str]
+    grey: bool
+    formats: set[str]
 
 
-def _digest(thing: Any) -> str:
-    text = thing if isinstance(thing, bytes) else json.dumps(thing, sort_keys=True, default=str).encode()
-    return hashlib.sha256(text).hexdigest()[:16]
+def survey(listing: Listing, data: Data) -> Survey:
+    """Look at the header of every image, and fill the account.
 
-
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
-
-
-def _folder(root: Path) -> Listing:
-    """Images with their caption files; with a metadata.jsonl what that lists, a digest of each line."""
-    if (root / METADATA).is_file():
-        return dict(_lines(root))
-    files = walk(root)
-    known = set(files)
-
-    def caption(key: str) -> str:
-        text = PurePosixPath(key).with_suffix(".txt").as_posix()
-        return _digest((root / text).read_bytes()) if text in known else ""
-
-    return {key: [_size(root / key), caption(key)] for key in files if PurePosixPath(key).suffix.lower() in SUFFIXES}
-
-
-def _lines(root: Path) -> Iterable[tuple[str, list[Any]]]:
-    for number, line in enumerate((root / METADATA).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        if not line.strip():
-            continue
+    Under data.bad_images=skip every image is decoded fully once, so that what is counted now can be read later; otherwise
+    a damaged body raises when it is read. Raises DataError: the first bad image, or none left.
+    """
+    account, skip = listing.account, data.bad_images == "skip"
+    out = Survey([], Counter(), {}, True, set())
+    grey, lost_area = True, 0.0
+    account.found += len(listing.keys)
+    for position, key in enumerate(listing.keys):
         try:
-            row = json.loads(line)
-            key = PurePosixPath(row.pop("file_name")).as_posix()
-            yield key, [_size(root / key), _digest(row)]
-        except (ValueError, KeyError, TypeError, AttributeError):  # the opener says what is wrong with it
-            yield f"{METADATA}, line {number}", [None, _digest(line)]
+            header = look(listing.items[position], f"{listing.where}: image {key}", data.max_pixels, whole=skip)
+        except DataError as error:
+            if not skip:
+                raise
+            account.add("skipped", key, str(error))
+            continue
+        size = (header.width, header.height)
+        out.kept.append(position)
+        out.sizes[size] += 1
+        out.first.setdefault(size, key)
+        if header.format:
+            out.formats.add(header.format.lower())
+        grey = grey and header.grey
+        if header.width != header.height:
+            account.add("cropped", key, f"{header.width} x {header.height}")
+            lost_area += 1 - min(size) / max(size)
+        if header.frames:
+            account.add("frames", key, header.frames)
+        if header.metadata:
+            account.add("metadata", key, header.metadata)
+    if not out.kept:
+        bad = account.entries.get("skipped")
+        found = f" ({bad.count} were unusable, the first: {bad.first[0][1]})" if bad else ""
+        raise DataError(f"{listing.where} holds no image that can be read{found}; images end in {', '.join(sorted(suffixes()))}")
+    account.read += len(out.kept)
+    account.lost_area = lost_area / max(1, account.count("cropped"))
+    return Survey(out.kept, out.sizes, out.first, grey, out.formats)
 
 
-def _parquet(path: Path) -> Listing:
-    """Every row with a digest of its columns but the images, and every file with its size."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+@dataclass(frozen=True)
+class Reader:
+    """Index among the kept images -> uint8 [size, size, channels]."""
 
-    found: Listing = {}
-    base = path if path.is_dir() else path.parent
-    for file in [path] if path.is_file() else [path / key for key in walk(path) if key.endswith(".parquet")]:
-        name = file.relative_to(base).as_posix()
-        found[name] = [_size(file), ""]
-        with pq.ParquetFile(file) as handle:
-            plain = [
-                f.name
-                for f in handle.schema_arrow
-                if not (pa.types.is_nested(f.type) or pa.types.is_binary(f.type) or pa.types.is_large_binary(f.type))
-            ]
-            rows = handle.read(columns=plain).to_pylist() if plain else []
-        found |= {f"{name}/{i}": [None, _digest(row)] for i, row in enumerate(rows)}
-    return found
+    items: Items
+    kept: list[int]
+    keys: list[str]
+    where: str
+    max_pixels: int
+    size: int
+    channels: int
+
+    def __call__(self, index: int) -> np.ndarray:
+        position = self.kept[index]
+        return decode(self.items[position], f"{self.where}: image {self.keys[position]}", self.max_pixels, self.size, self.channels)
 
 
-READERS = {"imagefolder": _folder, "parquet": _parquet}
+def source_of(listing: Listing, data: Data) -> Source:
+    """The set as data.image_size and data.color want it. Raises DataError: bad images, no common size, unusable labels."""
+    if listing.labels is not None:
+        refuse_row_numbers(listing.labels, listing.where)
+    found = survey(listing, data)
+    size, channels = data.image_size or _common_side(found, listing.where), channels_of(data, 1 if found.grey else 3)
+    return assembled(listing, found, size, channels, data.max_pixels)
+
+
+def assembled(listing: Listing, found: Survey, size: int, channels: int, max_pixels: int) -> Source:
+    """The usable images of a set as a Source. Raises DataError for a class that has lost all its images."""
+    labels, classes = labels_of_kept(listing.labels, found.kept, listing.where)
+    return Source(
+        name=listing.name,
+        size=size,
+        channels=channels,
+        labels=labels,
+        classes=classes,
+        prompts=None if listing.prompts is None else [listing.prompts[i] for i in found.kept],
+        groups=None,
+        attributes={},
+        keys=[listing.keys[i] for i in found.kept],
+        licence=listing.licence,
+        account=listing.account,
+        read=Reader(listing.items, found.kept, listing.keys, listing.where, max_pixels, size, channels),
+        columns=listing.columns,
+    )
+
+
+def _common_side(found: Survey, where: str) -> int:
+    (first, key), *others = found.first.items()
+    if others:
+        other, other_key = others[0]
+        raise DataError(
+            f"{where}: images differ in size ({key} is {first[0]} x {first[1]}, {other_key} is {other[0]} x {other[1]}); "
+            "say which size to use, for example data.image_size=64"
+        )
+    if first[0] != first[1]:
+        raise DataError(
+            f"{where}: images are {first[0]} x {first[1]}, not square; say which size to crop and resize to, for example data.image_size=64"
+        )
+    if not 4 <= first[0] <= 4096:
+        raise DataError(f"{where}: images are {first[0]} x {first[1]}; say which size to use (4 to 4096), for example data.image_size=64")
+    return first[0]
+
+
+# ------------------------------------------------------------------------------------------------- columns of a table
+def chosen(wanted: str | None, usual: Sequence[str], columns: Sequence[str], field: str, where: str) -> str | None:
+    """The column that config field `field` asks for; null = the first of `usual` that is there. Raises DataError that lists the columns."""
+    if wanted is None:
+        return next((name for name in usual if name in columns), None)
+    if wanted not in columns:
+        raise DataError(f"{where} has no column '{wanted}' that {field} asks for (it has: {', '.join(columns) or 'none'})")
+    return wanted
+
+
+def label_column(data: Data, columns: Sequence[str], where: str) -> str | None:
+    """The column of the class, None = the set has none or data.label=none."""
+    return None if data.label == NO_LABELS else chosen(data.label, LABELS, columns, "data.label", where)
+
+
+def captions(values: list[Any], column: str, place: Callable[[int], str]) -> list[str]:
+    """A column of captions. Raises DataError that names the `place` of one that is missing, no text, or half a surrogate pair."""
+    for i, value in enumerate(complete(values, column, place)):
+        if not isinstance(value, str):
+            raise DataError(f"{place(i)}: '{column}' must be a string, not {type(value).__name__}; name another column with data.caption_column")
+        sound(value, place(i))
+    return values
+
+
+def complete(values: list[Any], column: str, place: Callable[[int], str]) -> list[Any]:
+    """The values themselves. Raises DataError that names the `place` of the first one that is missing."""
+    missing = next((i for i, value in enumerate(values) if value is None), None)
+    if missing is not None:
+        raise DataError(f"{place(missing)}: no '{column}', which others have; give it to every image or to none")
+    return values
+
+
+def refuse_row_numbers(labels: Sequence[Any], where: str) -> None:
+    """Raise DataError where every image has a label of its own: such a column is a row number or a name."""
+    if len(labels) >= ROW_NUMBERS and None not in labels and len({str(label) for label in labels}) == len(labels):
+        shown = ", ".join(str(label)[:20] for label in labels[:3])
+        raise DataError(f"{where}: each of {len(labels)} images has a label of its own ({shown}, ...), so it is no class; {IGNORE_LABELS}")

@@ -109,13 +109,12 @@ def test_labs_with_parts_of_their_own_have_no_picture_in_common(tmp_path):
 
 
 def test_a_small_set_is_decoded_once(tmp_path, monkeypatch):
-    from difflab.data import decode
-    from difflab.data import folder as folders
+    from difflab.data import decode, listing
     from difflab.data.ingest import ingest
     from difflab.run import Run
 
     calls = []
-    monkeypatch.setattr(folders, "decode", lambda *args: calls.append(args) or decode.decode(*args))
+    monkeypatch.setattr(listing, "decode", lambda *args: calls.append(args) or decode.decode(*args))
     run = Run(tmp_path / "run", config(folder(tmp_path / "set", 30, 16)))
     ingest(run, Accelerator())
     assert len(calls) == 30 and run.real.complete()

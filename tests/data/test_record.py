@@ -14,7 +14,7 @@ from pictures import folder, pictures
 
 from difflab.chain import run_chain
 from difflab.config import Data, parse
-from difflab.data import listing
+from difflab.data import record as records
 from difflab.data.ingest import ingest
 from difflab.data.ledger import encode_png
 from difflab.errors import StoreError
@@ -77,7 +77,8 @@ def caption_changed(root: Path) -> None:
 
 
 def caption_file(root: Path) -> None:
-    (root / "002.txt").write_text("a caption beside the picture")
+    for image in root.glob("*.png"):
+        image.with_suffix(".txt").write_text("a caption beside the picture")
 
 
 CHANGES = [
@@ -87,7 +88,7 @@ CHANGES = [
     (lambda root: folder(root, 20, 16), removed, "1 removed (004.png)"),
     (captioned, replaced, "1 of another size (003.png)"),
     (captioned, caption_changed, "1 with another caption or label (007.png)"),
-    (lambda root: folder(root, 20, 16), caption_file, "1 with another caption or label (002.png)"),
+    (lambda root: folder(root, 20, 16), caption_file, "20 with another caption or label (000.png, 001.png, 002.png, ...)"),
 ]
 IDS = ["class", "renamed", "replaced", "removed", "replaced, listed", "caption", "caption file"]
 
@@ -105,6 +106,15 @@ def test_the_same_command_on_changed_data_says_what_changed_and_what_to_type(tmp
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "real").rglob("*")}
     other = Path(str(error.value).rpartition("--out ")[2])
     run_chain(asked, other, plots=False)  # what the message says works
+
+
+def test_data_that_became_unsound_are_other_data(tmp_path):
+    """One caption file where the other images have none: the set cannot be opened any more, and the run was not made from it."""
+    asked = config(f"imagefolder:{folder(tmp_path / 'set', 20, 16)}")
+    run_chain(asked, tmp_path / "run", plots=False)
+    (tmp_path / "set" / "002.txt").write_text("a caption")
+    with pytest.raises(StoreError, match=r"was made from other images than .* holds now \(.*002|000.*; put them back as they were"):
+        run_chain(asked, tmp_path / "run", plots=False)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +143,7 @@ def test_before_anything_is_trained_the_new_data_are_taken(tmp_path, lost, accel
     run = Run.create(tmp_path / "run", config(f"imagefolder:{root}"))
     ingest(run, accelerator)
     if lost:
-        (run.path / "real" / ("about.json" if lost == "about" else listing.FILE)).unlink()
+        (run.path / "real" / ("about.json" if lost == "about" else records.FILE)).unlink()
     class_added(root)
     ingest(run, accelerator, said.append)
     assert run.about["classes"] == ["a", "b"] and len(run.real) == 30 and len(set(run.real.column("key"))) == 30
@@ -177,7 +187,7 @@ def test_runs_without_a_listing_and_runs_whose_data_are_gone_go_on(tmp_path, acc
     shutil.copytree(tmp_path / "old", tmp_path / "gone")
     del about["listing"]
     (tmp_path / "old" / "real" / "about.json").write_text(json.dumps(about))
-    (tmp_path / "old" / "real" / listing.FILE).unlink()
+    (tmp_path / "old" / "real" / records.FILE).unlink()
     removed(root)
     run_chain(asked, tmp_path / "old", plots=False)
     shutil.rmtree(root)
@@ -189,19 +199,19 @@ def test_runs_without_a_listing_and_runs_whose_data_are_gone_go_on(tmp_path, acc
 
 def test_what_is_no_part_of_the_set_is_not_compared(tmp_path):
     root = captioned(tmp_path / "set")
-    before = listing.listing(Data(source=f"imagefolder:{root}"))
+    before = records.record(Data(source=f"imagefolder:{root}"))
     (root / "notes.txt").write_text("mine")
     (root / ".hidden.png").write_bytes(b"")
     pictures(1, 16, 9)[0].save(root / "unlisted.png")
-    assert listing.listing(Data(source=f"imagefolder:{root}")) == before
-    assert listing.listing(Data(source="digits")) is None and listing.listing(Data(source="hub:owner/name")) is None
+    assert records.record(Data(source=f"imagefolder:{root}")) == before
+    assert records.record(Data(source="digits")) is None and records.record(Data(source="hub:owner/name")) is None
 
 
 def test_nothing_is_decoded(tmp_path):
     root = folder(tmp_path / "set", 20, 16)
     for file in root.glob("*.png"):
         file.write_bytes(b"no picture at all")
-    assert len(listing.listing(Data(source=f"imagefolder:{root}"))) == 20
+    assert len(records.record(Data(source=f"imagefolder:{root}"))) == 20
 
 
 @pytest.fixture(scope="module")

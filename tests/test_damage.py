@@ -168,7 +168,7 @@ def test_a_folder_may_have_any_name(tmp_path, name):
 
 
 def test_classes_and_files_may_have_any_name_too(tmp_path):
-    for i, name in enumerate(NAMES):
+    for i, name in enumerate(name for name in NAMES if name.isprintable() or not any("\udc80" <= c <= "\udcff" for c in name)):
         folder(tmp_path / "\udcff -" / name, 6, 8, i)
         (tmp_path / "\udcff -" / name / "000.png").rename(tmp_path / "\udcff -" / name / f"{name}.png")
     source = f"imagefolder:{tmp_path / 'ÿ -'}".replace("ÿ", "\udcff")

@@ -9,12 +9,15 @@
 # Expected: every layer that was saved is loaded.
 # Why it matters: whoever adds a convolution to `target_modules` trains layers that no user of the file ever gets. Saved under peft's
 # names throughout (without the conversion), the same layers load whole.
-# Seen: "saved 18 tensors, loaded 2; under peft's names loaded 18".
+#
+# Output seen:
+#   diffusers 0.42.1, peft 0.21.2
+#   saved 18 tensors, loaded 2; under peft's names loaded 18
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/python" -m pip install --quiet "torch==2.14.1" "diffusers==0.42.1" "peft==0.21.2" "transformers==5.24.0" "accelerate==1.15.0"
+"$folder/venv/bin/pip" install -qq --disable-pip-version-check torch==2.14.1 diffusers==0.42.1 peft==0.21.2 transformers==5.24.0 accelerate==1.15.0
 cat > "$folder/show.py" <<'PY'
 import logging
 import sys

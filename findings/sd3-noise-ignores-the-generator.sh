@@ -6,12 +6,15 @@
 # hands its generator on: the same kind of scheduler (LCMScheduler) repeats there.
 # Expected: one generator, one picture, as the documentation of `generator` says.
 # Why it matters: grids of "the same seeds" over checkpoints or generations are not of the same seeds, and a set cannot be drawn again.
-# Seen: "SD 3, FlowMatchLCMScheduler: two calls with one seed differ by up to 1.0; FlowMatchEulerDiscreteScheduler: 0".
+#
+# Output seen:
+#   diffusers 0.42.1
+#   SD 3, FlowMatchLCMScheduler: two calls with one seed differ by up to 1.0; FlowMatchEulerDiscreteScheduler: 0
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/python" -m pip install --quiet "torch==2.14.1" "diffusers==0.42.1" "transformers==5.24.0" "accelerate==1.15.0"
+"$folder/venv/bin/pip" install -qq --disable-pip-version-check torch==2.14.1 diffusers==0.42.1 transformers==5.24.0 accelerate==1.15.0
 cat > "$folder/show.py" <<'PY'
 import logging
 import warnings

@@ -13,14 +13,23 @@ from typing import TYPE_CHECKING, Any
 from difflab.errors import DifflabError
 
 if TYPE_CHECKING:
+    from difflab.adding import measure_run
     from difflab.comparison import compare
     from difflab.diagnosis import diagnose, diagnose_run
     from difflab.monitor import Monitor
     from difflab.run import Run, open_run
 
-HOMES = {"Run": "run", "open_run": "run", "compare": "comparison", "Monitor": "monitor", "diagnose": "diagnosis", "diagnose_run": "diagnosis"}
+HOMES = {
+    "Run": "run",
+    "open_run": "run",
+    "compare": "comparison",
+    "Monitor": "monitor",
+    "diagnose": "diagnosis",
+    "diagnose_run": "diagnosis",
+    "measure_run": "adding",
+}
 
-__all__ = ["DifflabError", "Monitor", "Run", "compare", "diagnose", "diagnose_run", "open_run"]
+__all__ = ["DifflabError", "Monitor", "Run", "compare", "diagnose", "diagnose_run", "measure_run", "open_run"]
 
 
 def __getattr__(name: str) -> Any:

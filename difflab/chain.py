@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 
-from difflab import ecosystem, held_out, policies, regimes, sample, selection, trackers, train
+from difflab import added, ecosystem, held_out, policies, regimes, sample, selection, trackers, train
 from difflab import measure as measuring
 from difflab.config import Config, digest
 from difflab.data.files import atomic, write_json
@@ -33,14 +33,15 @@ from difflab.data.ingest import ingest
 from difflab.data.store import Shards
 from difflab.data.train_set import TrainSet
 from difflab.data.verify import file_hash
-from difflab.errors import ConfigError
+from difflab.errors import ConfigError, StoreError, reading
 from difflab.memory import enough_memory, peak_memory
 from difflab.mfu import forward_flops, mfu
 from difflab.models import family_of
 from difflab.models.base import ClosedForm
+from difflab.models.schedulers import check_scheduler, late_start, scheduler_of
 from difflab.policies import At, Policy
 from difflab.progress import Reporter
-from difflab.run import STAGES, EcosystemRun, Run, run_class
+from difflab.run import STAGES, EcosystemRun, Run, read_rows, run_class
 from difflab.seeds import lab_seed, seed_of
 
 
@@ -52,8 +53,10 @@ class Work:
     accelerator: Accelerator
     report: Reporter
     extractors: list[Any] = field(default_factory=list)
+    more: list[added.Opened] = field(default_factory=list)  # measures that were added to the run
     plots: bool = True
     done: set[tuple[int, str]] = field(default_factory=set)  # what earlier calls have finished
+    rehearsed: bool = False  # whether a model has been saved, so that later ones will be
 
     @cached_property
     def tracked(self) -> trackers.Trackers:
@@ -93,18 +96,23 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None, plots:
     works = [Work(part, accelerator, report, plots=plots) for part in run.parts]
     try:
         for work in works:
-            ingest(work.run, accelerator)
+            ingest(work.run, accelerator, report.say)
             check_counts(work.run)
             check_text(work.run, report)
         if isinstance(run, EcosystemRun):
             ecosystem.check_labs(run)
         for work in works:
-            work.extractors = measuring.extractors_of(work.run, accelerator)
+            open_extractors(work)
         # Decided before any stage runs: a process that looked later could find the main process's result and skip a stage that the others are in.
         for work in works:
             work.done = {(t, stage) for t in range(config.generations + 1) for stage in STAGES if work.run.done(t, stage)}
         compared = {t for t in range(config.generations + 1) if isinstance(run, EcosystemRun) and run.between(t).exists()}
         accelerator.wait_for_everyone()
+        for work in works:
+            check_measures(work)
+            catch_up(work)
+        for line in dict.fromkeys(line for work in works if len(work.run.came_in) > 1 for line in work.run.came_in):
+            report.say(line)  # a set that is read whole and as it is needs no word here
         for t in range(config.generations + 1):
             for work in works:
                 one_generation(work, t)
@@ -124,6 +132,26 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None, plots:
             work.tracked.finish()
         run.close()
     return run
+
+
+def open_extractors(work: Work) -> None:
+    """Those that the run was asked for, and those of measures that were added to it."""
+    work.extractors = measuring.extractors_of(work.run, work.accelerator)
+    work.more = [] if work.run.config.exact else added.opened(work.run, work.accelerator)
+
+
+def catch_up(work: Work) -> None:
+    """Added measures of generations that were measured before these were asked for."""
+    run = work.run
+    rows = {t: read_rows(run.gen(t) / "metrics.jsonl") for t in run.generations} if work.more else {}
+    lacking = {t: added.missing(work.more, before) for t, before in rows.items()}
+    work.wait()  # all have looked before one of them writes
+    for t, more in lacking.items():
+        if more:
+            with work.report.stage(t, "measure", sum(len(part.config.measure.metrics) for part, _ in more), "measures") as advance:
+                fresh = added.rows_of(more, t, rows[t], work.accelerator, advance)
+            if work.main:
+                measuring.write_rows(run, t, rows[t] + fresh)
 
 
 def one_generation(work: Work, generation: int) -> None:
@@ -166,10 +194,10 @@ def check(config: Config) -> None:
         raise ConfigError("train.precision and sample.precision fp16 want a GPU; use bf16 or no")
     measuring.check(config)
     if config.denoises and not config.text:
-        from difflab.models.denoiser import scheduler_of
         from difflab.models.pixel import noise_of
 
-        scheduler_of(config.sample, noise_of(config.model))
+        noise = noise_of(config.model)
+        check_scheduler(lambda how: scheduler_of(how, noise), config.sample, noise)
 
 
 def check_counts(run: Run) -> None:
@@ -182,12 +210,25 @@ def check_counts(run: Run) -> None:
             sample.asked(run, 0, count)
 
 
+def check_measures(work: Work) -> None:
+    """Say which measures will have no value, and why, before anything is fitted for them."""
+    run = work.run
+    if all((t, "measure") in work.done for t in range(run.config.generations + 1)):
+        return
+    lab = f"lab {run.config.lab}: " if run.config.ecosystem else ""
+    for line in measuring.left_out(measuring.unmeasurable(run, work.extractors, work.accelerator)):
+        work.report.say(f"{lab}will be left out, as it cannot even be measured between real images: {line}")
+
+
 def check_text(run: Run, report: Reporter) -> None:
     """Open the base of a text-to-image family before anything is fitted, and say how many captions it will not read to the end."""
     if not run.config.text:
         return
-    model = family_of(run.config.model)(run.config.model, run.shape)
-    model.scheduler(run.config.sample)
+    with reading(f"model.base {getattr(run.config.model, 'base', '')}", ConfigError):
+        model = family_of(run.config.model)(run.config.model, run.shape)
+    model.check_sampling(run.config.sample)
+    if late := late_start(model.scheduler(run.config.sample), model.noise):
+        report.say(late)
     unknown = [p for p in run.config.probe.prompts or [] if p not in run.prompts]
     if unknown:
         near = get_close_matches(unknown[0], run.prompts, 1, 0.0)
@@ -235,6 +276,7 @@ def fit(work: Work, generation: int) -> dict[str, Any]:
             extractor.rest()
         encode([(shards, shards.shards) for shards in data.sets.values()], model, work)
         model.prepare_training(settings, work.accelerator.device)
+        rehearse_saving(model, settings, work, folder)
         images = settings.images_seen
         watches = [policy.trainer(at, model) for policy, at in work.acting("trainer", generation)]
         flops = forward_flops(model)
@@ -255,6 +297,33 @@ def fit(work: Work, generation: int) -> dict[str, Any]:
     if work.main:
         _save(model, folder)
     return {"images": images, **detail}
+
+
+def rehearse_saving(model: Any, settings: Any, work: Work, folder: Path) -> None:
+    """Save the untrained model once, by the call that will save the trained one, and delete it: a training that cannot be kept is not begun.
+
+    The disk must hold it too. Weights that will be spread over processes are put together as they will be.
+    Raises StoreError where the model cannot be saved, or what was saved is not what was there.
+    """
+    if work.rehearsed:
+        return
+    if train.shards(work.accelerator):
+        model.unshard({name: train.whole(p) for name, p in model.net.state_dict().items()})
+    if work.main:
+        temporary = folder / ".rehearsal.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            model.save(temporary)
+            model.check_saved(temporary)
+        except (ValueError, TypeError, RuntimeError, KeyError) as error:
+            raise StoreError(f"this model cannot be saved, so it is not trained: {' '.join(str(error).split())[:300]}") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    if train.shards(work.accelerator):
+        model.prepare_training(settings, work.accelerator.device)
+    work.rehearsed = True
+    work.wait()
 
 
 def row_weights(work: Work, generation: int, rows: pa.Table) -> np.ndarray | None:
@@ -319,15 +388,17 @@ def select(work: Work, generation: int) -> None:
 def measure(work: Work, generation: int) -> None:
     """Stage 5: the numbers of t."""
     run = work.run
-    total = len(work.extractors) * len(run.config.measure.metrics)
+    total = sum(len(extractors) * len(part.config.measure.metrics) for part, extractors in [(run, work.extractors), *work.more])
     with work.report.stage(generation, "measure", total, "measures") as advance:
         if run.config.exact:
             model = family_of(run.config.model).load(run.config.model, run.shape, run.gen(generation) / "model")
             rows = measuring.measure_exact(run, generation, model) if work.main else []
         else:
             rows = measuring.measure_images(run, generation, work.extractors, work.accelerator, advance)
+        rows += measuring.measure_training(run, generation) if work.main else []
+        rows += added.rows_of(work.more, generation, rows, work.accelerator, advance)
     if work.main:
-        measuring.write_rows(run, generation, rows + measuring.measure_training(run, generation))
+        measuring.write_rows(run, generation, rows)
 
 
 def show(run: Run, generation: int) -> None:

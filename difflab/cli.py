@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import json
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -15,8 +17,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from difflab import config as configs
 from difflab.errors import ConfigError, DifflabError, StoreError
@@ -38,7 +38,8 @@ exit codes:
   2    a problem that you can mend; the one line on stderr says how
   130  interrupted; the same command resumes
 
-difflab COMMAND --help has examples of each. Results go to stdout, progress to stderr; NO_COLOR=1 takes the colours away.
+difflab COMMAND --help has examples of each. Results go to stdout, progress to stderr; NO_COLOR=1 takes the colours away,
+DIFFLAB_DEBUG=1 shows the traceback behind an error.
 """
 EXAMPLES_OF = {
     "run": [
@@ -50,6 +51,12 @@ EXAMPLES_OF = {
     "pretrain": ["difflab pretrain configs/assets/tiny-sd.yaml --out runs/tiny-sd", "difflab pretrain configs/assets/tiny-clip.yaml"],
     "compare": ["difflab compare real/ generated/", "difflab compare real/ generated/ --train trained_on/ --extractors pixels --json"],
     "diagnose": ["difflab diagnose runs/digits", "difflab diagnose --reference real/ gen0/ gen1/ gen2/ --train trained_on/"],
+    "measure": [
+        "difflab measure runs/digits                                          what the run has, and what can be added",
+        "difflab measure runs/digits vendi knn_entropy",
+        "difflab measure runs/digits --extractors efficientnet-lite0          its own measures in another feature space",
+        "difflab measure runs/digits zero_shot_accuracy --extractors open_clip:tiny-clip --concepts classes",
+    ],
     "report": ["difflab report runs/digits", "difflab report runs/digits runs/digits-accumulate --out both.html", "difflab report runs/regimes"],
     "sweep": ["difflab sweep configs/sweeps/regimes.yaml", "difflab sweep configs/sweeps/policies.yaml seeds=5 --workers 2"],
     "compare-runs": [
@@ -74,6 +81,8 @@ EXAMPLES_OF = {
 
 def main(argv: list[str] | None = None) -> int:
     """Parse and run one command; returns the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     args = _parse(argv)
     code = 0
     try:
@@ -81,6 +90,8 @@ def main(argv: list[str] | None = None) -> int:
         print(end="", flush=True)  # a reader that has gone is noticed here, not while Python shuts down
         return code
     except DifflabError as error:
+        if os.environ.get("DIFFLAB_DEBUG"):
+            traceback.print_exc()
         return _problem(str(error))
     except KeyboardInterrupt:
         print("difflab: stopped; the same command resumes", file=sys.stderr)
@@ -93,12 +104,15 @@ def main(argv: list[str] | None = None) -> int:
         if DISK_FULL.search(str(error)):
             return _problem("no space left on the disk; free some and run the same command again, it resumes")
         if isinstance(error, OSError) and error.filename is not None:
-            return _problem(f"{error.filename}: {error.strerror}")
+            then = ", where a file is wanted; delete it and run the same command again" if isinstance(error, IsADirectoryError) else ""
+            return _problem(f"{error.filename}: {error.strerror}{then}")
         raise
 
 
 def _problem(text: str) -> int:
-    print(f"difflab: error: {' '.join(text.split())}", file=sys.stderr)
+    from difflab.data.account import plain
+
+    print(f"difflab: error: {plain(' '.join(text.split()))}", file=sys.stderr)
     return 2
 
 
@@ -182,6 +196,17 @@ def parser() -> Parser:
     diagnose.add_argument("--max-bad", type=float, default=0.01, help="largest share of unreadable images that are left out (default: 0.01)")
     diagnose.add_argument("--resamples", type=int, default=40, help="half-samples behind each standard error (default: 40)")
     diagnose.add_argument("--seed", type=int, default=0, help="which images are drawn (default: 0)")
+    measure = add("measure", _measure, "Add measures to a run from its stored samples; nothing is trained or drawn again.")
+    measure.add_argument("dir", type=Path, metavar="RUN", help="a run, or an ecosystem of them, finished or not")
+    measure.add_argument(
+        "names", nargs="*", metavar="METRIC", help="measures by name (default: those of the run, where an option is given; else a list)"
+    )
+    measure.add_argument("--extractors", nargs="+", metavar="NAME", help="feature spaces (default: the run's own)")
+    measure.add_argument("--judge", metavar="NAME", help="extractor whose features the class judge reads (default: the run's, else the first)")
+    measure.add_argument("--concepts", metavar="FILE", help="'classes', or one concept per line, as captions name them: adds the concept measures")
+    measure.add_argument("--neighbours", type=int, metavar="K", help="k of precision, recall, density and coverage (default: the run's own)")
+    measure.add_argument("--judge-drift", action="store_true", help="add the rows of the three class judges")
+    measure.add_argument("--aesthetic", metavar="FILE", help="head of an aesthetic score, .safetensors or .npz, on an open_clip extractor")
     report = add("report", _report, "One HTML file that shows a run, or several side by side: verdict, pictures, curves, concepts, cost.")
     report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="runs, or the folder of one sweep; the first arm is the baseline")
     report.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in the run, or beside the first of several")
@@ -267,7 +292,7 @@ def _run(args: argparse.Namespace) -> int:
     _quiet_libraries()
     from difflab.chain import run_chain
     from difflab.progress import Reporter
-    from difflab.report.table import left_out, table
+    from difflab.report.table import remarks, table
 
     main_process = int(os.environ.get("RANK", "0")) == 0
     report = Reporter(quiet=not main_process or args.json, weights=_weights(config))
@@ -278,14 +303,12 @@ def _run(args: argparse.Namespace) -> int:
         _print_rows(run.rows())
     else:
         for part in run.parts:
-            _show(table(part, Console().width))
+            _show(table(part))
         between = [row for row in run.rows() if row["lab"] is None]
         if between:
-            _show(table(run, Console().width, between))
-        for line in left_out(
-            {f"{row['metric']} ({row['extractor']})": row["reason"] for row in run.rows() if row["reason"] and row["generation"] == 0}
-        ):
-            print(f"left out: {line}")
+            _show(table(run, rows=between))
+        for line in remarks([row for row in run.rows() if row["generation"] == 0]):
+            print(line)
         flagged = sum(round(r["value"] * r["n"]) for r in run.rows() if r["metric"] == "flagged_share")
         if flagged:
             print(f"flagged: {flagged} samples of one colour (metric flagged_share)")
@@ -331,7 +354,7 @@ def _compare(args: argparse.Namespace) -> int:
     _look_for(real=args.real, generated=args.generated, train=args.train)
     _quiet_libraries()
     from difflab.comparison import compare
-    from difflab.report.table import comparison, left_out
+    from difflab.report.table import comparison, remarks
 
     given = vars(args).copy()
     as_json = given.pop("json")
@@ -343,8 +366,8 @@ def _compare(args: argparse.Namespace) -> int:
         _print_rows(result.rows)
     else:
         _show(comparison(result.rows))
-        for line in left_out({f"{row['metric']} ({row['extractor']})": row["reason"] for row in result.rows if row["reason"]}):
-            print(f"left out: {line}")
+        for line in remarks(result.rows):
+            print(line)
     return 0
 
 
@@ -367,13 +390,54 @@ def _diagnose(args: argparse.Namespace) -> int:
     else:
         files = {"train": args.train, "concepts": args.concepts, "image_size": args.image_size, "max_bad": args.max_bad}
         result = diagnose(args.reference, args.sets, **files, **shared)
-    for note in result.notes:
+    for note in [*result.notes, *(result.doubts if args.json else [])]:
         print(note, file=sys.stderr)
     if args.json:
         _print_rows(result.rows())
     else:
         _show(diagnosis(result))
     return 0
+
+
+def _measure(args: argparse.Namespace) -> int:
+    _quiet_libraries()
+    from difflab.adding import listing, measure_run
+    from difflab.chain import show
+    from difflab.progress import Reporter
+    from difflab.report.table import measures, remarks, table
+    from difflab.run import open_run
+
+    main_process = int(os.environ.get("RANK", "0")) == 0
+    run = open_run(args.dir)
+    options = {name: getattr(args, name) for name in ("extractors", "judge", "concepts", "neighbours", "judge_drift", "aesthetic")}
+    if not args.names and not any(options.values()):
+        if main_process and args.json:
+            _print_rows(listing(run))
+        elif main_process:
+            _show(measures(listing(run)))
+        return 0
+    before = {_key(row) for row in run.rows()}
+    run = measure_run(run, args.names, **options, report=Reporter(quiet=not main_process or args.json))
+    if not main_process:
+        return 0
+    fresh = [row for row in run.rows() if _key(row) not in before]
+    if (args.dir / "report.html").exists() and fresh:
+        show(run, run.config.generations)
+    if args.json:
+        _print_rows(fresh)
+        return 0
+    for part in run.parts:
+        rows = [row for row in fresh if row["lab"] == part.config.lab]
+        if rows:
+            _show(table(part, rows=rows))
+    for line in remarks([row for row in fresh if row["generation"] == 0]):
+        print(line)
+    print(f"{len(fresh)} numbers were added to {args.dir / 'metrics.jsonl'}" if fresh else f"nothing to add: {args.dir} has these measures already")
+    return 0
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["generation"], row["lab"], row["metric"], row["extractor"]
 
 
 def _report(args: argparse.Namespace) -> int:
@@ -474,7 +538,7 @@ def _show_arms(
     if as_json:
         _print_rows(rows)
     else:
-        _show(table(rows, Console().width))
+        _show(table(rows))
     for sentence in unfinished(arms):
         print(sentence, file=sys.stderr if as_json else sys.stdout)
     if not as_json:
@@ -567,7 +631,7 @@ def _weights(config: configs.Config) -> dict[tuple[int, str], float]:
     if len(labs) > 1:
         return {(t, f"lab {own.lab} {stage}"): s for own in labs for (t, stage), s in _weights(own).items()}
     a_pass = 1e-4 / 3  # of one image through the network; training takes three
-    passes = config.sample.steps * (1 if config.sample.guidance_scale in (0, 1) else 2)
+    passes = config.sample.steps * (2 if config.sample.guidance_scale > 1 else 1)
     out: dict[tuple[int, str], float] = {}
     for t in range(config.generations + 1):
         seen = 0 if t == 0 and getattr(config.model, "generation_0", "fit") == "base" else config.train.images_seen
@@ -578,87 +642,83 @@ def _weights(config: configs.Config) -> dict[tuple[int, str], float]:
 
 def _plan(args: argparse.Namespace) -> int:
     from difflab.chain import check
-    from difflab.progress import clock
+    from difflab.report.blocks import Blocks, Column
 
     config = _config(args)
     _quiet_libraries()
     check(config)
     labs = config.labs()
-    per_lab = [_costs(own, labs if len(labs) > 1 else []) for own in labs]
+    told: list[str] = []
+    per_lab = [_costs(own, labs if len(labs) > 1 else [], told) for own in labs]
+    _tell(told)
     if args.json:
         _print_rows([({"lab": i} if len(labs) > 1 else {}) | vars(c) for i, own in enumerate(per_lab) for c in own])
         return 0
     costs = [c for own in per_lab for c in own]
-    out = Table(title=f"{config.name}: nothing was run", header_style="bold")
-    for name in ("stage", "generations", "images", "TFLOP", "disk", "estimated time"):
-        out.add_column(name, justify="left" if name == "stage" else "right")
-    for stage in dict.fromkeys(c.stage for c in costs):
-        own = [c for c in costs if c.stage == stage]
-        out.add_row(
-            stage,
-            str(len(own)),
-            f"{sum(c.images for c in own):,}",
-            f"{sum(c.flops for c in own) / 1e12:,.2f}",
-            f"{sum(c.disk_bytes for c in own) / 2**20:,.1f} MiB",
-            clock(sum(c.seconds for c in own)),
-        )
-    out.add_section()
-    out.add_row(
-        "total",
-        "",
-        "",
-        f"{sum(c.flops for c in costs) / 1e12:,.2f}",
-        f"{sum(c.disk_bytes for c in costs) / 2**20:,.1f} MiB",
-        clock(sum(c.seconds for c in costs)),
-    )
-    _show(out)
+    body = [_plan_row(stage, [c for c in costs if c.stage == stage]) for stage in dict.fromkeys(c.stage for c in costs)]
+    total = _plan_row("total", costs)
+    total[1:3] = "", ""
+    heads = [Column("stage", "left"), *map(Column, ("generations", "images", "TFLOP", "disk", "estimated time"))]
+    _show(Blocks(heads, [*body, total], f"{config.name}: nothing was run", ends=1))
+    if any(c.stage == "captions" and not c.disk_bytes for c in costs):
+        print("captions: their embeddings are not kept; every batch is encoded when it is trained on or sampled, which takes longer")
     print("times: forward passes of the untrained network, timed on this machine with one process: a guide, no promise")
     return 0
 
 
-def _costs(config: configs.Config, labs: list[configs.Config]) -> list[Any]:
-    """The costs of one chain, or of one of `labs`."""
-    from difflab.data.ingest import own_part
-    from difflab.data.sources import open_source
-    from difflab.data.split import split
+def _plan_row(name: str, costs: list[Any]) -> list[str]:
+    from difflab.progress import clock
+
+    images, flops, disk, seconds = (sum(getattr(c, key) for c in costs) for key in ("images", "flops", "disk_bytes", "seconds"))
+    return [name, str(len(costs)), f"{images:,}", f"{flops / 1e12:,.2f}", f"{disk / 2**20:,.1f} MiB", clock(seconds)]
+
+
+def _costs(config: configs.Config, labs: list[configs.Config], told: list[str]) -> list[Any]:
+    """The costs of one chain, or of one of `labs`; what became of its real images goes to `told`."""
+    from difflab.data.ingest import divided
     from difflab.models import family_of
     from difflab.models.base import Shape
     from difflab.plan import plan
     from difflab.regimes import check_possible, fresh_needed
-    from difflab.seeds import seed_of
 
+    captions = 0
     if config.exact:
         n_train = (config.data.train_size or 0) + fresh_needed(config, config.data.train_size or 0)
         shape = Shape(family_of(config.model).truth(config.model, [0]).shape[1:])
     else:
-        source = open_source(config.data, config.seed)
-        n_train = len(own_part(config, split(source, config.data.held_out, seed_of("split", config.seed))[0]))
+        source, train, held_out = divided(config)
+        n_train = len(train)
+        parts = config.ecosystem is not None and config.ecosystem.real == "disjoint"
+        told += source.account.told(f"real images ({source.name})", None if parts else n_train + len(held_out))
         shape = Shape((source.size, source.size, source.channels), len(source.classes or []))
+        captions = len(set(source.prompts or [])) if config.text and config.conditional else 0
     check_possible(config, n_train, labs)
-    return plan(config, shape, n_train)
+    return plan(config, shape, n_train, captions)
 
 
 def _status(args: argparse.Namespace) -> int:
+    from difflab.report.blocks import Blocks, Column
     from difflab.run import STAGES, open_run
 
     run = open_run(args.dir)
     generations = range(run.config.generations + 1)
+    came_in = [line for part in run.parts for line in part.came_in]
     parts = [[{"generation": t, **{stage: part.done(t, stage) for stage in STAGES}} for t in generations] for part in run.parts]
     if args.json:
         _print_rows([({"lab": i} if len(parts) > 1 else {}) | row for i, rows in enumerate(parts) for row in rows])
+        _tell(came_in)
         return 0
     for part, rows in zip(run.parts, parts, strict=True):
-        out = Table(title=escape(f"{part.path}: {part.config.name}, recipe {part.recipe}"), header_style="bold")
-        for name in ("generation", *STAGES, "seconds"):
-            out.add_column(name, justify="right" if name in ("generation", "seconds") else "center")
-        times = part.timings()
+        times, body = part.timings(), []
         for row in rows:
             spent = sum(x["seconds"] for x in times if x["generation"] == row["generation"])
-            out.add_row(str(row["generation"]), *["done" if row[s] else "-" for s in STAGES], f"{spent:.1f}" if spent else "-")
-        _show(out)
+            body.append([str(row["generation"]), *["done" if row[s] else "-" for s in STAGES], f"{spent:.1f}" if spent else "-"])
+        heads = [Column("generation"), *(Column(stage, "center") for stage in STAGES), Column("seconds")]
+        _show(Blocks(heads, body, f"{part.path}: {part.config.name}, recipe {part.recipe}"))
     complete = all(row["measure"] for rows in parts for row in rows) and run.generations == list(generations)
     whole = args.dir.resolve().parent if run.config.ecosystem and run.parts == [run] else args.dir
     print("complete" if complete else f"not complete; the command that started it resumes it: difflab run CONFIG --out {whole}")
+    _tell(came_in)
     return 0
 
 
@@ -688,18 +748,16 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _theory(args: argparse.Namespace) -> int:
     _quiet_libraries()
+    from difflab.report.blocks import Blocks, Column
     from difflab.theory import LAWS, check
 
     rows = check(args.laws or list(LAWS), args.chains, args.seed)
     if args.json:
         _print_rows(rows)
     else:
-        out = Table(title=f"laws of self-consuming loops, {args.chains} chains through the engine", header_style="bold")
-        for name in ("law", "what", "theory", "measured", "z"):
-            out.add_column(name, justify="left" if name in ("law", "what") else "right")
-        for r in rows:
-            out.add_row(r["law"], r["what"], f"{r['theory']:.5g}", f"{r['measured']:.5g}", f"{r['z']:+.2f}")
-        _show(out)
+        heads = [Column("law", "left", text=True), Column("what", "left", text=True), *map(Column, ("theory", "measured", "z"))]
+        body = [[r["law"], r["what"], f"{r['theory']:.5g}", f"{r['measured']:.5g}", f"{r['z']:+.2f}"] for r in rows]
+        _show(Blocks(heads, body, f"laws of self-consuming loops, {args.chains} chains through the engine"))
     return 0 if all(abs(r["z"]) < 4 for r in rows) else 1
 
 
@@ -759,8 +817,14 @@ def _show(renderable: Any) -> None:
     """Print through Python's own stdout: rich would answer a reader that has gone with exit code 1."""
     console = Console()
     with console.capture() as text:
-        console.print(renderable)
+        console.print(renderable, crop=False)
     print(text.get(), end="")
+
+
+def _tell(lines: Iterable[str]) -> None:
+    """On stderr, each line once: what labs have in common is said of all."""
+    for line in dict.fromkeys(lines):
+        print(line, file=sys.stderr)
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:

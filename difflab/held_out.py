@@ -129,11 +129,11 @@ def rare(labels: np.ndarray) -> np.ndarray:
     return found[count.argsort(kind="stable")[: max(1, len(found) // 4)]]
 
 
-def mean(values: np.ndarray) -> dict[str, Any]:
-    """Mean of values [n] with its normal 95% interval; value None with a reason where there is none."""
+def mean(values: np.ndarray, infinite: str = "the loss is not finite", none: str = "no held-out image is of such a class") -> dict[str, Any]:
+    """Mean of values [n] with its normal 95% interval; value None with a reason, `infinite` or `none`, where there is none."""
     n = len(values)
     value = float(values.mean()) if n else math.nan
     if not math.isfinite(value):
-        return {"value": None, "low": None, "high": None, "n": n, "reason": "the loss is not finite" if n else "no held-out image is of such a class"}
+        return {"value": None, "low": None, "high": None, "n": n, "reason": infinite if n else none}
     half = 1.96 * float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else None
     return {"value": value, "low": None if half is None else value - half, "high": None if half is None else value + half, "n": n, "reason": None}

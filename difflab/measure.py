@@ -7,7 +7,7 @@ The reference is the held-out real set. The floor is the same measure between tw
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from difflab.run import KEYS, Run
 from difflab.seeds import numpy_generator, seed_of
 
 Row = dict[str, Any]
+JUDGES = ["judge_frozen", "judge_retrained", "judge_rebased", "judge_retrained_on_real"]
+UNASKED = "samples are asked for no class"
 SHARES = ("share of samples", "share of real images")  # units of measures that count images one by one
 
 
@@ -61,6 +63,10 @@ def extractors_of(run: Run, accelerator: Accelerator) -> list[Any]:
     folder = run.path / "real"
     fitted = folder / "fitted.safetensors"
     if "fitted" in config.measure.extractors:
+        if run.real.labels() is None:  # on every process, so that none waits
+            raise MeasureError(
+                "measure.extractors: 'fitted' learns from class labels and this set has none; use pixels, efficientnet-lite0 or open_clip:NAME"
+            )
         if accelerator.is_main_process and not fitted.exists():
             _fit_extractor(run, fitted)
         accelerator.wait_for_everyone()
@@ -115,10 +121,7 @@ def _fit_extractor(run: Run, path: Any) -> None:
     from difflab.metrics.fitted import fit_extractor
 
     labels, n_train = run.real.labels(), run.about["n_train"]
-    if labels is None:
-        raise MeasureError(
-            "measure.extractors: 'fitted' learns from class labels and this set has none; use pixels, efficientnet-lite0 or open_clip:NAME"
-        )
+    assert labels is not None  # see extractors_of
     images = torch.from_numpy(run.real.gather(np.arange(n_train)))
     fit_extractor(images, torch.from_numpy(labels[:n_train]), len(run.about["classes"]), path, seed_of("fitted", run.config.seed))
 
@@ -136,64 +139,139 @@ def measured_count(run: Run) -> int:
 
 def measure_images(run: Run, generation: int, extractors: list[Any], accelerator: Accelerator, advance: Callable[[int], None]) -> list[Row]:
     """All rows of one generation of an image family."""
+    fake_set = run.samples(generation)
+    describe(fake_set, extractors, accelerator)  # a no-op unless feature files were lost since sampling
+
+    def resample(metric: Any, pair: Any) -> list[float]:
+        return _shared(accelerator, metric, pair, run.config.measure.resamples, seed_of("interval", run.config.seed, generation, metric.name))
+
+    rows = [_flagged(run, generation, configs.digest({"measure": "flagged_share", "real": run.real.hash()}))]
+    for extractor in extractors:
+        judge, no_judge = judge_of(run, extractor, extractors, accelerator)
+        for part in passes(run, extractor, extractors, fake_set, lambda extractor: own_features(run, generation, extractor, accelerator)):
+            rows += measured(extractor, **part, judge=judge, no_judge=no_judge, generation=generation, resample=resample, advance=advance)
+        if run.config.measure.judge_drift and extractor is judged(run, extractors):
+            rows += _judge_drift(run, generation, extractor, judge, no_judge, *_sides(run, extractor, fake_set))
+        if run.config.measure.aesthetic is not None and extractor is clip_of(extractors):
+            rows.append(_aesthetic(run, generation, extractor, head_of(run.config.measure, extractors), *_sides(run, extractor, fake_set)[1:]))
+    return rows
+
+
+def judged(run: Run, extractors: Sequence[Any]) -> Any:
+    """The extractor whose features the class judge reads: measure.judge, else the first but texture; None where there is none."""
+    specs = run.config.measure.extractors
+    spec = run.config.measure.judge or next((spec for spec in specs if spec != "texture"), None)
+    return extractors[specs.index(spec)] if extractors and spec else None
+
+
+def _sides(run: Run, extractor: Any, fake_set: Any) -> tuple[Side, Side, Side]:
+    """The train split, as many held-out images as are measured, and as many samples, with their classes."""
+    n, n_train, real_set = measured_count(run), run.about["n_train"], run.real
+    real, labels, asked = real_set.features(extractor.key), _tensor(real_set.labels()), _tensor(fake_set.labels())
+    train, held_out, first = slice(0, n_train), slice(n_train, n_train + n), slice(0, n)
+    fake = fake_set.features(extractor.key)[:n]
+    return Side(real[train], _cut(labels, train)), Side(real[held_out], _cut(labels, held_out)), Side(fake, _cut(asked, first))
+
+
+def passes(run: Run, extractor: Any, extractors: Sequence[Any], fake_set: Any, own: Callable[[Any], torch.Tensor]) -> Iterator[dict[str, Any]]:
+    """What `measured` takes of one extractor, grouped by what the measures compare: their names, both sides, the floor's, and with whom.
+
+    Args:
+        fake_set: samples, or `Instead` of them.
+        own: an extractor -> the features of the generation's own training images.
+    """
     from difflab.metrics import METRICS
 
-    config, about = run.config, run.about
-    n, n_train = measured_count(run), about["n_train"]
-    real_set, fake_set = run.real, run.samples(generation)
-    describe(fake_set, extractors, accelerator)  # a no-op unless feature files were lost since sampling
-    real_labels, fake_labels = _tensor(real_set.labels()), _tensor(fake_set.labels())
-    identity = real_set.hash()
-    rows = [_flagged(run, generation, configs.digest({"measure": "flagged_share", "real": identity}))]
-    judge_spec = config.measure.judge or next((spec for spec in config.measure.extractors if spec != "texture"), None)
-    judged = extractors[config.measure.extractors.index(judge_spec)] if extractors and judge_spec else None
-    reader, head = reader_of(config.measure, extractors), head_of(config.measure, extractors)
+    config, real_set, n = run.config, run.real, measured_count(run)
+    n_train, identity = run.about["n_train"], real_set.hash()
+    train_side, held_out_side, fake_side = _sides(run, extractor, fake_set)
     # The reserve enters training by and by where fresh real images are drawn; elsewhere it never does.
     n_trained = n_train if fresh_needed(config, first_size(config, n_train)) else first_size(config, n_train)
+    train, held_out = slice(0, n), slice(n_train, n_train + n)
 
+    def part(needs: tuple[str, ...], real_asked: Any, fake_asked: Any, reference: str, **more: Any) -> dict[str, Any]:
+        # In the place of samples come held-out images, so that a judge trained on the train split never marks its own homework.
+        return {
+            "metrics": [name for name in config.measure.metrics if METRICS[name].needs in needs],
+            "real": Side(held_out_side.features, _cut(real_asked, held_out)),
+            "fake": Side(fake_side.features, _cut(fake_asked, slice(0, n))),
+            "other": Side(train_side.features[train], _cut(real_asked, train)),
+            "neighbours": config.measure.neighbours,
+            "identity": reference,
+            **more,
+        }
+
+    kinds = {METRICS[name].needs for name in config.measure.metrics}
+    plain = ("features", "texture", "train") + (("judge",) if extractor is judged(run, extractors) else ())
+    labels, asked = _tensor(real_set.labels()), _tensor(fake_set.labels())
+    yield part(plain, labels, asked, identity, train=train_side.features[:n_trained] if "train" in kinds else None)
+    if "own" in kinds and extractor.name != "texture":
+        yield part(("own",), None, None, f"{identity} and its own", train=own(extractor))
+    if "prompts" in kinds:
+        by = f"{identity} by {'caption' if config.text else 'class'}"
+        yield part(("prompts",), _tensor(run.conditions(real_set)), _tensor(run.conditions(fake_set)), by)
+    if config.measure.concepts is not None and extractor is clip_of(extractors):
+        real_told, fake_told, concepts = told(run, extractor, real_set, fake_set)
+        yield part(("concepts",), real_told, fake_told, identity, concepts=concepts)
+
+
+@dataclass(frozen=True)
+class Instead:
+    """Held-out real images in the place of samples, with what samples will be asked for: what can be measured at all is known from these."""
+
+    run: Run
+
+    def __post_init__(self) -> None:
+        from difflab.sample import asked
+
+        config, n = self.run.config, measured_count(self.run)
+        found = asked(self.run, 0, config.sample.count_of(0)).part(range(n)) if config.conditional else None
+        object.__setattr__(self, "asked", found)
+
+    def features(self, key: str) -> torch.Tensor:
+        """The features of as many held-out images as are measured, float32 [n, d]."""
+        start = self.run.about["n_train"]
+        return self.run.real.features(key)[start : start + measured_count(self.run)]
+
+    def labels(self) -> np.ndarray | None:
+        """The class asked of each sample."""
+        return self.asked and self.asked.labels  # type: ignore[attr-defined, no-any-return]
+
+    def column(self, name: str) -> list[Any]:
+        """The caption asked of each sample; None where none is."""
+        given = {} if self.asked is None else self.asked.columns()  # type: ignore[attr-defined]
+        return list(given.get(name) or [None] * measured_count(self.run))
+
+
+def unmeasurable(run: Run, extractors: Sequence[Any], accelerator: Accelerator) -> dict[str, str]:
+    """Measures that have no value even between real images, 'recall (pixels)', and why. All processes take part; nothing need be fitted.
+
+    Raises MeasureError where none of measure.metrics can be taken, or where measure.concepts cannot be told apart.
+    """
+    from difflab.metrics.interval import half_rows
+
+    config = run.config
+    if config.exact or not extractors:
+        return {}
+    instead, some = Instead(run), bool(config.measure.resamples)
+
+    def one_half(metric: Any, pair: Any) -> list[float]:
+        if some:
+            metric.of(pair, *half_rows(len(pair.real), len(pair.fake), 0, 0))
+        return []
+
+    rows: list[Row] = []
     for extractor in extractors:
-        real, fake = real_set.features(extractor.key), fake_set.features(extractor.key)[:n]
-        train, held_out = slice(0, n), slice(n_train, n_train + n)
-        judge = _judge(run, extractor, real[:n_train], real_labels, n_train, accelerator) if extractor is judged else None
-        kinds = {name: METRICS[name].needs for name in config.measure.metrics}
-        plain = [name for name, needs in kinds.items() if needs not in ("concepts", "prompts", "own") and (needs != "judge" or extractor is judged)]
-        trained = real[:n_trained] if "train" in kinds.values() else None
-        passes = [(plain, real_labels, fake_labels, None, trained, identity)]
-        if "own" in kinds.values() and extractor.name != "texture":
-            own = [name for name, needs in kinds.items() if needs == "own"]
-            passes.append((own, None, None, None, own_features(run, generation, extractor, accelerator), f"{identity} and its own"))
-        if "prompts" in kinds.values():
-            real_asked, fake_asked = _tensor(run.conditions(real_set)), _tensor(run.conditions(fake_set))
-            own = [name for name, needs in kinds.items() if needs == "prompts"]
-            passes.append((own, real_asked, fake_asked, None, None, f"{identity} by {'caption' if config.text else 'class'}"))
-        if extractor is reader:
-            own = [name for name, needs in kinds.items() if needs == "concepts"]
-            passes.append((own, *told(run, extractor, real_set, fake_set), None, identity))
-        for metrics, real_asked, fake_asked, concepts, trained, reference in passes:
-            rows += measured(
-                extractor,
-                metrics,
-                Side(real[held_out], _cut(real_asked, held_out)),
-                Side(fake, _cut(fake_asked, slice(0, n))),
-                # In the place of samples come held-out images, so that a judge trained on the train split never marks its own homework.
-                Side(real[train], _cut(real_asked, train)),
-                train=trained,
-                judge=judge,
-                concepts=concepts,
-                neighbours=config.measure.neighbours,
-                identity=reference,
-                generation=generation,
-                resample=lambda metric, pair: _shared(
-                    accelerator, metric, pair, config.measure.resamples, seed_of("interval", config.seed, generation, metric.name)
-                ),
-                advance=advance,
-            )
-        seen = Side(real[held_out], _cut(real_labels, held_out)), Side(fake, _cut(fake_labels, slice(0, n)))
-        if extractor is judged and config.measure.judge_drift:
-            rows += _judge_drift(run, generation, extractor, judge, Side(real[:n_train], _cut(real_labels, slice(0, n_train))), *seen, identity)
-        if head is not None and extractor is clip_of(extractors):
-            rows.append(_aesthetic(generation, extractor, head, *seen, identity))
-    return rows
+        judge, no_judge = judge_of(run, extractor, extractors, accelerator)
+        for part in passes(run, extractor, extractors, instead, lambda extractor: run.real.features(extractor.key)[: run.about["n_train"]]):
+            rows += measured(extractor, **{**part, "other": None}, judge=judge, no_judge=no_judge, resample=one_half)
+        if config.measure.judge_drift and extractor is judged(run, extractors) and (judge is None or instead.labels() is None):
+            reason = f"judge_drift has no value: {no_judge or UNASKED}"
+            rows.append(row(0, "judge_drift", extractor.name, None, None, 0, None, "", reason))
+    lost = {f"{row['metric']} ({row['extractor']})": row["reason"] for row in rows if row["value"] is None}
+    if lost and len(lost) == len(rows) and config.measure.metrics and config.measure.aesthetic is None:
+        raise MeasureError(f"none of measure.metrics can be measured here: {'; '.join(left_out(lost))}")
+    return lost
 
 
 def own_features(run: Run, generation: int, extractor: Any, accelerator: Accelerator) -> torch.Tensor:
@@ -240,7 +318,7 @@ def reader_of(measure: Any, extractors: Sequence[Any]) -> Any:
     return reader
 
 
-def told(run: Run, reader: Any, real: Shards, fake: Shards) -> tuple[torch.Tensor, torch.Tensor, Any]:
+def told(run: Run, reader: Any, real: Shards, fake: Any) -> tuple[torch.Tensor, torch.Tensor, Any]:
     """What each real image and each sample was asked for, int64, and the concepts with their texts."""
     from difflab.metrics import assign, concepts_of, read_concepts
 
@@ -268,16 +346,25 @@ class Side:
     features: torch.Tensor
     labels: torch.Tensor | None = None
 
+    def finite(self, name: str) -> tuple[Side, list[str]]:
+        """The rows whose features are all finite, and the sentence that says how many others there were, if any."""
+        known = torch.isfinite(self.features).all(1)
+        if known.all():
+            return self, []
+        said = f"{int((~known).sum())} of {len(known)} {name} have features that are no finite numbers, and are left out"
+        return Side(self.features[known], None if self.labels is None else self.labels[known]), [said]
+
 
 def measured(
     extractor: Any,
     metrics: Sequence[str],
     real: Side,
     fake: Side,
-    other: Side,
+    other: Side | None,
     *,
     train: torch.Tensor | None = None,
     judge: Any = None,
+    no_judge: str | None = None,
     concepts: Any = None,
     neighbours: int,
     identity: str,
@@ -287,19 +374,30 @@ def measured(
 ) -> list[Row]:
     """Rows of `metrics`, the texture measures on the texture extractor and all others elsewhere: `fake` against `real`, and as the floor `real` against `other`.
 
+    A row has a value, or a reason why not; with a value the reason says which images were left out, or why there is no floor.
+
     Args:
-        other: real images that are in neither set.
+        other: real images that are in neither set; None = no floor.
         train: features of what the model was trained on; memorisation is measured against these, the floor with `real` in the place of samples.
         judge, concepts: for class and concept measures, which have no value without.
+        no_judge: why there is no judge.
         identity: hash of the real set, for the recipe.
         resample: (metric, pair) -> the measure on half-samples, [] = no interval.
     """
     from difflab.metrics import METRICS, Pair, interval
 
     shared = {"judge": judge, "concepts": concepts, "neighbours": neighbours}
+    (real, lost_real), (fake, lost_fake) = real.finite("real images"), fake.finite("samples")
+    lost = [*lost_real, *lost_fake]
+    if train is not None:
+        (trained, lost_train) = Side(train).finite("training images")
+        train, lost = trained.features, [*lost, *lost_train]
     n = len(fake.features)
     pair = Pair(real.features, fake.features, real_labels=real.labels, fake_labels=fake.labels, train=train, **shared)
-    floor_pair = Pair(other.features, real.features, real_labels=other.labels, fake_labels=real.labels, **shared)
+    if other is not None:
+        other, lost_other = other.finite("real images of the floor")
+        lost += lost_other
+    floor_pair = other and Pair(other.features, real.features, real_labels=other.labels, fake_labels=real.labels, **shared)
     unseen_pair = Pair(real.features, real.features, train=train, neighbours=neighbours)
     rows = []
     for name in metrics:
@@ -312,28 +410,53 @@ def measured(
             recipe[metric.needs] = used.recipe if used else None
         if metric.needs == "train":  # one's own training set is another one in every generation
             recipe["train"] = 0 if train is None else len(train)
-        shown = "fid" if name == "fd" and extractor.name.startswith("inception") else name
+        called = shown(name, extractor)
         try:
+            if metric.needs == "judge" and no_judge:
+                raise MeasureError(f"{name} has no value: {no_judge}")
             value = metric.of(pair)
-            floor, reason = _floor(metric, unseen_pair if metric.needs in ("train", "own") else floor_pair)
+            floor, why = _floor(metric, unseen_pair if metric.needs in ("train", "own") else floor_pair)
             drawn = resample(metric, pair)
             ci = interval(value, sorted(drawn), metric.range, n if metric.unit in SHARES else None) if drawn else None
-            rows.append(row(generation, shown, extractor.name, value, ci, n, floor, configs.digest(recipe), reason))
+            said = [metric.note(pair), *lost, why]
         except MeasureError as error:
-            rows.append(row(generation, shown, extractor.name, None, None, n, None, configs.digest(recipe), str(error)))
+            value, ci, floor, said = None, None, None, [str(error), *lost]
+        reason = "; ".join(filter(None, said)) or None
+        rows.append(row(generation, called, extractor.name, value, ci, n, floor, configs.digest(recipe), reason))
         advance(1)
     return rows
 
 
+def shown(metric: str, extractor: Any) -> str:
+    """What a measure is called in metrics.jsonl: the Frechet distance on Inception features has a name of its own."""
+    return "fid" if metric == "fd" and extractor.name.startswith("inception") else metric
+
+
+def left_out(reasons: Mapping[str, str]) -> list[str]:
+    """Measures without a value and why, those of one reason together.
+
+    >>> left_out({"recall (pixels)": "recall needs 6 images", "ct": "ct has no value: all are one", "kid": "kid needs 6 images"})
+    ['recall (pixels), kid: needs 6 images', 'ct: all are one']
+    """
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        bare = name.partition(" (")[0]
+        names.setdefault(reason.removeprefix(f"{bare} has no value: ").removeprefix(f"{bare} "), []).append(name)
+    return [f"{', '.join(group)}: {reason}" for reason, group in names.items()]
+
+
 def _floor(metric: Any, pair: Any) -> tuple[float | None, str | None]:
-    """The floor, or why there is none: captions of real images need not repeat."""
+    """The floor and what it leaves out, or why there is none: captions of real images need not repeat."""
+    if pair is None:
+        return None, None
     try:
-        return metric.of(pair), None
+        value, left_out = metric.of(pair), metric.note(pair)
+        return value, left_out and f"its floor: {left_out}"
     except MeasureError as error:
         return None, f"its floor: {error}"
 
 
-def _judge_drift(run: Run, generation: int, extractor: Any, judge: Any, train: Side, real: Side, fake: Side, identity: str) -> list[Row]:
+def _judge_drift(run: Run, generation: int, extractor: Any, judge: Any, no_judge: str | None, train: Side, real: Side, fake: Side) -> list[Row]:
     """How the three judges of `difflab.metrics.drift` read the half of the samples that the retrained one has not learned from.
 
     judge_frozen, judge_retrained, judge_rebased, and judge_retrained_on_real: the retrained one on held-out images. Fresh real images do not
@@ -343,54 +466,72 @@ def _judge_drift(run: Run, generation: int, extractor: Any, judge: Any, train: S
     """
     from difflab.metrics.drift import three_judges
 
-    seed, n = run.config.seed, len(fake.features)
-    wanted = {
-        "judge_frozen": ("frozen", "on_samples"),
-        "judge_retrained": ("retrained", "on_samples"),
-        "judge_rebased": ("re-based", "on_samples"),
-        "judge_retrained_on_real": ("retrained", "on_real"),
-    }
-    shared = {"extractor": extractor.recipe, "judge": judge and judge.recipe, "n": n, "real": identity}
+    seed = run.config.seed
+    (train, a), (real, b), (fake, c) = train.finite("training images"), real.finite("real images"), fake.finite("samples")
+    lost, n = [*a, *b, *c], len(fake.features)
+    wanted = dict(
+        zip(JUDGES, (("frozen", "on_samples"), ("retrained", "on_samples"), ("re-based", "on_samples"), ("retrained", "on_real")), strict=True)
+    )
+    shared = {"extractor": extractor.recipe, "judge": judge and judge.recipe, "n": n, "real": run.real.hash()}
     recipes = {metric: configs.digest({"measure": metric, **shared}) for metric in wanted}
     try:
         if judge is None or fake.labels is None or real.labels is None or train.labels is None:
-            raise MeasureError("judge drift has no value: it wants classes, of real images and of what was asked for")
+            raise MeasureError(f"judge drift has no value: it wants classes, of real images and of what was asked for: {no_judge or UNASKED}")
         at = torch.from_numpy(numpy_generator("judge drift", seed, generation).integers(len(train.features), size=len(train.features)))
         fresh = train.features[at], train.labels[at]
         held_out, trained = (real.features, real.labels), (train.features[:n], train.labels[:n])
         own = three_judges(judge, held_out, (fake.features, fake.labels), fresh, (seed, generation))
         floors = three_judges(judge, trained, held_out, fresh, (seed, generation))
     except MeasureError as error:
-        return [row(generation, metric, extractor.name, None, None, n, None, recipes[metric], str(error)) for metric in wanted]
+        why = "; ".join([str(error), *lost])
+        return [row(generation, metric, extractor.name, None, None, n, None, recipes[metric], why) for metric in wanted]
     rows = []
     for metric, (name, where) in wanted.items():
         found, floor = (next(r for r in side if r["judge"] == name) for side in (own, floors))
-        value, reason = found[where], found["reason"] or (floor["reason"] and f"its floor: {floor['reason']}")
+        value, said = found[where], [found["reason"] or (floor["reason"] and f"its floor: {floor['reason']}"), *lost]
         ci = None if value is None else (found[f"{where}_low"], found[f"{where}_high"])
         shown = None if value is None else floor[where]
+        reason = "; ".join(filter(None, said)) or None
         rows.append(row(generation, metric, extractor.name, value, ci, found[f"{where}_n"], shown, recipes[metric], reason))
     return rows
 
 
-def _aesthetic(generation: int, extractor: Any, head: Any, real: Side, fake: Side, identity: str) -> Row:
+def _aesthetic(run: Run, generation: int, extractor: Any, head: Any, real: Side, fake: Side) -> Row:
     """Mean score of the samples with its normal interval; floor: that of held-out real images."""
-    scores, n = mean(head(fake.features).double().numpy()), len(fake.features)
-    floor = mean(head(real.features).double().numpy())["value"]
-    recipe = configs.digest({"measure": "aesthetic_score", **head.recipe, "n": n, "real": identity})
-    return row(generation, "aesthetic_score", extractor.name, scores["value"], (scores["low"], scores["high"]), n, floor, recipe)
+    (real, lost_real), (fake, lost_fake) = real.finite("real images"), fake.finite("samples")
+    n = len(fake.features)
+    scores, floor = (mean(head(side.features).double().numpy(), "the score is not finite", "no image is left") for side in (fake, real))
+    recipe = configs.digest({"measure": "aesthetic_score", **head.recipe, "n": n, "real": run.real.hash()})
+    reason = "; ".join(filter(None, [scores["reason"], *lost_real, *lost_fake])) or None
+    ci = None if scores["low"] is None else (scores["low"], scores["high"])
+    return row(generation, "aesthetic_score", extractor.name, scores["value"], ci, n, floor["value"], recipe, reason)
 
 
-def _judge(run: Run, extractor: Any, features: torch.Tensor, labels: torch.Tensor | None, n_train: int, accelerator: Accelerator) -> Any:
-    """The class judge on one extractor's features, trained on the real train split once per run."""
-    from difflab.metrics import Judge
+def judge_of(run: Run, extractor: Any, extractors: Sequence[Any], accelerator: Accelerator) -> tuple[Any, str | None]:
+    """The class judge on one extractor's features, trained on the real train split once per run; None, and why, where there is none.
 
+    No judge is made where no measure asks for one. All processes take part.
+    """
+    from difflab.metrics import METRICS, Judge
+
+    wanted = run.config.measure.judge_drift or any(METRICS[name].needs == "judge" for name in run.config.measure.metrics)
+    if not wanted or extractor is not judged(run, extractors):
+        return None, None
+    labels, n_train = _tensor(run.real.labels()), run.about["n_train"]
     if labels is None:
-        return None
+        return None, "the real images carry no class labels"
     path = run.path / "real" / f"judge-{extractor.key}.safetensors"
+    why: list[Any] = [None]
     if accelerator.is_main_process and not path.exists():
-        Judge.fit(features, labels[:n_train], len(run.about["classes"])).save(path)
+        train, _ = Side(run.real.features(extractor.key)[:n_train], labels[:n_train]).finite("training images")
+        try:
+            Judge.fit(train.features, train.labels, len(run.about["classes"])).save(path)  # type: ignore[arg-type]
+        except MeasureError as error:
+            why = [str(error)]
+    why = gather_object(why) if accelerator.num_processes > 1 else why
     accelerator.wait_for_everyone()
-    return Judge.load(path)
+    reason = next((text for text in why if text), None)
+    return (None, reason) if reason else (Judge.load(path), None)
 
 
 def _shared(accelerator: Accelerator, metric: Any, pair: Any, count: int, seed: int) -> list[float]:

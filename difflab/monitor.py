@@ -10,21 +10,38 @@ for step in ...:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
+from accelerate.utils import gather_object
 
-from difflab.comparison import COMMON, TEXTURE, default_extractor, features, open_sides
-from difflab.errors import MeasureError
+from difflab.comparison import COMMON, TEXTURE, chosen, default_extractor, features
+from difflab.config import digest
+from difflab.data.content import halves
+from difflab.data.image_sets import open_sides
+from difflab.data.sources import Source
+from difflab.errors import DataError, DifflabError, MeasureError
 from difflab.measure import Row, Side, measured
 from difflab.metrics import METRICS, open_extractor
 from difflab.metrics.interval import resampled
 from difflab.seeds import numpy_generator, seed_of
 
+T = TypeVar("T")
+
 
 class CollapseWarning(UserWarning):
     """A measure has become clearly worse than at the first look."""
+
+
+class Alarm(NamedTuple):
+    """A measure on an extractor that was clearly worse at `step` than at the first look."""
+
+    step: int
+    metric: str
+    extractor: str
 
 
 class Monitor:
@@ -41,17 +58,19 @@ class Monitor:
         extractors, metrics: as there; None = those of `compare`, without memorisation and concepts.
         count: images on either side, at most; None = half of the reference.
         resamples: half-samples behind each interval; 0 = no intervals, and no alarms.
-        accelerator: an accelerate.Accelerator, whose trackers get ``difflab/MEASURE`` and whose processes share the samples.
+        accelerator: an accelerate.Accelerator, whose trackers get ``difflab/MEASURE/EXTRACTOR``, as those of a run, and whose processes
+            share the samples.
         device: where features are extracted.
 
-    Attributes: `rows`, as in metrics.jsonl of a run, the step in the place of the generation; `alarms`, (step, measure) in order; `notes`.
+    Attributes: `rows`, as in metrics.jsonl of a run, the step in the place of the generation; `alarms`, tuples (step, metric, extractor) in
+    order; `notes`, what was found in the reference and in samples, each once.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> monitor = Monitor(rng.integers(0, 256, (80, 8, 8, 3), dtype=np.uint8), extractors=["pixels"], metrics=["trace_ratio"])
     >>> for step, spread in ((0, 256), (1000, 40)): rows = monitor.update(rng.integers(0, spread, (40, 8, 8, 3), dtype=np.uint8), step, warn=False)
     >>> monitor.alarms
-    [(1000, 'trace_ratio')]
+    [Alarm(step=1000, metric='trace_ratio', extractor='pixels')]
     """
 
     def __init__(
@@ -73,26 +92,32 @@ class Monitor:
         if refused:
             raise MeasureError(f"{refused[0]} needs more than real images; use difflab.compare, or a run")
         self.rows: list[Row] = []
-        self.alarms: list[tuple[int, str]] = []
+        self.alarms: list[Alarm] = []
         self.notes: list[str] = []
         self.neighbours, self.resamples, self.seed, self.accelerator = neighbours, resamples, seed, accelerator
         self._extractors = [open_extractor(name, device=device) for name in extractors or (default_extractor(), "texture")]
-        source = open_sides({"reference": reference}, image_size, 0.01, self.notes)["reference"]
-        self._size, self.count = source.size, min(count or len(source), len(source) // 2)
-        rows = numpy_generator("monitor", seed).permutation(len(source))[: 2 * self.count]
-        self._identity, self._real = features(source, rows, self._extractors, "reference", self.notes)
+
+        def read() -> tuple[Source, list[str], list[torch.Tensor]]:
+            source = open_sides({"reference": reference}, image_size, 0.01, self.notes)["reference"]
+            self.count = min(count or len(source), len(source) // 2)
+            rows = numpy_generator("monitor", seed).permutation(len(source))[: 2 * self.count]
+            return source, *features(source, rows, self._extractors, "reference", self.notes)
+
+        source, hashes, found = self._together(read)
+        first, other = halves(hashes, self.count)  # copies of one image are all in one of them
+        self._identity, self.count = digest(hashes), len(first)
+        self._real = [chosen(part, np.concatenate([first, other])) for part in found]
+        self._size, self._channels = source.size, source.channels
 
     def update(self, images: Any, step: int | None = None, warn: bool = True) -> list[Row]:
         """Measure `images` (as `difflab.compare` takes them; of a process its own), log, and warn where a measure alarms. Returns the new rows.
 
-        `step` is None = one more than the last. Every process of the accelerator calls it, with equally many images.
+        `step` is None = one more than the last. Every process of the accelerator calls it; where they have not equally many images, those of
+        each are cut to the smallest number. What one process cannot read is an error in all of them.
         Raises DataError for images that cannot be read, of which no share is left out here.
         """
         step = (self.rows[-1]["generation"] + 1 if self.rows else 0) if step is None else step
-        source = open_sides({"images": images}, self._size, 0.0, [])["images"]
-        fake = features(source, numpy_generator("monitor", self.seed).permutation(len(source)), self._extractors, "images", [])[1]
-        if self.accelerator is not None and self.accelerator.num_processes > 1:
-            fake = [self.accelerator.gather(part.to(self.accelerator.device)).cpu() for part in fake]
+        fake = self._gathered(self._together(lambda: self._features(images)))
         n = min(self.count, len(fake[0]))
         new: list[Row] = []
         for extractor, real, samples in zip(self._extractors, self._real, fake, strict=True):
@@ -109,14 +134,53 @@ class Monitor:
             )
         for row in new:
             if self._worse(row):
-                self.alarms.append((step, row["metric"]))
+                self.alarms.append(Alarm(step, row["metric"], row["extractor"]))
                 if warn:
                     between = f"{row['value']:.3g} [{row['ci_low']:.3g}, {row['ci_high']:.3g}]"
                     warnings.warn(f"step {step}: {row['metric']} ({row['extractor']}) is {between}, floor {row['floor']:.3g}", CollapseWarning, 2)
         self.rows += new
         if self.accelerator is not None:
-            self.accelerator.log({f"difflab/{r['metric']}": r["value"] for r in new if r["value"] is not None}, step=step)
+            self.accelerator.log({f"difflab/{r['metric']}/{r['extractor']}": r["value"] for r in new if r["value"] is not None}, step=step)
         return new
+
+    def _features(self, images: Any) -> list[torch.Tensor]:
+        """Features [n, d] of a process's own images in each space, in the colours of the reference."""
+        source = open_sides({"images": images}, self._size, 0.0, [])["images"]
+        if source.channels > self._channels:
+            raise DataError("images are in colour and the reference is grey: give a reference in colour, or grey images")
+        if source.channels < self._channels:
+            grey = source.read
+            source = replace(source, channels=self._channels, read=lambda index: np.repeat(grey(index), self._channels, axis=2))
+        return features(source, numpy_generator("monitor", self.seed).permutation(len(source)), self._extractors, "images", [])[1]
+
+    def _together(self, work: Callable[[], T]) -> T:
+        """The result of `work`, once all processes have theirs; an error of one is raised in all, so that none waits for it for ever."""
+        if self.accelerator is None or self.accelerator.num_processes == 1:
+            return work()
+        failed: Exception | None = None
+        try:
+            result = work()
+        except Exception as error:  # whatever it is, the others must hear of it
+            failed = error
+        said = None if failed is None else str(failed) if isinstance(failed, DifflabError) else f"{type(failed).__name__}: {failed}"
+        everywhere = gather_object([said])
+        if failed is not None:
+            raise failed
+        others = [(rank, text) for rank, text in enumerate(everywhere) if text is not None]
+        if others:
+            raise DataError(f"process {others[0][0]}: {others[0][1]}")
+        return result
+
+    def _gathered(self, parts: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The features of all processes, of each as many as of the one that has fewest."""
+        if self.accelerator is None or self.accelerator.num_processes == 1:
+            return parts
+        counts = gather_object([len(parts[0])])
+        least = min(counts)
+        note = f"the processes gave {', '.join(map(str, counts))} images; {least} of each are measured"
+        if max(counts) > least and note not in self.notes:
+            self.notes.append(note)
+        return [self.accelerator.gather(part[:least].to(self.accelerator.device)).cpu() for part in parts]
 
     @property
     def frame(self) -> Any:

@@ -42,16 +42,17 @@ class Cost:
     seconds: float
 
 
-def plan(config: Config, shape: Shape, n_train: int) -> list[Cost]:
+def plan(config: Config, shape: Shape, n_train: int, captions: int = 0) -> list[Cost]:
     """Costs of every stage. Nothing is run but a few forward passes of the (untrained) network.
 
     Args:
         shape: record shape and number of classes of the real set.
         n_train: real images in the train split.
+        captions: distinct captions of a text-to-image run, whose embeddings are kept (stage "captions").
     """
     network = _network(config, shape)
     pixels = float(math.prod(shape.record)) * (8 if config.exact else 1)
-    out = []
+    out = [_captions(config, shape, captions)] if config.text and captions else []
     for t in range(config.generations + 1):
         count = config.sample.count_of(t)
         # What selection may drop is not known yet, so that this is the most a training set can hold.
@@ -77,6 +78,20 @@ def plan(config: Config, shape: Shape, n_train: int) -> list[Cost]:
         out.append(Cost(t, "select", count, 0, 10.0 * count, 0.02))
         out.append(Cost(t, "measure", count, 0, 0, 0.05 + 0.006 * measures * (1 + config.measure.resamples) * (count / 1000) ** 2))
     return out
+
+
+def _captions(config: Config, shape: Shape, captions: int) -> Cost:
+    """Encoding every distinct caption once. `disk_bytes`: of the embeddings, which a run also holds in memory; 0 = too many, every batch is encoded anew."""
+    from difflab.models.latent import KEPT
+
+    model: Any = family_of(config.model)(config.model, shape)
+    if getattr(config.model, "train_text_encoder", False):  # its embeddings change with every step and are not kept
+        return Cost(0, "captions", captions, 0, 0, 0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = model.text_bytes(device) * (captions + 1)
+    read = model.base.text_reader(device)
+    seconds = _per_image(lambda n: read(["a photograph"] * n), min(64, captions), device)
+    return Cost(0, "captions", captions, 0, 0 if size > KEPT else size, seconds * captions)
 
 
 @dataclass(frozen=True)
@@ -106,8 +121,9 @@ def _network(config: Config, shape: Shape) -> _Network | None:
     from difflab.mfu import forward_flops
     from difflab.models.latent import TYPES
 
+    model.check_sampling(config.sample)
     scheduler = model.scheduler(config.sample)  # second-order ones take more passes than steps
-    guided = 2 if config.sample.guidance_scale not in (0, 1) else 1
+    guided = 2 if config.sample.guidance_scale > 1 else 1
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.initialise(seed_of("plan"), scratch=True)
     model.prepare_training(config.train.model_copy(update={"compile": False}), device)

@@ -22,6 +22,7 @@ from pydantic import Field
 
 from difflab import config as configs
 from difflab.config import Data, Spec, Train
+from difflab.data.content import contents, kept_together
 from difflab.data.files import read_json, read_tensors, write_json, write_tensors
 from difflab.data.sources import open_source
 from difflab.data.split import split
@@ -251,6 +252,7 @@ def halve(file: Path) -> None:
 def _data(config: Pretraining) -> tuple[np.ndarray, list[list[str]], np.ndarray]:
     """Train images uint8 [n, H, W, C], captions of train and held-out images, and the held-out images."""
     source = open_source(config.data, config.seed)
+    source = kept_together(source, contents(source))  # as a run splits it
     if source.prompts is None:
         raise ConfigError(f"data.source={config.data.source} has no captions; a text-to-image model needs them, or data.caption")
     sides = split(source, config.data.held_out, seed_of("split", config.data.drawn_with(config.seed)))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from difflab import config as configs
+from difflab.added import FILE as ADDED
 from difflab.config import Config
 from difflab.regimes import fresh_needed
 from difflab.run import STAGES, Run
@@ -77,7 +78,7 @@ def adopt(run: Run, donors: Iterable[Run]) -> list[tuple[int, str]]:
         for stage in STAGES:
             if (run.path / "real" / "about.json").exists() and run.done(t, stage):
                 continue
-            source = next((d for d, own in keyed if own.get((t, stage)) == wanted[t, stage] and d.done(t, stage)), None)
+            source = next((d for d, own in keyed if own.get((t, stage)) == wanted[t, stage] and d.done(t, stage) and shared(d, stage)), None)
             if source is None:
                 if stage != "measure":
                     return taken
@@ -87,6 +88,11 @@ def adopt(run: Run, donors: Iterable[Run]) -> list[tuple[int, str]]:
                     _link(source.gen(t) / name, run.gen(t) / name)
             taken.append((t, stage))
     return taken
+
+
+def shared(donor: Run, stage: str) -> bool:
+    """Whether a stage of a run is what its config alone asks for: measures that were added to it later are its own."""
+    return stage != "measure" or not (donor.path / ADDED).exists()
 
 
 def _link(source: Path, target: Path) -> None:

@@ -31,7 +31,7 @@ EXPECTED = 8
 
 COURSE = 5
 """Fewest generations that have a course: what the risk does in the long run is not asked of fewer."""
-VERSION = 2
+VERSION = 3
 """Raised when the same images would be told something else: verdicts that were kept are then made anew."""
 
 PRESENT, ABSENT, UNKNOWN = "present", "absent", "cannot tell"
@@ -89,6 +89,7 @@ HELP = {
     "forgetting": "put the missing classes back into the training set; what is still asked for has not suffered",
     "poisoned labels": "mend the labels or captions: the images themselves are as real ones",
     "weak first model": "mend generation 0 (longer training, other settings) before blaming the loop: it has not lost anything since",
+    "reference images": "give samples of a model, and a reference that no model was trained on: these samples are reference images",
     "changed encoding": "nothing is lost: compare images that were saved and resized in the same way",
     "none": "nothing to mend at this n",
     "cannot tell": "measure more images on either side",
@@ -245,7 +246,8 @@ class Finding:
 
     profile: verdict per definition. stage: 'none', 'early', 'late', 'catastrophic' or 'cannot tell'. instead: what it is otherwise,
     empty for nothing. looks: how the images look other than real ones, the largest shift first. readings: the evidence by definition.
-    chain: what is done already in the chain that it is a generation of.
+    chain: what is done already in the chain that it is a generation of. equal: how many samples are real images, pixel for pixel.
+    copies_told: False where the reference images are training images, so that near copies have no control.
     """
 
     generation: int
@@ -258,6 +260,8 @@ class Finding:
     left_out: dict[str, str] = field(default_factory=dict)
     n: int = 0
     chain: Chain = Chain()
+    equal: dict[str, int] = field(default_factory=dict)
+    copies_told: bool = True
 
     @property
     def name(self) -> str:
@@ -278,11 +282,14 @@ class Finding:
     def evidence(self, most: int = 6) -> list[str]:
         """What speaks for it: the readings that are present, the surest first."""
         found = [(r, name) for name, readings in self.readings.items() for r in readings if r.verdict == PRESENT]
-        return [f"{name}: {r}" for r, name in sorted(found, key=lambda item: -item[0].z)[:most]]
+        lines = [f"{name}: {r}" for r, name in sorted(found, key=lambda item: -item[0].z)[:most]]
+        counts = [(f"all {self.n}" if count == self.n else f"{count} of {self.n}", name) for name, count in self.equal.items() if count]
+        return lines + [f"copies: {count} samples are {name}, pixel for pixel" for count, name in counts]
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per definition, with its deciding reading, for JSON."""
         shared = {"generation": self.generation, "diagnosis": self.name, "stage": self.stage, "instead": self.instead, "looks": self.looks}
+        shared |= {f"equal_to_{name.replace(' ', '_')}": count for name, count in self.equal.items()}
         out = []
         for name, verdict in self.profile.items():
             readings = self.readings.get(name, [])
@@ -293,11 +300,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """findings: one per generation. notes: what was found in the images. recipe: what the features were."""
+    """findings: one per generation. notes: what was found in the images. recipe: what the features were. doubts: controls that are none."""
 
     findings: list[Finding]
     notes: list[str]
     recipe: dict[str, Any]
+    doubts: list[str] = field(default_factory=list)
 
     @property
     def first_alarm(self) -> tuple[int, list[str]] | None:

@@ -22,22 +22,50 @@ import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import yaml
+from pydantic import BaseModel, ConfigDict, Field
 
 from difflab import config as configs
 from difflab.config import Config
+from difflab.data.account import Account, encodable
 from difflab.data.files import cache_home, read_json, write_text
 from difflab.data.ledger import REAL
 from difflab.data.store import Shards
-from difflab.errors import ConfigError, StoreError
+from difflab.errors import ConfigError, StoreError, reading
 from difflab.models.base import Shape
 
 # Of every row of metrics.jsonl.
 KEYS = ("generation", "lab", "metric", "extractor", "value", "ci_low", "ci_high", "n", "floor", "recipe", "reason")
 STAGES = ("mix", "train", "sample", "select", "measure")
+
+
+class About(BaseModel):
+    """What real/about.json holds, as far as it is read. What has a default is not in the sets of all versions and kinds."""
+
+    model_config = ConfigDict(strict=True)
+    source: str = ""
+    licence: str = ""
+    classes: list[str] | None
+    n_train: int = Field(ge=1)
+    n_held_out: int = Field(ge=1)
+    record: list[Annotated[int, Field(ge=1)]] = Field(min_length=2, max_length=3)
+    shard_size: int = Field(ge=1)
+    account: dict[str, Any] | None = None
+    content: str | None = None
+    listing: str | None = None
+    prompts: list[str] | None = None
+
+
+class Sampled(BaseModel):
+    """What sampled.json of a generation holds."""
+
+    model_config = ConfigDict(strict=True)
+    count: int = Field(1, ge=1)
+    hash: str = ""
+    probe: int = Field(ge=0)
 
 
 class Run:
@@ -60,7 +88,28 @@ class Run:
     @property
     def about(self) -> dict[str, Any]:
         """What the real set is: n_train, n_held_out, record, classes, source, licence, account."""
-        return read_json(self.path / "real" / "about.json")
+        path = self.path / "real" / "about.json"
+        found = read_json(path, About)
+        if len(found["record"]) != (2 if self.config.exact else 3):
+            raise StoreError(f"{path} is damaged (record is {found['record']}); delete it and run the same command again")
+        return found
+
+    @property
+    def account(self) -> Account | None:
+        """What became of the images of the real set; None without images, and where an older version made the set."""
+        path = self.path / "real" / "about.json"
+        given = self.about.get("account") if path.exists() else None
+        with reading(f"the account in {path}", StoreError, "delete it and run the same command again"):
+            return None if given is None else Account.from_dict(given)
+
+    @property
+    def came_in(self) -> list[str]:
+        """`account` in one or two lines; [] where there is none."""
+        account = self.account
+        if account is None:
+            return []
+        about, parts = self.about, self.config.ecosystem is not None and self.config.ecosystem.real == "disjoint"
+        return account.told(f"real images ({about['source']})", None if parts else about["n_train"] + about["n_held_out"])
 
     @property
     def shape(self) -> Shape:
@@ -132,6 +181,11 @@ class Run:
             self._labs = [self if i == self.config.lab else open_run(self.path.parent / f"lab-{i}") for i in range(count)]
         return self._labs
 
+    @property
+    def started(self) -> bool:
+        """Whether anything was fitted here, or in another lab of the ecosystem."""
+        return any(any(lab.path.glob("gen-*")) for lab in self._labs or [self]) or any(self.path.glob("lab-*/gen-*"))
+
     # -------------------------------------------------------------------------------------- opening, lock
     @classmethod
     def create(cls, path: Path, config: Config) -> Run:
@@ -146,6 +200,8 @@ class Run:
 
     def claim(self) -> None:
         """Lock the folder and make it this run's, see `create`."""
+        if encodable(str(self.path)) != str(self.path):  # pyarrow opens no such file
+            raise StoreError(f"the name {self.path} holds bytes that are no UTF-8; choose another folder with --out")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / ".lock", "a")  # noqa: SIM115 (held open as long as the run is worked on)
@@ -166,7 +222,7 @@ class Run:
         record = self.path / "run.yaml"
         others = [p for p in self.path.iterdir() if p.name not in (".lock", "run.yaml") and not p.name.startswith(".run.yaml.")]
         if record.exists():
-            if any(self.path.glob("gen-*")) or any(self.path.glob("lab-*/gen-*")):
+            if self.started:
                 self._check_recipe(record)
             elif read_record(record) != self.config:
                 # Nothing was fitted under that recipe (it asked for bad images, say): the mended config may have the folder.
@@ -233,14 +289,17 @@ class Run:
     def training(self, generation: int) -> dict[str, Any]:
         """Images seen, size of the training set and the loss curve of one generation ({} for formula-fitted families)."""
         path = self.gen(generation) / "training.json"
-        return read_json(path) if path.exists() else {}
+        return read_json(path, dict[str, Any]) if path.exists() else {}
 
     def timings(self) -> list[dict[str, Any]]:
         """Seconds per stage and generation, in the order in which they were run."""
         path = self.path / "timings.jsonl"
         try:
-            return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        except ValueError as error:
+            rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+            if not all(isinstance(row, dict) and {"generation", "stage", "seconds"} <= row.keys() for row in rows):
+                raise ValueError("a line holds no time")
+            return rows
+        except (OSError, ValueError) as error:
             raise StoreError(f"{path} is damaged ({error}); it holds nothing but times: delete it") from error
 
     def grid(self, generation: int) -> Any:
@@ -275,9 +334,9 @@ class Run:
         path = self.gen(generation) / "selected.parquet"
         try:
             rows = pq.read_table(path, page_checksum_verification=True)
+            return rows["index"].to_numpy()[rows["kept"].to_numpy(zero_copy_only=False)]
         except Exception as error:  # missing, truncated or foreign: one message
             raise StoreError(f"{path} cannot be read ({type(error).__name__}); delete it and run the same command again") from error
-        return rows["index"].to_numpy()[rows["kept"].to_numpy(zero_copy_only=False)]
 
 
 class EcosystemRun(Run):
@@ -378,7 +437,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         if not all(isinstance(row, dict) and {"generation", "metric", "value"} <= row.keys() for row in rows):
             raise ValueError("a line holds no number")
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise StoreError(f"{path} is damaged ({error}); delete it and run the same command again") from error
     return rows
 

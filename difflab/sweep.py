@@ -29,8 +29,8 @@ from pydantic import Field
 from difflab import config as configs
 from difflab.comparing import Arm
 from difflab.config import Config, Spec
-from difflab.data.files import read_json, write_json
-from difflab.errors import ConfigError, DifflabError
+from difflab.data.files import read_json, read_text, write_json
+from difflab.errors import ConfigError, DataError, DifflabError
 from difflab.reuse import adopt, keys
 from difflab.run import Run, open_run, read_record
 
@@ -91,9 +91,9 @@ def waves(listed: Sequence[Job]) -> list[list[Job]]:
 
 def _raw(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), configs.Loader)
-    except OSError as error:
-        raise ConfigError(f"base: cannot read {path}: {error.strerror}") from error
+        raw = yaml.load(read_text(path), configs.Loader)
+    except DataError as error:
+        raise ConfigError(f"base: cannot read {error}") from error
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"base: {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):

@@ -576,6 +576,37 @@ def emoji_policies() -> str:
     return arms_by_measures("docs/results/emoji-policies.jsonl")
 
 
+BASES = {"sd15": "SD 1.5, epsilon", "sd21": "SD 2.1, v, zero terminal SNR", "sdxl": "SDXL with latent statistics", "sd3": "SD 3, flow"}
+
+
+@block("schedulers-accepted")
+def schedulers_accepted() -> str:
+    """Scheduler by base: how far pictures are from those of the folder's own pipeline, in levels of 0 to 255."""
+    rows = kept("docs/results/schedulers.jsonl")
+    by = {(row["scheduler"], row["base"]): row for row in rows if row["accepted"]}
+    names = sorted({scheduler for scheduler, _ in by})
+
+    def cell(row: dict[str, Any] | None) -> str:
+        if row is None:
+            return ""
+        return "not comparable" if row["levels"] is None else f"{row['levels']}"
+
+    body = [[f"`{name}`", *(cell(by.get((name, base))) for base in BASES)] for name in names]
+    return table(["scheduler", *BASES.values()], body)
+
+
+@block("schedulers-refused")
+def schedulers_refused() -> str:
+    """What is refused and why, bases with the same reason together."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in kept("docs/results/schedulers.jsonl"):
+        if not row["accepted"]:
+            reason = re.sub(r"; (use )?for example \w+( does)?", "", row["reason"]).replace("<", "&lt;")
+            groups.setdefault((row["scheduler"], reason), []).append(BASES[row["base"]].split(",")[0].split(" with")[0])
+    body = [[f"`{name}`", ", ".join(bases), reason] for (name, reason), bases in sorted(groups.items())]
+    return table(["scheduler", "bases", "reason"], body)
+
+
 @block("verdicts")
 def verdicts() -> str:
     """The claims by their verdict, from the page that `difflab claims --page` wrote."""

@@ -194,13 +194,10 @@ def test_the_scale_of_a_lora_is_kept_in_its_file(made, tmp_path):
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0])
-def test_guidance_of_zero_ignores_the_prompt_and_of_one_is_the_plain_prediction(guidance, made, tmp_path):
+def test_guidance_of_at_most_one_is_the_plain_prediction(guidance, made, tmp_path):
     config = tiny.config("sd15", made["sd15"], generations=0, model={"generation_0": "base"}, sample={"guidance_scale": guidance})
     run = run_chain(config, tmp_path / "run")
     pipe = plain("sd15", made["sd15"])
-    if guidance == 0:
-        encode = pipe.encode_prompt
-        pipe.encode_prompt = lambda prompt, *args, **how: encode([""] * len(prompt), *args, **how)
     assert apart(by_hand("sd15", pipe, run, 0, 1.0), run.samples(0).decode(0)) <= 2
 
 

@@ -319,12 +319,22 @@ def test_a_bad_override_is_refused(tmp_path, override, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_a_config(tmp_path, encoding):
+    raw = {**DIGITS, "data": {"source": "imagefolder:/é"}}
+    (tmp_path / "config.yaml").write_bytes(yaml.safe_dump(raw, allow_unicode=True).encode(encoding))
+    assert load(tmp_path / "config.yaml").data.source == "imagefolder:/é"
+    (tmp_path / "config.yaml").write_bytes(b"name: a\nseed: \xff")
+    with pytest.raises(ConfigError, match=r"config.yaml, line 2: cannot be read as UTF-8"):
+        load(tmp_path / "config.yaml")
+
+
 # --------------------------------------------------------------------------------------------------- recipe
 OTHER: dict[str, Any] = {
     "name": "other", "seed": 9, "generations": 9,
     "data.source": "emoji", "data.image_size": 16, "data.color": "RGB", "data.label": "style", "data.styles": ["a"], "data.held_out": 0.25,
     "data.train_size": 77, "data.limit": 500, "data.tail.kind": "zipf", "data.tail.exponent": 2.0, "data.bad_images": "skip", "data.max_pixels": 10,
-    "data.caption": "a {class}", "data.split_seed": 5,
+    "data.caption": "a {class}", "data.caption_column": "title", "data.split_seed": 5,
     "model.family": "memoriser", "model.conditional": False, "model.prediction_type": "epsilon", "model.train_timesteps": 50,
     "model.beta_schedule": "linear", "model.width": 16, "model.depth": 2,
     "regime.name": "fixed_real", "regime.real_fraction": 0.25, "regime.set_size": 60, "regime.synthetic_from": "all", "regime.stratified": True,

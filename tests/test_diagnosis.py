@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -304,3 +305,17 @@ def test_the_look_of_samples_is_what_the_control_has(digits):
     recall = next(r for r in finding.readings[TAILS] if r.sign.metric == "recall")
     assert recall.worse_than("real images") and not recall.worse_than(f"real images {LOOK}")
     assert look.matched(digits["reference"].pixels, changed(digits, "blurred", 1.0).pixels).shape == digits["reference"].pixels.shape
+
+
+def test_images_without_features_cost_a_measure_those_images_alone_and_reasons_are_sentences(digits):
+    """A few black digits have no direction in pixels: vendi goes on without them. Where real images have no value at all, a sentence says so."""
+    black = replace(digits["other"], pixels=digits["other"].pixels.copy())
+    black.pixels[[3, 50, 90]] = 0
+    result = examined(digits | {"other": black}, changed(digits, "shrunk", 0.6))
+    assert "vendi (pixels): 3 of 200 images have features of length 0, hence no direction, and are left out" in result.notes
+    assert "vendi" not in result.findings[0].left_out
+    empty = replace(black, pixels=np.zeros_like(black.pixels))
+    lost = examined(digits | {"other": empty}, changed(digits, "shrunk", 0.6)).findings[0].left_out
+    assert lost["vendi"].startswith("vendi has no value between real images: vendi needs at least 2 fake images, got 0: 200 of 200 images have")
+    for measure, reason in lost.items():
+        assert reason[0].isalpha() and len(reason.split()) > 3 and not reason.startswith("("), measure

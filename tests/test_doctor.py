@@ -83,6 +83,26 @@ def test_a_preset_that_would_not_run_names_everything_that_it_lacks(rows, monkey
     assert "cannot read config" in parts["preset"][1]["why"][0]
 
 
+@pytest.mark.parametrize("kind", ["sd15", "sd3"])
+def test_a_local_base_is_judged_by_its_weights(kind, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    base = tiny.make(kind, tmp_path / "base")
+    config = tmp_path / "own.yaml"
+    scheduler = "FlowMatchEulerDiscreteScheduler" if kind == "sd3" else "DDIMScheduler"
+    config.write_text(
+        f"data: {{source: emoji}}\nmodel: {{family: {tiny.family(kind)}, base: '{base}'}}\ntrain: {{start_from: base}}\nsample: {{scheduler: {scheduler}}}\n"
+    )
+    row = rows(config)[1]["preset"][0]
+    size = sum(file.stat().st_size for file in base.glob("*/*.safetensors"))
+    assert row["runs"] and row["base_bytes"] == size
+    assert f"base of {size / 2**20:,.1f} MiB" in doctor._cells("preset", row)[2].plain
+    monkeypatch.setattr(doctor, "SLOW", size)
+    row = rows(config)[1]["preset"][0]
+    assert not row["runs"] and any("torch sees none, and the weights of" in reason for reason in row["why"])
+    tiny.amend(base / tiny.BACKBONE[kind] / "config.json", in_channels=9)
+    assert any("in_channels is 9" in reason for reason in rows(config)[1]["preset"][0]["why"])
+
+
 def test_weights_in_the_caches_are_found(rows, tmp_path):
     base = tiny.make("sd15", tmp_path / "base")
     put_into_cache(base, "stable-diffusion-v1-5/stable-diffusion-v1-5")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import tiny
 import torch
 from accelerate import Accelerator
+from pictures import folder
 from safetensors.torch import save_file
 
 from difflab import measure as measuring
@@ -24,6 +26,7 @@ from difflab.errors import ConfigError, DifflabError, MeasureError
 from difflab.measure import collect, extractors_of, measure_images, measured_count
 from difflab.metrics import METRICS, Judge, Pair, concepts_of, interval, open_extractor, resampled
 from difflab.metrics.interval import wilson
+from difflab.progress import Reporter
 from difflab.run import KEYS, Run
 from difflab.seeds import numpy_generator, seed_of
 
@@ -426,3 +429,97 @@ def test_an_aesthetic_head_without_its_backbone_is_an_error_before_anything_is_f
         with pytest.raises(MeasureError, match=match):
             run_chain(digits(generations=0, measure={**measure, "extractors": extractors}), tmp_path / "run")
     assert not list((tmp_path / "run").glob("gen-*"))
+
+
+# ----------------------------------------------------------------------------- what cannot be measured is known before
+def spoken(config: Config, path: Path) -> tuple[Run, list[str]]:
+    """A run, and what it said before its first stage."""
+    said: list[str] = []
+    report = Reporter(quiet=True)
+    report.say = lambda text: said.append(text) if not list(path.glob("gen-*/samples")) else None  # type: ignore[method-assign]
+    return run_chain(config, path, report), said
+
+
+def folder_of_classes(path: Path, **classes: int) -> str:
+    for seed, (name, count) in enumerate(classes.items()):
+        folder(path / name, count, 16, seed)
+    return f"imagefolder:{path}"
+
+
+MEMORISER: dict[str, Any] = {"generations": 0, "model": {"family": "memoriser"}, "sample": {"count": 30, "shard_size": 30, "batch_size": 30}}
+
+
+def test_no_judge_is_fitted_where_no_measure_asks_for_one(tmp_path):
+    data = {"source": folder_of_classes(tmp_path / "set", cats=60)}
+    run, said = spoken(digits(**MEMORISER, data=data, measure={"metrics": ["fd"], "resamples": 0}), tmp_path / "run")
+    assert said == [] and not list(run.path.glob("real/judge-*")) and all(r["value"] is not None for r in run.rows())
+
+
+@pytest.mark.parametrize(
+    ("classes", "measure", "lost"),
+    [
+        ({"cats": 60}, {}, {"class_accuracy, class_entropy, rare_class_survival": "needs training images of at least 2 classes, got 1"}),
+        ({"cats": 30, "dogs": 30}, {"metrics": ["fd", "class_accuracy"]}, {"class_accuracy": "the samples are unconditional"}),
+        ({"": 60}, {"metrics": ["fd", "class_entropy", "within_class_ratio"]}, {"class_entropy": "carry no class labels", "within_class_ratio": "class"}),
+        ({"": 60}, {"metrics": ["kid", "recall"], "neighbours": 20}, {"recall": "needs at least 21 real images"}),  # of half of them
+        ({"": 60}, {"metrics": ["fd", "fd_infinity"]}, {"fd_infinity": "needs at least 1536 real images"}),
+        ({"": 60}, {"metrics": ["fd", "prompt_diversity", "tail_recall"]}, {"prompt_diversity": "unconditional", "tail_recall": "at least 100"}),
+        ({"": 60}, {"metrics": ["kid"], "judge_drift": True}, {"judge_drift": "it wants classes|carry no class labels"}),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_measured_is_said_before_anything_is_fitted(tmp_path, classes, measure, lost):
+    config = digits(**MEMORISER, data={"source": folder_of_classes(tmp_path / "set", **classes)}, measure={"resamples": 20, **measure})
+    run, said = spoken(config, tmp_path / "run")
+    names = {name for group in lost for name in group.split(", ")}
+    for name in names:
+        line = next(line for line in said if name in line)
+        assert re.search(next(why for group, why in lost.items() if name in group), line), line
+    assert not [line for line in said if not any(name in line for name in names)]
+    without = {r["metric"] for r in run.rows() if r["value"] is None}
+    assert without == (names - {"judge_drift"} | (set(JUDGES) if "judge_drift" in names else set()))
+    for r in run.rows():
+        assert (
+            r["value"] is not None
+            or r["metric"] in JUDGES
+            or any(r["reason"].removeprefix(f"{r['metric']} ") in line or r["reason"].partition(": ")[2] in line for line in said)
+        )
+
+
+def test_where_nothing_can_be_measured_nothing_is_trained(tmp_path):
+    for metrics in (["class_accuracy"], ["rare_class_survival", "tail_recall"]):
+        config = digits(**MEMORISER, data={"source": folder_of_classes(tmp_path / "-".join(metrics), cats=60)}, measure={"metrics": metrics})
+        with pytest.raises(MeasureError, match=r"none of measure\.metrics can be measured here: .*at least 2 classes, got 1"):
+            run_chain(config, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("gen-*"))
+
+
+def test_concepts_that_the_set_cannot_have_are_an_error_before_anything_is_fitted(tmp_path):
+    spec = f"open_clip:{tiny.clip(tmp_path / 'clip')}"
+    (tmp_path / "concepts.txt").write_text("cat\ndog\n")
+    for concepts, match in (("classes", "there are none here"), (str(tmp_path / "concepts.txt"), "asked for by class, not by caption")):
+        measure = {"metrics": ["fd", "zero_shot_accuracy"], "extractors": [spec], "concepts": concepts}
+        config = digits(**MEMORISER, data={"source": folder_of_classes(tmp_path / f"set of {concepts[-7:]}", **{"": 60})}, measure=measure)
+        with pytest.raises(MeasureError, match=match):
+            run_chain(config, tmp_path / "run")
+        assert not list((tmp_path / "run").glob("gen-*"))
+
+
+def test_a_complete_run_says_nothing_again(tmp_path):
+    config = digits(**MEMORISER, data={"source": folder_of_classes(tmp_path / "set", cats=60)}, measure={"resamples": 0})
+    assert len(spoken(config, tmp_path / "run")[1]) == 1 and spoken(config, tmp_path / "run")[1] == []
+
+
+def test_images_that_an_extractor_cannot_read_are_left_out_of_all_that_it_serves(tmp_path, run):
+    """An extractor of one's own that is not defined for some images: the judge and its drift go on without them."""
+    (tmp_path / "space.py").write_text(
+        "import torch\n"
+        "def space(images):\n"
+        "    x = torch.nn.functional.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float(), 4).mean(1).flatten(1)\n"
+        "    return x.masked_fill(images.flatten(1).long().sum(1, keepdim=True) % 7 == 3, float('nan'))\n"
+    )
+    found = rows(run, extractors=[f"python:{tmp_path / 'space.py'}:space"], metrics=["fd", "class_accuracy", "recall"], judge_drift=True)
+    for name, r in found.items():
+        if not name.startswith("flagged"):
+            assert r["value"] is not None and re.search(r"\d+ of \d+ .* have features that are no finite numbers, and are left out", r["reason"]), (
+                name
+            )

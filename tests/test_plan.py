@@ -152,3 +152,20 @@ def test_a_text_to_image_model_is_planned_at_16_bits(changes, monkeypatch, tmp_p
     given = {"model": changes, "train": {"precision": "bf16"}, "sample": {"precision": "bf16"}}
     found = plan(tiny.config("sd15", tmp_path / "sd15", **given), Shape((tiny.SIDE, tiny.SIDE, 3), 3), 40)
     assert all(c.flops > 0 and c.seconds > 0 for c in found if c.stage in ("train", "sample"))
+
+
+@pytest.mark.parametrize("kind", ["sd3", "sdxl"])
+def test_the_embeddings_of_captions_are_counted(kind, monkeypatch, tmp_path):
+    """Per distinct caption 77 tokens (SD 3 without T5: 77 of CLIP and 256 of zeros) of the width that attention reads, and the pooled vector, in float32."""
+    monkeypatch.setattr(plan_module, "_per_image", lambda work, most, device: 0.5)
+    base = tiny.make(kind, tmp_path / kind)
+    model = tiny.model(kind, base)
+    per = sum(t[0].nbytes for t in model.base.texts(["one"], "cpu").values())
+    shape = Shape((tiny.SIDE, tiny.SIDE, 3), 3)
+    first = plan(tiny.config(kind, base), shape, 40, captions=3000)[0]
+    assert (first.stage, first.images, first.disk_bytes, first.seconds) == ("captions", 3000, per * 3001, 1500)
+    from difflab.models import latent
+
+    monkeypatch.setattr(latent, "KEPT", per * 3000)
+    assert plan(tiny.config(kind, base), shape, 40, captions=3000)[0].disk_bytes == 0  # encoded per batch
+    assert plan(tiny.config(kind, base), shape, 40)[0].stage == "mix"

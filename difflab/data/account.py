@@ -5,8 +5,11 @@ Every way in (folder, parquet, arrays, hub) fills one `Account`; the commands pr
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic import TypeAdapter
 
 SHOWN = 5  # names that are kept of each kind
 
@@ -15,10 +18,24 @@ KINDS = {
     "skipped": "cannot be read and are left out",
     "unlisted": "are not listed in the metadata and are left out",
     "cropped": "are not square and are cropped to their centre",
-    "duplicated": "have the same content as another image of the set",
+    "duplicated": "have the same content as an earlier image of the set",
     "frames": "have several frames, of which the first is read",
     "metadata": "have damaged or oversized metadata, which is ignored",
 }
+
+
+def plain(text: str) -> str:
+    """One line that a terminal can show: file names may hold line ends, control characters and bytes that are no text.
+
+    >>> plain("a\\nb \\udcff")
+    'a\\\\nb \\\\udcff'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def encodable(text: str) -> str:
+    """`text` that can be stored as UTF-8: bytes of file names that are no text are spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @dataclass
@@ -36,6 +53,7 @@ class Account:
     found: images that the set holds. read: images that are used. entries: kind of `KINDS` -> which images, and why.
     ignored: files that are no images and were not opened, suffix -> count.
     lost_area: mean share of the area of the cropped images that is cut away, 0 to 1.
+    notes: what else a user should know of how the set was understood, one sentence each.
     """
 
     found: int = 0
@@ -43,6 +61,7 @@ class Account:
     entries: dict[str, Entry] = field(default_factory=dict)
     ignored: dict[str, int] = field(default_factory=dict)
     lost_area: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
     def add(self, kind: str, key: str, detail: str = "") -> None:
         """Count one image under `kind`, a key of `KINDS`."""
@@ -60,24 +79,39 @@ class Account:
     def as_dict(self) -> dict[str, Any]:
         """For JSON; `from_dict` reads it back."""
         entries = {kind: {"count": e.count, "first": [list(pair) for pair in e.first]} for kind, e in self.entries.items()}
-        return {"found": self.found, "read": self.read, "entries": entries, "ignored": self.ignored, "lost_area": self.lost_area}
+        return {"found": self.found, "read": self.read, "entries": entries, "ignored": self.ignored, "lost_area": self.lost_area, "notes": self.notes}
 
     @classmethod
     def from_dict(cls, given: dict[str, Any]) -> Account:
-        entries = {kind: Entry(e["count"], [(key, detail) for key, detail in e["first"]]) for kind, e in given["entries"].items()}
-        return cls(given["found"], given["read"], entries, dict(given["ignored"]), given["lost_area"])
+        """Raises ValueError for what is no account."""
+        return TypeAdapter(cls).validate_python(given)
 
-    def lines(self) -> list[str]:
-        """The account in one or two lines: what is read, then what is not or not as it was; [] entries are left out."""
+    def lines(self, reasons: bool = True) -> list[str]:
+        """The account in one or two lines: what is read, then what is not or not as it was; [] entries are left out.
+
+        reasons: with what is wrong with the first image of each kind, which may name folders of this machine.
+        """
         whole = f"{self.read:,} of {self.found:,} images are read" if self.read != self.found else f"all {self.found:,} images are read"
-        parts = [f"{self.entries[kind].count:,} {text}{self._example(kind)}" for kind, text in KINDS.items() if self.count(kind)]
+        parts = self.parts(reasons=reasons)
+        return [whole, *(["; ".join(parts)] if parts else [])]
+
+    def parts(self, without: Collection[str] = (), reasons: bool = True) -> list[str]:
+        """What is not read or not as it was, one part for each kind of `KINDS` but those of `without`, then files and notes."""
+        kinds = [(kind, text) for kind, text in KINDS.items() if self.count(kind) and kind not in without]
+        parts = [f"{self.count(kind):,} {text}{self._example(kind, reasons)}" for kind, text in kinds]
         if self.ignored:
             files = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in sorted(self.ignored.items()))
             parts.append(f"files that are no images were not opened: {files}")
-        return [whole, *(["; ".join(parts)] if parts else [])]
+        return [*parts, *self.notes]
 
-    def _example(self, kind: str) -> str:
+    def told(self, name: str, used: int | None = None) -> list[str]:
+        """`lines` for a terminal, under the name of the set. used: images that are left where a config takes a part of the set."""
+        first, *rest = self.lines()
+        part = f", of which {used:,} are used" if used is not None and used < self.read else ""
+        return [plain(line) for line in (f"{name}: {first}{part}", *(f"{name}: {line}" for line in rest))]
+
+    def _example(self, kind: str, reasons: bool) -> str:
         key, detail = self.entries[kind].first[0]
         if kind == "cropped":
             return f" ({self.lost_area:.0%} of their area is lost)"
-        return f" (the first: {key}{', ' + detail if detail else ''})"
+        return f" (the first: {key}{', ' + detail if detail and reasons else ''})"

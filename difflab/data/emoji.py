@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +10,9 @@ import pyarrow.parquet as pq
 
 from difflab.config import Data
 from difflab.data.account import Account
+from difflab.data.content import joined
 from difflab.data.decode import channels_of, decode
-from difflab.data.sources import Source, encode_labels
+from difflab.data.sources import NO_LABELS, Source, encode_labels
 from difflab.errors import DataError
 
 FOLDER = Path(__file__).parent.parent / "assets" / "emoji"
@@ -47,8 +47,9 @@ def open_emoji(data: Data) -> Source:
     Raises DataError: unknown label or style, data.image_size above the bundled size, missing asset.
     """
     label, size = data.label or "category", data.image_size or SIZE
+    label = "category" if label == NO_LABELS else label
     if label not in ATTRIBUTES:
-        raise DataError(f"data.label={label} is no attribute of emoji; use one of {', '.join(ATTRIBUTES)}")
+        raise DataError(f"data.label={label} is no attribute of emoji; use one of {', '.join(ATTRIBUTES)}, or {NO_LABELS}")
     if size > SIZE:
         raise DataError(f"data.image_size={size}: the bundled emoji are {SIZE} px; use at most data.image_size={SIZE}")
     rows = [row for style in _styles(data.styles) for row in _rows(style)]
@@ -90,23 +91,3 @@ def _styles(wanted: list[str] | None) -> list[str]:
 
 def _rows(style: str) -> list[dict]:
     return [row for path in sorted(FOLDER.glob(f"{style}-*.parquet")) for row in pq.read_table(path).to_pylist()]
-
-
-def joined(*columns: Iterable[object]) -> np.ndarray:
-    """int64 [N] group numbers, 0 upwards: rows that agree in any column, directly or over others, share a group."""
-    rows = list(zip(*columns, strict=True))
-    parent = list(range(len(rows)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    first: dict[tuple[int, object], int] = {}
-    for i, row in enumerate(rows):
-        for column, value in enumerate(row):
-            j = root(first.setdefault((column, value), i))
-            parent[max(root(i), j)] = min(root(i), j)
-    roots = [root(i) for i in range(len(rows))]
-    return np.unique(roots, return_inverse=True)[1].astype(np.int64)

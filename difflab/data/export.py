@@ -32,7 +32,7 @@ def export(run: Run, generation: int, folder: Path) -> int:
         temporary.mkdir(parents=True)
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror}; give --to another folder") from error
-    with open(temporary / "metadata.jsonl", "w") as lines:
+    with open(temporary / "metadata.jsonl", "w", encoding="utf-8", newline="\n") as lines:
         for shard in shards.shards:
             for row in shards.table(shard).to_pylist():
                 name = f"{row['index']:06d}.png"

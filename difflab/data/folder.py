@@ -1,200 +1,123 @@
-"""Images in a folder: class folders, a metadata.jsonl, or a flat heap. Nothing outside the folder is ever read."""
+"""Images in a folder: class folders, a metadata file, text files beside them, or a flat heap. Nothing outside the folder is ever read."""
 
 from __future__ import annotations
 
-import json
-import os
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from difflab.config import Data
-from difflab.data.decode import FOREIGN_SUFFIXES, SUFFIXES, decode, survey
-from difflab.data.sources import Source, labels_of_kept, no_label_choice
+from difflab.data.account import Account
+from difflab.data.decode import suffixes
+from difflab.data.listing import CAPTIONS, Listing, captions, chosen, label_column, source_of
+from difflab.data.sources import NO_LABELS, Source, no_label_choice
+from difflab.data.tables import SIDECARS, Table, metadata_of, read_sidecars, read_table, sidecars_of
+from difflab.data.walk import SPLIT_FOLDER, check_inside, ignored, inside_folder, is_image, refuse_split_folders, split_folders, walk
 from difflab.errors import DataError
 
-METADATA = "metadata.jsonl"
-SPLITS = frozenset({"train", "test", "val", "valid", "validation"})
 LICENCE = "unknown (your own images)"
+REPEATS = re.compile(r"([1-9]\d*)_(.+)")  # folders of kohya's training scripts: 10_sks dog
 
 
 @dataclass(frozen=True)
-class _FileReader:
+class Files:
+    """Position -> path."""
+
     root: Path
     keys: list[str]
-    max_pixels: int
-    size: int
-    channels: int
 
-    def __call__(self, index: int) -> np.ndarray:
-        key = self.keys[index]
-        return decode(self.root / key, f"{self.root / key}", self.max_pixels, self.size, self.channels)
-
-
-@dataclass(frozen=True)
-class _Listing:
-    """What is said about the images before any is opened."""
-
-    keys: list[str]
-    labels: list[Any] | None
-    prompts: list[str] | None
-    unlisted: list[str]
+    def __getitem__(self, position: int) -> Path:
+        return self.root / self.keys[position]
 
 
 def open_folder(data: Data, argument: str) -> Source:
-    """imagefolder:PATH. Class folders (the class is the first level), metadata.jsonl (file_name, text, label), or no labels.
+    """imagefolder:PATH. Class folders (the class is the first level), a metadata file (file_name, text, label), or no labels.
 
     Images are cropped to their central square and resized to data.image_size, which may be left out when all are squares of
     one size. Raises DataError: nothing there, an empty class folder, a link or file_name that leads out of the folder, a bad
-    line of metadata.jsonl, unreadable images (data.bad_images=skip leaves those out).
+    line of metadata, unreadable images (data.bad_images=skip leaves those out).
     """
+    return source_of(list_folder(data, argument), data)
+
+
+def list_folder(data: Data, argument: str | Path) -> Listing:
+    """The images of a folder with their labels and captions, none of them opened yet. Raises DataError as `open_folder`."""
     root = inside_folder(argument, data.source)
-    images = [path for path in walk(root) if is_image(path)]
-    listing = _from_metadata(root, images, data) if (root / METADATA).is_file() else _from_folders(root, images, data)
-    found = survey(((key, root / key) for key in listing.keys), data, str(root))
-    found.account.found += len(listing.unlisted)
-    for key in listing.unlisted:
-        found.account.add("unlisted", key)
-    keys = [listing.keys[i] for i in found.kept]
-    labels, classes = labels_of_kept(listing.labels, found.kept, str(root))
-    return Source(
-        name=data.source,
-        size=found.size,
-        channels=found.channels,
-        labels=labels,
-        classes=classes,
-        prompts=None if listing.prompts is None else [listing.prompts[i] for i in found.kept],
-        groups=None,
-        attributes={},
-        keys=keys,
-        licence=LICENCE,
-        account=found.account,
-        read=_FileReader(root, keys, data.max_pixels, found.size, found.channels),
-    )
-
-
-# ------------------------------------------------------------------------------------------------- what is there
-def inside_folder(argument: str, source: str) -> Path:
-    """The resolved folder. Raises DataError when it is not one."""
-    path = Path(argument).expanduser()
-    if not path.is_dir():
-        raise DataError(
-            f"data.source={source}: {path} {'is not a folder' if path.exists() else 'does not exist'} (looked from {Path.cwd()}); give the path of a folder"
-        )
-    return path.resolve()
-
-
-def walk(root: Path) -> list[str]:
-    """All files below `root` as sorted relative paths with '/', without hidden ones. Raises DataError at a link that leads out.
-
-    Links to folders are not followed, not even inside: their images would count twice.
-    """
-    found, todo = [], [root]
-    while todo:
-        folder = todo.pop()
-        try:
-            entries = list(os.scandir(folder))
-        except OSError as error:
-            raise DataError(f"{folder} cannot be listed ({error.strerror}); make it readable") from error
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
-                continue
-            path = Path(entry.path)
-            if entry.is_symlink():
-                check_inside(path, root)
-                if entry.is_dir():
-                    raise DataError(f"{path} is a symbolic link to a folder; put the folder itself in its place")
-            if entry.is_dir(follow_symlinks=False):
-                todo.append(path)
-            elif entry.is_symlink() or entry.is_file():  # a pipe or device would block whoever opens it
-                found.append(path.relative_to(root).as_posix())
-    return sorted(found)
-
-
-def check_inside(path: Path, root: Path) -> None:
-    """Raise DataError when `path`, all links followed, lies outside `root`."""
-    target = Path(os.path.realpath(path))
-    if not target.is_relative_to(root):
-        raise DataError(f"{path} is or lies behind a symbolic link that leads out of {root} (to {target}); copy the file there instead")
-
-
-def is_image(key: str) -> bool:
-    """Whether a file is to be read, by its suffix. Raises DataError for images in formats that are not read."""
-    suffix = PurePosixPath(key).suffix.lower()
-    if suffix in FOREIGN_SUFFIXES:
-        raise DataError(f"{key}: images of type {suffix} are not read; convert it to PNG, or remove it")
-    return suffix in SUFFIXES
+    files = walk(root)
+    metadata = metadata_of(root, files)
+    images = [key for key in files if is_image(key)]
+    account = Account()
+    table = None if metadata is None else _checked(read_table(root / metadata), root)
+    if table is not None:
+        keys = [PurePosixPath(row["file_name"]).as_posix() for row in table.rows]
+        column = label_column(data, table.columns, str(table.path))
+        labels = None if column is None else table.labels(column)
+        prompts = None
+        splits = split_folders(keys)
+        if splits is not None:  # a list is what the user means: they are one set, and that is said
+            names = " and ".join(sorted(splits[1].values()))
+            account.notes.append(f"{metadata} lists images in {names}, which look like splits; they are read as one set")
+    else:
+        keys = images
+        labels, prompts = _from_folders(root, images, data, account)
+    sidecars = sidecars_of(files, keys)
+    columns = (*(table.columns if table else ()), *sidecars)
+    column = chosen(data.caption_column, (*CAPTIONS, *SIDECARS), columns, "data.caption_column", str(table.path if table else root))
+    used = {*images, *keys, *(key for own in sidecars.values() for key in own.values())} | ({metadata} if metadata else set())
+    if column in sidecars and not (table and column in table.columns):
+        prompts = read_sidecars(root, sidecars[column], keys, column)
+    elif column is not None and table is not None:
+        prompts = captions(table.column(column), column, table.where)
+    unlisted = sorted(set(images) - set(keys))
+    account.found += len(unlisted)
+    for key in unlisted:
+        account.add("unlisted", key)
+    account.ignored = ignored(files, used)
+    return Listing(data.source, str(root), keys, Files(root, keys), labels, prompts, LICENCE, columns, account)
 
 
 # ------------------------------------------------------------------------------------------ labels from folder names
-def _from_folders(root: Path, images: list[str], data: Data) -> _Listing:
+def _from_folders(root: Path, images: list[str], data: Data, account: Account) -> tuple[list[Any] | None, list[str] | None]:
+    """(labels, prompts): the names of class folders; of folders 10_NAME the class and the caption is NAME, as where such sets are made."""
     no_label_choice(data)
-    if (root / "metadata.csv").is_file():
-        raise DataError(f'{root}/metadata.csv is not read; write {METADATA} instead, one line per image: {{"file_name": "a.png", "text": "a cat"}}')
     if not images:
-        raise DataError(f"{root} holds no image; images end in {', '.join(sorted(SUFFIXES))}")
+        raise DataError(f"{root} holds no image; images end in {', '.join(sorted(suffixes()))}")
+    refuse_split_folders(root, images)
     flat = [key for key in images if "/" not in key]
-    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".") and entry.name != "__MACOSX")
-    if flat and len(flat) == len(images):
-        return _Listing(images, None, None, [])
+    if (flat and len(flat) == len(images)) or data.label == NO_LABELS:
+        return None, None
     if flat:
         raise DataError(f"{root} holds images beside class folders, for example {flat[0]}; move them into a class folder or away")
-    if set(map(str.lower, folders)) <= SPLITS:
-        raise DataError(
-            f"{root}: {', '.join(folders)} look like splits, not classes; give one of them, for example data.source=imagefolder:{root / folders[0]}"
-        )
+    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".") and entry.name != "__MACOSX")
+    if all(SPLIT_FOLDER.fullmatch(name) for name in folders):
+        raise DataError(f"{root}: {', '.join(folders)} look like splits, not classes; give one of them, for example {root / folders[0]}")
     labels = [key.partition("/")[0] for key in images]
     empty = sorted(set(folders) - set(labels))
     if empty:
         raise DataError(f"class folder {root / empty[0]} holds no image; fill it or remove it")
-    return _Listing(images, labels, None, [])
+    matches = {name: REPEATS.fullmatch(name) for name in folders}
+    names = {name: match[2] for name, match in matches.items() if match}
+    if len(names) < len(folders):
+        return labels, None
+    account.notes.append(
+        f"folders are called REPEATS_NAME, such as {folders[0]}: {len(folders)} folders are {len(set(names.values()))} classes "
+        "by NAME, which is the caption too where there is no other; every image counts once, repeats are not applied"
+    )
+    labels = [names[label] for label in labels]
+    return labels, labels
 
 
-# --------------------------------------------------------------------------------------- labels from metadata.jsonl
-def _from_metadata(root: Path, images: list[str], data: Data) -> _Listing:
-    field = data.label or "label"
+# ----------------------------------------------------------------------------------------------- the listed images
+def _checked(table: Table, root: Path) -> Table:
+    """The table itself. Raises DataError for a file_name that leads out of the folder, is no file, or is listed twice."""
     seen: dict[str, int] = {}
-    texts: list[Any] = []
-    labels: list[Any] = []
-    path = root / METADATA
-    check_inside(path, root)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text ({error}); write it again") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        row = _row(line, where)
-        key = _contained(row["file_name"], root, where)
+    for i, row in enumerate(table.rows):
+        key = _contained(row["file_name"], root, table.where(i))
         if key in seen:
-            raise DataError(f"{where}: {key} is already on line {seen[key]}; list every image once")
-        seen[key] = number
-        texts.append(row.get("text"))
-        labels.append(row.get(field))
-    if not seen:
-        raise DataError(f'{path} lists no image; write one line per image: {{"file_name": "a.png", "text": "a cat"}}')
-    numbers = list(seen.values())
-    prompts = _all_or_none(texts, "text", path, numbers)
-    if prompts is not None and not all(isinstance(text, str) for text in prompts):
-        raise DataError(f"{path}: 'text' must be a string on every line")
-    found = _all_or_none(labels, field, path, numbers)
-    if found is None and data.label is not None:
-        raise DataError(f"{path}: no line has the field '{field}' that data.label asks for")
-    return _Listing(list(seen), found, prompts, sorted(set(images) - set(seen)))
-
-
-def _row(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not valid JSON ({error}); one object per line is wanted") from error
-    if not isinstance(row, dict) or not isinstance(row.get("file_name"), str) or not row["file_name"]:
-        raise DataError(f'{where}: no \'file_name\'; write for example {{"file_name": "a.png", "text": "a cat"}}')
-    return row
+            raise DataError(f"{table.where(i)}: {key} is already on {table.places[seen[key]]}; list every image once")
+        seen[key] = i
+    return table
 
 
 def _contained(name: str, root: Path, where: str) -> str:
@@ -203,15 +126,10 @@ def _contained(name: str, root: Path, where: str) -> str:
         raise DataError(f"{where}: file_name {name!r} leads out of {root}; use paths below the folder")
     key = PurePosixPath(name).as_posix()
     check_inside(root / key, root)
-    if not (root / key).is_file():
+    try:
+        there = (root / key).is_file()
+    except OSError:  # a name that is too long
+        there = False
+    if not there:
         raise DataError(f"{where}: {root / key} does not exist; correct the line or add the file")
     return key
-
-
-def _all_or_none(values: list[Any], field: str, path: Path, numbers: list[int]) -> list[Any] | None:
-    missing = [number for number, value in zip(numbers, values, strict=True) if value is None]
-    if len(missing) == len(values):
-        return None
-    if missing:
-        raise DataError(f"{path}, line {missing[0]}: no '{field}', which other lines have; give it on every line or on none")
-    return values

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, over the optional package `datasets`."""
+"""Data sets of the Hugging Face hub, over the optional package `datasets`, and its Dataset objects."""
 
 from __future__ import annotations
 
@@ -8,35 +8,45 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from difflab.config import Data
-from difflab.data.decode import decode, survey
-from difflab.data.parquet import assemble, named
+from difflab.data.listing import CAPTIONS, Listing, captions, chosen, label_column, source_of
+from difflab.data.parquet import named, sound_labels
 from difflab.data.sources import Source
 from difflab.errors import DataError
 
 
 @dataclass(frozen=True)
-class _HubReader:
+class _Cells:
+    """Row -> the encoded image, or its file. anywhere = files may lie anywhere, else only in the cache that `datasets` filled."""
+
     rows: Any  # a datasets.Dataset of one undecoded image column: memory-mapped, so any order is fast
     column: str
-    kept: list[int]
-    keys: list[str]
-    max_pixels: int
-    size: int
-    channels: int
+    anywhere: bool
 
-    def __call__(self, index: int) -> np.ndarray:
-        row = self.kept[index]
-        return decode(_file(self.rows[row][self.column]) or b"", self.keys[row], self.max_pixels, self.size, self.channels)
+    def __getitem__(self, row: int) -> Path | bytes | None:
+        try:
+            image = self.rows[row][self.column]
+        except Exception as error:  # a damaged arrow file
+            raise DataError(f"row {row} cannot be read ({' '.join(str(error).split())[:300]}); load the data set again") from error
+        if image is None or image["bytes"] is not None:
+            return None if image is None else image["bytes"]
+        path = Path(image["path"] or "")
+        return path if image["path"] and (self.anywhere or _in_cache(path)) else None
+
+
+def _in_cache(path: Path) -> bool:
+    from datasets import config
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    roots = [Path(root).expanduser().resolve() for root in (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, HF_HUB_CACHE)]
+    return any(path.resolve().is_relative_to(root) for root in roots)
 
 
 def open_hub(data: Data, argument: str) -> Source:
     """hub:NAME or hub:OWNER/NAME. The split is `train`, or the only one there is.
 
-    The image column is the one of type Image; the class is data.label, or the column `label`; the prompt is `text`,
-    `prompt` or `caption`. Raises DataError: package `datasets` missing, offline, no such set, no image column.
+    The image column is the one of type Image; the class is data.label, or the column `label`; the caption is data.caption_column, or
+    `text`, `prompt` or `caption`. Raises DataError: package `datasets` missing, offline, no such set, no image column.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", argument):
         raise DataError(f"data.source={data.source}: a hub name looks like NAME or OWNER/NAME")
@@ -48,25 +58,61 @@ def open_hub(data: Data, argument: str) -> Source:
         raise DataError("data.source=hub:NAME needs the package datasets; run: pip install datasets")
     import datasets
 
-    dataset = _load(datasets, argument, data.source)
-    images = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
+    return source_of(list_dataset(_load(datasets, argument, data.source), data, argument, anywhere=False), data)
+
+
+def is_dataset(thing: Any) -> bool:
+    """Whether something is a Dataset, DatasetDict, ... of the package `datasets`, which is not imported for it."""
+    return any(kind.__module__.partition(".")[0] == "datasets" for kind in type(thing).__mro__)
+
+
+def list_dataset(dataset: Any, data: Data, name: str, anywhere: bool) -> Listing:
+    """The rows of a datasets.Dataset. anywhere = files that it points at are read wherever they lie; for sets that the user opened.
+
+    Raises DataError: another object of that package, no or several image columns, unusable labels or captions.
+    """
+    import datasets
+
+    where = f"data.source={data.source}" if not anywhere else name
+    if isinstance(dataset, dict):
+        raise DataError(f"{where} has several splits ({', '.join(map(str, dataset))}); give one of them, as dataset['train']")
+    if not isinstance(dataset, datasets.Dataset):
+        raise DataError(f"{where} is a {type(dataset).__name__}; give a datasets.Dataset, whose images can be read in any order")
+    images = [column for column, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
     if len(images) != 1:
         what = f"several image columns ({', '.join(images)})" if images else f"no image column (it has: {', '.join(dataset.features)})"
-        raise DataError(f"data.source={data.source} has {what}; save the one you want as 'image' with to_parquet and use parquet:PATH")
-    label = data.label or ("label" if "label" in dataset.features else None)
-    if label is not None and label not in dataset.features:
-        raise DataError(f"data.source={data.source} has no column '{label}' that data.label asks for (it has: {', '.join(dataset.features)})")
-    text = next((name for name in ("text", "prompt", "caption") if name in dataset.features), None)
+        raise DataError(f"{where} has {what}; save the one you want as 'image' with to_parquet and use parquet:PATH")
+    columns = list(dataset.features)
+    label = label_column(data, columns, where)
+    text = chosen(data.caption_column, CAPTIONS, columns, "data.caption_column", where)
+    dataset = dataset.with_format(None)
+    keys = [f"{name}/{row}" for row in range(len(dataset))]
 
-    labels = None if label is None else list(dataset[label])
+    def place(row: int) -> str:
+        return f"{where}: image {keys[row]}"
+
+    try:
+        labels = None if label is None else list(dataset[label])
+        texts = None if text is None else list(dataset[text])
+        rows = dataset.select_columns(images).cast_column(images[0], datasets.Image(decode=False))
+    except Exception as error:  # a damaged arrow file
+        raise DataError(f"{where} cannot be read ({' '.join(str(error).split())[:300]}); load the data set again") from error
     if labels is not None and isinstance(dataset.features[label], datasets.ClassLabel):
         labels = named(labels, dataset.features[label].names)
-    rows = dataset.select_columns(images).cast_column(images[0], datasets.Image(decode=False))
-    keys = [f"{argument}/{row}" for row in range(len(rows))]
-    found = survey(((key, _file(row[images[0]])) for key, row in zip(keys, rows, strict=True)), data, data.source)
-    licence = dataset.info.license or "see the data set's page on the hub"
-    read = _HubReader(rows, images[0], found.kept, keys, data.max_pixels, found.size, found.channels)
-    return assemble(data, found, keys, labels, None if text is None else list(dataset[text]), licence, read)
+    if labels is not None and data.label is None and all(value is None for value in labels):
+        labels = None
+    if texts is not None and data.caption_column is None and all(value is None for value in texts):
+        texts = None
+    return Listing(
+        data.source,
+        where,
+        keys,
+        _Cells(rows, images[0], anywhere),
+        None if labels is None else sound_labels(labels, place),
+        None if texts is None or text is None else captions(texts, text, place),
+        dataset.info.license or "see the data set's page on the hub",
+        tuple(column for column in columns if column != images[0]),
+    )
 
 
 def _load(datasets: Any, name: str, source: str) -> Any:
@@ -85,15 +131,3 @@ def _load(datasets: Any, name: str, source: str) -> Any:
     raise DataError(
         f"data.source={source} has no split 'train' (it has: {', '.join(splits)}); save the one you want with to_parquet and use parquet:PATH"
     )
-
-
-def _file(image: dict[str, Any] | None) -> Path | bytes | None:
-    """The encoded image of a cell. A path is followed only into the cache that `datasets` filled, never elsewhere on this machine."""
-    if image is None or image["bytes"] is not None:
-        return None if image is None else image["bytes"]
-    from datasets import config
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    path = Path(image["path"] or "")
-    roots = [Path(root).expanduser().resolve() for root in (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, HF_HUB_CACHE)]
-    return path if any(path.resolve().is_relative_to(root) for root in roots) else None

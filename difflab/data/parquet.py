@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from difflab.config import Data
-from difflab.data.decode import Survey, decode, survey
-from difflab.data.folder import LICENCE, walk
-from difflab.data.sources import Source, labels_of_kept
+from difflab.data.account import Account
+from difflab.data.files import matches, sound
+from difflab.data.folder import LICENCE
+from difflab.data.listing import CAPTIONS, Listing, captions, chosen, label_column, source_of
+from difflab.data.sources import Source
+from difflab.data.walk import ignored, inside_folder, refuse_split_files, walk
 from difflab.errors import DataError
 
 CACHE_BYTES = 256 * 2**20  # of encoded images that a reader keeps
@@ -28,64 +31,65 @@ CACHE_BYTES = 256 * 2**20  # of encoded images that a reader keeps
 class RowGroups:
     """Row -> encoded bytes of its image, decoded one row group at a time; the last ones are kept up to CACHE_BYTES.
 
-    Reading in ascending order decodes every row group once, whatever the size of the set.
+    Reading in ascending order decodes every row group once, whatever the size of the set. Raises DataError for a damaged one.
     """
 
-    def __init__(self, files: list[Path], counts: list[list[int]]) -> None:
-        """counts: rows of each row group of each file."""
-        self.files, self.counts = files, counts
+    def __init__(self, files: list[Path], counts: list[list[int]], column: str) -> None:
+        """counts: rows of each row group of each file. column: that of the images."""
+        self.files, self.counts, self.column = files, counts, column
         self.places = [(file, group) for file, groups in enumerate(counts) for group in range(len(groups))]
         self.starts = np.cumsum([0, *(count for groups in counts for count in groups)])
-        self.cache: OrderedDict[int, list[bytes | None]] = OrderedDict()
+        self.cache: OrderedDict[int, list[bytes | None] | DataError] = OrderedDict()
         self.lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RowGroups, (self.files, self.counts)  # worker processes start with an empty cache
+        return RowGroups, (self.files, self.counts, self.column)  # worker processes start with an empty cache
 
     def __getitem__(self, row: int) -> bytes | None:
         group = int(np.searchsorted(self.starts, row, side="right")) - 1
         with self.lock:
             if group not in self.cache:
-                self.cache[group] = self._load(group)
+                try:
+                    self.cache[group] = self._load(group)
+                except DataError as error:  # of all its rows, each of which may be left out
+                    self.cache[group] = error
                 while len(self.cache) > 1 and sum(map(_size, self.cache.values())) > CACHE_BYTES:
                     self.cache.popitem(last=False)
             self.cache.move_to_end(group)
-            return self.cache[group][row - int(self.starts[group])]
+            held = self.cache[group]
+        if isinstance(held, DataError):
+            raise held
+        return held[row - int(self.starts[group])]
 
     def _load(self, group: int) -> list[bytes | None]:
         file, inside = self.places[group]
-        with _opened(self.files[file]) as handle:
-            images = handle.read_row_group(inside, columns=["image"]).column("image")
-        return (pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images).to_pylist()
+        with opened_parquet(self.files[file]) as handle:
+            images = handle.read_row_group(inside, columns=[self.column]).column(self.column)
+            encoded = (pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images).to_pylist()
+        if len(encoded) != self.counts[file][inside]:
+            raise DataError(f"{self.files[file]} is damaged: row group {inside} has {len(encoded)} rows of {self.counts[file][inside]}")
+        return encoded
 
 
-def _size(group: list[bytes | None]) -> int:
-    return sum(len(encoded or b"") for encoded in group)
-
-
-@dataclass(frozen=True)
-class _ParquetReader:
-    rows: RowGroups
-    kept: list[int]
-    keys: list[str]
-    max_pixels: int
-    size: int
-    channels: int
-
-    def __call__(self, index: int) -> np.ndarray:
-        row = self.kept[index]
-        return decode(self.rows[row] or b"", self.keys[row], self.max_pixels, self.size, self.channels)
+def _size(group: list[bytes | None] | DataError) -> int:
+    return 0 if isinstance(group, DataError) else sum(len(encoded or b"") for encoded in group)
 
 
 def open_parquet(data: Data, argument: str) -> Source:
-    """parquet:PATH, a file or a folder of .parquet files with a column `image` (struct with bytes, or bytes).
+    """parquet:PATH, a file, a folder, or a pattern such as data/train-*.parquet, with a column of images (struct with bytes, or bytes).
 
-    Optional columns: `label` (or the one named by data.label; whole numbers or strings), `text` or `prompt`.
-    Raises DataError: nothing there, a damaged file, a missing column, unreadable images.
+    The images are in the column `image`, or in the only one that is made as `datasets` makes them. Optional columns: `label` (or the
+    one named by data.label; whole numbers or strings), and for captions `text`, `prompt`, `caption` or the one named by
+    data.caption_column. Raises DataError: nothing there, several splits, a damaged file, a missing column, unreadable images.
     """
+    return source_of(list_parquet(data, argument), data)
+
+
+def list_parquet(data: Data, argument: str | Path) -> Listing:
+    """The rows of parquet files with their labels and captions, no image opened yet. Raises DataError as `open_parquet`."""
     path = Path(argument).expanduser()
-    files = _files(path, data.source)
-    base = path if path.is_dir() else path.parent
+    account = Account()
+    base, files = _files(path, data.source, account)
     columns = _columns(files[0], data)
     keys: list[str] = []
     labels: list[Any] = []
@@ -94,79 +98,102 @@ def open_parquet(data: Data, argument: str) -> Source:
     for file in files:
         if _columns(file, data) != columns:
             raise DataError(f"{file} has other label or text columns than {files[0]}; make them alike, or open each on its own")
-        with _opened(file) as handle:
+        with opened_parquet(file) as handle:
             groups = [handle.metadata.row_group(i).num_rows for i in range(handle.metadata.num_row_groups)]
             table = handle.read(columns=[name for name in (columns.label, columns.text) if name])
+            labels += table.column(columns.label).to_pylist() if columns.label else []
+            texts += table.column(columns.text).to_pylist() if columns.text else []
         counts.append(groups)
         keys += [f"{file.relative_to(base).as_posix()}/{row}" for row in range(sum(groups))]
-        labels += table.column(columns.label).to_pylist() if columns.label else []
-        texts += table.column(columns.text).to_pylist() if columns.text else []
-    rows = RowGroups(files, counts)
-    found = survey(((key, rows[i]) for i, key in enumerate(keys)), data, str(path))
-    return assemble(
-        data,
-        found,
+        if len(labels) not in (0, len(keys)) or len(texts) not in (0, len(keys)):
+            raise DataError(f"{file} is damaged: its columns differ in length; write or download it again")
+    if columns.label and all(label is None for label in labels) and data.label is None:
+        labels = []
+    if columns.text and all(text is None for text in texts) and data.caption_column is None:
+        texts = []
+    if columns.names:
+        labels = named(labels, list(columns.names))
+
+    def place(row: int) -> str:
+        return f"{path}: image {keys[row]}"
+
+    return Listing(
+        data.source,
+        str(path),
         keys,
-        columns.names_of(labels) if columns.label else None,
-        texts if columns.text else None,
+        RowGroups(files, counts, columns.image),
+        sound_labels(labels, place) or None,
+        captions(texts, columns.text, place) if columns.text and texts else None,
         LICENCE,
-        _ParquetReader(rows, found.kept, keys, data.max_pixels, found.size, found.channels),
+        columns.others,
+        account,
     )
 
 
 # --------------------------------------------------------------------------------------------------- what is there
 @dataclass(frozen=True)
 class _Columns:
+    image: str
     label: str | None
     text: str | None
     names: tuple[str, ...] | None  # what whole-number labels stand for, where `datasets` wrote it down
-
-    def names_of(self, labels: list[Any]) -> list[Any]:
-        return named(labels, list(self.names)) if self.names else labels
+    others: tuple[str, ...] = field(compare=False)
 
 
-def _files(path: Path, source: str) -> list[Path]:
+def _files(path: Path, source: str, account: Account) -> tuple[Path, list[Path]]:
+    """(the folder that names are relative to, the files)."""
     if path.is_file():
-        return [path]
-    if not path.is_dir():
+        return path.parent, [path]
+    if matches(path):
+        refuse_split_files(path.parent, [file.name for file in matches(path)])
+        return path.parent, matches(path)
+    if not path.exists():
         raise DataError(f"data.source={source}: {path} does not exist (looked from {Path.cwd()}); give a parquet file or a folder of them")
-    files = [path / key for key in walk(path.resolve()) if key.endswith(".parquet")]
-    if not files:
+    base = inside_folder(path, source)
+    inside = walk(base)
+    keys = [key for key in inside if key.endswith(".parquet")]
+    if not keys:
         raise DataError(f"{path} holds no file that ends in .parquet")
-    return files
+    refuse_split_files(base, keys)
+    account.ignored = ignored(inside, keys)
+    return base, [base / key for key in keys]
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[pq.ParquetFile]:
+def opened_parquet(file: Path) -> Iterator[pq.ParquetFile]:
+    """The file, its page checksums verified. Whatever goes wrong while it is open is a DataError that names it."""
     try:
-        with pq.ParquetFile(file) as handle:
+        with pq.ParquetFile(file, page_checksum_verification=True) as handle:
             yield handle
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file} is no readable parquet file ({' '.join(str(error).split())}); write or download it again") from error
+    except DataError:
+        raise
+    except Exception as error:  # of a damaged file: ArrowException, OSError, UnicodeDecodeError, OverflowError, MemoryError, ...
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DataError(f"{file} is no readable parquet file ({reason}); write or download it again") from error
 
 
 def _columns(file: Path, data: Data) -> _Columns:
-    """The columns that matter. Raises DataError when `image` is missing or of another type, or data.label names none."""
-    with _opened(file) as handle:
+    """The columns that matter. Raises DataError when the images are missing or of another type, or a field of the config names none."""
+    with opened_parquet(file) as handle:
         schema = handle.schema_arrow
-    if "image" not in schema.names:
-        raise DataError(f"{file} has no column 'image' (it has: {', '.join(schema.names)}); rename the column with the images to 'image'")
-    kind = schema.field("image").type
+        own, kinds = (handle.schema_arrow.metadata or {}).get(b"huggingface", b"{}"), dict(zip(schema.names, schema.types, strict=True))
+    made = [name for name, kind in kinds.items() if pa.types.is_struct(kind) and {"bytes", "path"} <= {part.name for part in kind}]
+    image = "image" if "image" in kinds or len(made) != 1 else made[0]
+    if image not in kinds:
+        raise DataError(f"{file} has no column 'image' (it has: {', '.join(kinds)}); rename the column with the images to 'image'")
+    kind = kinds[image]
     if pa.types.is_struct(kind):
         kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else kind
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise DataError(f"{file}: column 'image' is of type {kind}; it must hold encoded image bytes, or a struct with a field 'bytes'")
-    if data.label is not None and data.label not in schema.names:
-        raise DataError(f"{file} has no column '{data.label}' that data.label asks for (it has: {', '.join(schema.names)})")
-    label = data.label or ("label" if "label" in schema.names else None)
-    text = next((name for name in ("text", "prompt") if name in schema.names), None)
+        raise DataError(f"{file}: column '{image}' is of type {kind}; it must hold encoded image bytes, or a struct with a field 'bytes'")
+    label = label_column(data, list(kinds), str(file))
+    text = chosen(data.caption_column, CAPTIONS, list(kinds), "data.caption_column", str(file))
     names = None
-    try:
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        names = features["info"]["features"][label]["names"] if label else None
-    except (ValueError, KeyError, TypeError):
-        pass  # written by another tool than `datasets`, or no ClassLabel
-    return _Columns(label, text, tuple(names) if isinstance(names, list) else None)
+    with suppress(ValueError, KeyError, TypeError, RecursionError):  # written by another tool than `datasets`, or no ClassLabel
+        names = json.loads(own)["info"]["features"][label]["names"] if label else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        names = None
+    return _Columns(image, label, text, tuple(names) if names else None, tuple(name for name in kinds if name != image))
 
 
 # ------------------------------------------------------------------------------------------- shared with hub.py
@@ -175,27 +202,6 @@ def named(labels: list[Any], names: list[str]) -> list[Any]:
     return [names[label] if isinstance(label, int) and 0 <= label < len(names) else None for label in labels]
 
 
-def assemble(
-    data: Data, found: Survey, keys: list[str], labels: list[Any] | None, texts: list[Any] | None, licence: str, read: Callable[[int], np.ndarray]
-) -> Source:
-    """A Source from whole columns, of which the rows found.kept are usable. Raises DataError for missing labels or texts."""
-    kept = found.kept
-    encoded, classes = labels_of_kept(labels, kept, data.source)
-    prompts = None if texts is None else [texts[i] for i in kept]
-    if prompts is not None and not all(isinstance(text, str) for text in prompts):
-        first = next(keys[i] for i in kept if not isinstance(texts[i], str))  # type: ignore[index]
-        raise DataError(f"{data.source}: image {first} has no text; give every image one, or remove the column")
-    return Source(
-        name=data.source,
-        size=found.size,
-        channels=found.channels,
-        labels=encoded,
-        classes=classes,
-        prompts=prompts,
-        groups=None,
-        attributes={},
-        keys=[keys[i] for i in kept],
-        licence=licence,
-        account=found.account,
-        read=read,
-    )
+def sound_labels(labels: list[Any], place: Any) -> list[Any]:
+    """The labels themselves. Raises DataError that names the `place` of one that is half a surrogate pair."""
+    return [sound(label, place(i)) if isinstance(label, str) else label for i, label in enumerate(labels)]

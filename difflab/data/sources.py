@@ -15,6 +15,8 @@ from difflab.errors import DataError
 from difflab.seeds import numpy_generator
 
 PLAIN = ("digits", "emoji", "mnist5k", "photos")
+NO_LABELS = "none"  # data.label: labels are not read
+IGNORE_LABELS = f"name another column with data.label=COLUMN, or ignore labels with data.label={NO_LABELS}"
 WITH_ARGUMENT = {"imagefolder": "imagefolder:PATH", "parquet": "parquet:PATH", "hub": "hub:NAME"}
 
 
@@ -24,7 +26,7 @@ class Source:
 
     size: side in pixels. channels: 1 or 3. labels: int64 [N], positions in `classes`. prompts: one caption per image.
     groups: int64 [N]; images of one group never fall on both sides of the split. attributes: N strings per name.
-    keys: a stable id per image. account: what became of every image that came in.
+    keys: a stable id per image. account: what became of every image that came in. columns: where captions could come from.
     read: index -> uint8 [size, size, channels]; decodes only that image, raises DataError naming a damaged one.
     """
 
@@ -40,6 +42,7 @@ class Source:
     licence: str
     account: Account = field(repr=False)
     read: Callable[[int], np.ndarray] = field(repr=False)
+    columns: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -59,7 +62,11 @@ def open_source(data: Data, seed: int) -> Source:
     seed = data.drawn_with(seed)
     if data.styles is not None and kind != "emoji":
         raise DataError(f"data.styles is for data.source=emoji only; remove it for data.source={data.source}")
+    if data.caption_column is not None and kind in PLAIN:
+        raise DataError(f"data.caption_column is for images of your own; remove it for data.source={data.source}, or make captions with data.caption")
     source = _open(kind, argument if colon else None, data)
+    if data.label == NO_LABELS:
+        source = replace(source, labels=None, classes=None)
     if data.caption is not None:
         source = replace(source, prompts=_captions(source, data.caption))
     if data.tail.kind == "zipf":
@@ -109,18 +116,22 @@ class ArrayReader:
 
 def no_label_choice(data: Data) -> None:
     """Raise DataError when data.label is set for a source that has only one kind of label."""
-    if data.label is not None:
-        raise DataError(f"data.label={data.label}: data.source={data.source} has only one kind of label; remove data.label")
+    if data.label not in (None, NO_LABELS):
+        raise DataError(f"data.label={data.label}: data.source={data.source} has only one kind of label; remove data.label, or set it to {NO_LABELS}")
 
 
 def encode_labels(values: Sequence[Any], where: str) -> tuple[np.ndarray, list[str]]:
     """(int64 [N], classes) from whole numbers or strings, classes in ascending order. Raises DataError: a missing label, mixed types."""
     missing = [i for i, value in enumerate(values) if value is None]
     if missing:
-        raise DataError(f"{where}: {len(missing)} of {len(values)} images have no label, the first is image {missing[0]}; label all of them or none")
+        raise DataError(
+            f"{where}: {len(missing)} of {len(values)} images have no label, the first is image {missing[0]}; label all of them, or {IGNORE_LABELS}"
+        )
     types = {type(value) for value in values}
     if types - {int, str} or len(types) > 1:
-        raise DataError(f"{where}: labels must all be whole numbers or all be strings, not {', '.join(sorted(t.__name__ for t in types))}")
+        raise DataError(
+            f"{where}: labels must all be whole numbers or all be strings, not {', '.join(sorted(t.__name__ for t in types))}; {IGNORE_LABELS}"
+        )
     present = sorted(set(values))
     position = {value: i for i, value in enumerate(present)}
     return np.array([position[value] for value in values], dtype=np.int64), [str(value) for value in present]
@@ -148,6 +159,7 @@ def _captions(source: Source, text: str) -> list[str]:
         return [text.format_map({name: values[i] for name, values in known.items()}) for i in range(len(source))]
     except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
         names = ", ".join(f"{{{name}}}" for name in known) or "nothing"
+        names += f"; columns that data.caption_column may name: {', '.join(source.columns)}" if source.columns else ""
         raise DataError(f"data.caption '{text}': {error} is not known of these images; known: {names}") from None
 
 

@@ -34,7 +34,9 @@ def split(source: Source, held_out: float, seed: int) -> tuple[np.ndarray, np.nd
     for name, members in (("training", ~side), ("held-out", side)):
         if members.sum() < 2:
             raise DataError(
-                f"{source.name}: data.held_out={held_out} leaves {members.sum()} of {n} images to the {name} side; change data.held_out or add images"
+                f"{source.name}: data.held_out={held_out} leaves {members.sum()} of {n} images to the {name} side"
+                + ("" if source.groups is None else f" ({len(np.unique(source.groups))} groups, with equal images in one, stay whole)")
+                + "; change data.held_out or add images"
             )
     train, held = np.flatnonzero(~side), np.flatnonzero(side)
     return numpy_generator("split train", seed).permutation(train), numpy_generator("split held-out", seed).permutation(held)

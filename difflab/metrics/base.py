@@ -6,6 +6,7 @@ A new measure is one small file: a subclass of `PairMetric` with an `evaluate`, 
 from __future__ import annotations
 
 import difflib
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -222,6 +223,12 @@ class Pair:
         """The class the judge sees in each sample, int64 [n_f]."""
         return self.judge_of.predict(self.fake)
 
+    @cached_property
+    def directed(self) -> dict[str, Tensor]:
+        """Which rows of 'real' and 'fake' have a direction, bool [n]: all but those of length 0 (or too long for float64)."""
+        lengths = {side: torch.linalg.vector_norm(getattr(self, side), dim=1, dtype=torch.float64) for side in ("real", "fake")}
+        return {side: (length > 0) & torch.isfinite(length) for side, length in lengths.items()}
+
     @property
     def train(self) -> Tensor:
         """Features of the training images [n_t, d], n_t >= 1. Raises MeasureError where the pair was made without them."""
@@ -279,6 +286,8 @@ class PairMetric(Metric):
     model was trained on) | 'own' (in a run the training set of the generation itself instead, samples and all)."""
     min_n: ClassVar[int] = 2
     """Fewest images on either side; the nearest-neighbour measures want `neighbours` + 1."""
+    directions: ClassVar[tuple[str, ...]] = ()
+    """The sides ('real', 'fake') of which only the direction of each row is read. Rows of length 0 have none: they are left out, see `note`."""
 
     is_differentiable = False
     full_state_update = False
@@ -329,24 +338,49 @@ class PairMetric(Metric):
         labels = {side: values.round().long() if len(values) else None for side, values in sides.items() if side.endswith("labels")}
         real, fake, train = (sides[side].view(-1, width) for side in ("real", "fake", "trained"))
         pair = Pair(real, fake, judge=self.judge, neighbours=self.neighbours, concepts=self.concepts, train=train, **labels)
-        return torch.tensor(self.of(pair), dtype=torch.float64, device=self.device)
+        value, left_out = self.of(pair), self.note(pair)
+        if left_out:
+            warnings.warn(f"{self.name}: {left_out}", stacklevel=2)
+        return torch.tensor(value, dtype=torch.float64, device=self.device)
 
     @classmethod
     def of(cls, pair: Pair, rows_real: Tensor | None = None, rows_fake: Tensor | None = None) -> float:
         """The measure on these rows of `pair` (None = all), reusing the pair's cached matrices.
 
+        Rows that the measure cannot read are left out, see `note`.
         Raises MeasureError when there are too few rows, when labels or a judge are missing, or when the result is not finite.
         """
-        for side, rows, total in (("real", rows_real, len(pair.real)), ("fake", rows_fake, len(pair.fake))):
-            n = total if rows is None else len(rows)
+        rows = {"real": rows_real, "fake": rows_fake}
+        for side in rows:
+            if side in cls.directions and not pair.directed[side].all():
+                known = pair.directed[side]
+                rows[side] = known.nonzero().squeeze(1) if rows[side] is None else rows[side][known[rows[side]]]  # type: ignore[index]
+            chosen = rows[side]
+            n = len(getattr(pair, side)) if chosen is None else len(chosen)
             if n < cls.least(pair):
-                raise MeasureError(
-                    f"{cls.name} needs at least {cls.least(pair)} {side} images, got {n}: give more (in a run sample.count, measure.count or data.held_out)"
-                )
-        value = float(cls.evaluate(pair, _all_or(rows_real), _all_or(rows_fake)))
+                why = cls.note(pair) or "give more (in a run sample.count, measure.count or data.held_out)"
+                raise MeasureError(f"{cls.name} needs at least {cls.least(pair)} {side} images, got {n}: {why}")
+        value = float(cls.evaluate(pair, _all_or(rows["real"]), _all_or(rows["fake"])))
         if not abs(value) < float("inf"):
             raise MeasureError(f"{cls.name} came out as {value}: the features are too large or degenerate for it")
         return value
+
+    @classmethod
+    def note(cls, pair: Pair) -> str | None:
+        """How many rows of the pair this measure leaves out, and why; None = it reads all of them.
+
+        >>> from difflab.metrics import METRICS
+        >>> METRICS["vendi"].note(Pair(torch.eye(3), torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])))
+        '1 of 3 images have features of length 0, hence no direction, and are left out'
+        """
+        names = {"real": "real images", "fake": "images"}
+        lost = {side: int((~pair.directed[side]).sum()) for side in cls.directions}
+        said = [
+            f"{count} of {len(pair.directed[side])} {names[side]} have features of length 0, hence no direction, and are left out"
+            for side, count in lost.items()
+            if count
+        ]
+        return "; ".join(said) or None
 
     @classmethod
     def least(cls, pair: Pair) -> int:

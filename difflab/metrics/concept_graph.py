@@ -27,8 +27,8 @@ def confusion(pair: Pair) -> Tensor:
     >>> confusion(Pair(x, x, fake_labels=torch.tensor([0, 1]), concepts=concepts)).tolist()
     [[1, 0], [1, 0]]
     """
-    n = len(concepts_in(pair))
-    return torch.bincount(pair.once(asked) * n + pair.once(seen_fake), minlength=n * n).view(n, n)
+    n, known = len(concepts_in(pair)), pair.directed["fake"]
+    return torch.bincount((pair.once(asked) * n + pair.once(seen_fake))[known], minlength=n * n).view(n, n)
 
 
 def per_concept(pair: Pair) -> list[dict[str, Any]]:
@@ -40,8 +40,10 @@ def per_concept(pair: Pair) -> list[dict[str, Any]]:
     labels, known = pair.once(asked), concepts_in(pair)
     table, n = confusion(pair), len(known)
     count, hits = table.sum(1).tolist(), table.diagonal().tolist()
-    summed = torch.zeros(n, dtype=torch.float64, device=labels.device).index_add_(0, labels, pair.once(margins)).tolist()
-    real, fake = ((torch.bincount(seen, minlength=n) / max(len(seen), 1)).tolist() for seen in (pair.once(seen_real), pair.once(seen_fake)))
+    margin = pair.once(margins).where(pair.directed["fake"], 0)  # what has no direction is in no count either
+    summed = torch.zeros(n, dtype=torch.float64, device=labels.device).index_add_(0, labels, margin).tolist()
+    seen = [side[side >= 0] for side in (pair.once(seen_real), pair.once(seen_fake))]
+    real, fake = ((torch.bincount(side, minlength=n) / max(len(side), 1)).tolist() for side in seen)
     rows = []
     for i, name in enumerate(known.names):
         low, high = wilson(hits[i] / count[i], count[i]) if count[i] else (None, None)

@@ -26,17 +26,19 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from difflab.config import digest
-from difflab.errors import MeasureError
+from difflab.data.files import read_lines, sound
+from difflab.errors import DataError, MeasureError
 from difflab.metrics.base import Pair, PairMetric, Rows, measure, nearest, squared_distances
 from difflab.metrics.extractors import Extractor
 from difflab.metrics.interval import wilson
+from difflab.metrics.kernel import unit_rows
 
 
 # ------------------------------------------------------------------------------------------------------- concepts
@@ -61,7 +63,7 @@ class Concepts:
             raise MeasureError(f"a concept is told apart from others: give at least 2, got {len(self.names)}")
         if text.shape[:-1] != (len(self.names),) or not text.is_floating_point():
             raise MeasureError(f"{len(self.names)} concepts want text embeddings [{len(self.names)}, d], got {text.dtype} {tuple(text.shape)}")
-        self.text = _unit(text.detach().cpu(), "text")
+        self.text = _unit(text.detach().cpu())
         apart = squared_distances(self.text, self.text).fill_diagonal_(torch.inf)
         if float(apart.min()) < 1e-10:
             a, b = (self.names[i] for i in divmod(int(apart.argmin()), len(self.names)))
@@ -118,10 +120,13 @@ def read_concepts(path: str | Path, prompts: Iterable[str] | None = None) -> dic
     for by one of them. Raises MeasureError: no such file, no concept, a line that cannot be read, duplicates, unasked concepts.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeError) as error:
-        raise MeasureError(f"cannot read concepts from {path}: {error}; give a UTF-8 text file with one concept a line") from error
-    rows = [_concept(line.strip(), f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+        lines = read_lines(Path(path))
+    except DataError as error:
+        raise MeasureError(f"cannot read concepts from {error}; give a UTF-8 text file with one concept a line") from error
+    try:
+        rows = [_concept(line.strip(), f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    except DataError as error:
+        raise MeasureError(str(error)) from error
     if not rows:
         raise MeasureError(f"{path} holds no concept; write one a line")
     _distinct([name for name, _ in rows])
@@ -138,12 +143,12 @@ def _concept(line: str, where: str) -> tuple[str, str | None]:
         return line, None
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MeasureError(f"{where} is no JSON: {error}") from error
     texts = [row.get("concept"), row.get("prompt", "-")]
     if not set(row) <= {"concept", "prompt"} or not all(isinstance(text, str) and text.strip() for text in texts):
         raise MeasureError(f'{where} wants {{"concept": "...", "prompt": "..."}}, the prompt optional, got {line[:80]}')
-    return row["concept"], row.get("prompt")
+    return sound(row["concept"], where), row.get("prompt") and sound(row["prompt"], where)
 
 
 def _distinct(names: Iterable[str]) -> list[str]:
@@ -207,10 +212,11 @@ def split_by(concepts: Concepts, trained: Collection[str]) -> tuple[Tensor, Tens
 
 
 # --------------------------------------------------------------------------------- what the measures of a pair share
-def _unit(features: Tensor, side: str) -> Tensor:
+def _unit(features: Tensor) -> Tensor:
+    """Unit rows of texts, float64."""
     length = features.double().norm(dim=1, keepdim=True)
     if not bool((torch.isfinite(length) & (length > 0)).all()):
-        raise MeasureError(f"some {side} embeddings are 0 or not finite and have no direction; look at those inputs and drop them")
+        raise MeasureError("some text embeddings are 0 or not finite and have no direction; look at those inputs and drop them")
     return features.double() / length
 
 
@@ -240,8 +246,8 @@ def asked(pair: Pair) -> Tensor:
 
 
 def unit_fake(pair: Pair) -> Tensor:
-    """Embeddings of the samples at unit length, float64 [n_f, d]."""
-    return _unit(pair.fake, "fake")
+    """Embeddings of the samples at unit length, float64 [n_f, d]; those of length 0 stay 0, and are not read."""
+    return unit_rows(pair.fake.double())
 
 
 def cosines_fake(pair: Pair) -> Tensor:
@@ -250,13 +256,14 @@ def cosines_fake(pair: Pair) -> Tensor:
 
 
 def seen_fake(pair: Pair) -> Tensor:
-    """The concept whose text is nearest to each sample, int64 [n_f]."""
-    return pair.once(cosines_fake).argmax(1)
+    """The concept whose text is nearest to each sample, int64 [n_f]; -1 where its embedding is 0."""
+    return pair.once(cosines_fake).argmax(1).where(pair.directed["fake"], -1)
 
 
 def seen_real(pair: Pair) -> Tensor:
-    """The concept whose text is nearest to each real image, int64 [n_r]."""
-    return (_unit(pair.real, "real") @ concepts_in(pair).text.to(pair.real.device).T).argmax(1)
+    """The concept whose text is nearest to each real image, int64 [n_r]; -1 where its embedding is 0."""
+    nearest_text = (unit_rows(pair.real.double()) @ concepts_in(pair).text.to(pair.real.device).T).argmax(1)
+    return nearest_text.where(pair.directed["real"], -1)
 
 
 def alignments(pair: Pair) -> Tensor:
@@ -318,7 +325,10 @@ def rare(pair: Pair) -> Tensor:
 
 # ------------------------------------------------------------------------------------------------------- measures
 class _OfConcepts(PairMetric):
+    """Samples whose embedding is 0 have no direction and are left out."""
+
     needs = "concepts"
+    directions: ClassVar[tuple[str, ...]] = ("fake",)
     min_n = 1
 
 
@@ -473,6 +483,7 @@ class ConceptAuroc(_OfConcepts):
 
 
 class _Survival(_OfConcepts):
+    directions = ("real", "fake")
     unit = "share of concepts"
     range = (0.0, 1.0)
     better = "higher"

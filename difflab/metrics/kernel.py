@@ -82,12 +82,14 @@ def lengths(x_ND: Tensor) -> Tensor:
 
 
 def unit_rows(x_ND: Tensor) -> Tensor:
-    """Rows divided by their `lengths`, in their own dtype.
+    """Rows divided by their lengths, in their own dtype. Rows of length 0 stay 0: who reads them leaves these out (`PairMetric.directions`).
 
-    >>> unit_rows(torch.tensor([[3.0, 4.0]]))
-    tensor([[0.6000, 0.8000]])
+    >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    tensor([[0.6000, 0.8000],
+            [0.0000, 0.0000]])
     """
-    return x_ND / lengths(x_ND).to(x_ND.dtype).unsqueeze(1)
+    length = torch.linalg.vector_norm(x_ND, dim=1, dtype=torch.float64)
+    return x_ND / length.where(length > 0, 1).to(x_ND.dtype).unsqueeze(1)
 
 
 def _gaussian_less_one(unit_ND: Tensor, unit_MD: Tensor) -> Tensor:
@@ -106,11 +108,13 @@ def cmmd_biased(x_ND: Tensor, y_MD: Tensor) -> float:
 
     On CLIP ViT-L/14@336 embeddings, whose length the published code (google-research/cmmd) makes 1, it is the paper's number.
     Its bias is 1000 ((1 - a)/n + (1 - b)/m) with a and b the mean kernel between two rows of a side: it falls when a side loses
-    diversity, just where a loop should show a distance.
+    diversity, just where a loop should show a distance. Raises MeasureError for rows of zeros, which have no direction.
 
     >>> round(cmmd_biased(torch.eye(2), -torch.eye(2)), 4)
     19.8013
     """
+    for side in (x_ND, y_MD):
+        lengths(side)  # a function has no place to say how many rows it left out
     return BiasedCMMD.of(Pair(x_ND, y_MD))
 
 
@@ -125,7 +129,7 @@ class CMMD(PairMetric):
     The kernel and scale of Jayasumana et al. 2024, whose features are CLIP's ViT-L/14@336, but the U-statistic: it leaves i = j out,
     so that its expectation does not depend on n, and it can be negative. `cmmd_biased` is what is published. At sigma 10 on the unit
     sphere the kernel is all but linear: cmmd is about 10 times the squared distance between the mean directions, and sees
-    little of a spread that is lost around one mean.
+    little of a spread that is lost around one mean. Rows of zeros have no direction and are left out.
     Memory: 4 bytes * (n_r^2 + n_f^2 + n_r n_f), kept for the resamples.
 
     >>> round(CMMD.of(Pair(torch.eye(2), -torch.eye(2))), 4)
@@ -133,6 +137,7 @@ class CMMD(PairMetric):
     """
 
     unit = "kernel distance x 1000"
+    directions = ("real", "fake")
     range = (float("-inf"), float("inf"))
     better = "lower"
     own: ClassVar[int] = 0

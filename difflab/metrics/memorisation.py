@@ -85,7 +85,7 @@ class GeneralisationScoreOwn(GeneralisationScore):
 
     >>> x = torch.tensor([[0.0], [4.0]])
     >>> GeneralisationScoreOwn.of(Pair(x, x + 1, train=x + 3))
-    1.5
+    2.0
     """
 
     needs = "own"

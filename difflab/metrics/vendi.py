@@ -40,11 +40,14 @@ def cosines(x_ND: Tensor, block: int = 4096) -> Tensor:
     >>> cosines(torch.tensor([[2.0, 0.0], [3.0, 3.0]]))[0]
     tensor([1.0000, 0.7071], dtype=torch.float64)
     """
+    return _cosines(x_ND, lengths(x_ND), block)
+
+
+def _cosines(x_ND: Tensor, length: Tensor, block: int = 4096) -> Tensor:
     gram = torch.zeros(len(x_ND), len(x_ND), dtype=torch.float64, device=x_ND.device)
     for columns in x_ND.split(block, dim=1):
         gram.addmm_(columns.double(), columns.double().T)
-    norm = lengths(x_ND)
-    return gram.div_(norm.unsqueeze(1)).div_(norm)
+    return gram.div_(length.unsqueeze(1)).div_(length)
 
 
 def _spectrum(x_ND: Tensor, block: int = 1024) -> Tensor:
@@ -68,7 +71,9 @@ def _hill(shares: Tensor, q: float) -> float:
 
 
 def _cosines_fake(pair: Pair) -> Tensor:
-    return cosines(pair.fake)
+    """Cosines between the samples; those with one that has no direction are 0, and are not read."""
+    length = torch.linalg.vector_norm(pair.fake, dim=1, dtype=torch.float64)
+    return _cosines(pair.fake, length.where(pair.directed["fake"], 1))
 
 
 @measure("vendi")
@@ -80,6 +85,7 @@ class Vendi(PairMetric):
     all pixels do, have cosines near 1 and scores near 1; only changes within one feature space mean something.
     Half of n <= d samples have a smaller score that varies less: half-sample intervals then held the expectation .79 of the time
     (n = 100, d = 120), .93 at n = 200, d = 8.
+    Samples whose features are all 0 have no cosine and are left out.
     Memory: 8 bytes * min(n_f, d)^2, kept for the resamples where n_f <= d.
 
     >>> round(Vendi.of(Pair(torch.eye(4), torch.eye(4)[[0, 0, 1, 1]])), 6)
@@ -87,6 +93,7 @@ class Vendi(PairMetric):
     """
 
     unit = "effective images"
+    directions = ("fake",)
     range = (1.0, float("inf"))
     better = "real"
 
@@ -94,6 +101,8 @@ class Vendi(PairMetric):
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         n, d = pair.fake.shape
         if n > d:
-            return _hill(_spectrum(pair.fake[fake]), 1.0)
-        kernel = pair.once(_cosines_fake)[fake][:, fake]
-        return _hill(torch.linalg.eigvalsh(kernel / len(kernel)), 1.0)
+            shares = _spectrum(pair.fake[fake])
+        else:
+            kernel = pair.once(_cosines_fake)[fake][:, fake]
+            shares = torch.linalg.eigvalsh(kernel / len(kernel))
+        return max(1.0, _hill(shares, 1.0))  # equal samples are 1 but for rounding

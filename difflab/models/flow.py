@@ -8,8 +8,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 
 from difflab.config import Sample, Train
-from difflab.models.denoiser import scheduler_of
+from difflab.models.base_settings import scheduler_settings, training_process
 from difflab.models.latent import Latent
+from difflab.models.schedulers import scheduler_of
 
 
 class Flow(Latent):
@@ -19,13 +20,14 @@ class Flow(Latent):
     component = "transformer"
 
     def training_noise(self) -> Any:
-        return FlowMatchEulerDiscreteScheduler.from_config(self.base.scheduler_config())
+        return training_process(self.base, FlowMatchEulerDiscreteScheduler)
 
-    def backbone_class(self) -> Any:
+    @classmethod
+    def backbone_class(cls) -> Any:
         return SD3Transformer2DModel
 
     def scheduler(self, how: Sample, device: Any = "cpu") -> Any:
-        return scheduler_of(how, self.noise, device, self.base.scheduler_config())
+        return scheduler_of(how, self.noise, device, scheduler_settings(self.base))
 
     def timesteps(self, total: int, rng: torch.Generator) -> torch.Tensor:
         """Positions in the scheduler's list of training times, int64 [total]; logit-normal or uniform in that list."""

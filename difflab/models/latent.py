@@ -6,29 +6,33 @@ deviation of its posterior, so that each training step still draws; every distin
 
 from __future__ import annotations
 
-import json
+import copy
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import init_empty_weights
 from diffusers import AutoencoderKL
 from torch import nn
 
 from difflab.config import Sample, Train
-from difflab.data.files import read_json, write_bytes, write_json
+from difflab.data.files import read_json
 from difflab.data.store import Shards
-from difflab.errors import ConfigError, StoreError
+from difflab.errors import ConfigError, reading
+from difflab.models import lora
 from difflab.models.autoencoder import moments
 from difflab.models.base import Family, Shape
+from difflab.models.base_settings import check_base, latent_scale
 from difflab.models.denoiser import Denoiser, compile_blocks
 from difflab.models.pretrained import Base, load_model, open_base
 
 TYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DECODED_PIXELS = 2**21  # per pass of the decoder: 8 images of 512 px
 ON_DEVICE = 2**29  # bytes of text embeddings that are kept beside the network
-LORA = "pytorch_lora_weights.safetensors"
+KEPT = 2**33  # bytes of text embeddings that are kept at all; where there would be more, every batch is encoded anew
 
 
 class WithText(nn.Module):
@@ -40,16 +44,6 @@ class WithText(nn.Module):
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         return self.backbone(x, t, encoder_hidden_states=self.text_encoder(ids)[0]).sample
-
-
-def sort_header(file: Path) -> None:
-    """Write a safetensors file's metadata in sorted order: it comes in a random one, and equal weights shall be equal files."""
-    content = file.read_bytes()
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end])
-    text = json.dumps({"__metadata__": dict(sorted(header.pop("__metadata__", {}).items())), **header}).encode()
-    text += b" " * (-len(text) % 8)
-    write_bytes(file, len(text).to_bytes(8, "little") + text + content[end:])
 
 
 class Encoder:
@@ -72,6 +66,15 @@ class Latent(Denoiser):
     def __init__(self, spec: Any, shape: Shape):
         Family.__init__(self, spec, shape)
         self.base: Base = open_base(spec.base, self.pipelines, spec.family, spec.revision, spec.variant)
+        with reading(f"model.base {self.base.path}", ConfigError):
+            self._settle(spec, shape)
+        self.text_encoder: Any = None
+        self.tables: dict[str, torch.Tensor] | None = None  # of all prompts
+        self.reader: Callable[[list[str]], dict[str, torch.Tensor]] | None = None  # in their place, where they would be too large
+        self.vae: Any = None
+
+    def _settle(self, spec: Any, shape: Shape) -> None:
+        """What the configs of the base say, and whether the images go with it."""
         side, factor = shape.record[0], self.factor
         if side % factor:
             near = max(factor, round(side / factor) * factor)
@@ -80,18 +83,18 @@ class Latent(Denoiser):
             )
         if shape.record[2] != self.vae_config["in_channels"]:
             raise ConfigError(f"the autoencoder of {spec.base} takes images of {self.vae_config['in_channels']} channels; set data.color=RGB")
+        check_base(self.base, self.component, self.backbone_class(), AutoencoderKL)
+        self.scale = latent_scale(self.base)
         self.noise = self.training_noise()
-        self.text_encoder: Any = None
-        self.tables: dict[str, torch.Tensor] | None = None
-        self.vae: Any = None
 
     # ------------------------------------------------------------------------------ for each family to say
     @abstractmethod
     def training_noise(self) -> Any:
         """The forward process of training, from the base's scheduler."""
 
+    @classmethod
     @abstractmethod
-    def backbone_class(self) -> Any:
+    def backbone_class(cls) -> Any:
         """The diffusers class of the denoising network."""
 
     # ------------------------------------------------------------------------------------------- geometry
@@ -115,6 +118,28 @@ class Latent(Denoiser):
     def null(self) -> int:
         return len(self.shape.prompts)
 
+    def check_sampling(self, how: Sample) -> None:
+        super().check_sampling(how)
+        self._check_networks()
+
+    def _check_networks(self) -> None:
+        """Send one image through copies of the networks that have shapes but no numbers. Raises ConfigError where parts of the base do not go together."""
+        texts = self.base.texts([""], "cpu")
+        with reading(f"model.base {self.base.path}: its networks, on images of {self.shape.record[0]} px,", ConfigError):
+            with init_empty_weights(include_buffers=True), torch.random.fork_rng(devices=[]):
+                vae = AutoencoderKL.from_config(AutoencoderKL.load_config(self.base.path / "vae"))
+                kind = self.backbone_class()
+                empty = copy.copy(self)
+                empty.backbone = empty.net = kind.from_config(kind.load_config(self.base.path / self.component)).eval()
+            h, w, c = self.shape.record
+            z = vae.encode(torch.empty(1, c, h, w, device="meta")).latent_dist.mean
+            empty.tables, empty.reader = {name: t.expand(self.null + 1, *t.shape[1:]) for name, t in texts.items()}, None
+            out = empty.predict(empty.net, z, torch.zeros(1, device="meta"), None)
+            decoded = vae.decode(z).sample
+        if z.shape[1:] != self.drawn or out.shape != z.shape or decoded.shape[2:] != (h, w):
+            shapes = f"latents {tuple(z.shape[1:])}, prediction {tuple(out.shape[1:])}, image {tuple(decoded.shape[1:])}"
+            raise ConfigError(f"model.base {self.base.path}: its networks do not go together on images of {h} px ({shapes}); use another base")
+
     # -------------------------------------------------------------------------------------------- weights
     def initialise(self, seed: int, scratch: bool = False) -> None:
         """The base's weights; with `scratch` fresh ones of the same architecture, a pure function of `seed`."""
@@ -128,17 +153,7 @@ class Latent(Denoiser):
         if self.spec.train_text_encoder:
             self.text_encoder = self._open_text_encoder(self.base.path / "text_encoder")
         if self.spec.lora_rank:
-            from peft import LoraConfig
-
-            rank = self.spec.lora_rank
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                alpha = rank if self.spec.lora_alpha is None else self.spec.lora_alpha
-                settings = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=self.spec.lora_targets)
-                try:
-                    self.backbone.add_adapter(settings)
-                except ValueError as error:
-                    raise ConfigError(f"model.lora_targets {self.spec.lora_targets}: no layer of {self.spec.base} ends so") from error
+            lora.add(self.backbone, self.spec, seed)
 
     def _open_text_encoder(self, folder: Path) -> Any:
         from transformers import CLIPTextModel
@@ -207,7 +222,11 @@ class Latent(Denoiser):
     @torch.no_grad()
     def _texts(self, device: Any, kind: torch.dtype) -> dict[str, torch.Tensor]:
         if self.text_encoder is None:
-            tables = self.base.texts(self._prompts(), device, kind if torch.device(device).type == "cuda" else torch.float32)
+            coarse = kind if torch.device(device).type == "cuda" else torch.float32
+            if self.text_bytes(device, coarse) > KEPT:
+                self.reader = self.base.text_reader(device, coarse)
+                return {}
+            tables = self.base.texts(self._prompts(), device, coarse)
         else:  # trained ones change every generation and are asked once
             encoder, ids = self.text_encoder.to(device).eval(), self._ids(device)["ids"]
             tables = {"states": torch.cat([encoder(part)[0] for part in ids.split(256)])}
@@ -217,13 +236,31 @@ class Latent(Denoiser):
         small = sum(t.nbytes for t in tables.values()) < ON_DEVICE
         return {name: t.to(device) if small else t for name, t in tables.items()}
 
+    def text_bytes(self, device: Any = "cpu", kind: torch.dtype = torch.float32) -> int:
+        """Bytes of the embeddings of all captions, from those of the empty prompt."""
+        one = self.base.texts([""], device, kind)
+        return sum(t.nbytes for t in one.values()) * len(self._prompts())
+
+    def _read(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Embeddings of the prompts at int64 [n], encoded now, each distinct one once."""
+        assert self.reader is not None
+        distinct, back = rows.unique(return_inverse=True)
+        prompts = self._prompts()
+        tables = self.reader([prompts[i] for i in distinct.tolist()])
+        if self.base.index.get("force_zeros_for_empty_prompt"):
+            for table in tables.values():
+                table[(distinct == self.null).to(table.device)] = 0
+        return {name: t[back.to(t.device)] for name, t in tables.items()}
+
     def texts(self, conditions: torch.Tensor | None, n: int, like: torch.Tensor) -> dict[str, torch.Tensor]:
         """Rows of the tables for conditions int64 [n] (None = no condition), in type and place of `like`."""
-        assert self.tables is not None
-        some = next(iter(self.tables.values()))
         rows = torch.full((n,), self.null) if conditions is None else conditions
-        rows = rows.to(some.device)
-        given = {name: t[rows].to(like.device, t.dtype if t.dtype == torch.int64 else like.dtype) for name, t in self.tables.items()}
+        if self.reader is not None:
+            found = self._read(rows)
+        else:
+            assert self.tables is not None
+            found = {name: t[rows.to(t.device)] for name, t in self.tables.items()}
+        given = {name: t.to(like.device, t.dtype if t.dtype == torch.int64 else like.dtype) for name, t in found.items()}
         return given if self.telling is None else {name: self.tell(t) for name, t in given.items()}
 
     def encoder(self, device: Any) -> Encoder:
@@ -243,12 +280,11 @@ class Latent(Denoiser):
         """A draw from the posterior of each image, scaled as the base wants it (Rombach et al. 2112.10752, app. G)."""
         mean, std = inputs.chunk(2, dim=1)
         noise = torch.randn((total, *mean.shape[1:]), generator=rng)[rows].to(mean.device)
-        shift = self.vae_config.get("shift_factor") or 0.0
-        return (mean + std * noise - shift) * self.vae_config["scaling_factor"]
+        return self.scale.normalise(mean + std * noise)
 
     @torch.inference_mode()
     def finish(self, x: torch.Tensor) -> torch.Tensor:
-        z = (x / self.vae_config["scaling_factor"] + (self.vae_config.get("shift_factor") or 0.0)).to(self.vae.dtype)
+        z = self.scale.denormalise(x).to(self.vae.dtype)
         per = max(1, DECODED_PIXELS // (self.shape.record[0] * self.shape.record[1]))
         return torch.cat([self.vae.decode(part).sample.float() for part in z.split(per)])
 
@@ -256,13 +292,18 @@ class Latent(Denoiser):
     def save(self, folder: Path) -> None:
         """Full: a whole diffusers folder, frozen components linked from the base. LoRA: the layers in diffusers' layout, and the base's name."""
         if self.spec.lora_rank:
-            self._save_lora(folder)
+            lora.save(self.backbone, self.component, self.spec, self.base, folder)
             return
         self.backbone.register_to_config(_name_or_path="")  # where it was read is nobody's business
         self.backbone.to(memory_format=torch.contiguous_format).save_pretrained(folder / self.component, safe_serialization=True)
+        self.backbone.to(memory_format=torch.channels_last)  # training may go on with it
         if self.spec.train_text_encoder:
             self.text_encoder.save_pretrained(folder / "text_encoder")
         self.base.copy_to(folder, leave=self.trained)
+
+    def check_saved(self, folder: Path) -> None:
+        if self.spec.lora_rank:
+            lora.check_saved(self.backbone, self.component, self.base, folder)
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -271,7 +312,7 @@ class Latent(Denoiser):
 
     def trained_files(self, folder: Path) -> list[Path]:
         if self.spec.lora_rank:
-            return [folder / LORA]
+            return [folder / lora.FILE]
         return [file for part in self.trained for file in sorted((folder / part).glob("*.safetensors"))]
 
     def base_files(self) -> list[Path]:
@@ -279,52 +320,14 @@ class Latent(Denoiser):
             return []
         return [file for part in self.trained for file in self.base.files(part) if file.suffix == ".safetensors"]
 
-    def _save_lora(self, folder: Path) -> None:
-        import diffusers
-        from diffusers.utils import convert_state_dict_to_diffusers
-        from peft.utils import get_peft_model_state_dict
-
-        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.backbone))
-        pipeline = getattr(diffusers, self.base.kind)
-        # Rank, scale and targets go into the file's metadata, in an order that is the same every time.
-        settings = self.backbone.peft_config["default"].to_dict() | {"target_modules": sorted(self.spec.lora_targets)}
-        named = {f"{self.component}_lora_layers": layers, f"{self.component}_lora_adapter_metadata": settings}
-        pipeline.save_lora_weights(folder, safe_serialization=True, **named)
-        sort_header(folder / LORA)
-        write_json(folder / "base.json", {"base": self.spec.base, "weights": self.base.hash(self.component), "pipeline": self.base.kind})
-
     @classmethod
     def load(cls, spec: Any, shape: Shape, folder: Path) -> Latent:
         model = cls(spec, shape)
         if spec.lora_rank:
             model.initialise(0)
-            model._load_lora(folder)
+            lora.load(model.backbone, model.component, spec, model.base, folder)
             return model
         model.backbone = load_model(model.backbone_class(), folder / model.component)
         if spec.train_text_encoder:
             model.text_encoder = model._open_text_encoder(folder / "text_encoder")
         return model
-
-    def _load_lora(self, folder: Path) -> None:
-        import diffusers
-        from diffusers.utils import convert_unet_state_dict_to_peft
-        from peft import set_peft_model_state_dict
-
-        record = read_json(folder / "base.json")
-        if record["weights"] != self.base.hash(self.component):
-            raise StoreError(f"{folder} was trained on other weights than those of {self.spec.base}; put the base back, or start anew with --out")
-        try:
-            state = getattr(diffusers, self.base.kind).lora_state_dict(folder / LORA, local_files_only=True)
-            state = state[0] if isinstance(state, tuple) else state
-        except (OSError, ValueError, RuntimeError) as error:
-            raise StoreError(
-                f"{folder} holds no readable LoRA ({' '.join(str(error).split())[:120]}); delete it and run the same command again"
-            ) from error
-        own = {k.removeprefix(f"{self.component}."): v for k, v in state.items() if k.startswith(self.component)}
-        try:
-            result: Any = set_peft_model_state_dict(self.backbone, convert_unet_state_dict_to_peft(own), adapter_name="default")
-        except RuntimeError as error:
-            raise StoreError(f"{folder}: LoRA layers do not match model.lora_rank and lora_targets ({' '.join(str(error).split())[:160]})") from error
-        missing = [k for k in result.missing_keys if "lora" in k]
-        if missing or result.unexpected_keys:
-            raise StoreError(f"{folder}: LoRA layers do not match model.lora_rank and lora_targets ({(missing + result.unexpected_keys)[0]})")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from difflab.config import digest
 from difflab.data.files import cache_home, read_json, read_tensors, write_json, write_tensors
 from difflab.data.verify import file_hash
-from difflab.errors import ConfigError, StoreError
+from difflab.errors import ConfigError, StoreError, reading
 
 ASSETS = Path(__file__).parent.parent / "assets"
 BUNDLED = {"tiny-sd": ASSETS / "tiny-sd"}
@@ -77,9 +78,10 @@ class Base:
         diffusers.utils.logging.disable_progress_bar()
         absent = {n: None for n, v in self.index.items() if n in NOT_COPIED or v == [None, None]}
         kind = getattr(diffusers, self.kind)
-        pipe = kind.from_pretrained(
-            self.path, variant=self.variant, use_safetensors=True, local_files_only=True, torch_dtype=dtype, **absent, **parts
-        )
+        with reading(self.path, StoreError):
+            pipe = kind.from_pretrained(
+                self.path, variant=self.variant, use_safetensors=True, local_files_only=True, torch_dtype=dtype, **absent, **parts
+            )
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
@@ -95,6 +97,14 @@ class Base:
         path = cache_home() / "texts" / f"{digest([self.hash(*parts), str(dtype), prompts])}.safetensors"
         if path.exists():
             return read_tensors(path)
+        read = self.text_reader(device, dtype)
+        out = [read(prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
+        tables = {name: torch.cat([part[name] for part in out]).cpu() for name in out[0]}
+        write_tensors(path, tables)
+        return tables
+
+    def text_reader(self, device: Any, dtype: torch.dtype = torch.float32) -> Callable[[list[str]], dict[str, torch.Tensor]]:
+        """The base's text encoders, loaded: prompts -> what `texts` says of them, float32 on the device."""
         import transformers
 
         # Read one by one, because the pipeline fills what is missing with random weights and only warns.
@@ -102,22 +112,24 @@ class Base:
         pipe = self.pipeline(dtype, **encoders, **{n: None for n in self.components if n in ("unet", "transformer", "vae")}).to(device)
         if self.kind == "StableDiffusion3Pipeline" and pipe.transformer is None:  # it asks the transformer for a width
             pipe.transformer = SimpleNamespace(config=SimpleNamespace(**read_json(self.path / "transformer" / "config.json")))
-        out: list[tuple[torch.Tensor, ...]] = []
-        for i in range(0, len(prompts), batch):
-            own = prompts[i : i + batch]
-            if self.kind == "StableDiffusion3Pipeline":
-                given = pipe.encode_prompt(own, own, own, device=device, do_classifier_free_guidance=False)
-            else:
-                given = pipe.encode_prompt(own, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)
-            out.append((given[0],) if len(given) == 2 else (given[0], given[2]))
-        tables = {name: torch.cat([o[k] for o in out]).float().cpu() for k, name in enumerate(("states", "pooled")[: len(out[0])])}
-        write_tensors(path, tables)
-        return tables
+
+        @torch.no_grad()
+        def read(prompts: list[str]) -> dict[str, torch.Tensor]:
+            with reading(f"{self.path}: its tokenizers and text encoders", StoreError):
+                if self.kind == "StableDiffusion3Pipeline":
+                    given = pipe.encode_prompt(prompts, prompts, prompts, device=device, do_classifier_free_guidance=False)
+                else:
+                    given = pipe.encode_prompt(prompts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+            states, pooled = (given[0], None) if len(given) == 2 else (given[0], given[2])
+            return {"states": states.float()} | ({} if pooled is None else {"pooled": pooled.float()})
+
+        return read
 
     def tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.path / "tokenizer", local_files_only=True)
+        with reading(self.path / "tokenizer", StoreError):
+            return AutoTokenizer.from_pretrained(self.path / "tokenizer", local_files_only=True)
 
     def too_long(self, prompts: list[str]) -> int:
         """How many prompts are longer than the tokenizer takes: the model reads only their beginning."""
@@ -162,6 +174,11 @@ def variant_of(file: Path) -> str | None:
     return (match["own"] or match["index_own"]) if match else None
 
 
+def weight_bytes(folder: Path, variant: str | None = None) -> int:
+    """Bytes of the weights of a diffusers folder, of all components and of this variant."""
+    return sum(p.stat().st_size for p in folder.glob("*/*.safetensors") if variant_of(p) == variant)
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -179,7 +196,7 @@ def load_model(kind: Any, folder: Path, dtype: torch.dtype = torch.float32, vari
         model, info = kind.from_pretrained(
             folder, variant=variant, use_safetensors=True, local_files_only=True, output_loading_info=True, torch_dtype=dtype, low_cpu_mem_usage=False
         )
-    except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
+    except Exception as error:  # damaged files raise nearly every type there is
         raise StoreError(f"{folder} holds no readable model ({' '.join(str(error).split())[:160]}); fetch or make it again") from error
     wrong = {n: sorted(k) for n, k in info.items() if k and n in ("missing_keys", "mismatched_keys", "error_msgs")}
     if wrong:  # the library would fill the gaps with random weights
@@ -204,6 +221,11 @@ def open_base(name: str, kinds: tuple[str, ...], family: str, revision: str | No
         raise ConfigError(
             f"model.base {folder} is no diffusers folder: it has no model_index.json; a single .safetensors or .ckpt file must be converted first"
         )
+    with reading(f"model.base {folder}", ConfigError):
+        return _opened(folder, kinds, family, variant)
+
+
+def _opened(folder: Path, kinds: tuple[str, ...], family: str, variant: str | None) -> Base:
     index = read_json(folder / "model_index.json")
     if not isinstance(index, dict):
         raise ConfigError(f"{folder / 'model_index.json'} is damaged: it holds no components; fetch it again")

@@ -9,8 +9,9 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from difflab.config import Sample
 from difflab.errors import ConfigError
-from difflab.models.denoiser import scheduler_of
+from difflab.models.base_settings import scheduler_settings, training_process
 from difflab.models.latent import Latent
+from difflab.models.schedulers import scheduler_of
 
 
 class StableDiffusion(Latent):
@@ -20,18 +21,23 @@ class StableDiffusion(Latent):
     component = "unet"
 
     def training_noise(self) -> Any:
-        noise = DDPMScheduler.from_config(self.base.scheduler_config())
+        noise = training_process(self.base, DDPMScheduler)
         if noise.config.prediction_type not in ("epsilon", "v_prediction"):
-            raise ConfigError(f"{self.base.path} predicts '{noise.config.prediction_type}'; epsilon and v_prediction are known")
+            file = self.base.path / "scheduler" / "scheduler_config.json"
+            raise ConfigError(
+                f"{file}: the base predicts '{noise.config.prediction_type}'; epsilon and v_prediction are known. "
+                "Where that is a mistake, set prediction_type in a copy of the folder"
+            )
         if self.spec.train_text_encoder and len(self.base.text_encoders()) > 1:
             raise ConfigError("model.train_text_encoder is for bases with one text encoder (SD 1.x, 2.x); set it to false")
         return noise
 
-    def backbone_class(self) -> Any:
+    @classmethod
+    def backbone_class(cls) -> Any:
         return UNet2DConditionModel
 
     def scheduler(self, how: Sample, device: Any = "cpu") -> Any:
-        return scheduler_of(how, self.noise, device, {"clip_sample": False} | self.base.scheduler_config())
+        return scheduler_of(how, self.noise, device, {"clip_sample": False} | scheduler_settings(self.base))
 
     def predict(self, net: Any, x: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None) -> torch.Tensor:
         kind = self.backbone.dtype if not self.backbone.training else x.dtype

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from difflab.models.denoiser import Steer, Step
+from difflab.models.steer import Steer, Step
 from difflab.policies.base import At, Policy, policy
 from difflab.policies.steering import check_guided, opened
 

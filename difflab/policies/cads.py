@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pydantic import Field, model_validator
 
-from difflab.models.denoiser import Steer, Step
+from difflab.models.steer import Steer, Step
 from difflab.policies.base import At, Policy, policy
 from difflab.policies.steering import check_conditional
 from difflab.seeds import generator

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from difflab.errors import ConfigError
-from difflab.models.denoiser import Steer
+from difflab.models.steer import Steer
 from difflab.policies.base import At, Policy, policy
 from difflab.policies.steering import check_guidance
 

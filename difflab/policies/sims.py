@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from difflab.models.denoiser import Steer, Step
+from difflab.models.steer import Steer, Step
 from difflab.policies.base import At, Policy, policy
 from difflab.policies.steering import check_denoises, opened
 

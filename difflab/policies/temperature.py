@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from difflab.models.denoiser import Steer
+from difflab.models.steer import Steer
 from difflab.policies.base import At, Policy, policy
 from difflab.policies.steering import check_denoises
 

@@ -71,6 +71,8 @@ def _asked(run: Run) -> list[tuple[str, str]]:
         lines.append(
             ("real images", f"{Path(str(c.data.source)).name}: {images}" + (f", {len(about['classes'])} classes" if about["classes"] else ""))
         )
+        if run.account is not None:
+            lines.append(("came in", "; ".join(run.account.lines(reasons=False))))
     share = getattr(c.regime, "real_fraction", None)
     lines.append(("regime", c.regime.name + (f", {share:.0%} real" if share else "")))
     lines.append(("generations", f"0 to {c.generations}, each starting from {c.train.start_from}"))

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from difflab.comparing import Arm
 from difflab.data.files import read_json
 from difflab.errors import StoreError
-from difflab.run import Run
+from difflab.run import Run, Sampled
 
 PAPER, INK, FAINT = (255, 255, 255), (25, 25, 30), (120, 120, 128)
 CELL = 48  # least side of a shown image in pixels
@@ -94,7 +94,7 @@ def _probe(run: Run, generation: int) -> tuple[np.ndarray, list[str | None]]:
     if generation < 0 or not run.done(generation, "sample"):
         there = [t for t in range(run.config.generations + 1) if run.done(t, "sample")]
         raise StoreError(f"{run.path} has no pictures of generation {generation}; it has {there or 'none'}")
-    count = read_json(run.gen(generation) / "sampled.json")["probe"]
+    count = read_json(run.gen(generation) / "sampled.json", Sampled)["probe"]
     if not count:
         raise StoreError(f"{run.path} has no pictures: its family draws numbers, or probe.per_condition is 0")
     shards = run.probe(generation, count)

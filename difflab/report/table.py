@@ -1,69 +1,71 @@
-"""The table that a run ends with: generation by measure."""
+"""The tables of the command line: a run, a comparison, a diagnosis, arms. How they fit a terminal: blocks.py."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
-from rich import box
-from rich.console import Console, Group
-from rich.table import Table
+from rich.console import Group
 from rich.text import Text
 
+from difflab.measure import left_out
+from difflab.report.blocks import Blocks, Column, Roomy
 from difflab.run import Run
 
 
-def table(run: Run, width: int = 120, rows: list[dict[str, Any]] | None = None) -> Group:
-    """One row per generation, one column per measure, the floor on top; as few tables below each other as `width` asks for.
+def table(run: Run, width: int | None = None, rows: list[dict[str, Any]] | None = None) -> Group:
+    """One row per generation, one column per measure, the floor on top.
 
     The half width of the 95% interval stands behind each value where that costs no further table; it is in
-    metrics.jsonl in any case. A number is never cut. `rows`: to show instead of all that the run has.
+    metrics.jsonl in any case. `rows`: to show instead of all that the run has. `width`: see Blocks.
     """
     rows = run.rows() if rows is None else rows
     columns = list(dict.fromkeys((r["metric"], r["extractor"]) for r in rows if r["value"] is not None and r["metric"] != "flagged_share"))
-    several = len({extractor for _, extractor in columns}) > 1
-    heads = [metric.replace("_", "\n") + (f"\n({extractor})" if several else "") for metric, extractor in columns]
     by = {(r["generation"], r["metric"], r["extractor"]): r for r in rows}
     generations = run.generations
     floors = [number(by.get((generations[0], *column), {}).get("floor")) if generations else "-" for column in columns]
+    heads = [Column("gen."), *(Column(head) for head in _heads(columns))]
 
-    def part(chosen: list[int], intervals: bool) -> Table:
-        out = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
-        for head in ("gen.", *(heads[i] for i in chosen)):
-            out.add_column(Text(head), justify="right", no_wrap=True, vertical="bottom")
-        out.add_row("floor", *(floors[i] for i in chosen), style="dim")
-        for t in generations:
-            out.add_row(str(t), *(cell(by.get((t, *columns[i])), intervals) for i in chosen))
-        return out
+    def blocks(intervals: bool) -> Blocks:
+        body = [[str(t), *(cell(by.get((t, *column)), intervals) for column in columns)] for t in generations]
+        return Blocks(heads, [["floor", *floors], *body], dim=1, width=width)
 
-    def parts(intervals: bool) -> list[Table]:
-        """Columns go into the first table while they fit, then into the next."""
-        groups: list[list[int]] = [[]]
-        for i in range(len(columns)):
-            if groups[-1] and measured(part([*groups[-1], i], intervals)) > width:
-                groups.append([])
-            groups[-1].append(i)
-        return [part(chosen, intervals) for chosen in groups]
-
-    short, long = parts(False), parts(True)
-    roomy = len(long) <= len(short) and all(measured(one) <= width for one in long)
     title = Text(f" {run.config.name}: recipe {run.recipe}", style="bold", no_wrap=True, overflow="ellipsis")
-    return Group(title, *(long if roomy else short))
+    return Group(title, Roomy(blocks(True), blocks(False)))
 
 
-def comparison(rows: list[dict[str, Any]]) -> Table:
+def _heads(columns: Sequence[tuple[str, str]], unnamed: Sequence[str] = ()) -> list[str]:
+    """Measures, one word a line; with their extractor where there are several."""
+    several = len({extractor for _, extractor in columns if extractor not in unnamed}) > 1
+    return [metric.replace("_", "\n") + (f"\n({extractor})" if several else "") for metric, extractor in columns]
+
+
+def comparison(rows: list[dict[str, Any]]) -> Blocks:
     """One row per measure: value, 95% interval, floor, n, and which value is best. For `difflab compare`."""
     from difflab.metrics import METRICS
 
-    out = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
-    for head in ("measure", "on", "value", "95% interval", "floor", "n", "better"):
-        out.add_column(head, justify="left" if head in ("measure", "on", "better") else "right", no_wrap=True)
+    heads = [Column("measure", "left", text=True), Column("on", "left", text=True), *map(Column, ("value", "95% interval", "floor", "n"))]
+    body = []
     for row in rows:
         if row["value"] is not None:
             between = "" if row["ci_low"] is None else f"{number(row['ci_low'])} to {number(row['ci_high'])}"
             better = METRICS["fd" if row["metric"] == "fid" else row["metric"]].better
-            out.add_row(row["metric"], row["extractor"], number(row["value"]), between, number(row["floor"]), str(row["n"]), better)
-    return out
+            body.append([row["metric"], row["extractor"], number(row["value"]), between, number(row["floor"]), str(row["n"]), better])
+    return Blocks([*heads, Column("better", "left")], body, keys=2)
+
+
+def measures(rows: list[dict[str, Any]]) -> Blocks:
+    """The measures that a run has, can have and cannot have. For `difflab measure`."""
+    heads = [Column("measure", "left", text=True), Column("on", "left", text=True), Column("state", "left"), Column("about", "left", text=True)]
+    return Blocks(heads, [[row["metric"], row["extractor"] or "-", row["state"], row["about"]] for row in rows])
+
+
+def remarks(rows: list[dict[str, Any]]) -> list[str]:
+    """What is to be said of measures: those without a value and why, and what is missing from others."""
+    lost, noted = (
+        {f"{r['metric']} ({r['extractor']})": r["reason"] for r in rows if r["reason"] and (r["value"] is None) == none} for none in (True, False)
+    )
+    return [f"left out: {line}" for line in left_out(lost)] + [f"noted: {line}" for line in left_out(noted)]
 
 
 MARKS = {"present": "yes", "absent": "no", "cannot tell": "?"}
@@ -71,36 +73,23 @@ MARKS = {"present": "yes", "absent": "no", "cannot tell": "?"}
 
 def diagnosis(result: Any) -> Group:
     """Generations by definitions, then the verdict of the last generation in words with its evidence. For `difflab diagnose`."""
-    out = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
     definitions = list(result.findings[0].profile)
-    for head in ("gen.", *(name.split()[0] for name in definitions), "diagnosis"):
-        out.add_column(head, justify="left" if head == "diagnosis" else "right", no_wrap=head != "diagnosis")
+    heads = [Column("gen."), *(Column(name.split()[0]) for name in definitions), Column("diagnosis", "left", text=True)]
+    body: list[list[str | Text]] = []
     for finding in result.findings:
         marks = [Text(MARKS[finding.profile[name]], style="bold" if finding.profile[name] == "present" else "dim") for name in definitions]
-        out.add_row(str(finding.generation), *marks, Text(in_words(finding)))
+        body.append([str(finding.generation), *marks, in_words(finding)])
     legend = Text("columns: " + "; ".join(definitions), style="dim")
-    return Group(out, legend, Text(""), Text("\n".join(_story(result))))
+    return Group(Blocks(heads, body), legend, Text(""), Text("\n".join(_story(result))))
 
 
 def in_words(finding: Any) -> str:
     """'late collapse, and blurred': the stage, what it is instead, and the looks."""
     stage = f"{finding.stage} collapse" if finding.stage in ("early", "late", "catastrophic") else ""
     words = [word for word in (stage, *finding.instead, *finding.looks) if word]
-    nothing = "nothing lost" if finding.stage == "none" else "nothing seen at this n"
-    return ", ".join(words) or nothing
-
-
-def left_out(reasons: Mapping[str, str]) -> list[str]:
-    """Measures without a value and why, those of one reason together.
-
-    >>> left_out({"recall (pixels)": "recall needs 6 images", "ct": "ct has no value: all are one", "kid": "kid needs 6 images"})
-    ['recall (pixels), kid: needs 6 images', 'ct: all are one']
-    """
-    names: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        bare = name.partition(" (")[0]
-        names.setdefault(reason.removeprefix(f"{bare} has no value: ").removeprefix(f"{bare} "), []).append(name)
-    return [f"{', '.join(group)}: {reason}" for reason, group in names.items()]
+    words = words or ["nothing lost" if finding.stage == "none" else "nothing seen at this n"]
+    untold = [] if finding.copies_told or "overfitting" in words else ["copies cannot be told"]
+    return ", ".join(words + untold)
 
 
 def _story(result: Any) -> list[str]:
@@ -111,17 +100,13 @@ def _story(result: Any) -> list[str]:
         lines.append(f"  classes that no sample was asked for: {', '.join(last.gone[:8])}")
     if result.first_alarm:
         lines.append(f"first alarm: generation {result.first_alarm[0]}, by {', '.join(result.first_alarm[1])}")
+    lines += result.doubts
     lines.append(f"what could help: {last.advice}")
     lines += [f"{reason}: {', '.join(names)}" for reason, names in result.unknown.items()]
     lines += [f"left out: {line}" for line in left_out(last.left_out)]
     if len(result.findings) == 1:
         lines.append("one generation alone: this says how it differs from real images, not whether a loop made it so; give generation 0 as well")
     return lines
-
-
-def measured(part: Table) -> int:
-    """Characters that a table takes when nothing limits it."""
-    return Console(width=10_000).measure(part).maximum
 
 
 def cell(row: dict[str, Any] | None, intervals: bool = True) -> str:
@@ -148,7 +133,7 @@ VERDICTS = {"higher": "*", "lower": "*", "not": "=", "cannot": "?"}
 """Marks in a table of arms, by the first word of the verdict."""
 
 
-def arms(rows: list[dict[str, Any]], width: int = 120) -> Group:
+def arms(rows: list[dict[str, Any]], width: int | None = None) -> Group:
     """Arms by measures, one table per generation: mean over seeds with half its 95% interval, and a mark for the verdict against the first arm.
 
     Arms without a value have a dash; how many seeds each has is a column where that differs. For `compare-runs`.
@@ -156,33 +141,17 @@ def arms(rows: list[dict[str, Any]], width: int = 120) -> Group:
     names = list(dict.fromkeys(row["arm"] for row in rows))
     seeds = {name: max(row["seeds"] for row in rows if row["arm"] == name) for name in names}
     based, counted = seeds[names[0]] > 0, len(set(seeds.values())) > 1
+    keys = [Column("arm", "left", text=True), *[Column("seeds")] * counted]
     parts: list[Any] = []
     for t in dict.fromkeys(row["generation"] for row in rows):
         own = [row for row in rows if row["generation"] == t]
         columns = list(dict.fromkeys((row["metric"], row["extractor"]) for row in own))
-        several = len({extractor for _, extractor in columns if extractor not in ("none", "training")}) > 1
         by = {(row["arm"], row["metric"], row["extractor"]): row for row in own}
-
-        def part(chosen: list[tuple[str, str]], t: int = t, by: Any = by, several: bool = several) -> Table:
-            out = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), title=f"generation {t}", title_justify="left")
-            out.add_column("arm")
-            if counted:
-                out.add_column("seeds", justify="right")
-            for metric, extractor in chosen:
-                out.add_column(Text(metric.replace("_", "\n") + (f"\n({extractor})" if several else "")), justify="right", no_wrap=True)
-            floors = [next((by[name, *c]["floor"] for name in names if by[name, *c]["floor"] is not None), None) for c in chosen]
-            out.add_row("floor", *[""] * counted, *(number(floor) + "  " for floor in floors), style="dim")
-            for name in names:
-                out.add_row(Text(name), *[str(seeds[name])] * counted, *(_arm_cell(by[name, *c], based) for c in chosen))
-            return out
-
-        group: list[tuple[str, str]] = []
-        for column in columns:
-            if group and measured(part([*group, column])) > width:
-                parts.append(part(group))
-                group = []
-            group.append(column)
-        parts.append(part(group))
+        floors = [next((by[name, *c]["floor"] for name in names if by[name, *c]["floor"] is not None), None) for c in columns]
+        body = [["floor", *[""] * counted, *(number(floor) + "  " for floor in floors)]]
+        body += [[name, *[str(seeds[name])] * counted, *(_arm_cell(by[name, *c], based) for c in columns)] for name in names]
+        heads = [*keys, *(Column(head) for head in _heads(columns, ("none", "training")))]
+        parts.append(Blocks(heads, body, f"generation {t}", keys=len(keys), dim=1, width=width))
     note = ["mean over seeds ± half its 95% interval" if max(seeds.values()) > 1 else "one seed: no interval"]
     known = {VERDICTS.get(row["verdict"].split()[0]) for row in rows if based and row["value"] is not None}
     meant = {"*": f"higher or lower than {names[0]}", "=": "not distinguishable", "?": "cannot tell (fewer than two seeds in common)"}

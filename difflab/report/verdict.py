@@ -55,4 +55,5 @@ def as_data(result: Any) -> dict[str, Any]:
         "left_out": last.left_out,
         "findings": [{"generation": f.generation, "words": in_words(f), "profile": f.profile} for f in result.findings],
         "notes": result.notes,
+        "doubts": result.doubts,
     }

@@ -3,8 +3,11 @@
 import json
 
 import pytest
+from commands import difflab
+from pictures import folder, pictures
 
-from difflab.data.account import SHOWN, Account
+from difflab.data.account import SHOWN, Account, encodable, plain
+from difflab.run import open_run
 
 
 def test_a_set_that_is_read_whole_is_one_line():
@@ -30,6 +33,66 @@ def test_it_survives_json():
     assert Account.from_dict(json.loads(json.dumps(account.as_dict()))) == account
 
 
+def test_what_is_no_account_is_a_value_error():
+    for given in (None, {"found": 1, "read": "x"}, {"entries": {"skipped": 3}}):
+        with pytest.raises(ValueError):
+            Account.from_dict(given)
+
+
+def test_names_are_shown_in_one_line_and_stored_as_text():
+    assert plain("a\nb\x1b[31m\u202e\udcff") == "a\\nb\\x1b[31m\\u202e\\udcff" and plain("ü 猫") == "ü 猫"
+    assert encodable("a\nü\udcff") == "a\nü\\udcff"
+    account = Account(2, 1)
+    account.add("skipped", "a\nb.png", "truncated")
+    assert all("\n" not in line for line in account.told("x\n"))
+    assert "truncated" not in account.lines(reasons=False)[1]
+
+
 def test_an_unknown_kind_is_refused():
     with pytest.raises(KeyError, match="lost"):
         Account().add("lost", "a.png")
+
+
+def test_the_commands_and_the_report_say_what_became_of_the_images(tmp_path):
+    """The report, which is passed on, without folders of this machine."""
+    root = folder(tmp_path / "set", 40, 16)
+    for i in range(0, 40, 4):
+        (root / f"{i:03d}.png").write_bytes((root / f"{i:03d}.png").read_bytes()[:60])
+    for i in range(6):
+        pictures(1, 48, 90 + i)[0].resize((48, 16)).save(root / f"wide-{i}.png")
+    (root / "copy.png").write_bytes((root / "001.png").read_bytes())
+    raw = {"data": {"source": f"imagefolder:{root}", "image_size": 16, "bad_images": "skip"}, "model": {"family": "memoriser"}, "generations": 0}
+    raw |= {
+        "sample": {"count": 10},
+        "probe": {"per_condition": 0},
+        "measure": {"extractors": ["pixels"], "metrics": ["fd"], "resamples": 0, "held_out_loss": 0},
+    }
+    (tmp_path / "c.yaml").write_text(json.dumps(raw))
+    run, said = (
+        tmp_path / "run",
+        ["37 of 47 images are read", "10 cannot be read", "6 are not square", "67% of their area", "1 have the same content"],
+    )
+    few = ["--extractors", "pixels", "--max-bad", "0.5", "--metrics", "fd", "--resamples", "0"]
+    real = folder(tmp_path / "real", 80, 16, 3)
+    for words in (
+        ["run", tmp_path / "c.yaml", "--out", run],
+        ["plan", tmp_path / "c.yaml"],
+        ["plan", tmp_path / "c.yaml", "--json"],
+        ["status", run],
+        ["compare", real, root, *few],
+    ):
+        done = difflab(*words)
+        assert done.returncode == 0, done.stderr
+        wanted = [*said[:4], "1 of 37 images are exact copies"] if "compare" in words else said
+        assert [text for text in wanted if text not in done.stderr] == [], words
+    page = (run / "report.html").read_text()
+    assert [text for text in said if text not in page] == [] and str(tmp_path) not in page.split("<h2", 2)[1]
+    assert Account.from_dict(open_run(run).about["account"]).count("duplicated") == 1
+
+
+def test_a_set_that_is_read_whole_is_no_news_in_a_run(tmp_path):
+    config = ["model={family: memoriser}", "data.limit=40", "generations=0", "sample.count=10", "measure.metrics=[]", "probe.per_condition=0"]
+    (tmp_path / "c.yaml").write_text("data: {source: digits}\n")
+    done = difflab("run", tmp_path / "c.yaml", *config, "--out", tmp_path / "run")
+    assert done.returncode == 0 and "images are read" not in done.stderr
+    assert "all 1,797 images are read, of which 40 are used" in difflab("status", tmp_path / "run").stderr

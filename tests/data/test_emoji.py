@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from difflab.config import Data
-from difflab.data.emoji import FOLDER, joined
+from difflab.data.content import joined
+from difflab.data.emoji import FOLDER
 from difflab.data.sources import open_source
 from difflab.errors import DataError
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from difflab.config import parse
+from difflab.config import Data, parse
 from difflab.data.export import export
 from difflab.data.files import write_json
 from difflab.data.ledger import content_hash
+from difflab.data.sources import open_source
 from difflab.errors import ConfigError, DataError
 from difflab.run import Run
 
@@ -96,3 +97,20 @@ def test_numbers_are_no_pictures(tmp_path):
     config = parse({"data": {"source": "exact", "train_size": 5}, "model": {"family": "gaussian"}})
     with pytest.raises(ConfigError, match="nothing to export as pictures"):
         export(Run(tmp_path, config), 0, tmp_path / "out")
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_difflab_reads_what_it_has_exported(tmp_path, classes):
+    """Every line end of Unicode in a caption, which JSON may write as it is."""
+    texts = ["u\u2028v", "u\u2029v\x85w", 'v\x0bt\x0c "quoted"\t\\', "two\r\nlines", "\ufeffé 🙂"]
+    run = Run.create(tmp_path / "run", parse({"model": {"family": "memoriser"}, "sample": {"count": 5, "shard_size": 5, "batch_size": 5}}))
+    write_json(run.path / "real" / "about.json", {"n_train": 5, "n_held_out": 5, "record": [6, 6, 3], "shard_size": 5, "classes": ["a", "b"]})
+    own = {"prompt": texts, **({"class": list("aabba"), "label": [0, 0, 1, 1, 0]} if classes else {})}
+    run.samples(0).write(0, PIXELS, {"generation": 0, "seed": list(range(5)), **own})
+    write_json(run.gen(0) / "sampled.json", {})
+    run.close()
+    export(run, 0, tmp_path / "out")
+    source = open_source(Data(source=f"imagefolder:{tmp_path / 'out'}"), 0)
+    assert source.prompts == texts and all((source.read(i) == PIXELS[i]).all() for i in range(5))
+    assert (source.classes, None if source.labels is None else source.labels.tolist()) == ((["0", "1"], [0, 0, 1, 1, 0]) if classes else (None, None))
+    assert source.account.lines() == ["all 5 images are read"]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from difflab.config import Data
 from difflab.data import parquet
-from difflab.data.decode import decode, read_header
+from difflab.data.decode import decode, look
 from difflab.data.sources import apportion, open_source
 from difflab.data.split import split
 from difflab.errors import DataError
@@ -127,6 +127,7 @@ def test_missing_package_names_the_command(monkeypatch, source, package, command
         ({"source": "exact"}, "model.family=gaussian"),
         ({"source": "digits", "styles": ["noto"]}, "data.styles is for data.source=emoji"),
         ({"source": "digits", "label": "style"}, "only one kind of label"),
+        ({"source": "emoji", "caption_column": "text"}, "data.caption_column is for images of your own"),
         ({"source": "imagefolder:/no/such/place"}, "/no/such/place does not exist"),
         ({"source": "parquet:/no/such/place"}, "/no/such/place does not exist"),
     ],
@@ -232,7 +233,7 @@ def test_metadata(tmp_path):
     assert source.read(1)[0, 0].tolist() == [2, 2, 2]
     assert source.account.entries["unlisted"].first == [("stray.png", "")] and source.account.found == 3
     assert folder(tmp_path, label="kind").classes == ["x", "y"]
-    with pytest.raises(DataError, match="no line has the field 'colour'"):
+    with pytest.raises(DataError, match=r"no column 'colour' that data.label asks for .it has: file_name, text, label, kind"):
         folder(tmp_path, label="colour")
 
 
@@ -259,7 +260,7 @@ def test_size_is_asked_for_when_images_are_not_square(tmp_path):
 # ------------------------------------------------------------------------------------------------- folders, the bad
 def test_empty_folder(tmp_path):
     (tmp_path / "readme.txt").write_text("x")
-    with pytest.raises(DataError, match=r"holds no image; images end in .bmp"):
+    with pytest.raises(DataError, match=r"holds no image; images end in .apng, .bmp"):
         folder(tmp_path)
 
 
@@ -288,13 +289,6 @@ def test_formats_that_are_not_read_do_not_vanish(tmp_path):
     picture(tmp_path / "1.png")
     (tmp_path / "2.heic").write_bytes(b"x")
     with pytest.raises(DataError, match=r"2.heic: images of type .heic are not read"):
-        folder(tmp_path)
-
-
-def test_metadata_csv_is_not_ignored(tmp_path):
-    picture(tmp_path / "1.png")
-    (tmp_path / "metadata.csv").write_text("file_name,text\n1.png,x\n")
-    with pytest.raises(DataError, match=r"metadata.csv is not read"):
         folder(tmp_path)
 
 
@@ -351,7 +345,7 @@ def test_pipe_does_not_block(tmp_path):
         ('{"file_name": "/etc/passwd", "text": "x"}', "line 2: file_name '/etc/passwd' leads out"),
         ('{"file_name": "a\\u0000.png", "text": "x"}', "line 2: file_name"),
         ('{"file_name": "./1.png", "text": "x"}', "line 2: 1.png is already on line 1"),
-        ('{"file_name": "2.png"}', "line 2: no 'text', which other lines have"),
+        ('{"file_name": "2.png"}', "line 2: no 'text', which others have"),
         ('{"file_name": "2.png", "text": 3}', "'text' must be a string"),
     ],
 )
@@ -428,10 +422,10 @@ def test_pillows_own_bomb_limits(tmp_path, monkeypatch):
     """Between Pillow's warning and its error data.max_pixels decides; above the error Pillow does. Neither escapes as it is."""
     path = picture(tmp_path / "1.png", size=(30, 30))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
-    assert read_header(path, "x", 1000).width == 30
+    assert look(path, "x", 1000).width == 30
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DataError, match="x: more pixels than Pillow will ever open"):
-        read_header(path, "x", 1000)
+        look(path, "x", 1000)
 
 
 # ---------------------------------------------------------------------------------------------------- conversions
@@ -461,7 +455,7 @@ def test_sixteen_bit_grey_keeps_its_range(tmp_path):
     for name in ("a.png", "a.tif", "a.pgm"):
         Image.fromarray(values).save(tmp_path / name)
         assert read_one(tmp_path / name, channels=1)[0, :, 0].tolist() == [0, 1, 128, 255], name
-    assert read_header(tmp_path / "a.png", "x", 100).grey
+    assert look(tmp_path / "a.png", "x", 100).grey
 
 
 def test_float_image_is_refused(tmp_path):
@@ -539,7 +533,7 @@ def test_parquet_reads_one_row_group_at_a_time(tmp_path, monkeypatch):
     source = open_rows(tmp_path)
     order = [19, 0, 7, 8, 3]
     assert [int(source.read(i)[0, 0, 0]) for i in order] == order
-    assert len(source.read.rows.cache) == 1
+    assert len(source.read.items.cache) == 1
     assert int(pickle.loads(pickle.dumps(source.read))(9)[0, 0, 0]) == 9
 
 
@@ -571,7 +565,7 @@ def test_the_bundled_emoji_are_such_a_folder():
         ([{"image": {"bytes": None, "path": "/etc/passwd"}}, {"image": {"bytes": b"x", "path": ""}}], {}, "a.parquet/0 holds no image bytes"),
         ([{"image": b"not an image"}], {}, "image a.parquet/0: cannot be decoded"),
         ([{"image": png(), "label": 1}, {"image": png(), "label": None}], {}, "1 of 2 images have no label"),
-        ([{"image": png(), "text": None}, {"image": png(), "text": "x"}], {}, "image a.parquet/0 has no text"),
+        ([{"image": png(), "text": None}, {"image": png(), "text": "x"}], {}, "image a.parquet/0: no 'text'"),
         ([{"image": png()}], {"label": "style"}, "no column 'style'"),
         ([{"image": png(), "label": "a"}, {"image": b"bad", "label": "b"}], {"bad_images": "skip"}, "no image of class 'b'"),
     ],
@@ -587,6 +581,19 @@ def test_parquet_skips_bad_rows(tmp_path):
     source = open_rows(tmp_path, bad_images="skip")
     assert source.keys == ["a.parquet/1"] and source.skipped[0][0] == "a.parquet/0"
     assert source.read(0)[0, 0, 0] == 5
+
+
+def test_rows_of_a_damaged_part_of_a_file_are_left_out_and_counted(tmp_path):
+    write_parquet(tmp_path / "a.parquet", rows_of(8), row_group_size=2, compression="none", write_page_checksum=True)
+    raw = bytearray((tmp_path / "a.parquet").read_bytes())
+    third = raw.index(png(colour=(4, 0, 0)))
+    raw[third + 60] ^= 1
+    (tmp_path / "a.parquet").write_bytes(raw)
+    source = open_rows(tmp_path, bad_images="skip")
+    assert [int(key.rpartition("/")[2]) for key in source.keys] == [0, 1, 2, 3, 6, 7]
+    assert source.account.count("skipped") == 2 and "CRC" in source.skipped[0][1]
+    with pytest.raises(DataError, match=r"a.parquet is no readable parquet file"):
+        open_rows(tmp_path)
 
 
 def test_damaged_different_or_no_parquet(tmp_path):

@@ -191,6 +191,20 @@ def test_lists_are_read_in_either_form(tmp_path):
     assert read_concepts(path, ["noto seal", "Red Apple", "äpfel!", "big cat"]) == read_concepts(path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_marks_and_line_ends_of_other_systems(tmp_path, encoding, end):
+    names = ["seal", "Äpfel", "two\u2028parts"]
+    (tmp_path / "list").write_bytes(end.join(names).encode(encoding))
+    assert list(read_concepts(tmp_path / "list")) == names
+
+
+def test_half_a_surrogate_pair_is_refused(tmp_path):
+    (tmp_path / "list").write_text('cat\n{"concept": "dog", "prompt": "a dog \\ud83d"}\n')
+    with pytest.raises(MeasureError, match=r"line 2: .*half of a surrogate pair"):
+        read_concepts(tmp_path / "list")
+
+
 @pytest.mark.parametrize(
     ("text", "match"),
     [
@@ -203,7 +217,7 @@ def test_lists_are_read_in_either_form(tmp_path):
         (b'{"concept": "cat", "promt": "a cat"}', "line 1 wants"),
         (b'{"concept": 3}', "line 1 wants"),
         (b'{"concept": "cat", "prompt": null}', "line 1 wants"),
-        (b"\xff\xfe\x00cat", "cannot read concepts"),
+        (b"cat\n\xffdog", "line 2: cannot be read as UTF-8"),
     ],
 )
 def test_lists_that_cannot_be_read(tmp_path, text, match):
@@ -357,13 +371,11 @@ def test_intervals_hold_the_value(pair):
 
 def test_what_has_no_value_is_an_error(pair):
     x, y, known = pair.fake[:6], torch.tensor([0, 0, 1, 1, 2, 2]), pair.concepts
-    hole = x.clone()
-    hole[2] = 0
     cases = [(name, Pair(x, x, real_labels=y, concepts=known), "unconditional") for name in NAMES]
     cases += [(name, Pair(x, x, real_labels=y, fake_labels=y), "concept measures need concepts") for name in NAMES]
     cases += [(name, Pair(x, x, real_labels=y, fake_labels=y + 3, concepts=known), "a label is 5, but 5 concepts are 0 to 4") for name in NAMES]
     cases += [(name, Pair(x[:, :4], x[:, :4], real_labels=y, fake_labels=y, concepts=known), "4 dimensions, the concepts' texts 8") for name in NAMES]
-    cases += [(name, Pair(x, hole, real_labels=y, fake_labels=y, concepts=known), "fake embeddings are 0") for name in NAMES]
+    cases += [(name, Pair(x, 0 * x, real_labels=y, fake_labels=y, concepts=known), "6 of 6 images have features of length 0") for name in NAMES]
     cases += [(name, Pair(x, x, fake_labels=y, concepts=known), "real images carry no labels") for name in NAMES if name.endswith("survival")]
     for name in ("within_between", "silhouette", "concept_auroc"):
         cases.append((name, Pair(x, x, fake_labels=y * 0, concepts=known), "all of one concept"))

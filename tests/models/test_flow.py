@@ -165,7 +165,7 @@ def by_hand(pipe: Any, conditions: list[int], seeds: list[int], g: float, how: S
         told.append((states, pooled))
     for t in scheduler.timesteps:
         with_, without = (pipe.transformer(x, *own, t.expand(len(x))).sample for own in told)
-        x = scheduler.step((1 - g) * without + g * with_, t, x).prev_sample
+        x = scheduler.step((1 - g) * without + g * with_ if g > 1 else with_, t, x).prev_sample
     out = pipe.vae.decode(x / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor).sample
     return ((out.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy().astype(int)
 
@@ -207,7 +207,7 @@ def test_a_perfect_velocity_leads_from_noise_to_the_image(base):
 )
 def test_what_cannot_sample_is_refused(base, settings, message):
     with pytest.raises(ConfigError, match=message):
-        tiny.model("sd3", base).scheduler(Sample(**settings))
+        tiny.model("sd3", base).check_sampling(Sample(**settings))
 
 
 def test_the_shift_of_sampling_may_be_changed(base):

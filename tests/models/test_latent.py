@@ -155,6 +155,27 @@ def test_tables_that_do_not_fit_beside_the_network_are_read_row_by_row(kind, mad
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
+def test_captions_of_too_many_bytes_are_encoded_per_batch_to_the_same_pictures(kind, made, monkeypatch):
+    """SD 3.5: 5.2 MiB a caption. Beyond a limit no table is kept; training and sampling ask the encoders for each batch."""
+    from difflab.models import latent
+
+    how = Sample(**tiny.sampler(kind), guidance_scale=2.0, batch_size=4)
+    kept, asked = tiny.model(kind, made[kind]), tiny.model(kind, made[kind])
+    kept.prepare_sampling(how, "cpu")
+    size = kept.text_bytes()
+    assert size == sum(t.nbytes for t in kept.tables.values())
+    monkeypatch.setattr(latent, "KEPT", size - 1)
+    asked.prepare_sampling(how, "cpu")
+    assert not asked.tables and asked.reader is not None
+    conditions, seeds = np.array([0, 5, 2, 0]), [1, 2, 3, 4]
+    a, b = (model.sample(conditions, seeds, how).astype(int) for model in (kept, asked))
+    assert np.abs(a - b).max() <= 1  # batches of another size round another way
+    x, t = torch.randn(2, *kept.drawn), torch.tensor([10, 500])
+    for condition in (None, torch.tensor([1, kept.null])):
+        torch.testing.assert_close(asked.predict(asked.net, x, t, condition), kept.predict(kept.net, x, t, condition), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
 def test_an_image_depends_on_its_seed_and_its_prompt(kind, made):
     model, how = tiny.model(kind, made[kind]), Sample(**tiny.sampler(kind), guidance_scale=5.0, batch_size=2)
     model.prepare_sampling(how, "cpu")

@@ -39,7 +39,7 @@ def test_it_is_the_formula_and_the_bases_classes_are_not_asked():
     model.sample(np.array([0, 1]), [1, 2], Sample(steps=3, guidance_scale=3.0))
     assert model.net.asked == [[0, 1]] * 3 and base.net.asked == [[2, 2]] * 3
     x, t = torch.randn(2, 1, 8, 8), torch.tensor([500, 500])
-    from difflab.models.denoiser import Step
+    from difflab.models.steer import Step
 
     step = Step(x, t, 0.5, torch.tensor([0, 1]), 3.0, [1, 2])
     none = base.net(x, t, torch.tensor([2, 2]))

@@ -11,7 +11,7 @@ from steered import QUIET, floats, shown, small
 
 from difflab.config import Sample
 from difflab.errors import ConfigError
-from difflab.models.denoiser import Step
+from difflab.models.steer import Step
 from difflab.policies import parse
 from difflab.policies.cads import Cads
 

@@ -13,7 +13,7 @@ from steered import QUIET, at, exact, floats, small
 from difflab.chain import run_chain
 from difflab.config import Sample
 from difflab.errors import ConfigError
-from difflab.models.denoiser import Step
+from difflab.models.steer import Step
 from difflab.policies import parse
 
 run_chain = partial(run_chain, plots=False)  # curves take seconds

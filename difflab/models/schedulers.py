@@ -221,6 +221,8 @@ def fault_of(make: Callable[[Sample], Any], how: Sample, noise: Any) -> str | No
         found, again, alone = tried(how, [1, 2], 0), tried(how, [1, 2], 1), tried(how, [2], 2)
     except Exception as reason:  # each scheduler refuses in its own way
         return f"cannot be run as a plain sampler ({type(reason).__name__}: {_one_line(reason)[:120]}); use for example {instead(noise)}"
+    if not torch.isfinite(found).all() and how.steps >= noise.config.num_train_timesteps:
+        return f"gives numbers that are not finite with as many sample.steps ({how.steps}) as training has timesteps; use fewer steps"
     if not torch.isfinite(found).all():
         return f"gives numbers that are not finite, since its noise schedule and prediction_type do not go together; use for example {instead(noise)}"
     if not torch.equal(found, again):

@@ -115,6 +115,14 @@ def test_they_are_accepted_for_flows_with_the_options_that_make_them_one(name):
     assert fault(name, {"shift": 3.0}, 6, FlowMatchEulerDiscreteScheduler(shift=3.0), **options) is None
 
 
+def test_as_many_steps_as_timesteps_are_refused_where_two_of_them_coincide():
+    """Multistep solvers divide by the distance of two steps: with 100 of 100 it is 0 somewhere."""
+    few = {"num_train_timesteps": 100, "beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "linspace"}
+    said = fault("DPMSolverMultistepScheduler", few, 100)
+    assert "as many sample.steps (100) as training has timesteps" in (said or "")
+    assert fault("DPMSolverMultistepScheduler", few, 20) is None
+
+
 def test_timesteps_that_are_no_numbers_are_refused():
     cosine = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
     assert "has timesteps that are not finite with sample.steps 6 (999.0, nan" in (fault("KDPM2AncestralDiscreteScheduler", cosine) or "")

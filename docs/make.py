@@ -412,12 +412,12 @@ def _argument(action: argparse.Action) -> tuple[str, str]:
 # ---------------------------------------------------------------------------------------------------------------------- API
 @page("docs/api.md")
 def api() -> str:
-    from difflab import comparison, diagnosis, errors, metrics, monitor, run, simulate
+    from difflab import adding, comparison, diagnosis, errors, metrics, monitor, run, simulate
     from difflab.metrics import base
 
     parts = ["# Python", "What is meant to be used from outside. Everything else may change without notice."]
     parts += ["## difflab"]
-    for thing in (run.open_run, comparison.compare, diagnosis.diagnose, diagnosis.diagnose_run):
+    for thing in (run.open_run, comparison.compare, diagnosis.diagnose, diagnosis.diagnose_run, adding.measure_run):
         parts += member(f"difflab.{thing.__name__}", thing)
     parts += member("difflab.Monitor", monitor.Monitor) + members("Monitor", monitor.Monitor)
     parts += ["## Results"]

@@ -394,7 +394,7 @@ def examine(
     n = min(len(reference), len(other), *(len(g) for g in generations))
     if n < LEAST:
         raise MeasureError(f"a diagnosis wants {LEAST} images or more of every generation and twice as many real ones, got {n}")
-    equal = _Equal(contents_of(reference.pixels) + contents_of(other.pixels), [] if train is None else contents_of(train.pixels))
+    equal = _Equal(contents_of(reference.pixels), contents_of(other.pixels), [] if train is None else contents_of(train.pixels))
     real = _Real(reference[:n], other[:n], train, unseen, extractors, open_extractor("texture"), classes, neighbours, resamples, seed, equal.known)
     findings: list[Finding] = []
     first: tuple[Images, dict[Key, Found]] | None = None
@@ -409,17 +409,20 @@ def examine(
 
 
 class _Equal:
-    """What sets have in common, pixel for pixel, and what that says. Content hashes: of all reference images, of the training images.
+    """What sets have in common, pixel for pixel, and what that says. Content hashes: of both halves of the real images, of the training images.
+
+    Only the first half is the control of copies. The other may have been trained on: in a run it is a part of the train split.
 
     A model makes no image that exists unless it has kept it; real images do where a set holds copies. So as many as there are
     copies within the sets, and what counts as relevant for copies on top, say nothing.
     """
 
-    def __init__(self, reference: list[str], train: list[str]):
+    def __init__(self, control: list[str], other: list[str], train: list[str]):
+        reference = [*control, *other]
         self.reference, self.train = reference, train
         self.least = max(doubled(reference), doubled(train)) + COPIES[0].relevant
         trained = int(within(reference, train).sum())
-        self.known = frozenset(train if trained > self.least * len(reference) else [])
+        self.known = frozenset(train if within(control, train).sum() > self.least * len(control) else [])
         self.doubts: list[str] = []
         if self.known:
             same = set(reference) == set(train)

@@ -284,6 +284,8 @@ def test_a_run_is_diagnosed_from_its_own_images(memoriser):
     result = diagnose_run(open_run(memoriser), extractors=["pixels"], resamples=12)
     first, last = result.findings[0], result.findings[-1]
     assert "overfitting" in first.instead  # a bootstrap of the training images is nothing but copies
+    # Held-out images are the control of copies; that other real images of a run were trained on takes nothing from it.
+    assert first.copies_told and not result.doubts and "near_duplicates" not in first.left_out
     assert last.generation == 4 and last.profile[TAILS] == PRESENT and last.stage in ("early", "catastrophic")
     assert (first.chain.real, last.chain.real, last.chain.guidance) == (1, 0, 1), "what the run does already"
     done = command(memoriser, "--count", 150, "--extractors", "pixels", "--resamples", 12)

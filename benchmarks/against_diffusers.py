@@ -59,18 +59,18 @@ import psutil
 import torch
 from PIL import Image
 
-from difflab import chain
 from difflab import config as configs
+from difflab.core.flops import forward_flops, mfu
+from difflab.core.memory import peak_memory
 from difflab.data.emoji import open_emoji
-from difflab.memory import peak_memory
-from difflab.mfu import forward_flops, mfu
+from difflab.loop import chain
+from difflab.loop.training_loop import fit
 from difflab.models.autoencoder import Memory
-from difflab.models.base import Shape
+from difflab.models.family import Shape
 from difflab.models.pretrained import ASSETS
 from difflab.models.stable_diffusion import StableDiffusion
-from difflab.pretrain import accelerator_of
-from difflab.run import Run
-from difflab.train import fit
+from difflab.pretraining.stable_diffusion import accelerator_of
+from difflab.runs.run import Run
 
 SCRIPT = Path("examples") / "text_to_image" / "train_text_to_image.py"
 GPU = torch.cuda.is_available()

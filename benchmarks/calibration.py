@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from difflab import config as configs
-from difflab.calibrate import calibrate, hold
+from difflab.studies.calibrate import calibrate, hold
 
 OVERRIDES = ["generations=4", "measure.extractors=[pixels]", "measure.metrics=[coverage]", "measure.held_out_loss=0", "probe.per_condition=0"]
 

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from difflab.config import Data
+from difflab.core.seeds import numpy_generator
 from difflab.data.sources import open_source
-from difflab.diagnosis import Images, examine
+from difflab.evaluation.diagnose import Images, examine
+from difflab.evaluation.simulate import HARMLESS, KINDS, simulate
 from difflab.metrics import open_extractor
-from difflab.seeds import numpy_generator
-from difflab.simulate import HARMLESS, KINDS, simulate
 
 DEGREES = (0.2, 0.4, 0.6, 0.8, 1.0)
 CLEAR = 0.6

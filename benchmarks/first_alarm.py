@@ -4,7 +4,7 @@
     python benchmarks/first_alarm.py runs/emoji ...          # runs that are there already
 
 An alarm is the first generation in which a measure is present: worse than every control by 3 standard errors and by a relevant amount
-(difflab/rules.py). One seed each: which measures lead is told by many columns alike, not by a difference of one generation.
+(difflab/evaluation/rules.py). One seed each: which measures lead is told by many columns alike, not by a difference of one generation.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from difflab.diagnosis import diagnose_run
-from difflab.run import open_run
+from difflab.evaluation.diagnose import diagnose_run
+from difflab.runs.run import open_run
 
 COMMON = ["sample.guidance_scale=1", "generations=8", "measure.metrics=[fd]", "measure.resamples=0"]
 REGIMES = {

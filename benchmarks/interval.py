@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from difflab.measure import SHARES
+from difflab.loop.measure import SHARES
 from difflab.metrics import METRICS, Judge, Pair, interval, resampled
 
 SETTINGS = {"equal": (1.0, 0.0), "apart": (0.8, 0.5), "narrow": (0.7, 0.0)}

@@ -17,10 +17,10 @@ import time
 from pathlib import Path
 
 from difflab import config as configs
-from difflab.chain import run_chain
+from difflab.loop.chain import run_chain
 from difflab.report.page import report
 from difflab.report.verdict import FILE, verdict
-from difflab.run import Run, open_run
+from difflab.runs.run import Run, open_run
 
 ARMS = {
     "replace": ["regime.name=replace"],

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import tiny  # noqa: E402
 
 from difflab.config import Sample  # noqa: E402
-from difflab.errors import ConfigError  # noqa: E402
+from difflab.core.errors import ConfigError  # noqa: E402
 from difflab.models.schedulers import scheduler_names  # noqa: E402
 
 GUIDANCE = (0.0, 0.5, 1.0, 4.0)

@@ -16,8 +16,9 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 
-from difflab import chain, config
-from difflab.run import Run
+from difflab import config
+from difflab.loop import chain
+from difflab.runs.run import Run
 
 DIGITS = Path(__file__).parents[1] / "configs" / "digits.yaml"
 MIB = 2**20

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import psutil
 
-from difflab import chain  # noqa: F401  (imported here, so that imports are not part of the wall time)
-from difflab.reuse import keys
-from difflab.run import STAGES
-from difflab.sweep import Sweep, jobs, run_sweep, runs_of
+from difflab.loop import chain  # noqa: F401  (imported here, so that imports are not part of the wall time)
+from difflab.loop.reuse import keys
+from difflab.runs.run import STAGES
+from difflab.studies.sweep import Sweep, jobs, run_sweep, runs_of
 
 BASE = Path(__file__).parents[1] / "configs" / "claims" / "base"
 ARMS = {

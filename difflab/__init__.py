@@ -10,30 +10,35 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from difflab.errors import DifflabError
+from difflab.core.errors import DifflabError
 
 if TYPE_CHECKING:
-    from difflab.adding import measure_run
-    from difflab.comparison import compare
-    from difflab.diagnosis import diagnose, diagnose_run
-    from difflab.monitor import Monitor
-    from difflab.run import Run, open_run
+    from difflab.config import load as load_config
+    from difflab.evaluation.compare import compare
+    from difflab.evaluation.diagnose import diagnose, diagnose_run
+    from difflab.evaluation.monitor import Monitor
+    from difflab.loop.chain import run_chain
+    from difflab.loop.measure_run import measure_run
+    from difflab.runs.run import Run, open_run
 
 HOMES = {
-    "Run": "run",
-    "open_run": "run",
-    "compare": "comparison",
-    "Monitor": "monitor",
-    "diagnose": "diagnosis",
-    "diagnose_run": "diagnosis",
-    "measure_run": "adding",
+    "Run": "runs.run",
+    "open_run": "runs.run",
+    "compare": "evaluation.compare",
+    "Monitor": "evaluation.monitor",
+    "diagnose": "evaluation.diagnose",
+    "diagnose_run": "evaluation.diagnose",
+    "run_chain": "loop.chain",
+    "load_config": "config",
+    "measure_run": "loop.measure_run",
 }
+PLAIN = {"load_config": "load"}  # public name -> name in its home
 
-__all__ = ["DifflabError", "Monitor", "Run", "compare", "diagnose", "diagnose_run", "measure_run", "open_run"]
+__all__ = ["DifflabError", "Monitor", "Run", "compare", "diagnose", "diagnose_run", "load_config", "measure_run", "open_run", "run_chain"]
 
 
 def __getattr__(name: str) -> Any:
     """Everything is imported when first asked for: the libraries behind it take seconds."""
     if name in HOMES:
-        return getattr(import_module(f"difflab.{HOMES[name]}"), name)
+        return getattr(import_module(f"difflab.{HOMES[name]}"), PLAIN.get(name, name))
     raise AttributeError(f"module 'difflab' has no attribute '{name}'")

@@ -2,7 +2,7 @@
 
 import sys
 
-from difflab.cli import main
+from difflab.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

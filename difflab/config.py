@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from difflab.data.files import read_text
-from difflab.errors import ConfigError, DataError, reading
+from difflab.core.errors import ConfigError, DataError, reading
+from difflab.core.files import read_text
 
 # YAML 1.1 reads a bare no as false.
 Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]
@@ -226,7 +226,7 @@ EXACT = (Gaussian, Mixture, Categorical)
 class Regime(Spec):
     """Which images training set t is made of: three pools, a count for each, an optional budget over their union.
 
-    The name sets the defaults of the other fields; see difflab/regimes.py for the table.
+    The name sets the defaults of the other fields; see difflab/loop/regimes.py for the table.
     """
 
     name: Literal["replace", "accumulate", "accumulate_subsample", "fixed_real", "fresh_real"] = Field("replace", description="The published regime.")

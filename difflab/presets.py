@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from difflab.errors import ConfigError
+from difflab.core.errors import ConfigError
 
 HERE = Path(__file__).parent
 GROUPS = {

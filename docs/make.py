@@ -376,14 +376,14 @@ def commands_table() -> str:
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    from difflab.cli import parser
+    from difflab.cli.main import parser
 
     return next(action.choices for action in parser()._actions if isinstance(action, argparse._SubParsersAction))  # type: ignore[return-value]
 
 
 @page("docs/cli.md")
 def cli() -> str:
-    from difflab.cli import EXAMPLES, EXAMPLES_OF
+    from difflab.cli.main import EXAMPLES, EXAMPLES_OF
 
     codes = [re.split(r"  +", line.strip(), maxsplit=1) for line in EXAMPLES.partition("exit codes:\n")[2].partition("\n\n")[0].splitlines()]
     parts = [
@@ -412,8 +412,14 @@ def _argument(action: argparse.Action) -> tuple[str, str]:
 # ---------------------------------------------------------------------------------------------------------------------- API
 @page("docs/api.md")
 def api() -> str:
-    from difflab import adding, comparison, diagnosis, errors, metrics, monitor, run, simulate
+    from difflab import metrics
+    from difflab.core import errors
+    from difflab.evaluation import compare as comparison
+    from difflab.evaluation import diagnose as diagnosis
+    from difflab.evaluation import monitor, simulate
+    from difflab.loop import measure_run as adding
     from difflab.metrics import base
+    from difflab.runs import run
 
     parts = ["# Python", "What is meant to be used from outside. Everything else may change without notice."]
     parts += ["## difflab"]
@@ -424,8 +430,8 @@ def api() -> str:
     for kind in (comparison.Comparison, diagnosis.Diagnosis):
         parts += member(kind.__name__, kind, signature=False) + members(kind.__name__, kind)
     parts += ["## Run", documented(run.Run), *members("Run", run.Run, skip=("create", "claim", "close", "add_time", "drop_cache"))]
-    parts += ["## difflab.simulate", prose(f"Names: {', '.join(f'`{name}`' for name in simulate.KINDS)}.")]
-    parts += member("difflab.simulate.simulate", simulate.simulate)
+    parts += ["## difflab.evaluation.simulate", prose(f"Names: {', '.join(f'`{name}`' for name in simulate.KINDS)}.")]
+    parts += member("difflab.evaluation.simulate.simulate", simulate.simulate)
     parts += ["## difflab.metrics", "Every measure, by its name in `METRICS`, is a `PairMetric`: [all of them](measures/README.md)."]
     parts += member("PairMetric", base.PairMetric) + members("PairMetric", base.PairMetric, skip=("evaluate",))
     parts += member("difflab.metrics.Pair", base.Pair, signature=False)

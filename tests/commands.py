@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from difflab.cli import main
+from difflab.cli.main import main
 
 
 def difflab(*words: Any, columns: int = 120) -> subprocess.CompletedProcess[str]:

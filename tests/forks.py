@@ -14,16 +14,16 @@ ENV = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "
 # whose last word is the run's folder. They find each other as torchrun's do. Answers with their process ids, then with their exit codes.
 SERVER = """
 import gc, os, sys
-import difflab.chain, difflab.cli, difflab.metrics.extractors, difflab.models.pixel_mlp, difflab.models.stable_diffusion, difflab.report.grid
-import difflab.data.emoji, difflab.data.sources, difflab.train, diffusers, pandas, peft, pyarrow.dataset, sklearn.linear_model, torch
+import difflab.loop.chain, difflab.cli.main, difflab.features.extractors, difflab.models.pixel_mlp, difflab.models.stable_diffusion, difflab.report.grid
+import difflab.data.emoji, difflab.data.sources, difflab.loop.training_loop, diffusers, pandas, peft, pyarrow.dataset, sklearn.linear_model, torch
 from contextlib import nullcontext
 from functools import partial
 
 gc.collect()
 gc.freeze()  # every training ends with a collection, which would go over all of torch's objects in every process
 
-difflab.chain.show = lambda *args: None  # reports and curves have tests of their own
-difflab.chain.run_chain = partial(difflab.chain.run_chain, plots=False)
+difflab.loop.chain.show = lambda *args: None  # reports and curves have tests of their own
+difflab.loop.chain.run_chain = partial(difflab.loop.chain.run_chain, plots=False)
 
 def shard():
     from accelerate import Accelerator
@@ -35,18 +35,18 @@ def shard():
         return raw, torch.optim.AdamW([p for p in raw.parameters() if p.requires_grad], lr=group["lr"], weight_decay=group["weight_decay"])
 
     Accelerator.prepare = prepare
-    difflab.train.shards = lambda accelerator: True
+    difflab.loop.training_loop.shards = lambda accelerator: True
     Accelerator.clip_grad_norm_ = lambda self, weights, norm: torch.nn.utils.clip_grad_norm_(list(weights), norm)
     Accelerator.no_sync = lambda self, net: nullcontext()
 
 def stop_after(checkpoints):
-    keep, done = difflab.train.keep, [0]
+    keep, done = difflab.loop.training_loop.keep, [0]
     def watched(*args):
         keep(*args)
         done[0] += 1
         if done[0] == checkpoints:
             os._exit(3)
-    difflab.train.keep = watched
+    difflab.loop.training_loop.keep = watched
 
 for line in sys.stdin:
     world, sharded, stop, port, *command = line.split()
@@ -66,7 +66,7 @@ for line in sys.stdin:
                     shard()
                 if int(stop):
                     stop_after(int(stop))
-                code = difflab.cli.main(command)
+                code = difflab.cli.main.main(command)
             except BaseException:
                 import traceback
                 traceback.print_exc()

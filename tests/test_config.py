@@ -10,12 +10,12 @@ import yaml
 from pydantic import BaseModel
 
 from difflab import config as configs
-from difflab.claims import Claim
 from difflab.config import NOT_IN_RECIPE, Config, digest, flat, load, parse, recipe_of
-from difflab.errors import ConfigError
-from difflab.pretrain import Pretraining
-from difflab.pretrain_clip import ClipPretraining
-from difflab.sweep import Sweep
+from difflab.core.errors import ConfigError
+from difflab.pretraining.clip import ClipPretraining
+from difflab.pretraining.stable_diffusion import Pretraining
+from difflab.studies.claims import Claim
+from difflab.studies.sweep import Sweep
 
 DIGITS: dict[str, Any] = {"model": {"family": "pixel-mlp"}}
 EXACT: dict[str, Any] = {"data": {"source": "exact", "train_size": 10}, "model": {"family": "gaussian"}}

@@ -13,9 +13,9 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 
-from difflab.chain import check
 from difflab.config import Config, load
-from difflab.regimes import check_possible, expected, fresh_needed, mix, pools
+from difflab.loop.chain import check
+from difflab.loop.regimes import check_possible, expected, fresh_needed, mix, pools
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"

@@ -31,7 +31,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 from difflab.config import parse
-from difflab.models.base import Shape
+from difflab.models.family import Shape
 
 # What diffusers and transformers themselves say while they open folders; none of it is about difflab.
 LIBRARIES = [
@@ -295,8 +295,8 @@ def train(made: Any, folder: Path, count: int = 8, **changes: Any) -> Any:
     from accelerate.state import AcceleratorState
 
     from difflab.config import Train
+    from difflab.loop.training_loop import fit
     from difflab.models.autoencoder import Memory
-    from difflab.train import fit
 
     how = Train(**{"images_seen": 24, "batch_size": 8, "learning_rate": 1e-2, "decay": "none", "ema_decay": 0.0, "checkpoint_every": 0, **changes})
     latents = made.encoder("cpu")(torch.from_numpy(images(count))).numpy()

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from difflab.errors import DataError
+from difflab.core.errors import DataError
 
 PIECE = 1 << 20  # bytes read at a time
 SHAPES = "uint8 [n, H, W], [n, H, W, 1] or [n, H, W, 3]"

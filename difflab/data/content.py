@@ -17,8 +17,8 @@ from dataclasses import replace
 import numpy as np
 
 from difflab.data.account import Account
-from difflab.data.ledger import content_hash
 from difflab.data.sources import Source
+from difflab.runs.ledger import content_hash
 
 BLOCK = 1024  # images whose decoding is under way at a time
 

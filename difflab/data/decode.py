@@ -17,8 +17,8 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from difflab.config import Data
+from difflab.core.errors import DataError
 from difflab.data.strip import png_chunks, without_metadata
-from difflab.errors import DataError
 
 # What an image may come as: a file, an encoded image, an image of PIL, uint8 [H, W], [H, W, 1] or [H, W, 3]. None = an empty cell.
 Item = Path | bytes | Image.Image | np.ndarray | None

@@ -13,16 +13,16 @@ import torch
 from PIL import Image
 
 from difflab.config import Data
+from difflab.core.errors import DataError
+from difflab.core.files import existing, matches
 from difflab.data.arrays import SHAPES, are_images, read_arrays
 from difflab.data.decode import suffixes
-from difflab.data.files import existing, matches
-from difflab.data.folder import list_folder
 from difflab.data.hub import is_dataset, list_dataset
+from difflab.data.imagefolder import list_folder
 from difflab.data.listing import Listing, Survey, assembled, refuse_row_numbers, survey
 from difflab.data.parquet import list_parquet
 from difflab.data.sources import Source, encode_labels
 from difflab.data.walk import inside_folder, suffix_of, walk
-from difflab.errors import DataError
 
 
 def open_sides(given: dict[str, Any], image_size: int | None, max_bad: float, notes: list[str]) -> dict[str, Source]:

@@ -13,11 +13,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from difflab.config import Data
+from difflab.core.errors import DataError
+from difflab.core.files import sound
 from difflab.data.account import Account
 from difflab.data.decode import Item, channels_of, decode, look, suffixes
-from difflab.data.files import sound
 from difflab.data.sources import IGNORE_LABELS, NO_LABELS, Source, labels_of_kept
-from difflab.errors import DataError
 
 CAPTIONS = ("text", "prompt", "caption")  # columns that are captions, the first that is there
 LABELS = ("label",)

@@ -17,13 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from difflab.config import Data
+from difflab.core.errors import DataError
+from difflab.core.files import matches, sound
 from difflab.data.account import Account
-from difflab.data.files import matches, sound
-from difflab.data.folder import LICENCE
+from difflab.data.imagefolder import LICENCE
 from difflab.data.listing import CAPTIONS, Listing, captions, chosen, label_column, source_of
 from difflab.data.sources import Source
 from difflab.data.walk import ignored, inside_folder, refuse_split_files, walk
-from difflab.errors import DataError
 
 CACHE_BYTES = 256 * 2**20  # of encoded images that a reader keeps
 

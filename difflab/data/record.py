@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from difflab.config import Data
-from difflab.data.files import write_bytes
-from difflab.data.folder import list_folder
+from difflab.core.errors import reading
+from difflab.core.files import write_bytes
+from difflab.data.imagefolder import list_folder
 from difflab.data.parquet import RowGroups, list_parquet
-from difflab.errors import reading
 
 FILE = "listing.json.gz"
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from difflab.config import Data
+from difflab.core.errors import DataError
+from difflab.core.seeds import numpy_generator
 from difflab.data.account import Account
-from difflab.errors import DataError
-from difflab.seeds import numpy_generator
 
 PLAIN = ("digits", "emoji", "mnist5k", "photos")
 NO_LABELS = "none"  # data.label: labels are not read
@@ -84,7 +84,8 @@ def _open(kind: str, argument: str | None, data: Data) -> Source:
     if kind in WITH_ARGUMENT and not argument:
         raise DataError(f"data.source={data.source} says no place; use data.source={WITH_ARGUMENT[kind]}")
     # Imported here: these modules import Source from this one, and a run needs only one of them.
-    from difflab.data import builtin, emoji, folder, hub, parquet
+    from difflab.data import builtin, emoji, hub, parquet
+    from difflab.data import imagefolder as folder
 
     openers: dict[str, Callable[..., Source]] = {
         "digits": builtin.open_digits,

@@ -6,9 +6,9 @@ from collections import defaultdict
 
 import numpy as np
 
+from difflab.core.errors import DataError
+from difflab.core.seeds import numpy_generator
 from difflab.data.sources import Source, apportion
-from difflab.errors import DataError
-from difflab.seeds import numpy_generator
 
 
 def split(source: Source, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

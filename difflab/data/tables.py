@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from difflab.data.files import read_lines, read_text, sound
+from difflab.core.errors import DataError
+from difflab.core.files import read_lines, read_text, sound
 from difflab.data.listing import complete
 from difflab.data.walk import suffix_of
-from difflab.errors import DataError
 
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 SIDECARS = (".txt", ".caption")  # suffixes of files that hold the caption of the image of the same name

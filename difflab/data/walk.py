@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from difflab.core.errors import DataError
 from difflab.data.decode import FOREIGN_SUFFIXES, suffixes
-from difflab.errors import DataError
 
 # word -> the split that it stands for, as Hugging Face `datasets` reads the names of files and folders
 SPLITS = {"train": "train", "training": "train", "trainval": "train"}

@@ -5,10 +5,9 @@ A new measure is one small file: a subclass of `PairMetric` with an `evaluate`, 
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -17,7 +16,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
+from difflab.core.suggest import nearest
 
 if TYPE_CHECKING:
     from difflab.metrics.classes import Judge
@@ -420,9 +420,3 @@ def measure(name: str) -> Callable[[M], M]:
         return cls
 
     return enter
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """The end of an unknown-name error: ``did you mean 'recall'? known: ...``."""
-    near = difflib.get_close_matches(name, known, 1, 0.4)
-    return (f"did you mean '{near[0]}'? " if near else "") + f"known: {', '.join(known)}"

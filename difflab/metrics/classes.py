@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
 from difflab.metrics.base import Pair, PairMetric, Rows, measure
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
 from difflab.metrics.base import Pair
 from difflab.metrics.concepts import asked, aurocs, concepts_in, margins, seen_fake, seen_real
 from difflab.metrics.interval import wilson

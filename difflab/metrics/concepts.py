@@ -33,10 +33,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from difflab.config import digest
-from difflab.data.files import read_lines, sound
-from difflab.errors import DataError, MeasureError
+from difflab.core.errors import DataError, MeasureError
+from difflab.core.files import read_lines, sound
+from difflab.features.extractors import Extractor
 from difflab.metrics.base import Pair, PairMetric, Rows, measure, nearest, squared_distances
-from difflab.metrics.extractors import Extractor
 from difflab.metrics.interval import wilson
 from difflab.metrics.kernel import unit_rows
 

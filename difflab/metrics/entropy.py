@@ -13,9 +13,9 @@ import math
 import torch
 from torch import Tensor
 
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
 from difflab.metrics.base import Pair, PairMetric, Rows, measure
-from difflab.metrics.manifold import Near, _near_fake, nearest_others, radii
+from difflab.metrics.precision_recall import Near, _near_fake, nearest_others, radii
 
 
 def knn_entropy(x_ND: Tensor, k: int = 1) -> float:

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
 from difflab.metrics.base import Pair, PairMetric
 
 LEVEL = 0.95

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
 from difflab.metrics.base import Pair, PairMetric, Rows, measure, squared_distances
 
 SIGMA, SCALE = 10.0, 1000.0

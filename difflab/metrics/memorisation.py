@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
 from difflab.metrics.base import Pair, PairMetric, Rows, measure, squared_distances
-from difflab.metrics.manifold import _near_fake, _near_real, radii
+from difflab.metrics.precision_recall import _near_fake, _near_real, radii
 
 COPIES = 0.01
 """Share of real images that the thresholds of `near_duplicates` and `repeats` call too near: what an honest model is expected to score."""

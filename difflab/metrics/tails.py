@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from difflab.metrics.base import Pair, PairMetric, Rows, measure
-from difflab.metrics.manifold import _near_real, in_fake, radii
+from difflab.metrics.precision_recall import _near_real, in_fake, radii
 
 TENTH = 10
 """One real image in so many is tail."""

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
 from difflab.metrics.base import Pair, PairMetric, Rows, measure
 
 STATISTICS = ("colourfulness", "saturation", "contrast", "sharpness", "spectral_slope", "high_frequency", "bits_per_pixel", "local_entropy")
@@ -311,7 +311,7 @@ class AestheticHead:
         `backbone` is the open_clip extractor whose features it scores. Raises MeasureError for other files (pickles are never read),
         other layers and other backbones.
         """
-        from difflab.metrics.extractors import sha256_of
+        from difflab.features.extractors import sha256_of
 
         path = Path(path).expanduser()
         if path.suffix not in (".safetensors", ".npz"):

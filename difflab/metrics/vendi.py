@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
 from difflab.metrics.base import Pair, PairMetric, Rows, measure, scatter
 from difflab.metrics.kernel import lengths
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from difflab.data.files import read_json
-from difflab.errors import ConfigError
+from difflab.core.errors import ConfigError
+from difflab.core.files import read_json
 from difflab.models.pretrained import Base
 from difflab.models.schedulers import SAME_LEVELS, scheduler_class, scheduler_names
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from difflab.config import Sample
-from difflab.data.files import read_tensors, write_tensors
-from difflab.models.base import Exact, Shape
-from difflab.seeds import numpy_generator
+from difflab.core.files import read_tensors, write_tensors
+from difflab.core.seeds import numpy_generator
+from difflab.models.family import Exact, Shape
 
 
 def uniforms(seeds: list[int], replicates: int) -> np.ndarray:

@@ -16,10 +16,10 @@ import torch
 from diffusers.training_utils import compute_snr
 
 from difflab.config import Sample, Train
-from difflab.data.files import read_tensors
-from difflab.errors import StoreError
-from difflab.models.base import Family
-from difflab.models.overflow import named, watched
+from difflab.core.errors import StoreError
+from difflab.core.files import read_tensors
+from difflab.models.family import Family
+from difflab.models.nonfinite import named, watched
 from difflab.models.schedulers import check_scheduler, denoise, scheduler_of
 from difflab.models.steer import Steer, Step, overrides
 

@@ -19,15 +19,15 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from difflab.config import Sample, Train
-from difflab.data.files import read_json
-from difflab.data.store import Shards
-from difflab.errors import ConfigError, reading
+from difflab.core.errors import ConfigError, reading
+from difflab.core.files import read_json
 from difflab.models import lora
 from difflab.models.autoencoder import moments
-from difflab.models.base import Family, Shape
 from difflab.models.base_settings import check_base, latent_scale
 from difflab.models.denoiser import Denoiser, compile_blocks
+from difflab.models.family import Family, Shape
 from difflab.models.pretrained import Base, load_model, open_base
+from difflab.runs.store import Shards
 
 TYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DECODED_PIXELS = 2**21  # per pass of the decoder: 8 images of 512 px

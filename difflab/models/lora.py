@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from difflab.data.files import read_json, write_bytes, write_json
-from difflab.errors import ConfigError, StoreError
+from difflab.core.errors import ConfigError, StoreError
+from difflab.core.files import read_json, write_bytes, write_json
 from difflab.models.pretrained import Base
 
 FILE = "pytorch_lora_weights.safetensors"

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from difflab.config import Sample
-from difflab.data.files import read_tensors, write_tensors
-from difflab.models.base import ClosedForm, Shape
-from difflab.seeds import numpy_generator
+from difflab.core.files import read_tensors, write_tensors
+from difflab.core.seeds import numpy_generator
+from difflab.models.family import ClosedForm, Shape
 
 
 class Memoriser(ClosedForm):

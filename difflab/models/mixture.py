@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from difflab.config import Sample
-from difflab.data.files import read_tensors, write_tensors
-from difflab.models.base import Exact, Shape
+from difflab.core.files import read_tensors, write_tensors
+from difflab.core.seeds import numpy_generator
 from difflab.models.categorical import pick
+from difflab.models.family import Exact, Shape
 from difflab.models.gaussian import counted
-from difflab.seeds import numpy_generator
 
 
 def centres(spec: Any) -> np.ndarray:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from difflab.config import Sample
-from difflab.errors import ConfigError, StoreError
-from difflab.models.base import Shape
+from difflab.core.errors import ConfigError, StoreError
 from difflab.models.denoiser import Denoiser
+from difflab.models.family import Shape
 
 
 class Pixel(Denoiser):

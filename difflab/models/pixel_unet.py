@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers import DDPMPipeline, UNet2DModel
 
-from difflab.errors import ConfigError
+from difflab.core.errors import ConfigError
 from difflab.models.pixel import Pixel
 
 

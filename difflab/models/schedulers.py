@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from difflab.config import Sample
-from difflab.errors import ConfigError
+from difflab.core.errors import ConfigError
 from difflab.models.steer import Steer, overrides
 
 FORWARD = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")  # settings of the forward process

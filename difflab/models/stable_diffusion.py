@@ -8,7 +8,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from difflab.config import Sample
-from difflab.errors import ConfigError
+from difflab.core.errors import ConfigError
 from difflab.models.base_settings import scheduler_settings, training_process
 from difflab.models.latent import Latent
 from difflab.models.schedulers import scheduler_of

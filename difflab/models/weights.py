@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from difflab.errors import MeasureError, StoreError
+from difflab.core.errors import MeasureError, StoreError
 
 
 def distance(files: list[Path], before: list[Path]) -> float:

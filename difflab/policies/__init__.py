@@ -5,7 +5,7 @@
       - {policy: guard, max_synthetic_fraction: 0.5}
 
 A policy is a frozen spec (its fields, with unit and off value) whose methods are hooks: it acts where it overrides one. Those that share
-a hook are asked in the order of the list. To add one, put a file here with a `Policy` under ``@policy("name")``; nothing else changes.
+a hook are asked in the order of the list. To add one, put a file into the folder of the stage where it acts, with a `Policy` under ``@policy("name")``; nothing else changes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import pkgutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from difflab.errors import ConfigError
-from difflab.policies.base import KNOWN, At, Policy
+from difflab.core.errors import ConfigError
+from difflab.policies.policy import KNOWN, At, Policy
 
 HOOKS = ("pools", "rows", "row_weights", "training", "trainer", "weights", "sampling", "steer", "select")
 """Where a policy can act, in the order of a generation."""
@@ -26,9 +26,9 @@ __all__ = ["HOOKS", "KNOWN", "At", "Policy", "acting", "known", "parse"]
 
 
 def known() -> dict[str, type[Policy]]:
-    """Every policy by its config name, from all files of this folder."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+    """Every policy by its config name, from all files of this folder and those below."""
+    for module in pkgutil.walk_packages(__path__, f"{__name__}."):
+        importlib.import_module(module.name)
     return KNOWN
 
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from difflab.errors import ConfigError, MeasureError
-from difflab.policies.base import At
+from difflab.core.errors import ConfigError, MeasureError
+from difflab.policies.policy import At
 
 Scorer = Callable[[At, Any, str | None], np.ndarray]
 

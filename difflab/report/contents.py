@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from difflab.comparing import Arm, arms_of, budgets, compare_runs
-from difflab.errors import ConfigError, StoreError
+from difflab.core.errors import ConfigError, StoreError
 from difflab.report.detail import detail, in_common, rounded
 from difflab.report.table import number
-from difflab.run import EcosystemRun, Run
+from difflab.runs.run import EcosystemRun, Run
+from difflab.studies.compare_runs import Arm, arms_of, budgets, compare_runs
 
 GROUPS = {
     "Fidelity": ("fd", "fid", "fd_infinity", "kid", "cmmd", "cmmd_biased", "precision", "density"),
@@ -60,7 +60,7 @@ def contents(
     """Everything that a report of `runs` shows. An ecosystem counts as its labs.
 
     Args:
-        names: the arm of each run, as for `difflab.comparing.arms_of`.
+        names: the arm of each run, as for `difflab.studies.compare_runs.arms_of`.
         verdict: the diagnosis of a run as plain data, None where it has none; None = no diagnoses.
 
     Raises StoreError where there is nothing to show.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from difflab.run import Run
+from difflab.runs.run import Run
 
 # Colour-blind safe (Okabe & Ito 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -17,9 +17,9 @@ def arm_curves(arms: list[Any], metrics: list[str] | None = None) -> Any:
     """A matplotlib figure with one small plot per measure: each arm's mean over seeds with Student's 95% interval, floors dashed.
 
     Args:
-        arms: of difflab.comparing.Arm.
+        arms: of difflab.studies.compare_runs.Arm.
     """
-    from difflab.comparing import compare_runs
+    from difflab.studies.compare_runs import compare_runs
 
     common = set.intersection(*(set(run.generations) for arm in arms for run in arm.runs.values()))
     rows = compare_runs(arms, metrics, sorted(common))

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 import yaml
 
-from difflab.errors import MeasureError, StoreError
+from difflab.core.errors import MeasureError, StoreError
+from difflab.report.data_uri import BUDGET, EXACT, encoder
 from difflab.report.grid import caption, same_seeds
-from difflab.report.pictures import BUDGET, EXACT, encoder
-from difflab.run import STAGES, Run
+from difflab.runs.run import STAGES, Run
 
 POINTS = 400
 """Dots of one generation on the map, at most."""
@@ -271,7 +271,7 @@ def _told(run: Run) -> tuple[dict[int, Any], Any, str] | None:
     config, about, labels = run.config, run.about, run.real.labels()
     start, stop = about["n_train"], about["n_train"] + about["n_held_out"]
     if config.measure.concepts is not None:
-        from difflab.measure import told
+        from difflab.loop.measure import told
         from difflab.metrics import open_extractor
 
         spec = next(s for s in config.measure.extractors if s.startswith("open_clip"))
@@ -315,8 +315,8 @@ def _nearest(run: Run, budget: int) -> dict[str, Any] | None:
 
     The unit is the median distance of a held-out real image to its nearest training image: far below 1 is a copy.
     """
+    from difflab.loop.regimes import first_size
     from difflab.metrics import nearest_real
-    from difflab.regimes import first_size
 
     space = _space(run)
     if space is None:

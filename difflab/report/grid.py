@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from difflab.comparing import Arm
-from difflab.data.files import read_json
-from difflab.errors import StoreError
-from difflab.run import Run, Sampled
+from difflab.core.errors import StoreError
+from difflab.core.files import read_json
+from difflab.runs.run import Run, Sampled
+from difflab.studies.compare_runs import Arm
 
 PAPER, INK, FAINT = (255, 255, 255), (25, 25, 30), (120, 120, 128)
 CELL = 48  # least side of a shown image in pixels

@@ -8,10 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from difflab.data.files import write_text
+from difflab.core.files import write_text
 from difflab.report.contents import contents
 from difflab.report.table import left_out, number
-from difflab.run import Run
+from difflab.runs.run import Run
 
 FILE = "report.html"
 LARGEST = 15_000_000

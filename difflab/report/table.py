@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from difflab.measure import left_out
+from difflab.loop.measure import left_out
 from difflab.report.blocks import Blocks, Column, Roomy
-from difflab.run import Run
+from difflab.runs.run import Run
 
 
 def table(run: Run, width: int | None = None, rows: list[dict[str, Any]] | None = None) -> Group:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from difflab.data.files import read_json, write_json
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
+from difflab.core.files import read_json, write_json
+from difflab.evaluation.rules import VERSION
 from difflab.report.table import in_words
-from difflab.rules import VERSION
-from difflab.run import Run
+from difflab.runs.run import Run
 
 FILE = "diagnosis.json"
 
@@ -26,7 +26,7 @@ def verdict(run: Run, fresh: bool = True) -> dict[str, Any] | None:
             return known
     if not fresh:
         return None
-    from difflab.diagnosis import diagnose_run
+    from difflab.evaluation.diagnose import diagnose_run
 
     own = [spec for spec in run.config.measure.extractors if spec != "texture"]
     try:
@@ -38,7 +38,7 @@ def verdict(run: Run, fresh: bool = True) -> dict[str, Any] | None:
 
 
 def as_data(result: Any) -> dict[str, Any]:
-    """A `difflab.rules.Diagnosis` as strings, numbers, lists and dicts."""
+    """A `difflab.evaluation.rules.Diagnosis` as strings, numbers, lists and dicts."""
     last = result.findings[-1]
     return {
         "generation": last.generation,

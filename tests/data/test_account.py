@@ -7,7 +7,7 @@ from commands import difflab
 from pictures import folder, pictures
 
 from difflab.data.account import SHOWN, Account, encodable, plain
-from difflab.run import open_run
+from difflab.runs.run import open_run
 
 
 def test_a_set_that_is_read_whole_is_one_line():

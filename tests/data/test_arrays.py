@@ -10,10 +10,10 @@ from commands import difflab
 from pictures import folder as pictures_in
 from pictures import pictures
 
-from difflab.comparison import compare
+from difflab.core.errors import DataError
 from difflab.data.arrays import read_arrays
 from difflab.data.image_sets import open_sides
-from difflab.errors import DataError
+from difflab.evaluation.compare import compare
 
 IMAGES = np.stack([np.asarray(picture) for picture in pictures(40, 8)])
 FEW = {"extractors": ["pixels"], "metrics": ["fd"], "resamples": 0}

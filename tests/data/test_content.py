@@ -16,10 +16,10 @@ import difflab.data.split as splitting
 from difflab import Monitor, compare
 from difflab.config import Data, parse
 from difflab.data.content import contents, contents_of, doubled, halves, kept_together, overlaps
-from difflab.data.ingest import divided
 from difflab.data.sources import open_source
-from difflab.diagnosis import diagnose
-from difflab.run import open_run
+from difflab.evaluation.diagnose import diagnose
+from difflab.loop.ingest import divided
+from difflab.runs.run import open_run
 
 LOSSLESS = {"png": {}, "bmp": {}, "webp": {"lossless": True}}
 
@@ -110,8 +110,8 @@ def test_labs_with_parts_of_their_own_have_no_picture_in_common(tmp_path):
 
 def test_a_small_set_is_decoded_once(tmp_path, monkeypatch):
     from difflab.data import decode, listing
-    from difflab.data.ingest import ingest
-    from difflab.run import Run
+    from difflab.loop.ingest import ingest
+    from difflab.runs.run import Run
 
     calls = []
     monkeypatch.setattr(listing, "decode", lambda *args: calls.append(args) or decode.decode(*args))

@@ -12,9 +12,9 @@ from pictures import pictures
 from PIL import Image, PngImagePlugin
 
 from difflab.config import Data
+from difflab.core.errors import DataError
 from difflab.data.image_sets import open_sides
 from difflab.data.sources import open_source
-from difflab.errors import DataError
 
 
 def photo(side=12, seed=0):

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from difflab.config import Data
+from difflab.core.errors import DataError
 from difflab.data.content import joined
 from difflab.data.emoji import FOLDER
 from difflab.data.sources import open_source
-from difflab.errors import DataError
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from pictures import pictures
 from PIL import Image
 
 from difflab.config import Data, load
+from difflab.core.errors import DataError, DifflabError
 from difflab.data.image_sets import open_sides
 from difflab.data.sources import Source, open_source
-from difflab.errors import DataError, DifflabError
 from difflab.metrics.concepts import read_concepts
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "bmp": "BMP", "gif": "GIF", "tif": "TIFF", "ppm": "PPM"}

@@ -11,8 +11,8 @@ from pictures import pictures
 from PIL import Image
 
 from difflab import Monitor, compare, diagnose
+from difflab.core.errors import DataError
 from difflab.data.image_sets import open_sides
-from difflab.errors import DataError
 
 FEW = {"extractors": ["pixels"], "metrics": ["fd", "recall"], "resamples": 0}
 

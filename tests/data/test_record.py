@@ -12,13 +12,13 @@ import pytest
 from commands import difflab
 from pictures import folder, pictures
 
-from difflab.chain import run_chain
 from difflab.config import Data, parse
+from difflab.core.errors import StoreError
 from difflab.data import record as records
-from difflab.data.ingest import ingest
-from difflab.data.ledger import encode_png
-from difflab.errors import StoreError
-from difflab.run import Run
+from difflab.loop.chain import run_chain
+from difflab.loop.ingest import ingest
+from difflab.runs.ledger import encode_png
+from difflab.runs.run import Run
 
 
 def config(source: str, **more):

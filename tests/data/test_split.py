@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from difflab.config import Data
+from difflab.core.errors import DataError
 from difflab.data.account import Account
 from difflab.data.sources import Source, open_source
 from difflab.data.split import split
-from difflab.errors import DataError
 
 
 def source(labels=None, groups=None, n=None):

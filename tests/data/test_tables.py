@@ -9,8 +9,8 @@ import pytest
 from pictures import folder as pictures_in
 
 from difflab.config import Data
+from difflab.core.errors import DataError
 from difflab.data.sources import open_source
-from difflab.errors import DataError
 
 TEXTS = ["a cat", "line\u2028separator", "next\x85line", "tab\x0bfeed, \"quoted\" and 'so'", "two\nlines", "\ufeffmark"]
 

@@ -10,9 +10,9 @@ from commands import difflab
 from pictures import folder as pictures_in
 
 from difflab.config import Data
+from difflab.core.errors import DataError
 from difflab.data.image_sets import open_sides
 from difflab.data.sources import open_source
-from difflab.errors import DataError
 
 
 def parquet(path: Path, n: int = 4, seed: int = 0) -> Path:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from forks import pair
 
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
 from difflab.metrics import METRICS, Judge, Pair, PairMetric, measure, squared_distances
 
 NAMES = ["fd", "kid", "precision", "recall", "density", "coverage", "trace_ratio", "class_accuracy", "class_entropy", "rare_class_survival"]

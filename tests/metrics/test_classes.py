@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
 from difflab.metrics import ClassAccuracy, ClassEntropy, Judge, Pair, RareClassSurvival
 from difflab.metrics.classes import rare_classes
 

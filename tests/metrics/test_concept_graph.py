@@ -9,7 +9,7 @@ import torch
 from scipy.stats import false_discovery_control, norm
 from sklearn.metrics import confusion_matrix
 
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
 from difflab.metrics import Pair, concept_graph
 from difflab.metrics.concept_graph import components, confusion, merged, per_concept, spread
 from difflab.metrics.concepts import Concepts, aurocs

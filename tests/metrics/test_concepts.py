@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score, silhouette_score
 
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
 from difflab.metrics import METRICS, Pair, concepts, interval, open_extractor, resampled
 from difflab.metrics.concept_graph import confusion
 from difflab.metrics.concepts import (

@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.distance import pdist
 from scipy.special import digamma
 
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
 from difflab.metrics import METRICS, Pair, TraceRatio, resampled
 
 LOGDET = METRICS["logdet_ratio"]

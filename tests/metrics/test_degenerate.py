@@ -8,12 +8,12 @@ import re
 import pytest
 import torch
 
-from difflab.errors import MeasureError
-from difflab.measure import Side, measured
+from difflab.core.errors import MeasureError
+from difflab.core.seeds import seed_of
+from difflab.loop.measure import Side, measured
 from difflab.metrics import METRICS, Concepts, Judge, Pair, resampled
 from difflab.metrics.kernel import cmmd_biased
 from difflab.metrics.vendi import vendi_score
-from difflab.seeds import seed_of
 
 N, D = 120, 8  # the tail wants a hundred images
 

@@ -8,7 +8,7 @@ import torch
 from scipy.special import digamma, gammaln
 from sklearn.neighbors import NearestNeighbors
 
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
 from difflab.metrics import METRICS, Pair, knn_entropy, resampled
 
 ENTROPY = METRICS["knn_entropy"]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance as Reference
 
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
 from difflab.metrics import METRICS, FrechetInceptionDistance, Pair, fd_infinity, frechet_distance, frechet_from_moments, resampled
 
 INFINITY = METRICS["fd_infinity"]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
 from difflab.metrics import METRICS, Pair, PairMetric, half_rows, interval, resampled
 from difflab.metrics.interval import wilson
 

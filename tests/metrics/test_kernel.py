@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
 from difflab.metrics import METRICS, KernelDistance, Pair, cmmd_biased, resampled
 from difflab.metrics.kernel import unit_rows
 

@@ -10,9 +10,9 @@ import torch
 from scipy.stats import mannwhitneyu, norm
 from sklearn.neighbors import NearestNeighbors
 
-from difflab.chain import run_chain
 from difflab.config import parse
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
+from difflab.loop.chain import run_chain
 from difflab.metrics import METRICS, Pair, interval, nearest_real, resampled
 
 run_chain = partial(run_chain, plots=False)  # curves take seconds

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
 from difflab.metrics import METRICS, Pair, resampled
 from difflab.metrics.tails import tail_rows
 

@@ -15,9 +15,9 @@ from skimage.color import rgb2hsv
 from skimage.measure import shannon_entropy
 from torch import nn
 
-from difflab.chain import run_chain
 from difflab.config import parse
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
+from difflab.loop.chain import run_chain
 from difflab.metrics import METRICS, AestheticHead, Pair, open_extractor
 from difflab.metrics.texture import STATISTICS, texture, wasserstein
 

@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from difflab.errors import MeasureError
+from difflab.core.errors import MeasureError
 from difflab.metrics import METRICS, Pair, resampled, vendi_score
 from difflab.metrics.vendi import cosines
 

@@ -13,7 +13,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from difflab.config import Sample, Train
-from difflab.errors import ConfigError
+from difflab.core.errors import ConfigError
 from difflab.models.base_settings import latent_scale, training_process
 from difflab.models.pretrained import open_base
 

@@ -5,9 +5,9 @@ import pytest
 from scipy import stats
 
 from difflab import config
-from difflab.errors import StoreError
-from difflab.models.base import Shape
+from difflab.core.errors import StoreError
 from difflab.models.categorical import Categorical, count, pick, truth_of
+from difflab.models.family import Shape
 
 HOW = config.Sample()
 

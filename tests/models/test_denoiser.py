@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from difflab.config import PixelMLP as Spec
 from difflab.config import Sample
-from difflab.errors import ConfigError, StoreError
-from difflab.models.base import Shape
+from difflab.core.errors import ConfigError, StoreError
+from difflab.models.family import Shape
 from difflab.models.pixel import noise_of
 from difflab.models.pixel_mlp import DenoisingMLP, PixelMLP
 from difflab.models.schedulers import drawing, scheduler_of

@@ -15,10 +15,10 @@ import torch
 from scipy import stats
 
 from difflab.config import Sample, Train
-from difflab.errors import ConfigError
+from difflab.core.errors import ConfigError
+from difflab.core.seeds import generator
+from difflab.loop.training_loop import order
 from difflab.models.pretrained import Base
-from difflab.seeds import generator
-from difflab.train import order
 
 pytestmark = tiny.LIBRARIES
 PROMPTS = list(tiny.CAPTIONS)

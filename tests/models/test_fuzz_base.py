@@ -13,7 +13,7 @@ import pytest
 import tiny
 
 from difflab.config import Sample
-from difflab.errors import DifflabError
+from difflab.core.errors import DifflabError
 
 pytestmark = [*tiny.LIBRARIES, pytest.mark.filterwarnings("ignore")]  # what libraries say of damaged files is no part of this
 

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from difflab import config
-from difflab.errors import StoreError
-from difflab.models.base import Shape
+from difflab.core.errors import StoreError
+from difflab.models.family import Shape
 from difflab.models.gaussian import Gaussian, normals
 
 HOW = config.Sample()

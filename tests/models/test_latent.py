@@ -14,11 +14,11 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from difflab.config import Sample, Train
-from difflab.data.store import Shards
-from difflab.errors import ConfigError, StoreError
+from difflab.core.errors import ConfigError, StoreError
+from difflab.loop.training_loop import fit, trainable
 from difflab.models.autoencoder import Memory
-from difflab.models.base import Shape
-from difflab.train import fit, trainable
+from difflab.models.family import Shape
+from difflab.runs.store import Shards
 
 pytestmark = tiny.LIBRARIES
 IMAGES = tiny.images(11)

@@ -10,8 +10,8 @@ import torch
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from difflab.chain import run_chain
-from difflab.errors import ConfigError, StoreError
+from difflab.core.errors import ConfigError, StoreError
+from difflab.loop.chain import run_chain
 from difflab.models import lora
 
 pytestmark = tiny.LIBRARIES

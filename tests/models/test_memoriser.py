@@ -5,9 +5,9 @@ import pytest
 from scipy import stats
 
 from difflab import config
-from difflab.errors import StoreError
+from difflab.core.errors import StoreError
 from difflab.models import FAMILIES, family_of
-from difflab.models.base import Shape
+from difflab.models.family import Shape
 from difflab.models.memoriser import Memoriser
 
 HOW = config.Sample()

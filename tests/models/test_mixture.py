@@ -5,8 +5,8 @@ import pytest
 from scipy import integrate, stats
 
 from difflab import config
-from difflab.errors import ConfigError, StoreError
-from difflab.models.base import Shape
+from difflab.core.errors import ConfigError, StoreError
+from difflab.models.family import Shape
 from difflab.models.mixture import Mixture, centres, guided
 
 HOW = config.Sample()

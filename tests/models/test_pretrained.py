@@ -17,7 +17,7 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from difflab.errors import ConfigError, StoreError
+from difflab.core.errors import ConfigError, StoreError
 from difflab.models import pretrained
 from difflab.models.flow import Flow
 from difflab.models.pretrained import Base, open_base

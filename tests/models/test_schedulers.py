@@ -12,7 +12,7 @@ import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from difflab.config import Sample
-from difflab.errors import ConfigError
+from difflab.core.errors import ConfigError
 from difflab.models import schedulers
 from difflab.models.schedulers import denoise, exact_prediction, fault_of, scheduler_class, scheduler_of
 

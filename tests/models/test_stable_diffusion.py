@@ -14,11 +14,11 @@ import tiny
 import torch
 
 from difflab.config import Sample, Train
-from difflab.errors import ConfigError
-from difflab.models.base import Shape
+from difflab.core.errors import ConfigError
+from difflab.core.seeds import generator
+from difflab.loop.training_loop import order
+from difflab.models.family import Shape
 from difflab.models.pretrained import Base
-from difflab.seeds import generator
-from difflab.train import order
 
 pytestmark = tiny.LIBRARIES
 KINDS = ["sd15", "sd21", "sdxl"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from difflab.errors import MeasureError, StoreError
+from difflab.core.errors import MeasureError, StoreError
 from difflab.models.weights import distance
 
 

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from difflab import policies
-from difflab.chain import run_chain
 from difflab.config import parse
-from difflab.regimes import check_possible
-from difflab.run import Run
+from difflab.loop.chain import run_chain
+from difflab.loop.regimes import check_possible
+from difflab.runs.run import Run
 
 DIGITS: dict[str, Any] = {
     "generations": 2,

@@ -11,9 +11,9 @@ import torch
 
 from difflab import policies
 from difflab.config import parse
-from difflab.data import ledger
+from difflab.loop.select import Candidates
 from difflab.policies import At
-from difflab.selection import Candidates
+from difflab.runs import ledger
 
 CLASSES = ["ant", "bee", "cat"]
 DIGITS: dict[str, Any] = {"model": {"family": "pixel-mlp"}, "generations": 3}

@@ -7,9 +7,9 @@ import pytest
 
 from difflab import config as configs
 from difflab import policies
-from difflab.cli import main
-from difflab.errors import ConfigError
-from difflab.policies.base import KNOWN, Policy, policy
+from difflab.cli.main import main
+from difflab.core.errors import ConfigError
+from difflab.policies.policy import KNOWN, Policy, policy
 
 BASE = {"model": {"family": "memoriser"}, "generations": 3}
 
@@ -141,7 +141,7 @@ def test_two_of_a_kind_draw_different_numbers_and_every_generation_its_own():
 
 
 def test_a_new_policy_is_one_class_and_its_recipe_is_in_the_run(monkeypatch):
-    monkeypatch.setattr("difflab.policies.base.KNOWN", KNOWN)
+    monkeypatch.setattr("difflab.policies.policy.KNOWN", KNOWN)
 
     @policy("first_half")
     class FirstHalf(Policy):
@@ -168,8 +168,8 @@ def test_every_policy_says_what_it_is_and_every_field_what_it_does():
 
 
 def test_unflagged_drops_images_of_one_colour(tmp_path):
-    from difflab.data import ledger
-    from difflab.policies.unflagged import Unflagged
+    from difflab.policies.select.unflagged import Unflagged
+    from difflab.runs import ledger
 
     pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 4, 3), dtype=np.uint8)
     pixels[1], pixels[3] = 0, 200

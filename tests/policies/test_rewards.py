@@ -8,7 +8,7 @@ import torch
 from made import NUMBERS, UNCONDITIONAL, candidates, checked
 from safetensors.torch import save_file
 
-from difflab.errors import ConfigError, MeasureError
+from difflab.core.errors import ConfigError, MeasureError
 from difflab.metrics.texture import STATISTICS, texture
 from difflab.policies import rewards
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from hostile import folder, settings
 
-from difflab.chain import run_chain
 from difflab.config import parse
-from difflab.run import Run, open_run
+from difflab.loop.chain import run_chain
+from difflab.runs.run import Run, open_run
 
 
 @pytest.fixture(scope="session")

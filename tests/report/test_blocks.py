@@ -12,12 +12,12 @@ from commands import difflab
 from pictures import folder
 from rich.console import Console
 
-from difflab.chain import run_chain
-from difflab.comparing import Arm, compare_runs
 from difflab.config import parse
-from difflab.measure import row
+from difflab.loop.chain import run_chain
+from difflab.loop.measure import row
 from difflab.report.blocks import LEAST, Blocks, Column
 from difflab.report.table import arms, comparison, number
+from difflab.studies.compare_runs import Arm, compare_runs
 
 WIDTHS = (24, 40, 43, 55, 60, 72, 80, 97, 120)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from difflab.errors import StoreError
+from difflab.core.errors import StoreError
 from difflab.metrics import METRICS
 from difflab.report.contents import contents, group_of
-from difflab.run import Run, open_run
+from difflab.runs.run import Run, open_run
 
 
 def test_curves_are_the_rows_of_the_run(hostile: Run) -> None:
@@ -95,8 +95,8 @@ def test_nothing_measured_is_an_error(hostile: Run, tmp_path: Path) -> None:
 
 
 def test_an_exact_family_has_curves_and_no_pictures(tmp_path: Path) -> None:
-    from difflab.chain import run_chain
     from difflab.config import parse
+    from difflab.loop.chain import run_chain
 
     config = {"name": "exact", "generations": 2, "model": {"family": "gaussian", "replicates": 50}, "sample": {"count": 20}}
     run_chain(parse(config | {"data": {"source": "exact", "train_size": 20}}), tmp_path / "exact")

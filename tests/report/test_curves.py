@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from difflab.comparing import Arm
 from difflab.config import parse
-from difflab.measure import row
+from difflab.loop.measure import row
 from difflab.report.curves import COLOURS, arm_curves, curves
-from difflab.run import Run
+from difflab.runs.run import Run
+from difflab.studies.compare_runs import Arm
 
 FLOOR, INTERVAL = "floor (real against real)", "95% interval"
 

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_pictures import opened
+from test_data_uri import opened
 
 from difflab.metrics import METRICS, Judge, Pair, nearest_real
 from difflab.report.detail import _concepts, _cost, _map, _nearest, _pictures, _spectra, extent, feature_spaces, in_common
 from difflab.report.grid import SameSeeds
-from difflab.run import Run
+from difflab.runs.run import Run
 
 
 def features(run: Run, t: int | None = None) -> torch.Tensor:

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from difflab.comparing import Arm
 from difflab.config import parse
-from difflab.data.files import write_json
-from difflab.errors import StoreError
+from difflab.core.errors import StoreError
+from difflab.core.files import write_json
 from difflab.report import grid as grids
 from difflab.report.grid import BETWEEN, CELL, GAP, arm_strip, caption, enlarge, font, grid, sheet, strip
-from difflab.run import Run
+from difflab.runs.run import Run
+from difflab.studies.compare_runs import Arm
 
 SIDE = 8
 FACTOR = CELL // SIDE

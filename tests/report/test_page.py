@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from hostile import HOSTILE, settings
 
-from difflab.cli import main
+from difflab.cli.main import main
 from difflab.report.contents import contents
 from difflab.report.grid import SameSeeds
 from difflab.report.page import LARGEST, plain, render, report
-from difflab.run import Run
+from difflab.runs.run import Run
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 browsing = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; apt install chromium")
@@ -380,7 +380,7 @@ def test_while_the_run_goes_on_the_page_says_so(hostile: Run) -> None:
 
 
 def test_while_it_goes_on_a_run_says_so_and_at_its_end_no_more(hostile: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from difflab import chain
+    from difflab.loop import chain
     from difflab.report import page as pages
 
     written: list[tuple[int, bool]] = []
@@ -402,7 +402,7 @@ def test_while_it_goes_on_a_run_says_so_and_at_its_end_no_more(hostile: Run, tmp
 def test_a_run_writes_its_report_and_the_command_adds_the_verdict(
     hostile: Run, other: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("difflab.diagnosis.spaces", lambda side: ["pixels"])
+    monkeypatch.setattr("difflab.evaluation.diagnose.spaces", lambda side: ["pixels"])
     config = settings(Path(hostile.config.data.source.split(":", 1)[1]), generations=1)
     record = tmp_path / "config.yaml"
     record.write_text(json.dumps(config))

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from difflab.comparing import Arm, compare_runs
 from difflab.config import parse
-from difflab.measure import row
+from difflab.loop.measure import row
 from difflab.report.table import arms, cell, left_out, number, table
-from difflab.run import Run
+from difflab.runs.run import Run
+from difflab.studies.compare_runs import Arm, compare_runs
 
 METRICS = ("fd", "kid", "precision", "recall", "rare_class_survival")
 

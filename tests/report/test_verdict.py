@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from difflab import diagnosis
+from difflab.evaluation import diagnose as diagnosis
 from difflab.report.verdict import FILE, as_data, verdict
-from difflab.run import Run, open_run
+from difflab.runs.run import Run, open_run
 
 
 def test_as_the_diagnosis_says_and_made_once(hostile: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""What everything stands on: errors, randomness, files that are whole or absent, progress, memory."""

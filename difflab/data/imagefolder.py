@@ -1,0 +1,135 @@
+"""Images in a folder: class folders, a metadata file, text files beside them, or a flat heap. Nothing outside the folder is ever read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from difflab.config import Data
+from difflab.core.errors import DataError
+from difflab.data.account import Account
+from difflab.data.decode import suffixes
+from difflab.data.listing import CAPTIONS, Listing, captions, chosen, label_column, source_of
+from difflab.data.sources import NO_LABELS, Source, no_label_choice
+from difflab.data.tables import SIDECARS, Table, metadata_of, read_sidecars, read_table, sidecars_of
+from difflab.data.walk import SPLIT_FOLDER, check_inside, ignored, inside_folder, is_image, refuse_split_folders, split_folders, walk
+
+LICENCE = "unknown (your own images)"
+REPEATS = re.compile(r"([1-9]\d*)_(.+)")  # folders of kohya's training scripts: 10_sks dog
+
+
+@dataclass(frozen=True)
+class Files:
+    """Position -> path."""
+
+    root: Path
+    keys: list[str]
+
+    def __getitem__(self, position: int) -> Path:
+        return self.root / self.keys[position]
+
+
+def open_folder(data: Data, argument: str) -> Source:
+    """imagefolder:PATH. Class folders (the class is the first level), a metadata file (file_name, text, label), or no labels.
+
+    Images are cropped to their central square and resized to data.image_size, which may be left out when all are squares of
+    one size. Raises DataError: nothing there, an empty class folder, a link or file_name that leads out of the folder, a bad
+    line of metadata, unreadable images (data.bad_images=skip leaves those out).
+    """
+    return source_of(list_folder(data, argument), data)
+
+
+def list_folder(data: Data, argument: str | Path) -> Listing:
+    """The images of a folder with their labels and captions, none of them opened yet. Raises DataError as `open_folder`."""
+    root = inside_folder(argument, data.source)
+    files = walk(root)
+    metadata = metadata_of(root, files)
+    images = [key for key in files if is_image(key)]
+    account = Account()
+    table = None if metadata is None else _checked(read_table(root / metadata), root)
+    if table is not None:
+        keys = [PurePosixPath(row["file_name"]).as_posix() for row in table.rows]
+        column = label_column(data, table.columns, str(table.path))
+        labels = None if column is None else table.labels(column)
+        prompts = None
+        splits = split_folders(keys)
+        if splits is not None:  # a list is what the user means: they are one set, and that is said
+            names = " and ".join(sorted(splits[1].values()))
+            account.notes.append(f"{metadata} lists images in {names}, which look like splits; they are read as one set")
+    else:
+        keys = images
+        labels, prompts = _from_folders(root, images, data, account)
+    sidecars = sidecars_of(files, keys)
+    columns = (*(table.columns if table else ()), *sidecars)
+    column = chosen(data.caption_column, (*CAPTIONS, *SIDECARS), columns, "data.caption_column", str(table.path if table else root))
+    used = {*images, *keys, *(key for own in sidecars.values() for key in own.values())} | ({metadata} if metadata else set())
+    if column in sidecars and not (table and column in table.columns):
+        prompts = read_sidecars(root, sidecars[column], keys, column)
+    elif column is not None and table is not None:
+        prompts = captions(table.column(column), column, table.where)
+    unlisted = sorted(set(images) - set(keys))
+    account.found += len(unlisted)
+    for key in unlisted:
+        account.add("unlisted", key)
+    account.ignored = ignored(files, used)
+    return Listing(data.source, str(root), keys, Files(root, keys), labels, prompts, LICENCE, columns, account)
+
+
+# ------------------------------------------------------------------------------------------ labels from folder names
+def _from_folders(root: Path, images: list[str], data: Data, account: Account) -> tuple[list[Any] | None, list[str] | None]:
+    """(labels, prompts): the names of class folders; of folders 10_NAME the class and the caption is NAME, as where such sets are made."""
+    no_label_choice(data)
+    if not images:
+        raise DataError(f"{root} holds no image; images end in {', '.join(sorted(suffixes()))}")
+    refuse_split_folders(root, images)
+    flat = [key for key in images if "/" not in key]
+    if (flat and len(flat) == len(images)) or data.label == NO_LABELS:
+        return None, None
+    if flat:
+        raise DataError(f"{root} holds images beside class folders, for example {flat[0]}; move them into a class folder or away")
+    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".") and entry.name != "__MACOSX")
+    if all(SPLIT_FOLDER.fullmatch(name) for name in folders):
+        raise DataError(f"{root}: {', '.join(folders)} look like splits, not classes; give one of them, for example {root / folders[0]}")
+    labels = [key.partition("/")[0] for key in images]
+    empty = sorted(set(folders) - set(labels))
+    if empty:
+        raise DataError(f"class folder {root / empty[0]} holds no image; fill it or remove it")
+    matches = {name: REPEATS.fullmatch(name) for name in folders}
+    names = {name: match[2] for name, match in matches.items() if match}
+    if len(names) < len(folders):
+        return labels, None
+    account.notes.append(
+        f"folders are called REPEATS_NAME, such as {folders[0]}: {len(folders)} folders are {len(set(names.values()))} classes "
+        "by NAME, which is the caption too where there is no other; every image counts once, repeats are not applied"
+    )
+    labels = [names[label] for label in labels]
+    return labels, labels
+
+
+# ----------------------------------------------------------------------------------------------- the listed images
+def _checked(table: Table, root: Path) -> Table:
+    """The table itself. Raises DataError for a file_name that leads out of the folder, is no file, or is listed twice."""
+    seen: dict[str, int] = {}
+    for i, row in enumerate(table.rows):
+        key = _contained(row["file_name"], root, table.where(i))
+        if key in seen:
+            raise DataError(f"{table.where(i)}: {key} is already on {table.places[seen[key]]}; list every image once")
+        seen[key] = i
+    return table
+
+
+def _contained(name: str, root: Path, where: str) -> str:
+    """The relative path of a listed file. Raises DataError when it leads out of the folder, or is no file."""
+    if "\0" in name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise DataError(f"{where}: file_name {name!r} leads out of {root}; use paths below the folder")
+    key = PurePosixPath(name).as_posix()
+    check_inside(root / key, root)
+    try:
+        there = (root / key).is_file()
+    except OSError:  # a name that is too long
+        there = False
+    if not there:
+        raise DataError(f"{where}: {root / key} does not exist; correct the line or add the file")
+    return key

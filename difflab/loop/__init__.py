@@ -1,0 +1,1 @@
+"""One chain: five stages, one file each, and what they share."""

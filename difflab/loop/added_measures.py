@@ -1,0 +1,140 @@
+"""Measures that were added to a run after it was asked for: measures.yaml, one section of settings per feature space.
+
+They change no training, so they are no part of the run's recipe. Each row has its own, the same as if the run had been asked for it
+from the start, and the same number. Whoever measures a generation of the run, the command `measure` or the engine that resumes or
+extends it, takes the added measures too.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import yaml
+from accelerate import Accelerator
+
+from difflab import config as configs
+from difflab.config import Measure
+from difflab.core.errors import ConfigError, MeasureError, StoreError
+from difflab.core.files import write_text
+from difflab.loop import measure as measuring
+from difflab.loop.measure import JUDGES, Row
+from difflab.runs.run import Run
+
+FILE = "measures.yaml"
+NOTHING: dict[str, Any] = {"metrics": [], "judge": None, "concepts": None, "judge_drift": False, "aesthetic": None}
+Opened = tuple[Run, list[Any]]
+"""The run as if it had been asked for one section alone, and the extractors of that."""
+
+
+def added(run: Run) -> list[Measure]:
+    """The sections that were added, in order; count and resamples are the run's own. Raises StoreError."""
+    path = run.path / FILE
+    if not path.exists():
+        return []
+    try:
+        return [
+            configs.parse(run.config.measure.model_dump() | NOTHING | section, str(path), Measure) for section in yaml.safe_load(path.read_text())
+        ]
+    except (yaml.YAMLError, TypeError, ValueError, ConfigError) as error:
+        raise StoreError(f"{path} is damaged ({' '.join(str(error).split())[:120]}); delete it and add the measures again") from error
+
+
+def add(run: Run, sections: Sequence[dict[str, Any]]) -> None:
+    """Append sections to measures.yaml."""
+    path = run.path / FILE
+    before = yaml.safe_load(path.read_text()) if path.exists() else []
+    write_text(path, yaml.safe_dump([*before, *sections], sort_keys=False))
+
+
+def taken(measure: Measure) -> dict[tuple[str, str], dict[str, Any]]:
+    """(measure, extractor) of every row that these settings make, in order, and what it is taken with besides."""
+    from difflab.metrics import METRICS
+
+    specs = [spec for spec in measure.extractors if spec != "texture"]
+    judge = measure.judge or next(iter(specs), None)
+    clip = next((spec for spec in specs if spec.startswith("open_clip")), None)
+    out: dict[tuple[str, str], dict[str, Any]] = {}
+    for name in measure.metrics:
+        needs = METRICS[name].needs
+        special: dict[str, list[str | None]] = {
+            "texture": ["texture"] if "texture" in measure.extractors else [],
+            "judge": [judge],
+            "concepts": [clip],
+        }
+        for spec in special.get(needs, [*specs]):
+            if spec is not None:
+                out[name, spec] = {"neighbours": measure.neighbours} | ({"concepts": measure.concepts} if needs == "concepts" else {})
+    if measure.judge_drift and judge is not None:
+        out["judge_drift", judge] = {}
+    if measure.aesthetic is not None and clip is not None:
+        out["aesthetic", clip] = {"aesthetic": measure.aesthetic}
+    return out
+
+
+def lacking(run: Run, wanted: Measure) -> list[dict[str, Any]]:
+    """The sections that `wanted` adds to what the run takes already, one per extractor.
+
+    Raises MeasureError where a measure is there under other settings: a run has one number of each measure and extractor.
+    """
+    there: dict[tuple[str, str], dict[str, Any]] = {}
+    for before in (run.config.measure, *added(run)):
+        there |= taken(before)
+    sections: dict[str, dict[str, Any]] = {}
+    for (name, spec), settings in taken(wanted).items():
+        if (name, spec) in there:
+            known = there[name, spec]
+            other = next((key for key in settings if settings[key] != known[key]), None)
+            if other is not None:
+                raise MeasureError(
+                    f"{name} ({spec}) is in this run with {other} {known[other]}, not {settings[other]}: a run has one number of each "
+                    f"measure and extractor; name measures that it has not, or leave --{other} out"
+                )
+            continue
+        section = sections.setdefault(spec, {"extractors": [spec], "metrics": [], "neighbours": wanted.neighbours})
+        if name in ("judge_drift", "aesthetic"):
+            section[name] = getattr(wanted, name)
+        else:
+            section["metrics"].append(name)
+            section |= {"concepts": wanted.concepts} if "concepts" in settings else {}
+    return list(sections.values())
+
+
+def view(run: Run, measure: Measure) -> Run:
+    """The same run as if it had been asked for these measures."""
+    labs = run.labs
+    out = copy.copy(run)
+    out.config = run.config.model_copy(update={"measure": measure})
+    out._labs = labs
+    return out
+
+
+def opened(run: Run, accelerator: Accelerator) -> list[Opened]:
+    """Every added section with its extractors, and the real set's features in their spaces. All processes take part."""
+    views = [view(run, section) for section in added(run)]
+    return [(part, measuring.extractors_of(part, accelerator)) for part in views]
+
+
+def missing(more: Sequence[Opened], rows: Sequence[Row]) -> list[Opened]:
+    """The sections of which `rows` of one generation lack some."""
+    known = {(row["metric"], row["extractor"]) for row in rows}
+    return [(part, extractors) for part, extractors in more if not expected(part, extractors) <= known]
+
+
+def expected(run: Run, extractors: Sequence[Any]) -> set[tuple[str, str]]:
+    """Measure and extractor of the rows of one section, as they are called in metrics.jsonl."""
+    (extractor,) = extractors
+    names = [measuring.shown(name, extractor) for name in run.config.measure.metrics]
+    names += JUDGES if run.config.measure.judge_drift else []
+    names += ["aesthetic_score"] if run.config.measure.aesthetic is not None else []
+    return {(name, extractor.name) for name in names}
+
+
+def rows_of(more: Sequence[Opened], generation: int, before: Sequence[Row], accelerator: Accelerator, advance: Callable[[int], None]) -> list[Row]:
+    """The rows of the sections of one generation, but those that are in `before`."""
+    known = {(row["metric"], row["extractor"]) for row in before}
+    out: list[Row] = []
+    for part, extractors in more:
+        out += measuring.measure_images(part, generation, extractors, accelerator, advance)
+    return [row for row in out if (row["metric"], row["extractor"]) not in known]

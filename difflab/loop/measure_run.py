@@ -1,0 +1,172 @@
+"""Add measures to a run: from its stored samples and real set, without training or drawing anything again."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from difflab.config import Measure, parse
+from difflab.core.errors import ConfigError, MeasureError
+from difflab.core.progress import Reporter
+from difflab.evaluation.compare import CONCEPTS
+from difflab.loop import added_measures as added
+from difflab.loop import chain, ecosystem
+from difflab.loop import measure as measuring
+from difflab.runs.run import EcosystemRun, Run, open_run, read_rows, run_class
+
+ABOUT = {
+    "texture": "--extractors texture",
+    "concepts": "--concepts classes or a file, on an extractor open_clip:NAME",
+    "judge": "class labels, and another extractor than texture",
+    "prompts": "samples that are asked for by class or caption",
+}
+"""What a measure wants besides the samples, by its `needs`."""
+
+
+def measure_run(
+    run: Run | str | os.PathLike[str],
+    metrics: Sequence[str] = (),
+    *,
+    extractors: Sequence[str] | None = None,
+    judge: str | None = None,
+    concepts: str | None = None,
+    neighbours: int | None = None,
+    judge_drift: bool = False,
+    aesthetic: str | None = None,
+    report: Reporter | None = None,
+) -> Run:
+    """Take further measures of every generation that has samples, and return the run. Safe to stop and to call again.
+
+    The numbers are those of a run that was asked for them from the start. The run remembers them (measures.yaml): a generation that it makes
+    later is measured in the same way. Generations whose samples are there but were never measured are measured whole. Of an ecosystem
+    all labs are measured.
+
+    Args:
+        metrics: measures by name; none = those that the run takes, on the `extractors` (with `concepts` those of concepts) given here.
+        extractors: feature spaces as in measure.extractors; None = those of the run.
+        judge, concepts, neighbours, judge_drift, aesthetic: as in the section `measure` of a config; None = as in the run.
+
+    Raises MeasureError for measures that cannot be taken or are there with other settings, StoreError where another process works on the run.
+    """
+    run = run if isinstance(run, Run) else open_run(run)
+    config, report = run.config, report or Reporter(quiet=True)
+    if config.exact:
+        raise MeasureError(f"family {config.model.family} makes no images: its measures are its moments, which every run has")
+    if config.ecosystem is not None and config.ecosystem.lab is not None:
+        raise ConfigError(f"{run.path} is one lab of an ecosystem; measure all of them: difflab measure {run.path.resolve().parent}")
+    given = {"extractors": extractors, "judge": judge, "concepts": concepts, "neighbours": neighbours, "aesthetic": aesthetic}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not any(part.done(t, "sample") for part in run.parts for t in range(config.generations + 1)):
+        raise MeasureError(f"{run.path} has no samples yet; make them with: difflab run CONFIG --out {run.path}")
+    new = [added.lacking(part, wanted(part, metrics, given, judge_drift)) for part in run.parts]
+
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    with accelerator.main_process_first():  # the main process locks the folder before anyone looks at it
+        run = run_class(config)(run.path, config)
+        if accelerator.is_main_process:
+            run.claim()
+    try:
+        works = [chain.Work(part, accelerator, report) for part in run.parts]
+        for work, sections in zip(works, new, strict=True):
+            check(work, sections)
+        if accelerator.is_main_process:
+            for work, sections in zip(works, new, strict=True):
+                if sections:
+                    added.add(work.run, sections)
+        accelerator.wait_for_everyone()
+        for work in works:
+            chain.open_extractors(work)
+            chain.catch_up(work)
+            whole(work)
+        if accelerator.is_main_process:
+            if isinstance(run, EcosystemRun):
+                ecosystem.finish(run, plots=False)
+            if run.generations == list(range(config.generations + 1)):
+                run.drop_cache()
+    finally:
+        run.close()
+    return run
+
+
+def wanted(run: Run, metrics: Sequence[str], given: dict[str, Any], judge_drift: bool) -> Measure:
+    """The settings that are asked for, as a section `measure` by themselves. Raises MeasureError that says what to type."""
+    from difflab.metrics import METRICS
+
+    sections = [run.config.measure, *added.added(run)]
+    own = list(dict.fromkeys(name for section in sections for name in section.metrics))
+    alone = judge_drift or "aesthetic" in given  # these are asked for by their own names
+    names = list(metrics) or (CONCEPTS if "concepts" in given else [] if alone and "extractors" not in given else own)
+    specs = list(given.get("extractors") or dict.fromkeys(spec for section in sections for spec in section.extractors))
+    needs = {METRICS[name].needs: name for name in reversed(names)}
+    others = [name for name in names if METRICS[name].needs != "texture"]
+    if metrics and "texture" in needs and "texture" not in specs:
+        raise MeasureError(f"{needs['texture']} is read off the extractor texture; add: --extractors {' '.join([*specs, 'texture'])}")
+    if metrics and others and not set(specs) - {"texture"}:
+        raise MeasureError(f"{others[0]} is not taken on the extractor texture; add another, such as --extractors pixels")
+    if given.get("judge") is not None and given["judge"] not in specs:
+        raise MeasureError(f"--judge {given['judge']} is none of the extractors {' '.join(specs)}; add: --extractors {given['judge']}")
+    concepts = given.get("concepts", run.config.measure.concepts)
+    if "concepts" in needs and concepts is None:
+        raise MeasureError(f"{needs['concepts']} wants --concepts: classes, or a file of names that captions hold")
+    if ("concepts" in needs or "aesthetic" in given) and not any(spec.startswith("open_clip") for spec in specs):
+        raise MeasureError("concepts and aesthetic scores are read by a CLIP model; add: --extractors open_clip:tiny-clip, or open_clip:NAME_OR_PATH")
+    inherited = run.config.measure.judge if run.config.measure.judge in specs else None
+    settings = {"judge": inherited, "concepts": concepts, **given, "metrics": names, "extractors": specs, "judge_drift": judge_drift}
+    return parse(run.config.measure.model_dump() | added.NOTHING | settings, "measure", Measure)  # type: ignore[no-any-return]
+
+
+def check(work: Any, sections: Sequence[dict[str, Any]]) -> None:
+    """Refuse what can never have a value before it is noted, and say which of the others will have none."""
+    run = work.run
+    for section in sections:
+        measure = parse(run.config.measure.model_dump() | added.NOTHING | section, "measure", Measure)
+        part = added.view(run, measure)
+        measuring.check(part.config)
+        lost = measuring.unmeasurable(part, measuring.extractors_of(part, work.accelerator), work.accelerator)
+        for line in measuring.left_out(lost):
+            work.report.say(f"will be left out, as it cannot even be measured between real images: {line}")
+
+
+def whole(work: Any) -> None:
+    """Measure the generations whose samples are there and that were never measured, as the engine does."""
+    run, accelerator = work.run, work.accelerator
+    sampled = [t for t in range(run.config.generations + 1) if run.done(t, "sample") and not run.done(t, "measure")]
+    accelerator.wait_for_everyone()  # all have looked before one of them writes
+    for t in sampled:
+        started = time.perf_counter()
+        chain.measure(work, t)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            run.add_time(t, "measure", time.perf_counter() - started, processes=accelerator.num_processes)
+
+
+def listing(run: Run) -> list[dict[str, Any]]:
+    """Every measure: metric, extractor, state ('in the run' | 'can be added' | 'cannot be taken'), about (why not, or what it wants besides)."""
+    from difflab.metrics import METRICS
+
+    if run.config.exact:
+        raise MeasureError(f"family {run.config.model.family} makes no images: its measures are its moments, which every run has")
+    rows = [row for part in run.parts for t in part.generations for row in read_rows(part.gen(t) / "metrics.jsonl")]
+    found: dict[tuple[str, str], str | None] = {}
+    for row in rows:
+        if row["extractor"] not in ("none", "training"):
+            key = row["metric"], row["extractor"]
+            found[key] = None if row["value"] is not None else found.get(key, row["reason"])
+    out = [{"metric": m, "extractor": e, "state": "in the run", "about": why or ""} for (m, e), why in sorted(found.items())]
+    labels = run.parts[0].real.labels()
+    known = {"fd" if metric == "fid" else metric for metric, _ in found}
+    for name in sorted(set(METRICS) - known):
+        needs = METRICS[name].needs
+        unlabelled = needs == "judge" and (labels is None or len(set(labels.tolist())) < 2)
+        why = (
+            ("the real images carry no class labels" if labels is None else "all real images are of one class")
+            if unlabelled
+            else ABOUT.get(needs, "")
+        )
+        out.append({"metric": name, "extractor": "", "state": "cannot be taken" if unlabelled else "can be added", "about": why})
+    return out

@@ -1,0 +1,256 @@
+"""Stage 1, mix: which images training set t is made of. The five regimes are five settings of one formula.
+
+Training set t >= 1 is drawn from three pools, with a count for each and an optional budget over their union:
+
+    ====================  ==========  ==========  ==============  ===============  ========
+    name                  fixed real  fresh real  synthetic from  synthetic count  budget
+    ====================  ==========  ==========  ==============  ===============  ========
+    replace               -           -           last            all              set_size
+    accumulate            all n0      -           all so far      all              -
+    accumulate_subsample  all n0      -           all so far      all              n
+    fixed_real            a n         -           last            (1-a) n          -
+    fresh_real            -           a n         last            (1-a) n          -
+    ====================  ==========  ==========  ==============  ===============  ========
+
+with n = set_size or n0, a = real_fraction. Terms: Gerstgrasser et al. 2404.01413 (replace, accumulate),
+Kazdan et al. 2410.16713 (accumulate-subsample), Alemohammad et al. 2307.01850 (fixed and fresh real data),
+Shi et al. 2509.16499 (the stratified draw). Training set 0 is the first n0 images of the real train split.
+
+In an ecosystem every pool of samples is then split over the labs, by the row of the exchange matrix of the lab that trains.
+
+Mixing writes rows that point at images; it never copies one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from difflab.config import Config
+from difflab.core.errors import ConfigError
+from difflab.core.seeds import lab_seed, numpy_generator
+from difflab.policies import acting
+from difflab.runs.ledger import REAL
+
+SHARED = -1  # replicate of a row that belongs to every replicate
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images that may be drawn: `count` of the `rows` of one generation (-1 = real)."""
+
+    kind: str  # fixed_real | fresh_real | synthetic
+    generation: int
+    rows: np.ndarray
+    count: int
+    same: bool = False  # the first `count` rows in every generation instead of a draw
+    lab: int = 0  # whose samples they are; real images are always the lab's own
+    key: tuple[object, ...] = ()  # names a draw that is the same in every training set; () = drawn anew
+
+
+def pools(
+    config: Config,
+    generation: int,
+    n_train: int,
+    kept: list[np.ndarray],
+    policies: Iterable[tuple[Any, Any]] = (),
+    labs: Sequence[list[np.ndarray]] | None = None,
+) -> tuple[list[Pool], int | None]:
+    """The pools of training set `generation` and the budget drawn from their union (None = everything): the regime's, changed by policies.
+
+    Args:
+        n_train: real images in the train split; the first n0 are generation 0's, the rest the reserve.
+        kept: for each earlier generation, the indices of its samples that selection kept.
+        policies: those that act on pools in this generation, each with where it stands.
+        labs: `kept` of every lab of an ecosystem; None = the others kept what this one did.
+
+    Raises ConfigError when more images are asked for than exist.
+    """
+    drawn, budget = _of_regime(config, generation, n_train, kept)
+    for policy, at in policies:
+        drawn, budget = policy.pools(at, drawn, budget)
+    if config.ecosystem and config.ecosystem.lab is not None:
+        drawn, budget = exchanged(config, drawn, budget, labs or [kept] * config.ecosystem.count)
+    _check(drawn, budget, generation, config.ecosystem is not None)
+    return [p for p in drawn if p.count], budget
+
+
+def exchanged(config: Config, drawn: list[Pool], budget: int | None, kept: Sequence[list[np.ndarray]]) -> tuple[list[Pool], int | None]:
+    """The pools of one lab with those of samples split over the labs by its row of the exchange matrix, counts by largest remainder.
+
+    As many samples are drawn as the regime asks of the lab's own; each lab's part is drawn from what that lab kept, without replacement and
+    independently of other labs' draws. A part of a whole generation is the same in every later training set: that lab has these images.
+    A budget over several pools is drawn from their union after the exchange, so that it keeps the shares in the mean; of a single
+    pool it keeps them exactly.
+
+    Args:
+        kept: for each lab and each earlier generation, the indices of the samples that selection kept.
+    """
+    assert config.ecosystem is not None
+    own, shares = config.lab, config.ecosystem.matrix[config.lab]
+    if shares[own] == 1:
+        return [p if p.generation == REAL else replace(p, lab=own) for p in drawn], budget
+    if budget is not None and len(drawn) == 1 and drawn[0].generation != REAL:
+        drawn, budget = [replace(drawn[0], count=budget)], None
+    out = []
+    for pool in drawn:
+        if pool.generation == REAL:
+            out.append(pool)
+            continue
+        whole = pool.count == len(pool.rows)
+        for lab, count in enumerate(_remainders(pool.count, shares)):
+            key = ("exchange", lab_seed(config.seed, own), pool.generation, lab) if whole else ()
+            if count:
+                out.append(replace(pool, rows=pool.rows if lab == own else kept[lab][pool.generation], count=count, lab=lab, key=key))
+    return out, budget
+
+
+def _of_regime(config: Config, generation: int, n_train: int, kept: list[np.ndarray]) -> tuple[list[Pool], int | None]:
+    regime, n0 = config.regime, first_size(config, n_train)
+    real = np.arange(n0)
+    if generation == 0:
+        return [Pool("fixed_real", REAL, real, n0)], None
+    n = regime.set_size or n0
+    accumulating = regime.name.startswith("accumulate")
+    budget: int | None = None
+    sources = range(generation) if (regime.synthetic_from or ("all" if accumulating else "last")) == "all" else [generation - 1]
+
+    if regime.name == "replace" or accumulating:
+        drawn = [Pool("synthetic", g, kept[g], len(kept[g])) for g in sources]
+        drawn = [Pool("fixed_real", REAL, real, n0), *drawn] if accumulating else drawn
+        budget = n if regime.name == "accumulate_subsample" else regime.set_size
+        if regime.stratified:
+            shares = _shares(n, len(drawn))
+            drawn, budget = [Pool(p.kind, p.generation, p.rows, c) for p, c in zip(drawn, shares, strict=True)], None
+    else:
+        n_real, start = real_count(config, n0), (generation - 1) * real_count(config, n0)
+        if regime.name == "fixed_real":
+            drawn = [Pool("fixed_real", REAL, real, n_real, same=True)]
+        else:
+            reserve = np.arange(n0 + start, min(n_train, n0 + start + n_real))
+            drawn = [Pool("fresh_real", REAL, reserve, n_real)]
+        drawn += [Pool("synthetic", g, kept[g], c) for g, c in zip(sources, _shares(n - n_real, len(sources)), strict=True)]
+    return drawn, budget
+
+
+def first_size(config: Config, n_train: int) -> int:
+    """n0, the size of generation 0's training set."""
+    n0 = config.data.train_size or n_train
+    if n0 > n_train:
+        raise ConfigError(f"data.train_size asks for {n0} real images, the train split has {n_train}; lower data.train_size or data.held_out")
+    return n0
+
+
+def real_count(config: Config, n0: int) -> int:
+    """Real images in each training set t >= 1 of fixed_real and fresh_real."""
+    share = 0.5 if config.regime.real_fraction is None else config.regime.real_fraction
+    return round(share * (config.regime.set_size or n0))
+
+
+def fresh_needed(config: Config, n0: int) -> int:
+    """Unseen real images that the whole chain will draw."""
+    own = real_count(config, n0) * config.generations if config.regime.name == "fresh_real" else 0
+    return own + sum(policy.fresh(config, n0) for policy in config.policies)
+
+
+def check_possible(config: Config, n_train: int, labs: Sequence[Config] = ()) -> None:
+    """Raise ConfigError before anything runs when some generation would ask for more images than there will be.
+
+    `labs`: the configs of all labs of an ecosystem.
+    """
+    n0 = first_size(config, n_train)
+    reserve, needed = n_train - n0, fresh_needed(config, n0)
+    if config.regime.name == "fresh_real" and needed > reserve:
+        per = real_count(config, n0)
+        raise ConfigError(
+            f"fresh_real runs out of unseen real images at generation {reserve // per + 1}: {config.generations} generations x {per} = {needed} asked, "
+            f"{reserve} in reserve (train split {n_train}, data.train_size {n0}); lower regime.real_fraction, regime.set_size, data.train_size or generations"
+        )
+    kept = [[np.arange(expected(own, g)) for g in range(config.generations)] for own in (config, *labs)]
+    for t in range(1, config.generations + 1):
+        mine, *of_labs = [whole[:t] for whole in kept]
+        pools(config, t, n_train, mine, acting("pools", config, t, n_train=n_train), of_labs or None)
+
+
+def expected(config: Config, generation: int) -> int:
+    """Samples of a generation that selection leaves at least, as far as that is known before they are drawn."""
+    count = config.sample.count_of(generation)
+    for policy, _ in acting("select", config, generation):
+        count = policy.keeps(count)
+    return count
+
+
+def mix(drawn: list[Pool], budget: int | None, key: tuple[object, ...], replicates: int = 1) -> pa.Table:
+    """Draw the rows of one training set without replacement: columns pool, lab, generation, index, replicate.
+
+    A pool that is taken whole gives rows shared by all replicates (-1); anything drawn at random is drawn for each
+    replicate on its own, so that replicates stay independent chains.
+    """
+    pool_of = np.concatenate([np.full(len(p.rows), i) for i, p in enumerate(drawn)])
+    index = np.concatenate([p.rows for p in drawn])
+    of = [np.flatnonzero(pool_of == i) for i in range(len(drawn))]  # positions of each pool in their union
+    picks: list[tuple[np.ndarray, int]] = []  # positions, replicate
+
+    def whole(i: int) -> bool:
+        return drawn[i].count == len(of[i]) or drawn[i].same  # the train split is shuffled already
+
+    def draw(rows: np.ndarray, count: int, *name: object) -> np.ndarray:
+        return np.sort(numpy_generator(*name).permutation(rows)[:count])
+
+    def part(i: int, r: int) -> np.ndarray:
+        return of[i][: drawn[i].count] if whole(i) else draw(of[i], drawn[i].count, *(drawn[i].key or (*key, i)), r)
+
+    each = [(r, r if replicates > 1 else SHARED) for r in range(replicates)]
+    if budget is not None and budget < sum(p.count for p in drawn):
+        for r, shown in each:
+            picks.append((draw(np.concatenate([part(i, r) for i in range(len(drawn))]), budget, *key, r), shown))
+    else:
+        for i in range(len(drawn)):
+            picks += [(part(i, 0), SHARED)] if whole(i) else [(part(i, r), shown) for r, shown in each]
+    at = np.concatenate([rows for rows, _ in picks])
+    kinds = pa.array([p.kind for p in drawn])
+    return pa.table(
+        {
+            "pool": kinds.take(pa.array(pool_of[at])).dictionary_encode(),
+            "lab": pa.array(np.array([p.lab for p in drawn])[pool_of[at]], pa.int16()),
+            "generation": pa.array(np.array([p.generation for p in drawn])[pool_of[at]], pa.int32()),
+            "index": pa.array(index[at], pa.int64()),
+            "replicate": pa.array(np.repeat([r for _, r in picks], [len(rows) for rows, _ in picks]), pa.int32()),
+        }
+    )
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    """`total` in equal parts; the first ones get the remainder."""
+    return [total // parts + (i < total % parts) for i in range(parts)]
+
+
+def _remainders(total: int, shares: Sequence[float]) -> list[int]:
+    """`total` in parts by `shares`, which sum to 1: whole numbers by largest remainder, ties to the first."""
+    exact = [total * share for share in shares]
+    out = [int(x + 1e-9) for x in exact]
+    for i in sorted(range(len(out)), key=lambda i: (round(out[i] - exact[i], 9), i))[: total - sum(out)]:
+        out[i] += 1
+    return out
+
+
+def _check(drawn: list[Pool], budget: int | None, generation: int, named: bool = False) -> None:
+    for pool in drawn:
+        if pool.count > len(pool.rows):
+            origin = "real images" if pool.generation == REAL else f"samples of generation {pool.generation}{f' of lab {pool.lab}' if named else ''}"
+            more = "sample.count" if pool.kind == "synthetic" else "data.train_size"
+            raise ConfigError(
+                f"training set {generation} asks for {pool.count} {origin} ({pool.kind}), {len(pool.rows)} are there; "
+                f"raise {more}, or lower regime.set_size or change regime.real_fraction"
+            )
+    available = sum(p.count for p in drawn)
+    if budget is not None and budget > available:
+        raise ConfigError(
+            f"training set {generation} has a budget of {budget} images, its pools hold {available}; lower regime.set_size or raise sample.count"
+        )
+    if available == 0:
+        raise ConfigError(f"training set {generation} would be empty; raise sample.count or regime.set_size")

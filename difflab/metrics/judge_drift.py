@@ -1,0 +1,100 @@
+"""Judge drift: is it the samples that changed, or the judge that no longer fits?
+
+Three class judges side by side on the samples of every generation:
+
+    frozen      fitted once, on real images of generation 0: what the samples are by the standard of the start
+    retrained   fitted on samples of the same generation: what they are by their own standard
+    re-based    fitted on fresh real images at every generation: how much of all this is the judge's own luck
+
+Samples that frozen fails on and retrained reads have *drifted*: classes are still told apart, but no longer look like themselves.
+Samples that neither reads have lost the class. A retrained judge that fails on real images is what a pipeline gets that keeps
+training its filters on its own output. frozen against re-based is noise, as long as the real world stands still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from difflab.core.errors import MeasureError
+from difflab.metrics.classes import Judge
+from difflab.metrics.interval import wilson
+
+Labelled = tuple[Tensor, Tensor]
+"""Features [n, d] and their classes, int64 [n]; of samples, the class that was asked for."""
+
+
+def judge_drift(
+    real: Labelled, held_out: Labelled, samples: Sequence[Labelled], fresh: Sequence[Labelled], n_classes: int, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Accuracy of the three judges on the samples of each generation and on held-out real images.
+
+    Args:
+        real: real images of generation 0.
+        held_out: real images that are in no other argument.
+        samples: one set a generation. Half of each class fits the retrained judge; all three are tested on the other half.
+        fresh: one set of real images a generation, new each time.
+        n_classes: labels are 0 to n_classes - 1.
+        seed: of the halves.
+
+    Returns three rows a generation: generation (0, 1, ...), judge, on_samples and on_real (shares), each with Wilson's 95% _low and
+    _high and with _n images, and reason: why a retrained judge could not be fitted (its numbers are then None), or None.
+    The intervals are about the test images; the judge's own luck in its training images is not in them.
+    Raises MeasureError for sets that do not go together.
+
+    >>> x, y = torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([0, 0, 1, 1])
+    >>> rows = judge_drift((x, y), (x, y), samples=[(-x, y)], fresh=[(x, y)], n_classes=2)
+    >>> [row["on_real"] for row in rows if row["judge"] != "retrained"]
+    [1.0, 1.0]
+    """
+    if not samples or len(samples) != len(fresh):
+        raise MeasureError(f"judge drift wants fresh real images for each generation: {len(samples)} sets of samples, {len(fresh)} of real images")
+    _fitting([("real", real), ("held-out", held_out), *(("sample", s) for s in samples), *(("fresh", f) for f in fresh)])
+    frozen = Judge.fit(*real, n_classes)
+    rows = []
+    for generation, (own, new) in enumerate(zip(samples, fresh, strict=True)):
+        rows += [{"generation": generation, **row} for row in three_judges(frozen, held_out, own, new, (seed, generation))]
+    return rows
+
+
+def three_judges(frozen: Judge, held_out: Labelled, samples: Labelled, fresh: Labelled, seed: Sequence[int]) -> list[dict[str, Any]]:
+    """The rows of `judge_drift` for one generation, with the frozen judge fitted already. `seed`: of the halves."""
+    _fitting([("sample", samples), ("held-out", held_out), ("fresh", fresh)])
+    features, labels = samples
+    order = torch.from_numpy(np.random.default_rng(list(seed)).permutation(len(features))).to(features.device)
+    order = order[labels[order].argsort(stable=True)]  # by class, in random order inside each
+    fitted, kept = order[::2], order[1::2]
+    reason, retrained = None, None
+    unseen = sorted({*held_out[1].tolist(), *labels.tolist()} - set(labels[fitted].tolist()))
+    try:
+        if unseen:
+            raise MeasureError(f"the retrained judge has no sample of class {unseen[0]} to learn from; raise sample.count or measure.count")
+        retrained = Judge.fit(features[fitted], labels[fitted], frozen.n_classes)
+    except MeasureError as error:
+        reason = str(error)
+    rows = []
+    for name, judge in (("frozen", frozen), ("retrained", retrained), ("re-based", Judge.fit(*fresh, frozen.n_classes))):
+        row = {"judge": name} | _accuracy(judge, features[kept], labels[kept], "on_samples") | _accuracy(judge, *held_out, "on_real")
+        rows.append({**row, "reason": reason if judge is None else None})
+    return rows
+
+
+def _fitting(sets: list[tuple[str, Labelled]]) -> None:
+    width = sets[0][1][0].shape[-1]
+    for name, (features, labels) in sets:
+        if features.ndim != 2 or features.shape[1] != width or labels.shape != (len(features),) or len(features) < 2:
+            raise MeasureError(
+                f"{name} features {tuple(features.shape)} with labels {tuple(labels.shape)}: all sets want [n, {width}] and [n], n >= 2"
+            )
+
+
+def _accuracy(judge: Judge | None, features: Tensor, labels: Tensor, where: str) -> dict[str, Any]:
+    if judge is None:
+        return {where: None, f"{where}_low": None, f"{where}_high": None, f"{where}_n": len(labels)}
+    share = float((judge.predict(features) == labels.to(features.device)).double().mean())
+    low, high = wilson(share, len(labels))
+    return {where: share, f"{where}_low": low, f"{where}_high": high, f"{where}_n": len(labels)}

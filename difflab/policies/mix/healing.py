@@ -1,0 +1,36 @@
+"""Train some generations on real images only."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from difflab.core.errors import ConfigError
+from difflab.loop.regimes import Pool, first_size
+from difflab.policies.policy import At, Policy, policy
+from difflab.runs.ledger import REAL
+
+
+@policy("healing")
+class Healing(Policy):
+    """From generation `first` to `last` every training set is generation 0's: all of its real images and no sample; then the regime again.
+
+    With train.start_from=previous this is the healing of a damaged model (Bohacek & Farid 2311.12202); with scratch it is a new start.
+    Exact: training sets first..last hold the same images as training set 0.
+    """
+
+    source: ClassVar[str] = "Bohacek & Farid, arXiv 2311.12202"
+
+    first: int = Field(ge=1, description="First generation that is trained on real images only.")
+
+    def check(self, config: Any) -> None:
+        after = config.policies[config.policies.index(self) + 1 :]
+        for own in after:
+            if own.policy != "guard" and any(own.acts("pools", t) and self.acts("pools", t) for t in range(config.generations + 1)):
+                raise ConfigError(f"policies: {own.policy} would change the real images of healing again; put healing after it")
+
+    def pools(self, at: At, drawn: list[Any], budget: int | None) -> tuple[list[Any], int | None]:
+        n0 = first_size(at.config, at.n_train)
+        return [Pool("fixed_real", REAL, np.arange(n0), n0)], None

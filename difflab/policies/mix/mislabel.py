@@ -1,0 +1,53 @@
+"""Poisoned labels: some training images carry the label of another class."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from difflab.core.errors import ConfigError
+from difflab.core.seeds import lab_seed, numpy_generator
+from difflab.policies.policy import At, Policy, policy
+from difflab.runs.ledger import REAL
+from difflab.runs.train_set import TrainSet
+
+
+@policy("mislabel")
+class Mislabel(Policy):
+    """Every image of a training set carries, with probability `share`, the label of another class, each of them equally likely.
+
+    Poisoning, which is not collapse: a control for measures, or an attack. An image that is mislabelled is so in every training set, and
+    with the same label. Pictures and the ledger stay as they are, the wrong labels are the column `condition` of train_set.parquet. Exact:
+    of C classes that are equally frequent and as many samples a label tells the truth with probability 1 - share.
+    """
+
+    source: ClassVar[str] = "data poisoning, as the popular accounts of collapse set it apart"
+
+    first: int = Field(1, ge=0, description="First generation whose training set is poisoned.")
+    share: float = Field(ge=0, le=1, description="Probability that an image carries another class's label, 0 to 1; 0 = off.")
+    of: Literal["all", "real", "synthetic"] = Field("all", description="Which images: all, real ones alone or samples alone.")
+
+    def check(self, config: Any) -> None:
+        if not config.conditional or config.text:
+            raise ConfigError(f"policies: mislabel changes labels, and model.family={config.model.family} is not trained on labels here")
+        if sum(own.policy == self.policy for own in config.policies) > 1:
+            raise ConfigError("policies: two of mislabel would overwrite each other's labels; give one share")
+
+    def rows(self, at: At, rows: pa.Table) -> pa.Table:
+        classes, data = len(at.run.about["classes"]), TrainSet(rows, at.run.samples, at.run.conditions)
+        if classes < 2 or data.conditions is None:
+            raise ConfigError("policies: mislabel wants images of at least 2 classes")
+        wrong = np.zeros(len(rows), dtype=bool)
+        labels = data.conditions.copy()
+        for member, ((lab, generation), shards) in enumerate(data.sets.items()):
+            if self.of == ("synthetic" if generation == REAL else "real"):
+                continue
+            rng = numpy_generator("mislabel", lab_seed(at.config.seed, lab), at.position, generation)  # the same in every training set
+            struck, shift = rng.random(len(shards)) < self.share, rng.integers(1, classes, len(shards))
+            own = np.flatnonzero(data.member == member)
+            wrong[own] = struck[data.index[own]]
+            labels[own] = (labels[own] + shift[data.index[own]]) % classes
+        return rows.append_column("condition", pa.array(labels, pa.int64(), mask=~wrong))

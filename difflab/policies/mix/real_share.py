@@ -1,0 +1,98 @@
+"""A share of real images that grows or shrinks over the generations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from difflab.core.errors import ConfigError
+from difflab.loop.regimes import Pool, first_size
+from difflab.policies.policy import At, Policy, policy
+from difflab.runs.ledger import REAL
+
+
+def parts(total: int, sizes: list[int]) -> list[int]:
+    """`total` in parts proportional to `sizes`, by largest remainder, ties to the first.
+
+    >>> parts(5, [10, 10, 5])
+    [2, 2, 1]
+    """
+    whole = sum(sizes)
+    exact = [total * size / whole for size in sizes]
+    out = [int(x) for x in exact]
+    for i in sorted(range(len(sizes)), key=lambda i: (out[i] - exact[i], i))[: total - sum(out)]:
+        out[i] += 1
+    return out
+
+
+@policy("real_share")
+class RealShare(Policy):
+    """Training set t holds a share of real images that goes from `start` to `end` in equal steps; its size stays what the regime makes it.
+
+    The regime's own real images give way; its pools of samples keep their proportions. Exact: the number of real images is
+    round(share * size) with share = start + (end - start) min(1, (t - first) / over).
+    """
+
+    source: ClassVar[str] = "Alemohammad et al., arXiv 2307.01850 (constant share)"
+
+    first: int = Field(1, ge=1, description="First generation in which it acts; generation 0 has real images only.")
+    start: float = Field(ge=0, le=1, description="Share of real images in training set `first`, 0 to 1; equal to end = a constant share.")
+    end: float = Field(ge=0, le=1, description="Share of real images after `over` generations and from then on, 0 to 1.")
+    over: int = Field(1, ge=1, description="Generations that the way from start to end takes.")
+    real: Literal["fixed", "fresh"] = Field(
+        "fixed",
+        description="fixed = the first ones of generation 0's training set, every time; fresh = unseen ones of the reserve (data.train_size).",
+    )
+
+    def check(self, config: Any) -> None:
+        name = config.regime.name
+        if name == "fresh_real" or config.regime.real_fraction is not None:
+            raise ConfigError(
+                "policies: real_share and regime.real_fraction both say how much is real; leave real_fraction null and use regime.name=replace or fixed_real"
+            )
+        if sum(own.policy == self.policy for own in config.policies) > 1:
+            raise ConfigError("policies: two of real_share would undo each other; give one start, end and over")
+        if self.real == "fresh" and (name == "accumulate" or (name == "replace" and config.regime.set_size is None)):
+            raise ConfigError(
+                f"policies: real_share with real=fresh must know how many images it will need; set regime.set_size (regime.name={name})"
+            )
+
+    def share(self, generation: int) -> float:
+        """Share of real images in this generation's training set."""
+        return self.start + (self.end - self.start) * min(1.0, (generation - self.first) / self.over)
+
+    def pools(self, at: At, drawn: list[Any], budget: int | None) -> tuple[list[Any], int | None]:
+        n0, t = first_size(at.config, at.n_train), at.generation
+        synthetic = [pool for pool in drawn if pool.generation != REAL]
+        total = sum(pool.count for pool in drawn) if budget is None else budget
+        n_real = round(self.share(t) * total)
+        if self.real == "fixed":
+            real = Pool("fixed_real", REAL, np.arange(n0), n_real, same=True)
+            have, mend = n0, "raise data.train_size"
+        else:
+            start = n0 + self._drawn(at.config, n0, t)
+            real = Pool("fresh_real", REAL, np.arange(start, min(at.n_train, start + n_real)), n_real)
+            have, mend = len(real.rows), "lower data.train_size, which leaves the reserve"
+        if n_real > have:
+            raise ConfigError(
+                f"policies: real_share asks for {n_real} {self.real} real images in training set {t} ({self.share(t):.3g} of {total}), {have} are there; "
+                f"{mend}, or lower start, end or regime.set_size"
+            )
+        if total > n_real and not sum(pool.count for pool in synthetic):
+            raise ConfigError(
+                f"policies: real_share finds no samples for the other {total - n_real} images of training set {t}; put it first in the list"
+            )
+        counts = parts(total - n_real, [pool.count for pool in synthetic]) if total > n_real else [0] * len(synthetic)
+        return [real, *(replace(pool, count=count) for pool, count in zip(synthetic, counts, strict=True))], None
+
+    def fresh(self, config: Any, n0: int) -> int:
+        return self._drawn(config, n0, config.generations + 1)
+
+    def _drawn(self, config: Any, n0: int, before: int) -> int:
+        """Fresh images in the training sets before generation `before`."""
+        if self.real != "fresh":
+            return 0
+        return sum(round(self.share(t) * (config.regime.set_size or n0)) for t in range(before) if self.acts("pools", t))

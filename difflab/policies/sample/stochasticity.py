@@ -1,0 +1,53 @@
+"""How much fresh noise DDIM adds in every step."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+
+from difflab.core.errors import ConfigError
+from difflab.models.steer import Steer
+from difflab.policies.policy import At, Policy, policy
+from difflab.policies.sample.common import check_denoises
+
+LARGEST = 1 - 1e-6  # at 1, in pure noise, diffusers takes the root of a difference that is 0 up to rounding: NaN where it comes out below
+
+
+class Eta(Steer):
+    """The argument eta of a scheduler's step."""
+
+    def __init__(self, eta: float):
+        self.eta = eta
+
+    def arguments(self, given: dict[str, Any], accepted: Sequence[str]) -> dict[str, Any]:
+        return {**given, "eta": min(self.eta, LARGEST)}
+
+
+@policy("stochasticity")
+class Stochasticity(Policy):
+    """eta of DDIM (Song et al. 2010.02502, eq. 16): 0 follows the ordinary differential equation, 1 is ancestral sampling.
+
+    Exact: for the true score and many steps the distribution of the samples is the same for every eta; what a model gets wrong is
+    forgotten the more the larger eta is. Every image draws from a stream of its own.
+    """
+
+    source = "Song et al. 2010.02502"
+
+    eta: float = Field(ge=0, le=1, description="Share of the noise that is drawn anew in each step, 0 to 1; 0 = off, DDIM's own.")
+
+    def check(self, config: Any) -> None:
+        import diffusers
+
+        check_denoises(self.policy, config)
+        kind = getattr(diffusers, config.sample.scheduler, None)
+        if "eta" not in inspect.signature(getattr(kind, "step", lambda: None)).parameters:
+            raise ConfigError(f"policies: stochasticity sets eta, which {config.sample.scheduler} does not take; use sample.scheduler=DDIMScheduler")
+
+    def decides(self) -> tuple[str, ...]:
+        return ("eta of the scheduler",)
+
+    def steer(self, at: At, model: Any) -> Steer:
+        return Eta(self.eta)

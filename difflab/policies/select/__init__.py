@@ -1,0 +1,1 @@
+"""Policies that choose which samples may train."""

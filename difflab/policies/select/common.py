@@ -1,0 +1,264 @@
+"""What selectors share: groups of candidates, how many are kept, features, rewards. No policy itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator, model_validator
+
+from difflab.core.errors import ConfigError
+from difflab.policies import rewards
+from difflab.policies.policy import At, Policy
+
+
+# ------------------------------------------------------------------------------------------------ functions
+def part(share: float, n: int) -> int:
+    """`share` of n, rounded up.
+
+    >>> part(0.1, 30), part(0.25, 5)
+    (3, 2)
+    """
+    return math.ceil(share * n - 1e-9)
+
+
+def groups(candidates: Any, within: str) -> Iterator[tuple[str, np.ndarray]]:
+    """The candidates of each condition: what it is called and their positions, ascending. Raises ConfigError where none was asked for."""
+    if within == "all":
+        yield f"generation {candidates.generation}", np.arange(len(candidates))
+        return
+    asked = candidates.rows[within]
+    if asked.null_count:
+        raise ConfigError(f"policies: samples are told apart by {within}, but {asked.null_count} of them were asked for without one; use within: all")
+    names = np.array(asked.to_pylist(), dtype=object)
+    for name in sorted(set(names)):
+        yield f"{within} '{name}'", np.flatnonzero(names == name)
+
+
+def real_spacing(real: torch.Tensor, block: int = 512) -> torch.Tensor:
+    """Distance from each real image to the nearest other one, float32 [n], n >= 2."""
+    from difflab.metrics.base import squared_distances
+
+    if len(real) < 2:
+        raise ConfigError(f"policies: the spacing of real images wants at least 2, there are {len(real)}")
+    found = []
+    for start in range(0, len(real), block):
+        to_all = squared_distances(real[start : start + block], real)
+        own = torch.arange(len(to_all))
+        to_all[own, start + own] = float("inf")  # by index: a duplicate is a neighbour
+        found.append(to_all.min(1).values)
+    return torch.cat(found).sqrt()
+
+
+class Nearest:
+    """Squared distances float64 [n] from each of n points to the nearest of those that were added; infinite before the first."""
+
+    def __init__(self, points: torch.Tensor) -> None:
+        self._x = points.double() - points.double().mean(0)
+        self._norm = self._x.square().sum(1)
+        self.squared = torch.full((len(points),), math.inf, dtype=torch.float64)
+
+    def add(self, i: int) -> None:
+        scale = self._norm + self._norm[i]
+        squared = torch.addmv(scale, self._x, self._x[i], alpha=-2)
+        self.squared = torch.minimum(self.squared, squared.where(squared > 1e-12 * scale, 0))  # copies are at distance 0, whatever the rounding
+
+
+# ------------------------------------------------------------------------------------------------- parts of specs
+class Selector(Policy):
+    """A policy that leaves out samples."""
+
+    on_numbers: ClassVar[bool] = True
+    """Whether it also selects samples of the exact families."""
+
+    def check(self, config: Any) -> None:
+        super().check(config)
+        if config.exact and not self.on_numbers:
+            raise ConfigError(f"policies: {self.policy} compares images, the samples of model.family={config.model.family} are numbers")
+        if config.exact and config.model.replicates > 1:
+            raise ConfigError(f"policies: {self.policy} selects samples, which parallel chains share; set model.replicates=1 and use several seeds")
+
+
+class Within(Selector):
+    within: Literal["all", "class", "prompt"] = Field(
+        "all", description="Compare all samples of a generation with each other (all, off), or only those asked for with the same class or prompt."
+    )
+
+    def check(self, config: Any) -> None:
+        super().check(config)
+        if self.within != "all" and not (config.conditional and (config.text or self.within == "class")):
+            raise ConfigError(f"policies: {self.policy}: the samples of this model are not asked for by {self.within}; use within: all")
+
+
+class Sized(Within):
+    """Keeps a share or a number of the candidates: `pick` says which."""
+
+    share: float | None = Field(
+        None, gt=0, le=1, description="Share of the candidates of each group that is kept, rounded up; 1 = all, null = unused."
+    )
+    count: int | None = Field(None, ge=1, description="Samples that are kept of each generation, with within: all; null = unused.")
+
+    ways: ClassVar[tuple[str, ...]] = ("share", "count")
+    why: ClassVar[str] = "not chosen"
+    """The reason of those that are left out."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Sized:
+        given = [way for way in self.ways if getattr(self, way) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(self.ways)}; got {' and '.join(given) or 'none'}")
+        if self.count is not None and self.within != "all":
+            raise ValueError(f"count is of the whole generation; with within: {self.within} give a share")
+        return self
+
+    def quota(self, n: int) -> int:
+        """How many of n are kept."""
+        if self.count is None:
+            return n if self.share is None else part(self.share, n)
+        if self.count > n:
+            raise ConfigError(f"policies: {self.policy} keeps {self.count} samples, but there are {n}; lower count or raise sample.count")
+        return self.count
+
+    def keeps(self, count: int) -> int:
+        return self.quota(count)
+
+    def pick(self, at: At, candidates: Any, n: int, group: str) -> np.ndarray:
+        """The positions of the n that are kept among the candidates of one group."""
+        raise NotImplementedError
+
+    def select(self, at: At, candidates: Any) -> list[str | None]:
+        reasons: list[str | None] = [self.why] * len(candidates)
+        for group, own in groups(candidates, self.within):
+            for i in own[self.pick(at, candidates.only(candidates.index[own]), self.quota(len(own)), group)]:
+                reasons[i] = None
+        return reasons
+
+
+class Featured(Selector):
+    extractor: str | None = Field(None, description="Which of measure.extractors tells how far images lie apart; null = the one of the class judge.")
+
+    on_numbers: ClassVar[bool] = False
+
+    def check(self, config: Any) -> None:
+        super().check(config)
+        rewards.check_features(config, self.policy, self.extractor)
+
+
+class Rewarded(Selector):
+    reward: str = Field(description="What is preferred, by name, see difflab/policies/rewards.py; 'chance' = nothing: a control of equal size.")
+    lowest: bool = Field(False, description="Prefer the lowest reward, as an adversarial curator does (Wei & Zhang 2505.09768); false = the highest.")
+
+    @field_validator("reward")
+    @classmethod
+    def _known(cls, reward: str) -> str:
+        rewards.find(reward)
+        return reward
+
+    def check(self, config: Any) -> None:
+        super().check(config)
+        rewards.check(config, self.policy, self.reward)
+
+    def scores(self, at: At, candidates: Any) -> np.ndarray:
+        """How much each candidate is preferred, float64 [n], finite."""
+        found = rewards.scores(self.reward, at, candidates)
+        return -found if self.lowest else found
+
+
+class OneOfK(Within, Rewarded):
+    """One of every k candidates is kept."""
+
+    k: int = Field(ge=1, description="Samples of which one is kept; 1 = all are kept (off).")
+
+    def check(self, config: Any) -> None:
+        super().check(config)
+        fewest = min(config.sample.count_of(t) for t in range(self.first, config.generations + 1))
+        if self.k > fewest:
+            raise ConfigError(f"policies: {self.policy} takes one of {self.k}, but there are {fewest} samples; lower k or raise sample.count")
+        for own in config.policies[config.policies.index(self) + 1 :]:
+            opposite = isinstance(own, OneOfK) and own.reward == self.reward != "chance" and own.lowest != self.lowest
+            if opposite and self.k > 1 < own.k and self.meets(own, config.generations) is not None:
+                raise ConfigError(
+                    f"policies: {self.policy} and {own.policy} prefer the highest and the lowest {self.reward} of the same samples; "
+                    "leave one out, or part their generations with first and last"
+                )
+
+    def keeps(self, count: int) -> int:
+        return count // self.k  # within classes up to one fewer for each class
+
+    def prefer(self, at: At, scores: np.ndarray, group: str) -> np.ndarray:
+        """What the largest of is kept: [m, k], from the scores [m, k]."""
+        return scores
+
+    def select(self, at: At, candidates: Any) -> list[str | None]:
+        reasons: list[str | None] = [f"another of its {self.k} was preferred"] * len(candidates)
+        scores = self.scores(at, candidates)
+        for group, own in groups(candidates, self.within):
+            if len(own) < self.k:
+                raise ConfigError(
+                    f"policies: {self.policy} takes one of {self.k}, but {group} has {len(own)} candidates in generation {candidates.generation}, "
+                    "so none of them would be kept; lower k, raise sample.count or use within: all"
+                )
+            order = at.rng("groups", group).permutation(own)
+            full = order[: len(own) // self.k * self.k].reshape(-1, self.k)
+            for i in order[full.size :]:
+                reasons[i] = f"left over: too few for a group of {self.k}"
+            for i in full[np.arange(len(full)), self.prefer(at, scores[full], group).argmax(1)]:
+                reasons[i] = None
+        return reasons
+
+
+class Spread(Sized, Featured):
+    """Keeps images that lie far apart, of the samples of a generation or of all that a training set would be made of: `spread` says which."""
+
+    stage: Literal["select", "mix"] = Field(
+        "select", description="select = of the samples of each generation; mix = of all that training set t would be made of, real images included."
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Spread:
+        if self.stage == "mix" and self.within != "all":
+            raise ValueError("stage: mix chooses among all images alike; use within: all")
+        return self
+
+    def check(self, config: Any) -> None:
+        super().check(config)
+        if self.stage == "mix" and config.ecosystem is not None:
+            raise ConfigError(
+                f"policies: {self.policy} with stage: mix chooses before labs exchange their samples; use stage: select in an ecosystem"
+            )
+
+    def spread(self, at: At, candidates: Any, features: torch.Tensor, n: int) -> np.ndarray:
+        """Positions of the n images that are kept, by features [m, d]; `candidates` None = stage mix."""
+        raise NotImplementedError
+
+    def pick(self, at: At, candidates: Any, n: int, group: str) -> np.ndarray:
+        return self.spread(at, candidates, candidates.features(at.extractor(self.extractor)), n)
+
+    def keeps(self, count: int) -> int:
+        return count if self.stage == "mix" else super().keeps(count)
+
+    def select(self, at: At, candidates: Any) -> list[str | None]:
+        return [None] * len(candidates) if self.stage == "mix" else super().select(at, candidates)
+
+    def pools(self, at: At, drawn: list[Any], budget: int | None) -> tuple[list[Any], int | None]:
+        if self.stage == "select" or at.generation == 0:
+            return drawn, budget
+        if budget is not None or any(pool.count != len(pool.rows) for pool in drawn):
+            raise ConfigError(
+                f"policies: {self.policy} with stage: mix chooses instead of a random draw; use regime.name=replace or accumulate without set_size"
+            )
+        wanted = self.quota(sum(pool.count for pool in drawn))
+        if at.run is None:  # only numbers are asked for
+            return drawn, wanted
+        from difflab.loop.select import Candidates
+
+        extractor = at.extractor(self.extractor)
+        features = [Candidates(at.run, pool.generation, pool.rows, at.extractors).features(extractor) for pool in drawn]
+        kept = np.zeros(sum(map(len, features)), dtype=bool)
+        kept[self.spread(at, None, torch.cat(features), wanted)] = True
+        parts = np.split(kept, np.cumsum([len(pool.rows) for pool in drawn])[:-1])
+        return [replace(pool, rows=pool.rows[own], count=int(own.sum())) for pool, own in zip(drawn, parts, strict=True)], None

@@ -1,0 +1,59 @@
+"""Keep few samples of each neighbourhood."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from difflab.core.errors import ConfigError
+from difflab.policies import rewards
+from difflab.policies.policy import At, policy
+from difflab.policies.select.common import Rewarded, groups
+
+
+@policy("diverse")
+class Diverse(Rewarded):
+    """At most k samples are kept of each neighbourhood, those with the highest reward: a mode that is drawn too often counts no more than k.
+
+    A sample belongs to the real training image (of generation 0) that is nearest to it, or to its class or prompt. Exact: no neighbourhood has
+    more than k; one that no sample lies in stays empty.
+    """
+
+    source: ClassVar[str] = "quotas per cluster, as in balanced data curation (Vo et al. 2405.15613)"
+
+    k: int = Field(ge=1, description="Most samples that are kept of one neighbourhood; sample.count = off.")
+    per: Literal["real", "class", "prompt"] = Field(
+        "real", description="Neighbourhoods: the nearest real training image, the class or the prompt asked for."
+    )
+    reward: str = Field("chance", description="Which are kept, by name of a reward, see difflab/policies/rewards.py; chance = any.")
+    extractor: str | None = Field(None, description="Which of measure.extractors says what is near; null = the one of the class judge.")
+
+    def check(self, config: Any) -> None:
+        super().check(config)
+        if self.per == "real":
+            if config.exact:
+                raise ConfigError(f"policies: diverse compares images, the samples of model.family={config.model.family} are numbers")
+            rewards.check_features(config, self.policy, self.extractor)
+        elif not (config.conditional and (config.text or self.per == "class")):
+            raise ConfigError(f"policies: diverse: the samples of this model are not asked for by {self.per}; use per: real")
+
+    def select(self, at: At, candidates: Any) -> list[str | None]:
+        reasons: list[str | None] = [None] * len(candidates)
+        best_first = np.argsort(-self.scores(at, candidates), kind="stable")
+        rank = np.argsort(best_first)
+        for name, own in self.neighbourhoods(at, candidates):
+            for i in own[np.argsort(rank[own])][self.k :]:
+                reasons[i] = f"{self.k} others of {name} are kept"
+        return reasons
+
+    def neighbourhoods(self, at: At, candidates: Any) -> list[tuple[str, np.ndarray]]:
+        """What each is called, and the positions of its candidates."""
+        from difflab.metrics.memorisation import nearest_real
+
+        if self.per != "real":
+            return list(groups(candidates, self.per))
+        extractor = at.extractor(self.extractor)
+        nearest = nearest_real(candidates.features(extractor), candidates.real(extractor)[0])[1].numpy()
+        return [(f"the neighbourhood of real image {i}", np.flatnonzero(nearest == i)) for i in np.unique(nearest)]

@@ -1,0 +1,27 @@
+"""Keep one of every k samples, the likelier the higher its reward."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from difflab.policies.policy import At, policy
+from difflab.policies.select.common import OneOfK
+
+
+@policy("luce")
+class Luce(OneOfK):
+    """Of every k samples, grouped at random, one is kept with probability exp(reward / temperature) over the sum of that in its group.
+
+    The curation of Ferbach et al. 2407.09499: Luce's choice rule, for k = 2 Bradley and Terry's; their tests on CIFAR-10 multiply a
+    probability by gamma = 1 / temperature. Exact: for large k generation t is distributed as p exp(t reward / temperature), normalised.
+    """
+
+    source: ClassVar[str] = "Ferbach et al., arXiv 2407.09499"
+
+    temperature: float = Field(1.0, gt=0, description="In units of the reward: near 0 the best of k is kept, large = one at random (off).")
+
+    def prefer(self, at: At, scores: np.ndarray, group: str) -> np.ndarray:
+        return scores / self.temperature + at.rng("choice", group).gumbel(size=scores.shape)  # the largest of these is Luce's choice

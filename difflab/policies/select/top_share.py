@@ -1,0 +1,24 @@
+"""Keep the samples with the highest rewards."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from difflab.policies.policy import At, policy
+from difflab.policies.select.common import Rewarded, Sized
+
+
+@policy("top_share")
+class TopShare(Sized, Rewarded):
+    """Keeps the share (or number) of samples with the highest reward, of all or of each class or prompt: truncation selection.
+
+    Exact: how many are kept; of equal rewards the earlier sample goes first.
+    """
+
+    source: ClassVar[str] = "truncation selection, as in filtering by an aesthetic or a CLIP score"
+    why: ClassVar[str] = "its reward is too low"
+
+    def pick(self, at: At, candidates: Any, n: int, group: str) -> np.ndarray:
+        return np.argsort(-self.scores(at, candidates), kind="stable")[:n]

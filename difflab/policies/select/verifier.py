@@ -1,0 +1,71 @@
+"""Keep the samples in which an imperfect classifier sees what was asked for."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from difflab.core.errors import ConfigError
+from difflab.core.seeds import lab_seed, numpy_generator
+from difflab.policies.policy import At, policy
+from difflab.policies.select.common import Featured, Sized, part
+
+
+@policy("verifier")
+class Verifier(Sized, Featured):
+    """Keeps samples by the probability that a class judge gives the class asked for: the best share or number, or all above a threshold.
+
+    The judge is a verifier of its own, fitted once and for all generations alike to part of generation 0's training set: to fewer images, or to
+    some classes only, so that it is biased (Feng et al. 2406.07515: an imperfect one suffices; Yi et al. 2510.16657: the chain ends at what the
+    verifier knows; Qiao et al. 2606.13732: siloed verifiers prune tails). A class that it never saw has probability 0: its samples are
+    dropped first. Exact: how many are kept, unless by threshold.
+    """
+
+    source: ClassVar[str] = "Feng et al., arXiv 2406.07515; Yi et al., arXiv 2510.16657; Qiao et al., arXiv 2606.13732"
+    ways: ClassVar[tuple[str, ...]] = ("share", "count", "threshold")
+    why: ClassVar[str] = "the verifier does not see what was asked for"
+
+    threshold: float | None = Field(None, ge=0, le=1, description="Least probability of the class asked for; 0 = all are kept, null = unused.")
+    real_share: float = Field(1.0, gt=0, le=1, description="Share of generation 0's training images that the verifier learns from; 1 = all.")
+    classes: list[str] | None = Field(None, min_length=2, description="Names of the only classes that the verifier learns; null = all.")
+
+    def check(self, config: Any) -> None:
+        super().check(config)
+        if not config.conditional:
+            raise ConfigError("policies: verifier compares samples with the class asked for, and samples of this model are not asked for by class")
+
+    def select(self, at: At, candidates: Any) -> list[str | None]:
+        if self.threshold is None:
+            return super().select(at, candidates)
+        return [None if p >= self.threshold else self.why for p in self.confidence(at, candidates)]
+
+    def pick(self, at: At, candidates: Any, n: int, group: str) -> np.ndarray:
+        return np.argsort(-self.confidence(at, candidates), kind="stable")[:n]
+
+    def confidence(self, at: At, candidates: Any) -> np.ndarray:
+        """Probability of the class asked for, float64 [n]."""
+        if candidates.labels is None:
+            raise ConfigError("policies: verifier compares samples with the class asked for, and these were asked for without one")
+        extractor = at.extractor(self.extractor)
+        judge = candidates.once(("verifier", at.position), lambda: self.fit(at, candidates, extractor))
+        return judge.probabilities(candidates.features(extractor)).numpy()[np.arange(len(candidates)), candidates.labels]
+
+    def fit(self, at: At, candidates: Any, extractor: Any) -> Any:
+        """The verifier. Raises ConfigError for unknown classes, MeasureError where it has too little to learn from."""
+        from difflab.metrics import Judge
+
+        (features, labels), known = candidates.real(extractor), candidates.run.about["classes"]
+        if labels is None:
+            raise ConfigError("policies: verifier learns from labelled real images, and there are none here")
+        unknown = [name for name in self.classes or [] if name not in known]
+        if unknown:
+            raise ConfigError(f"policies: verifier: '{unknown[0]}' is none of the classes {', '.join(known[:20])}")
+        seed = lab_seed(at.config.seed, at.config.lab)
+        order = numpy_generator("verifier", seed, at.position).permutation(len(labels))  # the same in every generation
+        rows = np.sort(order[: part(self.real_share, len(labels))])
+        if self.classes is not None:
+            rows = rows[np.isin(labels[rows], [known.index(name) for name in self.classes])]
+        return Judge.fit(features[torch.from_numpy(rows)], torch.from_numpy(labels[rows]), len(known))

@@ -1,0 +1,1 @@
+"""Policies that act in training, or on its weights."""

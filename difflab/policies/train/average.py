@@ -1,0 +1,39 @@
+"""Average the trained weights with those of the base or of the generation before."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from difflab.policies.policy import At, Policy, policy
+from difflab.policies.train.interpolation import check_line, towards
+
+
+@policy("average")
+class Average(Policy):
+    """w = (1 - share) w_t + share w_other, before the weights are saved and sampled.
+
+    Towards the base it is WiSE-FT (Wortsman et al. 2109.01903); towards the generation before, whose weights are averaged already,
+    a moving average over generations with decay `share`. Of LoRA layers the product is scaled, which is the same thing.
+    Exact on the gaussian family, whose weights are mean and covariance: with ML fits under replace the variance left after t fits
+    is (1 - 1/n) (1 - (1 - share)/n)^(t-1).
+    """
+
+    source: ClassVar[str] = "Wortsman et al., arXiv 2109.01903"
+
+    first: int = Field(1, ge=1, description="First generation in which it acts; generation 0 has none before it.")
+    share: float = Field(ge=0, le=1, description="Share of the other weights, 0 to 1; 0 = off.")
+    to: Literal["base", "previous"] = Field(
+        "previous",
+        description="The other weights: base = the pretrained ones, without a pretrained base generation 0's; previous = generation t-1's.",
+    )
+
+    def check(self, config: Any) -> None:
+        check_line(config, self.policy, self.to)
+
+    def decides(self) -> tuple[str, ...]:
+        return (f"the average with {self.to}",)
+
+    def weights(self, at: At, model: Any) -> None:
+        towards(at, model, self.to, self.share)

@@ -1,0 +1,38 @@
+"""Another share of dropped conditions while a generation trains on samples."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from difflab.config import Train
+from difflab.core.errors import ConfigError
+from difflab.policies.policy import At, Policy, policy
+
+
+@policy("condition_drop")
+class ConditionDrop(Policy):
+    """Another train.condition_dropout from generation `first` on: one half of ReDiFine, the other is a guidance that decays while sampling.
+
+    What is exact: the training is that of a config with this condition_dropout, for the generations in which it acts.
+    """
+
+    source: ClassVar[str] = "Yoon et al., arXiv 2407.17493"
+
+    first: int = Field(1, ge=0, description="First generation in which it acts; 0 = already on the real images.")
+    share: float = Field(0.2, ge=0, lt=1, description="Share of labels or captions replaced by 'none' in training, 0 to below 1; 0 = none.")
+
+    def check(self, config: Any) -> None:
+        if not config.conditional:
+            raise ConfigError("policies: condition_drop leaves out labels and captions, and this model is given none; set model.conditional=true")
+        if self.share == 0 and config.sample.guidance_scale != 1 and not config.text:
+            raise ConfigError(
+                "policies: condition_drop with share 0 leaves no unconditional prediction for sample.guidance_scale other than 1; raise share"
+            )
+
+    def decides(self) -> tuple[str, ...]:
+        return ("train.condition_dropout",)
+
+    def training(self, at: At, train: Train) -> Train:
+        return train.model_copy(update={"condition_dropout": self.share})

@@ -1,0 +1,142 @@
+"""Stop a training when the error on real images that it is not trained on no longer falls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+from pydantic import Field
+from torch.distributed.tensor import DTensor
+
+from difflab.core.errors import ConfigError
+from difflab.loop.held_out import LEVELS, errors
+from difflab.loop.regimes import first_size, fresh_needed
+from difflab.loop.training_loop import Moment, Watch, like
+from difflab.policies.policy import At, Policy, policy
+
+
+class Stopper(Watch):
+    """Takes `loss` of the averaged weights every `every` images and at the end, and keeps the best ones.
+
+    Args:
+        loss: Moment -> the error of the network as it stands.
+        patience: looks in a row without a new best that end the training.
+        about: added to the record.
+    """
+
+    def __init__(self, loss: Callable[[Moment], float], every: int, patience: int, about: dict[str, Any]):
+        self.loss, self.every, self.patience, self.about = loss, every, patience, about
+        self.looks: list[tuple[int, float]] = []  # images seen, loss
+        self.best = 0  # which of them
+        self.weights: dict[str, Any] = {}  # at the best one
+
+    def step(self, now: Moment) -> bool:
+        before = max(0, now.images_seen - now.train.batch_size)
+        if now.images_seen < now.train.images_seen and now.images_seen // self.every == before // self.every:
+            return False
+        loss = self._look(now)
+        if not self.looks or loss < self.looks[self.best][1]:
+            self.best = len(self.looks)
+            averaged = now.average.weights or now.weights
+            self.weights = {name: w.detach().clone() if isinstance(w, DTensor) else w.detach().cpu().clone() for name, w in averaged.items()}
+        self.looks.append((now.images_seen, loss))
+        return len(self.looks) - 1 - self.best >= self.patience
+
+    @torch.no_grad()
+    def _look(self, now: Moment) -> float:
+        own = {name: w.detach().clone() for name, w in now.weights.items()} if now.average.weights else {}
+        now.average.copy_to(now.weights)
+        now.net.eval()
+        with now.accelerator.autocast(), torch.compiler.set_stance("force_eager"):  # compiled for training, these shapes would be compiled anew
+            loss = [self.loss(now)]
+        now.net.train()
+        for name, w in own.items():
+            now.weights[name].copy_(w)
+        if now.accelerator.num_processes > 1:  # a last bit that differs must not send one process home and keep the others
+            broadcast_object_list(loss)
+        return loss[0]
+
+    def state(self) -> dict[str, Any]:
+        looks = torch.tensor(self.looks, dtype=torch.float64).reshape(-1, 2)
+        return {"looks": looks, "best": torch.tensor(self.best)} | {f"weights.{name}": w for name, w in self.weights.items()}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        self.looks = [(int(seen), float(loss)) for seen, loss in state["looks"]]
+        self.best = int(state["best"])
+        self.weights = {name.removeprefix("weights."): w for name, w in state.items() if name.startswith("weights.")}
+
+    @torch.no_grad()
+    def end(self, weights: dict[str, Any]) -> None:
+        for name, w in self.weights.items():
+            weights[name].copy_(w if isinstance(w, DTensor) else like(w, weights[name]))
+
+    def record(self) -> dict[str, Any]:
+        return {"early_stop": {**self.about, "losses": self.looks, "best_images_seen": self.looks[self.best][0] if self.looks else None}}
+
+
+@policy("early_stop")
+class EarlyStop(Policy):
+    """Training ends when the denoising error on a validation set of real images has not fallen for a while; the best weights are kept.
+
+    The validation set is the last `count` images of the train split where they are in the reserve (data.train_size leaves one), so that
+    no generation is trained on them; without a reserve the last `count` of generation 0's training set, on which generation 0 is
+    trained, so that it stops later than it should. Held-out images are never used. The error is that of measure held_out_loss, of the
+    averaged weights, with the same noise at every look. A schedule that decays to images_seen is cut short: train.decay=none suits better.
+    """
+
+    source: ClassVar[str] = "Prechelt 1998, Early stopping - but when?"
+
+    every: int = Field(10_000, ge=1, description="Images seen between two looks; the last step is looked at too.")
+    patience: int = Field(
+        3, ge=1, description="Looks in a row without a new best after which training ends; a large number = never, yet the best weights are kept."
+    )
+    count: int = Field(128, ge=2, description="Real images in the validation set.")
+
+    def check(self, config: Any) -> None:
+        if not config.denoises:
+            raise ConfigError(f"policies: early_stop looks at a training, and the family {config.model.family} is fitted by a formula")
+        if self.every > config.train.images_seen:
+            raise ConfigError(f"policies: early_stop looks every {self.every} images, a training sees {config.train.images_seen} (train.images_seen)")
+
+    def decides(self) -> tuple[str, ...]:
+        return ("when a training ends",)
+
+    def images(self, config: Any, n_train: int) -> tuple[np.ndarray, bool]:
+        """Places of the validation set in the real set, int64 [count], and whether they are in the reserve. Raises ConfigError."""
+        n0 = first_size(config, n_train)
+        reserve, used = n_train - n0, fresh_needed(config, n0)
+        if reserve and self.count > reserve - used:
+            raise ConfigError(
+                f"policies: early_stop wants {self.count} real images of a reserve of {reserve}, {used} of which train; "
+                "lower its count or data.train_size (null = no reserve)"
+            )
+        if self.count > n0 // 2 and not reserve:
+            raise ConfigError(f"policies: early_stop wants {self.count} real images, more than half of the {n0} in the train split; lower its count")
+        return np.arange(n_train - self.count, n_train), bool(reserve)
+
+    def trainer(self, at: At, model: Any) -> Watch:
+        config, real = at.config, at.run.real
+        places, apart = self.images(config, at.run.about["n_train"])
+        if at.generation == self.first and not apart:
+            at.say(
+                f"early_stop: there is no reserve, so the error is taken on {self.count} images of generation 0's own training set; set data.train_size"
+            )
+        if model.encoder_key:
+            lacking = sorted(set((places // real.shard_size).tolist()) & set(real.lacks(model.encoder_key)))
+            encoder = model.encoder(at.device) if lacking else None
+            for shard in lacking:
+                real.encode(encoder, shard)
+        inputs, conditions = model.inputs(real, places), at.run.conditions(real)
+        known = None if conditions is None else conditions[places]
+        size = max(1, (config.train.micro_batch_size or config.train.batch_size) // LEVELS)
+
+        def loss(now: Moment) -> float:
+            parts = [slice(k, k + size) for k in range(0, self.count, size)]
+            key = ("early_stop", config.seed)
+            taken = [errors(now.model, inputs[rows], None if known is None else known[rows], range(self.count)[rows], key).ravel() for rows in parts]
+            return float(np.concatenate(taken).mean())
+
+        return Stopper(loss, self.every, self.patience, {"images": "reserve" if apart else "training set 0", "count": self.count})

@@ -1,0 +1,74 @@
+"""Let the real rows of a training set count more, or less, than the synthetic ones."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field, field_validator
+
+from difflab.core.errors import ConfigError
+from difflab.policies.policy import At, Policy, policy
+
+
+def golden(r: float) -> float:
+    """The weight of real data under which the mean of a Gaussian is estimated best in the long run, for r real points per synthetic one.
+
+    (He, Xu & Cheng 2502.18049.) It minimises (w^2 + r (1 - w)^2) / (w (2 - w)), and its value is the minimum too.
+
+    >>> round(golden(1), 4)
+    0.618
+    """
+    return (math.sqrt(r * r + 4 * r) - r) / 2
+
+
+@policy("real_weight")
+class RealWeight(Policy):
+    """The real rows of each training set together have the weight w in the loss, the synthetic ones 1 - w, whatever their numbers.
+
+    Sets of one kind only are left alone. The law: with n real and k synthetic points, r = n/k, and synthetic points of unit variance the
+    mean of a Gaussian ends with n Var = (w^2 + r (1 - w)^2) / (w (2 - w)); r = 1: smallest at 1 / golden ratio. With the variance refitted
+    as in this package the exact one is `theory.weighted`.
+    """
+
+    source: ClassVar[str] = "He, Xu & Cheng, arXiv 2502.18049"
+
+    first: int = Field(1, ge=1, description="First generation in which it acts; generation 0 has real images only.")
+    weight: float | str = Field(
+        "golden",
+        description="Share w of the real rows in the loss, above 0 to 1; golden = (sqrt(r^2 + 4r) - r)/2, r = real / synthetic rows; the share of rows = off.",
+    )
+
+    @field_validator("weight", mode="plain")
+    @classmethod
+    def _known(cls, weight: Any) -> float | str:
+        if weight == "golden" or (type(weight) in (int, float) and 0 < weight <= 1):
+            return weight if weight == "golden" else float(weight)
+        raise ValueError("wants a number above 0 and up to 1, or golden")
+
+    def check(self, config: Any) -> None:
+        if config.regime.name == "replace" and not any(own.policy == "real_share" or getattr(own, "fill", False) for own in config.policies):
+            raise ConfigError(
+                "policies: real_weight weighs real images against samples, and regime.name=replace trains on samples only; use another regime or real_share"
+            )
+
+    def decides(self) -> tuple[str, ...]:
+        return ("the weight of real images",)
+
+    def row_weights(self, at: At, rows: pa.Table) -> np.ndarray:
+        real = rows["generation"].to_numpy() < 0
+        chain = rows["replicate"].to_numpy()
+        shared, chains = chain < 0, max(1, int(chain.max()) + 1)
+
+        def numbers(kind: np.ndarray) -> np.ndarray:  # of rows that each chain has, [chains]
+            return (kind & shared).sum() + np.bincount(chain[kind & ~shared], minlength=chains)
+
+        n, k = numbers(real).astype(float), numbers(~real).astype(float)
+        if not n.any() or not k.any():
+            return np.ones(len(rows))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            w = np.array([golden(r) for r in n / k]) if self.weight == "golden" else np.full(chains, self.weight)
+            each = np.where(real, (w / n)[np.maximum(chain, 0)], ((1 - w) / k)[np.maximum(chain, 0)])
+        return np.where(((n > 0) & (k > 0))[np.maximum(chain, 0)], each, 1.0 / (n + k)[np.maximum(chain, 0)])

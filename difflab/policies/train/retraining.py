@@ -1,0 +1,43 @@
+"""Another length and rate for the trainings after the first."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from difflab.config import Train
+from difflab.core.errors import ConfigError
+from difflab.policies.policy import At, Policy, policy
+
+
+@policy("retraining")
+class Retraining(Policy):
+    """Other train.images_seen and train.learning_rate from generation `first` on: a model is fitted once and then tuned briefly on samples.
+
+    Published loops that hand weights on do so: 50,000 images after the first fit (Bertrand et al. 2310.00429), one pass at 1/400 of the rate
+    (Gillman et al. 2402.07087), less than 1% of the compute (Alemohammad et al. 2510.03597). Exact: the training is that of a
+    config with these fields, for the generations in which it acts.
+    """
+
+    source: ClassVar[str] = "Bertrand et al. 2310.00429; Gillman et al. 2402.07087; Alemohammad et al. 2510.03597"
+
+    first: int = Field(1, ge=0, description="First generation in which it acts; generation 0 is the first fit.")
+    images_seen: int | None = Field(None, ge=1, description="Images that a training sees; null = train.images_seen.")
+    learning_rate: float | None = Field(None, gt=0, description="Peak learning rate; null = train.learning_rate.")
+
+    def check(self, config: Any) -> None:
+        if self.images_seen is None and self.learning_rate is None:
+            raise ConfigError("policies: retraining changes nothing; set images_seen or learning_rate")
+        if not config.denoises:
+            raise ConfigError(f"policies: retraining changes a training by steps, and model.family={config.model.family} is fitted by a formula")
+        for own in config.policies:
+            if own.policy == "early_stop" and own.every > (self.images_seen or config.train.images_seen):
+                raise ConfigError(f"policies: early_stop looks every {own.every} images, a retraining sees {self.images_seen}")
+
+    def decides(self) -> tuple[str, ...]:
+        return tuple(f"train.{name}" for name in ("images_seen", "learning_rate") if getattr(self, name) is not None)
+
+    def training(self, at: At, train: Train) -> Train:
+        own = {"images_seen": self.images_seen, "learning_rate": self.learning_rate}
+        return train.model_copy(update={name: value for name, value in own.items() if value is not None})

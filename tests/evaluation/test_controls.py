@@ -1,0 +1,86 @@
+"""Real images in the look of others: what a filter and colours explain is explained, content stays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+
+from difflab.config import Data
+from difflab.data.sources import open_source
+from difflab.evaluation.controls import LUMA, matched, reencoded
+from difflab.evaluation.simulate import simulate
+from difflab.metrics.texture import STATISTICS, texture
+
+
+@pytest.fixture(scope="module", params=["digits", "emoji"])
+def halves(request) -> tuple[np.ndarray, np.ndarray]:
+    """Two disjoint halves of 300 real images."""
+    source = open_source(Data(source=request.param), 0)
+    order = np.random.default_rng(0).permutation(len(source))[:600]
+    images = np.stack([source.read(int(i)) for i in order])
+    return images[:300], images[300:]
+
+
+def median(images: np.ndarray, statistic: str) -> float:
+    return float(texture(torch.from_numpy(images))[:, STATISTICS.index(statistic)].median())
+
+
+@pytest.mark.parametrize(("kind", "statistic"), [("blurred", "sharpness"), ("sharpened", "sharpness"), ("saturated", "saturation")])
+def test_the_look_of_changed_images_is_taken_on(halves, kind, statistic):
+    """Of the way from other real images to changed ones, all but a third is gone (HSV's saturation is not quite a mean of chroma)."""
+    real, other = halves
+    if kind == "saturated" and real.shape[3] == 1:
+        return
+    changed, _ = simulate(kind, other, np.zeros(len(other), np.int64), 0.7, 300)
+    before, after, target = (median(x, statistic) for x in (real, matched(real, changed), changed))
+    assert abs(before - target) > 0.1 * before  # there was something to take on
+    assert abs(after - target) < abs(before - target) / 3
+
+
+def test_a_linear_filter_is_found_exactly_where_nothing_clips():
+    """Images of little contrast around grey: the look of a blur is the blur itself, image by image."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(128, 25, (200, 16, 16, 1)).clip(40, 215).astype(np.uint8)
+    blurred = np.stack([np.asarray(Image.fromarray(x[..., 0]).filter(ImageFilter.GaussianBlur(1)))[..., None] for x in noise])
+    got, inner = matched(noise, blurred).astype(float), (slice(None), slice(3, -3), slice(3, -3))
+    assert np.corrcoef(got[inner].ravel(), blurred[inner].ravel())[0, 1] > 0.97
+    assert np.corrcoef(noise[inner].ravel(), blurred[inner].ravel())[0, 1] < 0.6
+
+
+def test_the_look_of_equal_images_changes_next_to_nothing(halves):
+    real, other = halves
+    assert np.abs(matched(real, real).astype(int) - real).max() <= 1
+    assert np.abs(matched(real, other).astype(int) - real).mean() < 6  # the halves differ a little
+
+
+def test_content_is_not_taken_on(halves):
+    """One image repeated has no variety; other images in its look keep theirs."""
+    real, other = halves
+    got = matched(real, other[:1].repeat(300, axis=0)).astype(float)
+    assert got.var(0).sum() > 0.3 * real.astype(float).var(0).sum()
+
+
+def test_brightness_is_taken_on_and_shapes_and_types_stay(halves):
+    real, _ = halves
+    dark = (real * 0.4).astype(np.uint8)
+    got = matched(real, dark)
+    assert got.dtype == np.uint8 and got.shape == real.shape
+    weight = LUMA if real.shape[3] == 3 else np.ones(1)
+    assert float((got @ weight).mean()) == pytest.approx(float((dark @ weight).mean()), abs=2)
+
+
+def test_constant_images_on_either_side_are_no_error():
+    flat = np.full((4, 8, 8, 3), 7, np.uint8)
+    noisy = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    assert np.abs(matched(noisy, flat).astype(int) - 7).max() <= 1
+    assert matched(flat, noisy).shape == flat.shape
+
+
+def test_reencoding_changes_little_and_is_what_pillow_does(halves):
+    real, _ = halves
+    got = reencoded(real)
+    assert got.shape == real.shape and got.dtype == np.uint8
+    assert 0 < np.abs(got.astype(int) - real).mean() < 12
+    assert np.abs(reencoded(real, 95).astype(int) - real).mean() < np.abs(got.astype(int) - real).mean()

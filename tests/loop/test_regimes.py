@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import itertools
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy import stats
+
+from difflab.config import Config, parse
+from difflab.core.errors import ConfigError
+from difflab.loop.regimes import SHARED, Pool, check_possible, fresh_needed, mix, pools
+
+R = -1  # generation of a real image
+
+
+def chain(name: str = "replace", n0: int | None = 10, generations: int = 3, count: Any = 10, **regime: Any) -> Config:
+    return parse(
+        {
+            "generations": generations,
+            "data": {"train_size": n0},
+            "model": {"family": "memoriser"},
+            "regime": {"name": name, **regime},
+            "sample": {"count": count},
+        }
+    )
+
+
+def sampled(config: Config, t: int) -> list[np.ndarray]:
+    return [np.arange(config.sample.count_of(g)) for g in range(t)]
+
+
+def shares(config: Config, t: int, n_train: int = 100) -> tuple[list[tuple[str, int, int, int]], int | None]:
+    """(kind, generation, rows in the pool, count) of every pool, and the budget."""
+    drawn, budget = pools(config, t, n_train, sampled(config, t))
+    return [(p.kind, p.generation, len(p.rows), p.count) for p in drawn], budget
+
+
+def rows_of(config: Config, t: int, n_train: int = 100, replicates: int = 1, kept: list[np.ndarray] | None = None) -> pa.Table:
+    drawn, budget = pools(config, t, n_train, sampled(config, t) if kept is None else kept)
+    return mix(drawn, budget, ("mix", config.seed, t), replicates)
+
+
+def pairs(rows: pa.Table) -> list[tuple[int, int]]:
+    return list(zip(rows["generation"].to_pylist(), rows["index"].to_pylist(), strict=True))
+
+
+def fixed(n: int) -> tuple[str, int, int, int]:
+    return ("fixed_real", R, 10, n)
+
+
+def syn(g: int, count: int = 10, rows: int = 10) -> tuple[str, int, int, int]:
+    return ("synthetic", g, rows, count)
+
+
+# By hand, for n0 = 10 and 10 samples a generation: regime settings -> {t: (pools, budget)}.
+TABLE: list[tuple[dict[str, Any], dict[int, tuple[list[tuple[str, int, int, int]], int | None]]]] = [
+    ({"name": "replace"}, {0: ([fixed(10)], None), 1: ([syn(0)], None), 3: ([syn(2)], None)}),
+    ({"name": "replace", "set_size": 7}, {0: ([fixed(10)], None), 2: ([syn(1)], 7)}),
+    ({"name": "replace", "synthetic_from": "all"}, {1: ([syn(0)], None), 3: ([syn(0), syn(1), syn(2)], None)}),
+    ({"name": "accumulate"}, {1: ([fixed(10), syn(0)], None), 3: ([fixed(10), syn(0), syn(1), syn(2)], None)}),
+    ({"name": "accumulate", "synthetic_from": "last"}, {3: ([fixed(10), syn(2)], None)}),
+    ({"name": "accumulate_subsample"}, {0: ([fixed(10)], None), 1: ([fixed(10), syn(0)], 10), 3: ([fixed(10), syn(0), syn(1), syn(2)], 10)}),
+    ({"name": "accumulate_subsample", "set_size": 12}, {2: ([fixed(10), syn(0), syn(1)], 12)}),
+    (
+        {"name": "accumulate_subsample", "stratified": True},
+        {1: ([fixed(5), syn(0, 5)], None), 3: ([fixed(3), syn(0, 3), syn(1, 2), syn(2, 2)], None)},
+    ),
+    ({"name": "fixed_real"}, {1: ([fixed(5), syn(0, 5)], None), 3: ([fixed(5), syn(2, 5)], None)}),
+    ({"name": "fixed_real", "real_fraction": 0.2, "set_size": 5}, {2: ([fixed(1), syn(1, 4)], None)}),
+    ({"name": "fixed_real", "real_fraction": 0.0}, {2: ([syn(1)], None)}),
+    ({"name": "fixed_real", "real_fraction": 1.0}, {2: ([fixed(10)], None)}),
+    ({"name": "fixed_real", "real_fraction": 0.3, "synthetic_from": "all"}, {3: ([fixed(3), syn(0, 3), syn(1, 2), syn(2, 2)], None)}),
+    ({"name": "fresh_real"}, {1: ([("fresh_real", R, 5, 5), syn(0, 5)], None), 3: ([("fresh_real", R, 5, 5), syn(2, 5)], None)}),
+    ({"name": "fresh_real", "real_fraction": 0.2, "set_size": 20}, {1: ([("fresh_real", R, 4, 4), syn(0, 16, 10)], "too many")}),
+]
+
+
+@pytest.mark.parametrize(("regime", "wanted"), TABLE, ids=lambda v: "-".join(str(x) for x in v.values()) if "name" in v else "")
+def test_each_regime_draws_the_pools_of_the_table(regime, wanted):
+    config = chain(**regime)
+    for t, (drawn, budget) in wanted.items():
+        if budget == "too many":
+            with pytest.raises(ConfigError, match="asks for 16 samples of generation 0"):
+                shares(config, t)
+        else:
+            assert shares(config, t) == (drawn, budget), t
+
+
+@pytest.mark.parametrize(
+    ("regime", "sizes"),
+    [
+        ({"name": "replace"}, [10, 10, 10, 10]),
+        ({"name": "replace", "set_size": 6}, [10, 6, 6, 6]),
+        ({"name": "accumulate"}, [10, 20, 30, 40]),
+        ({"name": "accumulate_subsample"}, [10, 10, 10, 10]),
+        ({"name": "accumulate_subsample", "stratified": True}, [10, 10, 10, 10]),
+        ({"name": "accumulate_subsample", "stratified": True, "set_size": 7}, [10, 7, 7, 7]),
+        ({"name": "fixed_real"}, [10, 10, 10, 10]),
+        ({"name": "fixed_real", "real_fraction": 0.37}, [10, 10, 10, 10]),
+        ({"name": "fresh_real"}, [10, 10, 10, 10]),
+        ({"name": "fresh_real", "real_fraction": 0.33, "synthetic_from": "all"}, [10, 10, 10, 10]),
+    ],
+    ids=str,
+)
+def test_set_sizes_are_matched_and_no_image_is_drawn_twice(regime, sizes):
+    config = chain(**regime)
+    for t, size in enumerate(sizes):
+        rows = rows_of(config, t)
+        assert len(rows) == size
+        assert len(set(pairs(rows))) == size
+        assert all(g < t for g, _ in pairs(rows)) and all(0 <= i < 100 for _, i in pairs(rows))
+        assert set(rows["replicate"].to_pylist()) == {SHARED}
+
+
+def test_the_whole_train_split_is_generation_0_when_train_size_is_not_given():
+    assert shares(chain(n0=None), 0, n_train=37) == ([("fixed_real", R, 37, 37)], None)
+
+
+def test_generations_of_different_size():
+    config = chain("accumulate", count=[4, 6, 8], generations=4)
+    assert shares(config, 4)[0] == [fixed(10), syn(0, 4, 4), syn(1, 6, 6), syn(2, 8, 8), syn(3, 8, 8)]
+    assert [len(rows_of(chain(count=[4, 6, 8]), t)) for t in range(4)] == [10, 4, 6, 8]
+
+
+def test_what_selection_dropped_is_not_drawn():
+    kept = [np.array([1, 3, 5]), np.array([0, 7])]
+    rows = rows_of(chain("accumulate"), 2, kept=kept)
+    assert pairs(rows)[10:] == [(0, 1), (0, 3), (0, 5), (1, 0), (1, 7)]
+    assert pairs(rows_of(chain("replace", set_size=2), 1, kept=kept[:1]))[0][1] in (1, 3, 5)
+    with pytest.raises(ConfigError, match="asks for 5 samples of generation 1"):
+        pools(chain("fixed_real"), 2, 100, kept)
+    with pytest.raises(ConfigError, match="would be empty"):
+        pools(chain("replace"), 1, 100, [np.array([], dtype=int)])
+
+
+def test_fixed_real_images_are_the_same_in_every_generation():
+    config = chain("fixed_real", real_fraction=0.3)
+    assert [[i for g, i in pairs(rows_of(config, t)) if g == R] for t in (1, 2, 3)] == [[0, 1, 2]] * 3
+
+
+def test_fresh_real_never_repeats_an_image():
+    config = chain("fresh_real", real_fraction=0.3, generations=30)
+    check_possible(config, 100)
+    seen = [i for t in range(31) for g, i in pairs(rows_of(config, t)) if g == R]
+    assert len(seen) == len(set(seen)) == 10 + 30 * 3
+    assert sorted(seen) == list(range(100))
+    assert fresh_needed(config, 10) == 90
+
+
+def test_fresh_real_that_would_run_out_says_when_before_anything_runs():
+    config = chain("fresh_real", real_fraction=0.3, generations=31)
+    with pytest.raises(ConfigError, match=r"runs out of unseen real images at generation 31: 31 generations x 3 = 93 asked, 90 in reserve"):
+        check_possible(config, 100)
+    with pytest.raises(ConfigError, match="at generation 1:"):
+        check_possible(chain("fresh_real", n0=10), 11)
+    check_possible(chain("fresh_real", n0=10, real_fraction=0.0, generations=1000), 10)  # none wanted, none missing
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (chain(n0=101), r"data.train_size asks for 101 real images, the train split has 100"),
+        (chain("replace", set_size=11), r"training set 1 has a budget of 11 images, its pools hold 10"),
+        (chain("replace", set_size=10, count=[10, 10, 9]), r"training set 3 has a budget of 10 images, its pools hold 9"),
+        (chain("accumulate_subsample", set_size=21), r"training set 1 has a budget of 21 images, its pools hold 20"),
+        (chain("fixed_real", real_fraction=0.9, set_size=20), r"training set 1 asks for 18 real images \(fixed_real\), 10 are there"),
+        (chain("fixed_real", count=4), r"training set 1 asks for 5 samples of generation 0 \(synthetic\), 4 are there; raise sample.count"),
+        (chain("accumulate_subsample", stratified=True, count=4), r"training set 1 asks for 5 samples of generation 0"),
+    ],
+)
+def test_asking_for_more_than_will_exist_is_refused_before_anything_runs(config, said):
+    with pytest.raises(ConfigError, match=said):
+        check_possible(config, 100)
+
+
+def test_mixing_repeats_itself_and_differs_by_generation_and_seed():
+    config = chain("accumulate_subsample")
+    assert rows_of(config, 3).equals(rows_of(config, 3))
+    drawn, budget = pools(config, 3, 100, sampled(config, 3))
+    assert not mix(drawn, budget, ("mix", 0, 3)).equals(mix(drawn, budget, ("mix", 1, 3)))
+    assert not mix(drawn, budget, ("mix", 0, 3)).equals(mix(drawn, budget, ("mix", 0, 4)))
+
+
+def test_the_columns_are_pointers_of_fixed_type():
+    rows = rows_of(chain("accumulate"), 2)
+    assert rows.schema.names == ["pool", "lab", "generation", "index", "replicate"]
+    assert [str(rows.schema.field(n).type) for n in ("generation", "index", "replicate")] == ["int32", "int64", "int32"]
+    assert rows["pool"].to_pylist() == ["fixed_real"] * 10 + ["synthetic"] * 20
+
+
+# ---------------------------------------------------------------------------------------------- replicates
+def test_pools_taken_whole_are_shared_by_all_replicates():
+    for name in ("replace", "accumulate"):
+        rows = rows_of(chain(name), 2, replicates=6)
+        assert set(rows["replicate"].to_pylist()) == {SHARED}
+        assert len(rows) == {"replace": 10, "accumulate": 30}[name]
+
+
+def test_what_is_drawn_at_random_is_drawn_for_each_replicate_on_its_own():
+    rows = rows_of(chain("accumulate_subsample"), 3, replicates=6).to_pandas()
+    assert sorted(rows["replicate"].unique()) == list(range(6))
+    draws = [frozenset(zip(d["generation"], d["index"], strict=True)) for _, d in rows.groupby("replicate")]
+    assert [len(d) for d in draws] == [10] * 6
+    assert len(set(draws)) == 6
+
+
+def test_real_rows_shared_and_synthetic_rows_per_replicate():
+    rows = rows_of(chain("fixed_real", real_fraction=0.4), 2, replicates=3).to_pandas()
+    assert (rows[rows["pool"] == "fixed_real"]["replicate"] == SHARED).all() and (rows["pool"] == "fixed_real").sum() == 4
+    assert rows[rows["pool"] == "synthetic"].groupby("replicate").size().to_dict() == {0: 6, 1: 6, 2: 6}
+
+
+# ---------------------------------------------------------------------------------------------- statistics
+def test_accumulate_subsample_draws_uniformly_over_the_union():
+    config, t, replicates = chain("accumulate_subsample"), 3, 2000
+    rows = rows_of(config, t, replicates=replicates).to_pandas()
+    # Real images in a draw of 10 of 40, 10 of them real: hypergeometric in every replicate.
+    real = rows[rows["generation"] == R].groupby("replicate").size().reindex(range(replicates), fill_value=0).to_numpy()
+    law = stats.hypergeom(40, 10, 10)
+    assert abs(real.mean() - law.mean()) / (law.std() / np.sqrt(replicates)) < 4
+    assert abs(real.var(ddof=1) / law.var() - 1) < 4 * np.sqrt(2 / replicates)
+    # Every one of the 40 images equally often.
+    often = rows.groupby(["generation", "index"]).size().to_numpy()
+    assert len(often) == 40
+    assert (abs(often - replicates / 4) / np.sqrt(replicates * 0.25 * 0.75) < 4).all()
+
+
+def test_draws_of_different_generations_are_independent():
+    config = chain("replace", set_size=5, generations=400)
+    first = [0 in rows_of(config, t, kept=[np.arange(10)] * t)["index"].to_pylist() for t in range(1, 401)]
+    z = (np.mean(first) - 0.5) / (0.5 / 20)
+    both = np.mean([a and b for a, b in itertools.pairwise(first)])
+    assert abs(z) < 4 and abs(both - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 399) * 1.3
+
+
+def test_twenty_generations_of_ten_thousand_are_rows_only():
+    config = chain("accumulate_subsample", n0=10_000, count=10_000, generations=20)
+    started = time.process_time()
+    rows = rows_of(config, 20, n_train=10_000)
+    assert time.process_time() - started < 1.0
+    assert len(rows) == 10_000 and rows.nbytes < 10_000 * 24
+    whole = rows_of(chain("accumulate", n0=10_000, count=10_000, generations=20), 20, n_train=10_000)
+    assert len(whole) == 210_000 and whole.nbytes < 210_000 * 24
+
+
+def test_a_budget_as_large_as_the_union_takes_it_whole():
+    drawn = [Pool("fixed_real", R, np.arange(3), 3), Pool("synthetic", 0, np.arange(2), 2)]
+    rows = mix(drawn, 5, ("x",), replicates=4)
+    assert pairs(rows) == [(R, 0), (R, 1), (R, 2), (0, 0), (0, 1)]
+    assert set(rows["replicate"].to_pylist()) == {SHARED}
+
+
+def test_the_stratified_draw_takes_other_real_images_in_every_generation():
+    config = chain("accumulate_subsample", n0=100, count=100, stratified=True)
+    kept = sampled(config, 3)
+    real = [{i for g, i in pairs(rows_of(config, t, 200, kept=kept[:t])) if g == R} for t in (1, 2, 3)]
+    assert [len(rows) for rows in real] == [50, 34, 25]
+    assert not real[2] <= real[1] <= real[0]  # a prefix of the shuffled train split would be nested

@@ -1,0 +1,217 @@
+"""Stage 3 on real digits: seeds, quotas, provenance, features in the same pass, resuming."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from difflab.config import Config, parse
+from difflab.core.errors import ConfigError
+from difflab.core.seeds import image_seeds, probe_seeds
+from difflab.loop.chain import run_chain
+from difflab.loop.measure import extractors_of
+from difflab.loop.sample import asked, draw, probe_asked, probe_count
+from difflab.models import family_of
+from difflab.runs.run import Run
+from difflab.runs.verify import file_hash
+
+run_chain = partial(run_chain, plots=False)  # curves take seconds
+
+BASE: dict[str, Any] = {
+    "generations": 1,
+    "data": {"source": "digits", "train_size": 80},
+    "model": {"family": "pixel-mlp", "width": 32, "depth": 1},
+    "train": {"images_seen": 1280, "batch_size": 64, "learning_rate": 3e-3},
+    "sample": {"count": 50, "steps": 4, "shard_size": 20, "batch_size": 10, "guidance_scale": 1.5},
+    "probe": {"per_condition": 1},
+    "measure": {"extractors": ["pixels", "fitted"], "metrics": ["trace_ratio"], "resamples": 0},
+}
+
+
+def digits(**changes: Any) -> Config:
+    return parse({**BASE, **changes})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    return run_chain(digits(), tmp_path_factory.mktemp("sample") / "run")
+
+
+@pytest.fixture
+def copy(run, tmp_path) -> Run:
+    shutil.copytree(run.path, tmp_path / "run")
+    return Run(tmp_path / "run", run.config)
+
+
+def model_of(run: Run, generation: int) -> Any:
+    return family_of(run.config.model).load(run.config.model, run.shape, run.gen(generation) / "model")
+
+
+def redraw(run: Run, generation: int = 1) -> None:
+    draw(run, generation, model_of(run, generation), run.config.sample, extractors_of(run, Accelerator()), Accelerator(), lambda n: None)
+
+
+# ------------------------------------------------------------------------------------------------- seeds
+def test_every_image_is_drawn_from_its_own_seed(run):
+    seeds = run.samples(1).column("seed")
+    assert seeds == image_seeds(0, 0, 1, range(50)) and len(set(seeds)) == 50
+    assert not set(seeds) & set(run.samples(0).column("seed"))
+    labels, how, model = run.samples(1).labels(), run.config.sample, model_of(run, 1)
+    pixels = run.samples(1).gather(np.arange(50))
+    assert (model.sample(labels[20:30], seeds[20:30], how) == pixels[20:30]).all()  # the batch that they were drawn in
+    # In another batch the sums of a matrix product round otherwise, which moves a pixel by a grey level at most.
+    alone = np.concatenate([model.sample(labels[i : i + 1], seeds[i : i + 1], how) for i in range(20, 30)])
+    assert np.abs(alone.astype(int) - pixels[20:30]).max() <= 1
+
+
+def test_sets_of_two_generations_differ_even_from_equal_weights(copy):
+    shutil.rmtree(copy.gen(1) / "model")
+    shutil.copytree(copy.gen(0) / "model", copy.gen(1) / "model")
+    shutil.rmtree(copy.gen(1) / "samples")
+    shutil.rmtree(copy.gen(1) / "probe")
+    redraw(copy)
+    assert not set(copy.samples(0).column("sha256")) & set(copy.samples(1).column("sha256"))
+    probes = [copy.probe(t, probe_count(copy)) for t in (0, 1)]
+    assert probes[0].hash() == probes[1].hash()  # the probe asks the same seeds of every generation
+    assert probes[0].column("seed") == probe_seeds(0, 10) and probes[0].column("label") == list(range(10))
+
+
+def test_the_probe_differs_between_generations_only_by_the_weights(run):
+    probes = [run.probe(t, probe_count(run)) for t in (0, 1)]
+    assert probes[0].column("seed") == probes[1].column("seed") and probes[0].hash() != probes[1].hash()
+    assert not set(probes[0].column("seed")) & {s for t in (0, 1) for s in run.samples(t).column("seed")}
+
+
+# ------------------------------------------------------------------------------------------------ quotas
+def imbalanced(run: Run, **sample: Any) -> Run:
+    """The same real set, of which training set 0 is only the first 80 images; other sampling settings."""
+    return Run(run.path, digits(sample={**BASE["sample"], **sample}))
+
+
+def test_classes_are_asked_for_as_often_as_training_set_0_has_them(run):
+    known = run.real.labels()[:80]
+    share = np.bincount(known, minlength=10) / 80
+    assert share.max() > share.min()
+    got = np.bincount(asked(run, 1, 50).conditions, minlength=10)
+    assert got.sum() == 50 and (np.abs(got - 50 * share) < 1).all()
+    assert (np.bincount(asked(run, 1, 800).conditions, minlength=10) == 10 * np.bincount(known, minlength=10)).all()
+    assert run.samples(1).column("label") == asked(run, 1, 50).conditions.tolist()
+
+
+def test_balanced_asks_for_every_class_equally_often(run):
+    balanced = imbalanced(run, conditions="balanced")
+    assert (np.bincount(asked(balanced, 1, 50).conditions) == 5).all()
+    assert sorted(np.bincount(asked(balanced, 1, 53).conditions)) == [5] * 7 + [6] * 3
+
+
+def test_balanced_never_asks_for_a_class_that_was_not_trained_on(run):
+    few = Run(run.path, digits(data={"source": "digits", "train_size": 12}, sample={**BASE["sample"], "conditions": "balanced"}))
+    there = set(run.real.labels()[:12].tolist())
+    assert len(there) < 10
+    got = Counter(asked(few, 1, 50).conditions.tolist())
+    assert set(got) == there and max(got.values()) - min(got.values()) <= 1
+
+
+def test_the_order_of_the_classes_is_random_and_fresh_in_every_generation(run):
+    first, second = asked(run, 0, 50).conditions, asked(run, 1, 50).conditions
+    assert (first != second).any() and sorted(first) == sorted(second) and (np.diff(first) < 0).any()
+    assert (asked(run, 0, 50).conditions == first).all()
+
+
+def test_too_few_samples_for_a_class_are_an_error_that_names_it(run):
+    share = np.bincount(run.real.labels()[:80], minlength=10) / 80
+    with pytest.raises(ConfigError, match=r"sample\.count 6 is too small to ask for class '\d' even once; .*conditions=balanced") as error:
+        asked(run, 1, 6)
+    assert share[int(str(error.value).split("'")[1])] * 6 < 1
+    with pytest.raises(ConfigError, match=r"sample\.count 9 is too small to ask for class '9' even once; raise it$"):
+        asked(imbalanced(run, conditions="balanced"), 1, 9)
+
+
+# -------------------------------------------------------------------------------------------- provenance
+def test_every_row_says_where_it_came_from(run):
+    for t in (0, 1):
+        home, record = run.gen(t), json.loads((run.gen(t) / "model" / "hash.json").read_text())
+        table = pq.read_table(home / "samples")
+        assert table["index"].to_pylist() == list(range(50))
+        for name, value in {
+            "generation": t,
+            "lab": 0,
+            "kind": "synthetic",
+            "split": "sample",
+            "model_hash": record["model"],
+            "parents_hash": file_hash(home / "train_set.parquet"),
+        }.items():
+            assert set(table[name].to_pylist()) == {value}, name
+        settings = json.loads(table["settings"][0].as_py())
+        assert settings == {"precision": "no", "scheduler": "DDIMScheduler", "steps": 4, "guidance_scale": 1.5, "batch_size": 10}
+        assert [c == str(x) for c, x in zip(table["class"].to_pylist(), table["label"].to_pylist(), strict=True)] == [True] * 50
+        assert table["key"].null_count == 50  # no sample has a name of the source
+    assert len({run.samples(t).column("model_hash")[0] for t in (0, 1)}) == 2
+    real = pq.read_table(run.path / "real" / "images")
+    assert set(real["kind"].to_pylist()) == {"real"} and real["seed"].null_count == len(real) and real["model_hash"].null_count == len(real)
+
+
+def test_sampled_json_tells_count_hash_and_probe(run):
+    record = json.loads((run.gen(1) / "sampled.json").read_text())
+    assert record == {"count": 50, "hash": run.samples(1).hash(), "probe": 10}
+
+
+# ------------------------------------------------------------------------------- features, resuming, probe
+def test_features_taken_in_the_pass_are_those_of_the_pngs_read_back(run):
+    for extractor in extractors_of(run, Accelerator()):
+        for shard in run.samples(1).shards:
+            blobs = run.samples(1).table(shard)["image"].to_pylist()
+            images = np.stack([np.asarray(Image.open(io.BytesIO(b["bytes"])))[..., None] for b in blobs])
+            ours = run.samples(1).features(extractor.key)[run.samples(1).span(shard).start : run.samples(1).span(shard).stop]
+            assert torch.equal(extractor(torch.from_numpy(images)), ours), extractor.name
+
+
+def test_a_resumed_stage_draws_only_what_is_missing(copy):
+    before, home = copy.samples(1).hash(), copy.gen(1)
+    (home / "sampled.json").unlink()
+    copy.samples(1).path(1).unlink()
+    feature = copy.samples(1).feature_path(extractors_of(copy, Accelerator())[1].key, 2)
+    content = feature.read_bytes()
+    feature.unlink()
+    model, drawn = model_of(copy, 1), []
+
+    class Counted:
+        def sample(self, labels: Any, seeds: list[int], how: Any) -> Any:
+            drawn.append(seeds)
+            return model.sample(labels, seeds, how)
+
+    told: list[int] = []
+    kept = {p: p.stat().st_mtime_ns for p in home.rglob("*.parquet")}
+    draw(copy, 1, Counted(), copy.config.sample, extractors_of(copy, Accelerator()), Accelerator(), told.append)  # type: ignore[arg-type]
+    seeds = image_seeds(0, 0, 1, range(50))
+    assert drawn == [seeds[20:30], seeds[30:40]] and sum(told) == 50
+    assert copy.samples(1).hash() == before and feature.read_bytes() == content
+    assert all(p.stat().st_mtime_ns == when for p, when in kept.items())
+
+
+def test_the_probe_shows_frequent_and_rare_classes(run):
+    four = Run(run.path, digits(probe={"per_condition": 3, "conditions": 4}))
+    frequency = np.bincount(run.real.labels()[: four.config.data.train_size or run.about["n_train"]])
+    labels = probe_asked(four).conditions
+    ranked = np.argsort(-frequency, kind="stable")
+    assert labels is not None and set(labels) == {*ranked[:2], *ranked[-2:]} and (np.bincount(labels)[np.unique(labels)] == 3).all()
+    unconditional = Run(run.path, digits(model={"family": "memoriser"}, sample={"count": 50}, probe={"per_condition": 3}))
+    assert probe_asked(unconditional) is None and probe_count(unconditional) == 24
+
+
+def test_a_run_without_probe_leaves_no_probe(tmp_path: Path):
+    config = digits(generations=0, model={"family": "memoriser"}, sample={"count": 50}, probe={"per_condition": 0}, measure={"metrics": []})
+    run_chain(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "gen-000" / "probe").exists()

@@ -1,0 +1,214 @@
+"""Looking at a run: ``difflab.open_run``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from difflab import open_run
+from difflab.loop.chain import run_chain
+from difflab.config import parse
+from difflab.core.errors import StoreError
+from difflab.runs.run import KEYS, Run
+
+CONFIG: dict[str, Any] = {
+    "name": "small",
+    "generations": 1,
+    "data": {"source": "digits", "limit": 120, "train_size": 50},
+    "model": {"family": "pixel-mlp", "width": 16, "depth": 1},
+    "train": {"images_seen": 512},
+    "sample": {"count": 40, "steps": 2, "batch_size": 15, "shard_size": 15},
+    "measure": {"metrics": ["fd", "recall"], "resamples": 20},
+}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "small"
+    run_chain(parse(CONFIG), path)
+    return path
+
+
+@pytest.fixture
+def copy(path, tmp_path) -> Path:
+    return Path(shutil.copytree(path, tmp_path / "small"))
+
+
+def content(path: Path) -> dict[str, int]:
+    return {str(p.relative_to(path)): p.stat().st_mtime_ns for p in path.rglob("*")}
+
+
+def test_metrics_are_the_lines_of_metrics_jsonl_as_a_frame(path):
+    frame = open_run(path).metrics
+    assert isinstance(frame, pd.DataFrame) and tuple(frame.columns) == KEYS
+    taken = frame[frame.extractor != "training"]
+    assert sorted(set(zip(taken.generation, taken.metric, strict=True))) == [(t, m) for t in (0, 1) for m in ("fd", "flagged_share", "recall")]
+    assert frame.recipe.str.fullmatch("[0-9a-f]{12}").all()
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert [None if value != value else value for value in frame.value] == [line["value"] for line in lines]
+
+
+def test_a_run_without_numbers_has_an_empty_frame_with_the_same_columns(copy):
+    for t in (0, 1):
+        (copy / f"gen-00{t}" / "metrics.jsonl").unlink()
+    run = open_run(copy)
+    assert run.generations == [] and tuple(run.metrics.columns) == KEYS and len(run.metrics) == 0
+
+
+def test_samples_open_with_table_labels_and_pixels(path):
+    samples = open_run(path).samples(1)
+    assert len(samples) == 40 and list(samples.shards) == [0, 1, 2]
+    table = samples.table(2)
+    assert table["index"].to_pylist() == list(range(30, 40)) and set(table["kind"].to_pylist()) == {"synthetic"}
+    labels = samples.labels()
+    assert labels.dtype == np.int64 and labels[30:].tolist() == table["label"].to_pylist()
+    picked = samples.gather(np.array([39, 0, 17]))
+    assert picked.shape == (3, 8, 8, 1) and picked.dtype == np.uint8
+    assert (picked[0] == samples.decode(2)[9]).all() and (picked[1] == samples.decode(0)[0]).all() and (picked[2] == samples.decode(1)[2]).all()
+
+
+def test_the_real_set_is_generation_minus_one(path):
+    run = open_run(path)
+    assert len(run.samples(-1)) == run.about["n_train"] + run.about["n_held_out"] == 120
+
+
+def test_training_and_timings_are_there_to_read(path):
+    run = open_run(path)
+    assert run.training(1)["images_seen"] == 512 and run.training(1)["set_size"] == 40 and run.training(0)["set_size"] == 50
+    assert len(run.training(1)["loss"]) > 0
+    times = run.timings()
+    assert [(x["generation"], x["stage"]) for x in times] == [(t, s) for t in (0, 1) for s in ("mix", "train", "sample", "select", "measure")]
+    assert all(x["seconds"] >= 0 for x in times)
+
+
+def test_pictures_and_curves_are_objects_to_work_with(path):
+    run = open_run(path)
+    assert run.grid(1).size == run.grid(0).size and run.grid(1).tobytes() != run.grid(0).tobytes()
+    assert run.strip().height > run.grid(0).height
+    titles = [axis.get_title() for axis in run.curves().axes if axis.axison]
+    assert [t.partition(" (")[0] for t in titles if "training" not in t] == ["fd", "recall"]
+
+
+def test_looking_changes_nothing_and_leaves_nothing_behind(path, tmp_path, monkeypatch):
+    import atexit
+    import tempfile
+
+    at_exit: list[Any] = []
+    monkeypatch.setattr(atexit, "register", lambda work, *args, **kwargs: at_exit.append(lambda: work(*args, **kwargs)))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = content(path)
+    run = open_run(path)
+    run.strip(), run.grid(0), run.curves(), run.metrics, run.samples(1).gather(np.arange(3))
+    assert content(path) == before
+    open_run(path).samples(1).gather(np.arange(3))  # of a Run that is gone
+    assert list(tmp_path.rglob("*.npy"))
+    for work in at_exit:
+        work()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_engine_keeps_decoded_pixels_inside_the_run(tmp_path):
+    assert Run(tmp_path, parse(CONFIG)).cache == tmp_path / "cache"
+
+
+# ------------------------------------------------------------------------------------------------- trouble
+def test_a_place_without_a_run_names_those_beside_it(path, tmp_path):
+    with pytest.raises(StoreError, match=r"smal holds no run \(no run.yaml\); runs beside it: small"):
+        open_run(path.parent / "smal")
+    with pytest.raises(StoreError, match=r"start one with: difflab run configs/digits.yaml"):
+        open_run(tmp_path / "nowhere" / "x")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "TypeError"),
+        (b"config: [1, 2", "ParserError"),
+        (b"versions: {}", "KeyError"),
+        (b"\xff\xfe\x00", "UnicodeDecodeError"),
+        (b"config: 2026-13-45", "ValueError"),
+        (b"config: " + b"[" * 3000, "RecursionError|ParserError"),
+        (b"config: !!python/object/apply:os.mkdir [pwned]", "ConstructorError"),
+        (b"config: !!python/name:os.system", "ConstructorError"),
+    ],
+    ids=["empty", "half", "foreign", "binary", "date", "deep", "attack", "name"],
+)
+def test_a_damaged_record_is_said_with_what_to_do_and_runs_no_code(copy, content, reason, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (copy / "run.yaml").write_bytes(content)
+    with pytest.raises(StoreError, match=rf"run.yaml is missing or damaged \(({reason})\); put it back from a copy, or start anew"):
+        open_run(copy)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_record_of_another_version_is_a_store_error_too(copy):
+    record = yaml.safe_load((copy / "run.yaml").read_text())
+    record["config"]["colour"] = 1
+    (copy / "run.yaml").write_text(yaml.safe_dump(record))
+    with pytest.raises(StoreError, match=r"unknown key 'colour'.*comes from another version"):
+        open_run(copy)
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"generation": 0', b"5\n", b'{"a": 1}\n', b"\xff\n", b"null"], ids=["half", "number", "foreign", "binary", "null"]
+)
+def test_damaged_numbers_are_a_store_error_and_the_same_command_mends_them(copy, content):
+    whole = (copy / "metrics.jsonl").read_bytes()
+    place = copy / "gen-001" / "metrics.jsonl"
+    place.write_bytes(content)
+    run = open_run(copy)
+    for look in (run.rows, lambda: run.metrics, run.curves):
+        with pytest.raises(StoreError, match=r"gen-001/metrics.jsonl is damaged .*; delete it and run the same command again"):
+            look()
+    place.unlink()
+    run_chain(parse(CONFIG), copy)
+    assert open_run(copy).metrics.value.tolist() and (copy / "metrics.jsonl").read_bytes() == whole
+
+
+def test_damaged_times_are_a_store_error(copy):
+    with open(copy / "timings.jsonl", "a") as handle:
+        handle.write('{"generation": 0, "sta')
+    with pytest.raises(StoreError, match=r"timings.jsonl is damaged .* it holds nothing but times: delete it"):
+        open_run(copy).timings()
+
+
+def test_pictures_that_are_not_there_are_said(copy, tmp_path):
+    with pytest.raises(StoreError, match=r"no pictures of generation 2; it has \[0, 1\]"):
+        open_run(copy).grid(2)
+    for t in (0, 1):
+        (copy / f"gen-00{t}" / "sampled.json").unlink()
+    for look in (lambda: open_run(copy).grid(0), lambda: open_run(copy).strip()):
+        with pytest.raises(StoreError, match="no pictures of generation 0; it has none"):
+            look()
+    exact = parse({"data": {"source": "exact", "train_size": 9}, "model": {"family": "gaussian"}, "generations": 0, "sample": {"count": 9}})
+    run_chain(exact, tmp_path / "exact")
+    with pytest.raises(StoreError, match=r"its family draws numbers, or probe.per_condition is 0"):
+        open_run(tmp_path / "exact").strip()
+
+
+@pytest.mark.parametrize("name", [".notes.tmp", ".templates/letter.txt", "notes.txt"])
+def test_a_folder_of_other_things_is_refused_and_left_as_it_was(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    (tmp_path / ".lock").write_text("mine too")
+    with pytest.raises(StoreError, match="not empty and holds no run"):
+        run_chain(parse(CONFIG), tmp_path)
+    assert (tmp_path / name).read_text() == "mine" and (tmp_path / ".lock").read_text() == "mine too"
+
+
+def test_versions_that_started_a_run_stay_and_others_are_added(copy):
+    record = copy / "run.yaml"
+    content = yaml.safe_load(record.read_text())
+    first = {**content["versions"], "torch": "2.0.0"}
+    record.write_text(yaml.safe_dump({**content, "versions": first}))
+    for _ in range(2):
+        run_chain(parse(CONFIG), copy)
+    after = yaml.safe_load(record.read_text())
+    assert after["versions"] == first and after["resumed_with"] == [content["versions"]]

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from difflab.loop.chain import run_chain
+from difflab.config import parse
+from difflab.runs.verify import file_hash, verify
+from difflab.runs.run import Run, open_run
+
+RAW = {
+    "generations": 2,
+    "data": {"source": "exact", "train_size": 12},
+    "model": {"family": "gaussian", "replicates": 3},
+    "regime": {"name": "accumulate"},
+    "sample": {"count": 12, "shard_size": 5, "batch_size": 5},
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("verify") / "run"
+    run_chain(parse(RAW), path)
+    return path
+
+
+@pytest.fixture
+def run(whole, tmp_path) -> Run:
+    shutil.copytree(whole, tmp_path / "run")
+    return open_run(tmp_path / "run")
+
+
+def only_fault(run: Run) -> str:
+    faults = list(verify(run))
+    assert len(faults) == 1, faults
+    return faults[0]
+
+
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_whole_run_has_no_fault(run):
+    assert list(verify(run)) == []
+
+
+def test_a_run_that_was_stopped_has_no_fault(run):
+    for name in ("metrics.jsonl", "selected.parquet", "sampled.json"):
+        (run.gen(2) / name).unlink()
+    assert list(verify(run)) == []
+
+
+@pytest.mark.parametrize(
+    ("victim", "said"),
+    [
+        ("gen-001/samples/00001.parquet", "00001.parquet is missing"),
+        ("real/images/00000.parquet", "00000.parquet is missing"),
+        ("gen-000/model/gaussian.safetensors", "gaussian.safetensors is missing"),
+        ("gen-001/train_set.parquet", "stage mix is missing"),
+        ("gen-000/selected.parquet", "stage select is missing"),
+        ("gen-001/sampled.json", "stage sample is missing"),
+        ("gen-001/model/hash.json", "stage train is missing"),
+        ("gen-001/metrics.jsonl", "stage measure is missing"),
+        ("real/about.json", "about.json is missing"),
+    ],
+)
+def test_a_missing_part_is_named(run, victim, said):
+    (run.path / victim).unlink()
+    assert any(said in fault for fault in verify(run))
+
+
+@pytest.mark.parametrize(
+    ("victim", "said"),
+    [
+        ("gen-001/samples/00001.parquet", "00001.parquet is damaged"),
+        ("real/images/00000.parquet", "00000.parquet is damaged"),
+        ("gen-000/model/gaussian.safetensors", "differs from its recorded hash"),
+        ("gen-001/train_set.parquet", "train_set.parquet is missing or damaged"),
+        ("gen-000/selected.parquet", "selected.parquet cannot be read"),
+        ("gen-001/sampled.json", "sampled.json is missing or damaged"),
+        ("gen-001/model/hash.json", "hash.json is missing or damaged"),
+    ],
+)
+def test_a_truncated_part_is_named(run, victim, said):
+    path = run.path / victim
+    path.write_bytes(path.read_bytes()[:-7])
+    assert said in only_fault(run)
+
+
+@pytest.mark.parametrize(
+    "victim", ["gen-001/samples/00001.parquet", "real/images/00000.parquet", "gen-002/model/gaussian.safetensors", "gen-001/train_set.parquet"]
+)
+def test_a_flipped_byte_is_found(run, victim):
+    path = run.path / victim
+    flip(path, -1 if path.suffix == ".safetensors" else 40)
+    assert str(path) in only_fault(run)
+
+
+def test_a_sample_exchanged_together_with_its_content_hash_is_found(run):
+    # Well-formed in itself: only the hash of the whole set tells.
+    shutil.copy(run.gen(1) / "samples" / "00001.parquet", run.gen(2) / "samples" / "00001.parquet")
+    assert "the set as a whole differs" in only_fault(run)
+
+
+def test_a_training_set_exchanged_for_another_is_found(run):
+    shutil.copy(run.gen(1) / "train_set.parquet", run.gen(2) / "train_set.parquet")
+    assert "is not the training set that the model was fitted to" in only_fault(run)
+
+
+@pytest.mark.parametrize("way", ["absolute", "dots", "link", "deep dots"])
+def test_a_recorded_name_that_leads_outside_the_model_is_refused(run, tmp_path, way):
+    secret = tmp_path / "secret"
+    secret.write_text("not ours")
+    record = run.gen(1) / "model" / "hash.json"
+    name = {"absolute": str(secret), "dots": "../../../secret", "deep dots": "a/../../train_set.parquet", "link": "link"}[way]
+    if way == "link":
+        (record.parent / "link").symlink_to(secret)
+    content = json.loads(record.read_text())
+    # Even the right hash does not make it ours; a wrong one must not tell what lies there.
+    content["files"][name] = file_hash(secret)
+    record.write_text(json.dumps(content))
+    fault = only_fault(run)
+    assert "outside the model's folder" in fault and repr(name) in fault
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "3", '{"files": 3}', '{"files": {}, "model": "x"}'])
+@pytest.mark.parametrize("victim", ["model/hash.json", "sampled.json"])
+def test_a_record_of_another_form_is_a_fault_and_no_crash(run, victim, content):
+    (run.gen(1) / victim).write_text(content)
+    assert "record of stage" in only_fault(run) and "is damaged" in only_fault(run)
+
+
+def test_file_hash_is_sha256(tmp_path):
+    import hashlib
+
+    payload = bytes(range(256)) * 9000  # more than one chunk
+    (tmp_path / "a").write_bytes(payload)
+    assert file_hash(tmp_path / "a") == hashlib.sha256(payload).hexdigest()
+
+
+def test_samples_of_another_model_than_the_one_beside_them_are_named(run):
+    record = run.gen(1) / "model" / "hash.json"
+    record.write_text(record.read_text().replace('"model": "', '"model": "0'))
+    assert "the model_hash of these samples is not that of the model beside them" in only_fault(run)

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+
+import pytest
+import yaml
+from PIL import Image
+
+from difflab.cli.main import main
+from difflab.core.errors import ConfigError
+from difflab.runs.run import STAGES, open_run
+from difflab.studies.sweep import Job, Sweep, arms_in, execute, jobs, read, run_sweep, runs_of, visible, waves, work
+
+BASE = {
+    "generations": 1,
+    "data": {"source": "exact", "train_size": 20},
+    "model": {"family": "gaussian", "replicates": 4},
+    "sample": {"count": 20},
+}
+ARMS = {"replace": {}, "accumulate": {"regime.name": "accumulate"}, "all so far": {"regime.name": "accumulate_subsample"}}
+
+
+def sweep(**changes):
+    return Sweep(**{"base": BASE, "seeds": 2, "arms": ARMS, **changes})
+
+
+def test_every_arm_and_seed_is_an_ordinary_run_and_generation_0_is_computed_once_per_seed(tmp_path):
+    three = {f"real {k}": {"regime.name": "fixed_real", "regime.real_fraction": k / 4} for k in range(3)}
+    records = run_sweep(sweep(arms=three), tmp_path, tmp_path / "s")
+    assert len(records) == 6 and not any(r["error"] for r in records)
+    computed = [(t["generation"], t["stage"]) for _, _, run in runs_of(tmp_path / "s") for t in run.timings()]
+    assert {stage: computed.count((0, stage)) for stage in STAGES} == dict.fromkeys(STAGES, 2)
+    assert {stage: computed.count((1, stage)) for stage in STAGES} == dict.fromkeys(STAGES, 6)
+    first = {seed: open_run(tmp_path / "s" / "real-0" / f"seed-{seed}").rows()[0]["value"] for seed in (0, 1)}
+    for _, seed, run in runs_of(tmp_path / "s"):
+        assert run.rows()[0]["value"] == first[seed]
+    assert first[0] != first[1]
+
+
+def test_a_second_call_computes_nothing(tmp_path):
+    run_sweep(sweep(seeds=1), tmp_path, tmp_path / "s")
+    before = [len(run.timings()) for *_, run in runs_of(tmp_path / "s")]
+    run_sweep(sweep(seeds=1), tmp_path, tmp_path / "s")
+    assert [len(run.timings()) for *_, run in runs_of(tmp_path / "s")] == before
+
+
+def test_an_arm_that_fails_leaves_a_gap_and_the_others_go_on(tmp_path):
+    said = []
+    arms = {"good": {}, "broken": {"policies": [{"policy": "missing_judge"}]}, "also good": {"regime.name": "accumulate"}}
+    from difflab.policies.policy import KNOWN, Policy, policy
+
+    @policy("missing_judge")
+    class Broken(Policy):
+        """Fails as a bug would."""
+
+        def select(self, at, candidates):
+            raise RuntimeError("no such luck")
+
+    try:
+        records = run_sweep(sweep(arms=arms, seeds=1), tmp_path, tmp_path / "s", say=said.append)
+    finally:
+        del KNOWN["missing_judge"]
+    assert [r["error"] for r in records] == [None, "RuntimeError: no such luck", None]
+    assert said == ["broken, seed 0 FAILED: RuntimeError: no such luck"]
+    assert "no such luck" in (tmp_path / "s" / "broken" / "seed-0.traceback.txt").read_text()
+    assert [arm for arm, *_ in runs_of(tmp_path / "s")] == ["good", "also good"]
+    assert [(arm.name, list(arm.runs)) for arm in arms_in(tmp_path / "s")] == [("good", [0]), ("broken", []), ("also good", [0])]
+
+
+class Killed(Job):
+    """A job that kills its own process, where that is a worker."""
+
+    def __getattribute__(self, name):
+        if name == "config" and multiprocessing.parent_process():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getattribute__(name)
+
+
+def test_a_killed_worker_costs_its_own_job_alone_and_that_can_be_resumed(tmp_path):
+    listed = jobs(sweep(arms={**ARMS, "larger": {"data.train_size": 30}}, seeds=1), tmp_path, tmp_path / "s")
+    listed[0] = Killed(**vars(listed[0]))
+    found = {}
+    execute(listed, tmp_path / "s", lambda job, record: found.update({job.arm: record}), workers=2)
+    assert {arm: record["error"] for arm, record in found.items() if arm != "replace"} == {"accumulate": None, "all so far": None, "larger": None}
+    assert found["replace"] == {
+        "arm": "replace", "seed": 0, "path": "replace/seed-0", "shared": [],
+        "error": "its process was killed, as happens where memory runs out; the same command resumes it, with fewer --workers",
+    }  # fmt: skip
+    assert work(listed[0], tmp_path / "s")["error"] is None
+    assert open_run(listed[0].path).generations == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus", "names"),
+    [(None, 2, ["0", "1"]), ("", 0, []), ("2,3", 2, ["2", "3"]), (" GPU-5e1f, MIG-77a0 ", 2, ["GPU-5e1f", "MIG-77a0"]), ("3,9", 1, ["3"])],
+)
+def test_gpus_are_those_that_the_process_was_given(monkeypatch, given, gpus, names):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert visible(gpus) == names
+
+
+def test_each_worker_sees_its_own_gpu(tmp_path, monkeypatch):
+    from difflab.studies import sweep as module
+
+    made = []
+
+    class Pool:
+        def __init__(self, workers, context, settle, place):
+            made.append((settle, place))
+
+        def shutdown(self):
+            pass
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-5e1f")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(module, "ProcessPoolExecutor", Pool)
+    execute([], tmp_path, None, workers=3)
+    assert [place[0] for _, place in made] == ["2", "GPU-5e1f", "2"]
+    settle, place = made[1]
+    settle(*place)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-5e1f"
+
+
+def test_labs_are_run_and_take_nothing_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("difflab.studies.sweep.adopt", lambda *args: pytest.fail("stages of labs depend on each other"))
+    arms = {"pooled": {"ecosystem.exchange": "pooled"}, "isolated": {"ecosystem.exchange": "isolated"}}
+    records = run_sweep(sweep(base={**BASE, "ecosystem": {"labs": 2, "exchange": "pooled"}}, arms=arms, seeds=1), tmp_path, tmp_path / "s")
+    assert [(r["error"], r["shared"]) for r in records] == [(None, []), (None, [])]
+    assert all(len(run.labs) == 2 for _, _, run in runs_of(tmp_path / "s"))
+
+
+def test_leaders_go_before_those_that_share_with_them(tmp_path):
+    arms = {"a": {}, "b": {"regime.name": "accumulate"}, "c": {"data.train_size": 30}}
+    leaders, followers = waves(jobs(sweep(arms=arms), tmp_path, tmp_path))
+    assert [(j.arm, j.seed) for j in leaders] == [("a", 0), ("a", 1), ("c", 0), ("c", 1)]
+    assert [(j.arm, j.seed) for j in followers] == [("b", 0), ("b", 1)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": {"a": {"regime.nam": "replace"}}}, "arm 'a': unknown key 'regime.nam'"),
+        ({"arms": {"a b": {}, "a-b": {}}}, "would share the folder"),
+        ({"seeds": []}, "at least one"),
+        ({"seeds": [1, 1]}, "each once"),
+        ({"base": "nothing.yaml"}, "cannot read"),
+        ({"overrides": {"seed.x": 1}}, "is not a section|seed"),
+    ],
+)
+def test_bad_sweeps_are_refused_before_anything_runs(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        jobs(sweep(**({"base": {**BASE, "seed": 0}} | changes)), tmp_path, tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_folder_without_a_sweep_says_so(tmp_path):
+    with pytest.raises(ConfigError, match="holds no sweep"):
+        runs_of(tmp_path)
+
+
+def test_the_sweeps_of_the_repository_are_well_formed(tmp_path):
+    from pathlib import Path
+
+    for path in Path("configs/sweeps").glob("*.yaml"):
+        found, folder = read(path)
+        assert jobs(found, folder, tmp_path)
+
+
+def test_the_command_runs_in_several_processes_compares_and_draws(tmp_path, capsys):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
+    arms = {name: ARMS[name] for name in ("replace", "accumulate")}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"name": "s", "base": "base.yaml", "seeds": 2, "arms": arms}, sort_keys=False))
+    assert main(["sweep", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out"), "--workers", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "4 of 4 runs are complete; 10 stages were taken over" in shown and "generation 1" in shown and "accumulate" in shown
+    assert (tmp_path / "out" / "arms.png").stat().st_size > 5000
+    assert "arms-strip.png" not in shown and not (tmp_path / "out" / "arms-strip.png").exists()  # numbers have no pictures
+    assert main(["compare-runs", str(tmp_path / "out"), "--json", "--metrics", "variance"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(r["arm"], r["seeds"], r["pairs"]) for r in rows] == [("replace", 2, None), ("accumulate", 2, 2)]
+
+
+TOO_MANY = {"regime.name": "fixed_real", "regime.set_size": 100}  # images that the set does not have
+
+
+def swept(tmp_path, capsys, arms):
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"name": "s", "base": BASE, "seeds": 2, "arms": arms}, sort_keys=False))
+    assert main(["sweep", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out")]) == 1
+    return capsys.readouterr().out
+
+
+def test_a_failed_arm_stays_in_the_table_and_where_it_is_the_first_nothing_is_compared(tmp_path, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("difflab.report.grid.arm_strip", lambda arms, t=None: drawn.append([arm.name for arm in arms]) or Image.new("L", (1, 1)))
+    shown = swept(tmp_path, capsys, {"broken": TOO_MANY, "good": {}, "also good": {"regime.name": "accumulate"}})
+    assert "4 of 6 runs are complete" in shown and "arms.png" in shown
+    row = next(line for line in shown.splitlines() if line.split()[:1] == ["broken"])
+    assert row.split()[1:3] == ["0", "-"] and "not distinguishable" not in shown
+    assert "broken has no finished run: it is the arm to compare with, so no differences are computed" in shown
+    assert "budgets match" in shown and drawn == [["good", "also good"]]
+    assert main(["compare-runs", str(tmp_path / "out"), "--json", "--metrics", "variance"]) == 0
+    out, said = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(r["arm"], r["seeds"], r["difference"], r["verdict"]) for r in rows] == [
+        ("broken", 0, None, "baseline"),
+        ("good", 2, None, "cannot tell"),
+        ("also good", 2, None, "cannot tell"),
+    ]
+    assert "broken has no finished run" in said
+    assert main(["report", str(tmp_path / "out"), "--no-diagnosis"]) == 0
+    assert "left out, since they have no finished run: broken; others are compared with good" in capsys.readouterr().err
+
+
+def test_arms_are_in_the_order_of_the_file_also_those_that_were_not_begun(tmp_path):
+    run_sweep(sweep(arms={"b": {}, "a": {"regime.name": "accumulate"}}, seeds=1), tmp_path, tmp_path / "s")
+    record = tmp_path / "s" / "sweep.json"
+    known = json.loads(record.read_text())
+    record.write_text(json.dumps({**known, "jobs": known["jobs"][1:]}))
+    assert [(arm.name, len(arm.runs)) for arm in arms_in(tmp_path / "s")] == [("b", 0), ("a", 1)]
+    del known["arms"]  # as written by an older version
+    record.write_text(json.dumps(known))
+    assert [arm.name for arm in arms_in(tmp_path / "s")] == ["b", "a"]
+
+
+def test_a_sweep_without_a_finished_run_has_no_report(tmp_path, capsys):
+    assert "0 of 2 runs are complete" in swept(tmp_path, capsys, {"broken": TOO_MANY})
+    assert main(["report", str(tmp_path / "out")]) == 2
+    assert "is finished; go on with: difflab sweep" in capsys.readouterr().err
+    assert main(["compare-runs", str(tmp_path / "out")]) == 2
+    assert "there is no run to compare" in capsys.readouterr().err
+
+
+def test_arms_that_are_ecosystems_are_compared(tmp_path, capsys):
+    base = {**BASE, "ecosystem": {"labs": 2, "exchange": "pooled"}}
+    arms = {"pooled": {}, "isolated": {"ecosystem.exchange": "isolated"}}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"base": base, "seeds": 1, "arms": arms}, sort_keys=False))
+    assert main(["sweep", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out")]) == 0
+    assert "budgets match" in capsys.readouterr().out

@@ -194,7 +194,10 @@ def write_folder(folder: Path, size: int, count: int, skip: int = 0) -> tuple[np
 
 
 def list_captions(folder: Path, captions: list[str], labels: list[str] | None = None) -> None:
-    rows = [{"file_name": f"{k:06d}.png", "text": text, **({} if labels is None else {"label": labels[k]})} for k, text in enumerate(captions)]
+    rows = [
+        {"file_name": f"{k:06d}.png", "text": text, **({} if labels is None else {"label": labels[k]})}
+        for k, text in enumerate(captions)
+    ]
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -206,7 +209,9 @@ def random_sd15(folder: Path) -> Path:
     prompts = open_emoji(configs.Data(source="emoji")).prompts
     assert prompts is not None
     empty = CLIPTokenizer(vocab={"<|startoftext|>": 0, "<|endoftext|>": 1}, merges=[])
-    tokenizer = empty.train_new_from_iterator([prompts], vocab_size=2000, length=len(prompts), show_progress=False)
+    tokenizer = empty.train_new_from_iterator(
+        [prompts], vocab_size=2000, length=len(prompts), show_progress=False
+    )
     tokenizer.model_max_length = 77
     torch.manual_seed(0)
     with torch.device(DEVICE):
@@ -225,7 +230,12 @@ def random_sd15(folder: Path) -> Path:
                 pad_token_id=tokenizer.pad_token_id,
             )
         )
-        unet = UNet2DConditionModel(sample_size=64, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768, attention_head_dim=8)
+        unet = UNet2DConditionModel(
+            sample_size=64,
+            block_out_channels=(320, 640, 1280, 1280),
+            cross_attention_dim=768,
+            attention_head_dim=8,
+        )
         vae = AutoencoderKL(
             block_out_channels=(128, 256, 512, 512),
             down_block_types=("DownEncoderBlock2D",) * 4,
@@ -235,9 +245,16 @@ def random_sd15(folder: Path) -> Path:
             sample_size=512,
         )
     scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
     )
-    pipe: Any = StableDiffusionPipeline(vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)  # type: ignore[arg-type]
+    pipe: Any = StableDiffusionPipeline(
+        vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
+    )  # type: ignore[arg-type]
     pipe.to(dtype=torch.float16).to("cpu").save_pretrained(folder)
     del pipe, vae, text, unet
     settle()
@@ -252,16 +269,44 @@ def own_size(base: Path) -> int:
 
 # ------------------------------------------------------------------------------------------------------- training
 def stock_training(
-    checkout: Path, base: Path, images: Path, out: Path, plan: Plan, options: list[str], steps: int | None = None, epochs: int = 0
+    checkout: Path,
+    base: Path,
+    images: Path,
+    out: Path,
+    plan: Plan,
+    options: list[str],
+    steps: int | None = None,
+    epochs: int = 0,
 ) -> Training:
     """The script on a folder of images: for `steps` steps, after which it is interrupted, or for whole `epochs` with all that it does at the end."""
     assert bool(steps) != bool(epochs)
     settle()
     # One step more than is timed: when it shows up, the last timed one has been shown to its end.
     length = ["--max_train_steps", str(steps + 1)] if steps else ["--num_train_epochs", str(epochs)]
-    command = [sys.executable, "-c", WITNESS, str(checkout / SCRIPT), "--pretrained_model_name_or_path", str(base)]
-    command += ["--train_data_dir", str(images), "--output_dir", str(out), "--cache_dir", str(out.parent / "datasets")]
-    command += ["--resolution", str(plan.size), "--train_batch_size", str(plan.batch), "--learning_rate", str(plan.rate)]
+    command = [
+        sys.executable,
+        "-c",
+        WITNESS,
+        str(checkout / SCRIPT),
+        "--pretrained_model_name_or_path",
+        str(base),
+    ]
+    command += [
+        "--train_data_dir",
+        str(images),
+        "--output_dir",
+        str(out),
+        "--cache_dir",
+        str(out.parent / "datasets"),
+    ]
+    command += [
+        "--resolution",
+        str(plan.size),
+        "--train_batch_size",
+        str(plan.batch),
+        "--learning_rate",
+        str(plan.rate),
+    ]
     command += ["--lr_warmup_steps", "0", "--seed", "0", *length, *options]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     started = time.perf_counter()
@@ -309,11 +354,16 @@ def stock_training(
     )
 
 
-def our_training(base: Path, pixels: np.ndarray, captions: list[str], folder: Path, plan: Plan, profiled: bool = False) -> Training:
+def our_training(
+    base: Path, pixels: np.ndarray, captions: list[str], folder: Path, plan: Plan, profiled: bool = False
+) -> Training:
     """train.fit on cached latents of the same images, with the same optimiser and loss."""
     torch.compiler.reset()
     prompts = tuple(dict.fromkeys(captions))
-    model = StableDiffusion(configs.StableDiffusion(family="stable-diffusion", base=str(base)), Shape((plan.size, plan.size, 3), 0, prompts))
+    model = StableDiffusion(
+        configs.StableDiffusion(family="stable-diffusion", base=str(base)),
+        Shape((plan.size, plan.size, 3), 0, prompts),
+    )
     model.initialise(0)
     steps = 8 if profiled else plan.steps
     train = configs.Train(
@@ -361,11 +411,17 @@ def our_training(base: Path, pixels: np.ndarray, captions: list[str], folder: Pa
         loss=float(np.average([loss for _, loss in curve], weights=widths)),
         peak_gb=peak["peak_gb"],
         how=f"{OURS}, compiled" if GPU else OURS,
-        extra={"mfu": mfu(3 * flops * rate, 1.0, DEVICE, OURS), "encoding": encoding, "starting": then - at[0][1]},
+        extra={
+            "mfu": mfu(3 * flops * rate, 1.0, DEVICE, OURS),
+            "encoding": encoding,
+            "starting": then - at[0][1],
+        },
     )
 
 
-def training(checkout: Path, base: Path, place: Path, plan: Plan, goal: float | None) -> tuple[list[Row], list[str], tuple[np.ndarray, list[str]]]:
+def training(
+    checkout: Path, base: Path, place: Path, plan: Plan, goal: float | None
+) -> tuple[list[Row], list[str], tuple[np.ndarray, list[str]]]:
     """Rows of training at one size, the tuned options, and the images."""
     images = place / f"train-{plan.size}"
     pixels, captions = write_folder(images, plan.size, (plan.steps + 2) * plan.batch)
@@ -374,18 +430,28 @@ def training(checkout: Path, base: Path, place: Path, plan: Plan, goal: float | 
     def stock(options: list[str], steps: int) -> Training:
         nonlocal runs
         runs += 1
-        found = stock_training(checkout, base, images, place / f"stock-{plan.size}-{runs}", plan, options, steps)
-        say(f"stock training {plan.size} px, {found.how}: {found.images_per_s:.1f} images/s, loss {found.loss:.4f}, start-up {found.startup:.1f} s")
+        found = stock_training(
+            checkout, base, images, place / f"stock-{plan.size}-{runs}", plan, options, steps
+        )
+        say(
+            f"stock training {plan.size} px, {found.how}: {found.images_per_s:.1f} images/s, loss {found.loss:.4f}, start-up {found.startup:.1f} s"
+        )
         return found
 
     def ours() -> Training:
         nonlocal runs
         runs += 1
         found = our_training(base, pixels, captions, place / f"ours-{plan.size}-{runs}", plan)
-        say(f"our training {plan.size} px, {found.how}: {found.images_per_s:.1f} images/s, loss {found.loss:.4f}")
+        say(
+            f"our training {plan.size} px, {found.how}: {found.images_per_s:.1f} images/s, loss {found.loss:.4f}"
+        )
         return found
 
-    choices = [["--mixed_precision", p, *(["--dataloader_num_workers", str(w)] if w else [])] for p in plan.precisions for w in plan.workers]
+    choices = [
+        ["--mixed_precision", p, *(["--dataloader_num_workers", str(w)] if w else [])]
+        for p in plan.precisions
+        for w in plan.workers
+    ]
     if GPU:
         choices = [[*c, "--allow_tf32"] for c in choices]
     tuned = [stock(options, plan.steps) for options in choices]
@@ -397,7 +463,9 @@ def training(checkout: Path, base: Path, place: Path, plan: Plan, goal: float | 
             theirs.append(stock(best, plan.steps))
     plain = ["--mixed_precision", "no"]
     try:
-        default = next((t for t, c in zip(tuned, choices, strict=True) if c == plain), None) or stock([], plan.default_steps)
+        default = next((t for t, c in zip(tuned, choices, strict=True) if c == plain), None) or stock(
+            [], plan.default_steps
+        )
         default_rate, failed = default.images_per_s, ""
     except RuntimeError as error:  # float32 may not fit where bf16 does
         default_rate, failed = math.nan, str(error)[:120]
@@ -407,7 +475,12 @@ def training(checkout: Path, base: Path, place: Path, plan: Plan, goal: float | 
     share = "unknown" if one.extra["mfu"] is None else f"{median(m.extra['mfu'] or 0.0 for m in mine):.1%}"
     once = 1 / (1 / rate + encoding)
     note = f"ours {one.how}, MFU {share}; {once:.3g} images/s with the latents of one epoch, made at {1 / encoding:.3g} images/s; first {plan.warm} steps {starting:.1f} s; stock {' '.join(best)}"
-    loss = Row(f"mean training loss, {plan.size} px", median(t.loss for t in mine), median(t.loss for t in theirs), "")
+    loss = Row(
+        f"mean training loss, {plan.size} px",
+        median(t.loss for t in mine),
+        median(t.loss for t in theirs),
+        "",
+    )
     apart = abs(loss.ours - loss.stock) / (math.sqrt(2) * max(theirs[0].error, 1e-12))
     loss.note = f"{apart:.1f} standard errors apart: " + ("within noise" if apart < 3 else "NOT within noise")
     rows = [
@@ -424,19 +497,34 @@ def pipeline(base: Path, precision: str) -> Any:
     from diffusers.utils import logging
 
     logging.disable_progress_bar()
-    pipe = StableDiffusionPipeline.from_pretrained(base, torch_dtype=KINDS[precision], safety_checker=None, local_files_only=True)
+    pipe = StableDiffusionPipeline.from_pretrained(
+        base, torch_dtype=KINDS[precision], safety_checker=None, local_files_only=True
+    )
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(DEVICE)
 
 
 def draw(pipe: Any, prompts: list[str], plan: Plan, steps: int, kind: str = "np") -> Any:
-    return pipe(prompts, height=plan.size, width=plan.size, num_inference_steps=steps, guidance_scale=plan.guidance, output_type=kind).images
+    return pipe(
+        prompts,
+        height=plan.size,
+        width=plan.size,
+        num_inference_steps=steps,
+        guidance_scale=plan.guidance,
+        output_type=kind,
+    ).images
 
 
 def how_sampled(plan: Plan, batch: int) -> configs.Sample:
     return configs.Sample(
-        count=plan.count, steps=plan.denoising, guidance_scale=plan.guidance, precision=OURS, compile=GPU, batch_size=batch, shard_size=batch
+        count=plan.count,
+        steps=plan.denoising,
+        guidance_scale=plan.guidance,
+        precision=OURS,
+        compile=GPU,
+        batch_size=batch,
+        shard_size=batch,
     )
 
 
@@ -444,7 +532,10 @@ def sampler(base: Path, plan: Plan, batch: int, captions: list[str]) -> Any:
     """(steps) -> seconds that difflab takes for one batch."""
     torch.compiler.reset()
     prompts = tuple(dict.fromkeys(captions))
-    model = StableDiffusion(configs.StableDiffusion(family="stable-diffusion", base=str(base)), Shape((plan.size, plan.size, 3), 0, prompts))
+    model = StableDiffusion(
+        configs.StableDiffusion(family="stable-diffusion", base=str(base)),
+        Shape((plan.size, plan.size, 3), 0, prompts),
+    )
     model.initialise(0)
     how = how_sampled(plan, batch)
     model.prepare_sampling(how, DEVICE)
@@ -472,11 +563,15 @@ def sampling(base: Path, plan: Plan, captions: list[str], goal: float | None) ->
                 for _ in range(1 if GPU else 2):
                     begun = clock()
                     draw(pipe, prompts, plan, plan.denoising)
-                    found[precision, batch] = max(found.get((precision, batch), 0.0), batch / (clock() - begun))
+                    found[precision, batch] = max(
+                        found.get((precision, batch), 0.0), batch / (clock() - begun)
+                    )
             except torch.OutOfMemoryError:
                 settle()
                 continue
-            say(f"pipeline {plan.size} px, {precision}, batch {batch}: {found[precision, batch]:.2f} images/s")
+            say(
+                f"pipeline {plan.size} px, {precision}, batch {batch}: {found[precision, batch]:.2f} images/s"
+            )
     precision, batch = max(found, key=lambda key: found[key])
     pipe, prompts = pipes[precision], list(np.resize(captions, batch))
     pipes.clear()
@@ -545,8 +640,14 @@ def part_ours(given: dict[str, Any]) -> dict[str, Any]:
         table.update(stages)
     run = Run(out, config)
     own = [("sample", t), ("select", t), ("measure", t), ("mix", t + 1), ("train", t + 1)]
-    times = {stage: next(x for x in run.timings() if (x["stage"], x["generation"]) == (stage, g)) for stage, g in own}
-    values = {x["metric"]: x["value"] for x in map(json.loads, (run.gen(t) / "metrics.jsonl").read_text().splitlines())}
+    times = {
+        stage: next(x for x in run.timings() if (x["stage"], x["generation"]) == (stage, g))
+        for stage, g in own
+    }
+    values = {
+        x["metric"]: x["value"]
+        for x in map(json.loads, (run.gen(t) / "metrics.jsonl").read_text().splitlines())
+    }
     return {
         "seconds": span["ended"] - span["begun"],
         "stages": {stage: x["seconds"] for stage, x in times.items()},
@@ -560,7 +661,9 @@ def part_ours(given: dict[str, Any]) -> dict[str, Any]:
 def taken() -> float:
     """Peak memory of this process in GB."""
     peak = (
-        torch.cuda.max_memory_allocated() if GPU else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        torch.cuda.max_memory_allocated()
+        if GPU
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     )
     return peak / 1e9
 
@@ -574,7 +677,9 @@ def part_pipeline(given: dict[str, Any]) -> dict[str, Any]:
     begun = clock()
     pipe = pipeline(Path(given["base"]), given["precision"])
     for start in range(0, len(prompts), given["batch"]):
-        for k, image in enumerate(draw(pipe, prompts[start : start + given["batch"]], plan, plan.denoising, "pil"), start):
+        for k, image in enumerate(
+            draw(pipe, prompts[start : start + given["batch"]], plan, plan.denoising, "pil"), start
+        ):
             image.save(out / f"{k:06d}.png")
     list_captions(out, prompts)
     return {"seconds": clock() - begun, "peak_gb": taken()}
@@ -603,10 +708,14 @@ def part_measure(given: dict[str, Any]) -> dict[str, Any]:
 
     def read(folder: str, first: int) -> torch.Tensor:
         files = sorted(Path(folder).glob("*.png"))[first : first + given["count"]]
-        return torch.from_numpy(np.stack([np.asarray(Image.open(p).convert("RGB")) for p in files])).permute(0, 3, 1, 2)
+        return torch.from_numpy(np.stack([np.asarray(Image.open(p).convert("RGB")) for p in files])).permute(
+            0, 3, 1, 2
+        )
 
     fid = FrechetInceptionDistance(network, reset_real_features=False).to(DEVICE)
-    kid = KernelInceptionDistance(network, subset_size=min(1000, given["count"] // 2), reset_real_features=False).to(DEVICE)
+    kid = KernelInceptionDistance(
+        network, subset_size=min(1000, given["count"] // 2), reset_real_features=False
+    ).to(DEVICE)
     for images in read(given["real"], given["count"]).split(64):
         fid.update(images, real=True)
         kid.update(images, real=True)
@@ -621,7 +730,9 @@ def part_measure(given: dict[str, Any]) -> dict[str, Any]:
 PARTS = {"ours": part_ours, "pipeline": part_pipeline, "measure": part_measure}
 
 
-def generation(checkout: Path, base: Path, place: Path, plan: Plan, batch: int, precision: str, options: list[str]) -> list[Row]:
+def generation(
+    checkout: Path, base: Path, place: Path, plan: Plan, batch: int, precision: str, options: list[str]
+) -> list[Row]:
     """Rows of one whole generation and of its memory."""
     n, real = plan.count, place / f"real-{plan.size}"
     _, captions = write_folder(real, plan.size, 2 * n)
@@ -657,9 +768,18 @@ def generation(checkout: Path, base: Path, place: Path, plan: Plan, batch: int, 
     drawn = part(
         "pipeline",
         place,
-        {"base": str(base), "out": str(fake), "plan": vars(plan), "prompts": captions[:n], "batch": batch, "precision": precision},
+        {
+            "base": str(base),
+            "out": str(fake),
+            "plan": vars(plan),
+            "prompts": captions[:n],
+            "batch": batch,
+            "precision": precision,
+        },
     )
-    trained = stock_training(checkout, base, fake, place / f"stock-generation-{plan.size}", plan, options, epochs=plan.epochs)
+    trained = stock_training(
+        checkout, base, fake, place / f"stock-generation-{plan.size}", plan, options, epochs=plan.epochs
+    )
     say(f"script on the generation: {trained.seconds:.1f} s, start-up {trained.startup:.1f} s")
     fitted = str(out / "real" / "fitted.safetensors") if extractor == "fitted" else ""
     given = {"extractor": extractor, "fitted": fitted, "count": n, "real": str(real), "fake": str(fake)}
@@ -669,13 +789,44 @@ def generation(checkout: Path, base: Path, place: Path, plan: Plan, batch: int, 
     note = f"{n} images, {plan.epochs} epochs, {extractor}; seconds: ours {mine}; stock sample {drawn['seconds']:.2f}, train {trained.seconds:.2f} (start-up {trained.startup:.2f}), measure {measured['seconds']:.2f}; FD {ours['fd']:.3g} and {measured['fd']:.3g}, KID {ours['kid']:.2g} and {measured['kid']:.2g}"
     rows = [
         Row(f"generation, {plan.size} px", ours["seconds"], whole, "s", 2.0, note, less=True),
-        Row(f"generation, {plan.size} px, without the script's start-up", ours["seconds"], whole - trained.startup, "s", less=True),
-        Row("training within it", ours["stages"]["train"], trained.seconds, "s", note="all of the stage and of the process", less=True),
-        Row("sampling within it", ours["stages"]["sample"], drawn["seconds"], "s", note="ours with latents and features", less=True),
-        Row("measuring within it", ours["stages"]["measure"], measured["seconds"], "s", note="ours with precision, recall and intervals", less=True),
+        Row(
+            f"generation, {plan.size} px, without the script's start-up",
+            ours["seconds"],
+            whole - trained.startup,
+            "s",
+            less=True,
+        ),
+        Row(
+            "training within it",
+            ours["stages"]["train"],
+            trained.seconds,
+            "s",
+            note="all of the stage and of the process",
+            less=True,
+        ),
+        Row(
+            "sampling within it",
+            ours["stages"]["sample"],
+            drawn["seconds"],
+            "s",
+            note="ours with latents and features",
+            less=True,
+        ),
+        Row(
+            "measuring within it",
+            ours["stages"]["measure"],
+            measured["seconds"],
+            "s",
+            note="ours with precision, recall and intervals",
+            less=True,
+        ),
     ]
     peaks = ours["peaks"]
-    for stage, theirs in (("sample", drawn["peak_gb"]), ("train", trained.peak_gb), ("measure", measured["peak_gb"])):
+    for stage, theirs in (
+        ("sample", drawn["peak_gb"]),
+        ("train", trained.peak_gb),
+        ("measure", measured["peak_gb"]),
+    ):
         rows.append(Row(f"peak memory, {stage}, {plan.size} px", peaks[stage], theirs, "GB", less=True))
     return rows
 
@@ -702,12 +853,24 @@ class Profile:
         self.profiler.stop()
         events: list[Any] = list(self.profiler.key_averages())
         if GPU:  # kernels alone: an operator's device time is that of its kernels
-            events = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA and not getattr(e, "is_user_annotation", False)]
+            events = [
+                e
+                for e in events
+                if e.device_type == torch.autograd.DeviceType.CUDA
+                and not getattr(e, "is_user_annotation", False)
+            ]
         key = "self_device_time_total" if GPU else "self_cpu_time_total"
         total = sum(getattr(e, key) for e in events) or 1
         top = sorted(events, key=lambda e: -getattr(e, key))[:12]
-        lines = [f"{getattr(e, key) / total:6.1%} {getattr(e, key) / 1e3:10.1f} ms {e.count:7d} calls  {e.key[:90]}" for e in top]
-        busy = f"{total / 1e6 / seconds:.0%} of {seconds:.2f} s with a kernel running\n" if GPU else f"{seconds:.2f} s\n"
+        lines = [
+            f"{getattr(e, key) / total:6.1%} {getattr(e, key) / 1e3:10.1f} ms {e.count:7d} calls  {e.key[:90]}"
+            for e in top
+        ]
+        busy = (
+            f"{total / 1e6 / seconds:.0%} of {seconds:.2f} s with a kernel running\n"
+            if GPU
+            else f"{seconds:.2f} s\n"
+        )
         PROFILES[self.what] = busy + "\n".join(lines)
 
     __enter__ = start
@@ -720,17 +883,38 @@ class Profile:
 def plan_of(size: int, quick: bool, repeats: int | None, batch: int | None) -> Plan:
     cpu = ("no",) if chain.emulates_bf16() else ("no", "bf16")
     if quick:
-        small = Plan(size, batch or 16, 6, 2, 6, 1e-4, (16,), 4, 3.0, 32, 2, repeats or 1, (8,) if GPU else (0,), ("bf16",) if GPU else cpu)
+        small = Plan(
+            size,
+            batch or 16,
+            6,
+            2,
+            6,
+            1e-4,
+            (16,),
+            4,
+            3.0,
+            32,
+            2,
+            repeats or 1,
+            (8,) if GPU else (0,),
+            ("bf16",) if GPU else cpu,
+        )
         return small
     if GPU:
         batches = (8, 16) if size > 256 else (32, 64)
-        return Plan(size, batch or 16, 50, 6, 10, 1e-5, batches, 25, 7.5, 64, 4, repeats or 1, (8,), ("bf16",))
+        return Plan(
+            size, batch or 16, 50, 6, 10, 1e-5, batches, 25, 7.5, 64, 4, repeats or 1, (8,), ("bf16",)
+        )
     # A generation about as large as one of configs/emoji.yaml.
     return Plan(size, batch or 64, 40, 6, 40, 3e-4, (16, 64), 10, 4.0, 256, 8, repeats or 2, (0, 2), cpu)
 
 
 def machine() -> str:
-    device = torch.cuda.get_device_name() if GPU else next((m for m in (_cpu(), platform.processor(), platform.machine()) if m), "CPU")
+    device = (
+        torch.cuda.get_device_name()
+        if GPU
+        else next((m for m in (_cpu(), platform.processor(), platform.machine()) if m), "CPU")
+    )
     versions = ", ".join(f"{p} {version(p)}" for p in ("torch", "diffusers", "accelerate", "torchmetrics"))
     return f"{device}, {os.cpu_count()} cores (load {psutil.getloadavg()[0]:.1f}), {torch.get_num_threads()} threads; {versions}"
 
@@ -742,14 +926,31 @@ def _cpu() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("checkout", type=Path, help="a checkout of diffusers, for its example script")
-    parser.add_argument("--base", type=Path, help="a Stable Diffusion 1.x or 2.x folder (default: the bundled tiny-sd)")
-    parser.add_argument("--random", choices=["sd15"], help="instead of --base: random weights of these shapes, at 512 and 256 px")
-    parser.add_argument("--size", type=int, help="side of the images (default: the base's own; 512 and 256 for --random)")
+    parser.add_argument(
+        "--base", type=Path, help="a Stable Diffusion 1.x or 2.x folder (default: the bundled tiny-sd)"
+    )
+    parser.add_argument(
+        "--random",
+        choices=["sd15"],
+        help="instead of --base: random weights of these shapes, at 512 and 256 px",
+    )
+    parser.add_argument(
+        "--size", type=int, help="side of the images (default: the base's own; 512 and 256 for --random)"
+    )
     parser.add_argument("--batch", type=int, help="training batch (default: 64 on a CPU, 16 on a GPU)")
-    parser.add_argument("--repeats", type=int, help="alternations of ours and stock (default: 3 on a CPU, 1 on a GPU)")
-    parser.add_argument("--only", nargs="+", choices=["training", "sampling", "generation"], default=["training", "sampling", "generation"])
+    parser.add_argument(
+        "--repeats", type=int, help="alternations of ours and stock (default: 3 on a CPU, 1 on a GPU)"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=["training", "sampling", "generation"],
+        default=["training", "sampling", "generation"],
+    )
     parser.add_argument("--quick", action="store_true", help="a smoke run with tiny numbers")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     args = parser.parse_args()
@@ -769,15 +970,28 @@ def main() -> None:
         for size in sizes:
             plan = plan_of(size, args.quick, args.repeats, args.batch)
             # Where a measure that others build on is left out, what they need is taken as it usually comes out.
-            options = ["--mixed_precision", plan.precisions[-1], *(["--dataloader_num_workers", "8", "--allow_tf32"] if GPU else [])]
+            options = [
+                "--mixed_precision",
+                plan.precisions[-1],
+                *(["--dataloader_num_workers", "8", "--allow_tf32"] if GPU else []),
+            ]
             batch, precision = plan.batches[-1], plan.precisions[-1]
             goals = {512: 1.6, 256: 1.9} if GPU else {}
             captions = [p for p in open_emoji(configs.Data(source="emoji")).prompts or []][:200]
             if "training" in args.only:
-                found, options, (pixels, captions) = training(args.checkout.resolve(), base, place, plan, goals.get(size))
+                found, options, (pixels, captions) = training(
+                    args.checkout.resolve(), base, place, plan, goals.get(size)
+                )
                 rows += found
                 if found[0].met is False:
-                    our_training(base, pixels[: 8 * plan.batch], captions[: 8 * plan.batch], place / f"profile-{size}", plan, profiled=True)
+                    our_training(
+                        base,
+                        pixels[: 8 * plan.batch],
+                        captions[: 8 * plan.batch],
+                        place / f"profile-{size}",
+                        plan,
+                        profiled=True,
+                    )
                 del pixels
             if "sampling" in args.only:
                 row, batch, precision = sampling(base, plan, captions, 1.4 if GPU else None)
@@ -800,7 +1014,9 @@ def main() -> None:
             "command": command,
             "machine": machine(),
             "quick": args.quick,
-            "rows": [{**vars(r), "ratio": r.ratio if math.isfinite(r.ratio) else None, "met": r.met} for r in rows],
+            "rows": [
+                {**vars(r), "ratio": r.ratio if math.isfinite(r.ratio) else None, "met": r.met} for r in rows
+            ],
             "profiles": PROFILES,
         }
         args.json.write_text(json.dumps(content, indent=1).replace("NaN", "null") + "\n")

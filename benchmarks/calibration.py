@@ -14,11 +14,19 @@ from pathlib import Path
 from difflab import config as configs
 from difflab.studies.calibrate import calibrate, hold
 
-OVERRIDES = ["generations=4", "measure.extractors=[pixels]", "measure.metrics=[coverage]", "measure.held_out_loss=0", "probe.per_condition=0"]
+OVERRIDES = [
+    "generations=4",
+    "measure.extractors=[pixels]",
+    "measure.metrics=[coverage]",
+    "measure.held_out_loss=0",
+    "probe.per_condition=0",
+]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", type=Path, default=Path("configs/claims/base/digits.yaml"))
     parser.add_argument("--measure", default="coverage")
     parser.add_argument("--tolerance", type=float, default=0.05)
@@ -29,12 +37,23 @@ def main() -> None:
     config = configs.load(args.config, OVERRIDES)
     found = calibrate(config, args.out, args.measure, args.tolerance, seeds=args.seeds, resolution=1 / 16)
     low, estimate, high = found["ci_low"], found["estimate"], found["ci_high"]
-    print(f"{args.measure} within {args.tolerance:g} until generation {found['holds_until']}: synthetic share {estimate:.3f} [{low:.3f}, {high:.3f}]")
-    print(f"by seed {', '.join(f'{s:.3f}' for s in found['by_seed'])}; {found['chains']} chains, {found['generations_run']} generations\n")
+    print(
+        f"{args.measure} within {args.tolerance:g} until generation {found['holds_until']}: synthetic share {estimate:.3f} [{low:.3f}, {high:.3f}]"
+    )
+    print(
+        f"by seed {', '.join(f'{s:.3f}' for s in found['by_seed'])}; {found['chains']} chains, {found['generations_run']} generations\n"
+    )
     print("| synthetic share | | fresh seeds that hold |\n|---|---|---|")
-    rows = {"what the guard reads": found["max_synthetic_fraction"], "estimate": estimate, "half way from the upper end to 1": (high + 1) / 2}
+    rows = {
+        "what the guard reads": found["max_synthetic_fraction"],
+        "estimate": estimate,
+        "half way from the upper end to 1": (high + 1) / 2,
+    }
     for name, share in rows.items():
-        tried = [hold(config, args.out / "fresh", args.measure, args.tolerance, share, seed) for seed in range(100, 100 + args.fresh)]
+        tried = [
+            hold(config, args.out / "fresh", args.measure, args.tolerance, share, seed)
+            for seed in range(100, 100 + args.fresh)
+        ]
         held = sum(one.left is None for one in tried)
         print(f"| {share:.3f} | {name} | {held} of {args.fresh} |", flush=True)
 

@@ -45,7 +45,17 @@ RIGHT = {
     "saturated": {"saturated"},
     "copied": {"overfitting"},
 }
-NAMES = ["none", "cannot tell", "changed encoding", "early", "late", "catastrophic", "forgetting", "poisoned labels", "overfitting"]
+NAMES = [
+    "none",
+    "cannot tell",
+    "changed encoding",
+    "early",
+    "late",
+    "catastrophic",
+    "forgetting",
+    "poisoned labels",
+    "overfitting",
+]
 
 
 class Remembering:
@@ -77,10 +87,22 @@ def cases(name: str, seeds: int, kinds: list[str], degrees: list[float], most: i
                 if kind == "saturated" and source.channels == 1:
                     continue
                 assert train.labels is not None and pool.labels is not None
-                samples = Images(*simulate(kind, pool.pixels, pool.labels, degree, n, seed, (train.pixels, train.labels)))
+                samples = Images(
+                    *simulate(kind, pool.pixels, pool.labels, degree, n, seed, (train.pixels, train.labels))
+                )
                 started = time.perf_counter()
-                finding = examine(reference, other, [samples], train=train, classes=source.classes, extractors=extractors, seed=seed).findings[0]
-                effects = {f"{r.sign.metric} ({r.space})": r.effect for rs in finding.readings.values() for r in rs}
+                finding = examine(
+                    reference,
+                    other,
+                    [samples],
+                    train=train,
+                    classes=source.classes,
+                    extractors=extractors,
+                    seed=seed,
+                ).findings[0]
+                effects = {
+                    f"{r.sign.metric} ({r.space})": r.effect for rs in finding.readings.values() for r in rs
+                }
                 yield {
                     "set": name,
                     "kind": kind,
@@ -108,22 +130,35 @@ def table(rows: list[dict[str, Any]]) -> str:
         own = [r for r in clear if r["kind"] == kind]
         if own:
             counts = [sum(r["name"] == name for r in own) for name in names]
-            lines.append(f"| {kind} | " + " | ".join(str(c or "") for c in counts) + f" | {sum(r['right'] for r in own)}/{len(own)} |")
+            lines.append(
+                f"| {kind} | "
+                + " | ".join(str(c or "") for c in counts)
+                + f" | {sum(r['right'] for r in own)}/{len(own)} |"
+            )
     harmless = [r["right"] for r in clear if r["kind"] in HARMLESS]
     harmful = [r["right"] for r in clear if r["kind"] not in HARMLESS]
-    lines += ["", f"no alarm where nothing is lost: {sum(harmless)}/{len(harmless)}; right name in clear cases: {sum(harmful)}/{len(harmful)}"]
+    lines += [
+        "",
+        f"no alarm where nothing is lost: {sum(harmless)}/{len(harmless)}; right name in clear cases: {sum(harmful)}/{len(harmful)}",
+    ]
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sets", nargs="*", default=["digits"])
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--count", type=int, default=600, help="images on each side, at most (an eighth of the set)")
+    parser.add_argument(
+        "--count", type=int, default=600, help="images on each side, at most (an eighth of the set)"
+    )
     parser.add_argument("--kinds", nargs="+", default=list(KINDS))
     parser.add_argument("--degrees", nargs="+", type=float, default=list(DEGREES))
     parser.add_argument("--out", type=Path, help="write the cases here, one JSON line each")
-    parser.add_argument("--table", nargs="+", type=Path, help="print the table of these files and run nothing")
+    parser.add_argument(
+        "--table", nargs="+", type=Path, help="print the table of these files and run nothing"
+    )
     args = parser.parse_args()
     if args.table:
         print(table([json.loads(line) for path in args.table for line in path.read_text().splitlines()]))

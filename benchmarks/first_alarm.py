@@ -23,7 +23,10 @@ REGIMES = {
     "accumulate": ["regime.name=accumulate"],
     "accumulate_subsample": ["regime.name=accumulate_subsample"],
     "fixed_real 30%": ["regime.name=fixed_real", "regime.real_fraction=0.3"],
-    "fresh_real 18%": ["regime.name=fresh_real", "regime.real_fraction=0.18"],  # all that 1,258 images have to give
+    "fresh_real 18%": [
+        "regime.name=fresh_real",
+        "regime.real_fraction=0.18",
+    ],  # all that 1,258 images have to give
 }
 
 
@@ -33,7 +36,9 @@ def digits(out: Path) -> dict[str, Path]:
     for name, regime in REGIMES.items():
         paths[name] = out / name.replace(" ", "-").replace("%", "")
         words = [f"name={paths[name].name}", *COMMON, *regime, "--out", str(paths[name]), "--json"]
-        done = subprocess.run([sys.executable, "-m", "difflab", "run", "configs/digits.yaml", *words], stdout=subprocess.DEVNULL)
+        done = subprocess.run(
+            [sys.executable, "-m", "difflab", "run", "configs/digits.yaml", *words], stdout=subprocess.DEVNULL
+        )
         if done.returncode:
             raise SystemExit(f"{name}: difflab run ended with exit code {done.returncode}")
     return paths
@@ -42,18 +47,36 @@ def digits(out: Path) -> dict[str, Path]:
 def table(paths: dict[str, Path], extractors: list[str] | None) -> str:
     """Measures down, runs across: the generation of the first alarm, - = none."""
     found = {name: diagnose_run(open_run(path), extractors=extractors) for name, path in paths.items()}
-    measures = list(dict.fromkeys(r.sign.metric for d in found.values() for rs in d.findings[-1].readings.values() for r in rs))
-    first = {m: [d.alarms.get(m) for d in found.values()] for m in measures if m not in ("texture_distance", "near_duplicates")}
+    measures = list(
+        dict.fromkeys(
+            r.sign.metric for d in found.values() for rs in d.findings[-1].readings.values() for r in rs
+        )
+    )
+    first = {
+        m: [d.alarms.get(m) for d in found.values()]
+        for m in measures
+        if m not in ("texture_distance", "near_duplicates")
+    }
     order = sorted(first, key=lambda m: sum(99 if t is None else t for t in first[m]))
     lines = ["| measure | " + " | ".join(found) + " |", "|---" * (len(found) + 1) + "|"]
     lines += [f"| {m} | " + " | ".join("-" if t is None else str(t) for t in first[m]) + " |" for m in order]
-    lines += ["| **diagnosis** of the last generation | " + " | ".join(d.findings[-1].name for d in found.values()) + " |"]
-    lines += ["| n, generations | " + " | ".join(f"{d.recipe['n']}, {d.findings[-1].generation}" for d in found.values()) + " |"]
+    lines += [
+        "| **diagnosis** of the last generation | "
+        + " | ".join(d.findings[-1].name for d in found.values())
+        + " |"
+    ]
+    lines += [
+        "| n, generations | "
+        + " | ".join(f"{d.recipe['n']}, {d.findings[-1].generation}" for d in found.values())
+        + " |"
+    ]
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/first-alarm"))
     parser.add_argument("--extractors", nargs="+")

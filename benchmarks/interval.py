@@ -42,13 +42,20 @@ OTHERS = [
 CLASSES = 4
 
 
-def drawn(n: int, d: int, seed: int, classes: bool, width: float = 1.0, shift: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+def drawn(
+    n: int, d: int, seed: int, classes: bool, width: float = 1.0, shift: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Features [n, d] and labels [n], classes in turn."""
-    noise, labels = torch.randn(n, d, generator=torch.Generator().manual_seed(seed)), torch.arange(n) % CLASSES
+    noise, labels = (
+        torch.randn(n, d, generator=torch.Generator().manual_seed(seed)),
+        torch.arange(n) % CLASSES,
+    )
     return width * noise + shift + (3 / 2**0.5 * torch.eye(d)[labels] if classes else 0), labels
 
 
-def covered(n: int, d: int, setting: str, data_sets: int, resamples: int, names: Sequence[str]) -> dict[str, tuple[float, float]]:
+def covered(
+    n: int, d: int, setting: str, data_sets: int, resamples: int, names: Sequence[str]
+) -> dict[str, tuple[float, float]]:
     """For each measure its mean value and the share of data sets whose interval holds that mean."""
     width, shift = SETTINGS[setting]
     values: dict[str, list[float]] = {name: [] for name in names}
@@ -57,14 +64,19 @@ def covered(n: int, d: int, setting: str, data_sets: int, resamples: int, names:
     train = drawn(400, d, 1, others)[0]
     judge = Judge.fit(*drawn(400, d, 2, others), n_classes=CLASSES) if others else None
     for k in range(data_sets):
-        (x, x_labels), (y, y_labels) = drawn(n, d, 10**6 * n + 2 * k, others), drawn(n, d, 10**6 * n + 2 * k + 1, others, width, shift)
+        (x, x_labels), (y, y_labels) = (
+            drawn(n, d, 10**6 * n + 2 * k, others),
+            drawn(n, d, 10**6 * n + 2 * k + 1, others, width, shift),
+        )
         pair = Pair(x, y, real_labels=x_labels, fake_labels=y_labels, judge=judge, train=train)
         for name in names:
             metric = METRICS[name]
             value = metric.of(pair)
             values[name].append(value)
             share = n if metric.unit in SHARES else None
-            bounds[name].append(interval(value, resampled(metric, pair, range(resamples), seed=k), metric.range, share))
+            bounds[name].append(
+                interval(value, resampled(metric, pair, range(resamples), seed=k), metric.range, share)
+            )
     out = {}
     for name in names:
         mean, (low, high) = float(np.mean(values[name])), np.array(bounds[name]).T
@@ -73,7 +85,9 @@ def covered(n: int, d: int, setting: str, data_sets: int, resamples: int, names:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-sets", type=int, default=100, help="default: 100")
     parser.add_argument("--resamples", type=int, default=60, help="default: 60")
     parser.add_argument("--dimension", type=int, default=16, help="default: 16")
@@ -82,7 +96,9 @@ def main() -> None:
     names = OTHERS if args.others else NAMES
     print(f"{args.data_sets} data sets, {args.resamples} resamples, d = {args.dimension}; value (coverage)\n")
     places = [(setting, n) for setting in SETTINGS for n in ((200, 500) if args.others else (100, 500))]
-    found = [covered(n, args.dimension, setting, args.data_sets, args.resamples, names) for setting, n in places]
+    found = [
+        covered(n, args.dimension, setting, args.data_sets, args.resamples, names) for setting, n in places
+    ]
     print("| measure | " + " | ".join(f"{setting}, n = {n}" for setting, n in places) + " |")
     print("|---" * (len(places) + 1) + "|")
     for name in names:

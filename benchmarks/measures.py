@@ -50,14 +50,18 @@ def by_packages(real: torch.Tensor, fake: torch.Tensor) -> dict[str, float]:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x
 
-    fid = FrechetInceptionDistance(Pass(), normalize=False, input_img_size=(1, 1, real.shape[1])).set_dtype(torch.float64)
+    fid = FrechetInceptionDistance(Pass(), normalize=False, input_img_size=(1, 1, real.shape[1])).set_dtype(
+        torch.float64
+    )
     kid = KernelInceptionDistance(Pass(), subsets=1, subset_size=len(real))
     for metric in (fid, kid):
         metric.inception.num_features = real.shape[1]
         metric.update(real.double(), real=True)
         metric.update(fake.double(), real=False)
     out = {"fd": float(fid.compute()), "kid": float(kid.compute()[0])}
-    out |= {name: float(value) for name, value in compute_prdc(real.numpy(), fake.numpy(), nearest_k=5).items()}
+    out |= {
+        name: float(value) for name, value in compute_prdc(real.numpy(), fake.numpy(), nearest_k=5).items()
+    }
     return out | {"vendi": float(vendi.score_dual(fake.double().numpy(), normalize=True))}
 
 
@@ -68,19 +72,25 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--dim", type=int, default=2048)
     parser.add_argument("--skip-packages", action="store_true")
     args = parser.parse_args()
-    print(f"machine: {os.cpu_count()} cores ({platform.machine()}, load {os.getloadavg()[0]:.1f}), {torch.get_num_threads()} threads")
+    print(
+        f"machine: {os.cpu_count()} cores ({platform.machine()}, load {os.getloadavg()[0]:.1f}), {torch.get_num_threads()} threads"
+    )
     real, fake = features(args.count, args.dim)
     own, ours = timed(lambda: by_difflab(real, fake))
     if args.skip_packages:
         print(f"2 x {args.count:,} images, d = {args.dim}: difflab {own:.1f} s")
     else:
         other, theirs = timed(lambda: by_packages(real, fake))
-        print(f"2 x {args.count:,} images, d = {args.dim}: difflab {own:.1f} s, packages {other:.1f} s, ratio {other / own:.1f}")
+        print(
+            f"2 x {args.count:,} images, d = {args.dim}: difflab {own:.1f} s, packages {other:.1f} s, ratio {other / own:.1f}"
+        )
         for name in NAMES:
             print(f"| {name} | {ours[name]:.6g} | {theirs[name]:.6g} |")
     n = min(1000, args.count)
@@ -88,8 +98,12 @@ def main() -> None:
     value = METRICS["fd"].of(pair)
     seconds, drawn = timed(lambda: resampled(METRICS["fd"], pair, range(100), 0))
     low, high = interval(value, drawn)
-    print(f"fd {value:.4g} [{low:.4g}, {high:.4g}], n = {n:,}, d = {args.dim}: 100 half-samples in {seconds:.1f} s")
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB; {np.__version__=} {torch.__version__=}")
+    print(
+        f"fd {value:.4g} [{low:.4g}, {high:.4g}], n = {n:,}, d = {args.dim}: 100 half-samples in {seconds:.1f} s"
+    )
+    print(
+        f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB; {np.__version__=} {torch.__version__=}"
+    )
 
 
 if __name__ == "__main__":

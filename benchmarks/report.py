@@ -31,7 +31,9 @@ ARMS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--generations", type=int, default=10)
     parser.add_argument("--images-seen", type=int, default=200_000)
@@ -63,12 +65,17 @@ def main() -> None:
 def made(args: argparse.Namespace) -> list[Run]:
     for name, words in ARMS.items():
         overrides = [f"generations={args.generations}", f"train.images_seen={args.images_seen}", *words]
-        run_chain(configs.load("configs/digits.yaml", overrides), args.out / name.replace(" ", "-"), plots=False)
+        run_chain(
+            configs.load("configs/digits.yaml", overrides), args.out / name.replace(" ", "-"), plots=False
+        )
     return [open_run(args.out / name.replace(" ", "-")) for name in ARMS]
 
 
 def opened(page: Path) -> str:
-    chromium = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    chromium = next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))),
+        None,
+    )
     if chromium is None:
         return "no Chromium here"
     from playwright.sync_api import sync_playwright

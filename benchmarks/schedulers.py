@@ -37,8 +37,17 @@ STEPS, PROMPTS, SEEDS = 10, (1, 4), [5, 6]
 def bases(root: Path) -> dict[str, Path]:
     """The four bases in `root`."""
     made = {kind: tiny.make(kind, root / kind) for kind in tiny.KINDS}
-    tiny.amend(made["sd21"] / "scheduler" / "scheduler_config.json", rescale_betas_zero_snr=True, timestep_spacing="trailing")
-    tiny.amend(made["sdxl"] / "vae" / "config.json", latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[0.8, 1.2, 1.0, 0.9], scaling_factor=0.5)
+    tiny.amend(
+        made["sd21"] / "scheduler" / "scheduler_config.json",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+    )
+    tiny.amend(
+        made["sdxl"] / "vae" / "config.json",
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[0.8, 1.2, 1.0, 0.9],
+        scaling_factor=0.5,
+    )
     return made
 
 
@@ -47,7 +56,12 @@ def theirs(pipe: Any, settings: Any, how: Sample) -> np.ndarray:
     pipe.scheduler = getattr(diffusers, how.scheduler).from_config(settings)
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
     prompts = [tiny.CAPTIONS[i] for i in PROMPTS]
-    asked = {"num_inference_steps": how.steps, "guidance_scale": how.guidance_scale, "generator": generators, "output_type": "np"}
+    asked = {
+        "num_inference_steps": how.steps,
+        "guidance_scale": how.guidance_scale,
+        "generator": generators,
+        "output_type": "np",
+    }
     return (pipe(prompts, height=tiny.SIDE, width=tiny.SIDE, **asked).images * 255).round().astype(int)
 
 
@@ -66,7 +80,9 @@ def tried(kind: str, base: Path, name: str, pipe: Any, settings: Any) -> dict[st
         ours = model.sample(np.array(PROMPTS), SEEDS, how).astype(int)
         one, two = theirs(pipe, settings, how), theirs(pipe, settings, how)
         if (one != two).any():
-            return row | {"reason": "the pipeline draws noise that no seed determines; difflab draws it from the images' seeds"}
+            return row | {
+                "reason": "the pipeline draws noise that no seed determines; difflab draws it from the images' seeds"
+            }
         worst = max(worst, int(np.abs(ours - one).max()))
     return row | {"levels": worst}
 
@@ -88,7 +104,9 @@ def main() -> None:
                 print(
                     f"{kind:5} {name:36} {'accepted' if row['accepted'] else 'refused'} {row['levels'] if row['levels'] is not None else row['reason']}"
                 )
-    (ROOT / "docs" / "results" / "schedulers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (ROOT / "docs" / "results" / "schedulers.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows)
+    )
 
 
 if __name__ == "__main__":

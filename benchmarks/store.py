@@ -57,7 +57,11 @@ def store_share(run: Run) -> tuple[float, float, float]:
 
 
 def size(path: Path) -> int:
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
+    return (
+        sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+        if path.is_dir()
+        else path.stat().st_size
+    )
 
 
 def accumulated(run: Run) -> list[tuple[int, int, int, int]]:
@@ -98,7 +102,9 @@ def peaks(work: Any) -> list[int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=1000, help="emoji drawn per generation (default: 1000)")
     count = parser.parse_args().count
     with tempfile.TemporaryDirectory() as place:
@@ -111,20 +117,30 @@ def main() -> None:
 
         inside, whole, rate = store_share(digits)
         inside_plain, whole_plain, rate_plain = store_share(plain)
-        print(f"{os.cpu_count()} cores, load {psutil.getloadavg()[0]:.1f}; emoji: {count} samples of 32x32 RGB per generation\n")
+        print(
+            f"{os.cpu_count()} cores, load {psutil.getloadavg()[0]:.1f}; emoji: {count} samples of 32x32 RGB per generation\n"
+        )
         print("| what | value | of what |")
         print("|---|---|---|")
         print(
             f"| store share of a generation, digits.yaml, 8x8 grey | {inside / whole:.2%} | {inside:.2f} s of {whole:.1f} s, {rate:,.0f} images/s |"
         )
         text = f"{inside_plain:.2f} s of {whole_plain:.1f} s, {rate_plain:,.0f} images/s"
-        print(f"| store share where nothing is trained: emoji memoriser, 32x32 RGB | {inside_plain / whole_plain:.0%} | {text} |")
+        print(
+            f"| store share where nothing is trained: emoji memoriser, 32x32 RGB | {inside_plain / whole_plain:.0%} | {text} |"
+        )
         rows, table, samples, copied = grown[-1]
         text = f"{table / 1024:.0f} KiB train_set.parquet ({rows:,} rows), {samples / MIB:.1f} MiB of samples"
-        print(f"| accumulate: bytes of training set 8 beside those of its samples | {table / samples:.1%} | {text} |")
-        print(f"| accumulate: bytes per row of training set 8 | {table / rows:.2f} | {copied} image columns in train_set.parquet |")
+        print(
+            f"| accumulate: bytes of training set 8 beside those of its samples | {table / samples:.1%} | {text} |"
+        )
+        print(
+            f"| accumulate: bytes per row of training set 8 | {table / rows:.2f} | {copied} image columns in train_set.parquet |"
+        )
         text = f"{memory[8] / MIB:.0f} MiB, {memory[1] / MIB:.0f} MiB; its training set is {grown[8][0] / grown[1][0]:.1f} times as large, and a memoriser holds it"
-        print(f"| accumulate, memoriser: peak memory of generation 8 over that of generation 1 | {memory[8] / memory[1]:.2f} | {text} |")
+        print(
+            f"| accumulate, memoriser: peak memory of generation 8 over that of generation 1 | {memory[8] / memory[1]:.2f} | {text} |"
+        )
         text = f"{memory_trained[8] / MIB:.0f} MiB, {memory_trained[1] / MIB:.0f} MiB"
         print(
             f"| accumulate, pixel-mlp: peak memory of generation 8 over that of generation 1 | {memory_trained[8] / memory_trained[1]:.2f} | {text} |"

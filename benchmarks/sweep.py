@@ -35,7 +35,9 @@ ARMS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--generations", type=int, default=2, help="after generation 0 (default: 2)")
     parser.add_argument("--images-seen", type=int, default=30000, help="by each training (default: 30000)")
     args = parser.parse_args()
@@ -49,18 +51,26 @@ def main() -> None:
         assert not any(record["error"] for record in records), records
         times = [row for *_, run in runs_of(out) for row in run.timings()]
     listed = jobs(sweep, BASE, out)
-    different = {keys(job.config)[t, stage] for job in listed for t in range(args.generations + 1) for stage in STAGES}
+    different = {
+        keys(job.config)[t, stage] for job in listed for t in range(args.generations + 1) for stage in STAGES
+    }
     every = len(listed) * (args.generations + 1) * len(STAGES)
     unique = sum(row["seconds"] for row in times)
     alone = unique + (len(listed) - 1) * sum(row["seconds"] for row in times if row["generation"] == 0)
-    print(f"{os.cpu_count()} cores, load {psutil.getloadavg()[0]:.1f}; digits, {len(listed)} arms, one seed, one worker\n")
+    print(
+        f"{os.cpu_count()} cores, load {psutil.getloadavg()[0]:.1f}; digits, {len(listed)} arms, one seed, one worker\n"
+    )
     print("| what | value | of what |")
     print("|---|---|---|")
     print(
         f"| stages computed over stages that differ | {len(times) / len(different):.2f} | {len(times)} of {len(different)}; {every} without sharing |"
     )
-    print(f"| wall time over the stages that differ | {wall / unique:.2f}x | {wall:.0f} s ({cpu:.0f} s of processor), {unique:.0f} s of stages |")
-    print(f"| stages without sharing over those that differ | {alone / unique:.2f}x | {alone:.0f} s, estimated from generation 0 |")
+    print(
+        f"| wall time over the stages that differ | {wall / unique:.2f}x | {wall:.0f} s ({cpu:.0f} s of processor), {unique:.0f} s of stages |"
+    )
+    print(
+        f"| stages without sharing over those that differ | {alone / unique:.2f}x | {alone:.0f} s, estimated from generation 0 |"
+    )
 
 
 if __name__ == "__main__":

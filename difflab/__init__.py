@@ -34,7 +34,18 @@ HOMES = {
 }
 PLAIN = {"load_config": "load"}  # public name -> name in its home
 
-__all__ = ["DifflabError", "Monitor", "Run", "compare", "diagnose", "diagnose_run", "load_config", "measure_run", "open_run", "run_chain"]
+__all__ = [
+    "DifflabError",
+    "Monitor",
+    "Run",
+    "compare",
+    "diagnose",
+    "diagnose_run",
+    "load_config",
+    "measure_run",
+    "open_run",
+    "run_chain",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -49,7 +49,9 @@ def find(given: str | Path) -> Path:
     if wanted in known or len(by_last) == 1:
         return known[wanted if wanted in known else by_last[0]]
     beside = [p.as_posix() for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.as_posix(), beside, 1, 0.5) or difflib.get_close_matches(wanted, list(known), 1, 0.5)
+    near = difflib.get_close_matches(path.as_posix(), beside, 1, 0.5) or difflib.get_close_matches(
+        wanted, list(known), 1, 0.5
+    )
     hint = f"did you mean {near[0]}?" if near else "difflab presets lists those that come with difflab"
     raise ConfigError(f"there is no config {path}; {hint}")
 

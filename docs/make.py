@@ -72,7 +72,11 @@ def wanted(root: Path = ROOT) -> dict[str, str | None]:
     for write in PAGES:
         out.update({path: text.rstrip() + "\n" for path, text in write().items()})
     for folder in OWN_FOLDERS:
-        out |= {str(path.relative_to(root)): None for path in sorted((root / folder).glob("*.md")) if str(path.relative_to(root)) not in out}
+        out |= {
+            str(path.relative_to(root)): None
+            for path in sorted((root / folder).glob("*.md"))
+            if str(path.relative_to(root)) not in out
+        }
     for path in sorted({path for pattern in WITH_BLOCKS for path in root.glob(pattern)}):
         name = str(path.relative_to(root))
         text = path.read_text(encoding="utf-8")
@@ -86,7 +90,9 @@ def filled(text: str, where: str = "the page") -> str:
 
     def write(match: re.Match[str]) -> str:
         if match["name"] not in BLOCKS:
-            raise ValueError(f"{where}: no block is named '{match['name']}'; known: {', '.join(sorted(BLOCKS))}")
+            raise ValueError(
+                f"{where}: no block is named '{match['name']}'; known: {', '.join(sorted(BLOCKS))}"
+            )
         return f"{match[1]}{BLOCKS[match['name']]().strip()}\n{match[3]}"
 
     if text.count("<!-- generated: ") != len(MARK.findall(text)):
@@ -104,8 +110,12 @@ def stale(root: Path = ROOT) -> dict[str, str | None]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing, exit with 1 where something does not match")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing, exit with 1 where something does not match"
+    )
     check = parser.parse_args(argv).check
     found = stale()
     for name, text in found.items():
@@ -129,7 +139,9 @@ def prose(text: str) -> str:
     parts = re.split(r"(``.+?``|`.+?`|(?<![\w*])\*{1,2}[^\s*][^*\n]*\*{1,2}(?![\w*]))", text, flags=re.S)
     for i, part in enumerate(parts):
         if i % 2:
-            parts[i] = "`" + part.strip("`") + "`" if part.startswith("`") else part  # *emphasis* is meant as such
+            parts[i] = (
+                "`" + part.strip("`") + "`" if part.startswith("`") else part
+            )  # *emphasis* is meant as such
         else:
             parts[i] = ARXIV.sub(r"[\1](https://arxiv.org/abs/\1)", re.sub(r"([*<])", r"\\\1", part))
     return "".join(parts)
@@ -169,13 +181,17 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A table in Markdown."""
     head = list(head)
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in row) + " |" for row in lines)
+    return "\n".join(
+        "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in row) + " |" for row in lines
+    )
 
 
 def first_sentence(thing: Any) -> str:
     """The first sentence of a docstring, on one line."""
     flat = " ".join(re.split(r"\n\s*\n", inspect.cleandoc(thing.__doc__ or ""))[0].split())
-    return re.split(r"(?<=[a-z)`\]0-9])(?<!\bal)(?<!eq)\. (?=[A-Z`0-9])", flat, maxsplit=1)[0].rstrip(".") + "."
+    return (
+        re.split(r"(?<=[a-z)`\]0-9])(?<!\bal)(?<!eq)\. (?=[A-Z`0-9])", flat, maxsplit=1)[0].rstrip(".") + "."
+    )
 
 
 def number(value: float) -> str:
@@ -213,7 +229,13 @@ def _measure_rows(linked: bool = False) -> Iterator[list[str]]:
         low, high = kind.range
         about = prose(first_sentence(kind))
         better = {"real": "as the floor"}.get(kind.better, kind.better)
-        yield [f"[{name}]({name}.md)" if linked else f"`{name}`", about, kind.unit, f"{number(low)} to {number(high)}", better]
+        yield [
+            f"[{name}]({name}.md)" if linked else f"`{name}`",
+            about,
+            kind.unit,
+            f"{number(low)} to {number(high)}",
+            better,
+        ]
 
 
 @pages
@@ -224,7 +246,8 @@ def measures() -> dict[str, str]:
         "docs/measures/README.md": "# Measures\n\n"
         "Each compares real images with samples in one feature space and works alone as a torchmetrics `Metric`: "
         "`from difflab.metrics import METRICS`. In a run every number comes with its n, its floor and a 95% interval; what to beware of: "
-        "[the FAQ](../FAQ.md).\n\n" + table(("measure", "what it says", "unit", "range", "better"), _measure_rows(linked=True))
+        "[the FAQ](../FAQ.md).\n\n"
+        + table(("measure", "what it says", "unit", "range", "better"), _measure_rows(linked=True))
     }
     for name, kind in METRICS.items():
         low, high = kind.range
@@ -233,10 +256,17 @@ def measures() -> dict[str, str]:
             ("range", f"{number(low)} to {number(high)}"),
             ("better", BETTER[kind.better]),
             ("needs", NEEDS.get(kind.needs, kind.needs)),
-            ("fewest images on either side", str(kind.min_n) if "least" not in vars(kind) else f"{kind.min_n}, or more: {_summary(kind.least)}"),
+            (
+                "fewest images on either side",
+                str(kind.min_n)
+                if "least" not in vars(kind)
+                else f"{kind.min_n}, or more: {_summary(kind.least)}",
+            ),
             ("code", source_of(kind, "docs/measures")),
         ]
-        out[f"docs/measures/{name}.md"] = f"# {name}\n\n{documented(kind)}\n\n{table(('', ''), facts)}\n\n[All measures](README.md)"
+        out[f"docs/measures/{name}.md"] = (
+            f"# {name}\n\n{documented(kind)}\n\n{table(('', ''), facts)}\n\n[All measures](README.md)"
+        )
     return out
 
 
@@ -255,7 +285,11 @@ def _policy_rows(linked: bool = False) -> Iterator[list[str]]:
     from difflab.policies import known
 
     for name, kind in sorted(known().items()):
-        yield [f"[{name}]({name}.md)" if linked else f"`{name}`", ", ".join(_hooks(kind)), prose(first_sentence(kind))]
+        yield [
+            f"[{name}]({name}.md)" if linked else f"`{name}`",
+            ", ".join(_hooks(kind)),
+            prose(first_sentence(kind)),
+        ]
 
 
 def _hooks(kind: Any) -> list[str]:
@@ -277,7 +311,11 @@ def policies() -> dict[str, str]:
         + table(("hook", "what it changes"), hooks)
     }
     for name, kind in known().items():
-        example = {"policy": name} | {key: f"<{key}>" for key, field in kind.model_fields.items() if field.is_required() and key != "policy"}
+        example = {"policy": name} | {
+            key: f"<{key}>"
+            for key, field in kind.model_fields.items()
+            if field.is_required() and key != "policy"
+        }
         inside = ", ".join(f"{key}: {value}" for key, value in example.items())
         parts = [f"# {name}", documented(kind)]
         parts += [f"Acts on: {', '.join(f'`{hook}`' for hook in _hooks(kind))}."] if _hooks(kind) else []
@@ -297,7 +335,13 @@ def fields_table(spec: Any, skip: tuple[str, ...] = (), section: str = "") -> st
             continue
         value = None if field.is_required() else field.get_default(call_default_factory=True)
         own = kind_of(field.annotation) == "section"
-        default = f"[below](#{section}{name})" if own else "required" if field.is_required() else f"`{json.dumps(value)}`"
+        default = (
+            f"[below](#{section}{name})"
+            if own
+            else "required"
+            if field.is_required()
+            else f"`{json.dumps(value)}`"
+        )
         rows.append(
             (
                 f"`{name}`",
@@ -328,13 +372,20 @@ def kind_of(annotation: Any) -> str:
         return ", ".join(f"`{member.value}`" for member in annotation)
     if hasattr(annotation, "model_fields"):
         return "section"
-    return {type(None): "null", Any: "any"}.get(annotation) or getattr(annotation, "__name__", str(annotation))
+    return {type(None): "null", Any: "any"}.get(annotation) or getattr(
+        annotation, "__name__", str(annotation)
+    )
 
 
 def bounds(metadata: Iterable[Any]) -> str:
     """The limits of a number: `, 0 to 1`."""
     words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-    found = [f"{word} {getattr(limit, key):g}" for limit in metadata for key, word in words.items() if getattr(limit, key, None) is not None]
+    found = [
+        f"{word} {getattr(limit, key):g}"
+        for limit in metadata
+        for key, word in words.items()
+        if getattr(limit, key, None) is not None
+    ]
     return "".join(f", {text}" for text in found if "9.22337e+18" not in text)
 
 
@@ -342,7 +393,9 @@ def bounds(metadata: Iterable[Any]) -> str:
 def config() -> str:
     from difflab import config as configs
 
-    specs = {spec.model_fields["family"].annotation.__args__[0]: spec for spec in configs.Model.__origin__.__args__}
+    specs = {
+        spec.model_fields["family"].annotation.__args__[0]: spec for spec in configs.Model.__origin__.__args__
+    }
     parts = [
         "# Config",
         "One YAML file is one chain. `difflab schema` prints the same as a JSON schema, and `a.b=value` on the command line sets a field. "
@@ -357,7 +410,9 @@ def config() -> str:
                 parts += [
                     f"### {family}",
                     documented(own),
-                    fields_table(own, skip=("family",)) if len(own.model_fields) > 1 else "No further fields.",
+                    fields_table(own, skip=("family",))
+                    if len(own.model_fields) > 1
+                    else "No further fields.",
                 ]
         elif spec:
             parts += [f"## {section}", documented(spec), fields_table(spec, section=section)]
@@ -365,44 +420,71 @@ def config() -> str:
                 if own := configs._spec(inner):
                     parts += [f"### {section}.{key}", documented(own), fields_table(own)]
         elif section == "policies":
-            parts += ["## policies", "A list of mappings, each with the key `policy`: [all policies and their fields](policies/README.md)."]
+            parts += [
+                "## policies",
+                "A list of mappings, each with the key `policy`: [all policies and their fields](policies/README.md).",
+            ]
     return "\n\n".join(parts)
 
 
 # ------------------------------------------------------------------------------------------------------------- command line
 @block("commands")
 def commands_table() -> str:
-    return table(("command", "what it does"), [(f"`difflab {name}`", prose(command.description or "")) for name, command in commands().items()])
+    return table(
+        ("command", "what it does"),
+        [(f"`difflab {name}`", prose(command.description or "")) for name, command in commands().items()],
+    )
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
     from difflab.cli.main import parser
 
-    return next(action.choices for action in parser()._actions if isinstance(action, argparse._SubParsersAction))  # type: ignore[return-value]
+    return next(
+        action.choices for action in parser()._actions if isinstance(action, argparse._SubParsersAction)
+    )  # type: ignore[return-value]
 
 
 @page("docs/cli.md")
 def cli() -> str:
     from difflab.cli.main import EXAMPLES, EXAMPLES_OF
 
-    codes = [re.split(r"  +", line.strip(), maxsplit=1) for line in EXAMPLES.partition("exit codes:\n")[2].partition("\n\n")[0].splitlines()]
+    codes = [
+        re.split(r"  +", line.strip(), maxsplit=1)
+        for line in EXAMPLES.partition("exit codes:\n")[2].partition("\n\n")[0].splitlines()
+    ]
     parts = [
         "# Command line",
         "Results go to stdout, progress to stderr. `--json` prints rows as JSON lines. `NO_COLOR=1` takes the colours away.",
-        table(("command", "what it does"), [(f"[{name}](#{name})", prose(command.description or "")) for name, command in commands().items()]),
+        table(
+            ("command", "what it does"),
+            [
+                (f"[{name}](#{name})", prose(command.description or ""))
+                for name, command in commands().items()
+            ],
+        ),
         "## Exit codes",
         table(("code", "means"), codes),
     ]
     for name, command in commands().items():
-        rows = [_argument(action) for action in command._actions if not isinstance(action, argparse._HelpAction)]
-        parts += [f"## {name}", prose(command.description or ""), "```\n" + "\n".join(EXAMPLES_OF[name]) + "\n```"]
+        rows = [
+            _argument(action) for action in command._actions if not isinstance(action, argparse._HelpAction)
+        ]
+        parts += [
+            f"## {name}",
+            prose(command.description or ""),
+            "```\n" + "\n".join(EXAMPLES_OF[name]) + "\n```",
+        ]
         parts += [table(("argument", "what it is"), rows)] if rows else []
     return "\n\n".join(parts)
 
 
 def _argument(action: argparse.Action) -> tuple[str, str]:
-    shown = action.metavar or ("{" + ",".join(map(str, action.choices)) + "}" if action.choices else action.dest.upper())
-    word = {0: "", "*": f"[{shown} ...]", "+": f"{shown} ...", "?": f"[{shown}]"}.get(action.nargs, str(shown))  # type: ignore[call-overload]
+    shown = action.metavar or (
+        "{" + ",".join(map(str, action.choices)) + "}" if action.choices else action.dest.upper()
+    )
+    word = {0: "", "*": f"[{shown} ...]", "+": f"{shown} ...", "?": f"[{shown}]"}.get(
+        action.nargs, str(shown)
+    )  # type: ignore[call-overload]
     text = (action.help or "").replace("%%", "%")
     return f"`{' '.join([*action.option_strings[:1], word]).strip()}`", prose(
         text + (" (required)" if action.required and action.option_strings else "")
@@ -423,34 +505,67 @@ def api() -> str:
 
     parts = ["# Python", "What is meant to be used from outside. Everything else may change without notice."]
     parts += ["## difflab"]
-    for thing in (run.open_run, comparison.compare, diagnosis.diagnose, diagnosis.diagnose_run, adding.measure_run):
+    for thing in (
+        run.open_run,
+        comparison.compare,
+        diagnosis.diagnose,
+        diagnosis.diagnose_run,
+        adding.measure_run,
+    ):
         parts += member(f"difflab.{thing.__name__}", thing)
     parts += member("difflab.Monitor", monitor.Monitor) + members("Monitor", monitor.Monitor)
     parts += ["## Results"]
     for kind in (comparison.Comparison, diagnosis.Diagnosis):
         parts += member(kind.__name__, kind, signature=False) + members(kind.__name__, kind)
-    parts += ["## Run", documented(run.Run), *members("Run", run.Run, skip=("create", "claim", "close", "add_time", "drop_cache"))]
-    parts += ["## difflab.evaluation.simulate", prose(f"Names: {', '.join(f'`{name}`' for name in simulate.KINDS)}.")]
+    parts += [
+        "## Run",
+        documented(run.Run),
+        *members("Run", run.Run, skip=("create", "claim", "close", "add_time", "drop_cache")),
+    ]
+    parts += [
+        "## difflab.evaluation.simulate",
+        prose(f"Names: {', '.join(f'`{name}`' for name in simulate.KINDS)}."),
+    ]
     parts += member("difflab.evaluation.simulate.simulate", simulate.simulate)
-    parts += ["## difflab.metrics", "Every measure, by its name in `METRICS`, is a `PairMetric`: [all of them](measures/README.md)."]
-    parts += member("PairMetric", base.PairMetric) + members("PairMetric", base.PairMetric, skip=("evaluate",))
+    parts += [
+        "## difflab.metrics",
+        "Every measure, by its name in `METRICS`, is a `PairMetric`: [all of them](measures/README.md).",
+    ]
+    parts += member("PairMetric", base.PairMetric) + members(
+        "PairMetric", base.PairMetric, skip=("evaluate",)
+    )
     parts += member("difflab.metrics.Pair", base.Pair, signature=False)
     for thing in (metrics.open_extractor, metrics.resampled, metrics.interval):
         parts += member(f"difflab.metrics.{thing.__name__}", thing)
-    parts += ["## Errors", table(("error", "means"), [(f"`{n}`", prose(k.__doc__ or "")) for n, k in vars(errors).items() if isinstance(k, type)])]
+    parts += [
+        "## Errors",
+        table(
+            ("error", "means"),
+            [(f"`{n}`", prose(k.__doc__ or "")) for n, k in vars(errors).items() if isinstance(k, type)],
+        ),
+    ]
     return "\n\n".join(parts)
 
 
 def member(name: str, thing: Any, signature: bool = True) -> list[str]:
     """Heading, signature and docstring of a function or class."""
-    return [f"### {name}", *([f"```python\n{call(name, thing)}\n```"] if signature else []), documented(thing)]
+    return [
+        f"### {name}",
+        *([f"```python\n{call(name, thing)}\n```"] if signature else []),
+        documented(thing),
+    ]
 
 
 def members(owner: str, kind: Any, skip: tuple[str, ...] = ()) -> list[str]:
     """What a class itself defines and documents: methods and properties, in the order of the file."""
     out = []
     for name, thing in vars(kind).items():
-        bare = getattr(thing, "__func__", None) or getattr(thing, "fget", None) or getattr(thing, "func", None) or thing
+        bare = (
+            getattr(thing, "__func__", None)
+            or getattr(thing, "fget", None)
+            or getattr(thing, "func", None)
+            or thing
+        )
         if name.startswith("_") or name in skip or not inspect.isfunction(bare) or not bare.__doc__:
             continue
         shown = f"{owner}.{name}" if isinstance(thing, property) else call(f"{owner}.{name}", bare, drop=1)
@@ -471,11 +586,20 @@ def call(name: str, thing: Any, drop: int = 0) -> str:
         mark = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
         star = star or p.kind is p.VAR_POSITIONAL
         kind = f": {p.annotation}" if p.annotation is not p.empty else ""
-        words.append(mark + p.name + kind + ("" if p.default is p.empty else f" = {p.default!r}" if kind else f"={p.default!r}"))
+        words.append(
+            mark
+            + p.name
+            + kind
+            + ("" if p.default is p.empty else f" = {p.default!r}" if kind else f"={p.default!r}")
+        )
     result = getattr(thing, "__annotations__", {}).get("return")
     arrow = f" -> {result}" if result and not isinstance(thing, type) else ""
     short = f"{name}({', '.join(words)}){arrow}"
-    return short if len(short) <= 120 else f"{name}(\n" + "".join(f"    {word},\n" for word in words) + f"){arrow}"
+    return (
+        short
+        if len(short) <= 120
+        else f"{name}(\n" + "".join(f"    {word},\n" for word in words) + f"){arrow}"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ results that were kept
@@ -500,10 +624,18 @@ def table_of(parts: list[dict[str, Any]], shown: Iterable[str]) -> str:
 
     shown = list(shown)
     lines = ["| run | generation | " + " | ".join(shown) + " |", "|---|---|" + "---|" * len(shown)]
-    lines.append("| floor (real against real) |  | " + " | ".join(number(parts[0]["floor"].get(m)) for m in shown) + " |")
+    lines.append(
+        "| floor (real against real) |  | "
+        + " | ".join(number(parts[0]["floor"].get(m)) for m in shown)
+        + " |"
+    )
     for part in parts:
         for t in ("0", str(part["last"])) if part is parts[0] else (str(part["last"]),):
-            lines.append(f"| {part['name']} | {t} | " + " | ".join(measured(part["values"][t].get(m)) for m in shown) + " |")
+            lines.append(
+                f"| {part['name']} | {t} | "
+                + " | ".join(measured(part["values"][t].get(m)) for m in shown)
+                + " |"
+            )
     return "\n".join(lines)
 
 
@@ -531,11 +663,17 @@ def samples() -> str:
         lines += [f"![{title}: every measure, with 95% intervals and floors]({own[0]['run']}-curves.png)", ""]
         if own[0]["report"]:
             name = f"{own[0]['run']}-report"
-            lines += [f"[The report]({name}.html), one file to download and open:", "", f"![the head of the report]({name}.png)", ""]
+            lines += [
+                f"[The report]({name}.html), one file to download and open:",
+                "",
+                f"![the head of the report]({name}.png)",
+                "",
+            ]
         parts = [part for run in own for part in run["parts"]]
         lines += [table_of(parts, parts[0]["floor"]), ""]
         lines += [
-            f"- `{run['command']}`: {run['seconds']} s on {run['machine']}; recipe `{run['recipe']}`, n = {run['parts'][0]['n']}" for run in own
+            f"- `{run['command']}`: {run['seconds']} s on {run['machine']}; recipe `{run['recipe']}`, n = {run['parts'][0]['n']}"
+            for run in own
         ]
         lines.append("")
     return "\n".join(lines)
@@ -544,7 +682,8 @@ def samples() -> str:
 @block("expect-digits")
 def expect_digits() -> str:
     return table_of(
-        [part for run in kept("samples/runs.jsonl") if run["sample"] == "digits" for part in run["parts"]], ("precision", "recall", "coverage", "fd")
+        [part for run in kept("samples/runs.jsonl") if run["sample"] == "digits" for part in run["parts"]],
+        ("precision", "recall", "coverage", "fd"),
     )
 
 
@@ -562,13 +701,20 @@ def arms_by_measures(path: str) -> str:
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     by = {(row["arm"], row["metric"]): row for row in rows}
     lines = ["| arm | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
-    lines.append("| floor (real against real) | " + " | ".join(number(by[rows[0]["arm"], m]["floor"]) for m in metrics) + " |")
+    lines.append(
+        "| floor (real against real) | "
+        + " | ".join(number(by[rows[0]["arm"], m]["floor"]) for m in metrics)
+        + " |"
+    )
 
     def cell(row: dict[str, Any]) -> str:
         text = f"{number(row['value'])} ±{number((row['ci_high'] - row['ci_low']) / 2, 1)}"
         return f"**{text}**" if row["verdict"].startswith(("higher", "lower")) else text
 
-    lines += [f"| {arm} | " + " | ".join(cell(by[arm, m]) for m in metrics) + " |" for arm in dict.fromkeys(row["arm"] for row in rows)]
+    lines += [
+        f"| {arm} | " + " | ".join(cell(by[arm, m]) for m in metrics) + " |"
+        for arm in dict.fromkeys(row["arm"] for row in rows)
+    ]
     return "\n".join(lines)
 
 
@@ -582,7 +728,12 @@ def emoji_policies() -> str:
     return arms_by_measures("docs/results/emoji-policies.jsonl")
 
 
-BASES = {"sd15": "SD 1.5, epsilon", "sd21": "SD 2.1, v, zero terminal SNR", "sdxl": "SDXL with latent statistics", "sd3": "SD 3, flow"}
+BASES = {
+    "sd15": "SD 1.5, epsilon",
+    "sd21": "SD 2.1, v, zero terminal SNR",
+    "sdxl": "SDXL with latent statistics",
+    "sd3": "SD 3, flow",
+}
 
 
 @block("schedulers-accepted")
@@ -608,7 +759,9 @@ def schedulers_refused() -> str:
     for row in kept("docs/results/schedulers.jsonl"):
         if not row["accepted"]:
             reason = re.sub(r"; (use )?for example \w+( does)?", "", row["reason"]).replace("<", "&lt;")
-            groups.setdefault((row["scheduler"], reason), []).append(BASES[row["base"]].split(",")[0].split(" with")[0])
+            groups.setdefault((row["scheduler"], reason), []).append(
+                BASES[row["base"]].split(",")[0].split(" with")[0]
+            )
     body = [[f"`{name}`", ", ".join(bases), reason] for (name, reason), bases in sorted(groups.items())]
     return table(["scheduler", "bases", "reason"], body)
 
@@ -616,10 +769,18 @@ def schedulers_refused() -> str:
 @block("verdicts")
 def verdicts() -> str:
     """The claims by their verdict, from the page that `difflab claims --page` wrote."""
-    rows = re.findall(r"^\| \[(.+?)\.?\]\(#(.+?)\) \| \*\*(.+?)\*\* \|", (ROOT / "docs/CLAIMS.md").read_text(encoding="utf-8"), re.M)
+    rows = re.findall(
+        r"^\| \[(.+?)\.?\]\(#(.+?)\) \| \*\*(.+?)\*\* \|",
+        (ROOT / "docs/CLAIMS.md").read_text(encoding="utf-8"),
+        re.M,
+    )
     lines = ["| verdict | claims |", "|---|---|"]
     for verdict in ("reproduced", "refuted here", "cannot tell"):
-        own = [f"[{claim[0].lower() + claim[1:]}](docs/CLAIMS.md#{name})" for claim, name, found in rows if found == verdict]
+        own = [
+            f"[{claim[0].lower() + claim[1:]}](docs/CLAIMS.md#{name})"
+            for claim, name, found in rows
+            if found == verdict
+        ]
         lines.append(f"| {verdict} ({len(own)}) | {'<br>'.join(own)} |")
     return "\n".join(lines)
 

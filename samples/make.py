@@ -47,12 +47,22 @@ SAMPLES = (
         {name: (f"configs/{name}.yaml",) for name in ("digits", "digits-accumulate", "digits-fresh")},
         report=True,
     ),
-    Sample("emoji", "A tiny Stable Diffusion fine-tuned on its own pictures of the same captions.", {"emoji": ("configs/emoji.yaml",)}, report=True),
+    Sample(
+        "emoji",
+        "A tiny Stable Diffusion fine-tuned on its own pictures of the same captions.",
+        {"emoji": ("configs/emoji.yaml",)},
+        report=True,
+    ),
     Sample(
         "guidance 1 against 7.5",
         "The same chain without guidance and with much of it: soft or burnt.",
         {
-            f"emoji-guidance-{scale}": ("configs/emoji.yaml", "generations=3", f"sample.guidance_scale={scale}", f"name=emoji-guidance-{scale}")
+            f"emoji-guidance-{scale}": (
+                "configs/emoji.yaml",
+                "generations=3",
+                f"sample.guidance_scale={scale}",
+                f"name=emoji-guidance-{scale}",
+            )
             for scale in ("1", "7.5")
         },
     ),
@@ -81,22 +91,32 @@ SAMPLES = (
 def main(titles: list[str]) -> None:
     unknown = [title for title in titles if title not in {sample.title for sample in SAMPLES}]
     if unknown:
-        raise SystemExit(f"there is no sample '{unknown[0]}'; there are: {', '.join(sample.title for sample in SAMPLES)}")
+        raise SystemExit(
+            f"there is no sample '{unknown[0]}'; there are: {', '.join(sample.title for sample in SAMPLES)}"
+        )
     for sample in SAMPLES:
         if not titles or sample.title in titles:
             make(sample)
 
 
 def command(name: str, words: tuple[str, ...]) -> str:
-    return "difflab run " + " ".join(shlex.quote(word) if " " in word else word for word in words) + f" --out runs/{name}"
+    return (
+        "difflab run "
+        + " ".join(shlex.quote(word) if " " in word else word for word in words)
+        + f" --out runs/{name}"
+    )
 
 
 def make(sample: Sample) -> None:
     runs: list[Run] = []
     for name, words in sample.runs.items():
-        subprocess.run([sys.executable, "-m", "difflab", "run", *words, "--out", f"runs/{name}"], cwd=ROOT, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "difflab", "run", *words, "--out", f"runs/{name}"], cwd=ROOT, check=True
+        )
         runs.append(open_run(ROOT / "runs" / name))
-        runs[-1].strip().quantize(256, method=Image.Quantize.FASTOCTREE).save(FOLDER / f"{name}-strip.png", optimize=True)
+        runs[-1].strip().quantize(256, method=Image.Quantize.FASTOCTREE).save(
+            FOLDER / f"{name}-strip.png", optimize=True
+        )
     first = runs[0].path.name
     drawn = runs[0].curves() if len(runs[0].parts) > 1 else curves(runs)
     drawn.savefig(FOLDER / f"{first}-curves.png", dpi=80)
@@ -108,7 +128,10 @@ def make(sample: Sample) -> None:
 
 def photograph(page: Path, to: Path) -> None:
     """The head of a report as Chromium shows it, where there is one."""
-    chromium = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    chromium = next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))),
+        None,
+    )
     if chromium is None:
         print(f"no Chromium here: {to.name} is not made anew")
         return
@@ -130,8 +153,18 @@ def keep(sample: Sample, runs: list[Run]) -> None:
     known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     known = [line for line in known if line["sample"] != sample.title]
     for (name, words), run in zip(sample.runs.items(), runs, strict=True):
-        about = {"sample": sample.title, "says": sample.says, "report": sample.report, "run": name, "command": command(name, words)}
-        about |= {"recipe": run.recipe, "seconds": round(sum(x["seconds"] for x in run.timings())), "machine": machine()}
+        about = {
+            "sample": sample.title,
+            "says": sample.says,
+            "report": sample.report,
+            "run": name,
+            "command": command(name, words),
+        }
+        about |= {
+            "recipe": run.recipe,
+            "seconds": round(sum(x["seconds"] for x in run.timings())),
+            "machine": machine(),
+        }
         known.append(about | {"parts": [numbers(part) for part in run.parts]})
     order = [one.title for one in SAMPLES]
     known.sort(key=lambda line: order.index(line["sample"]))
@@ -141,9 +174,16 @@ def keep(sample: Sample, runs: list[Run]) -> None:
 def numbers(run: Run) -> dict[str, Any]:
     """Floor, first and last generation of the measures that are shown."""
     name = run.config.name if run.config.ecosystem is None else f"lab {run.config.lab}"
-    rows = {(r["generation"], r["metric"]): r for r in run.rows() if r["metric"] in SHOWN and r["value"] is not None}
+    rows = {
+        (r["generation"], r["metric"]): r
+        for r in run.rows()
+        if r["metric"] in SHOWN and r["value"] is not None
+    }
     last = run.config.generations
-    values = {t: {m: [rows[t, m][key] for key in ("value", "ci_low", "ci_high")] for m in SHOWN if (t, m) in rows} for t in (0, last)}
+    values = {
+        t: {m: [rows[t, m][key] for key in ("value", "ci_low", "ci_high")] for m in SHOWN if (t, m) in rows}
+        for t in (0, last)
+    }
     return {
         "name": name,
         "last": last,

@@ -8,7 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-ENV = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+ENV = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "HF_HUB_OFFLINE": "1",
+    "PYTHONWARNINGS": "ignore",
+}
 
 # A line: the number of processes, whether to shard, after how many checkpoints of a training to stop (0 = never), a port, and the command line,
 # whose last word is the run's folder. They find each other as torchrun's do. Answers with their process ids, then with their exit codes.
@@ -94,11 +100,19 @@ class Server:
     """`difflab run` as often as asked."""
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen([sys.executable, "-c", SERVER], env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SERVER],
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         assert self.process.stdin and self.process.stdout
         self.ask, self.answer = self.process.stdin, self.process.stdout
 
-    def start(self, config: Path, out: Path, world: int = 1, sharded: bool = False, stop: int = 0) -> list[int]:
+    def start(
+        self, config: Path, out: Path, world: int = 1, sharded: bool = False, stop: int = 0
+    ) -> list[int]:
         """Start `world` processes on one run and give their process ids; `end` must follow."""
         print(world, int(sharded), stop, free_port(), "run", config, "--out", out, file=self.ask, flush=True)
         return [int(pid) for pid in self.answer.readline().split()]
@@ -143,6 +157,18 @@ sys.exit(any([os.waitpid(pid, 0)[1] for pid in children]))
 
 def pair(script: str, *words: object) -> None:
     """Two processes that find each other as torchrun's do call main(rank, *words) of a script, whose imports they share."""
-    env = {**environment(), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    done = subprocess.run([sys.executable, "-c", script + PAIR, *map(str, words)], env=env, capture_output=True, text=True, timeout=300)
+    env = {
+        **environment(),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script + PAIR, *map(str, words)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -37,9 +37,18 @@ def merged(base: dict[str, Any], **sections: Any) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------- reading
 def test_every_bundled_config_is_valid_and_agrees_with_the_schema():
     home = Path(__file__).parents[1] / "configs"
-    own: dict[Path, Any] = {home / "assets" / "tiny-sd.yaml": Pretraining, home / "assets" / "tiny-clip.yaml": ClipPretraining}
-    own |= {path: Sweep for path in home.glob("sweeps/*.yaml")} | {path: Claim for path in home.glob("claims/*.yaml")}
-    kinds = {path: own.get(path, Config) for path in sorted(home.rglob("*.yaml")) if path.parent.name != "accelerate"}
+    own: dict[Path, Any] = {
+        home / "assets" / "tiny-sd.yaml": Pretraining,
+        home / "assets" / "tiny-clip.yaml": ClipPretraining,
+    }
+    own |= {path: Sweep for path in home.glob("sweeps/*.yaml")} | {
+        path: Claim for path in home.glob("claims/*.yaml")
+    }
+    kinds = {
+        path: own.get(path, Config)
+        for path in sorted(home.rglob("*.yaml"))
+        if path.parent.name != "accelerate"
+    }
     assert len(kinds) > 20 and set(kinds.values()) == {Config, Pretraining, ClipPretraining, Sweep, Claim}
     for path, kind in kinds.items():
         assert isinstance(load(path, kind=kind), kind)
@@ -83,7 +92,10 @@ def test_unreadable_yaml_is_refused_and_the_file_is_named(tmp_path, text, said):
 
 def test_yaml_objects_are_never_built(tmp_path):
     marker = tmp_path / "owned"
-    path = written(tmp_path, f"name: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{marker}']]\n")
+    path = written(
+        tmp_path,
+        f"name: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{marker}']]\n",
+    )
     with pytest.raises(ConfigError):
         load(path)
     with pytest.raises(ConfigError, match="not valid YAML"):
@@ -219,18 +231,33 @@ def test_a_wrong_value_is_refused_under_its_key(raw, key):
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
-        (merged(DIGITS, data={"source": "exact", "train_size": 10}), "does not go with model.family=pixel-mlp"),
+        (
+            merged(DIGITS, data={"source": "exact", "train_size": 10}),
+            "does not go with model.family=pixel-mlp",
+        ),
         (merged(EXACT, data={"source": "digits"}), "does not go with model.family=gaussian"),
         ({"data": {"source": "exact"}, "model": {"family": "gaussian"}}, "wants data.train_size"),
         (merged(DIGITS, regime={"real_fraction": 0.5}), "no meaning under regime.name=replace"),
-        (merged(DIGITS, regime={"name": "accumulate", "real_fraction": 0.0}), "no meaning under regime.name=accumulate"),
+        (
+            merged(DIGITS, regime={"name": "accumulate", "real_fraction": 0.0}),
+            "no meaning under regime.name=accumulate",
+        ),
         (merged(DIGITS, regime={"name": "accumulate", "stratified": True}), "regime.stratified needs"),
         (merged(DIGITS, regime={"name": "fresh_real"}), "fresh_real needs data.train_size"),
         ({"model": {"family": "memoriser"}, "sample": {"guidance_scale": 2}}, "needs a conditional model"),
-        ({"model": {"family": "pixel-mlp", "conditional": False}, "sample": {"guidance_scale": 0}}, "needs a conditional model"),
-        (merged(DIGITS, sample={"guidance_scale": 2}, train={"condition_dropout": 0}), "needs train.condition_dropout above 0"),
+        (
+            {"model": {"family": "pixel-mlp", "conditional": False}, "sample": {"guidance_scale": 0}},
+            "needs a conditional model",
+        ),
+        (
+            merged(DIGITS, sample={"guidance_scale": 2}, train={"condition_dropout": 0}),
+            "needs train.condition_dropout above 0",
+        ),
         (merged(DIGITS, train={"condition_dropout": 1}), "never shows the model a label"),
-        (merged(DIGITS, sample={"shard_size": 300, "batch_size": 200}), "shard_size 300 is not a multiple of sample.batch_size 200"),
+        (
+            merged(DIGITS, sample={"shard_size": 300, "batch_size": 200}),
+            "shard_size 300 is not a multiple of sample.batch_size 200",
+        ),
     ],
 )
 def test_an_impossible_combination_is_refused(raw, said):
@@ -294,7 +321,10 @@ def test_overrides_take_yaml_values_at_any_depth(tmp_path):
 
 
 def test_an_override_may_hold_an_equals_sign(tmp_path):
-    assert load(written(tmp_path, yaml.safe_dump(DIGITS)), ["data.source=imagefolder:/a=b"]).data.source == "imagefolder:/a=b"
+    assert (
+        load(written(tmp_path, yaml.safe_dump(DIGITS)), ["data.source=imagefolder:/a=b"]).data.source
+        == "imagefolder:/a=b"
+    )
 
 
 @pytest.mark.parametrize(
@@ -349,7 +379,10 @@ OTHER: dict[str, Any] = {
     "measure.concepts": "classes", "measure.held_out_loss": 7, "measure.judge_drift": True, "measure.aesthetic": "head.npz", "ecosystem": {"labs": 2},
     "track": ["tensorboard"],
 }  # fmt: skip
-WITH = {"regime.real_fraction": {"regime.name": "fixed_real"}, "regime.stratified": {"regime.name": "accumulate_subsample"}}
+WITH = {
+    "regime.real_fraction": {"regime.name": "fixed_real"},
+    "regime.stratified": {"regime.name": "accumulate_subsample"},
+}
 
 
 def changed(changes: dict[str, Any]) -> Config:
@@ -363,7 +396,10 @@ def changed(changes: dict[str, Any]) -> Config:
 
 def test_the_recipe_table_covers_every_field_with_a_value_that_is_not_the_default():
     assert [key for key, value in OTHER.items() if flat(parse(DIGITS)).get(key) == value] == []
-    assert set(OTHER) == {k if not k.startswith("sample.scheduler_options") else "sample.scheduler_options" for k in flat(parse(DIGITS))}
+    assert set(OTHER) == {
+        k if not k.startswith("sample.scheduler_options") else "sample.scheduler_options"
+        for k in flat(parse(DIGITS))
+    }
 
 
 @pytest.mark.parametrize("key", OTHER)
@@ -400,7 +436,15 @@ def test_the_schema_is_valid_and_describes_every_field():
 
 
 @pytest.mark.parametrize(
-    "raw", [{"seed": True}, {"name": 5}, {"train": {"batch_size": "128"}}, {"nonsense": 1}, {"sample": {"count": "x"}}, {"model": {"family": "x"}}]
+    "raw",
+    [
+        {"seed": True},
+        {"name": 5},
+        {"train": {"batch_size": "128"}},
+        {"nonsense": 1},
+        {"sample": {"count": "x"}},
+        {"model": {"family": "x"}},
+    ],
 )
 def test_the_schema_refuses_what_reading_refuses(raw):
     with pytest.raises(jsonschema.ValidationError):
@@ -416,11 +460,17 @@ def test_every_spec_forbids_unknown_keys_and_changes():
     found = specs(configs.Spec)
     assert len(found) >= 15
     for spec in found:
-        assert spec.model_config["extra"] == "forbid" and spec.model_config["frozen"] and spec.model_config["strict"], spec
+        assert (
+            spec.model_config["extra"] == "forbid"
+            and spec.model_config["frozen"]
+            and spec.model_config["strict"]
+        ), spec
 
 
 def test_the_record_of_a_run_is_a_config_too(tmp_path):
     config = parse(DIGITS | {"generations": 3})
     record = tmp_path / "run.yaml"
-    record.write_text(yaml.safe_dump({"config": config.model_dump(mode="json"), "recipe": "abc", "versions": {}}))
+    record.write_text(
+        yaml.safe_dump({"config": config.model_dump(mode="json"), "recipe": "abc", "versions": {}})
+    )
     assert load(record) == config and load(record, ["generations=2"]).generations == 2

@@ -19,7 +19,9 @@ from difflab.loop.regimes import check_possible, expected, fresh_needed, mix, po
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
-OTHERS = [p for folder in ("assets", "accelerate", "sweeps", "claims") for p in (CONFIGS / folder).glob("*.yaml")]  # not chains
+OTHERS = [
+    p for folder in ("assets", "accelerate", "sweeps", "claims") for p in (CONFIGS / folder).glob("*.yaml")
+]  # not chains
 CHAINS = sorted(set(CONFIGS.rglob("*.yaml")) - set(OTHERS))
 LAUNCH = sorted((CONFIGS / "accelerate").glob("*.yaml"))
 PAPERS = {
@@ -49,7 +51,11 @@ def comment(path: Path) -> str:
 def commands(path: Path) -> list[list[str]]:
     """The `difflab run` commands in the head of a file, as words from the config's path on."""
     text = re.sub(r"\\\n\s*", " ", comment(path))
-    lines = [line[found.end() :] for line in text.splitlines() if (found := re.search(r"\bdifflab run (?=configs/)", line))]
+    lines = [
+        line[found.end() :]
+        for line in text.splitlines()
+        if (found := re.search(r"\bdifflab run (?=configs/)", line))
+    ]
     return [shlex.split(line, comments=True) for line in lines]
 
 
@@ -125,20 +131,33 @@ def test_a_paper_is_named_with_what_is_known_of_it_and_what_is_not_expressed(nam
     assert "RESEARCH" not in said and "issue" not in said
 
 
-@pytest.mark.parametrize("name", [n for n in PAPERS if load(CONFIGS / "papers" / f"{n}.yaml").data.source != "exact"])
+@pytest.mark.parametrize(
+    "name", [n for n in PAPERS if load(CONFIGS / "papers" / f"{n}.yaml").data.source != "exact"]
+)
 def test_every_image_paper_has_a_command_that_needs_no_hub_and_no_gpu(name):
     path = CONFIGS / "papers" / f"{name}.yaml"
-    offline = [shlex.split(line.removeprefix("Offline: difflab run ")) for line in comment(path).splitlines() if line.startswith("Offline: ")]
+    offline = [
+        shlex.split(line.removeprefix("Offline: difflab run "))
+        for line in comment(path).splitlines()
+        if line.startswith("Offline: ")
+    ]
     assert len(offline) == 1
     config = given(offline[0])
     check(config)
     assert config.data.source in ("digits", "mnist5k", "emoji")
     assert set(config.measure.extractors) <= {"pixels", "texture", "fitted"}
     assert config.train.optimizer == "adamw"
-    assert config.train.precision == config.sample.precision == "no"  # a CPU may take 50 times as long at 16 bits
-    assert getattr(config.model, "base", "tiny-sd") == "tiny-sd" and max(getattr(config.model, "channels", [0])) <= 192
+    assert (
+        config.train.precision == config.sample.precision == "no"
+    )  # a CPU may take 50 times as long at 16 bits
+    assert (
+        getattr(config.model, "base", "tiny-sd") == "tiny-sd"
+        and max(getattr(config.model, "channels", [0])) <= 192
+    )
     generations = range(config.generations + 1)
-    passes = 3 * config.train.images_seen * len(generations) + config.sample.steps * sum(config.sample.count_of(t) for t in generations)
+    passes = 3 * config.train.images_seen * len(generations) + config.sample.steps * sum(
+        config.sample.count_of(t) for t in generations
+    )
     assert passes < 2e6  # a night on two cores, not a month
 
 
@@ -157,7 +176,10 @@ def test_training_sets_are_those_of_the_papers():
     assert drawn("mad-fs", 3) == {("synthetic", 2): 50000}
     assert drawn("mad-aug", 3) == {("fixed_real", -1): 50000, ("synthetic", 2): 50000}
     assert drawn("mad-fresh", 3) == {("fresh_real", -1): 2000, ("synthetic", 2): 2000}
-    assert drawn("bertrand", 3) == {("fixed_real", -1): 40000, ("synthetic", 2): 40000}  # lambda = 1: all real, as many samples
+    assert drawn("bertrand", 3) == {
+        ("fixed_real", -1): 40000,
+        ("synthetic", 2): 40000,
+    }  # lambda = 1: all real, as many samples
     assert drawn("gillman", 3) == {("fixed_real", -1): 12000, ("synthetic", 2): 12000}
     assert drawn("gerst-rep", 3) == {("synthetic", 2): 10000}
     assert drawn("gerst-acc", 3) == {("fixed_real", -1): 10000, **{("synthetic", t): 10000 for t in range(3)}}
@@ -170,7 +192,9 @@ def test_training_sets_are_those_of_the_papers():
 
 
 def test_what_the_papers_do_with_samples_and_weights_is_done_by_policies():
-    used = {name: [own.policy for own in load(CONFIGS / "papers" / f"{name}.yaml").policies] for name in PAPERS}
+    used = {
+        name: [own.policy for own in load(CONFIGS / "papers" / f"{name}.yaml").policies] for name in PAPERS
+    }
     assert {name: own for name, own in used.items() if own} == {
         "ferbach": ["luce"],
         "qiao": ["top_share"],
@@ -192,7 +216,10 @@ def train_set_size(config: Config) -> int:
 
 def test_the_two_arms_of_a_paper_differ_in_the_regime_only():
     for one, other in (("gerst-rep", "gerst-acc"), ("shi-last", "shi-acc")):
-        a, b = (load(CONFIGS / "papers" / f"{n}.yaml").model_dump(exclude={"name", "regime"}) for n in (one, other))
+        a, b = (
+            load(CONFIGS / "papers" / f"{n}.yaml").model_dump(exclude={"name", "regime"})
+            for n in (one, other)
+        )
         assert a == b
 
 
@@ -229,7 +256,9 @@ def launch_options() -> set[str]:
 def test_the_launch_files_are_the_four_kinds_of_start():
     kinds = {p.stem: yaml.safe_load(p.read_text()) for p in LAUNCH}
     assert set(kinds) == {"ddp", "ddp-nodes", "fsdp", "cpu"}
-    assert {name: k["distributed_type"] for name, k in kinds.items()} == {n: "FSDP" if n == "fsdp" else "MULTI_GPU" for n in kinds}
+    assert {name: k["distributed_type"] for name, k in kinds.items()} == {
+        n: "FSDP" if n == "fsdp" else "MULTI_GPU" for n in kinds
+    }
     assert kinds["ddp-nodes"]["num_machines"] == 2 and kinds["fsdp"]["fsdp_config"]["fsdp_version"] == 2
 
 

@@ -31,9 +31,19 @@ def test_every_measure_policy_and_command_has_its_place(make):
     from difflab.policies import known
 
     written = make.wanted()
-    assert {f"docs/measures/{name}.md" for name in METRICS} | {f"docs/policies/{name}.md" for name in known()} <= written.keys()
+    assert {f"docs/measures/{name}.md" for name in METRICS} | {
+        f"docs/policies/{name}.md" for name in known()
+    } <= written.keys()
     assert all(f"## {name}\n" in written["docs/cli.md"] for name in make.commands())
-    for word in ("difflab.open_run", "difflab.compare", "difflab.diagnose", "difflab.Monitor", "Run.strip", "PairMetric.update", "simulate.simulate"):
+    for word in (
+        "difflab.open_run",
+        "difflab.compare",
+        "difflab.diagnose",
+        "difflab.Monitor",
+        "Run.strip",
+        "PairMetric.update",
+        "simulate.simulate",
+    ):
         assert f"# {word}" in written["docs/api.md"] or f".{word}\n" in written["docs/api.md"], word
 
 
@@ -48,10 +58,17 @@ def test_check_names_what_does_not_match_and_writing_mends_it(make, tmp_path, mo
     monkeypatch.setattr(make, "wanted", lambda root, wanted=make.wanted: wanted(tmp_path))
     assert make.main(["--check"]) == 1
     said = capsys.readouterr().out
-    assert all(name in said for name in ("docs/one.md", "docs/measures/gone.md", "README.md")) and not (tmp_path / "docs" / "one.md").exists()
+    assert (
+        all(name in said for name in ("docs/one.md", "docs/measures/gone.md", "README.md"))
+        and not (tmp_path / "docs" / "one.md").exists()
+    )
     assert make.main([]) == 0 and make.main(["--check"]) == 0
-    assert (tmp_path / "docs" / "one.md").read_text() == "one\n" and not (tmp_path / "docs" / "measures" / "gone.md").exists()
-    assert (tmp_path / "README.md").read_text() == "by hand\n\n<!-- generated: two -->\nnew\n<!-- end -->\n\nby hand\n"
+    assert (tmp_path / "docs" / "one.md").read_text() == "one\n" and not (
+        tmp_path / "docs" / "measures" / "gone.md"
+    ).exists()
+    assert (
+        tmp_path / "README.md"
+    ).read_text() == "by hand\n\n<!-- generated: two -->\nnew\n<!-- end -->\n\nby hand\n"
 
 
 def test_blocks_that_cannot_be_filled_are_refused(make):

@@ -27,6 +27,8 @@ def test_a_script_keeps_the_rules(script):
     assert "mktemp -d" in text and "trap 'rm -rf \"$folder\"' EXIT" in text
     [packages] = re.findall(r"pip\" install -qq --disable-pip-version-check (.+)", text)
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", package) for package in packages.split())
-    assert "difflab" not in text.replace("without difflab", "") and not re.search(r"https?://|--index|--find-links|/(work|home|tmp)/", text)
+    assert "difflab" not in text.replace("without difflab", "") and not re.search(
+        r"https?://|--index|--find-links|/(work|home|tmp)/", text
+    )
     assert "assert " in text
     subprocess.run(["bash", "-n", script], check=True, capture_output=True)

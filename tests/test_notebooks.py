@@ -18,7 +18,13 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SIZE = 600_000  # bytes of a file at most
-OFFLINE = {"DIFFLAB_QUICK": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+OFFLINE = {
+    "DIFFLAB_QUICK": "1",
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+}
 # Before each notebook: a namespace of its own, and no way out to a network (a kernel talks to this process through sockets it has already).
 CLEAN = """
 %reset -f
@@ -30,7 +36,9 @@ socket.create_connection = socket.getaddrinfo = _refuse
 del os, socket
 """
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of jupyter_client and zmq, about event loops
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning"
+)  # of jupyter_client and zmq, about event loops
 
 
 def every() -> Any:
@@ -51,7 +59,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def kernel(folder: Path) -> Iterator[tuple[Any, Any]]:
     """One kernel for all notebooks: importing torch and diffusers takes longer than running most of them."""
-    manager, client = start_new_kernel(kernel_name="python3", cwd=str(folder), env={**os.environ, **OFFLINE}, startup_timeout=120)
+    manager, client = start_new_kernel(
+        kernel_name="python3", cwd=str(folder), env={**os.environ, **OFFLINE}, startup_timeout=120
+    )
     yield manager, client
     client.stop_channels()
     manager.shutdown_kernel(now=True)
@@ -62,14 +72,20 @@ def outputs(notebook: Any) -> list[Any]:
 
 
 def pictures(notebook: Any) -> list[bytes]:
-    return [base64.b64decode(output.data["image/png"]) for output in outputs(notebook) if "image/png" in output.get("data", {})]
+    return [
+        base64.b64decode(output.data["image/png"])
+        for output in outputs(notebook)
+        if "image/png" in output.get("data", {})
+    ]
 
 
 def texts(notebook: Any) -> Iterator[str]:
     """What outputs say, without the pictures."""
     for output in outputs(notebook):
         yield output.get("text", "")
-        yield from (str(value) for kind, value in output.get("data", {}).items() if not kind.startswith("image/"))
+        yield from (
+            str(value) for kind, value in output.get("data", {}).items() if not kind.startswith("image/")
+        )
 
 
 @pytest.mark.timeout(900)  # seconds on a free core, minutes where many share it
@@ -84,10 +100,16 @@ def test_notebook_runs_from_top_to_bottom(path: Path, folder: Path, kernel: tupl
     executor = NotebookClient(notebook, km=manager, timeout=600, allow_errors=True)
     executor.kc = client
     executor.execute()
-    errors = [f"{output.ename}: {output.evalue}" for output in outputs(notebook) if output.output_type == "error"]
+    errors = [
+        f"{output.ename}: {output.evalue}" for output in outputs(notebook) if output.output_type == "error"
+    ]
     assert not errors
     assert len(pictures(notebook)) >= 2
-    assert not [output.text for output in outputs(notebook) if output.output_type == "stream" and output.name == "stderr"]
+    assert not [
+        output.text
+        for output in outputs(notebook)
+        if output.output_type == "stream" and output.name == "stderr"
+    ]
 
 
 @every()
@@ -96,7 +118,11 @@ def test_kept_outputs_are_of_one_run_from_top_to_bottom(path: Path) -> None:
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert not [output for output in outputs(notebook) if output.output_type == "error"]
-    assert not [output.text for output in outputs(notebook) if output.output_type == "stream" and output.name == "stderr"]
+    assert not [
+        output.text
+        for output in outputs(notebook)
+        if output.output_type == "stream" and output.name == "stderr"
+    ]
 
 
 @every()

@@ -16,7 +16,11 @@ COLUMNS = ["what goes wrong", "reported in", "what difflab does", "test"]
 
 def table_rows(page: str) -> list[list[str]]:
     """The cells of all rows below the heads of the page's tables."""
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in page.splitlines() if line.startswith("| ")]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in page.splitlines()
+        if line.startswith("| ")
+    ]
     return [row for row in cells if row != COLUMNS]
 
 
@@ -43,7 +47,11 @@ def defined(file: Path) -> set[str]:
     """The functions that are defined at the top of a file; none where there is no file."""
     if not file.is_file():
         return set()
-    return {node.name for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)}
+    return {
+        node.name
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+    }
 
 
 def test_every_test_that_the_page_names_exists():
@@ -56,7 +64,10 @@ def test_every_test_that_the_page_names_exists():
     ("cell", "fault"),
     [
         ("`tests/test_wrong_elsewhere.py::test_every_test_that_the_page_names_exists`", None),
-        ("`tests/test_wrong_elsewhere.py::test_that_was_renamed`", "there is no tests/test_wrong_elsewhere.py::test_that_was_renamed"),
+        (
+            "`tests/test_wrong_elsewhere.py::test_that_was_renamed`",
+            "there is no tests/test_wrong_elsewhere.py::test_that_was_renamed",
+        ),
         ("`tests/test_that_was_moved.py::test_x`", "there is no tests/test_that_was_moved.py::test_x"),
         ("`tests/test_wrong_elsewhere.py`", "there is no tests/test_wrong_elsewhere.py"),
         ("by hand", "names no test: a"),

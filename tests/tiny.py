@@ -28,7 +28,15 @@ from diffusers import (
 )
 from safetensors.torch import load_file, save_file
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from difflab.config import parse
 from difflab.models.family import Shape
@@ -36,11 +44,23 @@ from difflab.models.family import Shape
 # What diffusers and transformers themselves say while they open folders; none of it is about difflab.
 LIBRARIES = [
     pytest.mark.filterwarnings("ignore:.*torch_dtype.* is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:diffusers.schedulers"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning:diffusers.schedulers"),
+    pytest.mark.filterwarnings(
+        "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:diffusers.schedulers"
+    ),
+    pytest.mark.filterwarnings(
+        "ignore:__array_wrap__ must accept context:DeprecationWarning:diffusers.schedulers"
+    ),
 ]
 
-CAPTIONS = ("noto red apple", "noto purple heart", "noto seal", "openmoji seal", "twemoji pilot", "openmoji man student", "noto fire")
+CAPTIONS = (
+    "noto red apple",
+    "noto purple heart",
+    "noto seal",
+    "openmoji seal",
+    "twemoji pilot",
+    "openmoji man student",
+    "noto fire",
+)
 LENGTH = 77  # tokens of a prompt
 SIDE = 16  # pixels
 WIDTH = 16  # of a text encoder
@@ -53,7 +73,13 @@ def tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
     """
     letters = sorted(ByteLevel.alphabet())
     merges = [("n", "o"), ("t", "o</w>"), ("no", "to</w>")]
-    entries = [*letters, *(c + "</w>" for c in letters), *("".join(m) for m in merges), "<|startoftext|>", "<|endoftext|>"]
+    entries = [
+        *letters,
+        *(c + "</w>" for c in letters),
+        *("".join(m) for m in merges),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
     made = CLIPTokenizer(vocab={entry: i for i, entry in enumerate(entries)}, merges=merges, pad_token=pad)
     made.model_max_length = LENGTH
     return made
@@ -110,22 +136,48 @@ def unet(levels: int = 2, latents: int = 4, context: int = WIDTH, **more: Any) -
     )
 
 
-SD_NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "set_alpha_to_one": False, "steps_offset": 1}
+SD_NOISE = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
 EULER = {name: value for name, value in SD_NOISE.items() if name != "set_alpha_to_one"}
 
 
 def _sd15() -> Any:
     tokens = tokenizer()
     scheduler = PNDMScheduler(**SD_NOISE, skip_prk_steps=True)
-    scheduler.register_to_config(clip_sample=False)  # in the published folder, though this scheduler knows no such thing
-    return StableDiffusionPipeline(vae(0.18215), text_encoder(tokens), tokens, unet(1), scheduler, None, None, requires_safety_checker=False)  # type: ignore[arg-type]
+    scheduler.register_to_config(
+        clip_sample=False
+    )  # in the published folder, though this scheduler knows no such thing
+    return StableDiffusionPipeline(
+        vae(0.18215),
+        text_encoder(tokens),
+        tokens,
+        unet(1),
+        scheduler,
+        None,
+        None,
+        requires_safety_checker=False,
+    )  # type: ignore[arg-type]
 
 
 def _sd21() -> Any:
     tokens = tokenizer()
     scheduler = DDIMScheduler(**SD_NOISE, clip_sample=False, prediction_type="v_prediction")
     network = unet(use_linear_projection=True)
-    return StableDiffusionPipeline(vae(0.18215), text_encoder(tokens), tokens, network, scheduler, None, None, requires_safety_checker=False)  # type: ignore[arg-type]
+    return StableDiffusionPipeline(
+        vae(0.18215),
+        text_encoder(tokens),
+        tokens,
+        network,
+        scheduler,
+        None,
+        None,
+        requires_safety_checker=False,
+    )  # type: ignore[arg-type]
 
 
 def _sdxl() -> Any:
@@ -140,7 +192,15 @@ def _sdxl() -> Any:
     )
     scheduler = diffusers.EulerDiscreteScheduler(**EULER, timestep_spacing="leading")
     scheduler.register_to_config(clip_sample=False, set_alpha_to_one=False, skip_prk_steps=True)
-    parts = vae(0.13025, force_upcast=True), text_encoder(tokens), text_encoder(tokens, True), tokens, tokenizer("!"), network, scheduler
+    parts = (
+        vae(0.13025, force_upcast=True),
+        text_encoder(tokens),
+        text_encoder(tokens, True),
+        tokens,
+        tokenizer("!"),
+        network,
+        scheduler,
+    )
     # The published folder says true; tests/models/test_stable_diffusion.py has a test of its own for that.
     return StableDiffusionXLPipeline(*parts, force_zeros_for_empty_prompt=False)  # type: ignore[arg-type]
 
@@ -150,7 +210,9 @@ def _t5() -> tuple[Any, Any]:
     entries = ["<pad>", "</s>", "<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz"]
     tokens = T5Tokenizer(vocab=[(entry, -float(i)) for i, entry in enumerate(entries)], extra_ids=0)
     size = {"d_model": 2 * WIDTH + 4, "d_kv": 6, "d_ff": 32, "num_layers": 1, "num_heads": 2}
-    return T5EncoderModel(T5Config(vocab_size=len(tokens), **size, is_encoder_decoder=False, use_cache=False)).eval(), tokens
+    return T5EncoderModel(
+        T5Config(vocab_size=len(tokens), **size, is_encoder_decoder=False, use_cache=False)
+    ).eval(), tokens
 
 
 def _sd3(third: tuple[Any, Any] = (None, None)) -> Any:
@@ -172,7 +234,9 @@ def _sd3(third: tuple[Any, Any] = (None, None)) -> Any:
         network.proj_out.weight *= 3
     autoencoder = vae(1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False)
     encoders = text_encoder(tokens, True), tokens, text_encoder(tokens, True), tokenizer("!"), *third
-    return StableDiffusion3Pipeline(network, FlowMatchEulerDiscreteScheduler(shift=3.0), autoencoder, *encoders)  # type: ignore[arg-type]
+    return StableDiffusion3Pipeline(
+        network, FlowMatchEulerDiscreteScheduler(shift=3.0), autoencoder, *encoders
+    )  # type: ignore[arg-type]
 
 
 KINDS: dict[str, Callable[[], Any]] = {"sd15": _sd15, "sd21": _sd21, "sdxl": _sdxl, "sd3": _sd3}
@@ -195,7 +259,9 @@ def make(kind: str, folder: Path, seed: int = 0, **how: Any) -> Path:
 
 def spec(kind: str, base: Path | str, **changes: Any) -> Any:
     """The ``model`` section of a config."""
-    return parse({"model": {"family": family(kind), "base": str(base), **changes}, "train": {"start_from": "base"}}).model
+    return parse(
+        {"model": {"family": family(kind), "base": str(base), **changes}, "train": {"start_from": "base"}}
+    ).model
 
 
 def model(kind: str, base: Path | str, shape: Shape | None = None, **changes: Any) -> Any:
@@ -210,7 +276,10 @@ def model(kind: str, base: Path | str, shape: Shape | None = None, **changes: An
 
 def sampler(kind: str) -> dict[str, Any]:
     """Scheduler settings of a config for this kind."""
-    return {"scheduler": "FlowMatchEulerDiscreteScheduler" if kind.startswith("sd3") else "DDIMScheduler", "steps": 3}
+    return {
+        "scheduler": "FlowMatchEulerDiscreteScheduler" if kind.startswith("sd3") else "DDIMScheduler",
+        "steps": 3,
+    }
 
 
 def images(n: int = 8, side: int = SIDE, seed: int = 0) -> np.ndarray:
@@ -222,7 +291,11 @@ def images(n: int = 8, side: int = SIDE, seed: int = 0) -> np.ndarray:
 
 def tensors(folder: Path, component: str = "unet") -> dict[str, torch.Tensor]:
     """All weights of one component of a diffusers folder."""
-    return {name: t for file in sorted((folder / component).glob("*.safetensors")) for name, t in load_file(file).items()}
+    return {
+        name: t
+        for file in sorted((folder / component).glob("*.safetensors"))
+        for name, t in load_file(file).items()
+    }
 
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -243,7 +316,9 @@ def amend(file: Path, **changes: Any) -> None:
 
 def plain_sd3(folder: Path) -> Any:
     """The pipeline without its T5, which diffusers wants to be told."""
-    return StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None, local_files_only=True)
+    return StableDiffusion3Pipeline.from_pretrained(
+        folder, text_encoder_3=None, tokenizer_3=None, local_files_only=True
+    )
 
 
 def config(kind: str, base: Path | str, **changes: Any) -> Any:
@@ -252,7 +327,14 @@ def config(kind: str, base: Path | str, **changes: Any) -> Any:
         "generations": 1,
         "data": {"source": "emoji", "limit": 40, "image_size": SIDE, "label": "style"},
         "model": {"family": family(kind), "base": str(base)},
-        "train": {"start_from": "base", "images_seen": 48, "batch_size": 8, "learning_rate": 3e-3, "checkpoint_every": 16, "ema_decay": 0.5},
+        "train": {
+            "start_from": "base",
+            "images_seen": 48,
+            "batch_size": 8,
+            "learning_rate": 3e-3,
+            "checkpoint_every": 16,
+            "ema_decay": 0.5,
+        },
         "sample": {**sampler(kind), "count": 10, "guidance_scale": 3.0, "shard_size": 5, "batch_size": 5},
         "probe": {"per_condition": 0},
         "measure": {"extractors": ["pixels"], "metrics": [], "resamples": 0, "held_out_loss": 0},
@@ -275,7 +357,9 @@ def pipeline(kind: str, folder: Path) -> Any:
 
 def pictures(pipe: Any, prompts: list[str], seeds: list[int], how: Any, **more: Any) -> np.ndarray:
     """What plain diffusers paints for these prompts and seeds with the scheduler and guidance of `how`: uint8 [n, H, W, C]."""
-    pipe.scheduler = getattr(diffusers, how.scheduler).from_config(pipe.scheduler.config, **how.scheduler_options)
+    pipe.scheduler = getattr(diffusers, how.scheduler).from_config(
+        pipe.scheduler.config, **how.scheduler_options
+    )
     made = pipe(
         prompts,
         height=SIDE,
@@ -298,13 +382,31 @@ def train(made: Any, folder: Path, count: int = 8, **changes: Any) -> Any:
     from difflab.loop.training_loop import fit
     from difflab.models.autoencoder import Memory
 
-    how = Train(**{"images_seen": 24, "batch_size": 8, "learning_rate": 1e-2, "decay": "none", "ema_decay": 0.0, "checkpoint_every": 0, **changes})
+    how = Train(
+        **{
+            "images_seen": 24,
+            "batch_size": 8,
+            "learning_rate": 1e-2,
+            "decay": "none",
+            "ema_decay": 0.0,
+            "checkpoint_every": 0,
+            **changes,
+        }
+    )
     latents = made.encoder("cpu")(torch.from_numpy(images(count))).numpy()
     conditions = np.arange(count) % len(made.shape.prompts) if made.spec.conditional else None
     made.prepare_training(how, "cpu")
     AcceleratorState._reset_state()  # else the precision of the first one in this process stays
     try:
-        fit(made, Memory(latents, conditions), how, ("tiny", 0), folder, Accelerator(cpu=True, mixed_precision=how.precision), lambda n: None)
+        fit(
+            made,
+            Memory(latents, conditions),
+            how,
+            ("tiny", 0),
+            folder,
+            Accelerator(cpu=True, mixed_precision=how.precision),
+            lambda n: None,
+        )
     finally:
         AcceleratorState._reset_state()
     return made
@@ -316,8 +418,17 @@ def clip(folder: Path) -> Path:
 
     folder.mkdir(parents=True)
     text = {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
-    shape = {"embed_dim": 8, "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16}, "text_cfg": text}
+    shape = {
+        "embed_dim": 8,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16},
+        "text_cfg": text,
+    }
     torch.manual_seed(0)
-    save_file({name: tensor.contiguous() for name, tensor in open_clip.CLIP(**shape).state_dict().items()}, folder / "open_clip_model.safetensors")
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": shape, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}))
+    save_file(
+        {name: tensor.contiguous() for name, tensor in open_clip.CLIP(**shape).state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": shape, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}})
+    )
     return folder

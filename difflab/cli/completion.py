@@ -34,7 +34,9 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
 
 def actions(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Action]]:
     """Every argument of every subcommand, with the command's name."""
-    for commands in [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]:
+    for commands in [
+        action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)
+    ]:
         for name, command in commands.items():
             yield from ((name, action) for action in command._actions)
 

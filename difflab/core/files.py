@@ -19,7 +19,10 @@ from difflab.core.errors import DataError, StoreError
 
 def cache_home() -> Path:
     """Where things that can be computed again and are shared by runs lie: $DIFFLAB_CACHE or ~/.cache/difflab. May be deleted at any time."""
-    return Path(os.environ.get("DIFFLAB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "difflab")
+    return Path(
+        os.environ.get("DIFFLAB_CACHE")
+        or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "difflab"
+    )
 
 
 @contextmanager
@@ -32,14 +35,18 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
-            raise StoreError(f"{path} is a folder where a file is to be written; delete it and run the same command again")
+            raise StoreError(
+                f"{path} is a folder where a file is to be written; delete it and run the same command again"
+            )
         yield temporary
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreError(f"no space left on the disk while writing {path}; free some and run the same command again, it resumes") from error
+            raise StoreError(
+                f"no space left on the disk while writing {path}; free some and run the same command again, it resumes"
+            ) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -68,7 +75,9 @@ def read_json(path: Path, kind: Any = Any) -> Any:
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise StoreError(f"{path} is damaged ({reason}); delete it and run the same command again") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"{path} is missing or damaged ({error}); delete it and run the same command again") from error
+        raise StoreError(
+            f"{path} is missing or damaged ({error}); delete it and run the same command again"
+        ) from error
     return found
 
 
@@ -84,7 +93,9 @@ def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] 
     with atomic(path) as temporary:
         try:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
-        except Exception as error:  # safetensors reports I/O trouble as its own exception type; pass it on as what it is
+        except (
+            Exception
+        ) as error:  # safetensors reports I/O trouble as its own exception type; pass it on as what it is
             if "No space left" in str(error):
                 raise OSError(errno.ENOSPC, "No space left on device") from error
             raise
@@ -96,14 +107,18 @@ def read_tensors(path: Path) -> dict[str, Any]:
     try:
         return load_file(path)
     except Exception as error:  # one message for a missing, truncated or foreign file
-        raise StoreError(f"{path} cannot be read ({error}); delete it and run the same command again") from error
+        raise StoreError(
+            f"{path} cannot be read ({error}); delete it and run the same command again"
+        ) from error
 
 
 def existing(path: Path, side: str) -> Path:
     """`path` of images, ~ expanded; its last part may be a pattern such as train-*.parquet. Raises DataError where nothing is."""
     path = path.expanduser()
     if not path.exists() and not matches(path):
-        raise DataError(f"{side}: {path} does not exist (looked from {Path.cwd()}); give a folder of images, a parquet file, .npz or .npy")
+        raise DataError(
+            f"{side}: {path} does not exist (looked from {Path.cwd()}); give a folder of images, a parquet file, .npz or .npy"
+        )
     return path
 
 
@@ -133,14 +148,18 @@ def read_text(path: Path) -> str:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}); check the path and its permissions"
+        ) from error
     mark, encoding = next((pair for pair in BOMS if raw.startswith(pair[0])), (b"", "utf-8"))
     body = raw[len(mark) :]
     try:
         return body.decode(encoding)
     except UnicodeDecodeError as error:
         line = body[: error.start].decode(encoding, "ignore").count("\n") + 1
-        raise DataError(f"{path}, line {line}: cannot be read as {encoding.upper()} text ({error.reason}); save it as UTF-8") from error
+        raise DataError(
+            f"{path}, line {line}: cannot be read as {encoding.upper()} text ({error.reason}); save it as UTF-8"
+        ) from error
 
 
 def read_lines(path: Path) -> list[str]:
@@ -153,5 +172,7 @@ def sound(text: str, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: {text[:60]!a} holds half of a surrogate pair ({error.object[error.start]!a}); write the text again") from error
+        raise DataError(
+            f"{where}: {text[:60]!a} holds half of a surrogate pair ({error.object[error.start]!a}); write the text again"
+        ) from error
     return text

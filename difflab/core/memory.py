@@ -47,7 +47,11 @@ def peak_memory(device: torch.device) -> Iterator[dict[str, float]]:
 def _peak_bytes() -> int:
     try:
         # Not ru_maxrss, which begins with what the launching process had taken.
-        return next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        return next(
+            int(line.split()[1]) * 1024
+            for line in Path("/proc/self/status").read_text().splitlines()
+            if line.startswith("VmHWM")
+        )
     except (OSError, StopIteration):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
@@ -59,7 +63,11 @@ def enough_memory(stage: str) -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
         text: Any = str(error)
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(sign in text for sign in SIGNS):
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(
+            sign in text for sign in SIGNS
+        ):
             raise
         advice = LOWER.get(stage, "close other programs")
-        raise MemoryShort(f"not enough memory in stage {stage}: {advice}; under a new name where that changes the recipe") from error
+        raise MemoryShort(
+            f"not enough memory in stage {stage}: {advice}; under a new name where that changes the recipe"
+        ) from error

@@ -42,7 +42,9 @@ class Reporter:
         self.terminal = self.console.is_terminal and not quiet
         self.generations = max((t for t, _ in self.weights), default=0)
         self.seen: dict[str, tuple[float, float]] = {}  # by kind of stage: seconds spent, seconds expected
-        self.lab: int | None = None  # of an ecosystem, the one that is at work; part of the stage's name in `weights`
+        self.lab: int | None = (
+            None  # of an ecosystem, the one that is at work; part of the stage's name in `weights`
+        )
 
     def say(self, text: str) -> None:
         if not self.quiet:
@@ -67,7 +69,13 @@ class Reporter:
         weight = self.weights.pop((generation, self._named(stage)), 0.0)
         head = f"generation {generation}/{self.generations} {self._named(stage):<7}"
         bar = (
-            Progress(TextColumn(head), BarColumn(30), TextColumn("{task.fields[status]}"), console=self.console, transient=True)
+            Progress(
+                TextColumn(head),
+                BarColumn(30),
+                TextColumn("{task.fields[status]}"),
+                console=self.console,
+                transient=True,
+            )
             if self.terminal
             else None
         )

@@ -15,7 +15,9 @@ import torch
 
 def seed_of(*key: object) -> int:
     """A 63-bit seed from any printable key. Equal keys give equal seeds on every machine."""
-    key = tuple(part.item() if isinstance(part, np.generic) else part for part in key)  # np.int64(5) prints unlike 5
+    key = tuple(
+        part.item() if isinstance(part, np.generic) else part for part in key
+    )  # np.int64(5) prints unlike 5
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big") >> 1
 
 

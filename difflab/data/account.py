@@ -78,8 +78,18 @@ class Account:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; `from_dict` reads it back."""
-        entries = {kind: {"count": e.count, "first": [list(pair) for pair in e.first]} for kind, e in self.entries.items()}
-        return {"found": self.found, "read": self.read, "entries": entries, "ignored": self.ignored, "lost_area": self.lost_area, "notes": self.notes}
+        entries = {
+            kind: {"count": e.count, "first": [list(pair) for pair in e.first]}
+            for kind, e in self.entries.items()
+        }
+        return {
+            "found": self.found,
+            "read": self.read,
+            "entries": entries,
+            "ignored": self.ignored,
+            "lost_area": self.lost_area,
+            "notes": self.notes,
+        }
 
     @classmethod
     def from_dict(cls, given: dict[str, Any]) -> Account:
@@ -91,7 +101,11 @@ class Account:
 
         reasons: with what is wrong with the first image of each kind, which may name folders of this machine.
         """
-        whole = f"{self.read:,} of {self.found:,} images are read" if self.read != self.found else f"all {self.found:,} images are read"
+        whole = (
+            f"{self.read:,} of {self.found:,} images are read"
+            if self.read != self.found
+            else f"all {self.found:,} images are read"
+        )
         parts = self.parts(reasons=reasons)
         return [whole, *(["; ".join(parts)] if parts else [])]
 
@@ -100,7 +114,9 @@ class Account:
         kinds = [(kind, text) for kind, text in KINDS.items() if self.count(kind) and kind not in without]
         parts = [f"{self.count(kind):,} {text}{self._example(kind, reasons)}" for kind, text in kinds]
         if self.ignored:
-            files = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in sorted(self.ignored.items()))
+            files = ", ".join(
+                f"{count:,} {suffix or 'without suffix'}" for suffix, count in sorted(self.ignored.items())
+            )
             parts.append(f"files that are no images were not opened: {files}")
         return [*parts, *self.notes]
 

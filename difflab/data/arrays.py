@@ -36,7 +36,9 @@ def read_arrays(path: Path, notes: list[str]) -> np.ndarray:
         raise
     except Exception as error:  # zipfile, zlib and numpy raise nearly every type there is
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise DataError(f"{path} is no readable .npy or .npz file ({reason}); write it again with numpy.savez") from error
+        raise DataError(
+            f"{path} is no readable .npy or .npz file ({reason}); write it again with numpy.savez"
+        ) from error
     if not are_images(array.dtype, array.shape):
         raise DataError(f"{path}: images must be {SHAPES}, not {array.dtype} {list(array.shape)}")
     return array
@@ -81,7 +83,10 @@ def _from_zip(path: Path, notes: list[str]) -> np.ndarray:
 
 def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
     with archive.open(info) as handle:
-        readers: dict[Any, Any] = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        readers: dict[Any, Any] = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
         version = np.lib.format.read_magic(handle)
         if version not in readers:  # 3.0 is for names of fields: no image
             return _Member(info, (), False, np.dtype(object), 0)
@@ -93,7 +98,9 @@ def _mapped(path: Path, archive: zipfile.ZipFile, member: _Member) -> np.ndarray
     """The values of a member. All its bytes pass by once, so that its checksum is verified."""
     size, order = math.prod(member.shape), "F" if member.fortran else "C"
     if member.info.file_size - member.start != size or min(member.shape) < 1:
-        raise DataError(f"{path}: array {member} does not have the {size} bytes that its header says; write the file again")
+        raise DataError(
+            f"{path}: array {member} does not have the {size} bytes that its header says; write the file again"
+        )
     stored = member.info.compress_type == zipfile.ZIP_STORED
     with tempfile.TemporaryFile() as unpacked, archive.open(member.info) as handle:
         free = shutil.disk_usage(tempfile.gettempdir()).free

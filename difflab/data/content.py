@@ -23,7 +23,9 @@ from difflab.runs.ledger import content_hash
 BLOCK = 1024  # images whose decoding is under way at a time
 
 
-def contents(source: Source, positions: np.ndarray | None = None, kept: dict[int, np.ndarray] | None = None) -> list[str]:
+def contents(
+    source: Source, positions: np.ndarray | None = None, kept: dict[int, np.ndarray] | None = None
+) -> list[str]:
     """The content hash of each image at `positions` (None = of all), decoded in threads. `kept`: gets the pixels by position.
 
     Raises DataError that names a damaged image.
@@ -39,7 +41,11 @@ def contents(source: Source, positions: np.ndarray | None = None, kept: dict[int
     # Decoders silence warnings one image at a time, which is not safe in threads: around all of them it is.
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         warnings.simplefilter("ignore")
-        return [found for start in range(0, len(wanted), BLOCK) for found in pool.map(one, wanted[start : start + BLOCK])]
+        return [
+            found
+            for start in range(0, len(wanted), BLOCK)
+            for found in pool.map(one, wanted[start : start + BLOCK])
+        ]
 
 
 def contents_of(pixels: np.ndarray) -> list[str]:
@@ -130,7 +136,11 @@ def overlaps(sets: Mapping[str, Sequence[str]]) -> list[str]:
     for (one, a), (other, b) in itertools.combinations(sets.items(), 2):
         mine, theirs = int(within(a, b).sum()), int(within(b, a).sum())
         if mine == len(a) and theirs == len(b):
-            out.append(f"{one} and {other} are the same images, pixel for pixel ({len(set(a)):,} different ones)")
+            out.append(
+                f"{one} and {other} are the same images, pixel for pixel ({len(set(a)):,} different ones)"
+            )
         elif mine:
-            out.append(f"{one} and {other} share images, pixel for pixel: {mine:,} of {len(a):,} of {one}, {theirs:,} of {len(b):,} of {other}")
+            out.append(
+                f"{one} and {other} share images, pixel for pixel: {mine:,} of {len(a):,} of {one}, {theirs:,} of {len(b):,} of {other}"
+            )
     return out

@@ -73,7 +73,9 @@ TURNS = {  # EXIF orientation -> how the picture is put upright
 @cache
 def suffixes() -> frozenset[str]:
     """All suffixes of FORMATS, as Pillow knows them, such as .jpg, .jpe and .jfif. MPO is a JPEG file with further ones behind it."""
-    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")) | {".jif"}
+    return frozenset(
+        suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")
+    ) | {".jif"}
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,9 @@ def look(item: Item, where: str, max_pixels: int, whole: bool = False) -> Header
         else:
             if _metadata_follows(image):
                 image.load()
-            if image.format != "PNG" or image.info.get("exif"):  # a PNG file without would be decoded to look for more
+            if image.format != "PNG" or image.info.get(
+                "exif"
+            ):  # a PNG file without would be decoded to look for more
                 _turn(image, remarks)
         return Header(width, height, mode in GREY, image.format or "", _frames(image))
 
@@ -115,20 +119,31 @@ def decode(item: Item, where: str, max_pixels: int, size: int, channels: int) ->
     """
     if isinstance(item, np.ndarray):
         return fit_array(item[..., 0] if item.ndim == 3 and item.shape[2] == 1 else item, size, channels)
-    return _used(item, where, max_pixels, lambda image, remarks: fit(_upright(image, remarks), size, channels))[0]
+    return _used(
+        item, where, max_pixels, lambda image, remarks: fit(_upright(image, remarks), size, channels)
+    )[0]
 
 
 # ------------------------------------------------------------------------------------------------- opening
-def _used(item: Path | bytes | Image.Image | None, where: str, max_pixels: int, use: Callable[[Image.Image, list[str]], T]) -> tuple[T, str]:
+def _used(
+    item: Path | bytes | Image.Image | None,
+    where: str,
+    max_pixels: int,
+    use: Callable[[Image.Image, list[str]], T],
+) -> tuple[T, str]:
     """(what `use` makes of the image, what was wrong with its metadata). Everything that goes wrong is a DataError that names `where`."""
     if item is None:
-        raise DataError(f"{where} holds no image bytes; export the images into the file, or set data.bad_images=skip")
+        raise DataError(
+            f"{where} holds no image bytes; export the images into the file, or set data.bad_images=skip"
+        )
     try:
         return _attempt(item, where, max_pixels, use)
     except DataError:
         raise
     except Image.DecompressionBombError as error:
-        raise DataError(f"{where}: more pixels than Pillow will ever open ({error}); remove or shrink it") from error
+        raise DataError(
+            f"{where}: more pixels than Pillow will ever open ({error}); remove or shrink it"
+        ) from error
     except Exception as error:  # decoders of damaged files raise nearly every type there is
         unknown = "cannot identify" in str(error)
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -143,10 +158,14 @@ def _used(item: Path | bytes | Image.Image | None, where: str, max_pixels: int, 
             pass  # it was not the metadata: the first error says more
         if unknown:
             reason = "not an image in a format that is read (" + ", ".join(FORMATS) + ")"
-        raise DataError(f"{where}: cannot be decoded: {reason}; repair or remove it, or set data.bad_images=skip") from error
+        raise DataError(
+            f"{where}: cannot be decoded: {reason}; repair or remove it, or set data.bad_images=skip"
+        ) from error
 
 
-def _attempt(item: Path | bytes | Image.Image, where: str, max_pixels: int, use: Callable[[Image.Image, list[str]], T]) -> tuple[T, str]:
+def _attempt(
+    item: Path | bytes | Image.Image, where: str, max_pixels: int, use: Callable[[Image.Image, list[str]], T]
+) -> tuple[T, str]:
     remarks: list[str] = []
     # Pillow says by warnings what it could not parse, and warns of bombs from 89 million pixels on, whatever the user allowed.
     with warnings.catch_warnings(record=True) as said:
@@ -174,7 +193,9 @@ def _file_of(image: Image.Image) -> bytes | None:
 def _check_size(image: Image.Image, where: str, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         size = f"{image.width} x {image.height}"
-        raise DataError(f"{where}: {size} pixels exceed data.max_pixels={max_pixels}; remove or shrink it, or raise data.max_pixels")
+        raise DataError(
+            f"{where}: {size} pixels exceed data.max_pixels={max_pixels}; remove or shrink it, or raise data.max_pixels"
+        )
 
 
 def _frames(image: Image.Image) -> str:
@@ -226,7 +247,9 @@ def flatten(image: Image.Image) -> Image.Image:
     if image.mode in SIXTEEN_BIT:
         values = np.asarray(image).astype(np.int64)
         if values.size and not 0 <= values.min() <= values.max() <= 65535:
-            raise ValueError(f"32-bit pixels (mode {image.mode}) have no agreed white; save it with 8 or 16 bits")
+            raise ValueError(
+                f"32-bit pixels (mode {image.mode}) have no agreed white; save it with 8 or 16 bits"
+            )
         return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode in WITH_ALPHA or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")

@@ -49,9 +49,13 @@ def open_emoji(data: Data) -> Source:
     label, size = data.label or "category", data.image_size or SIZE
     label = "category" if label == NO_LABELS else label
     if label not in ATTRIBUTES:
-        raise DataError(f"data.label={label} is no attribute of emoji; use one of {', '.join(ATTRIBUTES)}, or {NO_LABELS}")
+        raise DataError(
+            f"data.label={label} is no attribute of emoji; use one of {', '.join(ATTRIBUTES)}, or {NO_LABELS}"
+        )
     if size > SIZE:
-        raise DataError(f"data.image_size={size}: the bundled emoji are {SIZE} px; use at most data.image_size={SIZE}")
+        raise DataError(
+            f"data.image_size={size}: the bundled emoji are {SIZE} px; use at most data.image_size={SIZE}"
+        )
     rows = [row for style in _styles(data.styles) for row in _rows(style)]
     attributes = {name: [row[name] for row in rows] for name in ATTRIBUTES}
     encoded = [row["image"]["bytes"] for row in rows]
@@ -77,17 +81,25 @@ def open_emoji(data: Data) -> Source:
 def _styles(wanted: list[str] | None) -> list[str]:
     present = [style for style in STYLES if any(FOLDER.glob(f"{style}-*.parquet"))]
     if not present:
-        raise DataError(f"{FOLDER} holds no emoji; reinstall difflab, or build them with: python {FOLDER / 'make.py'}")
+        raise DataError(
+            f"{FOLDER} holds no emoji; reinstall difflab, or build them with: python {FOLDER / 'make.py'}"
+        )
     if wanted is None:
-        return [style for style in present if style != "openmoji"]  # its licence is share-alike: only when asked for
+        return [
+            style for style in present if style != "openmoji"
+        ]  # its licence is share-alike: only when asked for
     unknown = [style for style in wanted if style not in present]
     if unknown:
         hint = f"; build it with: python {FOLDER / 'make.py'} --openmoji" if unknown[0] == "openmoji" else ""
         raise DataError(f"data.styles: '{unknown[0]}' is not among {', '.join(present)}{hint}")
     if not wanted:
-        raise DataError(f"data.styles=[] leaves no image; remove it for all styles, or name some of {', '.join(present)}")
+        raise DataError(
+            f"data.styles=[] leaves no image; remove it for all styles, or name some of {', '.join(present)}"
+        )
     return [style for style in present if style in wanted]
 
 
 def _rows(style: str) -> list[dict]:
-    return [row for path in sorted(FOLDER.glob(f"{style}-*.parquet")) for row in pq.read_table(path).to_pylist()]
+    return [
+        row for path in sorted(FOLDER.glob(f"{style}-*.parquet")) for row in pq.read_table(path).to_pylist()
+    ]

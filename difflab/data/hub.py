@@ -27,7 +27,9 @@ class _Cells:
         try:
             image = self.rows[row][self.column]
         except Exception as error:  # a damaged arrow file
-            raise DataError(f"row {row} cannot be read ({' '.join(str(error).split())[:300]}); load the data set again") from error
+            raise DataError(
+                f"row {row} cannot be read ({' '.join(str(error).split())[:300]}); load the data set again"
+            ) from error
         if image is None or image["bytes"] is not None:
             return None if image is None else image["bytes"]
         path = Path(image["path"] or "")
@@ -38,7 +40,10 @@ def _in_cache(path: Path) -> bool:
     from datasets import config
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    roots = [Path(root).expanduser().resolve() for root in (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, HF_HUB_CACHE)]
+    roots = [
+        Path(root).expanduser().resolve()
+        for root in (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, HF_HUB_CACHE)
+    ]
     return any(path.resolve().is_relative_to(root) for root in roots)
 
 
@@ -58,7 +63,9 @@ def open_hub(data: Data, argument: str) -> Source:
         raise DataError("data.source=hub:NAME needs the package datasets; run: pip install datasets")
     import datasets
 
-    return source_of(list_dataset(_load(datasets, argument, data.source), data, argument, anywhere=False), data)
+    return source_of(
+        list_dataset(_load(datasets, argument, data.source), data, argument, anywhere=False), data
+    )
 
 
 def is_dataset(thing: Any) -> bool:
@@ -75,13 +82,23 @@ def list_dataset(dataset: Any, data: Data, name: str, anywhere: bool) -> Listing
 
     where = f"data.source={data.source}" if not anywhere else name
     if isinstance(dataset, dict):
-        raise DataError(f"{where} has several splits ({', '.join(map(str, dataset))}); give one of them, as dataset['train']")
+        raise DataError(
+            f"{where} has several splits ({', '.join(map(str, dataset))}); give one of them, as dataset['train']"
+        )
     if not isinstance(dataset, datasets.Dataset):
-        raise DataError(f"{where} is a {type(dataset).__name__}; give a datasets.Dataset, whose images can be read in any order")
+        raise DataError(
+            f"{where} is a {type(dataset).__name__}; give a datasets.Dataset, whose images can be read in any order"
+        )
     images = [column for column, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
     if len(images) != 1:
-        what = f"several image columns ({', '.join(images)})" if images else f"no image column (it has: {', '.join(dataset.features)})"
-        raise DataError(f"{where} has {what}; save the one you want as 'image' with to_parquet and use parquet:PATH")
+        what = (
+            f"several image columns ({', '.join(images)})"
+            if images
+            else f"no image column (it has: {', '.join(dataset.features)})"
+        )
+        raise DataError(
+            f"{where} has {what}; save the one you want as 'image' with to_parquet and use parquet:PATH"
+        )
     columns = list(dataset.features)
     label = label_column(data, columns, where)
     text = chosen(data.caption_column, CAPTIONS, columns, "data.caption_column", where)
@@ -96,7 +113,9 @@ def list_dataset(dataset: Any, data: Data, name: str, anywhere: bool) -> Listing
         texts = None if text is None else list(dataset[text])
         rows = dataset.select_columns(images).cast_column(images[0], datasets.Image(decode=False))
     except Exception as error:  # a damaged arrow file
-        raise DataError(f"{where} cannot be read ({' '.join(str(error).split())[:300]}); load the data set again") from error
+        raise DataError(
+            f"{where} cannot be read ({' '.join(str(error).split())[:300]}); load the data set again"
+        ) from error
     if labels is not None and isinstance(dataset.features[label], datasets.ClassLabel):
         labels = named(labels, dataset.features[label].names)
     if labels is not None and data.label is None and all(value is None for value in labels):

@@ -25,7 +25,9 @@ from difflab.data.sources import Source, encode_labels
 from difflab.data.walk import inside_folder, suffix_of, walk
 
 
-def open_sides(given: dict[str, Any], image_size: int | None, max_bad: float, notes: list[str]) -> dict[str, Source]:
+def open_sides(
+    given: dict[str, Any], image_size: int | None, max_bad: float, notes: list[str]
+) -> dict[str, Source]:
     """Every side as a source of one size and one colour mode; what differed, what was left out and what was ignored is said in `notes`.
 
     A side is a folder (also a snapshot in the hub's cache), a parquet file, folder or pattern, a .npy or .npz file, uint8 images
@@ -50,7 +52,9 @@ def open_sides(given: dict[str, Any], image_size: int | None, max_bad: float, no
             key, reason = account.entries["skipped"].first[0]
             text = f"{side}: {bad} of {len(listing.keys)} images are left out, the first: {key} ({reason})"
             if bad / len(listing.keys) > max_bad:
-                raise DataError(f"{text}; repair or remove them, or allow a share of more than {max_bad:g} (--max-bad)")
+                raise DataError(
+                    f"{text}; repair or remove them, or allow a share of more than {max_bad:g} (--max-bad)"
+                )
             notes.append(text)
         notes += [f"{side}: {part}" for part in account.parts(without=("skipped",))]
         out[side] = assembled(listing, found[side], size, 1 if grey else 3, data.max_pixels)
@@ -61,10 +65,18 @@ def _say_differences(found: dict[str, Survey], notes: list[str]) -> bool:
     """Whether all sides are grey; colours and file formats that differ are said."""
     colours = {side: "grey" if seen.grey else "colour" for side, seen in found.items()}
     if len(set(colours.values())) > 1:
-        notes.append("colour: " + ", ".join(f"{side} is {kind}" for side, kind in colours.items()) + "; all are read as RGB")
+        notes.append(
+            "colour: "
+            + ", ".join(f"{side} is {kind}" for side, kind in colours.items())
+            + "; all are read as RGB"
+        )
     formats = {side: " and ".join(sorted(seen.formats)) for side, seen in found.items() if seen.formats}
     if len(set(formats.values())) > 1:
-        notes.append("file format: " + ", ".join(f"{side} is {kind}" for side, kind in formats.items()) + "; a lossy format alone shifts measures")
+        notes.append(
+            "file format: "
+            + ", ".join(f"{side} is {kind}" for side, kind in formats.items())
+            + "; a lossy format alone shifts measures"
+        )
     return set(colours.values()) == {"grey"}
 
 
@@ -117,7 +129,9 @@ def _list(images: Sequence[Any], side: str) -> list[Any]:
     for i, image in enumerate(out):
         if isinstance(image, np.ndarray):
             if not are_images(image.dtype, (1, *image.shape)) or 0 in image.shape:
-                raise DataError(f"{side}: image {i} must be uint8 [H, W], [H, W, 1] or [H, W, 3], not {image.dtype} {list(image.shape)}")
+                raise DataError(
+                    f"{side}: image {i} must be uint8 [H, W], [H, W, 1] or [H, W, 3], not {image.dtype} {list(image.shape)}"
+                )
         elif not isinstance(image, (Image.Image, Path, bytes)):
             raise DataError(
                 f"{side}: a list must hold PIL images, uint8 arrays, encoded images or paths, not {type(image).__name__}; or give a folder"
@@ -133,7 +147,9 @@ def _array(what: Any, side: str) -> np.ndarray:
     try:
         array = what.detach().cpu().numpy() if isinstance(what, torch.Tensor) else np.asarray(what)
     except Exception as error:  # bfloat16, sparse, ragged
-        raise DataError(f"{side}: cannot be made an array ({' '.join(str(error).split())}); images must be {SHAPES}") from error
+        raise DataError(
+            f"{side}: cannot be made an array ({' '.join(str(error).split())}); images must be {SHAPES}"
+        ) from error
     if not are_images(array.dtype, array.shape):
         raise DataError(f"{side}: images must be {SHAPES}, not {array.dtype} {list(array.shape)}")
     if not array.size:

@@ -14,7 +14,16 @@ from difflab.data.decode import suffixes
 from difflab.data.listing import CAPTIONS, Listing, captions, chosen, label_column, source_of
 from difflab.data.sources import NO_LABELS, Source, no_label_choice
 from difflab.data.tables import SIDECARS, Table, metadata_of, read_sidecars, read_table, sidecars_of
-from difflab.data.walk import SPLIT_FOLDER, check_inside, ignored, inside_folder, is_image, refuse_split_folders, split_folders, walk
+from difflab.data.walk import (
+    SPLIT_FOLDER,
+    check_inside,
+    ignored,
+    inside_folder,
+    is_image,
+    refuse_split_folders,
+    split_folders,
+    walk,
+)
 
 LICENCE = "unknown (your own images)"
 REPEATS = re.compile(r"([1-9]\d*)_(.+)")  # folders of kohya's training scripts: 10_sks dog
@@ -57,14 +66,24 @@ def list_folder(data: Data, argument: str | Path) -> Listing:
         splits = split_folders(keys)
         if splits is not None:  # a list is what the user means: they are one set, and that is said
             names = " and ".join(sorted(splits[1].values()))
-            account.notes.append(f"{metadata} lists images in {names}, which look like splits; they are read as one set")
+            account.notes.append(
+                f"{metadata} lists images in {names}, which look like splits; they are read as one set"
+            )
     else:
         keys = images
         labels, prompts = _from_folders(root, images, data, account)
     sidecars = sidecars_of(files, keys)
     columns = (*(table.columns if table else ()), *sidecars)
-    column = chosen(data.caption_column, (*CAPTIONS, *SIDECARS), columns, "data.caption_column", str(table.path if table else root))
-    used = {*images, *keys, *(key for own in sidecars.values() for key in own.values())} | ({metadata} if metadata else set())
+    column = chosen(
+        data.caption_column,
+        (*CAPTIONS, *SIDECARS),
+        columns,
+        "data.caption_column",
+        str(table.path if table else root),
+    )
+    used = {*images, *keys, *(key for own in sidecars.values() for key in own.values())} | (
+        {metadata} if metadata else set()
+    )
     if column in sidecars and not (table and column in table.columns):
         prompts = read_sidecars(root, sidecars[column], keys, column)
     elif column is not None and table is not None:
@@ -74,11 +93,15 @@ def list_folder(data: Data, argument: str | Path) -> Listing:
     for key in unlisted:
         account.add("unlisted", key)
     account.ignored = ignored(files, used)
-    return Listing(data.source, str(root), keys, Files(root, keys), labels, prompts, LICENCE, columns, account)
+    return Listing(
+        data.source, str(root), keys, Files(root, keys), labels, prompts, LICENCE, columns, account
+    )
 
 
 # ------------------------------------------------------------------------------------------ labels from folder names
-def _from_folders(root: Path, images: list[str], data: Data, account: Account) -> tuple[list[Any] | None, list[str] | None]:
+def _from_folders(
+    root: Path, images: list[str], data: Data, account: Account
+) -> tuple[list[Any] | None, list[str] | None]:
     """(labels, prompts): the names of class folders; of folders 10_NAME the class and the caption is NAME, as where such sets are made."""
     no_label_choice(data)
     if not images:
@@ -88,10 +111,18 @@ def _from_folders(root: Path, images: list[str], data: Data, account: Account) -
     if (flat and len(flat) == len(images)) or data.label == NO_LABELS:
         return None, None
     if flat:
-        raise DataError(f"{root} holds images beside class folders, for example {flat[0]}; move them into a class folder or away")
-    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".") and entry.name != "__MACOSX")
+        raise DataError(
+            f"{root} holds images beside class folders, for example {flat[0]}; move them into a class folder or away"
+        )
+    folders = sorted(
+        entry.name
+        for entry in root.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name != "__MACOSX"
+    )
     if all(SPLIT_FOLDER.fullmatch(name) for name in folders):
-        raise DataError(f"{root}: {', '.join(folders)} look like splits, not classes; give one of them, for example {root / folders[0]}")
+        raise DataError(
+            f"{root}: {', '.join(folders)} look like splits, not classes; give one of them, for example {root / folders[0]}"
+        )
     labels = [key.partition("/")[0] for key in images]
     empty = sorted(set(folders) - set(labels))
     if empty:
@@ -115,7 +146,9 @@ def _checked(table: Table, root: Path) -> Table:
     for i, row in enumerate(table.rows):
         key = _contained(row["file_name"], root, table.where(i))
         if key in seen:
-            raise DataError(f"{table.where(i)}: {key} is already on {table.places[seen[key]]}; list every image once")
+            raise DataError(
+                f"{table.where(i)}: {key} is already on {table.places[seen[key]]}; list every image once"
+            )
         seen[key] = i
     return table
 

@@ -75,7 +75,9 @@ def survey(listing: Listing, data: Data) -> Survey:
     account.found += len(listing.keys)
     for position, key in enumerate(listing.keys):
         try:
-            header = look(listing.items[position], f"{listing.where}: image {key}", data.max_pixels, whole=skip)
+            header = look(
+                listing.items[position], f"{listing.where}: image {key}", data.max_pixels, whole=skip
+            )
         except DataError as error:
             if not skip:
                 raise
@@ -98,7 +100,9 @@ def survey(listing: Listing, data: Data) -> Survey:
     if not out.kept:
         bad = account.entries.get("skipped")
         found = f" ({bad.count} were unusable, the first: {bad.first[0][1]})" if bad else ""
-        raise DataError(f"{listing.where} holds no image that can be read{found}; images end in {', '.join(sorted(suffixes()))}")
+        raise DataError(
+            f"{listing.where} holds no image that can be read{found}; images end in {', '.join(sorted(suffixes()))}"
+        )
     account.read += len(out.kept)
     account.lost_area = lost_area / max(1, account.count("cropped"))
     return Survey(out.kept, out.sizes, out.first, grey, out.formats)
@@ -118,7 +122,13 @@ class Reader:
 
     def __call__(self, index: int) -> np.ndarray:
         position = self.kept[index]
-        return decode(self.items[position], f"{self.where}: image {self.keys[position]}", self.max_pixels, self.size, self.channels)
+        return decode(
+            self.items[position],
+            f"{self.where}: image {self.keys[position]}",
+            self.max_pixels,
+            self.size,
+            self.channels,
+        )
 
 
 def source_of(listing: Listing, data: Data) -> Source:
@@ -126,7 +136,10 @@ def source_of(listing: Listing, data: Data) -> Source:
     if listing.labels is not None:
         refuse_row_numbers(listing.labels, listing.where)
     found = survey(listing, data)
-    size, channels = data.image_size or _common_side(found, listing.where), channels_of(data, 1 if found.grey else 3)
+    size, channels = (
+        data.image_size or _common_side(found, listing.where),
+        channels_of(data, 1 if found.grey else 3),
+    )
     return assembled(listing, found, size, channels, data.max_pixels)
 
 
@@ -163,17 +176,23 @@ def _common_side(found: Survey, where: str) -> int:
             f"{where}: images are {first[0]} x {first[1]}, not square; say which size to crop and resize to, for example data.image_size=64"
         )
     if not 4 <= first[0] <= 4096:
-        raise DataError(f"{where}: images are {first[0]} x {first[1]}; say which size to use (4 to 4096), for example data.image_size=64")
+        raise DataError(
+            f"{where}: images are {first[0]} x {first[1]}; say which size to use (4 to 4096), for example data.image_size=64"
+        )
     return first[0]
 
 
 # ------------------------------------------------------------------------------------------------- columns of a table
-def chosen(wanted: str | None, usual: Sequence[str], columns: Sequence[str], field: str, where: str) -> str | None:
+def chosen(
+    wanted: str | None, usual: Sequence[str], columns: Sequence[str], field: str, where: str
+) -> str | None:
     """The column that config field `field` asks for; null = the first of `usual` that is there. Raises DataError that lists the columns."""
     if wanted is None:
         return next((name for name in usual if name in columns), None)
     if wanted not in columns:
-        raise DataError(f"{where} has no column '{wanted}' that {field} asks for (it has: {', '.join(columns) or 'none'})")
+        raise DataError(
+            f"{where} has no column '{wanted}' that {field} asks for (it has: {', '.join(columns) or 'none'})"
+        )
     return wanted
 
 
@@ -186,7 +205,9 @@ def captions(values: list[Any], column: str, place: Callable[[int], str]) -> lis
     """A column of captions. Raises DataError that names the `place` of one that is missing, no text, or half a surrogate pair."""
     for i, value in enumerate(complete(values, column, place)):
         if not isinstance(value, str):
-            raise DataError(f"{place(i)}: '{column}' must be a string, not {type(value).__name__}; name another column with data.caption_column")
+            raise DataError(
+                f"{place(i)}: '{column}' must be a string, not {type(value).__name__}; name another column with data.caption_column"
+            )
         sound(value, place(i))
     return values
 
@@ -195,12 +216,20 @@ def complete(values: list[Any], column: str, place: Callable[[int], str]) -> lis
     """The values themselves. Raises DataError that names the `place` of the first one that is missing."""
     missing = next((i for i, value in enumerate(values) if value is None), None)
     if missing is not None:
-        raise DataError(f"{place(missing)}: no '{column}', which others have; give it to every image or to none")
+        raise DataError(
+            f"{place(missing)}: no '{column}', which others have; give it to every image or to none"
+        )
     return values
 
 
 def refuse_row_numbers(labels: Sequence[Any], where: str) -> None:
     """Raise DataError where every image has a label of its own: such a column is a row number or a name."""
-    if len(labels) >= ROW_NUMBERS and None not in labels and len({str(label) for label in labels}) == len(labels):
+    if (
+        len(labels) >= ROW_NUMBERS
+        and None not in labels
+        and len({str(label) for label in labels}) == len(labels)
+    ):
         shown = ", ".join(str(label)[:20] for label in labels[:3])
-        raise DataError(f"{where}: each of {len(labels)} images has a label of its own ({shown}, ...), so it is no class; {IGNORE_LABELS}")
+        raise DataError(
+            f"{where}: each of {len(labels)} images has a label of its own ({shown}, ...), so it is no class; {IGNORE_LABELS}"
+        )

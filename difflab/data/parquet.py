@@ -65,9 +65,13 @@ class RowGroups:
         file, inside = self.places[group]
         with opened_parquet(self.files[file]) as handle:
             images = handle.read_row_group(inside, columns=[self.column]).column(self.column)
-            encoded = (pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images).to_pylist()
+            encoded = (
+                pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images
+            ).to_pylist()
         if len(encoded) != self.counts[file][inside]:
-            raise DataError(f"{self.files[file]} is damaged: row group {inside} has {len(encoded)} rows of {self.counts[file][inside]}")
+            raise DataError(
+                f"{self.files[file]} is damaged: row group {inside} has {len(encoded)} rows of {self.counts[file][inside]}"
+            )
         return encoded
 
 
@@ -97,7 +101,9 @@ def list_parquet(data: Data, argument: str | Path) -> Listing:
     counts = []
     for file in files:
         if _columns(file, data) != columns:
-            raise DataError(f"{file} has other label or text columns than {files[0]}; make them alike, or open each on its own")
+            raise DataError(
+                f"{file} has other label or text columns than {files[0]}; make them alike, or open each on its own"
+            )
         with opened_parquet(file) as handle:
             groups = [handle.metadata.row_group(i).num_rows for i in range(handle.metadata.num_row_groups)]
             table = handle.read(columns=[name for name in (columns.label, columns.text) if name])
@@ -148,7 +154,9 @@ def _files(path: Path, source: str, account: Account) -> tuple[Path, list[Path]]
         refuse_split_files(path.parent, [file.name for file in matches(path)])
         return path.parent, matches(path)
     if not path.exists():
-        raise DataError(f"data.source={source}: {path} does not exist (looked from {Path.cwd()}); give a parquet file or a folder of them")
+        raise DataError(
+            f"data.source={source}: {path} does not exist (looked from {Path.cwd()}); give a parquet file or a folder of them"
+        )
     base = inside_folder(path, source)
     inside = walk(base)
     keys = [key for key in inside if key.endswith(".parquet")]
@@ -169,31 +177,48 @@ def opened_parquet(file: Path) -> Iterator[pq.ParquetFile]:
         raise
     except Exception as error:  # of a damaged file: ArrowException, OSError, UnicodeDecodeError, OverflowError, MemoryError, ...
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise DataError(f"{file} is no readable parquet file ({reason}); write or download it again") from error
+        raise DataError(
+            f"{file} is no readable parquet file ({reason}); write or download it again"
+        ) from error
 
 
 def _columns(file: Path, data: Data) -> _Columns:
     """The columns that matter. Raises DataError when the images are missing or of another type, or a field of the config names none."""
     with opened_parquet(file) as handle:
         schema = handle.schema_arrow
-        own, kinds = (handle.schema_arrow.metadata or {}).get(b"huggingface", b"{}"), dict(zip(schema.names, schema.types, strict=True))
-    made = [name for name, kind in kinds.items() if pa.types.is_struct(kind) and {"bytes", "path"} <= {part.name for part in kind}]
+        own, kinds = (
+            (handle.schema_arrow.metadata or {}).get(b"huggingface", b"{}"),
+            dict(zip(schema.names, schema.types, strict=True)),
+        )
+    made = [
+        name
+        for name, kind in kinds.items()
+        if pa.types.is_struct(kind) and {"bytes", "path"} <= {part.name for part in kind}
+    ]
     image = "image" if "image" in kinds or len(made) != 1 else made[0]
     if image not in kinds:
-        raise DataError(f"{file} has no column 'image' (it has: {', '.join(kinds)}); rename the column with the images to 'image'")
+        raise DataError(
+            f"{file} has no column 'image' (it has: {', '.join(kinds)}); rename the column with the images to 'image'"
+        )
     kind = kinds[image]
     if pa.types.is_struct(kind):
         kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else kind
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise DataError(f"{file}: column '{image}' is of type {kind}; it must hold encoded image bytes, or a struct with a field 'bytes'")
+        raise DataError(
+            f"{file}: column '{image}' is of type {kind}; it must hold encoded image bytes, or a struct with a field 'bytes'"
+        )
     label = label_column(data, list(kinds), str(file))
     text = chosen(data.caption_column, CAPTIONS, list(kinds), "data.caption_column", str(file))
     names = None
-    with suppress(ValueError, KeyError, TypeError, RecursionError):  # written by another tool than `datasets`, or no ClassLabel
+    with suppress(
+        ValueError, KeyError, TypeError, RecursionError
+    ):  # written by another tool than `datasets`, or no ClassLabel
         names = json.loads(own)["info"]["features"][label]["names"] if label else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         names = None
-    return _Columns(image, label, text, tuple(names) if names else None, tuple(name for name in kinds if name != image))
+    return _Columns(
+        image, label, text, tuple(names) if names else None, tuple(name for name in kinds if name != image)
+    )
 
 
 # ------------------------------------------------------------------------------------------- shared with hub.py

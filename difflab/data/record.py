@@ -64,7 +64,11 @@ def kept(folder: Path) -> Record | None:
         found = json.loads(gzip.decompress((folder / FILE).read_bytes()))
     except (OSError, EOFError, ValueError, zlib.error):
         return None
-    return found if isinstance(found, dict) and all(isinstance(row, list) and len(row) == 2 for row in found.values()) else None
+    return (
+        found
+        if isinstance(found, dict) and all(isinstance(row, list) and len(row) == 2 for row in found.values())
+        else None
+    )
 
 
 def changes(before: Record, now: Record) -> list[str]:

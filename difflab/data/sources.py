@@ -63,7 +63,9 @@ def open_source(data: Data, seed: int) -> Source:
     if data.styles is not None and kind != "emoji":
         raise DataError(f"data.styles is for data.source=emoji only; remove it for data.source={data.source}")
     if data.caption_column is not None and kind in PLAIN:
-        raise DataError(f"data.caption_column is for images of your own; remove it for data.source={data.source}, or make captions with data.caption")
+        raise DataError(
+            f"data.caption_column is for images of your own; remove it for data.source={data.source}, or make captions with data.caption"
+        )
     source = _open(kind, argument if colon else None, data)
     if data.label == NO_LABELS:
         source = replace(source, labels=None, classes=None)
@@ -78,7 +80,9 @@ def open_source(data: Data, seed: int) -> Source:
 
 def _open(kind: str, argument: str | None, data: Data) -> Source:
     if kind == "exact":
-        raise DataError("data.source=exact holds no images: it goes with model.family=gaussian, mixture or categorical")
+        raise DataError(
+            "data.source=exact holds no images: it goes with model.family=gaussian, mixture or categorical"
+        )
     if kind in PLAIN and argument is not None:
         raise DataError(f"data.source={data.source}: {kind} takes nothing after it; use data.source={kind}")
     if kind in WITH_ARGUMENT and not argument:
@@ -118,7 +122,9 @@ class ArrayReader:
 def no_label_choice(data: Data) -> None:
     """Raise DataError when data.label is set for a source that has only one kind of label."""
     if data.label not in (None, NO_LABELS):
-        raise DataError(f"data.label={data.label}: data.source={data.source} has only one kind of label; remove data.label, or set it to {NO_LABELS}")
+        raise DataError(
+            f"data.label={data.label}: data.source={data.source} has only one kind of label; remove data.label, or set it to {NO_LABELS}"
+        )
 
 
 def encode_labels(values: Sequence[Any], where: str) -> tuple[np.ndarray, list[str]]:
@@ -138,14 +144,18 @@ def encode_labels(values: Sequence[Any], where: str) -> tuple[np.ndarray, list[s
     return np.array([position[value] for value in values], dtype=np.int64), [str(value) for value in present]
 
 
-def labels_of_kept(values: Sequence[Any] | None, kept: list[int], where: str) -> tuple[np.ndarray | None, list[str] | None]:
+def labels_of_kept(
+    values: Sequence[Any] | None, kept: list[int], where: str
+) -> tuple[np.ndarray | None, list[str] | None]:
     """encode_labels for the usable images of a set; (None, None) without labels. Raises DataError naming a class that lost all its images."""
     if values is None:
         return None, None
     labels, classes = encode_labels(values, where)
     left = np.bincount(labels[kept], minlength=len(classes))
     if left.min() == 0:
-        raise DataError(f"{where}: no image of class '{classes[int(np.argmin(left))]}' can be read; repair them or remove the class")
+        raise DataError(
+            f"{where}: no image of class '{classes[int(np.argmin(left))]}' can be read; repair them or remove the class"
+        )
     return labels[kept], classes
 
 
@@ -157,11 +167,19 @@ def _captions(source: Source, text: str) -> list[str]:
     if source.prompts is not None:
         known["prompt"] = source.prompts
     try:
-        return [text.format_map({name: values[i] for name, values in known.items()}) for i in range(len(source))]
+        return [
+            text.format_map({name: values[i] for name, values in known.items()}) for i in range(len(source))
+        ]
     except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
         names = ", ".join(f"{{{name}}}" for name in known) or "nothing"
-        names += f"; columns that data.caption_column may name: {', '.join(source.columns)}" if source.columns else ""
-        raise DataError(f"data.caption '{text}': {error} is not known of these images; known: {names}") from None
+        names += (
+            f"; columns that data.caption_column may name: {', '.join(source.columns)}"
+            if source.columns
+            else ""
+        )
+        raise DataError(
+            f"data.caption '{text}': {error} is not known of these images; known: {names}"
+        ) from None
 
 
 # ------------------------------------------------------------------------------------------------- tail and limit
@@ -190,7 +208,9 @@ def _subset(source: Source, kept: np.ndarray) -> Source:
 def _zipf(source: Source, exponent: float, seed: int) -> np.ndarray:
     """Positions kept when the class of rank r keeps round(n_max r^-exponent) images, at least 2 and at most its own."""
     if source.labels is None or source.classes is None:
-        raise DataError(f"data.tail.kind=zipf needs classes, and data.source={source.name} has no labels; use data.tail.kind=none")
+        raise DataError(
+            f"data.tail.kind=zipf needs classes, and data.source={source.name} has no labels; use data.tail.kind=none"
+        )
     counts = np.bincount(source.labels, minlength=len(source.classes))
     ranked = np.argsort(-counts, kind="stable")  # by frequency, then by index
     sizes = np.empty_like(counts)
@@ -206,7 +226,9 @@ def _limited(source: Source, limit: int, seed: int) -> np.ndarray:
     counts = np.bincount(source.labels, minlength=len(source.classes))
     least = np.minimum(counts, 2)
     if least.sum() > limit:
-        raise DataError(f"data.limit={limit} leaves fewer than 2 images to some of {len(counts)} classes; use at least data.limit={least.sum()}")
+        raise DataError(
+            f"data.limit={limit} leaves fewer than 2 images to some of {len(counts)} classes; use at least data.limit={least.sum()}"
+        )
     return _draw(source.labels, apportion(counts, limit, least), "limit", seed)
 
 
@@ -224,5 +246,8 @@ def apportion(counts: np.ndarray, total: int, least: np.ndarray) -> np.ndarray:
 
 def _draw(labels: np.ndarray, sizes: np.ndarray, purpose: str, seed: int) -> np.ndarray:
     """sizes[c] positions of every class c, ascending. Each class has a stream of its own."""
-    kept = [numpy_generator(purpose, seed, label).permutation(np.flatnonzero(labels == label))[:size] for label, size in enumerate(sizes.tolist())]
+    kept = [
+        numpy_generator(purpose, seed, label).permutation(np.flatnonzero(labels == label))[:size]
+        for label, size in enumerate(sizes.tolist())
+    ]
     return np.sort(np.concatenate(kept))

@@ -20,7 +20,9 @@ def split(source: Source, held_out: float, seed: int) -> tuple[np.ndarray, np.nd
     """
     n = len(source)
     if n < 4:
-        raise DataError(f"{source.name} has {n} images; at least 4 are needed, 2 to train on and 2 to hold out")
+        raise DataError(
+            f"{source.name} has {n} images; at least 4 are needed, 2 to train on and 2 to hold out"
+        )
     labels = np.zeros(n, dtype=np.int64) if source.labels is None else source.labels
     if source.labels is not None and source.classes is not None:
         counts = np.bincount(labels, minlength=len(source.classes))
@@ -30,16 +32,26 @@ def split(source: Source, held_out: float, seed: int) -> tuple[np.ndarray, np.nd
                 f"{source.name}: class '{name}' has {counts.min()} image(s), but needs 2, one for each side of the split; add images or remove the class"
             )
     total = int(np.clip(round(held_out * n), 1, n - 1))
-    side = _by_image(labels, total, seed) if source.groups is None else _by_group(labels, source.groups, total, seed)
+    side = (
+        _by_image(labels, total, seed)
+        if source.groups is None
+        else _by_group(labels, source.groups, total, seed)
+    )
     for name, members in (("training", ~side), ("held-out", side)):
         if members.sum() < 2:
             raise DataError(
                 f"{source.name}: data.held_out={held_out} leaves {members.sum()} of {n} images to the {name} side"
-                + ("" if source.groups is None else f" ({len(np.unique(source.groups))} groups, with equal images in one, stay whole)")
+                + (
+                    ""
+                    if source.groups is None
+                    else f" ({len(np.unique(source.groups))} groups, with equal images in one, stay whole)"
+                )
                 + "; change data.held_out or add images"
             )
     train, held = np.flatnonzero(~side), np.flatnonzero(side)
-    return numpy_generator("split train", seed).permutation(train), numpy_generator("split held-out", seed).permutation(held)
+    return numpy_generator("split train", seed).permutation(train), numpy_generator(
+        "split held-out", seed
+    ).permutation(held)
 
 
 def _targets(counts: np.ndarray, total: int) -> np.ndarray:
@@ -48,7 +60,11 @@ def _targets(counts: np.ndarray, total: int) -> np.ndarray:
     most = counts - least
     total = int(np.clip(total, least.sum(), most.sum()))
     # apportion knows a lower bound only: give each class its least first, then share what is left under the upper bound.
-    return least + apportion(most - least, total - int(least.sum()), np.zeros_like(counts)) if (most > least).any() else least
+    return (
+        least + apportion(most - least, total - int(least.sum()), np.zeros_like(counts))
+        if (most > least).any()
+        else least
+    )
 
 
 def _by_image(labels: np.ndarray, total: int, seed: int) -> np.ndarray:
@@ -68,7 +84,9 @@ def _by_group(labels: np.ndarray, groups: np.ndarray, total: int, seed: int) -> 
     as if they were one class.
     """
     groups = np.unique(groups, return_inverse=True)[1]
-    spread = np.bincount(np.unique(np.stack([labels, groups], 1), axis=0)[:, 0], minlength=labels.max() + 1)  # groups per class
+    spread = np.bincount(
+        np.unique(np.stack([labels, groups], 1), axis=0)[:, 0], minlength=labels.max() + 1
+    )  # groups per class
     labels = np.where(spread[labels] < 2, len(spread), labels)
     labels = np.unique(labels, return_inverse=True)[1]
     counts = np.bincount(labels)
@@ -82,7 +100,10 @@ def _by_group(labels: np.ndarray, groups: np.ndarray, total: int, seed: int) -> 
     held = np.zeros(len(counts), dtype=np.int64)
     out = np.zeros(len(content), dtype=bool)
     for group in order:
-        gain = sum((abs(held[c] - targets[c]) - abs(held[c] + k - targets[c])) / counts[c] for c, k in content[group].items())
+        gain = sum(
+            (abs(held[c] - targets[c]) - abs(held[c] + k - targets[c])) / counts[c]
+            for c, k in content[group].items()
+        )
         if gain > 0:
             out[group] = True
             for c, k in content[group].items():
@@ -101,7 +122,9 @@ def _mend(content: list[dict[int, int]], out: np.ndarray, order: list[int], clas
         if len(own) < 2 or len({bool(out[group]) for group in own}) == 2:
             continue
         where = out[own[0]]
-        spare = [g for g in own if all(sum(out[other] == where for other in members[c]) >= 2 for c in content[g])]
+        spare = [
+            g for g in own if all(sum(out[other] == where for other in members[c]) >= 2 for c in content[g])
+        ]
         if spare:
             mover = min(spare, key=lambda g: sum(content[g].values()))
             out[mover] = ~where

@@ -11,7 +11,28 @@ from typing import BinaryIO
 
 PNG, JPEG, RIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"RIFF"
 # of TIFF: what says where the pixels are and what they mean; every other tag is metadata
-TIFF_TAGS = frozenset((*range(254, 260), 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, *range(322, 326), 332, 338, 339, 347))
+TIFF_TAGS = frozenset(
+    (
+        *range(254, 260),
+        262,
+        266,
+        273,
+        274,
+        277,
+        278,
+        279,
+        284,
+        292,
+        293,
+        317,
+        320,
+        *range(322, 326),
+        332,
+        338,
+        339,
+        347,
+    )
+)
 TIFF_TAGS |= {*range(512, 522), *range(529, 533)}  # JPEG in TIFF
 
 
@@ -94,7 +115,9 @@ def _webp(data: bytes) -> bytes:
         if kind == b"VP8X" and length >= 10:
             chunk = chunk[:8] + bytes([chunk[8] & ~0x24]) + chunk[9:]  # neither profile nor XMP follow
             parts.append(chunk)
-        elif kind in (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF") or (kind == b"EXIF" and at + 8 + length <= len(data)):
+        elif kind in (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF") or (
+            kind == b"EXIF" and at + 8 + length <= len(data)
+        ):
             parts.append(chunk)
         at += 8 + length + length % 2
     body = b"".join(parts)
@@ -108,6 +131,10 @@ def _tiff(data: bytes, order: str) -> bytes | None:
         return None
     count = struct.unpack(f"{order}H", data[start : start + 2])[0]
     entries = [data[start + 2 + 12 * i : start + 14 + 12 * i] for i in range(count)]
-    kept = [entry for entry in entries if len(entry) == 12 and struct.unpack(f"{order}H", entry[:2])[0] in TIFF_TAGS]
+    kept = [
+        entry
+        for entry in entries
+        if len(entry) == 12 and struct.unpack(f"{order}H", entry[:2])[0] in TIFF_TAGS
+    ]
     directory = struct.pack(f"{order}H", len(kept)) + b"".join(kept) + bytes(4)
     return data[:4] + struct.pack(f"{order}I", len(data)) + data[8:] + directory

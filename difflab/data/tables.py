@@ -34,7 +34,9 @@ class Table:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names that have a value in some row."""
-        return tuple(dict.fromkeys(name for row in self.rows for name, value in row.items() if value is not None))
+        return tuple(
+            dict.fromkeys(name for row in self.rows for name, value in row.items() if value is not None)
+        )
 
     def column(self, name: str) -> list[Any]:
         """One value per row. Raises DataError for a row that has none."""
@@ -84,7 +86,9 @@ def _from_jsonl(path: Path) -> Table:
         try:
             row = json.loads(line, strict=False)  # texts may hold control characters as they are
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}: not valid JSON ({error}); one object per line is wanted") from error
+            raise DataError(
+                f"{path}, line {number}: not valid JSON ({error}); one object per line is wanted"
+            ) from error
         rows.append(row if isinstance(row, dict) else {})
         places.append(f"line {number}")
     return Table(path, rows, places)
@@ -100,7 +104,9 @@ def _from_csv(path: Path) -> Table:
                 cells.append(row)
                 places.append(f"line {reader.line_num}")
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: not valid CSV ({error}); put texts with commas or line ends in double quotes") from error
+        raise DataError(
+            f"{path}, line {reader.line_num}: not valid CSV ({error}); put texts with commas or line ends in double quotes"
+        ) from error
     if not cells:
         return Table(path, [], [])
     header, *rows = cells
@@ -112,7 +118,11 @@ def _from_csv(path: Path) -> Table:
         raise DataError(
             f"{path}, {places[uneven + 1]}: {len(rows[uneven])} cells where the first line has {len(header)}; put texts with commas in double quotes"
         )
-    return Table(path, [{name: cell or None for name, cell in zip(header, row, strict=True)} for row in rows], places[1:])
+    return Table(
+        path,
+        [{name: cell or None for name, cell in zip(header, row, strict=True)} for row in rows],
+        places[1:],
+    )
 
 
 def _numbers(cells: list[str]) -> list[Any]:
@@ -152,6 +162,8 @@ def read_sidecars(root: Path, sidecars: dict[str, str], images: Iterable[str], s
     for image in images:
         if image not in sidecars:
             wanted = PurePosixPath(image).with_suffix(suffix)
-            raise DataError(f"{root / image} has no {wanted.name} beside it, which others have; write one for every image, or for none")
+            raise DataError(
+                f"{root / image} has no {wanted.name} beside it, which others have; write one for every image, or for none"
+            )
         out.append(read_text(root / sidecars[image]).strip())
     return out

@@ -16,7 +16,10 @@ SPLITS = {"train": "train", "training": "train", "trainval": "train"}
 SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
 SPLITS |= dict.fromkeys(("test", "testing", "eval", "evaluation"), "test")
 # A class may be called "train station": of a folder of images the whole name must be a split's, as in train, val2017 or test_images.
-SPLIT_FOLDER = re.compile(rf"(?:images?[-_ ])?({'|'.join(SPLITS)})[-_ ]?\d*(?:[-_ ]?(?:set|split|images?|imgs?|data))?", re.IGNORECASE)
+SPLIT_FOLDER = re.compile(
+    rf"(?:images?[-_ ])?({'|'.join(SPLITS)})[-_ ]?\d*(?:[-_ ]?(?:set|split|images?|imgs?|data))?",
+    re.IGNORECASE,
+)
 
 
 def inside_folder(argument: str | Path, source: str) -> Path:
@@ -31,7 +34,9 @@ def inside_folder(argument: str | Path, source: str) -> Path:
         return path
     snapshots = sorted(entry for entry in (path / "snapshots").iterdir() if entry.is_dir())
     if len(snapshots) != 1:
-        raise DataError(f"{path} is a cache with {len(snapshots)} snapshots; give one of them, for example {path / 'snapshots' / 'REVISION'}")
+        raise DataError(
+            f"{path} is a cache with {len(snapshots)} snapshots; give one of them, for example {path / 'snapshots' / 'REVISION'}"
+        )
     return snapshots[0]
 
 
@@ -54,7 +59,9 @@ def walk(root: Path) -> list[str]:
             if entry.is_symlink():
                 check_inside(path, root)
                 if entry.is_dir():
-                    raise DataError(f"{path} is a symbolic link to a folder; put the folder itself in its place")
+                    raise DataError(
+                        f"{path} is a symbolic link to a folder; put the folder itself in its place"
+                    )
             if entry.is_dir(follow_symlinks=False):
                 todo.append(path)
             elif entry.is_symlink() or entry.is_file():  # a pipe or device would block whoever opens it
@@ -72,7 +79,9 @@ def check_inside(path: Path, root: Path) -> None:
         return
     caches = [folder.parent.parent for folder in (root, *root.parents) if folder.parent.name == "snapshots"]
     if not any(target.is_relative_to(cache / "blobs") for cache in caches):
-        raise DataError(f"{path} is or lies behind a symbolic link that leads out of {root} (to {target}); copy the file there instead")
+        raise DataError(
+            f"{path} is or lies behind a symbolic link that leads out of {root} (to {target}); copy the file there instead"
+        )
 
 
 def suffix_of(key: str) -> str:
@@ -105,7 +114,9 @@ def split_folders(images: Iterable[str]) -> tuple[str, dict[str, str]] | None:
     for parent in {str(parent) for key in images for parent in PurePosixPath(key).parents if parent.name}:
         match = SPLIT_FOLDER.fullmatch(PurePosixPath(parent).name)
         if match:
-            found.setdefault(str(PurePosixPath(parent).parent), {}).setdefault(SPLITS[match[1].lower()], PurePosixPath(parent).name)
+            found.setdefault(str(PurePosixPath(parent).parent), {}).setdefault(
+                SPLITS[match[1].lower()], PurePosixPath(parent).name
+            )
     return next(((above, splits) for above, splits in sorted(found.items()) if len(splits) > 1), None)
 
 
@@ -115,7 +126,9 @@ def refuse_split_folders(root: Path, images: Iterable[str]) -> None:
     if found is not None:
         above, names = root / found[0], sorted(found[1].values())
         one = above / found[1].get("train", names[0])
-        raise DataError(f"{above}: {', '.join(names)} look like splits, not classes; give one of them, for example {one}")
+        raise DataError(
+            f"{above}: {', '.join(names)} look like splits, not classes; give one of them, for example {one}"
+        )
 
 
 def refuse_split_files(root: Path, keys: Iterable[str]) -> None:
@@ -126,9 +139,14 @@ def refuse_split_files(root: Path, keys: Iterable[str]) -> None:
         if split is not None:
             found.setdefault(split, []).append(key)
     if len(found) > 1:
-        named = "; ".join(f"{split}: {own[0]}{f' and {len(own) - 1} more' if len(own) > 1 else ''}" for split, own in sorted(found.items()))
+        named = "; ".join(
+            f"{split}: {own[0]}{f' and {len(own) - 1} more' if len(own) > 1 else ''}"
+            for split, own in sorted(found.items())
+        )
         one = found.get("train") or found[min(found)]
-        raise DataError(f"{root} holds several splits ({named}), which would be read as one set; give one of them, for example {_pattern(root, one)}")
+        raise DataError(
+            f"{root} holds several splits ({named}), which would be read as one set; give one of them, for example {_pattern(root, one)}"
+        )
 
 
 def _split_of(key: str) -> str | None:
@@ -147,5 +165,8 @@ def _pattern(root: Path, keys: list[str]) -> str:
     names = sorted(PurePosixPath(key).name for key in keys if PurePosixPath(key).parent == folder)
     if len(names) == 1:
         return str(root / folder / names[0])
-    same = next((i for i, pair in enumerate(zip(names[0], names[-1], strict=False)) if pair[0] != pair[1]), len(names[0]))
+    same = next(
+        (i for i, pair in enumerate(zip(names[0], names[-1], strict=False)) if pair[0] != pair[1]),
+        len(names[0]),
+    )
     return str(root / folder / f"{names[0][:same]}*.parquet")

@@ -27,9 +27,34 @@ from difflab.metrics.interval import resampled
 from difflab.runs.ledger import content_hash
 
 BATCH = 256  # images decoded at a time, for all extractors at once
-COMMON = ["fd", "kid", "precision", "recall", "density", "coverage", "vendi", "trace_ratio", "repeats", "tail_recall"]
-TEXTURE = ["texture_distance", "colourfulness_shift", "saturation_shift", "contrast_shift", "sharpness_shift", "high_frequency_shift"]
-CONCEPTS = ["zero_shot_accuracy", "zero_shot_margin", "within_between", "concept_auroc", "concept_survival", "prompt_alignment"]
+COMMON = [
+    "fd",
+    "kid",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "vendi",
+    "trace_ratio",
+    "repeats",
+    "tail_recall",
+]
+TEXTURE = [
+    "texture_distance",
+    "colourfulness_shift",
+    "saturation_shift",
+    "contrast_shift",
+    "sharpness_shift",
+    "high_frequency_shift",
+]
+CONCEPTS = [
+    "zero_shot_accuracy",
+    "zero_shot_margin",
+    "within_between",
+    "concept_auroc",
+    "concept_survival",
+    "prompt_alignment",
+]
 MEMORY = ["auth_pct", "ct", "near_duplicates", "generalisation_score"]
 
 
@@ -108,16 +133,31 @@ def compare(
     told = None
     if concepts is not None:
         if reader is None:
-            raise MeasureError("concepts are told apart by a CLIP model; add an extractor open_clip:NAME_OR_PATH")
-        told = concepts_of(reader, read_concepts(concepts, sources["generated"].prompts) if isinstance(concepts, (str, Path)) else list(concepts))
-    wanted = list(metrics) if metrics is not None else [*COMMON, *TEXTURE, *(MEMORY if train is not None else []), *(CONCEPTS if told else [])]
+            raise MeasureError(
+                "concepts are told apart by a CLIP model; add an extractor open_clip:NAME_OR_PATH"
+            )
+        told = concepts_of(
+            reader,
+            read_concepts(concepts, sources["generated"].prompts)
+            if isinstance(concepts, (str, Path))
+            else list(concepts),
+        )
+    wanted = (
+        list(metrics)
+        if metrics is not None
+        else [*COMMON, *TEXTURE, *(MEMORY if train is not None else []), *(CONCEPTS if told else [])]
+    )
     refused = [name for name in wanted if METRICS[name].needs == "judge"]
     if refused:
-        raise MeasureError(f"{refused[0]} needs a judge trained in a run; with captions use zero_shot_accuracy and concepts instead")
+        raise MeasureError(
+            f"{refused[0]} needs a judge trained in a run; with captions use zero_shot_accuracy and concepts instead"
+        )
 
     n = min(len(sources["real"]) // 2, len(sources["generated"]))
     if count is not None and count > n:
-        raise MeasureError(f"count {count} is more than the {n} images that half of the real set and the generated set both have")
+        raise MeasureError(
+            f"count {count} is more than the {n} images that half of the real set and the generated set both have"
+        )
     n = n if count is None else count
     drawn = n
     notes.append(
@@ -133,10 +173,15 @@ def compare(
     first, other = halves(hashes["real"], n)
     n = len(first)
     if not n:
-        raise MeasureError("real: every image is the same picture, so that there are no two halves of it to make a floor")
+        raise MeasureError(
+            "real: every image is the same picture, so that there are no two halves of it to make a floor"
+        )
     if n < drawn:
         notes.append(f"n = {n} instead of {drawn}: copies of one image stay in one half of the real set")
-    labels = {side: None if told is None else _concept_of(sources[side], rows[side], told.names, side) for side in ("real", "generated")}
+    labels = {
+        side: None if told is None else _concept_of(sources[side], rows[side], told.names, side)
+        for side in ("real", "generated")
+    }
     out: list[Row] = []
     for i, extractor in enumerate(opened):
         own, fake = found["real"][1][i], found["generated"][1][i]
@@ -150,7 +195,9 @@ def compare(
             concepts=told if extractor is reader else None,
             neighbours=neighbours,
             identity=configs.digest(hashes["real"]),
-            resample=lambda metric, pair: resampled(metric, pair, range(resamples), seed_of("compare interval", seed, metric.name)),
+            resample=lambda metric, pair: resampled(
+                metric, pair, range(resamples), seed_of("compare interval", seed, metric.name)
+            ),
         )
     return Comparison(out, notes)
 
@@ -165,7 +212,11 @@ def chosen(rows: Any, positions: np.ndarray) -> Any:
     if rows is None:
         return None
     start, n = (int(positions[0]), len(positions)) if len(positions) else (0, 0)
-    return rows[start : start + n] if np.array_equal(positions, np.arange(start, start + n)) else rows[torch.from_numpy(positions)]
+    return (
+        rows[start : start + n]
+        if np.array_equal(positions, np.arange(start, start + n))
+        else rows[torch.from_numpy(positions)]
+    )
 
 
 def common(hashes: Mapping[str, Sequence[str]]) -> list[str]:
@@ -181,7 +232,9 @@ def common(hashes: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------- the features
-def features(source: Source, rows: np.ndarray, extractors: Sequence[Any], side: str, notes: list[str]) -> tuple[list[str], list[torch.Tensor]]:
+def features(
+    source: Source, rows: np.ndarray, extractors: Sequence[Any], side: str, notes: list[str]
+) -> tuple[list[str], list[torch.Tensor]]:
     """(content hash of each image, features [n, d] per extractor) of the images at `rows`, each decoded once, BATCH at a time.
 
     The features lie in temporary files mapped into memory (4 n d bytes, gone with the tensors), so that the system may drop what is not in use.
@@ -203,7 +256,13 @@ def features(source: Source, rows: np.ndarray, extractors: Sequence[Any], side: 
 def doubles(side: str, hashes: Sequence[str]) -> list[str]:
     """What to say of copies within a set."""
     found = copies(hashes)
-    return [f"{side}: {found} of {len(hashes)} images are exact copies of another; they are measured as they are"] if found else []
+    return (
+        [
+            f"{side}: {found} of {len(hashes)} images are exact copies of another; they are measured as they are"
+        ]
+        if found
+        else []
+    )
 
 
 def _on_disk(n: int, d: int) -> torch.Tensor:
@@ -225,5 +284,7 @@ def _concept_of(source: Source, rows: np.ndarray, names: list[str], side: str) -
     found = assign(texts, names)
     without = [text for text, label in zip(texts, found.tolist(), strict=True) if label < 0]
     if without:
-        raise DataError(f"{side}: {len(without)} of {len(texts)} captions name no concept, the first: '{without[0]}'; add it to the concepts")
+        raise DataError(
+            f"{side}: {len(without)} of {len(texts)} captions name no concept, the first: '{without[0]}'; add it to the concepts"
+        )
     return found

@@ -35,7 +35,9 @@ def matched(images: np.ndarray, like: np.ndarray) -> np.ndarray:
     for _ in range(ROUNDS):  # clipping and levels bend the spectrum a little, so that one round is not enough
         gain = np.sqrt(np.clip(target / np.maximum(_power(x), 1e-12), 1 / MOST**2, MOST**2))
         gain[0] = 1  # the mean of an image is content; that of all is a level
-        x = np.fft.ifft2(np.fft.fft2(_mirrored(x), axes=(1, 2)) * gain[ring][None, :, :, None], axes=(1, 2)).real[:, :height, :width]
+        x = np.fft.ifft2(
+            np.fft.fft2(_mirrored(x), axes=(1, 2)) * gain[ring][None, :, :, None], axes=(1, 2)
+        ).real[:, :height, :width]
         luma = _luma(x)[..., None]
         if x.shape[3] == 3:
             x = luma + (x - luma) * min(MOST, _chroma(y) / max(_chroma(x), 1e-12))
@@ -47,7 +49,9 @@ def _levelled(luma: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """`luma` on the grey levels of others, rank by rank over all pixels of all images; `levels` sorted."""
     order = np.argsort(luma, axis=None, kind="stable")
     out = np.empty(luma.size)
-    out[order] = np.interp(np.arange(luma.size) / max(luma.size - 1, 1), np.linspace(0, 1, len(levels)), levels)
+    out[order] = np.interp(
+        np.arange(luma.size) / max(luma.size - 1, 1), np.linspace(0, 1, len(levels)), levels
+    )
     return out.reshape(luma.shape)
 
 
@@ -62,13 +66,17 @@ def reencoded(images: np.ndarray, quality: int = 75) -> np.ndarray:
 
 def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     file = io.BytesIO()
-    Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(file, "JPEG", quality=quality, subsampling=0)
+    Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(
+        file, "JPEG", quality=quality, subsampling=0
+    )
     return np.asarray(Image.open(file)).reshape(image.shape)
 
 
 def _ring(height: int, width: int) -> np.ndarray:
     """Number of the frequency ring of each coefficient, int64 [H, W]; ring 0 is the mean alone."""
-    return np.ceil(np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)) * min(height, width) - 1e-9).astype(np.int64)
+    return np.ceil(
+        np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)) * min(height, width) - 1e-9
+    ).astype(np.int64)
 
 
 def _mirrored(x_NHWC: np.ndarray) -> np.ndarray:

@@ -94,21 +94,29 @@ def diagnose(
     Raises DataError for unusable sets, MeasureError for fewer than 30 images.
     """
     if not len(generations):
-        raise DataError("there is no generation to diagnose; give at least one set of images beside the reference")
+        raise DataError(
+            "there is no generation to diagnose; give at least one set of images beside the reference"
+        )
     notes: list[str] = []
     names = ["reference", *(f"generation {t}" for t in range(len(generations)))]
-    given = dict(zip(names, [reference, *generations], strict=True)) | ({} if train is None else {"train": train})
+    given = dict(zip(names, [reference, *generations], strict=True)) | (
+        {} if train is None else {"train": train}
+    )
     with reading(" and ".join(given)):
         sources = open_sides(given, image_size, max_bad, notes)
     notes += [line for side, source in sources.items() for line in source.account.told(side)]
     n = min(len(sources["reference"]) // 2, *(len(sources[name]) for name in names[1:]))
     if count is not None and count > n:
-        raise MeasureError(f"count {count} is more than the {n} images that half of the reference and every generation have")
+        raise MeasureError(
+            f"count {count} is more than the {n} images that half of the reference and every generation have"
+        )
     n = min(n, 1000) if count is None else count
     classes, label = _labelling(sources, concepts)
 
     def read(name: str, most: int) -> Images:
-        rows = numpy_generator("diagnose", seed, "samples" if name.startswith("generation") else name).permutation(len(sources[name]))[:most]
+        rows = numpy_generator(
+            "diagnose", seed, "samples" if name.startswith("generation") else name
+        ).permutation(len(sources[name]))[:most]
         with reading(name):
             pixels = np.stack([sources[name].read(int(i)) for i in rows])
         return Images(pixels, label(name, rows))
@@ -125,7 +133,9 @@ def diagnose(
         [sets[name] for name in names[1:]],
         train=sets.get("train"),
         classes=classes,
-        extractors=[open_extractor(spec, device=device) for spec in extractors or spaces(both.pixels.shape[1])],
+        extractors=[
+            open_extractor(spec, device=device) for spec in extractors or spaces(both.pixels.shape[1])
+        ],
         neighbours=neighbours,
         resamples=resamples,
         seed=seed,
@@ -151,13 +161,17 @@ def diagnose_run(
 
     config, about = run.config, run.about
     if config.exact:
-        raise MeasureError(f"family {config.model.family} makes no images to diagnose; its laws are checked by difflab theory")
+        raise MeasureError(
+            f"family {config.model.family} makes no images to diagnose; its laws are checked by difflab theory"
+        )
     done = run.generations
     if not done:
         raise MeasureError(f"{run.path} has no measured generation yet; go on with difflab run")
     n_train, most = about["n_train"], measured_count(run)
     if count is not None and count > most:
-        raise MeasureError(f"count {count} is more than the {most} images that samples, train split and held-out all have")
+        raise MeasureError(
+            f"count {count} is more than the {most} images that samples, train split and held-out all have"
+        )
     n = min(most, 1000) if count is None else count
     own = [spec for spec in config.measure.extractors if spec != "texture"]
     specs = extractors or list(dict.fromkeys([*own, *spaces(about["record"][0])]))
@@ -179,7 +193,10 @@ def diagnose_run(
         train=real(0, trained),
         unseen=real(n, n_train) if n_train > n else None,
         classes=about["classes"],
-        extractors=[open_extractor(spec, fitted=run.path / "real" / "fitted.safetensors", device=device) for spec in specs],
+        extractors=[
+            open_extractor(spec, fitted=run.path / "real" / "fitted.safetensors", device=device)
+            for spec in specs
+        ],
         neighbours=config.measure.neighbours,
         resamples=resamples,
         seed=seed,
@@ -195,13 +212,17 @@ def chain_of(run: Any, generation: int) -> Chain:
     import pyarrow.parquet as parquet
 
     config = run.config
-    pools = parquet.read_table(run.gen(generation) / "train_set.parquet", columns=["pool"])["pool"].to_pylist()
+    pools = parquet.read_table(run.gen(generation) / "train_set.parquet", columns=["pool"])[
+        "pool"
+    ].to_pylist()
     fresh, real = pools.count("fresh_real") / len(pools), 1 - pools.count("synthetic") / len(pools)
     guidance = config.sample.guidance_scale
     for policy in config.policies:
         if policy.policy == "guidance_by_generation" and policy.acts("sampling", generation):
             guidance = policy.scale(generation, guidance)
-    acting = tuple(policy.policy for policy in config.policies if policy.policy != "temperature" or policy.scale < 1)
+    acting = tuple(
+        policy.policy for policy in config.policies if policy.policy != "temperature" or policy.scale < 1
+    )
     return Chain(real, fresh, guidance, config.train.start_from, acting)
 
 
@@ -210,12 +231,18 @@ def spaces(side: int) -> list[str]:
     return list(dict.fromkeys((["pixels"] if side <= 64 else []) + [default_extractor()]))
 
 
-def _labelling(sources: Mapping[str, Any], concepts: Any) -> tuple[list[str] | None, Callable[[str, np.ndarray], np.ndarray | None]]:
+def _labelling(
+    sources: Mapping[str, Any], concepts: Any
+) -> tuple[list[str] | None, Callable[[str, np.ndarray], np.ndarray | None]]:
     """The names of the classes, and (side, rows) -> labels: of the concepts that captions name, else of the reference's class folders."""
     from difflab.metrics import assign, read_concepts
 
     if concepts is not None:
-        told = list(read_concepts(concepts, sources["reference"].prompts) if isinstance(concepts, (str, Path)) else concepts)
+        told = list(
+            read_concepts(concepts, sources["reference"].prompts)
+            if isinstance(concepts, (str, Path))
+            else concepts
+        )
 
         def by_caption(side: str, rows: np.ndarray) -> np.ndarray | None:
             source = sources[side]
@@ -223,7 +250,9 @@ def _labelling(sources: Mapping[str, Any], concepts: Any) -> tuple[list[str] | N
                 return None
             found = assign([source.prompts[i] for i in rows], told).numpy()
             if (found < 0).any():
-                raise DataError(f"{side}: the caption '{source.prompts[rows[int((found < 0).argmax())]]}' names no concept; add it to the concepts")
+                raise DataError(
+                    f"{side}: the caption '{source.prompts[rows[int((found < 0).argmax())]]}' names no concept; add it to the concepts"
+                )
             return found
 
         return told, by_caption
@@ -238,7 +267,9 @@ def _labelling(sources: Mapping[str, Any], concepts: Any) -> tuple[list[str] | N
             return None
         foreign = [name for name in source.classes if name not in at]
         if foreign:
-            raise DataError(f"{side}: class '{foreign[0]}' is none of the reference's ({', '.join(names[:8])}); name the folders alike")
+            raise DataError(
+                f"{side}: class '{foreign[0]}' is none of the reference's ({', '.join(names[:8])}); name the folders alike"
+            )
         return np.array([at[source.classes[i]] for i in source.labels[rows]], dtype=np.int64)
 
     return names, by_class
@@ -271,7 +302,11 @@ class _Real:
         self._known: dict[tuple[str, int], tuple[np.ndarray, torch.Tensor]] = {}
         self.notes: dict[str, None] = {}  # what measures left out, each once, in order
         parts = [self.reference] + ([] if self.unseen is None else [self.unseen])
-        labels = np.concatenate([part.labels for part in parts]) if all(part.labels is not None for part in parts) else np.zeros(0, np.int64)  # type: ignore[misc]
+        labels = (
+            np.concatenate([part.labels for part in parts])
+            if all(part.labels is not None for part in parts)
+            else np.zeros(0, np.int64)
+        )  # type: ignore[misc]
         if not self.judges and len(np.unique(labels)) > 1:
             assert self.classes is not None
             for space in self.extractors:
@@ -282,7 +317,10 @@ class _Real:
         """Features of `images`, each set extracted once."""
         key = (space.name, id(images.pixels))
         if key not in self._known:
-            self._known[key] = (images.pixels, space(torch.from_numpy(images.pixels)))  # pixels kept: an id lasts as long as its object
+            self._known[key] = (
+                images.pixels,
+                space(torch.from_numpy(images.pixels)),
+            )  # pixels kept: an id lasts as long as its object
         return self._known[key][1]
 
     @cached_property
@@ -314,13 +352,25 @@ class _Real:
         if self.known:
             unseen = ~within(contents_of(self.reference.pixels), self.known)
             if unseen.sum() < LEAST:
-                return {(space.name, name): f"{name} has no control: the reference images are training images" for name in METRICS_OF_COPIES}
+                return {
+                    (space.name, name): f"{name} has no control: the reference images are training images"
+                    for name in METRICS_OF_COPIES
+                }
             own = own[torch.from_numpy(unseen)]
-        pair = Pair(own, own if samples is None else samples, train=self.features(space, self.train), neighbours=self.neighbours)
+        pair = Pair(
+            own,
+            own if samples is None else samples,
+            train=self.features(space, self.train),
+            neighbours=self.neighbours,
+        )
         return self.read(space.name, pair, METRICS_OF_COPIES)
 
     def look(self, images: Images) -> dict[Key, Found]:
-        return self.read("texture", Pair(self.features(self.texture, self.reference), self.features(self.texture, images)), METRICS_OF_LOOK)
+        return self.read(
+            "texture",
+            Pair(self.features(self.texture, self.reference), self.features(self.texture, images)),
+            METRICS_OF_LOOK,
+        )
 
     def read(self, space: str, pair: Pair, metrics: Sequence[str]) -> dict[Key, Found]:
         """(value, standard error) of each measure by half-samples, or the reason why it has none."""
@@ -329,7 +379,12 @@ class _Real:
             metric = METRICS[name]
             try:
                 value = metric.of(pair)
-                error = float(np.std(resampled(metric, pair, range(self.resamples), seed_of("diagnose", self.seed, name)), ddof=1))
+                error = float(
+                    np.std(
+                        resampled(metric, pair, range(self.resamples), seed_of("diagnose", self.seed, name)),
+                        ddof=1,
+                    )
+                )
             except MeasureError as reason:
                 out[space, name] = str(reason)
                 continue
@@ -343,7 +398,10 @@ class _Real:
 
     def controls(self) -> dict[str, dict[Key, Found]]:
         """Readings of other real images as they are and re-encoded, in the place of samples."""
-        out = {name: self.content(images) | self.look(images) for name, images in (("real images", self.other), ("re-encoded", self.encoded))}
+        out = {
+            name: self.content(images) | self.look(images)
+            for name, images in (("real images", self.other), ("re-encoded", self.encoded))
+        }
         for space in self.extractors:
             out["real images"] |= self.copies(space, None)
         return out
@@ -362,7 +420,10 @@ Key = tuple[str, str]
 Found = tuple[float, float] | str
 """Value and standard error, or the reason why there is none."""
 METRICS_OF_CONTENT = [*dict.fromkeys(sign.metric for name in CONTENT for sign in SIGNS[name]), REPEATS.metric]
-METRICS_OF_LOOK = [*dict.fromkeys(sign.metric for signs in LOOKS.values() for sign in signs), "texture_distance"]
+METRICS_OF_LOOK = [
+    *dict.fromkeys(sign.metric for signs in LOOKS.values() for sign in signs),
+    "texture_distance",
+]
 METRICS_OF_COPIES = [sign.metric for sign in COPIES]
 
 
@@ -393,9 +454,27 @@ def examine(
     """
     n = min(len(reference), len(other), *(len(g) for g in generations))
     if n < LEAST:
-        raise MeasureError(f"a diagnosis wants {LEAST} images or more of every generation and twice as many real ones, got {n}")
-    equal = _Equal(contents_of(reference.pixels), contents_of(other.pixels), [] if train is None else contents_of(train.pixels))
-    real = _Real(reference[:n], other[:n], train, unseen, extractors, open_extractor("texture"), classes, neighbours, resamples, seed, equal.known)
+        raise MeasureError(
+            f"a diagnosis wants {LEAST} images or more of every generation and twice as many real ones, got {n}"
+        )
+    equal = _Equal(
+        contents_of(reference.pixels),
+        contents_of(other.pixels),
+        [] if train is None else contents_of(train.pixels),
+    )
+    real = _Real(
+        reference[:n],
+        other[:n],
+        train,
+        unseen,
+        extractors,
+        open_extractor("texture"),
+        classes,
+        neighbours,
+        resamples,
+        seed,
+        equal.known,
+    )
     findings: list[Finding] = []
     first: tuple[Images, dict[Key, Found]] | None = None
     controls = real.controls()
@@ -404,7 +483,13 @@ def examine(
         equal.judge(finding, contents_of(images[:n].pixels))
         findings.append(finding)
     over_time(findings)
-    recipe = {"extractors": [e.recipe for e in extractors], "n": n, "neighbours": neighbours, "resamples": resamples, "z": Z}
+    recipe = {
+        "extractors": [e.recipe for e in extractors],
+        "n": n,
+        "neighbours": neighbours,
+        "resamples": resamples,
+        "z": Z,
+    }
     return Diagnosis(findings, [*(notes or []), *real.notes], recipe, equal.doubts)
 
 
@@ -426,7 +511,11 @@ class _Equal:
         self.doubts: list[str] = []
         if self.known:
             same = set(reference) == set(train)
-            said = "reference and train are the same images" if same else f"{_part(trained, len(reference))} reference images are training images"
+            said = (
+                "reference and train are the same images"
+                if same
+                else f"{_part(trained, len(reference))} reference images are training images"
+            )
             self.doubts.append(
                 f"{said}, pixel for pixel: near copies of training images cannot be told from what unseen real images show, and samples "
                 "are nearer to the reference than to unseen images; give a reference that no model was trained on"
@@ -434,7 +523,10 @@ class _Equal:
 
     def judge(self, finding: Finding, samples: list[str]) -> None:
         """Note in a finding how many samples are real images, and what they are where those are many."""
-        trained, unseen = within(samples, self.train), within(samples, self.reference) & ~within(samples, self.train)
+        trained, unseen = (
+            within(samples, self.train),
+            within(samples, self.reference) & ~within(samples, self.train),
+        )
         finding.equal = {"training images": int(trained.sum()), "reference images": int(unseen.sum())}
         finding.copies_told = not self.known
         for name, count in (("reference images", int(unseen.sum())), ("overfitting", int(trained.sum()))):
@@ -447,14 +539,22 @@ def _part(count: int, n: int) -> str:
 
 
 def _finding(
-    real: _Real, images: Images, controls: dict[str, dict[Key, Found]], number: int, first: tuple[Images, dict[Key, Found]] | None, several: bool
+    real: _Real,
+    images: Images,
+    controls: dict[str, dict[Key, Found]],
+    number: int,
+    first: tuple[Images, dict[Key, Found]] | None,
+    several: bool,
 ) -> tuple[Finding, tuple[Images, dict[Key, Found]]]:
     """The finding of one generation, and generation 0 with its readings (these very ones where `first` is None)."""
     own = _measure(real, images)
     if first is None:
         against = controls | {f"real images {LOOK}": _in_look(real, real.other, images)}
     else:
-        against = controls | {"generation 0": first[1], f"generation 0 {LOOK}": _in_look(real, first[0], images)}
+        against = controls | {
+            "generation 0": first[1],
+            f"generation 0 {LOOK}": _in_look(real, first[0], images),
+        }
     readings, left_out = _readings(real, own, against, len(images))
     finding = judge(readings, number)
     gone = _gone(real, images)
@@ -495,9 +595,13 @@ def _rest(real: _Real, images: Images, kept: np.ndarray, number: int) -> Finding
     return judge(_readings(part, own, against, n)[0], number)
 
 
-def _readings(real: _Real, own: dict[Key, Found], against: dict[str, dict[Key, Found]], n: int) -> tuple[dict[str, list[Reading]], dict[str, str]]:
+def _readings(
+    real: _Real, own: dict[Key, Found], against: dict[str, dict[Key, Found]], n: int
+) -> tuple[dict[str, list[Reading]], dict[str, str]]:
     """Readings by definition, and why measures were left out."""
-    variance = {space.name: trace_of_covariance(real.features(space, real.reference)) for space in real.extractors}
+    variance = {
+        space.name: trace_of_covariance(real.features(space, real.reference)) for space in real.extractors
+    }
     left_out: dict[str, str] = {}
 
     def readings(signs: Sequence[Sign]) -> list[Reading]:
@@ -509,16 +613,29 @@ def _readings(real: _Real, own: dict[Key, Found], against: dict[str, dict[Key, F
                 controls = {
                     name: c
                     for name, found in against.items()
-                    if isinstance(c := found.get((space, sign.metric)), tuple) and (sign.in_look or not name.endswith(LOOK))
+                    if isinstance(c := found.get((space, sign.metric)), tuple)
+                    and (sign.in_look or not name.endswith(LOOK))
                 }
                 if isinstance(value, str) or isinstance(unread, str):
-                    left_out[sign.metric] = value if isinstance(value, str) else f"{sign.metric} has no value between real images: {unread}"
+                    left_out[sign.metric] = (
+                        value
+                        if isinstance(value, str)
+                        else f"{sign.metric} has no value between real images: {unread}"
+                    )
                     continue
-                unit = {"floor": abs(controls["real images"][0]), "variance": variance.get(space, 1.0), "one": 1.0}.get(sign.of, 1.0)
+                unit = {
+                    "floor": abs(controls["real images"][0]),
+                    "variance": variance.get(space, 1.0),
+                    "one": 1.0,
+                }.get(sign.of, 1.0)
                 out.append(Reading(sign, *value, controls, unit, n, space))
         return out
 
-    groups = SIGNS | {"repeats": (REPEATS,), "copies": COPIES, "encoding": (Sign("texture_distance", "higher", 0.0, "one"),)}
+    groups = SIGNS | {
+        "repeats": (REPEATS,),
+        "copies": COPIES,
+        "encoding": (Sign("texture_distance", "higher", 0.0, "one"),),
+    }
     groups |= {f"look: {name}": signs for name, signs in LOOKS.items()}
     return {name: readings(signs) for name, signs in groups.items()}, left_out
 

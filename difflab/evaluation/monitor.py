@@ -88,14 +88,23 @@ class Monitor:
         device: str | torch.device = "cpu",
     ) -> None:
         self.metrics = list(metrics) if metrics is not None else [*COMMON, *TEXTURE]
-        refused = [name for name in self.metrics if METRICS[name].needs in ("judge", "concepts", "train", "own")]
+        refused = [
+            name for name in self.metrics if METRICS[name].needs in ("judge", "concepts", "train", "own")
+        ]
         if refused:
             raise MeasureError(f"{refused[0]} needs more than real images; use difflab.compare, or a run")
         self.rows: list[Row] = []
         self.alarms: list[Alarm] = []
         self.notes: list[str] = []
-        self.neighbours, self.resamples, self.seed, self.accelerator = neighbours, resamples, seed, accelerator
-        self._extractors = [open_extractor(name, device=device) for name in extractors or (default_extractor(), "texture")]
+        self.neighbours, self.resamples, self.seed, self.accelerator = (
+            neighbours,
+            resamples,
+            seed,
+            accelerator,
+        )
+        self._extractors = [
+            open_extractor(name, device=device) for name in extractors or (default_extractor(), "texture")
+        ]
 
         def read() -> tuple[Source, list[str], list[torch.Tensor]]:
             source = open_sides({"reference": reference}, image_size, 0.01, self.notes)["reference"]
@@ -130,28 +139,53 @@ class Monitor:
                 neighbours=self.neighbours,
                 identity=self._identity,
                 generation=step,
-                resample=lambda metric, pair: resampled(metric, pair, range(self.resamples), seed_of("monitor", self.seed, metric.name)),
+                resample=lambda metric, pair: resampled(
+                    metric, pair, range(self.resamples), seed_of("monitor", self.seed, metric.name)
+                ),
             )
         for row in new:
             if self._worse(row):
                 self.alarms.append(Alarm(step, row["metric"], row["extractor"]))
                 if warn:
                     between = f"{row['value']:.3g} [{row['ci_low']:.3g}, {row['ci_high']:.3g}]"
-                    warnings.warn(f"step {step}: {row['metric']} ({row['extractor']}) is {between}, floor {row['floor']:.3g}", CollapseWarning, 2)
+                    warnings.warn(
+                        f"step {step}: {row['metric']} ({row['extractor']}) is {between}, floor {row['floor']:.3g}",
+                        CollapseWarning,
+                        2,
+                    )
         self.rows += new
         if self.accelerator is not None:
-            self.accelerator.log({f"difflab/{r['metric']}/{r['extractor']}": r["value"] for r in new if r["value"] is not None}, step=step)
+            self.accelerator.log(
+                {
+                    f"difflab/{r['metric']}/{r['extractor']}": r["value"]
+                    for r in new
+                    if r["value"] is not None
+                },
+                step=step,
+            )
         return new
 
     def _features(self, images: Any) -> list[torch.Tensor]:
         """Features [n, d] of a process's own images in each space, in the colours of the reference."""
         source = open_sides({"images": images}, self._size, 0.0, [])["images"]
         if source.channels > self._channels:
-            raise DataError("images are in colour and the reference is grey: give a reference in colour, or grey images")
+            raise DataError(
+                "images are in colour and the reference is grey: give a reference in colour, or grey images"
+            )
         if source.channels < self._channels:
             grey = source.read
-            source = replace(source, channels=self._channels, read=lambda index: np.repeat(grey(index), self._channels, axis=2))
-        return features(source, numpy_generator("monitor", self.seed).permutation(len(source)), self._extractors, "images", [])[1]
+            source = replace(
+                source,
+                channels=self._channels,
+                read=lambda index: np.repeat(grey(index), self._channels, axis=2),
+            )
+        return features(
+            source,
+            numpy_generator("monitor", self.seed).permutation(len(source)),
+            self._extractors,
+            "images",
+            [],
+        )[1]
 
     def _together(self, work: Callable[[], T]) -> T:
         """The result of `work`, once all processes have theirs; an error of one is raised in all, so that none waits for it for ever."""
@@ -162,7 +196,13 @@ class Monitor:
             result = work()
         except Exception as error:  # whatever it is, the others must hear of it
             failed = error
-        said = None if failed is None else str(failed) if isinstance(failed, DifflabError) else f"{type(failed).__name__}: {failed}"
+        said = (
+            None
+            if failed is None
+            else str(failed)
+            if isinstance(failed, DifflabError)
+            else f"{type(failed).__name__}: {failed}"
+        )
         everywhere = gather_object([said])
         if failed is not None:
             raise failed
@@ -190,12 +230,16 @@ class Monitor:
         return pd.DataFrame(self.rows).rename(columns={"generation": "step"})
 
     def _worse(self, row: Row) -> bool:
-        first = next((r for r in self.rows if (r["metric"], r["extractor"]) == (row["metric"], row["extractor"])), None)
+        first = next(
+            (r for r in self.rows if (r["metric"], r["extractor"]) == (row["metric"], row["extractor"])), None
+        )
         if first is None or first["ci_low"] is None or row["ci_low"] is None:
             return False
         better = METRICS["fd" if row["metric"] == "fid" else row["metric"]].better
         if better == "real":
-            if abs(row["value"] - row["floor"]) <= abs(first["value"] - first["floor"]):  # no farther from the floor
+            if abs(row["value"] - row["floor"]) <= abs(
+                first["value"] - first["floor"]
+            ):  # no farther from the floor
                 return False
             better = "lower" if row["value"] > first["value"] else "higher"
         return row["ci_high"] < first["ci_low"] if better == "higher" else row["ci_low"] > first["ci_high"]

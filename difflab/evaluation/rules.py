@@ -68,16 +68,35 @@ SIGNS: dict[str, tuple[Sign, ...]] = {
     VARIANCE: (Sign("trace_ratio", "lower"), Sign("within_class_ratio", "lower"), Sign("vendi", "lower")),
     ENTANGLED: (Sign("class_accuracy", "lower"), Sign("class_margin", "lower")),
     # A third where a measure reads a tenth of the images, or a few classes, or (density) has no upper end: less would never be told.
-    TAILS: (Sign("recall", "lower"), Sign("coverage", "lower"), Sign("tail_recall", "lower", 0.3), Sign("rare_class_survival", "lower", 0.3)),
+    TAILS: (
+        Sign("recall", "lower"),
+        Sign("coverage", "lower"),
+        Sign("tail_recall", "lower", 0.3),
+        Sign("rare_class_survival", "lower", 0.3),
+    ),
     HALLUCINATED: (Sign("precision", "lower"), Sign("density", "lower", 0.3)),
 }
-REPEATS = Sign("spacing_ratio", "lower", 0.8, "control", in_look=False)  # a fifth as far apart as real images; a few images have no look to speak of
+REPEATS = Sign(
+    "spacing_ratio", "lower", 0.8, "control", in_look=False
+)  # a fifth as far apart as real images; a few images have no look to speak of
 COPIES = (Sign("near_duplicates", "higher", 0.05, "one"),)
 LOOKS = {  # in real interquartile ranges: a quarter of one is half way from the median image to where every fourth image is beyond
-    "blurred": (Sign("sharpness_shift", "lower", 0.25, "one"), Sign("high_frequency_shift", "lower", 0.25, "one")),
-    "sharpened": (Sign("sharpness_shift", "higher", 0.25, "one"), Sign("high_frequency_shift", "higher", 0.25, "one")),
-    "saturated": (Sign("saturation_shift", "higher", 0.25, "one"), Sign("colourfulness_shift", "higher", 0.25, "one")),
-    "faded": (Sign("saturation_shift", "lower", 0.25, "one"), Sign("colourfulness_shift", "lower", 0.25, "one")),
+    "blurred": (
+        Sign("sharpness_shift", "lower", 0.25, "one"),
+        Sign("high_frequency_shift", "lower", 0.25, "one"),
+    ),
+    "sharpened": (
+        Sign("sharpness_shift", "higher", 0.25, "one"),
+        Sign("high_frequency_shift", "higher", 0.25, "one"),
+    ),
+    "saturated": (
+        Sign("saturation_shift", "higher", 0.25, "one"),
+        Sign("colourfulness_shift", "higher", 0.25, "one"),
+    ),
+    "faded": (
+        Sign("saturation_shift", "lower", 0.25, "one"),
+        Sign("colourfulness_shift", "lower", 0.25, "one"),
+    ),
     "more contrast": (Sign("contrast_shift", "higher", 0.25, "one"),),
     "less contrast": (Sign("contrast_shift", "lower", 0.25, "one"),),
 }
@@ -130,16 +149,34 @@ def advice(name: str, chain: Chain) -> str:
     now = "" if chain.guidance is None else f" (now {chain.guidance:g})"
     if name == "early":
         narrowing = [f"the policy {policy}" for policy in chain.policies if policy in NARROWING]
-        steps = [_real_images(chain), *([f"lower guidance{now}"] if chain.guided else []), *(f"leave out {own}, which narrows" for own in narrowing)]
+        steps = [
+            _real_images(chain),
+            *([f"lower guidance{now}"] if chain.guided else []),
+            *(f"leave out {own}, which narrows" for own in narrowing),
+        ]
         return _joined(steps) + ("" if chain.real == 1 else "; tails return with real data only")
     if name == "late":
         steps = ["go back to the last generation before"]
-        steps += ["train from the base instead of the previous model"] if chain.start_from == "previous" else []
-        steps += ["filter samples by a judge trained on real images"] if "verifier" not in chain.policies else []
+        steps += (
+            ["train from the base instead of the previous model"] if chain.start_from == "previous" else []
+        )
+        steps += (
+            ["filter samples by a judge trained on real images"] if "verifier" not in chain.policies else []
+        )
         return _joined([*steps, *([] if chain.real is None else [_real_images(chain)])])
     if name == "overfitting":
-        steps = ["train " + ("on more real images" if "early_stop" in chain.policies else "for fewer images seen or on more real images")]
-        return _joined(steps + (["remove duplicates from the training set"] if "deduplicate" not in chain.policies else []))
+        steps = [
+            "train "
+            + (
+                "on more real images"
+                if "early_stop" in chain.policies
+                else "for fewer images seen or on more real images"
+            )
+        ]
+        return _joined(
+            steps
+            + (["remove duplicates from the training set"] if "deduplicate" not in chain.policies else [])
+        )
     if name in HELP:
         return HELP[name]
     check = f"resizing and guidance{now}" if chain.guided else "resizing"
@@ -159,7 +196,11 @@ def _real_images(chain: Chain) -> str:
 
 def _joined(steps: Sequence[str]) -> str:
     """'a', 'a and b', 'a, b, and c'."""
-    return steps[0] if len(steps) == 1 else ", ".join(steps[:-1]) + (", and " if len(steps) > 2 else " and ") + steps[-1]
+    return (
+        steps[0]
+        if len(steps) == 1
+        else ", ".join(steps[:-1]) + (", and " if len(steps) > 2 else " and ") + steps[-1]
+    )
 
 
 @dataclass(frozen=True)
@@ -177,7 +218,10 @@ class Reading:
     def effects(self) -> dict[str, tuple[float, float]]:
         """Harm beyond each control and its standard error; above 0 = the samples are worse. For looks, how much further out they are."""
         side = 1 if self.sign.worse == "higher" else -1
-        return {name: (side * (self.value - value), math.hypot(self.error, error)) for name, (value, error) in self.controls.items()}
+        return {
+            name: (side * (self.value - value), math.hypot(self.error, error))
+            for name, (value, error) in self.controls.items()
+        }
 
     @property
     def nearest(self) -> str:
@@ -198,7 +242,11 @@ class Reading:
         return self.sign.relevant * self.unit
 
     def _needed(self, control: str) -> float:
-        return self.sign.relevant * abs(self.controls[control][0]) if self.sign.of == "control" else self.relevant
+        return (
+            self.sign.relevant * abs(self.controls[control][0])
+            if self.sign.of == "control"
+            else self.relevant
+        )
 
     @property
     def verdict(self) -> str:
@@ -281,19 +329,33 @@ class Finding:
 
     def evidence(self, most: int = 6) -> list[str]:
         """What speaks for it: the readings that are present, the surest first."""
-        found = [(r, name) for name, readings in self.readings.items() for r in readings if r.verdict == PRESENT]
+        found = [
+            (r, name) for name, readings in self.readings.items() for r in readings if r.verdict == PRESENT
+        ]
         lines = [f"{name}: {r}" for r, name in sorted(found, key=lambda item: -item[0].z)[:most]]
-        counts = [(f"all {self.n}" if count == self.n else f"{count} of {self.n}", name) for name, count in self.equal.items() if count]
+        counts = [
+            (f"all {self.n}" if count == self.n else f"{count} of {self.n}", name)
+            for name, count in self.equal.items()
+            if count
+        ]
         return lines + [f"copies: {count} samples are {name}, pixel for pixel" for count, name in counts]
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per definition, with its deciding reading, for JSON."""
-        shared = {"generation": self.generation, "diagnosis": self.name, "stage": self.stage, "instead": self.instead, "looks": self.looks}
+        shared = {
+            "generation": self.generation,
+            "diagnosis": self.name,
+            "stage": self.stage,
+            "instead": self.instead,
+            "looks": self.looks,
+        }
         shared |= {f"equal_to_{name.replace(' ', '_')}": count for name, count in self.equal.items()}
         out = []
         for name, verdict in self.profile.items():
             readings = self.readings.get(name, [])
-            deciding = max(readings, key=lambda r: (r.verdict == verdict, r.z)).row() if readings else {"n": self.n}
+            deciding = (
+                max(readings, key=lambda r: (r.verdict == verdict, r.z)).row() if readings else {"n": self.n}
+            )
             out.append(shared | deciding | {"definition": name, "verdict": verdict})
         return out
 
@@ -310,7 +372,10 @@ class Diagnosis:
     @property
     def first_alarm(self) -> tuple[int, list[str]] | None:
         """(generation, measures) of the first alarm: which measures would have been the first to see it."""
-        by = {generation: [m for m, t in self.alarms.items() if t == generation] for generation in self.alarms.values()}
+        by = {
+            generation: [m for m, t in self.alarms.items() if t == generation]
+            for generation in self.alarms.values()
+        }
         return (min(by), by[min(by)]) if by else None
 
     @property
@@ -366,14 +431,20 @@ def judge(readings: dict[str, list[Reading]], number: int) -> Finding:
     there = {name for name, verdict in profile.items() if verdict == PRESENT}
     instead: list[str] = []
     few = [r for r in readings[TAILS] if r.sign.metric == "coverage"]
-    if verdict(readings["repeats"]) == PRESENT and verdict(few) == PRESENT:  # close together alone are images of a narrowed class, too
+    if (
+        verdict(readings["repeats"]) == PRESENT and verdict(few) == PRESENT
+    ):  # close together alone are images of a narrowed class, too
         stage = "catastrophic"
     elif ENTANGLED in there and not _as_real(readings):
         stage = "late"
     elif there & {VARIANCE, TAILS}:
         stage = "early"
     else:
-        stage = "none" if all(profile[name] == ABSENT for name in (VARIANCE, ENTANGLED, TAILS) if readings[name]) else "cannot tell"
+        stage = (
+            "none"
+            if all(profile[name] == ABSENT for name in (VARIANCE, ENTANGLED, TAILS) if readings[name])
+            else "cannot tell"
+        )
         if ENTANGLED in there:  # the images are as real ones, only not what was asked for
             instead.append("poisoned labels")
     if verdict(readings["copies"]) == PRESENT:
@@ -391,9 +462,15 @@ def _as_real(readings: dict[str, list[Reading]]) -> bool:
 
     The Frechet distance, which sees all of a distribution, has to be within 2 standard errors; the others within `Z`, as always.
     """
-    apart = [r for name in (INCREASE, VARIANCE, TAILS, HALLUCINATED) for r in readings[name] if r.sign.metric != "within_class_ratio"]
+    apart = [
+        r
+        for name in (INCREASE, VARIANCE, TAILS, HALLUCINATED)
+        for r in readings[name]
+        if r.sign.metric != "within_class_ratio"
+    ]
     return not _looks(readings) and not any(
-        all(r.worse_than(c, 2 if r.sign.metric == "fd" else Z) for c in r.controls if not c.endswith(LOOK)) for r in apart
+        all(r.worse_than(c, 2 if r.sign.metric == "fd" else Z) for c in r.controls if not c.endswith(LOOK))
+        for r in apart
     )
 
 
@@ -427,7 +504,11 @@ def over_time(findings: list[Finding]) -> None:
     Growth in the second half of the generations at least that of the first, both beyond chance: present. Growth in the second half
     below half of the first: absent. A finite chain shows no asymptote: this is the direction at its end.
     """
-    points = [(f.readings[INCREASE][-1].value, f.readings[INCREASE][-1].error) for f in findings if f.readings[INCREASE]]
+    points = [
+        (f.readings[INCREASE][-1].value, f.readings[INCREASE][-1].error)
+        for f in findings
+        if f.readings[INCREASE]
+    ]
     if len(points) < COURSE or len(points) != len(findings):
         return
     middle = len(points) // 2
@@ -437,5 +518,7 @@ def over_time(findings: list[Finding]) -> None:
     last = findings[-1]
     if late - Z * late_error > 0 and late + 1.96 * late_error >= early:
         last.profile[DIVERGING] = PRESENT
-    elif late + 1.96 * late_error < max(early, 0) / 2 or (early <= 0 and late + 1.96 * late_error < last.readings[INCREASE][-1].relevant):
+    elif late + 1.96 * late_error < max(early, 0) / 2 or (
+        early <= 0 and late + 1.96 * late_error < last.readings[INCREASE][-1].relevant
+    ):
         last.profile[DIVERGING] = ABSENT

@@ -34,9 +34,14 @@ class Pool:
 
     def draw(self, rows: np.ndarray | None = None, count: int | None = None) -> np.ndarray:
         """Positions of `count` different images (default: as many as wanted) among `rows` (default: all). Raises DataError."""
-        rows, count = np.arange(len(self.images)) if rows is None else rows, self.count if count is None else count
+        rows, count = (
+            np.arange(len(self.images)) if rows is None else rows,
+            self.count if count is None else count,
+        )
         if len(rows) < count:
-            raise DataError(f"{len(rows)} images are left to draw {count} from; give a larger pool, a smaller count or a smaller degree")
+            raise DataError(
+                f"{len(rows)} images are left to draw {count} from; give a larger pool, a smaller count or a smaller degree"
+            )
         return self.rng.permutation(rows)[:count]
 
 
@@ -53,7 +58,13 @@ def kind(function: Callable[[Pool], Changed]) -> Callable[[Pool], Changed]:
 
 
 def simulate(
-    name: str, images: np.ndarray, labels: np.ndarray, degree: float, count: int, seed: int = 0, train: tuple[np.ndarray, np.ndarray] | None = None
+    name: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    degree: float,
+    count: int,
+    seed: int = 0,
+    train: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Changed:
     """`count` images (`fewer` gives fewer) drawn from real ones and changed in the way `name`, a pure function of its arguments.
 
@@ -68,7 +79,9 @@ def simulate(
     if not 0 < degree <= 1:
         raise DataError(f"degree is {degree}; it lies in (0, 1]")
     if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != (len(images),):
-        raise DataError(f"simulate wants uint8 images [n, H, W, C] and labels [n], got {images.dtype} {images.shape} and {labels.shape}")
+        raise DataError(
+            f"simulate wants uint8 images [n, H, W, C] and labels [n], got {images.dtype} {images.shape} and {labels.shape}"
+        )
     return KINDS[name](Pool(images, labels, degree, count, numpy_generator("simulate", name, seed), train))
 
 
@@ -109,7 +122,9 @@ def tails_cut(pool: Pool) -> Changed:
     for label in np.unique(pool.labels):
         own = np.flatnonzero(pool.labels == label)
         distance = np.square(flat[own] - flat[own].mean(0)).sum(1)
-        kept.append(own[np.argsort(distance, kind="stable")][: max(1, round(len(own) * (1 - 0.75 * pool.degree)))])
+        kept.append(
+            own[np.argsort(distance, kind="stable")][: max(1, round(len(own) * (1 - 0.75 * pool.degree)))]
+        )
     rows = pool.draw(np.concatenate(kept))
     return pool.images[rows], pool.labels[rows]
 
@@ -127,7 +142,9 @@ def repeated(pool: Pool) -> Changed:
     """Of n images n^(1 - degree) are different, the rest their copies but for a level of noise (catastrophic collapse)."""
     distinct = pool.draw(count=max(1, round(pool.count ** (1 - pool.degree))))
     rows = distinct[pool.rng.integers(0, len(distinct), pool.count)]
-    images = pool.images[rows].astype(np.int16) + pool.rng.integers(-1, 2, (pool.count, *pool.images.shape[1:]))
+    images = pool.images[rows].astype(np.int16) + pool.rng.integers(
+        -1, 2, (pool.count, *pool.images.shape[1:])
+    )
     return images.clip(0, 255).astype(np.uint8), pool.labels[rows]
 
 
@@ -173,14 +190,18 @@ def swapped(pool: Pool) -> Changed:
 def blurred(pool: Pool) -> Changed:
     """A Gaussian blur, of at most a tenth of the side (aesthetic collapse: detail dies)."""
     images, labels = nothing(pool)
-    return _each(images, lambda image: image.filter(ImageFilter.GaussianBlur(0.1 * pool.degree * image.width))), labels
+    return _each(
+        images, lambda image: image.filter(ImageFilter.GaussianBlur(0.1 * pool.degree * image.width))
+    ), labels
 
 
 @kind
 def sharpened(pool: Pool) -> Changed:
     """An unsharp mask of at most 400 percent."""
     images, labels = nothing(pool)
-    return _each(images, lambda image: image.filter(ImageFilter.UnsharpMask(1, round(400 * pool.degree), 0))), labels
+    return _each(
+        images, lambda image: image.filter(ImageFilter.UnsharpMask(1, round(400 * pool.degree), 0))
+    ), labels
 
 
 @kind
@@ -213,5 +234,8 @@ def _blend(images: np.ndarray, others: np.ndarray, share: float) -> np.ndarray:
 
 
 def _each(images: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    out = [np.asarray(change(Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image))) for image in images]
+    out = [
+        np.asarray(change(Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)))
+        for image in images
+    ]
     return np.stack(out).reshape(images.shape)

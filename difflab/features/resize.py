@@ -28,8 +28,15 @@ def resized(images: Tensor, size: int, how: str) -> Tensor:
               [100., 100.]]]])
     """
     known_resize(how)
-    if images.dtype != torch.uint8 or images.ndim != 4 or 0 in images.shape[1:] or not {images.shape[3], images.shape[1]} & {1, 3}:
-        raise MeasureError(f"a resize reads uint8 images [n, H, W, 1 or 3] or [n, 1 or 3, H, W], got {images.dtype} {tuple(images.shape)}")
+    if (
+        images.dtype != torch.uint8
+        or images.ndim != 4
+        or 0 in images.shape[1:]
+        or not {images.shape[3], images.shape[1]} & {1, 3}
+    ):
+        raise MeasureError(
+            f"a resize reads uint8 images [n, H, W, 1 or 3] or [n, 1 or 3, H, W], got {images.dtype} {tuple(images.shape)}"
+        )
     if size < 1:
         raise MeasureError(f"images are resized to at least 1 pixel a side, got {size}")
     images = images.permute(0, 3, 1, 2).contiguous() if images.shape[3] in (1, 3) else images
@@ -50,7 +57,9 @@ def bicubic(x_NCHW: Tensor, size: int) -> Tensor:
     """
     if x_NCHW.shape[2:] == (size, size):
         return x_NCHW
-    return F.interpolate(x_NCHW, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
+    return F.interpolate(x_NCHW, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(
+        0, 255
+    )
 
 
 def _clean(x_NCHW: Tensor, size: int) -> Tensor:
@@ -68,5 +77,9 @@ def _tf1(x_NCHW: Tensor, size: int) -> Tensor:
     return interpolate_bilinear_2d_like_tensorflow1x(x_NCHW, size=(size, size), align_corners=False)
 
 
-RESIZES: dict[str, Callable[[Tensor, int], Tensor]] = {"clean": _clean, "torchmetrics": _torchmetrics, "tf1": _tf1}
+RESIZES: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "clean": _clean,
+    "torchmetrics": _torchmetrics,
+    "tf1": _tf1,
+}
 """Every resize by name: float32 [n, C, H, W] in [0, 255] and a size in, [n, C, size, size] out."""

@@ -23,7 +23,13 @@ from difflab.loop.measure import JUDGES, Row
 from difflab.runs.run import Run
 
 FILE = "measures.yaml"
-NOTHING: dict[str, Any] = {"metrics": [], "judge": None, "concepts": None, "judge_drift": False, "aesthetic": None}
+NOTHING: dict[str, Any] = {
+    "metrics": [],
+    "judge": None,
+    "concepts": None,
+    "judge_drift": False,
+    "aesthetic": None,
+}
 Opened = tuple[Run, list[Any]]
 """The run as if it had been asked for one section alone, and the extractors of that."""
 
@@ -35,10 +41,13 @@ def added(run: Run) -> list[Measure]:
         return []
     try:
         return [
-            configs.parse(run.config.measure.model_dump() | NOTHING | section, str(path), Measure) for section in yaml.safe_load(path.read_text())
+            configs.parse(run.config.measure.model_dump() | NOTHING | section, str(path), Measure)
+            for section in yaml.safe_load(path.read_text())
         ]
     except (yaml.YAMLError, TypeError, ValueError, ConfigError) as error:
-        raise StoreError(f"{path} is damaged ({' '.join(str(error).split())[:120]}); delete it and add the measures again") from error
+        raise StoreError(
+            f"{path} is damaged ({' '.join(str(error).split())[:120]}); delete it and add the measures again"
+        ) from error
 
 
 def add(run: Run, sections: Sequence[dict[str, Any]]) -> None:
@@ -65,7 +74,9 @@ def taken(measure: Measure) -> dict[tuple[str, str], dict[str, Any]]:
         }
         for spec in special.get(needs, [*specs]):
             if spec is not None:
-                out[name, spec] = {"neighbours": measure.neighbours} | ({"concepts": measure.concepts} if needs == "concepts" else {})
+                out[name, spec] = {"neighbours": measure.neighbours} | (
+                    {"concepts": measure.concepts} if needs == "concepts" else {}
+                )
     if measure.judge_drift and judge is not None:
         out["judge_drift", judge] = {}
     if measure.aesthetic is not None and clip is not None:
@@ -92,7 +103,9 @@ def lacking(run: Run, wanted: Measure) -> list[dict[str, Any]]:
                     f"measure and extractor; name measures that it has not, or leave --{other} out"
                 )
             continue
-        section = sections.setdefault(spec, {"extractors": [spec], "metrics": [], "neighbours": wanted.neighbours})
+        section = sections.setdefault(
+            spec, {"extractors": [spec], "metrics": [], "neighbours": wanted.neighbours}
+        )
         if name in ("judge_drift", "aesthetic"):
             section[name] = getattr(wanted, name)
         else:
@@ -131,7 +144,13 @@ def expected(run: Run, extractors: Sequence[Any]) -> set[tuple[str, str]]:
     return {(name, extractor.name) for name in names}
 
 
-def rows_of(more: Sequence[Opened], generation: int, before: Sequence[Row], accelerator: Accelerator, advance: Callable[[int], None]) -> list[Row]:
+def rows_of(
+    more: Sequence[Opened],
+    generation: int,
+    before: Sequence[Row],
+    accelerator: Accelerator,
+    advance: Callable[[int], None],
+) -> list[Row]:
     """The rows of the sections of one generation, but those that are in `before`."""
     known = {(row["metric"], row["extractor"]) for row in before}
     out: list[Row] = []

@@ -76,11 +76,20 @@ class Work:
     def acting(self, hook: str, generation: int, **more: Any) -> Iterator[tuple[Policy, At]]:
         """The policies that act through `hook` in this generation."""
         return policies.acting(
-            hook, self.run.config, generation, run=self.run, extractors=self.extractors, device=self.accelerator.device, say=self.report.say, **more
+            hook,
+            self.run.config,
+            generation,
+            run=self.run,
+            extractors=self.extractors,
+            device=self.accelerator.device,
+            say=self.report.say,
+            **more,
         )
 
 
-def run_chain(config: Config, path: Path, report: Reporter | None = None, plots: bool = True, page: bool = False) -> Run:
+def run_chain(
+    config: Config, path: Path, report: Reporter | None = None, plots: bool = True, page: bool = False
+) -> Run:
     """Run or resume the chain of `config`, or all labs of an ecosystem, in `path` and return it. Safe to stop anywhere and to call again.
 
     `plots`: also curves.png of this run alone, which takes seconds. `page`: after each generation also report.html.
@@ -92,11 +101,21 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None, plots:
     check(config)
     report = report or Reporter(quiet=True)
     if "bf16" in (config.train.precision, config.sample.precision) and emulates_bf16():
-        report.say("this CPU has no instructions for bf16, which makes it many times slower here than precision=no")
+        report.say(
+            "this CPU has no instructions for bf16, which makes it many times slower here than precision=no"
+        )
     # Without cpu=True several processes of a machine without GPU would each believe that they are alone.
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=config.train.precision)
-    with accelerator.main_process_first():  # the main process locks and checks the folder before anyone looks at it
-        run = run_class(config).create(path, config) if accelerator.is_main_process else run_class(config)(path, config)
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(), mixed_precision=config.train.precision
+    )
+    with (
+        accelerator.main_process_first()
+    ):  # the main process locks and checks the folder before anyone looks at it
+        run = (
+            run_class(config).create(path, config)
+            if accelerator.is_main_process
+            else run_class(config)(path, config)
+        )
     works = [Work(part, accelerator, report, plots=plots) for part in run.parts]
     try:
         for work in works:
@@ -109,13 +128,24 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None, plots:
             open_extractors(work)
         # Decided before any stage runs: a process that looked later could find the main process's result and skip a stage that the others are in.
         for work in works:
-            work.done = {(t, stage) for t in range(config.generations + 1) for stage in STAGES if work.run.done(t, stage)}
-        compared = {t for t in range(config.generations + 1) if isinstance(run, EcosystemRun) and run.between(t).exists()}
+            work.done = {
+                (t, stage)
+                for t in range(config.generations + 1)
+                for stage in STAGES
+                if work.run.done(t, stage)
+            }
+        compared = {
+            t
+            for t in range(config.generations + 1)
+            if isinstance(run, EcosystemRun) and run.between(t).exists()
+        }
         accelerator.wait_for_everyone()
         for work in works:
             check_measures(work)
             catch_up(work)
-        for line in dict.fromkeys(line for work in works if len(work.run.came_in) > 1 for line in work.run.came_in):
+        for line in dict.fromkeys(
+            line for work in works if len(work.run.came_in) > 1 for line in work.run.came_in
+        ):
             report.say(line)  # a set that is read whole and as it is needs no word here
         for t in range(config.generations + 1):
             for work in works:
@@ -123,7 +153,11 @@ def run_chain(config: Config, path: Path, report: Reporter | None = None, plots:
             if isinstance(run, EcosystemRun) and t not in compared:
                 ecosystem.between(run, t, [work.extractors for work in works], accelerator)
             fresh = any((t, stage) not in work.done for work in works for stage in STAGES)
-            if page and accelerator.is_main_process and (fresh or (t == config.generations and not (run.path / "report.html").exists())):
+            if (
+                page
+                and accelerator.is_main_process
+                and (fresh or (t == config.generations and not (run.path / "report.html").exists()))
+            ):
                 show(run, t)
         if accelerator.is_main_process:
             for part in run.parts:
@@ -152,7 +186,9 @@ def catch_up(work: Work) -> None:
     work.wait()  # all have looked before one of them writes
     for t, more in lacking.items():
         if more:
-            with work.report.stage(t, "measure", sum(len(part.config.measure.metrics) for part, _ in more), "measures") as advance:
+            with work.report.stage(
+                t, "measure", sum(len(part.config.measure.metrics) for part, _ in more), "measures"
+            ) as advance:
                 fresh = added.rows_of(more, t, rows[t], work.accelerator, advance)
             if work.main:
                 measuring.write_rows(run, t, rows[t] + fresh)
@@ -171,7 +207,14 @@ def one_generation(work: Work, generation: int) -> None:
             detail = STAGE[stage](work, generation) or {}
         work.wait()
         if work.main:
-            run.add_time(generation, stage, time.perf_counter() - started, processes=accelerator.num_processes, **peak, **detail)
+            run.add_time(
+                generation,
+                stage,
+                time.perf_counter() - started,
+                processes=accelerator.num_processes,
+                **peak,
+                **detail,
+            )
     picture(work, generation)
     if work.main:
         work.tracked.log(generation)
@@ -180,7 +223,9 @@ def one_generation(work: Work, generation: int) -> None:
 def emulates_bf16() -> bool:
     """Whether training and sampling would run on a CPU that computes in bf16 by converting back and forth."""
     return (
-        not torch.accelerator.is_available() and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2") and machine() in ("x86_64", "AMD64")
+        not torch.accelerator.is_available()
+        and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
+        and machine() in ("x86_64", "AMD64")
     )
 
 
@@ -236,10 +281,14 @@ def check_text(run: Run, report: Reporter) -> None:
     unknown = [p for p in run.config.probe.prompts or [] if p not in run.prompts]
     if unknown:
         near = get_close_matches(unknown[0], run.prompts, 1, 0.0)
-        raise ConfigError(f"probe.prompts: no image of the real set has the caption '{unknown[0]}'; the nearest is '{near[0]}'")
+        raise ConfigError(
+            f"probe.prompts: no image of the real set has the caption '{unknown[0]}'; the nearest is '{near[0]}'"
+        )
     cut = model.base.too_long(run.prompts)
     if cut:
-        report.say(f"{cut} of {len(run.prompts)} captions are longer than the tokenizer takes: the model reads only their beginning")
+        report.say(
+            f"{cut} of {len(run.prompts)} captions are longer than the tokenizer takes: the model reads only their beginning"
+        )
 
 
 def mix(work: Work, generation: int) -> None:
@@ -247,9 +296,16 @@ def mix(work: Work, generation: int) -> None:
     run, config = work.run, work.run.config
     kept = [[lab.kept(g) for g in range(generation)] for lab in run.labs]
     n_train, mine = run.about["n_train"], kept[config.lab]
-    drawn, budget = regimes.pools(config, generation, n_train, mine, work.acting("pools", generation, n_train=n_train), kept)
+    drawn, budget = regimes.pools(
+        config, generation, n_train, mine, work.acting("pools", generation, n_train=n_train), kept
+    )
     if work.main:
-        rows = regimes.mix(drawn, budget, ("mix", lab_seed(config.seed, config.lab), generation), getattr(config.model, "replicates", 1))
+        rows = regimes.mix(
+            drawn,
+            budget,
+            ("mix", lab_seed(config.seed, config.lab), generation),
+            getattr(config.model, "replicates", 1),
+        )
         for policy, at in work.acting("rows", generation, n_train=run.about["n_train"]):
             rows = policy.rows(at, rows)
         _write_table(run.gen(generation) / "train_set.parquet", rows)
@@ -269,7 +325,9 @@ def fit(work: Work, generation: int) -> dict[str, Any]:
         data = TrainSet(rows, run.samples)
         with work.report.stage(generation, "train", 0):
             counts = None if weights is None else data.by_chain(weights)
-            model.fit(data.records(), data.conditions, None if counts is None else counts / counts.mean(0))  # mean 1 in each chain
+            model.fit(
+                data.records(), data.conditions, None if counts is None else counts / counts.mean(0)
+            )  # mean 1 in each chain
         images = len(data)
     elif generation == 0 and getattr(config.model, "generation_0", "fit") == "base":
         images = 0
@@ -287,10 +345,25 @@ def fit(work: Work, generation: int) -> dict[str, Any]:
         with work.report.stage(generation, "train", images) as advance:
             begun = time.perf_counter()
             key = (lab_seed(config.seed, config.lab), generation)
-            fresh = train.fit(model, data, settings, key, folder, work.accelerator, advance, weights=weights, watches=watches)
+            fresh = train.fit(
+                model,
+                data,
+                settings,
+                key,
+                folder,
+                work.accelerator,
+                advance,
+                weights=weights,
+                watches=watches,
+            )
             seconds = time.perf_counter() - begun
         # Forward once, backward twice; frozen weights need no gradient of their own.
-        used = flops * fresh * (2 if getattr(config.model, "lora_rank", 0) else 3) / work.accelerator.num_processes
+        used = (
+            flops
+            * fresh
+            * (2 if getattr(config.model, "lora_rank", 0) else 3)
+            / work.accelerator.num_processes
+        )
         detail["mfu"] = mfu(used, seconds, work.accelerator.device, settings.precision)
     for policy, at in work.acting("weights", generation):
         policy.weights(at, model)
@@ -321,7 +394,9 @@ def rehearse_saving(model: Any, settings: Any, work: Work, folder: Path) -> None
             model.save(temporary)
             model.check_saved(temporary)
         except (ValueError, TypeError, RuntimeError, KeyError) as error:
-            raise StoreError(f"this model cannot be saved, so it is not trained: {' '.join(str(error).split())[:300]}") from error
+            raise StoreError(
+                f"this model cannot be saved, so it is not trained: {' '.join(str(error).split())[:300]}"
+            ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     if train.shards(work.accelerator):
@@ -337,7 +412,9 @@ def row_weights(work: Work, generation: int, rows: pa.Table) -> np.ndarray | Non
         return None
     weights = np.prod([policy.row_weights(at, rows) for policy, at in acting], axis=0)
     if not np.isfinite(weights).all() or weights.min() < 0 or not weights.any():
-        raise ConfigError(f"policies: the weights of training set {generation} are not finite, negative or all 0 ({acting[-1][0].policy})")
+        raise ConfigError(
+            f"policies: the weights of training set {generation} are not finite, negative or all 0 ({acting[-1][0].policy})"
+        )
     return weights / weights.mean()
 
 
@@ -346,11 +423,16 @@ def started(run: Run, generation: int) -> Any:
     config = run.config
     family, start = family_of(config.model), config.train.start_from
     if generation and (start == "previous" or (start == "base" and not config.text)):
-        return family.load(config.model, run.shape, run.gen(generation - 1 if start == "previous" else 0) / "model")
+        return family.load(
+            config.model, run.shape, run.gen(generation - 1 if start == "previous" else 0) / "model"
+        )
     model = family(config.model, run.shape)
     if not isinstance(model, ClosedForm):
         as_it_is = generation == 0 and getattr(config.model, "generation_0", "fit") == "base"
-        model.initialise(seed_of("weights", lab_seed(config.seed, config.lab), generation), scratch=start == "scratch" and not as_it_is)
+        model.initialise(
+            seed_of("weights", lab_seed(config.seed, config.lab), generation),
+            scratch=start == "scratch" and not as_it_is,
+        )
     return model
 
 
@@ -386,16 +468,24 @@ def draw(work: Work, generation: int) -> dict[str, Any]:
 def select(work: Work, generation: int) -> None:
     """Stage 4: which samples may train later generations, and why the others may not."""
     if work.main:
-        _write_table(work.run.gen(generation) / "selected.parquet", selection.select(work.run, generation, work.extractors))
+        _write_table(
+            work.run.gen(generation) / "selected.parquet",
+            selection.select(work.run, generation, work.extractors),
+        )
 
 
 def measure(work: Work, generation: int) -> None:
     """Stage 5: the numbers of t."""
     run = work.run
-    total = sum(len(extractors) * len(part.config.measure.metrics) for part, extractors in [(run, work.extractors), *work.more])
+    total = sum(
+        len(extractors) * len(part.config.measure.metrics)
+        for part, extractors in [(run, work.extractors), *work.more]
+    )
     with work.report.stage(generation, "measure", total, "measures") as advance:
         if run.config.exact:
-            model = family_of(run.config.model).load(run.config.model, run.shape, run.gen(generation) / "model")
+            model = family_of(run.config.model).load(
+                run.config.model, run.shape, run.gen(generation) / "model"
+            )
             rows = measuring.measure_exact(run, generation, model) if work.main else []
         else:
             rows = measuring.measure_images(run, generation, work.extractors, work.accelerator, advance)
@@ -410,7 +500,12 @@ def show(run: Run, generation: int) -> None:
     from difflab.report.page import FILE, report
     from difflab.report.verdict import verdict
 
-    report([run], run.path / FILE, verdict=lambda part: verdict(part, fresh=False), live=generation < run.config.generations)
+    report(
+        [run],
+        run.path / FILE,
+        verdict=lambda part: verdict(part, fresh=False),
+        live=generation < run.config.generations,
+    )
 
 
 def picture(work: Work, generation: int) -> None:
@@ -443,7 +538,10 @@ def _save(model: Any, folder: Path) -> None:
     temporary.rename(final)
     files = {str(p.relative_to(final)): file_hash(p) for p in sorted(final.rglob("*")) if p.is_file()}
     weights = {name: h for name, h in files.items() if name.endswith(".safetensors")}
-    write_json(final / "hash.json", {"model": digest(weights), "train_set": file_hash(folder / "train_set.parquet"), "files": files})
+    write_json(
+        final / "hash.json",
+        {"model": digest(weights), "train_set": file_hash(folder / "train_set.parquet"), "files": files},
+    )
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
 
 

@@ -31,7 +31,9 @@ def check(labs: Sequence[Config]) -> None:
     """Raise ConfigError where labs cannot be run by one call, before anything is opened."""
     for i, own in enumerate(labs):
         if own.train.precision != labs[0].train.precision:
-            raise ConfigError(f"train.precision is {own.train.precision} in lab {i} and {labs[0].train.precision} in lab 0: one for all labs")
+            raise ConfigError(
+                f"train.precision is {own.train.precision} in lab {i} and {labs[0].train.precision} in lab 0: one for all labs"
+            )
 
 
 def check_labs(run: EcosystemRun) -> None:
@@ -48,18 +50,30 @@ def check_labs(run: EcosystemRun) -> None:
 def _check_readable(own: Run, other: Run, who: str) -> None:
     mine, theirs = own.config, other.config
     if own.about["record"] != other.about["record"]:
-        raise ConfigError(f"{who}, which are {other.about['record']} instead of {own.about['record']}; use one data.image_size and data.color")
+        raise ConfigError(
+            f"{who}, which are {other.about['record']} instead of {own.about['record']}; use one data.image_size and data.color"
+        )
     if mine.exact or theirs.exact:
         if mine.model.family != theirs.model.family:
-            raise ConfigError(f"{who}, which are numbers of family {theirs.model.family}; use {mine.model.family} in both")
+            raise ConfigError(
+                f"{who}, which are numbers of family {theirs.model.family}; use {mine.model.family} in both"
+            )
         return
     if not mine.conditional:
         return
     kind = "captions" if mine.text else "classes"
     known = own.prompts if mine.text else own.about["classes"]
-    given = (other.prompts if theirs.text else None) if mine.text else other.about["classes"] if theirs.conditional else None
+    given = (
+        (other.prompts if theirs.text else None)
+        if mine.text
+        else other.about["classes"]
+        if theirs.conditional
+        else None
+    )
     if given is None:
-        raise ConfigError(f"{who} and is conditioned on {kind}, which those have not; use a model there that is, or model.conditional=false here")
+        raise ConfigError(
+            f"{who} and is conditioned on {kind}, which those have not; use a model there that is, or model.conditional=false here"
+        )
     if list(given) != list(known):
         raise ConfigError(
             f"{who}, whose {kind} are others: {_some(given)} there, {_some(known)} here. Labs that are conditioned need equal lists of {kind}: use one "
@@ -68,7 +82,9 @@ def _check_readable(own: Run, other: Run, who: str) -> None:
 
 
 def _some(names: Sequence[str]) -> str:
-    return f"{len(names)} ({', '.join(str(name)[:30] for name in names[:4])}{', ...' if len(names) > 4 else ''})"
+    return (
+        f"{len(names)} ({', '.join(str(name)[:30] for name in names[:4])}{', ...' if len(names) > 4 else ''})"
+    )
 
 
 def _check_held_out(own: Run, other: Run) -> None:
@@ -88,7 +104,9 @@ def _check_held_out(own: Run, other: Run) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- between labs
-def between(run: EcosystemRun, generation: int, extractors: Sequence[Sequence[Any]], accelerator: Accelerator) -> None:
+def between(
+    run: EcosystemRun, generation: int, extractors: Sequence[Sequence[Any]], accelerator: Accelerator
+) -> None:
     """Write the rows between the labs of one generation, and metrics.jsonl of the ecosystem anew. All processes take part.
 
     Args:
@@ -109,18 +127,28 @@ def _models_apart(run: EcosystemRun, generation: int) -> list[measuring.Row]:
     The floor is the same between two models fitted to real records: lab 0's training set 0 and its held-out ones.
     """
     labs = run.labs
-    models: list[Any] = [family_of(lab.config.model).load(lab.config.model, lab.shape, lab.gen(generation) / "model") for lab in labs]
+    models: list[Any] = [
+        family_of(lab.config.model).load(lab.config.model, lab.shape, lab.gen(generation) / "model")
+        for lab in labs
+    ]
     chains = np.mean([a.apart(b) for a, b in itertools.combinations(models, 2)], axis=0)
-    write_tensors(run.between(generation).with_suffix(".safetensors"), {DISTANCE: torch.from_numpy(np.ascontiguousarray(chains))})
+    write_tensors(
+        run.between(generation).with_suffix(".safetensors"),
+        {DISTANCE: torch.from_numpy(np.ascontiguousarray(chains))},
+    )
     n_train, n_held_out = labs[0].about["n_train"], labs[0].about["n_held_out"]
     halves: list[Exact] = []
     for part in (np.arange(n_held_out), np.arange(n_train, n_train + n_held_out)):
         halves.append(type(models[0])(models[0].spec, models[0].shape))
         halves[-1].fit(labs[0].real.gather(part), None)
-    return [measuring.over_chains(labs[0], generation, DISTANCE, chains, float(halves[0].apart(halves[1]).mean()))]
+    return [
+        measuring.over_chains(labs[0], generation, DISTANCE, chains, float(halves[0].apart(halves[1]).mean()))
+    ]
 
 
-def _samples_apart(labs: Sequence[Run], generation: int, extractors: Sequence[Sequence[Any]], accelerator: Accelerator) -> list[measuring.Row]:
+def _samples_apart(
+    labs: Sequence[Run], generation: int, extractors: Sequence[Sequence[Any]], accelerator: Accelerator
+) -> list[measuring.Row]:
     """Frechet distance of the samples on the first extractor but texture, mean over pairs of labs; the floor is that of two real sets of lab 0."""
     from difflab.metrics import Pair, interval
     from difflab.metrics.frechet import FrechetDistance
@@ -131,20 +159,34 @@ def _samples_apart(labs: Sequence[Run], generation: int, extractors: Sequence[Se
         return []
     config, first, name = labs[0].config, labs[0], readers[0].name
     n = min(measuring.measured_count(lab) for lab in labs)
-    recipe = configs.digest({"measure": DISTANCE, "extractor": readers[0].recipe, "n": n, "labs": len(labs), "real": first.real.hash()})
+    recipe = configs.digest(
+        {
+            "measure": DISTANCE,
+            "extractor": readers[0].recipe,
+            "n": n,
+            "labs": len(labs),
+            "real": first.real.hash(),
+        }
+    )
     alike = {None if reader is None else configs.digest(reader.recipe) for reader in readers}
     if len(alike) > 1 or len({tuple(lab.about["record"]) for lab in labs}) > 1:
         reason = "the labs see their samples through different extractors (measure.extractors, or one that is fitted to other real images) or sizes"
         return [measuring.row(generation, DISTANCE, name, None, None, n, None, recipe, reason)]
     for lab, reader in zip(labs, readers, strict=True):
-        measuring.describe(lab.samples(generation), [reader], accelerator)  # a no-op unless feature files were lost since sampling
-    features = [lab.samples(generation).features(reader.key)[:n] for lab, reader in zip(labs, readers, strict=True)]
+        measuring.describe(
+            lab.samples(generation), [reader], accelerator
+        )  # a no-op unless feature files were lost since sampling
+    features = [
+        lab.samples(generation).features(reader.key)[:n] for lab, reader in zip(labs, readers, strict=True)
+    ]
     real, n_train = first.real.features(readers[0].key), first.about["n_train"]
     seeds = [seed_of("interval", config.seed, generation, DISTANCE, lab) for lab in range(len(labs))]
 
     def value(rows: Sequence[torch.Tensor | None]) -> float:
         pairs = itertools.combinations(range(len(labs)), 2)
-        return float(np.mean([FrechetDistance.of(Pair(features[i], features[j]), rows[i], rows[j]) for i, j in pairs]))
+        return float(
+            np.mean([FrechetDistance.of(Pair(features[i], features[j]), rows[i], rows[j]) for i, j in pairs])
+        )
 
     def halves(numbers: Iterable[int]) -> list[float]:
         # A half-sample of a lab stands in all of its pairs, so that what these have in common is not taken for independent.

@@ -28,7 +28,9 @@ BINS = 4  # strata are reported in fours
 
 
 @torch.no_grad()
-def errors(model: Any, inputs: Any, conditions: np.ndarray | None, places: Iterable[int], key: tuple[object, ...]) -> np.ndarray:
+def errors(
+    model: Any, inputs: Any, conditions: np.ndarray | None, places: Iterable[int], key: tuple[object, ...]
+) -> np.ndarray:
     """Mean squared error of what `model.net` predicts for each image at LEVELS noise levels, least noise first: float64 [n, LEVELS].
 
     Args:
@@ -56,11 +58,20 @@ def positions(run: Run) -> tuple[np.ndarray, np.ndarray]:
     As many as measure.held_out_loss asks for, or as there are.
     """
     about, wanted = run.about, run.config.measure.held_out_loss
-    held, trained = min(wanted, about["n_held_out"]), min(wanted, about["n_held_out"], first_size(run.config, about["n_train"]))
+    held, trained = (
+        min(wanted, about["n_held_out"]),
+        min(wanted, about["n_held_out"], first_size(run.config, about["n_train"])),
+    )
     return about["n_train"] + np.arange(held), np.arange(trained)
 
 
-def take(run: Run, model: Any, folder: Path, accelerator: Accelerator, encode: Callable[[list[tuple[Any, Sequence[int]]]], None]) -> None:
+def take(
+    run: Run,
+    model: Any,
+    folder: Path,
+    accelerator: Accelerator,
+    encode: Callable[[list[tuple[Any, Sequence[int]]]], None],
+) -> None:
     """Write `folder`/held_out_loss.json: the summary of a trained model's errors. All processes take part and share the images.
 
     Args:
@@ -75,18 +86,29 @@ def take(run: Run, model: Any, folder: Path, accelerator: Accelerator, encode: C
     conditions = run.conditions(real)
     model.net.to(accelerator.device).eval()
     # Fixed batches: which process computes one does not change its numbers.
-    batches = list(_batches(len(at), max(1, (config.train.micro_batch_size or config.train.batch_size) // LEVELS)))
+    batches = list(
+        _batches(len(at), max(1, (config.train.micro_batch_size or config.train.batch_size) // LEVELS))
+    )
     own: list[Any] = []
-    with accelerator.autocast(), torch.compiler.set_stance("force_eager"):  # compiled for training, these shapes would be compiled anew
+    with (
+        accelerator.autocast(),
+        torch.compiler.set_stance("force_eager"),
+    ):  # compiled for training, these shapes would be compiled anew
         for k in range(accelerator.process_index, len(batches), accelerator.num_processes):
             rows = batches[k]
             known = None if conditions is None else conditions[at[rows]]
-            own.append((k, errors(model, model.inputs(real, at[rows]), known, places[rows].tolist(), (config.seed,))))
+            own.append(
+                (k, errors(model, model.inputs(real, at[rows]), known, places[rows].tolist(), (config.seed,)))
+            )
     taken = gather_object(own) if accelerator.num_processes > 1 else own
     if accelerator.is_main_process:
         values = np.concatenate([part for _, part in sorted(taken, key=lambda pair: pair[0])])
         labels = real.labels()
-        classes = None if labels is None else (run.about["classes"], labels[held], labels[: first_size(config, run.about["n_train"])])
+        classes = (
+            None
+            if labels is None
+            else (run.about["classes"], labels[held], labels[: first_size(config, run.about["n_train"])])
+        )
         write_json(folder / "held_out_loss.json", summary(values[: len(held)], values[len(held) :], classes))
 
 
@@ -95,7 +117,9 @@ def _batches(n: int, size: int) -> Iterator[slice]:
         yield slice(start, min(n, start + size))
 
 
-def summary(held: np.ndarray, trained: np.ndarray, classes: tuple[list[str], np.ndarray, np.ndarray] | None = None) -> dict[str, Any]:
+def summary(
+    held: np.ndarray, trained: np.ndarray, classes: tuple[list[str], np.ndarray, np.ndarray] | None = None
+) -> dict[str, Any]:
     """What is reported of errors [n, LEVELS] of held-out and [m, LEVELS] of trained images, m <= n, that met the same noise.
 
     Args:
@@ -114,7 +138,10 @@ def summary(held: np.ndarray, trained: np.ndarray, classes: tuple[list[str], np.
     if classes is not None:
         names, labels, known = classes
         measures["held_out_loss_rare"] = mean(image[np.isin(labels, rare(known))])
-        by_class = {names[c]: {key: value for key, value in mean(image[labels == c]).items() if key in ("value", "n")} for c in np.unique(labels)}
+        by_class = {
+            names[c]: {key: value for key, value in mean(image[labels == c]).items() if key in ("value", "n")}
+            for c in np.unique(labels)
+        }
     measures["loss_gap"] = mean(image[: len(trained)] - trained.mean(1))
     return {"measures": measures, "classes": by_class}
 
@@ -129,11 +156,21 @@ def rare(labels: np.ndarray) -> np.ndarray:
     return found[count.argsort(kind="stable")[: max(1, len(found) // 4)]]
 
 
-def mean(values: np.ndarray, infinite: str = "the loss is not finite", none: str = "no held-out image is of such a class") -> dict[str, Any]:
+def mean(
+    values: np.ndarray,
+    infinite: str = "the loss is not finite",
+    none: str = "no held-out image is of such a class",
+) -> dict[str, Any]:
     """Mean of values [n] with its normal 95% interval; value None with a reason, `infinite` or `none`, where there is none."""
     n = len(values)
     value = float(values.mean()) if n else math.nan
     if not math.isfinite(value):
         return {"value": None, "low": None, "high": None, "n": n, "reason": infinite if n else none}
     half = 1.96 * float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else None
-    return {"value": value, "low": None if half is None else value - half, "high": None if half is None else value + half, "n": n, "reason": None}
+    return {
+        "value": value,
+        "low": None if half is None else value - half,
+        "high": None if half is None else value + half,
+        "n": n,
+        "reason": None,
+    }

@@ -47,20 +47,27 @@ def divided(
         own = np.array_split(np.arange(len(source)), world)[rank]
         found: list[Any]
         try:
-            found = contents(source, own, kept if len(own) * source.size**2 * source.channels <= KEPT_BYTES else None)
+            found = contents(
+                source, own, kept if len(own) * source.size**2 * source.channels <= KEPT_BYTES else None
+            )
         except DataError as error:  # an error in all processes, so that none waits
             found = [error]
     for one in found if world == 1 else (found := gather_object(found)):
         if isinstance(one, DataError):
             raise one
     source = _encodable(kept_together(source, found))
-    train, held_out = split(source, config.data.held_out, seed_of("split", config.data.drawn_with(config.seed)))
+    train, held_out = split(
+        source, config.data.held_out, seed_of("split", config.data.drawn_with(config.seed))
+    )
     return source, own_part(config, train, found), held_out
 
 
 def _encodable(source: Source) -> Source:
     """`source` with names that the ledger can hold."""
-    classes, prompts = (None if names is None else [encodable(name) for name in names] for names in (source.classes, source.prompts))
+    classes, prompts = (
+        None if names is None else [encodable(name) for name in names]
+        for names in (source.classes, source.prompts)
+    )
     return replace(source, keys=[encodable(key) for key in source.keys], classes=classes, prompts=prompts)
 
 
@@ -98,14 +105,20 @@ def check_unchanged(run: Run, say: Callable[[str], None]) -> None:
         return
     if records.digest(now) == (told or records.digest(before or {})):
         return
-    changed = ", ".join(records.changes(before, now) if before is not None else []) or "its listing is another one"
+    changed = (
+        ", ".join(records.changes(before, now) if before is not None else []) or "its listing is another one"
+    )
     if run.started:
         place = run.path.with_name(f"{run.path.name}-{records.digest(now)[:6]}")
         raise StoreError(
             f"{run.path} was made from other images than {source} holds now: {changed}; put them back as they were, or give the "
             f"new ones a folder of their own: --out {place}"
         )
-    say(plain(f"{source} has changed since it was read: {changed}; nothing was trained on it yet, so it is read again"))
+    say(
+        plain(
+            f"{source} has changed since it was read: {changed}; nothing was trained on it yet, so it is read again"
+        )
+    )
     for part in (folder, run.cache):
         shutil.rmtree(part, ignore_errors=True)
 
@@ -132,7 +145,14 @@ def ingest(run: Run, accelerator: Accelerator, say: Callable[[str], None] = lamb
     if entries is not None and accelerator.is_main_process:
         records.keep(folder, entries)  # before the first shard: what a killed process leaves is compared, too
         about["listing"] = records.digest(entries)
-    shards = Shards(folder / "images", folder / "features", run.path / "cache" / "real" / "images", total, about["shard_size"], record)
+    shards = Shards(
+        folder / "images",
+        folder / "features",
+        run.path / "cache" / "real" / "images",
+        total,
+        about["shard_size"],
+        record,
+    )
     for shard in shards.shards[accelerator.process_index :: accelerator.num_processes]:
         if not shards.has(shard):
             span = shards.span(shard)
@@ -145,7 +165,9 @@ def ingest(run: Run, accelerator: Accelerator, say: Callable[[str], None] = lamb
     accelerator.wait_for_everyone()
 
 
-def _images(run: Run, accelerator: Accelerator) -> tuple[dict[str, Any], tuple[int, ...], dict[str, list[Any]], Any]:
+def _images(
+    run: Run, accelerator: Accelerator
+) -> tuple[dict[str, Any], tuple[int, ...], dict[str, list[Any]], Any]:
     config = run.config
     decoded: dict[int, np.ndarray] = {}
     source, train, held_out = divided(config, accelerator, decoded)
@@ -172,14 +194,18 @@ def _images(run: Run, accelerator: Accelerator) -> tuple[dict[str, Any], tuple[i
         "account": source.account.as_dict(),
     }
     if config.text:
-        about["prompts"] = sorted(set(source.prompts or []))  # of all labs, whichever part of the images is this one's
+        about["prompts"] = sorted(
+            set(source.prompts or [])
+        )  # of all labs, whichever part of the images is this one's
     record = (source.size, source.size, source.channels)
 
     def pixels(span: range) -> np.ndarray:
         # In the source's own order, which is how archives are read fast; the shuffle happens in memory.
         wanted = order[span.start : span.stop]
         with reading(f"data.source={config.data.source}"):
-            read = {int(i): decoded[int(i)] if int(i) in decoded else source.read(int(i)) for i in np.sort(wanted)}
+            read = {
+                int(i): decoded[int(i)] if int(i) in decoded else source.read(int(i)) for i in np.sort(wanted)
+            }
         return np.stack([read[int(i)] for i in wanted])
 
     return about, record, columns, pixels
@@ -195,5 +221,11 @@ def _exact(run: Run) -> tuple[dict[str, Any], tuple[int, ...], dict[str, list[An
     family = family_of(config.model)
     record = family.truth(config.model, seeds[:1]).shape[1:]
     columns: dict[str, list[Any]] = {"split": ["train"] * n_train + ["held_out"] * n0, "seed": seeds}
-    about: dict[str, Any] = {"source": "exact", "licence": "drawn by difflab", "classes": None, "n_train": n_train, "n_held_out": n0}
+    about: dict[str, Any] = {
+        "source": "exact",
+        "licence": "drawn by difflab",
+        "classes": None,
+        "n_train": n_train,
+        "n_held_out": n0,
+    }
     return about, record, columns, lambda span: family.truth(config.model, seeds[span.start : span.stop])

@@ -49,7 +49,9 @@ def row(
     reason: str | None = None,
 ) -> Row:
     low, high = ci if ci else (None, None)
-    return dict(zip(KEYS, (generation, 0, metric, extractor, value, low, high, n, floor, recipe, reason), strict=True))
+    return dict(
+        zip(KEYS, (generation, 0, metric, extractor, value, low, high, n, floor, recipe, reason), strict=True)
+    )
 
 
 # ------------------------------------------------------------------------------------------------- images
@@ -70,7 +72,10 @@ def extractors_of(run: Run, accelerator: Accelerator) -> list[Any]:
         if accelerator.is_main_process and not fitted.exists():
             _fit_extractor(run, fitted)
         accelerator.wait_for_everyone()
-    opened = [open_extractor(spec, fitted=fitted, device=str(accelerator.device)) for spec in config.measure.extractors]
+    opened = [
+        open_extractor(spec, fitted=fitted, device=str(accelerator.device))
+        for spec in config.measure.extractors
+    ]
     reader_of(config.measure, opened)
     head_of(config.measure, opened)
     describe(run.real, opened, accelerator)
@@ -87,7 +92,9 @@ def check(config: configs.Config) -> None:
 
     measure = config.measure
     if measure.judge is not None and measure.judge not in measure.extractors:
-        raise ConfigError(f"measure.judge '{measure.judge}' is none of measure.extractors {measure.extractors}")
+        raise ConfigError(
+            f"measure.judge '{measure.judge}' is none of measure.extractors {measure.extractors}"
+        )
     if config.exact:
         return
     for spec in measure.extractors:
@@ -95,13 +102,21 @@ def check(config: configs.Config) -> None:
     of_texture = [name for name in measure.metrics if METRICS[name].needs == "texture"]
     others = [name for name in measure.metrics if name not in of_texture]
     if of_texture and "texture" not in measure.extractors:
-        raise MeasureError(f"measure.metrics: {of_texture[0]} is read off the extractor 'texture'; add it to measure.extractors")
+        raise MeasureError(
+            f"measure.metrics: {of_texture[0]} is read off the extractor 'texture'; add it to measure.extractors"
+        )
     if others and set(measure.extractors) == {"texture"}:
-        raise MeasureError(f"measure.metrics: {others[0]} is not taken on the extractor 'texture'; add another to measure.extractors, such as pixels")
+        raise MeasureError(
+            f"measure.metrics: {others[0]} is not taken on the extractor 'texture'; add another to measure.extractors, such as pixels"
+        )
     if measure.judge == "texture":
-        raise MeasureError("measure.judge: 'texture' sees no classes; name another of measure.extractors, or null")
+        raise MeasureError(
+            "measure.judge: 'texture' sees no classes; name another of measure.extractors, or null"
+        )
     if measure.judge_drift and not set(measure.extractors) - {"texture"}:
-        raise MeasureError("measure.judge_drift: the judges read features; add an extractor to measure.extractors, such as pixels")
+        raise MeasureError(
+            "measure.judge_drift: the judges read features; add an extractor to measure.extractors, such as pixels"
+        )
 
 
 def describe(shards: Shards, extractors: list[Any], accelerator: Accelerator) -> None:
@@ -123,7 +138,13 @@ def _fit_extractor(run: Run, path: Any) -> None:
     labels, n_train = run.real.labels(), run.about["n_train"]
     assert labels is not None  # see extractors_of
     images = torch.from_numpy(run.real.gather(np.arange(n_train)))
-    fit_extractor(images, torch.from_numpy(labels[:n_train]), len(run.about["classes"]), path, seed_of("fitted", run.config.seed))
+    fit_extractor(
+        images,
+        torch.from_numpy(labels[:n_train]),
+        len(run.about["classes"]),
+        path,
+        seed_of("fitted", run.config.seed),
+    )
 
 
 def measured_count(run: Run) -> int:
@@ -133,27 +154,61 @@ def measured_count(run: Run) -> int:
     most = min(about["n_train"], about["n_held_out"], *counts)
     wanted = config.measure.count or most
     if wanted > most:
-        raise MeasureError(f"measure.count {wanted} is more than the {most} images that samples, train split and held-out all have")
+        raise MeasureError(
+            f"measure.count {wanted} is more than the {most} images that samples, train split and held-out all have"
+        )
     return wanted
 
 
-def measure_images(run: Run, generation: int, extractors: list[Any], accelerator: Accelerator, advance: Callable[[int], None]) -> list[Row]:
+def measure_images(
+    run: Run, generation: int, extractors: list[Any], accelerator: Accelerator, advance: Callable[[int], None]
+) -> list[Row]:
     """All rows of one generation of an image family."""
     fake_set = run.samples(generation)
     describe(fake_set, extractors, accelerator)  # a no-op unless feature files were lost since sampling
 
     def resample(metric: Any, pair: Any) -> list[float]:
-        return _shared(accelerator, metric, pair, run.config.measure.resamples, seed_of("interval", run.config.seed, generation, metric.name))
+        return _shared(
+            accelerator,
+            metric,
+            pair,
+            run.config.measure.resamples,
+            seed_of("interval", run.config.seed, generation, metric.name),
+        )
 
     rows = [_flagged(run, generation, configs.digest({"measure": "flagged_share", "real": run.real.hash()}))]
     for extractor in extractors:
         judge, no_judge = judge_of(run, extractor, extractors, accelerator)
-        for part in passes(run, extractor, extractors, fake_set, lambda extractor: own_features(run, generation, extractor, accelerator)):
-            rows += measured(extractor, **part, judge=judge, no_judge=no_judge, generation=generation, resample=resample, advance=advance)
+        for part in passes(
+            run,
+            extractor,
+            extractors,
+            fake_set,
+            lambda extractor: own_features(run, generation, extractor, accelerator),
+        ):
+            rows += measured(
+                extractor,
+                **part,
+                judge=judge,
+                no_judge=no_judge,
+                generation=generation,
+                resample=resample,
+                advance=advance,
+            )
         if run.config.measure.judge_drift and extractor is judged(run, extractors):
-            rows += _judge_drift(run, generation, extractor, judge, no_judge, *_sides(run, extractor, fake_set))
+            rows += _judge_drift(
+                run, generation, extractor, judge, no_judge, *_sides(run, extractor, fake_set)
+            )
         if run.config.measure.aesthetic is not None and extractor is clip_of(extractors):
-            rows.append(_aesthetic(run, generation, extractor, head_of(run.config.measure, extractors), *_sides(run, extractor, fake_set)[1:]))
+            rows.append(
+                _aesthetic(
+                    run,
+                    generation,
+                    extractor,
+                    head_of(run.config.measure, extractors),
+                    *_sides(run, extractor, fake_set)[1:],
+                )
+            )
     return rows
 
 
@@ -167,13 +222,23 @@ def judged(run: Run, extractors: Sequence[Any]) -> Any:
 def _sides(run: Run, extractor: Any, fake_set: Any) -> tuple[Side, Side, Side]:
     """The train split, as many held-out images as are measured, and as many samples, with their classes."""
     n, n_train, real_set = measured_count(run), run.about["n_train"], run.real
-    real, labels, asked = real_set.features(extractor.key), _tensor(real_set.labels()), _tensor(fake_set.labels())
+    real, labels, asked = (
+        real_set.features(extractor.key),
+        _tensor(real_set.labels()),
+        _tensor(fake_set.labels()),
+    )
     train, held_out, first = slice(0, n_train), slice(n_train, n_train + n), slice(0, n)
     fake = fake_set.features(extractor.key)[:n]
-    return Side(real[train], _cut(labels, train)), Side(real[held_out], _cut(labels, held_out)), Side(fake, _cut(asked, first))
+    return (
+        Side(real[train], _cut(labels, train)),
+        Side(real[held_out], _cut(labels, held_out)),
+        Side(fake, _cut(asked, first)),
+    )
 
 
-def passes(run: Run, extractor: Any, extractors: Sequence[Any], fake_set: Any, own: Callable[[Any], torch.Tensor]) -> Iterator[dict[str, Any]]:
+def passes(
+    run: Run, extractor: Any, extractors: Sequence[Any], fake_set: Any, own: Callable[[Any], torch.Tensor]
+) -> Iterator[dict[str, Any]]:
     """What `measured` takes of one extractor, grouped by what the measures compare: their names, both sides, the floor's, and with whom.
 
     Args:
@@ -189,7 +254,9 @@ def passes(run: Run, extractor: Any, extractors: Sequence[Any], fake_set: Any, o
     n_trained = n_train if fresh_needed(config, first_size(config, n_train)) else first_size(config, n_train)
     train, held_out = slice(0, n), slice(n_train, n_train + n)
 
-    def part(needs: tuple[str, ...], real_asked: Any, fake_asked: Any, reference: str, **more: Any) -> dict[str, Any]:
+    def part(
+        needs: tuple[str, ...], real_asked: Any, fake_asked: Any, reference: str, **more: Any
+    ) -> dict[str, Any]:
         # In the place of samples come held-out images, so that a judge trained on the train split never marks its own homework.
         return {
             "metrics": [name for name in config.measure.metrics if METRICS[name].needs in needs],
@@ -204,7 +271,9 @@ def passes(run: Run, extractor: Any, extractors: Sequence[Any], fake_set: Any, o
     kinds = {METRICS[name].needs for name in config.measure.metrics}
     plain = ("features", "texture", "train") + (("judge",) if extractor is judged(run, extractors) else ())
     labels, asked = _tensor(real_set.labels()), _tensor(fake_set.labels())
-    yield part(plain, labels, asked, identity, train=train_side.features[:n_trained] if "train" in kinds else None)
+    yield part(
+        plain, labels, asked, identity, train=train_side.features[:n_trained] if "train" in kinds else None
+    )
     if "own" in kinds and extractor.name != "texture":
         yield part(("own",), None, None, f"{identity} and its own", train=own(extractor))
     if "prompts" in kinds:
@@ -263,9 +332,21 @@ def unmeasurable(run: Run, extractors: Sequence[Any], accelerator: Accelerator) 
     rows: list[Row] = []
     for extractor in extractors:
         judge, no_judge = judge_of(run, extractor, extractors, accelerator)
-        for part in passes(run, extractor, extractors, instead, lambda extractor: run.real.features(extractor.key)[: run.about["n_train"]]):
-            rows += measured(extractor, **{**part, "other": None}, judge=judge, no_judge=no_judge, resample=one_half)
-        if config.measure.judge_drift and extractor is judged(run, extractors) and (judge is None or instead.labels() is None):
+        for part in passes(
+            run,
+            extractor,
+            extractors,
+            instead,
+            lambda extractor: run.real.features(extractor.key)[: run.about["n_train"]],
+        ):
+            rows += measured(
+                extractor, **{**part, "other": None}, judge=judge, no_judge=no_judge, resample=one_half
+            )
+        if (
+            config.measure.judge_drift
+            and extractor is judged(run, extractors)
+            and (judge is None or instead.labels() is None)
+        ):
             reason = f"judge_drift has no value: {no_judge or UNASKED}"
             rows.append(row(0, "judge_drift", extractor.name, None, None, 0, None, "", reason))
     lost = {f"{row['metric']} ({row['extractor']})": row["reason"] for row in rows if row["value"] is None}
@@ -277,7 +358,11 @@ def unmeasurable(run: Run, extractors: Sequence[Any], accelerator: Accelerator) 
 def own_features(run: Run, generation: int, extractor: Any, accelerator: Accelerator) -> torch.Tensor:
     """Features [n, d] of the images that a generation was trained on."""
     rows = pq.read_table(run.gen(generation) / "train_set.parquet", page_checksum_verification=True)
-    data = TrainSet(rows, run.samples, read=lambda shards, indices: shards.features(extractor.key)[torch.from_numpy(indices)].numpy())
+    data = TrainSet(
+        rows,
+        run.samples,
+        read=lambda shards, indices: shards.features(extractor.key)[torch.from_numpy(indices)].numpy(),
+    )
     for shards in data.sets.values():
         describe(shards, [extractor], accelerator)
     return torch.from_numpy(data.inputs(np.arange(len(data))))
@@ -296,7 +381,9 @@ def head_of(measure: Any, extractors: Sequence[Any]) -> Any:
         return None
     backbone = clip_of(extractors)
     if backbone is None:
-        raise MeasureError("measure.aesthetic scores CLIP features; add the head's backbone, open_clip:NAME/PRETRAINED, to measure.extractors")
+        raise MeasureError(
+            "measure.aesthetic scores CLIP features; add the head's backbone, open_clip:NAME/PRETRAINED, to measure.extractors"
+        )
     return AestheticHead.load(measure.aesthetic, backbone)
 
 
@@ -309,12 +396,16 @@ def reader_of(measure: Any, extractors: Sequence[Any]) -> Any:
 
     wanted = [name for name in measure.metrics if METRICS[name].needs == "concepts"]
     if measure.concepts is None and wanted:
-        raise MeasureError(f"measure.metrics: {wanted[0]} wants measure.concepts: 'classes', or a file of names that captions hold")
+        raise MeasureError(
+            f"measure.metrics: {wanted[0]} wants measure.concepts: 'classes', or a file of names that captions hold"
+        )
     if measure.concepts is None:
         return None
     reader = clip_of(extractors)
     if reader is None:
-        raise MeasureError("measure.concepts are told apart by a CLIP model; add open_clip:tiny-clip or open_clip:NAME_OR_PATH to measure.extractors")
+        raise MeasureError(
+            "measure.concepts are told apart by a CLIP model; add open_clip:tiny-clip or open_clip:NAME_OR_PATH to measure.extractors"
+        )
     return reader
 
 
@@ -326,16 +417,22 @@ def told(run: Run, reader: Any, real: Shards, fake: Any) -> tuple[torch.Tensor, 
     if source == "classes":
         real_labels, fake_labels = _tensor(real.labels()), _tensor(fake.labels())
         if real_labels is None or fake_labels is None:
-            raise MeasureError("measure.concepts is 'classes' and there are none here: name a file of concepts")
+            raise MeasureError(
+                "measure.concepts is 'classes' and there are none here: name a file of concepts"
+            )
         return real_labels, fake_labels, concepts_of(reader, run.about["classes"])
     prompts = real.column("prompt"), fake.column("prompt")
     if None in (prompts[0][0], prompts[1][0]):
-        raise MeasureError(f"measure.concepts is the file {source}, but these images were asked for by class, not by caption: use 'classes'")
+        raise MeasureError(
+            f"measure.concepts is the file {source}, but these images were asked for by class, not by caption: use 'classes'"
+        )
     names = read_concepts(source, prompts[0])
     asked = [assign(texts, list(names)) for texts in prompts]
     for side, texts, found in zip(("real images", "samples"), prompts, asked, strict=True):
         if (found < 0).any():
-            raise MeasureError(f"{side}: caption '{texts[int((found < 0).int().argmax())]}' holds none of the concepts in {source}; add it there")
+            raise MeasureError(
+                f"{side}: caption '{texts[int((found < 0).int().argmax())]}' holds none of the concepts in {source}; add it there"
+            )
     return asked[0], asked[1], concepts_of(reader, names)
 
 
@@ -393,18 +490,28 @@ def measured(
         (trained, lost_train) = Side(train).finite("training images")
         train, lost = trained.features, [*lost, *lost_train]
     n = len(fake.features)
-    pair = Pair(real.features, fake.features, real_labels=real.labels, fake_labels=fake.labels, train=train, **shared)
+    pair = Pair(
+        real.features, fake.features, real_labels=real.labels, fake_labels=fake.labels, train=train, **shared
+    )
     if other is not None:
         other, lost_other = other.finite("real images of the floor")
         lost += lost_other
-    floor_pair = other and Pair(other.features, real.features, real_labels=other.labels, fake_labels=real.labels, **shared)
+    floor_pair = other and Pair(
+        other.features, real.features, real_labels=other.labels, fake_labels=real.labels, **shared
+    )
     unseen_pair = Pair(real.features, real.features, train=train, neighbours=neighbours)
     rows = []
     for name in metrics:
         metric = METRICS[name]
         if (metric.needs == "texture") != (extractor.name == "texture"):
             continue
-        recipe = {"measure": name, "extractor": extractor.recipe, "n": n, "neighbours": neighbours, "real": identity}
+        recipe = {
+            "measure": name,
+            "extractor": extractor.recipe,
+            "n": n,
+            "neighbours": neighbours,
+            "real": identity,
+        }
         if metric.needs in ("judge", "concepts"):
             used = judge if metric.needs == "judge" else concepts
             recipe[metric.needs] = used.recipe if used else None
@@ -417,12 +524,18 @@ def measured(
             value = metric.of(pair)
             floor, why = _floor(metric, unseen_pair if metric.needs in ("train", "own") else floor_pair)
             drawn = resample(metric, pair)
-            ci = interval(value, sorted(drawn), metric.range, n if metric.unit in SHARES else None) if drawn else None
+            ci = (
+                interval(value, sorted(drawn), metric.range, n if metric.unit in SHARES else None)
+                if drawn
+                else None
+            )
             said = [metric.note(pair), *lost, why]
         except MeasureError as error:
             value, ci, floor, said = None, None, None, [str(error), *lost]
         reason = "; ".join(filter(None, said)) or None
-        rows.append(row(generation, called, extractor.name, value, ci, n, floor, configs.digest(recipe), reason))
+        rows.append(
+            row(generation, called, extractor.name, value, ci, n, floor, configs.digest(recipe), reason)
+        )
         advance(1)
     return rows
 
@@ -441,7 +554,9 @@ def left_out(reasons: Mapping[str, str]) -> list[str]:
     names: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         bare = name.partition(" (")[0]
-        names.setdefault(reason.removeprefix(f"{bare} has no value: ").removeprefix(f"{bare} "), []).append(name)
+        names.setdefault(reason.removeprefix(f"{bare} has no value: ").removeprefix(f"{bare} "), []).append(
+            name
+        )
     return [f"{', '.join(group)}: {reason}" for reason, group in names.items()]
 
 
@@ -456,7 +571,16 @@ def _floor(metric: Any, pair: Any) -> tuple[float | None, str | None]:
         return None, f"its floor: {error}"
 
 
-def _judge_drift(run: Run, generation: int, extractor: Any, judge: Any, no_judge: str | None, train: Side, real: Side, fake: Side) -> list[Row]:
+def _judge_drift(
+    run: Run,
+    generation: int,
+    extractor: Any,
+    judge: Any,
+    no_judge: str | None,
+    train: Side,
+    real: Side,
+    fake: Side,
+) -> list[Row]:
     """How the three judges of `difflab.metrics.judge_drift` read the half of the samples that the retrained one has not learned from.
 
     judge_frozen, judge_retrained, judge_rebased, and judge_retrained_on_real: the retrained one on held-out images. Fresh real images do not
@@ -467,32 +591,69 @@ def _judge_drift(run: Run, generation: int, extractor: Any, judge: Any, no_judge
     from difflab.metrics.judge_drift import three_judges
 
     seed = run.config.seed
-    (train, a), (real, b), (fake, c) = train.finite("training images"), real.finite("real images"), fake.finite("samples")
+    (train, a), (real, b), (fake, c) = (
+        train.finite("training images"),
+        real.finite("real images"),
+        fake.finite("samples"),
+    )
     lost, n = [*a, *b, *c], len(fake.features)
     wanted = dict(
-        zip(JUDGES, (("frozen", "on_samples"), ("retrained", "on_samples"), ("re-based", "on_samples"), ("retrained", "on_real")), strict=True)
+        zip(
+            JUDGES,
+            (
+                ("frozen", "on_samples"),
+                ("retrained", "on_samples"),
+                ("re-based", "on_samples"),
+                ("retrained", "on_real"),
+            ),
+            strict=True,
+        )
     )
     shared = {"extractor": extractor.recipe, "judge": judge and judge.recipe, "n": n, "real": run.real.hash()}
     recipes = {metric: configs.digest({"measure": metric, **shared}) for metric in wanted}
     try:
         if judge is None or fake.labels is None or real.labels is None or train.labels is None:
-            raise MeasureError(f"judge drift has no value: it wants classes, of real images and of what was asked for: {no_judge or UNASKED}")
-        at = torch.from_numpy(numpy_generator("judge drift", seed, generation).integers(len(train.features), size=len(train.features)))
+            raise MeasureError(
+                f"judge drift has no value: it wants classes, of real images and of what was asked for: {no_judge or UNASKED}"
+            )
+        at = torch.from_numpy(
+            numpy_generator("judge drift", seed, generation).integers(
+                len(train.features), size=len(train.features)
+            )
+        )
         fresh = train.features[at], train.labels[at]
         held_out, trained = (real.features, real.labels), (train.features[:n], train.labels[:n])
         own = three_judges(judge, held_out, (fake.features, fake.labels), fresh, (seed, generation))
         floors = three_judges(judge, trained, held_out, fresh, (seed, generation))
     except MeasureError as error:
         why = "; ".join([str(error), *lost])
-        return [row(generation, metric, extractor.name, None, None, n, None, recipes[metric], why) for metric in wanted]
+        return [
+            row(generation, metric, extractor.name, None, None, n, None, recipes[metric], why)
+            for metric in wanted
+        ]
     rows = []
     for metric, (name, where) in wanted.items():
         found, floor = (next(r for r in side if r["judge"] == name) for side in (own, floors))
-        value, said = found[where], [found["reason"] or (floor["reason"] and f"its floor: {floor['reason']}"), *lost]
+        value, said = (
+            found[where],
+            [found["reason"] or (floor["reason"] and f"its floor: {floor['reason']}"), *lost],
+        )
         ci = None if value is None else (found[f"{where}_low"], found[f"{where}_high"])
         shown = None if value is None else floor[where]
         reason = "; ".join(filter(None, said)) or None
-        rows.append(row(generation, metric, extractor.name, value, ci, found[f"{where}_n"], shown, recipes[metric], reason))
+        rows.append(
+            row(
+                generation,
+                metric,
+                extractor.name,
+                value,
+                ci,
+                found[f"{where}_n"],
+                shown,
+                recipes[metric],
+                reason,
+            )
+        )
     return rows
 
 
@@ -500,21 +661,30 @@ def _aesthetic(run: Run, generation: int, extractor: Any, head: Any, real: Side,
     """Mean score of the samples with its normal interval; floor: that of held-out real images."""
     (real, lost_real), (fake, lost_fake) = real.finite("real images"), fake.finite("samples")
     n = len(fake.features)
-    scores, floor = (mean(head(side.features).double().numpy(), "the score is not finite", "no image is left") for side in (fake, real))
+    scores, floor = (
+        mean(head(side.features).double().numpy(), "the score is not finite", "no image is left")
+        for side in (fake, real)
+    )
     recipe = configs.digest({"measure": "aesthetic_score", **head.recipe, "n": n, "real": run.real.hash()})
     reason = "; ".join(filter(None, [scores["reason"], *lost_real, *lost_fake])) or None
     ci = None if scores["low"] is None else (scores["low"], scores["high"])
-    return row(generation, "aesthetic_score", extractor.name, scores["value"], ci, n, floor["value"], recipe, reason)
+    return row(
+        generation, "aesthetic_score", extractor.name, scores["value"], ci, n, floor["value"], recipe, reason
+    )
 
 
-def judge_of(run: Run, extractor: Any, extractors: Sequence[Any], accelerator: Accelerator) -> tuple[Any, str | None]:
+def judge_of(
+    run: Run, extractor: Any, extractors: Sequence[Any], accelerator: Accelerator
+) -> tuple[Any, str | None]:
     """The class judge on one extractor's features, trained on the real train split once per run; None, and why, where there is none.
 
     No judge is made where no measure asks for one. All processes take part.
     """
     from difflab.metrics import METRICS, Judge
 
-    wanted = run.config.measure.judge_drift or any(METRICS[name].needs == "judge" for name in run.config.measure.metrics)
+    wanted = run.config.measure.judge_drift or any(
+        METRICS[name].needs == "judge" for name in run.config.measure.metrics
+    )
     if not wanted or extractor is not judged(run, extractors):
         return None, None
     labels, n_train = _tensor(run.real.labels()), run.about["n_train"]
@@ -523,7 +693,9 @@ def judge_of(run: Run, extractor: Any, extractors: Sequence[Any], accelerator: A
     path = run.path / "real" / f"judge-{extractor.key}.safetensors"
     why: list[Any] = [None]
     if accelerator.is_main_process and not path.exists():
-        train, _ = Side(run.real.features(extractor.key)[:n_train], labels[:n_train]).finite("training images")
+        train, _ = Side(run.real.features(extractor.key)[:n_train], labels[:n_train]).finite(
+            "training images"
+        )
         try:
             Judge.fit(train.features, train.labels, len(run.about["classes"])).save(path)  # type: ignore[arg-type]
         except MeasureError as error:
@@ -566,7 +738,16 @@ def _flagged(run: Run, generation: int, recipe: str) -> Row:
     count, total = sum(f is not None for f in flags), len(flags)
     p = count / total
     real = run.real.column("flag")[run.about["n_train"] :]
-    return row(generation, "flagged_share", "none", p, wilson(p, total), total, sum(f is not None for f in real) / len(real), recipe)
+    return row(
+        generation,
+        "flagged_share",
+        "none",
+        p,
+        wilson(p, total),
+        total,
+        sum(f is not None for f in real) / len(real),
+        recipe,
+    )
 
 
 def _tensor(labels: np.ndarray | None) -> torch.Tensor | None:
@@ -592,14 +773,42 @@ def measure_training(run: Run, generation: int) -> list[Row]:
     earlier = {"drift_from_base": family.base_files() or family.trained_files(run.gen(0) / "model")}
     if generation:
         earlier["drift_from_previous"] = family.trained_files(run.gen(generation - 1) / "model")
-    how = {key: value for key, value in config.train.model_dump(mode="json").items() if key != "checkpoint_every"}
+    how = {
+        key: value for key, value in config.train.model_dump(mode="json").items() if key != "checkpoint_every"
+    }
 
-    def of(name: str, value: float | None, ci: tuple[float, float] | None, n: int, reason: str | None, recipe: dict[str, Any]) -> Row:
-        return row(generation, name, "training", value, ci, n, None, configs.digest({"measure": name, "model": model} | recipe), reason)
+    def of(
+        name: str,
+        value: float | None,
+        ci: tuple[float, float] | None,
+        n: int,
+        reason: str | None,
+        recipe: dict[str, Any],
+    ) -> Row:
+        return row(
+            generation,
+            name,
+            "training",
+            value,
+            ci,
+            n,
+            None,
+            configs.digest({"measure": name, "model": model} | recipe),
+            reason,
+        )
 
     rows = []
     for name, value in training.get("means", {}).items():
-        rows.append(of(name, value, None, steps, None if value is not None else "no step had a finite gradient", {"train": how}))
+        rows.append(
+            of(
+                name,
+                value,
+                None,
+                steps,
+                None if value is not None else "no step had a finite gradient",
+                {"train": how},
+            )
+        )
     for name, before in earlier.items():
         value, reason = None, None
         try:
@@ -611,11 +820,25 @@ def measure_training(run: Run, generation: int) -> list[Row]:
     if path.exists():
         identity = run.real.hash()
         try:
-            taken = [(name, *(m[key] for key in ("value", "low", "high", "n", "reason"))) for name, m in read_json(path)["measures"].items()]
+            taken = [
+                (name, *(m[key] for key in ("value", "low", "high", "n", "reason")))
+                for name, m in read_json(path)["measures"].items()
+            ]
         except (KeyError, TypeError, AttributeError) as error:
-            raise StoreError(f"{path} is damaged ({type(error).__name__}); delete it, and its rows are left out") from error
+            raise StoreError(
+                f"{path} is damaged ({type(error).__name__}); delete it, and its rows are left out"
+            ) from error
         for name, value, low, high, n, reason in taken:
-            rows.append(of(name, value, None if low is None else (low, high), n, reason, {"n": n, "levels": LEVELS, "real": identity}))
+            rows.append(
+                of(
+                    name,
+                    value,
+                    None if low is None else (low, high),
+                    n,
+                    reason,
+                    {"n": n, "levels": LEVELS, "real": identity},
+                )
+            )
     return rows
 
 
@@ -626,21 +849,39 @@ def measure_exact(run: Run, generation: int, model: Exact) -> list[Row]:
     The floor is the measure of a model fitted to the held-out records: a second real set of the same size.
     """
     values = model.measures()
-    write_tensors(run.gen(generation) / "replicates.safetensors", {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in values.items()})
+    write_tensors(
+        run.gen(generation) / "replicates.safetensors",
+        {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in values.items()},
+    )
     reference = type(model)(model.spec, model.shape)
     n_train, n_held_out = run.about["n_train"], run.about["n_held_out"]
     reference.fit(run.real.gather(np.arange(n_train, n_train + n_held_out)), None)
     floors = reference.measures()
-    return [over_chains(run, generation, name, chains, float(floors[name].mean())) for name, chains in values.items()]
+    return [
+        over_chains(run, generation, name, chains, float(floors[name].mean()))
+        for name, chains in values.items()
+    ]
 
 
 def over_chains(run: Run, generation: int, name: str, chains: np.ndarray, floor: float) -> Row:
     """The row of a measure of the model, its values [R] of independent chains."""
     count = len(chains)
-    recipe = configs.digest({"measure": name, "model": run.config.model.model_dump(), "n": run.config.data.train_size})
+    recipe = configs.digest(
+        {"measure": name, "model": run.config.model.model_dump(), "n": run.config.data.train_size}
+    )
     lost = int((~np.isfinite(chains)).sum())
     if lost or not np.isfinite(floor):
-        return row(generation, name, "model", None, None, count, None, recipe, f"{lost} of {count} chains have no finite {name}")
+        return row(
+            generation,
+            name,
+            "model",
+            None,
+            None,
+            count,
+            None,
+            recipe,
+            f"{lost} of {count} chains have no finite {name}",
+        )
     mean = float(chains.mean())
     error = 1.96 * float(chains.std(ddof=1)) / np.sqrt(count) if count > 1 else None
     ci = None if error is None else (mean - error, mean + error)

@@ -56,13 +56,25 @@ def measure_run(
     run = run if isinstance(run, Run) else open_run(run)
     config, report = run.config, report or Reporter(quiet=True)
     if config.exact:
-        raise MeasureError(f"family {config.model.family} makes no images: its measures are its moments, which every run has")
+        raise MeasureError(
+            f"family {config.model.family} makes no images: its measures are its moments, which every run has"
+        )
     if config.ecosystem is not None and config.ecosystem.lab is not None:
-        raise ConfigError(f"{run.path} is one lab of an ecosystem; measure all of them: difflab measure {run.path.resolve().parent}")
-    given = {"extractors": extractors, "judge": judge, "concepts": concepts, "neighbours": neighbours, "aesthetic": aesthetic}
+        raise ConfigError(
+            f"{run.path} is one lab of an ecosystem; measure all of them: difflab measure {run.path.resolve().parent}"
+        )
+    given = {
+        "extractors": extractors,
+        "judge": judge,
+        "concepts": concepts,
+        "neighbours": neighbours,
+        "aesthetic": aesthetic,
+    }
     given = {name: value for name, value in given.items() if value is not None}
     if not any(part.done(t, "sample") for part in run.parts for t in range(config.generations + 1)):
-        raise MeasureError(f"{run.path} has no samples yet; make them with: difflab run CONFIG --out {run.path}")
+        raise MeasureError(
+            f"{run.path} has no samples yet; make them with: difflab run CONFIG --out {run.path}"
+        )
     new = [added.lacking(part, wanted(part, metrics, given, judge_drift)) for part in run.parts]
 
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
@@ -100,23 +112,46 @@ def wanted(run: Run, metrics: Sequence[str], given: dict[str, Any], judge_drift:
     sections = [run.config.measure, *added.added(run)]
     own = list(dict.fromkeys(name for section in sections for name in section.metrics))
     alone = judge_drift or "aesthetic" in given  # these are asked for by their own names
-    names = list(metrics) or (CONCEPTS if "concepts" in given else [] if alone and "extractors" not in given else own)
-    specs = list(given.get("extractors") or dict.fromkeys(spec for section in sections for spec in section.extractors))
+    names = list(metrics) or (
+        CONCEPTS if "concepts" in given else [] if alone and "extractors" not in given else own
+    )
+    specs = list(
+        given.get("extractors") or dict.fromkeys(spec for section in sections for spec in section.extractors)
+    )
     needs = {METRICS[name].needs: name for name in reversed(names)}
     others = [name for name in names if METRICS[name].needs != "texture"]
     if metrics and "texture" in needs and "texture" not in specs:
-        raise MeasureError(f"{needs['texture']} is read off the extractor texture; add: --extractors {' '.join([*specs, 'texture'])}")
+        raise MeasureError(
+            f"{needs['texture']} is read off the extractor texture; add: --extractors {' '.join([*specs, 'texture'])}"
+        )
     if metrics and others and not set(specs) - {"texture"}:
-        raise MeasureError(f"{others[0]} is not taken on the extractor texture; add another, such as --extractors pixels")
+        raise MeasureError(
+            f"{others[0]} is not taken on the extractor texture; add another, such as --extractors pixels"
+        )
     if given.get("judge") is not None and given["judge"] not in specs:
-        raise MeasureError(f"--judge {given['judge']} is none of the extractors {' '.join(specs)}; add: --extractors {given['judge']}")
+        raise MeasureError(
+            f"--judge {given['judge']} is none of the extractors {' '.join(specs)}; add: --extractors {given['judge']}"
+        )
     concepts = given.get("concepts", run.config.measure.concepts)
     if "concepts" in needs and concepts is None:
-        raise MeasureError(f"{needs['concepts']} wants --concepts: classes, or a file of names that captions hold")
-    if ("concepts" in needs or "aesthetic" in given) and not any(spec.startswith("open_clip") for spec in specs):
-        raise MeasureError("concepts and aesthetic scores are read by a CLIP model; add: --extractors open_clip:tiny-clip, or open_clip:NAME_OR_PATH")
+        raise MeasureError(
+            f"{needs['concepts']} wants --concepts: classes, or a file of names that captions hold"
+        )
+    if ("concepts" in needs or "aesthetic" in given) and not any(
+        spec.startswith("open_clip") for spec in specs
+    ):
+        raise MeasureError(
+            "concepts and aesthetic scores are read by a CLIP model; add: --extractors open_clip:tiny-clip, or open_clip:NAME_OR_PATH"
+        )
     inherited = run.config.measure.judge if run.config.measure.judge in specs else None
-    settings = {"judge": inherited, "concepts": concepts, **given, "metrics": names, "extractors": specs, "judge_drift": judge_drift}
+    settings = {
+        "judge": inherited,
+        "concepts": concepts,
+        **given,
+        "metrics": names,
+        "extractors": specs,
+        "judge_drift": judge_drift,
+    }
     return parse(run.config.measure.model_dump() | added.NOTHING | settings, "measure", Measure)  # type: ignore[no-any-return]
 
 
@@ -135,7 +170,9 @@ def check(work: Any, sections: Sequence[dict[str, Any]]) -> None:
 def whole(work: Any) -> None:
     """Measure the generations whose samples are there and that were never measured, as the engine does."""
     run, accelerator = work.run, work.accelerator
-    sampled = [t for t in range(run.config.generations + 1) if run.done(t, "sample") and not run.done(t, "measure")]
+    sampled = [
+        t for t in range(run.config.generations + 1) if run.done(t, "sample") and not run.done(t, "measure")
+    ]
     accelerator.wait_for_everyone()  # all have looked before one of them writes
     for t in sampled:
         started = time.perf_counter()
@@ -150,23 +187,44 @@ def listing(run: Run) -> list[dict[str, Any]]:
     from difflab.metrics import METRICS
 
     if run.config.exact:
-        raise MeasureError(f"family {run.config.model.family} makes no images: its measures are its moments, which every run has")
-    rows = [row for part in run.parts for t in part.generations for row in read_rows(part.gen(t) / "metrics.jsonl")]
+        raise MeasureError(
+            f"family {run.config.model.family} makes no images: its measures are its moments, which every run has"
+        )
+    rows = [
+        row
+        for part in run.parts
+        for t in part.generations
+        for row in read_rows(part.gen(t) / "metrics.jsonl")
+    ]
     found: dict[tuple[str, str], str | None] = {}
     for row in rows:
         if row["extractor"] not in ("none", "training"):
             key = row["metric"], row["extractor"]
             found[key] = None if row["value"] is not None else found.get(key, row["reason"])
-    out = [{"metric": m, "extractor": e, "state": "in the run", "about": why or ""} for (m, e), why in sorted(found.items())]
+    out = [
+        {"metric": m, "extractor": e, "state": "in the run", "about": why or ""}
+        for (m, e), why in sorted(found.items())
+    ]
     labels = run.parts[0].real.labels()
     known = {"fd" if metric == "fid" else metric for metric, _ in found}
     for name in sorted(set(METRICS) - known):
         needs = METRICS[name].needs
         unlabelled = needs == "judge" and (labels is None or len(set(labels.tolist())) < 2)
         why = (
-            ("the real images carry no class labels" if labels is None else "all real images are of one class")
+            (
+                "the real images carry no class labels"
+                if labels is None
+                else "all real images are of one class"
+            )
             if unlabelled
             else ABOUT.get(needs, "")
         )
-        out.append({"metric": name, "extractor": "", "state": "cannot be taken" if unlabelled else "can be added", "about": why})
+        out.append(
+            {
+                "metric": name,
+                "extractor": "",
+                "state": "cannot be taken" if unlabelled else "can be added",
+                "about": why,
+            }
+        )
     return out

@@ -56,7 +56,9 @@ def plan(config: Config, shape: Shape, n_train: int, captions: int = 0) -> list[
     for t in range(config.generations + 1):
         count = config.sample.count_of(t)
         # What selection may drop is not known yet, so that this is the most a training set can hold.
-        drawn, budget = regimes.pools(config, t, n_train, [np.arange(config.sample.count_of(g)) for g in range(t)])
+        drawn, budget = regimes.pools(
+            config, t, n_train, [np.arange(config.sample.count_of(g)) for g in range(t)]
+        )
         union = sum(pool.count for pool in drawn)
         sets = union if budget is None else min(budget, union)
         out.append(Cost(t, "mix", sets, 0, 4.0 * sets, 0.02))
@@ -65,18 +67,46 @@ def plan(config: Config, shape: Shape, n_train: int, captions: int = 0) -> list[
             train = config.train
             for policy, at in acting("training", config, t):
                 train = policy.training(at, train)
-            seen = 0 if t == 0 and getattr(config.model, "generation_0", "fit") == "base" else train.images_seen
-            out.append(Cost(t, "train", seen, network.training * network.flops * seen, network.bytes, seen * network.backward))
+            seen = (
+                0 if t == 0 and getattr(config.model, "generation_0", "fit") == "base" else train.images_seen
+            )
+            out.append(
+                Cost(
+                    t,
+                    "train",
+                    seen,
+                    network.training * network.flops * seen,
+                    network.bytes,
+                    seen * network.backward,
+                )
+            )
             disk = PNG_SHARE * pixels * count + 300 * count
-            disk += 4 * count * sum(DIMENSIONS.get(spec.partition(":")[0], pixels) for spec in config.measure.extractors)
+            disk += (
+                4
+                * count
+                * sum(DIMENSIONS.get(spec.partition(":")[0], pixels) for spec in config.measure.extractors)
+            )
             seconds = passes * network.forward + count * (network.finish + 1e-4)
-            out.append(Cost(t, "sample", count, network.flops * passes + network.finish_flops * count, disk, seconds))
+            out.append(
+                Cost(t, "sample", count, network.flops * passes + network.finish_flops * count, disk, seconds)
+            )
         else:
             out.append(Cost(t, "train", sets, 0, 0, 0.05))
             out.append(Cost(t, "sample", count, 0, pixels * count, 0.05 + 1e-4 * count))
-        measures = len(config.measure.metrics) * max(1, len(config.measure.extractors)) if not config.exact else 0
+        measures = (
+            len(config.measure.metrics) * max(1, len(config.measure.extractors)) if not config.exact else 0
+        )
         out.append(Cost(t, "select", count, 0, 10.0 * count, 0.02))
-        out.append(Cost(t, "measure", count, 0, 0, 0.05 + 0.006 * measures * (1 + config.measure.resamples) * (count / 1000) ** 2))
+        out.append(
+            Cost(
+                t,
+                "measure",
+                count,
+                0,
+                0,
+                0.05 + 0.006 * measures * (1 + config.measure.resamples) * (count / 1000) ** 2,
+            )
+        )
     return out
 
 
@@ -85,7 +115,9 @@ def _captions(config: Config, shape: Shape, captions: int) -> Cost:
     from difflab.models.latent import KEPT
 
     model: Any = family_of(config.model)(config.model, shape)
-    if getattr(config.model, "train_text_encoder", False):  # its embeddings change with every step and are not kept
+    if getattr(
+        config.model, "train_text_encoder", False
+    ):  # its embeddings change with every step and are not kept
         return Cost(0, "captions", captions, 0, 0, 0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size = model.text_bytes(device) * (captions + 1)
@@ -130,12 +162,20 @@ def _network(config: Config, shape: Shape) -> _Network | None:
 
     def batch(n: int) -> tuple[Any, ...]:
         conditions = torch.full((n,), model.null, device=device) if config.conditional else None
-        return torch.randn(n, *model.drawn, device=device), torch.zeros(n, dtype=torch.long, device=device), conditions
+        return (
+            torch.randn(n, *model.drawn, device=device),
+            torch.zeros(n, dtype=torch.long, device=device),
+            conditions,
+        )
 
     trained = config.train.micro_batch_size or config.train.batch_size
-    with torch.autocast(device, TYPES[config.train.precision], enabled=config.train.precision != "no"):  # as accelerate trains
+    with torch.autocast(
+        device, TYPES[config.train.precision], enabled=config.train.precision != "no"
+    ):  # as accelerate trains
         flops = forward_flops(model)
-        backward = _per_image(lambda n: model.predict(model.net, *batch(n)).float().square().mean().backward(), trained, device)
+        backward = _per_image(
+            lambda n: model.predict(model.net, *batch(n)).float().square().mean().backward(), trained, device
+        )
     size = sum(p.numel() * p.element_size() for p in model.net.parameters() if p.requires_grad)
     model.prepare_sampling(config.sample.model_copy(update={"compile": False}), device)
     sampled = config.sample.batch_size * guided

@@ -79,7 +79,9 @@ def pools(
     return [p for p in drawn if p.count], budget
 
 
-def exchanged(config: Config, drawn: list[Pool], budget: int | None, kept: Sequence[list[np.ndarray]]) -> tuple[list[Pool], int | None]:
+def exchanged(
+    config: Config, drawn: list[Pool], budget: int | None, kept: Sequence[list[np.ndarray]]
+) -> tuple[list[Pool], int | None]:
     """The pools of one lab with those of samples split over the labs by its row of the exchange matrix, counts by largest remainder.
 
     As many samples are drawn as the regime asks of the lab's own; each lab's part is drawn from what that lab kept, without replacement and
@@ -105,11 +107,21 @@ def exchanged(config: Config, drawn: list[Pool], budget: int | None, kept: Seque
         for lab, count in enumerate(_remainders(pool.count, shares)):
             key = ("exchange", lab_seed(config.seed, own), pool.generation, lab) if whole else ()
             if count:
-                out.append(replace(pool, rows=pool.rows if lab == own else kept[lab][pool.generation], count=count, lab=lab, key=key))
+                out.append(
+                    replace(
+                        pool,
+                        rows=pool.rows if lab == own else kept[lab][pool.generation],
+                        count=count,
+                        lab=lab,
+                        key=key,
+                    )
+                )
     return out, budget
 
 
-def _of_regime(config: Config, generation: int, n_train: int, kept: list[np.ndarray]) -> tuple[list[Pool], int | None]:
+def _of_regime(
+    config: Config, generation: int, n_train: int, kept: list[np.ndarray]
+) -> tuple[list[Pool], int | None]:
     regime, n0 = config.regime, first_size(config, n_train)
     real = np.arange(n0)
     if generation == 0:
@@ -117,7 +129,11 @@ def _of_regime(config: Config, generation: int, n_train: int, kept: list[np.ndar
     n = regime.set_size or n0
     accumulating = regime.name.startswith("accumulate")
     budget: int | None = None
-    sources = range(generation) if (regime.synthetic_from or ("all" if accumulating else "last")) == "all" else [generation - 1]
+    sources = (
+        range(generation)
+        if (regime.synthetic_from or ("all" if accumulating else "last")) == "all"
+        else [generation - 1]
+    )
 
     if regime.name == "replace" or accumulating:
         drawn = [Pool("synthetic", g, kept[g], len(kept[g])) for g in sources]
@@ -125,7 +141,10 @@ def _of_regime(config: Config, generation: int, n_train: int, kept: list[np.ndar
         budget = n if regime.name == "accumulate_subsample" else regime.set_size
         if regime.stratified:
             shares = _shares(n, len(drawn))
-            drawn, budget = [Pool(p.kind, p.generation, p.rows, c) for p, c in zip(drawn, shares, strict=True)], None
+            drawn, budget = (
+                [Pool(p.kind, p.generation, p.rows, c) for p, c in zip(drawn, shares, strict=True)],
+                None,
+            )
     else:
         n_real, start = real_count(config, n0), (generation - 1) * real_count(config, n0)
         if regime.name == "fixed_real":
@@ -133,7 +152,10 @@ def _of_regime(config: Config, generation: int, n_train: int, kept: list[np.ndar
         else:
             reserve = np.arange(n0 + start, min(n_train, n0 + start + n_real))
             drawn = [Pool("fresh_real", REAL, reserve, n_real)]
-        drawn += [Pool("synthetic", g, kept[g], c) for g, c in zip(sources, _shares(n - n_real, len(sources)), strict=True)]
+        drawn += [
+            Pool("synthetic", g, kept[g], c)
+            for g, c in zip(sources, _shares(n - n_real, len(sources)), strict=True)
+        ]
     return drawn, budget
 
 
@@ -141,7 +163,9 @@ def first_size(config: Config, n_train: int) -> int:
     """n0, the size of generation 0's training set."""
     n0 = config.data.train_size or n_train
     if n0 > n_train:
-        raise ConfigError(f"data.train_size asks for {n0} real images, the train split has {n_train}; lower data.train_size or data.held_out")
+        raise ConfigError(
+            f"data.train_size asks for {n0} real images, the train split has {n_train}; lower data.train_size or data.held_out"
+        )
     return n0
 
 
@@ -202,12 +226,18 @@ def mix(drawn: list[Pool], budget: int | None, key: tuple[object, ...], replicat
         return np.sort(numpy_generator(*name).permutation(rows)[:count])
 
     def part(i: int, r: int) -> np.ndarray:
-        return of[i][: drawn[i].count] if whole(i) else draw(of[i], drawn[i].count, *(drawn[i].key or (*key, i)), r)
+        return (
+            of[i][: drawn[i].count]
+            if whole(i)
+            else draw(of[i], drawn[i].count, *(drawn[i].key or (*key, i)), r)
+        )
 
     each = [(r, r if replicates > 1 else SHARED) for r in range(replicates)]
     if budget is not None and budget < sum(p.count for p in drawn):
         for r, shown in each:
-            picks.append((draw(np.concatenate([part(i, r) for i in range(len(drawn))]), budget, *key, r), shown))
+            picks.append(
+                (draw(np.concatenate([part(i, r) for i in range(len(drawn))]), budget, *key, r), shown)
+            )
     else:
         for i in range(len(drawn)):
             picks += [(part(i, 0), SHARED)] if whole(i) else [(part(i, r), shown) for r, shown in each]
@@ -219,7 +249,9 @@ def mix(drawn: list[Pool], budget: int | None, key: tuple[object, ...], replicat
             "lab": pa.array(np.array([p.lab for p in drawn])[pool_of[at]], pa.int16()),
             "generation": pa.array(np.array([p.generation for p in drawn])[pool_of[at]], pa.int32()),
             "index": pa.array(index[at], pa.int64()),
-            "replicate": pa.array(np.repeat([r for _, r in picks], [len(rows) for rows, _ in picks]), pa.int32()),
+            "replicate": pa.array(
+                np.repeat([r for _, r in picks], [len(rows) for rows, _ in picks]), pa.int32()
+            ),
         }
     )
 
@@ -241,7 +273,11 @@ def _remainders(total: int, shares: Sequence[float]) -> list[int]:
 def _check(drawn: list[Pool], budget: int | None, generation: int, named: bool = False) -> None:
     for pool in drawn:
         if pool.count > len(pool.rows):
-            origin = "real images" if pool.generation == REAL else f"samples of generation {pool.generation}{f' of lab {pool.lab}' if named else ''}"
+            origin = (
+                "real images"
+                if pool.generation == REAL
+                else f"samples of generation {pool.generation}{f' of lab {pool.lab}' if named else ''}"
+            )
             more = "sample.count" if pool.kind == "synthetic" else "data.train_size"
             raise ConfigError(
                 f"training set {generation} asks for {pool.count} {origin} ({pool.kind}), {len(pool.rows)} are there; "

@@ -40,17 +40,25 @@ def keys(config: Config) -> dict[Any, str]:
     flat = configs.flat(config)
 
     def fields(*names: str, without: tuple[str, ...] = ()) -> dict[str, Any]:
-        return {key: value for key, value in flat.items() if key.split(".")[0] in names and key not in without}
+        return {
+            key: value for key, value in flat.items() if key.split(".")[0] in names and key not in without
+        }
 
     # Of the exact families the reserve of fresh_real is drawn with the real set, for the whole chain.
     reserve = fresh_needed(config, config.data.train_size or 0) if config.exact else 0
-    out: dict[Any, str] = {"real": configs.digest([fields("seed", "data", "ecosystem"), fields("model") if config.exact else config.text, reserve])}
+    out: dict[Any, str] = {
+        "real": configs.digest(
+            [fields("seed", "data", "ecosystem"), fields("model") if config.exact else config.text, reserve]
+        )
+    }
     before = out["real"]
     for t in range(config.generations + 1):
         own = {
             "mix": fields("regime") if t else {},
-            "train": fields("model", "train", without=() if t else ("train.start_from",)) | {"loss": config.measure.held_out_loss},
-            "sample": fields("sample", "probe") | {"extractors": config.measure.extractors, "last": config.text and t == config.generations},
+            "train": fields("model", "train", without=() if t else ("train.start_from",))
+            | {"loss": config.measure.held_out_loss},
+            "sample": fields("sample", "probe")
+            | {"extractors": config.measure.extractors, "last": config.text and t == config.generations},
             "select": {"judge": config.measure.judge},
             "measure": fields("measure") | {"reserve": config.regime.name == "fresh_real"},
         }
@@ -78,7 +86,14 @@ def adopt(run: Run, donors: Iterable[Run]) -> list[tuple[int, str]]:
         for stage in STAGES:
             if (run.path / "real" / "about.json").exists() and run.done(t, stage):
                 continue
-            source = next((d for d, own in keyed if own.get((t, stage)) == wanted[t, stage] and d.done(t, stage) and shared(d, stage)), None)
+            source = next(
+                (
+                    d
+                    for d, own in keyed
+                    if own.get((t, stage)) == wanted[t, stage] and d.done(t, stage) and shared(d, stage)
+                ),
+                None,
+            )
             if source is None:
                 if stage != "measure":
                     return taken
@@ -98,7 +113,9 @@ def shared(donor: Run, stage: str) -> bool:
 def _link(source: Path, target: Path) -> None:
     """Hard links of a file or of all files of a folder; what is there stays."""
     if source.is_dir():
-        for path in sorted(source.rglob("*"), key=lambda p: p.name in ("about.json", "hash.json")):  # what says "done" comes last
+        for path in sorted(
+            source.rglob("*"), key=lambda p: p.name in ("about.json", "hash.json")
+        ):  # what says "done" comes last
             if path.is_file() and ".tmp" not in path.name:
                 _link(path, target / path.relative_to(source))
         return

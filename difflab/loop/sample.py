@@ -27,7 +27,13 @@ from difflab.runs.run import Run
 
 
 def draw(
-    run: Run, generation: int, model: Any, how: Sample, extractors: Sequence[Any], accelerator: Accelerator, advance: Callable[[int], None]
+    run: Run,
+    generation: int,
+    model: Any,
+    how: Sample,
+    extractors: Sequence[Any],
+    accelerator: Accelerator,
+    advance: Callable[[int], None],
 ) -> float:
     """Draw, write and describe the samples of one generation; returns the seconds spent in the store by this process.
 
@@ -38,7 +44,11 @@ def draw(
     config, shards = run.config, run.samples(generation)
     wanted = asked(run, generation, len(shards)) if config.conditional else None
     # What will be trained on is encoded while the image is in memory; the last generation trains nothing.
-    encoder = model.encoder(accelerator.device) if not isinstance(model, ClosedForm) and generation < config.generations else None
+    encoder = (
+        model.encoder(accelerator.device)
+        if not isinstance(model, ClosedForm) and generation < config.generations
+        else None
+    )
     columns = {**provenance(run, generation, how), "split": "sample"}
     in_store = 0.0
 
@@ -56,10 +66,14 @@ def draw(
             if not shards.has(shard):
                 seeds = image_seeds(config.seed, config.lab, generation, span)
                 own = None if wanted is None else wanted.part(span)
-                pixels = _sample(model, None if own is None else own.conditions, seeds, how, config.exact, advance)
+                pixels = _sample(
+                    model, None if own is None else own.conditions, seeds, how, config.exact, advance
+                )
                 if writing is not None:
                     writing.result()
-                writing = writer.submit(write, shard, pixels, {**columns, "seed": seeds, **(own.columns() if own else {})})
+                writing = writer.submit(
+                    write, shard, pixels, {**columns, "seed": seeds, **(own.columns() if own else {})}
+                )
             else:
                 advance(len(span))
             if encoder is not None:
@@ -72,16 +86,30 @@ def draw(
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         write_json(
-            run.gen(generation) / "sampled.json", {"count": len(shards), "hash": shards.hash(), "probe": 0 if run.config.exact else probe_count(run)}
+            run.gen(generation) / "sampled.json",
+            {
+                "count": len(shards),
+                "hash": shards.hash(),
+                "probe": 0 if run.config.exact else probe_count(run),
+            },
         )
     return in_store
 
 
-def _sample(model: Family, conditions: np.ndarray | None, seeds: list[int], how: Sample, exact: bool, advance: Callable[[int], None]) -> np.ndarray:
+def _sample(
+    model: Family,
+    conditions: np.ndarray | None,
+    seeds: list[int],
+    how: Sample,
+    exact: bool,
+    advance: Callable[[int], None],
+) -> np.ndarray:
     """One shard in batches, so that progress moves within it."""
     out, size = [], len(seeds) if exact else how.batch_size
     for i in range(0, len(seeds), size):
-        out.append(model.sample(None if conditions is None else conditions[i : i + size], seeds[i : i + size], how))
+        out.append(
+            model.sample(None if conditions is None else conditions[i : i + size], seeds[i : i + size], how)
+        )
         advance(len(out[-1]))
     return np.concatenate(out)
 
@@ -98,12 +126,21 @@ class Asked:
     def part(self, span: range) -> Asked:
         cut = slice(span.start, span.stop)
         labels = None if self.labels is None else self.labels[cut]
-        return Asked(self.conditions[cut], labels, self.classes and self.classes[cut], self.prompts and self.prompts[cut])
+        return Asked(
+            self.conditions[cut],
+            labels,
+            self.classes and self.classes[cut],
+            self.prompts and self.prompts[cut],
+        )
 
     def columns(self) -> dict[str, Any]:
         """As columns of the ledger."""
         labels = None if self.labels is None else self.labels.tolist()
-        return {name: value for name, value in (("label", labels), ("class", self.classes), ("prompt", self.prompts)) if value is not None}
+        return {
+            name: value
+            for name, value in (("label", labels), ("class", self.classes), ("prompt", self.prompts))
+            if value is not None
+        }
 
 
 def asked(run: Run, generation: int, count: int) -> Asked:
@@ -121,7 +158,9 @@ def asked(run: Run, generation: int, count: int) -> Asked:
     order = numpy_generator("captions", run.config.seed).permutation(n0)
     conditions = np.empty(count, dtype=np.int64)
     if labels is None or known is None:
-        conditions[:] = numpy_generator("asked", run.config.seed, generation).permutation(np.resize(captions[order], count))
+        conditions[:] = numpy_generator("asked", run.config.seed, generation).permutation(
+            np.resize(captions[order], count)
+        )
     else:
         for label in np.unique(labels):
             own = captions[order[known[order] == label]]
@@ -132,7 +171,9 @@ def asked(run: Run, generation: int, count: int) -> Asked:
 def _named(run: Run, conditions: np.ndarray, labels: np.ndarray | None, captions: np.ndarray | None) -> Asked:
     classes, prompts = run.about["classes"], run.prompts
     named = None if labels is None else [classes[label] for label in labels.tolist()]
-    return Asked(conditions, labels, named, None if captions is None else [prompts[c] for c in captions.tolist()])
+    return Asked(
+        conditions, labels, named, None if captions is None else [prompts[c] for c in captions.tolist()]
+    )
 
 
 def _quotas(run: Run, generation: int, count: int) -> np.ndarray | None:
@@ -141,7 +182,9 @@ def _quotas(run: Run, generation: int, count: int) -> np.ndarray | None:
     if known is None:
         if run.config.text:
             return None
-        raise ConfigError("a conditional model needs a labelled real set; for this one set model.conditional=false sample.guidance_scale=1")
+        raise ConfigError(
+            "a conditional model needs a labelled real set; for this one set model.conditional=false sample.guidance_scale=1"
+        )
     classes = run.about["classes"]
     n0 = first_size(run.config, run.about["n_train"])
     share = np.bincount(known[:n0], minlength=len(classes)).astype(float)
@@ -154,7 +197,9 @@ def _quotas(run: Run, generation: int, count: int) -> np.ndarray | None:
     if (quota[share > 0] == 0).any():
         lost = classes[int(np.argmax((quota == 0) & (share > 0)))]
         instead = " or use sample.conditions=balanced" if run.config.sample.conditions == "real" else ""
-        raise ConfigError(f"sample.count {count} is too small to ask for class '{lost}' even once; raise it{instead}")
+        raise ConfigError(
+            f"sample.count {count} is too small to ask for class '{lost}' even once; raise it{instead}"
+        )
     labels = np.repeat(np.arange(len(classes)), quota)
     return numpy_generator("asked", run.config.seed, generation).permutation(labels)
 
@@ -170,7 +215,9 @@ def provenance(run: Run, generation: int, how: Sample) -> dict[str, Any]:
         "guidance_scale": how.guidance_scale,
         "batch_size": how.batch_size,
     }
-    steered = [policy.policy for hook in ("sampling", "steer") for policy, _ in acting(hook, run.config, generation)]
+    steered = [
+        policy.policy for hook in ("sampling", "steer") for policy, _ in acting(hook, run.config, generation)
+    ]
     settings |= {"policies": list(dict.fromkeys(steered))} if steered else {}
     record = read_json(folder / "model" / "hash.json")
     return {
@@ -209,7 +256,9 @@ def probe_asked(run: Run) -> Asked | None:
     if known is None:
         return None
     frequency = np.bincount(known[:n0], minlength=len(run.about["classes"]))
-    ranked = np.argsort(-frequency, kind="stable")[: np.count_nonzero(frequency)]  # only what the model has been shown
+    ranked = np.argsort(-frequency, kind="stable")[
+        : np.count_nonzero(frequency)
+    ]  # only what the model has been shown
     shown = len(ranked) if len(ranked) <= probe.conditions else probe.conditions
     chosen = np.sort(np.concatenate([ranked[: -(-shown // 2)], ranked[len(ranked) - shown // 2 :]]))
     labels = np.repeat(chosen, probe.per_condition)
@@ -221,15 +270,23 @@ def probe_count(run: Run) -> int:
     return len(wanted.conditions) if wanted is not None else 8 * run.config.probe.per_condition
 
 
-def _draw_probe(run: Run, generation: int, model: Family, how: Sample, columns: dict[str, Any], accelerator: Accelerator) -> None:
+def _draw_probe(
+    run: Run, generation: int, model: Family, how: Sample, columns: dict[str, Any], accelerator: Accelerator
+) -> None:
     """The probe in batches, each by one process: nobody waits for the main one to draw pictures."""
     count = 0 if run.config.exact else probe_count(run)
     if not count:
         return
-    shards, wanted, seeds = run.probe(generation, count), probe_asked(run), probe_seeds(run.config.seed, count)
+    shards, wanted, seeds = (
+        run.probe(generation, count),
+        probe_asked(run),
+        probe_seeds(run.config.seed, count),
+    )
     for shard in shards.shards[accelerator.process_index :: accelerator.num_processes]:
         if not shards.has(shard):
             span = shards.span(shard)
             own, drawn = wanted.part(span) if wanted else None, seeds[span.start : span.stop]
             pixels = model.sample(None if own is None else own.conditions, drawn, how)
-            shards.write(shard, pixels, {**columns, "split": "probe", "seed": drawn, **(own.columns() if own else {})})
+            shards.write(
+                shard, pixels, {**columns, "split": "probe", "seed": drawn, **(own.columns() if own else {})}
+            )

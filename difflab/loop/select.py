@@ -71,7 +71,9 @@ class Candidates:
     def features(self, extractor: Any) -> torch.Tensor:
         """Features of one opened extractor, float32 [n, d]. Raises MeasureError where some are not finite."""
         whole = self.once(extractor.key, lambda: self.run.samples(self.generation).features(extractor.key))
-        return _finite(whole[torch.from_numpy(self.index)], self.index, f"sample {{}} of generation {self.generation}")
+        return _finite(
+            whole[torch.from_numpy(self.index)], self.index, f"sample {{}} of generation {self.generation}"
+        )
 
     def real(self, extractor: Any) -> tuple[torch.Tensor, np.ndarray | None]:
         """Features [m, d] and classes [m] (None = unlabelled) of generation 0's training set: what a pipeline has of real images."""
@@ -94,7 +96,9 @@ class Candidates:
         if labels is None:
             raise MeasureError("a class judge learns from labelled real images, and there are none here")
         classes = len(self.run.about["classes"])
-        return self.once(("judge", extractor.key), lambda: Judge.fit(features, torch.from_numpy(labels), classes))
+        return self.once(
+            ("judge", extractor.key), lambda: Judge.fit(features, torch.from_numpy(labels), classes)
+        )
 
     @property
     def exact(self) -> bool:
@@ -105,7 +109,9 @@ class Candidates:
 def _finite(features: torch.Tensor, index: np.ndarray, whose: str) -> torch.Tensor:
     bad = ~torch.isfinite(features).all(1)
     if bad.any():
-        raise MeasureError(f"{whose.format(index[int(bad.nonzero()[0])])} has features that are NaN or infinite; look at it before selecting by them")
+        raise MeasureError(
+            f"{whose.format(index[int(bad.nonzero()[0])])} has features that are NaN or infinite; look at it before selecting by them"
+        )
     return features
 
 
@@ -122,6 +128,10 @@ def select(run: Run, generation: int, extractors: Any) -> pa.Table:
             reasons[i] = reason
         if all(reasons) and generation < run.config.generations:
             why = max(set(reasons), key=reasons.count)
-            raise ConfigError(f"policies: {policy.policy} keeps none of the {count} samples of generation {generation} ({why}); loosen it")
+            raise ConfigError(
+                f"policies: {policy.policy} keeps none of the {count} samples of generation {generation} ({why}); loosen it"
+            )
     kept = [reason is None for reason in reasons]
-    return pa.table({"index": pa.array(range(count), pa.int64()), "kept": kept, "reason": pa.array(reasons, pa.string())})
+    return pa.table(
+        {"index": pa.array(range(count), pa.int64()), "kept": kept, "reason": pa.array(reasons, pa.string())}
+    )

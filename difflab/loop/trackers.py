@@ -23,7 +23,9 @@ def check(config: Config) -> None:
     """Raise ConfigError where the package of a tracker is not installed, with the command that installs it."""
     for name in config.track:
         if find_spec(name) is None:
-            raise ConfigError(f"track: {name} is not installed; run: pip install {name}, or leave it out of track={config.track}")
+            raise ConfigError(
+                f"track: {name} is not installed; run: pip install {name}, or leave it out of track={config.track}"
+            )
 
 
 class Trackers:
@@ -32,7 +34,9 @@ class Trackers:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.record = run.path / "tracked.json"
-        self.given: dict[str, list[int]] = read_json(self.record) if run.config.track and self.record.exists() else {}
+        self.given: dict[str, list[int]] = (
+            read_json(self.record) if run.config.track and self.record.exists() else {}
+        )
         self._opened: dict[str, Any] = {}
 
     def log(self, generation: int) -> None:
@@ -43,7 +47,9 @@ class Trackers:
             tracker = self._opened[name] = self._opened.get(name) or started(name, self.run)
             for key, picture in pictures(self.run, generation).items():
                 show(name, tracker, key, picture, generation)
-            tracker.log(values(self.run, generation), step=generation)  # of tensorboard this also writes everything to disk
+            tracker.log(
+                values(self.run, generation), step=generation
+            )  # of tensorboard this also writes everything to disk
             self.given[name] = [*self.given.get(name, []), generation]
             write_json(self.record, self.given)
 
@@ -58,7 +64,11 @@ class Trackers:
 def values(run: Run, generation: int) -> dict[str, float]:
     """The measures of one generation by difflab/METRIC/EXTRACTOR; those without a value are left out."""
     rows = read_rows(run.gen(generation) / "metrics.jsonl")
-    return {"/".join(["difflab", row["metric"], *filter(None, [row["extractor"]])]): row["value"] for row in rows if row["value"] is not None}
+    return {
+        "/".join(["difflab", row["metric"], *filter(None, [row["extractor"]])]): row["value"]
+        for row in rows
+        if row["value"] is not None
+    }
 
 
 def pictures(run: Run, generation: int) -> dict[str, Any]:

@@ -60,7 +60,9 @@ def fit(
     """
     rank, world = accelerator.process_index, accelerator.num_processes
     if train.batch_size < world:
-        raise ConfigError(f"train.batch_size {train.batch_size} is smaller than the number of processes {world}")
+        raise ConfigError(
+            f"train.batch_size {train.batch_size} is smaller than the number of processes {world}"
+        )
     rows = slice(rank * train.batch_size // world, (rank + 1) * train.batch_size // world)
     micro = train.micro_batch_size or train.batch_size
     steps = math.ceil(train.images_seen / train.batch_size)
@@ -86,7 +88,11 @@ def fit(
     saved = told = begun = step
 
     def broken(what: str, step: int) -> None:
-        kept = f"the checkpoint at {saved * train.batch_size:,} images is kept" if saved else "nothing was written"
+        kept = (
+            f"the checkpoint at {saved * train.batch_size:,} images is kept"
+            if saved
+            else "nothing was written"
+        )
         if any(bool(p.isfinite().all()) for p in trained.values()):
             with torch.no_grad(), accelerator.autocast(), watched(raw) as found:
                 model.loss(raw, **drawn, train=train)
@@ -103,13 +109,23 @@ def fit(
             group["lr"] = learning_rate(train, seen)
         at = order(len(data), train.batch_size, seen, key)[rows]
         inputs = torch.from_numpy(data.inputs(at)).to(accelerator.device, non_blocking=True)
-        conditions = None if data.conditions is None else torch.from_numpy(data.conditions[at]).to(accelerator.device)
-        counts = None if weights is None else torch.from_numpy(weights[at]).to(accelerator.device, torch.float32)
+        conditions = (
+            None if data.conditions is None else torch.from_numpy(data.conditions[at]).to(accelerator.device)
+        )
+        counts = (
+            None if weights is None else torch.from_numpy(weights[at]).to(accelerator.device, torch.float32)
+        )
         drawn = model.draws(inputs, conditions, rows, train.batch_size, train, generator("noise", *key, seen))
         for start in range(0, len(at), micro):
-            part = {name: None if value is None else value[start : start + micro] for name, value in drawn.items()}
+            part = {
+                name: None if value is None else value[start : start + micro] for name, value in drawn.items()
+            }
             alone = start + micro < len(at)  # gradients travel between processes only with the last part
-            with accelerator.no_sync(net) if alone else nullcontext(), accelerator.autocast(), attention(accelerator):
+            with (
+                accelerator.no_sync(net) if alone else nullcontext(),
+                accelerator.autocast(),
+                attention(accelerator),
+            ):
                 # Gradients are averaged over processes; this factor makes that the mean over the whole batch.
                 losses = model.loss(net, **part, train=train)
                 losses = losses if counts is None else losses * counts[start : start + micro]
@@ -123,21 +139,37 @@ def fit(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
-        now = Moment(model, raw, trained, ema, train, step, step * train.batch_size, optimizer.param_groups[0]["lr"], accelerator)
+        now = Moment(
+            model,
+            raw,
+            trained,
+            ema,
+            train,
+            step,
+            step * train.batch_size,
+            optimizer.param_groups[0]["lr"],
+            accelerator,
+        )
         for watch in watches:
             watch.adjust(now)
         ema.update(trained, step - 1)
         if any([watch.step(now) for watch in watches]):  # all are asked
             steps = step
 
-        at_checkpoint = bool(train.checkpoint_every) and (step - saved) * train.batch_size >= train.checkpoint_every and step < steps
+        at_checkpoint = (
+            bool(train.checkpoint_every)
+            and (step - saved) * train.batch_size >= train.checkpoint_every
+            and step < steps
+        )
         at_report = step % report_every == 0 or step == steps
         if at_report or at_checkpoint:
             running = accelerator.reduce(running, "mean")
             mean = float(running) / (step - (curve[-1][0] // train.batch_size if curve else 0))
             # A finite loss may still have had an infinite gradient, so what is about to be written is looked at too.
             written = at_checkpoint or step == steps
-            if not math.isfinite(mean) or (written and not all(bool(p.isfinite().all()) for p in trained.values())):
+            if not math.isfinite(mean) or (
+                written and not all(bool(p.isfinite().all()) for p in trained.values())
+            ):
                 what = f"the loss is {mean}" if not math.isfinite(mean) else "there are non-finite weights"
                 broken(what, step)
             advance((step - told) * train.batch_size)
@@ -160,7 +192,13 @@ def fit(
     accelerator.free_memory()  # it keeps a reference to all that it prepared: one model and optimiser more per generation
     if accelerator.is_main_process:
         means = {"train_loss": mean_loss(curve), **gradients.means(scaled=accelerator.scaler is not None)}
-        record = {"images_seen": steps * train.batch_size, "set_size": len(data), "steps": steps, "loss": curve, "means": means}
+        record = {
+            "images_seen": steps * train.batch_size,
+            "set_size": len(data),
+            "steps": steps,
+            "loss": curve,
+            "means": means,
+        }
         for watch in watches:
             record |= watch.record()
         write_json(folder / "training.json", record)
@@ -220,11 +258,15 @@ def trainable(net: Any) -> dict[str, torch.nn.Parameter]:
 def optimizer_of(train: Train, weights: list[Any]) -> Any:
     """AdamW, fused where torch has it; or the one of bitsandbytes with 8-bit state. Raises ConfigError where that is not installed."""
     if train.optimizer == "adamw":
-        return torch.optim.AdamW(weights, lr=train.learning_rate, betas=(0.9, 0.999), weight_decay=train.weight_decay, fused=True)
+        return torch.optim.AdamW(
+            weights, lr=train.learning_rate, betas=(0.9, 0.999), weight_decay=train.weight_decay, fused=True
+        )
     try:
         import bitsandbytes
     except ImportError:
-        raise ConfigError("train.optimizer=adamw8bit needs bitsandbytes (pip install bitsandbytes) and a GPU; use train.optimizer=adamw") from None
+        raise ConfigError(
+            "train.optimizer=adamw8bit needs bitsandbytes (pip install bitsandbytes) and a GPU; use train.optimizer=adamw"
+        ) from None
     return bitsandbytes.optim.AdamW8bit(weights, lr=train.learning_rate, weight_decay=train.weight_decay)
 
 
@@ -253,7 +295,14 @@ class Gradients:
         """One step, by the norm of its gradient and the largest that is let through (0 = any)."""
         finite = norm.isfinite()
         over = finite & (norm > most) if most else torch.zeros_like(finite)
-        self.sums += torch.stack([norm.where(finite, torch.zeros_like(norm)), over.float(), (~finite).float(), torch.ones_like(norm)])
+        self.sums += torch.stack(
+            [
+                norm.where(finite, torch.zeros_like(norm)),
+                over.float(),
+                (~finite).float(),
+                torch.ones_like(norm),
+            ]
+        )
 
     def read(self) -> None:
         """Move the sums into the totals."""
@@ -263,14 +312,19 @@ class Gradients:
     def means(self, scaled: bool) -> dict[str, float | None]:
         """By name, after a `read`; the norm over the steps where it is finite (None: nowhere). `scaled`: a loss scaler leaves out the other steps."""
         norm, over, lost, steps = (float(total) for total in self.totals)
-        means = {"gradient_norm": norm / (steps - lost) if steps > lost else None, "clipped_share": over / steps if steps else None}
+        means = {
+            "gradient_norm": norm / (steps - lost) if steps > lost else None,
+            "clipped_share": over / steps if steps else None,
+        }
         return means | ({"nonfinite_share": lost / steps if steps else None} if scaled else {})
 
 
 def mean_loss(curve: list[tuple[int, float]]) -> float:
     """Mean over all images seen, from the points of a curve: each is the mean since the point before."""
     before = [0, *(seen for seen, _ in curve)]
-    return sum(loss * (seen - start) for (seen, loss), start in zip(curve, before, strict=False)) / curve[-1][0]
+    return (
+        sum(loss * (seen - start) for (seen, loss), start in zip(curve, before, strict=False)) / curve[-1][0]
+    )
 
 
 def attention(accelerator: Accelerator) -> Any:
@@ -287,7 +341,9 @@ def learning_rate(train: Train, seen: int) -> float:
         "none": 1.0,
         "linear": 1 - share,
         "cosine": 0.5 * (1 + math.cos(math.pi * share)),
-        "cosine_with_restarts": 0.0 if share >= 1 else 0.5 * (1 + math.cos(math.pi * (share * train.restarts % 1.0))),
+        "cosine_with_restarts": 0.0
+        if share >= 1
+        else 0.5 * (1 + math.cos(math.pi * (share * train.restarts % 1.0))),
         "polynomial": (1 - share) ** 2,
     }[train.decay]
     warm = seen / train.warmup_images if seen < train.warmup_images else 1.0
@@ -361,7 +417,9 @@ def keep(
     """
     tensors = {f"net.{name}": p for name, p in weights.items()}
     tensors |= {f"ema.{name}": p for name, p in ema.weights.items()}
-    tensors |= {f"watch.{i}.{name}": t for i, watch in enumerate(watches) for name, t in watch.state().items()}
+    tensors |= {
+        f"watch.{i}.{name}": t for i, watch in enumerate(watches) for name, t in watch.state().items()
+    }
     for i, state in getattr(optimizer, "optimizer", optimizer).state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
     sharded = any(isinstance(t, DTensor) for t in tensors.values())
@@ -371,7 +429,9 @@ def keep(
         tensors = {name: whole(t) for name, t in tensors.items()}
     if accelerator.is_main_process:
         scaler = accelerator.scaler
-        write_tensors(path, tensors, {"step": str(step), "scaler": json.dumps(scaler.state_dict() if scaler else {})})
+        write_tensors(
+            path, tensors, {"step": str(step), "scaler": json.dumps(scaler.state_dict() if scaler else {})}
+        )
 
 
 @dataclass(frozen=True)
@@ -397,7 +457,10 @@ class Left:
         with safe_open(path, "pt") as handle:
             metadata = handle.metadata()
         curve = [(int(seen), float(loss)) for seen, loss in tensors["curve"]]
-        sums = {name: tensors.get(name, fresh) for name, fresh in (("sums", torch.zeros(4)), ("totals", torch.zeros(4, dtype=torch.float64)))}
+        sums = {
+            name: tensors.get(name, fresh)
+            for name, fresh in (("sums", torch.zeros(4)), ("totals", torch.zeros(4, dtype=torch.float64)))
+        }
         scale = json.loads(metadata.get("scaler", "{}"))
         return cls(int(metadata["step"]), curve, tensors["running"], **sums, tensors=tensors, scale=scale)
 

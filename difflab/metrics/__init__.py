@@ -17,7 +17,13 @@ from difflab.metrics.concept_graph import components, confusion, merged, per_con
 from difflab.metrics.concepts import Concepts, assign, concepts_of, read_concepts, split_by
 from difflab.metrics.covariance import TraceRatio
 from difflab.metrics.entropy import knn_entropy
-from difflab.metrics.frechet import FrechetDistance, FrechetInceptionDistance, fd_infinity, frechet_distance, frechet_from_moments
+from difflab.metrics.frechet import (
+    FrechetDistance,
+    FrechetInceptionDistance,
+    fd_infinity,
+    frechet_distance,
+    frechet_from_moments,
+)
 from difflab.metrics.interval import half_rows, interval, resampled
 from difflab.metrics.judge_drift import judge_drift
 from difflab.metrics.kernel import KernelDistance, cmmd_biased

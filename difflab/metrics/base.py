@@ -66,7 +66,9 @@ def _distances(x_ND: Tensor, y_MD: Tensor, block: int, triangle: bool = False) -
     same = x_ND is y_MD
     x_ND, y_MD = (side if side.dtype == torch.float64 else side.float() for side in (x_ND, y_MD))
     shift = y_MD.mean(0)  # distances do not depend on it, cancellation in x^2 + y^2 - 2xy does
-    order = y_MD[:block].var(0, correction=0).argsort()  # a product is summed in this order: what is large last, so rounded least often
+    order = (
+        y_MD[:block].var(0, correction=0).argsort()
+    )  # a product is summed in this order: what is large last, so rounded least often
 
     def centred(features: Tensor) -> tuple[Tensor, Tensor]:
         rows = (features.to(dtype) - shift.to(dtype)).index_select(1, order)
@@ -79,7 +81,11 @@ def _distances(x_ND: Tensor, y_MD: Tensor, block: int, triangle: bool = False) -
         return squared.addmm_(x, y[left:].T, alpha=-2), quarter
 
     block = min(block, 1 + PAIRS // (1 + len(y_MD)))
-    exact = torch.float64 in (x_ND.dtype, y_MD.dtype) or y_MD.device.type != "cpu" or torch.get_float32_matmul_precision() != "highest"
+    exact = (
+        torch.float64 in (x_ND.dtype, y_MD.dtype)
+        or y_MD.device.type != "cpu"
+        or torch.get_float32_matmul_precision() != "highest"
+    )
     dtype = torch.float64 if exact else torch.float32
     y, y_norm = centred(y_MD)
     for start in range(0, len(x_ND), block):
@@ -104,7 +110,9 @@ def _distances(x_ND: Tensor, y_MD: Tensor, block: int, triangle: bool = False) -
 def _apart(x_ND: Tensor, y_MD: Tensor, i: Tensor, j: Tensor, block: int = 256) -> Tensor:
     """Squared distance of each pair x[i], y[j], float64, from the differences."""
     pairs = zip(i.split(block), j.split(block), strict=True)
-    return torch.cat([(x_ND[rows].double() - y_MD[columns].double()).square_().sum(1) for rows, columns in pairs])
+    return torch.cat(
+        [(x_ND[rows].double() - y_MD[columns].double()).square_().sum(1) for rows, columns in pairs]
+    )
 
 
 def scatter(blocks: Iterable[Tensor], step: int = 512) -> Tensor:
@@ -160,7 +168,9 @@ class Pair:
         sides = {"real": real, "fake": fake} | ({} if train is None else {"train": train})
         for side, features in sides.items():
             if features.ndim != 2 or not features.is_floating_point():
-                raise MeasureError(f"{side} features have shape {tuple(features.shape)} and type {features.dtype}; a measure wants floats [n, d]")
+                raise MeasureError(
+                    f"{side} features have shape {tuple(features.shape)} and type {features.dtype}; a measure wants floats [n, d]"
+                )
             bad = ~torch.isfinite(features).all(1)
             if bad.any():
                 raise MeasureError(
@@ -168,7 +178,9 @@ class Pair:
                     "look at those images and drop or remake them before measuring"
                 )
             if features.shape[1] != real.shape[1]:
-                raise MeasureError(f"real features have {real.shape[1]} dimensions, {side} ones {features.shape[1]}: take both with one extractor")
+                raise MeasureError(
+                    f"real features have {real.shape[1]} dimensions, {side} ones {features.shape[1]}: take both with one extractor"
+                )
         if neighbours < 1:
             raise MeasureError(f"neighbours is {neighbours}; a k-nearest-neighbour measure wants at least 1")
         self.real, self.fake = real, fake
@@ -226,21 +238,28 @@ class Pair:
     @cached_property
     def directed(self) -> dict[str, Tensor]:
         """Which rows of 'real' and 'fake' have a direction, bool [n]: all but those of length 0 (or too long for float64)."""
-        lengths = {side: torch.linalg.vector_norm(getattr(self, side), dim=1, dtype=torch.float64) for side in ("real", "fake")}
+        lengths = {
+            side: torch.linalg.vector_norm(getattr(self, side), dim=1, dtype=torch.float64)
+            for side in ("real", "fake")
+        }
         return {side: (length > 0) & torch.isfinite(length) for side, length in lengths.items()}
 
     @property
     def train(self) -> Tensor:
         """Features of the training images [n_t, d], n_t >= 1. Raises MeasureError where the pair was made without them."""
         if self._train is None or not len(self._train):
-            raise MeasureError("memorisation measures compare samples with the images the model was trained on: give Pair(..., train=features)")
+            raise MeasureError(
+                "memorisation measures compare samples with the images the model was trained on: give Pair(..., train=features)"
+            )
         return self._train
 
     @property
     def judge_of(self) -> Judge:
         """The class judge. Raises MeasureError where the pair was made without one."""
         if self.judge is None:
-            raise MeasureError("class measures need a judge; fit one with Judge.fit(train features, train labels, n_classes) on labelled real images")
+            raise MeasureError(
+                "class measures need a judge; fit one with Judge.fit(train features, train labels, n_classes) on labelled real images"
+            )
         return self.judge
 
 
@@ -248,9 +267,13 @@ def _labels(side: str, labels: Tensor | None, n: int) -> Tensor | None:
     if labels is None:
         return None
     if labels.shape != (n,) or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise MeasureError(f"{side} labels have shape {tuple(labels.shape)} and type {labels.dtype}; {n} images want integers [{n}]")
+        raise MeasureError(
+            f"{side} labels have shape {tuple(labels.shape)} and type {labels.dtype}; {n} images want integers [{n}]"
+        )
     if n and int(labels.min()) < 0:
-        raise MeasureError(f"{side} labels hold {int(labels.min())}; classes count from 0, and unlabelled means no labels at all")
+        raise MeasureError(
+            f"{side} labels hold {int(labels.min())}; classes count from 0, and unlabelled means no labels at all"
+        )
     return labels.long()
 
 
@@ -299,7 +322,9 @@ class PairMetric(Metric):
     trained: list[Tensor] | Tensor
     width: Tensor
 
-    def __init__(self, judge: Judge | None = None, neighbours: int = 5, concepts: Concepts | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, judge: Judge | None = None, neighbours: int = 5, concepts: Concepts | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.judge = judge
         self.neighbours = neighbours
@@ -320,7 +345,9 @@ class PairMetric(Metric):
         if len(features) == 0:
             return
         if int(self.width) not in (0, features.shape[1]):
-            raise MeasureError(f"features have {features.shape[1]} dimensions after rows of {int(self.width)}: take all with one extractor")
+            raise MeasureError(
+                f"features have {features.shape[1]} dimensions after rows of {int(self.width)}: take all with one extractor"
+            )
         side = "trained" if train else "real" if real else "fake"
         labels = None if train else _labels(side, labels, len(features))
         self.width.fill_(features.shape[1])
@@ -333,11 +360,25 @@ class PairMetric(Metric):
         sides = {}
         for side in ("real", "fake", "real_labels", "fake_labels", "trained"):
             rows = getattr(self, side)
-            sides[side] = dim_zero_cat(rows) if len(rows) else torch.zeros(0, device=self.device, dtype=self.dtype)
+            sides[side] = (
+                dim_zero_cat(rows) if len(rows) else torch.zeros(0, device=self.device, dtype=self.dtype)
+            )
         width = max(int(self.width), 1)
-        labels = {side: values.round().long() if len(values) else None for side, values in sides.items() if side.endswith("labels")}
+        labels = {
+            side: values.round().long() if len(values) else None
+            for side, values in sides.items()
+            if side.endswith("labels")
+        }
         real, fake, train = (sides[side].view(-1, width) for side in ("real", "fake", "trained"))
-        pair = Pair(real, fake, judge=self.judge, neighbours=self.neighbours, concepts=self.concepts, train=train, **labels)
+        pair = Pair(
+            real,
+            fake,
+            judge=self.judge,
+            neighbours=self.neighbours,
+            concepts=self.concepts,
+            train=train,
+            **labels,
+        )
         value, left_out = self.of(pair), self.note(pair)
         if left_out:
             warnings.warn(f"{self.name}: {left_out}", stacklevel=2)
@@ -354,15 +395,21 @@ class PairMetric(Metric):
         for side in rows:
             if side in cls.directions and not pair.directed[side].all():
                 known = pair.directed[side]
-                rows[side] = known.nonzero().squeeze(1) if rows[side] is None else rows[side][known[rows[side]]]  # type: ignore[index]
+                rows[side] = (
+                    known.nonzero().squeeze(1) if rows[side] is None else rows[side][known[rows[side]]]
+                )  # type: ignore[index]
             chosen = rows[side]
             n = len(getattr(pair, side)) if chosen is None else len(chosen)
             if n < cls.least(pair):
                 why = cls.note(pair) or "give more (in a run sample.count, measure.count or data.held_out)"
-                raise MeasureError(f"{cls.name} needs at least {cls.least(pair)} {side} images, got {n}: {why}")
+                raise MeasureError(
+                    f"{cls.name} needs at least {cls.least(pair)} {side} images, got {n}: {why}"
+                )
         value = float(cls.evaluate(pair, _all_or(rows["real"]), _all_or(rows["fake"])))
         if not abs(value) < float("inf"):
-            raise MeasureError(f"{cls.name} came out as {value}: the features are too large or degenerate for it")
+            raise MeasureError(
+                f"{cls.name} came out as {value}: the features are too large or degenerate for it"
+            )
         return value
 
     @classmethod
@@ -413,7 +460,9 @@ def measure(name: str) -> Callable[[M], M]:
 
     def enter(cls: M) -> M:
         if name in METRICS and METRICS[name].__qualname__ != cls.__qualname__:
-            raise ValueError(f"measure '{name}' is defined twice: {METRICS[name].__qualname__} and {cls.__qualname__}")
+            raise ValueError(
+                f"measure '{name}' is defined twice: {METRICS[name].__qualname__} and {cls.__qualname__}"
+            )
         cls.name = name
         cls.higher_is_better = {"higher": True, "lower": False, "real": None}[cls.better]
         METRICS[name] = cls

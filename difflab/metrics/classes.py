@@ -48,13 +48,17 @@ class Judge:
 
         x, y = features.detach().double().cpu(), labels.detach().cpu()
         if x.ndim != 2 or y.shape != (len(x),):
-            raise MeasureError(f"a judge wants features [n, d] and labels [n], got {tuple(x.shape)} and {tuple(y.shape)}")
+            raise MeasureError(
+                f"a judge wants features [n, d] and labels [n], got {tuple(x.shape)} and {tuple(y.shape)}"
+            )
         if not torch.isfinite(x).all():
             raise MeasureError("a judge cannot be fitted: some training features are NaN or infinite")
         if len(y.unique()) < 2:
             raise MeasureError(f"a judge needs training images of at least 2 classes, got {len(y.unique())}")
         if int(y.min()) < 0 or int(y.max()) >= n_classes:
-            raise MeasureError(f"judge labels run from {int(y.min())} to {int(y.max())}; {n_classes} classes are 0 to {n_classes - 1}")
+            raise MeasureError(
+                f"judge labels run from {int(y.min())} to {int(y.max())}; {n_classes} classes are 0 to {n_classes - 1}"
+            )
         mean, scale = x.mean(0), x.std(0, correction=0)
         scale = scale.where(scale > 0, 1)  # a constant feature says nothing; dividing by 0 would say NaN
         settings = {"C": 1.0, "max_iter": 5000, "tol": 1e-4}
@@ -63,12 +67,31 @@ class Judge:
             try:
                 probe = LogisticRegression(**settings).fit(((x - mean) / scale).numpy(), y.numpy())
             except ConvergenceWarning as warning:
-                raise MeasureError("the class judge did not converge in 5000 iterations; measure with another judge extractor") from warning
+                raise MeasureError(
+                    "the class judge did not converge in 5000 iterations; measure with another judge extractor"
+                ) from warning
         weight, bias = torch.from_numpy(probe.coef_), torch.from_numpy(probe.intercept_)
-        if len(weight) == 1:  # scikit-learn keeps one row for two classes; with a zero row the same argmax serves both cases
-            weight, bias = torch.cat([torch.zeros_like(weight), weight]), torch.cat([torch.zeros_like(bias), bias])
-        tensors = {"weight": weight, "bias": bias, "mean": mean, "scale": scale, "classes": torch.from_numpy(probe.classes_).long()}
-        recipe = {"judge": "logistic regression on standardised features", **settings, "n_train": len(x), "dim": x.shape[1], "n_classes": n_classes}
+        if (
+            len(weight) == 1
+        ):  # scikit-learn keeps one row for two classes; with a zero row the same argmax serves both cases
+            weight, bias = (
+                torch.cat([torch.zeros_like(weight), weight]),
+                torch.cat([torch.zeros_like(bias), bias]),
+            )
+        tensors = {
+            "weight": weight,
+            "bias": bias,
+            "mean": mean,
+            "scale": scale,
+            "classes": torch.from_numpy(probe.classes_).long(),
+        }
+        recipe = {
+            "judge": "logistic regression on standardised features",
+            **settings,
+            "n_train": len(x),
+            "dim": x.shape[1],
+            "n_classes": n_classes,
+        }
         return cls(tensors, recipe)
 
     def predict(self, features: Tensor) -> Tensor:
@@ -84,13 +107,19 @@ class Judge:
     def _logits(self, features: Tensor) -> Tensor:
         t = self._tensors
         if features.ndim != 2 or features.shape[1] != len(t["mean"]):
-            raise MeasureError(f"the judge reads features [n, {len(t['mean'])}], got {tuple(features.shape)}: use the extractor it was fitted on")
+            raise MeasureError(
+                f"the judge reads features [n, {len(t['mean'])}], got {tuple(features.shape)}: use the extractor it was fitted on"
+            )
         return ((features.detach().double().cpu() - t["mean"]) / t["scale"]) @ t["weight"].T + t["bias"]
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, recipe included, under a temporary name first."""
         partial = Path(f"{path}.partial")
-        save_file({name: tensor.contiguous() for name, tensor in self._tensors.items()}, partial, {"recipe": json.dumps(self.recipe)})
+        save_file(
+            {name: tensor.contiguous() for name, tensor in self._tensors.items()},
+            partial,
+            {"recipe": json.dumps(self.recipe)},
+        )
         os.replace(partial, path)
 
     @classmethod
@@ -98,10 +127,14 @@ class Judge:
         """Read what `save` wrote. Raises MeasureError when the file is missing or is no judge."""
         try:
             with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in ("weight", "bias", "mean", "scale", "classes")}
+                tensors = {
+                    name: file.get_tensor(name) for name in ("weight", "bias", "mean", "scale", "classes")
+                }
                 return cls(tensors, json.loads(file.metadata()["recipe"]))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise MeasureError(f"cannot read a class judge from {path}: {error}; delete it and measure again to refit it") from error
+            raise MeasureError(
+                f"cannot read a class judge from {path}: {error}; delete it and measure again to refit it"
+            ) from error
 
 
 class _ByClass(PairMetric):
@@ -126,7 +159,9 @@ class ClassAccuracy(_ByClass):
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         if pair.fake_labels is None:
-            raise MeasureError("class_accuracy has no value: the samples are unconditional, no class was asked for")
+            raise MeasureError(
+                "class_accuracy has no value: the samples are unconditional, no class was asked for"
+            )
         return float((pair.judged_fake[fake] == pair.fake_labels[fake]).double().mean())
 
 
@@ -191,7 +226,9 @@ def rare_classes(pair: Pair) -> Tensor:
     A class that the judge finds in no real image is left out: its share of the samples could not be read either.
     """
     if pair.real_labels is None:
-        raise MeasureError("rare_class_survival has no value: the real images carry no labels, so no class is known to be rare")
+        raise MeasureError(
+            "rare_class_survival has no value: the real images carry no labels, so no class is known to be rare"
+        )
     found = pair.judged_real.unique()  # ascending, so that the stable sort breaks ties by index
     count = torch.bincount(pair.real_labels, minlength=int(found.max()) + 1)[found]
     return found[count.argsort(stable=True)[: max(1, len(found) // 4)]]
@@ -218,5 +255,8 @@ class RareClassSurvival(_ByClass):
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         rare = pair.once(rare_classes)
-        in_real, in_fake = ((judged.unsqueeze(1) == rare).double().mean(0) for judged in (pair.judged_real[real], pair.judged_fake[fake]))
+        in_real, in_fake = (
+            (judged.unsqueeze(1) == rare).double().mean(0)
+            for judged in (pair.judged_real[real], pair.judged_fake[fake])
+        )
         return float((in_fake / in_real).where(in_real > 0, 1.0).clamp(max=1).mean())

@@ -62,7 +62,9 @@ def per_concept(pair: Pair) -> list[dict[str, Any]]:
     return rows
 
 
-def merged(pair: Pair, real_pair: Pair, level: float = 0.75, rate: float = 0.05) -> list[tuple[str, str, float]]:
+def merged(
+    pair: Pair, real_pair: Pair, level: float = 0.75, rate: float = 0.05
+) -> list[tuple[str, str, float]]:
     """The pairs of concepts that were apart among real images and no longer are among samples: (a, b, fall of AUROC), largest first.
 
     `real_pair` has real images in the place of the samples, as for a floor. Rule: the AUROC of a and b (`aurocs`) lies above `level`
@@ -79,15 +81,21 @@ def merged(pair: Pair, real_pair: Pair, level: float = 0.75, rate: float = 0.05)
 
     names = concepts_in(pair).names
     if names != concepts_in(real_pair).names:
-        raise MeasureError("the pair of samples and the pair of real images have other concepts; make both with one Concepts")
+        raise MeasureError(
+            "the pair of samples and the pair of real images have other concepts; make both with one Concepts"
+        )
     if not (0.5 < level < 1 and 0 < rate < 1):
-        raise MeasureError(f"merged wants a level between 0.5 and 1 and a rate between 0 and 1, got {level} and {rate}")
+        raise MeasureError(
+            f"merged wants a level between 0.5 and 1 and a rate between 0 and 1, got {level} and {rate}"
+        )
     (apart, n_real), (now, n_fake) = ([table.cpu() for table in aurocs(side)] for side in (real_pair, pair))
     a, b = torch.triu_indices(len(names), len(names), 1)
     both = (apart[a, b] + now[a, b]).isfinite()
     a, b = a[both], b[both]
     if not len(a):
-        raise MeasureError("no two concepts have both real images and samples; measure sets that were asked for the same concepts")
+        raise MeasureError(
+            "no two concepts have both real images and samples; measure sets that were asked for the same concepts"
+        )
     above = (apart[a, b] - level) / spread(level, n_real[a], n_real[b])
     below = (level - now[a, b]) / spread(level, n_fake[a], n_fake[b])
     listed = torch.from_numpy(false_discovery_control(norm.sf(torch.minimum(above, below).numpy()))) <= rate
@@ -103,7 +111,9 @@ def spread(auroc: float, m: Tensor, n: Tensor) -> Tensor:
     0.0175
     """
     other = (m + n).double() / 2 - 1
-    return (auroc * (1 - auroc) * (1 + other * (1 - auroc) / (2 - auroc) + other * auroc / (1 + auroc)) / (m * n)).sqrt()
+    return (
+        auroc * (1 - auroc) * (1 + other * (1 - auroc) / (2 - auroc) + other * auroc / (1 + auroc)) / (m * n)
+    ).sqrt()
 
 
 def components(edges: Iterable[tuple[str, str, float]]) -> list[list[str]]:

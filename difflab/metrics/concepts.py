@@ -57,19 +57,33 @@ class Concepts:
     [[1.0, 0.0], [0.0, 1.0]]
     """
 
-    def __init__(self, names: Sequence[str], text: Tensor, frequency: Tensor | None = None, recipe: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        text: Tensor,
+        frequency: Tensor | None = None,
+        recipe: Mapping[str, Any] | None = None,
+    ) -> None:
         self.names = _distinct(names)
         if len(self.names) < 2:
             raise MeasureError(f"a concept is told apart from others: give at least 2, got {len(self.names)}")
         if text.shape[:-1] != (len(self.names),) or not text.is_floating_point():
-            raise MeasureError(f"{len(self.names)} concepts want text embeddings [{len(self.names)}, d], got {text.dtype} {tuple(text.shape)}")
+            raise MeasureError(
+                f"{len(self.names)} concepts want text embeddings [{len(self.names)}, d], got {text.dtype} {tuple(text.shape)}"
+            )
         self.text = _unit(text.detach().cpu())
         apart = squared_distances(self.text, self.text).fill_diagonal_(torch.inf)
         if float(apart.min()) < 1e-10:
             a, b = (self.names[i] for i in divmod(int(apart.argmin()), len(self.names)))
-            raise MeasureError(f"the text encoder reads '{a}' and '{b}' as one text; drop one, or give them prompts that differ")
-        if frequency is not None and (frequency.shape != (len(self.names),) or not bool((frequency >= 0).all())):
-            raise MeasureError(f"frequency wants {len(self.names)} numbers >= 0, one a concept, got shape {tuple(frequency.shape)}")
+            raise MeasureError(
+                f"the text encoder reads '{a}' and '{b}' as one text; drop one, or give them prompts that differ"
+            )
+        if frequency is not None and (
+            frequency.shape != (len(self.names),) or not bool((frequency >= 0).all())
+        ):
+            raise MeasureError(
+                f"frequency wants {len(self.names)} numbers >= 0, one a concept, got shape {tuple(frequency.shape)}"
+            )
         self.frequency = None if frequency is None else frequency.detach().cpu().double()
         self.recipe = {"accuracy": None, **(recipe or {})}
 
@@ -83,12 +97,20 @@ class Concepts:
         """
         accuracy = ZeroShotAccuracy.of(Pair(features, features, fake_labels=labels, concepts=self))
         low, high = wilson(accuracy, len(features))
-        stated = {"accuracy": accuracy, "accuracy_low": low, "accuracy_high": high, "accuracy_n": len(features)}
+        stated = {
+            "accuracy": accuracy,
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "accuracy_n": len(features),
+        }
         return Concepts(self.names, self.text, self.frequency, {**self.recipe, **stated})
 
 
 def concepts_of(
-    extractor: Extractor, names: Sequence[str] | Mapping[str, str | None], template: str = "{}", frequency: Tensor | None = None
+    extractor: Extractor,
+    names: Sequence[str] | Mapping[str, str | None],
+    template: str = "{}",
+    frequency: Tensor | None = None,
 ) -> Concepts:
     """Concepts in the space of an open_clip extractor, each read as `template` with its name in the place of ``{}``.
 
@@ -100,7 +122,9 @@ def concepts_of(
             f"{extractor.name} reads no texts; concept measures want an open_clip extractor, as open_clip:NAME/PRETRAINED or open_clip:PATH"
         )
     if "{}" not in template:
-        raise MeasureError(f"template '{template}' has no place for the concept; write {{}} where it goes, as 'a picture of {{}}'")
+        raise MeasureError(
+            f"template '{template}' has no place for the concept; write {{}} where it goes, as 'a picture of {{}}'"
+        )
     own = dict(names) if isinstance(names, Mapping) else dict.fromkeys(_distinct(names))
     prompts = [prompt or template.replace("{}", name) for name, prompt in own.items()]
     recipe = {
@@ -110,7 +134,9 @@ def concepts_of(
         "template": template,
         "prompts": digest({"prompts": prompts}),
     }
-    return Concepts(list(own), extractor.encode_text(prompts) if prompts else torch.zeros(0, 1), frequency, recipe)
+    return Concepts(
+        list(own), extractor.encode_text(prompts) if prompts else torch.zeros(0, 1), frequency, recipe
+    )
 
 
 def read_concepts(path: str | Path, prompts: Iterable[str] | None = None) -> dict[str, str | None]:
@@ -122,9 +148,15 @@ def read_concepts(path: str | Path, prompts: Iterable[str] | None = None) -> dic
     try:
         lines = read_lines(Path(path))
     except DataError as error:
-        raise MeasureError(f"cannot read concepts from {error}; give a UTF-8 text file with one concept a line") from error
+        raise MeasureError(
+            f"cannot read concepts from {error}; give a UTF-8 text file with one concept a line"
+        ) from error
     try:
-        rows = [_concept(line.strip(), f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+        rows = [
+            _concept(line.strip(), f"{path}, line {number}")
+            for number, line in enumerate(lines, 1)
+            if line.strip()
+        ]
     except DataError as error:
         raise MeasureError(str(error)) from error
     if not rows:
@@ -134,7 +166,9 @@ def read_concepts(path: str | Path, prompts: Iterable[str] | None = None) -> dic
     lost = unasked(assign(prompts, list(found)), list(found)) if prompts is not None else []
     if lost:
         shown = ", ".join(f"'{name}'" for name in lost[:5]) + (", ..." if len(lost) > 5 else "")
-        raise MeasureError(f"no prompt asks for {len(lost)} of {len(found)} concepts in {path}: {shown}; drop them, or add prompts with these words")
+        raise MeasureError(
+            f"no prompt asks for {len(lost)} of {len(found)} concepts in {path}: {shown}; drop them, or add prompts with these words"
+        )
     return found
 
 
@@ -146,8 +180,12 @@ def _concept(line: str, where: str) -> tuple[str, str | None]:
     except (ValueError, RecursionError) as error:
         raise MeasureError(f"{where} is no JSON: {error}") from error
     texts = [row.get("concept"), row.get("prompt", "-")]
-    if not set(row) <= {"concept", "prompt"} or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise MeasureError(f'{where} wants {{"concept": "...", "prompt": "..."}}, the prompt optional, got {line[:80]}')
+    if not set(row) <= {"concept", "prompt"} or not all(
+        isinstance(text, str) and text.strip() for text in texts
+    ):
+        raise MeasureError(
+            f'{where} wants {{"concept": "...", "prompt": "..."}}, the prompt optional, got {line[:80]}'
+        )
     return sound(row["concept"], where), row.get("prompt") and sound(row["prompt"], where)
 
 
@@ -157,7 +195,9 @@ def _distinct(names: Iterable[str]) -> list[str]:
         raise MeasureError("a concept has an empty name; drop it")
     twice = [name for name, count in Counter(name.casefold() for name in names).items() if count > 1]
     if twice:
-        raise MeasureError(f"concepts are listed twice (upper and lower case are one): {', '.join(twice[:5])}; keep each once")
+        raise MeasureError(
+            f"concepts are listed twice (upper and lower case are one): {', '.join(twice[:5])}; keep each once"
+        )
     return names
 
 
@@ -180,8 +220,12 @@ def assign(prompts: Iterable[str], names: Sequence[str]) -> Tensor:
 
     def one(prompt: str) -> int:
         words = _words(prompt)
-        spans = (words[i:j] for i in range(len(words)) for j in range(i + 1, min(i + longest, len(words)) + 1))
-        return at.get(max((span for span in spans if span in at), key=lambda span: len(" ".join(span)), default=()), -1)
+        spans = (
+            words[i:j] for i in range(len(words)) for j in range(i + 1, min(i + longest, len(words)) + 1)
+        )
+        return at.get(
+            max((span for span in spans if span in at), key=lambda span: len(" ".join(span)), default=()), -1
+        )
 
     return torch.tensor([one(prompt) for prompt in prompts], dtype=torch.long)
 
@@ -204,10 +248,14 @@ def split_by(concepts: Concepts, trained: Collection[str]) -> tuple[Tensor, Tens
     for name in trained:
         if name not in concepts.names:
             near = get_close_matches(name, concepts.names, 5, 0.0)
-            raise MeasureError(f"trained: '{name}' is none of the {len(concepts)} concepts; {nearest(name, near)}")
+            raise MeasureError(
+                f"trained: '{name}' is none of the {len(concepts)} concepts; {nearest(name, near)}"
+            )
     seen = torch.tensor([name in trained for name in concepts.names])
     if bool(seen.all()):
-        raise MeasureError("all concepts were trained on, so nothing can be said about others; hold some out of the training prompts")
+        raise MeasureError(
+            "all concepts were trained on, so nothing can be said about others; hold some out of the training prompts"
+        )
     return seen, ~seen
 
 
@@ -216,14 +264,18 @@ def _unit(features: Tensor) -> Tensor:
     """Unit rows of texts, float64."""
     length = features.double().norm(dim=1, keepdim=True)
     if not bool((torch.isfinite(length) & (length > 0)).all()):
-        raise MeasureError("some text embeddings are 0 or not finite and have no direction; look at those inputs and drop them")
+        raise MeasureError(
+            "some text embeddings are 0 or not finite and have no direction; look at those inputs and drop them"
+        )
     return features.double() / length
 
 
 def concepts_in(pair: Pair) -> Concepts:
     """The concepts of a pair. Raises MeasureError when it has none, or when their texts are of another space than its features."""
     if pair.concepts is None:
-        raise MeasureError("concept measures need concepts: Pair(..., concepts=concepts_of(extractor, names)), with an open_clip extractor")
+        raise MeasureError(
+            "concept measures need concepts: Pair(..., concepts=concepts_of(extractor, names)), with an open_clip extractor"
+        )
     if pair.concepts.text.shape[1] != pair.fake.shape[1]:
         raise MeasureError(
             f"features have {pair.fake.shape[1]} dimensions, the concepts' texts {pair.concepts.text.shape[1]}: take both with one open_clip model"
@@ -236,13 +288,19 @@ def _positions(pair: Pair, labels: Tensor | None, missing: str) -> Tensor:
         raise MeasureError(missing)
     n = len(concepts_in(pair))
     if len(labels) and int(labels.max()) >= n:
-        raise MeasureError(f"a label is {int(labels.max())}, but {n} concepts are 0 to {n - 1}: labels are positions in concepts.names")
+        raise MeasureError(
+            f"a label is {int(labels.max())}, but {n} concepts are 0 to {n - 1}: labels are positions in concepts.names"
+        )
     return labels
 
 
 def asked(pair: Pair) -> Tensor:
     """The concept each sample was asked for, int64 [n_f]. Raises MeasureError for unconditional samples."""
-    return _positions(pair, pair.fake_labels, "concept measures have no value: the samples are unconditional, no concept was asked for")
+    return _positions(
+        pair,
+        pair.fake_labels,
+        "concept measures have no value: the samples are unconditional, no concept was asked for",
+    )
 
 
 def unit_fake(pair: Pair) -> Tensor:
@@ -308,18 +366,26 @@ def lasting(pair: Pair) -> Tensor:
 
     Raises MeasureError without real labels, or when there is none.
     """
-    labels = _positions(pair, pair.real_labels, "concept survival has no value: the real images carry no labels, so no loss could be told")
+    labels = _positions(
+        pair,
+        pair.real_labels,
+        "concept survival has no value: the real images carry no labels, so no loss could be told",
+    )
     visible = labels[pair.once(seen_real) == labels]
     found = visible[torch.isin(visible, pair.once(asked))].unique()
     if not len(found):
-        raise MeasureError("the judge recognises no concept that was asked for in its own real images; use another open_clip model or template")
+        raise MeasureError(
+            "the judge recognises no concept that was asked for in its own real images; use another open_clip model or template"
+        )
     return found
 
 
 def rare(pair: Pair) -> Tensor:
     """The rarest quarter (at least one) of `lasting`, by `Concepts.frequency` or else by the real labels, ties by index."""
     found, known = pair.once(lasting), concepts_in(pair)
-    frequency = torch.bincount(pair.real_labels, minlength=len(known)) if known.frequency is None else known.frequency  # type: ignore[arg-type]
+    frequency = (
+        torch.bincount(pair.real_labels, minlength=len(known)) if known.frequency is None else known.frequency
+    )  # type: ignore[arg-type]
     return found[frequency.to(found.device)[found].argsort(stable=True)[: max(1, len(found) // 4)]]
 
 
@@ -397,7 +463,9 @@ def _by_concept(pair: Pair, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]
     unit = pair.once(unit_fake)[rows]
     found, at, count = pair.once(asked)[rows].unique(return_inverse=True, return_counts=True)
     if len(found) < 2 or int(count.max()) < 2:
-        raise MeasureError("the samples are all of one concept, or no concept has two: ask for at least 2 concepts, with several samples of one")
+        raise MeasureError(
+            "the samples are all of one concept, or no concept has two: ask for at least 2 concepts, with several samples of one"
+        )
     return unit, at, unit.new_zeros(len(found), unit.shape[1]).index_add_(0, at, unit), count.double()
 
 
@@ -426,7 +494,9 @@ class WithinBetween(_OfConcepts):
         between = 2 * (len(unit) ** 2 - total.sum(0).square().sum()) - within
         if between < 1e-9:
             raise MeasureError("within_between has no value: all samples have the same embedding")
-        return float((within / (count * (count - 1)).sum()) / (between / (len(unit) ** 2 - count.square().sum())))
+        return float(
+            (within / (count * (count - 1)).sum()) / (between / (len(unit) ** 2 - count.square().sum()))
+        )
 
 
 @measure("silhouette")
@@ -450,7 +520,9 @@ class Silhouette(_OfConcepts):
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         unit, at, total, count = _by_concept(pair, fake)
         summed, own = unit @ total.T, at.unsqueeze(1)
-        within = (1 - (summed.gather(1, own).squeeze(1) - 1) / (count[at] - 1).clamp(min=1)).clamp(min=0)  # all others of its concept
+        within = (1 - (summed.gather(1, own).squeeze(1) - 1) / (count[at] - 1).clamp(min=1)).clamp(
+            min=0
+        )  # all others of its concept
         nearest_other = (1 - summed / count).scatter(1, own, torch.inf).amin(1).clamp(min=0)
         larger = torch.maximum(within, nearest_other)
         value = (nearest_other - within) / larger.clamp(min=1e-12)
@@ -478,7 +550,9 @@ class ConceptAuroc(_OfConcepts):
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         table, count = aurocs(pair, fake)
         if int((count > 0).sum()) < 2:
-            raise MeasureError("concept_auroc has no value: the samples are all of one concept; ask for at least 2")
+            raise MeasureError(
+                "concept_auroc has no value: the samples are all of one concept; ask for at least 2"
+            )
         return float(table.nanmean())
 
 

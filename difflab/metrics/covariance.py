@@ -43,7 +43,9 @@ class TraceRatio(PairMetric):
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         whole = trace_of_covariance(pair.real[real])
         if whole == 0:
-            raise MeasureError("trace_ratio has no value: the real images are all the same in this feature space")
+            raise MeasureError(
+                "trace_ratio has no value: the real images are all the same in this feature space"
+            )
         return trace_of_covariance(pair.fake[fake]) / whole
 
 
@@ -61,10 +63,14 @@ class _ByClass(PairMetric):
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         if pair.real_labels is None or pair.fake_labels is None:
-            raise MeasureError(f"{cls.name} has no value: it wants the class of every real image and of every sample")
+            raise MeasureError(
+                f"{cls.name} has no value: it wants the class of every real image and of every sample"
+            )
         whole = cls.part(pair.real[real], pair.real_labels[real])
         if whole == 0:
-            raise MeasureError(f"{cls.name} has no value: this variance of the real images is 0 in this feature space")
+            raise MeasureError(
+                f"{cls.name} has no value: this variance of the real images is 0 in this feature space"
+            )
         return cls.part(pair.fake[fake], pair.fake_labels[fake]) / whole
 
 
@@ -140,14 +146,22 @@ class PromptDiversity(PairMetric):
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         if pair.fake_labels is None:
-            raise MeasureError("prompt_diversity has no value: the samples are unconditional, nothing was asked for")
+            raise MeasureError(
+                "prompt_diversity has no value: the samples are unconditional, nothing was asked for"
+            )
         x, asked = pair.fake[fake].double(), pair.fake_labels[fake]
         _, at, count = asked.unique(return_inverse=True, return_counts=True)
         if int(count.max()) < 2:
-            raise MeasureError(f"prompt_diversity has no value: each of {len(x)} samples was asked for by a prompt of its own; raise sample.count")
-        whole = float((x - x.mean(0)).square().sum()) / (len(x) - 1)  # half of the mean squared distance between two, and so below
+            raise MeasureError(
+                f"prompt_diversity has no value: each of {len(x)} samples was asked for by a prompt of its own; raise sample.count"
+            )
+        whole = float((x - x.mean(0)).square().sum()) / (
+            len(x) - 1
+        )  # half of the mean squared distance between two, and so below
         if whole == 0:
-            raise MeasureError("prompt_diversity has no value: the samples are all the same in this feature space")
+            raise MeasureError(
+                "prompt_diversity has no value: the samples are all the same in this feature space"
+            )
         means = x.new_zeros(len(count), x.shape[1]).index_add_(0, at, x) / count.unsqueeze(1)
         own = x.new_zeros(len(count)).index_add_(0, at, (x - means[at]).square().sum(1))
         several = count > 1
@@ -185,7 +199,9 @@ def _in_span_of_real(pair: Pair, block: int = 4096) -> tuple[Tensor, Tensor]:
     n, d = pair.real.shape
     if n > d:
         return pair.real, pair.fake
-    gram, cross = (torch.zeros(len(side), n, dtype=torch.float64, device=side.device) for side in (pair.real, pair.fake))
+    gram, cross = (
+        torch.zeros(len(side), n, dtype=torch.float64, device=side.device) for side in (pair.real, pair.fake)
+    )
     square = torch.zeros((), dtype=torch.float64, device=gram.device)
     for x, y in zip(pair.real.split(block, 1), pair.fake.split(block, 1), strict=True):
         x, y, mean = x.double(), y.double(), x.double().mean(0)
@@ -227,7 +243,9 @@ class LogdetRatio(PairMetric):
         x, y = x[real], y[fake]
         whole, directions = principal_directions(x, min(x.shape[1], len(x) // 10))
         if not len(whole):
-            raise MeasureError("logdet_ratio has no value: the real images are all the same in this feature space")
+            raise MeasureError(
+                "logdet_ratio has no value: the real images are all the same in this feature space"
+            )
         left = ((y.double() - y.double().mean(0)) @ directions).square().mean(0)
         if (left <= RESOLVED * whole).any():
             gone = int((left <= RESOLVED * whole).sum())

@@ -29,7 +29,9 @@ def knn_entropy(x_ND: Tensor, k: int = 1) -> float:
     2.4242
     """
     if not 1 <= k < len(x_ND):
-        raise MeasureError(f"the entropy over the {k} nearest others wants k of at least 1 and more than k images, got {len(x_ND)}")
+        raise MeasureError(
+            f"the entropy over the {k} nearest others wants k of at least 1 and more than k images, got {len(x_ND)}"
+        )
     return _entropy(x_ND, nearest_others(x_ND, k), slice(None), k)
 
 

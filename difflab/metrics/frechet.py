@@ -37,7 +37,9 @@ def frechet_distance(x_ND: Tensor, y_MD: Tensor) -> float:
     9.0
     """
     if len(x_ND) < 2 or len(y_MD) < 2:
-        raise MeasureError(f"a Frechet distance needs at least 2 images on each side, got {len(x_ND)} and {len(y_MD)}")
+        raise MeasureError(
+            f"a Frechet distance needs at least 2 images on each side, got {len(x_ND)} and {len(y_MD)}"
+        )
     if not (torch.isfinite(x_ND).all() and torch.isfinite(y_MD).all()):
         raise MeasureError("a Frechet distance needs finite features; some are NaN or infinite")
     mu_1, mu_2 = (side.mean(0, dtype=torch.float64) for side in (x_ND, y_MD))
@@ -75,7 +77,9 @@ def _factor_of_rows(x_ND: Tensor, mu_D: Tensor, block: int = 1024) -> Tensor:
     n, d = x_ND.shape
     if n - 1 <= d:
         return contrasts(x_ND) / (n - 1) ** 0.5
-    lower, failed = torch.linalg.cholesky_ex(scatter(part.double() - mu_D for part in x_ND.split(block)) / (n - 1))
+    lower, failed = torch.linalg.cholesky_ex(
+        scatter(part.double() - mu_D for part in x_ND.split(block)) / (n - 1)
+    )
     pivots = lower.diagonal().square()
     if not failed and pivots.min() > 1e-10 * pivots.max():
         return lower.T
@@ -91,7 +95,9 @@ def _factor(cov_DD: Tensor) -> Tensor:
         return lower.T
     values, vectors = torch.linalg.eigh((cov_DD + cov_DD.T) / 2)
     if values.min() < -1e-6 * values.abs().max():
-        raise MeasureError(f"not a covariance: smallest eigenvalue {values.min():.3g}, largest {values.max():.3g}")
+        raise MeasureError(
+            f"not a covariance: smallest eigenvalue {values.min():.3g}, largest {values.max():.3g}"
+        )
     return values.clamp(min=0).sqrt().unsqueeze(1) * vectors.T
 
 
@@ -99,7 +105,9 @@ def _nuclear(c_NM: Tensor) -> Tensor:
     """Sum of the singular values."""
     squares = torch.linalg.eigvalsh(scatter([c_NM if c_NM.shape[0] >= c_NM.shape[1] else c_NM.T]))
     roots = squares.clamp(min=0).sqrt()
-    noise = 4 * torch.finfo(squares.dtype).eps * squares[-1]  # of each square: a root r moves by at most noise / r, and by sqrt(noise)
+    noise = (
+        4 * torch.finfo(squares.dtype).eps * squares[-1]
+    )  # of each square: a root r moves by at most noise / r, and by sqrt(noise)
     if (noise / (roots + noise.sqrt())).sum() <= 1e-7 * roots.sum():
         return roots.sum()
     return torch.linalg.svdvals(c_NM).sum()
@@ -138,8 +146,13 @@ class FrechetDistance(PairMetric):
         # Few rows: all that their halves need of their product is some of its rows and columns.
         products, norms_real, norms_fake, shift = pair.once(_products)
         n, m = len(norms_real[real]), len(norms_fake[fake])
-        mu_1, mu_2 = (side.mean(0, dtype=torch.float64) - shift for side in (pair.real[real], pair.fake[fake]))
-        scatter_1, scatter_2 = norms_real[real].sum() - n * mu_1.square().sum(), norms_fake[fake].sum() - m * mu_2.square().sum()
+        mu_1, mu_2 = (
+            side.mean(0, dtype=torch.float64) - shift for side in (pair.real[real], pair.fake[fake])
+        )
+        scatter_1, scatter_2 = (
+            norms_real[real].sum() - n * mu_1.square().sum(),
+            norms_fake[fake].sum() - m * mu_2.square().sum(),
+        )
         cross = contrasts(contrasts(products[real][:, fake]).T) / ((n - 1) * (m - 1)) ** 0.5
         return _distance(mu_1 - mu_2, scatter_1 / (n - 1) + scatter_2 / (m - 1), cross)
 
@@ -168,8 +181,13 @@ def fd_infinity(x_ND: Tensor, y_MD: Tensor, parts: Sequence[int] = (1, 2), seed:
     draw = np.random.default_rng(seed)
     means = []
     for count in parts:
-        x, y = (torch.from_numpy(draw.permutation(len(side))).to(side.device).tensor_split(count) for side in (x_ND, y_MD))
-        means.append(np.mean([frechet_distance(x_ND[own], y_MD[other]) for own, other in zip(x, y, strict=True)]))
+        x, y = (
+            torch.from_numpy(draw.permutation(len(side))).to(side.device).tensor_split(count)
+            for side in (x_ND, y_MD)
+        )
+        means.append(
+            np.mean([frechet_distance(x_ND[own], y_MD[other]) for own, other in zip(x, y, strict=True)])
+        )
     return float(np.polynomial.Polynomial.fit(parts, means, 1)(0.0))
 
 
@@ -216,7 +234,9 @@ class FrechetInceptionDistance(_TorchmetricsFID):
     def compute(self) -> Tensor:
         """FID over all images seen, in the dtype of the features. Raises MeasureError under 2 images on a side."""
         if self.real_features_num_samples < 2 or self.fake_features_num_samples < 2:
-            raise MeasureError(f"FID needs at least 2 images on each side, got {self.real_features_num_samples} and {self.fake_features_num_samples}")
+            raise MeasureError(
+                f"FID needs at least 2 images on each side, got {self.real_features_num_samples} and {self.fake_features_num_samples}"
+            )
         moments = []
         for side in ("real", "fake"):
             n = getattr(self, f"{side}_features_num_samples")

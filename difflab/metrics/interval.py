@@ -71,7 +71,10 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 
 def interval(
-    value: float, resampled_values: Sequence[float], range: tuple[float, float] = (-math.inf, math.inf), share_of: int | None = None
+    value: float,
+    resampled_values: Sequence[float],
+    range: tuple[float, float] = (-math.inf, math.inf),
+    share_of: int | None = None,
 ) -> tuple[float, float]:
     """95% interval (low, high) of a full-sample `value`, clipped to the measure's `range`.
 
@@ -83,7 +86,9 @@ def interval(
     (0.805, 0.995)
     """
     if len(resampled_values) < 20:
-        raise MeasureError(f"an interval needs at least 20 resamples, got {len(resampled_values)}: raise measure.resamples, or set 0 for none")
+        raise MeasureError(
+            f"an interval needs at least 20 resamples, got {len(resampled_values)}: raise measure.resamples, or set 0 for none"
+        )
     theta = np.asarray(resampled_values, dtype=np.float64)
     if not (np.isfinite(theta).all() and math.isfinite(value)):
         raise MeasureError("an interval needs finite values; some resamples are not")

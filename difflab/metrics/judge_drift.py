@@ -29,7 +29,12 @@ Labelled = tuple[Tensor, Tensor]
 
 
 def judge_drift(
-    real: Labelled, held_out: Labelled, samples: Sequence[Labelled], fresh: Sequence[Labelled], n_classes: int, seed: int = 0
+    real: Labelled,
+    held_out: Labelled,
+    samples: Sequence[Labelled],
+    fresh: Sequence[Labelled],
+    n_classes: int,
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Accuracy of the three judges on the samples of each generation and on held-out real images.
 
@@ -52,16 +57,30 @@ def judge_drift(
     [1.0, 1.0]
     """
     if not samples or len(samples) != len(fresh):
-        raise MeasureError(f"judge drift wants fresh real images for each generation: {len(samples)} sets of samples, {len(fresh)} of real images")
-    _fitting([("real", real), ("held-out", held_out), *(("sample", s) for s in samples), *(("fresh", f) for f in fresh)])
+        raise MeasureError(
+            f"judge drift wants fresh real images for each generation: {len(samples)} sets of samples, {len(fresh)} of real images"
+        )
+    _fitting(
+        [
+            ("real", real),
+            ("held-out", held_out),
+            *(("sample", s) for s in samples),
+            *(("fresh", f) for f in fresh),
+        ]
+    )
     frozen = Judge.fit(*real, n_classes)
     rows = []
     for generation, (own, new) in enumerate(zip(samples, fresh, strict=True)):
-        rows += [{"generation": generation, **row} for row in three_judges(frozen, held_out, own, new, (seed, generation))]
+        rows += [
+            {"generation": generation, **row}
+            for row in three_judges(frozen, held_out, own, new, (seed, generation))
+        ]
     return rows
 
 
-def three_judges(frozen: Judge, held_out: Labelled, samples: Labelled, fresh: Labelled, seed: Sequence[int]) -> list[dict[str, Any]]:
+def three_judges(
+    frozen: Judge, held_out: Labelled, samples: Labelled, fresh: Labelled, seed: Sequence[int]
+) -> list[dict[str, Any]]:
     """The rows of `judge_drift` for one generation, with the frozen judge fitted already. `seed`: of the halves."""
     _fitting([("sample", samples), ("held-out", held_out), ("fresh", fresh)])
     features, labels = samples
@@ -72,13 +91,23 @@ def three_judges(frozen: Judge, held_out: Labelled, samples: Labelled, fresh: La
     unseen = sorted({*held_out[1].tolist(), *labels.tolist()} - set(labels[fitted].tolist()))
     try:
         if unseen:
-            raise MeasureError(f"the retrained judge has no sample of class {unseen[0]} to learn from; raise sample.count or measure.count")
+            raise MeasureError(
+                f"the retrained judge has no sample of class {unseen[0]} to learn from; raise sample.count or measure.count"
+            )
         retrained = Judge.fit(features[fitted], labels[fitted], frozen.n_classes)
     except MeasureError as error:
         reason = str(error)
     rows = []
-    for name, judge in (("frozen", frozen), ("retrained", retrained), ("re-based", Judge.fit(*fresh, frozen.n_classes))):
-        row = {"judge": name} | _accuracy(judge, features[kept], labels[kept], "on_samples") | _accuracy(judge, *held_out, "on_real")
+    for name, judge in (
+        ("frozen", frozen),
+        ("retrained", retrained),
+        ("re-based", Judge.fit(*fresh, frozen.n_classes)),
+    ):
+        row = (
+            {"judge": name}
+            | _accuracy(judge, features[kept], labels[kept], "on_samples")
+            | _accuracy(judge, *held_out, "on_real")
+        )
         rows.append({**row, "reason": reason if judge is None else None})
     return rows
 
@@ -86,7 +115,12 @@ def three_judges(frozen: Judge, held_out: Labelled, samples: Labelled, fresh: La
 def _fitting(sets: list[tuple[str, Labelled]]) -> None:
     width = sets[0][1][0].shape[-1]
     for name, (features, labels) in sets:
-        if features.ndim != 2 or features.shape[1] != width or labels.shape != (len(features),) or len(features) < 2:
+        if (
+            features.ndim != 2
+            or features.shape[1] != width
+            or labels.shape != (len(features),)
+            or len(features) < 2
+        ):
             raise MeasureError(
                 f"{name} features {tuple(features.shape)} with labels {tuple(labels.shape)}: all sets want [n, {width}] and [n], n >= 2"
             )

@@ -68,7 +68,9 @@ class KernelDistance(PairMetric):
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         n, m = len(pair.real[real]), len(pair.fake[fake])
-        within = _summed(pair, "rr", real, real) / (n * (n - 1)) + _summed(pair, "ff", fake, fake) / (m * (m - 1))
+        within = _summed(pair, "rr", real, real) / (n * (n - 1)) + _summed(pair, "ff", fake, fake) / (
+            m * (m - 1)
+        )
         return within - 2 * _summed(pair, "rf", real, fake) / (n * m)
 
 
@@ -77,7 +79,9 @@ def lengths(x_ND: Tensor) -> Tensor:
     length = torch.linalg.vector_norm(x_ND, dim=1, dtype=torch.float64)
     bad = (length == 0) | ~torch.isfinite(length)
     if bad.any():
-        raise MeasureError(f"{int(bad.sum())} of {len(x_ND)} images have features of length 0 or infinity, hence no direction: use another extractor")
+        raise MeasureError(
+            f"{int(bad.sum())} of {len(x_ND)} images have features of length 0 or infinity, hence no direction: use another extractor"
+        )
     return length
 
 
@@ -100,7 +104,11 @@ def _gaussian_less_one(unit_ND: Tensor, unit_MD: Tensor) -> Tensor:
 def _gaussians(pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
     """k - 1 real-real, fake-fake (both 0 on the diagonal) and real-fake."""
     real, fake = unit_rows(pair.real), unit_rows(pair.fake)
-    return _gaussian_less_one(real, real).fill_diagonal_(0), _gaussian_less_one(fake, fake).fill_diagonal_(0), _gaussian_less_one(real, fake)
+    return (
+        _gaussian_less_one(real, real).fill_diagonal_(0),
+        _gaussian_less_one(fake, fake).fill_diagonal_(0),
+        _gaussian_less_one(real, fake),
+    )
 
 
 def cmmd_biased(x_ND: Tensor, y_MD: Tensor) -> float:
@@ -147,7 +155,9 @@ class CMMD(PairMetric):
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         rr, ff, rf = pair.once(_gaussians)
         n, m = len(pair.real[real]), len(pair.fake[fake])
-        within = _total(rr, real, real) / (n * (n - 1 + cls.own)) + _total(ff, fake, fake) / (m * (m - 1 + cls.own))
+        within = _total(rr, real, real) / (n * (n - 1 + cls.own)) + _total(ff, fake, fake) / (
+            m * (m - 1 + cls.own)
+        )
         return max(cls.range[0], SCALE * (within - 2 * _total(rf, real, fake) / (n * m)))
 
 

@@ -39,7 +39,9 @@ def nearest_real(samples: Tensor, real: Tensor, block: int = 512) -> tuple[Tenso
         )
     found = [squared_distances(part, real).min(1) for part in samples.split(block)] if len(samples) else []
     none = torch.zeros(0, device=samples.device)
-    return torch.cat([none, *(f.values for f in found)]).sqrt(), torch.cat([none.long(), *(f.indices for f in found)])
+    return torch.cat([none, *(f.values for f in found)]).sqrt(), torch.cat(
+        [none.long(), *(f.indices for f in found)]
+    )
 
 
 def _fake_to_train(pair: Pair) -> tuple[Tensor, Tensor]:
@@ -95,12 +97,18 @@ def _authentic(pair: Pair) -> Tensor:
     """bool [n_f]: the sample lies further from its nearest training image than that image from its own nearest other one."""
     train, (distance, index) = pair.train, pair.once(_fake_to_train)
     if len(train) < 2:
-        raise MeasureError(f"auth_pct compares training images with each other and wants at least 2, got {len(train)}")
-    hit, back = index.unique(return_inverse=True)  # of 50,000 training images only those that some sample is near
+        raise MeasureError(
+            f"auth_pct compares training images with each other and wants at least 2, got {len(train)}"
+        )
+    hit, back = index.unique(
+        return_inverse=True
+    )  # of 50,000 training images only those that some sample is near
     own = []
     for part in hit.split(256):
         to_all = squared_distances(train[part], train)
-        to_all[torch.arange(len(part), device=train.device), part] = float("inf")  # by index: a duplicate is a neighbour
+        to_all[torch.arange(len(part), device=train.device), part] = float(
+            "inf"
+        )  # by index: a duplicate is a neighbour
         own.append(to_all.min(1).values)
     return distance > torch.cat(own).sqrt()[back]
 
@@ -132,7 +140,9 @@ def _null_deviation(pair: Pair) -> float:
     tied = both.unique(return_counts=True)[1].double()
     left = total + 1 - float((tied**3 - tied).sum()) / (total * (total - 1))
     if left < 1e-9:
-        raise MeasureError(f"ct has no value: samples and held-out images all lie at distance {float(both[0]):g} from the training images")
+        raise MeasureError(
+            f"ct has no value: samples and held-out images all lie at distance {float(both[0]):g} from the training images"
+        )
     return (left / (12 * n * m)) ** 0.5
 
 
@@ -157,9 +167,17 @@ class CT(_Memorisation):
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        held_out, sampled = pair.once(_real_to_train)[0][real].sort().values, pair.once(_fake_to_train)[0][fake].contiguous()
-        below, not_above = torch.searchsorted(held_out, sampled), torch.searchsorted(held_out, sampled, right=True)
-        return float((below + not_above).double().mean() / (2 * len(held_out)) - 0.5) / pair.once(_null_deviation)
+        held_out, sampled = (
+            pair.once(_real_to_train)[0][real].sort().values,
+            pair.once(_fake_to_train)[0][fake].contiguous(),
+        )
+        below, not_above = (
+            torch.searchsorted(held_out, sampled),
+            torch.searchsorted(held_out, sampled, right=True),
+        )
+        return float((below + not_above).double().mean() / (2 * len(held_out)) - 0.5) / pair.once(
+            _null_deviation
+        )
 
 
 def _too_near(distances: Tensor) -> float:
@@ -188,14 +206,22 @@ class NearDuplicates(_Memorisation):
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        return float((pair.once(_fake_to_train)[0][fake] <= _too_near(pair.once(_real_to_train)[0][real])).double().mean())
+        return float(
+            (pair.once(_fake_to_train)[0][fake] <= _too_near(pair.once(_real_to_train)[0][real]))
+            .double()
+            .mean()
+        )
 
 
 def _nearest_among(pair: Pair, real: Rows, fake: Rows) -> tuple[Tensor, Tensor]:
     """Squared distance of each real image to the nearest other one, and of each sample to the nearest other one, over equally many of both."""
-    chosen_real, chosen_fake = (torch.arange(len(x), device=x.device)[rows] for x, rows in ((pair.real, real), (pair.fake, fake)))
+    chosen_real, chosen_fake = (
+        torch.arange(len(x), device=x.device)[rows] for x, rows in ((pair.real, real), (pair.fake, fake))
+    )
     n = min(len(chosen_real), len(chosen_fake))
-    return radii(pair.real, pair.once(_near_real), chosen_real[:n], 1), radii(pair.fake, pair.once(_near_fake), chosen_fake[:n], 1)
+    return radii(pair.real, pair.once(_near_real), chosen_real[:n], 1), radii(
+        pair.fake, pair.once(_near_fake), chosen_fake[:n], 1
+    )
 
 
 @measure("repeats")
@@ -217,7 +243,9 @@ class Repeats(PairMetric):
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         among_real, among_fake = _nearest_among(pair, real, fake)
-        pairs = among_real.sort().values[1::2]  # two images that near are each other's nearest: such distances come twice, the order statistics once
+        pairs = among_real.sort().values[
+            1::2
+        ]  # two images that near are each other's nearest: such distances come twice, the order statistics once
         return float((among_fake <= _too_near(pairs)).double().mean())
 
 
@@ -243,5 +271,7 @@ class SpacingRatio(PairMetric):
         among_real, among_fake = _nearest_among(pair, real, fake)
         whole = math.sqrt(float(among_real.median()))
         if whole == 0:
-            raise MeasureError("spacing_ratio has no value: more than half of the real images are exact copies of another one")
+            raise MeasureError(
+                "spacing_ratio has no value: more than half of the real images are exact copies of another one"
+            )
         return math.sqrt(float(among_fake.median())) / whole

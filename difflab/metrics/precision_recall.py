@@ -121,7 +121,9 @@ class Precision(_Manifold):
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        return float(reduce(torch.logical_or, (inside.any(0) for inside in _in_real(pair, real, fake))).double().mean())
+        return float(
+            reduce(torch.logical_or, (inside.any(0) for inside in _in_real(pair, real, fake))).double().mean()
+        )
 
 
 @measure("recall")
@@ -155,7 +157,9 @@ class Density(_Manifold):
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        return sum(int(inside.count_nonzero()) for inside in _in_real(pair, real, fake)) / (len(pair.fake[fake]) * pair.neighbours)
+        return sum(int(inside.count_nonzero()) for inside in _in_real(pair, real, fake)) / (
+            len(pair.fake[fake]) * pair.neighbours
+        )
 
 
 @measure("coverage")

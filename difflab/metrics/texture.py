@@ -24,7 +24,16 @@ from torch.nn import functional as F
 from difflab.core.errors import MeasureError
 from difflab.metrics.base import Pair, PairMetric, Rows, measure
 
-STATISTICS = ("colourfulness", "saturation", "contrast", "sharpness", "spectral_slope", "high_frequency", "bits_per_pixel", "local_entropy")
+STATISTICS = (
+    "colourfulness",
+    "saturation",
+    "contrast",
+    "sharpness",
+    "spectral_slope",
+    "high_frequency",
+    "bits_per_pixel",
+    "local_entropy",
+)
 """The columns of `texture`, in order."""
 BLOCK, LEVELS = 8, 16
 """Side in pixels and grey levels of the blocks of local_entropy."""
@@ -48,18 +57,38 @@ def texture(images: Tensor) -> Tensor:
     >>> texture(torch.full((1, 8, 8, 1), 7, dtype=torch.uint8))[0, :6]
     tensor([0., 0., 0., 0., 0., 0.])
     """
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or min(images.shape[1:3]) < 8:
-        raise MeasureError(f"texture reads uint8 images [n, H, W, 1 or 3] of 8 or more pixels a side, got {images.dtype} {tuple(images.shape)}")
+    if (
+        images.dtype != torch.uint8
+        or images.ndim != 4
+        or images.shape[3] not in (1, 3)
+        or min(images.shape[1:3]) < 8
+    ):
+        raise MeasureError(
+            f"texture reads uint8 images [n, H, W, 1 or 3] of 8 or more pixels a side, got {images.dtype} {tuple(images.shape)}"
+        )
     images = images.cpu()
-    several = max(1, 2**22 // (images.shape[1] * images.shape[2]))  # 4 million pixels at a time: some hundred MB
-    return torch.cat([torch.zeros(0, len(STATISTICS)), *(_texture(part) for part in (images.split(several) if len(images) else ()))])
+    several = max(
+        1, 2**22 // (images.shape[1] * images.shape[2])
+    )  # 4 million pixels at a time: some hundred MB
+    return torch.cat(
+        [
+            torch.zeros(0, len(STATISTICS)),
+            *(_texture(part) for part in (images.split(several) if len(images) else ())),
+        ]
+    )
 
 
 def _texture(images_NHWC: Tensor) -> Tensor:
     x = images_NHWC.double()
     luminance = _luminance(x)
     light = luminance / 255
-    laplacian = light[:, :-2, 1:-1] + light[:, 2:, 1:-1] + light[:, 1:-1, :-2] + light[:, 1:-1, 2:] - 4 * light[:, 1:-1, 1:-1]
+    laplacian = (
+        light[:, :-2, 1:-1]
+        + light[:, 2:, 1:-1]
+        + light[:, 1:-1, :-2]
+        + light[:, 1:-1, 2:]
+        - 4 * light[:, 1:-1, 1:-1]
+    )
     columns = [
         *_colour(x),
         light.flatten(1).std(1, correction=0),
@@ -72,7 +101,11 @@ def _texture(images_NHWC: Tensor) -> Tensor:
 
 
 def _luminance(x_NHWC: Tensor) -> Tensor:
-    return x_NHWC[..., 0] if x_NHWC.shape[3] == 1 else (x_NHWC @ torch.tensor([299.0, 587.0, 114.0], dtype=x_NHWC.dtype)) / 1000
+    return (
+        x_NHWC[..., 0]
+        if x_NHWC.shape[3] == 1
+        else (x_NHWC @ torch.tensor([299.0, 587.0, 114.0], dtype=x_NHWC.dtype)) / 1000
+    )
 
 
 def _colour(x_NHWC: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,11 +148,16 @@ def radial_spectrum(images_NHWC: Tensor) -> tuple[Tensor, Tensor]:
 def _power(luminance_NHW: Tensor) -> tuple[Tensor, Tensor, float]:
     """The radius [H * W] of every frequency, the power of each image there [n, H * W], and that of rounding."""
     _, height, width = luminance_NHW.shape
-    window = torch.outer(torch.hann_window(height, dtype=torch.float64), torch.hann_window(width, dtype=torch.float64))
+    window = torch.outer(
+        torch.hann_window(height, dtype=torch.float64), torch.hann_window(width, dtype=torch.float64)
+    )
     mean = (luminance_NHW * window).sum((1, 2), keepdim=True) / window.sum()
     power = torch.fft.fft2((luminance_NHW - mean) * window).abs().square().flatten(1)
     noise = float(window.square().sum()) / 12  # expected power of rounding at every frequency
-    radius = torch.hypot(torch.fft.fftfreq(height, dtype=torch.float64).unsqueeze(1), torch.fft.fftfreq(width, dtype=torch.float64)).flatten()
+    radius = torch.hypot(
+        torch.fft.fftfreq(height, dtype=torch.float64).unsqueeze(1),
+        torch.fft.fftfreq(width, dtype=torch.float64),
+    ).flatten()
     return radius, power, noise
 
 
@@ -143,9 +181,15 @@ def _bits_per_pixel(images_NHWC: Tensor) -> Tensor:
 
 
 def _local_entropy(luminance_NHW: Tensor) -> Tensor:
-    n, down, across = len(luminance_NHW), luminance_NHW.shape[1] // BLOCK, luminance_NHW.shape[2] // BLOCK  # an incomplete last block is left out
+    n, down, across = (
+        len(luminance_NHW),
+        luminance_NHW.shape[1] // BLOCK,
+        luminance_NHW.shape[2] // BLOCK,
+    )  # an incomplete last block is left out
     level = luminance_NHW[:, : down * BLOCK, : across * BLOCK].round().long() * LEVELS // 256
-    blocks = level.view(n, down, BLOCK, across, BLOCK).transpose(2, 3).reshape(n, down * across, BLOCK * BLOCK)
+    blocks = (
+        level.view(n, down, BLOCK, across, BLOCK).transpose(2, 3).reshape(n, down * across, BLOCK * BLOCK)
+    )
     share = torch.zeros(n, down * across, LEVELS, dtype=torch.float64).scatter_add_(
         2, blocks, torch.ones(1, 1, 1, dtype=torch.float64).expand_as(blocks)
     )
@@ -155,7 +199,9 @@ def _local_entropy(luminance_NHW: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------ shifts of distributions
 def _columns(features: Tensor) -> Tensor:
     if features.shape[1] != len(STATISTICS):
-        raise MeasureError(f"texture measures read the {len(STATISTICS)} statistics of the texture extractor, got {features.shape[1]} features")
+        raise MeasureError(
+            f"texture measures read the {len(STATISTICS)} statistics of the texture extractor, got {features.shape[1]} features"
+        )
     return features.double()
 
 
@@ -169,7 +215,9 @@ def _varying(pair: Pair) -> Tensor:
     """The statistics that vary among the real images of the pair, int64 [k]. Raises MeasureError where none does."""
     varying = (_spread(_columns(pair.real)) > 0).nonzero().squeeze(1)
     if not len(varying):
-        raise MeasureError("texture_distance has no value: no statistic varies among the real images, so there is no unit to count in")
+        raise MeasureError(
+            "texture_distance has no value: no statistic varies among the real images, so there is no unit to count in"
+        )
     return varying
 
 
@@ -180,7 +228,9 @@ def wasserstein(x: Tensor, y: Tensor) -> float:
     3.0
     """
     both = torch.cat([x, y]).sort().values
-    below_x, below_y = (torch.searchsorted(side.sort().values, both[:-1], right=True).double() / len(side) for side in (x, y))
+    below_x, below_y = (
+        torch.searchsorted(side.sort().values, both[:-1], right=True).double() / len(side) for side in (x, y)
+    )
     return float(((below_x - below_y).abs() * both.diff()).sum())
 
 
@@ -206,8 +256,13 @@ class TextureDistance(_Texture):
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         varying = pair.once(_varying)
-        real_columns, fake_columns = (_columns(side[rows])[:, varying] for side, rows in ((pair.real, real), (pair.fake, fake)))
-        moved = [wasserstein(x, y) for x, y in zip(real_columns.T.contiguous(), fake_columns.T.contiguous(), strict=True)]
+        real_columns, fake_columns = (
+            _columns(side[rows])[:, varying] for side, rows in ((pair.real, real), (pair.fake, fake))
+        )
+        moved = [
+            wasserstein(x, y)
+            for x, y in zip(real_columns.T.contiguous(), fake_columns.T.contiguous(), strict=True)
+        ]
         return float((torch.tensor(moved, dtype=torch.float64) / _spread(real_columns).cpu()).mean())
 
 
@@ -229,7 +284,9 @@ class _Shift(_Texture):
         spread = float(_spread(real_values))
         if spread == 0:
             grey = ": grey images have no colour" if column < 2 else ""
-            raise MeasureError(f"{cls.name} has no value: {statistic} is the same in half of the real images or more, so there is no unit{grey}")
+            raise MeasureError(
+                f"{cls.name} has no value: {statistic} is the same in half of the real images or more, so there is no unit{grey}"
+            )
         return float(cls.centre(fake_values) - cls.centre(real_values)) / spread
 
 
@@ -315,10 +372,21 @@ class AestheticHead:
 
         path = Path(path).expanduser()
         if path.suffix not in (".safetensors", ".npz"):
-            raise MeasureError(f"{path} is neither .safetensors nor .npz; pickles can run code and are not read: convert it with safetensors")
+            raise MeasureError(
+                f"{path} is neither .safetensors nor .npz; pickles can run code and are not read: convert it with safetensors"
+            )
         try:
             state = load_file(path) if path.suffix == ".safetensors" else _load_npz(path)
-        except (OSError, SafetensorError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (
+            OSError,
+            SafetensorError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            EOFError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
             raise MeasureError(f"cannot read an aesthetic head from {path}: {error}") from error
         if not backbone.name.startswith("open_clip:"):
             raise MeasureError(
@@ -330,7 +398,14 @@ class AestheticHead:
                 f"the head in {path} reads {layers[0][0].shape[1]} features, {backbone.name} makes {backbone.dim}: open its own backbone"
             )
         shape = [int(weight.shape[1]) for weight, _ in layers] + [1]
-        head = {"score": "aesthetic", "head": path.name, "sha256": sha256_of(state), "layers": shape, "relu": relu, "features": "L2-normalised"}
+        head = {
+            "score": "aesthetic",
+            "head": path.name,
+            "sha256": sha256_of(state),
+            "layers": shape,
+            "relu": relu,
+            "features": "L2-normalised",
+        }
         return cls(layers, relu, {**head, "backbone": backbone.recipe})
 
     @torch.no_grad()
@@ -338,7 +413,9 @@ class AestheticHead:
         """Scores float32 [n], 1 to 10 for LAION's heads, of features [n, d], normalised here. Raises MeasureError for other input."""
         width = self._layers[0][0].shape[1]
         if features.ndim != 2 or features.shape[1] != width or not torch.isfinite(features).all():
-            raise MeasureError(f"the aesthetic head reads finite features [n, {width}], got {tuple(features.shape)}")
+            raise MeasureError(
+                f"the aesthetic head reads finite features [n, {width}], got {tuple(features.shape)}"
+            )
         x = F.normalize(features.detach().cpu().float(), dim=1)
         for at, (weight, bias) in enumerate(self._layers):
             x = F.linear(F.relu(x) if self._relu and at else x, weight, bias)
@@ -352,7 +429,11 @@ def _load_npz(path: Path) -> dict[str, Tensor]:
 
 def _layers_of(state: dict[str, Tensor], path: Path) -> tuple[list[tuple[Tensor, Tensor]], bool]:
     """Weights and biases in order, and whether a ReLU lies between them."""
-    places = {int(found[1] or 0): found[0].removesuffix("weight") for name in state if (found := re.fullmatch(r"(?:layers\.(\d+)\.)?weight", name))}
+    places = {
+        int(found[1] or 0): found[0].removesuffix("weight")
+        for name in state
+        if (found := re.fullmatch(r"(?:layers\.(\d+)\.)?weight", name))
+    }
     order = sorted(places)
     wanted = {places[at] + kind for at in order for kind in ("weight", "bias")}
     if tuple(order) not in _RELU_AFTER or set(state) != wanted:
@@ -361,7 +442,12 @@ def _layers_of(state: dict[str, Tensor], path: Path) -> tuple[list[tuple[Tensor,
         )
     layers = [(state[places[at] + "weight"].float(), state[places[at] + "bias"].float()) for at in order]
     widths = [weight.shape[0] for weight, _ in layers]
-    chained = all(w.ndim == 2 and b.shape == w.shape[:1] and torch.isfinite(w).all() and torch.isfinite(b).all() for w, b in layers)
+    chained = all(
+        w.ndim == 2 and b.shape == w.shape[:1] and torch.isfinite(w).all() and torch.isfinite(b).all()
+        for w, b in layers
+    )
     if not chained or widths[-1] != 1 or widths[:-1] != [weight.shape[1] for weight, _ in layers[1:]]:
-        raise MeasureError(f"the layers in {path} do not lead from features to one finite score: {[tuple(weight.shape) for weight, _ in layers]}")
+        raise MeasureError(
+            f"the layers in {path} do not lead from features to one finite score: {[tuple(weight.shape) for weight, _ in layers]}"
+        )
     return layers, _RELU_AFTER[tuple(order)]

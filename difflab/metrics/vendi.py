@@ -55,7 +55,10 @@ def _spectrum(x_ND: Tensor, block: int = 1024) -> Tensor:
     n, d = x_ND.shape
     if n <= d:
         return torch.linalg.eigvalsh(cosines(x_ND) / n)
-    units = (rows.double() / length.unsqueeze(1) for rows, length in zip(x_ND.split(block), lengths(x_ND).split(block), strict=True))
+    units = (
+        rows.double() / length.unsqueeze(1)
+        for rows, length in zip(x_ND.split(block), lengths(x_ND).split(block), strict=True)
+    )
     return torch.linalg.eigvalsh(scatter(units) / n)
 
 

@@ -37,7 +37,15 @@ class Autoencoder:
     def __init__(self, vae: Any, kl_weight: float):
         self.net, self.kl_weight = Reconstruction(vae), kl_weight
 
-    def draws(self, inputs: torch.Tensor, conditions: None, rows: slice, total: int, train: Train, rng: torch.Generator) -> dict[str, Any]:
+    def draws(
+        self,
+        inputs: torch.Tensor,
+        conditions: None,
+        rows: slice,
+        total: int,
+        train: Train,
+        rng: torch.Generator,
+    ) -> dict[str, Any]:
         x = to_pixels(inputs)
         flip = torch.rand(total, generator=rng)[rows] < 0.5
         colours = torch.rand((total, x.shape[1]), generator=rng)[rows].argsort(1).to(x.device)
@@ -52,7 +60,10 @@ class Autoencoder:
         """Per-image loss [b]."""
         out, kl = net(x, noise)
         out = out.float()
-        edges = sum((d(out) - d(x)).abs().flatten(1).mean(1) for d in (lambda i: i.diff(dim=2), lambda i: i.diff(dim=3)))
+        edges = sum(
+            (d(out) - d(x)).abs().flatten(1).mean(1)
+            for d in (lambda i: i.diff(dim=2), lambda i: i.diff(dim=3))
+        )
         return F.l1_loss(out, x, reduction="none").flatten(1).mean(1) + edges + self.kl_weight * kl
 
 
@@ -83,7 +94,14 @@ def reconstruction_error(vae: Any, images: torch.Tensor) -> float:
     return total / len(images)
 
 
-def build(channels: list[int], latent_channels: int, layers_per_block: int, norm_groups: int, image_size: int, image_channels: int = 3) -> Any:
+def build(
+    channels: list[int],
+    latent_channels: int,
+    layers_per_block: int,
+    norm_groups: int,
+    image_size: int,
+    image_channels: int = 3,
+) -> Any:
     """A new AutoencoderKL, weights from torch's global generator; its latents are smaller by 2 for every further entry of `channels`."""
     levels = len(channels)
     return AutoencoderKL(

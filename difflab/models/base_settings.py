@@ -27,7 +27,12 @@ INPUTS = {
     "encoder_hid_dim_type": "image embeddings",
 }
 ADDITION = {"StableDiffusionXLPipeline": "text_time"}  # pipeline -> what it embeds beside the text
-CHANNELS = {9: "an inpainting base", 8: "an InstructPix2Pix base", 7: "an upscaling base", 5: "a depth-to-image base"}
+CHANNELS = {
+    9: "an inpainting base",
+    8: "an InstructPix2Pix base",
+    7: "an upscaling base",
+    5: "a depth-to-image base",
+}
 # Flags of model_index.json that are honoured, or have no part in sampling.
 INDEX = ("force_zeros_for_empty_prompt", "requires_safety_checker")
 STATISTICS = {  # pipeline -> statistics of the latents that it applies besides scaling_factor
@@ -44,21 +49,32 @@ def check_base(base: Base, component: str, backbone: Any, vae: Any) -> None:
     """
     for name, kind in ((component, backbone), ("vae", vae)):
         _check_keys(base.path / name / "config.json", kind)
-    network, autoencoder = read_json(base.path / component / "config.json"), read_json(base.path / "vae" / "config.json")
+    network, autoencoder = (
+        read_json(base.path / component / "config.json"),
+        read_json(base.path / "vae" / "config.json"),
+    )
     where = base.path / component / "config.json"
     own, wanted = network.get("in_channels", 4), autoencoder.get("latent_channels", 4)
     if own != wanted:
         what = CHANNELS.get(own, "a base that reads more than noisy latents")
-        raise ConfigError(f"{where}: in_channels is {own} and the autoencoder's latents have {wanted}: this is {what}; use a text-to-image base")
+        raise ConfigError(
+            f"{where}: in_channels is {own} and the autoencoder's latents have {wanted}: this is {what}; use a text-to-image base"
+        )
     for key, what in INPUTS.items():
         if network.get(key) is not None:
-            raise ConfigError(f"{where}: {key} is {network[key]!r}: this network reads {what}, which difflab does not feed; use another base")
+            raise ConfigError(
+                f"{where}: {key} is {network[key]!r}: this network reads {what}, which difflab does not feed; use another base"
+            )
     added = network.get("addition_embed_type")
     if added != ADDITION.get(base.kind):
-        raise ConfigError(f"{where}: addition_embed_type is {added!r}, and {base.kind} embeds {ADDITION.get(base.kind)!r}; use another base")
+        raise ConfigError(
+            f"{where}: addition_embed_type is {added!r}, and {base.kind} embeds {ADDITION.get(base.kind)!r}; use another base"
+        )
     flags = [key for key, value in base.index.items() if value is True and key not in INDEX]
     if flags:
-        raise ConfigError(f"{base.path / 'model_index.json'}: '{flags[0]}' is true, which difflab does not honour; use another base")
+        raise ConfigError(
+            f"{base.path / 'model_index.json'}: '{flags[0]}' is true, which difflab does not honour; use another base"
+        )
     latent_scale(base)
 
 
@@ -72,8 +88,14 @@ def _check_keys(file: Path, kind: Any) -> None:
     for key, value in content.items():
         if key not in known and not key.startswith("_") and value not in (None, False):
             near = difflib.get_close_matches(key, list(known), 1)
-            hint = f"did it mean '{near[0]}'?" if near else "update diffusers, or remove the key if it has no effect"
-            raise ConfigError(f"{file}: {kind.__name__} of the installed diffusers ignores '{key}' ({value!r}); {hint}")
+            hint = (
+                f"did it mean '{near[0]}'?"
+                if near
+                else "update diffusers, or remove the key if it has no effect"
+            )
+            raise ConfigError(
+                f"{file}: {kind.__name__} of the installed diffusers ignores '{key}' ({value!r}); {hint}"
+            )
 
 
 # ------------------------------------------------------------------------------------------------- latents
@@ -108,7 +130,11 @@ def latent_scale(base: Base) -> LatentScale:
     file = base.path / "vae" / "config.json"
     config = read_json(file)
     applied = STATISTICS.get(base.kind, ())
-    given = {key: config.get(key) for key in ("shift_factor", "latents_mean", "latents_std") if config.get(key) not in (None, 0, 0.0)}
+    given = {
+        key: config.get(key)
+        for key in ("shift_factor", "latents_mean", "latents_std")
+        if config.get(key) not in (None, 0, 0.0)
+    }
     ignored = [key for key in given if key not in applied]
     if ignored:
         raise ConfigError(
@@ -120,8 +146,13 @@ def latent_scale(base: Base) -> LatentScale:
     channels = config.get("latent_channels", 4)
     for key in ("latents_mean", "latents_std"):
         if len(given.get(key) or []) != channels:
-            raise ConfigError(f"{file}: latents_mean and latents_std go together, with {channels} numbers each; '{key}' is {config.get(key)!r}")
-    mean, std = (torch.tensor(given[key], dtype=torch.float32).view(1, -1, 1, 1) for key in ("latents_mean", "latents_std"))
+            raise ConfigError(
+                f"{file}: latents_mean and latents_std go together, with {channels} numbers each; '{key}' is {config.get(key)!r}"
+            )
+    mean, std = (
+        torch.tensor(given[key], dtype=torch.float32).view(1, -1, 1, 1)
+        for key in ("latents_mean", "latents_std")
+    )
     return LatentScale(scale, mean, std)
 
 
@@ -138,10 +169,18 @@ def scheduler_settings(base: Base) -> dict[str, Any]:
     for key, value in config.items():
         if key not in known and not key.startswith("_") and value not in (None, False):
             near = difflib.get_close_matches(key, sorted(known), 1)
-            hint = f"did it mean '{near[0]}'?" if near else "update diffusers, or remove the key if it has no effect"
-            raise ConfigError(f"{file}: no scheduler of the installed diffusers knows '{key}' ({value!r}); {hint}")
+            hint = (
+                f"did it mean '{near[0]}'?"
+                if near
+                else "update diffusers, or remove the key if it has no effect"
+            )
+            raise ConfigError(
+                f"{file}: no scheduler of the installed diffusers knows '{key}' ({value!r}); {hint}"
+            )
     if base.kind == "StableDiffusionPipeline":  # it mends these two of old folders
-        config |= {key: value for key, value in (("steps_offset", 1), ("clip_sample", False)) if key in config}
+        config |= {
+            key: value for key, value in (("steps_offset", 1), ("clip_sample", False)) if key in config
+        }
     return config
 
 
@@ -160,18 +199,33 @@ def training_process(base: Base, kind: Any) -> Any:
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from error
         except (ValueError, TypeError, NotImplementedError) as error:
-            raise ConfigError(f"{file}: {named} refuses its own config ({' '.join(str(error).split())[:160]})") from error
+            raise ConfigError(
+                f"{file}: {named} refuses its own config ({' '.join(str(error).split())[:160]})"
+            ) from error
     noise = kind.from_config(config)
     if not hasattr(noise, "alphas_cumprod"):
         if own is not None and "FlowMatch" not in str(named):
-            raise ConfigError(f"{file}: {named} is no flow-matching scheduler, and {base.kind} is trained by flow matching; use another base")
+            raise ConfigError(
+                f"{file}: {named} is no flow-matching scheduler, and {base.kind} is trained by flow matching; use another base"
+            )
         return noise
     levels = None if own is None else getattr(own, "alphas_cumprod", None)
     if own is not None and levels is None:
-        raise ConfigError(f"{file}: {named} has no alphas_cumprod: the base was trained by another process than {kind.__name__}; use another base")
-    if levels is not None and (levels.shape != noise.alphas_cumprod.shape or float((levels - noise.alphas_cumprod).abs().max()) > SAME_LEVELS):
-        unknown = [key for key in ("rescale_betas_zero_snr", "snr_shift_scale", "trained_betas") if config.get(key)]
-        cause = f" ({', '.join(f'{key}: {config[key]}' for key in unknown)} is not known to both)" if unknown else ""
+        raise ConfigError(
+            f"{file}: {named} has no alphas_cumprod: the base was trained by another process than {kind.__name__}; use another base"
+        )
+    if levels is not None and (
+        levels.shape != noise.alphas_cumprod.shape
+        or float((levels - noise.alphas_cumprod).abs().max()) > SAME_LEVELS
+    ):
+        unknown = [
+            key for key in ("rescale_betas_zero_snr", "snr_shift_scale", "trained_betas") if config.get(key)
+        ]
+        cause = (
+            f" ({', '.join(f'{key}: {config[key]}' for key in unknown)} is not known to both)"
+            if unknown
+            else ""
+        )
         raise ConfigError(
             f"{file}: {named} makes other noise levels of this config than {kind.__name__}, which trains{cause}; "
             "set the scheduler that the base was trained with"

@@ -52,15 +52,23 @@ class Categorical(Exact):
         p = np.broadcast_to(truth_of(spec), (spec.replicates, spec.categories))
         return pick(p, uniforms(seeds, spec.replicates))[..., None].astype(np.float64)
 
-    def fit(self, records: np.ndarray, labels: np.ndarray | None = None, weights: np.ndarray | None = None) -> None:
+    def fit(
+        self, records: np.ndarray, labels: np.ndarray | None = None, weights: np.ndarray | None = None
+    ) -> None:
         self.p = count(records[..., 0], self.spec.categories, weights) / len(records)
 
     def sample(self, labels: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
-        p = (self.p / self.p.max(1, keepdims=True)) ** (1 / self.spec.temperature)  # so that not every power underflows
+        p = (self.p / self.p.max(1, keepdims=True)) ** (
+            1 / self.spec.temperature
+        )  # so that not every power underflows
         return pick(p / p.sum(1, keepdims=True), uniforms(seeds, len(p)))[..., None].astype(np.float64)
 
     def measures(self) -> dict[str, np.ndarray]:
-        return {"gini_simpson": 1 - (self.p**2).sum(1), "survivors": (self.p > 0).sum(1).astype(np.float64), "first_share": self.p[:, 0]}
+        return {
+            "gini_simpson": 1 - (self.p**2).sum(1),
+            "survivors": (self.p > 0).sum(1).astype(np.float64),
+            "first_share": self.p[:, 0],
+        }
 
     def apart(self, other: Categorical) -> np.ndarray:
         return ((self.p - other.p) ** 2).sum(1)

@@ -65,7 +65,13 @@ class Denoiser(Family):
         return shards.gather(indices)
 
     def draws(
-        self, inputs: torch.Tensor, conditions: torch.Tensor | None, rows: slice, total: int, train: Train, rng: torch.Generator
+        self,
+        inputs: torch.Tensor,
+        conditions: torch.Tensor | None,
+        rows: slice,
+        total: int,
+        train: Train,
+        rng: torch.Generator,
     ) -> dict[str, torch.Tensor | None]:
         """All that is random in one step: clean images, noise, timesteps and conditions of this process's part of the batch.
 
@@ -96,16 +102,31 @@ class Denoiser(Family):
         steps = self.noise.config.num_train_timesteps
         return (levels * steps).long().clamp(max=steps - 1)
 
-    def error(self, net: Any, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None) -> torch.Tensor:
+    def error(
+        self, net: Any, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None
+    ) -> torch.Tensor:
         """Per-image mean squared error of the prediction: [b] (Ho et al. 2020, eq. 14; v: Salimans & Ho 2022, app. D).
 
         `net` may be wrapped for several processes.
         """
         v = self.noise.config.prediction_type == "v_prediction"
         target = self.noise.get_velocity(x, noise, t) if v else noise
-        return (self.predict(net, self.noise.add_noise(x, noise, t), t, conditions).float() - target.float()).square().flatten(1).mean(1)
+        return (
+            (self.predict(net, self.noise.add_noise(x, noise, t), t, conditions).float() - target.float())
+            .square()
+            .flatten(1)
+            .mean(1)
+        )
 
-    def loss(self, net: Any, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None, train: Train) -> torch.Tensor:
+    def loss(
+        self,
+        net: Any,
+        x: torch.Tensor,
+        noise: torch.Tensor,
+        t: torch.Tensor,
+        conditions: torch.Tensor | None,
+        train: Train,
+    ) -> torch.Tensor:
         """What is trained on, [b]: the error, with train.min_snr_gamma weighted by min(SNR, gamma) / SNR, for v-prediction by
         min(SNR, gamma) / (SNR + 1) (Hang et al. 2303.09556, sec. 3.4)."""
         error = self.error(net, x, noise, t, conditions)
@@ -114,7 +135,9 @@ class Denoiser(Family):
         snr = compute_snr(self.noise, t)
         if self.noise.config.prediction_type == "v_prediction":
             return error * snr.clamp(max=train.min_snr_gamma) / (snr + 1)
-        return error * (train.min_snr_gamma / snr).clamp(max=1)  # 1 where there is no signal, instead of 0 / 0
+        return error * (train.min_snr_gamma / snr).clamp(
+            max=1
+        )  # 1 where there is no signal, instead of 0 / 0
 
     @property
     def null(self) -> int:
@@ -139,7 +162,10 @@ class Denoiser(Family):
     def sample(self, conditions: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
         out = []
         for i in range(0, len(seeds), how.batch_size):
-            own, part = seeds[i : i + how.batch_size], None if conditions is None else conditions[i : i + how.batch_size]
+            own, part = (
+                seeds[i : i + how.batch_size],
+                None if conditions is None else conditions[i : i + how.batch_size],
+            )
             n, full = len(own), how.batch_size
             if how.compile and n < full:  # another shape would be compiled anew; what fills it up is dropped
                 own, part = list(np.resize(own, full)), None if part is None else np.resize(part, full)
@@ -149,7 +175,9 @@ class Denoiser(Family):
     def _batch(self, conditions: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
         x = self._denoised(conditions, seeds, how)
         if not torch.isfinite(x).all():
-            with watched(*(net for net in (self.net, getattr(self, "vae", None)) if net is not None)) as found:
+            with watched(
+                *(net for net in (self.net, getattr(self, "vae", None)) if net is not None)
+            ) as found:
                 self._denoised(conditions, seeds, how)
             raise StoreError(
                 f"sampling produced non-finite pixels{named(found)}; the weights or the scheduler's settings are broken, or sample.precision={how.precision} is too coarse, so nothing was written"
@@ -160,7 +188,11 @@ class Denoiser(Family):
         device = next(self.net.parameters()).device
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         x = torch.stack([torch.randn(self.drawn, generator=g) for g in generators]).to(device)
-        condition = torch.from_numpy(conditions).to(device) if conditions is not None and self.spec.conditional else None
+        condition = (
+            torch.from_numpy(conditions).to(device)
+            if conditions is not None and self.spec.conditional
+            else None
+        )
 
         def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             share, scale = float(t) / self.noise.config.num_train_timesteps, how.guidance_scale
@@ -187,7 +219,9 @@ class Denoiser(Family):
         null = torch.full_like(condition, self.null)
         if not told and not elsewhere:
             # One pass over [unconditional, conditional].
-            without, with_ = self.predict(self.net, torch.cat([x, x]), t.repeat(2), torch.cat([null, condition])).chunk(2)
+            without, with_ = self.predict(
+                self.net, torch.cat([x, x]), t.repeat(2), torch.cat([null, condition])
+            ).chunk(2)
             return without + scale * (with_ - without)
         self.telling = step if told else None
         with_ = self.predict(self.net, x, t, condition)
@@ -224,7 +258,9 @@ class Denoiser(Family):
         """Try the scheduler before anything is trained. Raises ConfigError where it cannot sample this family."""
         check_scheduler(self.scheduler, how, self.noise)
 
-    def predict(self, net: Any, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    def predict(
+        self, net: Any, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None
+    ) -> torch.Tensor:
         """What `net` (perhaps wrapped for several processes) predicts for noisy images [n, C, H, W] at timesteps [n]."""
         return net(x, t, labels)
 

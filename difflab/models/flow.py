@@ -32,26 +32,48 @@ class Flow(Latent):
     def timesteps(self, total: int, rng: torch.Generator) -> torch.Tensor:
         """Positions in the scheduler's list of training times, int64 [total]; logit-normal or uniform in that list."""
         steps = self.noise.config.num_train_timesteps
-        u = torch.randn(total, generator=rng).sigmoid() if self.spec.timestep_sampling == "logit_normal" else torch.rand(total, generator=rng)
+        u = (
+            torch.randn(total, generator=rng).sigmoid()
+            if self.spec.timestep_sampling == "logit_normal"
+            else torch.rand(total, generator=rng)
+        )
         return (u * steps).long().clamp(max=steps - 1)
 
     def noisy(self, levels: torch.Tensor) -> torch.Tensor:
         """As of every family; the list of training times begins with the most noise."""
         return self.noise.config.num_train_timesteps - 1 - super().noisy(levels)
 
-    def error(self, net: Any, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None) -> torch.Tensor:
+    def error(
+        self, net: Any, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None
+    ) -> torch.Tensor:
         """Per-image mean squared error of the velocity: [b]."""
         sigma = self.noise.sigmas.to(x.device)[t][:, None, None, None]
         times = self.noise.timesteps.to(x.device)[t]
         velocity = self.predict(net, (1 - sigma) * x + sigma * noise, times, conditions).float()
         return (velocity - (noise - x)).square().flatten(1).mean(1)
 
-    def loss(self, net: Any, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None, train: Train) -> torch.Tensor:
+    def loss(
+        self,
+        net: Any,
+        x: torch.Tensor,
+        noise: torch.Tensor,
+        t: torch.Tensor,
+        conditions: torch.Tensor | None,
+        train: Train,
+    ) -> torch.Tensor:
         """What is trained on, [b]: the error, times s squared with precondition_outputs."""
         error = self.error(net, x, noise, t, conditions)
         return error * self.noise.sigmas.to(x.device)[t].square() if self.spec.precondition_outputs else error
 
-    def predict(self, net: Any, x: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None) -> torch.Tensor:
+    def predict(
+        self, net: Any, x: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None
+    ) -> torch.Tensor:
         x = x if self.backbone.training else x.to(self.backbone.dtype)
         given = self.texts(conditions, len(x), x)
-        return net(hidden_states=x, timestep=t, encoder_hidden_states=given["states"], pooled_projections=given["pooled"], return_dict=False)[0]
+        return net(
+            hidden_states=x,
+            timestep=t,
+            encoder_hidden_states=given["states"],
+            pooled_projections=given["pooled"],
+            return_dict=False,
+        )[0]

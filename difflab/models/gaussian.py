@@ -34,7 +34,9 @@ class Gaussian(Exact):
     def truth(cls, spec: Any, seeds: list[int]) -> np.ndarray:
         return normals(seeds, spec.replicates, spec.dim)
 
-    def fit(self, records: np.ndarray, labels: np.ndarray | None = None, weights: np.ndarray | None = None) -> None:
+    def fit(
+        self, records: np.ndarray, labels: np.ndarray | None = None, weights: np.ndarray | None = None
+    ) -> None:
         w = counted(weights, records)
         self.mean = (w * records).mean(0)
         centred = records - self.mean
@@ -65,7 +67,10 @@ class Gaussian(Exact):
         return ((self.mean - other.mean) ** 2).mean(1)
 
     def save(self, folder: Path) -> None:
-        write_tensors(folder / "gaussian.safetensors", {"mean": torch.from_numpy(self.mean), "cov": torch.from_numpy(self.cov)})
+        write_tensors(
+            folder / "gaussian.safetensors",
+            {"mean": torch.from_numpy(self.mean), "cov": torch.from_numpy(self.cov)},
+        )
 
     @classmethod
     def load(cls, spec: Any, shape: Shape, folder: Path) -> Gaussian:

@@ -32,7 +32,9 @@ from difflab.runs.store import Shards
 TYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DECODED_PIXELS = 2**21  # per pass of the decoder: 8 images of 512 px
 ON_DEVICE = 2**29  # bytes of text embeddings that are kept beside the network
-KEPT = 2**33  # bytes of text embeddings that are kept at all; where there would be more, every batch is encoded anew
+KEPT = (
+    2**33
+)  # bytes of text embeddings that are kept at all; where there would be more, every batch is encoded anew
 
 
 class WithText(nn.Module):
@@ -70,7 +72,9 @@ class Latent(Denoiser):
             self._settle(spec, shape)
         self.text_encoder: Any = None
         self.tables: dict[str, torch.Tensor] | None = None  # of all prompts
-        self.reader: Callable[[list[str]], dict[str, torch.Tensor]] | None = None  # in their place, where they would be too large
+        self.reader: Callable[[list[str]], dict[str, torch.Tensor]] | None = (
+            None  # in their place, where they would be too large
+        )
         self.vae: Any = None
 
     def _settle(self, spec: Any, shape: Shape) -> None:
@@ -82,7 +86,9 @@ class Latent(Denoiser):
                 f"data.image_size {side} is not a multiple of {factor}, by which the model's latents are smaller; use data.image_size={near}"
             )
         if shape.record[2] != self.vae_config["in_channels"]:
-            raise ConfigError(f"the autoencoder of {spec.base} takes images of {self.vae_config['in_channels']} channels; set data.color=RGB")
+            raise ConfigError(
+                f"the autoencoder of {spec.base} takes images of {self.vae_config['in_channels']} channels; set data.color=RGB"
+            )
         check_base(self.base, self.component, self.backbone_class(), AutoencoderKL)
         self.scale = latent_scale(self.base)
         self.noise = self.training_noise()
@@ -125,20 +131,29 @@ class Latent(Denoiser):
     def _check_networks(self) -> None:
         """Send one image through copies of the networks that have shapes but no numbers. Raises ConfigError where parts of the base do not go together."""
         texts = self.base.texts([""], "cpu")
-        with reading(f"model.base {self.base.path}: its networks, on images of {self.shape.record[0]} px,", ConfigError):
+        with reading(
+            f"model.base {self.base.path}: its networks, on images of {self.shape.record[0]} px,", ConfigError
+        ):
             with init_empty_weights(include_buffers=True), torch.random.fork_rng(devices=[]):
                 vae = AutoencoderKL.from_config(AutoencoderKL.load_config(self.base.path / "vae"))
                 kind = self.backbone_class()
                 empty = copy.copy(self)
-                empty.backbone = empty.net = kind.from_config(kind.load_config(self.base.path / self.component)).eval()
+                empty.backbone = empty.net = kind.from_config(
+                    kind.load_config(self.base.path / self.component)
+                ).eval()
             h, w, c = self.shape.record
             z = vae.encode(torch.empty(1, c, h, w, device="meta")).latent_dist.mean
-            empty.tables, empty.reader = {name: t.expand(self.null + 1, *t.shape[1:]) for name, t in texts.items()}, None
+            empty.tables, empty.reader = (
+                {name: t.expand(self.null + 1, *t.shape[1:]) for name, t in texts.items()},
+                None,
+            )
             out = empty.predict(empty.net, z, torch.zeros(1, device="meta"), None)
             decoded = vae.decode(z).sample
         if z.shape[1:] != self.drawn or out.shape != z.shape or decoded.shape[2:] != (h, w):
             shapes = f"latents {tuple(z.shape[1:])}, prediction {tuple(out.shape[1:])}, image {tuple(decoded.shape[1:])}"
-            raise ConfigError(f"model.base {self.base.path}: its networks do not go together on images of {h} px ({shapes}); use another base")
+            raise ConfigError(
+                f"model.base {self.base.path}: its networks do not go together on images of {h} px ({shapes}); use another base"
+            )
 
     # -------------------------------------------------------------------------------------------- weights
     def initialise(self, seed: int, scratch: bool = False) -> None:
@@ -189,11 +204,18 @@ class Latent(Denoiser):
         if self.spec.train_text_encoder:
             from transformers import CLIPTextModel
 
-            parts = {p: {n.removeprefix(f"{p}."): t for n, t in state.items() if n.startswith(f"{p}.")} for p in ("backbone", "text_encoder")}
+            parts = {
+                p: {n.removeprefix(f"{p}."): t for n, t in state.items() if n.startswith(f"{p}.")}
+                for p in ("backbone", "text_encoder")
+            }
             text_encoder = CLIPTextModel(self.text_encoder.config)
             text_encoder.load_state_dict(parts["text_encoder"])
             backbone.load_state_dict(parts["backbone"])
-            self.backbone, self.text_encoder, self.net = backbone, text_encoder, WithText(backbone, text_encoder)
+            self.backbone, self.text_encoder, self.net = (
+                backbone,
+                text_encoder,
+                WithText(backbone, text_encoder),
+            )
             return
         backbone.load_state_dict(state)
         self.backbone = self.net = backbone
@@ -216,7 +238,13 @@ class Latent(Denoiser):
 
     def _ids(self, device: Any) -> dict[str, torch.Tensor]:
         tokenizer = self.base.tokenizer()
-        ids = tokenizer(self._prompts(), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt").input_ids
+        ids = tokenizer(
+            self._prompts(),
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
         return {"ids": ids.to(device)}
 
     @torch.no_grad()
@@ -260,7 +288,10 @@ class Latent(Denoiser):
         else:
             assert self.tables is not None
             found = {name: t[rows.to(t.device)] for name, t in self.tables.items()}
-        given = {name: t.to(like.device, t.dtype if t.dtype == torch.int64 else like.dtype) for name, t in found.items()}
+        given = {
+            name: t.to(like.device, t.dtype if t.dtype == torch.int64 else like.dtype)
+            for name, t in found.items()
+        }
         return given if self.telling is None else {name: self.tell(t) for name, t in given.items()}
 
     def encoder(self, device: Any) -> Encoder:
@@ -295,7 +326,9 @@ class Latent(Denoiser):
             lora.save(self.backbone, self.component, self.spec, self.base, folder)
             return
         self.backbone.register_to_config(_name_or_path="")  # where it was read is nobody's business
-        self.backbone.to(memory_format=torch.contiguous_format).save_pretrained(folder / self.component, safe_serialization=True)
+        self.backbone.to(memory_format=torch.contiguous_format).save_pretrained(
+            folder / self.component, safe_serialization=True
+        )
         self.backbone.to(memory_format=torch.channels_last)  # training may go on with it
         if self.spec.train_text_encoder:
             self.text_encoder.save_pretrained(folder / "text_encoder")
@@ -318,7 +351,9 @@ class Latent(Denoiser):
     def base_files(self) -> list[Path]:
         if self.spec.lora_rank:
             return []
-        return [file for part in self.trained for file in self.base.files(part) if file.suffix == ".safetensors"]
+        return [
+            file for part in self.trained for file in self.base.files(part) if file.suffix == ".safetensors"
+        ]
 
     @classmethod
     def load(cls, spec: Any, shape: Shape, folder: Path) -> Latent:

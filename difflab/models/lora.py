@@ -26,31 +26,45 @@ def add(backbone: Any, spec: Any, seed: int) -> None:
     check_targets(backbone, spec.lora_targets, spec.base)
     rank = spec.lora_rank
     alpha = rank if spec.lora_alpha is None else spec.lora_alpha
-    settings = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=spec.lora_targets)
+    settings = LoraConfig(
+        r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=spec.lora_targets
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             backbone.add_adapter(settings)
         except (ValueError, TypeError, NotImplementedError) as error:
-            raise ConfigError(f"model.lora_targets {spec.lora_targets}: peft refuses these layers ({' '.join(str(error).split())[-300:]})") from error
+            raise ConfigError(
+                f"model.lora_targets {spec.lora_targets}: peft refuses these layers ({' '.join(str(error).split())[-300:]})"
+            ) from error
 
 
 def check_targets(backbone: Any, targets: list[str], base: str) -> None:
     """Raise ConfigError unless every target is the end of the name of some layer that has weights of its own."""
     layers = dict(backbone.named_modules())
     for target in targets:
-        matched = {name: layer for name, layer in layers.items() if name == target or name.endswith(f".{target}")}
+        matched = {
+            name: layer for name, layer in layers.items() if name == target or name.endswith(f".{target}")
+        }
         if not matched:
-            ends = {".".join(name.split(".")[-2:]) for name in layers} | {name.rpartition(".")[2] for name in layers}
+            ends = {".".join(name.split(".")[-2:]) for name in layers} | {
+                name.rpartition(".")[2] for name in layers
+            }
             near = difflib.get_close_matches(target, sorted(e for e in ends if e and not e.isdigit()), 3)
             hint = f"the nearest: {', '.join(near)}" if near else "see the names of `model.named_modules()`"
             raise ConfigError(f"model.lora_targets: no layer of {base} ends in '{target}'; {hint}")
         bare = [(name, layer) for name, layer in matched.items() if getattr(layer, "weight", None) is None]
         if bare:
             name, layer = bare[0]
-            inner = [f"{target}.{child}" for child, part in layer.named_children() if getattr(part, "weight", None) is not None]
+            inner = [
+                f"{target}.{child}"
+                for child, part in layer.named_children()
+                if getattr(part, "weight", None) is not None
+            ]
             hint = f"name {inner[0]}" if inner else "name the layers inside it"
-            raise ConfigError(f"model.lora_targets: '{target}' is a {type(layer).__name__} ({name}), which has no weights of its own; {hint}")
+            raise ConfigError(
+                f"model.lora_targets: '{target}' is a {type(layer).__name__} ({name}), which has no weights of its own; {hint}"
+            )
 
 
 def save(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> None:
@@ -66,7 +80,9 @@ def save(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> 
     named = {f"{component}_lora_layers": _named(layers), f"{component}_lora_adapter_metadata": settings}
     pipeline.save_lora_weights(folder, safe_serialization=True, **named)
     _sort_header(folder / FILE)
-    write_json(folder / "base.json", {"base": spec.base, "weights": base.hash(component), "pipeline": base.kind})
+    write_json(
+        folder / "base.json", {"base": spec.base, "weights": base.hash(component), "pipeline": base.kind}
+    )
 
 
 def _named(layers: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -87,14 +103,22 @@ def load(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> 
 
     record = read_json(folder / "base.json")
     if record["weights"] != base.hash(component):
-        raise StoreError(f"{folder} was trained on other weights than those of {spec.base}; put the base back, or start anew with --out")
+        raise StoreError(
+            f"{folder} was trained on other weights than those of {spec.base}; put the base back, or start anew with --out"
+        )
     try:
-        result: Any = set_peft_model_state_dict(backbone, layers_of(folder, component, base), adapter_name="default")
+        result: Any = set_peft_model_state_dict(
+            backbone, layers_of(folder, component, base), adapter_name="default"
+        )
     except RuntimeError as error:
-        raise StoreError(f"{folder}: LoRA layers do not match model.lora_rank and lora_targets ({' '.join(str(error).split())[:160]})") from error
+        raise StoreError(
+            f"{folder}: LoRA layers do not match model.lora_rank and lora_targets ({' '.join(str(error).split())[:160]})"
+        ) from error
     missing = [k for k in result.missing_keys if "lora" in k]
     if missing or result.unexpected_keys:
-        raise StoreError(f"{folder}: LoRA layers do not match model.lora_rank and lora_targets ({(missing + result.unexpected_keys)[0]})")
+        raise StoreError(
+            f"{folder}: LoRA layers do not match model.lora_rank and lora_targets ({(missing + result.unexpected_keys)[0]})"
+        )
 
 
 def layers_of(folder: Path, component: str, base: Base) -> dict[str, torch.Tensor]:
@@ -109,7 +133,9 @@ def layers_of(folder: Path, component: str, base: Base) -> dict[str, torch.Tenso
             f"{folder} holds no readable LoRA ({' '.join(str(error).split())[:120]}); delete it and run the same command again"
         ) from error
     state = state[0] if isinstance(state, tuple) else state
-    return convert_unet_state_dict_to_peft({k.removeprefix(f"{component}."): v for k, v in state.items() if k.startswith(component)})
+    return convert_unet_state_dict_to_peft(
+        {k.removeprefix(f"{component}."): v for k, v in state.items() if k.startswith(component)}
+    )
 
 
 def check_saved(backbone: Any, component: str, base: Base, folder: Path) -> None:
@@ -122,12 +148,23 @@ def check_saved(backbone: Any, component: str, base: Base, folder: Path) -> None
     from peft.utils import get_peft_model_state_dict
 
     wanted, found = get_peft_model_state_dict(backbone), layers_of(folder, component, base)
-    lost = [name for name, tensor in wanted.items() if name not in found or not torch.equal(found[name], tensor.cpu())]
+    lost = [
+        name
+        for name, tensor in wanted.items()
+        if name not in found or not torch.equal(found[name], tensor.cpu())
+    ]
     with init_empty_weights(), torch.random.fork_rng(devices=[]):
         empty = type(backbone).from_config(backbone.config)
         pipeline = getattr(diffusers, base.kind)
-        state, *more = pipeline.lora_state_dict(folder / FILE, local_files_only=True, return_lora_metadata=True)
-        settings = {"adapter_name": "saved", "metadata": more[-1], "low_cpu_mem_usage": True, component: empty}
+        state, *more = pipeline.lora_state_dict(
+            folder / FILE, local_files_only=True, return_lora_metadata=True
+        )
+        settings = {
+            "adapter_name": "saved",
+            "metadata": more[-1],
+            "low_cpu_mem_usage": True,
+            component: empty,
+        }
         if len(more) == 2:
             settings["network_alphas"] = more[0]
         getattr(pipeline, f"load_lora_into_{component}")(state, **settings)
@@ -144,6 +181,8 @@ def _sort_header(file: Path) -> None:
     content = file.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
-    text = json.dumps({"__metadata__": dict(sorted(header.pop("__metadata__", {}).items())), **header}).encode()
+    text = json.dumps(
+        {"__metadata__": dict(sorted(header.pop("__metadata__", {}).items())), **header}
+    ).encode()
     text += b" " * (-len(text) % 8)
     write_bytes(file, len(text).to_bytes(8, "little") + text + content[end:])

@@ -30,7 +30,9 @@ def draw(p: np.ndarray, mean: np.ndarray, sd: np.ndarray, seeds: list[int]) -> n
     return np.stack([component.astype(np.float64), mean[rows, component] + sd[rows, component] * z], axis=-1)
 
 
-def guided(p: np.ndarray, mean: np.ndarray, variance: np.ndarray, scale: float, steps: int = 400) -> tuple[np.ndarray, np.ndarray]:
+def guided(
+    p: np.ndarray, mean: np.ndarray, variance: np.ndarray, scale: float, steps: int = 400
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation [R, C] of each component as guidance samples it: the probability-flow equation
 
         dx/dt = t (g (x - m) / (v + t^2) + (1 - g) (x - M) / (V + t^2)),    g = scale,
@@ -51,7 +53,9 @@ def guided(p: np.ndarray, mean: np.ndarray, variance: np.ndarray, scale: float, 
         half = np.exp(h / 2 * (scale * t2 / (own + t2) + all_))
         path = half * (half * path + h * all_ * (mean - overall))
         deviation = half * half * deviation
-    return mean + np.where(variance > 0, path, 0), np.where(variance > 0, deviation, 0)  # a component of one point stays there
+    return mean + np.where(variance > 0, path, 0), np.where(
+        variance > 0, deviation, 0
+    )  # a component of one point stays there
 
 
 class Mixture(Exact):
@@ -64,10 +68,16 @@ class Mixture(Exact):
     @classmethod
     def truth(cls, spec: Any, seeds: list[int]) -> np.ndarray:
         shape = (spec.replicates, spec.components)
-        return draw(np.full(shape, 1 / spec.components), np.broadcast_to(centres(spec), shape), np.ones(shape), seeds)
+        return draw(
+            np.full(shape, 1 / spec.components), np.broadcast_to(centres(spec), shape), np.ones(shape), seeds
+        )
 
-    def fit(self, records: np.ndarray, labels: np.ndarray | None = None, weights: np.ndarray | None = None) -> None:
-        member = (records[..., :1] == np.arange(self.spec.components)) * counted(weights, records)  # [n, R, C]
+    def fit(
+        self, records: np.ndarray, labels: np.ndarray | None = None, weights: np.ndarray | None = None
+    ) -> None:
+        member = (records[..., :1] == np.arange(self.spec.components)) * counted(
+            weights, records
+        )  # [n, R, C]
         counts = member.sum(0)
         some = np.where(counts > 0, counts, 1)
         value = records[..., 1:]
@@ -77,7 +87,9 @@ class Mixture(Exact):
 
     def sample(self, labels: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
         g = self.spec.guidance_scale
-        mean, sd = (self.mean, np.sqrt(self.variance)) if g == 1 else guided(self.p, self.mean, self.variance, g)
+        mean, sd = (
+            (self.mean, np.sqrt(self.variance)) if g == 1 else guided(self.p, self.mean, self.variance, g)
+        )
         return draw(self.p, mean, sd, seeds)
 
     def measures(self) -> dict[str, np.ndarray]:

@@ -26,7 +26,9 @@ class Pixel(Denoiser):
     def __init__(self, spec: Any, shape: Shape):
         super().__init__(spec, shape)
         if spec.conditional and not shape.classes:
-            raise ConfigError(f"model.conditional=true needs a labelled set; use model.conditional=false (family {spec.family})")
+            raise ConfigError(
+                f"model.conditional=true needs a labelled set; use model.conditional=false (family {spec.family})"
+            )
         self.noise = noise_of(spec)
 
     @abstractmethod
@@ -59,7 +61,9 @@ class Pixel(Denoiser):
     def prepare_sampling(self, how: Sample, device: Any) -> None:
         super().prepare_sampling(how, device)
         if self.labels is not self.hooked:  # asked at every call, so that policies can be set after this
-            self.labels.register_forward_hook(lambda module, given, e: e if self.telling is None else self.tell(e))
+            self.labels.register_forward_hook(
+                lambda module, given, e: e if self.telling is None else self.tell(e)
+            )
             self.hooked = self.labels
 
     def trained_files(self, folder: Path) -> list[Path]:
@@ -70,7 +74,11 @@ class Pixel(Denoiser):
         model = cls(spec, shape)
         try:
             model.net, info = model.network_class().from_pretrained(
-                folder / "unet", use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+                folder / "unet",
+                use_safetensors=True,
+                local_files_only=True,
+                low_cpu_mem_usage=False,
+                output_loading_info=True,
             )
             wrong = {name: keys for name, keys in info.items() if keys}
             if wrong:  # diffusers would fill the gaps with random weights
@@ -86,4 +94,8 @@ def noise_of(spec: Any) -> Any:
     """The forward process of training."""
     from diffusers import DDPMScheduler
 
-    return DDPMScheduler(num_train_timesteps=spec.train_timesteps, beta_schedule=spec.beta_schedule, prediction_type=spec.prediction_type)
+    return DDPMScheduler(
+        num_train_timesteps=spec.train_timesteps,
+        beta_schedule=spec.beta_schedule,
+        prediction_type=spec.prediction_type,
+    )

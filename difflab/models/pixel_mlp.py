@@ -32,7 +32,9 @@ class DenoisingMLP(ModelMixin, ConfigMixin):
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, pixels))
 
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """sample [n, C, H, W], timestep [n], class_labels int64 [n] or None -> prediction [n, C, H, W]."""
         condition = self.time(waves(timestep, self.width).to(sample.dtype))
         if self.label is not None:
@@ -62,7 +64,9 @@ class Block(nn.Module):
 def waves(timestep: torch.Tensor, width: int) -> torch.Tensor:
     """Sinusoidal embedding of timesteps: [n, width]."""
     half = width // 2
-    rates = torch.exp(-math.log(10_000) * torch.arange(half, device=timestep.device, dtype=torch.float32) / half)
+    rates = torch.exp(
+        -math.log(10_000) * torch.arange(half, device=timestep.device, dtype=torch.float32) / half
+    )
     angles = timestep.float()[:, None] * rates
     embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
     return nn.functional.pad(embedding, (0, width - 2 * half))
@@ -73,7 +77,9 @@ class PixelMLP(Pixel):
 
     def build(self) -> Any:
         h, _, c = self.shape.record
-        return DenoisingMLP(h, c, self.spec.width, self.spec.depth, self.shape.classes if self.spec.conditional else 0)
+        return DenoisingMLP(
+            h, c, self.spec.width, self.spec.depth, self.shape.classes if self.spec.conditional else 0
+        )
 
     @property
     def labels(self) -> Any:

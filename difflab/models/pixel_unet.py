@@ -35,7 +35,9 @@ class PixelUNet(Pixel):
             num_class_embeds=self.shape.classes + 1 if self.spec.conditional else None,
         )
 
-    def predict(self, net: Any, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    def predict(
+        self, net: Any, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None
+    ) -> torch.Tensor:
         return net(x, t, class_labels=labels).sample
 
     @property

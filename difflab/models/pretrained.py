@@ -25,8 +25,15 @@ from difflab.runs.verify import file_hash
 
 ASSETS = Path(__file__).parent.parent / "assets"
 BUNDLED = {"tiny-sd": ASSETS / "tiny-sd"}
-NOT_COPIED = ("safety_checker", "feature_extractor", "image_encoder")  # a checker that paints images black has no place in a training set
-LIBRARIES = ("diffusers", "transformers")  # a component of any other would be code that the folder brings along
+NOT_COPIED = (
+    "safety_checker",
+    "feature_extractor",
+    "image_encoder",
+)  # a checker that paints images black has no place in a training set
+LIBRARIES = (
+    "diffusers",
+    "transformers",
+)  # a component of any other would be code that the folder brings along
 WEIGHTS = re.compile(
     r"[^.]+(\.(?P<own>\w+?))?(-\d{5}-of-\d{5})?\.safetensors(?P<index>\.index(\.(?P<index_own>\w+))?\.json)?"
 )  # model.fp16.safetensors, model.fp16-00001-of-00002.safetensors, model.safetensors.index.fp16.json; all of them without fp16
@@ -48,7 +55,11 @@ class Base:
     @property
     def components(self) -> list[str]:
         """Names of the components that a run needs."""
-        return [n for n, v in self.index.items() if isinstance(v, list) and v[0] is not None and n not in NOT_COPIED]
+        return [
+            n
+            for n, v in self.index.items()
+            if isinstance(v, list) and v[0] is not None and n not in NOT_COPIED
+        ]
 
     def text_encoders(self) -> list[str]:
         return [n for n in self.components if n.startswith("text_encoder")]
@@ -56,7 +67,12 @@ class Base:
     @lru_cache(maxsize=32)  # noqa: B019 (bases are few and live as long as the process)
     def hash(self, *components: str) -> str:
         """Hash of the weights of some components: what their outputs depend on."""
-        files = [p for name in components for p in self.files(name) if p.suffix in (".safetensors", ".json", ".txt", ".model")]
+        files = [
+            p
+            for name in components
+            for p in self.files(name)
+            if p.suffix in (".safetensors", ".json", ".txt", ".model")
+        ]
         return digest({str(p.relative_to(self.path)): file_hash(p) for p in files})
 
     def files(self, component: str) -> list[Path]:
@@ -80,13 +96,21 @@ class Base:
         kind = getattr(diffusers, self.kind)
         with reading(self.path, StoreError):
             pipe = kind.from_pretrained(
-                self.path, variant=self.variant, use_safetensors=True, local_files_only=True, torch_dtype=dtype, **absent, **parts
+                self.path,
+                variant=self.variant,
+                use_safetensors=True,
+                local_files_only=True,
+                torch_dtype=dtype,
+                **absent,
+                **parts,
             )
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
     @torch.no_grad()
-    def texts(self, prompts: list[str], device: Any, dtype: torch.dtype = torch.float32, batch: int = 64) -> dict[str, torch.Tensor]:
+    def texts(
+        self, prompts: list[str], device: Any, dtype: torch.dtype = torch.float32, batch: int = 64
+    ) -> dict[str, torch.Tensor]:
         """Embeddings of prompts as the pipeline makes them: ``states`` [n, L, D] and, where it has them, ``pooled`` [n, P].
 
         `dtype` is that of the text encoders while they work: SD3's T5 alone is 19 GB in float32.
@@ -103,23 +127,37 @@ class Base:
         write_tensors(path, tables)
         return tables
 
-    def text_reader(self, device: Any, dtype: torch.dtype = torch.float32) -> Callable[[list[str]], dict[str, torch.Tensor]]:
+    def text_reader(
+        self, device: Any, dtype: torch.dtype = torch.float32
+    ) -> Callable[[list[str]], dict[str, torch.Tensor]]:
         """The base's text encoders, loaded: prompts -> what `texts` says of them, float32 on the device."""
         import transformers
 
         # Read one by one, because the pipeline fills what is missing with random weights and only warns.
-        encoders = {n: self.load(n, getattr(transformers, self.index[n][1]), dtype) for n in self.text_encoders()}
-        pipe = self.pipeline(dtype, **encoders, **{n: None for n in self.components if n in ("unet", "transformer", "vae")}).to(device)
-        if self.kind == "StableDiffusion3Pipeline" and pipe.transformer is None:  # it asks the transformer for a width
-            pipe.transformer = SimpleNamespace(config=SimpleNamespace(**read_json(self.path / "transformer" / "config.json")))
+        encoders = {
+            n: self.load(n, getattr(transformers, self.index[n][1]), dtype) for n in self.text_encoders()
+        }
+        pipe = self.pipeline(
+            dtype, **encoders, **{n: None for n in self.components if n in ("unet", "transformer", "vae")}
+        ).to(device)
+        if (
+            self.kind == "StableDiffusion3Pipeline" and pipe.transformer is None
+        ):  # it asks the transformer for a width
+            pipe.transformer = SimpleNamespace(
+                config=SimpleNamespace(**read_json(self.path / "transformer" / "config.json"))
+            )
 
         @torch.no_grad()
         def read(prompts: list[str]) -> dict[str, torch.Tensor]:
             with reading(f"{self.path}: its tokenizers and text encoders", StoreError):
                 if self.kind == "StableDiffusion3Pipeline":
-                    given = pipe.encode_prompt(prompts, prompts, prompts, device=device, do_classifier_free_guidance=False)
+                    given = pipe.encode_prompt(
+                        prompts, prompts, prompts, device=device, do_classifier_free_guidance=False
+                    )
                 else:
-                    given = pipe.encode_prompt(prompts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+                    given = pipe.encode_prompt(
+                        prompts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
+                    )
             states, pooled = (given[0], None) if len(given) == 2 else (given[0], given[2])
             return {"states": states.float()} | ({} if pooled is None else {"pooled": pooled.float()})
 
@@ -144,7 +182,9 @@ class Base:
 
         The weights of a variant lose its name, so that the folder opens without it.
         """
-        index = {n: ([None, None] if n in NOT_COPIED else v) for n, v in self.index.items() if n != "_name_or_path"}
+        index = {
+            n: ([None, None] if n in NOT_COPIED else v) for n, v in self.index.items() if n != "_name_or_path"
+        }
         if "requires_safety_checker" in index:
             index["requires_safety_checker"] = False
         for name in self.components:
@@ -157,8 +197,12 @@ class Base:
                     link_or_copy(file.resolve(), target)
                 elif match["index"]:
                     index_of_parts = read_json(file)
-                    renamed = {tensor: self._plain(part) for tensor, part in index_of_parts["weight_map"].items()}
-                    write_json(target.with_name(self._plain(file.name)), index_of_parts | {"weight_map": renamed})
+                    renamed = {
+                        tensor: self._plain(part) for tensor, part in index_of_parts["weight_map"].items()
+                    }
+                    write_json(
+                        target.with_name(self._plain(file.name)), index_of_parts | {"weight_map": renamed}
+                    )
                 else:
                     link_or_copy(file.resolve(), target.with_name(self._plain(file.name)))
         write_json(folder / "model_index.json", index)
@@ -187,24 +231,40 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def load_model(kind: Any, folder: Path, dtype: torch.dtype = torch.float32, variant: str | None = None) -> Any:
+def load_model(
+    kind: Any, folder: Path, dtype: torch.dtype = torch.float32, variant: str | None = None
+) -> Any:
     """A diffusers or transformers model from its own folder. Raises StoreError where weights and config do not match."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
         model, info = kind.from_pretrained(
-            folder, variant=variant, use_safetensors=True, local_files_only=True, output_loading_info=True, torch_dtype=dtype, low_cpu_mem_usage=False
+            folder,
+            variant=variant,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            torch_dtype=dtype,
+            low_cpu_mem_usage=False,
         )
     except Exception as error:  # damaged files raise nearly every type there is
-        raise StoreError(f"{folder} holds no readable model ({' '.join(str(error).split())[:160]}); fetch or make it again") from error
-    wrong = {n: sorted(k) for n, k in info.items() if k and n in ("missing_keys", "mismatched_keys", "error_msgs")}
+        raise StoreError(
+            f"{folder} holds no readable model ({' '.join(str(error).split())[:160]}); fetch or make it again"
+        ) from error
+    wrong = {
+        n: sorted(k) for n, k in info.items() if k and n in ("missing_keys", "mismatched_keys", "error_msgs")
+    }
     if wrong:  # the library would fill the gaps with random weights
-        raise StoreError(f"{folder}: weights do not match its config: {str(wrong)[:200]}; fetch or make it again")
+        raise StoreError(
+            f"{folder}: weights do not match its config: {str(wrong)[:200]}; fetch or make it again"
+        )
     return model.eval()
 
 
-def open_base(name: str, kinds: tuple[str, ...], family: str, revision: str | None = None, variant: str | None = None) -> Base:
+def open_base(
+    name: str, kinds: tuple[str, ...], family: str, revision: str | None = None, variant: str | None = None
+) -> Base:
     """The base of this name: bundled (tiny-sd), a local folder, or a hub id; checked before anything is run.
 
     Raises ConfigError: no such folder, hub out of reach, half-downloaded, missing component, pickled weights, or a pipeline
@@ -237,12 +297,16 @@ def _opened(folder: Path, kinds: tuple[str, ...], family: str, variant: str | No
             "StableDiffusion3Pipeline": "flow",
         }.get(kind)
         hint = f"use model.family={other}" if other else f"this family runs {', '.join(kinds)}"
-        raise ConfigError(f"model.base {folder} is a {kind or 'pipeline of no class'}, which model.family={family} does not run; {hint}")
+        raise ConfigError(
+            f"model.base {folder} is a {kind or 'pipeline of no class'}, which model.family={family} does not run; {hint}"
+        )
     base = Base(folder, kind, variant)
     for component in base.components:
         library = index[component][0]
         if library not in LIBRARIES:
-            raise ConfigError(f"model.base {folder}: component '{component}' is of {library}, code of its own that difflab does not run")
+            raise ConfigError(
+                f"model.base {folder}: component '{component}' is of {library}, code of its own that difflab does not run"
+            )
         _check(folder, component, variant)
     return base
 
@@ -254,7 +318,11 @@ def _download(name: str, revision: str | None, variant: str | None) -> Path:
     try:
         wanted = [f"*/{p}" for p in HUB_FILES] + ["model_index.json"]
         others = [f"*/*.{v}*.safetensors*" for v in ("fp16", "bf16", "non_ema") if v != variant]
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=[*others, "safety_checker/*"]))
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=wanted, ignore_patterns=[*others, "safety_checker/*"]
+            )
+        )
     except Exception as error:  # the hub's client raises a dozen kinds
         reason = " ".join(str(error).split())[:160]
         raise ConfigError(
@@ -266,7 +334,9 @@ def _check(folder: Path, component: str, variant: str | None) -> None:
     """Raise ConfigError unless a component is all there."""
     home = folder / component
     if not home.is_dir():
-        raise ConfigError(f"model.base {folder} lacks its component '{component}'; the download is not complete: fetch it again")
+        raise ConfigError(
+            f"model.base {folder} lacks its component '{component}'; the download is not complete: fetch it again"
+        )
     if component.startswith("tokenizer"):
         if not list(home.glob("*.json")):
             raise ConfigError(f"{home} holds no tokenizer files; fetch it again")
@@ -283,12 +353,20 @@ def _check(folder: Path, component: str, variant: str | None) -> None:
     wanted = {n for i in own if i.suffix == ".json" for n in read_json(i)["weight_map"].values()}
     missing = sorted(wanted - {p.name for p in files})
     if missing:
-        raise ConfigError(f"{home} lacks {missing[0]} ({len(missing)} of {len(wanted)} weight files); the download is not complete: fetch it again")
+        raise ConfigError(
+            f"{home} lacks {missing[0]} ({len(missing)} of {len(wanted)} weight files); the download is not complete: fetch it again"
+        )
     if not files:
         others = sorted({v for p in found if (v := variant_of(p))})
         if others:
-            raise ConfigError(f"{home} has weights of variant {', '.join(others)} only; set model.variant={others[0]}")
-        pickled = "; pickled .bin weights are not read, since they can run code: fetch the safetensors" if list(home.glob("*.bin")) else ""
+            raise ConfigError(
+                f"{home} has weights of variant {', '.join(others)} only; set model.variant={others[0]}"
+            )
+        pickled = (
+            "; pickled .bin weights are not read, since they can run code: fetch the safetensors"
+            if list(home.glob("*.bin"))
+            else ""
+        )
         raise ConfigError(f"{home} has no safetensors weights{pickled}")
     for file in files:
         try:

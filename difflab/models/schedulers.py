@@ -20,7 +20,13 @@ from difflab.config import Sample
 from difflab.core.errors import ConfigError
 from difflab.models.steer import Steer, overrides
 
-FORWARD = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")  # settings of the forward process
+FORWARD = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "prediction_type",
+)  # settings of the forward process
 TRIED = (4, 4, 4)  # shape of the image that a scheduler is tried on; no scheduler looks at positions
 SAME_LEVELS = 1e-4  # largest difference of two alphas_cumprod that are the same noise schedule; diffusers itself clips the last one to 2^-24
 NEAR = 0.1  # largest root mean square error of the tried image; samplers that keep the last noise of training come as near as .03
@@ -48,18 +54,30 @@ def scheduler_of(how: Sample, noise: Any, device: Any = "cpu", settings: dict[st
         given = {key: value for key, value in settings.items() if key in accepted} | given
     spacing = accepted.get("timestep_spacing")
     if settings is None and spacing is not None and spacing.default == "leading":
-        given["timestep_spacing"] = "trailing"  # the first step must start from pure noise (Lin et al. 2305.08891)
+        given["timestep_spacing"] = (
+            "trailing"  # the first step must start from pure noise (Lin et al. 2305.08891)
+        )
     for key in options:
         if key not in accepted or key == "self":
-            raise ConfigError(f"sample.scheduler_options: {name} knows no '{key}'; {_near(key, accepted, 'see its page in the diffusers docs')}")
+            raise ConfigError(
+                f"sample.scheduler_options: {name} knows no '{key}'; {_near(key, accepted, 'see its page in the diffusers docs')}"
+            )
         if key == "trained_betas" or key in forward:
-            where = "model.train_timesteps, beta_schedule or prediction_type" if settings is None else SCHEDULER_FILE
-            raise ConfigError(f"sample.scheduler_options: '{key}' is settled by training; remove it here and change {where}")
+            where = (
+                "model.train_timesteps, beta_schedule or prediction_type"
+                if settings is None
+                else SCHEDULER_FILE
+            )
+            raise ConfigError(
+                f"sample.scheduler_options: '{key}' is settled by training; remove it here and change {where}"
+            )
     try:
         scheduler: Any = kind(**{**given, **options})
         scheduler.set_timesteps(how.steps, device=device)
     except Exception as error:  # each scheduler refuses in its own way
-        raise ConfigError(f"sample.scheduler '{name}' refuses {options} with sample.steps {how.steps}: {_one_line(error)}") from error
+        raise ConfigError(
+            f"sample.scheduler '{name}' refuses {options} with sample.steps {how.steps}: {_one_line(error)}"
+        ) from error
     return scheduler
 
 
@@ -74,9 +92,13 @@ def scheduler_class(name: str) -> Any:
     kind = getattr(diffusers, name, None) if name.isidentifier() else None
     if isinstance(kind, type) and issubclass(kind, SchedulerMixin):
         return kind
-    if isinstance(kind, type) and "dummy" in kind.__module__:  # stands in for a class of a package that is not installed
+    if (
+        isinstance(kind, type) and "dummy" in kind.__module__
+    ):  # stands in for a class of a package that is not installed
         raise ConfigError(f"sample.scheduler '{name}' needs another package: {_one_line(_refusal(kind))}")
-    raise ConfigError(f"sample.scheduler '{name}' is no scheduler of diffusers; {_near(name, scheduler_names(), 'for example DDIMScheduler')}")
+    raise ConfigError(
+        f"sample.scheduler '{name}' is no scheduler of diffusers; {_near(name, scheduler_names(), 'for example DDIMScheduler')}"
+    )
 
 
 def _refusal(kind: Any) -> ImportError:
@@ -91,7 +113,9 @@ def scheduler_names() -> list[str]:
     """The names of all scheduler classes of the installed diffusers."""
     import diffusers
 
-    return [name for name in sorted(dir(diffusers)) if name.endswith("Scheduler") and not name.startswith("Flax")]
+    return [
+        name for name in sorted(dir(diffusers)) if name.endswith("Scheduler") and not name.startswith("Flax")
+    ]
 
 
 def instead(noise: Any) -> str:
@@ -117,7 +141,13 @@ def _one_line(error: Exception) -> str:
 Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def denoise(scheduler: Any, x: torch.Tensor, generators: Sequence[torch.Generator], predict: Predict, steers: Sequence[Steer] = ()) -> torch.Tensor:
+def denoise(
+    scheduler: Any,
+    x: torch.Tensor,
+    generators: Sequence[torch.Generator],
+    predict: Predict,
+    steers: Sequence[Steer] = (),
+) -> torch.Tensor:
     """From pure noise to what the network was trained on: [n, C, H, W].
 
     Args:
@@ -130,7 +160,9 @@ def denoise(scheduler: Any, x: torch.Tensor, generators: Sequence[torch.Generato
     for steer in steers:
         x = steer.start(x)
     arguments = _step_arguments(scheduler, generators, steers)
-    if hasattr(scheduler, "noise_sampler_seed"):  # DPMSolverSDEScheduler takes no generators: without seeds its noise would be another one each time
+    if hasattr(
+        scheduler, "noise_sampler_seed"
+    ):  # DPMSolverSDEScheduler takes no generators: without seeds its noise would be another one each time
         scheduler.noise_sampler_seed = [generator.initial_seed() for generator in generators]
     with drawing(scheduler, steers) if overrides(steers, "noise") else nullcontext():
         for t in scheduler.timesteps:
@@ -139,7 +171,9 @@ def denoise(scheduler: Any, x: torch.Tensor, generators: Sequence[torch.Generato
     return x
 
 
-def _step_arguments(scheduler: Any, generators: Sequence[torch.Generator], steers: Sequence[Steer]) -> dict[str, Any]:
+def _step_arguments(
+    scheduler: Any, generators: Sequence[torch.Generator], steers: Sequence[Steer]
+) -> dict[str, Any]:
     """Per-image generators for the schedulers that add noise, and clipping that is consistent.
 
     DDIM clips the predicted image but by default keeps the noise that belonged to the unclipped one. Images with many
@@ -148,7 +182,9 @@ def _step_arguments(scheduler: Any, generators: Sequence[torch.Generator], steer
     """
     names = list(inspect.signature(scheduler.step).parameters)
     arguments: dict[str, Any] = {"generator": list(generators)} if "generator" in names else {}
-    if "eta" in names:  # the default of the pipelines, which is not that of every scheduler (TCDScheduler: 0.3)
+    if (
+        "eta" in names
+    ):  # the default of the pipelines, which is not that of every scheduler (TCDScheduler: 0.3)
         arguments["eta"] = 0.0
     if "use_clipped_model_output" in names and scheduler.config.get("clip_sample"):
         arguments["use_clipped_model_output"] = True
@@ -242,7 +278,9 @@ def fault_of(make: Callable[[Sample], Any], how: Sample, noise: Any) -> str | No
 def late_start(scheduler: Any, noise: Any) -> str | None:
     """What to say of a sampler that begins with pure noise where training has little: its pictures are noisy, as those of diffusers; None = nothing."""
     first, steps = float(scheduler.timesteps[0]), noise.config.num_train_timesteps
-    if first >= steps / 2 or first < float(scheduler.timesteps.max()):  # the timesteps of an inverse scheduler rise
+    if first >= steps / 2 or first < float(
+        scheduler.timesteps.max()
+    ):  # the timesteps of an inverse scheduler rise
         return None
     return (
         f"the scheduler starts from pure noise at timestep {first:g} of {steps}, so that pictures stay noisy: "
@@ -270,9 +308,13 @@ def exact_prediction(noise: Any, image: torch.Tensor, x: torch.Tensor, t: torch.
     continuous noise levels do (Karras et al. 2206.00364).
     """
     steps = noise.config.num_train_timesteps
-    if not hasattr(noise, "alphas_cumprod"):  # flow matching: x = (1 - s) image + s e, the velocity is e - image
+    if not hasattr(
+        noise, "alphas_cumprod"
+    ):  # flow matching: x = (1 - s) image + s e, the velocity is e - image
         return (x - image) / (t.double() / steps).clamp(min=1e-6).to(x.dtype)
-    ratio = ((1 - noise.alphas_cumprod.double()) / noise.alphas_cumprod.double().clamp(min=1e-12)).log()  # of variances
+    ratio = (
+        (1 - noise.alphas_cumprod.double()) / noise.alphas_cumprod.double().clamp(min=1e-12)
+    ).log()  # of variances
     at = float(t)
     low = min(max(int(at), 0), steps - 1)
     high = min(low + 1, steps - 1)

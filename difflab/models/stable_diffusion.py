@@ -29,7 +29,9 @@ class StableDiffusion(Latent):
                 "Where that is a mistake, set prediction_type in a copy of the folder"
             )
         if self.spec.train_text_encoder and len(self.base.text_encoders()) > 1:
-            raise ConfigError("model.train_text_encoder is for bases with one text encoder (SD 1.x, 2.x); set it to false")
+            raise ConfigError(
+                "model.train_text_encoder is for bases with one text encoder (SD 1.x, 2.x); set it to false"
+            )
         return noise
 
     @classmethod
@@ -39,7 +41,9 @@ class StableDiffusion(Latent):
     def scheduler(self, how: Sample, device: Any = "cpu") -> Any:
         return scheduler_of(how, self.noise, device, {"clip_sample": False} | scheduler_settings(self.base))
 
-    def predict(self, net: Any, x: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None) -> torch.Tensor:
+    def predict(
+        self, net: Any, x: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None
+    ) -> torch.Tensor:
         kind = self.backbone.dtype if not self.backbone.training else x.dtype
         x = x.to(kind)
         given = self.texts(conditions, len(x), x)
@@ -48,6 +52,8 @@ class StableDiffusion(Latent):
         extra = {}
         if "pooled" in given:  # SDXL is told the size of the image and how it was cropped
             side = self.shape.record[0]
-            sizes = torch.tensor([side, side, 0, 0, side, side], device=x.device, dtype=x.dtype).expand(len(x), -1)
+            sizes = torch.tensor([side, side, 0, 0, side, side], device=x.device, dtype=x.dtype).expand(
+                len(x), -1
+            )
             extra["added_cond_kwargs"] = {"text_embeds": given["pooled"], "time_ids": sizes}
         return net(x, t, encoder_hidden_states=given["states"], **extra).sample

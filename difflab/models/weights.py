@@ -21,14 +21,20 @@ def distance(files: list[Path], before: list[Path]) -> float:
     moved = size = 0.0
     for name, file in _where(files).items():
         if name not in where:
-            raise MeasureError(f"no weights are named {name} in {', '.join(sorted({str(f.parent) for f in before})) or 'any file'}")
+            raise MeasureError(
+                f"no weights are named {name} in {', '.join(sorted({str(f.parent) for f in before})) or 'any file'}"
+            )
         now, then = _read(file, name), _read(where[name], name)
         if now.shape != then.shape:
-            raise MeasureError(f"{name} is {tuple(now.shape)} in {file.parent} and {tuple(then.shape)} in {where[name].parent}")
+            raise MeasureError(
+                f"{name} is {tuple(now.shape)} in {file.parent} and {tuple(then.shape)} in {where[name].parent}"
+            )
         moved += float((now.float() - then.float()).square().sum(dtype=torch.float64))
         size += float(then.float().square().sum(dtype=torch.float64))
     if not size:
-        raise MeasureError(f"there are no weights but zeros to be relative to in {', '.join(str(f) for f in before) or 'any file'}")
+        raise MeasureError(
+            f"there are no weights but zeros to be relative to in {', '.join(str(f) for f in before) or 'any file'}"
+        )
     return math.sqrt(moved / size)
 
 
@@ -40,7 +46,9 @@ def _where(files: list[Path]) -> dict[str, Path]:
             with safe_open(file, "pt") as handle:
                 out.update({f"{file.parent.name}/{name}": file for name in handle.keys()})  # noqa: SIM118 (no dict)
         except (OSError, SafetensorError) as error:
-            raise StoreError(f"{file} cannot be read ({error}); delete it and run the same command again") from error
+            raise StoreError(
+                f"{file} cannot be read ({error}); delete it and run the same command again"
+            ) from error
     return out
 
 

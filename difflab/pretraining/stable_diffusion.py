@@ -39,10 +39,14 @@ from difflab.models.stable_diffusion import StableDiffusion
 class AutoencoderPart(Spec):
     """AutoencoderKL: pixels to latents and back."""
 
-    channels: list[int] = Field([32, 48, 80], min_length=1, description="Channels per resolution; each further entry halves the side.")
+    channels: list[int] = Field(
+        [32, 48, 80], min_length=1, description="Channels per resolution; each further entry halves the side."
+    )
     latent_channels: int = Field(8, ge=1, description="Channels of a latent.")
     layers_per_block: int = Field(1, ge=1, description="Residual layers per resolution.")
-    norm_groups: int = Field(8, ge=1, description="Groups of the group norm; must divide every entry of channels.")
+    norm_groups: int = Field(
+        8, ge=1, description="Groups of the group norm; must divide every entry of channels."
+    )
     kl_weight: float = Field(1e-3, ge=0, description="Weight of the KL divergence per latent value; 0 = off.")
     train: Train
 
@@ -51,7 +55,11 @@ class TokenizerPart(Spec):
     """A CLIP tokenizer (byte-level BPE) learned from the captions."""
 
     vocabulary: int = Field(2000, ge=258, description="Entries of the vocabulary.")
-    length: int = Field(24, ge=4, description="Tokens of a prompt, start and end included; longer prompts are cut by the model.")
+    length: int = Field(
+        24,
+        ge=4,
+        description="Tokens of a prompt, start and end included; longer prompts are cut by the model.",
+    )
 
 
 class TextEncoderPart(Spec):
@@ -69,7 +77,9 @@ class UNetPart(Spec):
     layers_per_block: int = Field(1, ge=1, description="Residual layers per resolution.")
     heads: int = Field(4, ge=1, description="Attention heads.")
     norm_groups: int = Field(16, ge=1, description="Groups of the group norm.")
-    prediction_type: str = Field("v_prediction", pattern="^(epsilon|v_prediction)$", description="What it predicts, as in diffusers.")
+    prediction_type: str = Field(
+        "v_prediction", pattern="^(epsilon|v_prediction)$", description="What it predicts, as in diffusers."
+    )
     beta_schedule: str = Field("squaredcos_cap_v2", description="Noise schedule, as in diffusers.")
 
 
@@ -82,7 +92,11 @@ class DenoiserPart(Spec):
 class Pretraining(Spec):
     """One complete latent text-to-image model, from nothing."""
 
-    name: str = Field("tiny", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Folder under runs/ when --out is not given.")
+    name: str = Field(
+        "tiny",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Folder under runs/ when --out is not given.",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="The one seed everything is derived from.")
     data: Data
     autoencoder: AutoencoderPart
@@ -92,7 +106,9 @@ class Pretraining(Spec):
     denoiser: DenoiserPart
 
 
-def pretrain(config: Pretraining, out: Path, report: Reporter | None = None, earlier: Path | None = None) -> Path:
+def pretrain(
+    config: Pretraining, out: Path, report: Reporter | None = None, earlier: Path | None = None
+) -> Path:
     """Train everything that is not there yet and return the diffusers folder `out`/model, weights in float16.
 
     With `earlier`, a folder that this function made of the same parts, its weights are trained on (with a new optimiser)
@@ -112,7 +128,10 @@ def pretrain(config: Pretraining, out: Path, report: Reporter | None = None, ear
         start = _start(config, out / "start", vae, images.shape[1], prompts[0])
         autoencoding = read_json(out / "autoencoder" / "record.json")
     model, record = _denoiser(config, out / "denoiser", start, vae, images, prompts[0], report, before)
-    losses = {"train": held_loss(model, vae, images[:500], prompts[0][:500]), "held_out": held_loss(model, vae, unseen[:500], prompts[1][:500])}
+    losses = {
+        "train": held_loss(model, vae, images[:500], prompts[0][:500]),
+        "held_out": held_loss(model, vae, unseen[:500], prompts[1][:500]),
+    }
     folder = out / "model"
     shutil.rmtree(out / ".model.tmp", ignore_errors=True)
     model.save(out / ".model.tmp")
@@ -144,7 +163,9 @@ def _start(config: Pretraining, folder: Path, vae: Any, image_size: int, prompts
 
     text, unet = config.text_encoder, config.unet
     empty = CLIPTokenizer(vocab={"<|startoftext|>": 0, "<|endoftext|>": 1}, merges=[])
-    tokenizer = empty.train_new_from_iterator([prompts], vocab_size=config.tokenizer.vocabulary, length=len(prompts), show_progress=False)
+    tokenizer = empty.train_new_from_iterator(
+        [prompts], vocab_size=config.tokenizer.vocabulary, length=len(prompts), show_progress=False
+    )
     tokenizer.model_max_length = config.tokenizer.length
     levels = len(unet.channels)
     with torch.random.fork_rng(devices=[]):
@@ -176,9 +197,15 @@ def _start(config: Pretraining, folder: Path, vae: Any, image_size: int, prompts
             norm_num_groups=unet.norm_groups,
         )
     scheduler = DDIMScheduler(
-        beta_schedule=unet.beta_schedule, prediction_type=unet.prediction_type, clip_sample=False, timestep_spacing="trailing", steps_offset=1
+        beta_schedule=unet.beta_schedule,
+        prediction_type=unet.prediction_type,
+        clip_sample=False,
+        timestep_spacing="trailing",
+        steps_offset=1,
     )
-    pipe: Any = StableDiffusionPipeline(vae, encoder, tokenizer, network, scheduler, None, None, requires_safety_checker=False)  # type: ignore[arg-type]
+    pipe: Any = StableDiffusionPipeline(
+        vae, encoder, tokenizer, network, scheduler, None, None, requires_safety_checker=False
+    )  # type: ignore[arg-type]
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     pipe.save_pretrained(temporary)
@@ -192,11 +219,17 @@ def _before(config: Pretraining, earlier: Path) -> dict[str, Any]:
         raise ConfigError(f"{earlier} was not made by difflab pretrain: it has no training.json")
     record = read_json(earlier / "training.json")
     now = config.model_dump(mode="json")
-    other = [part for part in ("data", "tokenizer", "text_encoder", "unet") if now[part] != record["config"][part]]
+    other = [
+        part for part in ("data", "tokenizer", "text_encoder", "unet") if now[part] != record["config"][part]
+    ]
     if other:
-        raise ConfigError(f"{earlier} was trained with another {other[0]} section; use its own, or start from nothing")
+        raise ConfigError(
+            f"{earlier} was trained with another {other[0]} section; use its own, or start from nothing"
+        )
     if record["denoiser"]["images_seen"] >= config.denoiser.train.images_seen:
-        raise ConfigError(f"{earlier} has seen {record['denoiser']['images_seen']:,} images; raise denoiser.train.images_seen above that")
+        raise ConfigError(
+            f"{earlier} has seen {record['denoiser']['images_seen']:,} images; raise denoiser.train.images_seen above that"
+        )
     return record
 
 
@@ -216,12 +249,16 @@ def _denoiser(
     had = before["denoiser"]["images_seen"] if before else 0
     if had:
         train, key = train.model_copy(update={"images_seen": train.images_seen - had}), (*key, had)
-    model = StableDiffusion(configs.StableDiffusion(family="stable-diffusion", base=str(start), train_text_encoder=True), shape)
+    model = StableDiffusion(
+        configs.StableDiffusion(family="stable-diffusion", base=str(start), train_text_encoder=True), shape
+    )
     model.initialise(seed_of("denoiser", config.seed))
     accelerator = accelerator_of(train)
     model.prepare_training(train, accelerator.device)
     at = {prompt: i for i, prompt in enumerate(shape.prompts)}
-    data = autoencoder.Memory(autoencoder.moments(vae, torch.from_numpy(images)).numpy(), np.array([at[p] for p in prompts]))
+    data = autoencoder.Memory(
+        autoencoder.moments(vae, torch.from_numpy(images)).numpy(), np.array([at[p] for p in prompts])
+    )
     with report.stage(0, "denoiser", train.images_seen) as advance:
         fit(model, data, train, key, folder, accelerator, advance, extendable=True)
     record = read_json(folder / "training.json")
@@ -230,7 +267,11 @@ def _denoiser(
     if before:
         curve = before["denoiser"]["loss"] + [[had + seen, loss] for seen, loss in record["loss"]]
         sittings = before["denoiser"].get("sittings", [before["config"]["denoiser"]["train"]])
-        record |= {"images_seen": had + record["images_seen"], "loss": curve, "sittings": [*sittings, config.denoiser.train.model_dump(mode="json")]}
+        record |= {
+            "images_seen": had + record["images_seen"],
+            "loss": curve,
+            "sittings": [*sittings, config.denoiser.train.model_dump(mode="json")],
+        }
     return model, record
 
 
@@ -246,7 +287,11 @@ def held_loss(model: StableDiffusion, vae: Any, images: np.ndarray, prompts: lis
 
 def halve(file: Path) -> None:
     """Store the weights of a safetensors file in float16: half the size, and what rounds off is far below what training leaves open."""
-    write_tensors(file, {name: t.half() if t.is_floating_point() else t for name, t in read_tensors(file).items()}, {"format": "pt"})
+    write_tensors(
+        file,
+        {name: t.half() if t.is_floating_point() else t for name, t in read_tensors(file).items()},
+        {"format": "pt"},
+    )
 
 
 def _data(config: Pretraining) -> tuple[np.ndarray, list[list[str]], np.ndarray]:
@@ -254,7 +299,9 @@ def _data(config: Pretraining) -> tuple[np.ndarray, list[list[str]], np.ndarray]
     source = open_source(config.data, config.seed)
     source = kept_together(source, contents(source))  # as a run splits it
     if source.prompts is None:
-        raise ConfigError(f"data.source={config.data.source} has no captions; a text-to-image model needs them, or data.caption")
+        raise ConfigError(
+            f"data.source={config.data.source} has no captions; a text-to-image model needs them, or data.caption"
+        )
     sides = split(source, config.data.held_out, seed_of("split", config.data.drawn_with(config.seed)))
     images = [np.stack([source.read(int(i)) for i in side]) for side in sides]
     prompts = [[source.prompts[i] for i in side] for side in sides]
@@ -265,23 +312,46 @@ def accelerator_of(train: Train) -> Accelerator:
     return Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=train.precision)
 
 
-def _autoencoder(config: Pretraining, out: Path, images: np.ndarray, unseen: np.ndarray, report: Reporter) -> Any:
+def _autoencoder(
+    config: Pretraining, out: Path, images: np.ndarray, unseen: np.ndarray, report: Reporter
+) -> Any:
     part, folder = config.autoencoder, out / "autoencoder"
     if (folder / "vae").is_dir():
         return autoencoder.AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("autoencoder", config.seed))
-        vae = autoencoder.build(part.channels, part.latent_channels, part.layers_per_block, part.norm_groups, images.shape[1], images.shape[3])
+        vae = autoencoder.build(
+            part.channels,
+            part.latent_channels,
+            part.layers_per_block,
+            part.norm_groups,
+            images.shape[1],
+            images.shape[3],
+        )
     started = time.time()
     with report.stage(0, "autoencoder", part.train.images_seen) as advance:
         model = autoencoder.Autoencoder(vae, part.kl_weight)
-        fit(model, autoencoder.Memory(images), part.train, ("autoencoder", config.seed), folder, accelerator_of(part.train), advance)
+        fit(
+            model,
+            autoencoder.Memory(images),
+            part.train,
+            ("autoencoder", config.seed),
+            folder,
+            accelerator_of(part.train),
+            advance,
+        )
     latents = autoencoder.moments(vae, torch.from_numpy(images))
     mean, std = latents.chunk(2, dim=1)
     # The denoiser wants latents of variance one (Rombach et al. 2112.10752, app. G).
     vae.register_to_config(scaling_factor=round(1 / float((mean.var() + std.square().mean()).sqrt()), 5))
-    errors = {name: autoencoder.reconstruction_error(vae, torch.from_numpy(x)) for name, x in (("train", images), ("held_out", unseen))}
-    write_json(folder / "record.json", {"error_levels": errors, "seconds_of_last_sitting": round(time.time() - started)})
+    errors = {
+        name: autoencoder.reconstruction_error(vae, torch.from_numpy(x))
+        for name, x in (("train", images), ("held_out", unseen))
+    }
+    write_json(
+        folder / "record.json",
+        {"error_levels": errors, "seconds_of_last_sitting": round(time.time() - started)},
+    )
     shutil.rmtree(folder / ".vae.tmp", ignore_errors=True)
     vae.save_pretrained(folder / ".vae.tmp")
     (folder / ".vae.tmp").rename(folder / "vae")

@@ -50,7 +50,13 @@ class Blocks:
         ends: int = 0,
         width: int | None = None,
     ):
-        self.columns, self.keys, self.dim, self.ends, self.width = columns, list(range(keys)), dim, ends, width
+        self.columns, self.keys, self.dim, self.ends, self.width = (
+            columns,
+            list(range(keys)),
+            dim,
+            ends,
+            width,
+        )
         self.title = Text(title, style="bold") if isinstance(title, str) else title
         self.rows = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
 
@@ -80,7 +86,14 @@ class Blocks:
             wraps = column.text and (tight or not key)
             most = (LEAST_KEY if key else LEAST) if least and wraps else None
             head = Text(column.head, justify=column.justify)
-            out.add_column(head, justify=column.justify, no_wrap=not wraps, overflow="fold", vertical="top", max_width=most)
+            out.add_column(
+                head,
+                justify=column.justify,
+                no_wrap=not wraps,
+                overflow="fold",
+                vertical="top",
+                max_width=most,
+            )
             out.columns[-1].vertical = "bottom" if "\n" in column.head else "top"
         for at, row in enumerate(self.rows):
             if self.ends and at == len(self.rows) - self.ends:

@@ -30,9 +30,13 @@ def lines(found: Sequence[dict[str, Any]]) -> Text:
         out.append(f"{result['verdict']}", style="bold").append(f"  {result['name']}: {result['claim']}\n")
         for label, s in result["statistics"].items():
             unit = f" {s['unit']}" if s["unit"] else ""
-            out.append(f"    {label}: {number(s['effect'])}{unit}, {_between(s)}, {s['seeds']} seeds: {s['verdict']}\n")
+            out.append(
+                f"    {label}: {number(s['effect'])}{unit}, {_between(s)}, {s['seeds']} seeds: {s['verdict']}\n"
+            )
         for law in result.get("laws", []):
-            out.append(f"    law {law['law']}: {'holds' if abs(law['z']) < 4 else 'broken'} (z {law['z']:+.1f})\n")
+            out.append(
+                f"    law {law['law']}: {'holds' if abs(law['z']) < 4 else 'broken'} (z {law['z']:+.1f})\n"
+            )
         for job, why in result["errors"].items():
             out.append(f"    missing: {job}: {why}\n")
     return out
@@ -52,9 +56,20 @@ def page(found: Sequence[dict[str, Any]], path: Path, store: Path, about: str = 
     text = [HEAD.format(about=about.strip()), "| claim | verdict | minutes |", "|---|---|---|"]
     text += [f"| [{r['claim']}](#{r['name']}) | **{r['verdict']}** | {r['minutes']:.1f} |" for r in found]
     for r in found:
-        text += ["", f"## {r['name']}", "", f"**{r['claim']}** {_verdict(r)}", "", f"Source: {r['source']}. Setting: {r['setting']}", ""]
+        text += [
+            "",
+            f"## {r['name']}",
+            "",
+            f"**{r['claim']}** {_verdict(r)}",
+            "",
+            f"Source: {r['source']}. Setting: {r['setting']}",
+            "",
+        ]
         if r["statistics"]:
-            text += ["| statistic | effect | 95% interval | seeds | confirms | refutes | says |", "|---|---|---|---|---|---|---|"]
+            text += [
+                "| statistic | effect | 95% interval | seeds | confirms | refutes | says |",
+                "|---|---|---|---|---|---|---|",
+            ]
             for label, s in r["statistics"].items():
                 text.append(
                     f"| {label}: `{s['value']}` ({s['unit']}) | {number(s['effect'])} | {_between(s)} | {s['seeds']} | {s['confirm']} | {s['refute']} | {s['verdict']} |"
@@ -69,7 +84,10 @@ def page(found: Sequence[dict[str, Any]], path: Path, store: Path, about: str = 
         if r["errors"]:
             text += [f"Missing: {'; '.join(f'{job} ({why})' for job, why in r['errors'].items())}", ""]
         if draw(r, figures / f"{r['name']}.png", store):
-            text += [f"![{r['name']}: curves of the measures by arm, mean and interval over seeds](claims/{r['name']}.png)", ""]
+            text += [
+                f"![{r['name']}: curves of the measures by arm, mean and interval over seeds](claims/{r['name']}.png)",
+                "",
+            ]
         if r["revised"]:
             text += [f"Changed after runs had been seen: {r['revised']}", ""]
         if r["unshown"]:
@@ -93,11 +111,17 @@ def draw(result: dict[str, Any], path: Path, store: Path) -> bool:
     from difflab.studies.compare_runs import arms_of
 
     text = " ".join(s["value"] for s in result["statistics"].values())
-    wanted = list(dict.fromkeys(name for name in re.findall(r"'([a-z_0-9]+)'", text) if name not in result["arms"]))
-    runs = [(arm, open_run(store / place)) for arm, places in result.get("runs", {}).items() for place in places]
+    wanted = list(
+        dict.fromkeys(name for name in re.findall(r"'([a-z_0-9]+)'", text) if name not in result["arms"])
+    )
+    runs = [
+        (arm, open_run(store / place)) for arm, places in result.get("runs", {}).items() for place in places
+    ]
     if not runs or not wanted:
         return False
-    arms = arms_of([run for _, run in runs], [arm for arm, _ in runs])  # of one length: those of a store may be longer for another claim
+    arms = arms_of(
+        [run for _, run in runs], [arm for arm, _ in runs]
+    )  # of one length: those of a store may be longer for another claim
     with atomic(path) as temporary:
         arm_curves(arms, wanted).savefig(temporary, format="png", dpi=80)
     return True

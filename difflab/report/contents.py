@@ -20,13 +20,35 @@ from difflab.studies.compare_runs import Arm, arms_of, budgets, compare_runs
 GROUPS = {
     "Fidelity": ("fd", "fid", "fd_infinity", "kid", "cmmd", "cmmd_biased", "precision", "density"),
     "Diversity": (
-        *("recall", "coverage", "vendi", "knn_entropy", "trace_ratio", "logdet_ratio", "within_class_ratio", "class_entropy"),
+        *(
+            "recall",
+            "coverage",
+            "vendi",
+            "knn_entropy",
+            "trace_ratio",
+            "logdet_ratio",
+            "within_class_ratio",
+            "class_entropy",
+        ),
         *("repeats", "spacing_ratio"),
     ),
-    "Concepts": ("class_accuracy", "class_margin", "between_class_ratio", "judge_frozen", "judge_retrained", "judge_rebased"),
+    "Concepts": (
+        "class_accuracy",
+        "class_margin",
+        "between_class_ratio",
+        "judge_frozen",
+        "judge_retrained",
+        "judge_rebased",
+    ),
     "Aesthetics and texture": ("aesthetic", "texture_distance"),
     "Memorisation": ("loss_gap",),
-    "Tails": ("tail_recall", "rare_class_survival", "concept_survival", "rare_concept_survival", "held_out_loss_rare"),
+    "Tails": (
+        "tail_recall",
+        "rare_class_survival",
+        "concept_survival",
+        "rare_concept_survival",
+        "held_out_loss_rare",
+    ),
     "Process": (),
     "Other": (),
 }
@@ -55,7 +77,9 @@ DETAILED = 8
 
 
 def contents(
-    runs: Sequence[Run], names: Sequence[str] | None = None, verdict: Callable[[Run], dict[str, Any] | None] | None = None
+    runs: Sequence[Run],
+    names: Sequence[str] | None = None,
+    verdict: Callable[[Run], dict[str, Any] | None] | None = None,
 ) -> dict[str, Any]:
     """Everything that a report of `runs` shows. An ecosystem counts as its labs.
 
@@ -67,7 +91,9 @@ def contents(
     """
     runs, names = _labs(runs, names)
     if not any(run.generations for run in runs):
-        raise StoreError(f"{runs[0].path} has no measured generation yet; go on with difflab run, then make the report")
+        raise StoreError(
+            f"{runs[0].path} has no measured generation yet; go on with difflab run, then make the report"
+        )
     runs, names = _measured(runs, names)
     arms = arms_of(runs, names)
     shown = [next(iter(arm.runs.values())) for arm in arms][:DETAILED]
@@ -76,7 +102,8 @@ def contents(
     details = [detail(arm.name, run, len(shown), verdict) for arm, run in zip(arms, shown, strict=False)]
     pictures = [one["pictures"] for one in details if one["pictures"]]
     return {
-        "title": ", ".join(arm.name for arm in arms[:4]) + (f" and {len(arms) - 4} more" if len(arms) > 4 else ""),
+        "title": ", ".join(arm.name for arm in arms[:4])
+        + (f" and {len(arms) - 4} more" if len(arms) > 4 else ""),
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "version": version("difflab"),
         "generations": list(range(last + 1)),
@@ -97,7 +124,9 @@ def _labs(runs: Sequence[Run], names: Sequence[str] | None) -> tuple[list[Run], 
         return list(runs), None if names is None else list(names)
     own = names or [run.config.name for run in runs]
     parts = [
-        (lab, f"{name}, lab {i}" if len(run.parts) > 1 else name) for run, name in zip(runs, own, strict=True) for i, lab in enumerate(run.parts)
+        (lab, f"{name}, lab {i}" if len(run.parts) > 1 else name)
+        for run, name in zip(runs, own, strict=True)
+        for i, lab in enumerate(run.parts)
     ]
     return [lab for lab, _ in parts], [name for _, name in parts]
 
@@ -142,9 +171,13 @@ def _groups(arms: Sequence[Arm]) -> list[dict[str, Any]]:
         for (metric, extractor), own in found.items()
         if metric != "flagged_share" or any(row["value"] for rows in own.values() for row in rows)
     ]
-    groups: list[dict[str, Any]] = [{"title": title, "charts": [c for c in charts if c["group"] == title], "note": ""} for title in GROUPS]
+    groups: list[dict[str, Any]] = [
+        {"title": title, "charts": [c for c in charts if c["group"] == title], "note": ""} for title in GROUPS
+    ]
     if not all(run.config.exact for arm in arms for run in arm.runs.values()):
-        next(group for group in groups if group["title"] == "Memorisation")["note"] = _not_looked_for([c["metric"] for c in charts])
+        next(group for group in groups if group["title"] == "Memorisation")["note"] = _not_looked_for(
+            [c["metric"] for c in charts]
+        )
     return [group for group in groups if group["charts"] or group["note"]]
 
 
@@ -167,7 +200,9 @@ def _rows(arm: Arm) -> list[dict[str, Any]]:
     return compare_runs([arm], sorted(metrics), sorted(common)) if common else []
 
 
-def _chart(metric: str, extractor: str, rows: dict[str, list[dict[str, Any]]], arms: Sequence[Arm], several: bool) -> dict[str, Any]:
+def _chart(
+    metric: str, extractor: str, rows: dict[str, list[dict[str, Any]]], arms: Sequence[Arm], several: bool
+) -> dict[str, Any]:
     from difflab.metrics import METRICS
 
     about = METRICS.get("fd" if metric == "fid" else metric)
@@ -181,7 +216,11 @@ def _chart(metric: str, extractor: str, rows: dict[str, list[dict[str, Any]]], a
             "low": [rounded(row["ci_low"]) for row in rows[arm.name]],
             "high": [rounded(row["ci_high"]) for row in rows[arm.name]],
             "n": [row.get("n") or row.get("seeds") for row in rows[arm.name]],
-            "over": "seeds" if len(arm.runs) > 1 else "steps" if extractor == "training" and metric not in _ON_IMAGES else "images",
+            "over": "seeds"
+            if len(arm.runs) > 1
+            else "steps"
+            if extractor == "training" and metric not in _ON_IMAGES
+            else "images",
         }
         for i, arm in enumerate(arms)
         if arm.name in rows
@@ -189,7 +228,8 @@ def _chart(metric: str, extractor: str, rows: dict[str, list[dict[str, Any]]], a
     return {
         "metric": metric,
         "extractor": extractor,
-        "title": title + (f" ({extractor})" if several and extractor not in ("none", "training", "texture") else ""),
+        "title": title
+        + (f" ({extractor})" if several and extractor not in ("none", "training", "texture") else ""),
         "group": group_of(metric, extractor),
         "about": _first_sentence(about.__doc__ or "") if about else PROCESS.get(metric, ""),
         "unit": about.unit if about else "",
@@ -242,6 +282,9 @@ def _says(title: str, rows: list[dict[str, Any]], floor: float | None) -> str:
 def _compared(arms: Sequence[Arm]) -> list[dict[str, Any]]:
     """Arms against the first one in the last generation that all have: the rows of `compare_runs`, but those of the training."""
     try:
-        return [{k: rounded(v) if isinstance(v, float) else v for k, v in row.items()} for row in compare_runs(arms)]
+        return [
+            {k: rounded(v) if isinstance(v, float) else v for k, v in row.items()}
+            for row in compare_runs(arms)
+        ]
     except ConfigError as error:  # no generation that all have: the report says so and shows the rest
         return [{"error": str(error)}]

@@ -23,10 +23,14 @@ def arm_curves(arms: list[Any], metrics: list[str] | None = None) -> Any:
 
     common = set.intersection(*(set(run.generations) for arm in arms for run in arm.runs.values()))
     rows = compare_runs(arms, metrics, sorted(common))
-    return _figure([(arm.name, [r for r in rows if r["arm"] == arm.name and r["value"] is not None]) for arm in arms])
+    return _figure(
+        [(arm.name, [r for r in rows if r["arm"] == arm.name and r["value"] is not None]) for arm in arms]
+    )
 
 
-def curves(runs: list[Run], metrics: list[str] | None = None, more: dict[str, list[dict[str, Any]]] | None = None) -> Any:
+def curves(
+    runs: list[Run], metrics: list[str] | None = None, more: dict[str, list[dict[str, Any]]] | None = None
+) -> Any:
     """A matplotlib figure with one small plot per measure and extractor; several runs are drawn over each other.
 
     Args:
@@ -34,7 +38,10 @@ def curves(runs: list[Run], metrics: list[str] | None = None, more: dict[str, li
         metrics: names to draw; None = all that were taken.
         more: rows of something else, by its label.
     """
-    rows = [[r for r in run.rows() if r["value"] is not None and (metrics is None or r["metric"] in metrics)] for run in runs]
+    rows = [
+        [r for r in run.rows() if r["value"] is not None and (metrics is None or r["metric"] in metrics)]
+        for run in runs
+    ]
     labels = [run.config.name for run in runs]
     labels = labels if len(set(labels)) == len(labels) else [run.path.name for run in runs]
     return _figure([*zip(labels, rows, strict=True), *(more or {}).items()])
@@ -47,7 +54,14 @@ def _figure(lines_of: list[tuple[str, list[dict[str, Any]]]]) -> Any:
 
     labels, rows = [label for label, _ in lines_of], [own for _, own in lines_of]
     # Flagged images are a check, not a result: last, and left out where nothing was found.
-    names = list(dict.fromkeys((r["metric"], r["extractor"]) for own in rows for r in own if r["metric"] != "flagged_share" or r["value"]))
+    names = list(
+        dict.fromkeys(
+            (r["metric"], r["extractor"])
+            for own in rows
+            for r in own
+            if r["metric"] != "flagged_share" or r["value"]
+        )
+    )
     names.sort(key=lambda name: name[0] == "flagged_share")
     columns = min(COLUMNS, max(1, len(names)))
     lines = max(1, -(-len(names) // columns))
@@ -55,9 +69,16 @@ def _figure(lines_of: list[tuple[str, list[dict[str, Any]]]]) -> Any:
     width, height = max(4.5, 3.1 * columns), 2.35 * lines + below
     figure = Figure(figsize=(width, height))
     # Room in inches for tick labels, titles and the legend: a layout engine would draw everything twice to find it.
-    inner = {"left": 0.55 / width, "right": 1 - 0.1 / width, "top": 1 - 0.3 / height, "bottom": below / height}
+    inner = {
+        "left": 0.55 / width,
+        "right": 1 - 0.1 / width,
+        "top": 1 - 0.3 / height,
+        "bottom": below / height,
+    }
     wide, tall = (width - 0.65) / columns - 0.55, (height - 0.3 - below) / lines - 0.55
-    axes = figure.subplots(lines, columns, squeeze=False, gridspec_kw={**inner, "wspace": 0.55 / wide, "hspace": 0.55 / tall}).ravel()
+    axes = figure.subplots(
+        lines, columns, squeeze=False, gridspec_kw={**inner, "wspace": 0.55 / wide, "hspace": 0.55 / tall}
+    ).ravel()
     several = len({extractor for _, extractor in names if extractor != "none"}) > 1
     for axis, (metric, extractor) in zip(axes, names, strict=False):
         for k, own in enumerate(rows):
@@ -66,13 +87,25 @@ def _figure(lines_of: list[tuple[str, list[dict[str, Any]]]]) -> Any:
                 continue
             drawn, t = bool(axis.lines), [r["generation"] for r in points]
             colour, (line, marker) = COLOURS[k % len(COLOURS)], STYLES[k // len(COLOURS) % len(STYLES)]
-            axis.plot(t, [r["value"] for r in points], line, marker=marker, ms=3, lw=1.4, color=colour, label=labels[k])
+            axis.plot(
+                t,
+                [r["value"] for r in points],
+                line,
+                marker=marker,
+                ms=3,
+                lw=1.4,
+                color=colour,
+                label=labels[k],
+            )
             if all(r["ci_low"] is not None for r in points):
                 low, high = [r["ci_low"] for r in points], [r["ci_high"] for r in points]
                 axis.fill_between(t, low, high, color=colour, alpha=0.18, lw=0, label=INTERVAL)
             if not drawn and points[0]["floor"] is not None:
                 axis.axhline(points[0]["floor"], color="#888888", ls="--", lw=1, label=FLOOR)
-        axis.set_title(metric.replace("_", " ") + (f" ({extractor})" if several and extractor != "none" else ""), fontsize=10)
+        axis.set_title(
+            metric.replace("_", " ") + (f" ({extractor})" if several and extractor != "none" else ""),
+            fontsize=10,
+        )
         axis.tick_params(labelsize=8)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.spines[["top", "right"]].set_visible(False)
@@ -82,11 +115,17 @@ def _figure(lines_of: list[tuple[str, list[dict[str, Any]]]]) -> Any:
     for axis in axes[(lines - 1) * columns : len(names)]:
         axis.set_xlabel("generation", fontsize=9)
     # Each label once, whichever plot it is in: the runs, then what band and dashes mean.
-    shown = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    shown = {
+        label: handle
+        for axis in axes
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
     if INTERVAL in shown and len(labels) > 1:
         shown[INTERVAL] = Patch(color="#888888", alpha=0.3, lw=0)
     order = sorted(shown, key=lambda label: [*labels, INTERVAL, FLOOR].index(label))
     if shown:
         handles = [shown[label] for label in order]
-        figure.legend(handles, order, loc="lower center", ncols=min(columns + 1, len(order)), fontsize=9, frameon=False)
+        figure.legend(
+            handles, order, loc="lower center", ncols=min(columns + 1, len(order)), fontsize=9, frameon=False
+        )
     return figure

@@ -35,7 +35,9 @@ def uri(image: np.ndarray, side: int = SIDES[0], exact: bool = True) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def encoder(examples: Sequence[np.ndarray], count: int, budget: int = BUDGET) -> tuple[Callable[[np.ndarray], str], int]:
+def encoder(
+    examples: Sequence[np.ndarray], count: int, budget: int = BUDGET
+) -> tuple[Callable[[np.ndarray], str], int]:
     """`uri` with the best settings at which `count` images like `examples` fit into `budget` characters together, and how many images do fit.
 
     Where they do not, that is fewer than `count`, with the settings at which it is most.

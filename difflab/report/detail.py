@@ -28,7 +28,9 @@ CLASSES = 24
 """Rows of a concept matrix: with more concepts, those that changed most."""
 
 
-def detail(name: str, run: Run, runs: int, verdict: Callable[[Run], dict[str, Any] | None] | None) -> dict[str, Any]:
+def detail(
+    name: str, run: Run, runs: int, verdict: Callable[[Run], dict[str, Any] | None] | None
+) -> dict[str, Any]:
     """Pictures, map, concepts, nearest images, spectra, cost and recipe of one run."""
     exact = run.config.exact
     return {
@@ -69,7 +71,11 @@ def _asked(run: Run) -> list[tuple[str, str]]:
         record = about["record"]
         images = f"{about['n_train']:,} to train on, {about['n_held_out']:,} held out, {record[1]} x {record[0]} px"
         lines.append(
-            ("real images", f"{Path(str(c.data.source)).name}: {images}" + (f", {len(about['classes'])} classes" if about["classes"] else ""))
+            (
+                "real images",
+                f"{Path(str(c.data.source)).name}: {images}"
+                + (f", {len(about['classes'])} classes" if about["classes"] else ""),
+            )
         )
         if run.account is not None:
             lines.append(("came in", "; ".join(run.account.lines(reasons=False))))
@@ -77,7 +83,12 @@ def _asked(run: Run) -> list[tuple[str, str]]:
     lines.append(("regime", c.regime.name + (f", {share:.0%} real" if share else "")))
     lines.append(("generations", f"0 to {c.generations}, each starting from {c.train.start_from}"))
     if not c.exact:
-        lines.append(("budget", f"{c.train.images_seen:,} images seen, {c.sample.count_of(0):,} samples, in every generation"))
+        lines.append(
+            (
+                "budget",
+                f"{c.train.images_seen:,} images seen, {c.sample.count_of(0):,} samples, in every generation",
+            )
+        )
         guidance = f", guidance {c.sample.guidance_scale:g}" if c.conditional else ""
         lines.append(("sampler", f"{c.sample.scheduler}, {c.sample.steps} steps{guidance}"))
     if c.policies:
@@ -93,7 +104,9 @@ def _pictures(run: Run, budget: int) -> dict[str, Any] | None:
     except StoreError:
         return None
     sets = [seeds.real, *seeds.generations.values()]
-    encode, room = encoder([images[i % len(images)] for i, images in enumerate(sets)], len(sets) * len(seeds.real), budget)
+    encode, room = encoder(
+        [images[i % len(images)] for i, images in enumerate(sets)], len(sets) * len(seeds.real), budget
+    )
     done, columns = _fitting(list(seeds.generations), len(seeds.real), seeds.per, room)
     real = [encode(seeds.real[c]) for c in columns]
     return {
@@ -121,7 +134,11 @@ def in_common(pictures: list[dict[str, Any]]) -> str:
     if fewer:
         done, generations, columns = max(fewer, key=lambda own: own[1])
         return f"All pictures would make this page too large: it shows {done} of {generations} generations and {len(pictures[0]['asked'])} of {columns} columns, compressed."
-    return "Pictures are compressed: exact ones would make this page too large." if any(p["lossy"] for p in pictures) else ""
+    return (
+        "Pictures are compressed: exact ones would make this page too large."
+        if any(p["lossy"] for p in pictures)
+        else ""
+    )
 
 
 def _fitting(generations: list[int], columns: int, per: int, room: int) -> tuple[list[int], list[int]]:
@@ -139,13 +156,22 @@ def _fitting(generations: list[int], columns: int, per: int, room: int) -> tuple
     while len(range(0, columns // per, step)) > max(1, room // ((rows + 1) * per)):
         step *= 2  # so that what little room leaves is among what more room does
     at = np.linspace(0, len(generations) - 1, rows).round().astype(int)
-    return [generations[i] for i in at], [g * per + k for g in range(0, columns // per, step) for k in range(per)]
+    return [generations[i] for i in at], [
+        g * per + k for g in range(0, columns // per, step) for k in range(per)
+    ]
 
 
 def feature_spaces(run: Run) -> dict[str, str]:
     """Names of the feature spaces that lie on disk for every measured generation, and their keys."""
-    keys = [path.name.rsplit("-", 1)[0] for path in sorted((run.path / "real" / "features").glob("*-00000.safetensors"))]
-    return {key.rsplit("-", 1)[0]: key for key in keys if all(run.samples(t).feature_path(key, 0).exists() for t in run.generations)}
+    keys = [
+        path.name.rsplit("-", 1)[0]
+        for path in sorted((run.path / "real" / "features").glob("*-00000.safetensors"))
+    ]
+    return {
+        key.rsplit("-", 1)[0]: key
+        for key in keys
+        if all(run.samples(t).feature_path(key, 0).exists() for t in run.generations)
+    }
 
 
 def _space(run: Run) -> tuple[str, str] | None:
@@ -153,7 +179,9 @@ def _space(run: Run) -> tuple[str, str] | None:
     there = feature_spaces(run)
     wanted = [spec for spec in run.config.measure.extractors if spec != "texture"]
     names = [re.sub(r"[^A-Za-z0-9._-]+", "-", spec) for spec in wanted]
-    return next(((spec, there[name]) for spec, name in zip(wanted, names, strict=True) if name in there), None)
+    return next(
+        ((spec, there[name]) for spec, name in zip(wanted, names, strict=True) if name in there), None
+    )
 
 
 def _map(run: Run, most: int = POINTS) -> dict[str, Any] | None:
@@ -194,7 +222,10 @@ def _map(run: Run, most: int = POINTS) -> dict[str, Any] | None:
         "real_labels": None if labels is None else labels[start:stop][:most].tolist(),
         "generations": {t: drawn(at) for t, at in samples.items()},
         "outside": {t: int(((at < low) | (at > high)).any(1).sum()) for t, at in samples.items()},
-        "labels": {t: None if (own := run.samples(t).labels()) is None else own[:most].tolist() for t in run.generations},
+        "labels": {
+            t: None if (own := run.samples(t).labels()) is None else own[:most].tolist()
+            for t in run.generations
+        },
     }
 
 
@@ -206,9 +237,14 @@ def extent(real: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarra
     >>> extent(np.array([[0.0], [1.0]]), np.array([[0.5]] * 300 + [[1.2], [90.0]]))
     (array([0.]), array([1.5]))
     """
-    least, most = np.minimum(real.min(0), np.quantile(samples, 0.01, 0)), np.maximum(real.max(0), np.quantile(samples, 0.99, 0))
+    least, most = (
+        np.minimum(real.min(0), np.quantile(samples, 0.01, 0)),
+        np.maximum(real.max(0), np.quantile(samples, 0.99, 0)),
+    )
     room = (most - least) / 2
-    return np.maximum(np.minimum(real, samples.min(0)).min(0), least - room), np.minimum(np.maximum(real, samples.max(0)).max(0), most + room)
+    return np.maximum(np.minimum(real, samples.min(0)).min(0), least - room), np.minimum(
+        np.maximum(real, samples.max(0)).max(0), most + room
+    )
 
 
 def _concepts(run: Run) -> dict[str, Any] | None:
@@ -289,14 +325,28 @@ def _told(run: Run) -> tuple[dict[int, Any], Any, str] | None:
             )
         assert asked is not None
         side = real[start:stop]
-        return pairs, Pair(side, side, real_labels=asked[start:stop], fake_labels=asked[start:stop], concepts=texts), spec
-    space = config.measure.judge or next((spec for spec in config.measure.extractors if spec != "texture"), None)
+        return (
+            pairs,
+            Pair(side, side, real_labels=asked[start:stop], fake_labels=asked[start:stop], concepts=texts),
+            spec,
+        )
+    space = config.measure.judge or next(
+        (spec for spec in config.measure.extractors if spec != "texture"), None
+    )
     key = feature_spaces(run).get(re.sub(r"[^A-Za-z0-9._-]+", "-", space)) if space else None
     path = run.path / "real" / f"judge-{key}.safetensors"
-    if labels is None or key is None or not path.exists() or len(about["classes"]) < 2 or not config.conditional:
+    if (
+        labels is None
+        or key is None
+        or not path.exists()
+        or len(about["classes"]) < 2
+        or not config.conditional
+    ):
         return None
     judge = Judge.load(path)
-    concepts = Concepts(about["classes"], torch.eye(len(about["classes"])))  # the judge's probabilities are features of their own
+    concepts = Concepts(
+        about["classes"], torch.eye(len(about["classes"]))
+    )  # the judge's probabilities are features of their own
     side = judge.probabilities(run.real.features(key)[start:stop]).float()
     held_out = torch.from_numpy(labels[start:stop])
     pairs = {}
@@ -306,8 +356,14 @@ def _told(run: Run) -> tuple[dict[int, Any], Any, str] | None:
         if asked_for is None:
             return None
         seen = judge.probabilities(samples.features(key)).float()
-        pairs[t] = Pair(side, seen, real_labels=held_out, fake_labels=torch.from_numpy(asked_for), concepts=concepts)
-    return pairs, Pair(side, side, real_labels=held_out, fake_labels=held_out, concepts=concepts), f"judge on {space}, trained on real images"
+        pairs[t] = Pair(
+            side, seen, real_labels=held_out, fake_labels=torch.from_numpy(asked_for), concepts=concepts
+        )
+    return (
+        pairs,
+        Pair(side, side, real_labels=held_out, fake_labels=held_out, concepts=concepts),
+        f"judge on {space}, trained on real images",
+    )
 
 
 def _nearest(run: Run, budget: int) -> dict[str, Any] | None:
@@ -335,7 +391,11 @@ def _nearest(run: Run, budget: int) -> dict[str, Any] | None:
         "generation": t,
         "space": space[0],
         "pairs": [
-            {"sample": encode(a), "real": encode(b), "distance": rounded(float(distance[i]) / honest if honest else None, 3)}
+            {
+                "sample": encode(a),
+                "real": encode(b),
+                "distance": rounded(float(distance[i]) / honest if honest else None, 3),
+            }
             for a, b, i in zip(*pictures, chosen, strict=True)
         ],
     }
@@ -350,7 +410,9 @@ def _spectra(run: Run) -> dict[str, Any] | None:
         return None
     rows = np.arange(about["n_train"], about["n_train"] + min(about["n_held_out"], SPECTRA))
     frequency, real = radial_spectrum(torch.from_numpy(run.real.gather(rows)))
-    samples = {t: run.samples(t).gather(np.arange(min(len(run.samples(t)), SPECTRA))) for t in run.generations}
+    samples = {
+        t: run.samples(t).gather(np.arange(min(len(run.samples(t)), SPECTRA))) for t in run.generations
+    }
 
     def middle(power: torch.Tensor) -> list[float | None]:
         return [rounded(float(value)) for value in power.log().mean(0).exp()]
@@ -361,7 +423,9 @@ def _spectra(run: Run) -> dict[str, Any] | None:
         "real": middle(real),
         "low": [rounded(float(v)) for v in low],
         "high": [rounded(float(v)) for v in high],
-        "generations": {t: middle(radial_spectrum(torch.from_numpy(images))[1]) for t, images in samples.items()},
+        "generations": {
+            t: middle(radial_spectrum(torch.from_numpy(images))[1]) for t, images in samples.items()
+        },
     }
 
 

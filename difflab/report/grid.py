@@ -39,7 +39,9 @@ def enlarge(image: np.ndarray) -> Image.Image:
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
-def sheet(rows: list[tuple[str, list[np.ndarray]]], header: list[str] | None = None, title: str = "", group: int = 1) -> Image.Image:
+def sheet(
+    rows: list[tuple[str, list[np.ndarray]]], header: list[str] | None = None, title: str = "", group: int = 1
+) -> Image.Image:
     """Rows of images, each with a label on its left; every `group` columns stand together under one name of `header`.
 
     A name that is wider than its group stands upright.
@@ -113,7 +115,9 @@ def grid(run: Run, generation: int) -> Image.Image:
     per = run.config.probe.per_condition
     if classes[0] is None:
         return sheet([("", list(images[i : i + 8])) for i in range(0, len(images), 8)], title=title)
-    return sheet([("", list(images[row::per])) for row in range(per)], [c or "" for c in classes[::per]], title)
+    return sheet(
+        [("", list(images[row::per])) for row in range(per)], [c or "" for c in classes[::per]], title
+    )
 
 
 @dataclass(frozen=True)
@@ -145,9 +149,14 @@ def same_seeds(run: Run, most: int = STRIP) -> SameSeeds:
 def strip(run: Run) -> Image.Image:
     """The same seeds down the generations; the first row is held-out real images of the same classes."""
     seeds = same_seeds(run)
-    rows = [("real", list(seeds.real)), *((f"generation {t}", list(images)) for t, images in seeds.generations.items())]
+    rows = [
+        ("real", list(seeds.real)),
+        *((f"generation {t}", list(images)) for t, images in seeds.generations.items()),
+    ]
     header = [name or "" for name in seeds.asked[:: seeds.per]] if seeds.asked[0] is not None else None
-    return sheet(rows, header, f"{run.config.name}: the same seeds in every generation ({caption(run)})", seeds.per)
+    return sheet(
+        rows, header, f"{run.config.name}: the same seeds in every generation ({caption(run)})", seeds.per
+    )
 
 
 def arm_strip(arms: Sequence[Arm], generation: int | None = None) -> Image.Image:
@@ -170,16 +179,25 @@ def arm_strip(arms: Sequence[Arm], generation: int | None = None) -> Image.Image
     first = next(iter(seeds.values()))
     for name, own in seeds.items():
         if t not in own.generations:
-            raise StoreError(f"{name} has no pictures of generation {max(t, 0)}; all have {sorted(shared) or 'none'}")
+            raise StoreError(
+                f"{name} has no pictures of generation {max(t, 0)}; all have {sorted(shared) or 'none'}"
+            )
         if (own.asked, own.real.shape) != (first.asked, first.real.shape):
-            raise StoreError(f"{name} was asked for other images than {next(iter(seeds))}: they cannot stand in columns")
+            raise StoreError(
+                f"{name} was asked for other images than {next(iter(seeds))}: they cannot stand in columns"
+            )
     rows = [
         ("real", first.real),
         ("generation 0", first.generations[0]),
         *((_fit(_plain(name), 2 * LONGEST), own.generations[t]) for name, own in seeds.items()),
     ]
     header = [name or "" for name in first.asked[:: first.per]] if first.asked[0] is not None else None
-    return sheet([(name, list(images)) for name, images in rows], header, f"the same seeds in generation {t} of each arm", first.per)
+    return sheet(
+        [(name, list(images)) for name, images in rows],
+        header,
+        f"the same seeds in generation {t} of each arm",
+        first.per,
+    )
 
 
 def below(pictures: list[Image.Image]) -> Image.Image:
@@ -195,7 +213,11 @@ def below(pictures: list[Image.Image]) -> Image.Image:
 def caption(run: Run) -> str:
     """What the chain is, in a few words."""
     c = run.config
-    words = [Path(getattr(c.model, "base", c.model.family)).name, c.regime.name, f"start from {c.train.start_from}"]
+    words = [
+        Path(getattr(c.model, "base", c.model.family)).name,
+        c.regime.name,
+        f"start from {c.train.start_from}",
+    ]
     if c.conditional:
         words.append(f"guidance {c.sample.guidance_scale:g}")
     return ", ".join(words)

@@ -44,7 +44,9 @@ def render(found: dict[str, Any]) -> str:
     asset = files("difflab") / "assets" / "report"
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     filters: dict[str, Any] = {"capitalised": _capitalised, "reasons": left_out}
-    page.filters |= {"number": lambda value: number(value) if isinstance(value, float | int | None) else str(value)} | filters
+    page.filters |= {
+        "number": lambda value: number(value) if isinstance(value, float | int | None) else str(value)
+    } | filters
     found = plain(found)
     parts = ("pictures", "map", "concepts", "nearest", "spectra")
     shown = {key: found[key] for key in ("arms", "generations", "groups", "live")}
@@ -53,7 +55,10 @@ def render(found: dict[str, Any]) -> str:
         c=found,
         has={part: any(run[part] for run in found["runs"]) for part in parts},
         data=_script(shown),
-        **{name: (asset / file).read_text() for name, file in (("css", "page.css"), ("js", "page.js"), ("echarts", "echarts.min.js"))},
+        **{
+            name: (asset / file).read_text()
+            for name, file in (("css", "page.css"), ("js", "page.js"), ("echarts", "echarts.min.js"))
+        },
     )
 
 
@@ -64,7 +69,11 @@ def plain(thing: Any) -> Any:
     ['a⟨U+202E⟩b', 1]
     """
     if isinstance(thing, str):
-        return thing if thing.isprintable() else "".join(c if c.isprintable() or c in "\n\t\u200d" else f"⟨U+{ord(c):04X}⟩" for c in thing)
+        return (
+            thing
+            if thing.isprintable()
+            else "".join(c if c.isprintable() or c in "\n\t\u200d" else f"⟨U+{ord(c):04X}⟩" for c in thing)
+        )
     if isinstance(thing, dict):
         return {plain(key): plain(value) for key, value in thing.items()}
     if isinstance(thing, list | tuple):
@@ -75,7 +84,13 @@ def plain(thing: Any) -> Any:
 def _script(thing: Any) -> str:
     """JSON that nothing inside can end: no angle bracket of it is an angle bracket to HTML."""
     text = json.dumps(thing, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return (
+        text.replace("<", "\\u003c")
+        .replace(">", "\\u003e")
+        .replace("&", "\\u0026")
+        .replace("\u2028", "\\u2028")
+        .replace("\u2029", "\\u2029")
+    )
 
 
 def _capitalised(text: str) -> str:

@@ -20,10 +20,19 @@ def table(run: Run, width: int | None = None, rows: list[dict[str, Any]] | None 
     metrics.jsonl in any case. `rows`: to show instead of all that the run has. `width`: see Blocks.
     """
     rows = run.rows() if rows is None else rows
-    columns = list(dict.fromkeys((r["metric"], r["extractor"]) for r in rows if r["value"] is not None and r["metric"] != "flagged_share"))
+    columns = list(
+        dict.fromkeys(
+            (r["metric"], r["extractor"])
+            for r in rows
+            if r["value"] is not None and r["metric"] != "flagged_share"
+        )
+    )
     by = {(r["generation"], r["metric"], r["extractor"]): r for r in rows}
     generations = run.generations
-    floors = [number(by.get((generations[0], *column), {}).get("floor")) if generations else "-" for column in columns]
+    floors = [
+        number(by.get((generations[0], *column), {}).get("floor")) if generations else "-"
+        for column in columns
+    ]
     heads = [Column("gen."), *(Column(head) for head in _heads(columns))]
 
     def blocks(intervals: bool) -> Blocks:
@@ -37,33 +46,61 @@ def table(run: Run, width: int | None = None, rows: list[dict[str, Any]] | None 
 def _heads(columns: Sequence[tuple[str, str]], unnamed: Sequence[str] = ()) -> list[str]:
     """Measures, one word a line; with their extractor where there are several."""
     several = len({extractor for _, extractor in columns if extractor not in unnamed}) > 1
-    return [metric.replace("_", "\n") + (f"\n({extractor})" if several else "") for metric, extractor in columns]
+    return [
+        metric.replace("_", "\n") + (f"\n({extractor})" if several else "") for metric, extractor in columns
+    ]
 
 
 def comparison(rows: list[dict[str, Any]]) -> Blocks:
     """One row per measure: value, 95% interval, floor, n, and which value is best. For `difflab compare`."""
     from difflab.metrics import METRICS
 
-    heads = [Column("measure", "left", text=True), Column("on", "left", text=True), *map(Column, ("value", "95% interval", "floor", "n"))]
+    heads = [
+        Column("measure", "left", text=True),
+        Column("on", "left", text=True),
+        *map(Column, ("value", "95% interval", "floor", "n")),
+    ]
     body = []
     for row in rows:
         if row["value"] is not None:
             between = "" if row["ci_low"] is None else f"{number(row['ci_low'])} to {number(row['ci_high'])}"
             better = METRICS["fd" if row["metric"] == "fid" else row["metric"]].better
-            body.append([row["metric"], row["extractor"], number(row["value"]), between, number(row["floor"]), str(row["n"]), better])
+            body.append(
+                [
+                    row["metric"],
+                    row["extractor"],
+                    number(row["value"]),
+                    between,
+                    number(row["floor"]),
+                    str(row["n"]),
+                    better,
+                ]
+            )
     return Blocks([*heads, Column("better", "left")], body, keys=2)
 
 
 def measures(rows: list[dict[str, Any]]) -> Blocks:
     """The measures that a run has, can have and cannot have. For `difflab measure`."""
-    heads = [Column("measure", "left", text=True), Column("on", "left", text=True), Column("state", "left"), Column("about", "left", text=True)]
-    return Blocks(heads, [[row["metric"], row["extractor"] or "-", row["state"], row["about"]] for row in rows])
+    heads = [
+        Column("measure", "left", text=True),
+        Column("on", "left", text=True),
+        Column("state", "left"),
+        Column("about", "left", text=True),
+    ]
+    return Blocks(
+        heads, [[row["metric"], row["extractor"] or "-", row["state"], row["about"]] for row in rows]
+    )
 
 
 def remarks(rows: list[dict[str, Any]]) -> list[str]:
     """What is to be said of measures: those without a value and why, and what is missing from others."""
     lost, noted = (
-        {f"{r['metric']} ({r['extractor']})": r["reason"] for r in rows if r["reason"] and (r["value"] is None) == none} for none in (True, False)
+        {
+            f"{r['metric']} ({r['extractor']})": r["reason"]
+            for r in rows
+            if r["reason"] and (r["value"] is None) == none
+        }
+        for none in (True, False)
     )
     return [f"left out: {line}" for line in left_out(lost)] + [f"noted: {line}" for line in left_out(noted)]
 
@@ -74,10 +111,17 @@ MARKS = {"present": "yes", "absent": "no", "cannot tell": "?"}
 def diagnosis(result: Any) -> Group:
     """Generations by definitions, then the verdict of the last generation in words with its evidence. For `difflab diagnose`."""
     definitions = list(result.findings[0].profile)
-    heads = [Column("gen."), *(Column(name.split()[0]) for name in definitions), Column("diagnosis", "left", text=True)]
+    heads = [
+        Column("gen."),
+        *(Column(name.split()[0]) for name in definitions),
+        Column("diagnosis", "left", text=True),
+    ]
     body: list[list[str | Text]] = []
     for finding in result.findings:
-        marks = [Text(MARKS[finding.profile[name]], style="bold" if finding.profile[name] == "present" else "dim") for name in definitions]
+        marks = [
+            Text(MARKS[finding.profile[name]], style="bold" if finding.profile[name] == "present" else "dim")
+            for name in definitions
+        ]
         body.append([str(finding.generation), *marks, in_words(finding)])
     legend = Text("columns: " + "; ".join(definitions), style="dim")
     return Group(Blocks(heads, body), legend, Text(""), Text("\n".join(_story(result))))
@@ -99,13 +143,17 @@ def _story(result: Any) -> list[str]:
     if last.gone:
         lines.append(f"  classes that no sample was asked for: {', '.join(last.gone[:8])}")
     if result.first_alarm:
-        lines.append(f"first alarm: generation {result.first_alarm[0]}, by {', '.join(result.first_alarm[1])}")
+        lines.append(
+            f"first alarm: generation {result.first_alarm[0]}, by {', '.join(result.first_alarm[1])}"
+        )
     lines += result.doubts
     lines.append(f"what could help: {last.advice}")
     lines += [f"{reason}: {', '.join(names)}" for reason, names in result.unknown.items()]
     lines += [f"left out: {line}" for line in left_out(last.left_out)]
     if len(result.findings) == 1:
-        lines.append("one generation alone: this says how it differs from real images, not whether a loop made it so; give generation 0 as well")
+        lines.append(
+            "one generation alone: this says how it differs from real images, not whether a loop made it so; give generation 0 as well"
+        )
     return lines
 
 
@@ -147,15 +195,29 @@ def arms(rows: list[dict[str, Any]], width: int | None = None) -> Group:
         own = [row for row in rows if row["generation"] == t]
         columns = list(dict.fromkeys((row["metric"], row["extractor"]) for row in own))
         by = {(row["arm"], row["metric"], row["extractor"]): row for row in own}
-        floors = [next((by[name, *c]["floor"] for name in names if by[name, *c]["floor"] is not None), None) for c in columns]
+        floors = [
+            next((by[name, *c]["floor"] for name in names if by[name, *c]["floor"] is not None), None)
+            for c in columns
+        ]
         body = [["floor", *[""] * counted, *(number(floor) + "  " for floor in floors)]]
-        body += [[name, *[str(seeds[name])] * counted, *(_arm_cell(by[name, *c], based) for c in columns)] for name in names]
+        body += [
+            [name, *[str(seeds[name])] * counted, *(_arm_cell(by[name, *c], based) for c in columns)]
+            for name in names
+        ]
         heads = [*keys, *(Column(head) for head in _heads(columns, ("none", "training")))]
         parts.append(Blocks(heads, body, f"generation {t}", keys=len(keys), dim=1, width=width))
     note = ["mean over seeds ± half its 95% interval" if max(seeds.values()) > 1 else "one seed: no interval"]
     known = {VERDICTS.get(row["verdict"].split()[0]) for row in rows if based and row["value"] is not None}
-    meant = {"*": f"higher or lower than {names[0]}", "=": "not distinguishable", "?": "cannot tell (fewer than two seeds in common)"}
-    note += [", ".join(f"{mark} {meaning}" for mark, meaning in meant.items() if mark in known)] if known - {None} else []
+    meant = {
+        "*": f"higher or lower than {names[0]}",
+        "=": "not distinguishable",
+        "?": "cannot tell (fewer than two seeds in common)",
+    }
+    note += (
+        [", ".join(f"{mark} {meaning}" for mark, meaning in meant.items() if mark in known)]
+        if known - {None}
+        else []
+    )
     return Group(*parts, Text("; ".join(note), style="dim"))
 
 
@@ -163,4 +225,9 @@ def _arm_cell(row: dict[str, Any], marked: bool) -> str:
     if row["value"] is None:
         return "-  "
     spread = "" if row["ci_low"] is None else f" ±{number((row['ci_high'] - row['ci_low']) / 2, 1)}"
-    return number(row["value"]) + spread + " " + (VERDICTS.get(row["verdict"].split()[0], " ") if marked else " ")
+    return (
+        number(row["value"])
+        + spread
+        + " "
+        + (VERDICTS.get(row["verdict"].split()[0], " ") if marked else " ")
+    )

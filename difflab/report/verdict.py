@@ -53,7 +53,9 @@ def as_data(result: Any) -> dict[str, Any]:
         "evidence": last.evidence(),
         "unknown": result.unknown,
         "left_out": last.left_out,
-        "findings": [{"generation": f.generation, "words": in_words(f), "profile": f.profile} for f in result.findings],
+        "findings": [
+            {"generation": f.generation, "words": in_words(f), "profile": f.profile} for f in result.findings
+        ],
         "notes": result.notes,
         "doubts": result.doubts,
     }

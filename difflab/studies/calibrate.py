@@ -66,7 +66,9 @@ def calibrate(
     a measure that the config does not take.
     """
     if tolerance <= 0 or not np.isfinite(tolerance):
-        raise ConfigError(f"--tolerance is {tolerance}: the measure moves by chance alone, so it wants a number above 0")
+        raise ConfigError(
+            f"--tolerance is {tolerance}: the measure moves by chance alone, so it wants a number above 0"
+        )
     if seeds < 1 or not 0 < resolution < 1:
         raise ConfigError(f"at least one seed and a resolution between 0 and 1, got {seeds} and {resolution}")
     if config.generations < 1:
@@ -86,7 +88,9 @@ def calibrate(
     half = resolution / 2
     low, high = (max(0.0, found[0] - half), min(1.0, found[1] + half)) if found else (None, None)
     result = {
-        "max_synthetic_fraction": round(estimate if low is None else max(0.0, one_more(thresholds) - half), 4),
+        "max_synthetic_fraction": round(
+            estimate if low is None else max(0.0, one_more(thresholds) - half), 4
+        ),
         "estimate": estimate,
         "ci_low": low,
         "ci_high": high,
@@ -190,10 +194,16 @@ def hold(
 def _values(run: Run, measure: str, extractor: str | None) -> list[float]:
     rows = [r for r in run.rows() if r["metric"] == measure and extractor in (None, r["extractor"])]
     if not rows:
-        raise ConfigError(f"the run takes no measure '{measure}'; it takes: {', '.join(dict.fromkeys(r['metric'] for r in run.rows()))}")
+        raise ConfigError(
+            f"the run takes no measure '{measure}'; it takes: {', '.join(dict.fromkeys(r['metric'] for r in run.rows()))}"
+        )
     if len({r["extractor"] for r in rows}) > 1:
-        raise ConfigError(f"'{measure}' is taken on several extractors; say which with --extractor: {', '.join({r['extractor'] for r in rows})}")
+        raise ConfigError(
+            f"'{measure}' is taken on several extractors; say which with --extractor: {', '.join({r['extractor'] for r in rows})}"
+        )
     missing = next((r for r in rows if r["value"] is None), None)
     if missing:
-        raise ConfigError(f"'{measure}' has no value in generation {missing['generation']}: {missing['reason']}")
+        raise ConfigError(
+            f"'{measure}' has no value in generation {missing['generation']}: {missing['reason']}"
+        )
     return [r["value"] for r in rows]

@@ -37,7 +37,9 @@ REGION = re.compile(r"(>|<|>=|<=)\s*(-?\d+(?:\.\d+)?(?:e-?\d+)?)")
 class Statistic(Spec):
     """One number per seed, and what it would have to be."""
 
-    value: str = Field(description="Expression over arms, see difflab/studies/claims.py; one number per seed.")
+    value: str = Field(
+        description="Expression over arms, see difflab/studies/claims.py; one number per seed."
+    )
     confirm: str = Field(description="Region that confirms the claim, such as '> 0.05'.")
     refute: str = Field(description="Region that refutes it, such as '< 0'; disjoint from confirm.")
     unit: str = Field("", description="Of the number, for people.")
@@ -48,13 +50,25 @@ class Claim(Spec):
 
     claim: str = Field(description="The sentence.")
     source: str = Field(description="Who said it.")
-    setting: str = Field(description="What is run, in words, and what is smaller here than where it was claimed.")
+    setting: str = Field(
+        description="What is run, in words, and what is smaller here than where it was claimed."
+    )
     sweep: Sweep | None = Field(None, description="Arms and seeds; null = shown by laws alone.")
-    statistics: dict[str, Statistic] = Field(default_factory=dict, description="By name; all must confirm for the claim to be reproduced.")
-    laws: list[str] = Field(default_factory=list, description="Exact laws that say the same in theory, checked through the engine; [] = none.")
+    statistics: dict[str, Statistic] = Field(
+        default_factory=dict, description="By name; all must confirm for the claim to be reproduced."
+    )
+    laws: list[str] = Field(
+        default_factory=list,
+        description="Exact laws that say the same in theory, checked through the engine; [] = none.",
+    )
     quick: bool = Field(False, description="Part of the subset that runs in about two minutes.")
-    unshown: str = Field("", description="The part that this setting cannot show: the verdict is then at best 'cannot tell'; empty = none.")
-    revised: str = Field("", description="What was changed after runs had been seen, and why; empty = nothing.")
+    unshown: str = Field(
+        "",
+        description="The part that this setting cannot show: the verdict is then at best 'cannot tell'; empty = none.",
+    )
+    revised: str = Field(
+        "", description="What was changed after runs had been seen, and why; empty = nothing."
+    )
     later: str = Field("", description="What a larger machine would have to show.")
 
 
@@ -117,13 +131,21 @@ class Seed:
         Not a number where generation 0 has nothing to lose.
         """
         own = self.curve(arm, metric)
-        return float(next((t for t, v in enumerate(own) if abs(v - own[0]) > share * abs(own[0])), len(own))) if own[0] else math.nan
+        return (
+            float(next((t for t, v in enumerate(own) if abs(v - own[0]) > share * abs(own[0])), len(own)))
+            if own[0]
+            else math.nan
+        )
 
     def recovery(self, arm: str, metric: str, first: float, tolerance: float) -> float:
         """Generations after `first` until a measure is back within `tolerance` of generation 0's value, or better; one past the last = never."""
         own, better = self.curve(arm, metric), better_of(metric)
         later = own[int(first) + 1 :]
-        return float(next((t for t, v in enumerate(later, 1) if worse(better, v - own[0]) <= tolerance), len(later) + 1))
+        return float(
+            next(
+                (t for t, v in enumerate(later, 1) if worse(better, v - own[0]) <= tolerance), len(later) + 1
+            )
+        )
 
     def evaluate(self, text: str) -> float:
         """The value of an expression. Raises ConfigError for anything but numbers, + - * / **, and the methods above."""
@@ -143,7 +165,9 @@ class Seed:
                 call = getattr(self, node.func.id) if node.func.id in names else plain.get(node.func.id)
                 if call is not None:
                     return call(*(walk(a) for a in node.args))
-            raise ConfigError(f"statistic '{text}': only numbers, + - * / **, {', '.join((*names, *plain))} are known")
+            raise ConfigError(
+                f"statistic '{text}': only numbers, + - * / **, {', '.join((*names, *plain))} are known"
+            )
 
         try:
             return float(walk(ast.parse(text, mode="eval")))
@@ -167,7 +191,13 @@ def judged(values: Sequence[float], statistic: Statistic) -> dict[str, Any]:
     out = {"effect": effect, "ci_low": None, "ci_high": None, "seeds": len(values), "verdict": "cannot tell"}
     if found is None:
         return out
-    verdict = "reproduced" if inside(*found, statistic.confirm) else "refuted here" if inside(*found, statistic.refute) else "cannot tell"
+    verdict = (
+        "reproduced"
+        if inside(*found, statistic.confirm)
+        else "refuted here"
+        if inside(*found, statistic.refute)
+        else "cannot tell"
+    )
     return out | {"ci_low": found[0], "ci_high": found[1], "verdict": verdict}
 
 
@@ -185,10 +215,14 @@ def read_claims(folder: Path, names: Sequence[str] = (), quick: bool = False) ->
     for name in names:
         if name not in files:
             raise ConfigError(f"there is no claim '{name}' in {folder}; known: {', '.join(files) or 'none'}")
-    claims = {name: configs.load(path, None, Claim) for name, path in files.items() if name in names or not names}
+    claims = {
+        name: configs.load(path, None, Claim) for name, path in files.items() if name in names or not names
+    }
     for name, claim in claims.items():
         if not claim.statistics and not claim.laws:
-            raise ConfigError(f"{folder / name}.yaml has neither statistics nor laws: nothing could decide it")
+            raise ConfigError(
+                f"{folder / name}.yaml has neither statistics nor laws: nothing could decide it"
+            )
         if claim.statistics and claim.sweep is None:
             raise ConfigError(f"{folder / name}.yaml has statistics but no sweep to take them on")
         for statistic in claim.statistics.values():
@@ -247,15 +281,21 @@ def place(config: Config) -> str:
 
 def _finished(job: Job) -> bool:
     """Whether the run of a job is there with all generations that it wants."""
-    return (job.path / "metrics.jsonl").exists() and read_record(job.path / "run.yaml").generations >= job.config.generations
+    return (job.path / "metrics.jsonl").exists() and read_record(
+        job.path / "run.yaml"
+    ).generations >= job.config.generations
 
 
-def judge(name: str, claim: Claim, placed: Sequence[Job], errors: dict[Path, str], out: Path) -> dict[str, Any]:
+def judge(
+    name: str, claim: Claim, placed: Sequence[Job], errors: dict[Path, str], out: Path
+) -> dict[str, Any]:
     """The verdict on a claim from its finished runs: name, claim, source, setting, arms, seeds, statistics, laws, verdict, minutes."""
     started = time.perf_counter()
     found: dict[str, Any] = {
         "name": name,
-        **claim.model_dump(mode="json", include={"claim", "source", "setting", "unshown", "revised", "later"}),
+        **claim.model_dump(
+            mode="json", include={"claim", "source", "setting", "unshown", "revised", "later"}
+        ),
         "statistics": {},
     }
     seeds: dict[int, dict[str, Run]] = {}
@@ -268,7 +308,10 @@ def judge(name: str, claim: Claim, placed: Sequence[Job], errors: dict[Path, str
     last = {job.arm: job.config.generations for job in placed}
     whole = [Seed(runs, last) for _, runs in sorted(seeds.items()) if len(runs) == len(arms)]
     failed = {f"{job.arm}, seed {job.seed}": errors[job.path] for job in placed if job.path in errors}
-    paths = {arm: [str(runs[arm].path.relative_to(out)) for _, runs in sorted(seeds.items()) if arm in runs] for arm in arms}
+    paths = {
+        arm: [str(runs[arm].path.relative_to(out)) for _, runs in sorted(seeds.items()) if arm in runs]
+        for arm in arms
+    }
     found |= {"arms": arms, "seeds": len(whole), "errors": failed, "runs": paths}
     for label, statistic in claim.statistics.items():
         values = [seed.evaluate(statistic.value) for seed in whole]

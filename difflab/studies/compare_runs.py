@@ -36,19 +36,27 @@ def arms_of(runs: Sequence[Run], names: Sequence[str] | None = None) -> list[Arm
         names: the arm of each run; None = runs of one recipe are one arm, named as the config is, or by what differs.
     """
     if names is None:
-        recipes = [{k: v for k, v in configs.recipe_of(run.config).items() if k not in ("seed", "data.split_seed")} for run in runs]
+        recipes = [
+            {k: v for k, v in configs.recipe_of(run.config).items() if k not in ("seed", "data.split_seed")}
+            for run in runs
+        ]
         keys = [configs.digest(recipe) for recipe in recipes]
         first = {key: i for i, key in reversed(list(enumerate(keys)))}
         named = {key: runs[i].config.name for key, i in first.items()}
         if len(set(named.values())) < len(named):  # one name for several arms: say what is different
             differing = [k for k in recipes[0] if len({repr(recipes[i].get(k)) for i in first.values()}) > 1]
-            named = {key: ", ".join(f"{k.split('.')[-1]} {recipes[i].get(k)}" for k in differing) for key, i in first.items()}
+            named = {
+                key: ", ".join(f"{k.split('.')[-1]} {recipes[i].get(k)}" for k in differing)
+                for key, i in first.items()
+            }
         names = [named[key] for key in keys]
     grouped: dict[str, dict[int, Run]] = {}
     for name, run in zip(names, runs, strict=True):
         own = grouped.setdefault(name, {})
         if run.config.seed in own:
-            raise ConfigError(f"{run.path} and {own[run.config.seed].path} are one arm ({name}) with one seed, {run.config.seed}")
+            raise ConfigError(
+                f"{run.path} and {own[run.config.seed].path} are one arm ({name}) with one seed, {run.config.seed}"
+            )
         own[run.config.seed] = run
     return [Arm(name, own) for name, own in grouped.items()]
 
@@ -62,7 +70,9 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
     return mean - half, mean + half
 
 
-def compare_runs(arms: Sequence[Arm], metrics: Sequence[str] | None = None, generations: Sequence[int] | None = None) -> list[dict[str, Any]]:
+def compare_runs(
+    arms: Sequence[Arm], metrics: Sequence[str] | None = None, generations: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
     """One row per generation, measure and arm.
 
     Args:
@@ -78,24 +88,52 @@ def compare_runs(arms: Sequence[Arm], metrics: Sequence[str] | None = None, gene
     if not arms or not any(arm.runs for arm in arms):
         raise ConfigError("there is no run to compare")
     table = {arm.name: {seed: values_of(run) for seed, run in arm.runs.items()} for arm in arms}
-    have = [set.intersection(*({t for t, *_ in own} for own in by_seed.values())) for by_seed in table.values() if by_seed]
+    have = [
+        set.intersection(*({t for t, *_ in own} for own in by_seed.values()))
+        for by_seed in table.values()
+        if by_seed
+    ]
     common = sorted(set.intersection(*have)) if have else []
     chosen = list(generations) if generations is not None else common[-1:]
     if not chosen or not set(chosen) <= set(common):
-        raise ConfigError(f"generations {sorted(set(chosen) - set(common))} are not in all runs; common are {common}")
-    names = list(dict.fromkeys((m, e) for by_seed in table.values() for own in by_seed.values() for _, m, e in own if metrics or e != "training"))
+        raise ConfigError(
+            f"generations {sorted(set(chosen) - set(common))} are not in all runs; common are {common}"
+        )
+    names = list(
+        dict.fromkeys(
+            (m, e)
+            for by_seed in table.values()
+            for own in by_seed.values()
+            for _, m, e in own
+            if metrics or e != "training"
+        )
+    )
     if metrics:
         missing = [m for m in metrics if m not in {name for name, _ in names}]
         if missing:
-            raise ConfigError(f"no run has the measure '{missing[0]}'; there are: {', '.join(sorted({name for name, _ in names}))}")
+            raise ConfigError(
+                f"no run has the measure '{missing[0]}'; there are: {', '.join(sorted({name for name, _ in names}))}"
+            )
         names = [(m, e) for m, e in names if m in metrics]
     rows = []
     for t in chosen:
         for metric, extractor in names:
-            base = {seed: own[t, metric, extractor] for seed, own in table[arms[0].name].items() if (t, metric, extractor) in own}
+            base = {
+                seed: own[t, metric, extractor]
+                for seed, own in table[arms[0].name].items()
+                if (t, metric, extractor) in own
+            }
             for arm in arms:
-                own = {seed: found[t, metric, extractor] for seed, found in table[arm.name].items() if (t, metric, extractor) in found}
-                rows.append(_row(t, metric, extractor, arm.name, own, None if arm is arms[0] else (arms[0].name, base)))
+                own = {
+                    seed: found[t, metric, extractor]
+                    for seed, found in table[arm.name].items()
+                    if (t, metric, extractor) in found
+                }
+                rows.append(
+                    _row(
+                        t, metric, extractor, arm.name, own, None if arm is arms[0] else (arms[0].name, base)
+                    )
+                )
     return rows
 
 
@@ -104,12 +142,16 @@ def values_of(run: Run) -> dict[tuple[int, str, str], tuple[float, float | None]
     found: dict[tuple[int, str, str], list[tuple[float, float | None]]] = {}
     for r in run.rows():
         if r["value"] is not None:
-            found.setdefault((r["generation"], r["metric"], r["extractor"]), []).append((r["value"], r["floor"]))
+            found.setdefault((r["generation"], r["metric"], r["extractor"]), []).append(
+                (r["value"], r["floor"])
+            )
 
     def mean(values: list[Any]) -> float | None:
         return None if None in values else float(np.mean(values))
 
-    return {key: (float(np.mean([v for v, _ in own])), mean([f for _, f in own])) for key, own in found.items()}
+    return {
+        key: (float(np.mean([v for v, _ in own])), mean([f for _, f in own])) for key, own in found.items()
+    }
 
 
 def better_of(metric: str) -> str:
@@ -117,7 +159,13 @@ def better_of(metric: str) -> str:
     from difflab.metrics import METRICS
 
     known = "fd" if metric == "fid" else metric
-    return METRICS[known].better if dict.__contains__(METRICS, known) else "lower" if "loss" in metric else "real"
+    return (
+        METRICS[known].better
+        if dict.__contains__(METRICS, known)
+        else "lower"
+        if "loss" in metric
+        else "real"
+    )
 
 
 def worse(better: str, change: float) -> float:
@@ -129,7 +177,14 @@ def worse(better: str, change: float) -> float:
     return {"higher": -change, "lower": change, "real": abs(change)}[better]
 
 
-def _row(t: int, metric: str, extractor: str, name: str, own: dict[int, Any], base: tuple[str, dict[int, Any]] | None) -> dict[str, Any]:
+def _row(
+    t: int,
+    metric: str,
+    extractor: str,
+    name: str,
+    own: dict[int, Any],
+    base: tuple[str, dict[int, Any]] | None,
+) -> dict[str, Any]:
     values = [value for value, _ in own.values()]
     floors = [floor for _, floor in own.values() if floor is not None]
     low, high = interval(values) or (None, None)
@@ -137,14 +192,30 @@ def _row(t: int, metric: str, extractor: str, name: str, own: dict[int, Any], ba
     row |= {"value": float(np.mean(values)) if values else None}
     row |= {"ci_low": low, "ci_high": high, "floor": float(np.mean(floors)) if floors else None}
     if base is None:
-        return row | {"difference": None, "diff_low": None, "diff_high": None, "pairs": None, "verdict": "baseline"}
+        return row | {
+            "difference": None,
+            "diff_low": None,
+            "diff_high": None,
+            "pairs": None,
+            "verdict": "baseline",
+        }
     pairs = [own[seed][0] - base[1][seed][0] for seed in own if seed in base[1]]
     found = interval(pairs)
     verdict = UNKNOWN
     if found:
-        verdict = DISTINCT.format("higher" if found[0] > 0 else "lower", base[0]) if found[0] > 0 or found[1] < 0 else SAME
+        verdict = (
+            DISTINCT.format("higher" if found[0] > 0 else "lower", base[0])
+            if found[0] > 0 or found[1] < 0
+            else SAME
+        )
     low, high = found or (None, None)
-    return row | {"difference": float(np.mean(pairs)) if pairs else None, "diff_low": low, "diff_high": high, "pairs": len(pairs), "verdict": verdict}
+    return row | {
+        "difference": float(np.mean(pairs)) if pairs else None,
+        "diff_low": low,
+        "diff_high": high,
+        "pairs": len(pairs),
+        "verdict": verdict,
+    }
 
 
 def unfinished(arms: Sequence[Arm]) -> list[str]:
@@ -165,7 +236,9 @@ def budgets(arms: Sequence[Arm]) -> str:
     for what in ("images seen", "training set", "samples drawn"):
         gaps = []
         for name, own in found[1:]:
-            pairs = [(first[seed], own[seed]) for seed in own if seed in first] or [(a, b) for a in first.values() for b in own.values()]
+            pairs = [(first[seed], own[seed]) for seed in own if seed in first] or [
+                (a, b) for a in first.values() for b in own.values()
+            ]
             for t in sorted({t for a, b in pairs for t in a[what] if t in b[what]}):
                 values = [(a[what][t], b[what][t]) for a, b in pairs if t in a[what] and t in b[what]]
                 gaps.append((max(_gap(*pair) for pair in values), name, t, values))
@@ -190,9 +263,13 @@ def _spent(run: Run) -> dict[str, dict[int, int | None]]:
     records = {t: [part.training(t) for part in run.parts] for t in run.generations}
 
     def total(key: str) -> dict[int, int | None]:
-        return {t: sum(r[key] for r in own) if all(key in r for r in own) else None for t, own in records.items()}
+        return {
+            t: sum(r[key] for r in own) if all(key in r for r in own) else None for t, own in records.items()
+        }
 
-    drawn: dict[int, int | None] = {t: sum(part.config.sample.count_of(t) for part in run.parts) for t in records}
+    drawn: dict[int, int | None] = {
+        t: sum(part.config.sample.count_of(t) for part in run.parts) for t in records
+    }
     return {"images seen": total("images_seen"), "training set": total("set_size"), "samples drawn": drawn}
 
 

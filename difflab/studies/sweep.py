@@ -38,12 +38,24 @@ from difflab.studies.compare_runs import Arm
 class Sweep(Spec):
     """Arms x seeds of one base config."""
 
-    name: str = Field("sweep", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Folder under runs/ when --out is not given.")
-    base: str | dict[str, Any] = Field(description="Path of a chain's config, relative to this file, or the config itself.")
-    overrides: dict[str, Any] = Field(default_factory=dict, description="Dotted keys and their values, for every arm; {} = the base as it is.")
-    seeds: int | list[int] = Field(3, description="Seeds 0 to n-1, or a list of them. Arms are compared seed by seed.")
+    name: str = Field(
+        "sweep",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Folder under runs/ when --out is not given.",
+    )
+    base: str | dict[str, Any] = Field(
+        description="Path of a chain's config, relative to this file, or the config itself."
+    )
+    overrides: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Dotted keys and their values, for every arm; {} = the base as it is.",
+    )
+    seeds: int | list[int] = Field(
+        3, description="Seeds 0 to n-1, or a list of them. Arms are compared seed by seed."
+    )
     arms: dict[str, dict[str, Any]] = Field(
-        min_length=1, description="Name of each arm and its dotted overrides; the first one is what others are compared with."
+        min_length=1,
+        description="Name of each arm and its dotted overrides; the first one is what others are compared with.",
     )
 
     @property
@@ -76,9 +88,13 @@ def jobs(sweep: Sweep, folder: Path, out: Path) -> list[Job]:
     for arm, own in sweep.arms.items():
         place = re.sub(r"[^A-Za-z0-9._-]+", "-", arm).strip("-.") or "arm"
         if places.setdefault(place, arm) != arm:
-            raise ConfigError(f"arms '{places[place]}' and '{arm}' would share the folder {place}; rename one")
+            raise ConfigError(
+                f"arms '{places[place]}' and '{arm}' would share the folder {place}; rename one"
+            )
         for seed in sweep.seed_list:
-            config = configs.parse(configs.merged(raw, {**sweep.overrides, **own, "seed": seed, "name": place}), f"arm '{arm}'")
+            config = configs.parse(
+                configs.merged(raw, {**sweep.overrides, **own, "seed": seed, "name": place}), f"arm '{arm}'"
+            )
             found.append(Job(arm, seed, config, out / place / f"seed-{seed}"))
     return found
 
@@ -86,7 +102,10 @@ def jobs(sweep: Sweep, folder: Path, out: Path) -> list[Job]:
 def waves(listed: Sequence[Job]) -> list[list[Job]]:
     """Leaders, the first of those that share the training of generation 0, and then the others, which find it done."""
     leading = {keys(job.config)[0, "train"]: job for job in reversed(listed)}.values()
-    return [[j for j in listed if any(j is x for x in leading)], [j for j in listed if not any(j is x for x in leading)]]
+    return [
+        [j for j in listed if any(j is x for x in leading)],
+        [j for j in listed if not any(j is x for x in leading)],
+    ]
 
 
 def _raw(path: Path) -> dict[str, Any]:
@@ -103,7 +122,13 @@ def _raw(path: Path) -> dict[str, Any]:
 
 def record_of(job: Job, out: Path, error: str | None = None) -> dict[str, Any]:
     """What is noted of a job: {arm, seed, path, error, shared}."""
-    return {"arm": job.arm, "seed": job.seed, "path": str(job.path.relative_to(out)), "error": error, "shared": []}
+    return {
+        "arm": job.arm,
+        "seed": job.seed,
+        "path": str(job.path.relative_to(out)),
+        "error": error,
+        "shared": [],
+    }
 
 
 def work(job: Job, out: Path, report: Any = None) -> dict[str, Any]:
@@ -112,7 +137,9 @@ def work(job: Job, out: Path, report: Any = None) -> dict[str, Any]:
 
     record = record_of(job, out)
     try:
-        if job.config.ecosystem is None:  # labs lie in folders of their own, and one generation of each depends on the others
+        if (
+            job.config.ecosystem is None
+        ):  # labs lie in folders of their own, and one generation of each depends on the others
             run = Run.create(job.path, job.config)
             try:
                 record["shared"] = [list(stage) for stage in adopt(run, finished(out))]
@@ -143,7 +170,12 @@ def _record(path: Path, stamp: int) -> Config:
 
 
 def run_sweep(
-    sweep: Sweep, folder: Path, out: Path, workers: int | None = None, report: Callable[[Job], Any] | None = None, say: Any = print
+    sweep: Sweep,
+    folder: Path,
+    out: Path,
+    workers: int | None = None,
+    report: Callable[[Job], Any] | None = None,
+    say: Any = print,
 ) -> list[dict[str, Any]]:
     """Run or resume all jobs and leave ``OUT/sweep.json``; returns a record per job, see `work`.
 
@@ -157,8 +189,13 @@ def run_sweep(
 
     def note(job: Job, record: dict[str, Any]) -> None:
         records[job.arm, job.seed] = record
-        done = [records[j.arm, j.seed] for j in listed if (j.arm, j.seed) in records]  # in the order of the file
-        write_json(out / "sweep.json", {"sweep": sweep.model_dump(mode="json"), "arms": list(sweep.arms), "jobs": done})  # keys are sorted there
+        done = [
+            records[j.arm, j.seed] for j in listed if (j.arm, j.seed) in records
+        ]  # in the order of the file
+        write_json(
+            out / "sweep.json",
+            {"sweep": sweep.model_dump(mode="json"), "arms": list(sweep.arms), "jobs": done},
+        )  # keys are sorted there
         if record["error"]:
             say(f"{job.arm}, seed {job.seed} FAILED: {record['error']}")
 
@@ -235,7 +272,11 @@ class Worker:
         except BrokenProcessPool:
             self.pool.shutdown()
             self.pool = self.start()
-            return record_of(job, out, "its process was killed, as happens where memory runs out; the same command resumes it, with fewer --workers")
+            return record_of(
+                job,
+                out,
+                "its process was killed, as happens where memory runs out; the same command resumes it, with fewer --workers",
+            )
 
 
 def _settle(device: str | None, threads: int) -> None:
@@ -251,7 +292,9 @@ def _settle(device: str | None, threads: int) -> None:
 def runs_of(out: Path) -> list[tuple[str, int, Run]]:
     """The runs of a sweep's folder that were measured to the end: arm, seed, run. Raises ConfigError where there is no sweep."""
     if not (out / "sweep.json").exists():
-        raise ConfigError(f"{out} holds no sweep (no sweep.json); start one with: difflab sweep SWEEP.yaml --out {out}")
+        raise ConfigError(
+            f"{out} holds no sweep (no sweep.json); start one with: difflab sweep SWEEP.yaml --out {out}"
+        )
     found = []
     for record in read_json(out / "sweep.json")["jobs"]:
         if not record["error"]:
@@ -265,5 +308,7 @@ def arms_in(out: Path) -> list[Arm]:
     for arm, seed, run in runs_of(out):
         runs.setdefault(arm, {})[seed] = run
     listed = read_json(out / "sweep.json")
-    names = listed.get("arms") or list(dict.fromkeys(record["arm"] for record in listed["jobs"]))  # of an older sweep: those that were begun
+    names = listed.get("arms") or list(
+        dict.fromkeys(record["arm"] for record in listed["jobs"])
+    )  # of an older sweep: those that were begun
     return [Arm(name, runs.get(name, {})) for name in names]

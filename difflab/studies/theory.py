@@ -87,7 +87,9 @@ def survivors(p: np.ndarray, n: int, t: int) -> float:
     return float(sum(1 - binom.pmf(np.arange(n + 1), n, share) @ lost for share in p))
 
 
-def curated(first: float, n: int, t: int, keeps: Callable[[np.ndarray], np.ndarray], real: int = 0) -> tuple[float, float]:
+def curated(
+    first: float, n: int, t: int, keeps: Callable[[np.ndarray], np.ndarray], real: int = 0
+) -> tuple[float, float]:
     """Mean and standard deviation of the share of one of two kinds, `first` in truth, after t fits of n points each: the chain of its count, exactly.
 
     Of later points `real` are new real ones; the others were kept from samples in which the kind had the share p, so that each is of the kind
@@ -160,18 +162,24 @@ def guided_loop(n: int, t: int, gap: float, w: float) -> tuple[float, float]:
         """Mean and sampling variance [k, 5] of a fit to n points from each of k mixtures."""
         p = np.stack([weight, 1 - weight], 1)
         values = np.column_stack([weight, mean, variance * (1 - 1 / (n * p))])
-        return values, np.column_stack([weight * (1 - weight) / n, variance / (n * p), 2 * variance**2 / (n * p)])
+        return values, np.column_stack(
+            [weight * (1 - weight) / n, variance / (n * p), 2 * variance**2 / (n * p)]
+        )
 
     means, spread = fitted(np.full(1, 0.5), np.array([[-gap / 2, gap / 2]]), np.ones((1, 2)))
     for k in range(t):
         centre = means.mean(0)
-        root = np.linalg.cholesky(5 * ((means - centre).T @ (means - centre) / len(means) + np.diag(spread.mean(0))))
+        root = np.linalg.cholesky(
+            5 * ((means - centre).T @ (means - centre) / len(means) + np.diag(spread.mean(0)))
+        )
         points = centre + np.concatenate([root.T, -root.T])
         weight, mean, variance = points[:, 0], points[:, 1:3], points[:, 3:]
         p = np.stack([weight, 1 - weight], 1)
         if k < t - 1:
             means, spread = fitted(weight, *guided(p, mean, variance, w))
-    return float((p * variance).sum(1).mean()), float((weight * (1 - weight) * (mean[:, 1] - mean[:, 0]) ** 2).mean())
+    return float((p * variance).sum(1).mean()), float(
+        (weight * (1 - weight) * (mean[:, 1] - mean[:, 0]) ** 2).mean()
+    )
 
 
 # --------------------------------------------------------------------------------------------------- laws
@@ -184,10 +192,14 @@ class Law:
     fit: int  # t, counted from 1 as in the papers
     statistic: Callable[[dict[str, np.ndarray]], np.ndarray]
     theory: float
-    spread: float | None = None  # known standard deviation of the statistic of a chain: of a selector's chains, run one by one, two are enough
+    spread: float | None = (
+        None  # known standard deviation of the statistic of a chain: of a selector's chains, run one by one, two are enough
+    )
 
 
-def _chain(family: str, n: int, t: int, regime: str = "replace", count: Any = None, **rest: Any) -> dict[str, Any]:
+def _chain(
+    family: str, n: int, t: int, regime: str = "replace", count: Any = None, **rest: Any
+) -> dict[str, Any]:
     model = {"family": family, **{k: v for k, v in rest.items() if k not in ("a",)}}
     out: dict[str, Any] = {
         "generations": t - 1,
@@ -201,20 +213,42 @@ def _chain(family: str, n: int, t: int, regime: str = "replace", count: Any = No
     return out
 
 
-def _of(name: str, transform: Callable[[np.ndarray], np.ndarray] = lambda v: v) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+def _of(
+    name: str, transform: Callable[[np.ndarray], np.ndarray] = lambda v: v
+) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
     return lambda measures: transform(measures[name])
 
 
 def _laws() -> dict[str, Law]:
     laws: dict[str, Law] = {}
 
-    def add(name: str, what: str, chain: dict[str, Any], statistic: Any, theory: float, spread: float | None = None) -> None:
-        laws[name] = Law(what, chain, chain["generations"] + 1, _of(statistic) if isinstance(statistic, str) else statistic, theory, spread)
+    def add(
+        name: str,
+        what: str,
+        chain: dict[str, Any],
+        statistic: Any,
+        theory: float,
+        spread: float | None = None,
+    ) -> None:
+        laws[name] = Law(
+            what,
+            chain,
+            chain["generations"] + 1,
+            _of(statistic) if isinstance(statistic, str) else statistic,
+            theory,
+            spread,
+        )
 
     mle = _chain("gaussian", 50, 20)
     add("A1-variance", "replace, ML: variance (1-1/n)^t", mle, "variance", (1 - 1 / 50) ** 20)
     add("A1-drift", "replace, ML: drift is the variance lost", mle, "squared_drift", 1 - (1 - 1 / 50) ** 20)
-    add("A1-trace", "replace, ML, 3 dimensions: trace of the covariance", _chain("gaussian", 30, 12, dim=3), "variance", (1 - 1 / 30) ** 12)
+    add(
+        "A1-trace",
+        "replace, ML, 3 dimensions: trace of the covariance",
+        _chain("gaussian", 30, 12, dim=3),
+        "variance",
+        (1 - 1 / 30) ** 12,
+    )
     n, t = 10, 20
     unbiased = _chain("gaussian", n, t, estimator="unbiased")
     h = (n - 1) / 2
@@ -238,8 +272,20 @@ def _laws() -> dict[str, Law]:
     )
     biased = _chain("gaussian", 20, 8, estimator="unbiased", sampling_bias=0.8)
     add("A4-variance", "replace with sampling bias 0.8: variance bias^(t-1)", biased, "variance", 0.8**7)
-    add("A4-drift", "replace with sampling bias: the drift stops", biased, "squared_drift", (1 - 0.8**8) / (20 * 0.2))
-    add("A4-ml", "replace with sampling bias, ML", _chain("gaussian", 20, 8, sampling_bias=0.8), "variance", 0.8**7 * (1 - 1 / 20) ** 8)
+    add(
+        "A4-drift",
+        "replace with sampling bias: the drift stops",
+        biased,
+        "squared_drift",
+        (1 - 0.8**8) / (20 * 0.2),
+    )
+    add(
+        "A4-ml",
+        "replace with sampling bias, ML",
+        _chain("gaussian", 20, 8, sampling_bias=0.8),
+        "variance",
+        0.8**7 * (1 - 1 / 20) ** 8,
+    )
     accumulate = _chain("gaussian", 5, 30, "accumulate")
     add("B1-variance", "accumulate: a positive limit", accumulate, "variance", polya(5, 30))
     add("B1-drift", "accumulate: bounded drift", accumulate, "squared_drift", 1 - polya(5, 30))
@@ -269,16 +315,40 @@ def _laws() -> dict[str, Law]:
         0.1 * c / (1 - 0.9 * 0.8 * c),
     )
     # The second has more samples than it trains on, so that each chain draws its own rows.
-    for name, n, k, count, weight, w in (("D1", 20, 20, 20, "golden", (math.sqrt(5) - 1) / 2), ("D1-little", 20, 30, 60, 0.05, 0.05)):
+    for name, n, k, count, weight, w in (
+        ("D1", 20, 20, 20, "golden", (math.sqrt(5) - 1) / 2),
+        ("D1-little", 20, 30, 60, 0.05, 0.05),
+    ):
         mixed = _chain("gaussian", n + k, 10, "fresh_real", count, a=n / (n + k))
         mixed |= {"policies": [{"policy": "real_weight", "weight": weight}]}
         for i, what in enumerate(("variance", "drift")):
             statistic = "squared_drift" if what == "drift" else what
-            add(f"{name}-{what}", f"{n} fresh real points of weight {w:.3g} against {k} samples", mixed, statistic, weighted(n, k, w, 10, n + k)[i])
+            add(
+                f"{name}-{what}",
+                f"{n} fresh real points of weight {w:.3g} against {k} samples",
+                mixed,
+                statistic,
+                weighted(n, k, w, 10, n + k)[i],
+            )
     averaged = _chain("gaussian", 20, 10) | {"policies": [{"policy": "average", "share": 0.5}]}
-    add("W1-variance", "replace, half of the weights kept: variance (1-1/n) (1-1/2n)^(t-1)", averaged, "variance", stepped(20, 10, 0.5)[0])
-    add("W1-drift", "replace, half of the weights kept: a slower drift", averaged, "squared_drift", stepped(20, 10, 0.5)[1])
-    away = _chain("gaussian", 50, 8, sampling_bias=0.8) | {"train": {"start_from": "previous"}, "policies": [{"policy": "neon", "strength": 0.5}]}
+    add(
+        "W1-variance",
+        "replace, half of the weights kept: variance (1-1/n) (1-1/2n)^(t-1)",
+        averaged,
+        "variance",
+        stepped(20, 10, 0.5)[0],
+    )
+    add(
+        "W1-drift",
+        "replace, half of the weights kept: a slower drift",
+        averaged,
+        "squared_drift",
+        stepped(20, 10, 0.5)[1],
+    )
+    away = _chain("gaussian", 50, 8, sampling_bias=0.8) | {
+        "train": {"start_from": "previous"},
+        "policies": [{"policy": "neon", "strength": 0.5}],
+    }
     add(
         "N1-variance",
         "replace with sampling bias 0.8 and Neon: variance times 1 + w (1 - bias (1-1/n))",
@@ -286,20 +356,50 @@ def _laws() -> dict[str, Law]:
         "variance",
         stepped(50, 8, -0.5, 0.8)[0],
     )
-    add("N1-drift", "replace with sampling bias 0.8 and Neon: drift", away, "squared_drift", stepped(50, 8, -0.5, 0.8)[1])
+    add(
+        "N1-drift",
+        "replace with sampling bias 0.8 and Neon: drift",
+        away,
+        "squared_drift",
+        stepped(50, 8, -0.5, 0.8)[1],
+    )
     sizes = [10 * (k + 1) ** 2 for k in range(8)]
     growing = _chain("gaussian", sizes[0], 8, count=sizes[1:], estimator="unbiased")
-    add("P1-drift", "growing training sets: drift is the sum of 1/n_t", growing, "squared_drift", sum(1 / k for k in sizes))
+    add(
+        "P1-drift",
+        "growing training sets: drift is the sum of 1/n_t",
+        growing,
+        "squared_drift",
+        sum(1 / k for k in sizes),
+    )
     counts = _chain("categorical", 30, 15, categories=10, truth="zipf", exponent=1.0)
     ranks = 1 / np.arange(1, 11)
     p = ranks / ranks.sum()
     diversity = 1 - float((p**2).sum())
-    add("E1-diversity", "categories, replace: Gini-Simpson (1-1/n)^t", counts, "gini_simpson", diversity * (1 - 1 / 30) ** 15)
+    add(
+        "E1-diversity",
+        "categories, replace: Gini-Simpson (1-1/n)^t",
+        counts,
+        "gini_simpson",
+        diversity * (1 - 1 / 30) ** 15,
+    )
     add("E1-share", "categories, replace: a share is a martingale", counts, "first_share", float(p[0]))
     add("E2-survivors", "categories, replace: how many are left", counts, "survivors", survivors(p, 30, 15))
     urn = _chain("categorical", 30, 15, "accumulate", categories=30)
-    add("E4-diversity", "categories, accumulate: the Polya urn", urn, "gini_simpson", (1 - 1 / 30) * polya(30, 15))
-    add("E4-survivors", "categories, accumulate: none is lost after the first fit", urn, "survivors", 30 * (1 - (1 - 1 / 30) ** 30))
+    add(
+        "E4-diversity",
+        "categories, accumulate: the Polya urn",
+        urn,
+        "gini_simpson",
+        (1 - 1 / 30) * polya(30, 15),
+    )
+    add(
+        "E4-survivors",
+        "categories, accumulate: none is lost after the first fit",
+        urn,
+        "survivors",
+        30 * (1 - (1 - 1 / 30) ** 30),
+    )
     add(
         "E5-diversity",
         "categories, fresh real 10%: a positive limit",
@@ -310,21 +410,69 @@ def _laws() -> dict[str, Law]:
     modes = _chain("mixture", 40, 12, components=8)
     add("M-modes", "mixture, replace: modes left", modes, "survivors", survivors(np.full(8, 1 / 8), 40, 12))
     truth = 1 + 16 * (8**2 - 1) / 12
-    add("M-conserved", "mixture, replace: variance plus drift is conserved", modes, lambda m: m["variance"] + m["squared_drift"], truth)
-    add("M-variance", "mixture, replace: total variance (1-1/n)^t", modes, "variance", truth * (1 - 1 / 40) ** 12)
+    add(
+        "M-conserved",
+        "mixture, replace: variance plus drift is conserved",
+        modes,
+        lambda m: m["variance"] + m["squared_drift"],
+        truth,
+    )
+    add(
+        "M-variance",
+        "mixture, replace: total variance (1-1/n)^t",
+        modes,
+        "variance",
+        truth * (1 - 1 / 40) ** 12,
+    )
     n, t = 30, 10
     ranked: dict[str, Any] = {"categories": 10, "truth": "zipf"}
-    pooled = _chain("categorical", n, t, **ranked) | {"ecosystem": {"labs": 3, "exchange": "pooled", "real": "disjoint"}}
+    pooled = _chain("categorical", n, t, **ranked) | {
+        "ecosystem": {"labs": 3, "exchange": "pooled", "real": "disjoint"}
+    }
     within, distance = cross_trained(diversity, n, n, np.full((3, 3), 1 / 3), t)
-    add("K1-diversity", "3 labs on pooled samples, as many as they train on: the loss is 9/5 times slower", pooled, "gini_simpson", float(within[0]))
-    add("K1-distance", "3 labs on pooled samples: nearly one model", pooled, "lab_distance", float(distance[0, 1]))
-    isolated = _chain("categorical", n, t, **ranked) | {"ecosystem": {"labs": 3, "exchange": "isolated", "real": "disjoint"}}
-    add("K2-diversity", "3 labs on their own samples: Gini-Simpson (1-1/n)^t", isolated, "gini_simpson", diversity * (1 - 1 / n) ** t)
-    add("K2-distance", "3 labs on their own samples: apart by 2 H (1-(1-1/n)^t)", isolated, "lab_distance", 2 * diversity * (1 - (1 - 1 / n) ** t))
-    flooded = _chain("categorical", n, t, count=2 * n, **ranked) | {"ecosystem": {"labs": 2, "exchange": "one_way", "real": "disjoint"}}
+    add(
+        "K1-diversity",
+        "3 labs on pooled samples, as many as they train on: the loss is 9/5 times slower",
+        pooled,
+        "gini_simpson",
+        float(within[0]),
+    )
+    add(
+        "K1-distance",
+        "3 labs on pooled samples: nearly one model",
+        pooled,
+        "lab_distance",
+        float(distance[0, 1]),
+    )
+    isolated = _chain("categorical", n, t, **ranked) | {
+        "ecosystem": {"labs": 3, "exchange": "isolated", "real": "disjoint"}
+    }
+    add(
+        "K2-diversity",
+        "3 labs on their own samples: Gini-Simpson (1-1/n)^t",
+        isolated,
+        "gini_simpson",
+        diversity * (1 - 1 / n) ** t,
+    )
+    add(
+        "K2-distance",
+        "3 labs on their own samples: apart by 2 H (1-(1-1/n)^t)",
+        isolated,
+        "lab_distance",
+        2 * diversity * (1 - (1 - 1 / n) ** t),
+    )
+    flooded = _chain("categorical", n, t, count=2 * n, **ranked) | {
+        "ecosystem": {"labs": 2, "exchange": "one_way", "real": "disjoint"}
+    }
     flooded["regime"]["set_size"] = n
     follower, off = cross_trained(diversity, n, 2 * n, [[1, 0], [1, 0]], t)
-    add("K3-diversity", "a lab and one that trains on its samples: both lose 1/n per fit", flooded, "gini_simpson", float(follower.mean()))
+    add(
+        "K3-diversity",
+        "a lab and one that trains on its samples: both lose 1/n per fit",
+        flooded,
+        "gini_simpson",
+        float(follower.mean()),
+    )
     add(
         "K3-distance",
         "a lab and one that trains on half of its samples, as it does: apart by chance alone",
@@ -332,18 +480,49 @@ def _laws() -> dict[str, Law]:
         "lab_distance",
         float(off[0, 1]),
     )
-    swapped = _chain("categorical", n, t, **ranked) | {"ecosystem": {"exchange": [[0, 1], [1, 0]], "real": "disjoint"}}
+    swapped = _chain("categorical", n, t, **ranked) | {
+        "ecosystem": {"exchange": [[0, 1], [1, 0]], "real": "disjoint"}
+    }
     crossed, far = cross_trained(diversity, n, n, [[0, 1], [1, 0]], t)
-    add("K4-diversity", "2 labs on each other's samples, never their own: (1-1/n)^t all the same", swapped, "gini_simpson", float(crossed.mean()))
-    add("K4-distance", "2 labs on each other's samples: as far apart as labs by themselves", swapped, "lab_distance", float(far[0, 1]))
+    add(
+        "K4-diversity",
+        "2 labs on each other's samples, never their own: (1-1/n)^t all the same",
+        swapped,
+        "gini_simpson",
+        float(crossed.mean()),
+    )
+    add(
+        "K4-distance",
+        "2 labs on each other's samples: as far apart as labs by themselves",
+        swapped,
+        "lab_distance",
+        float(far[0, 1]),
+    )
     for name, fits, w in (("I1", 2, 2.0), ("I3", 6, 0.25), ("I3-strong", 3, 1.5)):
-        classes, times = _chain("mixture", 400, fits, components=2, guidance_scale=1 + w), f"{fits - 1} times" if fits > 2 else "once"
+        classes, times = (
+            _chain("mixture", 400, fits, components=2, guidance_scale=1 + w),
+            f"{fits - 1} times" if fits > 2 else "once",
+        )
         narrow, between = guided_loop(400, fits, 4.0, w)
-        add(f"{name}-variance", f"two classes, guidance {1 + w:g} on exact scores, {times}: v (v/V)^{w:g}", classes, "within_variance", narrow)
+        add(
+            f"{name}-variance",
+            f"two classes, guidance {1 + w:g} on exact scores, {times}: v (v/V)^{w:g}",
+            classes,
+            "within_variance",
+            narrow,
+        )
         push = f"two classes, guidance {1 + w:g} on exact scores, {times}: pushed apart"
-        add("I2-push" if name == "I1" else f"{name}-push", push, classes, lambda m: m["variance"] - m["within_variance"], between)
+        add(
+            "I2-push" if name == "I1" else f"{name}-push",
+            push,
+            classes,
+            lambda m: m["variance"] - m["within_variance"],
+            between,
+        )
 
-    def selected(name: str, what: str, n: int, t: int, categories: int, a: float, policy: dict[str, Any], keeps: Any) -> None:
+    def selected(
+        name: str, what: str, n: int, t: int, categories: int, a: float, policy: dict[str, Any], keeps: Any
+    ) -> None:
         """A law of the share of category 0 where the policy, which prefers it, keeps as many samples as are trained on."""
         real = round(a * n)
         regime: dict[str, Any] = {"regime": "fresh_real", "a": a} if real else {}
@@ -352,8 +531,20 @@ def _laws() -> dict[str, Law]:
         chain["policies"] = [{"reward": "value", "lowest": True, **policy}]
         add(name, what, chain, "first_share", *curated(1 / categories, n, t, keeps, real))
 
-    selected("J1-best", "best of 3 kept twice: 1 - F^(K^2)", 400, 3, 10, 0, {"policy": "best_of", "k": 3}, best_of(3))
-    above, below = "best of 4, fresh real 30%, (1-a)K > 1: an atom at the top", "best of 4, fresh real 80%, (1-a)K < 1: none"
+    selected(
+        "J1-best",
+        "best of 3 kept twice: 1 - F^(K^2)",
+        400,
+        3,
+        10,
+        0,
+        {"policy": "best_of", "k": 3},
+        best_of(3),
+    )
+    above, below = (
+        "best of 4, fresh real 30%, (1-a)K > 1: an atom at the top",
+        "best of 4, fresh real 80%, (1-a)K < 1: none",
+    )
     selected("J2-atom", above, 200, 6, 50, 0.3, {"policy": "best_of", "k": 4}, best_of(4))
     selected("J2-no-atom", below, 400, 5, 50, 0.8, {"policy": "best_of", "k": 4}, best_of(4))
     likelier = "one of 32 kept twice by Luce's choice, rewards 1 apart: odds times e^2, nearly"
@@ -374,7 +565,10 @@ def check(names: list[str], chains: int = 1000, seed: int = 0) -> list[dict[str,
     for name in names:
         if name not in LAWS:
             near = difflib.get_close_matches(name, LAWS, 1)
-            raise ConfigError(f"unknown law '{name}'" + (f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(LAWS)}"))
+            raise ConfigError(
+                f"unknown law '{name}'"
+                + (f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(LAWS)}")
+            )
     if chains < 2:
         raise ConfigError("theory wants at least 2 chains, which are the unit of replication")
     measured: dict[str, dict[str, np.ndarray]] = {}
@@ -389,17 +583,38 @@ def check(names: list[str], chains: int = 1000, seed: int = 0) -> list[dict[str,
         mean, error = float(values.mean()), (law.spread or float(values.std(ddof=1))) / math.sqrt(len(values))
         if not error:
             raise ConfigError(f"{len(values)} chains show no spread in {name}; raise --chains")
-        rows.append({"law": name, "what": law.what, "theory": law.theory, "measured": mean, "z": (mean - law.theory) / error, "chains": len(values)})
+        rows.append(
+            {
+                "law": name,
+                "what": law.what,
+                "theory": law.theory,
+                "measured": mean,
+                "z": (mean - law.theory) / error,
+                "chains": len(values),
+            }
+        )
     return rows
 
 
-def _through_the_engine(chain: dict[str, Any], generation: int, chains: int, seed: int) -> dict[str, np.ndarray]:
-    raw = {**chain, "seed": seed_of("theory", seed, configs.digest(chain)), "model": {**chain["model"], "replicates": chains}}
+def _through_the_engine(
+    chain: dict[str, Any], generation: int, chains: int, seed: int
+) -> dict[str, np.ndarray]:
+    raw = {
+        **chain,
+        "seed": seed_of("theory", seed, configs.digest(chain)),
+        "model": {**chain["model"], "replicates": chains},
+    }
     with tempfile.TemporaryDirectory(prefix="difflab-theory-") as folder:
         run = run_chain(configs.parse(raw), Path(folder) / "run")
         labs = [read_tensors(part.gen(generation) / "replicates.safetensors") for part in run.parts]
-        between = read_tensors(run.between(generation).with_suffix(".safetensors")) if isinstance(run, EcosystemRun) else {}
-        return {name: np.mean([lab[name].numpy() for lab in labs], axis=0) for name in labs[0]} | {name: t.numpy() for name, t in between.items()}
+        between = (
+            read_tensors(run.between(generation).with_suffix(".safetensors"))
+            if isinstance(run, EcosystemRun)
+            else {}
+        )
+        return {name: np.mean([lab[name].numpy() for lab in labs], axis=0) for name in labs[0]} | {
+            name: t.numpy() for name, t in between.items()
+        }
 
 
 def _one_by_one(chain: dict[str, Any], generation: int, chains: int, seed: int) -> dict[str, np.ndarray]:

@@ -43,7 +43,13 @@ def complete(scripts):
         pytest.skip("there is no bash")
 
     def ask(*words: str) -> list[str]:
-        asked = subprocess.run([bash, "-c", ASK, "bash", scripts["bash"], "difflab", *words], capture_output=True, text=True, cwd=ROOT, timeout=30)
+        asked = subprocess.run(
+            [bash, "-c", ASK, "bash", scripts["bash"], "difflab", *words],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=30,
+        )
         assert asked.returncode == 0 and asked.stderr == ""
         return sorted(line for line in asked.stdout.splitlines() if line)
 
@@ -64,7 +70,10 @@ def test_options(complete):
 
 def test_files_and_folders(complete):
     assert "configs/digits.yaml" in complete("run", "configs/dig")
-    assert complete("run", "configs/digits.yaml", "--out", "conf") == ["configs"] and complete("run", "READ") == []
+    assert (
+        complete("run", "configs/digits.yaml", "--out", "conf") == ["configs"]
+        and complete("run", "READ") == []
+    )
     assert "configs" in complete("status", "co") and complete("status", "READ") == []
 
 

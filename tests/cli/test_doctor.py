@@ -63,10 +63,24 @@ def test_a_working_machine_has_every_part_and_says_what_runs(rows):
     code, parts = rows()
     assert code == 0 and set(parts) == {"setting", "package", "trial", "device", "weights", "preset"}
     required = {row["name"] for row in parts["package"] if row["required"]}
-    assert {"torch", "diffusers", "accelerate", "torchmetrics", "open-clip-torch", "transformers", "peft"} <= required
+    assert {
+        "torch",
+        "diffusers",
+        "accelerate",
+        "torchmetrics",
+        "open-clip-torch",
+        "transformers",
+        "peft",
+    } <= required
     assert all(row["state"] == "ok" and row["version"] for row in parts["package"] if row["required"])
-    assert {row["name"]: row["state"] for row in parts["weights"]}.items() >= {"tiny-sd": "bundled", "emoji": "bundled", "DINOv2": "missing"}.items()
-    assert {Path(row["path"]).name for row in parts["preset"]} == {path.name for path in CONFIGS.glob("*.yaml")}
+    assert {row["name"]: row["state"] for row in parts["weights"]}.items() >= {
+        "tiny-sd": "bundled",
+        "emoji": "bundled",
+        "DINOv2": "missing",
+    }.items()
+    assert {Path(row["path"]).name for row in parts["preset"]} == {
+        path.name for path in CONFIGS.glob("*.yaml")
+    }
     runs = {Path(row["path"]).stem for row in parts["preset"] if row["runs"]}
     assert {"digits", "emoji", "ecosystem"} <= runs and "sd15-lora" not in runs
     cpu, *_, disk = parts["device"]
@@ -78,7 +92,13 @@ def test_a_preset_that_would_not_run_names_everything_that_it_lacks(rows, monkey
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     _, parts = rows(SD15, CONFIGS / "gone.yaml")
     said = parts["preset"][0]["why"]
-    for words in ("images of your own", "a GPU", "is not in the hub's cache: a run downloads it, but HF_HUB_OFFLINE is set", "Inception", "ViT-B-32"):
+    for words in (
+        "images of your own",
+        "a GPU",
+        "is not in the hub's cache: a run downloads it, but HF_HUB_OFFLINE is set",
+        "Inception",
+        "ViT-B-32",
+    ):
         assert any(words in reason for reason in said), words
     assert "cannot read config" in parts["preset"][1]["why"][0]
 
@@ -114,7 +134,11 @@ def test_weights_in_the_caches_are_found(rows, tmp_path):
     inception.write_bytes(b"")
     _, parts = rows(SD15)
     states = {row["name"]: row["state"] for row in parts["weights"]}
-    assert (states["Stable Diffusion 1.5"], states["CLIP ViT-B-32"], states["Inception (FID)"]) == ("cached", "cached", "there")
+    assert (states["Stable Diffusion 1.5"], states["CLIP ViT-B-32"], states["Inception (FID)"]) == (
+        "cached",
+        "cached",
+        "there",
+    )
     assert not any("cache" in reason or "Inception" in reason for reason in parts["preset"][0]["why"])
 
 
@@ -159,10 +183,16 @@ def test_an_engine_that_does_not_run_is_exit_code_1(rows, monkeypatch):
 
 
 def test_colours_are_for_terminals_that_want_them(monkeypatch, capsys):
-    wanted = [{"part": "package", "name": "x[red]", "version": "1", "required": True, "state": "ok", "about": "a"}]
+    wanted = [
+        {"part": "package", "name": "x[red]", "version": "1", "required": True, "state": "ok", "about": "a"}
+    ]
     monkeypatch.setattr(doctor, "examine", lambda _: wanted)
     seen = {}
-    for name, env in {"file": {}, "terminal": {"FORCE_COLOR": "1"}, "none": {"FORCE_COLOR": "1", "NO_COLOR": "1"}}.items():
+    for name, env in {
+        "file": {},
+        "terminal": {"FORCE_COLOR": "1"},
+        "none": {"FORCE_COLOR": "1", "NO_COLOR": "1"},
+    }.items():
         with monkeypatch.context() as patched:
             for key in ("FORCE_COLOR", "NO_COLOR"):
                 patched.delenv(key, raising=False)

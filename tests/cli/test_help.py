@@ -32,7 +32,9 @@ def said(capsys) -> Any:
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    return next(action.choices for action in parser()._actions if isinstance(action, argparse._SubParsersAction))  # type: ignore[return-value]
+    return next(
+        action.choices for action in parser()._actions if isinstance(action, argparse._SubParsersAction)
+    )  # type: ignore[return-value]
 
 
 # ------------------------------------------------------------------------------------------------------ help
@@ -63,7 +65,11 @@ def test_files_of_the_examples_exist():
 
 
 def test_commands_that_print_results_have_json():
-    without = [name for name, command in commands().items() if not any("--json" in action.option_strings for action in command._actions)]
+    without = [
+        name
+        for name, command in commands().items()
+        if not any("--json" in action.option_strings for action in command._actions)
+    ]
     assert without == ["schema", "completion"]  # JSON already; a script
 
 
@@ -75,9 +81,15 @@ def test_commands_that_print_results_have_json():
         (["compareruns"], "did you mean compare-runs?"),
         (["xyz"], "there is no command 'xyz'; see difflab --help"),
         ([], "give a command: run, plan"),
-        (["run", "x.yaml", "--outt", "y"], "unrecognized arguments: --outt y; did you mean --out?; see difflab run --help"),
+        (
+            ["run", "x.yaml", "--outt", "y"],
+            "unrecognized arguments: --outt y; did you mean --out?; see difflab run --help",
+        ),
         (["status"], "the following arguments are required: RUN; see difflab status --help"),
-        (["export", "x", "--generation", "y", "--to", "z"], "argument --generation: invalid int value: 'y'; see difflab export --help"),
+        (
+            ["export", "x", "--generation", "y", "--to", "z"],
+            "argument --generation: invalid int value: 'y'; see difflab export --help",
+        ),
         (["completion", "fish"], "invalid choice: 'fish'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -110,13 +122,22 @@ def test_pretrain_says_in_json_where_the_model_is(clip, monkeypatch, capsys):
     path = ROOT / "configs" / "assets" / ("tiny-clip.yaml" if clip else "tiny-sd.yaml")
     kind = "open_clip" if clip else "diffusers"
     assert main(["pretrain", str(path), "--out", "x", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"kind": kind, "folder": "x/model"} and seen == {"quiet": True}
+    assert json.loads(capsys.readouterr().out) == {"kind": kind, "folder": "x/model"} and seen == {
+        "quiet": True
+    }
     assert main(["pretrain", str(path), "--out", "x"]) == 0
-    assert capsys.readouterr().out == f"{'an' if clip else 'a'} {kind} folder: x/model\n" and seen == {"quiet": False}
+    assert capsys.readouterr().out == f"{'an' if clip else 'a'} {kind} folder: x/model\n" and seen == {
+        "quiet": False
+    }
 
 
 @pytest.mark.parametrize(
-    ("env", "styled", "coloured"), [({}, False, False), ({"FORCE_COLOR": "1"}, True, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, True, False)]
+    ("env", "styled", "coloured"),
+    [
+        ({}, False, False),
+        ({"FORCE_COLOR": "1"}, True, True),
+        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, True, False),
+    ],
 )
 def test_tables_have_colours_only_where_they_are_wanted(env, styled, coloured, monkeypatch, capsys, tmp_path):
     from rich.table import Table

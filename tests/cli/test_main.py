@@ -28,7 +28,14 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 DIGITS = CONFIGS / "digits.yaml"
 BIN = Path(sys.executable).parent
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-SMALL = ["generations=1", "sample.count=60", "sample.guidance_scale=1.0", "data.limit=200", "data.train_size=100", "measure.resamples=20"]
+SMALL = [
+    "generations=1",
+    "sample.count=60",
+    "sample.guidance_scale=1.0",
+    "data.limit=200",
+    "data.train_size=100",
+    "measure.resamples=20",
+]
 MEMORISER = ["model={family: memoriser}", *SMALL]
 MLP = ["model.width=32", "model.depth=1", "train.images_seen=1000", "sample.steps=2", *SMALL]
 
@@ -93,12 +100,16 @@ def files(folder: Path) -> dict[str, int]:
 
 
 def process(*argv: Any, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(word) for word in argv], env=ENV, capture_output=True, text=True, timeout=120, **kwargs)
+    return subprocess.run(
+        [str(word) for word in argv], env=ENV, capture_output=True, text=True, timeout=120, **kwargs
+    )
 
 
 def picture(path: Path, side: int = 16) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(len(str(path)) + int(path.stem)).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(len(str(path)) + int(path.stem)).integers(
+        0, 256, (side, side, 3), dtype=np.uint8
+    )
     Image.fromarray(pixels).save(path)
     return path
 
@@ -114,7 +125,13 @@ def folder(tmp_path) -> Path:
 
 def of_folder(folder: Path, *more: str) -> list[str]:
     """The command that runs a memoriser on an imagefolder, to be completed by --out."""
-    overrides = ["model={family: memoriser}", "generations=1", "sample={count: 12}", "data.train_size=null", "measure.resamples=0"]
+    overrides = [
+        "model={family: memoriser}",
+        "generations=1",
+        "sample={count: 12}",
+        "data.train_size=null",
+        "measure.resamples=0",
+    ]
     return ["run", str(DIGITS), *overrides, f"data.source=imagefolder:{folder}", *more]
 
 
@@ -124,17 +141,34 @@ def test_version_and_help_of_the_installed_command():
     assert version.returncode == 0 and version.stdout.startswith("difflab 0.")
     text = process(sys.executable, "-m", "difflab", "--help")
     assert text.returncode == 0 and text.stderr == ""
-    for word in ("examples:", "difflab run configs/digits.yaml", "accelerate launch", "export", "verify", "theory", "schema", "status", "plan"):
+    for word in (
+        "examples:",
+        "difflab run configs/digits.yaml",
+        "accelerate launch",
+        "export",
+        "verify",
+        "theory",
+        "schema",
+        "status",
+        "plan",
+    ):
         assert word in text.stdout
 
 
 def test_help_waits_for_no_library():
-    code = "import sys, difflab.cli.main; print({'torch', 'pandas', 'pyarrow', 'matplotlib'} & set(sys.modules))"
+    code = (
+        "import sys, difflab.cli.main; print({'torch', 'pandas', 'pyarrow', 'matplotlib'} & set(sys.modules))"
+    )
     assert process(sys.executable, "-c", code).stdout == "set()\n"
 
 
 @pytest.mark.parametrize(
-    "words", [["compare", ".", "nope"], ["diagnose", "--reference", "nope", "."], ["diagnose", "--reference", ".", ".", "--train", "nope"]]
+    "words",
+    [
+        ["compare", ".", "nope"],
+        ["diagnose", "--reference", "nope", "."],
+        ["diagnose", "--reference", ".", ".", "--train", "nope"],
+    ],
 )
 def test_a_misspelt_path_is_found_before_libraries_are(words):
     code = f"import sys, difflab.cli.main; print(difflab.cli.main.main({words!r}), 'torch' in sys.modules)"
@@ -179,7 +213,11 @@ def test_interrupting_says_how_to_go_on_and_the_same_command_does(tmp_path, call
         out, err = running.communicate(timeout=30)
     assert running.returncode == 130 and out == ""
     assert err.splitlines()[-1] == "difflab: stopped; the same command resumes" and "Traceback" not in err
-    assert call("status", "out")[1].splitlines()[-1].startswith("not complete; the command that started it resumes it")
+    assert (
+        call("status", "out")[1]
+        .splitlines()[-1]
+        .startswith("not complete; the command that started it resumes it")
+    )
     assert call(*argv)[0] == 0 and call("status", "out")[1].splitlines()[-1] == "complete"
 
 
@@ -188,9 +226,16 @@ def test_run_prints_table_budget_and_places_and_resumes_to_the_same(tmp_path, ca
     code, out, err = call("run", DIGITS, *MLP, "--out", "out")
     assert code == 0
     assert "generation 1/1 train   1,000 images in" in err and "generation 1/1 sample  60 images in" in err
-    for word in ("digits: recipe", "recall", "floor", "budget: 1,024 images seen, the same in every generation; set size NOT matched: 100 to 60"):
+    for word in (
+        "digits: recipe",
+        "recall",
+        "floor",
+        "budget: 1,024 images seen, the same in every generation; set size NOT matched: 100 to 60",
+    ):
         assert word in out
-    assert out.splitlines()[-1] == "look at: out/report.html  out/strip.png  out/curves.png  out/metrics.jsonl"
+    assert (
+        out.splitlines()[-1] == "look at: out/report.html  out/strip.png  out/curves.png  out/metrics.jsonl"
+    )
     before = files(tmp_path / "out")
     again = call("run", DIGITS, *MLP, "--out", "out")
     assert again == (0, out, "")
@@ -226,7 +271,9 @@ def test_measures_left_out_and_flagged_samples_are_said(finished, call, tmp_path
 
 
 def test_exact_runs_have_a_table_too(call):
-    Path("exact.yaml").write_text("data: {source: exact, train_size: 20}\nmodel: {family: gaussian, replicates: 9}\nsample: {count: 20}\n")
+    Path("exact.yaml").write_text(
+        "data: {source: exact, train_size: 20}\nmodel: {family: gaussian, replicates: 9}\nsample: {count: 20}\n"
+    )
     code, out, _ = call("run", "exact.yaml", "generations=2")
     assert (
         code == 0
@@ -244,8 +291,15 @@ def test_status_shows_every_stage(finished, call, tmp_path):
     (half / "gen-001" / "metrics.jsonl").unlink()
     code, out, _ = call("status", half, "--json")
     first, second = map(json.loads, out.splitlines())
-    assert first == {"generation": 0, **dict.fromkeys(STAGES, True)} and second == {**first, "generation": 1, "measure": False}
-    assert call("status", half)[1].splitlines()[-1] == f"not complete; the command that started it resumes it: difflab run CONFIG --out {half}"
+    assert first == {"generation": 0, **dict.fromkeys(STAGES, True)} and second == {
+        **first,
+        "generation": 1,
+        "measure": False,
+    }
+    assert (
+        call("status", half)[1].splitlines()[-1]
+        == f"not complete; the command that started it resumes it: difflab run CONFIG --out {half}"
+    )
 
 
 def test_names_with_brackets_are_printed_as_they_are(finished, call, tmp_path):
@@ -283,9 +337,13 @@ def test_arms_are_drawn_side_by_side_where_they_share_a_seed(finished, call, ref
     for asked, t in ([], 1), (["--generations", 1, 0], 0):
         assert call("compare-runs", finished, other, *asked, "--strip", strip)[0] == 0
         with Image.open(strip) as picture:
-            assert np.array_equal(picture, arm_strip(arms_of([open_run(finished), open_run(other)]), t)), "of the last generation that was asked for"
+            assert np.array_equal(picture, arm_strip(arms_of([open_run(finished), open_run(other)]), t)), (
+                "of the last generation that was asked for"
+            )
     strip.unlink()
-    assert "no seed in common" in refused("compare-runs", finished, twin(seed=77, regime={"name": "accumulate"}), "--strip", strip)
+    assert "no seed in common" in refused(
+        "compare-runs", finished, twin(seed=77, regime={"name": "accumulate"}), "--strip", strip
+    )
     assert not strip.exists()
 
 
@@ -295,10 +353,18 @@ def test_export_writes_pictures_or_says_why_not(finished, call, refused, tmp_pat
     assert len(list(Path("deep/out").glob("*.png"))) == 60
     code, out, _ = call("export", finished, "--generation", 0, "--to", "zero", "--json")
     assert json.loads(out) == {"generation": 0, "images": 60, "folder": "zero"}
-    assert "has no samples of generation 7; it has [0, 1]" in refused("export", finished, "--generation", 7, "--to", "x")
-    assert "deep/out exists and is not empty; give --to a new folder" in refused("export", finished, "--generation", 1, "--to", "deep/out")
-    assert "cannot write to /proc/nothing/x" in refused("export", finished, "--generation", 1, "--to", "/proc/nothing/x")
-    Path("exact.yaml").write_text("data: {source: exact, train_size: 20}\nmodel: {family: gaussian}\nsample: {count: 20}\ngenerations: 0\n")
+    assert "has no samples of generation 7; it has [0, 1]" in refused(
+        "export", finished, "--generation", 7, "--to", "x"
+    )
+    assert "deep/out exists and is not empty; give --to a new folder" in refused(
+        "export", finished, "--generation", 1, "--to", "deep/out"
+    )
+    assert "cannot write to /proc/nothing/x" in refused(
+        "export", finished, "--generation", 1, "--to", "/proc/nothing/x"
+    )
+    Path("exact.yaml").write_text(
+        "data: {source: exact, train_size: 20}\nmodel: {family: gaussian}\nsample: {count: 20}\ngenerations: 0\n"
+    )
     call("run", "exact.yaml", "--out", "exact")
     assert "holds numbers, not images" in refused("export", "exact", "--generation", 0, "--to", "x")
     assert not Path("x").exists()
@@ -324,7 +390,12 @@ def test_the_schema_accepts_the_configs_and_refuses_others(call):
     for path in sorted(CONFIGS.glob("*.yaml")):
         validator(schema).validate(yaml.safe_load(path.read_text()))
     config = yaml.safe_load(DIGITS.read_text())
-    for wrong in ({"colour": 1}, {"generations": -1}, {"train": {"batch_size": "many"}}, {"model": {"family": "gan"}}):
+    for wrong in (
+        {"colour": 1},
+        {"generations": -1},
+        {"train": {"batch_size": "many"}},
+        {"model": {"family": "gan"}},
+    ):
         with pytest.raises(jsonschema.ValidationError):
             validator(schema).validate({**config, **wrong})
 
@@ -342,13 +413,17 @@ def test_theory_compares_laws_with_the_engine(call, refused):
 def test_theory_has_exit_code_1_for_a_law_that_does_not_hold(call, monkeypatch):
     from difflab.studies import theory
 
-    monkeypatch.setattr(theory, "check", lambda *_: [{"law": "x", "what": "y", "theory": 1.0, "measured": 2.0, "z": -4.1}])
+    monkeypatch.setattr(
+        theory, "check", lambda *_: [{"law": "x", "what": "y", "theory": 1.0, "measured": 2.0, "z": -4.1}]
+    )
     assert call("theory")[0] == 1
 
 
 # --------------------------------------------------------------------------------------------- bad configs
 def test_a_missing_config_names_the_nearest_one(refused):
-    assert f"there is no config {CONFIGS}/digit.yaml; did you mean {DIGITS}?" in refused("run", CONFIGS / "digit.yaml")
+    assert f"there is no config {CONFIGS}/digit.yaml; did you mean {DIGITS}?" in refused(
+        "run", CONFIGS / "digit.yaml"
+    )
     assert "see configs/ for examples" in refused("plan", "no/such/folder/x.yaml")
 
 
@@ -374,11 +449,17 @@ def test_a_file_that_is_no_config_is_refused(refused, text, message):
     [
         ("train.imags_seen=3", "unknown key 'train.imags_seen'; did you mean 'images_seen'?"),
         ("train.batch_size=many", "'train.batch_size': Input should be a valid integer (got 'many')"),
-        ("regime.real_fraction=0.5", "regime.real_fraction has no meaning under regime.name=replace; use fixed_real or fresh_real"),
+        (
+            "regime.real_fraction=0.5",
+            "regime.real_fraction has no meaning under regime.name=replace; use fixed_real or fresh_real",
+        ),
         ("foo", "override 'foo' is not of the form key=value"),
         ("policies=[unflaged]", "policies: 'unflaged' is unknown; did you mean 'unflagged'?"),
         ("measure.metrics=[recal]", "unknown measure 'recal'; did you mean 'recall'?"),
-        ("sample.scheduler=DDIMSchedulr", "'DDIMSchedulr' is no scheduler of diffusers; did you mean 'DDIMScheduler'?"),
+        (
+            "sample.scheduler=DDIMSchedulr",
+            "'DDIMSchedulr' is no scheduler of diffusers; did you mean 'DDIMScheduler'?",
+        ),
         ("sample.scheduler_options={etta: 1}", "knows no 'etta'"),
     ],
     ids=lambda text: text.split("=")[0] if "=" in text else None,
@@ -389,7 +470,9 @@ def test_a_config_that_cannot_be_run_is_refused_before_anything_is_written(refus
 
 
 def test_an_unknown_extractor_is_refused(refused):
-    assert "unknown extractor 'pixls'; did you mean 'pixels'?" in refused("run", DIGITS, *MEMORISER, "measure.extractors=[pixls]", "--out", "out")
+    assert "unknown extractor 'pixls'; did you mean 'pixels'?" in refused(
+        "run", DIGITS, *MEMORISER, "measure.extractors=[pixls]", "--out", "out"
+    )
     assert not Path("out/gen-000").exists()
 
 
@@ -423,15 +506,29 @@ def test_folders_without_images_are_refused(folder, refused, tmp_path):
 
 
 def test_sets_that_are_too_small_are_refused_before_anything_is_fitted(refused):
-    assert "asks for 1000 real images, the train split has 140" in refused("run", DIGITS, *MEMORISER, "data.train_size=1000", "--out", "a")
+    assert "asks for 1000 real images, the train split has 140" in refused(
+        "run", DIGITS, *MEMORISER, "data.train_size=1000", "--out", "a"
+    )
     fresh = ["regime={name: fresh_real, real_fraction: 0.5}"]
-    assert "fresh_real runs out of unseen real images" in refused("run", DIGITS, *MEMORISER, *fresh, "--out", "b")
+    assert "fresh_real runs out of unseen real images" in refused(
+        "run", DIGITS, *MEMORISER, *fresh, "--out", "b"
+    )
     assert not list(Path().glob("?/gen-*"))
-    assert "measure.count 90 is more than the 60 images" in refused("run", DIGITS, *MEMORISER, "measure.count=90", "--out", "c")
+    assert "measure.count 90 is more than the 60 images" in refused(
+        "run", DIGITS, *MEMORISER, "measure.count=90", "--out", "c"
+    )
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("wrong", ["data.bad_images=error", "data.source=imagefolder:gone", "data.train_size=5000", "measure.extractors=[pixls]"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "data.bad_images=error",
+        "data.source=imagefolder:gone",
+        "data.train_size=5000",
+        "measure.extractors=[pixls]",
+    ],
+)
 def test_a_mended_config_may_have_the_folder_of_one_that_could_not_start(folder, refused, call, wrong):
     (folder / "cat" / "3.png").write_bytes(b"no image")
     refused(*of_folder(folder, "data.bad_images=skip", wrong), "--out", "out")
@@ -449,14 +546,18 @@ def test_a_run_of_another_recipe_is_left_alone_and_a_folder_is_suggested(finishe
     other = line.split("--out ")[1]
     assert Path(other).parent == finished.parent and not Path(other).exists()
     after = files(finished)
-    assert {k: v for k, v in before.items() if k != ".lock"} == {k: v for k, v in after.items() if k != ".lock"}
+    assert {k: v for k, v in before.items() if k != ".lock"} == {
+        k: v for k, v in after.items() if k != ".lock"
+    }
     assert call("run", DIGITS, *MEMORISER, "seed=3", "sample.count=61", "--out", other)[0] == 0
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(refused):
     Path("mine").mkdir()
     Path("mine/thesis.tex").write_text("x")
-    assert "mine is not empty and holds no run; choose another folder with --out" in refused("run", DIGITS, *MEMORISER, "--out", "mine")
+    assert "mine is not empty and holds no run; choose another folder with --out" in refused(
+        "run", DIGITS, *MEMORISER, "--out", "mine"
+    )
     assert Path("mine/thesis.tex").read_text() == "x"
     Path("file").write_text("x")
     assert "cannot write to file" in refused("run", DIGITS, *MEMORISER, "--out", "file")
@@ -468,7 +569,9 @@ def test_a_folder_that_cannot_be_written_is_refused(refused):
 
 def test_a_folder_without_a_run_names_the_runs_beside_it(finished, refused):
     for command in (["status"], ["verify"], ["export", "--generation", 0, "--to", "x"]):
-        assert "holds no run (no run.yaml); runs beside it: run" in refused(command[0], finished.parent / "rum", *command[1:])
+        assert "holds no run (no run.yaml); runs beside it: run" in refused(
+            command[0], finished.parent / "rum", *command[1:]
+        )
     assert "start one with: difflab run" in refused("status", "nowhere/at/all")
 
 
@@ -476,7 +579,9 @@ def test_a_folder_without_a_run_names_the_runs_beside_it(finished, refused):
 def test_a_run_that_another_process_works_on_is_refused(refused, call):
     hold = "import fcntl, sys; f = open('out/.lock', 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
     Path("out").mkdir()
-    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
         assert holder.stdout and holder.stdout.readline()
         line = refused("run", DIGITS, *MEMORISER, "--out", "out")
         assert "another process is working on out; wait for it, or choose another folder with --out" in line
@@ -491,7 +596,9 @@ def disk(tmp_path):
     """A file system of its own whose size can be set: (folder, resize)."""
     place = tmp_path / "disk"
     place.mkdir()
-    made = process("mount", "-t", "tmpfs", "-o", "size=4k", "difflab-test", place) if os.geteuid() == 0 else None
+    made = (
+        process("mount", "-t", "tmpfs", "-o", "size=4k", "difflab-test", place) if os.geteuid() == 0 else None
+    )
     if made is None or made.returncode:
         pytest.skip("mounting a file system is not allowed here")
 
@@ -530,18 +637,26 @@ def test_without_space_at_any_write_the_run_resumes(nth, refused, call, monkeypa
 
     with monkeypatch.context() as patched:
         patched.setattr(module.os, "fsync", full)
-        assert "no space left on the disk while writing out/" in refused("run", DIGITS, *MEMORISER, "measure.metrics=[fd]", "--out", "out")
+        assert "no space left on the disk while writing out/" in refused(
+            "run", DIGITS, *MEMORISER, "measure.metrics=[fd]", "--out", "out"
+        )
     assert call("run", DIGITS, *MEMORISER, "measure.metrics=[fd]", "--out", "out")[0] == 0
     assert call("verify", "out")[0] == 0
 
 
 def test_only_messages_of_a_full_disk_count_as_one():
-    full = ["[Errno 28] No space left on device: 'x'", "I/O error: No space left on device (os error 28)", "12800 requested and 8064 written"]
+    full = [
+        "[Errno 28] No space left on device: 'x'",
+        "I/O error: No space left on device (os error 28)",
+        "12800 requested and 8064 written",
+    ]
     assert all(DISK_FULL.search(text) for text in full)
     assert not DISK_FULL.search("3 images requested and none written")
 
 
-def test_other_trouble_with_files_is_one_line_and_a_fault_of_ours_keeps_its_traceback(refused, call, monkeypatch):
+def test_other_trouble_with_files_is_one_line_and_a_fault_of_ours_keeps_its_traceback(
+    refused, call, monkeypatch
+):
     from difflab.runs import run
 
     def denied(_: Any) -> None:

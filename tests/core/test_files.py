@@ -9,7 +9,15 @@ import torch
 
 from difflab.core import files
 from difflab.core.errors import StoreError
-from difflab.core.files import atomic, read_json, read_tensors, write_bytes, write_json, write_tensors, write_text
+from difflab.core.files import (
+    atomic,
+    read_json,
+    read_tensors,
+    write_bytes,
+    write_json,
+    write_tensors,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -78,7 +86,9 @@ def test_a_full_disk_while_making_the_folder_says_so(tmp_path, monkeypatch):
 
 def test_a_full_disk_inside_safetensors_says_so(tmp_path, monkeypatch):
     def full(*_: object) -> None:
-        raise RuntimeError('I/O error: Os { code: 28, kind: StorageFull, message: "No space left on device" }')
+        raise RuntimeError(
+            'I/O error: Os { code: 28, kind: StorageFull, message: "No space left on device" }'
+        )
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(StoreError, match="no space left"):
@@ -116,7 +126,11 @@ def test_damaged_json_is_named(tmp_path, content):
 
 
 def test_tensors_round_trip_exactly_and_may_be_views(tmp_path):
-    tensors = {"a": torch.arange(12.0).reshape(3, 4).T, "b": torch.tensor([1, 2], dtype=torch.uint8), "c": torch.zeros(0, 3)}
+    tensors = {
+        "a": torch.arange(12.0).reshape(3, 4).T,
+        "b": torch.tensor([1, 2], dtype=torch.uint8),
+        "c": torch.zeros(0, 3),
+    }
     write_tensors(tmp_path / "a.safetensors", tensors, {"step": "3"})
     read = read_tensors(tmp_path / "a.safetensors")
     assert read.keys() == tensors.keys()

@@ -33,19 +33,25 @@ class Counted:
         self.net = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(5, 7, 2, stride=2))
         self.given: list[Any] = []
 
-    def predict(self, net: Any, x: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None) -> torch.Tensor:
+    def predict(
+        self, net: Any, x: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None
+    ) -> torch.Tensor:
         self.given.append((tuple(x.shape), conditions))
         return net(x)
 
 
 def test_flops_of_one_image_by_hand():
     model = Counted()
-    by_hand = 2 * (8 * 8 * 5 * 3 * 3 * 3) + 2 * (4 * 4 * 7 * 5 * 2 * 2)  # a multiplication and an addition each
+    by_hand = 2 * (8 * 8 * 5 * 3 * 3 * 3) + 2 * (
+        4 * 4 * 7 * 5 * 2 * 2
+    )  # a multiplication and an addition each
     assert forward_flops(model) == by_hand
     assert model.given == [((1, 3, 8, 8), None)]
     wider = Counted()
     wider.net[1] = nn.Conv2d(5, 9, 2, stride=2)
-    assert forward_flops(Counted()) == by_hand and forward_flops(wider) > by_hand  # counted once for each architecture
+    assert (
+        forward_flops(Counted()) == by_hand and forward_flops(wider) > by_hand
+    )  # counted once for each architecture
     assert len(wider.given) == 1
 
 
@@ -54,7 +60,9 @@ def test_flops_of_a_perceptron_are_those_of_its_matrices():
     model = PixelMLP(config, Shape((4, 4, 1), 3))
     model.initialise(0)
     model.prepare_training(Train(), "cpu")
-    matrices = sum(2 * m.in_features * m.out_features for m in model.net.modules() if isinstance(m, nn.Linear))
+    matrices = sum(
+        2 * m.in_features * m.out_features for m in model.net.modules() if isinstance(m, nn.Linear)
+    )
     assert forward_flops(model) == matrices > 0
     assert all(p.grad is None for p in model.net.parameters())
 

@@ -13,7 +13,9 @@ from difflab.core.memory import enough_memory, peak_memory
 SAID = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
     MemoryError(),
-    RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 1000 bytes."),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 1000 bytes."
+    ),
     RuntimeError("CUDA error: out of memory"),
     RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"),
     RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1000 bytes."),
@@ -24,14 +26,25 @@ SAID = [
 @pytest.mark.parametrize(
     ("stage", "keys"),
     [
-        ("train", ("train.micro_batch_size", "train.gradient_checkpointing=true", "train.precision=bf16", "model.lora_rank")),
+        (
+            "train",
+            (
+                "train.micro_batch_size",
+                "train.gradient_checkpointing=true",
+                "train.precision=bf16",
+                "model.lora_rank",
+            ),
+        ),
         ("sample", ("sample.batch_size", "sample.precision=bf16")),
         ("measure", ("measure.count",)),
         ("mix", ("close other programs",)),
     ],
 )
 def test_what_to_lower_is_said(stage, keys, error):
-    with pytest.raises(MemoryShort, match=f"not enough memory in stage {stage}: ") as caught, enough_memory(stage):
+    with (
+        pytest.raises(MemoryShort, match=f"not enough memory in stage {stage}: ") as caught,
+        enough_memory(stage),
+    ):
         raise error
     assert all(key in str(caught.value) for key in keys) and caught.value.__cause__ is error
     assert isinstance(caught.value, DifflabError)  # the command line prints it as one line
@@ -44,7 +57,13 @@ def test_a_real_allocation_that_no_machine_has():
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("out of memory"), KeyboardInterrupt(), RuntimeError()]
+    "error",
+    [
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        ValueError("out of memory"),
+        KeyboardInterrupt(),
+        RuntimeError(),
+    ],
 )
 def test_other_errors_stay_what_they_are(error):
     with pytest.raises(type(error)) as caught, enough_memory("train"):
@@ -65,7 +84,16 @@ def test_the_peak_of_a_cpu_is_that_of_the_process_in_gigabytes():
         assert peak == {}  # known afterwards
         torch.ones(2**26)  # 256 MB
     assert 0.05 < before["peak_gb"] < peak["peak_gb"] < 100
-    own = int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+    own = (
+        int(
+            next(
+                line
+                for line in Path("/proc/self/status").read_text().splitlines()
+                if line.startswith("VmHWM")
+            ).split()[1]
+        )
+        * 1024
+    )
     assert peak["peak_gb"] == pytest.approx(own / 1e9, rel=0.05)
     with peak_memory(torch.device("cpu")) as after:
         pass

@@ -21,7 +21,16 @@ def now(monkeypatch):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0:00"), (0.4, "0:00"), (59.6, "1:00"), (75, "1:15"), (3599, "59:59"), (3600, "1:00:00"), (90061, "25:01:01"), (None, "-:--")],
+    [
+        (0, "0:00"),
+        (0.4, "0:00"),
+        (59.6, "1:00"),
+        (75, "1:15"),
+        (3599, "59:59"),
+        (3600, "1:00:00"),
+        (90061, "25:01:01"),
+        (None, "-:--"),
+    ],
 )
 def test_clock(seconds, text):
     assert clock(seconds) == text
@@ -37,13 +46,17 @@ def test_without_a_terminal_there_is_a_plain_line_every_few_seconds_and_one_at_t
     out, err = capsys.readouterr()
     assert out == ""
     lines = err.splitlines()
-    assert [line.split("images")[0] for line in lines] == [f"generation 3/3 train   {n} " for n in ("200/1,000", "400/1,000", "1,000/1,000", "1,000")]
+    assert [line.split("images")[0] for line in lines] == [
+        f"generation 3/3 train   {n} " for n in ("200/1,000", "400/1,000", "1,000/1,000", "1,000")
+    ]
     assert lines[0].endswith("images  38/s  0:21 left  (run: 0:21 left)")  # 200 in 5.2 s, 800 to go
     assert lines[-1].endswith("images in 0:20 (49/s)")
 
 
 def test_the_time_left_of_the_run_counts_what_comes_and_follows_the_pace(now, capsys):
-    report = Reporter(weights={(0, "train"): 10.0, (0, "sample"): 5.0, (1, "train"): 10.0, (1, "sample"): 5.0})
+    report = Reporter(
+        weights={(0, "train"): 10.0, (0, "sample"): 5.0, (1, "train"): 10.0, (1, "sample"): 5.0}
+    )
     report.skip(0, "sample")
     with report.stage(0, "train", 100) as advance:
         now.at += 10  # half of it took 10 s where 5 were expected: everything takes twice as long
@@ -53,7 +66,15 @@ def test_the_time_left_of_the_run_counts_what_comes_and_follows_the_pace(now, ca
 
 def test_a_guess_that_was_far_off_for_one_kind_of_stage_does_not_outlive_its_first(now, capsys):
     """A speed test that something disturbed: training is a hundred times faster than expected, sampling as expected."""
-    report = Reporter(weights={(0, "sample"): 10.0, (1, "train"): 1000.0, (1, "sample"): 10.0, (2, "train"): 1000.0, (2, "sample"): 10.0})
+    report = Reporter(
+        weights={
+            (0, "sample"): 10.0,
+            (1, "train"): 1000.0,
+            (1, "sample"): 10.0,
+            (2, "train"): 1000.0,
+            (2, "sample"): 10.0,
+        }
+    )
     for t, stage, seconds in ((0, "sample", 10), (1, "train", 10)):
         with report.stage(t, stage, 100):
             now.at += seconds
@@ -61,24 +82,40 @@ def test_a_guess_that_was_far_off_for_one_kind_of_stage_does_not_outlive_its_fir
     with report.stage(1, "sample", 100) as advance:
         now.at += 6
         advance(60)
-    assert "(run: 0:24 left)" in capsys.readouterr().err  # 4 of this stage, 10 of the next training, 10 of its samples
+    assert (
+        "(run: 0:24 left)" in capsys.readouterr().err
+    )  # 4 of this stage, 10 of the next training, 10 of its samples
 
 
 def test_a_slow_network_says_nothing_about_measuring(now, capsys):
-    report = Reporter(weights={(0, "sample"): 0.1, (0, "measure"): 2.0, (1, "train"): 0.1, (1, "sample"): 0.1, (1, "measure"): 2.0})
+    report = Reporter(
+        weights={
+            (0, "sample"): 0.1,
+            (0, "measure"): 2.0,
+            (1, "train"): 0.1,
+            (1, "sample"): 0.1,
+            (1, "measure"): 2.0,
+        }
+    )
     with report.stage(0, "sample", 100) as advance:
         now.at += 40
         advance(50)
-    assert "(run: 3:24 left)" in capsys.readouterr().err  # 40 of this stage, 80 and 80 of the next two, 2 and 2 of measuring
+    assert (
+        "(run: 3:24 left)" in capsys.readouterr().err
+    )  # 40 of this stage, 80 and 80 of the next two, 2 and 2 of measuring
 
 
 def test_the_labs_of_an_ecosystem_share_the_pace_of_a_kind(now, capsys):
-    report = Reporter(weights={(0, f"lab {lab} {stage}"): 10.0 for lab in (0, 1) for stage in ("train", "sample")})
+    report = Reporter(
+        weights={(0, f"lab {lab} {stage}"): 10.0 for lab in (0, 1) for stage in ("train", "sample")}
+    )
     for report.lab, share in ((0, 100), (1, 50)):
         with report.stage(0, "train", 100) as advance:
             now.at += 40 * share / 100
             advance(share)
-    assert "(run: 1:40 left)" in capsys.readouterr().err.splitlines()[-2]  # 20 of this training, 2 x 40 of samples
+    assert (
+        "(run: 1:40 left)" in capsys.readouterr().err.splitlines()[-2]
+    )  # 20 of this training, 2 x 40 of samples
 
 
 def test_small_stages_leave_no_line(now, capsys):
@@ -120,7 +157,10 @@ def test_on_a_terminal_the_bar_fits_its_line(now, width, stage, unit):
         advance(0)
         now.at += 1000
         advance(12_345_678)
-    lines = [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line).rstrip() for line in re.split(r"[\r\n]+", written.getvalue())]
+    lines = [
+        re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line).rstrip()
+        for line in re.split(r"[\r\n]+", written.getvalue())
+    ]
     assert max(map(len, lines)) <= width and not any("…" in line for line in lines)
     last = next(line for line in reversed(lines) if "%" in line)
     assert last.startswith(f"generation 12/12 {stage:<7}") and "━" in last
@@ -130,7 +170,10 @@ def test_on_a_terminal_the_bar_fits_its_line(now, width, stage, unit):
 def test_nothing_is_guessed_before_anything_is_done(now):
     report = Reporter()
     written = io.StringIO()
-    report.console, report.terminal = Console(file=written, force_terminal=True, width=100, color_system=None), True
+    report.console, report.terminal = (
+        Console(file=written, force_terminal=True, width=100, color_system=None),
+        True,
+    )
     with report.stage(0, "train", 10) as advance:
         advance(0)
     assert "  0%  0 images/s  -:-- left" in written.getvalue()

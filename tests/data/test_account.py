@@ -24,7 +24,11 @@ def test_every_kind_is_counted_and_names_the_first():
     assert "10 cannot be read and are left out (the first: 0.png, truncated)" in second
     assert "1 are not square and are cropped to their centre (67% of their area is lost)" in second
     assert "1 without suffix, 3 .txt" in second
-    assert len(account.entries["skipped"].first) == SHOWN and account.count("skipped") == 10 and account.count("frames") == 0
+    assert (
+        len(account.entries["skipped"].first) == SHOWN
+        and account.count("skipped") == 10
+        and account.count("frames") == 0
+    )
 
 
 def test_it_survives_json():
@@ -61,7 +65,11 @@ def test_the_commands_and_the_report_say_what_became_of_the_images(tmp_path):
     for i in range(6):
         pictures(1, 48, 90 + i)[0].resize((48, 16)).save(root / f"wide-{i}.png")
     (root / "copy.png").write_bytes((root / "001.png").read_bytes())
-    raw = {"data": {"source": f"imagefolder:{root}", "image_size": 16, "bad_images": "skip"}, "model": {"family": "memoriser"}, "generations": 0}
+    raw = {
+        "data": {"source": f"imagefolder:{root}", "image_size": 16, "bad_images": "skip"},
+        "model": {"family": "memoriser"},
+        "generations": 0,
+    }
     raw |= {
         "sample": {"count": 10},
         "probe": {"per_condition": 0},
@@ -70,7 +78,13 @@ def test_the_commands_and_the_report_say_what_became_of_the_images(tmp_path):
     (tmp_path / "c.yaml").write_text(json.dumps(raw))
     run, said = (
         tmp_path / "run",
-        ["37 of 47 images are read", "10 cannot be read", "6 are not square", "67% of their area", "1 have the same content"],
+        [
+            "37 of 47 images are read",
+            "10 cannot be read",
+            "6 are not square",
+            "67% of their area",
+            "1 have the same content",
+        ],
     )
     few = ["--extractors", "pixels", "--max-bad", "0.5", "--metrics", "fd", "--resamples", "0"]
     real = folder(tmp_path / "real", 80, 16, 3)
@@ -91,7 +105,14 @@ def test_the_commands_and_the_report_say_what_became_of_the_images(tmp_path):
 
 
 def test_a_set_that_is_read_whole_is_no_news_in_a_run(tmp_path):
-    config = ["model={family: memoriser}", "data.limit=40", "generations=0", "sample.count=10", "measure.metrics=[]", "probe.per_condition=0"]
+    config = [
+        "model={family: memoriser}",
+        "data.limit=40",
+        "generations=0",
+        "sample.count=10",
+        "measure.metrics=[]",
+        "probe.per_condition=0",
+    ]
     (tmp_path / "c.yaml").write_text("data: {source: digits}\n")
     done = difflab("run", tmp_path / "c.yaml", *config, "--out", tmp_path / "run")
     assert done.returncode == 0 and "images are read" not in done.stderr

@@ -26,8 +26,14 @@ def test_the_images_of_a_sampling_suite_are_compared_as_they_are(save, tmp_path)
     real = np.stack([np.asarray(picture) for picture in pictures(80, 8, 1)])
     wanted = compare(real, IMAGES, **FEW)
     found = compare(real, tmp_path / "samples.npz", **FEW)
-    assert found.rows == wanted.rows == compare(str(real_folder(tmp_path)), str(tmp_path / "samples.npy"), **FEW).rows
-    assert any("the images are arr_0 uint8 [40, 8, 8, 3]; not read: arr_1 int64 [40]" in note for note in found.notes)
+    assert (
+        found.rows
+        == wanted.rows
+        == compare(str(real_folder(tmp_path)), str(tmp_path / "samples.npy"), **FEW).rows
+    )
+    assert any(
+        "the images are arr_0 uint8 [40, 8, 8, 3]; not read: arr_1 int64 [40]" in note for note in found.notes
+    )
 
 
 def real_folder(tmp_path):
@@ -65,7 +71,10 @@ def test_the_only_images_are_found_by_their_shape(save, arrays, shape, tmp_path)
     ("arrays", "said"),
     [
         ({"a": IMAGES, "b": IMAGES}, r"several arrays of images \(a uint8 .*, b uint8"),
-        ({"mu": np.zeros(9), "sigma": np.zeros((9, 9))}, r"no array of images \(mu float64 \[9\], sigma float64 \[9, 9\]\)"),
+        (
+            {"mu": np.zeros(9), "sigma": np.zeros((9, 9))},
+            r"no array of images \(mu float64 \[9\], sigma float64 \[9, 9\]\)",
+        ),
         ({"a": IMAGES.astype(np.float32)}, "no array of images"),
         ({"a": IMAGES.transpose(0, 3, 1, 2)[:, :2]}, "no array of images"),
         ({"a": IMAGES[:0]}, "does not have"),
@@ -98,8 +107,13 @@ def test_nothing_is_unpickled(name, tmp_path):
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_a_damaged_pixel_and_a_header_that_promises_more_are_found(compression, tmp_path):
-    with zipfile.ZipFile(tmp_path / "a.npz", "w", compression) as archive, archive.open("arr_0.npy", "w") as member:
-        np.lib.format.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": (10**9, 512, 512, 3)})
+    with (
+        zipfile.ZipFile(tmp_path / "a.npz", "w", compression) as archive,
+        archive.open("arr_0.npy", "w") as member,
+    ):
+        np.lib.format.write_array_header_1_0(
+            member, {"descr": "|u1", "fortran_order": False, "shape": (10**9, 512, 512, 3)}
+        )
         member.write(bytes(100))
     with pytest.raises(DataError, match="bytes that its header says"):
         read_arrays(tmp_path / "a.npz", [])
@@ -129,5 +143,15 @@ def test_other_things_are_refused_by_name(given, said):
 
 def test_the_command(tmp_path):
     np.savez(tmp_path / "fake.npz", IMAGES, np.arange(40))
-    told = difflab("compare", real_folder(tmp_path), tmp_path / "fake.npz", "--extractors", "pixels", "--metrics", "fd", "--resamples", "0")
+    told = difflab(
+        "compare",
+        real_folder(tmp_path),
+        tmp_path / "fake.npz",
+        "--extractors",
+        "pixels",
+        "--metrics",
+        "fd",
+        "--resamples",
+        "0",
+    )
     assert told.returncode == 0 and "not read: arr_1" in told.stderr, told.stderr

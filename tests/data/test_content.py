@@ -51,8 +51,15 @@ def classes(path: Path, n: int = 30, side: int = 16) -> Path:
 
 
 def config(source: Path, **more):
-    raw = {"data": {"source": f"imagefolder:{source}"}, "model": {"family": "memoriser"}, "generations": 0, "sample": {"count": 20}}
-    return parse(raw | {"measure": {"extractors": ["pixels"], "metrics": ["near_duplicates"], "resamples": 0}} | more)
+    raw = {
+        "data": {"source": f"imagefolder:{source}"},
+        "model": {"family": "memoriser"},
+        "generations": 0,
+        "sample": {"count": 20},
+    }
+    return parse(
+        raw | {"measure": {"extractors": ["pixels"], "metrics": ["near_duplicates"], "resamples": 0}} | more
+    )
 
 
 @pytest.mark.parametrize("make", [twice, formats, classes])
@@ -73,11 +80,16 @@ def test_a_run_counts_copies_and_its_floor_is_one_between_different_pictures(tmp
     done = difflab("run", tmp_path / "c.yaml", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "40 have the same content as an earlier image of the set" in done.stderr
-    floor = next(row["floor"] for row in open_run(tmp_path / "run").rows() if row["metric"] == "near_duplicates")
+    floor = next(
+        row["floor"] for row in open_run(tmp_path / "run").rows() if row["metric"] == "near_duplicates"
+    )
     assert floor <= 0.1  # with copies on both sides it was a half
 
 
-@pytest.mark.parametrize("data", [{"source": "digits"}, {"source": "mnist5k"}, {"source": "emoji"}, {"source": "emoji", "limit": 500}])
+@pytest.mark.parametrize(
+    "data",
+    [{"source": "digits"}, {"source": "mnist5k"}, {"source": "emoji"}, {"source": "emoji", "limit": 500}],
+)
 def test_where_content_joins_nothing_the_split_is_the_one_it_was(data):
     source = open_source(Data(**data), 0)
     together = kept_together(source, contents(source))
@@ -148,7 +160,9 @@ def test_the_halves_of_compare_and_monitor_share_no_picture(tmp_path):
 
 
 def test_where_the_halves_cannot_be_filled_they_are_smaller_and_that_is_said():
-    (one, *others), fake = (np.stack([np.asarray(p) for p in pictures(n, 16, seed)]) for n, seed in ((21, 0), (40, 5)))
+    (one, *others), fake = (
+        np.stack([np.asarray(p) for p in pictures(n, 16, seed)]) for n, seed in ((21, 0), (40, 5))
+    )
     result = compare(np.stack([*[one] * 60, *others]), fake, metrics=["fd"], **FEW)
     assert result["fd"]["n"] == 20 and any("n = 20 instead of 40" in note for note in result.notes)
     with pytest.raises(Exception, match="every image is the same picture"):
@@ -157,9 +171,13 @@ def test_where_the_halves_cannot_be_filled_they_are_smaller_and_that_is_said():
 
 def test_the_control_of_a_diagnosis_shares_no_picture_with_its_reference(tmp_path):
     sets = formats(tmp_path / "real", 60, 16), folder(tmp_path / "gen", 60, 16, 7)
-    result = diagnose(sets[0], [sets[1]], train=folder(tmp_path / "train", 60, 16, 8), extractors=["pixels"], resamples=4)
+    result = diagnose(
+        sets[0], [sets[1]], train=folder(tmp_path / "train", 60, 16, 8), extractors=["pixels"], resamples=4
+    )
     coverage = next(r for r in result.findings[0].readings["7 lost tails"] if r.sign.metric == "coverage")
-    assert coverage.controls["real images"][0] < 0.98, "a copy of every picture on the other side would cover everything"
+    assert coverage.controls["real images"][0] < 0.98, (
+        "a copy of every picture on the other side would cover everything"
+    )
     assert any("reference: " in note and "exact copies" in note for note in result.notes)
     assert "reference: all 180 images are read" in result.notes
 
@@ -167,8 +185,12 @@ def test_the_control_of_a_diagnosis_shares_no_picture_with_its_reference(tmp_pat
 # --------------------------------------------------------------------------------------------------- between sets
 def test_what_sets_have_in_common_is_said_by_name_and_number():
     a, b, c = list("abcd"), list("cdefg"), list("xy")
-    assert overlaps({"a": a, "b": b, "c": c}) == ["a and b share images, pixel for pixel: 2 of 4 of a, 2 of 5 of b"]
-    assert overlaps({"a": a, "b": [*a, "a"]}) == ["a and b are the same images, pixel for pixel (4 different ones)"]
+    assert overlaps({"a": a, "b": b, "c": c}) == [
+        "a and b share images, pixel for pixel: 2 of 4 of a, 2 of 5 of b"
+    ]
+    assert overlaps({"a": a, "b": [*a, "a"]}) == [
+        "a and b are the same images, pixel for pixel (4 different ones)"
+    ]
     assert doubled(list("aabc")) == 0.5 and doubled([]) == 0
 
 
@@ -179,9 +201,14 @@ def test_compare_says_which_sets_share_pictures_and_what_that_makes_worthless(tm
     fake = formats(tmp_path / "fake", 10, 16)  # the first ten of real, in three formats
     notes = "\n".join(compare(real, fake, train=train, metrics=["fd"], **FEW).notes)
     assert "15 of 45 of train; memorisation measures take real images as never trained on" in notes
-    assert "real and generated share images" in notes and "30 of 30 of generated; these samples are measured against themselves" in notes
+    assert (
+        "real and generated share images" in notes
+        and "30 of 30 of generated; these samples are measured against themselves" in notes
+    )
     assert "generated and train share images" in notes
-    assert "share" not in "\n".join(compare(real, folder(tmp_path / "other", 30, 16, 4), metrics=["fd"], **FEW).notes)
+    assert "share" not in "\n".join(
+        compare(real, folder(tmp_path / "other", 30, 16, 4), metrics=["fd"], **FEW).notes
+    )
 
 
 def stack(n: int, seed: int) -> np.ndarray:
@@ -197,11 +224,16 @@ def test_a_reference_that_was_trained_on_is_no_control_for_copies(tmp_path):
     gen.mkdir()
     for i in range(40):
         shutil.copy(d / f"{i:03d}.png", gen / f"copy-{i}.png")
-    done = difflab("diagnose", "--reference", d, "--train", d, gen, "--extractors", "pixels", "--resamples", 12)
+    done = difflab(
+        "diagnose", "--reference", d, "--train", d, gen, "--extractors", "pixels", "--resamples", 12
+    )
     assert done.returncode == 0, done.stderr
     assert "nothing seen" not in done.stdout and "nothing lost" not in done.stdout
     told = " ".join(done.stdout.split())
-    assert "reference and train are the same images, pixel for pixel: near copies of training images cannot be told" in told
+    assert (
+        "reference and train are the same images, pixel for pixel: near copies of training images cannot be told"
+        in told
+    )
     assert "all 40 samples are training images, pixel for pixel" in told and "overfitting" in told
     assert "generation 0 and train share images" in done.stderr
 
@@ -230,7 +262,11 @@ def test_samples_that_are_reference_images_are_told(share):
 
 def test_sets_without_anything_in_common_are_judged_as_before():
     result = diagnose(stack(120, 1), [stack(60, 2)], train=stack(60, 3), **HOW)
-    assert not result.doubts and not result.findings[0].alarm and result.findings[0].equal == {"training images": 0, "reference images": 0}
+    assert (
+        not result.doubts
+        and not result.findings[0].alarm
+        and result.findings[0].equal == {"training images": 0, "reference images": 0}
+    )
     twice = np.concatenate([stack(30, 2), stack(30, 2)])
     assert len(set(contents_of(twice))) == 30
 

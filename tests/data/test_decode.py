@@ -29,7 +29,14 @@ def encode(image, kind, **options):
 
 def with_chunk(png, kind, data, before=b"IDAT"):
     at = png.index(before) - 4
-    return png[:at] + struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) + png[at:]
+    return (
+        png[:at]
+        + struct.pack(">I", len(data))
+        + kind
+        + data
+        + struct.pack(">I", zlib.crc32(kind + data))
+        + png[at:]
+    )
 
 
 def opened(root, files, **options):
@@ -77,7 +84,9 @@ def test_files_bytes_paths_pil_images_and_datasets_are_the_same_pictures(tmp_pat
         "bytes": list(files.values()),
         "pil": [Image.open(io.BytesIO(raw)) for raw in files.values()],
         "loaded": [Image.open(io.BytesIO(raw)).copy() for raw in files.values()],
-        "dataset": datasets.Dataset.from_dict({"picture": cells}, features=datasets.Features({"picture": datasets.Image()})),
+        "dataset": datasets.Dataset.from_dict(
+            {"picture": cells}, features=datasets.Features({"picture": datasets.Image()})
+        ),
     }
     sides = open_sides(given, 12, 0.0, [])
     wanted = [sides["folder"].read(i) for i in range(len(files))]
@@ -110,9 +119,18 @@ def tiff(tag, kind, count, value):
     raw = encode(photo(), "TIFF")
     start = struct.unpack("<I", raw[4:8])[0]
     n = struct.unpack("<H", raw[start : start + 2])[0]
-    entries = [raw[start + 2 + 12 * i : start + 14 + 12 * i] for i in range(n)] + [struct.pack("<HHII", tag, kind, count, value)]
+    entries = [raw[start + 2 + 12 * i : start + 14 + 12 * i] for i in range(n)] + [
+        struct.pack("<HHII", tag, kind, count, value)
+    ]
     entries.sort(key=lambda entry: struct.unpack("<H", entry[:2])[0])
-    return raw[:4] + struct.pack("<I", len(raw)) + raw[8:] + struct.pack("<H", n + 1) + b"".join(entries) + bytes(4)
+    return (
+        raw[:4]
+        + struct.pack("<I", len(raw))
+        + raw[8:]
+        + struct.pack("<H", n + 1)
+        + b"".join(entries)
+        + bytes(4)
+    )
 
 
 def webp_with_a_cut_chunk():
@@ -145,7 +163,10 @@ HOSTILE = {
 @pytest.mark.parametrize("bad_images", ["error", "skip"])
 def test_hostile_metadata_cost_no_picture_and_are_counted(tmp_path, bad_images):
     source = opened(tmp_path / "set", HOSTILE, bad_images=bad_images)
-    assert source.account.count("metadata") == len(HOSTILE) == len(source) and source.account.count("skipped") == 0
+    assert (
+        source.account.count("metadata") == len(HOSTILE) == len(source)
+        and source.account.count("skipped") == 0
+    )
     for key, image in zip(source.keys, map(source.read, range(len(source))), strict=True):
         wanted = np.asarray(Image.open(io.BytesIO(JPEG)) if key.endswith("jpg") else photo())
         assert np.array_equal(image, wanted), key
@@ -176,7 +197,10 @@ def test_an_orientation_survives_beside_metadata_that_do_not(tmp_path):
     assert np.array_equal(opened(tmp_path / "png", {"a.png": raw}).read(0), np.asarray(photo())[::-1, ::-1])
     lossy = encode(photo(), "JPEG", exif=turned)
     lossy = lossy[:2] + b"\xff\xe2\x00\x0eICC_PROFILE\0" + lossy[2:]
-    assert np.array_equal(opened(tmp_path / "jpg", {"a.jpg": lossy}).read(0), np.asarray(Image.open(io.BytesIO(encode(photo(), "JPEG"))))[::-1, ::-1])
+    assert np.array_equal(
+        opened(tmp_path / "jpg", {"a.jpg": lossy}).read(0),
+        np.asarray(Image.open(io.BytesIO(encode(photo(), "JPEG"))))[::-1, ::-1],
+    )
 
 
 @pytest.mark.parametrize("bad_images", ["error", "skip"])
@@ -190,7 +214,11 @@ def test_damaged_pixels_are_not_taken_for_damaged_metadata(tmp_path):
     whole = encode(pictures(1, 64)[0], "PNG")
     cut = with_chunk(whole, b"iTXt", b"k\0\1\0\0\0" + BIG)[:-200]
     source = opened(tmp_path / "set", {"a.png": cut, "b.png": whole}, bad_images="skip")
-    assert source.keys == ["b.png"] and source.account.count("skipped") == 1 and source.account.count("metadata") == 0
+    assert (
+        source.keys == ["b.png"]
+        and source.account.count("skipped") == 1
+        and source.account.count("metadata") == 0
+    )
 
 
 def test_a_pil_image_with_texts_behind_its_pixels():
@@ -200,9 +228,16 @@ def test_a_pil_image_with_texts_behind_its_pixels():
 
 
 def test_limits_of_pillow_are_left_as_they_are(tmp_path):
-    before = (PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY, Image.MAX_IMAGE_PIXELS, list(warnings.filters))
+    before = (
+        PngImagePlugin.MAX_TEXT_CHUNK,
+        PngImagePlugin.MAX_TEXT_MEMORY,
+        Image.MAX_IMAGE_PIXELS,
+        list(warnings.filters),
+    )
     seen = set()
-    thread = threading.Thread(target=lambda: seen.add((PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY)))
+    thread = threading.Thread(
+        target=lambda: seen.add((PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY))
+    )
     opened(tmp_path / "set", {"a.png": HOSTILE["itxt.png"]}).read(0)
     thread.start()
     thread.join()
@@ -216,7 +251,15 @@ def test_limits_of_pillow_are_left_as_they_are(tmp_path):
 
 # ----------------------------------------------------------------------------------------- frames and suffixes
 @pytest.mark.parametrize(
-    ("name", "kind"), [("a.gif", "GIF"), ("a.webp", "WEBP"), ("a.png", "PNG"), ("a.apng", "PNG"), ("a.tif", "TIFF"), ("a.mpo", "MPO")]
+    ("name", "kind"),
+    [
+        ("a.gif", "GIF"),
+        ("a.webp", "WEBP"),
+        ("a.png", "PNG"),
+        ("a.apng", "PNG"),
+        ("a.tif", "TIFF"),
+        ("a.mpo", "MPO"),
+    ],
 )
 @pytest.mark.parametrize("bad_images", ["error", "skip"])
 def test_the_first_of_several_frames_is_read_and_that_is_said(tmp_path, name, kind, bad_images):
@@ -224,17 +267,35 @@ def test_the_first_of_several_frames_is_read_and_that_is_said(tmp_path, name, ki
     options = {"lossless": True} if kind == "WEBP" else {}
     raw = encode(first, kind, save_all=True, append_images=others, **options)
     source = opened(tmp_path / "set", {name: raw, "still.png": SOUND}, bad_images=bad_images)
-    assert source.account.entries["frames"].first == [(name, "3 frames")] and source.account.count("metadata") == 0
+    assert (
+        source.account.entries["frames"].first == [(name, "3 frames")]
+        and source.account.count("metadata") == 0
+    )
     wanted = np.asarray(Image.open(io.BytesIO(raw)).convert("RGB"))
-    assert np.array_equal(source.read(0), wanted) and np.abs(wanted.astype(int) - np.asarray(first)).mean() < 25
+    assert (
+        np.array_equal(source.read(0), wanted) and np.abs(wanted.astype(int) - np.asarray(first)).mean() < 25
+    )
 
 
-ALIASES = {"JPEG": ("jfif", "jpe", "jif", "JPG"), "PPM": ("pnm", "ppm"), "BMP": ("dib", "bmp"), "PNG": ("apng",), "TIFF": ("tif",)}
+ALIASES = {
+    "JPEG": ("jfif", "jpe", "jif", "JPG"),
+    "PPM": ("pnm", "ppm"),
+    "BMP": ("dib", "bmp"),
+    "PNG": ("apng",),
+    "TIFF": ("tif",),
+}
 
 
 def test_files_are_read_under_every_name_of_their_format(tmp_path):
-    files = {f"{i}.{suffix}": encode(photo(seed=i), kind) for i, (kind, own) in enumerate(ALIASES.items()) for suffix in own}
-    files |= {"grey.pgm": encode(photo().convert("L"), "PPM"), "bits.pbm": encode(photo().convert("1"), "PPM")}
+    files = {
+        f"{i}.{suffix}": encode(photo(seed=i), kind)
+        for i, (kind, own) in enumerate(ALIASES.items())
+        for suffix in own
+    }
+    files |= {
+        "grey.pgm": encode(photo().convert("L"), "PPM"),
+        "bits.pbm": encode(photo().convert("1"), "PPM"),
+    }
     source = opened(tmp_path / "set", files)
     assert sorted(source.keys) == sorted(files) and source.account.ignored == {}
 

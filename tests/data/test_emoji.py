@@ -51,10 +51,15 @@ def test_every_image_decodes_to_an_opaque_square(emoji):
 def test_pictures_of_one_concept_agree_across_styles(emoji):
     """Names alone cannot show a shifted table: the colours of a concept must be nearer than those of another concept."""
     places = defaultdict(dict)
-    for index, (style, concept) in enumerate(zip(emoji.attributes["style"], emoji.attributes["concept"], strict=True)):
+    for index, (style, concept) in enumerate(
+        zip(emoji.attributes["style"], emoji.attributes["concept"], strict=True)
+    ):
         places[concept][style] = index
     complete = [place for place in places.values() if len(place) == 3][::6]
-    mean = {s: np.array([emoji.read(p[s]).reshape(4, 8, 4, 8, 3).mean((1, 3)).ravel() for p in complete]) for s in ("noto", "twemoji", "fluent")}
+    mean = {
+        s: np.array([emoji.read(p[s]).reshape(4, 8, 4, 8, 3).mean((1, 3)).ravel() for p in complete])
+        for s in ("noto", "twemoji", "fluent")
+    }
     for style in ("twemoji", "fluent"):
         distance = np.linalg.norm(mean["noto"][:, None] - mean[style][None], axis=2)
         rank = (distance < distance.diagonal()[:, None]).mean(1)
@@ -72,13 +77,20 @@ def test_known_pictures(emoji):
 def test_captions(emoji):
     assert "noto grinning face" in emoji.prompts and "fluent flag of Japan" in emoji.prompts
     assert not any(
-        prompt.lower().endswith(" flag") and emoji.attributes["subcategory"][i] == "country-flag" for i, prompt in enumerate(emoji.prompts)
+        prompt.lower().endswith(" flag") and emoji.attributes["subcategory"][i] == "country-flag"
+        for i, prompt in enumerate(emoji.prompts)
     )
     assert len(set(emoji.prompts)) == len(emoji)
 
 
 def test_groups_hold_concepts_and_identical_pictures(emoji):
-    group = dict(zip(zip(emoji.attributes["style"], emoji.attributes["concept"], strict=True), emoji.groups.tolist(), strict=True))
+    group = dict(
+        zip(
+            zip(emoji.attributes["style"], emoji.attributes["concept"], strict=True),
+            emoji.groups.tolist(),
+            strict=True,
+        )
+    )
     assert group["noto", "red apple"] == group["fluent", "red apple"] != group["noto", "green apple"]
     assert group["twemoji", "flag of Norway"] == group["noto", "flag of Bouvet Island"]
     assert emoji.groups.dtype == np.int64
@@ -97,7 +109,11 @@ def test_labels(label, classes):
 
 def test_styles_size_and_colour():
     source = open_source(Data(source="emoji", styles=["fluent"], image_size=16, color="L"), 0)
-    assert set(source.attributes["style"]) == {"fluent"} and "MIT" in source.licence and "CC BY" not in source.licence
+    assert (
+        set(source.attributes["style"]) == {"fluent"}
+        and "MIT" in source.licence
+        and "CC BY" not in source.licence
+    )
     assert source.read(3).shape == (16, 16, 1)
 
 
@@ -136,7 +152,13 @@ def test_notice_covers_every_style():
     notice = (FOLDER / "NOTICE").read_text()
     for path in FOLDER.glob("*.parquet"):
         assert f"{path.stem.split('-')[0]}-*.parquet" in notice
-    for words in ("Apache License", "CC BY 4.0", "Cal Henderson", "Microsoft", "openmoji-*.parquet  NOT bundled"):
+    for words in (
+        "Apache License",
+        "CC BY 4.0",
+        "Cal Henderson",
+        "Microsoft",
+        "openmoji-*.parquet  NOT bundled",
+    ):
         assert words in notice
 
 
@@ -153,7 +175,9 @@ def test_transparent_pixels_do_not_bleed(make):
 
 def test_webp_is_lossless(make):
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    assert np.array_equal(np.array(Image.open(io.BytesIO(make.lossless_webp(Image.fromarray(pixels))))), pixels)
+    assert np.array_equal(
+        np.array(Image.open(io.BytesIO(make.lossless_webp(Image.fromarray(pixels))))), pixels
+    )
 
 
 def test_shards_are_even_and_reproducible(make, tmp_path, monkeypatch):

@@ -21,7 +21,15 @@ from difflab.data.image_sets import open_sides
 from difflab.data.sources import Source, open_source
 from difflab.metrics.concepts import read_concepts
 
-FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "bmp": "BMP", "gif": "GIF", "tif": "TIFF", "ppm": "PPM"}
+FORMATS = {
+    "png": "PNG",
+    "jpg": "JPEG",
+    "webp": "WEBP",
+    "bmp": "BMP",
+    "gif": "GIF",
+    "tif": "TIFF",
+    "ppm": "PPM",
+}
 MODES = ("RGB", "L", "RGBA", "P", "1", "CMYK", "I;16", "LA", "F")
 ODD = ("\u2028", "\x85", "\x0b", "\ud83d", "\x00", "\ufeff", "\u202e", "a" * 5000, "", "\r", '"', "\\", "🙂")
 VALUES = (None, 3, -1, 2.5, True, [], ["a"], {"a": 1}, float("nan"), 10**30, *ODD)
@@ -61,23 +69,54 @@ def encoded(suffix: str, rng: np.random.Generator) -> bytes:
         {"save_all": True, "append_images": [picture]},
     ]
     try:
-        image = Image.fromarray(np.full((12, 12), 999, np.uint16)) if mode == "I;16" else picture.convert(mode)
+        image = (
+            Image.fromarray(np.full((12, 12), 999, np.uint16)) if mode == "I;16" else picture.convert(mode)
+        )
         image.save(out, FORMATS[suffix], **options[rng.integers(len(options))])
-    except (OSError, ValueError, KeyError, TypeError, SyntaxError):  # not in this format, or not with these options
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        SyntaxError,
+    ):  # not in this format, or not with these options
         out = io.BytesIO()
         picture.save(out, FORMATS[suffix])
     raw = out.getvalue()
     if suffix == "png" and rng.integers(2):  # hostile chunks, before or behind the pixels
-        kind = (b"zTXt", b"iTXt", b"iCCP", b"tEXt", b"eXIf", b"acTL", b"tRNS", b"pHYs", b"abCd")[rng.integers(9)]
-        data = (b"k\0\0" + zlib.compress(bytes(3 << 20)), b"k\0\1\0\0\0" + zlib.compress(bytes(3 << 20)), rng.bytes(12), b"")[rng.integers(4)]
+        kind = (b"zTXt", b"iTXt", b"iCCP", b"tEXt", b"eXIf", b"acTL", b"tRNS", b"pHYs", b"abCd")[
+            rng.integers(9)
+        ]
+        data = (
+            b"k\0\0" + zlib.compress(bytes(3 << 20)),
+            b"k\0\1\0\0\0" + zlib.compress(bytes(3 << 20)),
+            rng.bytes(12),
+            b"",
+        )[rng.integers(4)]
         at = raw.index((b"IDAT", b"IEND")[rng.integers(2)]) - 4
-        raw = raw[:at] + len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big") + raw[at:]
-    if suffix == "jpg" and rng.integers(2):
-        segment = (b"Exif\0\0", b"ICC_PROFILE\0", b"MPF\0II*\0\x08\0\0\0", b"Photoshop 3.0\x008BIM\x03\xed", b"Adobe", b"JFIF\0")[
-            rng.integers(6)
-        ] + rng.bytes(6)
         raw = (
-            raw[:2] + bytes([0xFF, int(rng.choice([0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xFE]))]) + (len(segment) + 2).to_bytes(2, "big") + segment + raw[2:]
+            raw[:at]
+            + len(data).to_bytes(4, "big")
+            + kind
+            + data
+            + zlib.crc32(kind + data).to_bytes(4, "big")
+            + raw[at:]
+        )
+    if suffix == "jpg" and rng.integers(2):
+        segment = (
+            b"Exif\0\0",
+            b"ICC_PROFILE\0",
+            b"MPF\0II*\0\x08\0\0\0",
+            b"Photoshop 3.0\x008BIM\x03\xed",
+            b"Adobe",
+            b"JFIF\0",
+        )[rng.integers(6)] + rng.bytes(6)
+        raw = (
+            raw[:2]
+            + bytes([0xFF, int(rng.choice([0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xFE]))])
+            + (len(segment) + 2).to_bytes(2, "big")
+            + segment
+            + raw[2:]
         )
     return raw
 
@@ -106,10 +145,16 @@ def images_of(suffix: str):
 
 
 def jsonl(root: Path, rng: np.random.Generator) -> str:
-    rows = [{"file_name": name, "text": text(rng), "label": i % 2} for i, name in enumerate(written(root, rng))]
+    rows = [
+        {"file_name": name, "text": text(rng), "label": i % 2} for i, name in enumerate(written(root, rng))
+    ]
     if rng.integers(2):
-        rows[rng.integers(4)][("file_name", "text", "label", "odd")[rng.integers(4)]] = VALUES[rng.integers(len(VALUES))]
-    raw = "\n".join(json.dumps(row, ensure_ascii=bool(rng.integers(2))) for row in rows).encode("utf-8", "surrogatepass")
+        rows[rng.integers(4)][("file_name", "text", "label", "odd")[rng.integers(4)]] = VALUES[
+            rng.integers(len(VALUES))
+        ]
+    raw = "\n".join(json.dumps(row, ensure_ascii=bool(rng.integers(2))) for row in rows).encode(
+        "utf-8", "surrogatepass"
+    )
     (root / "metadata.jsonl").write_bytes(damaged((b"\xef\xbb\xbf", b"")[rng.integers(2)] + raw, rng))
     return f"imagefolder:{root}"
 
@@ -126,7 +171,10 @@ def table_csv(root: Path, rng: np.random.Generator) -> str:
 
 def sidecars(root: Path, rng: np.random.Generator) -> str:
     for name in written(root, rng):
-        suffix, caption = ".txt" if rng.integers(20) else ".caption", text(rng).encode("utf-8", "surrogatepass" if rng.integers(4) == 0 else "ignore")
+        suffix, caption = (
+            ".txt" if rng.integers(20) else ".caption",
+            text(rng).encode("utf-8", "surrogatepass" if rng.integers(4) == 0 else "ignore"),
+        )
         (root / name).with_suffix(suffix).write_bytes(caption if rng.integers(2) else damaged(caption, rng))
     return f"imagefolder:{root}"
 
@@ -134,13 +182,28 @@ def sidecars(root: Path, rng: np.random.Generator) -> str:
 def parquet(root: Path, rng: np.random.Generator) -> str:
     root.mkdir()
     cells = [encoded("png", rng) for _ in range(4)]
-    columns = {"image": [{"bytes": damaged(cell, rng), "path": None} for cell in cells], "label": [0, 1, 0, 1], "text": ["a", "b", "c", "d"]}
+    columns = {
+        "image": [{"bytes": damaged(cell, rng), "path": None} for cell in cells],
+        "label": [0, 1, 0, 1],
+        "text": ["a", "b", "c", "d"],
+    }
     if rng.integers(2):
-        values = [value for value in VALUES if not isinstance(value, (list, dict)) and value != "\ud83d" and value != 10**30]
-        columns[("label", "text")[rng.integers(2)]] = [
-            str(value) if isinstance(value, str) else None for value in rng.choice(np.array(values, object), 4)
+        values = [
+            value
+            for value in VALUES
+            if not isinstance(value, (list, dict)) and value != "\ud83d" and value != 10**30
         ]
-    pq.write_table(pa.table(columns), root / "a.parquet", row_group_size=2, write_page_checksum=bool(rng.integers(2)), compression="none")
+        columns[("label", "text")[rng.integers(2)]] = [
+            str(value) if isinstance(value, str) else None
+            for value in rng.choice(np.array(values, object), 4)
+        ]
+    pq.write_table(
+        pa.table(columns),
+        root / "a.parquet",
+        row_group_size=2,
+        write_page_checksum=bool(rng.integers(2)),
+        compression="none",
+    )
     (root / "a.parquet").write_bytes(damaged((root / "a.parquet").read_bytes(), rng))
     return f"parquet:{root}"
 
@@ -156,7 +219,9 @@ def sound(source: Source) -> None:
         image = source.read(i)
         assert image.dtype == np.uint8 and image.shape == (source.size, source.size, source.channels)
     account = source.account
-    assert account.found == account.read + account.count("skipped") + account.count("unlisted") and account.read == len(source)
+    assert account.found == account.read + account.count("skipped") + account.count(
+        "unlisted"
+    ) and account.read == len(source)
     for prompt in source.prompts or []:
         prompt.encode()
     assert all("\n" not in line for line in account.lines())
@@ -180,7 +245,11 @@ def test_sets_of_a_run_and_of_compare(kind, tmp_path):
         root = tmp_path / str(seed)
         source = MAKERS[kind](root, rng)
         bad = ("error", "skip")[seed % 2]
-        outcomes.add(survives(lambda: sound(open_source(Data(source=source, image_size=8, bad_images=bad), 0)), str(root)))  # noqa: B023
+        outcomes.add(
+            survives(
+                lambda: sound(open_source(Data(source=source, image_size=8, bad_images=bad), 0)), str(root)
+            )
+        )  # noqa: B023
         outcomes.add(survives(lambda: sound(open_sides({"real": root}, 8, 1.0, [])["real"]), str(root)))  # noqa: B023
     assert outcomes == {True, False}  # neither is everything refused, nor nothing
 
@@ -219,7 +288,14 @@ def test_text_files(tmp_path):
     for seed in range(2 * CASES):
         rng = np.random.default_rng(seed)
         path = tmp_path / f"{seed}.txt"
-        path.write_bytes(damaged(f'cat\n{{"concept": "dog", "prompt": "{text(rng)}"}}\nred {text(rng)}\n'.encode("utf-8", "surrogatepass"), rng))
+        path.write_bytes(
+            damaged(
+                f'cat\n{{"concept": "dog", "prompt": "{text(rng)}"}}\nred {text(rng)}\n'.encode(
+                    "utf-8", "surrogatepass"
+                ),
+                rng,
+            )
+        )
         outcomes.add(survives(lambda: [name.encode() for name in read_concepts(path)], str(path)))  # noqa: B023
         path.write_bytes(damaged(b"name: a\nseed: 3\nmodel:\n  family: memoriser\n", rng))
         outcomes.add(survives(lambda: load(path), str(path)))  # noqa: B023

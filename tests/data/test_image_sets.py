@@ -38,10 +38,14 @@ def test_a_dataset_is_taken_by_compare_monitor_and_diagnose(folder):
     datasets = pytest.importorskip("datasets")
     paths = [str(path) for path in sorted(folder.iterdir())]
     dataset = datasets.Dataset.from_dict(
-        {"img": paths, "caption": paths}, features=datasets.Features({"img": datasets.Image(), "caption": datasets.Value("string")})
+        {"img": paths, "caption": paths},
+        features=datasets.Features({"img": datasets.Image(), "caption": datasets.Value("string")}),
     )
     assert compare(folder, dataset, **FEW).rows == compare(folder, folder, **FEW).rows
-    assert Monitor(dataset, extractors=["pixels"], metrics=["fd"], resamples=0).update(dataset)[0]["value"] is not None
+    assert (
+        Monitor(dataset, extractors=["pixels"], metrics=["fd"], resamples=0).update(dataset)[0]["value"]
+        is not None
+    )
     twice = datasets.concatenate_datasets([dataset, dataset])
     assert diagnose(twice, [dataset], extractors=["pixels"], count=30).findings
     assert open_sides({"real": dataset}, None, 0.0, [])["real"].prompts == paths
@@ -69,23 +73,40 @@ def test_parquet_of_several_sizes_is_fitted_as_folders_are(folder, tmp_path):
     pictures(1, 24)[0].save(folder / "large.png")
     paths = sorted(folder.iterdir())
     pq.write_table(pa.table({"image": [path.read_bytes() for path in paths]}), tmp_path / "a.parquet")
-    pq.write_table(pa.table({"img": [{"bytes": path.read_bytes(), "path": None} for path in paths], "n": list(range(41))}), tmp_path / "b.parquet")
+    pq.write_table(
+        pa.table(
+            {"img": [{"bytes": path.read_bytes(), "path": None} for path in paths], "n": list(range(41))}
+        ),
+        tmp_path / "b.parquet",
+    )
     notes = []
-    sides = open_sides({"folder": folder, "rows": tmp_path / "a.parquet", "cells": tmp_path / "b.parquet"}, None, 0.0, notes)
+    sides = open_sides(
+        {"folder": folder, "rows": tmp_path / "a.parquet", "cells": tmp_path / "b.parquet"}, None, 0.0, notes
+    )
     for i in range(41):
-        assert np.array_equal(sides["folder"].read(i), sides["rows"].read(i)) and np.array_equal(sides["rows"].read(i), sides["cells"].read(i))
+        assert np.array_equal(sides["folder"].read(i), sides["rows"].read(i)) and np.array_equal(
+            sides["rows"].read(i), sides["cells"].read(i)
+        )
     assert sum("2 different sizes" in note for note in notes) == 3
 
 
 @pytest.mark.parametrize("labels", [list(range(40)), [0.5] * 40, [0, "a"] * 20])
 def test_labels_that_are_no_classes_do_not_stop_a_comparison(labels, folder):
-    (folder / "metadata.jsonl").write_text("\n".join(json.dumps({"file_name": f"{i:03d}.png", "label": label}) for i, label in enumerate(labels)))
+    (folder / "metadata.jsonl").write_text(
+        "\n".join(json.dumps({"file_name": f"{i:03d}.png", "label": label}) for i, label in enumerate(labels))
+    )
     result = compare(folder, folder, **FEW)
-    assert any(note.startswith("real: labels are not used") for note in result.notes) and result["fd"]["value"] is not None
+    assert (
+        any(note.startswith("real: labels are not used") for note in result.notes)
+        and result["fd"]["value"] is not None
+    )
 
 
 def test_parquet_beside_images_is_their_metadata(folder):
-    pq.write_table(pa.table({"file_name": [f"{i:03d}.png" for i in range(40)], "text": ["a"] * 40}), folder / "metadata.parquet")
+    pq.write_table(
+        pa.table({"file_name": [f"{i:03d}.png" for i in range(40)], "text": ["a"] * 40}),
+        folder / "metadata.parquet",
+    )
     assert open_sides({"real": folder}, None, 0.0, [])["real"].prompts == ["a"] * 40
 
 
@@ -103,5 +124,7 @@ def test_every_bad_image_of_a_list_is_counted(folder):
 @pytest.mark.parametrize("name", ["a.txt", "a.zip", "a.png"])
 def test_a_file_that_is_no_set(name, tmp_path):
     (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(DataError, match=f"real: {tmp_path / name} is no folder and no .parquet, .npz or .npy file"):
+    with pytest.raises(
+        DataError, match=f"real: {tmp_path / name} is no folder and no .parquet, .npz or .npy file"
+    ):
         open_sides({"real": tmp_path / name}, None, 0.0, [])

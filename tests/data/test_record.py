@@ -82,13 +82,21 @@ def caption_file(root: Path) -> None:
 
 
 CHANGES = [
-    (lambda root: folder(root / "a", 20, 16).parent, class_added, "10 added (b/000.png, b/001.png, b/002.png, ...)"),
+    (
+        lambda root: folder(root / "a", 20, 16).parent,
+        class_added,
+        "10 added (b/000.png, b/001.png, b/002.png, ...)",
+    ),
     (lambda root: folder(root, 20, 16), renamed, "1 added (zzz.png), 1 removed (000.png)"),
     (lambda root: folder(root, 20, 16), replaced, "1 of another size (003.png)"),
     (lambda root: folder(root, 20, 16), removed, "1 removed (004.png)"),
     (captioned, replaced, "1 of another size (003.png)"),
     (captioned, caption_changed, "1 with another caption or label (007.png)"),
-    (lambda root: folder(root, 20, 16), caption_file, "20 with another caption or label (000.png, 001.png, 002.png, ...)"),
+    (
+        lambda root: folder(root, 20, 16),
+        caption_file,
+        "20 with another caption or label (000.png, 001.png, 002.png, ...)",
+    ),
 ]
 IDS = ["class", "renamed", "replaced", "removed", "replaced, listed", "caption", "caption file"]
 
@@ -113,14 +121,20 @@ def test_data_that_became_unsound_are_other_data(tmp_path):
     asked = config(f"imagefolder:{folder(tmp_path / 'set', 20, 16)}")
     run_chain(asked, tmp_path / "run", plots=False)
     (tmp_path / "set" / "002.txt").write_text("a caption")
-    with pytest.raises(StoreError, match=r"was made from other images than .* holds now \(.*002|000.*; put them back as they were"):
+    with pytest.raises(
+        StoreError,
+        match=r"was made from other images than .* holds now \(.*002|000.*; put them back as they were",
+    ):
         run_chain(asked, tmp_path / "run", plots=False)
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"texts": ["picture 0", "another one", *(f"picture {i}" for i in range(2, 20))]}, "with another caption or label (set.parquet/1)"),
+        (
+            {"texts": ["picture 0", "another one", *(f"picture {i}" for i in range(2, 20))]},
+            "with another caption or label (set.parquet/1)",
+        ),
         ({"n": 23}, "3 added (set.parquet/20, set.parquet/21, set.parquet/22)"),
         ({"seed": 4}, "1 of another size (set.parquet)"),
     ],
@@ -146,7 +160,9 @@ def test_before_anything_is_trained_the_new_data_are_taken(tmp_path, lost, accel
         (run.path / "real" / ("about.json" if lost == "about" else records.FILE)).unlink()
     class_added(root)
     ingest(run, accelerator, said.append)
-    assert run.about["classes"] == ["a", "b"] and len(run.real) == 30 and len(set(run.real.column("key"))) == 30
+    assert (
+        run.about["classes"] == ["a", "b"] and len(run.real) == 30 and len(set(run.real.column("key"))) == 30
+    )
     assert len(said) == 1 and "nothing was trained on it yet" in said[0]
     assert ("10 added" in said[0]) == (lost != "listing")
     ingest(run, accelerator, said.append)
@@ -167,7 +183,11 @@ def test_a_failed_command_takes_the_mended_data_into_the_same_folder(tmp_path):
     assert difflab(*words).returncode == 0
     class_added_again = folder(root / "c", 5, 16, 8)
     again = difflab(*words)
-    assert again.returncode == 2 and again.stderr.count("\n") == 1 and f"5 added ({class_added_again.name}/000.png" in again.stderr
+    assert (
+        again.returncode == 2
+        and again.stderr.count("\n") == 1
+        and f"5 added ({class_added_again.name}/000.png" in again.stderr
+    )
 
 
 def test_labs_are_compared_too(tmp_path):
@@ -204,7 +224,10 @@ def test_what_is_no_part_of_the_set_is_not_compared(tmp_path):
     (root / ".hidden.png").write_bytes(b"")
     pictures(1, 16, 9)[0].save(root / "unlisted.png")
     assert records.record(Data(source=f"imagefolder:{root}")) == before
-    assert records.record(Data(source="digits")) is None and records.record(Data(source="hub:owner/name")) is None
+    assert (
+        records.record(Data(source="digits")) is None
+        and records.record(Data(source="hub:owner/name")) is None
+    )
 
 
 def test_nothing_is_decoded(tmp_path):

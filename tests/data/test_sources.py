@@ -120,7 +120,10 @@ def test_missing_package_names_the_command(monkeypatch, source, package, command
     [
         ({"source": "digit"}, "did you mean digits"),
         ({"source": "imagefoldr:/x"}, "did you mean imagefolder:PATH"),
-        ({"source": "zzz"}, "Known: digits, emoji, mnist5k, photos, imagefolder:PATH, parquet:PATH, hub:NAME"),
+        (
+            {"source": "zzz"},
+            "Known: digits, emoji, mnist5k, photos, imagefolder:PATH, parquet:PATH, hub:NAME",
+        ),
         ({"source": "digits:7"}, "use data.source=digits"),
         ({"source": "imagefolder"}, "imagefolder:PATH"),
         ({"source": "parquet:"}, "parquet:PATH"),
@@ -170,7 +173,10 @@ def test_limit_is_stratified_and_exact():
 
 
 def test_one_split_seed_keeps_the_same_images_in_runs_of_other_seeds():
-    kept = [set(open_source(Data(source="digits", limit=100, split_seed=split), seed).keys) for split, seed in ((3, 0), (3, 1), (None, 3), (None, 1))]
+    kept = [
+        set(open_source(Data(source="digits", limit=100, split_seed=split), seed).keys)
+        for split, seed in ((3, 0), (3, 1), (None, 3), (None, 1))
+    ]
     assert kept[0] == kept[1] == kept[2] != kept[3]
 
 
@@ -226,14 +232,23 @@ def test_metadata(tmp_path):
     picture(tmp_path / "b" / "1.png", colour=(1, 1, 1))
     picture(tmp_path / "2.png", colour=(2, 2, 2))
     picture(tmp_path / "stray.png")
-    lines = [{"file_name": "b/1.png", "text": "one", "label": 7, "kind": "x"}, {"file_name": "2.png", "text": "two", "label": 10, "kind": "y"}]
+    lines = [
+        {"file_name": "b/1.png", "text": "one", "label": 7, "kind": "x"},
+        {"file_name": "2.png", "text": "two", "label": 10, "kind": "y"},
+    ]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
     source = folder(tmp_path)
-    assert source.prompts == ["one", "two"] and source.classes == ["7", "10"] and source.labels.tolist() == [0, 1]
+    assert (
+        source.prompts == ["one", "two"]
+        and source.classes == ["7", "10"]
+        and source.labels.tolist() == [0, 1]
+    )
     assert source.read(1)[0, 0].tolist() == [2, 2, 2]
     assert source.account.entries["unlisted"].first == [("stray.png", "")] and source.account.found == 3
     assert folder(tmp_path, label="kind").classes == ["x", "y"]
-    with pytest.raises(DataError, match=r"no column 'colour' that data.label asks for .it has: file_name, text, label, kind"):
+    with pytest.raises(
+        DataError, match=r"no column 'colour' that data.label asks for .it has: file_name, text, label, kind"
+    ):
         folder(tmp_path, label="colour")
 
 
@@ -246,7 +261,9 @@ def test_reader_travels_to_worker_processes(tmp_path):
 def test_size_is_asked_for_when_images_differ(tmp_path):
     picture(tmp_path / "1.png", size=(8, 8))
     picture(tmp_path / "2.png", size=(12, 12))
-    with pytest.raises(DataError, match=r"differ in size \(1.png is 8 x 8, 2.png is 12 x 12\).*data.image_size"):
+    with pytest.raises(
+        DataError, match=r"differ in size \(1.png is 8 x 8, 2.png is 12 x 12\).*data.image_size"
+    ):
         folder(tmp_path)
     assert folder(tmp_path, image_size=6).read(1).shape == (6, 6, 3)
 
@@ -306,7 +323,9 @@ def test_links_that_lead_out(tmp_path, kind):
         (root / "metadata.jsonl").symlink_to(secret / "m.jsonl")
     else:
         (root / ".hidden").symlink_to(secret if kind == "behind" else secret / "1.png")
-        (root / "metadata.jsonl").write_text(json.dumps({"file_name": ".hidden" + ("/1.png" if kind == "behind" else "")}))
+        (root / "metadata.jsonl").write_text(
+            json.dumps({"file_name": ".hidden" + ("/1.png" if kind == "behind" else "")})
+        )
     with pytest.raises(DataError, match="leads out of"):
         folder(root)
 
@@ -358,12 +377,19 @@ def test_bad_lines_of_metadata(tmp_path, line, what):
 
 
 @pytest.mark.parametrize(
-    ("labels", "what"), [((1, "a"), "all be whole numbers or all be strings"), ((1.5, 2.5), "not float"), (([1], [2]), "not list")]
+    ("labels", "what"),
+    [
+        ((1, "a"), "all be whole numbers or all be strings"),
+        ((1.5, 2.5), "not float"),
+        (([1], [2]), "not list"),
+    ],
 )
 def test_bad_labels(tmp_path, labels, what):
     for i, _ in enumerate(labels):
         picture(tmp_path / f"{i}.png")
-    (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps({"file_name": f"{i}.png", "label": label}) for i, label in enumerate(labels)))
+    (tmp_path / "metadata.jsonl").write_text(
+        "\n".join(json.dumps({"file_name": f"{i}.png", "label": label}) for i, label in enumerate(labels))
+    )
     with pytest.raises(DataError, match=what):
         folder(tmp_path)
 
@@ -503,7 +529,13 @@ def write_parquet(path, rows, schema=None, **options):
 
 
 def rows_of(n, **extra):
-    return [{"image": {"bytes": png(colour=(i, 0, 0)), "path": None}, **{name: values[i] for name, values in extra.items()}} for i in range(n)]
+    return [
+        {
+            "image": {"bytes": png(colour=(i, 0, 0)), "path": None},
+            **{name: values[i] for name, values in extra.items()},
+        }
+        for i in range(n)
+    ]
 
 
 def open_rows(path, **options):
@@ -539,7 +571,9 @@ def test_parquet_reads_one_row_group_at_a_time(tmp_path, monkeypatch):
 
 def test_parquet_written_by_datasets(tmp_path):
     datasets = pytest.importorskip("datasets")
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee", "never seen"])})
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee", "never seen"])}
+    )
     columns = {"image": [{"bytes": png(), "path": None}] * 4, "label": [1, 0, 1, 0]}
     table = datasets.Dataset.from_dict(columns, features=features).data.table
     pq.write_table(table.replace_schema_metadata(features.arrow_schema.metadata), tmp_path / "a.parquet")
@@ -562,12 +596,20 @@ def test_the_bundled_emoji_are_such_a_folder():
         ([{"picture": b"x"}], {}, r"no column 'image' \(it has: picture\)"),
         ([{"image": "x"}], {}, "'image' is of type string"),
         ([{"image": {"path": "/etc/passwd"}}], {}, "'image' is of type struct"),
-        ([{"image": {"bytes": None, "path": "/etc/passwd"}}, {"image": {"bytes": b"x", "path": ""}}], {}, "a.parquet/0 holds no image bytes"),
+        (
+            [{"image": {"bytes": None, "path": "/etc/passwd"}}, {"image": {"bytes": b"x", "path": ""}}],
+            {},
+            "a.parquet/0 holds no image bytes",
+        ),
         ([{"image": b"not an image"}], {}, "image a.parquet/0: cannot be decoded"),
         ([{"image": png(), "label": 1}, {"image": png(), "label": None}], {}, "1 of 2 images have no label"),
         ([{"image": png(), "text": None}, {"image": png(), "text": "x"}], {}, "image a.parquet/0: no 'text'"),
         ([{"image": png()}], {"label": "style"}, "no column 'style'"),
-        ([{"image": png(), "label": "a"}, {"image": b"bad", "label": "b"}], {"bad_images": "skip"}, "no image of class 'b'"),
+        (
+            [{"image": png(), "label": "a"}, {"image": b"bad", "label": "b"}],
+            {"bad_images": "skip"},
+            "no image of class 'b'",
+        ),
     ],
 )
 def test_bad_parquet(tmp_path, rows, options, what):
@@ -577,14 +619,18 @@ def test_bad_parquet(tmp_path, rows, options, what):
 
 
 def test_parquet_skips_bad_rows(tmp_path):
-    write_parquet(tmp_path / "a.parquet", [{"image": b"bad", "label": 0}, {"image": png(colour=(5, 5, 5)), "label": 0}])
+    write_parquet(
+        tmp_path / "a.parquet", [{"image": b"bad", "label": 0}, {"image": png(colour=(5, 5, 5)), "label": 0}]
+    )
     source = open_rows(tmp_path, bad_images="skip")
     assert source.keys == ["a.parquet/1"] and source.skipped[0][0] == "a.parquet/0"
     assert source.read(0)[0, 0, 0] == 5
 
 
 def test_rows_of_a_damaged_part_of_a_file_are_left_out_and_counted(tmp_path):
-    write_parquet(tmp_path / "a.parquet", rows_of(8), row_group_size=2, compression="none", write_page_checksum=True)
+    write_parquet(
+        tmp_path / "a.parquet", rows_of(8), row_group_size=2, compression="none", write_page_checksum=True
+    )
     raw = bytearray((tmp_path / "a.parquet").read_bytes())
     third = raw.index(png(colour=(4, 0, 0)))
     raw[third + 60] ^= 1
@@ -624,7 +670,9 @@ def hub(monkeypatch):
 
     def serve(columns, features, splits=("train",)):
         dataset = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
-        monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict(dict.fromkeys(splits, dataset)))
+        monkeypatch.setattr(
+            datasets, "load_dataset", lambda name: datasets.DatasetDict(dict.fromkeys(splits, dataset))
+        )
         return datasets
 
     return serve
@@ -633,10 +681,22 @@ def hub(monkeypatch):
 def test_hub_finds_columns_by_feature(hub):
     from datasets import ClassLabel, Image, Value
 
-    columns = {"img": [{"bytes": png(colour=(i, 0, 0)), "path": None} for i in range(4)], "label": [0, 1, 1, 0], "caption": list("abcd")}
-    hub(columns, {"img": Image(), "label": ClassLabel(names=["ant", "bee"]), "caption": Value("string")}, splits=("test",))
+    columns = {
+        "img": [{"bytes": png(colour=(i, 0, 0)), "path": None} for i in range(4)],
+        "label": [0, 1, 1, 0],
+        "caption": list("abcd"),
+    }
+    hub(
+        columns,
+        {"img": Image(), "label": ClassLabel(names=["ant", "bee"]), "caption": Value("string")},
+        splits=("test",),
+    )
     source = open_source(Data(source="hub:owner/name"), 0)
-    assert source.classes == ["ant", "bee"] and source.prompts == list("abcd") and source.keys[2] == "owner/name/2"
+    assert (
+        source.classes == ["ant", "bee"]
+        and source.prompts == list("abcd")
+        and source.keys[2] == "owner/name/2"
+    )
     assert source.read(3)[0, 0].tolist() == [3, 0, 0]
 
 
@@ -679,7 +739,13 @@ def test_hub_offline_says_so():
         "from difflab.config import Data\nfrom difflab.data.sources import open_source\nfrom difflab.core.errors import DataError\n"
         "try: open_source(Data(source='hub:nobody/nothing-here'), 0)\nexcept DataError as error: print(error)"
     )
-    run = subprocess.run([sys.executable, "-c", code], env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert run.returncode == 0, run.stderr
     assert "hub:nobody/nothing-here cannot be loaded" in run.stdout and "imagefolder:PATH" in run.stdout
     assert len(run.stdout.strip().splitlines()) == 1

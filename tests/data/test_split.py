@@ -108,7 +108,10 @@ def test_a_class_without_images_is_named():
         split(source([0, 0, 0, 0, 2, 2]), 0.5, 0)
 
 
-@pytest.mark.parametrize(("n", "held_out", "what"), [(3, 0.5, "at least 4"), (20, 0.01, "held-out side"), (20, 0.99, "training side")])
+@pytest.mark.parametrize(
+    ("n", "held_out", "what"),
+    [(3, 0.5, "at least 4"), (20, 0.01, "held-out side"), (20, 0.99, "training side")],
+)
 def test_too_few_images_on_a_side(n, held_out, what):
     with pytest.raises(DataError, match=what):
         split(source(n=n), held_out, 0)

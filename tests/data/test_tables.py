@@ -12,7 +12,14 @@ from difflab.config import Data
 from difflab.core.errors import DataError
 from difflab.data.sources import open_source
 
-TEXTS = ["a cat", "line\u2028separator", "next\x85line", "tab\x0bfeed, \"quoted\" and 'so'", "two\nlines", "\ufeffmark"]
+TEXTS = [
+    "a cat",
+    "line\u2028separator",
+    "next\x85line",
+    "tab\x0bfeed, \"quoted\" and 'so'",
+    "two\nlines",
+    "\ufeffmark",
+]
 
 
 def opened(root, **options):
@@ -20,11 +27,16 @@ def opened(root, **options):
 
 
 def rows(n=6, **columns):
-    return [{"file_name": f"{i:03d}.png", **{name: values[i] for name, values in columns.items()}} for i in range(n)]
+    return [
+        {"file_name": f"{i:03d}.png", **{name: values[i] for name, values in columns.items()}}
+        for i in range(n)
+    ]
 
 
 def as_jsonl(root, listed, mark=b""):
-    lines = [json.dumps(row, ensure_ascii=False).replace("\\u000b", "\x0b") for row in listed]  # unescaped, as other tools write it
+    lines = [
+        json.dumps(row, ensure_ascii=False).replace("\\u000b", "\x0b") for row in listed
+    ]  # unescaped, as other tools write it
     (root / "metadata.jsonl").write_bytes(mark + ("\n".join(lines) + "\n").encode())
 
 
@@ -50,15 +62,24 @@ def test_captions_come_through_every_table_as_they_are(form, mark, tmp_path):
     root = pictures_in(tmp_path / "set", 6, 8)
     FORMS[form](root, rows(text=TEXTS, label=[3, 3, 10, 10, 3, 3], caption=list("abcdef")), MARKS[mark])
     source = opened(root)
-    assert source.prompts == TEXTS and source.classes == ["3", "10"] and source.labels.tolist() == [0, 0, 1, 1, 0, 0]
+    assert (
+        source.prompts == TEXTS
+        and source.classes == ["3", "10"]
+        and source.labels.tolist() == [0, 0, 1, 1, 0, 0]
+    )
     assert source.account.ignored == {} and source.columns == ("file_name", "text", "label", "caption")
     assert opened(root, caption_column="caption").prompts == list("abcdef")
-    with pytest.raises(DataError, match=r"no column 'title' that data.caption_column asks for \(it has: file_name, text, label, caption\)"):
+    with pytest.raises(
+        DataError,
+        match=r"no column 'title' that data.caption_column asks for \(it has: file_name, text, label, caption\)",
+    ):
         opened(root, caption_column="title")
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("column", "field"), [("caption", None), ("prompt", None), ("description", "description")])
+@pytest.mark.parametrize(
+    ("column", "field"), [("caption", None), ("prompt", None), ("description", "description")]
+)
 def test_the_caption_may_be_in_another_column(form, column, field, tmp_path):
     root = pictures_in(tmp_path / "set", 6, 8)
     FORMS[form](root, rows(**{column: TEXTS}))
@@ -69,14 +90,18 @@ def test_a_column_that_nobody_asked_for_is_named_where_captions_are_wanted(tmp_p
     root = pictures_in(tmp_path / "set", 6, 8)
     as_jsonl(root, rows(title=TEXTS))
     assert opened(root).prompts is None
-    with pytest.raises(DataError, match=r"known: nothing; columns that data.caption_column may name: file_name, title"):
+    with pytest.raises(
+        DataError, match=r"known: nothing; columns that data.caption_column may name: file_name, title"
+    ):
         opened(root, caption="{prompt}, a photo")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
 def test_other_encodings_with_a_mark_are_read(encoding, tmp_path):
     root = pictures_in(tmp_path / "set", 6, 8)
-    (root / "metadata.jsonl").write_bytes("\n".join(json.dumps(row, ensure_ascii=False) for row in rows(text=TEXTS)).encode(encoding))
+    (root / "metadata.jsonl").write_bytes(
+        "\n".join(json.dumps(row, ensure_ascii=False) for row in rows(text=TEXTS)).encode(encoding)
+    )
     assert opened(root).prompts == TEXTS
 
 
@@ -94,13 +119,33 @@ def test_columns_of_csv_that_look_like_numbers_and_are_names(tmp_path):
             b'{"file_name": "000.png", "text": "a"}\n{"file_name": "001.png", "text": "half \\ud83d"}',
             "line 2: .*half of a surrogate pair",
         ),
-        ("metadata.jsonl", b'{"file_name": "000.png", "label": "\\udc00"}', "line 1: .*half of a surrogate pair"),
-        ("metadata.jsonl", b'{"file_name": "\\udc00.png", "text": "a"}', "line 1: .*half of a surrogate pair"),
-        ("metadata.jsonl", b'{"file_name": "000.png", "text": "a"}\n{"file_name": "001.png", "text": "\xff"}', "line 2: cannot be read as UTF-8"),
+        (
+            "metadata.jsonl",
+            b'{"file_name": "000.png", "label": "\\udc00"}',
+            "line 1: .*half of a surrogate pair",
+        ),
+        (
+            "metadata.jsonl",
+            b'{"file_name": "\\udc00.png", "text": "a"}',
+            "line 1: .*half of a surrogate pair",
+        ),
+        (
+            "metadata.jsonl",
+            b'{"file_name": "000.png", "text": "a"}\n{"file_name": "001.png", "text": "\xff"}',
+            "line 2: cannot be read as UTF-8",
+        ),
         ("metadata.jsonl", b"[" * 100_000, "line 1: not valid JSON"),
-        ("metadata.jsonl", b'{"file_name": "000.png", "text": ["a", "b"]}', "line 1: 'text' must be a string, not list; name another column"),
+        (
+            "metadata.jsonl",
+            b'{"file_name": "000.png", "text": ["a", "b"]}',
+            "line 1: 'text' must be a string, not list; name another column",
+        ),
         ("metadata.csv", b'file_name,text\n000.png,"a\nb"\n001.png,\xff', "line 4: cannot be read as UTF-8"),
-        ("metadata.csv", b"file_name,text\n000.png,a\n001.png,b,c", "line 3: 3 cells where the first line has 2"),
+        (
+            "metadata.csv",
+            b"file_name,text\n000.png,a\n001.png,b,c",
+            "line 3: 3 cells where the first line has 2",
+        ),
         ("metadata.csv", b"file_name,text,text\n000.png,a,b", "line 1: column 'text' is there twice"),
         ("metadata.csv", b'file_name,text\n000.png,"a', "line 2: not valid CSV"),
         ("metadata.csv", b"file_name,text\n000.png,a\n001.png,", "line 3: no 'text', which others have"),
@@ -165,7 +210,9 @@ def test_which_captions_are_taken_can_be_said(tmp_path):
     with_sidecars(root, list("ghijkl"), ".caption")
     assert opened(root).prompts == list("abcdef")
     assert opened(root, caption_column=".caption").prompts == list("ghijkl")
-    as_jsonl(root, rows(label=[0, 0, 1, 1, 0, 1]))  # labels alone: the captions are still those beside the images
+    as_jsonl(
+        root, rows(label=[0, 0, 1, 1, 0, 1])
+    )  # labels alone: the captions are still those beside the images
     assert opened(root).prompts == list("abcdef") and opened(root).classes == ["0", "1"]
     as_jsonl(root, rows(text=TEXTS))
     assert opened(root).prompts == TEXTS and opened(root, caption_column=".txt").prompts == list("abcdef")
@@ -178,16 +225,27 @@ def test_folders_with_repeats_give_class_and_caption(tmp_path):
     for name, n in (("10_sks dog", 2), ("5_sks dog", 1), ("1_a cat_tabby", 2)):
         pictures_in(tmp_path / name, n, 8, seed=n)
     source = opened(tmp_path)
-    assert source.classes == ["a cat_tabby", "sks dog"] and source.labels.tolist() == [1, 1, 0, 0, 1] and len(source) == 5
+    assert (
+        source.classes == ["a cat_tabby", "sks dog"]
+        and source.labels.tolist() == [1, 1, 0, 0, 1]
+        and len(source) == 5
+    )
     assert source.prompts == ["sks dog", "sks dog", "a cat_tabby", "a cat_tabby", "sks dog"]
-    assert "3 folders are 2 classes by NAME" in source.account.lines()[1] and "repeats are not applied" in source.account.lines()[1]
+    assert (
+        "3 folders are 2 classes by NAME" in source.account.lines()[1]
+        and "repeats are not applied" in source.account.lines()[1]
+    )
     with_sidecars(tmp_path / "10_sks dog", ["x", "y"])
     with_sidecars(tmp_path / "5_sks dog", ["z"])
     with_sidecars(tmp_path / "1_a cat_tabby", ["v", "w"])
-    assert opened(tmp_path).prompts == ["x", "y", "v", "w", "z"] and opened(tmp_path).classes == source.classes
+    assert (
+        opened(tmp_path).prompts == ["x", "y", "v", "w", "z"] and opened(tmp_path).classes == source.classes
+    )
 
 
-@pytest.mark.parametrize("names", [("10_dog", "cat"), ("001_dog", "002_cat"), ("0_dog", "1_cat"), ("10-dog", "11-cat"), ("3", "4")])
+@pytest.mark.parametrize(
+    "names", [("10_dog", "cat"), ("001_dog", "002_cat"), ("0_dog", "1_cat"), ("10-dog", "11-cat"), ("3", "4")]
+)
 def test_other_folders_are_classes_by_their_whole_name(names, tmp_path):
     for name in names:
         pictures_in(tmp_path / name, 2, 8)
@@ -201,7 +259,10 @@ def test_other_folders_are_classes_by_their_whole_name(names, tmp_path):
 def test_a_label_that_is_a_row_number_is_refused_and_can_be_switched_off(form, label, tmp_path):
     root = pictures_in(tmp_path / "set", 6, 8)
     if form == "rows":
-        pq.write_table(pa.table({"image": [(root / f"{i:03d}.png").read_bytes() for i in range(6)], "label": label}), tmp_path / "a.parquet")
+        pq.write_table(
+            pa.table({"image": [(root / f"{i:03d}.png").read_bytes() for i in range(6)], "label": label}),
+            tmp_path / "a.parquet",
+        )
         source = f"parquet:{tmp_path / 'a.parquet'}"
     else:
         FORMS[form](root, rows(label=label))

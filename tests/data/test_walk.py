@@ -26,8 +26,18 @@ def parquet(path: Path, n: int = 4, seed: int = 0) -> Path:
 @pytest.mark.parametrize(
     ("names", "typed"),
     [
-        (("data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"), "data/train-00000-of-00001.parquet"),
-        (("data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "data/validation-0.parquet"), "data/train-0000*.parquet"),
+        (
+            ("data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"),
+            "data/train-00000-of-00001.parquet",
+        ),
+        (
+            (
+                "data/train-00000-of-00002.parquet",
+                "data/train-00001-of-00002.parquet",
+                "data/validation-0.parquet",
+            ),
+            "data/train-0000*.parquet",
+        ),
         (("train/0000.parquet", "test/0000.parquet"), "train/0000.parquet"),
         (("train.parquet", "validation.parquet"), "train.parquet"),
         (("test.parquet", "dev.parquet"), "test.parquet"),
@@ -40,19 +50,31 @@ def test_parquet_files_of_several_splits_are_refused_and_named(names, typed, by,
         parquet(tmp_path / name, seed=i)
 
     def opened(path):
-        return open_source(Data(source=f"parquet:{path}"), 0) if by == "run" else open_sides({"real": path}, None, 0.0, [])["real"]
+        return (
+            open_source(Data(source=f"parquet:{path}"), 0)
+            if by == "run"
+            else open_sides({"real": path}, None, 0.0, [])["real"]
+        )
 
     with pytest.raises(DataError, match="holds several splits") as refused:
         opened(tmp_path)
     message = str(refused.value)
-    assert message.endswith(f"for example {tmp_path / typed}" if "*" in typed or typed in message else "?") and "\n" not in message
+    assert (
+        message.endswith(f"for example {tmp_path / typed}" if "*" in typed or typed in message else "?")
+        and "\n" not in message
+    )
     assert all(name in message or "train-00001" in name for name in names)
     wanted = 8 if "*" in typed else 4
     assert len(opened(tmp_path / typed)) == wanted
 
 
 @pytest.mark.parametrize(
-    "names", [("a.parquet", "b.parquet"), ("train-0.parquet", "train-1.parquet"), ("latest.parquet", "contest.parquet", "trainer.parquet")]
+    "names",
+    [
+        ("a.parquet", "b.parquet"),
+        ("train-0.parquet", "train-1.parquet"),
+        ("latest.parquet", "contest.parquet", "trainer.parquet"),
+    ],
 )
 def test_files_of_one_split_are_one_set(names, tmp_path):
     for i, name in enumerate(names):
@@ -75,12 +97,17 @@ def test_files_of_one_split_are_one_set(names, tmp_path):
 def test_folders_of_several_splits_are_refused_and_named(names, named, tmp_path):
     for i, name in enumerate(names):
         pictures_in(tmp_path / name, 2, 8, i)
-    for opened in (lambda: open_source(Data(source=f"imagefolder:{tmp_path}"), 0), lambda: open_sides({"real": tmp_path}, None, 0.0, [])):
+    for opened in (
+        lambda: open_source(Data(source=f"imagefolder:{tmp_path}"), 0),
+        lambda: open_sides({"real": tmp_path}, None, 0.0, []),
+    ):
         with pytest.raises(DataError, match=f"{named} look like splits.*for example {tmp_path}"):
             opened()
 
 
-@pytest.mark.parametrize("names", [("train station", "test tube"), ("bus", "train"), ("latest", "training wheels")])
+@pytest.mark.parametrize(
+    "names", [("train station", "test tube"), ("bus", "train"), ("latest", "training wheels")]
+)
 def test_classes_that_only_sound_like_splits_are_classes(names, tmp_path):
     for i, name in enumerate(names):
         pictures_in(tmp_path / name, 2, 8, i)
@@ -93,7 +120,10 @@ def test_a_list_over_several_splits_is_one_set_and_that_is_said(tmp_path):
     names = [f"{folder}/{i:03d}.png" for folder in ("train", "test") for i in range(2)]
     (tmp_path / "metadata.csv").write_text("\n".join(["file_name", *names]))
     source = open_source(Data(source=f"imagefolder:{tmp_path}"), 0)
-    assert source.keys == names and "lists images in test and train, which look like splits" in source.account.lines()[1]
+    assert (
+        source.keys == names
+        and "lists images in test and train, which look like splits" in source.account.lines()[1]
+    )
 
 
 # ----------------------------------------------------------------------------------------------- the hub's cache
@@ -112,17 +142,36 @@ def cached(cache: Path, files: dict[str, Path], revision: str = "abc") -> Path:
 def test_parquet_and_images_of_a_snapshot_are_read(tmp_path):
     snapshot = cached(
         tmp_path / "tables",
-        {"data/train-0.parquet": parquet(tmp_path / "a.parquet"), "data/train-1.parquet": parquet(tmp_path / "b.parquet", seed=1)},
+        {
+            "data/train-0.parquet": parquet(tmp_path / "a.parquet"),
+            "data/train-1.parquet": parquet(tmp_path / "b.parquet", seed=1),
+        },
     )
     images = pictures_in(tmp_path / "pictures", 4, 8)
-    (images / "metadata.csv").write_text("file_name,text\n" + "".join(f"x/{i:03d}.png,{i}\n" for i in range(4)))
-    files = {"metadata.csv": images / "metadata.csv"} | {f"x/{i:03d}.png": images / f"{i:03d}.png" for i in range(4)}
+    (images / "metadata.csv").write_text(
+        "file_name,text\n" + "".join(f"x/{i:03d}.png,{i}\n" for i in range(4))
+    )
+    files = {"metadata.csv": images / "metadata.csv"} | {
+        f"x/{i:03d}.png": images / f"{i:03d}.png" for i in range(4)
+    }
     pictures = cached(tmp_path / "images", files)
-    for path in (snapshot, snapshot / "data", tmp_path / "tables"):  # the repository's folder itself has one snapshot
-        assert len(open_source(Data(source=f"parquet:{path}"), 0)) == 8 == len(open_sides({"real": path}, None, 0.0, [])["real"])
+    for path in (
+        snapshot,
+        snapshot / "data",
+        tmp_path / "tables",
+    ):  # the repository's folder itself has one snapshot
+        assert (
+            len(open_source(Data(source=f"parquet:{path}"), 0))
+            == 8
+            == len(open_sides({"real": path}, None, 0.0, [])["real"])
+        )
     for path in (pictures, tmp_path / "images"):
         source = open_source(Data(source=f"imagefolder:{path}"), 0)
-        assert source.keys[3] == "x/003.png" and source.prompts == list("0123") and source.read(3).shape == (8, 8, 3)
+        assert (
+            source.keys[3] == "x/003.png"
+            and source.prompts == list("0123")
+            and source.read(3).shape == (8, 8, 3)
+        )
 
 
 def test_a_cache_with_several_snapshots_is_not_one_set(tmp_path):
@@ -132,7 +181,9 @@ def test_a_cache_with_several_snapshots_is_not_one_set(tmp_path):
         open_source(Data(source=f"parquet:{tmp_path / 'cache'}"), 0)
 
 
-@pytest.mark.parametrize("kind", ["beside blobs", "blobs of another cache", "blobs that are a link", "no snapshot"])
+@pytest.mark.parametrize(
+    "kind", ["beside blobs", "blobs of another cache", "blobs that are a link", "no snapshot"]
+)
 def test_links_that_leave_the_cache_are_refused(kind, tmp_path):
     outside = parquet(tmp_path / "outside" / "blobs" / "secret.parquet")
     snapshot = cached(tmp_path / "cache", {"a.parquet": parquet(tmp_path / "a.parquet")})

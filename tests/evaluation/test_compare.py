@@ -25,7 +25,9 @@ FEW = {"extractors": ["pixels"], "metrics": ["fd", "recall", "coverage"], "resam
 @pytest.fixture(scope="module")
 def emoji() -> np.ndarray:
     source = open_source(Data(source="emoji", limit=600), 0)
-    return np.stack([source.read(int(i)) for i in np.random.default_rng(0).permutation(len(source))])  # they lie in order of style
+    return np.stack(
+        [source.read(int(i)) for i in np.random.default_rng(0).permutation(len(source))]
+    )  # they lie in order of style
 
 
 def write(folder: Path, images, suffix: str = "png", **options) -> Path:
@@ -42,19 +44,30 @@ def test_equal_sets_lie_at_the_floor_and_changed_ones_do_not(emoji):
     honest, collapsed = (compare(real, fake, extractors=["pixels"], resamples=20) for fake in (same, changed))
     for metric in ("recall", "coverage", "vendi"):
         row = honest[metric]
-        assert row["ci_low"] - 0.1 * abs(row["floor"]) <= row["floor"] <= row["ci_high"] + 0.1 * abs(row["floor"]), metric
+        assert (
+            row["ci_low"] - 0.1 * abs(row["floor"])
+            <= row["floor"]
+            <= row["ci_high"] + 0.1 * abs(row["floor"])
+        ), metric
         assert collapsed[metric]["ci_high"] < row["floor"], metric
     assert honest["repeats"]["value"] < 0.1 and collapsed["repeats"]["value"] == 1
     assert {row["n"] for row in honest.rows} == {200}
-    assert honest["fd"]["recipe"] == collapsed["fd"]["recipe"]  # the same real set, n and features: comparable
+    assert (
+        honest["fd"]["recipe"] == collapsed["fd"]["recipe"]
+    )  # the same real set, n and features: comparable
 
 
 def test_every_value_is_that_of_the_measure_on_the_same_rows(emoji):
     """The rows are drawn by a permutation; with as many generated images as n all of them count, so their order is of no matter."""
-    result = compare(emoji[:300], emoji[300:450], extractors=["pixels"], metrics=["trace_ratio", "fd"], resamples=0)
+    result = compare(
+        emoji[:300], emoji[300:450], extractors=["pixels"], metrics=["trace_ratio", "fd"], resamples=0
+    )
     assert [row["n"] for row in result.rows] == [150, 150] and result["fd"]["ci_low"] is None
     pixels = open_extractor("pixels")
-    spread = [float(pixels(torch.from_numpy(x)).double().var(0, correction=0).sum()) for x in (emoji[:300], emoji[300:450])]
+    spread = [
+        float(pixels(torch.from_numpy(x)).double().var(0, correction=0).sum())
+        for x in (emoji[:300], emoji[300:450])
+    ]
     # The reference is a half of the real set, whose spread is near that of the whole.
     assert result["trace_ratio"]["value"] == pytest.approx(spread[1] / spread[0], rel=0.1)
     assert result["trace_ratio"]["floor"] == pytest.approx(1, abs=0.1)
@@ -62,21 +75,33 @@ def test_every_value_is_that_of_the_measure_on_the_same_rows(emoji):
 
 def test_the_floor_is_between_two_different_halves(emoji):
     """Against itself a set would have distance 0, recall 1 and copies everywhere."""
-    result = compare(emoji[:300], emoji[300:450], extractors=["pixels"], metrics=["fd", "recall", "trace_ratio"], resamples=0)
+    result = compare(
+        emoji[:300],
+        emoji[300:450],
+        extractors=["pixels"],
+        metrics=["fd", "recall", "trace_ratio"],
+        resamples=0,
+    )
     assert result["fd"]["floor"] > 0.1 * result["fd"]["value"]
     assert result["recall"]["floor"] < 1 and result["trace_ratio"]["floor"] != 1
 
 
 def test_concepts_are_read_from_captions_by_a_clip_model(emoji, tmp_path):
     folder = tiny.clip(tmp_path / "clip")
-    sides = [write(tmp_path / name, emoji[k : k + 40]) for name, k in (("real", 0), ("fake", 40), ("train", 80))]
+    sides = [
+        write(tmp_path / name, emoji[k : k + 40]) for name, k in (("real", 0), ("fake", 40), ("train", 80))
+    ]
     for side in sides[:2]:  # the training images need no captions
-        lines = [{"file_name": f"{i:04d}.png", "text": f"noto {('red apple', 'seal')[i % 2]}"} for i in range(40)]
+        lines = [
+            {"file_name": f"{i:04d}.png", "text": f"noto {('red apple', 'seal')[i % 2]}"} for i in range(40)
+        ]
         (side / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     names = tmp_path / "concepts.txt"
     names.write_text("seal\nred apple\n")
     options = {"train": sides[2], "extractors": [f"open_clip:{folder}"], "resamples": 0}
-    result = compare(*sides[:2], concepts=names, metrics=["zero_shot_accuracy", "prompt_alignment", "ct"], **options)
+    result = compare(
+        *sides[:2], concepts=names, metrics=["zero_shot_accuracy", "prompt_alignment", "ct"], **options
+    )
     assert [0 <= result["zero_shot_accuracy"][key] <= 1 for key in ("value", "floor")] == [True, True]
     assert -1 <= result["prompt_alignment"]["value"] <= 1 and result["ct"]["value"] is not None
     names.write_text("seal\nbanana\n")
@@ -102,7 +127,8 @@ def test_copies_of_training_images_are_seen_with_train(emoji):
     train, held_out, fresh = emoji[:200], emoji[200:400], emoji[400:]
     metrics = ["auth_pct", "ct", "near_duplicates", "generalisation_score"]
     copied, honest = (
-        compare(held_out, fake, train=train, extractors=["pixels"], metrics=metrics, resamples=0) for fake in (train[:100], fresh[:100])
+        compare(held_out, fake, train=train, extractors=["pixels"], metrics=metrics, resamples=0)
+        for fake in (train[:100], fresh[:100])
     )
     assert copied["near_duplicates"]["value"] == 1 and honest["near_duplicates"]["value"] < 0.1
     assert copied["ct"]["value"] < -5 < honest["ct"]["value"]
@@ -115,7 +141,10 @@ def test_defaults_take_every_common_measure_on_features_and_texture(emoji):
     result = compare(emoji[:420], emoji[420:], resamples=0)
     assert [r["metric"] for r in result.rows] == [*COMMON, *TEXTURE]
     assert all(r["value"] is not None for r in result.rows if r["metric"] != "tail_recall")
-    assert len({r["extractor"] for r in result.rows}) == 2 and set(result.frame["metric"]) == {*COMMON, *TEXTURE}
+    assert len({r["extractor"] for r in result.rows}) == 2 and set(result.frame["metric"]) == {
+        *COMMON,
+        *TEXTURE,
+    }
     with pytest.raises(KeyError):
         result["ct"]
 
@@ -125,7 +154,11 @@ def test_folders_arrays_tensors_and_pil_images_are_the_same_images(emoji, tmp_pa
     real, fake = emoji[:80], emoji[80:120]
     wanted = compare(real, fake, **FEW).rows
     folders = write(tmp_path / "real", real), write(tmp_path / "fake", fake)
-    assert compare(*folders, **FEW).rows == wanted == compare(str(folders[0]), torch.from_numpy(fake), **FEW).rows
+    assert (
+        compare(*folders, **FEW).rows
+        == wanted
+        == compare(str(folders[0]), torch.from_numpy(fake), **FEW).rows
+    )
     assert compare([Image.fromarray(x) for x in real], fake, **FEW).rows == wanted
 
 
@@ -143,16 +176,22 @@ def test_unequal_formats_sizes_and_colours_are_said(emoji, tmp_path):
 
 def test_duplicate_files_are_counted(emoji):
     fake = np.concatenate([emoji[100:130], emoji[100:120]])
-    assert "generated: 20 of 50 images are exact copies of another" in "\n".join(compare(emoji[:100], fake, **FEW).notes)
+    assert "generated: 20 of 50 images are exact copies of another" in "\n".join(
+        compare(emoji[:100], fake, **FEW).notes
+    )
 
 
 def test_few_unreadable_images_are_left_out_and_named_many_are_an_error(emoji, tmp_path):
     real, fake = write(tmp_path / "real", emoji[:120]), write(tmp_path / "fake", emoji[120:180])
     (fake / "0003.png").write_bytes((fake / "0003.png").read_bytes()[:60])
-    with pytest.raises(DataError, match=r"generated: 1 of 60 images are left out, the first: .*0003\.png.*--max-bad"):
+    with pytest.raises(
+        DataError, match=r"generated: 1 of 60 images are left out, the first: .*0003\.png.*--max-bad"
+    ):
         compare(real, fake, **FEW)
     result = compare(real, fake, max_bad=0.05, **FEW)
-    assert result.rows[0]["n"] == 59 and any("1 of 60 images are left out" in note and "0003.png" in note for note in result.notes)
+    assert result.rows[0]["n"] == 59 and any(
+        "1 of 60 images are left out" in note and "0003.png" in note for note in result.notes
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ bad input
@@ -200,18 +239,28 @@ def test_unusable_options_are_refused(options, said, emoji):
     rows = None
     with pytest.raises(MeasureError, match=said):
         rows = compare(emoji[:40], emoji[40:80], **{**FEW, **options})
-        raise MeasureError(str(rows.rows[0]["reason"]))  # what one measure cannot bear is its reason, not an error
+        raise MeasureError(
+            str(rows.rows[0]["reason"])
+        )  # what one measure cannot bear is its reason, not an error
 
 
 def test_too_few_images_leave_a_measure_out_with_the_reason(emoji):
-    result = compare(emoji[:8], emoji[8:12], extractors=["pixels"], metrics=["recall", "trace_ratio"], resamples=0)
+    result = compare(
+        emoji[:8], emoji[8:12], extractors=["pixels"], metrics=["recall", "trace_ratio"], resamples=0
+    )
     assert result["recall"]["value"] is None and "needs at least 6" in result["recall"]["reason"]
     assert result["trace_ratio"]["value"] is not None
 
 
 def test_one_extractor_sees_the_same_whatever_else_is_measured(emoji):
     alone = compare(emoji[:100], emoji[100:150], extractors=["pixels"], metrics=["fd"], resamples=0).rows
-    beside = compare(emoji[:100], emoji[100:150], extractors=["texture", "pixels"], metrics=["texture_distance", "fd"], resamples=0).rows
+    beside = compare(
+        emoji[:100],
+        emoji[100:150],
+        extractors=["texture", "pixels"],
+        metrics=["texture_distance", "fd"],
+        resamples=0,
+    ).rows
     assert alone == [r for r in beside if r["metric"] == "fd"]
     pair = Pair(torch.zeros(4, 2), torch.ones(4, 2))
     assert METRICS["fd"].of(pair) > 0
@@ -227,9 +276,18 @@ def test_the_command(emoji, tmp_path):
     few = ["--extractors", "pixels", "--metrics", "fd", "recall", "--resamples", "20"]
     shown = command(real, fake, *few)
     assert shown.returncode == 0, shown.stderr
-    assert "recall" in shown.stdout and "floor" in shown.stdout and "95% interval" in shown.stdout and "file format" in shown.stderr
+    assert (
+        "recall" in shown.stdout
+        and "floor" in shown.stdout
+        and "95% interval" in shown.stdout
+        and "file format" in shown.stderr
+    )
     told = command(real, fake, *few, "--json")
     rows = [json.loads(line) for line in told.stdout.splitlines()]
     assert rows == compare(real, fake, extractors=["pixels"], metrics=["fd", "recall"], resamples=20).rows
     wrong = command(real, tmp_path / "gone")
-    assert wrong.returncode == 2 and wrong.stderr.startswith("difflab: error: generated: ") and wrong.stderr.count("\n") == 1
+    assert (
+        wrong.returncode == 2
+        and wrong.stderr.startswith("difflab: error: generated: ")
+        and wrong.stderr.count("\n") == 1
+    )

@@ -27,7 +27,9 @@ def median(images: np.ndarray, statistic: str) -> float:
     return float(texture(torch.from_numpy(images))[:, STATISTICS.index(statistic)].median())
 
 
-@pytest.mark.parametrize(("kind", "statistic"), [("blurred", "sharpness"), ("sharpened", "sharpness"), ("saturated", "saturation")])
+@pytest.mark.parametrize(
+    ("kind", "statistic"), [("blurred", "sharpness"), ("sharpened", "sharpness"), ("saturated", "saturation")]
+)
 def test_the_look_of_changed_images_is_taken_on(halves, kind, statistic):
     """Of the way from other real images to changed ones, all but a third is gone (HSV's saturation is not quite a mean of chroma)."""
     real, other = halves
@@ -43,7 +45,9 @@ def test_a_linear_filter_is_found_exactly_where_nothing_clips():
     """Images of little contrast around grey: the look of a blur is the blur itself, image by image."""
     rng = np.random.default_rng(0)
     noise = rng.normal(128, 25, (200, 16, 16, 1)).clip(40, 215).astype(np.uint8)
-    blurred = np.stack([np.asarray(Image.fromarray(x[..., 0]).filter(ImageFilter.GaussianBlur(1)))[..., None] for x in noise])
+    blurred = np.stack(
+        [np.asarray(Image.fromarray(x[..., 0]).filter(ImageFilter.GaussianBlur(1)))[..., None] for x in noise]
+    )
     got, inner = matched(noise, blurred).astype(float), (slice(None), slice(3, -3), slice(3, -3))
     assert np.corrcoef(got[inner].ravel(), blurred[inner].ravel())[0, 1] > 0.97
     assert np.corrcoef(noise[inner].ravel(), blurred[inner].ravel())[0, 1] < 0.6

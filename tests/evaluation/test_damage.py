@@ -29,8 +29,35 @@ BASE: dict[str, Any] = {
     "measure": {"extractors": ["pixels"], "metrics": ["recall"], "resamples": 0},
 }
 ODD: list[Any] = [
-    *(None, True, -1, 0, 10**30, 1e308, "", "\u0000", "\ud800", "x" * 5000, [], {}, [[]], [None], {"a": {"b": []}}),
-    *("../..", "imagefolder:", "imagefolder:\udcff", "parquet:/", "imagefolder:/dev", "hub:../x", "exact", "~", "2020-13-45", ["recall"] * 3),
+    *(
+        None,
+        True,
+        -1,
+        0,
+        10**30,
+        1e308,
+        "",
+        "\u0000",
+        "\ud800",
+        "x" * 5000,
+        [],
+        {},
+        [[]],
+        [None],
+        {"a": {"b": []}},
+    ),
+    *(
+        "../..",
+        "imagefolder:",
+        "imagefolder:\udcff",
+        "parquet:/",
+        "imagefolder:/dev",
+        "hub:../x",
+        "exact",
+        "~",
+        "2020-13-45",
+        ["recall"] * 3,
+    ),
 ]
 BYTES = [
     b"\x00",
@@ -80,7 +107,9 @@ def broken(rng: random.Random) -> bytes:
         node[rng.choice([1, None, True, "", "\u0000", "sourc", "a.b", "x" * 500])] = node.pop(leaf)
     text = yaml.safe_dump(config, sort_keys=False).encode("utf-8", "surrogatepass")
     at = rng.randrange(len(text))
-    return text[:at] + rng.choice(BYTES) + text[at:] if kind == "bytes" else text[:at] if kind == "cut" else text
+    return (
+        text[:at] + rng.choice(BYTES) + text[at:] if kind == "bytes" else text[:at] if kind == "cut" else text
+    )
 
 
 @pytest.mark.parametrize("part", range(4))
@@ -88,7 +117,14 @@ def test_damaged_configs_are_one_line(tmp_path, part):
     for i in range(part * 20, part * 20 + 20):
         rng = random.Random(i)
         (tmp_path / "c.yaml").write_bytes(broken(rng))
-        told(difflab("run" if i % 10 == 0 else "plan", tmp_path / "c.yaml", *(["--out", tmp_path / f"run-{i}"] if i % 10 == 0 else []), "--json"))
+        told(
+            difflab(
+                "run" if i % 10 == 0 else "plan",
+                tmp_path / "c.yaml",
+                *(["--out", tmp_path / f"run-{i}"] if i % 10 == 0 else []),
+                "--json",
+            )
+        )
 
 
 def test_overrides_of_any_kind_are_one_line(tmp_path):
@@ -145,7 +181,19 @@ def test_overrides_of_any_kind_are_one_line(tmp_path):
         lambda p: p.write_text(""),
         lambda p: p.symlink_to(p),
     ],
-    ids=["folder", "not UTF-8", "NUL", "surrogate", "escaped surrogate", "deep", "deep maps", "circle", "list", "empty", "link to itself"],
+    ids=[
+        "folder",
+        "not UTF-8",
+        "NUL",
+        "surrogate",
+        "escaped surrogate",
+        "deep",
+        "deep maps",
+        "circle",
+        "list",
+        "empty",
+        "link to itself",
+    ],
 )
 def test_what_is_no_config_is_one_line(tmp_path, make):
     make(tmp_path / "c.yaml")
@@ -153,13 +201,30 @@ def test_what_is_no_config_is_one_line(tmp_path, make):
     assert done.returncode == 2 and ("c.yaml" in told(done) or "data.source=" in done.stderr)
 
 
-NAMES = ["a\nb", "-x", "\udcff\udcfe", "a b", "ü'\"", "{class}", "[bold]", "%s", "a:b", " ", "\x1b[31m", "\u202e"]
+NAMES = [
+    "a\nb",
+    "-x",
+    "\udcff\udcfe",
+    "a b",
+    "ü'\"",
+    "{class}",
+    "[bold]",
+    "%s",
+    "a:b",
+    " ",
+    "\x1b[31m",
+    "\u202e",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_folder_may_have_any_name(tmp_path, name):
     folder(tmp_path / name, 6, 8)
-    raw = BASE | {"data": {"source": f"imagefolder:{tmp_path / name}"}, "sample": {"count": 3}, "policies": []}
+    raw = BASE | {
+        "data": {"source": f"imagefolder:{tmp_path / name}"},
+        "sample": {"count": 3},
+        "policies": [],
+    }
     (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(raw))
     done = difflab("plan", tmp_path / f"{name}.yaml", "--json")
     assert done.returncode == 0 and len(done.stderr.splitlines()) == 1, done.stderr
@@ -246,7 +311,11 @@ def test_damaged_runs_are_one_line_and_can_be_mended_as_it_says(tmp_path, finish
 def mend(line: str, words: list[Any]) -> None:
     """Do what the message says: delete the file that it names, or take another folder."""
     if "delete it" in line:
-        place = next(Path(word.rstrip(",;:")) for word in re.split(r"[\s']+", line) if word.startswith("/") and Path(word.rstrip(",;:")).exists())
+        place = next(
+            Path(word.rstrip(",;:"))
+            for word in re.split(r"[\s']+", line)
+            if word.startswith("/") and Path(word.rstrip(",;:")).exists()
+        )
         shutil.rmtree(place) if place.is_dir() else place.unlink()
     elif "--out" in line:
         words[3] = Path(f"{words[3]}-anew")
@@ -257,7 +326,12 @@ def mend(line: str, words: list[Any]) -> None:
 def test_the_net_names_what_was_read_and_keeps_the_cause(tmp_path, monkeypatch):
     from difflab.core.errors import DataError, reading
 
-    with pytest.raises(DataError, match=r"set/ cannot be read \(ZeroDivisionError: by zero\); repair it") as caught, reading("set/"):
+    with (
+        pytest.raises(
+            DataError, match=r"set/ cannot be read \(ZeroDivisionError: by zero\); repair it"
+        ) as caught,
+        reading("set/"),
+    ):
         raise ZeroDivisionError("by\nzero")
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     with pytest.raises(KeyboardInterrupt), reading("set/"):

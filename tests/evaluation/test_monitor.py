@@ -21,13 +21,19 @@ from difflab.data.sources import open_source
 from difflab.evaluation.compare import compare
 from difflab.evaluation.monitor import CollapseWarning, Monitor
 
-FEW = {"extractors": ["pixels", "texture"], "metrics": ["recall", "coverage", "trace_ratio", "fd", "sharpness_shift"], "resamples": 20}
+FEW = {
+    "extractors": ["pixels", "texture"],
+    "metrics": ["recall", "coverage", "trace_ratio", "fd", "sharpness_shift"],
+    "resamples": 20,
+}
 
 
 @pytest.fixture(scope="module")
 def emoji() -> np.ndarray:
     source = open_source(Data(source="emoji", limit=700), 0)
-    return np.stack([source.read(int(i)) for i in np.random.default_rng(0).permutation(len(source))])  # they lie in order of style
+    return np.stack(
+        [source.read(int(i)) for i in np.random.default_rng(0).permutation(len(source))]
+    )  # they lie in order of style
 
 
 def test_it_is_silent_while_nothing_changes(emoji):
@@ -47,7 +53,9 @@ def test_lost_variety_and_lost_detail_alarm(emoji):
     few = emoji[300:303].repeat(50, axis=0)
     with warnings.catch_warnings(record=True) as said:
         monitor.update(few)
-    assert all(w.category is CollapseWarning and w.filename == __file__ for w in said) and len(said) == len(monitor.alarms)
+    assert all(w.category is CollapseWarning and w.filename == __file__ for w in said) and len(said) == len(
+        monitor.alarms
+    )
     assert any(re.match(r"step 1: recall \(pixels\) is .*floor", str(w.message)) for w in said)
     assert {(1, "recall", "pixels"), (1, "coverage", "pixels")} <= set(monitor.alarms)
     blurred = [Image.fromarray(x).resize((6, 6)).resize((32, 32)) for x in emoji[450:600]]
@@ -59,7 +67,9 @@ def test_lost_variety_and_lost_detail_alarm(emoji):
 def test_the_floor_is_between_two_different_halves(emoji):
     rows = Monitor(emoji[:300], **{**FEW, "resamples": 0}).update(emoji[300:400])
     floor = {row["metric"]: row["floor"] for row in rows}
-    assert floor["fd"] > 0.01 and floor["recall"] < 1 and floor["trace_ratio"] != 1  # against itself: 0, 1 and 1
+    assert (
+        floor["fd"] > 0.01 and floor["recall"] < 1 and floor["trace_ratio"] != 1
+    )  # against itself: 0, 1 and 1
 
 
 def test_getting_better_is_no_alarm(emoji):
@@ -82,7 +92,9 @@ def test_curves_go_to_the_trackers(emoji):
     kept = Kept()
     rows = Monitor(emoji[:200], accelerator=kept, **FEW).update(emoji[200:300], step=500)
     assert kept.seen == [(500, {f"difflab/{r['metric']}/{r['extractor']}": r["value"] for r in rows})]
-    Monitor(emoji[:200], accelerator=Accelerator(cpu=True), **FEW).update(emoji[200:300])  # the real one takes it too
+    Monitor(emoji[:200], accelerator=Accelerator(cpu=True), **FEW).update(
+        emoji[200:300]
+    )  # the real one takes it too
 
 
 def test_every_extractor_has_its_own_curve_and_its_own_alarm(emoji):
@@ -95,13 +107,23 @@ def test_every_extractor_has_its_own_curve_and_its_own_alarm(emoji):
             self.values = values
 
     spaces = ["pixels", f"python:{Path(__file__).parent / 'space.py'}:rows_and_columns", "texture"]
-    monitor = Monitor(emoji[:200], extractors=spaces, metrics=["fd", "trace_ratio", "contrast_shift"], resamples=20, accelerator=Kept())
+    monitor = Monitor(
+        emoji[:200],
+        extractors=spaces,
+        metrics=["fd", "trace_ratio", "contrast_shift"],
+        resamples=20,
+        accelerator=Kept(),
+    )
     rows = monitor.update(emoji[200:300])
     assert len(rows) == len(monitor.accelerator.values) == 5
-    assert {"difflab/fd/pixels", "difflab/fd/python:space:rows_and_columns"} <= set(monitor.accelerator.values)
+    assert {"difflab/fd/pixels", "difflab/fd/python:space:rows_and_columns"} <= set(
+        monitor.accelerator.values
+    )
     monitor.update(emoji[300:301].repeat(100, axis=0), warn=False)
     seen = [alarm for alarm in monitor.alarms if alarm.metric == "trace_ratio"]
-    assert [alarm.extractor for alarm in seen] == ["pixels", "python:space:rows_and_columns"] and len(set(monitor.alarms)) == len(monitor.alarms)
+    assert [alarm.extractor for alarm in seen] == ["pixels", "python:space:rows_and_columns"] and len(
+        set(monitor.alarms)
+    ) == len(monitor.alarms)
     step, metric, extractor = seen[0]
     assert (step, metric, extractor) == (1, "trace_ratio", "pixels")
 
@@ -118,13 +140,18 @@ def test_grey_images_are_read_in_the_colours_of_the_reference(emoji):
 def test_without_intervals_it_never_alarms(emoji):
     monitor = Monitor(emoji[:200], **{**FEW, "resamples": 0})
     monitor.update(emoji[200:300])
-    assert all(r["ci_low"] is None for r in monitor.update(emoji[200:201].repeat(100, axis=0))) and monitor.alarms == []
+    assert (
+        all(r["ci_low"] is None for r in monitor.update(emoji[200:201].repeat(100, axis=0)))
+        and monitor.alarms == []
+    )
 
 
 def test_images_are_read_at_the_size_of_the_reference(emoji):
     monitor = Monitor(emoji[:200], image_size=16, **{**FEW, "resamples": 0})
     own = monitor.update(emoji[200:300])
-    small = monitor.update([Image.fromarray(x).resize((16, 16), Image.Resampling.LANCZOS) for x in emoji[200:300]])
+    small = monitor.update(
+        [Image.fromarray(x).resize((16, 16), Image.Resampling.LANCZOS) for x in emoji[200:300]]
+    )
     assert [r["value"] for r in own] == [r["value"] for r in small]
 
 
@@ -217,7 +244,11 @@ def test_two_processes_share_the_samples(shared):
 def test_processes_with_more_images_than_others_are_cut_to_the_smallest(shared):
     (*_, first), (*_, second) = shared
     for counts, n in (("(31, 30)", 40), ("(5, 40)", 10), ("sizes", 40), ("after", 40)):  # of the reference 40
-        assert first[counts] == second[counts] and first[counts][0]["n"] == n and first[counts][0]["value"] is not None
+        assert (
+            first[counts] == second[counts]
+            and first[counts][0]["n"] == n
+            and first[counts][0]["value"] is not None
+        )
     assert first["notes"] == second["notes"]
     assert [note for note in first["notes"] if "processes" in note] == [
         "the processes gave 31, 30 images; 30 of each are measured",

@@ -42,7 +42,11 @@ def test_every_kind_gives_images_and_classes_and_is_a_function_of_its_seed(pool)
         if name == "saturated" and pool[0].shape[3] == 1:
             continue
         images, labels = changed(name, pool, 0.5)
-        assert images.dtype == np.uint8 and images.shape[1:] == pool[0].shape[1:] and labels.shape == (len(images),), name
+        assert (
+            images.dtype == np.uint8
+            and images.shape[1:] == pool[0].shape[1:]
+            and labels.shape == (len(images),)
+        ), name
         assert len(images) == 200 or name == "fewer", name
         assert set(labels) <= set(pool[1]), name
         again, other = changed(name, pool, 0.5), changed(name, pool, 0.5, seed=1)
@@ -67,12 +71,17 @@ def test_tails_are_cut_by_degree(pool):
 
 def test_variance_shrinks_within_classes_by_the_square_of_what_is_left(pool):
     def within(images, labels) -> float:
-        return sum(float(images[labels == c].astype(float).var(0).sum()) * (labels == c).sum() for c in np.unique(labels))
+        return sum(
+            float(images[labels == c].astype(float).var(0).sum()) * (labels == c).sum()
+            for c in np.unique(labels)
+        )
 
     # The same seed draws the same rows for each degree, so that the law is exact but for rounding and the means of the pool.
     first = changed("shrunk", pool, 1e-9)
     for degree in DEGREES:
-        assert within(*changed("shrunk", pool, degree)) / within(*first) == pytest.approx((1 - 0.8 * degree) ** 2, rel=0.05, abs=0.01)
+        assert within(*changed("shrunk", pool, degree)) / within(*first) == pytest.approx(
+            (1 - 0.8 * degree) ** 2, rel=0.05, abs=0.01
+        )
 
 
 def test_repeated_holds_as_many_different_images_as_it_says(pool):
@@ -113,7 +122,9 @@ def test_swapped_labels_are_wrong_by_the_degree(pool):
     for degree in DEGREES:
         images, labels = changed("swapped", pool, degree)
         true = np.array([by_image[x.tobytes()] for x in images])
-        assert (true != labels).mean() == pytest.approx(degree, abs=0.03)  # some emoji are drawn alike in two classes
+        assert (true != labels).mean() == pytest.approx(
+            degree, abs=0.03
+        )  # some emoji are drawn alike in two classes
 
 
 def test_blur_and_sharpening_are_ordered(pool):
@@ -165,6 +176,12 @@ def test_copied_share_is_of_the_training_images(pool):
     ids=str,
 )
 def test_what_cannot_be_simulated(arguments, said):
-    given = {"name": "nothing", "images": np.zeros((6, 8, 8, 3), np.uint8), "labels": np.array([0, 0, 0, 1, 1, 1]), "degree": 0.5, "count": 4}
+    given = {
+        "name": "nothing",
+        "images": np.zeros((6, 8, 8, 3), np.uint8),
+        "labels": np.array([0, 0, 0, 1, 1, 1]),
+        "degree": 0.5,
+        "count": 4,
+    }
     with pytest.raises(DataError, match=said):
         simulate(**(given | arguments))

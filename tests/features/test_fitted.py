@@ -10,7 +10,9 @@ from difflab.features.fitted import fit_extractor
 
 
 def images(n, size=8, channels=1, seed=0):
-    return torch.randint(0, 256, (n, size, size, channels), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0, 256, (n, size, size, channels), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +20,9 @@ def digits():
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    return torch.from_numpy(data.images * 15.9375).to(torch.uint8).unsqueeze(-1), torch.from_numpy(data.target)
+    return torch.from_numpy(data.images * 15.9375).to(torch.uint8).unsqueeze(-1), torch.from_numpy(
+        data.target
+    )
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +33,11 @@ def fitted(digits, tmp_path_factory):
 
 def test_fitted_reads_digits_and_is_deterministic(fitted, digits, tmp_path):
     path, extractor = fitted
-    assert extractor.dim == 64 and extractor.recipe["held_out_accuracy"] > 0.93 and extractor.recipe["n_train"] == 720
+    assert (
+        extractor.dim == 64
+        and extractor.recipe["held_out_accuracy"] > 0.93
+        and extractor.recipe["n_train"] == 720
+    )
     again = open_extractor("fitted", fitted=path)
     assert again.recipe == extractor.recipe and torch.equal(again(digits[0][:70]), extractor(digits[0][:70]))
     before = torch.get_rng_state()

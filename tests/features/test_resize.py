@@ -20,11 +20,23 @@ def noisy(height, width, channels=3, n=2, seed=0):
 
 
 def by_pil(image_HWC, size, filter):
-    planes = [Image.fromarray(image_HWC[..., c].numpy().astype(np.float32)).resize((size, size), resample=filter) for c in range(image_HWC.shape[2])]
+    planes = [
+        Image.fromarray(image_HWC[..., c].numpy().astype(np.float32)).resize((size, size), resample=filter)
+        for c in range(image_HWC.shape[2])
+    ]
     return torch.from_numpy(np.stack([np.asarray(plane) for plane in planes])).clamp(0, 255)
 
 
-SIZES = [(32, 32, 299), (28, 28, 299), (512, 512, 299), (200, 333, 224), (300, 150, 299), (64, 64, 96), (299, 40, 299), (1024, 1000, 224)]
+SIZES = [
+    (32, 32, 299),
+    (28, 28, 299),
+    (512, 512, 299),
+    (200, 333, 224),
+    (300, 150, 299),
+    (64, 64, 96),
+    (299, 40, 299),
+    (1024, 1000, 224),
+]
 
 
 @pytest.mark.parametrize(("height", "width", "size"), SIZES)
@@ -32,13 +44,17 @@ def test_clean_is_pil_s_float_bicubic(height, width, size):
     images = noisy(height, width, n=1)
     ours, theirs = resized(images, size, "clean")[0], by_pil(images[0], size, Image.Resampling.BICUBIC)
     assert (ours - theirs).abs().max() < 0.0001
-    assert ours.min() >= 0 and ours.max() <= 255 and (ours != ours.round()).any()  # cut to the range, not rounded
+    assert (
+        ours.min() >= 0 and ours.max() <= 255 and (ours != ours.round()).any()
+    )  # cut to the range, not rounded
 
 
 @pytest.mark.parametrize(("height", "width", "size"), SIZES)
 def test_torchmetrics_is_an_antialiased_triangle(height, width, size):
     images = noisy(height, width, n=1)
-    assert (resized(images, size, "torchmetrics")[0] - by_pil(images[0], size, Image.Resampling.BILINEAR)).abs().max() < 0.01  # in float32, as there
+    assert (
+        resized(images, size, "torchmetrics")[0] - by_pil(images[0], size, Image.Resampling.BILINEAR)
+    ).abs().max() < 0.01  # in float32, as there
 
 
 def by_tensorflow_1(image_HWC, size):
@@ -59,7 +75,9 @@ def by_tensorflow_1(image_HWC, size):
 @pytest.mark.parametrize(("height", "width", "size"), SIZES)
 def test_tf1_is_tensorflow_s_rule(height, width, size):
     images = noisy(height, width, n=1)
-    assert (resized(images, size, "tf1")[0].double() - by_tensorflow_1(images[0], size)).abs().max() < 0.05  # float32 positions up to 1024
+    assert (
+        resized(images, size, "tf1")[0].double() - by_tensorflow_1(images[0], size)
+    ).abs().max() < 0.05  # float32 positions up to 1024
 
 
 def test_they_differ():
@@ -87,14 +105,20 @@ def test_layouts_types_and_own_size(how):
 def test_bad_input():
     images = noisy(8, 8)
     for bad, match in (
-        (lambda: resized(images, 4, "cleen"), r"unknown resize 'cleen'; did you mean 'clean'\? known: clean, torchmetrics, tf1"),
+        (
+            lambda: resized(images, 4, "cleen"),
+            r"unknown resize 'cleen'; did you mean 'clean'\? known: clean, torchmetrics, tf1",
+        ),
         (lambda: resized(images.float(), 4, "clean"), "uint8 images"),
         (lambda: resized(images[0], 4, "clean"), "uint8 images"),
         (lambda: resized(images[:, :, :, :2], 4, "clean"), "uint8 images"),
         (lambda: resized(images[:, :0], 4, "clean"), "uint8 images"),
         (lambda: resized(images, 0, "clean"), "at least 1 pixel"),
         (lambda: open_extractor("pixels", resize="clean"), "only inception takes a choice of resize"),
-        (lambda: open_extractor("inception:/nowhere", resize="tf2"), "unknown resize 'tf2'; did you mean 'tf1'"),
+        (
+            lambda: open_extractor("inception:/nowhere", resize="tf2"),
+            "unknown resize 'tf2'; did you mean 'tf1'",
+        ),
     ):
         with pytest.raises(MeasureError, match=match):
             bad()
@@ -120,12 +144,20 @@ def test_inception_takes_the_choice_and_says_so(tmp_path, monkeypatch):
     torch.save(blank.state_dict(), path)
     monkeypatch.setattr(extractors, "BATCH", 1)
     images = noisy(600, 400, n=1)
-    by_resize = {how: open_extractor(f"inception:{path}", resize=None if how == "tf1" else how) for how in RESIZES}
+    by_resize = {
+        how: open_extractor(f"inception:{path}", resize=None if how == "tf1" else how) for how in RESIZES
+    }
 
-    assert "torch-fidelity" in by_resize["tf1"].recipe["resize"] and by_resize["clean"].recipe["resize"] == "bicubic antialias (clean-fid)"
+    assert (
+        "torch-fidelity" in by_resize["tf1"].recipe["resize"]
+        and by_resize["clean"].recipe["resize"] == "bicubic antialias (clean-fid)"
+    )
     assert len({extractor.key for extractor in by_resize.values()}) == 3
     tf1, clean, antialiased = (by_resize[how](images) for how in ("tf1", "clean", "torchmetrics"))
-    assert all((one - other).abs().mean() > 1e-2 * tf1.abs().mean() for one, other in ((tf1, clean), (tf1, antialiased), (clean, antialiased)))
+    assert all(
+        (one - other).abs().mean() > 1e-2 * tf1.abs().mean()
+        for one, other in ((tf1, clean), (tf1, antialiased), (clean, antialiased))
+    )
     theirs = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path)).eval()
     torch.testing.assert_close(antialiased, theirs(images.permute(0, 3, 1, 2)), rtol=1e-4, atol=1e-5)
     # Going round torch-fidelity's own resize changes nothing else: its resize handed in by hand gives its own features.

@@ -29,7 +29,11 @@ def exact(**changes: Any) -> Config:
 
 def content(path: Path) -> dict[str, bytes]:
     """Every file of a run but the record of time."""
-    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file() and p.name not in NOT_COMPARED}
+    return {
+        str(p.relative_to(path)): p.read_bytes()
+        for p in sorted(path.rglob("*"))
+        if p.is_file() and p.name not in NOT_COMPARED
+    }
 
 
 @pytest.fixture(scope="module")
@@ -162,9 +166,16 @@ def test_the_shard_size_moves_no_number(whole, tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"model": {"family": "categorical", "replicates": 3}, "regime": {"name": "fresh_real", "real_fraction": 0.25}},
+        {
+            "model": {"family": "categorical", "replicates": 3},
+            "regime": {"name": "fresh_real", "real_fraction": 0.25},
+        },
         {"model": {"family": "mixture", "replicates": 3}, "regime": {"name": "fixed_real"}},
-        {"model": {"family": "gaussian"}, "regime": {"name": "replace"}, "sample": {"count": [12, 6, 20], "shard_size": 5, "batch_size": 5}},
+        {
+            "model": {"family": "gaussian"},
+            "regime": {"name": "replace"},
+            "sample": {"count": [12, 6, 20], "shard_size": 5, "batch_size": 5},
+        },
     ],
     ids=["categorical", "mixture", "gaussian"],
 )
@@ -181,4 +192,6 @@ def test_another_seed_gives_other_samples(whole, tmp_path):
     run_chain(exact(seed=1), tmp_path / "run")
     a, b = content(whole), content(tmp_path / "run")
     same = {name for name in a if a[name] == b[name]}
-    assert same <= {"gen-000/train_set.parquet"} | {f"gen-{t:03d}/selected.parquet" for t in range(4)} | {"real/about.json"}
+    assert same <= {"gen-000/train_set.parquet"} | {f"gen-{t:03d}/selected.parquet" for t in range(4)} | {
+        "real/about.json"
+    }

@@ -46,7 +46,11 @@ def digits(**changes: Any) -> Config:
 
 
 def content(path: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file() and p.name not in NOT_COMPARED}
+    return {
+        str(p.relative_to(path)): p.read_bytes()
+        for p in sorted(path.rglob("*"))
+        if p.is_file() and p.name not in NOT_COMPARED
+    }
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +70,20 @@ def test_a_chain_of_images_leaves_every_result_and_nothing_that_can_run_code(who
         assert own >= {"train_set.parquet", "training.json", "model/hash.json", "samples/00000.parquet", "samples/00001.parquet", "probe/00000.parquet",
                        "sampled.json", "selected.parquet", "metrics.jsonl", "grid.png"}  # fmt: skip
         assert "checkpoint.safetensors" not in own
-    assert {p.suffix for p in whole.path.rglob("*") if p.is_file()} == {"", ".yaml", ".json", ".jsonl", ".parquet", ".safetensors", ".png"}
-    assert (whole.path / "strip.png").exists() and (whole.path / "curves.png").exists() and not (whole.path / "cache").exists()
+    assert {p.suffix for p in whole.path.rglob("*") if p.is_file()} == {
+        "",
+        ".yaml",
+        ".json",
+        ".jsonl",
+        ".parquet",
+        ".safetensors",
+        ".png",
+    }
+    assert (
+        (whole.path / "strip.png").exists()
+        and (whole.path / "curves.png").exists()
+        and not (whole.path / "cache").exists()
+    )
 
 
 def test_a_checkpoint_is_safetensors_too(tmp_path, monkeypatch):
@@ -78,13 +94,21 @@ def test_a_checkpoint_is_safetensors_too(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run_chain(digits(generations=0), tmp_path / "run")
     home = tmp_path / "run" / "gen-000"
-    assert [p.name for p in home.iterdir()] and {p.suffix for p in home.rglob("*") if p.is_file()} == {".parquet", ".safetensors"}
+    assert [p.name for p in home.iterdir()] and {p.suffix for p in home.rglob("*") if p.is_file()} == {
+        ".parquet",
+        ".safetensors",
+    }
     assert any(name.startswith("optimizer.") for name in load_file(home / "checkpoint.safetensors"))
 
 
 @pytest.mark.parametrize(
     "victims",
-    [["gen-001/model"], ["gen-001/samples/00001.parquet", "gen-001/sampled.json"], ["gen-002/metrics.jsonl", "gen-001/probe"], ["metrics.jsonl"]],
+    [
+        ["gen-001/model"],
+        ["gen-001/samples/00001.parquet", "gen-001/sampled.json"],
+        ["gen-002/metrics.jsonl", "gen-001/probe"],
+        ["metrics.jsonl"],
+    ],
     ids=lambda v: "+".join(v),
 )
 def test_whatever_was_lost_is_made_again_byte_for_byte(whole, tmp_path, victims):
@@ -116,13 +140,21 @@ def test_start_from_says_where_the_weights_start(whole, tmp_path):
     still = {**BASE["train"], "images_seen": 64, "learning_rate": 1e-30, "checkpoint_every": 0}
 
     def started(start: str) -> list[dict[str, torch.Tensor]]:
-        config = digits(train={**still, "start_from": start}, measure={"metrics": []}, probe={"per_condition": 0})
+        config = digits(
+            train={**still, "start_from": start}, measure={"metrics": []}, probe={"per_condition": 0}
+        )
         path = tmp_path / start
         run_chain(digits(**{**config.model_dump(mode="json"), "generations": 0}), path)
         # Give generation 0 trained weights, so that base and previous are told from scratch.
-        shutil.copy(whole.gen(0) / "model/unet/diffusion_pytorch_model.safetensors", path / "gen-000/model/unet/diffusion_pytorch_model.safetensors")
+        shutil.copy(
+            whole.gen(0) / "model/unet/diffusion_pytorch_model.safetensors",
+            path / "gen-000/model/unet/diffusion_pytorch_model.safetensors",
+        )
         run_chain(digits(**{**config.model_dump(mode="json"), "generations": 1}), path)
-        shutil.copy(whole.gen(1) / "model/unet/diffusion_pytorch_model.safetensors", path / "gen-001/model/unet/diffusion_pytorch_model.safetensors")
+        shutil.copy(
+            whole.gen(1) / "model/unet/diffusion_pytorch_model.safetensors",
+            path / "gen-001/model/unet/diffusion_pytorch_model.safetensors",
+        )
         run = run_chain(config, path)
         return [weights(run, t) for t in range(3)]
 
@@ -135,7 +167,13 @@ def test_start_from_says_where_the_weights_start(whole, tmp_path):
     assert equal(started("previous")[2], trained[1])
     scratch = started("scratch")[2]
     assert not equal(scratch, trained[0]) and not equal(scratch, trained[1])
-    again = weights(run_chain(digits(train=still, seed=0, measure={"metrics": []}, probe={"per_condition": 0}), tmp_path / "again"), 2)
+    again = weights(
+        run_chain(
+            digits(train=still, seed=0, measure={"metrics": []}, probe={"per_condition": 0}),
+            tmp_path / "again",
+        ),
+        2,
+    )
     assert equal(scratch, again)  # new weights are a function of seed and generation alone
     assert not equal(again, weights(Run(tmp_path / "again", digits(train=still)), 1))
 
@@ -163,8 +201,19 @@ def test_accumulate_points_at_images_and_copies_none(tmp_path):
     run = run_chain(digits(regime={"name": "accumulate"}, generations=4), tmp_path / "run")
     for t in range(5):
         rows = pq.read_table(run.gen(t) / "train_set.parquet")
-        assert len(rows) == 80 + 60 * t and set(rows.column_names) == {"pool", "lab", "generation", "index", "replicate"}
-    blobs = [b["bytes"] for t in range(-1, 5) for k in run.samples(t).shards for b in run.samples(t).table(k, ["image"])["image"].to_pylist()]
+        assert len(rows) == 80 + 60 * t and set(rows.column_names) == {
+            "pool",
+            "lab",
+            "generation",
+            "index",
+            "replicate",
+        }
+    blobs = [
+        b["bytes"]
+        for t in range(-1, 5)
+        for k in run.samples(t).shards
+        for b in run.samples(t).table(k, ["image"])["image"].to_pylist()
+    ]
     assert len(blobs) == run.about["n_train"] + run.about["n_held_out"] + 5 * 60
     sets = sum(p.stat().st_size for p in run.path.rglob("train_set.parquet"))
     images = sum(p.stat().st_size for p in run.path.rglob("samples/*.parquet"))
@@ -184,7 +233,9 @@ def test_memory_does_not_grow_with_the_generations(tmp_path, monkeypatch):
         assert all(isinstance(a, np.memmap) and a.mode == "r" for a in self._open.values())
         return out
 
-    run = run_chain(digits(regime={"name": "accumulate"}, generations=4, measure={"metrics": []}), tmp_path / "run")
+    run = run_chain(
+        digits(regime={"name": "accumulate"}, generations=4, measure={"metrics": []}), tmp_path / "run"
+    )
     monkeypatch.setattr(Shards, "gather", watched)
     for t in range(5):
         data = TrainSet(pq.read_table(run.gen(t) / "train_set.parquet"), run.samples)
@@ -224,9 +275,15 @@ def test_more_generations_extend_a_finished_run(whole, tmp_path):
     ("changes", "keys"),
     [
         ({"seed": 1}, ["seed"]),
-        ({"train": {**BASE["train"], "learning_rate": 1e-3, "ema_decay": 0.5}}, ["train.learning_rate", "train.ema_decay"]),
+        (
+            {"train": {**BASE["train"], "learning_rate": 1e-3, "ema_decay": 0.5}},
+            ["train.learning_rate", "train.ema_decay"],
+        ),
         ({"model": {**BASE["model"], "width": 33}}, ["model.width"]),
-        ({"sample": {**BASE["sample"], "scheduler_options": {"clip_sample": False}}}, ["sample.scheduler_options"]),
+        (
+            {"sample": {**BASE["sample"], "scheduler_options": {"clip_sample": False}}},
+            ["sample.scheduler_options"],
+        ),
         ({"measure": {**BASE["measure"], "neighbours": 4}}, ["measure.neighbours"]),
         ({"generations": 9, "regime": {"name": "accumulate"}}, ["regime.name"]),
     ],
@@ -237,7 +294,9 @@ def test_any_other_change_is_refused_by_its_keys(whole, changes, keys):
     with pytest.raises(StoreError, match="holds a run of another recipe") as error:
         run_chain(digits(**changes), whole.path)
     assert all(f"{key}: " in str(error.value) for key in keys)
-    assert all(f"{key}: " not in str(error.value) for key in ("generations", "data.source", "checkpoint_every"))
+    assert all(
+        f"{key}: " not in str(error.value) for key in ("generations", "data.source", "checkpoint_every")
+    )
     assert content(whole.path) == before
 
 
@@ -254,8 +313,13 @@ def test_an_unknown_scheduler_is_found_before_anything_is_trained(tmp_path):
 
 
 def test_a_diverged_training_leaves_no_model(tmp_path):
-    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) in gen-000 after \d+ images, first in layer"):
-        run_chain(digits(train={**BASE["train"], "images_seen": 64_000, "learning_rate": 1e10, "gradient_clip": 0}), tmp_path / "run")
+    with pytest.raises(
+        TrainingError, match=r"the loss is (nan|inf) in gen-000 after \d+ images, first in layer"
+    ):
+        run_chain(
+            digits(train={**BASE["train"], "images_seen": 64_000, "learning_rate": 1e10, "gradient_clip": 0}),
+            tmp_path / "run",
+        )
     assert not (tmp_path / "run" / "gen-000" / "model").exists()
 
 
@@ -280,9 +344,16 @@ def test_the_memoriser_on_real_digits_obeys_the_trace_ratio_law(tmp_path, monkey
     law. The laws are about pairs of draws alone and so hold for any images. Under fresh_real the limit is relative to the real
     images as a population (the train split, variance over n - 1). 16 chains with their own split and draws are the replicates.
     """
-    monkeypatch.setattr("difflab.core.files.os.fsync", lambda handle: None)  # thousands of small files that nobody wants to survive
+    monkeypatch.setattr(
+        "difflab.core.files.os.fsync", lambda handle: None
+    )  # thousands of small files that nobody wants to survive
     monkeypatch.setattr("difflab.loop.chain.picture", lambda work, generation: None)
-    changes = {"generations": 4, "regime": regime, "sample": {"count": N}, "measure": {"metrics": ["trace_ratio"], "resamples": 0}}
+    changes = {
+        "generations": 4,
+        "regime": regime,
+        "sample": {"count": N},
+        "measure": {"metrics": ["trace_ratio"], "resamples": 0},
+    }
     config = parse({**MEMORISER, **changes, "data": {"source": "digits", "train_size": N, "limit": 200}})
     ratios = []
     for chain in range(CHAINS):

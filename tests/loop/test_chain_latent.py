@@ -37,7 +37,12 @@ from difflab.runs.verify import verify
 run_chain = partial(run_chain, plots=False)  # curves take seconds
 
 pytestmark = tiny.LIBRARIES
-STILL = {"images_seen": 8, "learning_rate": 1e-30, "ema_decay": 0, "checkpoint_every": 0}  # a training that changes nothing
+STILL = {
+    "images_seen": 8,
+    "learning_rate": 1e-30,
+    "ema_decay": 0,
+    "checkpoint_every": 0,
+}  # a training that changes nothing
 NOT_COMPARED = {"timings.jsonl", ".lock", "strip.png", "curves.png", "run.yaml"}
 
 
@@ -61,7 +66,11 @@ def runs(made, tmp_path_factory) -> Any:
 
 
 def content(path: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file() and p.name not in NOT_COMPARED}
+    return {
+        str(p.relative_to(path)): p.read_bytes()
+        for p in sorted(path.rglob("*"))
+        if p.is_file() and p.name not in NOT_COMPARED
+    }
 
 
 def apart(a: np.ndarray, b: np.ndarray) -> int:
@@ -102,7 +111,9 @@ class Stopper(Reporter):
 
 # --------------------------------------------------------------------------------------------- resuming
 @pytest.mark.parametrize(("kind", "rank"), [("sd15", 0), ("sd15", 2), ("sd21", 0), ("sdxl", 2), ("sd3", 0)])
-def test_a_chain_stopped_in_the_middle_of_training_goes_on_to_the_same_bytes(kind, rank, made, runs, tmp_path):
+def test_a_chain_stopped_in_the_middle_of_training_goes_on_to_the_same_bytes(
+    kind, rank, made, runs, tmp_path
+):
     whole = runs(kind, rank)
     config = tiny.config(kind, made[kind], model={"lora_rank": rank})
     for generation, after in ((0, 24), (1, 40)):
@@ -112,7 +123,9 @@ def test_a_chain_stopped_in_the_middle_of_training_goes_on_to_the_same_bytes(kin
     cut = run_chain(config, tmp_path / "cut")
     assert [cut.samples(t).hash() for t in (0, 1)] == [whole.samples(t).hash() for t in (0, 1)]
     assert content(cut.path) == content(whole.path)
-    assert cut.samples(0).hash() != cut.samples(1).hash() and pictures(cut, 1).std() > 5  # pictures that could differ
+    assert (
+        cut.samples(0).hash() != cut.samples(1).hash() and pictures(cut, 1).std() > 5
+    )  # pictures that could differ
 
 
 def test_two_runs_of_one_recipe_are_the_same_bytes(made, runs, tmp_path):
@@ -143,7 +156,9 @@ def plain(kind: str, folder: Path) -> Any:
     return getattr(diffusers, name).from_pretrained(folder, local_files_only=True)
 
 
-def by_hand(kind: str, pipe: Any, run: Run, generation: int, guidance: float = 3.0, shard: int = 0, **how: Any) -> np.ndarray:
+def by_hand(
+    kind: str, pipe: Any, run: Run, generation: int, guidance: float = 3.0, shard: int = 0, **how: Any
+) -> np.ndarray:
     """What a plain pipeline makes of prompts and seeds that the ledger holds: int [n, H, W, 3]."""
     import diffusers
 
@@ -169,7 +184,9 @@ def test_a_generations_folder_is_a_pipeline_that_paints_the_same(kind, runs):
     run = runs(kind, 0)
     theirs = by_hand(kind, plain(kind, run.gen(1) / "model"), run, 1)
     assert apart(theirs, run.samples(1).decode(0)) <= 2
-    assert apart(theirs, by_hand(kind, plain(kind, run.gen(0) / "model"), run, 1)) > 2  # generation 0's weights paint something else
+    assert (
+        apart(theirs, by_hand(kind, plain(kind, run.gen(0) / "model"), run, 1)) > 2
+    )  # generation 0's weights paint something else
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
@@ -185,7 +202,12 @@ def test_the_lora_of_a_generation_loads_on_the_base_and_paints_the_same(kind, ma
 
 def test_the_scale_of_a_lora_is_kept_in_its_file(made, tmp_path):
     run = run_chain(
-        tiny.config("sd15", made["sd15"], generations=0, model={"lora_rank": 2, "lora_alpha": 8, "lora_targets": ["to_q", "ff.net.2"]}),
+        tiny.config(
+            "sd15",
+            made["sd15"],
+            generations=0,
+            model={"lora_rank": 2, "lora_alpha": 8, "lora_targets": ["to_q", "ff.net.2"]},
+        ),
         tmp_path / "run",
     )
     pipe = plain("sd15", made["sd15"])
@@ -195,20 +217,34 @@ def test_the_scale_of_a_lora_is_kept_in_its_file(made, tmp_path):
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0])
 def test_guidance_of_at_most_one_is_the_plain_prediction(guidance, made, tmp_path):
-    config = tiny.config("sd15", made["sd15"], generations=0, model={"generation_0": "base"}, sample={"guidance_scale": guidance})
+    config = tiny.config(
+        "sd15",
+        made["sd15"],
+        generations=0,
+        model={"generation_0": "base"},
+        sample={"guidance_scale": guidance},
+    )
     run = run_chain(config, tmp_path / "run")
     pipe = plain("sd15", made["sd15"])
     assert apart(by_hand("sd15", pipe, run, 0, 1.0), run.samples(0).decode(0)) <= 2
 
 
 def test_a_text_encoder_that_is_trained_is_saved_and_used(made, tmp_path):
-    config = tiny.config("sd15", made["sd15"], model={"train_text_encoder": True}, train={"start_from": "previous"})
+    config = tiny.config(
+        "sd15", made["sd15"], model={"train_text_encoder": True}, train={"start_from": "previous"}
+    )
     whole = run_chain(config, tmp_path / "whole")
-    texts = [tiny.tensors(p, "text_encoder") for p in (made["sd15"], whole.gen(0) / "model", whole.gen(1) / "model")]
+    texts = [
+        tiny.tensors(p, "text_encoder")
+        for p in (made["sd15"], whole.gen(0) / "model", whole.gen(1) / "model")
+    ]
     assert not tiny.equal(texts[0], texts[1]) and not tiny.equal(texts[1], texts[2])
     assert not names_itself(whole)
     assert tiny.equal(tiny.tensors(whole.gen(1) / "model", "vae"), tiny.tensors(made["sd15"], "vae"))
-    assert apart(by_hand("sd15", plain("sd15", whole.gen(1) / "model"), whole, 1), whole.samples(1).decode(0)) <= 2
+    assert (
+        apart(by_hand("sd15", plain("sd15", whole.gen(1) / "model"), whole, 1), whole.samples(1).decode(0))
+        <= 2
+    )
     with pytest.raises(Stop):
         run_chain(config, tmp_path / "cut", Stopper(1, 24))
     cut = run_chain(config, tmp_path / "cut")
@@ -224,7 +260,11 @@ def from_previous(made, tmp_path_factory) -> Run:
 
 def names_itself(run: Run) -> list[Path]:
     """Files of weights that say where the run lies: diffusers writes the folder that a model came from into its config."""
-    return [p for p in (run.gen(1) / "model").rglob("*") if p.is_file() and str(run.path.parent).encode() in p.read_bytes()]
+    return [
+        p
+        for p in (run.gen(1) / "model").rglob("*")
+        if p.is_file() and str(run.path.parent).encode() in p.read_bytes()
+    ]
 
 
 def test_where_a_run_lies_is_in_none_of_its_weights_folders(from_previous):
@@ -238,14 +278,25 @@ def test_only_the_denoising_network_changes(kind, made, runs):
     backbone = tiny.BACKBONE[kind]
     before = {p: p.read_bytes() for p in made[kind].rglob("*") if p.is_file()}
     full, lora = runs(kind, 0), runs(kind, 2)
-    assert {p: p.read_bytes() for p in made[kind].rglob("*") if p.is_file()} == before  # files that generations link are not written to
+    assert {
+        p: p.read_bytes() for p in made[kind].rglob("*") if p.is_file()
+    } == before  # files that generations link are not written to
     frozen = [p.parent.name for p in made[kind].rglob("*.safetensors") if p.parent.name != backbone]
     assert len(frozen) == (2 if kind in ("sd15", "sd21") else 3)
     for component in frozen:
         assert tiny.equal(tiny.tensors(full.gen(1) / "model", component), tiny.tensors(made[kind], component))
     own = [tiny.tensors(p, backbone) for p in (made[kind], full.gen(0) / "model", full.gen(1) / "model")]
-    assert all(not torch.equal(own[i][name], own[j][name]) for i, j in ((0, 1), (1, 2)) for name in own[0] if name.endswith("to_q.weight"))
-    assert {p.name for p in (lora.gen(1) / "model").iterdir()} == {"base.json", "hash.json", "pytorch_lora_weights.safetensors"}
+    assert all(
+        not torch.equal(own[i][name], own[j][name])
+        for i, j in ((0, 1), (1, 2))
+        for name in own[0]
+        if name.endswith("to_q.weight")
+    )
+    assert {p.name for p in (lora.gen(1) / "model").iterdir()} == {
+        "base.json",
+        "hash.json",
+        "pytorch_lora_weights.safetensors",
+    }
     layers = load_file(lora.gen(1) / "model" / "pytorch_lora_weights.safetensors")
     assert layers and all(name.startswith(f"{backbone}.") for name in layers)
     for name, t in layers.items():
@@ -277,7 +328,9 @@ def test_start_from_says_where_the_weights_start(kind, rank, made, runs):
         assert ups and all((fresh[n] == 0).all() for n in ups)
         saved = load_file(run.gen(1) / "model" / "pytorch_lora_weights.safetensors")
         total = sum(float(t.double().abs().sum()) for t in saved.values())
-        assert sum(float(t.double().abs().sum()) for n, t in previous.items() if "lora_" in n) == pytest.approx(total, rel=1e-9)
+        assert sum(
+            float(t.double().abs().sum()) for n, t in previous.items() if "lora_" in n
+        ) == pytest.approx(total, rel=1e-9)
         assert any(bool((previous[n] != 0).any()) for n in ups)
     else:
         assert tiny.equal(previous, tiny.tensors(run.gen(1) / "model", backbone))
@@ -303,7 +356,10 @@ def test_a_training_that_changes_nothing_leaves_what_it_started_from(start, made
 @pytest.mark.parametrize("kind", ["sd15", "sd3"])
 def test_generation_0_may_be_the_base_as_it_is(kind, made, tmp_path):
     full, lora = (
-        run_chain(tiny.config(kind, made[kind], model={"generation_0": "base", "lora_rank": rank}, generations=0), tmp_path / str(rank))
+        run_chain(
+            tiny.config(kind, made[kind], model={"generation_0": "base", "lora_rank": rank}, generations=0),
+            tmp_path / str(rank),
+        )
         for rank in (0, 2)
     )
     backbone = tiny.BACKBONE[kind]
@@ -339,10 +395,15 @@ def test_every_image_is_encoded_once_and_the_real_ones_once_for_all_runs(counted
     run_chain(config.model_copy(update={"name": "b"}), tmp_path / "b")
     assert sum(counted) == 10
     counted.clear()
-    run_chain(tiny.config("sd15", made["sd15"], train=STILL, data={"limit": 44}, generations=0, **loss), tmp_path / "c")  # other images
+    run_chain(
+        tiny.config("sd15", made["sd15"], train=STILL, data={"limit": 44}, generations=0, **loss),
+        tmp_path / "c",
+    )  # other images
     assert sum(counted) == 44
     counted.clear()
-    run_chain(tiny.config("sdxl", made["sdxl"], train=STILL, generations=0, **loss), tmp_path / "d")  # another autoencoder
+    run_chain(
+        tiny.config("sdxl", made["sdxl"], train=STILL, generations=0, **loss), tmp_path / "d"
+    )  # another autoencoder
     assert sum(counted) == 40
     counted.clear()
     shutil.rmtree(cache_home() / "latents")  # may be deleted at any time
@@ -351,7 +412,9 @@ def test_every_image_is_encoded_once_and_the_real_ones_once_for_all_runs(counted
     shutil.rmtree(tmp_path / "a" / "gen-001")
     before = run_chain(config.model_copy(update={"name": "b"}), tmp_path / "b")
     again = run_chain(config, tmp_path / "a")
-    assert again.samples(1).hash() == before.samples(1).hash() and sum(counted) == 10 + 40  # samples, and real images for the loss on them
+    assert (
+        again.samples(1).hash() == before.samples(1).hash() and sum(counted) == 10 + 40
+    )  # samples, and real images for the loss on them
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sd3"])
@@ -384,7 +447,13 @@ def test_another_autoencoder_gives_another_key(made, tmp_path):
 @pytest.mark.parametrize("count", [8, 12, 20, 33, 100])
 def test_captions_asked_are_those_of_training_set_0_in_class_quotas(count, made, tmp_path):
     config = tiny.config(
-        "sd15", made["sd15"], generations=0, train=STILL, model={"generation_0": "base"}, data={"train_size": 12}, sample={"count": count, "steps": 1}
+        "sd15",
+        made["sd15"],
+        generations=0,
+        train=STILL,
+        model={"generation_0": "base"},
+        data={"train_size": 12},
+        sample={"count": count, "steps": 1},
     )
     run = run_chain(config, tmp_path / "run")
     real = run.real.table(0)
@@ -409,7 +478,13 @@ def test_captions_asked_are_those_of_training_set_0_in_class_quotas(count, made,
 def test_the_probe_shows_the_captions_that_were_asked_for(made, runs, tmp_path):
     prompts = runs("sd15", 0).prompts
     chosen = [prompts[5], prompts[2]]
-    config = tiny.config("sd15", made["sd15"], generations=0, model={"generation_0": "base"}, probe={"prompts": chosen, "per_condition": 3})
+    config = tiny.config(
+        "sd15",
+        made["sd15"],
+        generations=0,
+        model={"generation_0": "base"},
+        probe={"prompts": chosen, "per_condition": 3},
+    )
     run = run_chain(config, tmp_path / "run")
     wanted = probe_asked(run)
     assert wanted is not None and wanted.prompts == [c for c in chosen for _ in range(3)]
@@ -418,8 +493,18 @@ def test_the_probe_shows_the_captions_that_were_asked_for(made, runs, tmp_path):
     real = {p: k for p, k in zip(run.real.column("prompt"), run.real.column("class"), strict=True)}
     assert shards.column("class") == [real[p] for p in wanted.prompts]
     assert (run.path / "strip.png").exists()
-    with pytest.raises(ConfigError, match=r"probe\.prompts: no image of the real set has the caption 'a dragon'"):
-        run_chain(tiny.config("sd15", made["sd15"], generations=0, probe={"prompts": [prompts[0], "a dragon"], "per_condition": 1}), tmp_path / "no")
+    with pytest.raises(
+        ConfigError, match=r"probe\.prompts: no image of the real set has the caption 'a dragon'"
+    ):
+        run_chain(
+            tiny.config(
+                "sd15",
+                made["sd15"],
+                generations=0,
+                probe={"prompts": [prompts[0], "a dragon"], "per_condition": 1},
+            ),
+            tmp_path / "no",
+        )
 
 
 def test_an_unconditional_run_uses_the_empty_prompt(made, tmp_path):
@@ -439,7 +524,15 @@ def test_an_unconditional_run_uses_the_empty_prompt(made, tmp_path):
     pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed) for seed in run.samples(0).column("seed")[:5]]
-    theirs = pipe(prompt=[""] * 5, generator=generators, num_inference_steps=3, guidance_scale=1.0, height=16, width=16, output_type="np").images
+    theirs = pipe(
+        prompt=[""] * 5,
+        generator=generators,
+        num_inference_steps=3,
+        guidance_scale=1.0,
+        height=16,
+        width=16,
+        output_type="np",
+    ).images
     assert apart((theirs * 255).round(), run.samples(0).decode(0)) <= 2
 
 
@@ -476,13 +569,22 @@ def nameless(tmp_path) -> str:
 def test_captions_that_are_missing_can_be_made(made, nameless, tmp_path):
     def config(**data: Any) -> Config:
         return tiny.config(
-            "sd15", made["sd15"], generations=0, model={"generation_0": "base"}, data={"source": nameless, "limit": None, "label": None, **data}
+            "sd15",
+            made["sd15"],
+            generations=0,
+            model={"generation_0": "base"},
+            data={"source": nameless, "limit": None, "label": None, **data},
         )
 
     path = tmp_path / "run"
     missing = r"is conditioned on captions and .* has none; make them from the classes with data\.caption='a photo of a \{class\}', or set model\.conditional=false"
     refused(ConfigError, missing, config(), path)
-    refused(DataError, r"data\.caption 'a \{name\}': 'name' is not known of these images; known: .*\{class\}", config(caption="a {name}"), path)
+    refused(
+        DataError,
+        r"data\.caption 'a \{name\}': 'name' is not known of these images; known: .*\{class\}",
+        config(caption="a {name}"),
+        path,
+    )
     refused(DataError, r"data\.caption 'a \{prompt\}'", config(caption="a {prompt}"), path)
     for broken in ("a {class", "a {}", "a {0}", "a {class.mro}", "a {class[name]}"):
         refused(DataError, r"data\.caption", config(caption=broken), path)
@@ -493,7 +595,13 @@ def test_captions_that_are_missing_can_be_made(made, nameless, tmp_path):
 
 
 def test_captions_may_be_made_from_captions(made, tmp_path):
-    config = tiny.config("sd15", made["sd15"], generations=0, model={"generation_0": "base"}, data={"caption": "an emoji: {prompt} ({class})"})
+    config = tiny.config(
+        "sd15",
+        made["sd15"],
+        generations=0,
+        model={"generation_0": "base"},
+        data={"caption": "an emoji: {prompt} ({class})"},
+    )
     run = run_chain(config, tmp_path / "run")
     for prompt, name in zip(run.real.column("prompt"), run.real.column("class"), strict=True):
         assert prompt.startswith("an emoji: ") and prompt.endswith(f"({name})")
@@ -512,7 +620,12 @@ def test_sizes_that_do_not_divide_are_refused_with_the_nearest_that_does(made, t
         tiny.config("sd3", made["sd3"], data={"image_size": 18}),
         tmp_path / "b",
     )
-    refused(ConfigError, r"takes images of 3 channels; set data\.color=RGB", tiny.config("sd15", made["sd15"], data={"color": "L"}), tmp_path / "c")
+    refused(
+        ConfigError,
+        r"takes images of 3 channels; set data\.color=RGB",
+        tiny.config("sd15", made["sd15"], data={"color": "L"}),
+        tmp_path / "c",
+    )
 
 
 def test_schedulers_of_the_other_kind_are_refused(made, tmp_path):
@@ -532,14 +645,20 @@ def test_schedulers_of_the_other_kind_are_refused(made, tmp_path):
 
 def test_a_base_of_another_class_is_refused_before_anything_is_fitted(made, tmp_path):
     refused(ConfigError, r"use model\.family=flow", tiny.config("sd15", made["sd3"]), tmp_path / "a")
-    refused(ConfigError, r"use model\.family=stable-diffusion", tiny.config("sd3", made["sd15"]), tmp_path / "b")
-    refused(ConfigError, r"is no folder and no hub id", tiny.config("sd15", tmp_path / "nothing"), tmp_path / "c")
+    refused(
+        ConfigError, r"use model\.family=stable-diffusion", tiny.config("sd3", made["sd15"]), tmp_path / "b"
+    )
+    refused(
+        ConfigError, r"is no folder and no hub id", tiny.config("sd15", tmp_path / "nothing"), tmp_path / "c"
+    )
 
 
 def test_settings_that_contradict_each_other(made, tmp_path):
     with pytest.raises(ConfigError, match="lora_alpha has no meaning without lora_rank"):
         tiny.config("sd15", made["sd15"], model={"lora_alpha": 4})
-    with pytest.raises(ConfigError, match=r"train_text_encoder goes with full fine-tuning only; set lora_rank=0"):
+    with pytest.raises(
+        ConfigError, match=r"train_text_encoder goes with full fine-tuning only; set lora_rank=0"
+    ):
         tiny.config("sd15", made["sd15"], model={"lora_rank": 2, "train_text_encoder": True})
     with pytest.raises(ConfigError, match="train_text_encoder"):
         tiny.config("sd3", made["sd3"], model={"train_text_encoder": True})
@@ -550,41 +669,71 @@ def test_settings_that_contradict_each_other(made, tmp_path):
         tmp_path / "a",
     )
     for part in ("train", "sample"):
-        refused(ConfigError, r"fp16 want a GPU; use bf16 or no", tiny.config("sd15", made["sd15"], **{part: {"precision": "fp16"}}), tmp_path / "b")
+        refused(
+            ConfigError,
+            r"fp16 want a GPU; use bf16 or no",
+            tiny.config("sd15", made["sd15"], **{part: {"precision": "fp16"}}),
+            tmp_path / "b",
+        )
 
 
 def test_a_base_that_predicts_something_else_is_refused(made, tmp_path):
     other = Path(shutil.copytree(made["sd15"], tmp_path / "other"))
     tiny.amend(other / "scheduler" / "scheduler_config.json", prediction_type="sample")
-    refused(ConfigError, r"predicts 'sample'; epsilon and v_prediction are known", tiny.config("sd15", other), tmp_path / "run")
+    refused(
+        ConfigError,
+        r"predicts 'sample'; epsilon and v_prediction are known",
+        tiny.config("sd15", other),
+        tmp_path / "run",
+    )
 
 
 def test_lora_targets_that_no_layer_has_are_refused(made, tmp_path):
     with pytest.raises(ConfigError, match=r"model\.lora_targets.*nowhere"):
-        run_chain(tiny.config("sd15", made["sd15"], model={"lora_rank": 2, "lora_targets": ["nowhere"]}), tmp_path / "run")
+        run_chain(
+            tiny.config("sd15", made["sd15"], model={"lora_rank": 2, "lora_targets": ["nowhere"]}),
+            tmp_path / "run",
+        )
 
 
 def test_captions_that_are_cut_are_reported(made, tmp_path):
     said = Said()
     config = tiny.config(
-        "sd15", made["sd15"], generations=0, model={"generation_0": "base"}, sample={"count": 20}, data={**DIGITS, "caption": "{class}" + " ~" * 80}
+        "sd15",
+        made["sd15"],
+        generations=0,
+        model={"generation_0": "base"},
+        sample={"count": 20},
+        data={**DIGITS, "caption": "{class}" + " ~" * 80},
     )
     run_chain(config, tmp_path / "run", said)
-    assert said.lines[0] == "10 of 10 captions are longer than the tokenizer takes: the model reads only their beginning"
+    assert (
+        said.lines[0]
+        == "10 of 10 captions are longer than the tokenizer takes: the model reads only their beginning"
+    )
     said = Said()
-    run_chain(tiny.config("sd15", made["sd15"], generations=0, model={"generation_0": "base"}), tmp_path / "short", said)
+    run_chain(
+        tiny.config("sd15", made["sd15"], generations=0, model={"generation_0": "base"}),
+        tmp_path / "short",
+        said,
+    )
     assert not [line for line in said.lines if "tokenizer" in line]
 
 
 def test_a_cpu_that_only_emulates_bf16_is_named_at_the_start(made, tmp_path, monkeypatch):
-    config = tiny.config("sd15", made["sd15"], generations=0, model={"generation_0": "base"}, sample={"precision": "bf16"})
+    config = tiny.config(
+        "sd15", made["sd15"], generations=0, model={"generation_0": "base"}, sample={"precision": "bf16"}
+    )
     lines = []
     for emulated in (True, False):
         monkeypatch.setattr("difflab.loop.chain.emulates_bf16", lambda emulated=emulated: emulated)
         said = Said()
         run_chain(config, tmp_path / str(emulated), said)
         lines.append([line for line in said.lines if "bf16" in line])
-    assert lines == [["this CPU has no instructions for bf16, which makes it many times slower here than precision=no"], []]
+    assert lines == [
+        ["this CPU has no instructions for bf16, which makes it many times slower here than precision=no"],
+        [],
+    ]
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sd3"])
@@ -592,9 +741,15 @@ def test_a_broken_weight_is_found_in_its_layer(kind, made, tmp_path):
     other, backbone = Path(shutil.copytree(made[kind], tmp_path / "other")), tiny.BACKBONE[kind]
     layer = {"sd15": "mid_block.resnets.0.conv2", "sd3": "transformer_blocks.1.attn.to_k"}[kind]
     tiny.spoil(other / backbone / tiny.WEIGHTS, f"{layer}.weight")
-    with pytest.raises(TrainingError, match=rf"the loss is nan in gen-000 after 8 images, first in layer {layer}; nothing was written"):
+    with pytest.raises(
+        TrainingError,
+        match=rf"the loss is nan in gen-000 after 8 images, first in layer {layer}; nothing was written",
+    ):
         run_chain(tiny.config(kind, other), tmp_path / "run")
-    with pytest.raises(StoreError, match=rf"sampling produced non-finite pixels, first in layer {layer}; .* so nothing was written"):
+    with pytest.raises(
+        StoreError,
+        match=rf"sampling produced non-finite pixels, first in layer {layer}; .* so nothing was written",
+    ):
         run_chain(tiny.config(kind, other, model={"generation_0": "base"}), tmp_path / "sampled")
     assert not list((tmp_path / "sampled").rglob("samples/*.parquet"))
 
@@ -602,7 +757,9 @@ def test_a_broken_weight_is_found_in_its_layer(kind, made, tmp_path):
 def test_a_broken_autoencoder_is_found_in_its_layer(made, tmp_path):
     other = Path(shutil.copytree(made["sd15"], tmp_path / "other"))
     tiny.spoil(other / "vae" / tiny.WEIGHTS, "decoder.mid_block.resnets.0.conv1.weight")
-    with pytest.raises(StoreError, match=r"non-finite pixels, first in layer decoder\.mid_block\.resnets\.0\.conv1"):
+    with pytest.raises(
+        StoreError, match=r"non-finite pixels, first in layer decoder\.mid_block\.resnets\.0\.conv1"
+    ):
         run_chain(tiny.config("sd15", other, model={"generation_0": "base"}), tmp_path / "run")
 
 
@@ -614,7 +771,10 @@ def test_a_lora_of_another_base_is_not_loaded(component, runs, made, tmp_path):
     assert whole.path != path
     tiny.spoil(other / component / tiny.WEIGHTS, "conv_in.weight", 0.25)
     Base.hash.cache_clear()
-    with pytest.raises(StoreError, match=r"was trained on other weights than those of .*base; put the base back, or start anew with --out"):
+    with pytest.raises(
+        StoreError,
+        match=r"was trained on other weights than those of .*base; put the base back, or start anew with --out",
+    ):
         run_chain(config, path)
 
 
@@ -636,8 +796,12 @@ def test_a_damaged_lora_is_named(damage, from_previous, tmp_path):
         run_chain(from_previous.config.model_copy(update={"generations": 2}), run)
 
 
-@pytest.mark.parametrize(("stage", "advice"), [("train", r"train\.micro_batch_size"), ("sample", r"sample\.batch_size")])
-def test_too_little_memory_says_what_to_lower_and_the_run_goes_on(stage, advice, runs, made, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("stage", "advice"), [("train", r"train\.micro_batch_size"), ("sample", r"sample\.batch_size")]
+)
+def test_too_little_memory_says_what_to_lower_and_the_run_goes_on(
+    stage, advice, runs, made, tmp_path, monkeypatch
+):
     whole = runs("sd15", 0)
     config = whole.config.model_copy(update={"generations": 0})
 
@@ -665,7 +829,9 @@ def test_processes_that_look_at_different_moments_leave_no_shard_out(made, tmp_p
     model = started(run, 0)
     real = run.real
     shards = Shards(real.folder, real.derived, tmp_path / "pixels", 40, 40, real.record, tmp_path / "latents")
-    monkeypatch.setattr(Shards, "shards", property(lambda self: range(6)))  # six shards of the same forty images
+    monkeypatch.setattr(
+        Shards, "shards", property(lambda self: range(6))
+    )  # six shards of the same forty images
     monkeypatch.setattr(Shards, "decode", lambda self, shard: tiny.images(4, seed=shard))
     barrier, first = threading.Barrier(2), threading.Event()
 
@@ -687,7 +853,9 @@ def test_processes_that_look_at_different_moments_leave_no_shard_out(made, tmp_p
             if not rank:
                 first.set()
 
-        own_shards = Shards(real.folder, real.derived, tmp_path / "pixels", 40, 40, real.record, tmp_path / "latents")
+        own_shards = Shards(
+            real.folder, real.derived, tmp_path / "pixels", 40, 40, real.record, tmp_path / "latents"
+        )
         own_shards.encode = watched.__get__(own_shards)  # type: ignore[method-assign]
         chain.encode([(own_shards, own_shards.shards)], own, work)
 
@@ -697,7 +865,9 @@ def test_processes_that_look_at_different_moments_leave_no_shard_out(made, tmp_p
     assert shards.lacks(model.encoder_key) == []
 
 
-@pytest.mark.parametrize(("start", "rank"), [("scratch", 0), ("base", 0), ("previous", 0), ("base", 2), ("previous", 2)])
+@pytest.mark.parametrize(
+    ("start", "rank"), [("scratch", 0), ("base", 0), ("previous", 0), ("base", 2), ("previous", 2)]
+)
 def test_a_base_that_is_generation_0_is_the_base_wherever_later_ones_start(start, rank, made, tmp_path):
     model = {"generation_0": "base", "lora_rank": rank}
     config = tiny.config("sd15", made["sd15"], generations=0, model=model, train={"start_from": start})
@@ -707,31 +877,50 @@ def test_a_base_that_is_generation_0_is_the_base_wherever_later_ones_start(start
     wanted = asked(run, 0, 10)
     seeds = run.samples(0).column("seed")
     for part in (slice(0, 5), slice(5, 10)):
-        assert (direct.sample(wanted.conditions[part], seeds[part], config.sample) == run.samples(0).gather(np.arange(10))[part]).all()
+        assert (
+            direct.sample(wanted.conditions[part], seeds[part], config.sample)
+            == run.samples(0).gather(np.arange(10))[part]
+        ).all()
 
 
 def test_layers_on_fresh_weights_are_refused(made, tmp_path):
     """A LoRA's file names its base; fresh weights under it would be lost with the process, and samples come from layers on the base."""
     with pytest.raises(ConfigError, match=r"lora_rank .* train.start_from=scratch leaves none"):
-        run_chain(tiny.config("sd15", made["sd15"], generations=0, model={"lora_rank": 2}, train={"start_from": "scratch"}), tmp_path / "run")
+        run_chain(
+            tiny.config(
+                "sd15", made["sd15"], generations=0, model={"lora_rank": 2}, train={"start_from": "scratch"}
+            ),
+            tmp_path / "run",
+        )
 
 
 @pytest.mark.parametrize("start", ["base", "previous"])
 def test_a_trained_text_encoder_starts_where_the_network_starts(start, made, tmp_path):
-    config = tiny.config("sd15", made["sd15"], generations=0, model={"train_text_encoder": True}, train={"start_from": start})
+    config = tiny.config(
+        "sd15", made["sd15"], generations=0, model={"train_text_encoder": True}, train={"start_from": start}
+    )
     run = run_chain(config, tmp_path / "run")
     home = run.gen(0) / "model" if start == "previous" else made["sd15"]
     model = started(run, 1)
     assert tiny.equal(dict(model.text_encoder.state_dict()), tiny.tensors(home, "text_encoder"))
-    assert not tiny.equal(tiny.tensors(made["sd15"], "text_encoder"), tiny.tensors(run.gen(0) / "model", "text_encoder"))
+    assert not tiny.equal(
+        tiny.tensors(made["sd15"], "text_encoder"), tiny.tensors(run.gen(0) / "model", "text_encoder")
+    )
 
 
 @pytest.mark.parametrize(("kind", "rank"), [("sd15", 0), ("sd3", 2)])
 def test_bfloat16_trains_samples_and_resumes(kind, rank, made, tmp_path):
     AcceleratorState._reset_state(True)
-    train = {"precision": "bf16", "images_seen": 6, "batch_size": 2, "checkpoint_every": 2}  # convolutions of bfloat16 are slow here
+    train = {
+        "precision": "bf16",
+        "images_seen": 6,
+        "batch_size": 2,
+        "checkpoint_every": 2,
+    }  # convolutions of bfloat16 are slow here
     sample = {"precision": "bf16", "count": 4, "steps": 1, "shard_size": 2, "batch_size": 2}
-    config = tiny.config(kind, made[kind], generations=0, model={"lora_rank": rank}, train=train, sample=sample)
+    config = tiny.config(
+        kind, made[kind], generations=0, model={"lora_rank": rank}, train=train, sample=sample
+    )
     try:
         whole = run_chain(config, tmp_path / "whole")
         with pytest.raises(Stop):
@@ -741,7 +930,9 @@ def test_bfloat16_trains_samples_and_resumes(kind, rank, made, tmp_path):
         AcceleratorState._reset_state(True)
     assert cut.samples(0).hash() == whole.samples(0).hash() and cut.training(0) == whole.training(0)
     weights = [t for p in (whole.gen(0) / "model").rglob("*.safetensors") for t in load_file(p).values()]
-    assert {t.dtype for t in weights if t.is_floating_point()} == {torch.float32} and all(t.isfinite().all() for t in weights)
+    assert {t.dtype for t in weights if t.is_floating_point()} == {torch.float32} and all(
+        t.isfinite().all() for t in weights
+    )
 
 
 @pytest.mark.parametrize("count", [4, 9, 30])
@@ -752,17 +943,38 @@ def test_captions_of_a_set_without_classes_go_round(count, made, tmp_path):
     texts = [f"picture {i if i < 9 else 0}" for i in range(24)]
     for i, picture in enumerate(tiny.images(24)):
         Image.fromarray(picture).save(home / f"{i:02d}.png")
-    (home / "metadata.jsonl").write_text("".join(json.dumps({"file_name": f"{i:02d}.png", "text": t}) + "\n" for i, t in enumerate(texts)))
+    (home / "metadata.jsonl").write_text(
+        "".join(json.dumps({"file_name": f"{i:02d}.png", "text": t}) + "\n" for i, t in enumerate(texts))
+    )
     data = {"source": f"imagefolder:{home}", "limit": None, "label": None, "train_size": 12}
-    config = tiny.config("sd15", made["sd15"], generations=0, model={"generation_0": "base"}, data=data, sample={"count": count})
+    config = tiny.config(
+        "sd15",
+        made["sd15"],
+        generations=0,
+        model={"generation_0": "base"},
+        data=data,
+        sample={"count": count},
+    )
     run = run_chain(config, tmp_path / "run")
     first = run.real.column("prompt")[:12]
     seen = [asked(run, generation, count) for generation in (0, 1, 2)]
     for wanted in seen:
-        assert wanted.labels is None and wanted.classes is None and wanted.prompts is not None and len(wanted.prompts) == count
+        assert (
+            wanted.labels is None
+            and wanted.classes is None
+            and wanted.prompts is not None
+            and len(wanted.prompts) == count
+        )
         for caption in set(first):  # whole rounds, and of the last one a part
-            assert count // 12 * first.count(caption) <= wanted.prompts.count(caption) <= -(-count // 12) * first.count(caption)
-        assert set(wanted.prompts) <= set(first) and [run.prompts[c] for c in wanted.conditions] == wanted.prompts
+            assert (
+                count // 12 * first.count(caption)
+                <= wanted.prompts.count(caption)
+                <= -(-count // 12) * first.count(caption)
+            )
+        assert (
+            set(wanted.prompts) <= set(first)
+            and [run.prompts[c] for c in wanted.conditions] == wanted.prompts
+        )
     assert sorted(seen[0].prompts or []) == sorted(seen[1].prompts or []) == sorted(seen[2].prompts or [])
     assert count < 9 or seen[0].prompts != seen[1].prompts
     assert run.samples(0).column("prompt") == seen[0].prompts and run.samples(0).labels() is None
@@ -785,7 +997,12 @@ def test_a_finished_run_has_no_fault_and_a_damaged_model_is_one(runs, tmp_path):
 def test_an_extended_run_is_the_long_one(regime, made, tmp_path):
     """The latents of earlier generations were dropped with the cache and are made again."""
     config = tiny.config(
-        "sd15", made["sd15"], regime=regime, generations=2, train={"images_seen": 24, "start_from": "previous"}, model={"lora_rank": 2}
+        "sd15",
+        made["sd15"],
+        regime=regime,
+        generations=2,
+        train={"images_seen": 24, "start_from": "previous"},
+        model={"lora_rank": 2},
     )
     at_once = run_chain(config, tmp_path / "long")
     run_chain(config.model_copy(update={"generations": 1}), tmp_path / "short")
@@ -803,8 +1020,15 @@ def test_too_few_samples_for_the_classes_are_refused(made, tmp_path):
 
 
 def test_prompt_diversity_of_captions_groups_by_caption(made, tmp_path):
-    measure = {"extractors": ["pixels"], "metrics": ["prompt_diversity", "within_class_ratio"], "resamples": 0}
-    run = run_chain(tiny.config("sd15", made["sd15"], generations=0, sample={"count": 40}, measure=measure), tmp_path / "run")
+    measure = {
+        "extractors": ["pixels"],
+        "metrics": ["prompt_diversity", "within_class_ratio"],
+        "resamples": 0,
+    }
+    run = run_chain(
+        tiny.config("sd15", made["sd15"], generations=0, sample={"count": 40}, measure=measure),
+        tmp_path / "run",
+    )
     r = next(r for r in run.rows() if r["metric"] == "prompt_diversity")
     prompts, n = run.samples(0).column("prompt")[: r["n"]], r["n"]
     assert 1 < len(set(prompts)) < n and len(set(run.real.column("prompt"))) == len(run.real)
@@ -812,5 +1036,7 @@ def test_prompt_diversity_of_captions_groups_by_caption(made, tmp_path):
     apart = torch.cdist(x, x).square()
     same = [[i for i in range(n) if prompts[i] == p] for p in sorted(set(prompts))]
     own = [apart[g][:, g].sum() / (len(g) * (len(g) - 1)) for g in same if len(g) > 1]
-    assert r["value"] == pytest.approx(float(torch.stack(own).mean() / (apart.sum() / (n * (n - 1)))), rel=1e-6)
+    assert r["value"] == pytest.approx(
+        float(torch.stack(own).mean() / (apart.sum() / (n * (n - 1)))), rel=1e-6
+    )
     assert r["floor"] is None and "its floor: " in r["reason"] and "a prompt of its own" in r["reason"]

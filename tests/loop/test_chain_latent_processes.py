@@ -57,7 +57,11 @@ def run(place, server) -> Any:
 
 
 def layers(run: Run, generation: int) -> dict[str, Any]:
-    file = next(p for p in (run.gen(generation) / "model").rglob("*.safetensors") if p.parent.name in ("model", "unet", "transformer"))
+    file = next(
+        p
+        for p in (run.gen(generation) / "model").rglob("*.safetensors")
+        if p.parent.name in ("model", "unet", "transformer")
+    )
     return load_file(file)
 
 
@@ -69,7 +73,13 @@ def furthest(a: Run, b: Run, generation: int) -> float:
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_two_processes_train_the_same_weights_and_draw_the_same_samples(rank, place, run):
-    config = tiny.config("sd15", place / "sd15", generations=0, model={"lora_rank": rank}, train={"images_seen": 24, "learning_rate": 1e-3})
+    config = tiny.config(
+        "sd15",
+        place / "sd15",
+        generations=0,
+        model={"lora_rank": rank},
+        train={"images_seen": 24, "learning_rate": 1e-3},
+    )
     one, two = run(f"one-{rank}", config), run(f"two-{rank}", config, 2)
     assert {t["processes"] for t in one.timings()} == {1} and {t["processes"] for t in two.timings()} == {2}
     print("weights", furthest(one, two, 0))
@@ -81,7 +91,12 @@ def test_two_processes_train_the_same_weights_and_draw_the_same_samples(rank, pl
 
 def test_two_processes_draw_the_same_bits_from_a_base_as_it_is(place, run):
     config = tiny.config(
-        "sd15", place / "sd15", generations=0, model={"generation_0": "base"}, sample={"batch_size": 5}, probe={"per_condition": 1, "conditions": 7}
+        "sd15",
+        place / "sd15",
+        generations=0,
+        model={"generation_0": "base"},
+        sample={"batch_size": 5},
+        probe={"per_condition": 1, "conditions": 7},
     )
     one, two = run("base-one", config), run("base-two", config, 2)
     assert one.samples(0).hash() == two.samples(0).hash()
@@ -104,7 +119,9 @@ def test_sharded_weights_are_trained_to_the_same_and_resumed(changes, place, run
     if name == "train_text_encoder":
         texts = [tiny.tensors(r.gen(0) / "model", "text_encoder") for r in (one, two)]
         # Adam divides by the root of a squared gradient: where that is next to nothing, rounding moves a weight further (seen: 1.9e-5).
-        assert max(float((t - texts[1][n]).abs().max()) for n, t in texts[0].items()) < 2e-4  # they moved by up to 6e-3
+        assert (
+            max(float((t - texts[1][n]).abs().max()) for n, t in texts[0].items()) < 2e-4
+        )  # they moved by up to 6e-3
     if name == "full":
         cut = run("cut", config, 2, sharded=True, stop=1)
         assert (cut.gen(0) / "checkpoint.safetensors").exists() and not (cut.gen(0) / "model").exists()
@@ -125,9 +142,29 @@ def test_killed_and_launched_again_by_accelerate(place, run, server):
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
     assert server.end() == [-signal.SIGKILL] * 2
-    assert checkpoint.exists() and not (out / "gen-000" / "model").exists(), (place / "launched.0.log").read_text()[-3000:]
-    flags = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *flags, "-m", "difflab", "run", str(file), "--out", str(out)]
+    assert checkpoint.exists() and not (out / "gen-000" / "model").exists(), (
+        place / "launched.0.log"
+    ).read_text()[-3000:]
+    flags = [
+        "--multi_gpu",
+        "--num_processes=2",
+        "--num_machines=1",
+        "--mixed_precision=no",
+        "--dynamo_backend=no",
+        "--main_process_port=0",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        *flags,
+        "-m",
+        "difflab",
+        "run",
+        str(file),
+        "--out",
+        str(out),
+    ]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
     undisturbed, launched = run("undisturbed", config, 2), open_run(out)

@@ -23,17 +23,37 @@ TINY: dict[str, Any] = {
     "generations": 2,
     "data": {"source": "digits", "train_size": 80},
     "model": {"family": "pixel-mlp", "width": 32, "depth": 1},
-    "train": {"images_seen": 3200, "batch_size": 32, "learning_rate": 3e-3, "checkpoint_every": 160, "ema_decay": 0.9},
+    "train": {
+        "images_seen": 3200,
+        "batch_size": 32,
+        "learning_rate": 3e-3,
+        "checkpoint_every": 160,
+        "ema_decay": 0.9,
+    },
     "regime": {"name": "accumulate_subsample"},
     "sample": {"count": 60, "steps": 5, "shard_size": 10, "batch_size": 10},
     "probe": {"per_condition": 1},
-    "measure": {"extractors": ["pixels"], "metrics": ["fd", "recall", "class_accuracy"], "resamples": 40, "held_out_loss": 24},
+    "measure": {
+        "extractors": ["pixels"],
+        "metrics": ["fd", "recall", "class_accuracy"],
+        "resamples": 40,
+        "held_out_loss": 24,
+    },
 }
-NOT_COMPARED = {"timings.jsonl", ".lock", "curves.png", "report.html"}  # the curves carry the name of their folder, the report times
+NOT_COMPARED = {
+    "timings.jsonl",
+    ".lock",
+    "curves.png",
+    "report.html",
+}  # the curves carry the name of their folder, the report times
 
 
 def content(path: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file() and p.name not in NOT_COMPARED}
+    return {
+        str(p.relative_to(path)): p.read_bytes()
+        for p in sorted(path.rglob("*"))
+        if p.is_file() and p.name not in NOT_COMPARED
+    }
 
 
 def hashes(run: Run) -> list[str]:
@@ -62,7 +82,11 @@ def test_killed_at_ten_moments_it_goes_on_to_the_same_bytes(folder, server):
 
     def progress() -> int:
         """Results and checkpoints so far, counted by their writes."""
-        return sum(p.stat().st_mtime_ns % 2**62 for p in out.rglob("*") if p.suffix in {".safetensors", ".parquet", ".json", ".jsonl"})
+        return sum(
+            p.stat().st_mtime_ns % 2**62
+            for p in out.rglob("*")
+            if p.suffix in {".safetensors", ".parquet", ".json", ".jsonl"}
+        )
 
     kills, seen, codes = 0, [], []
     while True:
@@ -73,7 +97,10 @@ def test_killed_at_ten_moments_it_goes_on_to_the_same_bytes(folder, server):
             while steps < wait and time.monotonic() < deadline:
                 now = progress_or_zero(progress)
                 steps, before = steps + (now != before), now
-                if not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
+                if (
+                    not Path(f"/proc/{pid}").exists()
+                    or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+                ):
                     break
                 time.sleep(0.002)
             time.sleep(rng.uniform(0, 0.03))
@@ -85,7 +112,13 @@ def test_killed_at_ten_moments_it_goes_on_to_the_same_bytes(folder, server):
             break
         assert codes[-1] in (0, -signal.SIGKILL), codes
         assert len(codes) < 20
-    print(codes, [f"{max((n[:7] for n in s if n.startswith('gen-')), default='-')}{'*' * ('checkpoint.safetensors' in ''.join(s))}" for s in seen])
+    print(
+        codes,
+        [
+            f"{max((n[:7] for n in s if n.startswith('gen-')), default='-')}{'*' * ('checkpoint.safetensors' in ''.join(s))}"
+            for s in seen
+        ],
+    )
     assert codes.count(-signal.SIGKILL) >= 8  # a kill that came after the end would test nothing
     assert any("checkpoint.safetensors" in "".join(s) for s in seen)  # some hit the middle of a training
     assert any("gen-001" in "".join(s) for s in seen)  # and not all of them the first generation
@@ -118,11 +151,21 @@ def test_two_processes_train_the_same_model_up_to_rounding(folder, two):
     worst = max(float((a[name] - b[name]).abs().max()) for name in a)
     losses = [np.array(r.training(0)["loss"]) for r in (one, other)]
     pixels = [r.samples(0).gather(np.arange(60)).astype(int) for r in (one, other)]
-    print("weights", worst, "loss", np.abs(losses[0] / losses[1] - 1)[:, 1].max(), "pixels", np.abs(pixels[0] - pixels[1]).max())
+    print(
+        "weights",
+        worst,
+        "loss",
+        np.abs(losses[0] / losses[1] - 1)[:, 1].max(),
+        "pixels",
+        np.abs(pixels[0] - pixels[1]).max(),
+    )
     assert worst < 1e-5
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
     assert np.abs(pixels[0] - pixels[1]).max() <= 1
-    trained = [{r["metric"]: r for r in run.rows() if r["generation"] == 0 and r["extractor"] == "training"} for run in (one, other)]
+    trained = [
+        {r["metric"]: r for r in run.rows() if r["generation"] == 0 and r["extractor"] == "training"}
+        for run in (one, other)
+    ]
     assert len(trained[0]) == 11 and trained[0].keys() == trained[1].keys()
     for name, row in trained[0].items():
         assert row["recipe"] == trained[1][name]["recipe"] and row["n"] == trained[1][name]["n"]

@@ -48,14 +48,23 @@ def pictures(ecosystem: dict[str, Any], **changes: Any) -> Config:
         "model": {"family": "memoriser"},
         "sample": {"count": 40, "shard_size": 20, "batch_size": 20},
         "probe": {"per_condition": 1},
-        "measure": {"extractors": ["pixels"], "metrics": ["trace_ratio"], "resamples": 20, "held_out_loss": 0},
+        "measure": {
+            "extractors": ["pixels"],
+            "metrics": ["trace_ratio"],
+            "resamples": 20,
+            "held_out_loss": 0,
+        },
         "ecosystem": ecosystem,
     }
     return parse({**raw, **changes})
 
 
 def content(path: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file() and p.name not in ("timings.jsonl", ".lock")}
+    return {
+        str(p.relative_to(path)): p.read_bytes()
+        for p in sorted(path.rglob("*"))
+        if p.is_file() and p.name not in ("timings.jsonl", ".lock")
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------- config
@@ -76,7 +85,10 @@ def content(path: Path) -> dict[str, bytes]:
         ({"exchange": "pooled"}, "how many labs"),
         ({"labs": 2, "exchagne": "pooled"}, "unknown key 'ecosystem.exchagne'; did you mean 'exchange'"),
         ({"labs": 2, "overrides": [{"seed": 1}, {}]}, "'seed' is the same for all labs"),
-        ({"labs": 2, "overrides": [{}, {"model.categoris": 4}]}, "overrides of lab 1: unknown key 'model.categoris'; did you mean 'categories'"),
+        (
+            {"labs": 2, "overrides": [{}, {"model.categoris": 4}]},
+            "overrides of lab 1: unknown key 'model.categoris'; did you mean 'categories'",
+        ),
         ({"labs": 2, "overrides": [{}, {"sample.count": 1}]}, "overrides of lab 1: 'sample.count'"),
         ({"labs": 2, "lab": 2}, "there is no lab 2 among 2"),
     ],
@@ -98,7 +110,16 @@ def test_the_names_stand_for_matrices():
 
 def test_each_lab_has_the_config_with_its_overrides():
     policies = [{"policy": "unflagged"}]
-    config = exact({"exchange": MATRIX, "overrides": [{}, {"sample.count": 20}, {"policies": policies, "model": {"family": "categorical"}}]})
+    config = exact(
+        {
+            "exchange": MATRIX,
+            "overrides": [
+                {},
+                {"sample.count": 20},
+                {"policies": policies, "model": {"family": "categorical"}},
+            ],
+        }
+    )
     labs = config.labs()
     assert [lab.lab for lab in labs] == [0, 1, 2] and [lab.labs() for lab in labs] == [[lab] for lab in labs]
     assert [lab.name for lab in labs] == ["run-lab-0", "run-lab-1", "run-lab-2"]
@@ -143,22 +164,34 @@ def test_a_lab_by_itself_draws_as_a_chain_does(regime):
     alone = pools(exact(None, regime={"name": regime}), 3, 10, [np.arange(10)] * 3)
     for lab in (0, 1):
         rows = drawn(config, lab, 3, replicates=4)
-        assert rows.drop(columns="lab").equals(mix(*alone, ("mix", lab, 3), 4).to_pandas().drop(columns="lab"))
-        assert set(rows["lab"][rows["generation"] >= 0]) == {lab} and set(rows["lab"][rows["generation"] < 0]) <= {0}
+        assert rows.drop(columns="lab").equals(
+            mix(*alone, ("mix", lab, 3), 4).to_pandas().drop(columns="lab")
+        )
+        assert set(rows["lab"][rows["generation"] >= 0]) == {lab} and set(
+            rows["lab"][rows["generation"] < 0]
+        ) <= {0}
 
 
 def test_labs_draw_independently_and_each_of_its_chains_too():
     config = exact({"exchange": [[0.5, 0.5], [0.5, 0.5]]})
     rows = [drawn(config, lab, 1, replicates=500) for lab in (0, 1)]
-    sets = [{r: frozenset(zip(own["lab"], own["index"], strict=True)) for r, own in table.groupby("replicate")} for table in rows]
+    sets = [
+        {r: frozenset(zip(own["lab"], own["index"], strict=True)) for r, own in table.groupby("replicate")}
+        for table in rows
+    ]
     assert len(set(sets[0].values())) > 400
-    both = [len(sets[0][r] & sets[1][r]) for r in range(500)]  # 2 x hypergeometric(10, 5, 5): mean 5, variance 2 x 25/36
+    both = [
+        len(sets[0][r] & sets[1][r]) for r in range(500)
+    ]  # 2 x hypergeometric(10, 5, 5): mean 5, variance 2 x 25/36
     assert abs(np.mean(both) - 5) < 4 * np.sqrt(2 * 25 / 36 / 500)
 
 
 def test_what_a_lab_has_received_stays_the_same_when_data_accumulate():
     config = exact({"exchange": MATRIX}, regime={"name": "accumulate"})
-    sets = [set(zip(rows["lab"], rows["generation"], rows["index"], strict=True)) for rows in (drawn(config, 1, t) for t in (1, 2, 3))]
+    sets = [
+        set(zip(rows["lab"], rows["generation"], rows["index"], strict=True))
+        for rows in (drawn(config, 1, t) for t in (1, 2, 3))
+    ]
     assert [len(own) for own in sets] == [20, 30, 40] and sets[0] < sets[1] < sets[2]
     assert Counter(lab for lab, g, _ in sets[2] if g >= 0) == {0: 6, 1: 18, 2: 6}
 
@@ -168,22 +201,34 @@ def test_a_budget_is_drawn_from_the_union_after_the_exchange():
     rows = drawn(config, 1, 2, replicates=2000)
     assert (rows.groupby("replicate").size() == 10).all()
     often = rows.groupby(["generation", "lab"]).size() / 2000
-    assert often.to_dict() == pytest.approx({(-1, 0): 10 / 3, **{(g, j): 10 / 3 * MATRIX[1][j] for g in (0, 1) for j in range(3)}}, abs=0.15)
+    assert often.to_dict() == pytest.approx(
+        {(-1, 0): 10 / 3, **{(g, j): 10 / 3 * MATRIX[1][j] for g in (0, 1) for j in range(3)}}, abs=0.15
+    )
     each = rows[rows["generation"] == 1].groupby(["lab", "index"]).size()
     assert len(each) == 30 and (each[1].min() > 2 * each[0].max())
 
 
 def test_too_few_samples_of_another_lab_are_named_before_anything_runs():
     config = exact({"labs": 2, "exchange": "one_way", "overrides": [{"sample.count": 6}, {}]})
-    with pytest.raises(ConfigError, match=r"training set 1 asks for 10 samples of generation 0 of lab 0 \(synthetic\), 6 are there"):
+    with pytest.raises(
+        ConfigError,
+        match=r"training set 1 asks for 10 samples of generation 0 of lab 0 \(synthetic\), 6 are there",
+    ):
         check_possible(config.labs()[1], 10, config.labs())
     check_possible(config.labs()[0], 10, config.labs())
-    fits = exact({"labs": 2, "exchange": "one_way", "overrides": [{"sample.count": 6}, {}]}, regime={"name": "replace", "set_size": 6})
+    fits = exact(
+        {"labs": 2, "exchange": "one_way", "overrides": [{"sample.count": 6}, {}]},
+        regime={"name": "replace", "set_size": 6},
+    )
     check_possible(fits.labs()[1], 10, fits.labs())
 
 
 # ------------------------------------------------------------------------------------------------------------ the run
-ECOSYSTEM = {"exchange": MATRIX, "real": "disjoint", "overrides": [{}, {}, {"regime.name": "accumulate_subsample"}]}
+ECOSYSTEM = {
+    "exchange": MATRIX,
+    "real": "disjoint",
+    "overrides": [{}, {}, {"regime.name": "accumulate_subsample"}],
+}
 
 
 @pytest.fixture(scope="module")
@@ -202,17 +247,28 @@ def copy(whole, tmp_path) -> Path:
 def test_every_lab_is_a_run_in_its_own_folder(whole):
     top = {p.name for p in whole.iterdir()}
     assert top == {"run.yaml", "metrics.jsonl", "between", "lab-0", "lab-1", "lab-2", ".lock"}
-    assert {p.name for p in (whole / "between").iterdir()} == {f"gen-{t:03d}.{end}" for t in range(3) for end in ("jsonl", "safetensors")}
+    assert {p.name for p in (whole / "between").iterdir()} == {
+        f"gen-{t:03d}.{end}" for t in range(3) for end in ("jsonl", "safetensors")
+    }
     for i in range(3):
         run = open_run(whole / f"lab-{i}")
-        assert run.config.lab == i and run.generations == [0, 1, 2] and run.config == exact(ECOSYSTEM).labs()[i]
+        assert (
+            run.config.lab == i and run.generations == [0, 1, 2] and run.config == exact(ECOSYSTEM).labs()[i]
+        )
         assert set(run.samples(1).column("lab")) == {i} and set(run.real.column("lab")) == {0}
         assert [lab.path.name for lab in run.labs] == ["lab-0", "lab-1", "lab-2"] and run.parts == [run]
         assert list(verify(run)) == []
     whole_run = open_run(whole)
     assert isinstance(whole_run, EcosystemRun) and whole_run.generations == [0, 1, 2]
-    for look in (lambda: whole_run.samples(0), lambda: whole_run.real, lambda: whole_run.kept(0), lambda: whole_run.done(0, "mix")):
-        with pytest.raises(StoreError, match=r"an ecosystem of 3 labs, each a run of its own: name one, such as .*lab-0"):
+    for look in (
+        lambda: whole_run.samples(0),
+        lambda: whole_run.real,
+        lambda: whole_run.kept(0),
+        lambda: whole_run.done(0, "mix"),
+    ):
+        with pytest.raises(
+            StoreError, match=r"an ecosystem of 3 labs, each a run of its own: name one, such as .*lab-0"
+        ):
             look()
 
 
@@ -238,15 +294,24 @@ def test_rows_of_labs_and_between_them(whole):
     rows = open_run(whole).rows()
     assert [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()] == rows
     assert [row["generation"] for row in rows] == sorted(row["generation"] for row in rows)
-    assert {(row["generation"], row["lab"]) for row in rows} == {(t, lab) for t in range(3) for lab in (0, 1, 2, None)}
+    assert {(row["generation"], row["lab"]) for row in rows} == {
+        (t, lab) for t in range(3) for lab in (0, 1, 2, None)
+    }
     between = [row for row in rows if row["lab"] is None]
     assert [row["metric"] for row in between] == ["lab_distance"] * 3 and {row["n"] for row in between} == {3}
-    assert len({row["floor"] for row in between}) == 1 and all(row["ci_low"] < row["value"] < row["ci_high"] for row in between)
+    assert len({row["floor"] for row in between}) == 1 and all(
+        row["ci_low"] < row["value"] < row["ci_high"] for row in between
+    )
     frame = open_run(whole).metrics
     assert len(frame[frame["lab"] == 1]) == len(open_run(whole / "lab-1").rows())
-    p = [read_tensors(whole / f"lab-{i}" / "gen-002" / "model" / "categorical.safetensors")["p"].numpy() for i in range(3)]
+    p = [
+        read_tensors(whole / f"lab-{i}" / "gen-002" / "model" / "categorical.safetensors")["p"].numpy()
+        for i in range(3)
+    ]
     wanted = np.mean([((p[i] - p[j]) ** 2).sum(1) for i, j in ((0, 1), (0, 2), (1, 2))], axis=0)
-    assert read_tensors(whole / "between" / "gen-002.safetensors")["lab_distance"].numpy() == pytest.approx(wanted)
+    assert read_tensors(whole / "between" / "gen-002.safetensors")["lab_distance"].numpy() == pytest.approx(
+        wanted
+    )
     assert between[2]["value"] == pytest.approx(wanted.mean())
 
 
@@ -279,8 +344,12 @@ def test_whatever_was_lost_is_made_again_byte_for_byte(whole, copy, victims):
     assert content(copy) == content(whole)
 
 
-@pytest.mark.parametrize(("stage", "lab", "generation"), [("mix", 2, 1), ("train", 1, 0), ("sample", 0, 2), ("measure", 2, 2)])
-def test_an_ecosystem_stopped_anywhere_goes_on_to_the_same_bytes(whole, tmp_path, monkeypatch, stage, lab, generation):
+@pytest.mark.parametrize(
+    ("stage", "lab", "generation"), [("mix", 2, 1), ("train", 1, 0), ("sample", 0, 2), ("measure", 2, 2)]
+)
+def test_an_ecosystem_stopped_anywhere_goes_on_to_the_same_bytes(
+    whole, tmp_path, monkeypatch, stage, lab, generation
+):
     real = chain.STAGE[stage]
 
     def stopped(work: Any, t: int) -> Any:
@@ -298,7 +367,9 @@ def test_an_ecosystem_stopped_anywhere_goes_on_to_the_same_bytes(whole, tmp_path
 def test_labs_take_turns(tmp_path, monkeypatch):
     order = []
     real = chain.STAGE["mix"]
-    monkeypatch.setitem(chain.STAGE, "mix", lambda work, t: order.append((t, work.run.config.lab)) or real(work, t))
+    monkeypatch.setitem(
+        chain.STAGE, "mix", lambda work, t: order.append((t, work.run.config.lab)) or real(work, t)
+    )
     run_chain(exact({"labs": 2}), tmp_path / "run")
     assert order == [(t, lab) for t in range(3) for lab in (0, 1)]
 
@@ -343,15 +414,23 @@ def test_images_of_labs_with_their_own_parts_of_the_real_ones(tmp_path):
     # What lab 1's second model remembers are the samples of all labs that its training set points at.
     rows = pq.read_table(tmp_path / "run" / "lab-1" / "gen-001" / "train_set.parquet").to_pandas()
     assert Counter(rows["lab"]) == {0: 14, 1: 13, 2: 13}
-    images = read_tensors(tmp_path / "run" / "lab-1" / "gen-001" / "model" / "memoriser.safetensors")["images"].numpy()
+    images = read_tensors(tmp_path / "run" / "lab-1" / "gen-001" / "model" / "memoriser.safetensors")[
+        "images"
+    ].numpy()
     for k in (0, 20, 39):
         assert (images[k] == labs[rows["lab"][k]].samples(0).gather(np.array([rows["index"][k]]))[0]).all()
     rows = [row for row in run.rows() if row["lab"] is None]
-    assert [(row["metric"], row["extractor"], row["n"], row["reason"]) for row in rows] == [("lab_distance", "pixels", 40, None)] * 2
+    assert [(row["metric"], row["extractor"], row["n"], row["reason"]) for row in rows] == [
+        ("lab_distance", "pixels", 40, None)
+    ] * 2
     assert all(row["ci_low"] < row["value"] < row["ci_high"] for row in rows)
-    key = next((tmp_path / "run" / "lab-0" / "gen-001" / "features").glob("*-00000.safetensors")).name.removesuffix("-00000.safetensors")
+    key = next(
+        (tmp_path / "run" / "lab-0" / "gen-001" / "features").glob("*-00000.safetensors")
+    ).name.removesuffix("-00000.safetensors")
     f = [lab.samples(1).features(key) for lab in labs]
-    assert rows[1]["value"] == pytest.approx(np.mean([frechet_distance(f[i], f[j]) for i, j in ((0, 1), (0, 2), (1, 2))]))
+    assert rows[1]["value"] == pytest.approx(
+        np.mean([frechet_distance(f[i], f[j]) for i, j in ((0, 1), (0, 2), (1, 2))])
+    )
     real = labs[0].real.features(key)
     assert rows[1]["floor"] == pytest.approx(frechet_distance(real[:40], real[40:80]))
     assert (tmp_path / "run" / "strip.png").exists() and (tmp_path / "run" / "curves.png").exists()
@@ -366,8 +445,16 @@ SMALL = {
 
 
 def test_equal_labs_have_different_models_and_are_told_apart_by_the_same_extractor(tmp_path):
-    run = run_chain(pictures({"labs": 2, "overrides": [{}, {"policies": [{"policy": "unflagged"}]}]}, generations=0, **SMALL), tmp_path / "run")
-    a, b = ({n: t for f in (lab.gen(0) / "model").rglob("*.safetensors") for n, t in read_tensors(f).items()} for lab in run.labs)
+    run = run_chain(
+        pictures(
+            {"labs": 2, "overrides": [{}, {"policies": [{"policy": "unflagged"}]}]}, generations=0, **SMALL
+        ),
+        tmp_path / "run",
+    )
+    a, b = (
+        {n: t for f in (lab.gen(0) / "model").rglob("*.safetensors") for n, t in read_tensors(f).items()}
+        for lab in run.labs
+    )
     assert a.keys() == b.keys() and not any(torch.equal(t, b[name]) for name, t in a.items() if t.numel() > 8)
     assert run.labs[0].real.hash() == run.labs[1].real.hash()
     assert not set(run.labs[0].samples(0).column("seed")) & set(run.labs[1].samples(0).column("seed"))
@@ -378,8 +465,14 @@ def test_equal_labs_have_different_models_and_are_told_apart_by_the_same_extract
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ({"data": {"source": "emoji", "limit": 240, "image_size": 8, "color": "L"}}, "whose classes are others: .* there, 10 "),
-        ({"data.image_size": 16}, r"lab 0 trains on samples of lab 1, which are \[16, 16, 1\] instead of \[8, 8, 1\]"),
+        (
+            {"data": {"source": "emoji", "limit": 240, "image_size": 8, "color": "L"}},
+            "whose classes are others: .* there, 10 ",
+        ),
+        (
+            {"data.image_size": 16},
+            r"lab 0 trains on samples of lab 1, which are \[16, 16, 1\] instead of \[8, 8, 1\]",
+        ),
         ({"model": {"family": "memoriser"}}, "is conditioned on classes, which those have not"),
         ({"data.limit": 200}, r"images that lab \d holds out are in the train split of lab \d"),
         ({"data.split_seed": 7}, r"images that lab \d holds out are in the train split of lab \d"),
@@ -392,12 +485,17 @@ def test_labs_that_do_not_fit_together_are_refused_before_anything_is_fitted(tmp
     with pytest.raises(ConfigError, match=said):
         run_chain(pictures({"labs": 2, "overrides": [{}, overrides]}, **SMALL), tmp_path / "run")
     assert not list(tmp_path.rglob("gen-*"))
-    run_chain(pictures({"labs": 2, "exchange": "isolated"}, generations=0, model={"family": "memoriser"}), tmp_path / "run")  # mended
+    run_chain(
+        pictures({"labs": 2, "exchange": "isolated"}, generations=0, model={"family": "memoriser"}),
+        tmp_path / "run",
+    )  # mended
 
 
 def test_labs_that_do_not_exchange_may_be_of_any_kind(tmp_path):
     own = {"data": {"source": "digits", "limit": 200}, "measure.extractors": ["texture", "fitted"]}
-    run = run_chain(pictures({"labs": 2, "exchange": "isolated", "overrides": [{}, own]}, generations=0), tmp_path / "run")
+    run = run_chain(
+        pictures({"labs": 2, "exchange": "isolated", "overrides": [{}, own]}, generations=0), tmp_path / "run"
+    )
     rows = [row for row in run.rows() if row["lab"] is None]
     assert [row["value"] for row in rows] == [None] and "different extractors" in rows[0]["reason"]
 
@@ -410,20 +508,35 @@ def test_commands_know_ecosystems(tmp_path, capsys):
     assert {json.loads(line)["lab"] for line in capsys.readouterr().out.splitlines()} == {0, 1}
     assert main(["run", str(tmp_path / "two.yaml"), "--out", out]) == 0
     said = capsys.readouterr()
-    assert "run-lab-0" in said.out and "run-lab-1" in said.out and "distance" in said.out and "strip.png" in said.out
+    assert (
+        "run-lab-0" in said.out
+        and "run-lab-1" in said.out
+        and "distance" in said.out
+        and "strip.png" in said.out
+    )
     assert "generation 1/1 lab 1 sample" in said.err
     assert main(["status", out]) == 0
     said = capsys.readouterr().out
     assert said.count("recipe") == 2 and said.endswith("complete\n")
     assert main(["status", out, "--json"]) == 0
-    assert [(r["lab"], r["generation"]) for r in map(json.loads, capsys.readouterr().out.splitlines())] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [(r["lab"], r["generation"]) for r in map(json.loads, capsys.readouterr().out.splitlines())] == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    ]
     assert main(["verify", out]) == 0
     capsys.readouterr()
     (tmp_path / "run" / "lab-1" / "gen-001" / "model" / "memoriser.safetensors").unlink()
-    assert main(["verify", out]) == 1 and "lab-1/gen-001/model/memoriser.safetensors is missing" in capsys.readouterr().out
+    assert (
+        main(["verify", out]) == 1
+        and "lab-1/gen-001/model/memoriser.safetensors is missing" in capsys.readouterr().out
+    )
     assert main(["export", out, "--generation", "0", "--to", str(tmp_path / "x")]) == 2
     assert "name one, such as" in capsys.readouterr().err
     assert main(["export", f"{out}/lab-1", "--generation", "0", "--to", str(tmp_path / "x")]) == 0
     (tmp_path / "run" / "lab-1" / "gen-001" / "metrics.jsonl").unlink()
     capsys.readouterr()
-    assert main(["status", f"{out}/lab-1"]) == 0 and capsys.readouterr().out.replace("\n", "").endswith(f"--out {out}")
+    assert main(["status", f"{out}/lab-1"]) == 0 and capsys.readouterr().out.replace("\n", "").endswith(
+        f"--out {out}"
+    )

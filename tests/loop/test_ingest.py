@@ -36,7 +36,11 @@ def test_ingesting_again_changes_nothing_and_mends_what_is_gone(tmp_path):
     run = opened(tmp_path)
     ingest(run, Accelerator())
     path = run.real.path(0)
-    before, about, stamp = path.read_bytes(), (tmp_path / "real" / "about.json").read_bytes(), path.stat().st_mtime_ns
+    before, about, stamp = (
+        path.read_bytes(),
+        (tmp_path / "real" / "about.json").read_bytes(),
+        path.stat().st_mtime_ns,
+    )
     ingest(run, Accelerator())
     assert path.stat().st_mtime_ns == stamp
     path.unlink()

@@ -32,7 +32,18 @@ from difflab.runs.run import KEYS, Run
 
 run_chain = partial(run_chain, plots=False)  # curves take seconds
 
-ALL = ["fd", "kid", "precision", "recall", "density", "coverage", "trace_ratio", "class_accuracy", "class_entropy", "rare_class_survival"]
+ALL = [
+    "fd",
+    "kid",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "trace_ratio",
+    "class_accuracy",
+    "class_entropy",
+    "rare_class_survival",
+]
 BASE: dict[str, Any] = {
     "generations": 1,
     "data": {"source": "digits", "train_size": 100},
@@ -78,7 +89,9 @@ def sides(run: Run, n: int = 70) -> dict[str, Any]:
     assert not {run.real.column("sha256")[i] for i in a} & {run.real.column("sha256")[i] for i in b}
     return {
         "pair": Pair(pixels[b], samples, real_labels=labels[b], fake_labels=asked, judge=judge, neighbours=3),
-        "floor": Pair(pixels[a], pixels[b], real_labels=labels[a], fake_labels=labels[b], judge=judge, neighbours=3),
+        "floor": Pair(
+            pixels[a], pixels[b], real_labels=labels[a], fake_labels=labels[b], judge=judge, neighbours=3
+        ),
     }
 
 
@@ -94,13 +107,17 @@ def test_rows_have_every_key_and_say_what_they_are(run, taken):
 def test_rows_are_the_metrics_themselves_on_the_same_images(run, taken):
     by_hand = sides(run)
     for name in ALL:
-        assert taken[f"{name}/pixels"]["value"] == pytest.approx(METRICS[name].of(by_hand["pair"]), rel=1e-6, abs=1e-9), name
+        assert taken[f"{name}/pixels"]["value"] == pytest.approx(
+            METRICS[name].of(by_hand["pair"]), rel=1e-6, abs=1e-9
+        ), name
 
 
 def test_the_floor_is_between_two_disjoint_real_sets_of_the_same_size(run, taken):
     by_hand = sides(run)
     for name in ALL:
-        assert taken[f"{name}/pixels"]["floor"] == pytest.approx(METRICS[name].of(by_hand["floor"]), rel=1e-6, abs=1e-9), name
+        assert taken[f"{name}/pixels"]["floor"] == pytest.approx(
+            METRICS[name].of(by_hand["floor"]), rel=1e-6, abs=1e-9
+        ), name
     other = rows(run, count=60)
     assert other["fd/pixels"]["n"] == 60 and other["fd/pixels"]["floor"] != taken["fd/pixels"]["floor"]
 
@@ -110,13 +127,17 @@ def test_intervals_are_those_of_the_half_samples(run, taken):
     for name in ("fd", "recall", "class_entropy"):
         draws = resampled(METRICS[name], pair, range(20), seed_of("interval", 0, 1, name))
         r = taken[f"{name}/pixels"]
-        assert (r["ci_low"], r["ci_high"]) == pytest.approx(interval(r["value"], draws, METRICS[name].range), rel=1e-5, abs=1e-9)
+        assert (r["ci_low"], r["ci_high"]) == pytest.approx(
+            interval(r["value"], draws, METRICS[name].range), rel=1e-5, abs=1e-9
+        )
 
 
 def test_measuring_again_gives_the_same_rows(run, taken):
     assert rows(run) == taken
     written = [json.loads(line) for line in (run.gen(1) / "metrics.jsonl").read_text().splitlines()]
-    assert [row for row in written if row["extractor"] != "training"] == list(taken.values())  # the others were left by the training
+    assert [row for row in written if row["extractor"] != "training"] == list(
+        taken.values()
+    )  # the others were left by the training
 
 
 def test_no_resamples_no_intervals(run, taken):
@@ -142,20 +163,29 @@ def test_the_recipe_changes_with_what_makes_a_number_and_with_nothing_else(run, 
     assert recipes(run, resamples=0) == base and recipes(run, resamples=40) == base  # the number is the same
     assert recipes(run, metrics=["recall"])["recall/pixels"] == base["recall/pixels"]
     fewer = recipes(run, count=60)
-    assert {m for m in base if fewer[m] == base[m]} == {"flagged_share/none"}  # which is about all samples, whatever count
+    assert {m for m in base if fewer[m] == base[m]} == {
+        "flagged_share/none"
+    }  # which is about all samples, whatever count
     assert recipes(run, neighbours=4)["recall/pixels"] != base["recall/pixels"]
     fitted = recipes(run, extractors=["fitted"])
     assert not set(fitted.values()) & (set(base.values()) - {base["flagged_share/none"]})
     judged = recipes(run, extractors=["pixels", "fitted"], judge="fitted")
-    assert {"class_accuracy/fitted", "fd/pixels", "fd/fitted"} <= set(judged) and "class_accuracy/pixels" not in judged
-    assert judged["fd/pixels"] == base["fd/pixels"] and judged["class_accuracy/fitted"] == fitted["class_accuracy/fitted"]
+    assert {"class_accuracy/fitted", "fd/pixels", "fd/fitted"} <= set(
+        judged
+    ) and "class_accuracy/pixels" not in judged
+    assert (
+        judged["fd/pixels"] == base["fd/pixels"]
+        and judged["class_accuracy/fitted"] == fitted["class_accuracy/fitted"]
+    )
 
 
 def test_generations_share_their_recipes_and_another_real_set_has_others(run, tmp_path):
     by_generation = [{r["metric"]: r["recipe"] for r in run.rows() if r["generation"] == t} for t in (0, 1)]
     by_generation[1].pop("drift_from_previous")  # the first generation has none before it
     assert by_generation[0] == by_generation[1]
-    other = run_chain(digits(seed=1, generations=0, measure={**BASE["measure"], "metrics": ["fd"]}), tmp_path / "run")
+    other = run_chain(
+        digits(seed=1, generations=0, measure={**BASE["measure"], "metrics": ["fd"]}), tmp_path / "run"
+    )
     assert {r["metric"]: r["recipe"] for r in other.rows()}["fd"] != by_generation[0]["fd"]
 
 
@@ -167,7 +197,11 @@ def test_a_measure_that_cannot_be_taken_says_why(tmp_path):
     lost = by_name["class_accuracy"]
     assert lost["value"] is None and lost["floor"] is None and lost["ci_low"] is None and lost["n"] == 70
     assert "the samples are unconditional" in lost["reason"]
-    assert all(r["value"] is not None and r["reason"] is None for name, r in by_name.items() if name != "class_accuracy")
+    assert all(
+        r["value"] is not None and r["reason"] is None
+        for name, r in by_name.items()
+        if name != "class_accuracy"
+    )
 
 
 def test_constant_images_are_counted_as_flagged(run, tmp_path):
@@ -191,12 +225,20 @@ def test_more_images_than_there_are_cannot_be_measured(run):
 
 def test_the_count_is_the_same_in_all_generations_also_in_later_ones(run):
     shrinking = {**BASE["sample"], "count": [80, 80, 40]}
-    for generations in (1, 2, 9):  # a run that is extended must not change the n of what it has measured already
-        assert measured_count(Run(run.path, digits(generations=generations, sample=shrinking, measure={}))) == 40
+    for generations in (
+        1,
+        2,
+        9,
+    ):  # a run that is extended must not change the n of what it has measured already
+        assert (
+            measured_count(Run(run.path, digits(generations=generations, sample=shrinking, measure={}))) == 40
+        )
 
 
 def test_a_judge_that_is_no_extractor_is_refused_before_anything_runs(tmp_path):
-    with pytest.raises(ConfigError, match=r"measure\.judge 'fitted' is none of measure\.extractors \['pixels'\]"):
+    with pytest.raises(
+        ConfigError, match=r"measure\.judge 'fitted' is none of measure\.extractors \['pixels'\]"
+    ):
         run_chain(digits(measure={"judge": "fitted"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -210,7 +252,9 @@ def test_an_unknown_measure_is_refused_before_anything_runs(tmp_path):
 def test_without_measures_only_flags_are_counted(run, tmp_path):
     nothing = Run(run.path, digits(measure={"metrics": []}))
     assert extractors_of(nothing, Accelerator()) == []
-    assert [r["metric"] for r in measure_images(nothing, 1, [], Accelerator(), lambda n: None)] == ["flagged_share"]
+    assert [r["metric"] for r in measure_images(nothing, 1, [], Accelerator(), lambda n: None)] == [
+        "flagged_share"
+    ]
 
 
 # ---------------------------------------------------------------------------------------- several processes
@@ -221,7 +265,9 @@ def test_processes_share_the_half_samples_and_agree_on_the_interval(run, taken, 
     opened, parts = extractors_of(changed, Accelerator()), []
 
     def play(rank: int) -> list[Any]:
-        process = SimpleNamespace(process_index=rank, num_processes=world, is_main_process=rank == 0, wait_for_everyone=lambda: None)
+        process = SimpleNamespace(
+            process_index=rank, num_processes=world, is_main_process=rank == 0, wait_for_everyone=lambda: None
+        )
         return measure_images(changed, 1, opened, process, lambda n: None)  # type: ignore[arg-type]
 
     monkeypatch.setattr(measuring, "gather_object", lambda own: parts.append(own) or ([*own] * 20)[:20])
@@ -237,7 +283,9 @@ def test_processes_share_the_half_samples_and_agree_on_the_interval(run, taken, 
 
 def test_what_one_process_cannot_take_is_an_error_in_all(monkeypatch):
     two, gathered = SimpleNamespace(process_index=0, num_processes=2), []
-    rows_of_one = Pair(torch.zeros(8, 1), torch.rand(8, 1))  # trace_ratio has no value here: the real images are all the same
+    rows_of_one = Pair(
+        torch.zeros(8, 1), torch.rand(8, 1)
+    )  # trace_ratio has no value here: the real images are all the same
     monkeypatch.setattr(measuring, "gather_object", lambda own: gathered.append(own) or [1.0, *own])
     with pytest.raises(MeasureError, match="all the same"):
         measuring._shared(two, METRICS["trace_ratio"], rows_of_one, 20, 0)  # type: ignore[arg-type]
@@ -279,11 +327,16 @@ def test_counts_that_do_not_go_together_are_found_before_anything_is_fitted(tmp_
 def test_concepts_are_measured_on_a_clip_model_by_class(tmp_path):
     spec = f"open_clip:{tiny.clip(tmp_path / 'clip')}"
     metrics = ["zero_shot_accuracy", "within_between", "class_accuracy", "fd"]
-    config = digits(generations=0, measure={"metrics": metrics, "extractors": [spec], "resamples": 20, "concepts": "classes"})
+    config = digits(
+        generations=0,
+        measure={"metrics": metrics, "extractors": [spec], "resamples": 20, "concepts": "classes"},
+    )
     run = run_chain(config, tmp_path / "run")
     found = {row["metric"]: row for row in run.rows()}
     for name in metrics:
-        assert found[name]["value"] is not None and found[name]["floor"] is not None and found[name]["n"] == 80, name
+        assert (
+            found[name]["value"] is not None and found[name]["floor"] is not None and found[name]["n"] == 80
+        ), name
         assert found[name]["ci_low"] <= found[name]["value"] <= found[name]["ci_high"], name
     reader = extractors_of(run, Accelerator(cpu=True))[0]
     real, fake = (shards.features(reader.key) for shards in (run.real, run.samples(0)))
@@ -307,7 +360,9 @@ def test_concepts_of_a_file_are_found_in_captions(tmp_path):
     def shards(*captions):
         return SimpleNamespace(column=lambda name: list(captions))
 
-    real, fake, told = measuring.told(run, reader, shards("a seal", "noto red apple"), shards("red apple", "red apple", "seal"))
+    real, fake, told = measuring.told(
+        run, reader, shards("a seal", "noto red apple"), shards("red apple", "red apple", "seal")
+    )
     assert (real.tolist(), fake.tolist(), told.names) == ([0, 1], [1, 1, 0], ["seal", "red apple"])
     with pytest.raises(MeasureError, match="samples: caption 'a cat' holds none"):
         measuring.told(run, reader, shards("a seal", "red apple"), shards("seal", "a cat"))
@@ -317,15 +372,27 @@ def test_concepts_of_a_file_are_found_in_captions(tmp_path):
     ("measure", "message"),
     [
         ({"metrics": ["zero_shot_accuracy"]}, "zero_shot_accuracy wants measure.concepts"),
-        ({"metrics": ["zero_shot_accuracy"], "concepts": "classes"}, "told apart by a CLIP model; add open_clip"),
-        ({"metrics": ["zero_shot_accuracy"], "concepts": "missing.txt", "extractors": ["CLIP"]}, "asked for by class, not by caption"),
+        (
+            {"metrics": ["zero_shot_accuracy"], "concepts": "classes"},
+            "told apart by a CLIP model; add open_clip",
+        ),
+        (
+            {"metrics": ["zero_shot_accuracy"], "concepts": "missing.txt", "extractors": ["CLIP"]},
+            "asked for by class, not by caption",
+        ),
     ],
 )
 def test_concepts_that_do_not_go_with_the_run_are_errors(measure, message, tmp_path):
     clip = f"open_clip:{tiny.clip(tmp_path / 'clip')}"
-    measure = {key: [clip if x == "CLIP" else x for x in value] if isinstance(value, list) else value for key, value in measure.items()}
+    measure = {
+        key: [clip if x == "CLIP" else x for x in value] if isinstance(value, list) else value
+        for key, value in measure.items()
+    }
     with pytest.raises(MeasureError, match=message):
-        run_chain(digits(generations=0, model={"family": "memoriser"}, measure={"resamples": 0, **measure}), tmp_path / "run")
+        run_chain(
+            digits(generations=0, model={"family": "memoriser"}, measure={"resamples": 0, **measure}),
+            tmp_path / "run",
+        )
 
 
 # --------------------------------------------------------------------------------------------------- judge drift
@@ -333,15 +400,25 @@ JUDGES = ["judge_frozen", "judge_retrained", "judge_rebased", "judge_retrained_o
 
 
 def test_judge_drift_is_taken_in_every_generation_of_a_run(tmp_path):
-    run = run_chain(digits(measure={"metrics": ["class_accuracy"], "resamples": 0, "judge_drift": True}), tmp_path / "run")
+    run = run_chain(
+        digits(measure={"metrics": ["class_accuracy"], "resamples": 0, "judge_drift": True}), tmp_path / "run"
+    )
     for t in (0, 1):
         found = {row["metric"]: row for row in run.rows() if row["generation"] == t}
         for name in JUDGES:
             r = found[name]
-            assert tuple(r) == KEYS and r["extractor"] == "pixels" and r["reason"] is None and r["n"] == (80 if name.endswith("real") else 40)
+            assert (
+                tuple(r) == KEYS
+                and r["extractor"] == "pixels"
+                and r["reason"] is None
+                and r["n"] == (80 if name.endswith("real") else 40)
+            )
             assert (r["ci_low"], r["ci_high"]) == wilson(r["value"], r["n"]) and 0.5 < r["floor"] <= 1
         assert len({found[name]["recipe"] for name in JUDGES}) == 4
-    by_generation = [{r["metric"]: r["recipe"] for r in run.rows() if r["generation"] == t and r["metric"] in JUDGES} for t in (0, 1)]
+    by_generation = [
+        {r["metric"]: r["recipe"] for r in run.rows() if r["generation"] == t and r["metric"] in JUDGES}
+        for t in (0, 1)
+    ]
     assert by_generation[0] == by_generation[1]
     assert found["judge_frozen"]["value"] < found["judge_frozen"]["floor"]  # 2,560 images seen make no digits
 
@@ -351,12 +428,17 @@ def test_the_three_judges_by_hand(run):
     n, n_train = 70, run.about["n_train"]
     real = torch.from_numpy(run.real.gather(np.arange(n_train + n))).flatten(1).float() / 255
     samples = torch.from_numpy(run.samples(1).gather(np.arange(n))).flatten(1).float() / 255
-    labels, asked = torch.from_numpy(run.real.labels()[: n_train + n]), torch.from_numpy(run.samples(1).labels()[:n])
+    labels, asked = (
+        torch.from_numpy(run.real.labels()[: n_train + n]),
+        torch.from_numpy(run.samples(1).labels()[:n]),
+    )
     again = numpy_generator("judge drift", 0, 1).integers(n_train, size=n_train)
 
     def halves(y):
         order = np.random.default_rng([0, 1]).permutation(n)
-        order = torch.from_numpy(np.concatenate([[i for i in order if y[i] == c] for c in range(10)]).astype(int))
+        order = torch.from_numpy(
+            np.concatenate([[i for i in order if y[i] == c] for c in range(10)]).astype(int)
+        )
         return order[::2], order[1::2]
 
     def share(judge, x, y):
@@ -368,25 +450,42 @@ def test_the_three_judges_by_hand(run):
     ):
         fitted, kept = halves(y)
         retrained = Judge.fit(x[fitted], y[fitted], 10)
-        assert found["judge_frozen"][which] == share(Judge.fit(real[:n_train], labels[:n_train], 10), x[kept], y[kept])
-        assert found["judge_rebased"][which] == share(Judge.fit(real[again], labels[again], 10), x[kept], y[kept])
+        assert found["judge_frozen"][which] == share(
+            Judge.fit(real[:n_train], labels[:n_train], 10), x[kept], y[kept]
+        )
+        assert found["judge_rebased"][which] == share(
+            Judge.fit(real[again], labels[again], 10), x[kept], y[kept]
+        )
         assert found["judge_retrained"][which] == share(retrained, x[kept], y[kept])
         assert found["judge_retrained_on_real"][which] == share(retrained, other, others)
 
 
 def test_judge_drift_without_classes_or_without_samples_of_one_has_reasons(run, tmp_path):
-    config = digits(generations=0, model={"family": "memoriser"}, measure={"metrics": [], "judge_drift": True})
+    config = digits(
+        generations=0, model={"family": "memoriser"}, measure={"metrics": [], "judge_drift": True}
+    )
     unconditional = {r["metric"]: r for r in run_chain(config, tmp_path / "run").rows()}
-    assert all("it wants classes" in unconditional[name]["reason"] and unconditional[name]["value"] is None for name in JUDGES)
-    few = rows(run, judge_drift=True, metrics=[], count=12)  # of ten digits: some are there once, or not at all
+    assert all(
+        "it wants classes" in unconditional[name]["reason"] and unconditional[name]["value"] is None
+        for name in JUDGES
+    )
+    few = rows(
+        run, judge_drift=True, metrics=[], count=12
+    )  # of ten digits: some are there once, or not at all
     assert few["judge_frozen/pixels"]["value"] is not None
     for name in ("judge_retrained/pixels", "judge_retrained_on_real/pixels"):
-        assert few[name]["value"] is few[name]["floor"] is few[name]["ci_low"] is None and "has no sample of class" in few[name]["reason"]
+        assert (
+            few[name]["value"] is few[name]["floor"] is few[name]["ci_low"] is None
+            and "has no sample of class" in few[name]["reason"]
+        )
 
 
 def test_judge_drift_wants_features(tmp_path):
     with pytest.raises(MeasureError, match="judge_drift: the judges read features"):
-        run_chain(digits(generations=0, measure={"metrics": [], "extractors": [], "judge_drift": True}), tmp_path / "run")
+        run_chain(
+            digits(generations=0, measure={"metrics": [], "extractors": [], "judge_drift": True}),
+            tmp_path / "run",
+        )
 
 
 # ----------------------------------------------------------------------------------------------- within a prompt
@@ -401,7 +500,10 @@ def test_prompt_diversity_of_classes_has_a_floor(run):
 # ----------------------------------------------------------------------------------------------- aesthetic score
 def test_the_aesthetic_score_of_a_head_on_its_backbone(tmp_path):
     spec, draw = f"open_clip:{tiny.clip(tmp_path / 'clip')}", torch.Generator().manual_seed(0)
-    head = {"weight": torch.randn(1, 8, generator=draw), "bias": torch.tensor([5.0])}  # the format of LAION's linear heads
+    head = {
+        "weight": torch.randn(1, 8, generator=draw),
+        "bias": torch.tensor([5.0]),
+    }  # the format of LAION's linear heads
     save_file(head, tmp_path / "head.safetensors")
     measure = {"metrics": [], "extractors": ["pixels", spec], "aesthetic": str(tmp_path / "head.safetensors")}
     run = run_chain(digits(generations=0, measure=measure), tmp_path / "run")
@@ -409,9 +511,14 @@ def test_the_aesthetic_score_of_a_head_on_its_backbone(tmp_path):
     reader, n = open_extractor(spec), 80
     held = slice(run.about["n_train"], run.about["n_train"] + n)
     scores = {}
-    for side, x in (("real", run.real.features(reader.key)[held]), ("fake", run.samples(0).features(reader.key)[:n])):
+    for side, x in (
+        ("real", run.real.features(reader.key)[held]),
+        ("fake", run.samples(0).features(reader.key)[:n]),
+    ):
         scores[side] = (x / x.norm(dim=1, keepdim=True)).double() @ head["weight"][0].double() + 5
-    assert r["value"] == pytest.approx(float(scores["fake"].mean()), abs=1e-5) and r["floor"] == pytest.approx(float(scores["real"].mean()), abs=1e-5)
+    assert r["value"] == pytest.approx(float(scores["fake"].mean()), abs=1e-5) and r[
+        "floor"
+    ] == pytest.approx(float(scores["real"].mean()), abs=1e-5)
     half = 1.96 * float(scores["fake"].std()) / n**0.5
     assert (r["ci_low"], r["ci_high"]) == pytest.approx((r["value"] - half, r["value"] + half), abs=1e-5)
     assert r["n"] == n and r["extractor"] == reader.name
@@ -419,13 +526,18 @@ def test_the_aesthetic_score_of_a_head_on_its_backbone(tmp_path):
     changed = Run(run.path, digits(generations=0, measure=measure))
     accelerator = Accelerator()
     other = measure_images(changed, 0, extractors_of(changed, accelerator), accelerator, lambda n: None)[-1]
-    assert other["recipe"] != r["recipe"] and other["value"] == pytest.approx(r["value"] - 1, abs=1e-5)  # the head's content is in the recipe
+    assert other["recipe"] != r["recipe"] and other["value"] == pytest.approx(
+        r["value"] - 1, abs=1e-5
+    )  # the head's content is in the recipe
 
 
 def test_an_aesthetic_head_without_its_backbone_is_an_error_before_anything_is_fitted(tmp_path):
     save_file({"weight": torch.ones(1, 9), "bias": torch.zeros(1)}, tmp_path / "head.safetensors")
     measure = {"metrics": [], "aesthetic": str(tmp_path / "head.safetensors")}
-    for extractors, match in ((["pixels"], "add the head's backbone"), ([f"open_clip:{tiny.clip(tmp_path / 'clip')}"], "reads 9 features")):
+    for extractors, match in (
+        (["pixels"], "add the head's backbone"),
+        ([f"open_clip:{tiny.clip(tmp_path / 'clip')}"], "reads 9 features"),
+    ):
         with pytest.raises(MeasureError, match=match):
             run_chain(digits(generations=0, measure={**measure, "extractors": extractors}), tmp_path / "run")
     assert not list((tmp_path / "run").glob("gen-*"))
@@ -446,13 +558,23 @@ def folder_of_classes(path: Path, **classes: int) -> str:
     return f"imagefolder:{path}"
 
 
-MEMORISER: dict[str, Any] = {"generations": 0, "model": {"family": "memoriser"}, "sample": {"count": 30, "shard_size": 30, "batch_size": 30}}
+MEMORISER: dict[str, Any] = {
+    "generations": 0,
+    "model": {"family": "memoriser"},
+    "sample": {"count": 30, "shard_size": 30, "batch_size": 30},
+}
 
 
 def test_no_judge_is_fitted_where_no_measure_asks_for_one(tmp_path):
     data = {"source": folder_of_classes(tmp_path / "set", cats=60)}
-    run, said = spoken(digits(**MEMORISER, data=data, measure={"metrics": ["fd"], "resamples": 0}), tmp_path / "run")
-    assert said == [] and not list(run.path.glob("real/judge-*")) and all(r["value"] is not None for r in run.rows())
+    run, said = spoken(
+        digits(**MEMORISER, data=data, measure={"metrics": ["fd"], "resamples": 0}), tmp_path / "run"
+    )
+    assert (
+        said == []
+        and not list(run.path.glob("real/judge-*"))
+        and all(r["value"] is not None for r in run.rows())
+    )
 
 
 @pytest.mark.parametrize(
@@ -468,7 +590,11 @@ def test_no_judge_is_fitted_where_no_measure_asks_for_one(tmp_path):
     ],
 )  # fmt: skip
 def test_what_cannot_be_measured_is_said_before_anything_is_fitted(tmp_path, classes, measure, lost):
-    config = digits(**MEMORISER, data={"source": folder_of_classes(tmp_path / "set", **classes)}, measure={"resamples": 20, **measure})
+    config = digits(
+        **MEMORISER,
+        data={"source": folder_of_classes(tmp_path / "set", **classes)},
+        measure={"resamples": 20, **measure},
+    )
     run, said = spoken(config, tmp_path / "run")
     names = {name for group in lost for name in group.split(", ")}
     for name in names:
@@ -481,14 +607,23 @@ def test_what_cannot_be_measured_is_said_before_anything_is_fitted(tmp_path, cla
         assert (
             r["value"] is not None
             or r["metric"] in JUDGES
-            or any(r["reason"].removeprefix(f"{r['metric']} ") in line or r["reason"].partition(": ")[2] in line for line in said)
+            or any(
+                r["reason"].removeprefix(f"{r['metric']} ") in line or r["reason"].partition(": ")[2] in line
+                for line in said
+            )
         )
 
 
 def test_where_nothing_can_be_measured_nothing_is_trained(tmp_path):
     for metrics in (["class_accuracy"], ["rare_class_survival", "tail_recall"]):
-        config = digits(**MEMORISER, data={"source": folder_of_classes(tmp_path / "-".join(metrics), cats=60)}, measure={"metrics": metrics})
-        with pytest.raises(MeasureError, match=r"none of measure\.metrics can be measured here: .*at least 2 classes, got 1"):
+        config = digits(
+            **MEMORISER,
+            data={"source": folder_of_classes(tmp_path / "-".join(metrics), cats=60)},
+            measure={"metrics": metrics},
+        )
+        with pytest.raises(
+            MeasureError, match=r"none of measure\.metrics can be measured here: .*at least 2 classes, got 1"
+        ):
             run_chain(config, tmp_path / "run")
     assert not list((tmp_path / "run").glob("gen-*"))
 
@@ -496,16 +631,25 @@ def test_where_nothing_can_be_measured_nothing_is_trained(tmp_path):
 def test_concepts_that_the_set_cannot_have_are_an_error_before_anything_is_fitted(tmp_path):
     spec = f"open_clip:{tiny.clip(tmp_path / 'clip')}"
     (tmp_path / "concepts.txt").write_text("cat\ndog\n")
-    for concepts, match in (("classes", "there are none here"), (str(tmp_path / "concepts.txt"), "asked for by class, not by caption")):
+    for concepts, match in (
+        ("classes", "there are none here"),
+        (str(tmp_path / "concepts.txt"), "asked for by class, not by caption"),
+    ):
         measure = {"metrics": ["fd", "zero_shot_accuracy"], "extractors": [spec], "concepts": concepts}
-        config = digits(**MEMORISER, data={"source": folder_of_classes(tmp_path / f"set of {concepts[-7:]}", **{"": 60})}, measure=measure)
+        config = digits(
+            **MEMORISER,
+            data={"source": folder_of_classes(tmp_path / f"set of {concepts[-7:]}", **{"": 60})},
+            measure=measure,
+        )
         with pytest.raises(MeasureError, match=match):
             run_chain(config, tmp_path / "run")
         assert not list((tmp_path / "run").glob("gen-*"))
 
 
 def test_a_complete_run_says_nothing_again(tmp_path):
-    config = digits(**MEMORISER, data={"source": folder_of_classes(tmp_path / "set", cats=60)}, measure={"resamples": 0})
+    config = digits(
+        **MEMORISER, data={"source": folder_of_classes(tmp_path / "set", cats=60)}, measure={"resamples": 0}
+    )
     assert len(spoken(config, tmp_path / "run")[1]) == 1 and spoken(config, tmp_path / "run")[1] == []
 
 
@@ -517,9 +661,14 @@ def test_images_that_an_extractor_cannot_read_are_left_out_of_all_that_it_serves
         "    x = torch.nn.functional.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float(), 4).mean(1).flatten(1)\n"
         "    return x.masked_fill(images.flatten(1).long().sum(1, keepdim=True) % 7 == 3, float('nan'))\n"
     )
-    found = rows(run, extractors=[f"python:{tmp_path / 'space.py'}:space"], metrics=["fd", "class_accuracy", "recall"], judge_drift=True)
+    found = rows(
+        run,
+        extractors=[f"python:{tmp_path / 'space.py'}:space"],
+        metrics=["fd", "class_accuracy", "recall"],
+        judge_drift=True,
+    )
     for name, r in found.items():
         if not name.startswith("flagged"):
-            assert r["value"] is not None and re.search(r"\d+ of \d+ .* have features that are no finite numbers, and are left out", r["reason"]), (
-                name
-            )
+            assert r["value"] is not None and re.search(
+                r"\d+ of \d+ .* have features that are no finite numbers, and are left out", r["reason"]
+            ), name

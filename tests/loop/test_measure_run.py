@@ -44,7 +44,13 @@ def digits(ecosystem: Any = None, **changes: Any) -> Config:
 
 
 def memoriser(**changes: Any) -> Config:
-    return parse({**digits(**changes).model_dump(mode="json"), "model": {"family": "memoriser"}, "ecosystem": changes.get("ecosystem")})
+    return parse(
+        {
+            **digits(**changes).model_dump(mode="json"),
+            "model": {"family": "memoriser"},
+            "ecosystem": changes.get("ecosystem"),
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +95,14 @@ ADDED: list[tuple[list[str], dict[str, Any], dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("metrics", "options", "asked"), ADDED, ids=["metrics", "texture", "extractor", "judge", "neighbours", "drift"])
-def test_numbers_are_those_of_a_run_that_was_asked_from_the_start(made, run, tmp_path, metrics, options, asked, monkeypatch):
+@pytest.mark.parametrize(
+    ("metrics", "options", "asked"),
+    ADDED,
+    ids=["metrics", "texture", "extractor", "judge", "neighbours", "drift"],
+)
+def test_numbers_are_those_of_a_run_that_was_asked_from_the_start(
+    made, run, tmp_path, metrics, options, asked, monkeypatch
+):
     before, stored = rows(run), untouched(run)
     monkeypatch.setattr(chain, "fit", None)  # nothing may be trained or drawn
     monkeypatch.setattr(chain, "draw", None)
@@ -192,33 +204,55 @@ def test_concepts_are_added_on_a_clip_model(run, tmp_path):
     spec = f"open_clip:{tiny.clip(tmp_path / 'clip')}"
     before = rows(run)
     measure_run(run, ["zero_shot_accuracy", "fd"], extractors=[spec], concepts="classes")
-    whole = anew(tmp_path / "anew", measure={"metrics": ["zero_shot_accuracy", "fd", "recall"], "extractors": [spec], "concepts": "classes"})
+    whole = anew(
+        tmp_path / "anew",
+        measure={
+            "metrics": ["zero_shot_accuracy", "fd", "recall"],
+            "extractors": [spec],
+            "concepts": "classes",
+        },
+    )
     fresh = {key: r for key, r in rows(run).items() if key not in before}
-    assert {key[2] for key in fresh} == {"zero_shot_accuracy", "fd"} and fresh == {key: whole[key] for key in fresh}
+    assert {key[2] for key in fresh} == {"zero_shot_accuracy", "fd"} and fresh == {
+        key: whole[key] for key in fresh
+    }
 
 
 def test_labs_are_measured_together(tmp_path):
     config = memoriser(ecosystem={"labs": 2}, measure={"metrics": ["fd"], "resamples": 0})
     run_chain(config, tmp_path / "eco")
     before = rows(tmp_path / "eco")
-    with pytest.raises(ConfigError, match=r"is one lab of an ecosystem; measure all of them: difflab measure .*eco"):
+    with pytest.raises(
+        ConfigError, match=r"is one lab of an ecosystem; measure all of them: difflab measure .*eco"
+    ):
         measure_run(tmp_path / "eco" / "lab-0", ["kid"])
     measure_run(tmp_path / "eco", ["kid", "generalisation_score_own"])
     after = rows(tmp_path / "eco")
     assert {key: after[key] for key in before} == before
-    assert {key[1:3] for key in after if key not in before} == {(lab, name) for lab in (0, 1) for name in ("kid", "generalisation_score_own")}
+    assert {key[1:3] for key in after if key not in before} == {
+        (lab, name) for lab in (0, 1) for name in ("kid", "generalisation_score_own")
+    }
     run_chain(config, tmp_path / "eco")
     assert rows(tmp_path / "eco") == after
 
 
 def test_an_exact_family_and_a_run_without_samples_are_refused_in_one_line(tmp_path):
-    exact = parse({"generations": 0, "data": {"source": "exact", "train_size": 5}, "model": {"family": "gaussian"}, "sample": {"count": 5}})
+    exact = parse(
+        {
+            "generations": 0,
+            "data": {"source": "exact", "train_size": 5},
+            "model": {"family": "gaussian"},
+            "sample": {"count": 5},
+        }
+    )
     run_chain(exact, tmp_path / "exact")
     for words in ((), ("vendi",)):
         done = difflab("measure", tmp_path / "exact", *words)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and "makes no images" in done.stderr
     shutil.copytree(tmp_path / "exact", tmp_path / "none", ignore=shutil.ignore_patterns("gen-*", "real"))
-    (tmp_path / "none" / "run.yaml").write_text(yaml.safe_dump({"config": digits().model_dump(mode="json"), "recipe": "r", "versions": {}}))
+    (tmp_path / "none" / "run.yaml").write_text(
+        yaml.safe_dump({"config": digits().model_dump(mode="json"), "recipe": "r", "versions": {}})
+    )
     with pytest.raises(MeasureError, match="has no samples yet; make them with: difflab run CONFIG --out"):
         measure_run(tmp_path / "none", ["vendi"])
 
@@ -264,11 +298,24 @@ def test_the_command_lists_adds_and_says_when_there_is_nothing_to_do(run):
 
 def test_a_set_of_one_class_can_be_measured_after_all(tmp_path):
     """What cannot be taken is named; what was forgotten is added without a new run."""
-    config = digits(generations=0, data={"source": f"imagefolder:{folder(tmp_path / 'set' / 'cats', 60, 16).parent}", "train_size": None})
+    config = digits(
+        generations=0,
+        data={
+            "source": f"imagefolder:{folder(tmp_path / 'set' / 'cats', 60, 16).parent}",
+            "train_size": None,
+        },
+    )
     (tmp_path / "px.yaml").write_text(json.dumps({**config.model_dump(mode="json"), "model": {"family": "memoriser"}, "sample": {"count": 20, "shard_size": 20, "batch_size": 20}, "measure": {"resamples": 20}}))  # fmt: skip
     done = difflab("run", tmp_path / "px.yaml", "--out", tmp_path / "run")
-    assert done.returncode == 0 and "will be left out" in done.stderr.splitlines()[0] and "class_accuracy" in done.stderr.splitlines()[0]
-    state = {(r["metric"], r["state"]): r["about"] for r in map(json.loads, difflab("measure", tmp_path / "run", "--json").stdout.splitlines())}
+    assert (
+        done.returncode == 0
+        and "will be left out" in done.stderr.splitlines()[0]
+        and "class_accuracy" in done.stderr.splitlines()[0]
+    )
+    state = {
+        (r["metric"], r["state"]): r["about"]
+        for r in map(json.loads, difflab("measure", tmp_path / "run", "--json").stdout.splitlines())
+    }
     assert state["class_margin", "cannot be taken"] == "all real images are of one class"
     assert difflab("measure", tmp_path / "run", "vendi", "repeats").returncode == 0
     done = difflab("measure", tmp_path / "run", "class_margin")

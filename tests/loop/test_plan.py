@@ -36,7 +36,9 @@ def costs(stage: str, shape: Shape = DIGITS, n_train: int = 500, **changes: Any)
 
 
 def test_training_is_three_forward_passes_per_image_seen():
-    assert [(c.generation, c.images, c.flops) for c in costs("train")] == [(t, 1000, 3 * FORWARD * 1000) for t in range(4)]
+    assert [(c.generation, c.images, c.flops) for c in costs("train")] == [
+        (t, 1000, 3 * FORWARD * 1000) for t in range(4)
+    ]
 
 
 def test_sampling_is_one_forward_pass_per_image_and_step():
@@ -45,12 +47,18 @@ def test_sampling_is_one_forward_pass_per_image_and_step():
 
 @pytest.mark.parametrize(("scale", "factor"), [(0.0, 1), (1.0, 1), (3.0, 2)])
 def test_guidance_doubles_sampling_alone(scale, factor):
-    assert [c.flops for c in costs("sample", sample={"guidance_scale": scale})] == [factor * c.flops for c in costs("sample")]
-    assert [c.flops for c in costs("train", sample={"guidance_scale": scale})] == [c.flops for c in costs("train")]
+    assert [c.flops for c in costs("sample", sample={"guidance_scale": scale})] == [
+        factor * c.flops for c in costs("sample")
+    ]
+    assert [c.flops for c in costs("train", sample={"guidance_scale": scale})] == [
+        c.flops for c in costs("train")
+    ]
 
 
 # diffusers turns tensors into arrays in a way that numpy 2 deprecates.
-@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
 def test_a_second_order_scheduler_takes_its_extra_passes():
     heun = costs("sample", sample={"scheduler": "HeunDiscreteScheduler"})
     assert [c.flops for c in heun] == [FORWARD * (2 * 7 - 1) * n for n in (40, 30, 20, 20)]
@@ -94,18 +102,25 @@ def test_samples_take_space_in_proportion_to_images_and_pixels():
     small, large = costs("sample")[0], costs("sample", sample={"count": 80})[0]
     assert large.disk_bytes == 2 * small.disk_bytes > 40 * 64 * 0.5
     wide = costs("sample", Shape((16, 16, 1), 10))[0]
-    assert wide.disk_bytes - small.disk_bytes == pytest.approx((0.7 + 4) * (256 - 64) * 40)  # PNG, and the float32 features of `pixels`
+    assert wide.disk_bytes - small.disk_bytes == pytest.approx(
+        (0.7 + 4) * (256 - 64) * 40
+    )  # PNG, and the float32 features of `pixels`
 
 
 @pytest.mark.parametrize(
     ("model", "record"),
-    [({"family": "gaussian", "dim": 2, "replicates": 5}, (5, 2)), ({"family": "categorical", "replicates": 5}, (5, 1))],
+    [
+        ({"family": "gaussian", "dim": 2, "replicates": 5}, (5, 2)),
+        ({"family": "categorical", "replicates": 5}, (5, 1)),
+    ],
     ids=["gaussian", "categorical"],
 )
 def test_exact_families_take_numbers_and_no_flops(model, record):
     found = plan(config(model=model, data={"source": "exact", "train_size": 100}), Shape(record), 100)
     assert sum(c.flops for c in found) == 0 and all(c.seconds < 1 for c in found)
-    assert [c.disk_bytes for c in found if c.stage == "sample"] == [8 * record[0] * record[1] * n for n in (40, 30, 20, 20)]
+    assert [c.disk_bytes for c in found if c.stage == "sample"] == [
+        8 * record[0] * record[1] * n for n in (40, 30, 20, 20)
+    ]
 
 
 def test_the_memoriser_takes_no_flops_either():
@@ -163,7 +178,12 @@ def test_the_embeddings_of_captions_are_counted(kind, monkeypatch, tmp_path):
     per = sum(t[0].nbytes for t in model.base.texts(["one"], "cpu").values())
     shape = Shape((tiny.SIDE, tiny.SIDE, 3), 3)
     first = plan(tiny.config(kind, base), shape, 40, captions=3000)[0]
-    assert (first.stage, first.images, first.disk_bytes, first.seconds) == ("captions", 3000, per * 3001, 1500)
+    assert (first.stage, first.images, first.disk_bytes, first.seconds) == (
+        "captions",
+        3000,
+        per * 3001,
+        1500,
+    )
     from difflab.models import latent
 
     monkeypatch.setattr(latent, "KEPT", per * 3000)

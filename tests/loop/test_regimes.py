@@ -16,7 +16,9 @@ from difflab.loop.regimes import SHARED, Pool, check_possible, fresh_needed, mix
 R = -1  # generation of a real image
 
 
-def chain(name: str = "replace", n0: int | None = 10, generations: int = 3, count: Any = 10, **regime: Any) -> Config:
+def chain(
+    name: str = "replace", n0: int | None = 10, generations: int = 3, count: Any = 10, **regime: Any
+) -> Config:
     return parse(
         {
             "generations": generations,
@@ -38,7 +40,9 @@ def shares(config: Config, t: int, n_train: int = 100) -> tuple[list[tuple[str, 
     return [(p.kind, p.generation, len(p.rows), p.count) for p in drawn], budget
 
 
-def rows_of(config: Config, t: int, n_train: int = 100, replicates: int = 1, kept: list[np.ndarray] | None = None) -> pa.Table:
+def rows_of(
+    config: Config, t: int, n_train: int = 100, replicates: int = 1, kept: list[np.ndarray] | None = None
+) -> pa.Table:
     drawn, budget = pools(config, t, n_train, sampled(config, t) if kept is None else kept)
     return mix(drawn, budget, ("mix", config.seed, t), replicates)
 
@@ -59,10 +63,19 @@ def syn(g: int, count: int = 10, rows: int = 10) -> tuple[str, int, int, int]:
 TABLE: list[tuple[dict[str, Any], dict[int, tuple[list[tuple[str, int, int, int]], int | None]]]] = [
     ({"name": "replace"}, {0: ([fixed(10)], None), 1: ([syn(0)], None), 3: ([syn(2)], None)}),
     ({"name": "replace", "set_size": 7}, {0: ([fixed(10)], None), 2: ([syn(1)], 7)}),
-    ({"name": "replace", "synthetic_from": "all"}, {1: ([syn(0)], None), 3: ([syn(0), syn(1), syn(2)], None)}),
-    ({"name": "accumulate"}, {1: ([fixed(10), syn(0)], None), 3: ([fixed(10), syn(0), syn(1), syn(2)], None)}),
+    (
+        {"name": "replace", "synthetic_from": "all"},
+        {1: ([syn(0)], None), 3: ([syn(0), syn(1), syn(2)], None)},
+    ),
+    (
+        {"name": "accumulate"},
+        {1: ([fixed(10), syn(0)], None), 3: ([fixed(10), syn(0), syn(1), syn(2)], None)},
+    ),
     ({"name": "accumulate", "synthetic_from": "last"}, {3: ([fixed(10), syn(2)], None)}),
-    ({"name": "accumulate_subsample"}, {0: ([fixed(10)], None), 1: ([fixed(10), syn(0)], 10), 3: ([fixed(10), syn(0), syn(1), syn(2)], 10)}),
+    (
+        {"name": "accumulate_subsample"},
+        {0: ([fixed(10)], None), 1: ([fixed(10), syn(0)], 10), 3: ([fixed(10), syn(0), syn(1), syn(2)], 10)},
+    ),
     ({"name": "accumulate_subsample", "set_size": 12}, {2: ([fixed(10), syn(0), syn(1)], 12)}),
     (
         {"name": "accumulate_subsample", "stratified": True},
@@ -72,13 +85,24 @@ TABLE: list[tuple[dict[str, Any], dict[int, tuple[list[tuple[str, int, int, int]
     ({"name": "fixed_real", "real_fraction": 0.2, "set_size": 5}, {2: ([fixed(1), syn(1, 4)], None)}),
     ({"name": "fixed_real", "real_fraction": 0.0}, {2: ([syn(1)], None)}),
     ({"name": "fixed_real", "real_fraction": 1.0}, {2: ([fixed(10)], None)}),
-    ({"name": "fixed_real", "real_fraction": 0.3, "synthetic_from": "all"}, {3: ([fixed(3), syn(0, 3), syn(1, 2), syn(2, 2)], None)}),
-    ({"name": "fresh_real"}, {1: ([("fresh_real", R, 5, 5), syn(0, 5)], None), 3: ([("fresh_real", R, 5, 5), syn(2, 5)], None)}),
-    ({"name": "fresh_real", "real_fraction": 0.2, "set_size": 20}, {1: ([("fresh_real", R, 4, 4), syn(0, 16, 10)], "too many")}),
+    (
+        {"name": "fixed_real", "real_fraction": 0.3, "synthetic_from": "all"},
+        {3: ([fixed(3), syn(0, 3), syn(1, 2), syn(2, 2)], None)},
+    ),
+    (
+        {"name": "fresh_real"},
+        {1: ([("fresh_real", R, 5, 5), syn(0, 5)], None), 3: ([("fresh_real", R, 5, 5), syn(2, 5)], None)},
+    ),
+    (
+        {"name": "fresh_real", "real_fraction": 0.2, "set_size": 20},
+        {1: ([("fresh_real", R, 4, 4), syn(0, 16, 10)], "too many")},
+    ),
 ]
 
 
-@pytest.mark.parametrize(("regime", "wanted"), TABLE, ids=lambda v: "-".join(str(x) for x in v.values()) if "name" in v else "")
+@pytest.mark.parametrize(
+    ("regime", "wanted"), TABLE, ids=lambda v: "-".join(str(x) for x in v.values()) if "name" in v else ""
+)
 def test_each_regime_draws_the_pools_of_the_table(regime, wanted):
     config = chain(**regime)
     for t, (drawn, budget) in wanted.items():
@@ -152,11 +176,16 @@ def test_fresh_real_never_repeats_an_image():
 
 def test_fresh_real_that_would_run_out_says_when_before_anything_runs():
     config = chain("fresh_real", real_fraction=0.3, generations=31)
-    with pytest.raises(ConfigError, match=r"runs out of unseen real images at generation 31: 31 generations x 3 = 93 asked, 90 in reserve"):
+    with pytest.raises(
+        ConfigError,
+        match=r"runs out of unseen real images at generation 31: 31 generations x 3 = 93 asked, 90 in reserve",
+    ):
         check_possible(config, 100)
     with pytest.raises(ConfigError, match="at generation 1:"):
         check_possible(chain("fresh_real", n0=10), 11)
-    check_possible(chain("fresh_real", n0=10, real_fraction=0.0, generations=1000), 10)  # none wanted, none missing
+    check_possible(
+        chain("fresh_real", n0=10, real_fraction=0.0, generations=1000), 10
+    )  # none wanted, none missing
 
 
 @pytest.mark.parametrize(
@@ -164,11 +193,26 @@ def test_fresh_real_that_would_run_out_says_when_before_anything_runs():
     [
         (chain(n0=101), r"data.train_size asks for 101 real images, the train split has 100"),
         (chain("replace", set_size=11), r"training set 1 has a budget of 11 images, its pools hold 10"),
-        (chain("replace", set_size=10, count=[10, 10, 9]), r"training set 3 has a budget of 10 images, its pools hold 9"),
-        (chain("accumulate_subsample", set_size=21), r"training set 1 has a budget of 21 images, its pools hold 20"),
-        (chain("fixed_real", real_fraction=0.9, set_size=20), r"training set 1 asks for 18 real images \(fixed_real\), 10 are there"),
-        (chain("fixed_real", count=4), r"training set 1 asks for 5 samples of generation 0 \(synthetic\), 4 are there; raise sample.count"),
-        (chain("accumulate_subsample", stratified=True, count=4), r"training set 1 asks for 5 samples of generation 0"),
+        (
+            chain("replace", set_size=10, count=[10, 10, 9]),
+            r"training set 3 has a budget of 10 images, its pools hold 9",
+        ),
+        (
+            chain("accumulate_subsample", set_size=21),
+            r"training set 1 has a budget of 21 images, its pools hold 20",
+        ),
+        (
+            chain("fixed_real", real_fraction=0.9, set_size=20),
+            r"training set 1 asks for 18 real images \(fixed_real\), 10 are there",
+        ),
+        (
+            chain("fixed_real", count=4),
+            r"training set 1 asks for 5 samples of generation 0 \(synthetic\), 4 are there; raise sample.count",
+        ),
+        (
+            chain("accumulate_subsample", stratified=True, count=4),
+            r"training set 1 asks for 5 samples of generation 0",
+        ),
     ],
 )
 def test_asking_for_more_than_will_exist_is_refused_before_anything_runs(config, said):
@@ -187,7 +231,11 @@ def test_mixing_repeats_itself_and_differs_by_generation_and_seed():
 def test_the_columns_are_pointers_of_fixed_type():
     rows = rows_of(chain("accumulate"), 2)
     assert rows.schema.names == ["pool", "lab", "generation", "index", "replicate"]
-    assert [str(rows.schema.field(n).type) for n in ("generation", "index", "replicate")] == ["int32", "int64", "int32"]
+    assert [str(rows.schema.field(n).type) for n in ("generation", "index", "replicate")] == [
+        "int32",
+        "int64",
+        "int32",
+    ]
     assert rows["pool"].to_pylist() == ["fixed_real"] * 10 + ["synthetic"] * 20
 
 
@@ -209,7 +257,9 @@ def test_what_is_drawn_at_random_is_drawn_for_each_replicate_on_its_own():
 
 def test_real_rows_shared_and_synthetic_rows_per_replicate():
     rows = rows_of(chain("fixed_real", real_fraction=0.4), 2, replicates=3).to_pandas()
-    assert (rows[rows["pool"] == "fixed_real"]["replicate"] == SHARED).all() and (rows["pool"] == "fixed_real").sum() == 4
+    assert (rows[rows["pool"] == "fixed_real"]["replicate"] == SHARED).all() and (
+        rows["pool"] == "fixed_real"
+    ).sum() == 4
     assert rows[rows["pool"] == "synthetic"].groupby("replicate").size().to_dict() == {0: 6, 1: 6, 2: 6}
 
 
@@ -218,7 +268,13 @@ def test_accumulate_subsample_draws_uniformly_over_the_union():
     config, t, replicates = chain("accumulate_subsample"), 3, 2000
     rows = rows_of(config, t, replicates=replicates).to_pandas()
     # Real images in a draw of 10 of 40, 10 of them real: hypergeometric in every replicate.
-    real = rows[rows["generation"] == R].groupby("replicate").size().reindex(range(replicates), fill_value=0).to_numpy()
+    real = (
+        rows[rows["generation"] == R]
+        .groupby("replicate")
+        .size()
+        .reindex(range(replicates), fill_value=0)
+        .to_numpy()
+    )
     law = stats.hypergeom(40, 10, 10)
     assert abs(real.mean() - law.mean()) / (law.std() / np.sqrt(replicates)) < 4
     assert abs(real.var(ddof=1) / law.var() - 1) < 4 * np.sqrt(2 / replicates)

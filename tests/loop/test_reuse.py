@@ -28,7 +28,9 @@ MEMORISER = {
 
 
 def config(base=GAUSSIAN, **changes):
-    return configs.parse(configs.merged(base, {key.replace("__", "."): value for key, value in changes.items()}))
+    return configs.parse(
+        configs.merged(base, {key.replace("__", "."): value for key, value in changes.items()})
+    )
 
 
 def parts(a, b):
@@ -106,7 +108,9 @@ def test_what_is_there_already_stays(tmp_path):
     locked = Run.create(tmp_path / "b", run.config)
     assert adopt(locked, [donor]) == []
     locked.close()
-    assert {p: p.stat().st_ino for p in before if p.name != "run.yaml"} == {p: i for p, i in before.items() if p.name != "run.yaml"}
+    assert {p: p.stat().st_ino for p in before if p.name != "run.yaml"} == {
+        p: i for p, i in before.items() if p.name != "run.yaml"
+    }
 
 
 def test_copies_where_links_are_refused(tmp_path, monkeypatch):

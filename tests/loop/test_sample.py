@@ -60,7 +60,15 @@ def model_of(run: Run, generation: int) -> Any:
 
 
 def redraw(run: Run, generation: int = 1) -> None:
-    draw(run, generation, model_of(run, generation), run.config.sample, extractors_of(run, Accelerator()), Accelerator(), lambda n: None)
+    draw(
+        run,
+        generation,
+        model_of(run, generation),
+        run.config.sample,
+        extractors_of(run, Accelerator()),
+        Accelerator(),
+        lambda n: None,
+    )
 
 
 # ------------------------------------------------------------------------------------------------- seeds
@@ -70,7 +78,9 @@ def test_every_image_is_drawn_from_its_own_seed(run):
     assert not set(seeds) & set(run.samples(0).column("seed"))
     labels, how, model = run.samples(1).labels(), run.config.sample, model_of(run, 1)
     pixels = run.samples(1).gather(np.arange(50))
-    assert (model.sample(labels[20:30], seeds[20:30], how) == pixels[20:30]).all()  # the batch that they were drawn in
+    assert (
+        model.sample(labels[20:30], seeds[20:30], how) == pixels[20:30]
+    ).all()  # the batch that they were drawn in
     # In another batch the sums of a matrix product round otherwise, which moves a pixel by a grey level at most.
     alone = np.concatenate([model.sample(labels[i : i + 1], seeds[i : i + 1], how) for i in range(20, 30)])
     assert np.abs(alone.astype(int) - pixels[20:30]).max() <= 1
@@ -106,7 +116,9 @@ def test_classes_are_asked_for_as_often_as_training_set_0_has_them(run):
     assert share.max() > share.min()
     got = np.bincount(asked(run, 1, 50).conditions, minlength=10)
     assert got.sum() == 50 and (np.abs(got - 50 * share) < 1).all()
-    assert (np.bincount(asked(run, 1, 800).conditions, minlength=10) == 10 * np.bincount(known, minlength=10)).all()
+    assert (
+        np.bincount(asked(run, 1, 800).conditions, minlength=10) == 10 * np.bincount(known, minlength=10)
+    ).all()
     assert run.samples(1).column("label") == asked(run, 1, 50).conditions.tolist()
 
 
@@ -117,7 +129,12 @@ def test_balanced_asks_for_every_class_equally_often(run):
 
 
 def test_balanced_never_asks_for_a_class_that_was_not_trained_on(run):
-    few = Run(run.path, digits(data={"source": "digits", "train_size": 12}, sample={**BASE["sample"], "conditions": "balanced"}))
+    few = Run(
+        run.path,
+        digits(
+            data={"source": "digits", "train_size": 12}, sample={**BASE["sample"], "conditions": "balanced"}
+        ),
+    )
     there = set(run.real.labels()[:12].tolist())
     assert len(there) < 10
     got = Counter(asked(few, 1, 50).conditions.tolist())
@@ -132,10 +149,15 @@ def test_the_order_of_the_classes_is_random_and_fresh_in_every_generation(run):
 
 def test_too_few_samples_for_a_class_are_an_error_that_names_it(run):
     share = np.bincount(run.real.labels()[:80], minlength=10) / 80
-    with pytest.raises(ConfigError, match=r"sample\.count 6 is too small to ask for class '\d' even once; .*conditions=balanced") as error:
+    with pytest.raises(
+        ConfigError,
+        match=r"sample\.count 6 is too small to ask for class '\d' even once; .*conditions=balanced",
+    ) as error:
         asked(run, 1, 6)
     assert share[int(str(error.value).split("'")[1])] * 6 < 1
-    with pytest.raises(ConfigError, match=r"sample\.count 9 is too small to ask for class '9' even once; raise it$"):
+    with pytest.raises(
+        ConfigError, match=r"sample\.count 9 is too small to ask for class '9' even once; raise it$"
+    ):
         asked(imbalanced(run, conditions="balanced"), 1, 9)
 
 
@@ -155,12 +177,24 @@ def test_every_row_says_where_it_came_from(run):
         }.items():
             assert set(table[name].to_pylist()) == {value}, name
         settings = json.loads(table["settings"][0].as_py())
-        assert settings == {"precision": "no", "scheduler": "DDIMScheduler", "steps": 4, "guidance_scale": 1.5, "batch_size": 10}
-        assert [c == str(x) for c, x in zip(table["class"].to_pylist(), table["label"].to_pylist(), strict=True)] == [True] * 50
+        assert settings == {
+            "precision": "no",
+            "scheduler": "DDIMScheduler",
+            "steps": 4,
+            "guidance_scale": 1.5,
+            "batch_size": 10,
+        }
+        assert [
+            c == str(x) for c, x in zip(table["class"].to_pylist(), table["label"].to_pylist(), strict=True)
+        ] == [True] * 50
         assert table["key"].null_count == 50  # no sample has a name of the source
     assert len({run.samples(t).column("model_hash")[0] for t in (0, 1)}) == 2
     real = pq.read_table(run.path / "real" / "images")
-    assert set(real["kind"].to_pylist()) == {"real"} and real["seed"].null_count == len(real) and real["model_hash"].null_count == len(real)
+    assert (
+        set(real["kind"].to_pylist()) == {"real"}
+        and real["seed"].null_count == len(real)
+        and real["model_hash"].null_count == len(real)
+    )
 
 
 def test_sampled_json_tells_count_hash_and_probe(run):
@@ -174,7 +208,9 @@ def test_features_taken_in_the_pass_are_those_of_the_pngs_read_back(run):
         for shard in run.samples(1).shards:
             blobs = run.samples(1).table(shard)["image"].to_pylist()
             images = np.stack([np.asarray(Image.open(io.BytesIO(b["bytes"])))[..., None] for b in blobs])
-            ours = run.samples(1).features(extractor.key)[run.samples(1).span(shard).start : run.samples(1).span(shard).stop]
+            ours = run.samples(1).features(extractor.key)[
+                run.samples(1).span(shard).start : run.samples(1).span(shard).stop
+            ]
             assert torch.equal(extractor(torch.from_numpy(images)), ours), extractor.name
 
 
@@ -194,7 +230,9 @@ def test_a_resumed_stage_draws_only_what_is_missing(copy):
 
     told: list[int] = []
     kept = {p: p.stat().st_mtime_ns for p in home.rglob("*.parquet")}
-    draw(copy, 1, Counted(), copy.config.sample, extractors_of(copy, Accelerator()), Accelerator(), told.append)  # type: ignore[arg-type]
+    draw(
+        copy, 1, Counted(), copy.config.sample, extractors_of(copy, Accelerator()), Accelerator(), told.append
+    )  # type: ignore[arg-type]
     seeds = image_seeds(0, 0, 1, range(50))
     assert drawn == [seeds[20:30], seeds[30:40]] and sum(told) == 50
     assert copy.samples(1).hash() == before and feature.read_bytes() == content
@@ -206,12 +244,24 @@ def test_the_probe_shows_frequent_and_rare_classes(run):
     frequency = np.bincount(run.real.labels()[: four.config.data.train_size or run.about["n_train"]])
     labels = probe_asked(four).conditions
     ranked = np.argsort(-frequency, kind="stable")
-    assert labels is not None and set(labels) == {*ranked[:2], *ranked[-2:]} and (np.bincount(labels)[np.unique(labels)] == 3).all()
-    unconditional = Run(run.path, digits(model={"family": "memoriser"}, sample={"count": 50}, probe={"per_condition": 3}))
+    assert (
+        labels is not None
+        and set(labels) == {*ranked[:2], *ranked[-2:]}
+        and (np.bincount(labels)[np.unique(labels)] == 3).all()
+    )
+    unconditional = Run(
+        run.path, digits(model={"family": "memoriser"}, sample={"count": 50}, probe={"per_condition": 3})
+    )
     assert probe_asked(unconditional) is None and probe_count(unconditional) == 24
 
 
 def test_a_run_without_probe_leaves_no_probe(tmp_path: Path):
-    config = digits(generations=0, model={"family": "memoriser"}, sample={"count": 50}, probe={"per_condition": 0}, measure={"metrics": []})
+    config = digits(
+        generations=0,
+        model={"family": "memoriser"},
+        sample={"count": 50},
+        probe={"per_condition": 0},
+        measure={"metrics": []},
+    )
     run_chain(config, tmp_path / "run")
     assert not (tmp_path / "run" / "gen-000" / "probe").exists()

@@ -38,20 +38,32 @@ def made(tmp_path_factory) -> tuple[Run, list[Any]]:
 
 def chosen(made, *entries: Any, generations: int = 1) -> Any:
     run, extractors = made
-    return select(Run(run.path, parse({**CONFIG, "generations": generations, "policies": list(entries)})), 0, extractors)
+    return select(
+        Run(run.path, parse({**CONFIG, "generations": generations, "policies": list(entries)})), 0, extractors
+    )
 
 
 def test_candidates_are_the_samples_of_the_generation(made):
     run, extractors = made
     some = Candidates(run, 0, np.array([2, 30, 59]), extractors)
     samples = run.samples(0)
-    assert (some.images() == samples.gather(some.index)).all() and some.rows["index"].to_pylist() == [2, 30, 59]
+    assert (some.images() == samples.gather(some.index)).all() and some.rows["index"].to_pylist() == [
+        2,
+        30,
+        59,
+    ]
     assert (some.labels == samples.labels()[some.index]).all()
     assert (some.features(extractors[0]) == samples.features(extractors[0].key)[some.index]).all()
     features, labels = some.real(extractors[0])
-    assert len(features) == len(labels) == 90  # generation 0's training set, not the reserve and not the held-out images
-    assert (features == run.real.features(extractors[0].key)[:90]).all() and (labels == run.real.labels()[:90]).all()
-    assert [len(block) for block in some.blocks(2)] == [2, 1] and some.judge(extractors[0]).recipe["n_train"] == 90
+    assert (
+        len(features) == len(labels) == 90
+    )  # generation 0's training set, not the reserve and not the held-out images
+    assert (features == run.real.features(extractors[0].key)[:90]).all() and (
+        labels == run.real.labels()[:90]
+    ).all()
+    assert [len(block) for block in some.blocks(2)] == [2, 1] and some.judge(extractors[0]).recipe[
+        "n_train"
+    ] == 90
 
 
 def test_what_is_read_is_read_once(made, monkeypatch):
@@ -76,9 +88,13 @@ def test_policies_see_what_the_earlier_ones_left(made):
 
 def test_a_selector_that_keeps_nothing_is_an_error_unless_nothing_follows(made):
     nothing = {"policy": "detector", "true_positive_rate": 1.0}
-    with pytest.raises(ConfigError, match=r"detector keeps none of the 60 samples of generation 0 \(detected\); loosen it"):
+    with pytest.raises(
+        ConfigError, match=r"detector keeps none of the 60 samples of generation 0 \(detected\); loosen it"
+    ):
         chosen(made, nothing)
-    assert set(chosen(made, nothing, {"policy": "random", "count": 20}, generations=0)["reason"].to_pylist()) == {"detected"}
+    assert set(
+        chosen(made, nothing, {"policy": "random", "count": 20}, generations=0)["reason"].to_pylist()
+    ) == {"detected"}
 
 
 EVERY: list[dict[str, Any]] = [

@@ -49,7 +49,9 @@ def events(path: Path) -> EventAccumulator:
 
 def steps(path: Path) -> dict[str, list[int]]:
     read = events(path)
-    tags = {tag: read.Scalars(tag) for tag in read.Tags()["scalars"]} | {tag: read.Images(tag) for tag in read.Tags()["images"]}
+    tags = {tag: read.Scalars(tag) for tag in read.Tags()["scalars"]} | {
+        tag: read.Images(tag) for tag in read.Tags()["images"]
+    }
     return {tag: [event.step for event in found] for tag, found in tags.items()}
 
 
@@ -62,17 +64,24 @@ def test_every_value_is_logged_at_its_generation(run):
     read = events(run.path)
     rows = [row for row in run.rows() if row["value"] is not None]
     seen = {(tag, e.step): e.value for tag in read.Tags()["scalars"] for e in read.Scalars(tag)}
-    wanted = {(f"difflab/{row['metric']}/{row['extractor']}", row["generation"]): row["value"] for row in rows}
+    wanted = {
+        (f"difflab/{row['metric']}/{row['extractor']}", row["generation"]): row["value"] for row in rows
+    }
     assert seen.keys() == wanted.keys() and ("difflab/trace_ratio/pixels", 2) in seen
     assert all(seen[key] == pytest.approx(wanted[key], rel=1e-6) for key in wanted)
 
 
 def test_pictures_are_those_of_the_run(run, tmp_path):
     read = events(run.path)
-    for tag, step, file in (("difflab/probe", 1, run.gen(1) / "grid.png"), ("difflab/strip", 2, run.path / "strip.png")):
+    for tag, step, file in (
+        ("difflab/probe", 1, run.gen(1) / "grid.png"),
+        ("difflab/strip", 2, run.path / "strip.png"),
+    ):
         (event,) = [event for event in read.Images(tag) if event.step == step]
         (tmp_path / "logged.png").write_bytes(event.encoded_image_string)
-        assert np.array_equal(np.asarray(Image.open(tmp_path / "logged.png")), np.asarray(Image.open(file).convert("RGB")))
+        assert np.array_equal(
+            np.asarray(Image.open(tmp_path / "logged.png")), np.asarray(Image.open(file).convert("RGB"))
+        )
     assert [event.step for event in read.Images("difflab/strip")] == [2]
 
 
@@ -83,7 +92,9 @@ def test_a_resumed_run_logs_nothing_twice(tmp_path):
     for _ in range(2):
         run_chain(parse(MEMORISER), path, plots=False)
     found = steps(path)
-    assert found.pop("difflab/strip") == [1, 2] and whole.pop("difflab/strip") == [2]  # at the end of either call
+    assert found.pop("difflab/strip") == [1, 2] and whole.pop("difflab/strip") == [
+        2
+    ]  # at the end of either call
     assert found == whole and all(own == sorted(set(own)) for own in found.values())
     assert json.loads((path / "tracked.json").read_text()) == {"tensorboard": [0, 1, 2]}
 
@@ -99,7 +110,9 @@ def test_a_tracker_that_comes_later_gets_what_it_has_missed(tmp_path):
 def test_exact_families_and_labs_are_logged_too(tmp_path):
     exact = run_chain(parse({**GAUSSIAN, "track": ["tensorboard"]}), tmp_path / "exact").path
     assert any(tag.startswith("difflab/variance") for tag in steps(exact))
-    labs = run_chain(parse({**GAUSSIAN, "track": ["tensorboard"], "ecosystem": {"labs": 2}}), tmp_path / "labs").path
+    labs = run_chain(
+        parse({**GAUSSIAN, "track": ["tensorboard"], "ecosystem": {"labs": 2}}), tmp_path / "labs"
+    ).path
     assert steps(labs / "lab-0").keys() == steps(labs / "lab-1").keys() == steps(exact).keys()
 
 
@@ -153,7 +166,14 @@ def test_other_trackers_get_the_same(name, run, monkeypatch, tmp_path):
             tracked.log(t)
         tracked.finish()
     (_, project, how), *logged, last = given
-    assert project == "difflab" and how["name"] == "run" and how["resume"] == "allow" and how["config"]["seed"] == 0
+    assert (
+        project == "difflab"
+        and how["name"] == "run"
+        and how["resume"] == "allow"
+        and how["config"]["seed"] == 0
+    )
     assert [what for what, *_ in given].count("open") == 1 and last[0] == "finish"
-    assert [step for what, step, values in logged if what == "log" and "difflab/trace_ratio/pixels" in values] == [0, 1, 2]
+    assert [
+        step for what, step, values in logged if what == "log" and "difflab/trace_ratio/pixels" in values
+    ] == [0, 1, 2]
     assert [step for what, step, values in logged if what == "log" and "difflab/probe" in values] == [0, 1, 2]

@@ -20,7 +20,17 @@ from safetensors.torch import load_file, save_file
 
 from difflab.config import Config, Train, parse
 from difflab.core.errors import ConfigError, StoreError, TrainingError
-from difflab.loop.training_loop import Average, Gradients, Watch, fit, learning_rate, like, mean_loss, order, trainable
+from difflab.loop.training_loop import (
+    Average,
+    Gradients,
+    Watch,
+    fit,
+    learning_rate,
+    like,
+    mean_loss,
+    order,
+    trainable,
+)
 from difflab.models.family import Shape
 from difflab.models.pixel_mlp import PixelMLP
 
@@ -43,7 +53,14 @@ class Data:
 
 
 def config(**train: Any) -> Config:
-    settings = {"images_seen": 640, "batch_size": 16, "checkpoint_every": 0, "learning_rate": 3e-3, "ema_decay": 0.9, **train}
+    settings = {
+        "images_seen": 640,
+        "batch_size": 16,
+        "checkpoint_every": 0,
+        "learning_rate": 3e-3,
+        "ema_decay": 0.9,
+        **train,
+    }
     return parse({"model": {"family": "pixel-mlp", "width": 16, "depth": 1}, "train": settings})
 
 
@@ -53,7 +70,9 @@ def fresh(c: Config, shape: Shape = SHAPE) -> PixelMLP:
     return model
 
 
-def train(folder: Path, c: Config, advance: Any = lambda n: None, data: Any = None, accelerator: Any = None) -> PixelMLP:
+def train(
+    folder: Path, c: Config, advance: Any = lambda n: None, data: Any = None, accelerator: Any = None
+) -> PixelMLP:
     model = fresh(c)
     model.prepare_training(c.train, "cpu")
     fit(model, data or Data(), c.train, (c.seed, 0), folder, accelerator or Accelerator(), advance)  # type: ignore[arg-type]
@@ -77,7 +96,9 @@ def same(a: PixelMLP, b: PixelMLP) -> bool:
 @pytest.mark.parametrize("batch", [1, 5, 10, 23, 64])
 def test_every_epoch_is_a_permutation_of_its_own(batch):
     size, epochs = 10, 6
-    stream = np.concatenate([order(size, batch, seen, ("k", 0)) for seen in range(0, size * epochs + batch, batch)])
+    stream = np.concatenate(
+        [order(size, batch, seen, ("k", 0)) for seen in range(0, size * epochs + batch, batch)]
+    )
     parts = stream[: size * epochs].reshape(epochs, size)
     assert (np.sort(parts, axis=1) == np.arange(size)).all()
     assert len({tuple(p) for p in parts}) == epochs
@@ -97,7 +118,9 @@ def test_every_image_comes_first_equally_often():
 
 def test_learning_rates_by_hand():
     cosine = Train(learning_rate=2.0, images_seen=100, warmup_images=0, decay="cosine")
-    assert [learning_rate(cosine, s) for s in (0, 25, 50, 100, 130)] == pytest.approx([2.0, 1 + math.sqrt(0.5), 1.0, 0.0, 0.0])
+    assert [learning_rate(cosine, s) for s in (0, 25, 50, 100, 130)] == pytest.approx(
+        [2.0, 1 + math.sqrt(0.5), 1.0, 0.0, 0.0]
+    )
     constant = Train(learning_rate=2.0, images_seen=100, warmup_images=40, decay="none")
     assert [learning_rate(constant, s) for s in (0, 10, 40, 99)] == pytest.approx([0.0, 0.5, 2.0, 2.0])
     both = Train(learning_rate=2.0, images_seen=100, warmup_images=50, decay="cosine")
@@ -121,10 +144,24 @@ def test_the_optimiser_really_gets_those_rates(monkeypatch, tmp_path):
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])
 def test_the_loss_is_that_of_diffusers_own_scheduler(prediction, schedule):
-    c = parse({"model": {"family": "pixel-mlp", "width": 16, "depth": 1, "prediction_type": prediction, "beta_schedule": schedule}})
+    c = parse(
+        {
+            "model": {
+                "family": "pixel-mlp",
+                "width": 16,
+                "depth": 1,
+                "prediction_type": prediction,
+                "beta_schedule": schedule,
+            }
+        }
+    )
     model, how = fresh(c), Train(condition_dropout=0.3)
     images, labels = torch.from_numpy(IMAGES[:8]), torch.from_numpy(LABELS[:8])
-    ours = model.loss(model.net, **model.draws(images, labels, slice(0, 8), 8, how, torch.Generator().manual_seed(5)), train=how)
+    ours = model.loss(
+        model.net,
+        **model.draws(images, labels, slice(0, 8), 8, how, torch.Generator().manual_seed(5)),
+        train=how,
+    )
 
     rng = torch.Generator().manual_seed(5)
     clean = images.permute(0, 3, 1, 2) / 255 * 2 - 1
@@ -143,7 +180,11 @@ def test_the_parts_of_a_batch_have_the_losses_of_the_whole():
     images, labels = torch.from_numpy(IMAGES[:8]), torch.from_numpy(LABELS[:8])
 
     def losses(rows: slice) -> torch.Tensor:
-        return model.loss(model.net, **model.draws(images[rows], labels[rows], rows, 8, how, torch.Generator().manual_seed(5)), train=how)
+        return model.loss(
+            model.net,
+            **model.draws(images[rows], labels[rows], rows, 8, how, torch.Generator().manual_seed(5)),
+            train=how,
+        )
 
     torch.testing.assert_close(torch.cat([losses(slice(0, 3)), losses(slice(3, 8))]), losses(slice(0, 8)))
 
@@ -160,7 +201,9 @@ def test_the_curve_is_the_mean_loss_per_image_seen(tmp_path, monkeypatch):
     c = config(images_seen=16 * 120, learning_rate=1e-30, ema_decay=0)
     train(tmp_path, c)
     points, model = curve(tmp_path), fresh(c)
-    assert [seen for seen, _ in points] == list(range(32, 16 * 120 + 1, 32))  # 50 or a few more points, the last at the end
+    assert [seen for seen, _ in points] == list(
+        range(32, 16 * 120 + 1, 32)
+    )  # 50 or a few more points, the last at the end
     from difflab.core.seeds import generator
 
     for seen, loss in points[:3]:
@@ -169,7 +212,15 @@ def test_the_curve_is_the_mean_loss_per_image_seen(tmp_path, monkeypatch):
             at = order(37, 16, start, (c.seed, 0))
             rng = generator("noise", c.seed, 0, start)
             batch = torch.from_numpy(IMAGES[at]), torch.from_numpy(LABELS[at])
-            by_hand.append(float(model.loss(model.net, **model.draws(*batch, slice(0, 16), 16, c.train, rng), train=c.train).mean().detach()))
+            by_hand.append(
+                float(
+                    model.loss(
+                        model.net, **model.draws(*batch, slice(0, 16), 16, c.train, rng), train=c.train
+                    )
+                    .mean()
+                    .detach()
+                )
+            )
         assert loss == pytest.approx(np.mean(by_hand), rel=1e-5)
 
 
@@ -182,23 +233,36 @@ def norms(c: Config, steps: int) -> list[float]:
         at = order(37, 16, step * 16, (c.seed, 0))
         batch = torch.from_numpy(IMAGES[at]), torch.from_numpy(LABELS[at])
         drawn = model.draws(*batch, slice(0, 16), 16, c.train, generator("noise", c.seed, 0, step * 16))
-        gradients = torch.autograd.grad(model.loss(model.net, **drawn, train=c.train).mean(), list(model.net.parameters()))
+        gradients = torch.autograd.grad(
+            model.loss(model.net, **drawn, train=c.train).mean(), list(model.net.parameters())
+        )
         out.append(math.sqrt(sum(float(g.square().sum()) for g in gradients)))
     return out
 
 
 @pytest.mark.parametrize("micro", [None, 5])
 def test_gradient_norms_and_clipped_steps_by_hand(tmp_path, micro):
-    still: dict[str, Any] = {"images_seen": 16 * 120, "learning_rate": 1e-30, "ema_decay": 0, "micro_batch_size": micro}
+    still: dict[str, Any] = {
+        "images_seen": 16 * 120,
+        "learning_rate": 1e-30,
+        "ema_decay": 0,
+        "micro_batch_size": micro,
+    }
     by_hand = norms(config(**still), 120)
     middle = (sorted(by_hand)[69] + sorted(by_hand)[70]) / 2  # 50 of 120 lie above
     for clip, share in ((middle, 50 / 120), (0.0, 0.0), (1e6, 0.0), (1e-6, 1.0)):
         train(tmp_path, config(**still, gradient_clip=clip))
         means = record(tmp_path)["means"]
-        assert set(means) == {"train_loss", "gradient_norm", "clipped_share"}  # no loss scaler, so no step is ever left out
+        assert set(means) == {
+            "train_loss",
+            "gradient_norm",
+            "clipped_share",
+        }  # no loss scaler, so no step is ever left out
         assert means["gradient_norm"] == pytest.approx(np.mean(by_hand), rel=1e-5)
         assert means["clipped_share"] == pytest.approx(share, abs=1e-12) and record(tmp_path)["steps"] == 120
-        assert means["train_loss"] == pytest.approx(np.mean([loss for _, loss in record(tmp_path)["loss"]]), rel=1e-12)
+        assert means["train_loss"] == pytest.approx(
+            np.mean([loss for _, loss in record(tmp_path)["loss"]]), rel=1e-12
+        )
 
 
 def test_the_mean_loss_weighs_each_point_by_its_images():
@@ -210,7 +274,11 @@ def test_steps_that_a_loss_scaler_leaves_out_are_counted_apart():
     for norm in (1.0, math.inf, 3.0, math.nan):
         gradients.add(torch.tensor(norm), 2.0)
     gradients.read()
-    assert gradients.means(scaled=True) == {"gradient_norm": 2.0, "clipped_share": 0.25, "nonfinite_share": 0.5}
+    assert gradients.means(scaled=True) == {
+        "gradient_norm": 2.0,
+        "clipped_share": 0.25,
+        "nonfinite_share": 0.5,
+    }
     assert gradients.means(scaled=False) == {"gradient_norm": 2.0, "clipped_share": 0.25}
     assert (gradients.sums == 0).all()
     lost = Gradients(torch.zeros(4), torch.zeros(4, dtype=torch.float64))
@@ -240,10 +308,14 @@ def test_a_checkpoint_of_an_earlier_version_goes_on(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     with safe_open(path, "pt") as handle:
         metadata = handle.metadata()
-    save_file({name: t for name, t in load_file(path).items() if name not in ("sums", "totals")}, path, metadata)
+    save_file(
+        {name: t for name, t in load_file(path).items() if name not in ("sums", "totals")}, path, metadata
+    )
     resumed, whole = train(tmp_path, c), train(tmp_path / "whole", c)
     assert same(resumed, whole) and curve(tmp_path) == curve(tmp_path / "whole")
-    assert 0 < record(tmp_path)["means"]["gradient_norm"] != record(tmp_path / "whole")["means"]["gradient_norm"]
+    assert (
+        0 < record(tmp_path)["means"]["gradient_norm"] != record(tmp_path / "whole")["means"]["gradient_norm"]
+    )
 
 
 def test_the_average_follows_the_textbook():
@@ -267,7 +339,9 @@ def test_the_averaged_weights_are_what_training_leaves(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------- resuming
-LONG = 16 * 130  # steps; a point of the curve is then a mean over two of them, and a checkpoint may fall between
+LONG = (
+    16 * 130
+)  # steps; a point of the curve is then a mean over two of them, and a checkpoint may fall between
 
 
 class Stop(Exception):
@@ -275,7 +349,16 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize(
-    ("every", "stops"), [(16, [208]), (48, [304]), (112, [120, 336, 2064]), (7, [320, 320, 400]), (300, [330, 1620]), (0, [400]), (5000, [400])]
+    ("every", "stops"),
+    [
+        (16, [208]),
+        (48, [304]),
+        (112, [120, 336, 2064]),
+        (7, [320, 320, 400]),
+        (300, [330, 1620]),
+        (0, [400]),
+        (5000, [400]),
+    ],
 )
 def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path, every, stops):
     whole = train(tmp_path / "whole", config(images_seen=LONG))
@@ -295,10 +378,14 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path, every, stops):
     told: list[int] = []
     resumed = train(tmp_path / "cut", c, told.append)
     assert same(whole, resumed)
-    assert record(tmp_path / "cut") == record(tmp_path / "whole")  # checkpoints add no points to the curve, and the sums go on
+    assert record(tmp_path / "cut") == record(
+        tmp_path / "whole"
+    )  # checkpoints add no points to the curve, and the sums go on
     assert sum(told) == LONG and min(told) >= 0
     if 0 < every < 1000:
-        assert told[0] >= min(stops[-1], LONG - every) - every - 32  # it went on from its last checkpoint, not from the start
+        assert (
+            told[0] >= min(stops[-1], LONG - every) - every - 32
+        )  # it went on from its last checkpoint, not from the start
 
 
 def test_resuming_may_change_checkpoint_every(tmp_path):
@@ -341,8 +428,18 @@ def test_generations_see_other_noise_and_order(tmp_path):
 
 # ------------------------------------------------------------------------------------------------ errors
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
-    c = config(checkpoint_every=16, images_seen=64_000, learning_rate=1e10, gradient_clip=0, decay="none", warmup_images=160)
-    with pytest.raises(TrainingError, match=r"after [\d,]+ images, first in layer [\w.]+; the checkpoint at [\d,]+ images is kept") as error:
+    c = config(
+        checkpoint_every=16,
+        images_seen=64_000,
+        learning_rate=1e10,
+        gradient_clip=0,
+        decay="none",
+        warmup_images=160,
+    )
+    with pytest.raises(
+        TrainingError,
+        match=r"after [\d,]+ images, first in layer [\w.]+; the checkpoint at [\d,]+ images is kept",
+    ) as error:
         train(tmp_path, c)
     assert "train.learning_rate" in str(error.value)
     kept = load_file(tmp_path / "checkpoint.safetensors")
@@ -366,10 +463,15 @@ def test_an_infinite_gradient_behind_a_finite_loss_never_reaches_the_disk(tmp_pa
         return out
 
     monkeypatch.setattr(torch.optim.AdamW, "step", spoiled)
-    with pytest.raises(TrainingError, match=r"there are non-finite weights in .* after 160 images, first in layer time.0; nothing was written"):
+    with pytest.raises(
+        TrainingError,
+        match=r"there are non-finite weights in .* after 160 images, first in layer time.0; nothing was written",
+    ):
         train(tmp_path, config(images_seen=160))
     count = 0
-    with pytest.raises(TrainingError, match=r"after 160 images, first in layer time.0; the checkpoint at 144 images is kept"):
+    with pytest.raises(
+        TrainingError, match=r"after 160 images, first in layer time.0; the checkpoint at 144 images is kept"
+    ):
         train(tmp_path, config(images_seen=640, checkpoint_every=16))
     assert all(t.isfinite().all() for t in load_file(tmp_path / "checkpoint.safetensors").values())
 
@@ -386,7 +488,9 @@ def test_a_batch_larger_than_the_set_sees_images_again(tmp_path):
 
 
 def test_a_trained_model_is_let_go(tmp_path):
-    accelerator = Accelerator()  # lives as long as the whole chain, and must not keep every generation's model
+    accelerator = (
+        Accelerator()
+    )  # lives as long as the whole chain, and must not keep every generation's model
     model = train(tmp_path, config(), accelerator=accelerator)
     net = weakref.ref(model.net)
     del model
@@ -455,7 +559,9 @@ def test_any_watch_can_end_a_training_and_all_are_asked(tmp_path):
     c, first, second = config(), Doubt(NAME, 7), Doubt("into.bias", 9)
     model = doubted(tmp_path, c, first, second)
     assert (first.count, second.count) == (7, 7)
-    assert record(tmp_path)["images_seen"] == 7 * 16 == curve(tmp_path)[-1][0] and record(tmp_path)["steps"] == 7
+    assert (
+        record(tmp_path)["images_seen"] == 7 * 16 == curve(tmp_path)[-1][0] and record(tmp_path)["steps"] == 7
+    )
     assert not same(model, doubted(tmp_path / "b", c, Doubt(NAME, 8), Doubt("into.bias")))
 
 
@@ -473,7 +579,9 @@ def test_what_watches_know_goes_on_with_a_stopped_training(tmp_path, every, stop
 
     with pytest.raises(Stop):
         doubted(tmp_path / "cut", c, *pair(), advance=advance)
-    assert same(whole, doubted(tmp_path / "cut", c, *pair())) and record(tmp_path / "cut") == record(tmp_path / "whole")
+    assert same(whole, doubted(tmp_path / "cut", c, *pair())) and record(tmp_path / "cut") == record(
+        tmp_path / "whole"
+    )
     assert record(tmp_path / "cut")[NAME] == 33
 
 

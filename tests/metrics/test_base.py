@@ -8,7 +8,18 @@ from forks import pair
 from difflab.core.errors import MeasureError
 from difflab.metrics import METRICS, Judge, Pair, PairMetric, measure, squared_distances
 
-NAMES = ["fd", "kid", "precision", "recall", "density", "coverage", "trace_ratio", "class_accuracy", "class_entropy", "rare_class_survival"]
+NAMES = [
+    "fd",
+    "kid",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "trace_ratio",
+    "class_accuracy",
+    "class_entropy",
+    "rare_class_survival",
+]
 NAMES += ["vendi", "knn_entropy", "logdet_ratio", "cmmd", "cmmd_biased", "fd_infinity"]
 
 
@@ -28,12 +39,18 @@ def test_every_measure_of_the_config_is_there_and_says_what_it_is():
     for name in NAMES:
         cls = METRICS[name]
         assert cls.name == name and cls.unit and cls.range[0] < cls.range[1]
-        assert cls.better in ("lower", "higher", "real") and cls.needs in ("features", "judge") and "MeasureError" not in cls.name
+        assert (
+            cls.better in ("lower", "higher", "real")
+            and cls.needs in ("features", "judge")
+            and "MeasureError" not in cls.name
+        )
         assert cls.higher_is_better == {"lower": False, "higher": True, "real": None}[cls.better]
 
 
 def test_unknown_measure_names_the_nearest_and_the_known():
-    with pytest.raises(MeasureError, match=r"unknown measure 'recal'; did you mean 'recall'\? known: .*trace_ratio"):
+    with pytest.raises(
+        MeasureError, match=r"unknown measure 'recal'; did you mean 'recall'\? known: .*trace_ratio"
+    ):
         METRICS["recal"]
 
 

@@ -21,7 +21,9 @@ def at_corners(labels, classes=4):
 @pytest.fixture(scope="module")
 def judge():
     labels = torch.arange(40) % 4
-    return Judge.fit(at_corners(labels) + torch.randn(40, 4, generator=torch.Generator().manual_seed(0)) / 10, labels, 4)
+    return Judge.fit(
+        at_corners(labels) + torch.randn(40, 4, generator=torch.Generator().manual_seed(0)) / 10, labels, 4
+    )
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -33,14 +35,20 @@ def test_judge_is_scikit_learn_s(classes):
     scaler = StandardScaler().fit(x.double().numpy())
     theirs = LogisticRegression(max_iter=5000).fit(scaler.transform(x.double().numpy()), labels.numpy())
     other = torch.randn(200, 5, generator=draw)
-    np.testing.assert_array_equal(Judge.fit(x, labels, classes).predict(other), theirs.predict(scaler.transform(other.double().numpy())))
+    np.testing.assert_array_equal(
+        Judge.fit(x, labels, classes).predict(other), theirs.predict(scaler.transform(other.double().numpy()))
+    )
 
 
 def test_judge_survives_the_disk_and_keeps_its_recipe(judge, tmp_path):
     judge.save(tmp_path / "judge.safetensors")
     again = Judge.load(tmp_path / "judge.safetensors")
     x = torch.randn(50, 4)
-    assert torch.equal(again.predict(x), judge.predict(x)) and again.recipe == judge.recipe and again.n_classes == 4
+    assert (
+        torch.equal(again.predict(x), judge.predict(x))
+        and again.recipe == judge.recipe
+        and again.n_classes == 4
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["judge.safetensors"]
 
 
@@ -54,20 +62,26 @@ def test_accuracy_entropy_and_survival_by_hand(judge):
     asked = torch.tensor([0] * 50 + [1] * 30 + [2] * 15 + [3] * 5)
     drawn = asked.clone()
     drawn[:10] = 1
-    pair = Pair(at_corners(real_labels), at_corners(drawn), real_labels=real_labels, fake_labels=asked, judge=judge)
+    pair = Pair(
+        at_corners(real_labels), at_corners(drawn), real_labels=real_labels, fake_labels=asked, judge=judge
+    )
     assert ClassAccuracy.of(pair) == 0.9
     assert ClassEntropy.of(pair) == pytest.approx(-sum(p * math.log(p) for p in (0.4, 0.4, 0.15, 0.05)))
     assert rare_classes(pair).tolist() == [3]
     assert RareClassSurvival.of(pair) == pytest.approx(0.5)  # 5% for 10%
     only = torch.arange(95, 100)
     assert RareClassSurvival.of(pair, None, only) == 1  # more than enough is enough
-    assert RareClassSurvival.of(pair, torch.arange(10), torch.arange(10)) == 1  # nothing to lose in these rows
+    assert (
+        RareClassSurvival.of(pair, torch.arange(10), torch.arange(10)) == 1
+    )  # nothing to lose in these rows
     assert ClassEntropy.of(pair, None, only) == 0
 
 
 def test_ties_between_rare_classes_go_by_index(judge):
     labels = torch.arange(40) % 4
-    assert rare_classes(Pair(at_corners(labels), at_corners(labels), real_labels=labels, judge=judge)).tolist() == [0]
+    assert rare_classes(
+        Pair(at_corners(labels), at_corners(labels), real_labels=labels, judge=judge)
+    ).tolist() == [0]
 
 
 def test_what_has_no_value_is_an_error(judge, tmp_path):

@@ -45,14 +45,20 @@ def in_numpy(real, fake):
     return np.mean([np.log((fake @ v).var() / s) for v, s in zip(directions[:k], own, strict=True)])
 
 
-@pytest.mark.parametrize(("n", "m", "d"), [(100, 80, 4), (100, 60, 30), (60, 90, 200), (60, 60, 60), (80, 80, 50), (10, 10, 5000)])
+@pytest.mark.parametrize(
+    ("n", "m", "d"), [(100, 80, 4), (100, 60, 30), (60, 90, 200), (60, 60, 60), (80, 80, 50), (10, 10, 5000)]
+)
 def test_logdet_ratio_is_numpy_s(n, m, d):
     """n > d, n < d, and d between n/2 and n, where a half of the rows is on the other side."""
     scale = torch.linspace(1, 3, d)
     real, fake = torch.randn(n, d) * scale + 5, torch.randn(m, d) * scale * 0.7 - 1
     assert LOGDET.of(Pair(real, fake)) == pytest.approx(in_numpy(real, fake), rel=1e-6)
     if n >= 20:
-        pair, r, f = Pair(real, fake), torch.randperm(n)[: n // 2].sort().values, torch.randperm(m)[: m // 2].sort().values
+        pair, r, f = (
+            Pair(real, fake),
+            torch.randperm(n)[: n // 2].sort().values,
+            torch.randperm(m)[: m // 2].sort().values,
+        )
         assert LOGDET.of(pair, r, f) == pytest.approx(in_numpy(real[r], fake[f]), rel=1e-6)
         assert len(set(resampled(LOGDET, pair, range(4), 0))) == 4
 
@@ -77,7 +83,12 @@ def test_logdet_ratio_hears_a_lost_direction_that_the_trace_does_not():
 def test_logdet_ratio_bias_between_two_normal_samples():
     """By Bartlett's decomposition: ln det of the real covariance has E psi((n-i)/2), the samples' variance in any fixed direction psi((n-1)/2)."""
     draw, n, d, chains = torch.Generator().manual_seed(0), 100, 10, 300
-    values = torch.tensor([LOGDET.of(Pair(torch.randn(n, d, generator=draw), torch.randn(n, d, generator=draw))) for _ in range(chains)])
+    values = torch.tensor(
+        [
+            LOGDET.of(Pair(torch.randn(n, d, generator=draw), torch.randn(n, d, generator=draw)))
+            for _ in range(chains)
+        ]
+    )
     wanted = digamma((n - 1) / 2) - np.mean([digamma((n - i) / 2) for i in range(1, d + 1)])
     assert 0.04 < wanted < 0.06 and abs(values.mean() - wanted) < 4 * values.std() / chains**0.5
 
@@ -87,8 +98,12 @@ def test_logdet_ratio_leaves_out_what_real_images_do_not_have():
     real, fake = torch.randn(200, 3, generator=draw), torch.randn(200, 3, generator=draw)
     pad = torch.full((200, 400), 7.3)
     wanted = LOGDET.of(Pair(real, fake))
-    assert LOGDET.of(Pair(torch.cat([real, pad], 1), torch.cat([fake, torch.randn(200, 400)], 1))) == pytest.approx(wanted, rel=1e-6)
-    assert LOGDET.of(Pair(torch.cat([real, pad[:, :9]], 1), torch.cat([fake, torch.randn(200, 9)], 1))) == pytest.approx(wanted, rel=1e-6)
+    assert LOGDET.of(
+        Pair(torch.cat([real, pad], 1), torch.cat([fake, torch.randn(200, 400)], 1))
+    ) == pytest.approx(wanted, rel=1e-6)
+    assert LOGDET.of(
+        Pair(torch.cat([real, pad[:, :9]], 1), torch.cat([fake, torch.randn(200, 9)], 1))
+    ) == pytest.approx(wanted, rel=1e-6)
 
 
 @pytest.mark.parametrize("d", [4, 90])
@@ -111,7 +126,9 @@ BETWEEN = METRICS["between_class_ratio"]
 def labelled(n, seed, apart=3.0):
     """Four classes of different sizes in five dimensions."""
     draw = torch.Generator().manual_seed(seed)
-    labels = torch.tensor([0] * (n // 2) + [1] * (n // 4) + [2] * (n // 8) + [3] * (n - n // 2 - n // 4 - n // 8))
+    labels = torch.tensor(
+        [0] * (n // 2) + [1] * (n // 4) + [2] * (n // 8) + [3] * (n - n // 2 - n // 4 - n // 8)
+    )
     centres = apart * torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
     return centres[labels] + torch.randn(n, 5, generator=draw), labels
 
@@ -121,15 +138,25 @@ def test_between_classes_by_a_loop_and_both_parts_add_up():
 
     def by_hand(x, labels):
         x, mean = x.double().numpy(), x.double().numpy().mean(0)
-        return sum((labels == c).sum().item() * ((x[(labels == c).numpy()].mean(0) - mean) ** 2).sum() for c in labels.unique()) / len(x)
+        return sum(
+            (labels == c).sum().item() * ((x[(labels == c).numpy()].mean(0) - mean) ** 2).sum()
+            for c in labels.unique()
+        ) / len(x)
 
     pair = Pair(real, fake, real_labels=y, fake_labels=z)
-    assert BETWEEN.of(pair) == pytest.approx(by_hand(fake, z) / by_hand(real, y), rel=1e-10) and 0.05 < BETWEEN.of(pair) < 0.3
+    assert (
+        BETWEEN.of(pair) == pytest.approx(by_hand(fake, z) / by_hand(real, y), rel=1e-10)
+        and 0.05 < BETWEEN.of(pair) < 0.3
+    )
     whole = real.double().var(0, correction=0).sum().item()
-    added = BETWEEN.of(pair) * by_hand(real, y) + METRICS["within_class_ratio"].of(pair) * (whole - by_hand(real, y))
+    added = BETWEEN.of(pair) * by_hand(real, y) + METRICS["within_class_ratio"].of(pair) * (
+        whole - by_hand(real, y)
+    )
     assert added == pytest.approx(TraceRatio.of(pair) * whole, rel=1e-10)
     r, f = torch.arange(0, 120, 2), torch.arange(1, 100, 2)
-    assert BETWEEN.of(pair, r, f) == pytest.approx(BETWEEN.of(Pair(real[r], fake[f], real_labels=y[r], fake_labels=z[f])), rel=1e-10)
+    assert BETWEEN.of(pair, r, f) == pytest.approx(
+        BETWEEN.of(Pair(real[r], fake[f], real_labels=y[r], fake_labels=z[f])), rel=1e-10
+    )
 
 
 def test_classes_that_blend_keep_what_is_inside_them():
@@ -137,18 +164,27 @@ def test_classes_that_blend_keep_what_is_inside_them():
     means = torch.stack([other[z == c].mean(0) for c in range(4)])[z]
     for keep in (1.0, 0.5, 0.0):  # of how far the classes lie apart
         pair = Pair(real, other - (1 - keep) * (means - other.mean(0)), real_labels=y, fake_labels=z)
-        assert BETWEEN.of(pair) == pytest.approx(keep**2, abs=0.05) and METRICS["within_class_ratio"].of(pair) == pytest.approx(1, abs=0.1)
+        assert BETWEEN.of(pair) == pytest.approx(keep**2, abs=0.05) and METRICS["within_class_ratio"].of(
+            pair
+        ) == pytest.approx(1, abs=0.1)
 
 
 def test_without_labels_or_with_classes_alike_there_is_nothing_between():
     real, y = labelled(40, 1)
     for labels in ((None, y), (y, None)):
-        with pytest.raises(MeasureError, match="between_class_ratio has no value: it wants the class of every real image and of every sample"):
+        with pytest.raises(
+            MeasureError,
+            match="between_class_ratio has no value: it wants the class of every real image and of every sample",
+        ):
             BETWEEN.of(Pair(real, real, real_labels=labels[0], fake_labels=labels[1]))
-    with pytest.raises(MeasureError, match="between_class_ratio has no value: this variance of the real images is 0"):
+    with pytest.raises(
+        MeasureError, match="between_class_ratio has no value: this variance of the real images is 0"
+    ):
         BETWEEN.of(Pair(real, real, real_labels=torch.zeros(40).long(), fake_labels=y))
     one_each = torch.arange(40)
-    with pytest.raises(MeasureError, match="within_class_ratio has no value: this variance of the real images is 0"):
+    with pytest.raises(
+        MeasureError, match="within_class_ratio has no value: this variance of the real images is 0"
+    ):
         METRICS["within_class_ratio"].of(Pair(real, real, real_labels=one_each, fake_labels=one_each))
     assert BETWEEN.of(Pair(real, real, real_labels=y, fake_labels=torch.zeros(40).long())) == 0
 
@@ -159,7 +195,11 @@ PROMPTS = METRICS["prompt_diversity"]
 
 def test_prompt_diversity_is_the_ratio_of_scipy_s_pairwise_distances():
     fake, asked = torch.randn(40, 3) + 5, torch.randint(9, (40,))
-    own = [pdist(fake[asked == c].double().numpy(), "sqeuclidean").mean() for c in asked.unique() if (asked == c).sum() > 1]
+    own = [
+        pdist(fake[asked == c].double().numpy(), "sqeuclidean").mean()
+        for c in asked.unique()
+        if (asked == c).sum() > 1
+    ]
     wanted = np.mean(own) / pdist(fake.double().numpy(), "sqeuclidean").mean()
     pair = Pair(torch.randn(30, 3), fake, fake_labels=asked)
     assert PROMPTS.of(pair) == pytest.approx(wanted, rel=1e-10)
@@ -184,7 +224,10 @@ def test_prompt_diversity_of_a_mixture():
 
 def test_prompt_diversity_without_two_samples_of_a_prompt_is_an_error():
     x = torch.randn(6, 2)
-    for labels, match in ((torch.arange(6), "each of 6 samples was asked for by a prompt of its own"), (None, "unconditional")):
+    for labels, match in (
+        (torch.arange(6), "each of 6 samples was asked for by a prompt of its own"),
+        (None, "unconditional"),
+    ):
         with pytest.raises(MeasureError, match=match):
             PROMPTS.of(Pair(x, x, fake_labels=labels))
     with pytest.raises(MeasureError, match="all the same"):

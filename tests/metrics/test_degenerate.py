@@ -49,15 +49,22 @@ SAMPLES = {
     "tiny": normal(1) * 1e-30,
 }
 CLASSES = torch.arange(N) % 3
-ONE_CLASS, RARE = torch.zeros(N, dtype=torch.long), torch.tensor([1, 2] + [0] * (N - 2))  # classes with one image
+ONE_CLASS, RARE = (
+    torch.zeros(N, dtype=torch.long),
+    torch.tensor([1, 2] + [0] * (N - 2)),
+)  # classes with one image
 
 
-def rows(name: str, real: torch.Tensor, fake: torch.Tensor, labels: torch.Tensor = CLASSES, resamples: int = 0):
+def rows(
+    name: str, real: torch.Tensor, fake: torch.Tensor, labels: torch.Tensor = CLASSES, resamples: int = 0
+):
     """The row of one measure, as a run takes it, with all that any measure asks for."""
     clean = normal(2)
     concepts = Concepts(["cat", "dog", "seal"], torch.eye(D)[:3] + 0.1)
     return measured(
-        type("Space", (), {"name": "texture" if METRICS[name].needs == "texture" else "pixels", "recipe": {}}),
+        type(
+            "Space", (), {"name": "texture" if METRICS[name].needs == "texture" else "pixels", "recipe": {}}
+        ),
         [name],
         Side(real, labels),
         Side(fake, labels),
@@ -74,14 +81,19 @@ def rows(name: str, real: torch.Tensor, fake: torch.Tensor, labels: torch.Tensor
 def sentence(text: object) -> bool:
     """'ct has no value: all are one', and not '(36.12, 1.70)'."""
     return (
-        isinstance(text, str) and bool(re.match(r"[a-z0-9]", text, re.I)) and len(text.split()) >= 4 and not re.search(r"\([-\d.]+, [-\d.]+\)", text)
+        isinstance(text, str)
+        and bool(re.match(r"[a-z0-9]", text, re.I))
+        and len(text.split()) >= 4
+        and not re.search(r"\([-\d.]+, [-\d.]+\)", text)
     )
 
 
 @pytest.mark.parametrize("name", sorted(METRICS))
 def test_every_measure_has_a_value_or_says_why_not(name):
     metric = METRICS[name]
-    sides = [(normal(0), fake) for fake in SAMPLES.values()] + [(real, normal(4)) for real in SAMPLES.values()]
+    sides = [(normal(0), fake) for fake in SAMPLES.values()] + [
+        (real, normal(4)) for real in SAMPLES.values()
+    ]
     for at, (real, fake) in enumerate(sides):
         for labels in (CLASSES, ONE_CLASS, RARE) if at < 3 else (CLASSES,):
             (row,) = rows(name, real, fake, labels)
@@ -89,12 +101,16 @@ def test_every_measure_has_a_value_or_says_why_not(name):
             if row["value"] is None:
                 assert sentence(row["reason"]), where
             else:
-                assert math.isfinite(row["value"]) and metric.range[0] <= row["value"] <= metric.range[1], where
+                assert math.isfinite(row["value"]) and metric.range[0] <= row["value"] <= metric.range[1], (
+                    where
+                )
                 assert row["floor"] is None or math.isfinite(row["floor"]), where
                 assert row["reason"] is None or sentence(row["reason"]), where
 
 
-@pytest.mark.parametrize("name", ["vendi", "cmmd", "cmmd_biased", "zero_shot_accuracy", "silhouette", "concept_survival"])
+@pytest.mark.parametrize(
+    "name", ["vendi", "cmmd", "cmmd_biased", "zero_shot_accuracy", "silhouette", "concept_survival"]
+)
 def test_few_rows_without_a_direction_are_left_out_and_counted(name):
     """What is left is measured as if the others had never been there; n = d and n > d take different ways."""
     fake = SAMPLES["few zero"]
@@ -111,7 +127,10 @@ def test_few_rows_without_a_direction_are_left_out_and_counted(name):
 def test_real_images_without_a_direction_are_said_as_such_and_of_the_floor():
     (row,) = rows("cmmd", SAMPLES["few zero"], normal(0))
     said = "3 of 120 {} have features of length 0, hence no direction, and are left out"
-    assert row["value"] is not None and row["reason"] == f"{said.format('real images')}; its floor: {said.format('images')}"
+    assert (
+        row["value"] is not None
+        and row["reason"] == f"{said.format('real images')}; its floor: {said.format('images')}"
+    )
     (row,) = rows("vendi", SAMPLES["few zero"], normal(0))  # which reads the samples alone
     assert row["reason"] == f"its floor: {said.format('images')}"
 
@@ -127,7 +146,10 @@ def test_features_that_are_no_numbers_are_left_out_and_counted(name, side):
         kept = [x[torch.isfinite(x).all(1)] for x in holes]
         assert row["value"] == pytest.approx(METRICS[name].of(Pair(*kept, train=normal(3))), rel=1e-9)
         what = ("real images", "samples")[side]
-        assert row["n"] == len(kept[1]) and f"{len(row_numbers)} of 120 {what} have features that are no finite numbers" in row["reason"]
+        assert (
+            row["n"] == len(kept[1])
+            and f"{len(row_numbers)} of 120 {what} have features that are no finite numbers" in row["reason"]
+        )
 
 
 def test_a_metric_of_torchmetrics_warns_of_what_it_leaves_out():
@@ -139,6 +161,9 @@ def test_a_metric_of_torchmetrics_warns_of_what_it_leaves_out():
 
 
 def test_functions_have_no_place_to_say_it_and_refuse():
-    for call in (lambda: vendi_score(SAMPLES["few zero"]), lambda: cmmd_biased(normal(0), SAMPLES["few zero"])):
+    for call in (
+        lambda: vendi_score(SAMPLES["few zero"]),
+        lambda: cmmd_biased(normal(0), SAMPLES["few zero"]),
+    ):
         with pytest.raises(MeasureError, match="3 of 120 images have features of length 0"):
             call()

@@ -31,7 +31,9 @@ def test_equals_sklearn_and_scipy(n, d, k):
 @pytest.mark.parametrize("mix", [[[1.0, 0.0], [0.0, 1.0]], [[0.5, 0.0], [0.4, 1.5]]])
 def test_a_normal_distribution_in_two_dimensions_has_ln_2_pi_e_and_ln_det(mix):
     draw, chains = torch.Generator().manual_seed(0), 60
-    values = torch.tensor([knn_entropy(torch.randn(600, 2, generator=draw) @ torch.tensor(mix)) for _ in range(chains)])
+    values = torch.tensor(
+        [knn_entropy(torch.randn(600, 2, generator=draw) @ torch.tensor(mix)) for _ in range(chains)]
+    )
     wanted = math.log(2 * math.pi * math.e) + math.log(np.linalg.det(mix))
     assert abs(values.mean() - wanted) < 4 * values.std() / chains**0.5
 
@@ -46,8 +48,12 @@ def test_variance_is_what_the_docstring_says():
 
 def test_uniform_on_a_segment_has_the_log_of_its_length():
     draw, n, chains = torch.Generator().manual_seed(1), 50, 60
-    values = torch.tensor([knn_entropy(torch.rand(n, 1, generator=draw, dtype=torch.float64) * 7) for _ in range(chains)])
-    assert abs(values.mean() - math.log(7)) < 4 * values.std() / chains**0.5 + 2 / n  # at its two ends a neighbour can be on one side only
+    values = torch.tensor(
+        [knn_entropy(torch.rand(n, 1, generator=draw, dtype=torch.float64) * 7) for _ in range(chains)]
+    )
+    assert (
+        abs(values.mean() - math.log(7)) < 4 * values.std() / chains**0.5 + 2 / n
+    )  # at its two ends a neighbour can be on one side only
 
 
 def test_laws_of_differential_entropy():
@@ -60,13 +66,17 @@ def test_laws_of_differential_entropy():
 def test_falls_when_samples_move_together():
     x, noise = torch.randn(100, 8), torch.randn(100, 8)
     values = [knn_entropy(x[torch.arange(100) // 2] + s * noise) for s in (1, 0.1, 0.01, 0.001)]
-    assert values == sorted(values, reverse=True) and values[2] - values[3] == pytest.approx(8 * math.log(10), abs=0.5)
+    assert values == sorted(values, reverse=True) and values[2] - values[3] == pytest.approx(
+        8 * math.log(10), abs=0.5
+    )
 
 
 def test_measure_is_of_the_samples_and_k_is_one_whatever_neighbours_is():
     real, fake = torch.randn(60, 4), torch.randn(50, 4)
     for neighbours in (1, 5, 9):
-        assert ENTROPY.of(Pair(real, fake, neighbours=neighbours)) == pytest.approx(knn_entropy(fake), rel=1e-12)
+        assert ENTROPY.of(Pair(real, fake, neighbours=neighbours)) == pytest.approx(
+            knn_entropy(fake), rel=1e-12
+        )
     pair, rows = Pair(real, fake), torch.randperm(50)[:21].sort().values
     assert ENTROPY.of(pair, None, rows) == pytest.approx(knn_entropy(fake[rows]), rel=1e-6)
     assert len(set(resampled(ENTROPY, pair, range(4), 0))) == 4
@@ -83,7 +93,9 @@ def test_copies_are_counted_not_floored():
     pair = Pair(x, doubled)
     with pytest.raises(MeasureError, match="7 of 44 samples"):
         ENTROPY.of(pair)
-    assert ENTROPY.of(pair, None, torch.arange(40)) == pytest.approx(knn_entropy(x), rel=1e-5)  # a half without both copies has a value
+    assert ENTROPY.of(pair, None, torch.arange(40)) == pytest.approx(
+        knn_entropy(x), rel=1e-5
+    )  # a half without both copies has a value
 
 
 def test_bad_input():

@@ -8,7 +8,15 @@ from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance as Reference
 
 from difflab.core.errors import MeasureError
-from difflab.metrics import METRICS, FrechetInceptionDistance, Pair, fd_infinity, frechet_distance, frechet_from_moments, resampled
+from difflab.metrics import (
+    METRICS,
+    FrechetInceptionDistance,
+    Pair,
+    fd_infinity,
+    frechet_distance,
+    frechet_from_moments,
+    resampled,
+)
 
 INFINITY = METRICS["fd_infinity"]
 
@@ -37,7 +45,9 @@ def test_rank_deficient_input_gives_a_real_number():
     x, y = torch.zeros(50, 30), torch.zeros(50, 30)
     x[:, 0], y[:, 1] = torch.linspace(-1, 1, 50), torch.linspace(-1, 1, 50)
     spread = x.double().var(0).sum().item()
-    assert frechet_distance(x, y) == pytest.approx(2 * spread, rel=1e-12)  # orthogonal lines: nothing is shared
+    assert frechet_distance(x, y) == pytest.approx(
+        2 * spread, rel=1e-12
+    )  # orthogonal lines: nothing is shared
     assert frechet_distance(x, x) < 1e-12
     assert frechet_distance(torch.ones(5, 3), torch.ones(7, 3)) == 0
 
@@ -46,7 +56,12 @@ def test_closed_form_of_two_samples_of_one_normal():
     d, n, chains = 16, 4000, 40
     wanted = (1 / n + 1 / n) * (d + d * (d + 1) / 4)
     draw = torch.Generator().manual_seed(0)
-    values = torch.tensor([frechet_distance(torch.randn(n, d, generator=draw), torch.randn(n, d, generator=draw)) for _ in range(chains)])
+    values = torch.tensor(
+        [
+            frechet_distance(torch.randn(n, d, generator=draw), torch.randn(n, d, generator=draw))
+            for _ in range(chains)
+        ]
+    )
     assert abs(values.mean() - wanted) < 4 * values.std() / chains**0.5
 
 
@@ -59,7 +74,9 @@ class Colours(nn.Module):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.net = nn.Sequential(nn.Conv2d(3, 24, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).requires_grad_(False)
+            self.net = nn.Sequential(
+                nn.Conv2d(3, 24, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+            ).requires_grad_(False)
 
     def forward(self, images):
         return self.net(images.float() / 255)
@@ -115,7 +132,9 @@ def line_by_numpy(x, y, parts, seed):
 @pytest.mark.parametrize("parts", [(1, 2), (1, 2, 3, 5), (2, 1)])
 def test_fd_infinity_is_the_intercept_of_a_line(parts):
     x, y = torch.randn(90, 6), torch.randn(101, 6) * 0.8 + 0.3
-    assert fd_infinity(x, y, parts, seed=4) == pytest.approx(line_by_numpy(x, y, parts, 4), rel=1e-9, abs=1e-9)
+    assert fd_infinity(x, y, parts, seed=4) == pytest.approx(
+        line_by_numpy(x, y, parts, 4), rel=1e-9, abs=1e-9
+    )
 
 
 @pytest.mark.parametrize(("a", "b"), [(1.0, 0.0), (0.8, 0.3)])
@@ -137,7 +156,10 @@ def test_fd_infinity_has_the_distance_of_the_distributions_as_expectation(n, a, 
 
 def test_fd_infinity_with_the_fewest_images_it_takes_overshoots_by_a_twentieth_of_what_it_takes_away():
     d, chains, draw = 10, 150, torch.Generator().manual_seed(0)
-    pairs = [Pair(torch.randn(2 * d, d, generator=draw), torch.randn(2 * d, d, generator=draw)) for _ in range(chains)]
+    pairs = [
+        Pair(torch.randn(2 * d, d, generator=draw), torch.randn(2 * d, d, generator=draw))
+        for _ in range(chains)
+    ]
     taken = np.mean([frechet_distance(pair.real, pair.fake) for pair in pairs])
     assert -0.1 < np.mean([INFINITY.of(pair) for pair in pairs]) / taken < 0
 

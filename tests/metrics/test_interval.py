@@ -36,7 +36,9 @@ def test_half_rows_is_a_pure_function_without_duplicates():
     torch.rand(3)
     again = half_rows(101, 60, 3, 7)
     assert torch.equal(real, again[0]) and torch.equal(fake, again[1])
-    assert not torch.equal(real, half_rows(101, 60, 4, 7)[0]) and not torch.equal(real, half_rows(101, 60, 3, 8)[0])
+    assert not torch.equal(real, half_rows(101, 60, 4, 7)[0]) and not torch.equal(
+        real, half_rows(101, 60, 3, 8)[0]
+    )
     assert half_rows(8, 8, 0, 2**63 - 1)[0].tolist() != half_rows(8, 8, 0, 2**63 - 1)[1].tolist()
 
 
@@ -44,7 +46,11 @@ def test_half_rows_is_a_pure_function_without_duplicates():
 def test_resamples_may_be_shared_out(name):
     pair = Pair(torch.randn(60, 3), torch.randn(50, 3))
     whole = resampled(METRICS[name], pair, range(8), 5)
-    assert whole == [value for part in (range(0, 3), range(3, 8)) for value in resampled(METRICS[name], Pair(pair.real, pair.fake), part, 5)]
+    assert whole == [
+        value
+        for part in (range(0, 3), range(3, 8))
+        for value in resampled(METRICS[name], Pair(pair.real, pair.fake), part, 5)
+    ]
 
 
 def test_half_sample_variance_of_a_mean_is_that_of_the_mean():
@@ -56,12 +62,42 @@ def test_half_sample_variance_of_a_mean_is_that_of_the_mean():
 # Least coverage: four binomial standard deviations below .95 at 80 data sets.
 # Half-samples overstate the spread of quadratic statistics where both sides are equal, so there the interval is only asked not to be too short.
 CASES = {
-    "share": (Share, lambda g: (torch.zeros(80, 1), (torch.rand(80, 1, generator=g) < 0.2).float()), 0.85, 1.0),
-    "trace_ratio": (METRICS["trace_ratio"], lambda g: (torch.randn(80, 8, generator=g), torch.randn(80, 8, generator=g) * 0.9), 0.85, 1.0),
-    "fd apart": (METRICS["fd"], lambda g: (torch.randn(80, 8, generator=g), torch.randn(80, 8, generator=g) * 0.8 + 0.5), 0.85, 1.0),
-    "fd equal": (METRICS["fd"], lambda g: (torch.randn(80, 8, generator=g), torch.randn(80, 8, generator=g)), 0.95, 1.0),
-    "recall": (METRICS["recall"], lambda g: (torch.randn(80, 8, generator=g), torch.randn(80, 8, generator=g) * 0.8), 0.85, 1.0),
-    "precision": (METRICS["precision"], lambda g: (torch.randn(80, 8, generator=g), torch.randn(80, 8, generator=g)), 0.85, 1.0),
+    "share": (
+        Share,
+        lambda g: (torch.zeros(80, 1), (torch.rand(80, 1, generator=g) < 0.2).float()),
+        0.85,
+        1.0,
+    ),
+    "trace_ratio": (
+        METRICS["trace_ratio"],
+        lambda g: (torch.randn(80, 8, generator=g), torch.randn(80, 8, generator=g) * 0.9),
+        0.85,
+        1.0,
+    ),
+    "fd apart": (
+        METRICS["fd"],
+        lambda g: (torch.randn(80, 8, generator=g), torch.randn(80, 8, generator=g) * 0.8 + 0.5),
+        0.85,
+        1.0,
+    ),
+    "fd equal": (
+        METRICS["fd"],
+        lambda g: (torch.randn(80, 8, generator=g), torch.randn(80, 8, generator=g)),
+        0.95,
+        1.0,
+    ),
+    "recall": (
+        METRICS["recall"],
+        lambda g: (torch.randn(80, 8, generator=g), torch.randn(80, 8, generator=g) * 0.8),
+        0.85,
+        1.0,
+    ),
+    "precision": (
+        METRICS["precision"],
+        lambda g: (torch.randn(80, 8, generator=g), torch.randn(80, 8, generator=g)),
+        0.85,
+        1.0,
+    ),
 }
 
 
@@ -73,7 +109,9 @@ def test_intervals_hold_the_expectation_about_as_often_as_they_say(case):
     for chain in range(100 if cheap else 80):
         pair = Pair(*draw(torch.Generator().manual_seed(chain)))
         values.append(metric.of(pair))
-        bounds.append(interval(values[-1], resampled(metric, pair, range(100 if cheap else 40), chain), metric.range))
+        bounds.append(
+            interval(values[-1], resampled(metric, pair, range(100 if cheap else 40), chain), metric.range)
+        )
     truth = sum(values) / len(values)
     assert least <= sum(low <= truth <= high for low, high in bounds) / len(bounds) <= most
 

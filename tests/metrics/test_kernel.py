@@ -31,12 +31,19 @@ def test_equals_torchmetrics_with_one_subset_of_everything():
 
 def test_unbiased_where_the_frechet_distance_is_not():
     draw = torch.Generator().manual_seed(0)
-    values = torch.tensor([KernelDistance.of(Pair(torch.randn(30, 8, generator=draw), torch.randn(20, 8, generator=draw))) for _ in range(200)])
+    values = torch.tensor(
+        [
+            KernelDistance.of(Pair(torch.randn(30, 8, generator=draw), torch.randn(20, 8, generator=draw)))
+            for _ in range(200)
+        ]
+    )
     assert abs(values.mean()) < 4 * values.std() / 200**0.5
     assert (values < 0).any()
 
 
-@pytest.mark.parametrize(("n", "m", "d", "mean"), [(1100, 1300, 200, 0.0), (1100, 1300, 200, 30.0), (40, 30, 3, 5.0)])
+@pytest.mark.parametrize(
+    ("n", "m", "d", "mean"), [(1100, 1300, 200, 0.0), (1100, 1300, 200, 30.0), (40, 30, 3, 5.0)]
+)
 def test_equals_the_formula_in_float64_over_several_blocks(n, m, d, mean):
     """Where all rows share a large mean, the kernels are near 1e9 and the distance 1e-3 of them."""
     x, y = torch.randn(n, d) + mean, 0.8 * torch.randn(m, d) + mean + 0.1
@@ -47,7 +54,10 @@ def test_equals_the_formula_in_float64_over_several_blocks(n, m, d, mean):
 
 def published_cmmd(x, y):
     """The formula of google-research/cmmd on rows of length 1, in float64: every mean over all pairs, the diagonal too."""
-    x, y = (side.double().numpy() / np.linalg.norm(side.double().numpy(), axis=1, keepdims=True) for side in (x, y))
+    x, y = (
+        side.double().numpy() / np.linalg.norm(side.double().numpy(), axis=1, keepdims=True)
+        for side in (x, y)
+    )
     k = lambda a, b: np.exp(-((a[:, None] - b[None]) ** 2).sum(-1) / (2 * 10**2))  # noqa: E731
     return k(x, x), k(y, y), k(x, y)
 
@@ -71,7 +81,9 @@ def test_cmmd_is_unbiased_and_the_published_one_is_off_by_what_its_docstring_say
         biased.append(BIASED.of(pair))
     values, biased = torch.tensor(values), torch.tensor(biased)
     assert abs(values.mean()) < 4 * values.std() / chains**0.5 and (values < 0).any() and (biased > 0).all()
-    xx, yy, _ = published_cmmd(torch.randn(600, 8, generator=draw) + 1, torch.randn(600, 8, generator=draw) + 1)
+    xx, yy, _ = published_cmmd(
+        torch.randn(600, 8, generator=draw) + 1, torch.randn(600, 8, generator=draw) + 1
+    )
     mean_kernel = ((xx.sum() - 600) + (yy.sum() - 600)) / (2 * 600 * 599)
     wanted = 1000 * (1 - mean_kernel) * (1 / n + 1 / m)
     assert biased.mean().item() == pytest.approx(wanted, rel=0.05)
@@ -79,13 +91,20 @@ def test_cmmd_is_unbiased_and_the_published_one_is_off_by_what_its_docstring_say
 
 def test_cmmd_sees_directions_and_hardly_spread():
     draw = torch.Generator().manual_seed(0)
-    x, y = torch.randn(400, 16, generator=draw) + 1, torch.randn(400, 16, generator=draw) + torch.linspace(-1, 1, 16)
+    x, y = (
+        torch.randn(400, 16, generator=draw) + 1,
+        torch.randn(400, 16, generator=draw) + torch.linspace(-1, 1, 16),
+    )
     u, v = unit_rows(x), unit_rows(y)
     shift = (u.mean(0) - v.mean(0)).square().sum() - (u.var(0).sum() + v.var(0).sum()) / 400
     assert CMMD.of(Pair(x, y)) == pytest.approx(10 * shift.item(), rel=0.03)
-    axis = torch.eye(16)[:1] * torch.tensor([1.0, -1.0]).repeat(200).view(-1, 1)  # two points instead of a sphere, same mean
+    axis = torch.eye(16)[:1] * torch.tensor([1.0, -1.0]).repeat(200).view(
+        -1, 1
+    )  # two points instead of a sphere, same mean
     assert 0 < CMMD.of(Pair(torch.randn(400, 16, generator=draw), axis)) < 0.1
-    torch.testing.assert_close(CMMD.of(Pair(x * torch.rand(400, 1).add(0.1), y)), CMMD.of(Pair(x, y)), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        CMMD.of(Pair(x * torch.rand(400, 1).add(0.1), y)), CMMD.of(Pair(x, y)), rtol=1e-4, atol=0
+    )
 
 
 @pytest.mark.parametrize("metric", [CMMD, BIASED])
@@ -99,7 +118,9 @@ def test_cmmd_on_rows_equals_a_pair_of_those_rows(metric):
 def test_cmmd_of_a_set_and_its_copies():
     x = torch.randn(30, 6)
     assert cmmd_biased(x, x.clone()) == 0
-    assert CMMD.of(Pair(x, x.clone())) < 0  # the copies' zero distances stand in the mean between the sides only
+    assert (
+        CMMD.of(Pair(x, x.clone())) < 0
+    )  # the copies' zero distances stand in the mean between the sides only
 
 
 def test_cmmd_says_what_it_cannot_take():
@@ -107,7 +128,10 @@ def test_cmmd_says_what_it_cannot_take():
     hole = x.clone()
     hole[2] = 0
     for bad, match in (
-        (lambda: CMMD.of(Pair(x, x * 0)), "needs at least 2 fake images, got 0: 5 of 5 images have features of length 0"),
+        (
+            lambda: CMMD.of(Pair(x, x * 0)),
+            "needs at least 2 fake images, got 0: 5 of 5 images have features of length 0",
+        ),
         (lambda: cmmd_biased(hole, x), "length 0"),
         (lambda: cmmd_biased(x, x[:, :2]), "3 dimensions, fake ones 2"),
         (lambda: cmmd_biased(x[:1], x), "at least 2 real images, got 1"),

@@ -37,7 +37,9 @@ def pair_of(seed=0, **sizes):
 def test_nearest_real_is_scikit_learns_in_any_blocking(block):
     train, _, fake = three(1)
     distance, index = nearest_real(fake, train, block)
-    wanted, at = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(train.numpy()).kneighbors(fake.numpy())
+    wanted, at = (
+        NearestNeighbors(n_neighbors=1, algorithm="brute").fit(train.numpy()).kneighbors(fake.numpy())
+    )
     np.testing.assert_allclose(distance, wanted[:, 0], rtol=1e-5)
     assert index.tolist() == at[:, 0].tolist() and index.dtype == torch.int64
     assert [len(x) for x in nearest_real(fake[:0], train)] == [0, 0]
@@ -57,7 +59,9 @@ def test_generalisation_score_and_auth_pct_equal_loops():
     own = [min(np.linalg.norm(x[i] - x[j]) for j in range(len(x)) if j != i) for i in hit]
     pair = Pair(real, fake, train=train)
     assert METRICS["generalisation_score"].of(pair) == pytest.approx(np.mean(nearest), rel=1e-6)
-    assert METRICS["auth_pct"].of(pair) == pytest.approx(np.mean([a > b for a, b in zip(nearest, own, strict=True)]))
+    assert METRICS["auth_pct"].of(pair) == pytest.approx(
+        np.mean([a > b for a, b in zip(nearest, own, strict=True)])
+    )
     assert 0.3 < METRICS["auth_pct"].of(pair) < 0.9
 
 
@@ -70,7 +74,13 @@ def test_ct_is_scipys_mann_whitney_z(decimals, sizes):
         held_out, sampled = held_out.round(decimals), sampled.round(decimals)
     to_features = lambda x: torch.from_numpy(x).float().unsqueeze(1)  # noqa: E731 - one training image at 0: distances are the values
     value = METRICS["ct"].of(Pair(to_features(held_out), to_features(sampled), train=torch.zeros(1, 1)))
-    p = mannwhitneyu(sampled.astype(np.float32), held_out.astype(np.float32), alternative="less", method="asymptotic", use_continuity=False).pvalue
+    p = mannwhitneyu(
+        sampled.astype(np.float32),
+        held_out.astype(np.float32),
+        alternative="less",
+        method="asymptotic",
+        use_continuity=False,
+    ).pvalue
     assert value == pytest.approx(norm.ppf(p), rel=1e-6)
 
 
@@ -88,8 +98,12 @@ def test_near_duplicates_and_repeats_equal_loops():
     threshold = np.quantile(smallest(real_, train_), 0.01, method="weibull")
     assert METRICS["near_duplicates"].of(pair) == pytest.approx((smallest(fake_, train_) <= threshold).mean())
     assert METRICS["near_duplicates"].of(pair) >= 5 / 120
-    among = np.sort(smallest(real_, real_, True))[1]  # the nearest two: below 200 images no nearer ones are expected among 1%
-    assert METRICS["repeats"].of(Pair(real, fake)) == pytest.approx((smallest(fake_, fake_, True) <= among).mean())
+    among = np.sort(smallest(real_, real_, True))[
+        1
+    ]  # the nearest two: below 200 images no nearer ones are expected among 1%
+    assert METRICS["repeats"].of(Pair(real, fake)) == pytest.approx(
+        (smallest(fake_, fake_, True) <= among).mean()
+    )
     assert METRICS["repeats"].of(Pair(real, fake)) >= 4 / 120
 
 
@@ -108,13 +122,17 @@ def test_an_honest_model_scores_what_it_should():
     pairs = [pair_of(seed, n=200, train=120) for seed in range(150)]
     values = {name: torch.tensor([METRICS[name].of(pair) for pair in pairs]) for name in NAMES}
     error = {name: float(x.std() / len(pairs) ** 0.5) for name, x in values.items()}
-    assert abs(values["ct"].mean()) < 4 / 150**0.5 and 0.8 < values["ct"].std() < 1.35  # one training set serves both sides: about N(0, 1)
+    assert (
+        abs(values["ct"].mean()) < 4 / 150**0.5 and 0.8 < values["ct"].std() < 1.35
+    )  # one training set serves both sides: about N(0, 1)
     for name in ("near_duplicates", "repeats"):
         assert abs(values[name].mean() - 0.01) < 4 * error[name], name
 
 
 def test_the_threshold_of_few_images_is_the_smallest_distance():
-    values = torch.tensor([METRICS["near_duplicates"].of(pair_of(seed, n=20, train=50)) for seed in range(200)])
+    values = torch.tensor(
+        [METRICS["near_duplicates"].of(pair_of(seed, n=20, train=50)) for seed in range(200)]
+    )
     assert abs(values.mean() - 1 / 21) < 4 * values.std() / 200**0.5
 
 
@@ -123,7 +141,9 @@ def test_a_blurring_model_is_no_copy_but_is_no_floor_either():
     far = Pair(real, fake * 3 + 5, train=train)
     floor = Pair(real, real, train=train)
     assert METRICS["ct"].of(far) > 8 and METRICS["ct"].of(floor) == 0
-    assert METRICS["near_duplicates"].of(far) == 0 and METRICS["near_duplicates"].of(floor) == pytest.approx(1 / 80)
+    assert METRICS["near_duplicates"].of(far) == 0 and METRICS["near_duplicates"].of(floor) == pytest.approx(
+        1 / 80
+    )
     assert METRICS["auth_pct"].of(far) > METRICS["auth_pct"].of(floor)
     assert METRICS["generalisation_score"].of(far) > METRICS["generalisation_score"].of(floor)
 
@@ -131,7 +151,9 @@ def test_a_blurring_model_is_no_copy_but_is_no_floor_either():
 def test_one_image_for_all_repeats():
     _, real, fake = three(7)
     assert METRICS["repeats"].of(Pair(real, fake[:1].expand(80, -1))) == 1
-    assert METRICS["repeats"].of(Pair(torch.cat([real, real]), fake)) < 0.2  # of the larger side only 80 are read, and those hold no duplicates
+    assert (
+        METRICS["repeats"].of(Pair(torch.cat([real, real]), fake)) < 0.2
+    )  # of the larger side only 80 are read, and those hold no duplicates
 
 
 def test_duplicates_in_the_training_set_are_each_others_neighbours():
@@ -187,17 +209,25 @@ def test_two_processes_share_the_training_images(cut):
 
     def play(rank, gather):
         metric = METRICS["auth_pct"](dist_sync_fn=gather, distributed_available_fn=lambda: True)
-        for x, at, side in ((train, cut, {"real": True, "train": True}), (real, 13, {"real": True}), (fake, 11, {"real": False})):
+        for x, at, side in (
+            (train, cut, {"real": True, "train": True}),
+            (real, 13, {"real": True}),
+            (fake, 11, {"real": False}),
+        ):
             metric.update(x[:at] if rank == 0 else x[at:], **side)
         return metric
 
     for rank in (0, 1):
         recording = play(rank, lambda x, group, rank=rank: sent[rank].append(x) or [x])
         recording.sync(recording.dist_sync_fn)
-    assert [x.ndim for x in sent[0]] == [x.ndim for x in sent[1]] and [x.dtype for x in sent[0]] == [x.dtype for x in sent[1]]
+    assert [x.ndim for x in sent[0]] == [x.ndim for x in sent[1]] and [x.dtype for x in sent[0]] == [
+        x.dtype for x in sent[1]
+    ]
     for rank in (0, 1):
         answers = iter(zip(*sent, strict=True))
-        assert play(rank, lambda x, group, answers=answers: list(next(answers))).compute() == METRICS["auth_pct"].of(Pair(real, fake, train=train))
+        assert play(rank, lambda x, group, answers=answers: list(next(answers))).compute() == METRICS[
+            "auth_pct"
+        ].of(Pair(real, fake, train=train))
 
 
 # ----------------------------------------------------------------------------------------------------- bad input
@@ -205,7 +235,9 @@ def test_two_processes_share_the_training_images(cut):
 @pytest.mark.parametrize("train", [None, torch.zeros(0, 3)])
 def test_without_training_images_there_is_no_number(name, train):
     _, real, fake = three(10)
-    with pytest.raises(MeasureError, match=r"images the model was trained on: give Pair\(..., train=features\)"):
+    with pytest.raises(
+        MeasureError, match=r"images the model was trained on: give Pair\(..., train=features\)"
+    ):
         METRICS[name].of(Pair(real, fake, train=train))
     metric = METRICS[name]()
     metric.update(real, real=True)
@@ -225,8 +257,14 @@ def test_what_cannot_be():
         (lambda: Pair(real, fake, train=train[0]), "train features have shape"),
         (lambda: METRICS["auth_pct"].of(Pair(real, fake, train=train[:1])), "at least 2, got 1"),
         (lambda: METRICS["ct"].of(Pair(train[:9], train[:9], train=train)), "all lie at distance 0"),
-        (lambda: METRICS["ct"].of(Pair(real[:1], fake, train=train)), "ct needs at least 2 real images, got 1"),
-        (lambda: METRICS["repeats"].of(Pair(real, fake), None, torch.arange(1)), "repeats needs at least 2 fake images, got 1"),
+        (
+            lambda: METRICS["ct"].of(Pair(real[:1], fake, train=train)),
+            "ct needs at least 2 real images, got 1",
+        ),
+        (
+            lambda: METRICS["repeats"].of(Pair(real, fake), None, torch.arange(1)),
+            "repeats needs at least 2 fake images, got 1",
+        ),
         (lambda: nearest_real(fake, train[:0]), "m >= 1"),
         (lambda: nearest_real(fake, train[:, :2]), r"got \(80, 3\) and \(150, 2\)"),
         (lambda: nearest_real(fake[0], train), "features"),
@@ -254,7 +292,13 @@ def test_a_run_measures_against_what_it_trained_on(tmp_path):
     """The memoriser on digits: samples are copies of the first 100 train images, and the floor is held-out images against those."""
     measure = {"metrics": NAMES, "resamples": 20, "count": 70}
     data = {"source": "digits", "train_size": 100}
-    config = {"generations": 0, "data": data, "model": {"family": "memoriser"}, "sample": {"count": 80}, "measure": measure}
+    config = {
+        "generations": 0,
+        "data": data,
+        "model": {"family": "memoriser"},
+        "sample": {"count": 80},
+        "measure": measure,
+    }
     run = run_chain(parse({**config, "probe": {"per_condition": 0}}), tmp_path / "run")
     rows = {r["metric"]: r for r in run.rows()}
     pixels = torch.from_numpy(run.real.gather(np.arange(len(run.real)))).flatten(1).float() / 255
@@ -264,20 +308,40 @@ def test_a_run_measures_against_what_it_trained_on(tmp_path):
     for name in TRAIN:
         assert rows[name]["floor"] == pytest.approx(METRICS[name].of(floor), rel=1e-6, abs=1e-9), name
         assert rows[name]["ci_low"] <= rows[name]["value"] <= rows[name]["ci_high"]
-    assert rows["generalisation_score"]["value"] == rows["auth_pct"]["value"] == 0 and rows["near_duplicates"]["value"] == 1
+    assert (
+        rows["generalisation_score"]["value"] == rows["auth_pct"]["value"] == 0
+        and rows["near_duplicates"]["value"] == 1
+    )
     assert rows["ct"]["value"] < -8 and rows["ct"]["ci_high"] < 0 == rows["ct"]["floor"]
     assert rows["repeats"]["value"] > 0.3 > rows["repeats"]["floor"]
     assert len({r["recipe"] for r in rows.values()}) == len(rows)
 
 
-@pytest.mark.parametrize("regime", [{"name": "replace"}, {"name": "accumulate"}, {"name": "fixed_real", "real_fraction": 0.3}], ids=str)
+@pytest.mark.parametrize(
+    "regime",
+    [{"name": "replace"}, {"name": "accumulate"}, {"name": "fixed_real", "real_fraction": 0.3}],
+    ids=str,
+)
 def test_a_run_measures_against_the_training_set_of_each_generation(tmp_path, regime):
     """The memoriser: its samples are copies of its own training set, which after generation 0 need not be real images."""
     names = ["generalisation_score", "generalisation_score_own"]
-    config = {"generations": 2, "data": {"source": "digits", "train_size": 100}, "model": {"family": "memoriser"}, "regime": regime}
+    config = {
+        "generations": 2,
+        "data": {"source": "digits", "train_size": 100},
+        "model": {"family": "memoriser"},
+        "regime": regime,
+    }
     sample = {"count": 90, "shard_size": 32}
     run = run_chain(
-        parse({**config, "sample": sample, "measure": {"metrics": names, "resamples": 20}, "probe": {"per_condition": 0}}), tmp_path / "run"
+        parse(
+            {
+                **config,
+                "sample": sample,
+                "measure": {"metrics": names, "resamples": 20},
+                "probe": {"per_condition": 0},
+            }
+        ),
+        tmp_path / "run",
     )
     rows = {(r["generation"], r["metric"]): r for r in run.rows()}
     real = torch.from_numpy(run.real.gather(np.arange(len(run.real)))).flatten(1).float() / 255
@@ -285,8 +349,17 @@ def test_a_run_measures_against_the_training_set_of_each_generation(tmp_path, re
     for t in range(3):
         found = rows[t, "generalisation_score_own"]
         table = pq.read_table(run.gen(t) / "train_set.parquet").to_pylist()
-        pixels = {g: torch.from_numpy(run.samples(g).gather(np.arange(len(run.samples(g))))).flatten(1).float() / 255 for g in range(-1, t)}
+        pixels = {
+            g: torch.from_numpy(run.samples(g).gather(np.arange(len(run.samples(g))))).flatten(1).float()
+            / 255
+            for g in range(-1, t)
+        }
         trained = torch.stack([pixels[row["generation"]][row["index"]] for row in table])
         assert found["value"] == found["ci_low"] == found["ci_high"] == 0
-        assert found["floor"] == pytest.approx(METRICS[names[1]].of(Pair(held_out, held_out, train=trained)), rel=1e-6)
-    assert len({rows[t, names[1]]["recipe"] for t in range(3)}) == 1 and rows[0, names[1]]["recipe"] != rows[0, names[0]]["recipe"]
+        assert found["floor"] == pytest.approx(
+            METRICS[names[1]].of(Pair(held_out, held_out, train=trained)), rel=1e-6
+        )
+    assert (
+        len({rows[t, names[1]]["recipe"] for t in range(3)}) == 1
+        and rows[0, names[1]]["recipe"] != rows[0, names[0]]["recipe"]
+    )

@@ -42,8 +42,12 @@ def test_the_kernel_distance_is_torch_fidelity_s_mmd_over_all_images(features):
     def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return (x @ y.T / x.shape[1] + 1) ** 3
 
-    published = mmd2(kernel(fake, fake), kernel(fake, real), kernel(real, real), unit_diagonal=False, mmd_est="unbiased")
-    assert METRICS["kid"].of(Pair(features[0][:150], features[1][:150])) == pytest.approx(float(published), rel=1e-4)
+    published = mmd2(
+        kernel(fake, fake), kernel(fake, real), kernel(real, real), unit_diagonal=False, mmd_est="unbiased"
+    )
+    assert METRICS["kid"].of(Pair(features[0][:150], features[1][:150])) == pytest.approx(
+        float(published), rel=1e-4
+    )
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of scipy, in the package

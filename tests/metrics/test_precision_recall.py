@@ -15,8 +15,12 @@ def by_loops(real, fake, k):
     def radius(points, i):
         return sorted(np.linalg.norm(points[i] - points[j]) for j in range(len(points)) if j != i)[k - 1]
 
-    inside_real = np.array([[np.linalg.norm(f - r) <= radius(real, i) for f in fake] for i, r in enumerate(real)])
-    inside_fake = np.array([[np.linalg.norm(f - r) <= radius(fake, j) for j, f in enumerate(fake)] for r in real])
+    inside_real = np.array(
+        [[np.linalg.norm(f - r) <= radius(real, i) for f in fake] for i, r in enumerate(real)]
+    )
+    inside_fake = np.array(
+        [[np.linalg.norm(f - r) <= radius(fake, j) for j, f in enumerate(fake)] for r in real]
+    )
     return {
         "precision": sum(any(inside_real[:, j]) for j in range(len(fake))) / len(fake),
         "recall": sum(any(row) for row in inside_fake) / len(real),
@@ -39,7 +43,9 @@ def test_a_perfect_memoriser(d):
     real = torch.randn(80, d) * 3 + 50
     pair = Pair(real, real.clone()[torch.randperm(80)])
     assert METRICS["precision"].of(pair) == METRICS["recall"].of(pair) == METRICS["coverage"].of(pair) == 1
-    assert METRICS["density"].of(pair) == pytest.approx((5 + 1) * 80 / (5 * 80))  # k neighbours and the own copy, over k
+    assert METRICS["density"].of(pair) == pytest.approx(
+        (5 + 1) * 80 / (5 * 80)
+    )  # k neighbours and the own copy, over k
 
 
 def test_duplicates_shrink_balls_to_points_that_still_hold_their_copies():
@@ -52,7 +58,12 @@ def test_coverage_between_equal_distributions_is_naeem_s():
     draw = torch.Generator().manual_seed(0)
     n, k, chains = 120, 3, 60
     values = torch.tensor(
-        [METRICS["coverage"].of(Pair(torch.randn(n, 2, generator=draw), torch.randn(n, 2, generator=draw), neighbours=k)) for _ in range(chains)]
+        [
+            METRICS["coverage"].of(
+                Pair(torch.randn(n, 2, generator=draw), torch.randn(n, 2, generator=draw), neighbours=k)
+            )
+            for _ in range(chains)
+        ]
     )
     wanted = 1 - math.prod((n - i) / (2 * n - i) for i in range(1, k + 1))
     assert abs(values.mean() - wanted) < 4 * values.std() / chains**0.5
@@ -64,7 +75,9 @@ def test_radii_of_rows_fall_back_where_the_list_is_too_short():
     to_all = torch.cdist(x[rows].double(), x[rows].double()).fill_diagonal_(math.inf)
     wanted = to_all.kthvalue(4, dim=1).values ** 2
     for listed in (4, 8, 39):
-        torch.testing.assert_close(radii(x, nearest_others(x, listed, block=7), rows, 4).double(), wanted, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            radii(x, nearest_others(x, listed, block=7), rows, 4).double(), wanted, rtol=1e-5, atol=1e-6
+        )
 
 
 def test_needs_one_image_more_than_neighbours():

@@ -17,7 +17,9 @@ def by_loops(real, fake, k):
 
     tail = sorted(range(len(real)), key=lambda i: -radius(real, i))[: len(real) // 10]
     balls = [radius(fake, j) for j in range(len(fake))]
-    return sum(any(np.linalg.norm(real[i] - fake[j]) <= balls[j] for j in range(len(fake))) for i in tail) / len(tail)
+    return sum(
+        any(np.linalg.norm(real[i] - fake[j]) <= balls[j] for j in range(len(fake))) for i in tail
+    ) / len(tail)
 
 
 @pytest.mark.parametrize("k", [1, 5])
@@ -57,7 +59,9 @@ def test_a_half_takes_the_tenth_of_its_own_rows():
 
 def test_equal_distributions_cover_the_tail_less_than_the_rest():
     draw = torch.Generator().manual_seed(0)
-    pairs = [Pair(torch.randn(200, 4, generator=draw), torch.randn(200, 4, generator=draw)) for _ in range(20)]
+    pairs = [
+        Pair(torch.randn(200, 4, generator=draw), torch.randn(200, 4, generator=draw)) for _ in range(20)
+    ]
     assert np.mean([TAIL.of(pair) for pair in pairs]) < np.mean([RECALL.of(pair) for pair in pairs])
 
 

@@ -30,7 +30,9 @@ def images(n, size=16, channels=3, seed=0):
     """Coloured noise with smooth parts, so that no statistic is degenerate."""
     draw = torch.Generator().manual_seed(seed)
     size = size if isinstance(size, tuple) else (size, size)
-    coarse = nn.functional.interpolate(torch.rand(n, channels, 4, 4, generator=draw), size, mode="bilinear", align_corners=False)
+    coarse = nn.functional.interpolate(
+        torch.rand(n, channels, 4, 4, generator=draw), size, mode="bilinear", align_corners=False
+    )
     noise = torch.rand(n, channels, *size, generator=draw) * torch.rand(n, 1, 1, 1, generator=draw)
     return ((coarse + noise) / 2 * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
@@ -40,7 +42,9 @@ def noise_of_slope(n, size, slope, seed=0):
     draw = torch.Generator().manual_seed(seed)
     radius = torch.hypot(torch.fft.fftfreq(size).unsqueeze(1), torch.fft.fftfreq(size))
     radius[0, 0] = 1
-    x = torch.fft.ifft2(torch.fft.fft2(torch.randn(n, size, size, generator=draw)) * radius ** (slope / 2)).real
+    x = torch.fft.ifft2(
+        torch.fft.fft2(torch.randn(n, size, size, generator=draw)) * radius ** (slope / 2)
+    ).real
     return (x / x.std((1, 2), keepdim=True) * 40 + 128).round().clamp(0, 255).to(torch.uint8).unsqueeze(3)
 
 
@@ -65,7 +69,9 @@ def by_numpy(image):
     radius = np.hypot(*np.meshgrid(np.fft.fftfreq(height), np.fft.fftfreq(width), indexing="ij"))
     rings = [np.round(radius * min(height, width)) == k for k in range(2, min(height, width) // 2 + 1)]
     noise = (window**2).sum() / 12
-    slope = stats.linregress([math.log(radius[r].mean()) for r in rings], [math.log(max(power[r].mean(), noise)) for r in rings]).slope
+    slope = stats.linregress(
+        [math.log(radius[r].mean()) for r in rings], [math.log(max(power[r].mean(), noise)) for r in rings]
+    ).slope
     left = np.diff(image, axis=1, prepend=np.zeros((height, 1, channels), dtype=np.uint8))
     levels = np.floor(np.round(grey) / 16)
     blocks = [levels[i : i + 8, j : j + 8] for i in range(0, height - 7, 8) for j in range(0, width - 7, 8)]
@@ -92,7 +98,13 @@ def test_equals_scikit_image_scipy_and_numpy(size, channels):
 
 def test_a_constant_image_has_numbers_and_they_are_zero():
     for value in (0, 7, 255):
-        found = dict(zip(STATISTICS, texture(torch.full((1, 24, 24, 3), value, dtype=torch.uint8))[0].tolist(), strict=True))
+        found = dict(
+            zip(
+                STATISTICS,
+                texture(torch.full((1, 24, 24, 3), value, dtype=torch.uint8))[0].tolist(),
+                strict=True,
+            )
+        )
         assert found.pop("bits_per_pixel") < 1
         assert all(abs(x) < 1e-9 for x in found.values()), found
 
@@ -126,14 +138,18 @@ def test_the_slope_of_noise_is_the_one_it_was_made_with(slope):
 
 
 def test_white_noise_has_its_share_of_area_in_high_frequencies():
-    assert column(noise_of_slope(60, 64, 0), "high_frequency").mean().item() == pytest.approx(1 - math.pi / 16, abs=0.01)
+    assert column(noise_of_slope(60, 64, 0), "high_frequency").mean().item() == pytest.approx(
+        1 - math.pi / 16, abs=0.01
+    )
 
 
 def test_noise_cannot_be_compressed_and_a_ramp_can():
     noise = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)
     ramp = (torch.arange(64) * 3).to(torch.uint8).view(1, 1, 64, 1).expand(1, 64, 64, 3)
     assert 24 <= column(noise, "bits_per_pixel") < 24.2 and column(ramp, "bits_per_pixel") < 0.5
-    assert column(noise[..., :1], "local_entropy") > 3.5  # of at most 4 bits; 64 pixels over 16 levels fall short of it
+    assert (
+        column(noise[..., :1], "local_entropy") > 3.5
+    )  # of at most 4 bits; 64 pixels over 16 levels fall short of it
 
 
 def test_statistics_do_not_depend_on_company_or_order():
@@ -155,7 +171,9 @@ def test_statistics_do_not_depend_on_company_or_order():
     ],
 )
 def test_other_images_are_refused(bad):
-    with pytest.raises(MeasureError, match=r"texture reads uint8 images \[n, H, W, 1 or 3\] of 8 or more pixels"):
+    with pytest.raises(
+        MeasureError, match=r"texture reads uint8 images \[n, H, W, 1 or 3\] of 8 or more pixels"
+    ):
         texture(bad)
 
 
@@ -164,7 +182,10 @@ def test_the_extractor_gives_the_statistics_and_names_what_made_them():
     extractor = open_extractor("texture", device="meta")  # it stays on the CPU, whatever the device
     torch.testing.assert_close(extractor(x), texture(x))
     assert extractor.dim == 8 and extractor.name == "texture" and extractor.key.startswith("texture-")
-    assert extractor.recipe["statistics"] == list(STATISTICS) and extractor.recipe["zlib"] == zlib.ZLIB_RUNTIME_VERSION
+    assert (
+        extractor.recipe["statistics"] == list(STATISTICS)
+        and extractor.recipe["zlib"] == zlib.ZLIB_RUNTIME_VERSION
+    )
     with pytest.raises(MeasureError, match="8 or more pixels"):
         extractor(x[:, :4])
     with pytest.raises(MeasureError, match=r"unknown extractor 'textures'; did you mean 'texture'\?"):
@@ -184,7 +205,9 @@ def test_measures_equal_numpy_and_scipy():
     for at, name in enumerate(SHIFTS):
         x, y = real[:, at].double().numpy(), fake[:, at].double().numpy()
         iqr = stats.iqr(x)
-        centre = np.mean if name in ("colourfulness_shift", "saturation_shift") else np.median  # where many images are grey a median is blind
+        centre = (
+            np.mean if name in ("colourfulness_shift", "saturation_shift") else np.median
+        )  # where many images are grey a median is blind
         assert METRICS[name].of(pair) == pytest.approx((centre(y) - centre(x)) / iqr, rel=1e-6), name
         moved.append(stats.wasserstein_distance(x, y) / iqr)
     assert METRICS["texture_distance"].of(pair) == pytest.approx(np.mean(moved), rel=1e-9)
@@ -199,9 +222,21 @@ def test_the_same_images_have_not_moved():
 
 def test_signs_say_which_way():
     real = images(80, 32)
-    blurred = nn.functional.avg_pool2d(real.permute(0, 3, 1, 2).float(), 3, 1, 1).round().to(torch.uint8).permute(0, 2, 3, 1)
+    blurred = (
+        nn.functional.avg_pool2d(real.permute(0, 3, 1, 2).float(), 3, 1, 1)
+        .round()
+        .to(torch.uint8)
+        .permute(0, 2, 3, 1)
+    )
     pair = Pair(texture(real), texture(blurred))
-    for name in ("sharpness", "spectral_slope", "high_frequency", "bits_per_pixel", "local_entropy", "contrast"):
+    for name in (
+        "sharpness",
+        "spectral_slope",
+        "high_frequency",
+        "bits_per_pixel",
+        "local_entropy",
+        "contrast",
+    ):
         assert METRICS[f"{name}_shift"].of(pair) < -0.1, name
     faded = Pair(texture(real), texture((real.float() / 4 + 96).to(torch.uint8)))
     for name in ("colourfulness", "saturation", "contrast"):
@@ -219,7 +254,8 @@ def test_grey_images_have_no_colour_and_say_so():
     pair = Pair(real, fake)
     for name in ("colourfulness", "saturation"):
         with pytest.raises(
-            MeasureError, match=f"{name}_shift has no value: {name} is the same in half of the real images .*: grey images have no colour"
+            MeasureError,
+            match=f"{name}_shift has no value: {name} is the same in half of the real images .*: grey images have no colour",
         ):
             METRICS[f"{name}_shift"].of(pair)
     assert all(math.isfinite(METRICS[name].of(pair)) for name in SHIFTS[2:])
@@ -229,7 +265,10 @@ def test_grey_images_have_no_colour_and_say_so():
 
 def test_real_images_that_are_all_the_same_give_no_unit():
     real = texture(torch.full((9, 8, 8, 1), 3, dtype=torch.uint8))
-    for name, match in (("contrast_shift", "contrast is the same in half"), ("texture_distance", "no statistic varies among the real images")):
+    for name, match in (
+        ("contrast_shift", "contrast is the same in half"),
+        ("texture_distance", "no statistic varies among the real images"),
+    ):
         with pytest.raises(MeasureError, match=match):
             METRICS[name].of(Pair(real, texture(images(9, 8, 1))))
 
@@ -240,7 +279,9 @@ def test_every_texture_measure_says_what_it_is_and_takes_rows(name):
     assert cls.needs == "texture" and cls.unit == "real interquartile ranges" and cls.range[0] < cls.range[1]
     real, fake = texture(images(60, seed=3)), texture(images(50, seed=4))
     r, f = torch.randperm(60)[:30].sort().values, torch.randperm(50)[:20].sort().values
-    assert cls.of(Pair(real, fake), r, f) == pytest.approx(cls.of(Pair(real[r], fake[f])), rel=1e-9, abs=1e-12)
+    assert cls.of(Pair(real, fake), r, f) == pytest.approx(
+        cls.of(Pair(real[r], fake[f])), rel=1e-9, abs=1e-12
+    )
     with pytest.raises(MeasureError, match="the 8 statistics of the texture extractor, got 3 features"):
         cls.of(Pair(torch.randn(9, 3), torch.randn(9, 3)))
     metric = cls()
@@ -250,30 +291,64 @@ def test_every_texture_measure_says_what_it_is_and_takes_rows(name):
 
 
 # ------------------------------------------------------------------------------------------------------ in a run
-RUN = {"generations": 0, "data": {"source": "digits"}, "model": {"family": "memoriser"}, "sample": {"count": 80}, "probe": {"per_condition": 0}}
+RUN = {
+    "generations": 0,
+    "data": {"source": "digits"},
+    "model": {"family": "memoriser"},
+    "sample": {"count": 80},
+    "probe": {"per_condition": 0},
+}
 
 
 def test_a_run_takes_texture_measures_on_their_extractor_and_the_others_on_the_rest(tmp_path):
-    measure = {"extractors": ["texture", "pixels"], "metrics": ["fd", "class_entropy", "texture_distance", *SHIFTS], "resamples": 20, "count": 70}
-    rows = {(r["metric"], r["extractor"]): r for r in run_chain(parse({**RUN, "measure": measure}), tmp_path / "run").rows()}
+    measure = {
+        "extractors": ["texture", "pixels"],
+        "metrics": ["fd", "class_entropy", "texture_distance", *SHIFTS],
+        "resamples": 20,
+        "count": 70,
+    }
+    rows = {
+        (r["metric"], r["extractor"]): r
+        for r in run_chain(parse({**RUN, "measure": measure}), tmp_path / "run").rows()
+    }
     on_texture = {(name, "texture") for name in (*SHIFTS, "texture_distance")}
-    assert set(rows) == {("flagged_share", "none"), ("fd", "pixels"), ("class_entropy", "pixels")} | on_texture
-    for metric, extractor in on_texture - {("colourfulness_shift", "texture"), ("saturation_shift", "texture")}:
+    assert (
+        set(rows) == {("flagged_share", "none"), ("fd", "pixels"), ("class_entropy", "pixels")} | on_texture
+    )
+    for metric, extractor in on_texture - {
+        ("colourfulness_shift", "texture"),
+        ("saturation_shift", "texture"),
+    }:
         r = rows[metric, extractor]
-        assert r["ci_low"] <= r["value"] <= r["ci_high"] and abs(r["value"]) < 1 and math.isfinite(r["floor"]), metric
+        assert (
+            r["ci_low"] <= r["value"] <= r["ci_high"] and abs(r["value"]) < 1 and math.isfinite(r["floor"])
+        ), metric
     for metric in ("colourfulness_shift", "saturation_shift"):
-        assert rows[metric, "texture"]["value"] is None and rows[metric, "texture"]["reason"].endswith("grey images have no colour")
+        assert rows[metric, "texture"]["value"] is None and rows[metric, "texture"]["reason"].endswith(
+            "grey images have no colour"
+        )
 
 
 @pytest.mark.parametrize(
     ("measure", "said"),
     [
-        ({"metrics": ["fd", "texture_distance"]}, "texture_distance is read off the extractor 'texture'; add it to measure.extractors"),
-        ({"metrics": ["fd", "texture_distance"], "extractors": ["texture"]}, "fd is not taken on the extractor 'texture'; add another"),
-        ({"metrics": ["fd"], "extractors": ["pixels", "texture"], "judge": "texture"}, "measure.judge: 'texture' sees no classes"),
+        (
+            {"metrics": ["fd", "texture_distance"]},
+            "texture_distance is read off the extractor 'texture'; add it to measure.extractors",
+        ),
+        (
+            {"metrics": ["fd", "texture_distance"], "extractors": ["texture"]},
+            "fd is not taken on the extractor 'texture'; add another",
+        ),
+        (
+            {"metrics": ["fd"], "extractors": ["pixels", "texture"], "judge": "texture"},
+            "measure.judge: 'texture' sees no classes",
+        ),
     ],
 )
-def test_measures_and_extractors_that_do_not_go_together_are_refused_before_anything_is_fitted(tmp_path, measure, said):
+def test_measures_and_extractors_that_do_not_go_together_are_refused_before_anything_is_fitted(
+    tmp_path, measure, said
+):
     with pytest.raises(MeasureError, match=said):
         run_chain(parse({**RUN, "measure": measure}), tmp_path / "run")
     assert not list((tmp_path / "run").glob("gen-*"))
@@ -281,7 +356,9 @@ def test_measures_and_extractors_that_do_not_go_together_are_refused_before_anyt
 
 # --------------------------------------------------------------------------------------------------- aesthetic score
 WIDTH = 12
-BACKBONE = SimpleNamespace(name="open_clip:ViT-L-14/openai", dim=WIDTH, recipe={"name": "open_clip:ViT-L-14/openai", "sha256": "1"})
+BACKBONE = SimpleNamespace(
+    name="open_clip:ViT-L-14/openai", dim=WIDTH, recipe={"name": "open_clip:ViT-L-14/openai", "sha256": "1"}
+)
 
 
 class MLP(nn.Module):
@@ -310,7 +387,10 @@ def test_a_linear_head_of_either_kind_of_file_scores_normalised_features(tmp_pat
     for head in heads:
         torch.testing.assert_close(head(features), wanted)
         torch.testing.assert_close(head(features * 7), wanted)  # so that scores of 20 to 30 cannot come
-    assert heads[0].recipe["sha256"] == heads[1].recipe["sha256"] and heads[0].recipe["head"] == "head.safetensors"
+    assert (
+        heads[0].recipe["sha256"] == heads[1].recipe["sha256"]
+        and heads[0].recipe["head"] == "head.safetensors"
+    )
     assert heads[0].recipe["backbone"] == BACKBONE.recipe and heads[0].recipe["layers"] == [WIDTH, 1]
     assert torch.isfinite(heads[0](torch.zeros(1, WIDTH))).all() and heads[0](features[:0]).shape == (0,)
 
@@ -355,17 +435,36 @@ def test_heads_that_are_none(tmp_path):
         ({"weight": weight}, "no head that is known here: it holds weight; wanted"),
         ({"weight": weight, "bias": bias, "scale": bias}, "no head that is known"),
         ({"other.weight": weight, "other.bias": bias}, "no head that is known"),
-        ({"layers.0.weight": weight, "layers.0.bias": bias, "layers.1.weight": bias.view(1, 1), "layers.1.bias": bias}, "no head that is known"),
-        ({"weight": weight.expand(2, -1).contiguous(), "bias": torch.zeros(2)}, "do not lead from features to one finite score"),
+        (
+            {
+                "layers.0.weight": weight,
+                "layers.0.bias": bias,
+                "layers.1.weight": bias.view(1, 1),
+                "layers.1.bias": bias,
+            },
+            "no head that is known",
+        ),
+        (
+            {"weight": weight.expand(2, -1).contiguous(), "bias": torch.zeros(2)},
+            "do not lead from features to one finite score",
+        ),
         ({"weight": weight, "bias": torch.zeros(3)}, "do not lead"),
         ({"weight": weight * float("nan"), "bias": bias}, "do not lead"),
         ({"weight": weight[0], "bias": bias}, "do not lead"),
-        ({"weight": weight[:, 1:].contiguous(), "bias": bias}, f"reads {WIDTH - 1} features, open_clip:ViT-L-14/openai makes {WIDTH}"),
+        (
+            {"weight": weight[:, 1:].contiguous(), "bias": bias},
+            f"reads {WIDTH - 1} features, open_clip:ViT-L-14/openai makes {WIDTH}",
+        ),
     ):
         save_file({key: tensor.clone() for key, tensor in state.items()}, path)
         with pytest.raises(MeasureError, match=match):
             AestheticHead.load(path, BACKBONE)
-    for content, name in ((b"", "empty.npz"), (b"junk", "junk.npz"), (b"PK\x03\x04", "cut.npz"), (b"junk", "junk.safetensors")):
+    for content, name in (
+        (b"", "empty.npz"),
+        (b"junk", "junk.npz"),
+        (b"PK\x03\x04", "cut.npz"),
+        (b"junk", "junk.safetensors"),
+    ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(MeasureError, match="cannot read an aesthetic head"):
             AestheticHead.load(tmp_path / name, BACKBONE)

@@ -35,11 +35,17 @@ def test_equals_the_eigenvalues_of_the_whole_kernel(n, d, q):
 @pytest.mark.parametrize("q", [0.0, 0.5, 1.0, 2.0, math.inf])
 def test_known_diversities(q):
     draw = torch.Generator().manual_seed(0)
-    turn = torch.linalg.qr(torch.randn(12, 12, generator=draw)).Q * torch.rand(12, 1, generator=draw).add(0.1)  # orthogonal rows, any length
+    turn = torch.linalg.qr(torch.randn(12, 12, generator=draw)).Q * torch.rand(12, 1, generator=draw).add(
+        0.1
+    )  # orthogonal rows, any length
     assert vendi_score(turn, q) == pytest.approx(12, rel=1e-5)
-    assert vendi_score(turn[:3].repeat(30, 1), q) == pytest.approx(3, rel=1e-5)  # equally many of three kinds, n > d
+    assert vendi_score(turn[:3].repeat(30, 1), q) == pytest.approx(
+        3, rel=1e-5
+    )  # equally many of three kinds, n > d
     assert vendi_score(turn[:1].repeat(5, 1), q) == pytest.approx(1, rel=1e-5)  # n < d
-    assert vendi_score(torch.tensor([[1.0], [2.0], [-3.0]]), q) == pytest.approx(1)  # opposite signs are one direction
+    assert vendi_score(torch.tensor([[1.0], [2.0], [-3.0]]), q) == pytest.approx(
+        1
+    )  # opposite signs are one direction
 
 
 def test_unequal_kinds_are_the_hill_numbers_of_their_shares():
@@ -81,7 +87,9 @@ def test_blocks_of_columns_do_not_matter():
 
 def test_copies_lower_it_and_scale_does_not():
     x = torch.randn(40, 100)
-    assert vendi_score(torch.cat([x[:20], x[:20]])) == pytest.approx(vendi_score(x[:20]), rel=1e-9) and vendi_score(x[:20]) < vendi_score(x)
+    assert vendi_score(torch.cat([x[:20], x[:20]])) == pytest.approx(
+        vendi_score(x[:20]), rel=1e-9
+    ) and vendi_score(x[:20]) < vendi_score(x)
     assert vendi_score(x * torch.rand(40, 1).add(1e-3)) == pytest.approx(vendi_score(x), rel=1e-6)
 
 

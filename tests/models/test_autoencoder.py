@@ -58,7 +58,10 @@ def test_the_loss_is_pixel_error_edge_error_and_a_little_kl():
     back = vae.decode(posterior.mean + posterior.std * noise).sample
     for i in range(7):
         a, b = back[i].double().numpy(), x[i].double().numpy()
-        edges = np.abs(np.diff(a, axis=1) - np.diff(b, axis=1)).mean() + np.abs(np.diff(a, axis=2) - np.diff(b, axis=2)).mean()
+        edges = (
+            np.abs(np.diff(a, axis=1) - np.diff(b, axis=1)).mean()
+            + np.abs(np.diff(a, axis=2) - np.diff(b, axis=2)).mean()
+        )
         kl = float(posterior.kl()[i]) / noise[i].numel()  # diffusers sums over a latent
         assert float(ours[i]) == pytest.approx(np.abs(a - b).mean() + edges + 0.3 * kl, rel=1e-5)
 
@@ -79,13 +82,18 @@ def test_draws_mirror_and_permute_colours_and_nothing_else():
         seen.add(fits[0])
     assert len(seen) == 12  # every combination occurs
     assert drawn["noise"].shape == (200, 3, 8, 8)
-    assert abs(float(drawn["noise"].mean())) < 4 / drawn["noise"].numel() ** 0.5 and float(drawn["noise"].std()) == pytest.approx(1, abs=0.02)
+    assert abs(float(drawn["noise"].mean())) < 4 / drawn["noise"].numel() ** 0.5 and float(
+        drawn["noise"].std()
+    ) == pytest.approx(1, abs=0.02)
 
 
 def test_draws_are_drawn_for_the_whole_batch_and_cut():
     model, images = Autoencoder(small(), 0.0), torch.from_numpy(tiny.images(8))
     whole = model.draws(images, None, slice(0, 8), 8, Train(), torch.Generator().manual_seed(5))
-    parts = [model.draws(images[r], None, r, 8, Train(), torch.Generator().manual_seed(5)) for r in (slice(0, 3), slice(3, 8))]
+    parts = [
+        model.draws(images[r], None, r, 8, Train(), torch.Generator().manual_seed(5))
+        for r in (slice(0, 3), slice(3, 8))
+    ]
     for name in ("x", "noise"):
         assert torch.equal(torch.cat([p[name] for p in parts]), whole[name])
 
@@ -109,4 +117,8 @@ def test_every_further_entry_of_channels_halves_the_latents(channels):
 
 def test_a_set_in_memory_reads_rows():
     data = Memory(np.arange(12).reshape(4, 3), np.array([0, 1, 0, 1]))
-    assert len(data) == 4 and (data.inputs(np.array([2, 0])) == [[6, 7, 8], [0, 1, 2]]).all() and data.conditions is not None
+    assert (
+        len(data) == 4
+        and (data.inputs(np.array([2, 0])) == [[6, 7, 8], [0, 1, 2]]).all()
+        and data.conditions is not None
+    )

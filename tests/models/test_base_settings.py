@@ -38,29 +38,109 @@ def amended(made: dict[str, Path], kind: str, to: Path, component: str, **change
 @pytest.mark.parametrize(
     ("kind", "component", "changes", "message"),
     [
-        ("sd15", "unet", {"in_channels": 9}, "in_channels is 9 and the autoencoder's latents have 4: this is an inpainting base"),
+        (
+            "sd15",
+            "unet",
+            {"in_channels": 9},
+            "in_channels is 9 and the autoencoder's latents have 4: this is an inpainting base",
+        ),
         ("sd21", "unet", {"in_channels": 8}, "this is an InstructPix2Pix base"),
         ("sd3", "transformer", {"in_channels": 33}, "this is a base that reads more than noisy latents"),
-        ("sd15", "unet", {"time_cond_proj_dim": 256}, "time_cond_proj_dim is 256: this network reads an embedded guidance scale"),
+        (
+            "sd15",
+            "unet",
+            {"time_cond_proj_dim": 256},
+            "time_cond_proj_dim is 256: this network reads an embedded guidance scale",
+        ),
         ("sd21", "unet", {"num_class_embeds": 1000}, "num_class_embeds is 1000"),
-        ("sdxl", "unet", {"addition_embed_type": "text"}, "addition_embed_type is 'text', and StableDiffusionXLPipeline embeds 'text_time'"),
-        ("sd15", "unet", {"dropuot": 0.1}, "UNet2DConditionModel of the installed diffusers ignores 'dropuot'.*did it mean 'dropout'"),
+        (
+            "sdxl",
+            "unet",
+            {"addition_embed_type": "text"},
+            "addition_embed_type is 'text', and StableDiffusionXLPipeline embeds 'text_time'",
+        ),
+        (
+            "sd15",
+            "unet",
+            {"dropuot": 0.1},
+            "UNet2DConditionModel of the installed diffusers ignores 'dropuot'.*did it mean 'dropout'",
+        ),
         ("sd3", "transformer", {"guidance_embeds": True}, "ignores 'guidance_embeds'"),
         ("sdxl", "vae", {"latent_mean": [0.0] * 4}, "ignores 'latent_mean'.*did it mean 'latents_mean'"),
-        ("sd15", "vae", {"_class_name": "AutoencoderTiny"}, "is of a AutoencoderTiny; difflab reads a AutoencoderKL"),
-        ("sd15", "vae", {"latents_mean": [0.1] * 4, "latents_std": [1.0] * 4}, "'latents_mean' is set and StableDiffusionPipeline does not apply it"),
-        ("sdxl", "vae", {"shift_factor": 0.1}, "'shift_factor' is set and StableDiffusionXLPipeline does not apply it"),
-        ("sd3", "vae", {"latents_std": [1.0] * 4}, "'latents_std' is set and StableDiffusion3Pipeline does not apply it"),
-        ("sdxl", "vae", {"latents_mean": [0.1] * 4}, "latents_mean and latents_std go together, with 4 numbers each; 'latents_std' is None"),
-        ("sdxl", "vae", {"latents_mean": [0.1] * 4, "latents_std": [1.0] * 3}, r"'latents_std' is \[1.0, 1.0, 1.0\]"),
-        ("sdxl", "", {"requires_aesthetics_score": True}, "'requires_aesthetics_score' is true, which difflab does not honour"),
-        ("sd15", "scheduler", {"snr_shift": 2.0}, "no scheduler of the installed diffusers knows 'snr_shift'.*did it mean 'snr_shift_scale'"),
-        ("sd15", "scheduler", {"rescale_betas_zero_snr": True}, r"PNDMScheduler makes other noise levels.*rescale_betas_zero_snr: True"),
-        ("sd21", "scheduler", {"_class_name": "CogVideoXDDIMScheduler"}, "CogVideoXDDIMScheduler makes other noise levels"),
-        ("sdxl", "scheduler", {"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler (has no alphas_cumprod|refuses its own config)"),
+        (
+            "sd15",
+            "vae",
+            {"_class_name": "AutoencoderTiny"},
+            "is of a AutoencoderTiny; difflab reads a AutoencoderKL",
+        ),
+        (
+            "sd15",
+            "vae",
+            {"latents_mean": [0.1] * 4, "latents_std": [1.0] * 4},
+            "'latents_mean' is set and StableDiffusionPipeline does not apply it",
+        ),
+        (
+            "sdxl",
+            "vae",
+            {"shift_factor": 0.1},
+            "'shift_factor' is set and StableDiffusionXLPipeline does not apply it",
+        ),
+        (
+            "sd3",
+            "vae",
+            {"latents_std": [1.0] * 4},
+            "'latents_std' is set and StableDiffusion3Pipeline does not apply it",
+        ),
+        (
+            "sdxl",
+            "vae",
+            {"latents_mean": [0.1] * 4},
+            "latents_mean and latents_std go together, with 4 numbers each; 'latents_std' is None",
+        ),
+        (
+            "sdxl",
+            "vae",
+            {"latents_mean": [0.1] * 4, "latents_std": [1.0] * 3},
+            r"'latents_std' is \[1.0, 1.0, 1.0\]",
+        ),
+        (
+            "sdxl",
+            "",
+            {"requires_aesthetics_score": True},
+            "'requires_aesthetics_score' is true, which difflab does not honour",
+        ),
+        (
+            "sd15",
+            "scheduler",
+            {"snr_shift": 2.0},
+            "no scheduler of the installed diffusers knows 'snr_shift'.*did it mean 'snr_shift_scale'",
+        ),
+        (
+            "sd15",
+            "scheduler",
+            {"rescale_betas_zero_snr": True},
+            r"PNDMScheduler makes other noise levels.*rescale_betas_zero_snr: True",
+        ),
+        (
+            "sd21",
+            "scheduler",
+            {"_class_name": "CogVideoXDDIMScheduler"},
+            "CogVideoXDDIMScheduler makes other noise levels",
+        ),
+        (
+            "sdxl",
+            "scheduler",
+            {"_class_name": "EDMEulerScheduler"},
+            "EDMEulerScheduler (has no alphas_cumprod|refuses its own config)",
+        ),
         ("sd15", "scheduler", {"_class_name": "MyScheduler"}, "'MyScheduler' is no scheduler of diffusers"),
         ("sd3", "scheduler", {"_class_name": "DDIMScheduler"}, "DDIMScheduler is no flow-matching scheduler"),
-        ("sd15", "scheduler", {"prediction_type": "sample"}, "the base predicts 'sample'.*set prediction_type in a copy of the folder"),
+        (
+            "sd15",
+            "scheduler",
+            {"prediction_type": "sample"},
+            "the base predicts 'sample'.*set prediction_type in a copy of the folder",
+        ),
     ],
 )
 def test_what_would_be_ignored_is_refused_by_name(kind, component, changes, message, made, tmp_path):
@@ -84,14 +164,23 @@ def test_what_changes_nothing_or_is_honoured_is_accepted(kind, component, change
 def test_the_statistics_of_latents_are_taken_off_and_put_back(made, tmp_path):
     """(z - mean) scale / std, as diffusers' SDXL scripts train; z = x std / scale + mean, as its pipeline decodes."""
     mean, std = [0.1, -0.2, 0.3, 0.0], [0.8, 1.2, 1.0, 0.9]
-    folder = amended(made, "sdxl", tmp_path / "base", "vae", latents_mean=mean, latents_std=std, scaling_factor=0.5)
+    folder = amended(
+        made, "sdxl", tmp_path / "base", "vae", latents_mean=mean, latents_std=std, scaling_factor=0.5
+    )
     scale = latent_scale(open_base(str(folder), ("StableDiffusionXLPipeline",), "stable-diffusion"))
     z = torch.randn(3, 4, 2, 2)
     wanted = (z - torch.tensor(mean)[None, :, None, None]) * 0.5 / torch.tensor(std)[None, :, None, None]
     torch.testing.assert_close(scale.normalise(z), wanted)
     torch.testing.assert_close(scale.denormalise(scale.normalise(z)), z)
     model = tiny.model("sdxl", folder)
-    drawn = model.draws(torch.cat([z, torch.zeros_like(z)], 1), None, slice(0, 3), 3, Train(), torch.Generator().manual_seed(0))
+    drawn = model.draws(
+        torch.cat([z, torch.zeros_like(z)], 1),
+        None,
+        slice(0, 3),
+        3,
+        Train(),
+        torch.Generator().manual_seed(0),
+    )
     torch.testing.assert_close(drawn["x"], wanted)  # training sees them too
 
 
@@ -105,7 +194,12 @@ def test_a_pipelines_own_mends_of_old_folders_are_made(made, tmp_path):
     ours = model.sample(np.array([1, 4]), [5, 6], how).astype(int)
     pipe = tiny.pipeline("sd21", folder)
     assert model.scheduler(how).config.steps_offset == 1 and not model.scheduler(how).config.clip_sample
-    assert np.abs(ours - tiny.pictures(pipe, [tiny.CAPTIONS[1], tiny.CAPTIONS[4]], [5, 6], how).astype(int)).max() <= 1
+    assert (
+        np.abs(
+            ours - tiny.pictures(pipe, [tiny.CAPTIONS[1], tiny.CAPTIONS[4]], [5, 6], how).astype(int)
+        ).max()
+        <= 1
+    )
 
 
 def test_training_noise_is_that_of_the_bases_own_scheduler(made):
@@ -119,11 +213,22 @@ def test_training_noise_is_that_of_the_bases_own_scheduler(made):
 def test_min_snr_weights_are_finite_where_there_is_no_signal(made, tmp_path):
     """Epsilon with zero terminal SNR: min(SNR, gamma) / SNR is 1 at SNR 0 (Hang et al. 2303.09556, sec. 3.4), and 0 / 0 is not it."""
     folder = amended(
-        made, "sd21", tmp_path / "base", "scheduler", prediction_type="epsilon", rescale_betas_zero_snr=True, timestep_spacing="trailing"
+        made,
+        "sd21",
+        tmp_path / "base",
+        "scheduler",
+        prediction_type="epsilon",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
     )
     model = tiny.model("sd21", folder)
     model.prepare_training(Train(), "cpu")
-    x, noise, t, conditions = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([999, 10]), torch.tensor([0, 1])
+    x, noise, t, conditions = (
+        torch.randn(2, 4, 8, 8),
+        torch.randn(2, 4, 8, 8),
+        torch.tensor([999, 10]),
+        torch.tensor([0, 1]),
+    )
     plain = model.loss(model.net, x, noise, t, conditions, Train())
     weighted = model.loss(model.net, x, noise, t, conditions, Train(min_snr_gamma=5.0))
     assert torch.isfinite(weighted).all() and weighted[0] == plain[0] and weighted[1] < plain[1]

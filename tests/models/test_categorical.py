@@ -46,7 +46,11 @@ def test_count_is_bincount_chain_by_chain():
 
 def test_the_truth_is_uniform_or_zipf():
     np.testing.assert_allclose(truth_of(spec(categories=4)), 0.25)
-    np.testing.assert_allclose(truth_of(spec(categories=50, truth="zipf", exponent=1.5)), stats.zipfian.pmf(np.arange(1, 51), 1.5, 50), rtol=1e-12)
+    np.testing.assert_allclose(
+        truth_of(spec(categories=50, truth="zipf", exponent=1.5)),
+        stats.zipfian.pmf(np.arange(1, 51), 1.5, 50),
+        rtol=1e-12,
+    )
     np.testing.assert_allclose(truth_of(spec(categories=4, truth="zipf", exponent=0)), 0.25)
 
 
@@ -84,7 +88,10 @@ def test_law_g2_log_odds_shrink_as_temperature_to_the_minus_t(monkeypatch):
     # Without sampling noise: a grid of uniforms in the place of random ones, refitted generation after generation.
     p, temperature, grid = np.array([[0.4, 0.35, 0.25]]), 1.25, 200_000
     model = holding(p, temperature=temperature)
-    monkeypatch.setattr("difflab.models.categorical.uniforms", lambda seeds, replicates: ((np.arange(grid) + 0.5) / grid)[:, None])
+    monkeypatch.setattr(
+        "difflab.models.categorical.uniforms",
+        lambda seeds, replicates: ((np.arange(grid) + 0.5) / grid)[:, None],
+    )
     for t in range(1, 6):
         model.fit(model.sample(None, [0], HOW))
         got = np.log(model.p[0, :2] / model.p[0, 2])

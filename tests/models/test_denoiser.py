@@ -28,8 +28,12 @@ SCHEDULERS = ["DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "
 
 # diffusers (0.35 to 0.42) itself hands tensors to np.array() in the set_timesteps of most schedulers.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:diffusers.schedulers"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning:diffusers.schedulers"),
+    pytest.mark.filterwarnings(
+        "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:diffusers.schedulers"
+    ),
+    pytest.mark.filterwarnings(
+        "ignore:__array_wrap__ must accept context:DeprecationWarning:diffusers.schedulers"
+    ),
 ]
 
 SMALL = Shape((4, 4, 1), 3)
@@ -73,13 +77,18 @@ def labelled(x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None) -> t
 
 def by_hand(labels: np.ndarray, seeds: list[int], g: float, steps: int) -> np.ndarray:
     """Guided DDIM, written out anew, image by image (Ho & Salimans 2207.12598, eq. 6 with g = 1 + w)."""
-    scheduler = DDIMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing")
+    scheduler = DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing"
+    )
     scheduler.set_timesteps(steps)
     out = []
     for label, seed in zip(labels, seeds, strict=True):
         x = torch.randn((1, 1, 4, 4), generator=torch.Generator().manual_seed(seed))
         for t in scheduler.timesteps:
-            conditional, null = labelled(x, t.view(1), torch.tensor([label])), labelled(x, t.view(1), torch.tensor([3]))
+            conditional, null = (
+                labelled(x, t.view(1), torch.tensor([label])),
+                labelled(x, t.view(1), torch.tensor([3])),
+            )
             guided = (1 - g) * null + g * conditional if g > 1 else conditional  # as in diffusers' pipelines
             x = scheduler.step(guided, t, x, use_clipped_model_output=True).prev_sample
         out.append(((x.clamp(-1, 1) + 1) * 127.5).round().byte()[0].permute(1, 2, 0).numpy())
@@ -91,7 +100,9 @@ def test_guidance_is_the_formula_of_the_paper(g):
     labels, seeds = np.array([0, 1, 2, 2, 0]), [11, 12, 13, 14, 15]
     ours = stubbed(labelled).sample(labels, seeds, Sample(steps=6, guidance_scale=g))
     difference = np.abs(ours.astype(int) - by_hand(labels, seeds, g, 6).astype(int))
-    assert difference.max() <= 1 and (difference > 0).mean() < 0.02  # float32 sums in another order may round the other way
+    assert (
+        difference.max() <= 1 and (difference > 0).mean() < 0.02
+    )  # float32 sums in another order may round the other way
 
 
 def test_guidance_of_at_most_one_asks_the_label_alone():
@@ -130,7 +141,9 @@ def test_a_scheduler_is_deterministic_and_every_image_has_its_own_noise(name):
     torch.rand(7)  # no stream is shared with anything else
     assert (model.sample(labels, seeds, how) == one).all()
     reordered = model.sample(labels[::-1].copy(), seeds[::-1], how)[::-1]
-    assert np.abs(reordered.astype(int) - one).max() <= 1  # an image depends on its own seed, not on its place
+    assert (
+        np.abs(reordered.astype(int) - one).max() <= 1
+    )  # an image depends on its own seed, not on its place
     assert (model.sample(labels, [5, 6, 7, 9], how)[3] != one[3]).any()
 
 
@@ -165,7 +178,11 @@ def test_a_perfect_denoiser_gives_samples_of_the_true_mean_and_spread(name, step
     """Within z < 4 over 9,600 pixels. Steps are many because too few shrink the spread (DDIM: by 1.8/steps of it at the cosine schedule)."""
     mean, sd, n = 0.2, 0.15, 150  # 0.2 +- 5 sd lies within [-1, 1], so nothing is clipped
     model = stubbed(
-        analytic(mean, sd, prediction, schedule), Shape((8, 8, 1), 0), conditional=False, prediction_type=prediction, beta_schedule=schedule
+        analytic(mean, sd, prediction, schedule),
+        Shape((8, 8, 1), 0),
+        conditional=False,
+        prediction_type=prediction,
+        beta_schedule=schedule,
     )
     how = Sample(scheduler=name, steps=steps)
     x = model.sample(None, list(range(n)), how) / 127.5 - 1.0
@@ -197,7 +214,9 @@ def test_the_noise_schedule_is_that_of_training(name, schedule):
 
 
 def test_options_reach_the_scheduler():
-    scheduler = scheduler_of(Sample(scheduler_options={"clip_sample": False, "timestep_spacing": "linspace"}), noise_of(spec()))
+    scheduler = scheduler_of(
+        Sample(scheduler_options={"clip_sample": False, "timestep_spacing": "linspace"}), noise_of(spec())
+    )
     assert scheduler.config.clip_sample is False and scheduler.config.timestep_spacing == "linspace"
 
 
@@ -210,9 +229,17 @@ def test_options_reach_the_scheduler():
         ("FlowMatchEulerDiscreteScheduler", {}, "does not denoise what this family is trained on"),
         ("EDMEulerScheduler", {}, "does not denoise"),
         ("DDIMInverseScheduler", {}, "does not denoise"),
-        ("DDIMScheduler", {"clip_samples": True}, "DDIMScheduler knows no 'clip_samples'; did you mean 'clip_sample'"),
+        (
+            "DDIMScheduler",
+            {"clip_samples": True},
+            "DDIMScheduler knows no 'clip_samples'; did you mean 'clip_sample'",
+        ),
         ("DDIMScheduler", {"self": 1}, "knows no 'self'"),
-        ("DDIMScheduler", {"alphas": 1}, "knows no 'alphas'"),  # a local variable of its constructor, no option
+        (
+            "DDIMScheduler",
+            {"alphas": 1},
+            "knows no 'alphas'",
+        ),  # a local variable of its constructor, no option
         ("DDIMScheduler", {"prediction_type": "epsilon"}, "'prediction_type' is settled by training"),
         ("DDIMScheduler", {"trained_betas": [0.1]}, "'trained_betas' is settled by training"),
         ("DDIMScheduler", {"timestep_spacing": "loose"}, r"refuses .*'loose'.* with sample\.steps 50"),
@@ -279,7 +306,11 @@ def test_several_steers_are_asked_in_order_and_are_told_the_step():
     torch.testing.assert_close(seen[0][2:], 2 * (2 * noise + 1) + 3)
     assert [step.share for step in two.steps] == pytest.approx([0.999, 0.749, 0.499, 0.249])
     assert {step.scale for step in two.steps} == {2 * (2 * 1.5 + 1) + 3}
-    assert two.steps[0].seeds == [1, 2] and two.steps[0].conditions.tolist() == [0, 2] and two.steps[0].t.tolist() == [999, 999]
+    assert (
+        two.steps[0].seeds == [1, 2]
+        and two.steps[0].conditions.tolist() == [0, 2]
+        and two.steps[0].t.tolist() == [999, 999]
+    )
     step = one.steps[0]
     twice = two.prediction(one.prediction(torch.zeros(2), step), step)
     assert twice.tolist() == [5.0, 5.0]
@@ -295,9 +326,14 @@ def test_what_fills_up_a_batch_has_seeds_too():
 
     model = stubbed(labelled)
     model.steers = [Look()]
-    how = Sample(steps=2, batch_size=4, compile=True)  # asked of a family that was not compiled, so that it fills up and no more
+    how = Sample(
+        steps=2, batch_size=4, compile=True
+    )  # asked of a family that was not compiled, so that it fills up and no more
     assert len(model.sample(np.array([0, 1, 2]), [7, 8, 9], how)) == 3
-    assert all(step.seeds == [7, 8, 9, 7] and step.conditions.tolist() == [0, 1, 2, 0] and len(step.x) == 4 for step in seen)
+    assert all(
+        step.seeds == [7, 8, 9, 7] and step.conditions.tolist() == [0, 1, 2, 0] and len(step.x) == 4
+        for step in seen
+    )
 
 
 def test_conditions_are_told_anew_and_none_is_not():
@@ -308,11 +344,15 @@ def test_conditions_are_told_anew_and_none_is_not():
     model, asked = small(), []
     for _ in range(2):  # however often it is prepared
         model.prepare_sampling(Sample(), "cpu")
-    model.net.label.register_forward_hook(lambda module, given, e: asked.append((given[0].tolist(), e.mean().item(), e.std().item())))
+    model.net.label.register_forward_hook(
+        lambda module, given, e: asked.append((given[0].tolist(), e.mean().item(), e.std().item()))
+    )
     model.steers = [Mute()]
     model.sample(np.array([0, 2]), [1, 2], Sample(steps=2, guidance_scale=2.0))
     assert [labels for labels, _, _ in asked] == [[0, 2], [3, 3]] * 2
-    assert [mean for _, mean, _ in asked[::2]] == pytest.approx([0.999, 0.499]) and all(spread < 1e-6 for _, _, spread in asked[::2])
+    assert [mean for _, mean, _ in asked[::2]] == pytest.approx([0.999, 0.499]) and all(
+        spread < 1e-6 for _, _, spread in asked[::2]
+    )
     assert all(spread > 0.1 for _, _, spread in asked[1::2]) and model.telling is None
 
 
@@ -333,7 +373,14 @@ def test_the_first_other_prediction_without_condition_is_taken():
         torch.testing.assert_close(model.guided(step), wanted + 3 * (with_ - wanted))
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEDULERS if "generator" in inspect.signature(getattr(diffusers, name).step).parameters])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in SCHEDULERS
+        if "generator" in inspect.signature(getattr(diffusers, name).step).parameters
+    ],
+)
 def test_the_noise_of_every_stochastic_scheduler_can_be_steered(name):
     class Silent(Steer):
         def noise(self, z: torch.Tensor) -> torch.Tensor:
@@ -360,7 +407,11 @@ def test_saving_and_loading_keeps_every_bit(tmp_path):
     read = PixelMLP.load(model.spec, model.shape, tmp_path)
     state = read.net.state_dict()
     assert all(torch.equal(p, state[name]) for name, p in model.net.state_dict().items())
-    assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == {"config.json", "diffusion_pytorch_model.safetensors", "scheduler_config.json"}
+    assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == {
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+        "scheduler_config.json",
+    }
     assert DDPMScheduler.from_pretrained(tmp_path / "scheduler").config.prediction_type == "v_prediction"
     assert isinstance(DenoisingMLP.from_pretrained(tmp_path / "unet"), DenoisingMLP)
 
@@ -370,12 +421,25 @@ def _cut(path: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["no weights", "cut weights", "no config", "cut config", "foreign config", "a tensor less", "other shapes", "gone"]
+    "damage",
+    [
+        "no weights",
+        "cut weights",
+        "no config",
+        "cut config",
+        "foreign config",
+        "a tensor less",
+        "other shapes",
+        "gone",
+    ],
 )
 def test_a_damaged_model_is_named_and_never_filled_up(tmp_path, damage):
     model = small()
     model.save(tmp_path)
-    weights, record = tmp_path / "unet" / "diffusion_pytorch_model.safetensors", tmp_path / "unet" / "config.json"
+    weights, record = (
+        tmp_path / "unet" / "diffusion_pytorch_model.safetensors",
+        tmp_path / "unet" / "config.json",
+    )
     if damage == "no weights":
         weights.unlink()
     elif damage == "cut weights":
@@ -385,7 +449,11 @@ def test_a_damaged_model_is_named_and_never_filled_up(tmp_path, damage):
     elif damage == "cut config":
         record.write_text(record.read_text()[:20])
     elif damage == "foreign config":
-        record.write_text(json.dumps({"_class_name": "DenoisingMLP", "sample_size": "four", "channels": 1, "width": 16, "depth": 1}))
+        record.write_text(
+            json.dumps(
+                {"_class_name": "DenoisingMLP", "sample_size": "four", "channels": 1, "width": 16, "depth": 1}
+            )
+        )
     elif damage == "a tensor less":
         tensors = load_file(weights)
         tensors.pop("into.weight")
@@ -395,7 +463,9 @@ def test_a_damaged_model_is_named_and_never_filled_up(tmp_path, damage):
     else:
         for path in tmp_path.rglob("*.*"):
             path.unlink()
-    with pytest.raises(StoreError, match=r"holds no readable model.*delete it and run the same command again"):
+    with pytest.raises(
+        StoreError, match=r"holds no readable model.*delete it and run the same command again"
+    ):
         PixelMLP.load(model.spec, model.shape, tmp_path)
 
 
@@ -405,4 +475,6 @@ def test_fresh_weights_are_a_pure_function_of_the_seed():
     a, b, c = small(), small(), PixelMLP(spec(), Shape((4, 4, 1), 3))
     c.initialise(1)
     assert torch.equal(torch.get_rng_state(), before)  # nobody else's randomness moves
-    assert torch.equal(a.net.into.weight, b.net.into.weight) and not torch.equal(a.net.into.weight, c.net.into.weight)
+    assert torch.equal(a.net.into.weight, b.net.into.weight) and not torch.equal(
+        a.net.into.weight, c.net.into.weight
+    )

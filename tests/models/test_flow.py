@@ -49,7 +49,9 @@ def rederived(pipe: Any, drawn: dict[str, torch.Tensor], precondition: bool) -> 
     s = shifted(drawn["t"]).view(-1, 1, 1, 1)
     prompts = [[*PROMPTS, ""][c] for c in drawn["conditions"].tolist()]
     with torch.no_grad():
-        states, _, pooled, _ = pipe.encode_prompt(prompts, prompts, prompts, do_classifier_free_guidance=False)
+        states, _, pooled, _ = pipe.encode_prompt(
+            prompts, prompts, prompts, do_classifier_free_guidance=False
+        )
     noisy = (1 - s) * x + s * e
     guess = pipe.transformer(noisy.float(), states, pooled, (1000 * s.flatten()).float()).sample.double()
     if precondition:
@@ -83,8 +85,12 @@ def test_the_noise_levels_are_those_of_the_scheduler_of_the_base(base):
     model = tiny.model("sd3", base)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(base / "scheduler")
     assert torch.equal(model.noise.sigmas, scheduler.sigmas) and scheduler.config.shift == 3.0
-    torch.testing.assert_close(model.noise.sigmas[:1000].double(), shifted(torch.arange(1000)), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(model.noise.timesteps[:1000].double(), 1000 * shifted(torch.arange(1000)), rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(
+        model.noise.sigmas[:1000].double(), shifted(torch.arange(1000)), rtol=1e-5, atol=1e-6
+    )
+    torch.testing.assert_close(
+        model.noise.timesteps[:1000].double(), 1000 * shifted(torch.arange(1000)), rtol=1e-5, atol=1e-3
+    )
 
 
 def test_the_first_point_of_a_training_is_that_loss(base, tmp_path):
@@ -93,8 +99,12 @@ def test_the_first_point_of_a_training_is_that_loss(base, tmp_path):
     model, train = tiny.model("sd3", base), Train()
     at = order(8, 8, 0, ("tiny", 0))
     latents = model.encoder("cpu")(torch.from_numpy(tiny.images(8)))[at]
-    drawn = model.draws(latents, torch.from_numpy(at % N), slice(0, 8), 8, train, generator("noise", "tiny", 0, 0))
-    assert seen == 8 and loss == pytest.approx(float(rederived(tiny.pipeline("sd3", base), drawn, True).detach().mean()), rel=1e-4)
+    drawn = model.draws(
+        latents, torch.from_numpy(at % N), slice(0, 8), 8, train, generator("noise", "tiny", 0, 0)
+    )
+    assert seen == 8 and loss == pytest.approx(
+        float(rederived(tiny.pipeline("sd3", base), drawn, True).detach().mean()), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("density", ["logit_normal", "uniform"])
@@ -112,7 +122,9 @@ def test_training_times_have_their_density(base, density):
 
 def test_the_last_time_is_in_the_list(base, monkeypatch):
     model = tiny.model("sd3", base)
-    monkeypatch.setattr(torch, "randn", lambda *shape, **how: torch.tensor([-60.0, 60.0]))  # their sigmoids round to 0 and 1
+    monkeypatch.setattr(
+        torch, "randn", lambda *shape, **how: torch.tensor([-60.0, 60.0])
+    )  # their sigmoids round to 0 and 1
     assert model.timesteps(2, torch.Generator()).tolist() == [0, 999]
 
 
@@ -126,7 +138,9 @@ def test_pictures_are_those_of_the_plain_pipeline(base, scheduler, guidance):
     model.prepare_sampling(how, "cpu")
     ours = model.sample(np.array(asked), seeds, how).astype(int)
     pipe = tiny.pipeline("sd3", base)
-    if scheduler != "FlowMatchEulerDiscreteScheduler":  # SD 3's pipeline hands sigmas on, which the other one does not take
+    if (
+        scheduler != "FlowMatchEulerDiscreteScheduler"
+    ):  # SD 3's pipeline hands sigmas on, which the other one does not take
         theirs = by_hand(pipe, asked, seeds, guidance, how)
     else:
         theirs = tiny.pictures(pipe, [PROMPTS[c] for c in asked], seeds, how).astype(int)
@@ -142,7 +156,9 @@ def test_all_three_text_encoders_are_read(tmp_path):
     assert model.base.text_encoders() == ["text_encoder", "text_encoder_2", "text_encoder_3"]
     texts = model.base.texts([*PROMPTS, ""], "cpu")
     states, _, pooled, _ = pipe.encode_prompt([*PROMPTS, ""], None, None, do_classifier_free_guidance=False)
-    assert states.shape == (N + 1, tiny.LENGTH + 256, 2 * tiny.WIDTH + 4) and states[0, tiny.LENGTH :].std() > 0
+    assert (
+        states.shape == (N + 1, tiny.LENGTH + 256, 2 * tiny.WIDTH + 4) and states[0, tiny.LENGTH :].std() > 0
+    )
     torch.testing.assert_close(texts["states"], states, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(texts["pooled"], pooled, rtol=1e-4, atol=1e-5)
     how = Sample(**tiny.sampler("sd3-t5"), guidance_scale=3.0)
@@ -151,7 +167,15 @@ def test_all_three_text_encoders_are_read(tmp_path):
     assert np.abs(ours - tiny.pictures(pipe, [PROMPTS[4], PROMPTS[0]], [20, 21], how)).max() <= 1
     (tmp_path / "model").mkdir()
     model.save(tmp_path / "model")
-    assert np.abs(ours - tiny.pictures(tiny.pipeline("sd3-t5", tmp_path / "model"), [PROMPTS[4], PROMPTS[0]], [20, 21], how)).max() <= 1
+    assert (
+        np.abs(
+            ours
+            - tiny.pictures(
+                tiny.pipeline("sd3-t5", tmp_path / "model"), [PROMPTS[4], PROMPTS[0]], [20, 21], how
+            )
+        ).max()
+        <= 1
+    )
 
 
 @torch.no_grad()
@@ -161,7 +185,9 @@ def by_hand(pipe: Any, conditions: list[int], seeds: list[int], g: float, how: S
     x = torch.cat([torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(s)) for s in seeds])
     told = []
     for prompts in ([PROMPTS[c] for c in conditions], [""] * len(seeds)):
-        states, _, pooled, _ = pipe.encode_prompt(prompts, prompts, prompts, do_classifier_free_guidance=False)
+        states, _, pooled, _ = pipe.encode_prompt(
+            prompts, prompts, prompts, do_classifier_free_guidance=False
+        )
         told.append((states, pooled))
     for t in scheduler.timesteps:
         with_, without = (pipe.transformer(x, *own, t.expand(len(x))).sample for own in told)
@@ -185,7 +211,9 @@ def test_a_perfect_velocity_leads_from_noise_to_the_image(base):
     model = tiny.model("sd3", base)
     model.prepare_sampling(how, "cpu")
     latents = model.encoder("cpu")(torch.from_numpy(tiny.images(2)))
-    x = model.clean(latents * torch.tensor([1.0] * 4 + [0.0] * 4).view(1, 8, 1, 1), slice(0, 2), 2, torch.Generator())
+    x = model.clean(
+        latents * torch.tensor([1.0] * 4 + [0.0] * 4).view(1, 8, 1, 1), slice(0, 2), 2, torch.Generator()
+    )
     e = torch.stack([torch.randn((4, 8, 8), generator=torch.Generator().manual_seed(s)) for s in (3, 4)])
     model.predict = lambda net, noisy, t, conditions: e - x  # type: ignore[method-assign]
     ours = model.sample(np.array([0, 1]), [3, 4], how).astype(int)
@@ -198,11 +226,23 @@ def test_a_perfect_velocity_leads_from_noise_to_the_image(base):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "'DDIMScheduler' does not denoise what this family is trained on; for example FlowMatchEulerDiscreteScheduler does"),
+        (
+            {},
+            "'DDIMScheduler' does not denoise what this family is trained on; for example FlowMatchEulerDiscreteScheduler does",
+        ),
         ({"scheduler": "EulerDiscreteScheduler"}, "'EulerDiscreteScheduler' does not denoise"),
         ({"scheduler": "FlowMatchEulerDiscretScheduler"}, "did you mean 'FlowMatchEulerDiscreteScheduler'"),
-        ({"scheduler": "FlowMatchEulerDiscreteScheduler", "scheduler_options": {"shfit": 1.0}}, "knows no 'shfit'; did you mean 'shift'"),
-        ({"scheduler": "FlowMatchEulerDiscreteScheduler", "scheduler_options": {"num_train_timesteps": 10}}, "settled by training"),
+        (
+            {"scheduler": "FlowMatchEulerDiscreteScheduler", "scheduler_options": {"shfit": 1.0}},
+            "knows no 'shfit'; did you mean 'shift'",
+        ),
+        (
+            {
+                "scheduler": "FlowMatchEulerDiscreteScheduler",
+                "scheduler_options": {"num_train_timesteps": 10},
+            },
+            "settled by training",
+        ),
     ],
 )
 def test_what_cannot_sample_is_refused(base, settings, message):

@@ -15,9 +15,29 @@ import tiny
 from difflab.config import Sample
 from difflab.core.errors import DifflabError
 
-pytestmark = [*tiny.LIBRARIES, pytest.mark.filterwarnings("ignore")]  # what libraries say of damaged files is no part of this
+pytestmark = [
+    *tiny.LIBRARIES,
+    pytest.mark.filterwarnings("ignore"),
+]  # what libraries say of damaged files is no part of this
 
-VALUES: list[Any] = [None, True, -1, 0, 3, 1e30, "", "x", [], [1], {}, {"a": 1}, [4, "8"], "linear", float("nan"), 2**40]
+VALUES: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    3,
+    1e30,
+    "",
+    "x",
+    [],
+    [1],
+    {},
+    {"a": 1},
+    [4, "8"],
+    "linear",
+    float("nan"),
+    2**40,
+]
 COUNT = 60
 
 
@@ -32,7 +52,9 @@ def damage(folder: Path, rng: random.Random) -> str:
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     file = rng.choice(files)
     name = str(file.relative_to(folder))
-    kinds = ["truncate", "flip", "delete", "empty", "bytes"] + ["value", "drop", "list"] * 3 * (file.suffix == ".json")
+    kinds = ["truncate", "flip", "delete", "empty", "bytes"] + ["value", "drop", "list"] * 3 * (
+        file.suffix == ".json"
+    )
     kind = rng.choice(kinds)
     content = file.read_bytes()
     if kind == "truncate":

@@ -17,7 +17,9 @@ def spec(**fields) -> config.Gaussian:
 
 
 def fitted(records: np.ndarray, **fields) -> Gaussian:
-    model = Gaussian(spec(replicates=records.shape[1], dim=records.shape[2], **fields), Shape(records.shape[1:]))
+    model = Gaussian(
+        spec(replicates=records.shape[1], dim=records.shape[2], **fields), Shape(records.shape[1:])
+    )
     model.fit(records)
     return model
 
@@ -41,7 +43,13 @@ def test_measures_are_those_of_the_fitted_model():
     model = fitted(x)
     out = model.measures()
     v, m = x.var(0)[:, 0], x.mean(0)[:, 0]
-    wanted = {"variance": v, "squared_drift": m**2, "log_variance": np.log(v), "sd": np.sqrt(v), "w2_squared": m**2 + (np.sqrt(v) - 1) ** 2}
+    wanted = {
+        "variance": v,
+        "squared_drift": m**2,
+        "log_variance": np.log(v),
+        "sd": np.sqrt(v),
+        "w2_squared": m**2 + (np.sqrt(v) - 1) ** 2,
+    }
     assert out.keys() == wanted.keys()
     for name, value in wanted.items():
         np.testing.assert_allclose(out[name], value, rtol=1e-10, err_msg=name)

@@ -32,7 +32,9 @@ def made(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture
 def shards(tmp_path) -> Shards:
     """Eleven images in shards of four."""
-    made = Shards(tmp_path / "images", tmp_path / "features", tmp_path / "cache", 11, 4, (tiny.SIDE, tiny.SIDE, 3))
+    made = Shards(
+        tmp_path / "images", tmp_path / "features", tmp_path / "cache", 11, 4, (tiny.SIDE, tiny.SIDE, 3)
+    )
     for shard in made.shards:
         span = made.span(shard)
         made.write(shard, IMAGES[span.start : span.stop], {"generation": -1, "lab": 0, "kind": "real"})
@@ -63,7 +65,9 @@ def test_what_is_kept_is_mean_and_std_of_the_posterior(kind, made, shards):
     kept = shards.gather_encoded(encoder.key, at)
     theirs = posterior(made[kind], IMAGES[at])
     assert kept.dtype == np.float32 and kept.shape == (6, 8, 8, 8)
-    torch.testing.assert_close(torch.from_numpy(kept), torch.cat([theirs.mean, theirs.std], 1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        torch.from_numpy(kept), torch.cat([theirs.mean, theirs.std], 1), rtol=1e-4, atol=1e-5
+    )
     np.testing.assert_array_equal(model.inputs(shards, at), kept)
     with pytest.raises(FileNotFoundError):
         shards.gather_encoded("latents-other", at)
@@ -81,7 +85,9 @@ def test_large_images_are_encoded_a_few_at_a_time(made, monkeypatch):
     torch.testing.assert_close(model.encoder("cpu")(images), whole, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "scale", "shift"), [("sd15", 0.18215, 0.0), ("sdxl", 0.13025, 0.0), ("sd3", 1.5305, 0.0609)])
+@pytest.mark.parametrize(
+    ("kind", "scale", "shift"), [("sd15", 0.18215, 0.0), ("sdxl", 0.13025, 0.0), ("sd3", 1.5305, 0.0609)]
+)
 def test_every_step_draws_afresh_from_the_posterior(kind, scale, shift, made):
     model, theirs = tiny.model(kind, made[kind]), posterior(made[kind], IMAGES[:2])
     inputs = torch.cat([theirs.mean, theirs.std], 1)
@@ -91,7 +97,16 @@ def test_every_step_draws_afresh_from_the_posterior(kind, scale, shift, made):
     z = (draws.mean(0) - mean) / (std / 3000**0.5)
     assert float(z.abs().max()) < 5 and float((draws.std(0) / std - 1).abs().max()) < 0.08
     same = draws[0].flatten() - mean.flatten()
-    assert abs(float(torch.corrcoef(torch.stack([same / std.flatten(), (draws[1].flatten() - mean.flatten()) / std.flatten()]))[0, 1])) < 0.2
+    assert (
+        abs(
+            float(
+                torch.corrcoef(
+                    torch.stack([same / std.flatten(), (draws[1].flatten() - mean.flatten()) / std.flatten()])
+                )[0, 1]
+            )
+        )
+        < 0.2
+    )
 
 
 def test_parts_of_a_batch_are_cut_from_the_whole(made):
@@ -99,7 +114,10 @@ def test_parts_of_a_batch_are_cut_from_the_whole(made):
     inputs = torch.rand((7, 8, 8, 8))
     conditions = torch.arange(7) % 7
     whole = model.draws(inputs, conditions, slice(0, 7), 7, train, torch.Generator().manual_seed(1))
-    parts = [model.draws(inputs[r], conditions[r], r, 7, train, torch.Generator().manual_seed(1)) for r in (slice(0, 2), slice(2, 7))]
+    parts = [
+        model.draws(inputs[r], conditions[r], r, 7, train, torch.Generator().manual_seed(1))
+        for r in (slice(0, 2), slice(2, 7))
+    ]
     for name, t in whole.items():
         assert torch.equal(torch.cat([p[name] for p in parts]), t), name
 
@@ -121,21 +139,43 @@ def test_decoding_takes_back_what_scaling_did(kind, made):
 def test_dropped_conditions_become_the_empty_prompt(made):
     model, train = tiny.model("sd15", made["sd15"]), Train(condition_dropout=1.0)
     model.prepare_training(train, "cpu")
-    drawn = model.draws(torch.rand(5, 8, 8, 8), torch.tensor([0, 3, 2, 1, 6]), slice(0, 5), 5, train, torch.Generator().manual_seed(0))
+    drawn = model.draws(
+        torch.rand(5, 8, 8, 8),
+        torch.tensor([0, 3, 2, 1, 6]),
+        slice(0, 5),
+        5,
+        train,
+        torch.Generator().manual_seed(0),
+    )
     assert (drawn["conditions"] == len(tiny.CAPTIONS)).all()
     pipe = StableDiffusionPipeline.from_pretrained(made["sd15"], local_files_only=True)
-    ids = pipe.tokenizer(["", "noto seal"], padding="max_length", max_length=tiny.LENGTH, return_tensors="pt").input_ids
+    ids = pipe.tokenizer(
+        ["", "noto seal"], padding="max_length", max_length=tiny.LENGTH, return_tensors="pt"
+    ).input_ids
     empty, seal = pipe.text_encoder(ids)[0]
     x = torch.zeros(2, 1)
-    torch.testing.assert_close(model.texts(drawn["conditions"], 5, x)["states"], empty.expand(5, -1, -1), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(model.texts(None, 2, x)["states"], empty.expand(2, -1, -1), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(model.texts(torch.tensor([2, 7]), 2, x)["states"], torch.stack([seal, empty]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        model.texts(drawn["conditions"], 5, x)["states"], empty.expand(5, -1, -1), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        model.texts(None, 2, x)["states"], empty.expand(2, -1, -1), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        model.texts(torch.tensor([2, 7]), 2, x)["states"], torch.stack([seal, empty]), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_none_are_dropped_without_dropout(made):
     model = tiny.model("sd15", made["sd15"])
     conditions = torch.arange(7)
-    drawn = model.draws(torch.rand(7, 8, 8, 8), conditions, slice(0, 7), 7, Train(condition_dropout=0.0), torch.Generator().manual_seed(0))
+    drawn = model.draws(
+        torch.rand(7, 8, 8, 8),
+        conditions,
+        slice(0, 7),
+        7,
+        Train(condition_dropout=0.0),
+        torch.Generator().manual_seed(0),
+    )
     assert torch.equal(drawn["conditions"], conditions)
 
 
@@ -172,7 +212,12 @@ def test_captions_of_too_many_bytes_are_encoded_per_batch_to_the_same_pictures(k
     assert np.abs(a - b).max() <= 1  # batches of another size round another way
     x, t = torch.randn(2, *kept.drawn), torch.tensor([10, 500])
     for condition in (None, torch.tensor([1, kept.null])):
-        torch.testing.assert_close(asked.predict(asked.net, x, t, condition), kept.predict(kept.net, x, t, condition), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            asked.predict(asked.net, x, t, condition),
+            kept.predict(kept.net, x, t, condition),
+            atol=1e-5,
+            rtol=1e-4,
+        )
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
@@ -193,13 +238,17 @@ def test_coarser_numbers_paint_nearly_the_same(kind, made):
     for precision in ("no", "bf16"):
         model, how = tiny.model(kind, made[kind]), Sample(**tiny.sampler(kind), precision=precision)
         model.prepare_sampling(how, "cpu")
-        assert {p.dtype for p in model.net.parameters()} == {torch.float32 if precision == "no" else torch.bfloat16}
+        assert {p.dtype for p in model.net.parameters()} == {
+            torch.float32 if precision == "no" else torch.bfloat16
+        }
         out.append(model.sample(np.array([0, 5, 2]), [1, 2, 3], how).astype(int))
     assert 0 < np.abs(out[0] - out[1]).mean() < 5
 
 
 # --------------------------------------------------------------------------------- what is trained, what is not
-def trained(kind: str, folder: Path, out: Path, changes: dict[str, Any], **how: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+def trained(
+    kind: str, folder: Path, out: Path, changes: dict[str, Any], **how: Any
+) -> tuple[Any, dict[str, torch.Tensor]]:
     """A family object after four steps, and its weights before."""
     train = Train(images_seen=24, batch_size=6, learning_rate=3e-3, ema_decay=0.5, **how)
     model = tiny.model(kind, folder, **changes)
@@ -216,7 +265,9 @@ def test_all_weights_of_the_network_are_trained(kind, made, tmp_path):
     model, before = trained(kind, made[kind], tmp_path, {})
     after = model.backbone.state_dict()
     # Attention to a text needs no gradient where all prompts give the same weights; buffers and unused parts have none.
-    moved = [name for name, p in model.backbone.named_parameters() if not torch.equal(before[name], after[name])]
+    moved = [
+        name for name, p in model.backbone.named_parameters() if not torch.equal(before[name], after[name])
+    ]
     still = [name for name, p in model.backbone.named_parameters() if torch.equal(before[name], after[name])]
     assert len(moved) > 0.9 * len(before), still
 
@@ -279,7 +330,9 @@ def test_frozen_weights_need_no_float32_copy(kind, made):
 @pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}])
 def test_recomputed_activations_and_parts_of_batches_change_nothing(kind, changes, made, tmp_path):
     plain, _ = trained(kind, made[kind], tmp_path / "a", changes)
-    frugal, _ = trained(kind, made[kind], tmp_path / "b", changes, gradient_checkpointing=True, micro_batch_size=2)
+    frugal, _ = trained(
+        kind, made[kind], tmp_path / "b", changes, gradient_checkpointing=True, micro_batch_size=2
+    )
     assert any(getattr(m, "gradient_checkpointing", False) for m in frugal.backbone.modules())
     other = frugal.backbone.state_dict()
     far = [n for n, t in plain.backbone.state_dict().items() if not torch.allclose(t, other[n], atol=2e-4)]
@@ -291,7 +344,12 @@ def test_scratch_is_fresh_weights_of_the_same_architecture(made):
     model.initialise(1, scratch=True)
     again.initialise(1, scratch=True)
     other.initialise(2, scratch=True)
-    a, b, c, base = state(model.backbone), state(again.backbone), state(other.backbone), tiny.tensors(made["sd15"])
+    a, b, c, base = (
+        state(model.backbone),
+        state(again.backbone),
+        state(other.backbone),
+        tiny.tensors(made["sd15"]),
+    )
     assert tiny.equal(a, b) and a.keys() == base.keys()
     for name, t in base.items():
         assert a[name].shape == t.shape
@@ -316,7 +374,8 @@ def test_geometry(made):
 @pytest.mark.parametrize(("side", "near"), [(15, 16), (1, 2), (17, 16), (19, 20)])
 def test_sides_that_do_not_divide(side, near, made):
     with pytest.raises(
-        ConfigError, match=rf"data\.image_size {side} is not a multiple of 2, by which the model's latents are smaller; use data\.image_size={near}$"
+        ConfigError,
+        match=rf"data\.image_size {side} is not a multiple of 2, by which the model's latents are smaller; use data\.image_size={near}$",
     ):
         tiny.model("sd15", made["sd15"], Shape((side, side, 3), 0, tiny.CAPTIONS))
 
@@ -350,12 +409,22 @@ def test_saving_and_loading_keeps_every_bit_and_training_goes_on(kind, changes, 
     assert tiny.equal(state(model.backbone), before)
     train = Train(images_seen=6, batch_size=6, learning_rate=3e-3, ema_decay=0.0)
     read.prepare_training(train, "cpu")
-    fit(read, Memory(np.zeros((6, 8, 8, 8), np.float32), np.arange(6)), train, (0, 1), tmp_path / "u", Accelerator(cpu=True), lambda n: None)
+    fit(
+        read,
+        Memory(np.zeros((6, 8, 8, 8), np.float32), np.arange(6)),
+        train,
+        (0, 1),
+        tmp_path / "u",
+        Accelerator(cpu=True),
+        lambda n: None,
+    )
     moved = {name for name, t in state(read.backbone).items() if not torch.equal(t, before[name])}
     assert moved and (not changes or all("lora_" in name for name in moved))
 
 
-@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "a layer less", "a layer more", "no base.json", "cut base.json"])
+@pytest.mark.parametrize(
+    "damage", ["gone", "empty", "cut", "a layer less", "a layer more", "no base.json", "cut base.json"]
+)
 @pytest.mark.parametrize("kind", ["sd15", "sd3"])
 def test_a_damaged_lora_is_named(kind, damage, made, tmp_path):
     model = tiny.model(kind, made[kind], lora_rank=2)
@@ -384,7 +453,11 @@ def test_a_damaged_lora_is_named(kind, damage, made, tmp_path):
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [({"lora_rank": 2}, {"lora_rank": 3}), ({}, {"lora_targets": ["to_k"]}), ({"lora_targets": ["to_k"]}, {"lora_targets": ["to_q"]})],
+    [
+        ({"lora_rank": 2}, {"lora_rank": 3}),
+        ({}, {"lora_targets": ["to_k"]}),
+        ({"lora_targets": ["to_k"]}, {"lora_targets": ["to_q"]}),
+    ],
 )
 def test_a_lora_of_other_settings_is_refused(one, other, made, tmp_path):
     model = tiny.model("sd15", made["sd15"], **{"lora_rank": 2, **one})
@@ -406,7 +479,9 @@ def test_a_damaged_generation_is_named_and_never_filled_up(part, damage, made, t
     else:
         content = load_file(file)
         name = sorted(content)[-1]
-        content.pop(name) if damage == "a tensor less" else content.update({name: torch.zeros([n + 1 for n in content[name].shape])})
+        content.pop(name) if damage == "a tensor less" else content.update(
+            {name: torch.zeros([n + 1 for n in content[name].shape])}
+        )
         save_file(content, file, {"format": "pt"})
     with pytest.raises(StoreError, match=rf"{home}/{part}.*again"):
         loaded(model, home)
@@ -422,7 +497,9 @@ def test_files_of_a_generation_are_never_written_through_to_the_base(made, tmp_p
     next(iter(again.text_encoder.parameters())).data.fill_(1.0)
     saved(again, tmp_path / "next")
     assert {p: p.read_bytes() for p in made["sd15"].rglob("*") if p.is_file()} == before
-    assert (tiny.tensors(tmp_path / "next")["conv_in.weight"] == 1).all() and not (tiny.tensors(home)["conv_in.weight"] == 1).all()
+    assert (tiny.tensors(tmp_path / "next")["conv_in.weight"] == 1).all() and not (
+        tiny.tensors(home)["conv_in.weight"] == 1
+    ).all()
 
 
 @pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"train_text_encoder": True}], ids=str)

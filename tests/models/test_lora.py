@@ -29,7 +29,11 @@ def made(tmp_path_factory) -> dict[str, Path]:
         ("sd15", ["to_k", "to_q", "to_vv", "to_out.0"], "no layer of .* ends in 'to_vv'; the nearest: to_v"),
         ("sd15", ["to_k", "prjo_in"], "ends in 'prjo_in'; the nearest: .*proj_in"),
         ("sd3", ["to_kk"], "ends in 'to_kk'; the nearest: .*to_k"),
-        ("sd15", ["to_out"], r"'to_out' is a ModuleList \(.*to_out\), which has no weights of its own; name to_out.0"),
+        (
+            "sd15",
+            ["to_out"],
+            r"'to_out' is a ModuleList \(.*to_out\), which has no weights of its own; name to_out.0",
+        ),
         ("sd15", ["attn1"], r"'attn1' is a Attention .*; name attn1.to_q"),
         ("sd15", ["norm1"], "peft refuses these layers|'norm1'"),
     ],
@@ -39,7 +43,9 @@ def test_a_target_that_can_have_no_layer_is_named(kind, targets, message, made):
         tiny.model(kind, made[kind], lora_rank=2, lora_targets=targets)
 
 
-@pytest.mark.parametrize(("kind", "targets"), [("sd15", ["conv1"]), ("sd15", ["conv_in", "to_k"]), ("sd3", ["proj", "to_k"])])
+@pytest.mark.parametrize(
+    ("kind", "targets"), [("sd15", ["conv1"]), ("sd15", ["conv_in", "to_k"]), ("sd3", ["proj", "to_k"])]
+)
 def test_layers_of_convolutions_are_saved_and_diffusers_loads_them_bit_for_bit(kind, targets, made, tmp_path):
     """Convolutions in channels-last order have LoRA layers that are not contiguous, which safetensors refuses."""
     config = tiny.config(
@@ -58,7 +64,9 @@ def test_layers_of_convolutions_are_saved_and_diffusers_loads_them_bit_for_bit(k
     lora.load(model.backbone, model.component, model.spec, model.base, run.gen(0) / "model")
     ours = get_peft_model_state_dict(model.backbone)
     assert theirs.keys() == ours.keys() and all(torch.equal(theirs[name], ours[name]) for name in ours)
-    assert any(float(t.abs().max()) > 0 for name, t in ours.items() if "lora_B" in name)  # something was learnt
+    assert any(
+        float(t.abs().max()) > 0 for name, t in ours.items() if "lora_B" in name
+    )  # something was learnt
 
 
 def test_a_layer_that_is_lost_in_saving_is_found(made, tmp_path):
@@ -81,7 +89,17 @@ def test_a_model_that_cannot_be_saved_is_not_trained(changes, made, tmp_path, mo
         raise ValueError("You are trying to save a non contiguous tensor")
 
     monkeypatch.setattr(Latent, "save", refuses)
-    config = tiny.config("sd15", made["sd15"], generations=0, model=changes, train={"images_seen": 10**6, "checkpoint_every": 0})
-    with pytest.raises(StoreError, match=r"this model cannot be saved, so it is not trained: .*non contiguous"):
+    config = tiny.config(
+        "sd15",
+        made["sd15"],
+        generations=0,
+        model=changes,
+        train={"images_seen": 10**6, "checkpoint_every": 0},
+    )
+    with pytest.raises(
+        StoreError, match=r"this model cannot be saved, so it is not trained: .*non contiguous"
+    ):
         run_chain(config, tmp_path / "run")
-    assert not (tmp_path / "run" / "gen-000" / "training.json").exists() and not list(tmp_path.rglob("*rehearsal*"))
+    assert not (tmp_path / "run" / "gen-000" / "training.json").exists() and not list(
+        tmp_path.rglob("*rehearsal*")
+    )

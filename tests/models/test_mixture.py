@@ -108,7 +108,9 @@ def by_solver(g: float, m: float, v: float, overall: float, total: float, start:
     def slope(t: float, x: np.ndarray) -> np.ndarray:
         return t * (g * (x - m) / (v + t * t) + (1 - g) * (x - overall) / (total + t * t))
 
-    return float(integrate.solve_ivp(slope, (top, 0), [start], method="DOP853", rtol=1e-9, atol=1e-12).y[0, -1])
+    return float(
+        integrate.solve_ivp(slope, (top, 0), [start], method="DOP853", rtol=1e-9, atol=1e-12).y[0, -1]
+    )
 
 
 @pytest.mark.parametrize("g", [0.0, 0.5, 1.25, 3.0, 7.5])
@@ -118,7 +120,9 @@ def test_guided_is_the_probability_flow_of_the_guided_score(g):
     total = float((p * (variance + mean**2)).sum()) - overall**2
     got, sd = guided(p, mean, variance, g)
     for c in range(3):
-        middle, one = (by_solver(g, mean[0, c], variance[0, c], overall, total, overall + z * 1e4, 1e4) for z in (0, 1))
+        middle, one = (
+            by_solver(g, mean[0, c], variance[0, c], overall, total, overall + z * 1e4, 1e4) for z in (0, 1)
+        )
         assert got[0, c] == pytest.approx(middle, abs=2e-3)
         assert sd[0, c] == pytest.approx(one - middle, rel=1e-4)
 
@@ -130,7 +134,9 @@ def test_guidance_1_is_off_to_the_bit_and_0_asks_for_no_component():
     np.testing.assert_allclose(sd, np.sqrt(model.variance), rtol=1e-5)
     out = model.measures()
     mean, sd = guided(model.p, model.mean, model.variance, 0.0)
-    np.testing.assert_allclose(mean, (model.p * model.mean).sum(1, keepdims=True) + np.zeros((1, 3)), atol=2e-3)
+    np.testing.assert_allclose(
+        mean, (model.p * model.mean).sum(1, keepdims=True) + np.zeros((1, 3)), atol=2e-3
+    )
     np.testing.assert_allclose(sd**2, out["variance"][:, None] + np.zeros((1, 3)), rtol=1e-5)
     free = Mixture(spec(components=3, replicates=4, guidance_scale=1.0), model.shape)
     free.p, free.mean, free.variance = model.p, model.mean, model.variance
@@ -139,11 +145,19 @@ def test_guidance_1_is_off_to_the_bit_and_0_asks_for_no_component():
 
 def test_guidance_narrows_pushes_and_leaves_a_component_of_one_point_alone():
     p = np.array([[0.25, 0.25, 0.5], [0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
-    mean, variance = np.array([[-2.0, 2.0, 0.0], [-2.0, 2.0, 0.0], [1.0, 0.0, 0.0]]), np.array([[0.0, 1e-20, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    mean, variance = (
+        np.array([[-2.0, 2.0, 0.0], [-2.0, 2.0, 0.0], [1.0, 0.0, 0.0]]),
+        np.array([[0.0, 1e-20, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]),
+    )
     got, sd = guided(p, mean, variance, 2.0)
     assert np.isfinite(got).all() and np.isfinite(sd).all()
     assert got[0, 0] == -2 and sd[0, 0] == 0 and 0 < sd[0, 1] < 1e-18 and got[2, 0] == 1
-    assert got[1, 0] < -2.3 and got[1, 1] > 2.3 and sd[1, 0] == pytest.approx(sd[1, 1]) and sd[1, 1] ** 2 == pytest.approx(1 / 5, rel=1e-4)
+    assert (
+        got[1, 0] < -2.3
+        and got[1, 1] > 2.3
+        and sd[1, 0] == pytest.approx(sd[1, 1])
+        and sd[1, 1] ** 2 == pytest.approx(1 / 5, rel=1e-4)
+    )
 
 
 def test_samples_are_guided_and_a_record_still_depends_on_its_seed_alone():
@@ -158,4 +172,9 @@ def test_samples_are_guided_and_a_record_still_depends_on_its_seed_alone():
         assert abs(own.std() / sd[0, c] - 1) * np.sqrt(2 * len(own)) < 4
     assert (np.concatenate([model.sample(None, [s], HOW) for s in range(5)]) == x[:5]).all()
     with pytest.raises(ConfigError, match=r"guidance_scale.*greater than or equal to 0"):
-        config.parse({"model": {"family": "mixture", "guidance_scale": -1.0}, "data": {"source": "exact", "train_size": 4}})
+        config.parse(
+            {
+                "model": {"family": "mixture", "guidance_scale": -1.0},
+                "data": {"source": "exact", "train_size": 4},
+            }
+        )

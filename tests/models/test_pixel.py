@@ -32,7 +32,9 @@ def fresh(family: str, seed: int = 0, classes: int = 3, **changes: Any) -> Any:
 
 def equal(a: Any, b: Any) -> bool:
     other = b.net.state_dict()
-    return a.net.state_dict().keys() == other.keys() and all(torch.equal(t, other[n]) for n, t in a.net.state_dict().items())
+    return a.net.state_dict().keys() == other.keys() and all(
+        torch.equal(t, other[n]) for n, t in a.net.state_dict().items()
+    )
 
 
 @pytest.fixture(params=list(SETTINGS))
@@ -91,18 +93,33 @@ def test_a_damaged_model_is_named_and_never_filled_up(family, damage, tmp_path):
         config.write_text("{")
     else:
         config.unlink()
-    with pytest.raises(StoreError, match=rf"{Path(folder)} holds no readable model .*; delete it and run the same command again"):
+    with pytest.raises(
+        StoreError,
+        match=rf"{Path(folder)} holds no readable model .*; delete it and run the same command again",
+    ):
         type(model).load(model.spec, model.shape, folder)
 
 
 def test_a_conditional_family_wants_classes(family):
-    with pytest.raises(ConfigError, match=rf"model\.conditional=true needs a labelled set; use model\.conditional=false \(family {family}\)"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"model\.conditional=true needs a labelled set; use model\.conditional=false \(family {family}\)",
+    ):
         fresh(family, classes=0)
     assert fresh(family, classes=0, conditional=False).noise is not None
 
 
 def test_the_noise_is_what_the_config_says():
-    spec = parse({"model": {"family": "pixel-mlp", "train_timesteps": 17, "beta_schedule": "linear", "prediction_type": "epsilon"}}).model
+    spec = parse(
+        {
+            "model": {
+                "family": "pixel-mlp",
+                "train_timesteps": 17,
+                "beta_schedule": "linear",
+                "prediction_type": "epsilon",
+            }
+        }
+    ).model
     noise = noise_of(spec)
     betas = torch.linspace(1e-4, 0.02, 17, dtype=torch.float64)
     torch.testing.assert_close(noise.alphas_cumprod.double(), (1 - betas).cumprod(0), rtol=1e-5, atol=0)

@@ -14,7 +14,12 @@ from difflab.models.pixel_mlp import DenoisingMLP, PixelMLP, waves
 def test_a_prediction_has_the_shape_of_the_images(side, channels, classes):
     net = DenoisingMLP(side, channels, 9, 2, classes)  # an odd width works too
     labels = torch.tensor([0, classes]) if classes else None  # `classes` is the null label
-    assert net(torch.zeros(2, channels, side, side), torch.tensor([0, 999]), labels).shape == (2, channels, side, side)
+    assert net(torch.zeros(2, channels, side, side), torch.tensor([0, 999]), labels).shape == (
+        2,
+        channels,
+        side,
+        side,
+    )
 
 
 def test_time_and_class_matter():
@@ -50,7 +55,13 @@ def test_the_family_builds_what_its_config_says():
     family = PixelMLP(Spec(family="pixel-mlp", width=24, depth=3), Shape((8, 8, 3), 5))
     family.initialise(0)
     config = family.net.config
-    assert (config.sample_size, config.channels, config.width, config.depth, config.classes) == (8, 3, 24, 3, 5)
+    assert (config.sample_size, config.channels, config.width, config.depth, config.classes) == (
+        8,
+        3,
+        24,
+        3,
+        5,
+    )
     assert len(family.net.blocks) == 3 and family.net.label.num_embeddings == 6
     family = PixelMLP(Spec(family="pixel-mlp", conditional=False), Shape((8, 8, 1), 5))
     family.initialise(0)

@@ -20,7 +20,9 @@ SMALL = Shape((8, 8, 1), 3)
 
 
 def small(shape: Shape = SMALL, **changes: Any) -> PixelUNet:
-    model = PixelUNet(Spec(**{"family": "pixel-unet", "channels": [8, 16], "norm_groups": 4, **changes}), shape)
+    model = PixelUNet(
+        Spec(**{"family": "pixel-unet", "channels": [8, 16], "norm_groups": 4, **changes}), shape
+    )
     model.initialise(0)
     model.net.eval()
     return model
@@ -35,7 +37,9 @@ def test_a_conditional_model_loads_in_plain_diffusers_and_says_the_same(tmp_path
     model.save(tmp_path)
     plain = UNet2DModel.from_pretrained(tmp_path / "unet", low_cpu_mem_usage=False)
     assert torch.equal(plain(X, T, class_labels=labels).sample, model.predict(model.net, X, T, labels))
-    assert not torch.equal(plain(X, T, class_labels=labels).sample, plain(X, T, class_labels=labels * 0 + 1).sample)
+    assert not torch.equal(
+        plain(X, T, class_labels=labels).sample, plain(X, T, class_labels=labels * 0 + 1).sample
+    )
 
 
 @torch.no_grad()
@@ -44,7 +48,10 @@ def test_an_unconditional_model_is_a_whole_pipeline(tmp_path):
     model.save(tmp_path)
     pipeline = DDPMPipeline.from_pretrained(tmp_path, low_cpu_mem_usage=False, local_files_only=True)
     assert torch.equal(pipeline.unet(X, T).sample, model.predict(model.net, X, T, None))
-    assert pipeline.scheduler.config.prediction_type == "v_prediction" and pipeline.scheduler.config.beta_schedule == "squaredcos_cap_v2"
+    assert (
+        pipeline.scheduler.config.prediction_type == "v_prediction"
+        and pipeline.scheduler.config.beta_schedule == "squaredcos_cap_v2"
+    )
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline(batch_size=1, num_inference_steps=2, output_type="np").images.shape == (1, 8, 8, 1)
     torch.testing.assert_close(pipeline.scheduler.alphas_cumprod, model.noise.alphas_cumprod)
@@ -56,7 +63,10 @@ def test_samples_are_those_of_plain_diffusers(tmp_path):
     model = small(conditional=False)
     model.save(tmp_path)
     ours = model.sample(None, [4, 5, 6], Sample(scheduler="DDPMScheduler", steps=8))
-    net, scheduler = UNet2DModel.from_pretrained(tmp_path / "unet", low_cpu_mem_usage=False), DDPMScheduler.from_pretrained(tmp_path / "scheduler")
+    net, scheduler = (
+        UNet2DModel.from_pretrained(tmp_path / "unet", low_cpu_mem_usage=False),
+        DDPMScheduler.from_pretrained(tmp_path / "scheduler"),
+    )
     scheduler.register_to_config(timestep_spacing="trailing")
     scheduler.set_timesteps(8)
     generators = [torch.Generator().manual_seed(s) for s in (4, 5, 6)]
@@ -79,8 +89,14 @@ def test_saving_and_loading_keeps_every_bit_and_damage_is_named(tmp_path):
 
 
 def test_shapes_and_options_follow_the_config():
-    net = small(Shape((12, 12, 3), 4), channels=[8, 16, 8], attention=[False, True, False], layers_per_block=2).net
-    assert net.config.block_out_channels == (8, 16, 8) and net.config.layers_per_block == 2 and net.config.num_class_embeds == 5
+    net = small(
+        Shape((12, 12, 3), 4), channels=[8, 16, 8], attention=[False, True, False], layers_per_block=2
+    ).net
+    assert (
+        net.config.block_out_channels == (8, 16, 8)
+        and net.config.layers_per_block == 2
+        and net.config.num_class_embeds == 5
+    )
     assert net.config.down_block_types == ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D")
     assert net.config.up_block_types == ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D")
     assert small().net.config.down_block_types == ("DownBlock2D", "AttnDownBlock2D")
@@ -88,7 +104,9 @@ def test_shapes_and_options_follow_the_config():
 
 @pytest.mark.parametrize("side", [9, 10, 14])
 def test_images_that_cannot_be_halved_are_refused(side):
-    with pytest.raises(ConfigError, match=rf"3 resolutions, which {side} px images cannot be halved for.*data\.image_size"):
+    with pytest.raises(
+        ConfigError, match=rf"3 resolutions, which {side} px images cannot be halved for.*data\.image_size"
+    ):
         small(Shape((side, side, 1), 3), channels=[8, 8, 8])
 
 
@@ -97,7 +115,10 @@ def test_a_conditional_model_of_an_unlabelled_set_is_refused():
         small(Shape((8, 8, 1), 0))
 
 
-@pytest.mark.parametrize(("changes", "message"), [({"norm_groups": 3}, "norm_groups 3"), ({"attention": [True]}, "attention has 1 entries")])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"norm_groups": 3}, "norm_groups 3"), ({"attention": [True]}, "attention has 1 entries")],
+)
 def test_impossible_shapes_are_refused_when_the_config_is_read(changes, message):
     with pytest.raises(ValidationError, match=message):
         small(**changes)

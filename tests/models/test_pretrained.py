@@ -59,10 +59,23 @@ def plain(folder: Path) -> Any:
 # --------------------------------------------------------------------------------------------- opening
 def test_what_is_in_a_folder(made):
     assert opened(made["sd15"]).kind == opened(made["sd21"]).kind == "StableDiffusionPipeline"
-    assert opened(made["sdxl"]).kind == "StableDiffusionXLPipeline" and opened(made["sdxl"]).text_encoders() == ["text_encoder", "text_encoder_2"]
+    assert opened(made["sdxl"]).kind == "StableDiffusionXLPipeline" and opened(
+        made["sdxl"]
+    ).text_encoders() == ["text_encoder", "text_encoder_2"]
     sd3 = open_base(str(made["sd3"]), Flow.pipelines, "flow")
-    assert set(sd3.components) == {"scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "vae"}
-    assert opened(made["sd15"]).scheduler_config()["beta_end"] == 0.012 and opened(made["sd15"]).scheduler_config()["clip_sample"] is False
+    assert set(sd3.components) == {
+        "scheduler",
+        "text_encoder",
+        "text_encoder_2",
+        "tokenizer",
+        "tokenizer_2",
+        "transformer",
+        "vae",
+    }
+    assert (
+        opened(made["sd15"]).scheduler_config()["beta_end"] == 0.012
+        and opened(made["sd15"]).scheduler_config()["clip_sample"] is False
+    )
 
 
 def test_a_home_is_expanded(made, monkeypatch):
@@ -73,13 +86,17 @@ def test_a_home_is_expanded(made, monkeypatch):
 @pytest.mark.parametrize("name", ["no/such/folder/at all", "/nowhere/sd15", "sd15", "../x/y", "nobody/"])
 def test_a_place_that_is_none(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"is no folder and no hub id; give a diffusers folder, an id like org/name, or tiny-sd"):
+    with pytest.raises(
+        ConfigError,
+        match=r"is no folder and no hub id; give a diffusers folder, an id like org/name, or tiny-sd",
+    ):
         opened(name)
 
 
 def test_a_hub_id_without_a_hub():
     with pytest.raises(
-        ConfigError, match=r"model\.base 'nobody/nothing' cannot be had from the hub \(\w+: .*\); offline, give a local diffusers folder"
+        ConfigError,
+        match=r"model\.base 'nobody/nothing' cannot be had from the hub \(\w+: .*\); offline, give a local diffusers folder",
     ):
         opened("nobody/nothing")
 
@@ -123,8 +140,18 @@ def test_what_is_fetched_from_a_hub(monkeypatch, tmp_path, variant):
     pretrained._download("org/name", "main", variant)
     patterns = {"allow_patterns": asked["allow_patterns"], "ignore_patterns": asked["ignore_patterns"]}
     got = set(filter_repo_objects([*FILES, *OTHERS], **patterns))
-    assert got >= {"model_index.json", "tokenizer/merges.txt", "tokenizer/vocab.json", "scheduler/scheduler_config.json"}
-    assert not got & {"sd3_medium.safetensors", "sd3_medium.ckpt", "safety_checker/model.safetensors", "unet/evil.py"}
+    assert got >= {
+        "model_index.json",
+        "tokenizer/merges.txt",
+        "tokenizer/vocab.json",
+        "scheduler/scheduler_config.json",
+    }
+    assert not got & {
+        "sd3_medium.safetensors",
+        "sd3_medium.ckpt",
+        "safety_checker/model.safetensors",
+        "unet/evil.py",
+    }
     assert not any(name.endswith(".bin") for name in got)
     weights = {name for name in got if name.startswith("text_encoder_3/") and name.endswith(".safetensors")}
     wanted = (
@@ -140,7 +167,10 @@ def test_what_is_fetched_from_a_hub(monkeypatch, tmp_path, variant):
 
 def test_a_folder_that_holds_no_pipeline(tmp_path):
     (tmp_path / "v1-5.safetensors").write_bytes(b"x")
-    with pytest.raises(ConfigError, match=r"is no diffusers folder: it has no model_index\.json; a single \.safetensors or \.ckpt file"):
+    with pytest.raises(
+        ConfigError,
+        match=r"is no diffusers folder: it has no model_index\.json; a single \.safetensors or \.ckpt file",
+    ):
         opened(tmp_path)
 
 
@@ -152,12 +182,21 @@ def test_a_damaged_index_is_named(folder, content):
 
 
 def test_pipelines_of_other_classes_are_refused_with_the_right_family(made, folder):
-    with pytest.raises(ConfigError, match=r"StableDiffusion3Pipeline, which model\.family=stable-diffusion does not run; use model\.family=flow"):
+    with pytest.raises(
+        ConfigError,
+        match=r"StableDiffusion3Pipeline, which model\.family=stable-diffusion does not run; use model\.family=flow",
+    ):
         opened(made["sd3"])
-    with pytest.raises(ConfigError, match=r"StableDiffusionPipeline, which model\.family=flow does not run; use model\.family=stable-diffusion"):
+    with pytest.raises(
+        ConfigError,
+        match=r"StableDiffusionPipeline, which model\.family=flow does not run; use model\.family=stable-diffusion",
+    ):
         open_base(str(folder), Flow.pipelines, "flow")
     tiny.amend(folder / "model_index.json", _class_name="PixArtAlphaPipeline")
-    with pytest.raises(ConfigError, match=r"PixArtAlphaPipeline.*this family runs StableDiffusionPipeline, StableDiffusionXLPipeline"):
+    with pytest.raises(
+        ConfigError,
+        match=r"PixArtAlphaPipeline.*this family runs StableDiffusionPipeline, StableDiffusionXLPipeline",
+    ):
         opened(folder)
     tiny.amend(folder / "model_index.json", _class_name="")
     with pytest.raises(ConfigError, match="pipeline of no class"):
@@ -168,7 +207,9 @@ def test_pipelines_of_other_classes_are_refused_with_the_right_family(made, fold
 @pytest.mark.parametrize("component", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
 def test_a_component_without_folder(folder, component):
     shutil.rmtree(folder / component)
-    with pytest.raises(ConfigError, match=rf"lacks its component '{component}'; the download is not complete: fetch it again"):
+    with pytest.raises(
+        ConfigError, match=rf"lacks its component '{component}'; the download is not complete: fetch it again"
+    ):
         opened(folder)
 
 
@@ -200,7 +241,9 @@ def test_half_downloaded_weights(folder, component, left):
 
 
 def test_weights_that_are_another_file(folder):
-    (folder / "unet" / tiny.WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    (folder / "unet" / tiny.WEIGHTS).write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    )
     with pytest.raises(ConfigError, match="damaged or half-downloaded"):
         opened(folder)
 
@@ -208,7 +251,10 @@ def test_weights_that_are_another_file(folder):
 def test_pickles_are_not_read(folder):
     (folder / "vae" / tiny.WEIGHTS).unlink()
     torch.save({}, folder / "vae" / "diffusion_pytorch_model.bin")
-    with pytest.raises(ConfigError, match=r"vae has no safetensors weights; pickled \.bin weights are not read, since they can run code"):
+    with pytest.raises(
+        ConfigError,
+        match=r"vae has no safetensors weights; pickled \.bin weights are not read, since they can run code",
+    ):
         opened(folder)
 
 
@@ -228,7 +274,10 @@ def test_nothing_in_a_folder_is_run(folder, tmp_path):
 
 def test_only_a_variant_is_there(tmp_path):
     folder = tiny.make("sd15", tmp_path / "half", variant="fp16")
-    with pytest.raises(ConfigError, match=r"unet has weights of variant fp16 only; set model\.variant=fp16|has weights of variant fp16 only"):
+    with pytest.raises(
+        ConfigError,
+        match=r"unet has weights of variant fp16 only; set model\.variant=fp16|has weights of variant fp16 only",
+    ):
         opened(folder)
     base = opened(folder, variant="fp16")
     assert tiny.equal(dict(base.load("unet", UNet2DConditionModel).state_dict()), tiny.tensors(folder))
@@ -246,9 +295,9 @@ def test_a_variant_beside_the_plain_weights(folder, tmp_path):
     plain_ones, halves = opened(folder), opened(folder, variant="fp16")
     a, b = (base.load("unet", UNet2DConditionModel).state_dict() for base in (plain_ones, halves))
     assert torch.equal(a["conv_in.weight"], load_file(folder / "unet" / tiny.WEIGHTS)["conv_in.weight"])
-    assert torch.equal(b["conv_in.weight"], tiny.tensors(tmp_path / "other")["conv_in.weight"]) and not torch.equal(
-        a["conv_in.weight"], b["conv_in.weight"]
-    )
+    assert torch.equal(
+        b["conv_in.weight"], tiny.tensors(tmp_path / "other")["conv_in.weight"]
+    ) and not torch.equal(a["conv_in.weight"], b["conv_in.weight"])
     # What their outputs are kept under must differ too, or latents and texts of one were taken for those of the other.
     assert plain_ones.hash("vae") != halves.hash("vae")
     texts = [base.texts(["noto seal"], "cpu")["states"] for base in (plain_ones, halves)]
@@ -292,7 +341,10 @@ def test_a_damaged_shard_index_is_named(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------- loading
-@pytest.mark.parametrize(("component", "kind"), [("unet", UNet2DConditionModel), ("vae", AutoencoderKL), ("text_encoder", CLIPTextModel)])
+@pytest.mark.parametrize(
+    ("component", "kind"),
+    [("unet", UNet2DConditionModel), ("vae", AutoencoderKL), ("text_encoder", CLIPTextModel)],
+)
 @pytest.mark.parametrize("damage", ["a tensor less", "another shape", "cut config"])
 def test_weights_that_do_not_fit_are_never_filled_up(folder, component, kind, damage):
     file = next((folder / component).glob("*.safetensors"))
@@ -336,10 +388,19 @@ def test_names_of_older_folders_are_understood(folder, made):
     save_file(content, file, {"format": "pt"})
     text = next((folder / "text_encoder").glob("*.safetensors"))
     prefix = "text_model." if any(n.startswith("text_model.") for n in load_file(text)) else ""
-    save_file({**load_file(text), f"{prefix}embeddings.position_ids": torch.arange(tiny.LENGTH)[None]}, text, {"format": "pt"})
+    save_file(
+        {**load_file(text), f"{prefix}embeddings.position_ids": torch.arange(tiny.LENGTH)[None]},
+        text,
+        {"format": "pt"},
+    )
     ours, theirs = opened(folder), opened(made["sd15"])
-    assert tiny.equal(dict(ours.load("vae", AutoencoderKL).state_dict()), dict(theirs.load("vae", AutoencoderKL).state_dict()))
-    assert torch.equal(ours.texts(["noto seal"], "cpu")["states"], theirs.texts(["noto seal"], "cpu")["states"])
+    assert tiny.equal(
+        dict(ours.load("vae", AutoencoderKL).state_dict()),
+        dict(theirs.load("vae", AutoencoderKL).state_dict()),
+    )
+    assert torch.equal(
+        ours.texts(["noto seal"], "cpu")["states"], theirs.texts(["noto seal"], "cpu")["states"]
+    )
 
 
 # ------------------------------------------------------------------------------------------------- hash
@@ -349,7 +410,9 @@ def test_the_hash_is_of_the_content(made, folder, tmp_path):
         return opened(at).hash(*parts)
 
     assert now(folder, "vae") == now(made["sd15"], "vae") != now(folder, "unet")
-    assert now(tiny.make("sd15", tmp_path / "again"), "unet", "vae") == now(folder, "unet", "vae")  # wherever it lies
+    assert now(tiny.make("sd15", tmp_path / "again"), "unet", "vae") == now(
+        folder, "unet", "vae"
+    )  # wherever it lies
     before = now(folder, "vae"), now(folder, "unet")
     tiny.spoil(folder / "vae" / tiny.WEIGHTS, "decoder.conv_out.bias", 7.0)
     assert now(folder, "vae") != before[0] and now(folder, "unet") == before[1]
@@ -366,7 +429,9 @@ PROMPTS = [*tiny.CAPTIONS, "", "noto seal", "a text that nobody has ever seen", 
 def test_texts_are_those_of_the_plain_pipelines(made):
     ours = opened(made["sd15"]).texts(PROMPTS, "cpu", batch=3)
     pipe = plain(made["sd15"])
-    ids = pipe.tokenizer(PROMPTS, padding="max_length", max_length=tiny.LENGTH, truncation=True, return_tensors="pt").input_ids
+    ids = pipe.tokenizer(
+        PROMPTS, padding="max_length", max_length=tiny.LENGTH, truncation=True, return_tensors="pt"
+    ).input_ids
     assert set(ours) == {"states"} and ours["states"].shape == (len(PROMPTS), tiny.LENGTH, tiny.WIDTH)
     torch.testing.assert_close(ours["states"], pipe.text_encoder(ids)[0], rtol=1e-4, atol=1e-5)
     assert torch.equal(ours["states"][2], ours["states"][PROMPTS.index("noto seal", 3)])
@@ -374,10 +439,17 @@ def test_texts_are_those_of_the_plain_pipelines(made):
 
     ours = opened(made["sdxl"]).texts(PROMPTS, "cpu")
     xl = StableDiffusionXLPipeline.from_pretrained(made["sdxl"], local_files_only=True)
-    other = xl.tokenizer_2(PROMPTS, padding="max_length", max_length=tiny.LENGTH, truncation=True, return_tensors="pt").input_ids
+    other = xl.tokenizer_2(
+        PROMPTS, padding="max_length", max_length=tiny.LENGTH, truncation=True, return_tensors="pt"
+    ).input_ids
     assert not torch.equal(ids, other)  # the second tokenizer pads with another token
-    one, two = xl.text_encoder(ids, output_hidden_states=True), xl.text_encoder_2(other, output_hidden_states=True)
-    torch.testing.assert_close(ours["states"], torch.cat([one.hidden_states[-2], two.hidden_states[-2]], -1), rtol=1e-4, atol=1e-5)
+    one, two = (
+        xl.text_encoder(ids, output_hidden_states=True),
+        xl.text_encoder_2(other, output_hidden_states=True),
+    )
+    torch.testing.assert_close(
+        ours["states"], torch.cat([one.hidden_states[-2], two.hidden_states[-2]], -1), rtol=1e-4, atol=1e-5
+    )
     torch.testing.assert_close(ours["pooled"], two[0], rtol=1e-4, atol=1e-5)
 
 
@@ -387,7 +459,9 @@ def test_texts_of_sd3_without_its_third_encoder(made):
     base = open_base(str(made["sd3"]), Flow.pipelines, "flow")
     ours = base.texts(list(tiny.CAPTIONS), "cpu")
     pipe = tiny.plain_sd3(made["sd3"])
-    states, _, pooled, _ = pipe.encode_prompt(list(tiny.CAPTIONS), None, None, do_classifier_free_guidance=False)
+    states, _, pooled, _ = pipe.encode_prompt(
+        list(tiny.CAPTIONS), None, None, do_classifier_free_guidance=False
+    )
     assert states.shape[2] == 2 * tiny.WIDTH + 4 and (states[..., 2 * tiny.WIDTH :] == 0).all()
     torch.testing.assert_close(ours["states"], states, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours["pooled"], pooled, rtol=1e-4, atol=1e-5)
@@ -416,7 +490,9 @@ def test_texts_are_encoded_once(made, folder, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Base, "pipeline", gone)
-        assert torch.equal(opened(folder).texts(PROMPTS, "cpu")["states"], first["states"])  # the same content elsewhere
+        assert torch.equal(
+            opened(folder).texts(PROMPTS, "cpu")["states"], first["states"]
+        )  # the same content elsewhere
         for other in (PROMPTS[:-1], PROMPTS[::-1]):
             with pytest.raises(AssertionError):
                 opened(folder).texts(other, "cpu")
@@ -499,7 +575,10 @@ def test_a_copy_is_a_whole_folder_without_a_checker(folder, tmp_path, monkeypatc
     assert same == {linked}
     base.copy_to(tmp_path / "part", leave=("unet",))
     assert not (tmp_path / "part" / "unet").exists() and (tmp_path / "part" / "vae").is_dir()
-    assert json.loads((tmp_path / "part" / "model_index.json").read_text())["unet"] == ["diffusers", "UNet2DConditionModel"]
+    assert json.loads((tmp_path / "part" / "model_index.json").read_text())["unet"] == [
+        "diffusers",
+        "UNet2DConditionModel",
+    ]
 
 
 def test_a_copy_of_a_variant_opens_without_it(tmp_path):

@@ -18,7 +18,9 @@ from difflab.models.schedulers import denoise, exact_prediction, fault_of, sched
 
 pytestmark = [
     *tiny.LIBRARIES,
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning"),  # numpy, of KDPM2's timesteps
+    pytest.mark.filterwarnings(
+        "ignore:__array_wrap__ must accept context:DeprecationWarning"
+    ),  # numpy, of KDPM2's timesteps
 ]
 
 LEVELS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -37,10 +39,16 @@ WITHOUT_ZERO = [
 ]
 
 
-def fault(name: str, settings: dict | None = None, steps: int = 6, noise: object = None, **options: object) -> str | None:
+def fault(
+    name: str, settings: dict | None = None, steps: int = 6, noise: object = None, **options: object
+) -> str | None:
     own = settings if settings is not None else SETTINGS
     noise = noise or DDPMScheduler.from_config(own)
-    return fault_of(lambda how: scheduler_of(how, noise, "cpu", own), Sample(scheduler=name, steps=steps, scheduler_options=options), noise)
+    return fault_of(
+        lambda how: scheduler_of(how, noise, "cpu", own),
+        Sample(scheduler=name, steps=steps, scheduler_options=options),
+        noise,
+    )
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -58,10 +66,14 @@ def test_the_exact_velocity_of_a_flow():
     image, e = torch.rand(2, 3, 3), torch.randn(1, 2, 3, 3)
     t = noise.timesteps[300]
     s = noise.sigmas[300]
-    torch.testing.assert_close(exact_prediction(noise, image, (1 - s) * image + s * e, t), e - image, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        exact_prediction(noise, image, (1 - s) * image + s * e, t), e - image, atol=1e-4, rtol=1e-4
+    )
 
 
-@pytest.mark.parametrize("name", ["DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"])
+@pytest.mark.parametrize(
+    "name", ["DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"]
+)
 @pytest.mark.parametrize("steps", [3, 6, 20])
 def test_a_sampler_of_the_same_process_is_accepted_at_any_number_of_steps(name, steps):
     assert fault(name, steps=steps) is None
@@ -70,11 +82,20 @@ def test_a_sampler_of_the_same_process_is_accepted_at_any_number_of_steps(name, 
 
 @pytest.mark.parametrize("name", WITHOUT_ZERO)
 def test_a_sampler_without_zero_terminal_snr_is_refused_for_a_base_that_has_it(name):
-    assert "has other noise levels than training" in (fault(name, ZERO_SNR | {"prediction_type": "v_prediction"}) or "")
+    assert "has other noise levels than training" in (
+        fault(name, ZERO_SNR | {"prediction_type": "v_prediction"}) or ""
+    )
 
 
 @pytest.mark.parametrize(
-    "name", ["DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "TCDScheduler"]
+    "name",
+    [
+        "DDIMScheduler",
+        "EulerDiscreteScheduler",
+        "DPMSolverMultistepScheduler",
+        "UniPCMultistepScheduler",
+        "TCDScheduler",
+    ],
 )
 def test_a_sampler_that_knows_zero_terminal_snr_is_accepted_for_it(name):
     assert fault(name, ZERO_SNR | {"prediction_type": "v_prediction"}) is None
@@ -95,18 +116,27 @@ def test_levels_that_are_right_by_an_option_are_accepted():
 
 
 def test_a_signature_of_its_own_is_refused_with_the_reason_of_diffusers():
-    assert "cannot be run as a plain sampler (TypeError" in (fault("CogVideoXDPMScheduler", snr_shift_scale=1.0) or "")
+    assert "cannot be run as a plain sampler (TypeError" in (
+        fault("CogVideoXDPMScheduler", snr_shift_scale=1.0) or ""
+    )
 
 
 @pytest.mark.parametrize("name", ["DDIMInverseScheduler", "DPMSolverMultistepInverseScheduler"])
 def test_a_sampler_that_leads_the_other_way_is_refused(name):
-    assert "does not denoise what this family is trained on; for example DDIMScheduler does" in (fault(name) or "")
+    assert "does not denoise what this family is trained on; for example DDIMScheduler does" in (
+        fault(name) or ""
+    )
 
 
 @pytest.mark.parametrize("steps", [6, 50])
-@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler", "DDIMScheduler"])
+@pytest.mark.parametrize(
+    "name",
+    ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler", "DDIMScheduler"],
+)
 def test_samplers_of_another_process_are_refused_for_flows_also_with_many_steps(name, steps):
-    assert "does not denoise" in (fault(name, {"shift": 3.0}, steps, FlowMatchEulerDiscreteScheduler(shift=3.0)) or "")
+    assert "does not denoise" in (
+        fault(name, {"shift": 3.0}, steps, FlowMatchEulerDiscreteScheduler(shift=3.0)) or ""
+    )
 
 
 @pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
@@ -125,7 +155,9 @@ def test_as_many_steps_as_timesteps_are_refused_where_two_of_them_coincide():
 
 def test_timesteps_that_are_no_numbers_are_refused():
     cosine = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
-    assert "has timesteps that are not finite with sample.steps 6 (999.0, nan" in (fault("KDPM2AncestralDiscreteScheduler", cosine) or "")
+    assert "has timesteps that are not finite with sample.steps 6 (999.0, nan" in (
+        fault("KDPM2AncestralDiscreteScheduler", cosine) or ""
+    )
     assert fault("KDPM2AncestralDiscreteScheduler", cosine, 50) is None
 
 
@@ -141,7 +173,9 @@ def test_noise_that_no_seed_determines_is_refused(monkeypatch):
     class Shared(Unseeded):
         def step(self, model_output, timestep, sample, return_dict=True):
             out = diffusers.EulerDiscreteScheduler.step(self, model_output, timestep, sample)
-            out.prev_sample = out.prev_sample + 1e-2 * torch.randn(sample.shape, generator=torch.Generator().manual_seed(len(sample)))
+            out.prev_sample = out.prev_sample + 1e-2 * torch.randn(
+                sample.shape, generator=torch.Generator().manual_seed(len(sample))
+            )
             return out
 
     monkeypatch.setattr(diffusers, "Unseeded", Unseeded, raising=False)
@@ -158,19 +192,29 @@ def test_a_noise_sampler_gets_the_seeds_of_the_images():
 
     def made(seeds: list[int]) -> torch.Tensor:
         own = scheduler_of(Sample(scheduler="DPMSolverSDEScheduler", steps=4), noise, "cpu", SETTINGS)
-        return denoise(own, x[: len(seeds)], [torch.Generator().manual_seed(s) for s in seeds], lambda x, t: 0.1 * x)
+        return denoise(
+            own, x[: len(seeds)], [torch.Generator().manual_seed(s) for s in seeds], lambda x, t: 0.1 * x
+        )
 
     assert torch.equal(made([1, 2]), made([1, 2])) and not torch.equal(made([1, 2]), made([1, 3]))
     torch.testing.assert_close(made([1, 2])[:1], made([1]))
 
 
-@pytest.mark.parametrize(("option", "value"), [("prediction_type", "v_prediction"), ("beta_end", 0.1), ("trained_betas", [0.1])])
+@pytest.mark.parametrize(
+    ("option", "value"), [("prediction_type", "v_prediction"), ("beta_end", 0.1), ("trained_betas", [0.1])]
+)
 def test_what_training_settled_is_changed_where_the_family_has_it(option, value):
     """A pretrained base has it in its folder, a pixel family in its config."""
     how, noise = Sample(scheduler_options={option: value}), DDPMScheduler.from_config(SETTINGS)
-    with pytest.raises(ConfigError, match=rf"'{option}' is settled by training; .*scheduler/scheduler_config.json in a copy of the base's folder"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"'{option}' is settled by training; .*scheduler/scheduler_config.json in a copy of the base's folder",
+    ):
         scheduler_of(how, noise, "cpu", SETTINGS)
-    with pytest.raises(ConfigError, match=rf"'{option}' is settled by training; .*model.train_timesteps, beta_schedule or prediction_type"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"'{option}' is settled by training; .*model.train_timesteps, beta_schedule or prediction_type",
+    ):
         scheduler_of(how, noise)
 
 
@@ -180,9 +224,15 @@ def test_a_missing_package_is_named(monkeypatch):
     def called(self):
         raise ImportError("RareScheduler requires the rare library but it was not found in your environment.")
 
-    stand_in = type("RareScheduler", (), {"__init__": called, "__module__": "diffusers.utils.dummy_torch_and_rare_objects"})
+    stand_in = type(
+        "RareScheduler",
+        (),
+        {"__init__": called, "__module__": "diffusers.utils.dummy_torch_and_rare_objects"},
+    )
     monkeypatch.setattr(diffusers, "RareScheduler", stand_in, raising=False)
-    with pytest.raises(ConfigError, match="'RareScheduler' needs another package: RareScheduler requires the rare library"):
+    with pytest.raises(
+        ConfigError, match="'RareScheduler' needs another package: RareScheduler requires the rare library"
+    ):
         scheduler_class("RareScheduler")
 
 
@@ -201,8 +251,17 @@ def bases(tmp_path_factory) -> dict[str, Path]:
     """The four tiny bases; sd21 with zero terminal SNR, sdxl with statistics of its latents."""
     root = tmp_path_factory.mktemp("bases")
     made = {kind: tiny.make(kind, root / kind) for kind in tiny.KINDS}
-    tiny.amend(made["sd21"] / "scheduler" / "scheduler_config.json", rescale_betas_zero_snr=True, timestep_spacing="trailing")
-    tiny.amend(made["sdxl"] / "vae" / "config.json", latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[0.8, 1.2, 1.0, 0.9], scaling_factor=0.5)
+    tiny.amend(
+        made["sd21"] / "scheduler" / "scheduler_config.json",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+    )
+    tiny.amend(
+        made["sdxl"] / "vae" / "config.json",
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[0.8, 1.2, 1.0, 0.9],
+        scaling_factor=0.5,
+    )
     return made
 
 
@@ -228,5 +287,7 @@ def test_pictures_are_those_of_the_folders_own_pipeline(kind, name, guidance, ba
     model.prepare_sampling(how, "cpu")
     conditions, seeds = np.array([1, 4]), [5, 6]
     ours = model.sample(conditions, seeds, how).astype(int)
-    theirs = tiny.pictures(tiny.pipeline(kind, bases[kind]), [tiny.CAPTIONS[c] for c in conditions], seeds, how).astype(int)
+    theirs = tiny.pictures(
+        tiny.pipeline(kind, bases[kind]), [tiny.CAPTIONS[c] for c in conditions], seeds, how
+    ).astype(int)
     assert np.abs(ours - theirs).max() <= 1 and ours.std() > 5

@@ -52,11 +52,18 @@ def alpha_bar(t: torch.Tensor) -> torch.Tensor:
 def told(kind: str, pipe: Any, conditions: torch.Tensor) -> dict[str, Any]:
     """What the plain network is told about these captions (the last one is the empty prompt)."""
     prompts = [[*PROMPTS, ""][c] for c in conditions.tolist()]
-    given = pipe.encode_prompt(prompts, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
+    given = pipe.encode_prompt(
+        prompts, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
     if kind != "sdxl":
         return {"encoder_hidden_states": given[0]}
-    size = torch.tensor([[16.0, 16.0, 0.0, 0.0, 16.0, 16.0]]).repeat(len(prompts), 1)  # original size, crop, target size
-    return {"encoder_hidden_states": given[0], "added_cond_kwargs": {"text_embeds": given[2], "time_ids": size}}
+    size = torch.tensor([[16.0, 16.0, 0.0, 0.0, 16.0, 16.0]]).repeat(
+        len(prompts), 1
+    )  # original size, crop, target size
+    return {
+        "encoder_hidden_states": given[0],
+        "added_cond_kwargs": {"text_embeds": given[2], "time_ids": size},
+    }
 
 
 def rederived(kind: str, pipe: Any, drawn: dict[str, torch.Tensor], gamma: float) -> torch.Tensor:
@@ -105,8 +112,12 @@ def test_the_first_point_of_a_training_is_that_loss(made, tmp_path):
     model, train = tiny.model("sd21", made["sd21"]), Train()
     at = order(8, 8, 0, ("tiny", 0))
     latents = model.encoder("cpu")(torch.from_numpy(tiny.images(8)))[at]
-    drawn = model.draws(latents, torch.from_numpy(at % N), slice(0, 8), 8, train, generator("noise", "tiny", 0, 0))
-    assert seen == 8 and loss == pytest.approx(float(rederived("sd21", tiny.pipeline("sd21", made["sd21"]), drawn, 5.0).detach().mean()), rel=1e-4)
+    drawn = model.draws(
+        latents, torch.from_numpy(at % N), slice(0, 8), 8, train, generator("noise", "tiny", 0, 0)
+    )
+    assert seen == 8 and loss == pytest.approx(
+        float(rederived("sd21", tiny.pipeline("sd21", made["sd21"]), drawn, 5.0).detach().mean()), rel=1e-4
+    )
 
 
 def test_a_trained_text_encoder_gets_the_gradient_of_the_same_loss(made):
@@ -120,14 +131,22 @@ def test_a_trained_text_encoder_gets_the_gradient_of_the_same_loss(made):
     ours.mean().backward()
     pipe = tiny.pipeline("sd15", made["sd15"])
     prompts = [[*PROMPTS, ""][c] for c in drawn["conditions"].tolist()]
-    ids = pipe.tokenizer(prompts, padding="max_length", max_length=tiny.LENGTH, truncation=True, return_tensors="pt").input_ids
+    ids = pipe.tokenizer(
+        prompts, padding="max_length", max_length=tiny.LENGTH, truncation=True, return_tensors="pt"
+    ).input_ids
     ab = alpha_bar(drawn["t"]).float()
     noisy = ab.sqrt() * drawn["x"] + (1 - ab).sqrt() * drawn["noise"]
-    theirs = (pipe.unet(noisy, drawn["t"], pipe.text_encoder(ids)[0]).sample - drawn["noise"]).square().mean(dim=(1, 2, 3))
+    theirs = (
+        (pipe.unet(noisy, drawn["t"], pipe.text_encoder(ids)[0]).sample - drawn["noise"])
+        .square()
+        .mean(dim=(1, 2, 3))
+    )
     theirs.mean().backward()
     torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=1e-6)
     checked = 0
-    for (name, a), b in zip(model.text_encoder.named_parameters(), pipe.text_encoder.parameters(), strict=True):
+    for (name, a), b in zip(
+        model.text_encoder.named_parameters(), pipe.text_encoder.parameters(), strict=True
+    ):
         if a.grad is not None:
             torch.testing.assert_close(a.grad, b.grad, rtol=2e-3, atol=1e-6, msg=name)
             checked += bool(a.grad.abs().max() > 0)
@@ -141,7 +160,10 @@ def ours(model: Any, conditions: np.ndarray, seeds: list[int], how: Sample) -> n
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "PNDMScheduler", "EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler"])
+@pytest.mark.parametrize(
+    "scheduler",
+    ["DDIMScheduler", "PNDMScheduler", "EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler"],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_pictures_are_those_of_the_plain_pipeline(made, kind, scheduler, guidance):
     """Same prompts, one generator per image, the base's own scheduler settings: at most one level of 255 off."""
@@ -165,7 +187,9 @@ def test_the_null_prompt_of_xl_is_that_of_its_pipeline(made, tmp_path, zeros):
 
 
 @torch.no_grad()
-def by_hand(kind: str, folder: Path, conditions: list[int], seeds: list[int], g: float, steps: int) -> np.ndarray:
+def by_hand(
+    kind: str, folder: Path, conditions: list[int], seeds: list[int], g: float, steps: int
+) -> np.ndarray:
     """Guided DDIM over latents, written out: eps = eps_u + g (eps_c - eps_u)."""
     pipe = tiny.pipeline(kind, folder)
     scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
@@ -196,7 +220,14 @@ def test_guidance_is_the_formula_of_the_paper(made, kind, g):
 
 
 # ------------------------------------------------------------------------------------------------ schedulers
-NAMES = ["DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"]
+NAMES = [
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "PNDMScheduler",
+    "EulerDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "UniPCMultistepScheduler",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -216,14 +247,22 @@ def test_a_scheduler_has_the_settings_that_diffusers_would_give_it(made, kind, n
 def test_options_of_the_config_come_before_the_settings_of_the_base(made):
     how = Sample(scheduler_options={"timestep_spacing": "trailing", "clip_sample": True}, steps=4)
     scheduler = tiny.model("sd15", made["sd15"]).scheduler(how)
-    assert scheduler.config.timestep_spacing == "trailing" and scheduler.config.clip_sample and scheduler.timesteps[0] == 999
+    assert (
+        scheduler.config.timestep_spacing == "trailing"
+        and scheduler.config.clip_sample
+        and scheduler.timesteps[0] == 999
+    )
     assert scheduler.config.steps_offset == 1
 
 
 def test_latents_are_never_clipped_to_the_range_of_pixels(folder):
     """DDIM's own default clips at 1, and many folders were saved with a scheduler that has no such setting (Euler, say)."""
     file = folder / "scheduler" / "scheduler_config.json"
-    content = {k: v for k, v in json.loads(file.read_text()).items() if k not in ("clip_sample", "skip_prk_steps", "set_alpha_to_one")}
+    content = {
+        k: v
+        for k, v in json.loads(file.read_text()).items()
+        if k not in ("clip_sample", "skip_prk_steps", "set_alpha_to_one")
+    }
     file.write_text(json.dumps({**content, "_class_name": "EulerDiscreteScheduler"}))
     assert not tiny.model("sd15", folder).scheduler(Sample()).config.clip_sample
 
@@ -231,11 +270,23 @@ def test_latents_are_never_clipped_to_the_range_of_pixels(folder):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"scheduler": "DDIMSheduler"}, "'DDIMSheduler' is no scheduler of diffusers; did you mean 'DDIMScheduler'"),
-        ({"scheduler": "FlowMatchEulerDiscreteScheduler"}, "does not denoise what this family is trained on; for example DDIMScheduler does"),
+        (
+            {"scheduler": "DDIMSheduler"},
+            "'DDIMSheduler' is no scheduler of diffusers; did you mean 'DDIMScheduler'",
+        ),
+        (
+            {"scheduler": "FlowMatchEulerDiscreteScheduler"},
+            "does not denoise what this family is trained on; for example DDIMScheduler does",
+        ),
         ({"scheduler": "StableDiffusionPipeline"}, "is no scheduler of diffusers"),
-        ({"scheduler_options": {"clip_samples": True}}, "DDIMScheduler knows no 'clip_samples'; did you mean 'clip_sample'"),
-        ({"scheduler_options": {"prediction_type": "v_prediction"}}, "'prediction_type' is settled by training"),
+        (
+            {"scheduler_options": {"clip_samples": True}},
+            "DDIMScheduler knows no 'clip_samples'; did you mean 'clip_sample'",
+        ),
+        (
+            {"scheduler_options": {"prediction_type": "v_prediction"}},
+            "'prediction_type' is settled by training",
+        ),
         ({"scheduler_options": {"beta_end": 0.1}}, "'beta_end' is settled by training"),
         ({"steps": 1001}, r"sample\.steps 1001"),
     ],
@@ -253,7 +304,9 @@ def test_other_predictions_are_refused(folder, kind):
 
 
 def test_a_text_encoder_of_xl_is_not_trained(made):
-    with pytest.raises(ConfigError, match=r"model\.train_text_encoder is for bases with one text encoder.*set it to false"):
+    with pytest.raises(
+        ConfigError, match=r"model\.train_text_encoder is for bases with one text encoder.*set it to false"
+    ):
         tiny.model("sdxl", made["sdxl"], train_text_encoder=True)
 
 
@@ -262,6 +315,8 @@ def test_xl_is_told_the_size_of_its_images(made):
     model = tiny.model("sdxl", made["sdxl"], Shape((8, 8, 3), 0, tiny.CAPTIONS))
     how = Sample(steps=1)
     model.prepare_sampling(how, "cpu")
-    model.net.register_forward_pre_hook(lambda module, args, given: seen.append(given["added_cond_kwargs"]["time_ids"]), with_kwargs=True)
+    model.net.register_forward_pre_hook(
+        lambda module, args, given: seen.append(given["added_cond_kwargs"]["time_ids"]), with_kwargs=True
+    )
     assert model.sample(np.array([0, 1]), [1, 2], how).shape == (2, 8, 8, 3)
     assert seen[0].tolist() == [[8, 8, 0, 0, 8, 8]] * 2

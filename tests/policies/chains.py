@@ -19,7 +19,13 @@ DIGITS: dict[str, Any] = {
     "generations": 2,
     "data": {"source": "digits", "train_size": 80},
     "model": {"family": "pixel-mlp", "width": 16, "depth": 1},
-    "train": {"images_seen": 640, "batch_size": 64, "learning_rate": 3e-3, "checkpoint_every": 128, "start_from": "previous"},
+    "train": {
+        "images_seen": 640,
+        "batch_size": 64,
+        "learning_rate": 3e-3,
+        "checkpoint_every": 128,
+        "start_from": "previous",
+    },
     "sample": {"count": 80, "steps": 2, "shard_size": 80, "batch_size": 80},
     "probe": {"per_condition": 0},
     "measure": {"metrics": [], "held_out_loss": 0},
@@ -74,7 +80,17 @@ def rows(run: Run, generation: int) -> list[tuple[str, int, int]]:
 
 def content(path: Path) -> dict[str, bytes]:
     """All files of a run whose bytes are a function of its config."""
-    leave = {"timings.jsonl", ".lock", "strip.png", "curves.png", "run.yaml", "config.json", "hash.json"}  # the last two hold paths
+    leave = {
+        "timings.jsonl",
+        ".lock",
+        "strip.png",
+        "curves.png",
+        "run.yaml",
+        "config.json",
+        "hash.json",
+    }  # the last two hold paths
     return {
-        str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file() and p.name not in leave and "cache" not in p.parts
+        str(p.relative_to(path)): p.read_bytes()
+        for p in sorted(path.rglob("*"))
+        if p.is_file() and p.name not in leave and "cache" not in p.parts
     }

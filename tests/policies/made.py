@@ -17,7 +17,11 @@ from difflab.runs import ledger
 
 CLASSES = ["ant", "bee", "cat"]
 DIGITS: dict[str, Any] = {"model": {"family": "pixel-mlp"}, "generations": 3}
-NUMBERS: dict[str, Any] = {"model": {"family": "categorical"}, "data": {"source": "exact", "train_size": 50}, "generations": 3}
+NUMBERS: dict[str, Any] = {
+    "model": {"family": "categorical"},
+    "data": {"source": "exact", "train_size": 50},
+    "generations": 3,
+}
 UNCONDITIONAL: dict[str, Any] = {"model": {"family": "memoriser"}, "generations": 3}
 
 
@@ -53,7 +57,10 @@ def candidates(
     asked = None if labels is None else np.asarray(labels, dtype=np.int64)
     named = [None] * len(fake) if asked is None else [CLASSES[i] for i in asked]
     columns = {"label": None if asked is None else asked.tolist(), "class": named, "prompt": prompts}
-    rows = pa.table([pa.array(columns.get(name) or [None] * len(fake), kind) for name, kind in ledger.COLUMNS], [name for name, _ in ledger.COLUMNS])
+    rows = pa.table(
+        [pa.array(columns.get(name) or [None] * len(fake), kind) for name, kind in ledger.COLUMNS],
+        [name for name, _ in ledger.COLUMNS],
+    )
     samples = SimpleNamespace(
         shards=range(1),
         table=lambda shard, names: rows.select(names),

@@ -17,8 +17,12 @@ from difflab.models.pixel_mlp import PixelMLP
 BARS = DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod.double()
 # diffusers (0.35 to 0.42) itself hands tensors to np.array() in the set_timesteps of most schedulers.
 QUIET = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:diffusers.schedulers"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning:diffusers.schedulers"),
+    pytest.mark.filterwarnings(
+        "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:diffusers.schedulers"
+    ),
+    pytest.mark.filterwarnings(
+        "ignore:__array_wrap__ must accept context:DeprecationWarning:diffusers.schedulers"
+    ),
 ]
 
 
@@ -75,4 +79,9 @@ def floats(model: Any, conditions: Any, seeds: list[int], **how: Any) -> torch.T
 def at(generation: int = 1, base: Any = None, previous: Any = None, **sections: Any) -> Any:
     """Where a policy stands that may ask for these other models."""
     config = parse({"model": {"family": "pixel-mlp"}, "generations": 3, **sections})
-    return SimpleNamespace(generation=generation, config=config, device="cpu", model=lambda which: {"base": base, "previous": previous}[which])
+    return SimpleNamespace(
+        generation=generation,
+        config=config,
+        device="cpu",
+        model=lambda which: {"base": base, "previous": previous}[which],
+    )

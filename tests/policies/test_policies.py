@@ -44,7 +44,10 @@ def test_a_wrong_entry_is_named(entry, message):
         config(entry)
 
 
-@pytest.mark.parametrize(("span", "message"), [({"first": 2, "last": 1}, "which is never"), ({"first": 4}, "ends with generation 3")])
+@pytest.mark.parametrize(
+    ("span", "message"),
+    [({"first": 2, "last": 1}, "which is never"), ({"first": 4}, "ends with generation 3")],
+)
 def test_a_policy_that_never_acts_is_an_error(span, message):
     with pytest.raises(ConfigError, match=message):
         policies.check(config({"policy": "unflagged", **span}))
@@ -105,7 +108,10 @@ def test_two_that_settle_the_same_thing_in_one_generation_are_refused(one, other
             {"policy": "top_share", "reward": "brightness", "share": 0.9},
             {"policy": "top_share", "reward": "brightness", "share": 0.9, "lowest": True},
         ],
-        [{"policy": "best_of", "k": 2, "reward": "brightness"}, {"policy": "best_of", "k": 2, "reward": "saturation"}],
+        [
+            {"policy": "best_of", "k": 2, "reward": "brightness"},
+            {"policy": "best_of", "k": 2, "reward": "saturation"},
+        ],
     ],
 )
 def test_those_that_stack_are_not(entries):
@@ -119,7 +125,10 @@ def test_opposite_choices_of_one_of_k_are_refused():
         policies.check(configs.parse({**GUIDED, "policies": [best, {**best, "lowest": True, **other}]}))
 
     for other in ({}, {"policy": "luce"}, {"k": 4, "first": 2}):
-        with pytest.raises(ConfigError, match="prefer the highest and the lowest brightness of the same samples; leave one out"):
+        with pytest.raises(
+            ConfigError,
+            match="prefer the highest and the lowest brightness of the same samples; leave one out",
+        ):
             checked(**other)
     checked(k=1)
     checked(lowest=False)
@@ -129,7 +138,12 @@ def test_opposite_choices_of_one_of_k_are_refused():
 
 def test_a_policy_acts_where_it_overrides_a_hook_and_in_its_generations_alone():
     read = config("unflagged", {"policy": "unflagged", "first": 1, "last": 2})
-    assert [[at.position for _, at in policies.acting("select", read, t)] for t in range(4)] == [[0], [0, 1], [0, 1], [0]]
+    assert [[at.position for _, at in policies.acting("select", read, t)] for t in range(4)] == [
+        [0],
+        [0, 1],
+        [0, 1],
+        [0],
+    ]
     assert list(policies.acting("pools", read, 1)) == []
 
 

@@ -83,11 +83,21 @@ def test_confidence_and_shows_are_the_judges_whatever_was_asked_for():
 
 def reader(texts):
     """An extractor that reads these texts."""
-    return SimpleNamespace(key="clip", name="open_clip:x", dim=2, recipe={}, encode_text=lambda asked: torch.stack([texts[t] for t in asked]))
+    return SimpleNamespace(
+        key="clip",
+        name="open_clip:x",
+        dim=2,
+        recipe={},
+        encode_text=lambda asked: torch.stack([texts[t] for t in asked]),
+    )
 
 
 def test_clip_score_is_the_cosine_with_the_prompt_or_else_the_class():
-    texts = {"north": torch.tensor([0.0, 2.0]), "east": torch.tensor([3.0, 0.0]), "ant": torch.tensor([1.0, 1.0])}
+    texts = {
+        "north": torch.tensor([0.0, 2.0]),
+        "east": torch.tensor([3.0, 0.0]),
+        "ant": torch.tensor([1.0, 1.0]),
+    }
     fake = np.array([[0.0, 5.0], [0.0, 1.0], [3.0, 4.0]])
     plain = SimpleNamespace(key="pixels", name="pixels", encode_text=None)
     at, all_ = candidates(fake, prompts=["north", "east", "north"], extractors=[plain, reader(texts)])
@@ -100,7 +110,9 @@ def test_clip_score_is_the_cosine_with_the_prompt_or_else_the_class():
 
 
 def test_aesthetic_is_the_score_of_a_head(tmp_path):
-    save_file({"weight": torch.tensor([[2.0, 1.0]]), "bias": torch.tensor([5.0])}, tmp_path / "head.safetensors")
+    save_file(
+        {"weight": torch.tensor([[2.0, 1.0]]), "bias": torch.tensor([5.0])}, tmp_path / "head.safetensors"
+    )
     at, all_ = candidates([[0.0, 3.0], [4.0, 3.0]], extractors=[reader({})])
     assert np.allclose(of(f"aesthetic:{tmp_path}/head.safetensors", at, all_), [6.0, 5 + 1.6 + 0.6])
     with pytest.raises(MeasureError, match="pickles can run code"):
@@ -125,7 +137,9 @@ def test_the_first_sample_without_a_finite_reward_is_named(value):
     values = np.zeros((6, 1, 1))
     values[[3, 5]] = value
     at, all_ = candidates(images=values, base=NUMBERS, generation=2)
-    with pytest.raises(MeasureError, match=r"reward value: sample 3 of generation 2 has the reward -?(nan|inf) \(2 of 6"):
+    with pytest.raises(
+        MeasureError, match=r"reward value: sample 3 of generation 2 has the reward -?(nan|inf) \(2 of 6"
+    ):
         of("value", at, all_)
     with pytest.raises(MeasureError, match="sample 5 of generation 2"):
         of("value", at, all_.only(np.array([0, 5])))
@@ -174,7 +188,12 @@ def test_a_reward_that_the_samples_do_not_have_is_refused(spec, more, message):
 
 
 def test_rewards_that_fit_pass():
-    for spec, more in (("clip_score", {"measure": CLIP}), ("class_confidence:pixels", {}), ("chance", {"base": NUMBERS}), ("brightness", {})):
+    for spec, more in (
+        ("clip_score", {"measure": CLIP}),
+        ("class_confidence:pixels", {}),
+        ("chance", {"base": NUMBERS}),
+        ("brightness", {}),
+    ):
         checked({"policy": "top_share", "share": 0.5, "reward": spec}, **more)
     with pytest.raises(ConfigError, match="'clip_score' takes nothing after its name"):
         checked({"policy": "top_share", "share": 0.5, "reward": "clip_score:x"})

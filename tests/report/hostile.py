@@ -39,5 +39,15 @@ def settings(source: Path, **more: Any) -> dict[str, Any]:
         "sample": {"count": 60, "steps": 4},
         "probe": {"per_condition": 2},
         "measure": {"extractors": ["pixels", "texture"], "resamples": 20, "held_out_loss": 16}
-        | {"metrics": ["fd", "precision", "recall", "coverage", "class_accuracy", "near_duplicates", "sharpness_shift"]},
+        | {
+            "metrics": [
+                "fd",
+                "precision",
+                "recall",
+                "coverage",
+                "class_accuracy",
+                "near_duplicates",
+                "sharpness_shift",
+            ]
+        },
     } | more

@@ -43,9 +43,17 @@ def made(rng: np.random.Generator) -> tuple[Blocks, list[str], int]:
     heads = [Column(f"key {i}", "left", text=True) for i in range(keys)]
     heads += [Column(f"head\nof {i}") for i in range(count)] + [Column("said", "left", text=True)] * texts
     numbers = [
-        [f"{x:,.{d}f}" for x, d in zip(rng.normal(0, 10.0 ** rng.integers(0, 9), count), rng.integers(0, 4, count), strict=True)] for _ in range(3)
+        [
+            f"{x:,.{d}f}"
+            for x, d in zip(
+                rng.normal(0, 10.0 ** rng.integers(0, 9), count), rng.integers(0, 4, count), strict=True
+            )
+        ]
+        for _ in range(3)
     ]
-    rows = [[WORDS[: int(rng.integers(3, 40))] for _ in range(keys)] + own + [WORDS] * texts for own in numbers]
+    rows = [
+        [WORDS[: int(rng.integers(3, 40))] for _ in range(keys)] + own + [WORDS] * texts for own in numbers
+    ]
     return Blocks(heads, rows, "a title", keys=keys), [x for own in numbers for x in own], keys
 
 
@@ -66,12 +74,16 @@ def test_texts_wrap_before_columns_go_into_a_further_table_which_repeats_the_fir
     assert len(blocks.groups(200)) == 1 and blocks.groups(14 + 2 * 12 + LEAST) == [[0, 1, 2, 3]]
     assert blocks.groups(30) == [[0, 1, 2], [0, 3]]
     assert shown(blocks, 30).count("first") == 2
-    assert shown(blocks, 70).count("first") == 1 and WORDS not in " ".join(shown(blocks, 70).splitlines())  # wrapped, in one table
+    assert shown(blocks, 70).count("first") == 1 and WORDS not in " ".join(
+        shown(blocks, 70).splitlines()
+    )  # wrapped, in one table
     assert shown(blocks, 200).count("first") == 1 and WORDS in shown(blocks, 200)
 
 
 def test_markup_in_a_cell_is_text_and_rows_may_be_dimmed_or_end_a_table():
-    text = shown(Blocks([Column("a", "left"), Column("n")], [["[red]x", "1"], ["[/b]", "2"]], dim=1, ends=1), 40)
+    text = shown(
+        Blocks([Column("a", "left"), Column("n")], [["[red]x", "1"], ["[/b]", "2"]], dim=1, ends=1), 40
+    )
     lines = [line.strip() for line in text.splitlines()]
     assert lines[-4].startswith("[red]x") and lines[-3] == "" and lines[-2].startswith("[/b]")
 
@@ -79,7 +91,10 @@ def test_markup_in_a_cell_is_text_and_rows_may_be_dimmed_or_end_a_table():
 # -------------------------------------------------------------------------------------------------------- the commands
 def test_a_comparison_keeps_every_number_and_n():
     names = ["fd", "generalisation_score_own", "high_frequency_shift"]
-    rows = [row(0, name, "efficientnet-lite0", 123.456 * 10**i, (-0.01234, 9876.5), 12345, 0.0001234, "r") for i, name in enumerate(names)]
+    rows = [
+        row(0, name, "efficientnet-lite0", 123.456 * 10**i, (-0.01234, 9876.5), 12345, 0.0001234, "r")
+        for i, name in enumerate(names)
+    ]
     for width in range(24, 121, 4):
         text = shown(comparison(rows), width)
         found = words(text)
@@ -97,7 +112,10 @@ def test_arms_keep_every_number():
         def rows(self) -> list[dict[str, Any]]:
             return [row(0, f"measure_{i}", "pixels", self.value * 10**i, None, 9, 0.5, "r") for i in range(6)]
 
-    named = [Arm(name, {s: Seeds(v + s) for s in range(2)}) for name, v in (("replace", 1.234), ("an arm with a long name", 2.345))]  # type: ignore[misc]
+    named = [
+        Arm(name, {s: Seeds(v + s) for s in range(2)})
+        for name, v in (("replace", 1.234), ("an arm with a long name", 2.345))
+    ]  # type: ignore[misc]
     rows = compare_runs(named)
     for width in WIDTHS:
         found = words(shown(arms(rows), width))
@@ -126,38 +144,83 @@ def cells(rows: list[dict[str, Any]], *keys: str) -> set[str]:
     return {number(r[key]) for r in rows for key in keys if r.get(key) is not None}
 
 
-COMPARE = ("compare", "R", "G", "--extractors", "pixels", "texture", "--resamples", "20", "--metrics", "fd", "kid", "recall", "contrast_shift")
+COMPARE = (
+    "compare",
+    "R",
+    "G",
+    "--extractors",
+    "pixels",
+    "texture",
+    "--resamples",
+    "20",
+    "--metrics",
+    "fd",
+    "kid",
+    "recall",
+    "contrast_shift",
+)
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 120])
 def test_commands_print_whole_numbers_at_any_width(place, monkeypatch, columns):
     monkeypatch.chdir(place)
     said = {}
-    for command in (COMPARE, ("status", "run"), ("plan", "px.yaml"), ("measure", "run"), ("theory", "A1-variance", "--chains", "50")):
+    for command in (
+        COMPARE,
+        ("status", "run"),
+        ("plan", "px.yaml"),
+        ("measure", "run"),
+        ("theory", "A1-variance", "--chains", "50"),
+    ):
         done = difflab(*command, columns=columns)
         assert done.returncode in (0, 1) and "…" not in done.stdout, (command, done.stderr)
-        said[command[0]] = words(done.stdout), [json.loads(line) for line in difflab(*command, "--json", columns=columns).stdout.splitlines()]
+        said[command[0]] = (
+            words(done.stdout),
+            [json.loads(line) for line in difflab(*command, "--json", columns=columns).stdout.splitlines()],
+        )
     found, rows = said["compare"]
-    assert cells(rows, "value", "floor", "ci_low", "ci_high") <= set(found) and {str(r["n"]) for r in rows} <= set(found)
+    assert cells(rows, "value", "floor", "ci_low", "ci_high") <= set(found) and {
+        str(r["n"]) for r in rows
+    } <= set(found)
     found, rows = said["plan"]
-    assert {f"{sum(r['images'] for r in rows if r['stage'] == stage):,}" for stage in ("sample", "train")} <= set(found)
+    assert {
+        f"{sum(r['images'] for r in rows if r['stage'] == stage):,}" for stage in ("sample", "train")
+    } <= set(found)
     assert len([w for w in found if w == "MiB"]) >= 5
     assert said["status"][0].count("done") == 10
     found, rows = said["theory"]
-    assert {f"{r['theory']:.5g}" for r in rows} | {f"{r['measured']:.5g}" for r in rows} | {f"{r['z']:+.2f}" for r in rows} <= set(found)
+    assert {f"{r['theory']:.5g}" for r in rows} | {f"{r['measured']:.5g}" for r in rows} | {
+        f"{r['z']:+.2f}" for r in rows
+    } <= set(found)
 
 
 def test_json_does_not_depend_on_the_width(place, monkeypatch):
     monkeypatch.chdir(place)
     for command in (COMPARE, ("status", "run"), ("measure", "run")):
-        assert difflab(*command, "--json", columns=40).stdout == difflab(*command, "--json", columns=200).stdout
+        assert (
+            difflab(*command, "--json", columns=40).stdout == difflab(*command, "--json", columns=200).stdout
+        )
 
 
 def test_a_diagnosis_keeps_its_marks(place, monkeypatch):
     monkeypatch.chdir(place)
     folder(place / "real", 80, 16, 1)
     wide, *narrow = (
-        difflab("diagnose", "--reference", "real", "G", "R", "--extractors", "pixels", "--resamples", "20", columns=c).stdout for c in (160, 40, 60)
+        difflab(
+            "diagnose",
+            "--reference",
+            "real",
+            "G",
+            "R",
+            "--extractors",
+            "pixels",
+            "--resamples",
+            "20",
+            columns=c,
+        ).stdout
+        for c in (160, 40, 60)
     )
     for text in narrow:
-        assert "…" not in text and set(re.findall(r"-?\d+\.\d+", wide)) <= set(re.findall(r"-?\d+\.\d+", text))
+        assert "…" not in text and set(re.findall(r"-?\d+\.\d+", wide)) <= set(
+            re.findall(r"-?\d+\.\d+", text)
+        )

@@ -24,8 +24,14 @@ def test_curves_are_the_rows_of_the_run(hostile: Run) -> None:
         own = [r for r in rows if (r["metric"], r["extractor"]) == (chart["metric"], chart["extractor"])]
         assert line["t"] == [r["generation"] for r in own]
         for key, column in (("value", "value"), ("low", "ci_low"), ("high", "ci_high")):
-            assert line[key] == pytest.approx([r[column] for r in own], rel=1e-4) if own[0][column] is not None else set(line[key]) == {None}
-        assert chart["floor"] == (None if own[0]["floor"] is None else pytest.approx(own[0]["floor"], rel=1e-4))
+            assert (
+                line[key] == pytest.approx([r[column] for r in own], rel=1e-4)
+                if own[0][column] is not None
+                else set(line[key]) == {None}
+            )
+        assert chart["floor"] == (
+            None if own[0]["floor"] is None else pytest.approx(own[0]["floor"], rel=1e-4)
+        )
         assert chart["title"] in chart["says"].replace("_", " ") and "generation 2" in chart["says"]
     assert json.loads(json.dumps(found, allow_nan=False))["title"] == "hostile"
     assert found["compared"] is None and found["generations"] == [0, 1, 2] and found["planned"] == 2
@@ -33,10 +39,19 @@ def test_curves_are_the_rows_of_the_run(hostile: Run) -> None:
 
 def test_every_measure_has_a_heading() -> None:
     assert {name for name in METRICS if group_of(name, "pixels") == "Other"} == set()
-    assert group_of("zero_shot_accuracy", "clip") == "Concepts" and group_of("saturation_shift", "texture") == "Aesthetics and texture"
-    assert group_of("auth_pct", "pixels") == "Memorisation" and group_of("drift_from_base", "training") == "Process"
+    assert (
+        group_of("zero_shot_accuracy", "clip") == "Concepts"
+        and group_of("saturation_shift", "texture") == "Aesthetics and texture"
+    )
+    assert (
+        group_of("auth_pct", "pixels") == "Memorisation"
+        and group_of("drift_from_base", "training") == "Process"
+    )
     assert group_of("mine", "pixels") == "Other" and group_of("loss_gap", "training") == "Memorisation"
-    assert group_of("held_out_loss_1", "training") == "Process" and group_of("held_out_loss_rare", "training") == "Tails"
+    assert (
+        group_of("held_out_loss_1", "training") == "Process"
+        and group_of("held_out_loss_rare", "training") == "Tails"
+    )
 
 
 def with_rows(run: Run, path: Path, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> Run:
@@ -49,22 +64,37 @@ def with_rows(run: Run, path: Path, change: Callable[[dict[str, Any]], dict[str,
 
 
 def test_flagged_images_have_a_curve_where_there_are_any(hostile: Run, tmp_path: Path) -> None:
-    titles = lambda run: {chart["title"]: group["title"] for group in contents([run])["groups"] for chart in group["charts"]}  # noqa: E731
+    titles = lambda run: {
+        chart["title"]: group["title"] for group in contents([run])["groups"] for chart in group["charts"]
+    }  # noqa: E731
     assert "images of one colour" not in titles(hostile)
-    some = with_rows(hostile, tmp_path / "run", lambda row: row | {"value": 0.1} if row["metric"] == "flagged_share" else row)
+    some = with_rows(
+        hostile,
+        tmp_path / "run",
+        lambda row: row | {"value": 0.1} if row["metric"] == "flagged_share" else row,
+    )
     assert titles(some)["images of one colour"] == "Process"
 
 
 def test_levels_of_noise_are_named(hostile: Run) -> None:
     process = next(group for group in contents([hostile])["groups"] if group["title"] == "Process")
     titles = [chart["title"] for chart in process["charts"] if chart["metric"].startswith("held_out_loss_")]
-    assert titles == [f"held-out loss, {level}" for level in ("least noise", "low noise", "high noise", "most noise")]
+    assert titles == [
+        f"held-out loss, {level}" for level in ("least noise", "low noise", "high noise", "most noise")
+    ]
 
 
 def test_where_no_copies_were_looked_for_it_is_said(hostile: Run, tmp_path: Path) -> None:
     group = lambda run: next(group for group in contents([run])["groups"] if group["title"] == "Memorisation")  # noqa: E731
-    assert [chart["metric"] for chart in group(hostile)["charts"]] == ["near_duplicates", "loss_gap"] and not group(hostile)["note"]
-    bare = with_rows(hostile, tmp_path / "run", lambda row: None if row["metric"] in ("near_duplicates", "loss_gap") else row)
+    assert [chart["metric"] for chart in group(hostile)["charts"]] == [
+        "near_duplicates",
+        "loss_gap",
+    ] and not group(hostile)["note"]
+    bare = with_rows(
+        hostile,
+        tmp_path / "run",
+        lambda row: None if row["metric"] in ("near_duplicates", "loss_gap") else row,
+    )
     assert group(bare)["charts"] == [] and "near_duplicates" in group(bare)["note"]
 
 
@@ -76,9 +106,18 @@ def test_several_runs_are_arms_and_several_seeds_one(hostile: Run, other: Run, t
     assert found["arms"] == [{"name": "hostile", "seeds": [0, 1]}, {"name": "other", "seeds": [0]}]
     chart = next(c for g in found["groups"] for c in g["charts"] if c["metric"] == "recall")
     seeds, single = chart["lines"]
-    assert seeds["over"] == "seeds" and seeds["n"] == [2, 2, 2] and single["over"] == "images" and single["n"][0] == 60
-    assert {row["arm"] for row in found["compared"]} == {"hostile", "other"} and {row["generation"] for row in found["compared"]} == {2}
-    assert [run["name"] for run in found["runs"]] == ["hostile", "other"], "pictures of the first seed of each"
+    assert (
+        seeds["over"] == "seeds"
+        and seeds["n"] == [2, 2, 2]
+        and single["over"] == "images"
+        and single["n"][0] == 60
+    )
+    assert {row["arm"] for row in found["compared"]} == {"hostile", "other"} and {
+        row["generation"] for row in found["compared"]
+    } == {2}
+    assert [run["name"] for run in found["runs"]] == ["hostile", "other"], (
+        "pictures of the first seed of each"
+    )
     assert found["budget"] == "budgets do NOT match: training set 60 in hostile, 240 in other (generation 2)"
 
 
@@ -98,10 +137,19 @@ def test_an_exact_family_has_curves_and_no_pictures(tmp_path: Path) -> None:
     from difflab.config import parse
     from difflab.loop.chain import run_chain
 
-    config = {"name": "exact", "generations": 2, "model": {"family": "gaussian", "replicates": 50}, "sample": {"count": 20}}
+    config = {
+        "name": "exact",
+        "generations": 2,
+        "model": {"family": "gaussian", "replicates": 50},
+        "sample": {"count": 20},
+    }
     run_chain(parse(config | {"data": {"source": "exact", "train_size": 20}}), tmp_path / "exact")
-    found = contents([open_run(tmp_path / "exact")], verdict=lambda run: pytest.fail("there is nothing to diagnose"))
+    found = contents(
+        [open_run(tmp_path / "exact")], verdict=lambda run: pytest.fail("there is nothing to diagnose")
+    )
     (detail,) = found["runs"]
     assert "Memorisation" not in [group["title"] for group in found["groups"]], "numbers are no copies"
-    assert [detail[part] for part in ("pictures", "map", "concepts", "nearest", "spectra", "verdict")] == [None] * 6
+    assert [detail[part] for part in ("pictures", "map", "concepts", "nearest", "spectra", "verdict")] == [
+        None
+    ] * 6
     assert detail["cost"]["seconds"] > 0

@@ -20,17 +20,32 @@ def made(path: Path, name: str, rows: list[dict[str, Any]]) -> Run:
     run = Run(path, parse({"name": name, "model": {"family": "memoriser"}, "generations": 9}))
     for t in {r["generation"] for r in rows}:
         run.gen(t).mkdir(parents=True)
-        (run.gen(t) / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows if r["generation"] == t))
+        (run.gen(t) / "metrics.jsonl").write_text(
+            "".join(json.dumps(r) + "\n" for r in rows if r["generation"] == t)
+        )
     return run
 
 
-def numbers(metric: str, values: list[float | None], floor: float | None = 0.1, extractor: str = "pixels", ci: bool = True) -> list[dict[str, Any]]:
-    return [row(t, metric, extractor, v, (v - 0.2, v + 0.3) if ci and v is not None else None, 50, floor, "abc") for t, v in enumerate(values)]
+def numbers(
+    metric: str,
+    values: list[float | None],
+    floor: float | None = 0.1,
+    extractor: str = "pixels",
+    ci: bool = True,
+) -> list[dict[str, Any]]:
+    return [
+        row(t, metric, extractor, v, (v - 0.2, v + 0.3) if ci and v is not None else None, 50, floor, "abc")
+        for t, v in enumerate(values)
+    ]
 
 
 @pytest.fixture
 def run(tmp_path) -> Run:
-    rows = [*numbers("flagged_share", [0, 0.1], 0.0, "none"), *numbers("fd", [1.0, 3.0]), *numbers("recall", [0.9, 0.2], 0.95)]
+    rows = [
+        *numbers("flagged_share", [0, 0.1], 0.0, "none"),
+        *numbers("fd", [1.0, 3.0]),
+        *numbers("recall", [0.9, 0.2], 0.95),
+    ]
     return made(tmp_path / "one", "one", rows)
 
 
@@ -53,11 +68,17 @@ def test_each_measure_is_a_plot_with_values_interval_and_floor(run):
 
 
 def test_several_runs_share_the_plots_and_have_a_colour_each(run, tmp_path):
-    two = made(tmp_path / "two", "two", [*numbers("fd", [1.5, 2.5, 2.0], 0.7), *numbers("kid", [0.1, 0.2], None)])
+    two = made(
+        tmp_path / "two", "two", [*numbers("fd", [1.5, 2.5, 2.0], 0.7), *numbers("kid", [0.1, 0.2], None)]
+    )
     figure = curves([run, two])
     fd = next(a for a in figure.axes if a.get_title() == "fd")
     first, floor, second = fd.lines
-    assert (first.get_color(), second.get_color()) == COLOURS[:2] and second.get_xydata().tolist() == [[0, 1.5], [1, 2.5], [2, 2.0]]
+    assert (first.get_color(), second.get_color()) == COLOURS[:2] and second.get_xydata().tolist() == [
+        [0, 1.5],
+        [1, 2.5],
+        [2, 2.0],
+    ]
     assert set(floor.get_ydata()) == {0.1}  # the floor of the first
     assert len(fd.collections) == 2
     assert [a.get_title() for a in figure.axes if a.axison] == ["fd", "recall", "kid", "flagged share"]
@@ -65,12 +86,18 @@ def test_several_runs_share_the_plots_and_have_a_colour_each(run, tmp_path):
 
 
 def test_flagged_images_are_drawn_where_there_are_any(tmp_path):
-    clean = made(tmp_path / "clean", "clean", [*numbers("flagged_share", [0, 0], 0.0, "none"), *numbers("fd", [1.0, 3.0])])
+    clean = made(
+        tmp_path / "clean",
+        "clean",
+        [*numbers("flagged_share", [0, 0], 0.0, "none"), *numbers("fd", [1.0, 3.0])],
+    )
     assert [a.get_title() for a in curves([clean]).axes if a.axison] == ["fd"]
 
 
 def test_more_runs_than_colours_have_lines_of_another_kind(tmp_path):
-    runs = [made(tmp_path / str(k), str(k), numbers("kid", [0.1, 0.2], None)) for k in range(len(COLOURS) + 2)]
+    runs = [
+        made(tmp_path / str(k), str(k), numbers("kid", [0.1, 0.2], None)) for k in range(len(COLOURS) + 2)
+    ]
     lines = next(iter(curves(runs).axes)).lines
     looks = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines]
     assert len(set(looks)) == len(runs) and looks[0][0] == looks[len(COLOURS)][0]
@@ -94,14 +121,24 @@ def test_metrics_can_be_chosen_and_the_figure_shrinks(run):
 
 
 def test_without_intervals_floors_or_values_nothing_is_made_up(tmp_path):
-    figure = curves([made(tmp_path / "r", "r", [*numbers("fd", [1.0, None, 2.0], None, ci=False), *numbers("kid", [None, None])])])
+    figure = curves(
+        [
+            made(
+                tmp_path / "r",
+                "r",
+                [*numbers("fd", [1.0, None, 2.0], None, ci=False), *numbers("kid", [None, None])],
+            )
+        ]
+    )
     (fd,) = (a for a in figure.axes if a.axison)
     assert [line.get_xydata().tolist() for line in fd.lines] == [[[0, 1.0], [2, 2.0]]] and not fd.collections
     assert legend(figure) == ["r"]
 
 
 def test_extractors_are_named_when_there_are_several(tmp_path):
-    figure = curves([made(tmp_path / "r", "r", [*numbers("fd", [1.0]), *numbers("fd", [2.0], extractor="fitted")])])
+    figure = curves(
+        [made(tmp_path / "r", "r", [*numbers("fd", [1.0]), *numbers("fd", [2.0], extractor="fitted")])]
+    )
     assert [a.get_title() for a in figure.axes] == ["fd (pixels)", "fd (fitted)"]
 
 
@@ -131,4 +168,6 @@ def test_nothing_overlaps_or_leaves_the_page(tmp_path, measures):
 def test_an_arm_without_runs_is_not_in_the_legend_and_the_others_keep_their_colours(run):
     figure = arm_curves([Arm("gone", {}), Arm("there", {0: run})])
     assert "there" in legend(figure) and "gone" not in legend(figure)
-    assert {line.get_color() for axis in figure.axes for line in axis.lines if line.get_linestyle() != "--"} == {COLOURS[1]}
+    assert {
+        line.get_color() for axis in figure.axes for line in axis.lines if line.get_linestyle() != "--"
+    } == {COLOURS[1]}

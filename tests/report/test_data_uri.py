@@ -35,7 +35,9 @@ def test_as_large_as_the_budget_allows() -> None:
         encode, room = encoder([noise], 10, 10 * cost[side])
         assert max(opened(encode(noise)).size) == side and room == 10
     encode, room = encoder([noise], 10, 4 * cost[SIDES[-1]])
-    assert max(opened(encode(noise)).size) == SIDES[-1] and room == 4, "the smallest is taken when nothing fits, and some are left out"
+    assert max(opened(encode(noise)).size) == SIDES[-1] and room == 4, (
+        "the smallest is taken when nothing fits, and some are left out"
+    )
     assert encoder([], 10) == (uri, 10)
 
 

@@ -20,7 +20,14 @@ FACTOR = CELL // SIDE
 PLAIN = ["a", "b", "c"]
 
 
-def made(path: Path, classes: list[str] | None, per: int = 2, generations: int = 3, held: list[int] | None = None, channels: int = 1) -> Run:
+def made(
+    path: Path,
+    classes: list[str] | None,
+    per: int = 2,
+    generations: int = 3,
+    held: list[int] | None = None,
+    channels: int = 1,
+) -> Run:
     """A run of random pixels: a probe of `per` images per class (or eight of no class) in every generation, three held-out images a class."""
     rng = np.random.default_rng(0)
     conditional = classes is not None
@@ -35,7 +42,13 @@ def made(path: Path, classes: list[str] | None, per: int = 2, generations: int =
     record = (SIDE, SIDE, channels)
     labels = (held if held is not None else sorted([*range(len(classes))] * 3)) if classes else [None] * 6
     names = [None if label is None else classes[label] for label in labels]  # type: ignore[index]
-    about = {"n_train": 2, "n_held_out": len(labels), "record": list(record), "shard_size": 1000, "classes": classes}
+    about = {
+        "n_train": 2,
+        "n_held_out": len(labels),
+        "record": list(record),
+        "shard_size": 1000,
+        "classes": classes,
+    }
     write_json(path / "real" / "about.json", about)
     first = [0 if classes else None, 0 if classes else None]
     columns = {"generation": -1, "label": [*first, *labels], "class": [*[classes and classes[0]] * 2, *names]}
@@ -52,7 +65,12 @@ def made(path: Path, classes: list[str] | None, per: int = 2, generations: int =
 
 def beside(picture: Image.Image, row: int, column: int, per: int = 2) -> np.ndarray:
     """The same in a strip, whose rows have labels and whose columns stand in groups of `per`."""
-    return cell(picture, row, column, left=16 + int(font(14).getlength("generation 0")) + (column // per * BETWEEN if per > 1 else 0))
+    return cell(
+        picture,
+        row,
+        column,
+        left=16 + int(font(14).getlength("generation 0")) + (column // per * BETWEEN if per > 1 else 0),
+    )
 
 
 def cell(picture: Image.Image, row: int, column: int, channels: int = 1, left: int = 16) -> np.ndarray:
@@ -99,7 +117,9 @@ def test_the_strip_has_a_row_of_held_out_images_and_one_per_generation(tmp_path)
 def test_the_strip_of_arms_has_a_row_for_each_below_what_the_first_began_with(tmp_path):
     one, two = made(tmp_path / "one", PLAIN), made(tmp_path / "two", PLAIN, generations=2)
     unseen = Run(tmp_path / "nothing here", one.config)  # of seeds that are not all arms' or not the smallest
-    picture = arm_strip([Arm("one", {2: unseen, 9: unseen, 5: one}), Arm("two\n", {9: unseen, 5: two})])  # in generation 1, the last that both have
+    picture = arm_strip(
+        [Arm("one", {2: unseen, 9: unseen, 5: one}), Arm("two\n", {9: unseen, 5: two})]
+    )  # in generation 1, the last that both have
     real = one.real.decode(0)[2:]
     for column, at in enumerate([0, 1, 3, 4, 6, 7]):
         assert (beside(picture, -4, column) == real[at]).all()
@@ -108,12 +128,18 @@ def test_the_strip_of_arms_has_a_row_for_each_below_what_the_first_began_with(tm
         for column in range(6):
             assert (beside(picture, row, column) == probe[column]).all()
     arms = [Arm("one", {5: one}), Arm("two\n", {5: two})]
-    assert (beside(arm_strip(arms, 0), -1, 0) == two.probe(0, 6).decode(0)[0]).all(), "the generation asked for"
+    assert (beside(arm_strip(arms, 0), -1, 0) == two.probe(0, 6).decode(0)[0]).all(), (
+        "the generation asked for"
+    )
     with pytest.raises(StoreError, match=r"two\s+has no pictures of generation 2; all have \[0, 1\]"):
         arm_strip(arms, 2)
 
 
-@pytest.mark.parametrize("arms", [[], [Arm("one", {}), Arm("two", {})], [Arm("one", {1: None, 2: None}), Arm("two", {3: None})]], ids=str)
+@pytest.mark.parametrize(
+    "arms",
+    [[], [Arm("one", {}), Arm("two", {})], [Arm("one", {1: None, 2: None}), Arm("two", {3: None})]],
+    ids=str,
+)
 def test_arms_without_a_seed_in_common_have_no_strip(arms):
     with pytest.raises(StoreError, match="no seed in common"):
         arm_strip(arms)
@@ -146,7 +172,9 @@ def test_a_class_that_was_not_held_out_has_a_white_place_instead_of_another_imag
     run = made(tmp_path, PLAIN, held=[0, 0, 2, 2])
     picture = strip(run)
     assert (beside(picture, -4, 2) == 255).all() and (beside(picture, -4, 3) == 255).all()
-    assert (beside(picture, -4, 0) == run.real.decode(0)[2]).all() and (beside(picture, -4, 5) == run.real.decode(0)[5]).all()
+    assert (beside(picture, -4, 0) == run.real.decode(0)[2]).all() and (
+        beside(picture, -4, 5) == run.real.decode(0)[5]
+    ).all()
 
 
 def test_a_class_with_fewer_held_out_images_than_columns_repeats_them(tmp_path):
@@ -161,11 +189,22 @@ def test_large_images_are_not_enlarged():
 
 
 # --------------------------------------------------------------------------------------------------- names
-HOSTILE = ["", "a\nb\tc\r", "\x00\x1b[31m\x07", "\u202egnp.exe", "x" * 5000, "日本語 عربى 🦊", "\ud83d", "%s {0} $x$"]
+HOSTILE = [
+    "",
+    "a\nb\tc\r",
+    "\x00\x1b[31m\x07",
+    "\u202egnp.exe",
+    "x" * 5000,
+    "日本語 عربى 🦊",
+    "\ud83d",
+    "%s {0} $x$",
+]
 
 
 def test_hostile_class_names_change_neither_pixels_nor_crash(tmp_path, monkeypatch):
-    monkeypatch.setattr(grids, "_probe", lambda run, t: (images, [name for name in HOSTILE for _ in range(2)]))
+    monkeypatch.setattr(
+        grids, "_probe", lambda run, t: (images, [name for name in HOSTILE for _ in range(2)])
+    )
     images = np.random.default_rng(1).integers(0, 256, (16, SIDE, SIDE, 1), dtype=np.uint8)
     picture = grid(made(tmp_path, PLAIN), 0)
     for i in range(16):
@@ -185,10 +224,14 @@ def test_long_names_stand_upright_above_their_column_and_short_ones_lie():
     left = 16
     for picture, reach in ((short, 16), (long, 100)):
         top = picture.height - 12 - CELL - GAP
-        assert ink(picture, (left, top - reach, left + CELL, top))  # the first and the third have a name, the second none
+        assert ink(
+            picture, (left, top - reach, left + CELL, top)
+        )  # the first and the third have a name, the second none
         assert not ink(picture, (left + CELL + GAP, 0, left + 2 * CELL + GAP, top))
         assert ink(picture, (left + 2 * (CELL + GAP), top - 20, left + 3 * CELL + 2 * GAP, top))
-    assert ink(long, (left, long.height - 12 - CELL - GAP - 110, left + CELL, long.height - 12 - CELL - GAP - 90))
+    assert ink(
+        long, (left, long.height - 12 - CELL - GAP - 110, left + CELL, long.height - 12 - CELL - GAP - 90)
+    )
 
 
 def test_names_keep_to_their_column():
@@ -202,7 +245,9 @@ def test_names_keep_to_their_column():
 
 def test_row_labels_and_titles_are_never_cut():
     image = np.full((SIDE, SIDE, 1), 255, np.uint8)
-    picture = sheet([("generation 1000000", [image])], title="a title that is much wider than the single image below it")
+    picture = sheet(
+        [("generation 1000000", [image])], title="a title that is much wider than the single image below it"
+    )
     margin = np.asarray(picture)
     assert (margin[:, :4] == 255).all() and (margin[:, -4:] == 255).all() and picture.width > 300
 
@@ -212,7 +257,11 @@ def test_row_labels_and_titles_are_never_cut():
     [
         ({"model": {"family": "memoriser"}}, "memoriser, replace, start from scratch"),
         (
-            {"model": {"family": "pixel-mlp"}, "train": {"start_from": "previous"}, "sample": {"guidance_scale": 2.5}},
+            {
+                "model": {"family": "pixel-mlp"},
+                "train": {"start_from": "previous"},
+                "sample": {"guidance_scale": 2.5},
+            },
             "pixel-mlp, replace, start from previous, guidance 2.5",
         ),
     ],

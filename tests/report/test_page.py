@@ -20,7 +20,9 @@ from difflab.report.grid import SameSeeds
 from difflab.report.page import LARGEST, plain, render, report
 from difflab.runs.run import Run
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 browsing = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; apt install chromium")
 VERDICT = {
     "generation": 2,
@@ -32,17 +34,27 @@ VERDICT = {
     "gone": [HOSTILE[0]],
     "first_alarm": [1, ["recall"]],
     "evidence": ["7 lost tails: recall (pixels) 0.1"],
-    "unknown": {"not answerable from one chain": ["4 change of scaling law"], "cannot tell at this n": ["6 entangled modes"]},
+    "unknown": {
+        "not answerable from one chain": ["4 change of scaling law"],
+        "cannot tell at this n": ["6 entangled modes"],
+    },
     "left_out": {"tail_recall": "too few <i>images</i>"},
     "findings": [
-        {"generation": t, "words": "early collapse", "profile": {"2 any increase of risk": "present", "7 lost tails": "absent"}} for t in range(3)
+        {
+            "generation": t,
+            "words": "early collapse",
+            "profile": {"2 any increase of risk": "present", "7 lost tails": "absent"},
+        }
+        for t in range(3)
     ],
 }
 
 
 @pytest.fixture(scope="module")
 def page(hostile: Run, other: Run) -> Path:
-    return report([hostile, other], hostile.path.parent / "both.html", ["<u>first</u>", "other"], lambda run: VERDICT)
+    return report(
+        [hostile, other], hostile.path.parent / "both.html", ["<u>first</u>", "other"], lambda run: VERDICT
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +81,13 @@ class Tab:
         self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         self.complaints: list[str] = []
         self.requests: list[str] = []
-        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on(
+            "console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None
+        )
         self.page.on("pageerror", lambda e: self.complaints.append(str(e)))
-        self.page.on("request", lambda r: self.requests.append(r.url) if not r.url.startswith("data:") else None)
+        self.page.on(
+            "request", lambda r: self.requests.append(r.url) if not r.url.startswith("data:") else None
+        )
         self.page.goto(path.as_uri())
         self.page.wait_for_selector("#cards .card")
 
@@ -83,7 +99,9 @@ class Tab:
             self.page.wait_for_timeout(30)
 
     def slide(self, t: int) -> None:
-        self.page.evaluate(f"const s = document.getElementById('generation'); s.value = {t}; s.dispatchEvent(new Event('input'))")
+        self.page.evaluate(
+            f"const s = document.getElementById('generation'); s.value = {t}; s.dispatchEvent(new Event('input'))"
+        )
 
 
 def test_one_file_that_asks_for_nothing(page: Path) -> None:
@@ -94,10 +112,16 @@ def test_one_file_that_asks_for_nothing(page: Path) -> None:
 
     class Tags(HTMLParser):
         def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-            loaded.extend(value or "" for name, value in attributes if name in ("src", "href", "srcset", "action", "data"))
+            loaded.extend(
+                value or ""
+                for name, value in attributes
+                if name in ("src", "href", "srcset", "action", "data")
+            )
 
     Tags().feed(markup)
-    assert loaded and all(value.startswith(("#", "data:")) for value in loaded), "nothing is loaded from anywhere"
+    assert loaded and all(value.startswith(("#", "data:")) for value in loaded), (
+        "nothing is loaded from anywhere"
+    )
     assert "default-src 'none'" in markup
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     assert data and "<" not in data[1] and json.loads(data[1])["generations"] == [0, 1, 2]
@@ -107,7 +131,10 @@ def test_hostile_names_are_text(page: Path) -> None:
     markup = re.sub(r"<script.*?</script>", "", page.read_text(), flags=re.DOTALL)
     for name in (*HOSTILE[:2], "<u>first</u>", "<b>now</b>", "<i>images</i>"):
         assert name not in markup
-    assert "Not answerable from one chain: 4 change of scaling law." in markup and "Cannot tell at this n: 6 entangled modes." in markup
+    assert (
+        "Not answerable from one chain: 4 change of scaling law." in markup
+        and "Cannot tell at this n: 6 entangled modes." in markup
+    )
     assert "&lt;u&gt;first&lt;/u&gt;" in markup and "\u202e" not in markup and "\u0007" not in markup
     assert plain("family 👨\u200d👩 ok\n") == "family 👨\u200d👩 ok\n", "joined emoji and line ends stay"
 
@@ -150,7 +177,12 @@ def test_the_table_of_values_says_what_has_parted(hostile: Run, tmp_path: Path, 
         lines[metric] |= {"low": [0.4, 0.4, last[0]], "high": [0.5, 0.5, last[1]]}
     (tmp_path / "page.html").write_text(render(found))
     tab = Tab(chromium, tmp_path / "page.html")
-    told = dict(zip(*(tab.page.locator(f"#table tbody tr > :nth-child({k})").all_inner_texts() for k in (1, 8)), strict=True))
+    told = dict(
+        zip(
+            *(tab.page.locator(f"#table tbody tr > :nth-child({k})").all_inner_texts() for k in (1, 8)),
+            strict=True,
+        )
+    )
     assert (told["recall"], told["precision"], told["coverage"]) == ("higher", "lower", "no")
     assert told["train loss"] in ("", "-"), "without intervals nothing is said"
 
@@ -159,12 +191,19 @@ def test_the_table_of_values_says_what_has_parted(hostile: Run, tmp_path: Path, 
 def test_what_starts_later_has_no_value_at_generation_0(hostile: Run, tmp_path: Path, chromium: Any) -> None:
     found = contents([hostile]) | {"live": False}
     lines = {chart["metric"]: chart["lines"][0] for group in found["groups"] for chart in group["charts"]}
-    lines["recall"] |= {key: lines["recall"][key][1:] for key in ("t", "value", "n")} | {"low": [0.4, 0.6], "high": [0.5, 0.7]}
+    lines["recall"] |= {key: lines["recall"][key][1:] for key in ("t", "value", "n")} | {
+        "low": [0.4, 0.6],
+        "high": [0.5, 0.7],
+    }
     (tmp_path / "page.html").write_text(render(found))
     tab = Tab(chromium, tmp_path / "page.html")
-    rows = {row[0]: row for row in (r.split("\t") for r in tab.page.locator("#table tbody tr").all_inner_texts())}
+    rows = {
+        row[0]: row for row in (r.split("\t") for r in tab.page.locator("#table tbody tr").all_inner_texts())
+    }
     assert rows["drift from previous"][3] == "-" != rows["drift from previous"][5]
-    assert rows["recall"][3:5] == ["-", ""] and rows["recall"][7] == "", "generation 1 does not stand in for generation 0"
+    assert rows["recall"][3:5] == ["-", ""] and rows["recall"][7] == "", (
+        "generation 1 does not stand in for generation 0"
+    )
     assert rows["precision"][3] != "-"
 
 
@@ -189,7 +228,9 @@ def test_axes_are_as_long_as_values_and_bands(hostile: Run, tmp_path: Path, chro
     for low, high in curves:
         assert 0.9 <= low <= 0.95 and 0.99 <= high <= 1.05, (low, high)
     spectra = found["runs"][0]["spectra"]
-    shown = [v for key in ("low", "high", "real") for v in spectra[key]] + [v for t in (0, 2) for v in spectra["generations"][t]]
+    shown = [v for key in ("low", "high", "real") for v in spectra[key]] + [
+        v for t in (0, 2) for v in spectra["generations"][t]
+    ]
     assert min(shown) / 10 <= spectrum[0] <= min(shown) and max(shown) <= spectrum[1] <= 10 * max(shown)
 
 
@@ -199,17 +240,26 @@ def test_the_map_shows_every_dot_and_both_axes_to_one_scale(single: Path, chromi
     tab = Tab(chromium, single, width=width)
     tab.through()
     at = lambda points: tab.page.evaluate(  # noqa: E731
-        "(points) => points.map((p) => echarts.getInstanceByDom(document.getElementById('map-chart')).convertToPixel({ gridIndex: 0 }, p))", points
+        "(points) => points.map((p) => echarts.getInstanceByDom(document.getElementById('map-chart')).convertToPixel({ gridIndex: 0 }, p))",
+        points,
     )
     (x0, y0), (x1, y1) = at([[0, 0], [1, 1]])
     assert x1 - x0 == pytest.approx(y0 - y1, rel=1e-3) and x1 > x0
-    found = json.loads(re.search(r'id="data">(.*?)</script>', single.read_text(), re.DOTALL)[1])["runs"][0]["map"]  # type: ignore[index]
-    box = tab.page.evaluate("(({ clientWidth, clientHeight }) => [clientWidth, clientHeight])(document.getElementById('map-chart'))")
+    found = json.loads(re.search(r'id="data">(.*?)</script>', single.read_text(), re.DOTALL)[1])["runs"][0][
+        "map"
+    ]  # type: ignore[index]
+    box = tab.page.evaluate(
+        "(({ clientWidth, clientHeight }) => [clientWidth, clientHeight])(document.getElementById('map-chart'))"
+    )
     dots = at([*found["real"], *(p for points in found["generations"].values() for p in points)])
     assert all(0 <= x <= box[0] and 0 <= y <= box[1] for x, y in dots)
-    assert max(max(x for x, _ in dots) - min(x for x, _ in dots) - box[0], max(y for _, y in dots) - min(y for _, y in dots) - box[1]) > -60, (
-        "no room wasted"
-    )
+    assert (
+        max(
+            max(x for x, _ in dots) - min(x for x, _ in dots) - box[0],
+            max(y for _, y in dots) - min(y for _, y in dots) - box[1],
+        )
+        > -60
+    ), "no room wasted"
     assert "at the edge" not in tab.page.inner_text("#map-says")
 
 
@@ -219,26 +269,34 @@ def test_samples_at_the_edge_of_the_map_are_counted(hostile: Run, tmp_path: Path
     found["runs"][0]["map"]["outside"][2] = 3
     (tmp_path / "page.html").write_text(render(found))
     tab = Tab(chromium, tmp_path / "page.html")
-    assert "3 of the 60 samples shown lie further out, and stand at the edge" in tab.page.inner_text("#map-says")
+    assert "3 of the 60 samples shown lie further out, and stand at the edge" in tab.page.inner_text(
+        "#map-says"
+    )
     tab.slide(1)
     assert "at the edge" not in tab.page.inner_text("#map-says")
 
 
 @browsing
-def test_where_each_column_was_asked_for_something_else_one_table_shows_all(hostile: Run, other: Run, tmp_path: Path, chromium: Any) -> None:
+def test_where_each_column_was_asked_for_something_else_one_table_shows_all(
+    hostile: Run, other: Run, tmp_path: Path, chromium: Any
+) -> None:
     found = contents([hostile]) | {"live": False}
     pictures = found["runs"][0]["pictures"]
     assert render(found).count("the columns of one class grow alike") == 1
     pictures |= {"per": 1, "asked": [f"caption {c}" for c in range(10)]}
     text = render(found | {"runs": [run | {"pictures": pictures} for run in found["runs"]]})
     assert "of one class" not in text and "no longer shows what was asked" in text
-    assert "no longer shows" not in render(found | {"runs": [run | {"pictures": pictures | {"told": False}} for run in found["runs"]]})
+    assert "no longer shows" not in render(
+        found | {"runs": [run | {"pictures": pictures | {"told": False}} for run in found["runs"]]}
+    )
     (tmp_path / "page.html").write_text(text)
     tab = Tab(chromium, tmp_path / "page.html")
     assert tab.page.locator("#cards .card").count() == 1
     assert tab.page.locator("#cards thead th").all_inner_texts() == pictures["asked"]
     rows = lambda: tab.page.locator("#cards tbody th").all_inner_texts()  # noqa: E731
-    sources = lambda row: tab.page.evaluate(f"[...document.querySelectorAll('#cards tbody tr:nth-child({row}) img')].map((i) => i.src)")  # noqa: E731
+    sources = lambda row: tab.page.evaluate(
+        f"[...document.querySelectorAll('#cards tbody tr:nth-child({row}) img')].map((i) => i.src)"
+    )  # noqa: E731
     assert rows() == ["real", "generation 0", "generation 1", "generation 2"]
     assert sources(1) == pictures["real"] and sources(3) == pictures["generations"][1]
     assert tab.page.inner_text("#cards .now th") == "generation 2"
@@ -254,7 +312,9 @@ def test_where_each_column_was_asked_for_something_else_one_table_shows_all(host
     assert tab.page.locator("#album tbody tr").count() == 4 and tab.complaints == []
 
 
-def test_many_photos_stay_within_the_limit(hostile: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_photos_stay_within_the_limit(
+    hostile: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3), dtype=np.uint8)
     seeds = SameSeeds([name for name in "abcdef" for _ in range(4)], 4, noise, {t: noise for t in range(21)})
     monkeypatch.setattr("difflab.report.detail.same_seeds", lambda run: seeds)
@@ -264,7 +324,9 @@ def test_many_photos_stay_within_the_limit(hostile: Run, tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_intervals_of_arms_stand_where_there_are_any(page: Path, hostile: Run, other: Run, seeds: int) -> None:
+def test_intervals_of_arms_stand_where_there_are_any(
+    page: Path, hostile: Run, other: Run, seeds: int
+) -> None:
     found = contents([hostile, other]) | {"live": False}
     for row in found["compared"]:
         if seeds > 1:
@@ -297,14 +359,20 @@ def test_no_two_of_many_arms_look_alike(hostile: Run, tmp_path: Path, chromium: 
 @browsing
 def test_tables_sort_and_the_album_opens(page: Path, chromium: Any) -> None:
     tab = Tab(chromium, page)
-    column = lambda: [float(x.replace(",", "")) for x in tab.page.locator("#arms tbody td:nth-child(4)").all_inner_texts() if x != "-"]  # noqa: E731
+    column = lambda: [
+        float(x.replace(",", ""))
+        for x in tab.page.locator("#arms tbody td:nth-child(4)").all_inner_texts()
+        if x != "-"
+    ]  # noqa: E731
     tab.page.click("#arms thead th:nth-child(4) button")
     assert column() == sorted(column()) and len(column()) > 10
     assert tab.page.get_attribute("#arms thead th:nth-child(4)", "aria-sort") == "ascending"
     tab.page.click("#arms thead th:nth-child(4) button")
     assert column() == sorted(column(), reverse=True)
     tab.page.click("#cards .card button >> nth=0")
-    assert tab.page.is_visible("#album") and tab.page.locator("#album .row").count() == 4, "real and three generations"
+    assert tab.page.is_visible("#album") and tab.page.locator("#album .row").count() == 4, (
+        "real and three generations"
+    )
     tab.page.keyboard.press("Escape")
     assert not tab.page.is_visible("#album")
 
@@ -342,7 +410,9 @@ def test_on_a_phone_nothing_sticks_out(page: Path, chromium: Any) -> None:
     tab.through()
     tab.page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
     assert tab.page.evaluate("document.documentElement.scrollWidth") == 390
-    heads = tab.page.evaluate("[...document.querySelectorAll('table:not(.matrix) thead tr')].map((row) => row.offsetHeight)")
+    heads = tab.page.evaluate(
+        "[...document.querySelectorAll('table:not(.matrix) thead tr')].map((row) => row.offsetHeight)"
+    )
     assert len(heads) > 4 and max(heads) < 120, "no head is broken letter by letter"
     assert tab.complaints == []
 
@@ -353,7 +423,9 @@ def test_on_paper_nothing_is_folded_cut_off_or_left_blank(page: Path, chromium: 
     tab.goto(page.as_uri())
     # Printing lays the page out anew and tells no chart: what was drawn for the screen has to fit the paper, A4 at 96 dpi less its margins.
     tab.evaluate("dispatchEvent(new Event('beforeprint'))")
-    tab.evaluate("document.querySelectorAll('.chart').forEach((node) => { const c = echarts.getInstanceByDom(node); if (c) c.resize = () => {}; })")
+    tab.evaluate(
+        "document.querySelectorAll('.chart').forEach((node) => { const c = echarts.getInstanceByDom(node); if (c) c.resize = () => {}; })"
+    )
     tab.evaluate("dispatchEvent(new Event('afterprint'))")
     tab.set_viewport_size({"width": 720, "height": 1000})
     shut = tab.evaluate("document.querySelectorAll('.verdict details:not([open])').length")
@@ -379,7 +451,9 @@ def test_while_the_run_goes_on_the_page_says_so(hostile: Run) -> None:
     assert "Not diagnosed yet" in render(found | {"live": False})
 
 
-def test_while_it_goes_on_a_run_says_so_and_at_its_end_no_more(hostile: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_while_it_goes_on_a_run_says_so_and_at_its_end_no_more(
+    hostile: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from difflab.loop import chain
     from difflab.report import page as pages
 
@@ -400,7 +474,11 @@ def test_while_it_goes_on_a_run_says_so_and_at_its_end_no_more(hostile: Run, tmp
 
 
 def test_a_run_writes_its_report_and_the_command_adds_the_verdict(
-    hostile: Run, other: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    hostile: Run,
+    other: Run,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("difflab.evaluation.diagnose.spaces", lambda side: ["pixels"])
     config = settings(Path(hostile.config.data.source.split(":", 1)[1]), generations=1)
@@ -415,7 +493,10 @@ def test_a_run_writes_its_report_and_the_command_adds_the_verdict(
     row = json.loads(capsys.readouterr().out)
     assert row == {"report": str(page), "bytes": page.stat().st_size, "runs": [str(path)]}
     assert "Not diagnosed yet" not in page.read_text() and (path / "diagnosis.json").exists()
-    assert main(["report", str(path), str(other.path), "--out", str(tmp_path / "two.html"), "--no-diagnosis"]) == 0
+    assert (
+        main(["report", str(path), str(other.path), "--out", str(tmp_path / "two.html"), "--no-diagnosis"])
+        == 0
+    )
     assert "Arms side by side" in (tmp_path / "two.html").read_text()
 
 
@@ -427,7 +508,9 @@ def test_a_run_writes_its_report_and_the_command_adds_the_verdict(
         (["{tmp}/empty"], "no run"),
     ],
 )
-def test_bad_input_is_one_line(hostile: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str) -> None:
+def test_bad_input_is_one_line(
+    hostile: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
     (tmp_path / "empty").mkdir()
     filled = [word.format(tmp=tmp_path, run=hostile.path) for word in words]
     assert main(["report", *filled, "--no-diagnosis"]) == 2

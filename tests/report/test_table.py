@@ -21,14 +21,27 @@ def made(path: Path, rows: list[dict[str, Any]], name: str = "made") -> Run:
     run = Run(path, parse({"name": name, "model": {"family": "memoriser"}, "generations": 9}))
     for t in {r["generation"] for r in rows}:
         run.gen(t).mkdir(parents=True)
-        (run.gen(t) / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows if r["generation"] == t))
+        (run.gen(t) / "metrics.jsonl").write_text(
+            "".join(json.dumps(r) + "\n" for r in rows if r["generation"] == t)
+        )
     return run
 
 
 @pytest.fixture
 def run(tmp_path) -> Run:
-    rows = [row(t, m, "pixels", 0.1234 + t + i, (0.1 + t + i, 0.2 + t + i), 50, 0.015 + i, "r") for t in range(2) for i, m in enumerate(METRICS)]
-    return made(tmp_path, [*rows, row(0, "flagged_share", "none", 0.0, None, 50, 0.0, "r"), row(0, "kid", "none", None, None, 50, None, "r", "why")])
+    rows = [
+        row(t, m, "pixels", 0.1234 + t + i, (0.1 + t + i, 0.2 + t + i), 50, 0.015 + i, "r")
+        for t in range(2)
+        for i, m in enumerate(METRICS)
+    ]
+    return made(
+        tmp_path,
+        [
+            *rows,
+            row(0, "flagged_share", "none", 0.0, None, 50, 0.0, "r"),
+            row(0, "kid", "none", None, None, 50, None, "r", "why"),
+        ],
+    )
 
 
 def shown(run: Run, width: int) -> str:
@@ -40,7 +53,12 @@ def shown(run: Run, width: int) -> str:
 
 def columns(text: str, start: str) -> list[str]:
     """Every word of the rows that begin with `start`, tables below each other joined."""
-    return [word for line in text.splitlines() if line.split()[:1] == [start] for word in re.split(r"  +", line.strip())[1:]]
+    return [
+        word
+        for line in text.splitlines()
+        if line.split()[:1] == [start]
+        for word in re.split(r"  +", line.strip())[1:]
+    ]
 
 
 def test_a_wide_table_has_every_number_with_its_interval_and_floor(run):
@@ -91,11 +109,20 @@ def test_a_measure_that_a_generation_lacks_is_a_dash(tmp_path):
         row(1, "fd", "pixels", None, None, 9, None, "r"),
     ]
     text = shown(made(tmp_path, rows), 100)
-    assert columns(text, "floor") == ["-", "-"] and columns(text, "0") == ["1.5", "-"] and columns(text, "1") == ["-", "2.5"]
+    assert (
+        columns(text, "floor") == ["-", "-"]
+        and columns(text, "0") == ["1.5", "-"]
+        and columns(text, "1") == ["-", "2.5"]
+    )
 
 
 def test_reasons_are_said_once_for_all_measures_that_have_them():
-    reasons = {"recall (pixels)": "recall needs 6 images", "ct": "ct has no value: all are one", "kid": "kid needs 6 images", "fd": "no images"}
+    reasons = {
+        "recall (pixels)": "recall needs 6 images",
+        "ct": "ct has no value: all are one",
+        "kid": "kid needs 6 images",
+        "fd": "no images",
+    }
     assert left_out(reasons) == ["recall (pixels), kid: needs 6 images", "ct: all are one", "fd: no images"]
     assert left_out({}) == []
 
@@ -115,7 +142,9 @@ def test_numbers_have_three_digits(value, text):
 def test_a_cell_is_a_value_and_its_half_width():
     assert cell(row(0, "fd", "p", 0.5, (0.42, 0.62), 9, None, "r")) == "0.5 ±0.1"
     assert cell(row(0, "fd", "p", 0.5, (0.42, 0.62), 9, None, "r"), intervals=False) == "0.5"
-    assert cell(row(0, "fd", "p", 0.5, None, 9, None, "r")) == "0.5" and cell(None) == "-" == cell(row(0, "fd", "p", None, None, 9, None, "r"))
+    assert cell(row(0, "fd", "p", 0.5, None, 9, None, "r")) == "0.5" and cell(None) == "-" == cell(
+        row(0, "fd", "p", None, None, 9, None, "r")
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- arms
@@ -147,20 +176,29 @@ def test_every_verdict_has_its_mark_and_the_legend_says_which():
     text = compared(arm("replace", *base), arm("other", *other))
     assert columns(text, "other") == ["0.703 ±0.2 *", "0.207 ±0.4 =", "0.11 ?"]
     assert not set("*=?") & set("".join(columns(text, "replace")))
-    assert "* higher or lower than replace, = not distinguishable, ? cannot tell (fewer than two seeds in common)" in " ".join(text.split())
+    assert (
+        "* higher or lower than replace, = not distinguishable, ? cannot tell (fewer than two seeds in common)"
+        in " ".join(text.split())
+    )
     assert max(map(len, text.splitlines())) <= 80
 
 
 def test_only_marks_that_occur_are_explained():
     same = [{"recall": 0.1}, {"recall": 0.2}]
-    assert "= not distinguishable" in compared(arm("a", *same), arm("b", *same)) and "*" not in compared(arm("a", *same), arm("b", *same))
+    assert "= not distinguishable" in compared(arm("a", *same), arm("b", *same)) and "*" not in compared(
+        arm("a", *same), arm("b", *same)
+    )
     text = compared(arm("a", same[0]), arm("b", same[0]))
-    assert columns(text, "b") == ["0.1 ?"] and "one seed: no interval; ? cannot tell" in text and "=" not in text
+    assert (
+        columns(text, "b") == ["0.1 ?"] and "one seed: no interval; ? cannot tell" in text and "=" not in text
+    )
 
 
 def test_an_arm_without_runs_is_a_row_of_gaps_with_its_seeds():
     text = compared(arm("a", {"recall": 0.1}, {"recall": 0.2}), arm("failed"), arm("b", {"recall": 0.4}))
-    assert [columns(text, name)[0] for name in ("a", "failed", "b")] == ["2", "0", "1"] and columns(text, "failed") == ["0", "-"]
+    assert [columns(text, name)[0] for name in ("a", "failed", "b")] == ["2", "0", "1"] and columns(
+        text, "failed"
+    ) == ["0", "-"]
 
 
 def test_without_a_run_of_the_first_arm_values_are_shown_and_nothing_is_marked():

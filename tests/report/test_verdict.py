@@ -11,17 +11,26 @@ from difflab.report.verdict import FILE, as_data, verdict
 from difflab.runs.run import Run, open_run
 
 
-def test_as_the_diagnosis_says_and_made_once(hostile: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_the_diagnosis_says_and_made_once(
+    hostile: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = open_run(shutil.copytree(hostile.path, tmp_path / "run"))
     assert verdict(run, fresh=False) is None
     quick = dict(extractors=["pixels"], resamples=4)
     made = diagnosis.diagnose_run(run, **quick)
     calls = []
-    monkeypatch.setattr(diagnosis, "diagnose_run", lambda run, extractors: calls.append((run, extractors)) or made)
+    monkeypatch.setattr(
+        diagnosis, "diagnose_run", lambda run, extractors: calls.append((run, extractors)) or made
+    )
     found = verdict(run)
     assert found is not None and calls == [(run, ["pixels"])]
     last = made.findings[-1]
-    assert found["generation"] == 2 and found["n"] == last.n and found["stage"] == last.stage and found["advice"] == last.advice
+    assert (
+        found["generation"] == 2
+        and found["n"] == last.n
+        and found["stage"] == last.stage
+        and found["advice"] == last.advice
+    )
     assert found["evidence"] == last.evidence() and [f["generation"] for f in found["findings"]] == [0, 1, 2]
     assert found["findings"][-1]["profile"] == last.profile
     assert json.loads((run.path / FILE).read_text()) == json.loads(json.dumps(found))
@@ -35,7 +44,9 @@ def test_a_verdict_of_an_earlier_state_is_not_shown(hostile: Run, tmp_path: Path
     assert verdict(run, fresh=False) is None
     (run.path / FILE).write_text(json.dumps({"recipe": "another", "generations": [0, 1, 2], "words": "old"}))
     assert verdict(run, fresh=False) is None
-    (run.path / FILE).write_text(json.dumps({"recipe": run.recipe, "generations": [0, 1, 2], "words": "by other rules"}))
+    (run.path / FILE).write_text(
+        json.dumps({"recipe": run.recipe, "generations": [0, 1, 2], "words": "by other rules"})
+    )
     assert verdict(run, fresh=False) is None
 
 

@@ -37,16 +37,30 @@ def variance(n, a, bias, t):
     return v
 
 
-@pytest.mark.parametrize(("bias", "tolerance", "replicates"), [(1.0, 0.08, 2000), (0.8, 0.2, 400), (0.5, 0.35, 400)])
+@pytest.mark.parametrize(
+    ("bias", "tolerance", "replicates"), [(1.0, 0.08, 2000), (0.8, 0.2, 400), (0.5, 0.35, 400)]
+)
 def test_the_share_is_that_of_the_exact_law(tmp_path, bias, tolerance, replicates):
     config = gaussian(bias=bias, replicates=replicates)
     found = calibrate(config, tmp_path, "variance", tolerance, seeds=2, resolution=1 / 8)
     start = variance(20, 1.0, bias, 0)
     shares = [k / 100 for k in range(101)]
-    safe = [s for s in shares if all(start - variance(20, 1 - s, bias, t) <= tolerance for t in range(config.generations + 1))]
-    assert found["ci_low"] <= max(safe) + 0.01 and max(safe) <= found["ci_high"] + 0.01, (found["by_seed"], max(safe))
+    safe = [
+        s
+        for s in shares
+        if all(start - variance(20, 1 - s, bias, t) <= tolerance for t in range(config.generations + 1))
+    ]
+    assert found["ci_low"] <= max(safe) + 0.01 and max(safe) <= found["ci_high"] + 0.01, (
+        found["by_seed"],
+        max(safe),
+    )
     assert found["ci_high"] - found["ci_low"] < 0.5
-    assert 0 <= found["max_synthetic_fraction"] == round(max(0.0, one_more(found["by_seed"]) - 1 / 16), 4) < max(safe) + 0.01
+    assert (
+        0
+        <= found["max_synthetic_fraction"]
+        == round(max(0.0, one_more(found["by_seed"]) - 1 / 16), 4)
+        < max(safe) + 0.01
+    )
     assert json.loads((tmp_path / "calibration.json").read_text())["holds_until"] == 4
 
 
@@ -57,7 +71,9 @@ def test_one_more_value_lies_above_the_limit_as_often_as_asked():
     assert above == pytest.approx(0.95, abs=4 * (0.95 * 0.05 / 4000) ** 0.5)
     assert one_more([0.3, 0.3]) == pytest.approx(0.3)
     few, many = rng.normal(0.4, 0.1, 5), rng.normal(0.4, 0.1, 500)
-    assert one_more(many) == pytest.approx(0.4 - 1.645 * 0.1, abs=0.02) and one_more(few) < one_more(many), "with many seeds a quantile, not the mean"
+    assert one_more(many) == pytest.approx(0.4 - 1.645 * 0.1, abs=0.02) and one_more(few) < one_more(many), (
+        "with many seeds a quantile, not the mean"
+    )
 
 
 def test_what_is_written_holds_for_fresh_seeds(tmp_path, monkeypatch):
@@ -71,7 +87,9 @@ def test_what_is_written_holds_for_fresh_seeds(tmp_path, monkeypatch):
     for seeds in (3, 30):
         borne = {"max_synthetic_fraction": [], "ci_low": []}
         for run in range(60):
-            found = calibrate(gaussian(t=1, replicates=1), tmp_path, "variance", 0.1, seeds=seeds, resolution=1 / 64)
+            found = calibrate(
+                gaussian(t=1, replicates=1), tmp_path, "variance", 0.1, seeds=seeds, resolution=1 / 64
+            )
             fresh = np.random.default_rng(run).normal(0.5, 0.1, 50)
             for name, shares in borne.items():
                 shares.append(np.mean(fresh >= found[name]))
@@ -91,7 +109,9 @@ def test_categories_of_which_the_limit_is_known(tmp_path):
     found = calibrate(config, tmp_path, "gini_simpson", 0.08 * 0.9, seeds=2, resolution=1 / 8)
     # E H = H0 (1 - 1/n) of the first fit's; the factor is that of the normal family without bias.
     shares = [k / 100 for k in range(101)]
-    safe = [s for s in shares if all(variance(20, 1, 1, 0) - variance(20, 1 - s, 1, t) <= 0.08 for t in range(5))]
+    safe = [
+        s for s in shares if all(variance(20, 1, 1, 0) - variance(20, 1 - s, 1, t) <= 0.08 for t in range(5))
+    ]
     assert found["ci_low"] <= max(safe) + 0.01 and max(safe) <= found["ci_high"] + 0.01
 
 
@@ -132,13 +152,26 @@ def test_everything_safe_and_nothing_safe():
 )
 def test_bad_questions(tmp_path, how, message):
     with pytest.raises(ConfigError, match=message):
-        calibrate(gaussian(n=10, t=1, replicates=5), tmp_path, **{"measure": "variance", "tolerance": 0.1, **how})
+        calibrate(
+            gaussian(n=10, t=1, replicates=5), tmp_path, **{"measure": "variance", "tolerance": 0.1, **how}
+        )
 
 
 def test_the_command_writes_what_the_guard_reads(tmp_path, capsys):
     config = gaussian(t=2, bias=0.7, name="fixed_real", replicates=20).model_dump(mode="json")
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
-    command = ["calibrate", str(tmp_path / "c.yaml"), "--measure", "variance", "--tolerance", "0.2", "--seeds", "2", "--resolution", "0.25"]
+    command = [
+        "calibrate",
+        str(tmp_path / "c.yaml"),
+        "--measure",
+        "variance",
+        "--tolerance",
+        "0.2",
+        "--seeds",
+        "2",
+        "--resolution",
+        "0.25",
+    ]
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
     assert "stays within 0.2 of generation 0 until generation 2 (fixed_real)" in capsys.readouterr().out
     assert 0 <= json.loads((tmp_path / "out" / "calibration.json").read_text())["max_synthetic_fraction"] <= 1
@@ -150,5 +183,7 @@ def test_the_guard_takes_the_number_as_it_is_written_also_where_everything_is_sa
     assert found["max_synthetic_fraction"] == 1 - 0.25 or found["by_seed"] == [1.0, 1.0]
     (tmp_path / "all.json").write_text(json.dumps({"max_synthetic_fraction": 1.0}))
     for file in ("calibration.json", "all.json"):
-        guarded = config.model_dump(mode="json") | {"policies": [{"policy": "guard", "max_synthetic_fraction": str(tmp_path / file)}]}
+        guarded = config.model_dump(mode="json") | {
+            "policies": [{"policy": "guard", "max_synthetic_fraction": str(tmp_path / file)}]
+        }
         check(configs.parse(guarded))

@@ -24,9 +24,17 @@ TINY = {
     "claim": "Replacing loses more variance than accumulating.",
     "source": "theory",
     "setting": "normal distributions",
-    "sweep": {"base": GAUSSIAN, "seeds": 3, "arms": {"replace": {}, "accumulate": {"regime.name": "accumulate"}}},
+    "sweep": {
+        "base": GAUSSIAN,
+        "seeds": 3,
+        "arms": {"replace": {}, "accumulate": {"regime.name": "accumulate"}},
+    },
     "statistics": {
-        "more is kept": {"value": "at('accumulate', 'variance', 3) - at('replace', 'variance', 3)", "confirm": "> 0", "refute": "< 0"},
+        "more is kept": {
+            "value": "at('accumulate', 'variance', 3) - at('replace', 'variance', 3)",
+            "confirm": "> 0",
+            "refute": "< 0",
+        },
     },
     "laws": ["I1-variance"],  # the shortest
     "later": "a larger one",
@@ -112,7 +120,10 @@ def test_anything_else_is_refused(text, message):
 def test_where_there_is_nothing_to_lose_nobody_can_tell_when_it_was_lost():
     value = SEED.evaluate("onset('back', 'tail_recall', 0.5) - onset('a', 'recall', 0.5)")
     assert math.isnan(value)
-    assert judged([value, 1.0, 1.0], Statistic(value="0", confirm="> 0", refute="< 0"))["verdict"] == "cannot tell"
+    assert (
+        judged([value, 1.0, 1.0], Statistic(value="0", confirm="> 0", refute="< 0"))["verdict"]
+        == "cannot tell"
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,12 +155,25 @@ def test_a_claim_is_run_judged_stored_and_shown(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "store" / "tiny.json").read_text())["verdict"] == "reproduced"
     page([found], tmp_path / "CLAIMS.md", tmp_path / "store")
     text = (tmp_path / "CLAIMS.md").read_text()
-    assert TINY["claim"] in text and "**reproduced**" in text and f"{effect['effect']:.3g}" in text and "difflab claims tiny" in text
+    assert (
+        TINY["claim"] in text
+        and "**reproduced**" in text
+        and f"{effect['effect']:.3g}" in text
+        and "difflab claims tiny" in text
+    )
     assert (tmp_path / "claims" / "tiny.png").stat().st_size > 5000
 
 
 def test_claims_share_the_runs_that_they_have_in_common_and_longer_ones_extend_them(tmp_path):
-    other = {**TINY, "laws": [], "sweep": {**TINY["sweep"], "overrides": {"generations": 5}, "arms": {"all": {"regime.name": "accumulate"}}}}
+    other = {
+        **TINY,
+        "laws": [],
+        "sweep": {
+            **TINY["sweep"],
+            "overrides": {"generations": 5},
+            "arms": {"all": {"regime.name": "accumulate"}},
+        },
+    }
     other["statistics"] = {"kept": {"value": "at('all', 'variance', 5)", "confirm": "> 0", "refute": "< 0"}}
     claims = {"tiny": Claim(**{**TINY, "laws": []}), "other": Claim(**other)}
     first, second = run_claims(claims, tmp_path, tmp_path / "store")
@@ -162,7 +186,10 @@ def test_claims_share_the_runs_that_they_have_in_common_and_longer_ones_extend_t
 
 def test_an_arm_that_fails_is_named_and_the_verdict_is_that_nobody_can_tell(tmp_path):
     broken = {**TINY, "laws": []}
-    broken["sweep"] = {**TINY["sweep"], "arms": {**TINY["sweep"]["arms"], "broken": {"regime.name": "fixed_real", "regime.set_size": 100}}}
+    broken["sweep"] = {
+        **TINY["sweep"],
+        "arms": {**TINY["sweep"]["arms"], "broken": {"regime.name": "fixed_real", "regime.set_size": 100}},
+    }
     said = []
     found = run_claims({"tiny": Claim(**broken)}, tmp_path, tmp_path / "store", say=said.append)[0]
     assert found["verdict"] == "cannot tell" and found["seeds"] == 0
@@ -225,7 +252,15 @@ def test_the_command_runs_the_quick_ones_and_writes_the_page(tmp_path, capsys):
     assert "known: slow, tiny" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", sorted({"ecosystem-collapses", *(name for name, claim in read_claims(CLAIMS, quick=True).items() if claim.laws)}))
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        {
+            "ecosystem-collapses",
+            *(name for name, claim in read_claims(CLAIMS, quick=True).items() if claim.laws),
+        }
+    ),
+)
 def test_the_laws_of_quick_claims_of_the_repository_and_of_labs_hold(name, tmp_path, monkeypatch):
     """Their files as they are but for the chains on images, which take a minute."""
     monkeypatch.setattr("difflab.studies.claims.CHAINS", 40)
@@ -233,13 +268,20 @@ def test_the_laws_of_quick_claims_of_the_repository_and_of_labs_hold(name, tmp_p
     alone = claim.model_copy(update={"sweep": None, "statistics": {}, "unshown": ""})
     (found,) = run_claims({name: alone}, CLAIMS, tmp_path / "store")
     assert found["verdict"] == "reproduced" and not found["errors"]
-    assert [law["law"] for law in found["laws"]] == claim.laws and all(law["chains"] > 1 and abs(law["z"]) < 4 for law in found["laws"])
+    assert [law["law"] for law in found["laws"]] == claim.laws and all(
+        law["chains"] > 1 and abs(law["z"]) < 4 for law in found["laws"]
+    )
 
 
 def test_the_quick_ones_of_the_repository_are_few():
     quick = read_claims(CLAIMS, quick=True)
     assert list(quick) == ["accumulate-with-bias", "negative-signal"]
-    placed = [job.config for claim in quick.values() if claim.sweep for job in jobs(claim.sweep, CLAIMS, Path("runs"))]
+    placed = [
+        job.config
+        for claim in quick.values()
+        if claim.sweep
+        for job in jobs(claim.sweep, CLAIMS, Path("runs"))
+    ]
     assert (
         sum(config.generations + 1 for config in placed if not config.exact) <= 48
     )  # trainings of a network, with generation 0 shared 8 whole ones and 24 of a twentieth

@@ -5,14 +5,29 @@ import pytest
 from scipy import stats
 
 from difflab.core.errors import ConfigError
-from difflab.studies.compare_runs import Arm, arms_of, better_of, budgets, compare_runs, interval, unfinished, worse
+from difflab.studies.compare_runs import (
+    Arm,
+    arms_of,
+    better_of,
+    budgets,
+    compare_runs,
+    interval,
+    unfinished,
+    worse,
+)
 
 
 class Stub:
     """A run that has nothing but numbers."""
 
     def __init__(self, values, generations=(0, 1), seen=100, size=50):
-        self.values, self.generations, self.seen, self.size, self.parts = values, list(generations), seen, size, [self]
+        self.values, self.generations, self.seen, self.size, self.parts = (
+            values,
+            list(generations),
+            seen,
+            size,
+            [self],
+        )
 
     def rows(self):
         return [
@@ -22,7 +37,10 @@ class Stub:
         ]
 
     def training(self, t):
-        return {"images_seen": self.seen, "set_size": self.size[t] if isinstance(self.size, list) else self.size}
+        return {
+            "images_seen": self.seen,
+            "set_size": self.size[t] if isinstance(self.size, list) else self.size,
+        }
 
     class config:
         class sample:
@@ -54,7 +72,12 @@ def test_differences_are_paired_by_seed():
 
 
 @pytest.mark.parametrize(
-    ("other", "verdict"), [([0.2, 0.3, 0.1], "not distinguishable"), ([-0.5, -0.41, -0.6], "lower than base"), ([0.3], "cannot tell")]
+    ("other", "verdict"),
+    [
+        ([0.2, 0.3, 0.1], "not distinguishable"),
+        ([-0.5, -0.41, -0.6], "lower than base"),
+        ([0.3], "cannot tell"),
+    ],
 )
 def test_verdicts(other, verdict):
     rows = compare_runs([arm("base", [0.2, 0.29, 0.11]), arm("other", other)])
@@ -78,52 +101,99 @@ def test_an_unknown_measure_lists_those_there_are():
 
 def test_an_arm_without_runs_keeps_its_rows_and_has_gaps():
     rows = compare_runs([arm("base", [0.1, 0.2]), Arm("failed", {}), arm("other", [0.2, 0.35])])
-    assert [(r["arm"], r["seeds"], r["value"], r["verdict"]) for r in rows][1] == ("failed", 0, None, "cannot tell")
+    assert [(r["arm"], r["seeds"], r["value"], r["verdict"]) for r in rows][1] == (
+        "failed",
+        0,
+        None,
+        "cannot tell",
+    )
     assert rows[2]["pairs"] == 2 and rows[2]["difference"] == pytest.approx(0.125)
-    assert unfinished([arm("base", [0.1]), Arm("failed", {})]) == ["failed has no finished run"] and unfinished([arm("base", [0.1])]) == []
+    assert (
+        unfinished([arm("base", [0.1]), Arm("failed", {})]) == ["failed has no finished run"]
+        and unfinished([arm("base", [0.1])]) == []
+    )
 
 
 def test_where_the_first_arm_has_no_runs_no_other_takes_its_place():
     arms = [Arm("base", {}), arm("one", [0.1, 0.2]), arm("two", [0.3, 0.4])]
     rows = compare_runs(arms)
-    assert [(r["arm"], r["verdict"]) for r in rows] == [("base", "baseline"), ("one", "cannot tell"), ("two", "cannot tell")]
+    assert [(r["arm"], r["verdict"]) for r in rows] == [
+        ("base", "baseline"),
+        ("one", "cannot tell"),
+        ("two", "cannot tell"),
+    ]
     assert [r["difference"] for r in rows] == [None] * 3 and rows[1]["value"] == pytest.approx(1.15)
-    assert unfinished(arms) == ["base has no finished run: it is the arm to compare with, so no differences are computed"]
+    assert unfinished(arms) == [
+        "base has no finished run: it is the arm to compare with, so no differences are computed"
+    ]
 
 
 def test_a_measure_that_an_arm_lacks_is_a_gap():
     arms = [Arm("a", {0: Stub({"recall": 0.1})}), Arm("b", {0: Stub({"recall": 0.2, "fd": 1.0})})]
     found = {(r["metric"], r["arm"]): r for r in compare_runs(arms)}
-    assert found["fd", "a"]["value"] is None and found["fd", "b"]["value"] == 2.0 and found["fd", "b"]["pairs"] == 0
+    assert (
+        found["fd", "a"]["value"] is None
+        and found["fd", "b"]["value"] == 2.0
+        and found["fd", "b"]["pairs"] == 0
+    )
 
 
 def test_budgets_that_do_not_match_are_named():
-    assert budgets([arm("a", [0.1]), arm("b", [0.1])]) == "budgets match: images seen, set size and samples drawn are the same in all arms"
+    assert (
+        budgets([arm("a", [0.1]), arm("b", [0.1])])
+        == "budgets match: images seen, set size and samples drawn are the same in all arms"
+    )
     said = budgets([arm("a", [0.1]), arm("b", [0.1], seen=200)])
     assert said == "budgets do NOT match: images seen 100 in a, 200 in b (generation 0)"
-    assert "training set 50 in a, 60 in b (generation 0)" in budgets([arm("a", [0.1]), arm("b", [0.1], size=60)])
+    assert "training set 50 in a, 60 in b (generation 0)" in budgets(
+        [arm("a", [0.1]), arm("b", [0.1], size=60)]
+    )
     assert budgets([arm("a", [0.1]), Arm("b", {})]) == "budgets: there are no two arms with runs to match"
 
 
 def sized(name, *sizes):
-    return Arm(name, {seed: Stub({}, size=list(own), generations=range(len(own))) for seed, own in enumerate(sizes)})
+    return Arm(
+        name, {seed: Stub({}, size=list(own), generations=range(len(own))) for seed, own in enumerate(sizes)}
+    )
 
 
 @pytest.mark.parametrize(
     ("arms", "said"),
     [
-        ([sized("a", [500], [500]), sized("b", [310], [500])], "training set 500 in a, 310 to 500 in b (generation 0)"),  # not the last seed alone
-        ([sized("a", [9, 500, 500]), sized("b", [9, 400, 90])], "training set 500 in a, 90 in b (generation 2)"),  # not the first generation
-        ([sized("a", [9, 9]), sized("b", [9, 8]), sized("c", [9, 3])], "training set 9 in a, 3 in c (generation 1; b too)"),
-        ([sized("a", [2000], [10]), sized("b", [10], [2000])], "training set 2,000 in a, 10 in b (generation 0)"),  # seed by seed
+        (
+            [sized("a", [500], [500]), sized("b", [310], [500])],
+            "training set 500 in a, 310 to 500 in b (generation 0)",
+        ),  # not the last seed alone
+        (
+            [sized("a", [9, 500, 500]), sized("b", [9, 400, 90])],
+            "training set 500 in a, 90 in b (generation 2)",
+        ),  # not the first generation
+        (
+            [sized("a", [9, 9]), sized("b", [9, 8]), sized("c", [9, 3])],
+            "training set 9 in a, 3 in c (generation 1; b too)",
+        ),
+        (
+            [sized("a", [2000], [10]), sized("b", [10], [2000])],
+            "training set 2,000 in a, 10 in b (generation 0)",
+        ),  # seed by seed
         ([sized("a", [9, 9]), sized("b", [9])], None),  # the generations that both have
-        ([sized("a", [9], [9]), Arm("b", {7: Stub({}, size=8, generations=[0])})], "training set 9 in a, 8 in b (generation 0)"),  # no seed in common
+        (
+            [sized("a", [9], [9]), Arm("b", {7: Stub({}, size=8, generations=[0])})],
+            "training set 9 in a, 8 in b (generation 0)",
+        ),  # no seed in common
         ([sized("a", [9], [8]), sized("b", [9])], None),
-        ([sized("a", [9]), *(sized(name, [8]) for name in "bcdef")], "training set 9 in a, 8 in b (generation 0; 4 other arms too)"),
+        (
+            [sized("a", [9]), *(sized(name, [8]) for name in "bcdef")],
+            "training set 9 in a, 8 in b (generation 0; 4 other arms too)",
+        ),
     ],
 )
 def test_budgets_are_compared_seed_by_seed_and_the_worst_is_said(arms, said):
-    assert budgets(arms).startswith("budgets match") if said is None else budgets(arms) == f"budgets do NOT match: {said}"
+    assert (
+        budgets(arms).startswith("budgets match")
+        if said is None
+        else budgets(arms) == f"budgets do NOT match: {said}"
+    )
 
 
 def test_the_budget_of_an_ecosystem_is_that_of_its_labs():
@@ -155,7 +225,10 @@ def test_runs_are_grouped_by_recipe_without_the_seed(tmp_path):
         Run(tmp_path / f"{i}", configs.parse(configs.merged(base, changes)))
         for i, changes in enumerate(({"seed": 0}, {"seed": 1}, {"regime.name": "accumulate"}))
     ]
-    assert [(a.name, sorted(a.runs)) for a in arms_of(made)] == [("name replace", [0, 1]), ("name accumulate", [0])]
+    assert [(a.name, sorted(a.runs)) for a in arms_of(made)] == [
+        ("name replace", [0, 1]),
+        ("name accumulate", [0]),
+    ]
     with pytest.raises(ConfigError, match=r"one arm .* with one seed"):
         arms_of([made[0], made[0]])
 

@@ -12,7 +12,19 @@ from PIL import Image
 from difflab.cli.main import main
 from difflab.core.errors import ConfigError
 from difflab.runs.run import STAGES, open_run
-from difflab.studies.sweep import Job, Sweep, arms_in, execute, jobs, read, run_sweep, runs_of, visible, waves, work
+from difflab.studies.sweep import (
+    Job,
+    Sweep,
+    arms_in,
+    execute,
+    jobs,
+    read,
+    run_sweep,
+    runs_of,
+    visible,
+    waves,
+    work,
+)
 
 BASE = {
     "generations": 1,
@@ -20,7 +32,11 @@ BASE = {
     "model": {"family": "gaussian", "replicates": 4},
     "sample": {"count": 20},
 }
-ARMS = {"replace": {}, "accumulate": {"regime.name": "accumulate"}, "all so far": {"regime.name": "accumulate_subsample"}}
+ARMS = {
+    "replace": {},
+    "accumulate": {"regime.name": "accumulate"},
+    "all so far": {"regime.name": "accumulate_subsample"},
+}
 
 
 def sweep(**changes):
@@ -49,7 +65,11 @@ def test_a_second_call_computes_nothing(tmp_path):
 
 def test_an_arm_that_fails_leaves_a_gap_and_the_others_go_on(tmp_path):
     said = []
-    arms = {"good": {}, "broken": {"policies": [{"policy": "missing_judge"}]}, "also good": {"regime.name": "accumulate"}}
+    arms = {
+        "good": {},
+        "broken": {"policies": [{"policy": "missing_judge"}]},
+        "also good": {"regime.name": "accumulate"},
+    }
     from difflab.policies.policy import KNOWN, Policy, policy
 
     @policy("missing_judge")
@@ -67,7 +87,11 @@ def test_an_arm_that_fails_leaves_a_gap_and_the_others_go_on(tmp_path):
     assert said == ["broken, seed 0 FAILED: RuntimeError: no such luck"]
     assert "no such luck" in (tmp_path / "s" / "broken" / "seed-0.traceback.txt").read_text()
     assert [arm for arm, *_ in runs_of(tmp_path / "s")] == ["good", "also good"]
-    assert [(arm.name, list(arm.runs)) for arm in arms_in(tmp_path / "s")] == [("good", [0]), ("broken", []), ("also good", [0])]
+    assert [(arm.name, list(arm.runs)) for arm in arms_in(tmp_path / "s")] == [
+        ("good", [0]),
+        ("broken", []),
+        ("also good", [0]),
+    ]
 
 
 class Killed(Job):
@@ -84,7 +108,11 @@ def test_a_killed_worker_costs_its_own_job_alone_and_that_can_be_resumed(tmp_pat
     listed[0] = Killed(**vars(listed[0]))
     found = {}
     execute(listed, tmp_path / "s", lambda job, record: found.update({job.arm: record}), workers=2)
-    assert {arm: record["error"] for arm, record in found.items() if arm != "replace"} == {"accumulate": None, "all so far": None, "larger": None}
+    assert {arm: record["error"] for arm, record in found.items() if arm != "replace"} == {
+        "accumulate": None,
+        "all so far": None,
+        "larger": None,
+    }
     assert found["replace"] == {
         "arm": "replace", "seed": 0, "path": "replace/seed-0", "shared": [],
         "error": "its process was killed, as happens where memory runs out; the same command resumes it, with fewer --workers",
@@ -95,7 +123,13 @@ def test_a_killed_worker_costs_its_own_job_alone_and_that_can_be_resumed(tmp_pat
 
 @pytest.mark.parametrize(
     ("given", "gpus", "names"),
-    [(None, 2, ["0", "1"]), ("", 0, []), ("2,3", 2, ["2", "3"]), (" GPU-5e1f, MIG-77a0 ", 2, ["GPU-5e1f", "MIG-77a0"]), ("3,9", 1, ["3"])],
+    [
+        (None, 2, ["0", "1"]),
+        ("", 0, []),
+        ("2,3", 2, ["2", "3"]),
+        (" GPU-5e1f, MIG-77a0 ", 2, ["GPU-5e1f", "MIG-77a0"]),
+        ("3,9", 1, ["3"]),
+    ],
 )
 def test_gpus_are_those_that_the_process_was_given(monkeypatch, given, gpus, names):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -127,9 +161,15 @@ def test_each_worker_sees_its_own_gpu(tmp_path, monkeypatch):
 
 
 def test_labs_are_run_and_take_nothing_over(tmp_path, monkeypatch):
-    monkeypatch.setattr("difflab.studies.sweep.adopt", lambda *args: pytest.fail("stages of labs depend on each other"))
+    monkeypatch.setattr(
+        "difflab.studies.sweep.adopt", lambda *args: pytest.fail("stages of labs depend on each other")
+    )
     arms = {"pooled": {"ecosystem.exchange": "pooled"}, "isolated": {"ecosystem.exchange": "isolated"}}
-    records = run_sweep(sweep(base={**BASE, "ecosystem": {"labs": 2, "exchange": "pooled"}}, arms=arms, seeds=1), tmp_path, tmp_path / "s")
+    records = run_sweep(
+        sweep(base={**BASE, "ecosystem": {"labs": 2, "exchange": "pooled"}}, arms=arms, seeds=1),
+        tmp_path,
+        tmp_path / "s",
+    )
     assert [(r["error"], r["shared"]) for r in records] == [(None, []), (None, [])]
     assert all(len(run.labs) == 2 for _, _, run in runs_of(tmp_path / "s"))
 
@@ -174,12 +214,20 @@ def test_the_sweeps_of_the_repository_are_well_formed(tmp_path):
 def test_the_command_runs_in_several_processes_compares_and_draws(tmp_path, capsys):
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
     arms = {name: ARMS[name] for name in ("replace", "accumulate")}
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"name": "s", "base": "base.yaml", "seeds": 2, "arms": arms}, sort_keys=False))
+    (tmp_path / "s.yaml").write_text(
+        yaml.safe_dump({"name": "s", "base": "base.yaml", "seeds": 2, "arms": arms}, sort_keys=False)
+    )
     assert main(["sweep", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out"), "--workers", "2"]) == 0
     shown = capsys.readouterr().out
-    assert "4 of 4 runs are complete; 10 stages were taken over" in shown and "generation 1" in shown and "accumulate" in shown
+    assert (
+        "4 of 4 runs are complete; 10 stages were taken over" in shown
+        and "generation 1" in shown
+        and "accumulate" in shown
+    )
     assert (tmp_path / "out" / "arms.png").stat().st_size > 5000
-    assert "arms-strip.png" not in shown and not (tmp_path / "out" / "arms-strip.png").exists()  # numbers have no pictures
+    assert (
+        "arms-strip.png" not in shown and not (tmp_path / "out" / "arms-strip.png").exists()
+    )  # numbers have no pictures
     assert main(["compare-runs", str(tmp_path / "out"), "--json", "--metrics", "variance"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(r["arm"], r["seeds"], r["pairs"]) for r in rows] == [("replace", 2, None), ("accumulate", 2, 2)]
@@ -189,19 +237,30 @@ TOO_MANY = {"regime.name": "fixed_real", "regime.set_size": 100}  # images that 
 
 
 def swept(tmp_path, capsys, arms):
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"name": "s", "base": BASE, "seeds": 2, "arms": arms}, sort_keys=False))
+    (tmp_path / "s.yaml").write_text(
+        yaml.safe_dump({"name": "s", "base": BASE, "seeds": 2, "arms": arms}, sort_keys=False)
+    )
     assert main(["sweep", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out")]) == 1
     return capsys.readouterr().out
 
 
-def test_a_failed_arm_stays_in_the_table_and_where_it_is_the_first_nothing_is_compared(tmp_path, capsys, monkeypatch):
+def test_a_failed_arm_stays_in_the_table_and_where_it_is_the_first_nothing_is_compared(
+    tmp_path, capsys, monkeypatch
+):
     drawn = []
-    monkeypatch.setattr("difflab.report.grid.arm_strip", lambda arms, t=None: drawn.append([arm.name for arm in arms]) or Image.new("L", (1, 1)))
-    shown = swept(tmp_path, capsys, {"broken": TOO_MANY, "good": {}, "also good": {"regime.name": "accumulate"}})
+    monkeypatch.setattr(
+        "difflab.report.grid.arm_strip",
+        lambda arms, t=None: drawn.append([arm.name for arm in arms]) or Image.new("L", (1, 1)),
+    )
+    shown = swept(
+        tmp_path, capsys, {"broken": TOO_MANY, "good": {}, "also good": {"regime.name": "accumulate"}}
+    )
     assert "4 of 6 runs are complete" in shown and "arms.png" in shown
     row = next(line for line in shown.splitlines() if line.split()[:1] == ["broken"])
     assert row.split()[1:3] == ["0", "-"] and "not distinguishable" not in shown
-    assert "broken has no finished run: it is the arm to compare with, so no differences are computed" in shown
+    assert (
+        "broken has no finished run: it is the arm to compare with, so no differences are computed" in shown
+    )
     assert "budgets match" in shown and drawn == [["good", "also good"]]
     assert main(["compare-runs", str(tmp_path / "out"), "--json", "--metrics", "variance"]) == 0
     out, said = capsys.readouterr()
@@ -213,7 +272,10 @@ def test_a_failed_arm_stays_in_the_table_and_where_it_is_the_first_nothing_is_co
     ]
     assert "broken has no finished run" in said
     assert main(["report", str(tmp_path / "out"), "--no-diagnosis"]) == 0
-    assert "left out, since they have no finished run: broken; others are compared with good" in capsys.readouterr().err
+    assert (
+        "left out, since they have no finished run: broken; others are compared with good"
+        in capsys.readouterr().err
+    )
 
 
 def test_arms_are_in_the_order_of_the_file_also_those_that_were_not_begun(tmp_path):
@@ -238,6 +300,8 @@ def test_a_sweep_without_a_finished_run_has_no_report(tmp_path, capsys):
 def test_arms_that_are_ecosystems_are_compared(tmp_path, capsys):
     base = {**BASE, "ecosystem": {"labs": 2, "exchange": "pooled"}}
     arms = {"pooled": {}, "isolated": {"ecosystem.exchange": "isolated"}}
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"base": base, "seeds": 1, "arms": arms}, sort_keys=False))
+    (tmp_path / "s.yaml").write_text(
+        yaml.safe_dump({"base": base, "seeds": 1, "arms": arms}, sort_keys=False)
+    )
     assert main(["sweep", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out")]) == 0
     assert "budgets match" in capsys.readouterr().out

@@ -33,7 +33,9 @@ from difflab.studies.theory import (
 
 
 # ---------------------------------------------------- closed forms against independent brute force, no engine involved
-def loop(regime: str, n: int, t: int, chains: int, bias: float = 1.0, a: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def loop(
+    regime: str, n: int, t: int, chains: int, bias: float = 1.0, a: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean and maximum-likelihood variance [chains] of fit t of a Gaussian chain, written down once more from the papers."""
     rng = np.random.default_rng(0)
     data = rng.standard_normal((chains, n))
@@ -68,7 +70,9 @@ def test_polya_is_accumulate(bias):
 
 
 def test_polya_tends_to_the_sine():
-    assert polya(5, 200_000) == pytest.approx(math.sin(math.pi / math.sqrt(5)) / (math.pi / math.sqrt(5)), rel=1e-5)
+    assert polya(5, 200_000) == pytest.approx(
+        math.sin(math.pi / math.sqrt(5)) / (math.pi / math.sqrt(5)), rel=1e-5
+    )
     assert polya(10, 80_000, 0.7) / polya(10, 40_000, 0.7) == pytest.approx(2**-0.3, rel=1e-4)
 
 
@@ -100,14 +104,20 @@ def golden(r: float) -> float:
     return (math.sqrt(r * r + 4 * r) - r) / 2
 
 
-@pytest.mark.parametrize(("n", "k", "w", "bias"), [(8, 8, golden(1), 1.0), (5, 12, 0.8, 1.0), (8, 4, 0.3, 0.7)])
+@pytest.mark.parametrize(
+    ("n", "k", "w", "bias"), [(8, 8, golden(1), 1.0), (5, 12, 0.8, 1.0), (8, 4, 0.3, 0.7)]
+)
 def test_weighted_is_the_loop_with_weights(n, k, w, bias):
     rng = np.random.default_rng(0)
     first = rng.standard_normal((40_000, 10))
     m, v = first.mean(1), first.var(1)
     for _ in range(5):
         points = np.concatenate(
-            [rng.standard_normal((40_000, n)), m[:, None] + np.sqrt(bias * v)[:, None] * rng.standard_normal((40_000, k))], axis=1
+            [
+                rng.standard_normal((40_000, n)),
+                m[:, None] + np.sqrt(bias * v)[:, None] * rng.standard_normal((40_000, k)),
+            ],
+            axis=1,
         )
         share = np.r_[np.full(n, w / n), np.full(k, (1 - w) / k)]
         m = points @ share
@@ -126,7 +136,9 @@ def test_weighted_tends_to_the_law_of_the_mean_where_samples_have_unit_variance(
     grid = np.linspace(0.05, 0.95, 181)
     drift = np.array([n * weighted(n, k, w, 400, n)[1] for w in grid])
     assert drift == pytest.approx((grid**2 + r * (1 - grid) ** 2) / (grid * (2 - grid)), rel=1e-4)
-    assert grid[drift.argmin()] == pytest.approx(golden(r), abs=0.005) and drift.min() == pytest.approx(golden(r), abs=1e-3)
+    assert grid[drift.argmin()] == pytest.approx(golden(r), abs=0.005) and drift.min() == pytest.approx(
+        golden(r), abs=1e-3
+    )
     for small in (4, 8):  # few points: with the variance refitted the limit is another
         k, w = round(small / r), golden(r)
         limit = (w**2 / small + (1 - w) ** 2 / k) / (w * (2 - w) + (1 - w) ** 2 / k)
@@ -152,7 +164,9 @@ def test_c4_is_the_mean_of_the_chi_distribution(n):
     assert c4(n) == pytest.approx(stats.chi(n - 1).mean() / math.sqrt(n - 1), rel=1e-9)
     if n <= 30:
         density = stats.chi2(n - 1).pdf
-        assert c4(n) == pytest.approx(integrate.quad(lambda x: math.sqrt(x / (n - 1)) * density(x), 0, np.inf)[0], rel=1e-5)
+        assert c4(n) == pytest.approx(
+            integrate.quad(lambda x: math.sqrt(x / (n - 1)) * density(x), 0, np.inf)[0], rel=1e-5
+        )
 
 
 def test_survivors_is_wright_fisher():
@@ -167,12 +181,16 @@ def test_survivors_is_wright_fisher():
     assert survivors(p, 12, 5000) == pytest.approx(1.0)  # one is left in the end
 
 
-def curation(categories: int, n: int, t: int, k: int, a: float = 0.0, temperature: float = 0.0, chains: int = 3000) -> np.ndarray:
+def curation(
+    categories: int, n: int, t: int, k: int, a: float = 0.0, temperature: float = 0.0, chains: int = 3000
+) -> np.ndarray:
     """Share [chains] of the best category after fit t, sample by sample: of k in a row one is kept, by Luce's choice or (temperature 0) the best."""
     rng, real = np.random.default_rng(0), round(a * n)
     data = rng.integers(0, categories, (chains, n))
     for _ in range(t - 1):
-        drawn = np.take_along_axis(data, rng.integers(0, n, (chains, (n - real) * k)), 1).reshape(chains, n - real, k)
+        drawn = np.take_along_axis(data, rng.integers(0, n, (chains, (n - real) * k)), 1).reshape(
+            chains, n - real, k
+        )
         score = drawn / temperature + rng.gumbel(size=drawn.shape) if temperature else drawn
         kept = np.take_along_axis(drawn, score.argmax(2)[..., None], 2)[..., 0]
         data = np.concatenate([rng.integers(0, categories, (chains, real)), kept], axis=1)
@@ -193,8 +211,12 @@ def test_luce_is_the_choice_among_k():
     share = curation(2, 30, 3, 5, temperature=0.5)
     assert abs(z(share, curated(0.5, 30, 3, luce(5, 2.0))[0])) < 4
     assert abs(z(share, curated(0.5, 30, 3, luce(5, 1.0))[0])) > 8
-    assert luce(2, 1.0)(np.array([0.5]))[0] == pytest.approx(0.25 + 0.5 / (1 + math.exp(-1)))  # Bradley and Terry
-    assert luce(7, 0.0)(np.array([0.3]))[0] == pytest.approx(0.3) and luce(4, 50.0)(np.array([0.3]))[0] == pytest.approx(best_of(4)(0.3))
+    assert luce(2, 1.0)(np.array([0.5]))[0] == pytest.approx(
+        0.25 + 0.5 / (1 + math.exp(-1))
+    )  # Bradley and Terry
+    assert luce(7, 0.0)(np.array([0.3]))[0] == pytest.approx(0.3) and luce(4, 50.0)(np.array([0.3]))[
+        0
+    ] == pytest.approx(best_of(4)(0.3))
 
 
 def test_curation_tends_to_what_the_papers_say_of_populations():
@@ -215,8 +237,12 @@ def test_guided_is_the_integral_over_noise_levels(w):
     s2, mu = 0.25, 1.0
     total = s2 + mu**2
     mean, variance = guided(np.full(2, 0.5), np.array([-mu, mu]), np.full(2, s2), w)
-    inside = integrate.quad(lambda t: t * (s2 + t * t) ** (-(3 + w) / 2) * (total + t * t) ** (w / 2), 0, np.inf)[0]
-    assert mean == pytest.approx(np.array([-1, 1]) * (1 + w) * mu * s2 ** ((1 + w) / 2) * total ** (-w / 2) * inside, rel=1e-6)
+    inside = integrate.quad(
+        lambda t: t * (s2 + t * t) ** (-(3 + w) / 2) * (total + t * t) ** (w / 2), 0, np.inf
+    )[0]
+    assert mean == pytest.approx(
+        np.array([-1, 1]) * (1 + w) * mu * s2 ** ((1 + w) / 2) * total ** (-w / 2) * inside, rel=1e-6
+    )
     assert variance == pytest.approx(s2 * (s2 / total) ** w)
     if w == 2:
         assert mean[1] == pytest.approx(1.4)
@@ -226,8 +252,12 @@ def test_guided_loop_without_sampling_error_is_guided_over_and_over():
     """From (mean 1, variance 1/4): variances .167, .098, .049, .020, .0064 at w = 1/4; without guidance a fixed point."""
     loop = [guided_loop(10**9, t, 4.0, 0.25) for t in range(2, 7)]
     assert [within / 4 for within, _ in loop] == pytest.approx([0.167, 0.098, 0.049, 0.020, 0.0064], abs=5e-4)
-    assert [math.sqrt(between / 4) for _, between in loop] == pytest.approx([1.120, 1.224, 1.304, 1.360, 1.393], abs=5e-4)
-    assert [guided_loop(10**9, t, 4.0, 1.5)[0] / 4 for t in (2, 3)] == pytest.approx([0.0224, 2.8e-5], rel=5e-3)
+    assert [math.sqrt(between / 4) for _, between in loop] == pytest.approx(
+        [1.120, 1.224, 1.304, 1.360, 1.393], abs=5e-4
+    )
+    assert [guided_loop(10**9, t, 4.0, 1.5)[0] / 4 for t in (2, 3)] == pytest.approx(
+        [0.0224, 2.8e-5], rel=5e-3
+    )
     assert guided_loop(10**9, 6, 4.0, 0.0) == pytest.approx((1, 4), rel=1e-6)
 
 
@@ -249,13 +279,20 @@ def test_guided_loop_is_the_loop_of_fits(n, t, w):
     assert abs(z(within, guided_loop(10**9, t, 4.0, w)[0])) > 3  # chains of infinite sets are another matter
 
 
-def labs(n: int, emitted: int, shares: list[list[float]], t: int, chains: int, categories: int = 6) -> np.ndarray:
+def labs(
+    n: int, emitted: int, shares: list[list[float]], t: int, chains: int, categories: int = 6
+) -> np.ndarray:
     """Frequencies [labs, chains, categories] after fit t, sample by sample: every lab draws anew from what each lab has emitted."""
     rng = np.random.default_rng(0)
     data = [rng.integers(0, categories, (chains, n)) for _ in shares]
     for _ in range(t - 1):
         out = [np.take_along_axis(own, rng.integers(0, n, (chains, emitted)), 1) for own in data]
-        data = [np.concatenate([rng.permuted(x, axis=1)[:, : round(n * w)] for x, w in zip(out, row, strict=True)], axis=1) for row in shares]
+        data = [
+            np.concatenate(
+                [rng.permuted(x, axis=1)[:, : round(n * w)] for x, w in zip(out, row, strict=True)], axis=1
+            )
+            for row in shares
+        ]
     return np.stack([(own[:, :, None] == np.arange(categories)).mean(1) for own in data])
 
 
@@ -284,7 +321,9 @@ def test_cross_trained_is_the_loop_of_labs(n, emitted, shares):
 def test_cross_trained_tends_to_the_laws_of_the_literature():
     n, m, t, h = 60, 4, 12, 0.8
     own, apart = cross_trained(h, n, n, np.eye(m), t)
-    assert own == pytest.approx(h * (1 - 1 / n) ** t) and apart[0, 1] == pytest.approx(2 * h * (1 - (1 - 1 / n) ** t))
+    assert own == pytest.approx(h * (1 - 1 / n) ** t) and apart[0, 1] == pytest.approx(
+        2 * h * (1 - (1 - 1 / n) ** t)
+    )
     # n new draws from the mixture are what a lab gets when the others emit very many samples.
     own, apart = cross_trained(h, n, 10**6, np.full((m, m), 1 / m), t)
     assert own == pytest.approx(h * (1 - 1 / n) * (1 - 1 / (n * m)) ** (t - 1), rel=2e-3)
@@ -304,9 +343,14 @@ def of_chain() -> dict[str, list[str]]:
 
 def test_the_laws_cover_the_regimes_and_families_with_and_without_bias():
     assert len(LAWS) >= 15
-    seen = {(law.chain["model"]["family"], law.chain["regime"]["name"], "sampling_bias" in law.chain["model"]) for law in LAWS.values()}
+    seen = {
+        (law.chain["model"]["family"], law.chain["regime"]["name"], "sampling_bias" in law.chain["model"])
+        for law in LAWS.values()
+    }
     gaussian = {(regime, bias) for family, regime, bias in seen if family == "gaussian"}
-    assert gaussian >= {(r, b) for r in ("replace", "accumulate", "fresh_real") for b in (False, True)} | {("accumulate_subsample", False)}
+    assert gaussian >= {(r, b) for r in ("replace", "accumulate", "fresh_real") for b in (False, True)} | {
+        ("accumulate_subsample", False)
+    }
     assert {family for family, _, _ in seen} == {"gaussian", "categorical", "mixture"}
 
 
@@ -374,7 +418,9 @@ def test_a_wrong_law_fails(name, monkeypatch):
 
 def test_a_law_fails_when_the_engine_runs_another_regime(monkeypatch):
     law = LAWS["E4-diversity"]
-    monkeypatch.setitem(LAWS, "E4-diversity", dataclasses.replace(law, chain={**law.chain, "regime": {"name": "replace"}}))
+    monkeypatch.setitem(
+        LAWS, "E4-diversity", dataclasses.replace(law, chain={**law.chain, "regime": {"name": "replace"}})
+    )
     assert abs(check(["E4-diversity"], chains=400)[0]["z"]) > 4
 
 
@@ -389,7 +435,9 @@ def test_laws_about_one_chain_share_one_run(monkeypatch):
     rows = check(["A1-drift", "A1-variance"], chains=2, seed=5)
     assert ran == [(19, 2, 5)]
     assert [row["law"] for row in rows] == ["A1-drift", "A1-variance"]
-    assert rows[1]["measured"] == 1.5 and rows[1]["z"] == pytest.approx((1.5 - LAWS["A1-variance"].theory) / 0.5)
+    assert rows[1]["measured"] == 1.5 and rows[1]["z"] == pytest.approx(
+        (1.5 - LAWS["A1-variance"].theory) / 0.5
+    )
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():

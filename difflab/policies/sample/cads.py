@@ -25,7 +25,9 @@ class Annealed(Steer):
         if gamma == 1:
             return e
         # A function of image and step alone: another model that is asked in the same step is told the same.
-        n = torch.stack([torch.randn(shape, generator=generator("cads", seed, step.share, shape)) for seed in step.seeds]).to(e.device)
+        n = torch.stack(
+            [torch.randn(shape, generator=generator("cads", seed, step.share, shape)) for seed in step.seeds]
+        ).to(e.device)
         y = e.float()
         return self.own.noisy(y, n, gamma).to(e.dtype)
 
@@ -41,10 +43,21 @@ class Cads(Policy):
 
     source = "Sadat et al. 2310.17347"
 
-    tau1: float = Field(0.6, ge=0, le=1, description="Share of noise left, 0 to 1, at and below which the condition is whole.")
-    tau2: float = Field(0.9, ge=0, le=1, description="Share of noise left, 0 to 1, at and above which only noise is told; 1 with tau1 1 = off.")
-    scale: float = Field(0.25, ge=0, description="Standard deviation s of the noise, in units of the embedding's entries.")
-    mixing: float = Field(1.0, ge=0, le=1, description="psi: 1 = mean and spread of the embedding are restored, 0 = not.")
+    tau1: float = Field(
+        0.6, ge=0, le=1, description="Share of noise left, 0 to 1, at and below which the condition is whole."
+    )
+    tau2: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="Share of noise left, 0 to 1, at and above which only noise is told; 1 with tau1 1 = off.",
+    )
+    scale: float = Field(
+        0.25, ge=0, description="Standard deviation s of the noise, in units of the embedding's entries."
+    )
+    mixing: float = Field(
+        1.0, ge=0, le=1, description="psi: 1 = mean and spread of the embedding are restored, 0 = not."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Cads:
@@ -69,9 +82,9 @@ class Cads(Policy):
         over = tuple(range(1, y.ndim))
         told = math.sqrt(gamma) * y + self.scale * math.sqrt(1 - gamma) * n
         spread = told.std(over, keepdim=True)
-        restored = (told - told.mean(over, keepdim=True)) / torch.where(spread > 0, spread, 1) * y.std(over, keepdim=True) + y.mean(
+        restored = (told - told.mean(over, keepdim=True)) / torch.where(spread > 0, spread, 1) * y.std(
             over, keepdim=True
-        )
+        ) + y.mean(over, keepdim=True)
         return self.mixing * restored + (1 - self.mixing) * told
 
     def steer(self, at: At, model: Any) -> Steer:

@@ -13,7 +13,9 @@ GUIDANCE = ("guidance_schedule", "guidance_by_generation")  # policies that set 
 def check_denoises(name: str, config: Any) -> None:
     """Raise ConfigError unless images are made by removing noise."""
     if not config.denoises:
-        raise ConfigError(f"policies: {name} changes how noise is removed, which the family {config.model.family} does not do")
+        raise ConfigError(
+            f"policies: {name} changes how noise is removed, which the family {config.model.family} does not do"
+        )
 
 
 def check_conditional(name: str, config: Any) -> None:
@@ -27,14 +29,18 @@ def check_guidance(name: str, config: Any) -> None:
     """Raise ConfigError unless the model can be guided."""
     check_conditional(name, config)
     if config.train.condition_dropout == 0 and not config.text:  # a text base knows the empty prompt
-        raise ConfigError(f"policies: {name} needs train.condition_dropout above 0: without it the model has no unconditional prediction")
+        raise ConfigError(
+            f"policies: {name} needs train.condition_dropout above 0: without it the model has no unconditional prediction"
+        )
 
 
 def check_guided(name: str, config: Any) -> None:
     """Raise ConfigError where the model could be guided but is not."""
     check_guidance(name, config)
     if config.sample.guidance_scale == 1 and not any(own.policy in GUIDANCE for own in config.policies):
-        raise ConfigError(f"policies: {name} changes nothing at sample.guidance_scale=1; set another scale, or one of {', '.join(GUIDANCE)}")
+        raise ConfigError(
+            f"policies: {name} changes nothing at sample.guidance_scale=1; set another scale, or one of {', '.join(GUIDANCE)}"
+        )
 
 
 def opened(at: At, which: str) -> Any:

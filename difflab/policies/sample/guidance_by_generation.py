@@ -19,10 +19,19 @@ class GuidanceByGeneration(Policy):
     """
 
     scales: list[float] | None = Field(
-        None, min_length=1, description="Generation t's guidance scale is its t-th entry, the last one repeated; 1 = no guidance; null = by factor."
+        None,
+        min_length=1,
+        description="Generation t's guidance scale is its t-th entry, the last one repeated; 1 = no guidance; null = by factor.",
     )
-    start: float | None = Field(None, ge=0, description="Guidance scale of generation 0; null = sample.guidance_scale.")
-    factor: float | None = Field(None, ge=0, le=10, description="By which guidance_scale - 1 is multiplied in every generation; 1 = constant.")
+    start: float | None = Field(
+        None, ge=0, description="Guidance scale of generation 0; null = sample.guidance_scale."
+    )
+    factor: float | None = Field(
+        None,
+        ge=0,
+        le=10,
+        description="By which guidance_scale - 1 is multiplied in every generation; 1 = constant.",
+    )
 
     @model_validator(mode="after")
     def _one_of_two(self) -> GuidanceByGeneration:

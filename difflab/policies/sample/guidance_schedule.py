@@ -33,20 +33,40 @@ class GuidanceSchedule(Policy):
 
     source = "Yoon et al. 2407.17493; Kynkaanniemi et al. 2404.07724"
 
-    kind: Literal["exponential", "linear", "interval"] = Field("exponential", description="The function; see above.")
-    start: float | None = Field(
-        None, ge=0, description="Guidance scale in pure noise, of interval that inside; 1 = no guidance; null = sample.guidance_scale."
+    kind: Literal["exponential", "linear", "interval"] = Field(
+        "exponential", description="The function; see above."
     )
-    end: float = Field(1.0, ge=0, description="Guidance scale without noise, of interval that outside; 1 = no guidance.")
-    low: float = Field(0.0, ge=0, le=1, description="interval only: least share of noise that is guided by start, 0 to 1; 0 = to the end.")
-    high: float = Field(1.0, ge=0, le=1, description="interval only: largest share of noise that is guided by start, 0 to 1; 1 = from the beginning.")
+    start: float | None = Field(
+        None,
+        ge=0,
+        description="Guidance scale in pure noise, of interval that inside; 1 = no guidance; null = sample.guidance_scale.",
+    )
+    end: float = Field(
+        1.0, ge=0, description="Guidance scale without noise, of interval that outside; 1 = no guidance."
+    )
+    low: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="interval only: least share of noise that is guided by start, 0 to 1; 0 = to the end.",
+    )
+    high: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="interval only: largest share of noise that is guided by start, 0 to 1; 1 = from the beginning.",
+    )
 
     @model_validator(mode="after")
     def _sensible(self) -> GuidanceSchedule:
         if self.kind != "interval" and (self.low, self.high) != (0, 1):
-            raise ValueError(f"low and high are the limits of kind=interval and have no meaning for {self.kind}")
+            raise ValueError(
+                f"low and high are the limits of kind=interval and have no meaning for {self.kind}"
+            )
         if self.low >= self.high:
-            raise ValueError(f"low {self.low:g} is not below high {self.high:g}: no step would be guided by start")
+            raise ValueError(
+                f"low {self.low:g} is not below high {self.high:g}: no step would be guided by start"
+            )
         if self.kind == "exponential" and 0 in (self.start, self.end):
             raise ValueError("an exponential neither starts nor ends at 0; use kind=linear or a small number")
         return self
@@ -56,19 +76,31 @@ class GuidanceSchedule(Policy):
         varies = any(own.policy == "guidance_by_generation" for own in config.policies)
         if self.start is None and not varies:
             if config.sample.guidance_scale == self.end:
-                raise ConfigError(f"policies: guidance_schedule goes from {self.end:g} to {self.end:g}; set start, end or sample.guidance_scale")
+                raise ConfigError(
+                    f"policies: guidance_schedule goes from {self.end:g} to {self.end:g}; set start, end or sample.guidance_scale"
+                )
             if config.sample.guidance_scale == 0 and self.kind == "exponential":
-                raise ConfigError("policies: guidance_schedule: an exponential does not start at sample.guidance_scale=0; set start or kind=linear")
+                raise ConfigError(
+                    "policies: guidance_schedule: an exponential does not start at sample.guidance_scale=0; set start or kind=linear"
+                )
 
     def decides(self) -> tuple[str, ...]:
-        return ("the guidance schedule",) if self.start is None else ("the guidance schedule", "the guidance scale")
+        return (
+            ("the guidance schedule",)
+            if self.start is None
+            else ("the guidance schedule", "the guidance scale")
+        )
 
     def scale(self, given: float, share: float) -> float:
         """The guidance scale at noise share `share`; `given` stands in for a start that is not set."""
         start = given if self.start is None else self.start
         if self.kind == "interval":
             return start if self.low <= share <= self.high else self.end
-        return start**share * self.end ** (1 - share) if self.kind == "exponential" else share * start + (1 - share) * self.end
+        return (
+            start**share * self.end ** (1 - share)
+            if self.kind == "exponential"
+            else share * start + (1 - share) * self.end
+        )
 
     def steer(self, at: At, model: Any) -> Steer:
         return Schedule(self)

@@ -35,10 +35,17 @@ class Sims(Policy):
 
     source = "Alemohammad et al. 2408.16333"
 
-    first: int = Field(1, ge=1, description="First generation in which it acts; generation 0 was trained on no samples.")
-    strength: float = Field(1.0, ge=0, description="w, in units of the difference between the two predictions; 0 = samples of the reference alone.")
+    first: int = Field(
+        1, ge=1, description="First generation in which it acts; generation 0 was trained on no samples."
+    )
+    strength: float = Field(
+        1.0,
+        ge=0,
+        description="w, in units of the difference between the two predictions; 0 = samples of the reference alone.",
+    )
     reference: Literal["previous", "base"] = Field(
-        "previous", description="previous = generation t-1's model; base = the pretrained one, without a pretrained base generation 0's."
+        "previous",
+        description="previous = generation t-1's model; base = the pretrained one, without a pretrained base generation 0's.",
     )
 
     def check(self, config: Any) -> None:

@@ -13,7 +13,9 @@ from difflab.models.steer import Steer
 from difflab.policies.policy import At, Policy, policy
 from difflab.policies.sample.common import check_denoises
 
-LARGEST = 1 - 1e-6  # at 1, in pure noise, diffusers takes the root of a difference that is 0 up to rounding: NaN where it comes out below
+LARGEST = (
+    1 - 1e-6
+)  # at 1, in pure noise, diffusers takes the root of a difference that is 0 up to rounding: NaN where it comes out below
 
 
 class Eta(Steer):
@@ -36,7 +38,11 @@ class Stochasticity(Policy):
 
     source = "Song et al. 2010.02502"
 
-    eta: float = Field(ge=0, le=1, description="Share of the noise that is drawn anew in each step, 0 to 1; 0 = off, DDIM's own.")
+    eta: float = Field(
+        ge=0,
+        le=1,
+        description="Share of the noise that is drawn anew in each step, 0 to 1; 0 = off, DDIM's own.",
+    )
 
     def check(self, config: Any) -> None:
         import diffusers
@@ -44,7 +50,9 @@ class Stochasticity(Policy):
         check_denoises(self.policy, config)
         kind = getattr(diffusers, config.sample.scheduler, None)
         if "eta" not in inspect.signature(getattr(kind, "step", lambda: None)).parameters:
-            raise ConfigError(f"policies: stochasticity sets eta, which {config.sample.scheduler} does not take; use sample.scheduler=DDIMScheduler")
+            raise ConfigError(
+                f"policies: stochasticity sets eta, which {config.sample.scheduler} does not take; use sample.scheduler=DDIMScheduler"
+            )
 
     def decides(self) -> tuple[str, ...]:
         return ("eta of the scheduler",)

@@ -36,7 +36,11 @@ class Temperature(Policy):
 
     source = "Alemohammad et al. 2307.01850"
 
-    scale: float = Field(gt=0, le=10, description="Factor on the noise's standard deviation; below 1 = less variety, above 1 = more; 1 = off.")
+    scale: float = Field(
+        gt=0,
+        le=10,
+        description="Factor on the noise's standard deviation; below 1 = less variety, above 1 = more; 1 = off.",
+    )
 
     def check(self, config: Any) -> None:
         check_denoises(self.policy, config)

@@ -33,7 +33,9 @@ def groups(candidates: Any, within: str) -> Iterator[tuple[str, np.ndarray]]:
         return
     asked = candidates.rows[within]
     if asked.null_count:
-        raise ConfigError(f"policies: samples are told apart by {within}, but {asked.null_count} of them were asked for without one; use within: all")
+        raise ConfigError(
+            f"policies: samples are told apart by {within}, but {asked.null_count} of them were asked for without one; use within: all"
+        )
     names = np.array(asked.to_pylist(), dtype=object)
     for name in sorted(set(names)):
         yield f"{within} '{name}'", np.flatnonzero(names == name)
@@ -65,7 +67,9 @@ class Nearest:
     def add(self, i: int) -> None:
         scale = self._norm + self._norm[i]
         squared = torch.addmv(scale, self._x, self._x[i], alpha=-2)
-        self.squared = torch.minimum(self.squared, squared.where(squared > 1e-12 * scale, 0))  # copies are at distance 0, whatever the rounding
+        self.squared = torch.minimum(
+            self.squared, squared.where(squared > 1e-12 * scale, 0)
+        )  # copies are at distance 0, whatever the rounding
 
 
 # ------------------------------------------------------------------------------------------------- parts of specs
@@ -78,29 +82,41 @@ class Selector(Policy):
     def check(self, config: Any) -> None:
         super().check(config)
         if config.exact and not self.on_numbers:
-            raise ConfigError(f"policies: {self.policy} compares images, the samples of model.family={config.model.family} are numbers")
+            raise ConfigError(
+                f"policies: {self.policy} compares images, the samples of model.family={config.model.family} are numbers"
+            )
         if config.exact and config.model.replicates > 1:
-            raise ConfigError(f"policies: {self.policy} selects samples, which parallel chains share; set model.replicates=1 and use several seeds")
+            raise ConfigError(
+                f"policies: {self.policy} selects samples, which parallel chains share; set model.replicates=1 and use several seeds"
+            )
 
 
 class Within(Selector):
     within: Literal["all", "class", "prompt"] = Field(
-        "all", description="Compare all samples of a generation with each other (all, off), or only those asked for with the same class or prompt."
+        "all",
+        description="Compare all samples of a generation with each other (all, off), or only those asked for with the same class or prompt.",
     )
 
     def check(self, config: Any) -> None:
         super().check(config)
         if self.within != "all" and not (config.conditional and (config.text or self.within == "class")):
-            raise ConfigError(f"policies: {self.policy}: the samples of this model are not asked for by {self.within}; use within: all")
+            raise ConfigError(
+                f"policies: {self.policy}: the samples of this model are not asked for by {self.within}; use within: all"
+            )
 
 
 class Sized(Within):
     """Keeps a share or a number of the candidates: `pick` says which."""
 
     share: float | None = Field(
-        None, gt=0, le=1, description="Share of the candidates of each group that is kept, rounded up; 1 = all, null = unused."
+        None,
+        gt=0,
+        le=1,
+        description="Share of the candidates of each group that is kept, rounded up; 1 = all, null = unused.",
     )
-    count: int | None = Field(None, ge=1, description="Samples that are kept of each generation, with within: all; null = unused.")
+    count: int | None = Field(
+        None, ge=1, description="Samples that are kept of each generation, with within: all; null = unused."
+    )
 
     ways: ClassVar[tuple[str, ...]] = ("share", "count")
     why: ClassVar[str] = "not chosen"
@@ -110,7 +126,9 @@ class Sized(Within):
     def _one_way(self) -> Sized:
         given = [way for way in self.ways if getattr(self, way) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of {', '.join(self.ways)}; got {' and '.join(given) or 'none'}")
+            raise ValueError(
+                f"give exactly one of {', '.join(self.ways)}; got {' and '.join(given) or 'none'}"
+            )
         if self.count is not None and self.within != "all":
             raise ValueError(f"count is of the whole generation; with within: {self.within} give a share")
         return self
@@ -120,7 +138,9 @@ class Sized(Within):
         if self.count is None:
             return n if self.share is None else part(self.share, n)
         if self.count > n:
-            raise ConfigError(f"policies: {self.policy} keeps {self.count} samples, but there are {n}; lower count or raise sample.count")
+            raise ConfigError(
+                f"policies: {self.policy} keeps {self.count} samples, but there are {n}; lower count or raise sample.count"
+            )
         return self.count
 
     def keeps(self, count: int) -> int:
@@ -139,7 +159,10 @@ class Sized(Within):
 
 
 class Featured(Selector):
-    extractor: str | None = Field(None, description="Which of measure.extractors tells how far images lie apart; null = the one of the class judge.")
+    extractor: str | None = Field(
+        None,
+        description="Which of measure.extractors tells how far images lie apart; null = the one of the class judge.",
+    )
 
     on_numbers: ClassVar[bool] = False
 
@@ -149,8 +172,13 @@ class Featured(Selector):
 
 
 class Rewarded(Selector):
-    reward: str = Field(description="What is preferred, by name, see difflab/policies/rewards.py; 'chance' = nothing: a control of equal size.")
-    lowest: bool = Field(False, description="Prefer the lowest reward, as an adversarial curator does (Wei & Zhang 2505.09768); false = the highest.")
+    reward: str = Field(
+        description="What is preferred, by name, see difflab/policies/rewards.py; 'chance' = nothing: a control of equal size."
+    )
+    lowest: bool = Field(
+        False,
+        description="Prefer the lowest reward, as an adversarial curator does (Wei & Zhang 2505.09768); false = the highest.",
+    )
 
     @field_validator("reward")
     @classmethod
@@ -177,9 +205,15 @@ class OneOfK(Within, Rewarded):
         super().check(config)
         fewest = min(config.sample.count_of(t) for t in range(self.first, config.generations + 1))
         if self.k > fewest:
-            raise ConfigError(f"policies: {self.policy} takes one of {self.k}, but there are {fewest} samples; lower k or raise sample.count")
+            raise ConfigError(
+                f"policies: {self.policy} takes one of {self.k}, but there are {fewest} samples; lower k or raise sample.count"
+            )
         for own in config.policies[config.policies.index(self) + 1 :]:
-            opposite = isinstance(own, OneOfK) and own.reward == self.reward != "chance" and own.lowest != self.lowest
+            opposite = (
+                isinstance(own, OneOfK)
+                and own.reward == self.reward != "chance"
+                and own.lowest != self.lowest
+            )
             if opposite and self.k > 1 < own.k and self.meets(own, config.generations) is not None:
                 raise ConfigError(
                     f"policies: {self.policy} and {own.policy} prefer the highest and the lowest {self.reward} of the same samples; "
@@ -215,7 +249,8 @@ class Spread(Sized, Featured):
     """Keeps images that lie far apart, of the samples of a generation or of all that a training set would be made of: `spread` says which."""
 
     stage: Literal["select", "mix"] = Field(
-        "select", description="select = of the samples of each generation; mix = of all that training set t would be made of, real images included."
+        "select",
+        description="select = of the samples of each generation; mix = of all that training set t would be made of, real images included.",
     )
 
     @model_validator(mode="after")
@@ -257,8 +292,14 @@ class Spread(Sized, Featured):
         from difflab.loop.select import Candidates
 
         extractor = at.extractor(self.extractor)
-        features = [Candidates(at.run, pool.generation, pool.rows, at.extractors).features(extractor) for pool in drawn]
+        features = [
+            Candidates(at.run, pool.generation, pool.rows, at.extractors).features(extractor)
+            for pool in drawn
+        ]
         kept = np.zeros(sum(map(len, features)), dtype=bool)
         kept[self.spread(at, None, torch.cat(features), wanted)] = True
         parts = np.split(kept, np.cumsum([len(pool.rows) for pool in drawn])[:-1])
-        return [replace(pool, rows=pool.rows[own], count=int(own.sum())) for pool, own in zip(drawn, parts, strict=True)], None
+        return [
+            replace(pool, rows=pool.rows[own], count=int(own.sum()))
+            for pool, own in zip(drawn, parts, strict=True)
+        ], None

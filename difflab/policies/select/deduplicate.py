@@ -45,24 +45,37 @@ class Deduplicate(Featured):
     nearest distances shrink. Exact copies are always dropped. Exact: of the kept samples no two are that near.
     """
 
-    source: ClassVar[str] = "deduplication of training sets (Lee et al. 2107.06499; for diffusion Somepalli et al. 2305.20086)"
+    source: ClassVar[str] = (
+        "deduplication of training sets (Lee et al. 2107.06499; for diffusion Somepalli et al. 2305.20086)"
+    )
 
     rate: float = Field(
-        0.01, gt=0, lt=1, description="Share of real images that count as too near to another one; towards 0 only ever nearer copies."
+        0.01,
+        gt=0,
+        lt=1,
+        description="Share of real images that count as too near to another one; towards 0 only ever nearer copies.",
     )
-    real: bool = Field(False, description="Also drop samples that nearly repeat an image of generation 0's training set; false = off.")
+    real: bool = Field(
+        False,
+        description="Also drop samples that nearly repeat an image of generation 0's training set; false = off.",
+    )
 
     def select(self, at: At, candidates: Any) -> list[str | None]:
         from difflab.metrics.memorisation import nearest_real
 
         extractor = at.extractor(self.extractor)
         features, real = candidates.features(extractor), candidates.real(extractor)[0]
-        pairs = np.sort(real_spacing(real).double().numpy())[1::2]  # two images that near are each other's nearest: such distances come twice
+        pairs = np.sort(real_spacing(real).double().numpy())[
+            1::2
+        ]  # two images that near are each other's nearest: such distances come twice
         near = float(np.quantile(pairs, self.rate, method="weibull"))
         reasons: list[str | None] = [None] * len(candidates)
         if self.real:
             distance, index = nearest_real(features, real)
-            reasons = [f"nearly real image {i}" if d <= near else None for d, i in zip(distance.tolist(), index.tolist(), strict=True)]
+            reasons = [
+                f"nearly real image {i}" if d <= near else None
+                for d, i in zip(distance.tolist(), index.tolist(), strict=True)
+            ]
         left = np.array([i for i, reason in enumerate(reasons) if reason is None], dtype=np.int64)
         for i, of in zip(left, repeated(features[left], near), strict=True):
             if of >= 0:

@@ -24,13 +24,25 @@ class Detector(Selector):
     passes is not harder to tell from real images, as it would be with a real detector: see `probe_detector`.
     """
 
-    source: ClassVar[str] = "a model of any detector; accuracies near 95% are reached in-distribution only (arXiv 2507.10236, 2509.12995)"
+    source: ClassVar[str] = (
+        "a model of any detector; accuracies near 95% are reached in-distribution only (arXiv 2507.10236, 2509.12995)"
+    )
 
-    true_positive_rate: float = Field(ge=0, le=1, description="Probability that a sample is found and dropped; 0 = off.")
-    false_positive_rate: float = Field(0.0, ge=0, le=1, description="Probability that a real image is taken for synthetic and dropped; 0 = off.")
+    true_positive_rate: float = Field(
+        ge=0, le=1, description="Probability that a sample is found and dropped; 0 = off."
+    )
+    false_positive_rate: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Probability that a real image is taken for synthetic and dropped; 0 = off.",
+    )
 
     def select(self, at: At, candidates: Any) -> list[str | None]:
-        found = at.rng().random(at.config.sample.count_of(candidates.generation))[candidates.index] < self.true_positive_rate
+        found = (
+            at.rng().random(at.config.sample.count_of(candidates.generation))[candidates.index]
+            < self.true_positive_rate
+        )
         return ["detected" if f else None for f in found]
 
     def keeps(self, count: int) -> int:
@@ -44,5 +56,7 @@ class Detector(Selector):
         out = []
         for pool in drawn:
             rows = pool.rows[passes[pool.rows]] if pool.generation == REAL else pool.rows
-            out.append(replace(pool, rows=rows, count=len(rows) if pool.count == len(pool.rows) else pool.count))
+            out.append(
+                replace(pool, rows=rows, count=len(rows) if pool.count == len(pool.rows) else pool.count)
+            )
         return out, budget

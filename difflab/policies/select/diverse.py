@@ -25,19 +25,29 @@ class Diverse(Rewarded):
 
     k: int = Field(ge=1, description="Most samples that are kept of one neighbourhood; sample.count = off.")
     per: Literal["real", "class", "prompt"] = Field(
-        "real", description="Neighbourhoods: the nearest real training image, the class or the prompt asked for."
+        "real",
+        description="Neighbourhoods: the nearest real training image, the class or the prompt asked for.",
     )
-    reward: str = Field("chance", description="Which are kept, by name of a reward, see difflab/policies/rewards.py; chance = any.")
-    extractor: str | None = Field(None, description="Which of measure.extractors says what is near; null = the one of the class judge.")
+    reward: str = Field(
+        "chance",
+        description="Which are kept, by name of a reward, see difflab/policies/rewards.py; chance = any.",
+    )
+    extractor: str | None = Field(
+        None, description="Which of measure.extractors says what is near; null = the one of the class judge."
+    )
 
     def check(self, config: Any) -> None:
         super().check(config)
         if self.per == "real":
             if config.exact:
-                raise ConfigError(f"policies: diverse compares images, the samples of model.family={config.model.family} are numbers")
+                raise ConfigError(
+                    f"policies: diverse compares images, the samples of model.family={config.model.family} are numbers"
+                )
             rewards.check_features(config, self.policy, self.extractor)
         elif not (config.conditional and (config.text or self.per == "class")):
-            raise ConfigError(f"policies: diverse: the samples of this model are not asked for by {self.per}; use per: real")
+            raise ConfigError(
+                f"policies: diverse: the samples of this model are not asked for by {self.per}; use per: real"
+            )
 
     def select(self, at: At, candidates: Any) -> list[str | None]:
         reasons: list[str | None] = [None] * len(candidates)
@@ -56,4 +66,6 @@ class Diverse(Rewarded):
             return list(groups(candidates, self.per))
         extractor = at.extractor(self.extractor)
         nearest = nearest_real(candidates.features(extractor), candidates.real(extractor)[0])[1].numpy()
-        return [(f"the neighbourhood of real image {i}", np.flatnonzero(nearest == i)) for i in np.unique(nearest)]
+        return [
+            (f"the neighbourhood of real image {i}", np.flatnonzero(nearest == i)) for i in np.unique(nearest)
+        ]

@@ -45,12 +45,17 @@ class Farthest(Spread):
     source: ClassVar[str] = "Shi et al., arXiv 2509.16499"
     why: ClassVar[str] = "too near to others that are kept"
 
-    away_from_real: bool = Field(False, description="Also keep away from generation 0's training images, from the first sample on; false = off.")
+    away_from_real: bool = Field(
+        False,
+        description="Also keep away from generation 0's training images, from the first sample on; false = off.",
+    )
 
     @model_validator(mode="after")
     def _once(self) -> Farthest:
         if self.away_from_real and self.stage == "mix":
-            raise ValueError("away_from_real has no meaning with stage: mix, where real images are chosen among")
+            raise ValueError(
+                "away_from_real has no meaning with stage: mix, where real images are chosen among"
+            )
         return self
 
     def spread(self, at: At, candidates: Any, features: torch.Tensor, n: int) -> np.ndarray:
@@ -58,4 +63,6 @@ class Farthest(Spread):
 
         if not self.away_from_real:
             return farthest(features, n)
-        return farthest(features, n, nearest_real(features, candidates.real(at.extractor(self.extractor))[0])[0])
+        return farthest(
+            features, n, nearest_real(features, candidates.real(at.extractor(self.extractor))[0])[0]
+        )

@@ -21,7 +21,13 @@ class Luce(OneOfK):
 
     source: ClassVar[str] = "Ferbach et al., arXiv 2407.09499"
 
-    temperature: float = Field(1.0, gt=0, description="In units of the reward: near 0 the best of k is kept, large = one at random (off).")
+    temperature: float = Field(
+        1.0,
+        gt=0,
+        description="In units of the reward: near 0 the best of k is kept, large = one at random (off).",
+    )
 
     def prefer(self, at: At, scores: np.ndarray, group: str) -> np.ndarray:
-        return scores / self.temperature + at.rng("choice", group).gumbel(size=scores.shape)  # the largest of these is Luce's choice
+        return scores / self.temperature + at.rng("choice", group).gumbel(
+            size=scores.shape
+        )  # the largest of these is Luce's choice

@@ -25,9 +25,13 @@ class ProbeDetector(Featured):
     `detector` has a rate.
     """
 
-    source: ClassVar[str] = "linear probes as detectors of synthetic images (for one, arXiv 2509.12995); split conformal calibration"
+    source: ClassVar[str] = (
+        "linear probes as detectors of synthetic images (for one, arXiv 2509.12995); split conformal calibration"
+    )
 
-    false_positive_rate: float = Field(0.05, gt=0, lt=1, description="Share of real images that the probe may take for synthetic.")
+    false_positive_rate: float = Field(
+        0.05, gt=0, lt=1, description="Share of real images that the probe may take for synthetic."
+    )
 
     def select(self, at: At, candidates: Any) -> list[str | None]:
         found = self.found(at, candidates)
@@ -40,7 +44,10 @@ class ProbeDetector(Featured):
 
         extractor = at.extractor(self.extractor)
         fake, real = candidates.features(extractor), candidates.real(extractor)[0]
-        halves = [np.array_split(at.rng(side).permutation(len(x)), 2) for side, x in (("fake", fake), ("real", real))]
+        halves = [
+            np.array_split(at.rng(side).permutation(len(x)), 2)
+            for side, x in (("fake", fake), ("real", real))
+        ]
         (fakes, reals), smallest = halves, math.ceil(1 / self.false_positive_rate - 1 - 1e-9)
         if min(map(len, reals)) < smallest or min(map(len, fakes)) < 1:
             raise ConfigError(
@@ -50,7 +57,9 @@ class ProbeDetector(Featured):
         out = np.zeros(len(candidates), dtype=bool)
         for fit, judged in ((0, 1), (1, 0)):
             x = torch.cat([real[reals[fit]], fake[fakes[fit]]])
-            probe = Judge.fit(x, torch.cat([torch.zeros(len(reals[fit])), torch.ones(len(fakes[fit]))]).long(), 2)
+            probe = Judge.fit(
+                x, torch.cat([torch.zeros(len(reals[fit])), torch.ones(len(fakes[fit]))]).long(), 2
+            )
             of_real = probe.probabilities(real[reals[judged]])[:, 1].sort().values
             threshold = of_real[math.ceil((len(of_real) + 1) * (1 - self.false_positive_rate) - 1e-9) - 1]
             out[fakes[judged]] = (probe.probabilities(fake[fakes[judged]])[:, 1] > threshold).numpy()

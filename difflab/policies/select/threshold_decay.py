@@ -52,7 +52,11 @@ class ThresholdDecay(Spread):
     source: ClassVar[str] = "Shi et al., arXiv 2509.16499"
     why: ClassVar[str] = "nearer than the threshold to others that are kept"
 
-    tau: float | None = Field(None, gt=0, description="First threshold, a feature distance; null = above every distance, so that nothing is tuned.")
+    tau: float | None = Field(
+        None,
+        gt=0,
+        description="First threshold, a feature distance; null = above every distance, so that nothing is tuned.",
+    )
     decay: float = Field(0.95, gt=0, lt=1, description="Factor of the threshold at the end of a pass.")
 
     def spread(self, at: At, candidates: Any, features: torch.Tensor, n: int) -> np.ndarray:

@@ -24,18 +24,34 @@ class Verifier(Sized, Featured):
     dropped first. Exact: how many are kept, unless by threshold.
     """
 
-    source: ClassVar[str] = "Feng et al., arXiv 2406.07515; Yi et al., arXiv 2510.16657; Qiao et al., arXiv 2606.13732"
+    source: ClassVar[str] = (
+        "Feng et al., arXiv 2406.07515; Yi et al., arXiv 2510.16657; Qiao et al., arXiv 2606.13732"
+    )
     ways: ClassVar[tuple[str, ...]] = ("share", "count", "threshold")
     why: ClassVar[str] = "the verifier does not see what was asked for"
 
-    threshold: float | None = Field(None, ge=0, le=1, description="Least probability of the class asked for; 0 = all are kept, null = unused.")
-    real_share: float = Field(1.0, gt=0, le=1, description="Share of generation 0's training images that the verifier learns from; 1 = all.")
-    classes: list[str] | None = Field(None, min_length=2, description="Names of the only classes that the verifier learns; null = all.")
+    threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Least probability of the class asked for; 0 = all are kept, null = unused.",
+    )
+    real_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of generation 0's training images that the verifier learns from; 1 = all.",
+    )
+    classes: list[str] | None = Field(
+        None, min_length=2, description="Names of the only classes that the verifier learns; null = all."
+    )
 
     def check(self, config: Any) -> None:
         super().check(config)
         if not config.conditional:
-            raise ConfigError("policies: verifier compares samples with the class asked for, and samples of this model are not asked for by class")
+            raise ConfigError(
+                "policies: verifier compares samples with the class asked for, and samples of this model are not asked for by class"
+            )
 
     def select(self, at: At, candidates: Any) -> list[str | None]:
         if self.threshold is None:
@@ -48,10 +64,14 @@ class Verifier(Sized, Featured):
     def confidence(self, at: At, candidates: Any) -> np.ndarray:
         """Probability of the class asked for, float64 [n]."""
         if candidates.labels is None:
-            raise ConfigError("policies: verifier compares samples with the class asked for, and these were asked for without one")
+            raise ConfigError(
+                "policies: verifier compares samples with the class asked for, and these were asked for without one"
+            )
         extractor = at.extractor(self.extractor)
         judge = candidates.once(("verifier", at.position), lambda: self.fit(at, candidates, extractor))
-        return judge.probabilities(candidates.features(extractor)).numpy()[np.arange(len(candidates)), candidates.labels]
+        return judge.probabilities(candidates.features(extractor)).numpy()[
+            np.arange(len(candidates)), candidates.labels
+        ]
 
     def fit(self, at: At, candidates: Any, extractor: Any) -> Any:
         """The verifier. Raises ConfigError for unknown classes, MeasureError where it has too little to learn from."""
@@ -62,9 +82,13 @@ class Verifier(Sized, Featured):
             raise ConfigError("policies: verifier learns from labelled real images, and there are none here")
         unknown = [name for name in self.classes or [] if name not in known]
         if unknown:
-            raise ConfigError(f"policies: verifier: '{unknown[0]}' is none of the classes {', '.join(known[:20])}")
+            raise ConfigError(
+                f"policies: verifier: '{unknown[0]}' is none of the classes {', '.join(known[:20])}"
+            )
         seed = lab_seed(at.config.seed, at.config.lab)
-        order = numpy_generator("verifier", seed, at.position).permutation(len(labels))  # the same in every generation
+        order = numpy_generator("verifier", seed, at.position).permutation(
+            len(labels)
+        )  # the same in every generation
         rows = np.sort(order[: part(self.real_share, len(labels))])
         if self.classes is not None:
             rows = rows[np.isin(labels[rows], [known.index(name) for name in self.classes])]

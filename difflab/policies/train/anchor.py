@@ -38,8 +38,14 @@ class Anchor(Policy):
 
     source: ClassVar[str] = "Li et al., arXiv 1802.01483"
 
-    first: int = Field(1, ge=0, description="First generation in which it acts; 0 only where the anchor is there before generation 0.")
-    strength: float = Field(0.1, ge=0, description="Decay per step and unit of learning rate, as train.weight_decay; 0 = off.")
+    first: int = Field(
+        1,
+        ge=0,
+        description="First generation in which it acts; 0 only where the anchor is there before generation 0.",
+    )
+    strength: float = Field(
+        0.1, ge=0, description="Decay per step and unit of learning rate, as train.weight_decay; 0 = off."
+    )
     to: Literal["start", "base", "generation_0"] = Field(
         "start",
         description="The anchor: start = what this training started from; base = the pretrained weights, without them generation 0's; generation_0.",
@@ -47,15 +53,23 @@ class Anchor(Policy):
 
     def check(self, config: Any) -> None:
         if not config.denoises:
-            raise ConfigError(f"policies: anchor acts on the steps of a training, and the family {config.model.family} is fitted by a formula")
+            raise ConfigError(
+                f"policies: anchor acts on the steps of a training, and the family {config.model.family} is fitted by a formula"
+            )
         if self.first == 0 and (self.to == "generation_0" or (self.to == "base" and not config.text)):
-            raise ConfigError(f"policies: anchor to {self.to} in generation 0 would be to its own weights; set first to 1 or more")
+            raise ConfigError(
+                f"policies: anchor to {self.to} in generation 0 would be to its own weights; set first to 1 or more"
+            )
         if config.train.learning_rate * self.strength >= 1:
             raise ConfigError(
                 f"policies: anchor with strength {self.strength:g} at train.learning_rate {config.train.learning_rate:g} jumps over the anchor; "
                 f"set strength below {1 / config.train.learning_rate:g}"
             )
-        if getattr(config.model, "lora_rank", 0) and self.to != "start" and not (self.to == "generation_0" and config.train.start_from == "previous"):
+        if (
+            getattr(config.model, "lora_rank", 0)
+            and self.to != "start"
+            and not (self.to == "generation_0" and config.train.start_from == "previous")
+        ):
             raise ConfigError(
                 f"policies: anchor to {self.to}: LoRA layers of train.start_from={config.train.start_from} have factors of their own; "
                 "set to: start (with train.start_from=base that is the base), or train full weights with model.lora_rank=0"
@@ -66,5 +80,9 @@ class Anchor(Policy):
 
     def trainer(self, at: At, model: Any) -> Watch:
         trained = trainable(model.net)
-        there = {name: w.detach() for name, w in trained.items()} if self.to == "start" else weights_of(other(at, self.to), trained)
+        there = (
+            {name: w.detach() for name, w in trained.items()}
+            if self.to == "start"
+            else weights_of(other(at, self.to), trained)
+        )
         return Pull(self.strength, {name: w.clone() for name, w in there.items()})

@@ -22,7 +22,9 @@ class Average(Policy):
 
     source: ClassVar[str] = "Wortsman et al., arXiv 2109.01903"
 
-    first: int = Field(1, ge=1, description="First generation in which it acts; generation 0 has none before it.")
+    first: int = Field(
+        1, ge=1, description="First generation in which it acts; generation 0 has none before it."
+    )
     share: float = Field(ge=0, le=1, description="Share of the other weights, 0 to 1; 0 = off.")
     to: Literal["base", "previous"] = Field(
         "previous",

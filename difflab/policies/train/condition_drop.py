@@ -20,12 +20,21 @@ class ConditionDrop(Policy):
 
     source: ClassVar[str] = "Yoon et al., arXiv 2407.17493"
 
-    first: int = Field(1, ge=0, description="First generation in which it acts; 0 = already on the real images.")
-    share: float = Field(0.2, ge=0, lt=1, description="Share of labels or captions replaced by 'none' in training, 0 to below 1; 0 = none.")
+    first: int = Field(
+        1, ge=0, description="First generation in which it acts; 0 = already on the real images."
+    )
+    share: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="Share of labels or captions replaced by 'none' in training, 0 to below 1; 0 = none.",
+    )
 
     def check(self, config: Any) -> None:
         if not config.conditional:
-            raise ConfigError("policies: condition_drop leaves out labels and captions, and this model is given none; set model.conditional=true")
+            raise ConfigError(
+                "policies: condition_drop leaves out labels and captions, and this model is given none; set model.conditional=true"
+            )
         if self.share == 0 and config.sample.guidance_scale != 1 and not config.text:
             raise ConfigError(
                 "policies: condition_drop with share 0 leaves no unconditional prediction for sample.guidance_scale other than 1; raise share"

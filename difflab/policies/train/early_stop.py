@@ -41,7 +41,10 @@ class Stopper(Watch):
         if not self.looks or loss < self.looks[self.best][1]:
             self.best = len(self.looks)
             averaged = now.average.weights or now.weights
-            self.weights = {name: w.detach().clone() if isinstance(w, DTensor) else w.detach().cpu().clone() for name, w in averaged.items()}
+            self.weights = {
+                name: w.detach().clone() if isinstance(w, DTensor) else w.detach().cpu().clone()
+                for name, w in averaged.items()
+            }
         self.looks.append((now.images_seen, loss))
         return len(self.looks) - 1 - self.best >= self.patience
 
@@ -50,23 +53,32 @@ class Stopper(Watch):
         own = {name: w.detach().clone() for name, w in now.weights.items()} if now.average.weights else {}
         now.average.copy_to(now.weights)
         now.net.eval()
-        with now.accelerator.autocast(), torch.compiler.set_stance("force_eager"):  # compiled for training, these shapes would be compiled anew
+        with (
+            now.accelerator.autocast(),
+            torch.compiler.set_stance("force_eager"),
+        ):  # compiled for training, these shapes would be compiled anew
             loss = [self.loss(now)]
         now.net.train()
         for name, w in own.items():
             now.weights[name].copy_(w)
-        if now.accelerator.num_processes > 1:  # a last bit that differs must not send one process home and keep the others
+        if (
+            now.accelerator.num_processes > 1
+        ):  # a last bit that differs must not send one process home and keep the others
             broadcast_object_list(loss)
         return loss[0]
 
     def state(self) -> dict[str, Any]:
         looks = torch.tensor(self.looks, dtype=torch.float64).reshape(-1, 2)
-        return {"looks": looks, "best": torch.tensor(self.best)} | {f"weights.{name}": w for name, w in self.weights.items()}
+        return {"looks": looks, "best": torch.tensor(self.best)} | {
+            f"weights.{name}": w for name, w in self.weights.items()
+        }
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         self.looks = [(int(seen), float(loss)) for seen, loss in state["looks"]]
         self.best = int(state["best"])
-        self.weights = {name.removeprefix("weights."): w for name, w in state.items() if name.startswith("weights.")}
+        self.weights = {
+            name.removeprefix("weights."): w for name, w in state.items() if name.startswith("weights.")
+        }
 
     @torch.no_grad()
     def end(self, weights: dict[str, Any]) -> None:
@@ -74,7 +86,13 @@ class Stopper(Watch):
             weights[name].copy_(w if isinstance(w, DTensor) else like(w, weights[name]))
 
     def record(self) -> dict[str, Any]:
-        return {"early_stop": {**self.about, "losses": self.looks, "best_images_seen": self.looks[self.best][0] if self.looks else None}}
+        return {
+            "early_stop": {
+                **self.about,
+                "losses": self.looks,
+                "best_images_seen": self.looks[self.best][0] if self.looks else None,
+            }
+        }
 
 
 @policy("early_stop")
@@ -89,17 +107,25 @@ class EarlyStop(Policy):
 
     source: ClassVar[str] = "Prechelt 1998, Early stopping - but when?"
 
-    every: int = Field(10_000, ge=1, description="Images seen between two looks; the last step is looked at too.")
+    every: int = Field(
+        10_000, ge=1, description="Images seen between two looks; the last step is looked at too."
+    )
     patience: int = Field(
-        3, ge=1, description="Looks in a row without a new best after which training ends; a large number = never, yet the best weights are kept."
+        3,
+        ge=1,
+        description="Looks in a row without a new best after which training ends; a large number = never, yet the best weights are kept.",
     )
     count: int = Field(128, ge=2, description="Real images in the validation set.")
 
     def check(self, config: Any) -> None:
         if not config.denoises:
-            raise ConfigError(f"policies: early_stop looks at a training, and the family {config.model.family} is fitted by a formula")
+            raise ConfigError(
+                f"policies: early_stop looks at a training, and the family {config.model.family} is fitted by a formula"
+            )
         if self.every > config.train.images_seen:
-            raise ConfigError(f"policies: early_stop looks every {self.every} images, a training sees {config.train.images_seen} (train.images_seen)")
+            raise ConfigError(
+                f"policies: early_stop looks every {self.every} images, a training sees {config.train.images_seen} (train.images_seen)"
+            )
 
     def decides(self) -> tuple[str, ...]:
         return ("when a training ends",)
@@ -114,7 +140,9 @@ class EarlyStop(Policy):
                 "lower its count or data.train_size (null = no reserve)"
             )
         if self.count > n0 // 2 and not reserve:
-            raise ConfigError(f"policies: early_stop wants {self.count} real images, more than half of the {n0} in the train split; lower its count")
+            raise ConfigError(
+                f"policies: early_stop wants {self.count} real images, more than half of the {n0} in the train split; lower its count"
+            )
         return np.arange(n_train - self.count, n_train), bool(reserve)
 
     def trainer(self, at: At, model: Any) -> Watch:
@@ -136,7 +164,21 @@ class EarlyStop(Policy):
         def loss(now: Moment) -> float:
             parts = [slice(k, k + size) for k in range(0, self.count, size)]
             key = ("early_stop", config.seed)
-            taken = [errors(now.model, inputs[rows], None if known is None else known[rows], range(self.count)[rows], key).ravel() for rows in parts]
+            taken = [
+                errors(
+                    now.model,
+                    inputs[rows],
+                    None if known is None else known[rows],
+                    range(self.count)[rows],
+                    key,
+                ).ravel()
+                for rows in parts
+            ]
             return float(np.concatenate(taken).mean())
 
-        return Stopper(loss, self.every, self.patience, {"images": "reserve" if apart else "training set 0", "count": self.count})
+        return Stopper(
+            loss,
+            self.every,
+            self.patience,
+            {"images": "reserve" if apart else "training set 0", "count": self.count},
+        )

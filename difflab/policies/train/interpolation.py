@@ -10,7 +10,10 @@ from difflab.core.errors import ConfigError
 from difflab.loop.training_loop import trainable
 from difflab.policies.policy import At
 
-EXACT = {"gaussian": ("mean", "cov"), "categorical": ("p",)}  # numbers of the exact families that may be averaged
+EXACT = {
+    "gaussian": ("mean", "cov"),
+    "categorical": ("p",),
+}  # numbers of the exact families that may be averaged
 
 
 def network(model: Any) -> Any:
@@ -45,7 +48,9 @@ def check_line(config: Any, policy: str, which: str) -> None:
             f"policies: {policy} moves weights, and those of the family {family} cannot be moved; it works with denoising families, {', '.join(EXACT)}"
         )
     if config.denoises and start == "scratch":
-        raise ConfigError(f"policies: {policy} goes along the line between weights that share a start; set train.start_from to base or previous")
+        raise ConfigError(
+            f"policies: {policy} goes along the line between weights that share a start; set train.start_from to base or previous"
+        )
     if getattr(config.model, "lora_rank", 0) and not (which == "base" and start == "base"):
         raise ConfigError(
             f"policies: {policy} cannot mix LoRA layers of two generations: the sum of two of rank {config.model.lora_rank} has a larger rank; "

@@ -22,9 +22,13 @@ class Neon(Policy):
 
     source: ClassVar[str] = "Alemohammad et al., arXiv 2510.03597"
 
-    first: int = Field(1, ge=1, description="First generation in which it acts; generation 0 is trained on real images.")
+    first: int = Field(
+        1, ge=1, description="First generation in which it acts; generation 0 is trained on real images."
+    )
     strength: float = Field(
-        0.5, ge=0, description="How far beyond the start, in units of the step that training made (w of the paper); 0 = back at the start."
+        0.5,
+        ge=0,
+        description="How far beyond the start, in units of the step that training made (w of the paper); 0 = back at the start.",
     )
 
     def check(self, config: Any) -> None:

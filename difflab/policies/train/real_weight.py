@@ -35,7 +35,9 @@ class RealWeight(Policy):
 
     source: ClassVar[str] = "He, Xu & Cheng, arXiv 2502.18049"
 
-    first: int = Field(1, ge=1, description="First generation in which it acts; generation 0 has real images only.")
+    first: int = Field(
+        1, ge=1, description="First generation in which it acts; generation 0 has real images only."
+    )
     weight: float | str = Field(
         "golden",
         description="Share w of the real rows in the loss, above 0 to 1; golden = (sqrt(r^2 + 4r) - r)/2, r = real / synthetic rows; the share of rows = off.",
@@ -49,7 +51,9 @@ class RealWeight(Policy):
         raise ValueError("wants a number above 0 and up to 1, or golden")
 
     def check(self, config: Any) -> None:
-        if config.regime.name == "replace" and not any(own.policy == "real_share" or getattr(own, "fill", False) for own in config.policies):
+        if config.regime.name == "replace" and not any(
+            own.policy == "real_share" or getattr(own, "fill", False) for own in config.policies
+        ):
             raise ConfigError(
                 "policies: real_weight weighs real images against samples, and regime.name=replace trains on samples only; use another regime or real_share"
             )
@@ -69,6 +73,10 @@ class RealWeight(Policy):
         if not n.any() or not k.any():
             return np.ones(len(rows))
         with np.errstate(divide="ignore", invalid="ignore"):
-            w = np.array([golden(r) for r in n / k]) if self.weight == "golden" else np.full(chains, self.weight)
+            w = (
+                np.array([golden(r) for r in n / k])
+                if self.weight == "golden"
+                else np.full(chains, self.weight)
+            )
             each = np.where(real, (w / n)[np.maximum(chain, 0)], ((1 - w) / k)[np.maximum(chain, 0)])
         return np.where(((n > 0) & (k > 0))[np.maximum(chain, 0)], each, 1.0 / (n + k)[np.maximum(chain, 0)])

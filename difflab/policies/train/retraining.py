@@ -20,23 +20,37 @@ class Retraining(Policy):
     config with these fields, for the generations in which it acts.
     """
 
-    source: ClassVar[str] = "Bertrand et al. 2310.00429; Gillman et al. 2402.07087; Alemohammad et al. 2510.03597"
+    source: ClassVar[str] = (
+        "Bertrand et al. 2310.00429; Gillman et al. 2402.07087; Alemohammad et al. 2510.03597"
+    )
 
-    first: int = Field(1, ge=0, description="First generation in which it acts; generation 0 is the first fit.")
-    images_seen: int | None = Field(None, ge=1, description="Images that a training sees; null = train.images_seen.")
-    learning_rate: float | None = Field(None, gt=0, description="Peak learning rate; null = train.learning_rate.")
+    first: int = Field(
+        1, ge=0, description="First generation in which it acts; generation 0 is the first fit."
+    )
+    images_seen: int | None = Field(
+        None, ge=1, description="Images that a training sees; null = train.images_seen."
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, description="Peak learning rate; null = train.learning_rate."
+    )
 
     def check(self, config: Any) -> None:
         if self.images_seen is None and self.learning_rate is None:
             raise ConfigError("policies: retraining changes nothing; set images_seen or learning_rate")
         if not config.denoises:
-            raise ConfigError(f"policies: retraining changes a training by steps, and model.family={config.model.family} is fitted by a formula")
+            raise ConfigError(
+                f"policies: retraining changes a training by steps, and model.family={config.model.family} is fitted by a formula"
+            )
         for own in config.policies:
             if own.policy == "early_stop" and own.every > (self.images_seen or config.train.images_seen):
-                raise ConfigError(f"policies: early_stop looks every {own.every} images, a retraining sees {self.images_seen}")
+                raise ConfigError(
+                    f"policies: early_stop looks every {own.every} images, a retraining sees {self.images_seen}"
+                )
 
     def decides(self) -> tuple[str, ...]:
-        return tuple(f"train.{name}" for name in ("images_seen", "learning_rate") if getattr(self, name) is not None)
+        return tuple(
+            f"train.{name}" for name in ("images_seen", "learning_rate") if getattr(self, name) is not None
+        )
 
     def training(self, at: At, train: Train) -> Train:
         own = {"images_seen": self.images_seen, "learning_rate": self.learning_rate}

@@ -35,12 +35,16 @@ class RewardWeight(Policy):
 
     source: ClassVar[str] = "Peters & Schaal 2007 (reward-weighted regression); Lee et al., arXiv 2302.12192"
 
-    first: int = Field(1, ge=1, description="First generation in which it acts; generation 0 has no samples to train on.")
+    first: int = Field(
+        1, ge=1, description="First generation in which it acts; generation 0 has no samples to train on."
+    )
     reward: str = Field(
         description="What is preferred, by name, see difflab/policies/rewards.py; 'chance' = nothing: a control with weights of that spread."
     )
     temperature: float = Field(
-        1.0, gt=0, description="Difference of reward that makes a factor e of weight, in the unit of the reward; very large = off."
+        1.0,
+        gt=0,
+        description="Difference of reward that makes a factor e of weight, in the unit of the reward; very large = off.",
     )
 
     @field_validator("reward")

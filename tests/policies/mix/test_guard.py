@@ -28,10 +28,26 @@ def counts(run, t: int) -> Counter:
 @pytest.mark.parametrize(
     ("entry", "sections", "message"),
     [
-        ({}, {}, r"guard refuses: 1 of training set 1 \(40 of 40 images\) are samples; allowed: at most 0\.5\. Use more real images, or mode=thin"),
-        ({}, {"regime": {"name": "fixed_real", "real_fraction": 0.25}}, r"guard refuses: 0\.75 of training set 1 \(30 of 40 images\)"),
-        ({"first": 2}, {"regime": {"name": "accumulate"}}, r"guard refuses: 0\.6667 of training set 2 \(80 of 120 images\)"),
-        ({}, {"regime": {"name": "accumulate_subsample"}}, r"0\.6667 of training set 2 \(26\.6667 of 40 images\)"),
+        (
+            {},
+            {},
+            r"guard refuses: 1 of training set 1 \(40 of 40 images\) are samples; allowed: at most 0\.5\. Use more real images, or mode=thin",
+        ),
+        (
+            {},
+            {"regime": {"name": "fixed_real", "real_fraction": 0.25}},
+            r"guard refuses: 0\.75 of training set 1 \(30 of 40 images\)",
+        ),
+        (
+            {"first": 2},
+            {"regime": {"name": "accumulate"}},
+            r"guard refuses: 0\.6667 of training set 2 \(80 of 120 images\)",
+        ),
+        (
+            {},
+            {"regime": {"name": "accumulate_subsample"}},
+            r"0\.6667 of training set 2 \(26\.6667 of 40 images\)",
+        ),
         (
             {"max_synthetic_fraction": 0.9, "max_generation": 1},
             {"regime": {"name": "accumulate"}},
@@ -46,11 +62,20 @@ def test_what_is_known_beforehand_is_refused_before_anything_runs(entry, section
 
 def test_what_holds_is_let_through_unchanged_and_recorded(tmp_path):
     regime = {"name": "fixed_real", "real_fraction": 0.5}
-    run, plain = (ran(config(*entries, base=COPIES, regime=regime), tmp_path / name) for name, entries in (("a", [GUARD]), ("b", [])))
+    run, plain = (
+        ran(config(*entries, base=COPIES, regime=regime), tmp_path / name)
+        for name, entries in (("a", [GUARD]), ("b", []))
+    )
     assert [rows(run, t) for t in range(4)] == [rows(plain, t) for t in range(4)]
     record = read_json(run.gen(2) / "guard.json")
     assert record["synthetic_fraction"] == record["synthetic_fraction_drawn"] == 0.5
-    assert (record["images"], record["left_out"], record["real_put_in"], record["mode"], record["max_synthetic_fraction"]) == (
+    assert (
+        record["images"],
+        record["left_out"],
+        record["real_put_in"],
+        record["mode"],
+        record["max_synthetic_fraction"],
+    ) == (
         40,
         0,
         0,
@@ -62,13 +87,25 @@ def test_what_holds_is_let_through_unchanged_and_recorded(tmp_path):
 
 def at(n_train: int = 10, t: int = 1, folder=None, **more) -> At:
     run = SimpleNamespace(gen=lambda t: folder)
-    return At(generation=t, position=0, config=config(GUARD, base=COPIES, data={"train_size": 10}), run=run, n_train=n_train, **more)
+    return At(
+        generation=t,
+        position=0,
+        config=config(GUARD, base=COPIES, data={"train_size": 10}),
+        run=run,
+        n_train=n_train,
+        **more,
+    )
 
 
 def table(real: int, synthetic: dict[int, int], replicates: int = 1, budget: int | None = None) -> pa.Table:
     """All of `real` real images and of samples by generation, or `budget` of them."""
     pools = [Pool("fixed_real", -1, np.arange(real), real)] if real else []
-    return mix([*pools, *(Pool("synthetic", g, np.arange(n), n) for g, n in synthetic.items())], budget, ("test",), replicates)
+    return mix(
+        [*pools, *(Pool("synthetic", g, np.arange(n), n) for g, n in synthetic.items())],
+        budget,
+        ("test",),
+        replicates,
+    )
 
 
 def test_what_was_drawn_is_looked_at_and_not_what_was_expected(tmp_path):
@@ -101,17 +138,28 @@ def test_samples_are_left_out_until_it_holds_and_it_says_so(tmp_path, regime):
     said: list[str] = []
     report = Reporter(quiet=True)
     report.say = said.append  # type: ignore[method-assign]
-    run = ran(config({**THIN, "max_synthetic_fraction": 0.4}, base=COPIES, regime={"name": regime}), tmp_path / "run", report)
+    run = ran(
+        config({**THIN, "max_synthetic_fraction": 0.4}, base=COPIES, regime={"name": regime}),
+        tmp_path / "run",
+        report,
+    )
     for t in range(1, 4):
         found, record = counts(run, t), read_json(run.gen(t) / "guard.json")
-        real, samples = found[("fixed_real", -1)], sum(n for (pool, _), n in found.items() if pool == "synthetic")
+        real, samples = (
+            found[("fixed_real", -1)],
+            sum(n for (pool, _), n in found.items() if pool == "synthetic"),
+        )
         assert samples == int(0.4 / 0.6 * real + 1e-9)  # as many as there may be
         assert (
-            record["left_out"] == record["images"] - real - samples > 0 and record["synthetic_fraction"] <= 0.4 < record["synthetic_fraction_drawn"]
+            record["left_out"] == record["images"] - real - samples > 0
+            and record["synthetic_fraction"] <= 0.4 < record["synthetic_fraction_drawn"]
         )
         assert len([line for line in said if f"training set {t} had" in line]) == 1
     if regime == "accumulate":
-        assert counts(run, 3)[("fixed_real", -1)] == 40 and len([g for pool, g in counts(run, 3) if pool == "synthetic"]) == 3  # from all pools
+        assert (
+            counts(run, 3)[("fixed_real", -1)] == 40
+            and len([g for pool, g in counts(run, 3) if pool == "synthetic"]) == 3
+        )  # from all pools
 
 
 def test_what_is_left_out_is_drawn_at_random(tmp_path):
@@ -135,7 +183,10 @@ def test_it_fills_up_with_real_images_that_are_not_there(tmp_path):
 
 
 def test_replace_can_be_guarded_by_filling_up(tmp_path):
-    run = ran(config({**THIN, "max_synthetic_fraction": 0.3, "fill": True}, base=COPIES, generations=1), tmp_path / "run")
+    run = ran(
+        config({**THIN, "max_synthetic_fraction": 0.3, "fill": True}, base=COPIES, generations=1),
+        tmp_path / "run",
+    )
     assert counts(run, 1) == {("fixed_real", -1): 28, ("synthetic", 0): 12}
 
 
@@ -147,27 +198,49 @@ def test_samples_of_too_late_generations_are_left_out(tmp_path):
 
 
 def test_both_limits_and_filling_up(tmp_path):
-    guard = parse({"policy": "guard", "max_synthetic_fraction": 0.5, "max_generation": 1, "mode": "thin", "fill": True})
-    out = guard.rows(at(n_train=10, t=4, folder=tmp_path), table(4, {1: 6, 3: 6}))  # 16 rows: 8 samples may stay, 6 are not too late
+    guard = parse(
+        {"policy": "guard", "max_synthetic_fraction": 0.5, "max_generation": 1, "mode": "thin", "fill": True}
+    )
+    out = guard.rows(
+        at(n_train=10, t=4, folder=tmp_path), table(4, {1: 6, 3: 6})
+    )  # 16 rows: 8 samples may stay, 6 are not too late
     assert Counter(out["generation"].to_pylist()) == {-1: 10, 1: 6}
-    assert out.schema.names == ["pool", "lab", "generation", "index", "replicate"] and out["pool"].to_pylist()[-6:] == ["fixed_real"] * 6
-    with pytest.raises(ConfigError, match=r"guard wants 7 more real images to fill training set 4, 6 are left of generation 0's"):
+    assert (
+        out.schema.names == ["pool", "lab", "generation", "index", "replicate"]
+        and out["pool"].to_pylist()[-6:] == ["fixed_real"] * 6
+    )
+    with pytest.raises(
+        ConfigError,
+        match=r"guard wants 7 more real images to fill training set 4, 6 are left of generation 0's",
+    ):
         guard.rows(at(n_train=10, t=4, folder=tmp_path), table(4, {1: 6, 3: 7}))
 
 
 def test_a_share_of_images_from_the_reserve_does_not_use_up_generation_0s(tmp_path):
     guard = parse({**THIN, "fill": True})
-    drawn = mix([Pool("fresh_real", -1, np.arange(10, 14), 4), Pool("synthetic", 0, np.arange(16), 16)], None, ("test",))
+    drawn = mix(
+        [Pool("fresh_real", -1, np.arange(10, 14), 4), Pool("synthetic", 0, np.arange(16), 16)],
+        None,
+        ("test",),
+    )
     out = guard.rows(at(n_train=20, folder=tmp_path), drawn)
     assert Counter(out["pool"].to_pylist()) == {"fresh_real": 4, "fixed_real": 6, "synthetic": 10}
-    guard.pools(at(n_train=20), [Pool("fresh_real", -1, np.arange(10, 14), 4), Pool("synthetic", 0, np.arange(20), 20)], None)
+    guard.pools(
+        at(n_train=20),
+        [Pool("fresh_real", -1, np.arange(10, 14), 4), Pool("synthetic", 0, np.arange(20), 20)],
+        None,
+    )
 
 
 @pytest.mark.parametrize("most", [0.29, 0.3, 1 / 3, 0.7, 0.07])
 def test_whole_numbers_are_not_lost_to_rounding(tmp_path, most):
     guard = parse({**THIN, "max_synthetic_fraction": most, "fill": True})
     place = At(
-        generation=1, position=0, config=config(base=COPIES, data={"train_size": 300}), run=SimpleNamespace(gen=lambda t: tmp_path), n_train=300
+        generation=1,
+        position=0,
+        config=config(base=COPIES, data={"train_size": 300}),
+        run=SimpleNamespace(gen=lambda t: tmp_path),
+        n_train=300,
     )
     out = guard.rows(place, table(0, {0: 300}))
     samples = int((out["generation"].to_numpy() == 0).sum())
@@ -180,12 +253,18 @@ def test_whole_numbers_are_not_lost_to_rounding(tmp_path, most):
     [
         (["guard"], "guard guards nothing; set max_synthetic_fraction, or max_generation"),
         ([{**GUARD, "max_synthetic_fraction": 1.5}], r"'max_synthetic_fraction'.*less than or equal to 1"),
-        ([{**GUARD, "max_synthetic_fraction": -0.5}], r"'max_synthetic_fraction'.*greater than or equal to 0"),
+        (
+            [{**GUARD, "max_synthetic_fraction": -0.5}],
+            r"'max_synthetic_fraction'.*greater than or equal to 0",
+        ),
         ([{**GUARD, "max_synthetic_fraction": True}], r"'max_synthetic_fraction'.*valid number"),
         ([{**GUARD, "max_generation": -1}], r"'max_generation'.*greater than or equal to 0"),
         ([{**GUARD, "mode": "warn"}], r"'mode'.*'refuse' or 'thin'"),
         ([{**GUARD, "fill": True}], "mode=refuse leaves nothing out that fill could make up for"),
-        ([GUARD, {"policy": "healing", "first": 2}], "healing comes after guard and could undo it; put guard after all that change training sets"),
+        (
+            [GUARD, {"policy": "healing", "first": 2}],
+            "healing comes after guard and could undo it; put guard after all that change training sets",
+        ),
         ([GUARD, {"policy": "real_share", "start": 0.5, "end": 0.5}], "real_share comes after guard"),
         ([GUARD, {**GUARD, "first": 2}], "guard comes after guard"),
     ],
@@ -196,17 +275,29 @@ def test_bad_input(entries, message):
 
 
 def test_others_that_do_not_change_training_sets_may_follow():
-    checked({"policy": "real_share", "start": 0.5, "end": 0.5}, GUARD, "unflagged", "real_weight", base=COPIES, n_train=40)
+    checked(
+        {"policy": "real_share", "start": 0.5, "end": 0.5},
+        GUARD,
+        "unflagged",
+        "real_weight",
+        base=COPIES,
+        n_train=40,
+    )
 
 
 def test_thinning_that_leaves_nothing_is_refused_before_anything_runs():
-    with pytest.raises(ConfigError, match=r"guard leaves nothing: 1 of training set 1 .*set fill=true or add real images"):
+    with pytest.raises(
+        ConfigError, match=r"guard leaves nothing: 1 of training set 1 .*set fill=true or add real images"
+    ):
         checked(THIN, base=COPIES, n_train=40)
     with pytest.raises(
-        ConfigError, match=r"guard leaves nothing: 1 of training set 2 \(40 of 40 images\) are samples, 40 of them of generations after 0"
+        ConfigError,
+        match=r"guard leaves nothing: 1 of training set 2 \(40 of 40 images\) are samples, 40 of them of generations after 0",
     ):
         checked({"policy": "guard", "max_generation": 0, "mode": "thin"}, base=COPIES, n_train=40)
-    with pytest.raises(ConfigError, match=r"guard wants 20 more real images to fill training set 2, 0 are left"):
+    with pytest.raises(
+        ConfigError, match=r"guard wants 20 more real images to fill training set 2, 0 are left"
+    ):
         checked({**THIN, "fill": True}, base=MIXED, n_train=40)
 
 
@@ -218,7 +309,10 @@ def test_parallel_chains_are_not_thinned():
 def test_the_largest_share_may_come_from_a_file(tmp_path):
     file = tmp_path / "calibration.json"
     file.write_text(json.dumps({"max_synthetic_fraction": 0.25, "more": 1}))
-    assert config({**GUARD, "max_synthetic_fraction": str(file)}, base=COPIES).policies[0].max_synthetic_fraction == 0.25  # the recipe has the number
+    assert (
+        config({**GUARD, "max_synthetic_fraction": str(file)}, base=COPIES).policies[0].max_synthetic_fraction
+        == 0.25
+    )  # the recipe has the number
     for content, message in (
         ("{}", "holds no number max_synthetic_fraction"),
         ("[1]", "holds no number"),
@@ -237,7 +331,12 @@ def test_the_largest_share_may_come_from_a_file(tmp_path):
 def test_a_config_that_was_read_back_needs_no_file(tmp_path):
     file = tmp_path / "calibration.json"
     file.write_text('{"max_synthetic_fraction": 0.5}')
-    made = config({**GUARD, "max_synthetic_fraction": str(file)}, base=COPIES, regime={"name": "fixed_real"}, generations=1)
+    made = config(
+        {**GUARD, "max_synthetic_fraction": str(file)},
+        base=COPIES,
+        regime={"name": "fixed_real"},
+        generations=1,
+    )
     ran(made, tmp_path / "run")
     file.unlink()
     from difflab.runs.run import open_run

@@ -21,7 +21,12 @@ def test_its_training_sets_are_generation_0s_and_then_the_regime_goes_on(tmp_pat
 
 def test_without_a_last_generation_it_goes_on_to_the_end(tmp_path):
     run = ran(config({"policy": "healing", "first": 2}, base=COPIES), tmp_path / "run")
-    assert [all(pool == "fixed_real" for pool, _, _ in rows(run, t)) for t in range(4)] == [True, False, True, True]
+    assert [all(pool == "fixed_real" for pool, _, _ in rows(run, t)) for t in range(4)] == [
+        True,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_a_guard_has_nothing_to_refuse_while_it_heals():

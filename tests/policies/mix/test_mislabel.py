@@ -30,7 +30,11 @@ def stands(entry, generation=2):
             return len(self.own)
 
     shards = {t: Set(own) for t, own in LABELS.items()}
-    run = SimpleNamespace(samples=lambda t, lab=0: shards[t], conditions=lambda own: own.own, about={"classes": [str(k) for k in range(10)]})
+    run = SimpleNamespace(
+        samples=lambda t, lab=0: shards[t],
+        conditions=lambda own: own.own,
+        about={"classes": [str(k) for k in range(10)]},
+    )
     ((own, at),) = acting("rows", made, generation, run=run)
     table = pa.table({"generation": np.repeat(list(LABELS), [3000, 2000, 2000]), "index": np.concatenate([np.arange(len(x)) for x in LABELS.values()]),
                       "replicate": np.full(7000, -1), "lab": np.zeros(7000, dtype=np.int16)})  # fmt: skip
@@ -77,8 +81,14 @@ def test_real_images_that_a_guard_puts_in_keep_their_own_labels():
 
 
 def test_the_chain_trains_on_what_the_labels_say(tmp_path):
-    base = {**DIGITS, "generations": 1, "train": {**DIGITS["train"], "images_seen": 64, "checkpoint_every": 0}}
-    made = config({"policy": "mislabel", "share": 1.0}, base=base, regime={"name": "fixed_real", "real_fraction": 1.0})
+    base = {
+        **DIGITS,
+        "generations": 1,
+        "train": {**DIGITS["train"], "images_seen": 64, "checkpoint_every": 0},
+    }
+    made = config(
+        {"policy": "mislabel", "share": 1.0}, base=base, regime={"name": "fixed_real", "real_fraction": 1.0}
+    )
     run = ran(made, tmp_path / "run")
     table = pq.read_table(run.gen(1) / "train_set.parquet")
     data = TrainSet(table, run.samples, run.conditions)

@@ -11,13 +11,19 @@ from difflab.loop.reuse import keys
 from difflab.policies import acting
 from difflab.runs.train_set import TrainSet
 
-TINY = {**DIGITS, "train": {**DIGITS["train"], "images_seen": 64, "checkpoint_every": 0}, "sample": {**DIGITS["sample"], "steps": 1}}
+TINY = {
+    **DIGITS,
+    "train": {**DIGITS["train"], "images_seen": 64, "checkpoint_every": 0},
+    "sample": {**DIGITS["sample"], "steps": 1},
+}
 
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
     """Real images and all samples so far, without 3 and 7 from generation 1 on."""
-    made = config({"policy": "omit", "classes": ["7", "3"]}, base=TINY, generations=1, regime={"name": "accumulate"})
+    made = config(
+        {"policy": "omit", "classes": ["7", "3"]}, base=TINY, generations=1, regime={"name": "accumulate"}
+    )
     return ran(made, tmp_path_factory.mktemp("omit") / "run")
 
 
@@ -34,12 +40,20 @@ def asked(run, table, **how):
 
 def whole(run):
     """All that training set 1 could be made of."""
-    table = {"generation": [-1] * 80 + [0] * 80, "index": [*range(80), *range(80)], "replicate": [-1] * 160, "lab": [0] * 160}
+    table = {
+        "generation": [-1] * 80 + [0] * 80,
+        "index": [*range(80), *range(80)],
+        "replicate": [-1] * 160,
+        "lab": [0] * 160,
+    }
     return pa.table({name: pa.array(values, pa.int32()) for name, values in table.items()})
 
 
 def test_its_classes_and_no_others_are_missing_from_the_training_sets(chain):
-    every, left = classes(chain, whole(chain)), classes(chain, pq.read_table(chain.gen(1) / "train_set.parquet"))
+    every, left = (
+        classes(chain, whole(chain)),
+        classes(chain, pq.read_table(chain.gen(1) / "train_set.parquet")),
+    )
     assert every.all() and len(rows(chain, 0)) == 80
     every[[3, 7]] = 0
     assert left.tolist() == every.tolist()

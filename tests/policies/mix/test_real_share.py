@@ -32,7 +32,9 @@ def test_the_share_grows_and_the_size_stays(tmp_path):
 
 
 def test_it_may_shrink_act_later_and_end(tmp_path):
-    made = config({**SHARE, "start": 1.0, "end": 0.0, "over": 2, "first": 2, "last": 4}, base=COPIES, generations=5)
+    made = config(
+        {**SHARE, "start": 1.0, "end": 0.0, "over": 2, "first": 2, "last": 4}, base=COPIES, generations=5
+    )
     run = ran(made, tmp_path / "run")
     assert [counts(run, t)[("fixed_real", -1)] for t in range(6)] == [40, 0, 40, 20, 0, 0]
 
@@ -40,7 +42,12 @@ def test_it_may_shrink_act_later_and_end(tmp_path):
 def test_pools_of_samples_keep_their_proportions(tmp_path):
     made = config({**SHARE, "start": 0.25, "end": 0.25}, base=COPIES, regime={"name": "accumulate_subsample"})
     run = ran(made, tmp_path / "run")
-    assert counts(run, 3) == {("fixed_real", -1): 10, ("synthetic", 0): 10, ("synthetic", 1): 10, ("synthetic", 2): 10}
+    assert counts(run, 3) == {
+        ("fixed_real", -1): 10,
+        ("synthetic", 0): 10,
+        ("synthetic", 1): 10,
+        ("synthetic", 2): 10,
+    }
     assert run.training(3) == {} and sum(counts(run, 1).values()) == 40
 
 
@@ -51,7 +58,12 @@ def test_a_constant_share_is_fixed_real(tmp_path):
 
 
 def test_fresh_images_are_never_used_twice(tmp_path):
-    made = config({**SHARE, "real": "fresh"}, base=COPIES, regime={"name": "replace", "set_size": 40}, measure={"metrics": ["trace_ratio"]})
+    made = config(
+        {**SHARE, "real": "fresh"},
+        base=COPIES,
+        regime={"name": "replace", "set_size": 40},
+        measure={"metrics": ["trace_ratio"]},
+    )
     run = ran(made, tmp_path / "run")
     used = [index for t in range(1, 4) for pool, _, index in rows(run, t) if pool == "fresh_real"]
     assert used == list(range(40, 40 + 4 + 8 + 12))
@@ -59,10 +71,16 @@ def test_fresh_images_are_never_used_twice(tmp_path):
 
 
 def test_the_exact_families_draw_as_many_fresh_ones_as_it_needs(tmp_path):
-    made = config({**SHARE, "start": 0.5, "end": 0.5, "real": "fresh"}, base=NUMBERS, regime={"name": "replace", "set_size": 20})
+    made = config(
+        {**SHARE, "start": 0.5, "end": 0.5, "real": "fresh"},
+        base=NUMBERS,
+        regime={"name": "replace", "set_size": 20},
+    )
     run = ran(made, tmp_path / "run")
     assert run.about["n_train"] == 20 + 3 * 10
-    assert [index for t in range(1, 4) for pool, _, index in rows(run, t) if pool == "fresh_real"] == list(range(20, 50))
+    assert [index for t in range(1, 4) for pool, _, index in rows(run, t) if pool == "fresh_real"] == list(
+        range(20, 50)
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,7 +94,11 @@ def test_the_exact_families_draw_as_many_fresh_ones_as_it_needs(tmp_path):
         ({}, {"regime": {"name": "fresh_real"}}, "both say how much is real"),
         ({}, {"regime": {"name": "fixed_real", "real_fraction": 0.5}}, "leave real_fraction null"),
         ({"real": "fresh"}, {}, r"set regime\.set_size \(regime\.name=replace\)"),
-        ({"real": "fresh"}, {"regime": {"name": "accumulate"}}, r"set regime\.set_size \(regime\.name=accumulate\)"),
+        (
+            {"real": "fresh"},
+            {"regime": {"name": "accumulate"}},
+            r"set regime\.set_size \(regime\.name=accumulate\)",
+        ),
         (
             {"start": 1.0},
             {"regime": {"name": "replace", "set_size": 60}, "sample": {"count": 60}},

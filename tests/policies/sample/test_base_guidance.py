@@ -66,7 +66,9 @@ def test_text_families_are_led_away_from_the_empty_prompt_of_the_base(kind, tmp_
     labels, seeds = np.array([0, 3, 1]), [1, 2, 3]
     plain = model.sample(labels, seeds, how)
     sections = tiny.config(kind, folder).model_dump(mode="json")
-    model.steers = [POLICY.steer(at(base=base, **{k: sections[k] for k in ("model", "data", "train")}), model)]
+    model.steers = [
+        POLICY.steer(at(base=base, **{k: sections[k] for k in ("model", "data", "train")}), model)
+    ]
     led = model.sample(labels, seeds, how)
     alone = np.concatenate([model.sample(labels[i : i + 1], seeds[i : i + 1], how) for i in range(3)])
     assert (led != plain).any() and np.abs(led.astype(int) - alone).max() <= 1

@@ -62,18 +62,24 @@ def test_samples_do_not_depend_on_the_batch_and_an_annealing_that_is_off_changes
     model = small()
     plain = model.sample(labels, seeds, how)
     model.steers = [cads(tau1=1.0, tau2=1.0).steer(None, model)]
-    assert np.abs(model.sample(labels, seeds, how).astype(int) - plain).max() <= 1  # two passes instead of one
+    assert (
+        np.abs(model.sample(labels, seeds, how).astype(int) - plain).max() <= 1
+    )  # two passes instead of one
     model.steers = [cads(scale=1.0).steer(None, model)]
     noisy = model.sample(labels, seeds, how)
     alone = np.concatenate([model.sample(labels[i : i + 1], seeds[i : i + 1], how) for i in range(4)])
     assert (noisy != plain).any() and np.abs(noisy.astype(int) - alone).max() <= 1
     assert (model.sample(labels, seeds, how) == noisy).all()
-    assert (model.sample(labels, seeds, Sample(steps=6)) != small().sample(labels, seeds, Sample(steps=6))).any()  # without guidance too
+    assert (
+        model.sample(labels, seeds, Sample(steps=6)) != small().sample(labels, seeds, Sample(steps=6))
+    ).any()  # without guidance too
 
 
 def test_none_is_told_as_it_is():
     model, told = small(), []
-    model.net.label.register_forward_hook(lambda module, given, e: told.append((given[0].tolist(), e.clone())))
+    model.net.label.register_forward_hook(
+        lambda module, given, e: told.append((given[0].tolist(), e.clone()))
+    )
     model.steers = [cads(tau1=0.0, tau2=0.1, scale=1.0).steer(None, model)]
     model.sample(np.array([0, 2]), [1, 2], Sample(steps=2, guidance_scale=2.0))
     table = model.net.label.weight
@@ -94,7 +100,10 @@ def test_images_of_one_class_become_more_various_and_lie_around_the_same():
 
 @pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3"])
 def test_text_families_tell_all_their_embeddings_under_noise(kind, tmp_path):
-    model, how = tiny.model(kind, tiny.make(kind, tmp_path / kind)), Sample(**tiny.sampler(kind), guidance_scale=2.0)
+    model, how = (
+        tiny.model(kind, tiny.make(kind, tmp_path / kind)),
+        Sample(**tiny.sampler(kind), guidance_scale=2.0),
+    )
     model.prepare_sampling(how, "cpu")
     labels, seeds, seen = np.array([0, 3, 1]), [1, 2, 3], set()
     plain = model.sample(labels, seeds, how)

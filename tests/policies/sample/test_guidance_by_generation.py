@@ -38,12 +38,16 @@ def settings(run, generation):
 
 def test_samples_are_those_of_a_config_with_that_scale(tmp_path):
     """Generation 0 against a plain run; what every sample says of its making; a run that lost samples draws the same."""
-    varied = run_chain(config({"policy": "guidance_by_generation", "scales": [3.0, 1.5]}, generations=1), tmp_path / "varied")
+    varied = run_chain(
+        config({"policy": "guidance_by_generation", "scales": [3.0, 1.5]}, generations=1), tmp_path / "varied"
+    )
     plain = run_chain(config(generations=0, sample={"guidance_scale": 3.0}), tmp_path / "plain")
     assert varied.samples(0).hash() == plain.samples(0).hash()
     for generation, scale in ((0, 3.0), (1, 1.5)):
         (own,) = settings(varied, generation)
-        assert json.loads(own)["guidance_scale"] == scale and json.loads(own)["policies"] == ["guidance_by_generation"]
+        assert json.loads(own)["guidance_scale"] == scale and json.loads(own)["policies"] == [
+            "guidance_by_generation"
+        ]
     whole = content(varied.path)
     for file in (varied.path / "gen-001" / "samples").glob("*"):
         file.unlink()

@@ -42,7 +42,11 @@ def test_a_constant_is_plain_guidance_and_another_is_not():
     for kind in ("exponential", "linear", "interval"):
         model.steers = [schedule(kind=kind, start=3.0, end=3.0).steer(None, model)]
         assert (model.sample(LABELS, SEEDS, Sample(steps=5)) == plain).all()
-        model.steers = [schedule(kind=kind, start=3.0, end=1.0, **({"high": 0.7} if kind == "interval" else {})).steer(None, model)]
+        model.steers = [
+            schedule(kind=kind, start=3.0, end=1.0, **({"high": 0.7} if kind == "interval" else {})).steer(
+                None, model
+            )
+        ]
         assert (model.sample(LABELS, SEEDS, Sample(steps=5)) != plain).any()
 
 
@@ -62,7 +66,11 @@ def test_outside_its_interval_the_label_alone_is_asked():
         ({"start": 0.0}, {}, "neither starts nor ends at 0"),
         ({}, {"sample": {"guidance_scale": 0.0}}, "does not start at"),
         ({"start": 3.0}, {"model": {"conditional": False}}, "guidance_schedule needs a conditional model"),
-        ({"start": 3.0}, {"train": {"condition_dropout": 0.0}}, r"guidance_schedule needs train\.condition_dropout above 0"),
+        (
+            {"start": 3.0},
+            {"train": {"condition_dropout": 0.0}},
+            r"guidance_schedule needs train\.condition_dropout above 0",
+        ),
         ({"start": 3.0}, {"base": COPIES}, "the family memoriser does not do"),
     ],
 )

@@ -32,7 +32,9 @@ def test_the_sampled_variance_is_the_law_and_not_that_of_the_combined_density(w,
     n, reference = 100, 0.15
     model = exact([0.0, 0.0], [own, 0.3])
     model.steers = [sims(strength=w).steer(at(previous=exact([0.0, 0.0], [reference, 0.3])), model)]
-    x = floats(model, np.zeros(n, dtype=np.int64), list(range(n)), scheduler="DPMSolverMultistepScheduler", steps=250)
+    x = floats(
+        model, np.zeros(n, dtype=np.int64), list(range(n)), scheduler="DPMSolverMultistepScheduler", steps=250
+    )
     error = 1 / math.sqrt(2 * x.numel())
     assert abs(float(x.std()) / (reference * (reference / own) ** w) - 1) < 4 * error
     precision = (1 + w) / reference**2 - w / own**2
@@ -59,7 +61,9 @@ def test_strength_0_samples_the_reference():
     how = Sample(steps=5, guidance_scale=2.0)
     assert (model.sample(LABELS, SEEDS, how) == small(1).sample(LABELS, SEEDS, how)).all()
     model.steers = [sims(strength=1.0).steer(at(previous=small(0)), model)]
-    assert (model.sample(LABELS, SEEDS, how) == small(0).sample(LABELS, SEEDS, how)).mean() > 0.98  # itself: nothing to be led away from
+    assert (
+        model.sample(LABELS, SEEDS, how) == small(0).sample(LABELS, SEEDS, how)
+    ).mean() > 0.98  # itself: nothing to be led away from
 
 
 def test_the_reference_is_guided_and_told_as_the_model_is():
@@ -81,7 +85,9 @@ def test_the_reference_is_guided_and_told_as_the_model_is():
         torch.testing.assert_close(got, 2 * lone.guided(step) - prediction)
         assert not torch.allclose(lone.guided(step), small(1).guided(step), atol=1e-3)
     together = model.sample(LABELS, SEEDS, Sample(steps=5))
-    alone = np.concatenate([model.sample(LABELS[i : i + 1], SEEDS[i : i + 1], Sample(steps=5)) for i in range(4)])
+    alone = np.concatenate(
+        [model.sample(LABELS[i : i + 1], SEEDS[i : i + 1], Sample(steps=5)) for i in range(4)]
+    )
     assert np.abs(together.astype(int) - alone).max() <= 1
 
 

@@ -24,7 +24,9 @@ def steered(model, eta):
 @pytest.mark.parametrize("eta", [0.3, 1.0])
 def test_a_step_is_the_formula_of_the_paper(eta):
     """Song et al. 2010.02502, eq. 12 and 16, image by image."""
-    scheduler = DDIMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing")
+    scheduler = DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing"
+    )
     scheduler.set_timesteps(5)
     bars, model, out = scheduler.alphas_cumprod, exact([0.1, 0.0], [0.12, 0.2]), []
     for seed in (3, 4):
@@ -32,19 +34,32 @@ def test_a_step_is_the_formula_of_the_paper(eta):
         x = torch.randn((1, 1, 8, 8), generator=g)
         for i, t in enumerate(scheduler.timesteps):
             ab = bars[t]
-            before = bars[scheduler.timesteps[i + 1]] if i + 1 < len(scheduler.timesteps) else torch.tensor(1.0)
+            before = (
+                bars[scheduler.timesteps[i + 1]] if i + 1 < len(scheduler.timesteps) else torch.tensor(1.0)
+            )
             v = model.net(x, t.view(1), torch.tensor([0]))
             clean, noise = ab.sqrt() * x - (1 - ab).sqrt() * v, ab.sqrt() * v + (1 - ab).sqrt() * x
             sigma = eta * ((1 - before) / (1 - ab)).sqrt() * (1 - ab / before).sqrt()
-            x = before.sqrt() * clean + (1 - before - sigma**2).clamp(min=0).sqrt() * noise + sigma * torch.randn(x.shape, generator=g)
+            x = (
+                before.sqrt() * clean
+                + (1 - before - sigma**2).clamp(min=0).sqrt() * noise
+                + sigma * torch.randn(x.shape, generator=g)
+            )
         out.append(x)
-    torch.testing.assert_close(floats(steered(model, eta), np.zeros(2, dtype=np.int64), [3, 4], steps=5), torch.cat(out), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        floats(steered(model, eta), np.zeros(2, dtype=np.int64), [3, 4], steps=5),
+        torch.cat(out),
+        rtol=1e-3,
+        atol=1e-4,
+    )
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_samples_of_the_true_score_keep_their_spread(eta):
     n = 60
-    x = floats(steered(exact([0.1, 0.0], [0.12, 0.2]), eta), np.zeros(n, dtype=np.int64), list(range(n)), steps=1000)
+    x = floats(
+        steered(exact([0.1, 0.0], [0.12, 0.2]), eta), np.zeros(n, dtype=np.int64), list(range(n)), steps=1000
+    )
     assert abs(float(x.std()) / 0.12 - 1) * math.sqrt(2 * x.numel()) < 4
 
 
@@ -65,7 +80,10 @@ def test_zero_is_off_and_an_image_has_its_own_noise():
 
 def test_only_schedulers_that_take_eta():
     checked({"policy": "stochasticity", "eta": 0.5})
-    with pytest.raises(ConfigError, match=r"eta, which DPMSolverMultistepScheduler does not take; use sample\.scheduler=DDIMScheduler"):
+    with pytest.raises(
+        ConfigError,
+        match=r"eta, which DPMSolverMultistepScheduler does not take; use sample\.scheduler=DDIMScheduler",
+    ):
         checked({"policy": "stochasticity", "eta": 0.5}, sample={"scheduler": "DPMSolverMultistepScheduler"})
     with pytest.raises(ConfigError, match="which DDIMSheduler does not take"):
         checked({"policy": "stochasticity", "eta": 0.5}, sample={"scheduler": "DDIMSheduler"})

@@ -34,7 +34,9 @@ def test_deviations_are_multiplied_for_a_linear_model_whatever_the_scheduler(nam
     model.steers = [Scaled(0.0)]
     centre = floats(model, LABELS, SEEDS, **how)
     model.steers = [Temperature(policy="temperature", scale=scale).steer(None, model)]
-    torch.testing.assert_close(floats(model, LABELS, SEEDS, **how) - centre, scale * (plain - centre), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        floats(model, LABELS, SEEDS, **how) - centre, scale * (plain - centre), rtol=1e-3, atol=1e-4
+    )
     assert (plain - centre).std() > 0.05
 
 
@@ -60,7 +62,9 @@ def test_one_is_off_and_the_library_is_left_as_it_was():
 
 
 def test_it_wants_a_family_that_denoises_and_a_positive_factor():
-    with pytest.raises(ConfigError, match="temperature changes how noise is removed, which the family memoriser does not do"):
+    with pytest.raises(
+        ConfigError, match="temperature changes how noise is removed, which the family memoriser does not do"
+    ):
         checked({"policy": "temperature", "scale": 0.9}, base=COPIES)
     with pytest.raises(ConfigError, match=r"'scale'.*greater than 0"):
         checked({"policy": "temperature", "scale": 0.0})

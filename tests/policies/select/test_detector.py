@@ -21,12 +21,17 @@ def test_a_verdict_does_not_depend_on_the_other_candidates():
     at, all_ = candidates(n=100)
     left = kept({"policy": "detector", "true_positive_rate": 0.5}, at, all_)
     odd = np.arange(1, 100, 2)
-    assert odd[kept({"policy": "detector", "true_positive_rate": 0.5}, at, all_.only(odd))].tolist() == [i for i in left if i % 2]
+    assert odd[kept({"policy": "detector", "true_positive_rate": 0.5}, at, all_.only(odd))].tolist() == [
+        i for i in left if i % 2
+    ]
 
 
 def drawn(regime, rate, t, n_train=1000, count=200):
     made = config(
-        {"policy": "detector", "true_positive_rate": 0.0, "false_positive_rate": rate}, base=UNCONDITIONAL, sample={"count": count}, **regime
+        {"policy": "detector", "true_positive_rate": 0.0, "false_positive_rate": rate},
+        base=UNCONDITIONAL,
+        sample={"count": count},
+        **regime,
     )
     return pools(made, t, n_train, [np.arange(count)] * t, acting("pools", made, t, n_train=n_train))
 
@@ -44,12 +49,23 @@ def test_real_images_are_lost_at_the_false_positive_rate_always_the_same_ones():
 
 
 def test_a_part_of_the_real_images_is_drawn_from_those_that_pass():
-    (real, synthetic), _ = drawn({"regime": {"name": "fixed_real", "real_fraction": 0.5, "set_size": 400}}, 0.3, 1)
+    (real, synthetic), _ = drawn(
+        {"regime": {"name": "fixed_real", "real_fraction": 0.5, "set_size": 400}}, 0.3, 1
+    )
     assert real.count == 200 and len(real.rows) < 800 and synthetic.count == 200
     (fresh, synthetic), _ = drawn(
-        {"regime": {"name": "fresh_real", "real_fraction": 0.5, "set_size": 400}, "data": {"train_size": 300, "source": "digits"}}, 0.3, 1
+        {
+            "regime": {"name": "fresh_real", "real_fraction": 0.5, "set_size": 400},
+            "data": {"train_size": 300, "source": "digits"},
+        },
+        0.3,
+        1,
     )
-    assert abs(fresh.count - 140) < 4 * np.sqrt(200 * 0.3 * 0.7) and fresh.rows.min() >= 300 and synthetic.count == 200
+    assert (
+        abs(fresh.count - 140) < 4 * np.sqrt(200 * 0.3 * 0.7)
+        and fresh.rows.min() >= 300
+        and synthetic.count == 200
+    )
     with pytest.raises(ConfigError, match="asks for 900 real images"):
         drawn({"regime": {"name": "fixed_real", "real_fraction": 0.9, "set_size": 1000}}, 0.3, 1, count=200)
 
@@ -66,7 +82,9 @@ def test_rates_are_probabilities():
 
 
 def test_a_perfect_detector_leaves_nothing_to_train_on():
-    perfect = config({"policy": "detector", "true_positive_rate": 1.0}, base=UNCONDITIONAL, sample={"count": 50})
+    perfect = config(
+        {"policy": "detector", "true_positive_rate": 1.0}, base=UNCONDITIONAL, sample={"count": 50}
+    )
     assert expected(perfect, 0) == 0
     with pytest.raises(ConfigError, match="training set 1 would be empty"):
         check_possible(perfect, 100)

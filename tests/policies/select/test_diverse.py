@@ -7,7 +7,15 @@ from made import NUMBERS, UNCONDITIONAL, candidates, checked, config, kept, reas
 from difflab.core.errors import ConfigError
 
 REAL = [[0.0], [10.0], [20.0], [30.0]]
-FAKE = [[1.0], [-2.0], [0.5], [11.0], [19.0], [21.0], [0.1]]  # four near the first, one near the second, two near the third
+FAKE = [
+    [1.0],
+    [-2.0],
+    [0.5],
+    [11.0],
+    [19.0],
+    [21.0],
+    [0.1],
+]  # four near the first, one near the second, two near the third
 
 
 def test_no_neighbourhood_of_a_real_image_keeps_more_than_k():
@@ -16,15 +24,29 @@ def test_no_neighbourhood_of_a_real_image_keeps_more_than_k():
         left = kept({"policy": "diverse", "k": k}, at, all_)
         assert len(left) == size and {3} <= set(left)
     why = reasons({"policy": "diverse", "k": 1}, at, all_)
-    assert set(filter(None, why)) == {f"1 others of the neighbourhood of real image {i} are kept" for i in (0, 2)}
+    assert set(filter(None, why)) == {
+        f"1 others of the neighbourhood of real image {i} are kept" for i in (0, 2)
+    }
 
 
 def test_by_chance_or_by_reward():
-    drawn = {tuple(kept({"policy": "diverse", "k": 1}, *candidates(FAKE, REAL, generation=t))) for t in range(60)}
+    drawn = {
+        tuple(kept({"policy": "diverse", "k": 1}, *candidates(FAKE, REAL, generation=t))) for t in range(60)
+    }
     assert drawn == {tuple(sorted((i, 3, j))) for i in (0, 1, 2, 6) for j in (4, 5)}
     at, all_ = candidates(FAKE, REAL)
-    assert kept({"policy": "diverse", "k": 1, "reward": "likeness"}, at, all_) == [3, 4, 6]  # of equals the first
-    assert kept({"policy": "diverse", "k": 2, "reward": "likeness", "lowest": True}, at, all_) == [0, 1, 3, 4, 5]
+    assert kept({"policy": "diverse", "k": 1, "reward": "likeness"}, at, all_) == [
+        3,
+        4,
+        6,
+    ]  # of equals the first
+    assert kept({"policy": "diverse", "k": 2, "reward": "likeness", "lowest": True}, at, all_) == [
+        0,
+        1,
+        3,
+        4,
+        5,
+    ]
 
 
 def test_by_class_and_by_prompt():

@@ -21,7 +21,9 @@ run_chain = partial(run_chain, plots=False)  # curves take seconds
 def naive(x: np.ndarray, n: int) -> list[int]:
     chosen = [0]
     while len(chosen) < n:
-        away = [min(np.linalg.norm(x[i] - x[j]) for j in chosen) if i not in chosen else -1 for i in range(len(x))]
+        away = [
+            min(np.linalg.norm(x[i] - x[j]) for j in chosen) if i not in chosen else -1 for i in range(len(x))
+        ]
         chosen.append(int(np.argmax(away)))
     return chosen
 
@@ -85,7 +87,9 @@ def test_what_does_not_fit_is_refused():
         config({"policy": "farthest", "count": 5, "stage": "mix", "away_from_real": True})
     with pytest.raises(ConfigError, match="stage: mix chooses among all images alike"):
         config({"policy": "farthest", "share": 0.5, "stage": "mix", "within": "class"})
-    with pytest.raises(ConfigError, match=r"compares images, the samples of model.family=categorical are numbers"):
+    with pytest.raises(
+        ConfigError, match=r"compares images, the samples of model.family=categorical are numbers"
+    ):
         checked({"policy": "farthest", "count": 5}, base=NUMBERS)
     with pytest.raises(ConfigError, match="'inception' is none of"):
         checked({"policy": "farthest", "count": 5, "extractor": "inception"})

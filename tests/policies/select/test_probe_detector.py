@@ -18,11 +18,16 @@ def test_of_samples_like_real_images_it_takes_no_more_than_its_rate():
 
 
 def test_what_can_be_told_apart_is_found_and_the_reason_says_how_much():
-    at, all_ = candidates(np.concatenate([RNG.normal(size=(50, 3)) + 9, RNG.normal(size=(50, 3))]), RNG.normal(size=(200, 3)))
+    at, all_ = candidates(
+        np.concatenate([RNG.normal(size=(50, 3)) + 9, RNG.normal(size=(50, 3))]), RNG.normal(size=(200, 3))
+    )
     why = reasons({"policy": "probe_detector", "false_positive_rate": 0.05}, at, all_)
     dropped = [i for i, reason in enumerate(why) if reason]
     assert set(range(50)) <= set(dropped) and len(dropped) < 90
-    assert set(why) == {None, f"the probe takes it for synthetic, as {len(dropped):.1f}% of the samples at 5.0% of real images"}
+    assert set(why) == {
+        None,
+        f"the probe takes it for synthetic, as {len(dropped):.1f}% of the samples at 5.0% of real images",
+    }
 
 
 def test_no_sample_is_judged_by_a_probe_that_learned_from_it():
@@ -34,7 +39,9 @@ def test_no_sample_is_judged_by_a_probe_that_learned_from_it():
 def test_too_few_real_images_to_calibrate_on_are_named():
     at, all_ = candidates(RNG.normal(size=(40, 2)), RNG.normal(size=(37, 2)))
     assert kept({"policy": "probe_detector", "false_positive_rate": 0.06}, at, all_)
-    with pytest.raises(ConfigError, match=r"wants 19 real images in either half .*=0.05 .* 37 real images and 40 samples"):
+    with pytest.raises(
+        ConfigError, match=r"wants 19 real images in either half .*=0.05 .* 37 real images and 40 samples"
+    ):
         kept({"policy": "probe_detector", "false_positive_rate": 0.05}, at, all_)
     with pytest.raises(ConfigError, match="and 1 samples"):
         kept({"policy": "probe_detector", "false_positive_rate": 0.06}, at, all_.only(np.array([3])))

@@ -18,7 +18,9 @@ def test_it_keeps_the_number_or_share_asked_for():
 
 def test_every_sample_is_kept_as_often_and_draws_depend_on_seed_and_generation_alone():
     drawn = [kept({"policy": "random", "count": 5}, *candidates(n=20, generation=t)) for t in range(400)]
-    assert np.abs(np.bincount(np.concatenate(drawn), minlength=20) - 100).max() < 4 * np.sqrt(400 * 0.25 * 0.75)
+    assert np.abs(np.bincount(np.concatenate(drawn), minlength=20) - 100).max() < 4 * np.sqrt(
+        400 * 0.25 * 0.75
+    )
     assert drawn[3] == kept({"policy": "random", "count": 5}, *candidates(n=20, generation=3))
     assert drawn[3] != kept({"policy": "random", "count": 5}, *candidates(n=20, generation=3, seed=1))
     assert len({tuple(d) for d in drawn[:50]}) == 50
@@ -33,10 +35,23 @@ def test_a_share_of_each_class():
 def test_what_it_keeps_is_known_before():
     sample = {"count": 50}
     assert expected(config({"policy": "random", "share": 0.3}, base=UNCONDITIONAL, sample=sample), 0) == 15
-    assert expected(config({"policy": "random", "count": 20}, {"policy": "random", "share": 0.5}, base=UNCONDITIONAL, sample=sample), 0) == 10
+    assert (
+        expected(
+            config(
+                {"policy": "random", "count": 20},
+                {"policy": "random", "share": 0.5},
+                base=UNCONDITIONAL,
+                sample=sample,
+            ),
+            0,
+        )
+        == 10
+    )
     with pytest.raises(ConfigError, match="random keeps 60 samples, but there are 50"):
         check_possible(config({"policy": "random", "count": 60}, base=UNCONDITIONAL, sample=sample), 100)
-    short = config({"policy": "random", "count": 20}, base=UNCONDITIONAL, sample=sample, regime={"name": "fixed_real"})
+    short = config(
+        {"policy": "random", "count": 20}, base=UNCONDITIONAL, sample=sample, regime={"name": "fixed_real"}
+    )
     with pytest.raises(ConfigError, match=r"asks for 50 samples of generation 0 .* 20 are there"):
         check_possible(short, 100)
 

@@ -38,7 +38,9 @@ def test_without_a_first_threshold_it_starts_above_every_distance():
     x = np.random.default_rng(2).normal(size=(30, 3))
     at, all_ = candidates(x)
     entry = {"policy": "threshold_decay", "count": 10}
-    assert kept({**entry, "tau": 1e-9}, at, all_) == list(range(10))  # everything lies further apart than that
+    assert kept({**entry, "tau": 1e-9}, at, all_) == list(
+        range(10)
+    )  # everything lies further apart than that
     assert len(kept(entry, at, all_)) == 10 and kept(entry, at, all_) != list(range(10))
     assert len(kept({"policy": "threshold_decay", "share": 1.0}, at, all_)) == 30
 

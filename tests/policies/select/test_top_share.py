@@ -22,7 +22,9 @@ def test_of_each_class():
     images[:] = np.array([1, 2, 3, 10, 20, 30, 100, 110, 120]).reshape(-1, 1, 1, 1)
     at, all_ = candidates(images=images, labels=[0, 1, 2] * 3)
     assert kept({"policy": "top_share", "share": 0.3, "reward": "brightness"}, at, all_) == [6, 7, 8]
-    assert kept({"policy": "top_share", "share": 0.6, "reward": "brightness", "within": "class"}, at, all_) == [3, 4, 5, 6, 7, 8]
+    assert kept(
+        {"policy": "top_share", "share": 0.6, "reward": "brightness", "within": "class"}, at, all_
+    ) == [3, 4, 5, 6, 7, 8]
 
 
 def test_a_reward_of_features_wants_features():

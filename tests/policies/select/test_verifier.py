@@ -48,14 +48,19 @@ def test_what_it_never_learned_it_drops_first():
     at, all_ = some()
     biased = {"policy": "verifier", "classes": ["ant", "bee"]}
     good, sure = [i for i in range(24) if ASKED[i] < 2], kept({**biased, "threshold": 0.5}, at, all_)
-    assert set(good) <= set(sure) and 2 not in ASKED[sure]  # of what shows a cat and was asked for as another it may be sure: it knows no cats
+    assert (
+        set(good) <= set(sure) and 2 not in ASKED[sure]
+    )  # of what shows a cat and was asked for as another it may be sure: it knows no cats
     assert 2 not in ASKED[kept({**biased, "count": len(good)}, at, all_)]
 
 
 def test_fewer_real_images_make_another_verifier_the_same_in_all_generations():
     few = parse({"policy": "verifier", "threshold": 0.5, "real_share": 0.1})
     at, all_ = some()
-    poor, whole = few.confidence(at, all_), parse({"policy": "verifier", "threshold": 0.5}).confidence(at, some()[1])
+    poor, whole = (
+        few.confidence(at, all_),
+        parse({"policy": "verifier", "threshold": 0.5}).confidence(at, some()[1]),
+    )
     assert few.fit(at, all_, at.extractor()).recipe["n_train"] == 9
     assert np.abs(poor - whole).max() > 0.01
     assert np.array_equal(few.confidence(*some(generation=3)), poor)

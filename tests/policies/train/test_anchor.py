@@ -33,12 +33,27 @@ class Data:
 
 def pulled(folder, strength: float, weigh: np.ndarray | None, ema: float = 0.0):
     """A training of 20 steps of one weight matrix towards 0, and what it started from."""
-    c = parse({"model": {"family": "pixel-mlp", "width": 16, "depth": 1}, "train": {"images_seen": 80, "batch_size": 4, "ema_decay": ema}})
+    c = parse(
+        {
+            "model": {"family": "pixel-mlp", "width": 16, "depth": 1},
+            "train": {"images_seen": 80, "batch_size": 4, "ema_decay": ema},
+        }
+    )
     model = PixelMLP(c.model, Shape((4, 4, 1), 2))
     model.initialise(0)
     start = {name: w.detach().clone() for name, w in trainable(model.net).items()}
     watch = Pull(strength, {name: torch.zeros_like(w) for name, w in start.items()})
-    fit(model, Data(), c.train, ("k", 0), folder, Accelerator(), lambda n: None, weights=weigh, watches=[watch])
+    fit(
+        model,
+        Data(),
+        c.train,
+        ("k", 0),
+        folder,
+        Accelerator(),
+        lambda n: None,
+        weights=weigh,
+        watches=[watch],
+    )
     return start, {name: w.detach() for name, w in trainable(model.net).items()}, c.train
 
 
@@ -64,7 +79,9 @@ def test_the_average_sees_the_pull_of_its_own_step(tmp_path):
 def test_strength_0_is_off_and_a_gradient_is_pulled_against(tmp_path):
     start, free, _ = pulled(tmp_path / "a", 0.0, None)
     _, also, _ = pulled(tmp_path / "b", 50.0, None)
-    assert sum(float(w.square().sum()) for w in also.values()) < sum(float(w.square().sum()) for w in free.values())
+    assert sum(float(w.square().sum()) for w in also.values()) < sum(
+        float(w.square().sum()) for w in free.values()
+    )
     plain = pulled(tmp_path / "c", 0.0, None)[1]
     assert all(torch.equal(free[name], plain[name]) for name in start)
 
@@ -78,9 +95,15 @@ def test_the_pull_by_hand():
 @pytest.mark.parametrize(("to", "which"), [("start", 1), ("generation_0", 0), ("base", 0)])
 def test_a_strong_anchor_holds_the_weights_at_what_it_names(tmp_path, to, which):
     """Rates times strength just below 1: after each step the weights are all but back."""
-    run = ran(config({**ANCHOR, "to": to, "strength": 330, "first": 2}, train={"decay": "none", "ema_decay": 0.0}), tmp_path / "run")
+    run = ran(
+        config({**ANCHOR, "to": to, "strength": 330, "first": 2}, train={"decay": "none", "ema_decay": 0.0}),
+        tmp_path / "run",
+    )
     held, free = (
-        math.sqrt(sum(float((w - weights(run, t)[name]).square().sum()) for name, w in weights(run, 2).items())) for t in (which, 1 - which)
+        math.sqrt(
+            sum(float((w - weights(run, t)[name]).square().sum()) for name, w in weights(run, 2).items())
+        )
+        for t in (which, 1 - which)
     )
     assert held < 0.05 * free
 
@@ -113,8 +136,16 @@ TEXT = {"generations": 2, "data": {"source": "emoji"}, "model": LORA, "train": {
     [
         ({"strength": -1.0}, {}, r"'strength'.*greater than or equal to 0"),
         ({"to": "previous"}, {}, r"'to'.*'start', 'base' or 'generation_0'"),
-        ({"strength": 400.0}, {}, r"strength 400 at train\.learning_rate 0\.003 jumps over the anchor; set strength below 333"),
-        ({"first": 0, "to": "generation_0"}, {}, "to generation_0 in generation 0 would be to its own weights"),
+        (
+            {"strength": 400.0},
+            {},
+            r"strength 400 at train\.learning_rate 0\.003 jumps over the anchor; set strength below 333",
+        ),
+        (
+            {"first": 0, "to": "generation_0"},
+            {},
+            "to generation_0 in generation 0 would be to its own weights",
+        ),
         ({"first": 0, "to": "base"}, {}, "to base in generation 0 would be to its own weights"),
         ({}, {"base": NUMBERS}, "the family gaussian is fitted by a formula"),
         ({"to": "base"}, {"base": TEXT}, "LoRA layers of train.start_from=base have factors of their own"),
@@ -136,13 +167,23 @@ def test_what_is_allowed():
 @pytest.mark.filterwarnings("ignore")
 def test_a_base_with_text_anchors_generation_0_too(tmp_path):
     base = tiny.make("sd15", tmp_path / "base")
-    made = tiny.config("sd15", base, generations=0, policies=[{"policy": "anchor", "to": "base", "first": 0, "strength": 330}])
+    made = tiny.config(
+        "sd15",
+        base,
+        generations=0,
+        policies=[{"policy": "anchor", "to": "base", "first": 0, "strength": 330}],
+    )
     made = made.model_copy(update={"train": made.train.model_copy(update={"decay": "none"})})
     free = ran(made.model_copy(update={"policies": []}), tmp_path / "free")
     held = ran(made, tmp_path / "held")
     start = tiny.tensors(base)
 
     def moved(run):
-        return math.sqrt(sum(float((w - start[name]).square().sum()) for name, w in tiny.tensors(run.gen(0) / "model").items()))
+        return math.sqrt(
+            sum(
+                float((w - start[name]).square().sum())
+                for name, w in tiny.tensors(run.gen(0) / "model").items()
+            )
+        )
 
     assert moved(held) < 0.1 * moved(free)

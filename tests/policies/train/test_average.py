@@ -62,9 +62,13 @@ def test_towards_a_pretrained_base(tmp_path, encoder):
     base = tiny.make("sd15", tmp_path / "base")
     model = {"train_text_encoder": encoder}
     plain = ran(tiny.config("sd15", base, model=model), tmp_path / "plain")
-    moved = ran(tiny.config("sd15", base, model=model, policies=[{**AVERAGE, "to": "base"}]), tmp_path / "moved")
+    moved = ran(
+        tiny.config("sd15", base, model=model, policies=[{**AVERAGE, "to": "base"}]), tmp_path / "moved"
+    )
     for part in ("unet", *["text_encoder"] * encoder):
-        start, after, found = (tiny.tensors(folder, part) for folder in (base, plain.gen(1) / "model", moved.gen(1) / "model"))
+        start, after, found = (
+            tiny.tensors(folder, part) for folder in (base, plain.gen(1) / "model", moved.gen(1) / "model")
+        )
         assert any(not torch.equal(after[name], start[name]) for name in found)
         for name, w in found.items():
             torch.testing.assert_close(w, 0.7 * after[name] + 0.3 * start[name], rtol=1e-5, atol=1e-6)
@@ -81,10 +85,18 @@ TEXT = {"generations": 2, "data": {"source": "emoji"}, "model": LORA, "train": {
         ({"share": -0.5}, {}, r"'share'.*greater than or equal to 0"),
         ({"first": 0}, {}, r"'first'.*greater than or equal to 1"),
         ({"to": "start"}, {}, r"'to'.*'base' or 'previous'"),
-        ({}, {"train": {"start_from": "scratch"}}, r"weights that share a start; set train\.start_from to base or previous"),
+        (
+            {},
+            {"train": {"start_from": "scratch"}},
+            r"weights that share a start; set train\.start_from to base or previous",
+        ),
         ({"to": "base"}, {"train": {"start_from": "scratch"}}, "share a start"),
         ({}, {"base": COPIES}, "those of the family memoriser cannot be moved"),
-        ({}, {"base": {**NUMBERS, "model": {"family": "mixture"}}}, "those of the family mixture cannot be moved"),
+        (
+            {},
+            {"base": {**NUMBERS, "model": {"family": "mixture"}}},
+            "those of the family mixture cannot be moved",
+        ),
         ({}, {"base": TEXT}, "cannot mix LoRA layers of two generations"),
         ({"to": "base"}, {"base": TEXT, "train": {"start_from": "previous"}}, r"set model\.lora_rank=0"),
     ],

@@ -15,12 +15,17 @@ def test_it_is_the_condition_dropout_of_its_generations(tmp_path, monkeypatch):
         return fit(model, data, how, *rest, **more)
 
     monkeypatch.setattr(train, "fit", watched)
-    ran(config({"policy": "condition_drop", "share": 0.4, "last": 1}, train={"images_seen": 64}), tmp_path / "run")
+    ran(
+        config({"policy": "condition_drop", "share": 0.4, "last": 1}, train={"images_seen": 64}),
+        tmp_path / "run",
+    )
     assert used == [(0.1, 3e-3), (0.4, 3e-3), (0.1, 3e-3)]
 
 
 def test_the_training_is_that_of_a_config_with_this_dropout(tmp_path):
-    by_policy = ran(config({"policy": "condition_drop", "share": 0.5, "first": 0}, generations=0), tmp_path / "a")
+    by_policy = ran(
+        config({"policy": "condition_drop", "share": 0.5, "first": 0}, generations=0), tmp_path / "a"
+    )
     by_config = ran(config(generations=0, train={"condition_dropout": 0.5}), tmp_path / "b")
     without = ran(config(generations=0), tmp_path / "c")
     a, b, c = (weights(run, 0) for run in (by_policy, by_config, without))

@@ -102,7 +102,11 @@ def error_of(run, generation: int, images: np.ndarray) -> float:
     c = run.config
     model = family_of(c.model).load(c.model, run.shape, run.gen(generation) / "model")
     labels = run.real.labels()
-    return float(held_out.errors(model, run.real.gather(images), labels[images], range(len(images)), ("early_stop", c.seed)).mean())
+    return float(
+        held_out.errors(
+            model, run.real.gather(images), labels[images], range(len(images)), ("early_stop", c.seed)
+        ).mean()
+    )
 
 
 def test_it_ends_a_training_and_saves_the_weights_with_the_least_error_on_the_reserve(stopped):
@@ -114,7 +118,10 @@ def test_it_ends_a_training_and_saves_the_weights_with_the_least_error_on_the_re
         losses = [loss for _, loss in own["losses"]]
         assert own["images"] == "reserve" and own["count"] == 20
         assert [seen for seen, _ in own["losses"]] == [128 * (k + 1) for k in range(len(losses))]
-        assert own["best_images_seen"] == 128 * (int(np.argmin(losses)) + 1) and record["images_seen"] == own["losses"][-1][0]
+        assert (
+            own["best_images_seen"] == 128 * (int(np.argmin(losses)) + 1)
+            and record["images_seen"] == own["losses"][-1][0]
+        )
         assert error_of(stopped, t, np.arange(n_train - 20, n_train)) == pytest.approx(min(losses), rel=1e-5)
         ended.append(record["images_seen"] < LONG["images_seen"])
         assert not ended[-1] or len(losses) - 1 - int(np.argmin(losses)) == 2
@@ -126,7 +133,10 @@ def test_looking_does_not_disturb(tmp_path):
     short = {**LONG, "images_seen": 64 * 20}
     looked = ran(config({**STOP, "patience": 1000}, generations=0, train=short), tmp_path / "a")
     plain = ran(config(generations=0, train=short), tmp_path / "b")
-    assert looked.training(0)["loss"] == plain.training(0)["loss"] and looked.training(0)["means"] == plain.training(0)["means"]
+    assert (
+        looked.training(0)["loss"] == plain.training(0)["loss"]
+        and looked.training(0)["means"] == plain.training(0)["means"]
+    )
     if looked.training(0)["early_stop"]["best_images_seen"] == short["images_seen"]:
         assert all(torch.equal(w, weights(plain, 0)[name]) for name, w in weights(looked, 0).items())
 
@@ -149,7 +159,9 @@ def test_a_stopped_chain_goes_on_to_the_same_bytes(stopped, tmp_path, monkeypatc
     assert content(ran(made, tmp_path / "run").path) == content(stopped.path)
 
 
-def test_a_chain_stopped_between_training_and_saving_goes_on_to_the_same_bytes(stopped, tmp_path, monkeypatch):
+def test_a_chain_stopped_between_training_and_saving_goes_on_to_the_same_bytes(
+    stopped, tmp_path, monkeypatch
+):
     from difflab.loop import chain
 
     save = chain._save
@@ -169,13 +181,21 @@ def test_without_a_reserve_it_says_that_it_looks_at_trained_images(tmp_path):
     own = run.training(0)["early_stop"]
     assert own["images"] == "training set 0" and len([line for line in said if "no reserve" in line]) == 1
     n = run.about["n_train"]
-    assert error_of(run, 0, np.arange(n - 20, n)) == pytest.approx(min(loss for _, loss in own["losses"]), rel=1e-5)
+    assert error_of(run, 0, np.arange(n - 20, n)) == pytest.approx(
+        min(loss for _, loss in own["losses"]), rel=1e-5
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_latent_model_reads_latents_again_that_were_deleted(tmp_path):
     base = tiny.make("sd15", tmp_path / "base")
-    made = tiny.config("sd15", base, generations=0, policies=[{"policy": "early_stop", "every": 16, "count": 5}], data={"train_size": 10})
+    made = tiny.config(
+        "sd15",
+        base,
+        generations=0,
+        policies=[{"policy": "early_stop", "every": 16, "count": 5}],
+        data={"train_size": 10},
+    )
     run = ran(made, tmp_path / "run")
     assert len(read_json(run.gen(0) / "training.json")["early_stop"]["losses"]) == 3
     for file in run.real.encoded.glob("latents-*.npy"):

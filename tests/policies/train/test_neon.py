@@ -31,10 +31,14 @@ def plain(tmp_path_factory):
 @pytest.mark.parametrize(("start", "strength"), [("previous", 0.0), ("previous", 0.5), ("base", 2.0)])
 def test_weights_of_a_denoiser(plain, tmp_path, start, strength):
     """Generation 1, which both settings of start_from lead on from generation 0."""
-    moved = ran(config({**NEON, "strength": strength}, generations=1, train={"start_from": start}), tmp_path / "moved")
+    moved = ran(
+        config({**NEON, "strength": strength}, generations=1, train={"start_from": start}), tmp_path / "moved"
+    )
     real, samples = weights(plain, 0), weights(plain, 1)
     for name, w in weights(moved, 1).items():
-        torch.testing.assert_close(w, (1 + strength) * real[name] - strength * samples[name], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            w, (1 + strength) * real[name] - strength * samples[name], rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -44,7 +48,9 @@ def test_of_lora_layers_it_is_the_product_that_moves(tmp_path):
     lora = {"lora_rank": 2}
     plain = ran(tiny.config("sd15", base, model=lora), tmp_path / "plain")
     moved = ran(tiny.config("sd15", base, model=lora, policies=[NEON]), tmp_path / "moved")
-    before, after = (load_file(run.gen(1) / "model" / "pytorch_lora_weights.safetensors") for run in (plain, moved))
+    before, after = (
+        load_file(run.gen(1) / "model" / "pytorch_lora_weights.safetensors") for run in (plain, moved)
+    )
     layers = [name.removesuffix(".lora.down.weight") for name in before if name.endswith(".lora.down.weight")]
     assert layers
     for layer in layers:
@@ -58,15 +64,27 @@ def test_of_lora_layers_it_is_the_product_that_moves(tmp_path):
     [
         ({"strength": -0.5}, {}, r"'strength'.*greater than or equal to 0"),
         ({"first": 0}, {}, r"'first'.*greater than or equal to 1"),
-        ({}, {"train": {"start_from": "scratch"}}, r"new weights know nothing; set train\.start_from to base or previous"),
+        (
+            {},
+            {"train": {"start_from": "scratch"}},
+            r"new weights know nothing; set train\.start_from to base or previous",
+        ),
         ({}, {"base": NUMBERS}, "new weights know nothing"),
         (
             {},
             {"base": {**NUMBERS, "model": {"family": "categorical"}}, "train": {"start_from": "previous"}},
             "lead the shares of the family categorical",
         ),
-        ({}, {"base": COPIES, "train": {"start_from": "previous"}}, "those of the family memoriser cannot be moved"),
-        ({}, {"base": TEXT, "train": {"start_from": "previous"}}, "cannot mix LoRA layers of two generations"),
+        (
+            {},
+            {"base": COPIES, "train": {"start_from": "previous"}},
+            "those of the family memoriser cannot be moved",
+        ),
+        (
+            {},
+            {"base": TEXT, "train": {"start_from": "previous"}},
+            "cannot mix LoRA layers of two generations",
+        ),
     ],
 )
 def test_bad_input(entry, sections, message):

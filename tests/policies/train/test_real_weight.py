@@ -16,7 +16,9 @@ MIXED = {**COPIES, "regime": {"name": "fixed_real"}}
 def rows(real: list[int], synthetic: list[int]) -> pa.Table:
     """Real and synthetic rows of these replicates."""
     generation, replicate = [-1] * len(real) + [2] * len(synthetic), real + synthetic
-    return pa.table({"generation": pa.array(generation, pa.int32()), "replicate": pa.array(replicate, pa.int32())})
+    return pa.table(
+        {"generation": pa.array(generation, pa.int32()), "replicate": pa.array(replicate, pa.int32())}
+    )
 
 
 def given(weight, table: pa.Table) -> np.ndarray:
@@ -54,7 +56,9 @@ def test_each_of_parallel_chains_has_its_own_numbers():
         real = own & (table["generation"].to_numpy() < 0)
         assert found[real].sum() / found[own].sum() == pytest.approx(share)
     shared = given(0.8, rows([-1, -1], [0, 0, 0, 1, 1, 1]))
-    assert shared[:2].sum() == pytest.approx(0.8) and shared[2:5].sum() == shared[5:].sum() == pytest.approx(0.2)
+    assert shared[:2].sum() == pytest.approx(0.8) and shared[2:5].sum() == shared[5:].sum() == pytest.approx(
+        0.2
+    )
 
 
 def test_parallel_chains_that_draw_their_own_rows_are_fitted_with_weights_of_mean_1(tmp_path):
@@ -79,7 +83,9 @@ def test_parallel_chains_that_draw_their_own_rows_are_fitted_with_weights_of_mea
         assert (len(real), len(samples)) == (3, 9)
         mean = 0.9 * real.mean() + 0.1 * samples.mean()
         assert float(model["mean"][r, 0]) == pytest.approx(mean)
-        assert float(model["cov"][r, 0, 0]) == pytest.approx(0.9 * ((real - mean) ** 2).mean() + 0.1 * ((samples - mean) ** 2).mean())
+        assert float(model["cov"][r, 0, 0]) == pytest.approx(
+            0.9 * ((real - mean) ** 2).mean() + 0.1 * ((samples - mean) ** 2).mean()
+        )
 
 
 @pytest.mark.parametrize(
@@ -91,7 +97,11 @@ def test_parallel_chains_that_draw_their_own_rows_are_fitted_with_weights_of_mea
         ("gold", {}, "or golden"),
         (None, {}, "or golden"),
         ([0.5], {}, "or golden"),
-        (0.5, {"regime": {"name": "replace"}}, r"regime\.name=replace trains on samples only; use another regime or real_share"),
+        (
+            0.5,
+            {"regime": {"name": "replace"}},
+            r"regime\.name=replace trains on samples only; use another regime or real_share",
+        ),
     ],
 )
 def test_bad_input(weight, sections, message):
@@ -101,6 +111,12 @@ def test_bad_input(weight, sections, message):
 
 def test_replace_with_real_images_from_another_policy_is_allowed():
     checked({"policy": "real_share", "start": 0.5, "end": 0.5}, "real_weight", base=COPIES)
-    checked({"policy": "guard", "max_synthetic_fraction": 0.5, "mode": "thin", "fill": True}, "real_weight", base=COPIES)
+    checked(
+        {"policy": "guard", "max_synthetic_fraction": 0.5, "mode": "thin", "fill": True},
+        "real_weight",
+        base=COPIES,
+    )
     with pytest.raises(ConfigError, match="trains on samples only"):
-        checked({"policy": "guard", "max_synthetic_fraction": 0.5, "mode": "thin"}, "real_weight", base=COPIES)
+        checked(
+            {"policy": "guard", "max_synthetic_fraction": 0.5, "mode": "thin"}, "real_weight", base=COPIES
+        )

@@ -15,7 +15,13 @@ BRIGHT = {"policy": "reward_weight", "reward": "brightness", "temperature": 0.5}
 
 
 def rows(generation: list[int], index: list[int]) -> pa.Table:
-    return pa.table({"lab": [0] * len(index), "generation": pa.array(generation, pa.int32()), "index": pa.array(index, pa.int64())})
+    return pa.table(
+        {
+            "lab": [0] * len(index),
+            "generation": pa.array(generation, pa.int32()),
+            "index": pa.array(index, pa.int64()),
+        }
+    )
 
 
 def test_samples_count_by_their_reward_and_real_images_1():
@@ -30,9 +36,13 @@ def test_samples_count_by_their_reward_and_real_images_1():
 def test_what_samples_weigh_together_stays():
     at, _ = candidates(images=np.random.default_rng(0).integers(0, 256, (9, 2, 2, 1)).astype(np.uint8))
     for temperature in (1e-3, 0.1, 10.0):
-        found = parse({**BRIGHT, "temperature": temperature}).row_weights(at, rows([-1] * 3 + [1] * 9, [0, 1, 2, *range(9)]))
+        found = parse({**BRIGHT, "temperature": temperature}).row_weights(
+            at, rows([-1] * 3 + [1] * 9, [0, 1, 2, *range(9)])
+        )
         assert found[:3].sum() / found.sum() == pytest.approx(3 / 12)
-    assert parse({**BRIGHT, "temperature": 1e9}).row_weights(at, rows([1] * 9, list(range(9)))) == pytest.approx(np.ones(9))
+    assert parse({**BRIGHT, "temperature": 1e9}).row_weights(
+        at, rows([1] * 9, list(range(9)))
+    ) == pytest.approx(np.ones(9))
 
 
 def test_tilting_does_not_overflow():
@@ -55,7 +65,10 @@ def test_the_mean_of_a_gaussian_moves_by_its_variance_over_the_temperature(tmp_p
         generations=2,
     )
     run = ran(made, tmp_path / "run")
-    mean, cov = (np.array([float(read_tensors(run.gen(t) / "model" / "gaussian.safetensors")[name]) for t in range(3)]) for name in ("mean", "cov"))
+    mean, cov = (
+        np.array([float(read_tensors(run.gen(t) / "model" / "gaussian.safetensors")[name]) for t in range(3)])
+        for name in ("mean", "cov")
+    )
     assert np.diff(mean) == pytest.approx(cov[:-1] / 4, abs=4 / np.sqrt(20_000))
     assert cov == pytest.approx(np.ones(3), abs=0.06)
 
@@ -63,7 +76,10 @@ def test_the_mean_of_a_gaussian_moves_by_its_variance_over_the_temperature(tmp_p
 def test_training_on_samples_is_drawn_to_the_reward(tmp_path):
     """The memoriser draws images by their weight, so that each generation is brighter than without."""
     base = {**COPIES, "generations": 2}
-    bright, plain = (ran(config(*entries, base=base), tmp_path / name) for name, entries in (("a", [{**BRIGHT, "temperature": 0.05}]), ("b", [])))
+    bright, plain = (
+        ran(config(*entries, base=base), tmp_path / name)
+        for name, entries in (("a", [{**BRIGHT, "temperature": 0.05}]), ("b", []))
+    )
     light = [[run.samples(t).gather(np.arange(40)).mean() for t in range(3)] for run in (bright, plain)]
     assert light[0][0] == light[1][0]  # nothing is preferred yet
     assert light[0][1] > light[1][1] and light[0][2] > light[0][1]
@@ -78,7 +94,11 @@ def test_training_on_samples_is_drawn_to_the_reward(tmp_path):
         ({"reward": "brigthness"}, {}, "unknown reward 'brigthness'; did you mean 'brightness'"),
         ({"reward": "brightness"}, {"base": NUMBERS}, "reward_weight: reward brightness is of images"),
         ({"reward": "likeness:inception"}, {}, "reward_weight"),
-        ({"reward": "value"}, {"base": {**NUMBERS, "model": {"family": "gaussian", "replicates": 5}}}, r"set model\.replicates=1"),
+        (
+            {"reward": "value"},
+            {"base": {**NUMBERS, "model": {"family": "gaussian", "replicates": 5}}},
+            r"set model\.replicates=1",
+        ),
     ],
 )
 def test_bad_input(entry, sections, message):

@@ -64,9 +64,9 @@ def with_rows(run: Run, path: Path, change: Callable[[dict[str, Any]], dict[str,
 
 
 def test_flagged_images_have_a_curve_where_there_are_any(hostile: Run, tmp_path: Path) -> None:
-    titles = lambda run: {
+    titles = lambda run: {  # noqa: E731
         chart["title"]: group["title"] for group in contents([run])["groups"] for chart in group["charts"]
-    }  # noqa: E731
+    }
     assert "images of one colour" not in titles(hostile)
     some = with_rows(
         hostile,

@@ -121,9 +121,9 @@ def test_pictures_beyond_the_budget_are_fewer_and_it_is_said(monkeypatch: pytest
     noise = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
     seeds = SameSeeds([name for name in "abcd" for _ in "12"], 2, noise, {t: noise for t in range(21)})
     monkeypatch.setattr("difflab.report.detail.same_seeds", lambda run: seeds)
-    size = lambda found: sum(
+    size = lambda found: sum(  # noqa: E731
         map(len, (*found["real"], *(p for images in found["generations"].values() for p in images)))
-    )  # noqa: E731
+    )
     whole = _pictures(None, 10**7)
     assert (
         in_common([whole]) == ""

@@ -294,9 +294,9 @@ def test_where_each_column_was_asked_for_something_else_one_table_shows_all(
     assert tab.page.locator("#cards .card").count() == 1
     assert tab.page.locator("#cards thead th").all_inner_texts() == pictures["asked"]
     rows = lambda: tab.page.locator("#cards tbody th").all_inner_texts()  # noqa: E731
-    sources = lambda row: tab.page.evaluate(
+    sources = lambda row: tab.page.evaluate(  # noqa: E731
         f"[...document.querySelectorAll('#cards tbody tr:nth-child({row}) img')].map((i) => i.src)"
-    )  # noqa: E731
+    )
     assert rows() == ["real", "generation 0", "generation 1", "generation 2"]
     assert sources(1) == pictures["real"] and sources(3) == pictures["generations"][1]
     assert tab.page.inner_text("#cards .now th") == "generation 2"
@@ -359,11 +359,11 @@ def test_no_two_of_many_arms_look_alike(hostile: Run, tmp_path: Path, chromium: 
 @browsing
 def test_tables_sort_and_the_album_opens(page: Path, chromium: Any) -> None:
     tab = Tab(chromium, page)
-    column = lambda: [
+    column = lambda: [  # noqa: E731
         float(x.replace(",", ""))
         for x in tab.page.locator("#arms tbody td:nth-child(4)").all_inner_texts()
         if x != "-"
-    ]  # noqa: E731
+    ]
     tab.page.click("#arms thead th:nth-child(4) button")
     assert column() == sorted(column()) and len(column()) > 10
     assert tab.page.get_attribute("#arms thead th:nth-child(4)", "aria-sort") == "ascending"

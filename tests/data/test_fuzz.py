@@ -247,8 +247,8 @@ def test_sets_of_a_run_and_of_compare(kind, tmp_path):
         bad = ("error", "skip")[seed % 2]
         outcomes.add(
             survives(
-                lambda: sound(open_source(Data(source=source, image_size=8, bad_images=bad), 0)),
-                str(root),  # noqa: B023
+                lambda: sound(open_source(Data(source=source, image_size=8, bad_images=bad), 0)),  # noqa: B023
+                str(root),  # noqa: B023, RUF100
             )
         )
         outcomes.add(survives(lambda: sound(open_sides({"real": root}, 8, 1.0, [])["real"]), str(root)))  # noqa: B023

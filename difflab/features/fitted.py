@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from difflab.core.errors import MeasureError
-from difflab.features.extractors import Extractor, open_extractor, ready, sha256_of
+from difflab.core.hashing import sha256_of
+from difflab.features.extractor import Extractor, ready
 
 
 class LeNet(nn.Module):
@@ -92,7 +93,7 @@ def fit_extractor(images: Tensor, labels: Tensor, n_classes: int, path: Path, se
     partial = Path(f"{path}.partial")
     save_file(network.state_dict(), partial, {"recipe": json.dumps(recipe)})
     os.replace(partial, path)
-    return open_extractor("fitted", path)
+    return read_fitted(path)
 
 
 def _train(

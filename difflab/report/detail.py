@@ -403,7 +403,7 @@ def _nearest(run: Run, budget: int) -> dict[str, Any] | None:
 
 def _spectra(run: Run) -> dict[str, Any] | None:
     """Mean power at each radial frequency of luminance, of held-out real images and of every generation, with the real images' middle half."""
-    from difflab.metrics.texture import radial_spectrum
+    from difflab.features.texture import radial_spectrum
 
     about = run.about
     if min(about["record"][:2]) < 8:

@@ -15,7 +15,8 @@ from difflab.core.errors import ConfigError, StoreError
 from difflab.report.detail import detail, in_common, rounded
 from difflab.report.table import number
 from difflab.runs.run import EcosystemRun, Run
-from difflab.studies.compare_runs import Arm, arms_of, budgets, compare_runs
+from difflab.studies.budgets import budgets
+from difflab.studies.compare_runs import Arm, arms_of, compare_runs
 
 GROUPS = {
     "Fidelity": ("fd", "fid", "fd_infinity", "kid", "cmmd", "cmmd_biased", "precision", "density"),

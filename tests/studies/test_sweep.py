@@ -55,7 +55,8 @@ def test_an_arm_that_fails_leaves_a_gap_and_the_others_go_on(tmp_path):
         "broken": {"policies": [{"policy": "missing_judge"}]},
         "also good": {"regime.name": "accumulate"},
     }
-    from difflab.policies.policy import KNOWN, Policy, policy
+    from difflab.config.policy_registry import KNOWN, policy
+    from difflab.policies.policy import Policy
 
     @policy("missing_judge")
     class Broken(Policy):

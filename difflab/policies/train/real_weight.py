@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, field_validator
 
+from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
-from difflab.policies.policy import At, Policy, policy
+from difflab.policies.policy import At, Policy
 
 
 def golden(r: float) -> float:

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, field_validator
 
+from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
 from difflab.policies import rewards
-from difflab.policies.policy import At, Policy, policy
+from difflab.policies.policy import At, Policy
 from difflab.runs.ledger import REAL
 
 

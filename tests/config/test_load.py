@@ -17,7 +17,7 @@ from difflab.config import Config, load
 from difflab.loop.chain import check
 from difflab.loop.regimes import check_possible, expected, fresh_needed, mix, pools
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 OTHERS = [
     p for folder in ("assets", "accelerate", "sweeps", "claims") for p in (CONFIGS / folder).glob("*.yaml")

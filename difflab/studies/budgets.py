@@ -46,7 +46,9 @@ def budgets(arms: Sequence[Arm]) -> str:
 def _spent(run: Run) -> Spending:
     """The budgets of a run by generation, summed over labs."""
     trainings = {t: [part.training(t) for part in run.parts] for t in run.generations}
-    images, sizes, samples = {}, {}, {}
+    images: dict[int, int | None] = {}
+    sizes: dict[int, int | None] = {}
+    samples: dict[int, int | None] = {}
     for t, records in trainings.items():
         images[t] = _total(records, "images_seen")
         sizes[t] = _total(records, "set_size")

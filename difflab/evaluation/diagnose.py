@@ -157,7 +157,7 @@ def diagnose_run(
     `extractors`: None = the run's own but `texture`, and those that `diagnose` takes by itself. Raises MeasureError for exact families, which have no images.
     """
     from difflab.loop.measure import measured_count
-    from difflab.loop.regimes import first_size, fresh_needed
+    from difflab.runs.sizes import first_size, fresh_needed
 
     config, about = run.config, run.about
     if config.exact:

@@ -26,7 +26,8 @@ from difflab import config as configs
 from difflab.config import Config, Spec
 from difflab.core.errors import ConfigError
 from difflab.core.files import read_json, write_json
-from difflab.runs.run import Run, open_run, read_record
+from difflab.runs.record import read_record
+from difflab.runs.run import Run, open_run
 from difflab.studies.compare_runs import better_of, interval, values_of, worse
 from difflab.studies.sweep import Job, Sweep, execute, jobs
 

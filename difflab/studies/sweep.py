@@ -31,7 +31,8 @@ from difflab.config import Config, Spec
 from difflab.core.errors import ConfigError, DataError, DifflabError
 from difflab.core.files import read_json, read_text, write_json
 from difflab.loop.reuse import adopt, keys
-from difflab.runs.run import Run, open_run, read_record
+from difflab.runs.record import read_record
+from difflab.runs.run import Run, open_run
 from difflab.studies.compare_runs import Arm
 
 

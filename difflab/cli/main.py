@@ -786,7 +786,8 @@ def _sweep(args: argparse.Namespace) -> int:
         raise ConfigError(f"there is no sweep {path}; see configs/sweeps/ for examples")
     _quiet_libraries()
     from difflab.core.progress import Reporter
-    from difflab.studies.sweep import Job, read, run_sweep
+    from difflab.studies.sweep import read, run_sweep
+    from difflab.studies.workers import Job
 
     sweep, folder = read(path, args.overrides)
     out = args.out or Path("runs") / sweep.name
@@ -828,7 +829,8 @@ def _show_arms(
     from difflab.core.files import atomic
     from difflab.report.arms import arm_curves
     from difflab.report.table import arms as table
-    from difflab.studies.compare_runs import budgets, compare_runs, unfinished
+    from difflab.studies.budgets import budgets
+    from difflab.studies.compare_runs import compare_runs, unfinished
 
     rows = compare_runs(arms, metrics, generations)
     if plot:
@@ -860,7 +862,7 @@ def _claims(args: argparse.Namespace) -> int:
     from difflab.core.progress import Reporter
     from difflab.report.claims_page import lines, page
     from difflab.studies.claims import read_claims, run_claims
-    from difflab.studies.sweep import Job
+    from difflab.studies.workers import Job
 
     claims = read_claims(args.folder, args.names, args.quick)
 
@@ -1115,7 +1117,8 @@ def _verify(args: argparse.Namespace) -> int:
 def _theory(args: argparse.Namespace) -> int:
     _quiet_libraries()
     from difflab.report.blocks import Blocks, Column
-    from difflab.studies.theory import LAWS, check
+    from difflab.studies.laws import LAWS
+    from difflab.studies.theory import check
 
     rows = check(args.laws or list(LAWS), args.chains, args.seed)
     if args.json:

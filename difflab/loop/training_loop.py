@@ -25,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from difflab.config import Train
 from difflab.core.errors import ConfigError, TrainingError
 from difflab.core.files import read_tensors, write_json, write_tensors
+from difflab.core.rows import RowKind
 from difflab.core.seeds import generator, numpy_generator
 from difflab.models.nonfinite import named, watched
 from difflab.policies.watch import Moment, Watch
@@ -278,6 +279,43 @@ class Gradients:
             "clipped_share": over / steps if steps else None,
         }
         return means | ({"nonfinite_share": lost / steps if steps else None} if scaled else {})
+
+
+ROWS = (
+    RowKind(
+        "train_loss",
+        unit="loss",
+        better="none",
+        about="Mean loss over all images seen in training.",
+        topic="Training",
+        counts="steps",
+    ),
+    RowKind(
+        "gradient_norm",
+        unit="norm",
+        better="none",
+        about="Mean norm of the gradient before clipping, over the steps where it is finite.",
+        topic="Training",
+        counts="steps",
+    ),
+    RowKind(
+        "clipped_share",
+        unit="share of steps",
+        better="none",
+        about="Share of steps whose gradient was clipped.",
+        topic="Training",
+        counts="steps",
+    ),
+    RowKind(
+        "nonfinite_share",
+        unit="share of steps",
+        better="lower",
+        about="Share of steps that the loss scaler skipped because the gradient was not finite.",
+        topic="Training",
+        counts="steps",
+    ),
+)
+"""The means over the steps of a training, in training.json."""
 
 
 def mean_loss(curve: list[tuple[int, float]]) -> float:

@@ -5,65 +5,50 @@ Nothing here knows of HTML, and everything is strings, numbers, lists and dicts,
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from difflab.core.errors import ConfigError, StoreError
+from difflab.core.rows import RowKind
+from difflab.loop.row_kinds import row_kinds
+from difflab.metrics import METRICS
 from difflab.report.detail import detail, in_common, rounded
 from difflab.report.table import number
 from difflab.runs.run import EcosystemRun, Run
-from difflab.studies.compare_runs import Arm, arms_of, budgets, compare_runs
+from difflab.studies.budgets import budgets
+from difflab.studies.compare_runs import Arm, arms_of, compare_runs
 
 GROUPS = {
-    "Fidelity": ("fd", "fid", "fd_infinity", "kid", "cmmd", "cmmd_biased", "precision", "density"),
     "Diversity": (
-        *(
-            "recall",
-            "coverage",
-            "vendi",
-            "knn_entropy",
-            "trace_ratio",
-            "logdet_ratio",
-            "within_class_ratio",
-            "class_entropy",
-        ),
-        *("repeats", "spacing_ratio"),
+        "recall",
+        "coverage",
+        "vendi",
+        "knn_entropy",
+        "trace_ratio",
+        "logdet_ratio",
+        "within_class_ratio",
+        "class_entropy",
+        "repeats",
+        "spacing_ratio",
     ),
-    "Concepts": (
-        "class_accuracy",
-        "class_margin",
-        "between_class_ratio",
-        "judge_frozen",
-        "judge_retrained",
-        "judge_rebased",
-    ),
-    "Aesthetics and texture": ("aesthetic", "texture_distance"),
-    "Memorisation": ("loss_gap",),
-    "Tails": (
+    "Concepts": ("class_accuracy", "class_margin", "between_class_ratio"),
+    "Fidelity": ("fd", "fd_infinity", "kid", "cmmd", "cmmd_biased", "precision", "density"),
+    "Aesthetics and texture": (),
+    "Tails and likelihood": (
         "tail_recall",
         "rare_class_survival",
         "concept_survival",
         "rare_concept_survival",
-        "held_out_loss_rare",
     ),
-    "Process": (),
+    "Memorisation": (),
+    "Between labs": (),
+    "Fitted distribution": (),
     "Other": (),
+    "Training": (),
 }
-"""Headings of the curves, and what stands under them by name; the others follow from what they need."""
-TITLES = {
-    "held_out_loss": "held-out loss, all noise levels",
-    "held_out_loss_1": "held-out loss, least noise",
-    "held_out_loss_2": "held-out loss, low noise",
-    "held_out_loss_3": "held-out loss, high noise",
-    "held_out_loss_4": "held-out loss, most noise",
-    "held_out_loss_rare": "held-out loss, rarest classes",
-    "loss_gap": "loss gap to training images",
-    "flagged_share": "images of one colour",
-}
-"""Of curves whose name alone does not say what they are."""
+"""The headings of the curves in their order, with the measures under each that `BY_NEED` does not place."""
 BY_NEED = {
     "concepts": "Concepts",
     "judge": "Concepts",
@@ -72,6 +57,7 @@ BY_NEED = {
     "own": "Memorisation",
     "prompts": "Diversity",
 }
+"""The heading of other measures by what they need (`PairMetric.needs`)."""
 DETAILED = 8
 """Arms whose pictures are shown."""
 
@@ -138,21 +124,19 @@ def _measured(runs: list[Run], names: list[str] | None) -> tuple[list[Run], list
 
 
 # ---------------------------------------------------------------------------------------------------------- curves
-def group_of(metric: str, extractor: str) -> str:
-    """The heading that a measure stands under.
+def group_of(metric: str) -> str:
+    """The heading under which the curve of a measure stands.
 
-    >>> group_of("recall", "pixels"), group_of("gradient_norm", "training"), group_of("held_out_loss_2", "training")
-    ('Diversity', 'Process', 'Process')
+    >>> group_of("recall"), group_of("gradient_norm"), group_of("held_out_loss")
+    ('Diversity', 'Training', 'Tails and likelihood')
     """
-    from difflab.metrics import METRICS
-
-    for group, own in GROUPS.items():
-        if metric in own:
+    kind = row_kinds().get(metric)
+    if kind is not None and kind.topic:
+        return kind.topic
+    for group, metrics in GROUPS.items():
+        if metric in metrics:
             return group
-    if extractor == "training" or metric == "flagged_share":
-        return "Process"
-    needs = METRICS[metric].needs if metric in METRICS else ""
-    return BY_NEED.get(needs, "Other")
+    return BY_NEED.get(METRICS[metric].needs, "Other") if metric in METRICS else "Other"
 
 
 def _groups(arms: Sequence[Arm]) -> list[dict[str, Any]]:
@@ -183,8 +167,6 @@ def _groups(arms: Sequence[Arm]) -> list[dict[str, Any]]:
 
 def _not_looked_for(taken: Sequence[str]) -> str:
     """A line where none of the measures compares samples with training images, one by one."""
-    from difflab.metrics import METRICS
-
     known = [name for name, metric in METRICS.items() if metric.needs in ("train", "own")]
     if set(taken) & set(known):
         return ""
@@ -203,10 +185,8 @@ def _rows(arm: Arm) -> list[dict[str, Any]]:
 def _chart(
     metric: str, extractor: str, rows: dict[str, list[dict[str, Any]]], arms: Sequence[Arm], several: bool
 ) -> dict[str, Any]:
-    from difflab.metrics import METRICS
-
-    about = METRICS.get("fd" if metric == "fid" else metric)
-    first, title = next(iter(rows.values())), TITLES.get(metric, metric.replace("_", " "))
+    kind = row_kinds().get(metric, RowKind(metric, unit="", better="", about="", topic="Other"))
+    first = next(iter(rows.values()))
     floor = next((row["floor"] for own in rows.values() for row in own if row["floor"] is not None), None)
     lines = [
         {
@@ -216,11 +196,7 @@ def _chart(
             "low": [rounded(row["ci_low"]) for row in rows[arm.name]],
             "high": [rounded(row["ci_high"]) for row in rows[arm.name]],
             "n": [row.get("n") or row.get("seeds") for row in rows[arm.name]],
-            "over": "seeds"
-            if len(arm.runs) > 1
-            else "steps"
-            if extractor == "training" and metric not in _ON_IMAGES
-            else "images",
+            "over": "seeds" if len(arm.runs) > 1 else kind.counts,
         }
         for i, arm in enumerate(arms)
         if arm.name in rows
@@ -228,46 +204,16 @@ def _chart(
     return {
         "metric": metric,
         "extractor": extractor,
-        "title": title
+        "title": kind.label
         + (f" ({extractor})" if several and extractor not in ("none", "training", "texture") else ""),
-        "group": group_of(metric, extractor),
-        "about": _first_sentence(about.__doc__ or "") if about else PROCESS.get(metric, ""),
-        "unit": about.unit if about else "",
-        "better": about.better if about else "",
+        "group": group_of(metric),
+        "about": kind.about,
+        "unit": kind.unit,
+        "better": kind.better,
         "floor": rounded(floor),
         "lines": lines,
-        "says": _says(title, first, floor),
+        "says": _says(kind.label, first, floor),
     }
-
-
-_ON_IMAGES = ("loss_gap", *(f"held_out_loss{end}" for end in ("", "_1", "_2", "_3", "_4", "_rare")))
-PROCESS = {
-    "train_loss": "Mean loss over all images seen in training.",
-    "gradient_norm": "Mean norm of the gradient before clipping.",
-    "clipped_share": "Share of steps whose gradient was clipped.",
-    "nonfinite_share": "Share of steps that the loss scaler left out.",
-    "drift_from_base": "How far the weights are from the pretrained base (without one: from generation 0), relative to its norm.",
-    "drift_from_previous": "How far the weights are from those of the generation before, relative to their norm.",
-    "held_out_loss": "Denoising loss on real images that were never trained on: the likelihood bound, the nearest thing to the KL divergence from real data.",
-    "held_out_loss_1": "Denoising loss on held-out real images at the quarter of the noise levels with the least noise: the finest structure.",
-    "held_out_loss_2": "Denoising loss on held-out real images at the second quarter of the noise levels, from the least noise.",
-    "held_out_loss_3": "Denoising loss on held-out real images at the third quarter of the noise levels, from the least noise.",
-    "held_out_loss_4": "Denoising loss on held-out real images at the quarter of the noise levels with the most noise: the coarsest structure.",
-    "held_out_loss_rare": "Denoising loss, over all noise levels, on held-out real images of the classes that are rarest in the first training set.",
-    "loss_gap": "Held-out loss minus that on as many images of the first training set: above 0 = memorised.",
-    "flagged_share": "Share of samples that are of one colour, such as black: failures of the sampler.",
-    "judge_frozen": "Class accuracy by a judge trained on real images once.",
-    "judge_retrained": "Class accuracy by a judge trained on the samples of the generation before: one that drifts with the model.",
-    "judge_rebased": "Class accuracy by a judge trained on fresh real images each time.",
-    "aesthetic": "Mean score of the aesthetic head.",
-    "lab_distance": "Frechet distance between the samples of two labs, mean over pairs.",
-}
-
-
-def _first_sentence(text: str) -> str:
-    """The beginning of a docstring, as plain text."""
-    words = re.sub(r"\s+", " ", text.split("\n\n")[0].replace("`", "")).strip()
-    return words if len(words) < 240 else words[:240].rsplit(" ", 1)[0] + " …"
 
 
 def _says(title: str, rows: list[dict[str, Any]], floor: float | None) -> str:

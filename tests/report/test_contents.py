@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from difflab.core.errors import StoreError
-from difflab.metrics import METRICS
-from difflab.report.contents import contents, group_of
+from difflab.loop.row_kinds import row_kinds
+from difflab.report.contents import GROUPS, contents, group_of
 from difflab.runs.run import Run, open_run
 
 
@@ -37,21 +37,25 @@ def test_curves_are_the_rows_of_the_run(hostile: Run) -> None:
     assert found["compared"] is None and found["generations"] == [0, 1, 2] and found["planned"] == 2
 
 
-def test_every_measure_has_a_heading() -> None:
-    assert {name for name in METRICS if group_of(name, "pixels") == "Other"} == set()
-    assert (
-        group_of("zero_shot_accuracy", "clip") == "Concepts"
-        and group_of("saturation_shift", "texture") == "Aesthetics and texture"
-    )
-    assert (
-        group_of("auth_pct", "pixels") == "Memorisation"
-        and group_of("drift_from_base", "training") == "Process"
-    )
-    assert group_of("mine", "pixels") == "Other" and group_of("loss_gap", "training") == "Memorisation"
-    assert (
-        group_of("held_out_loss_1", "training") == "Process"
-        and group_of("held_out_loss_rare", "training") == "Tails"
-    )
+def test_every_row_has_a_heading(hostile: Run) -> None:
+    assert {name for name in row_kinds() if group_of(name) == "Other"} == set()
+    assert {group_of(name) for name in row_kinds()} | {"Other"} == set(GROUPS)
+    assert {row["metric"] for row in hostile.rows()} <= set(row_kinds())
+    headings = {
+        "zero_shot_accuracy": "Concepts",
+        "judge_retrained_on_real": "Concepts",
+        "saturation_shift": "Aesthetics and texture",
+        "aesthetic_score": "Aesthetics and texture",
+        "auth_pct": "Memorisation",
+        "loss_gap": "Memorisation",
+        "drift_from_base": "Training",
+        "held_out_loss_1": "Training",
+        "held_out_loss_rare": "Tails and likelihood",
+        "fid": "Fidelity",
+        "variance": "Fitted distribution",
+        "mine": "Other",
+    }
+    assert {name: group_of(name) for name in headings} == headings
 
 
 def with_rows(run: Run, path: Path, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> Run:
@@ -73,12 +77,12 @@ def test_flagged_images_have_a_curve_where_there_are_any(hostile: Run, tmp_path:
         tmp_path / "run",
         lambda row: row | {"value": 0.1} if row["metric"] == "flagged_share" else row,
     )
-    assert titles(some)["images of one colour"] == "Process"
+    assert titles(some)["images of one colour"] == "Fidelity"
 
 
 def test_levels_of_noise_are_named(hostile: Run) -> None:
-    process = next(group for group in contents([hostile])["groups"] if group["title"] == "Process")
-    titles = [chart["title"] for chart in process["charts"] if chart["metric"].startswith("held_out_loss_")]
+    training = next(group for group in contents([hostile])["groups"] if group["title"] == "Training")
+    titles = [chart["title"] for chart in training["charts"] if chart["metric"].startswith("held_out_loss_")]
     assert titles == [
         f"held-out loss, {level}" for level in ("least noise", "low noise", "high noise", "most noise")
     ]

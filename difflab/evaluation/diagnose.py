@@ -28,8 +28,8 @@ from difflab.evaluation.extract import default_extractor, notes_on_copies
 from difflab.evaluation.finding import Diagnosis
 from difflab.evaluation.readings import Images
 from difflab.loop.measure import measured_count
-from difflab.loop.regimes import first_size, fresh_needed
 from difflab.metrics import assign, open_extractor, read_concepts
+from difflab.runs.sizes import first_size, fresh_needed
 
 MOST = 1000
 """Images on a side where no count is given."""

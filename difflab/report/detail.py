@@ -13,8 +13,9 @@ import yaml
 
 from difflab.core.errors import MeasureError, StoreError
 from difflab.report.data_uri import BUDGET, EXACT, encoder
-from difflab.report.grid import caption, same_seeds
-from difflab.runs.run import STAGES, Run
+from difflab.runs.folder import STAGES
+from difflab.runs.probe import caption, same_seeds
+from difflab.runs.run import Run
 
 POINTS = 400
 """Dots of one generation on the map, at most."""
@@ -371,8 +372,8 @@ def _nearest(run: Run, budget: int) -> dict[str, Any] | None:
 
     The unit is the median distance of a held-out real image to its nearest training image: far below 1 is a copy.
     """
-    from difflab.loop.regimes import first_size
     from difflab.metrics import nearest_real
+    from difflab.runs.sizes import first_size
 
     space = _space(run)
     if space is None:

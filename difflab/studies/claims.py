@@ -17,7 +17,8 @@ from difflab import config as configs
 from difflab.config import Config, Spec
 from difflab.core.errors import ConfigError
 from difflab.core.files import read_json, write_json
-from difflab.runs.run import Run, open_run, read_record
+from difflab.runs.record import read_record
+from difflab.runs.run import Run, open_run
 from difflab.studies import theory
 from difflab.studies.statistic import REFUTED, REPRODUCED, UNKNOWN, Seed, Statistic, inside, judged, overall
 from difflab.studies.sweep import Sweep, jobs

@@ -24,7 +24,8 @@ from difflab.config import Config
 from difflab.core.errors import DifflabError
 from difflab.loop.chain import run_chain
 from difflab.loop.reuse import adopt, keys
-from difflab.runs.run import Run, read_record
+from difflab.runs.record import read_record
+from difflab.runs.run import Run
 
 Record = dict[str, Any]
 """What is stored of a job: arm, seed, path (relative to the output folder), error (None = it succeeded), and shared, the

@@ -8,7 +8,8 @@ from PIL import Image
 
 from difflab.cli.main import main
 from difflab.core.errors import ConfigError
-from difflab.runs.run import STAGES, open_run
+from difflab.runs.folder import STAGES
+from difflab.runs.run import open_run
 from difflab.studies.sweep import Sweep, arms_in, jobs, read, run_sweep, runs_of
 
 BASE = {
@@ -148,7 +149,7 @@ def test_a_failed_arm_stays_in_the_table_and_where_it_is_the_first_nothing_is_co
 ):
     drawn = []
     monkeypatch.setattr(
-        "difflab.report.grid.arm_strip",
+        "difflab.report.arms.arm_strip",
         lambda arms, t=None: drawn.append([arm.name for arm in arms]) or Image.new("L", (1, 1)),
     )
     shown = swept(

@@ -214,8 +214,8 @@ def diagnose_run(
     """
     config, about = run.config, run.about
     n = _count_of_run(run, count)
-    specs = [spec for spec in config.measure.extractors if spec != "texture"]
-    specs = extractors or list(dict.fromkeys([*specs, *spaces(about["record"][0])]))
+    own_specs = [spec for spec in config.measure.extractors if spec != "texture"]
+    specs = extractors or list(dict.fromkeys([*own_specs, *spaces(about["record"][0])]))
     n_train = about["n_train"]
     first = first_size(config, n_train)
     n_trained = n_train if fresh_needed(config, first) else first

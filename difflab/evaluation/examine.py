@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,7 @@ def examine(
         equal.judge(finding, contents_of(images[:n].pixels))
         findings.append(finding)
     over_time(findings)
-    recipe = {"n": n, "neighbours": neighbours, "resamples": resamples, "z": Z}
+    recipe: dict[str, Any] = {"n": n, "neighbours": neighbours, "resamples": resamples, "z": Z}
     recipe["extractors"] = [extractor.recipe for extractor in extractors]
     return Diagnosis(findings, [*(notes or []), *real.notes], recipe, equal.doubts)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
 from difflab.evaluation.advice import Chain, advice
 from difflab.evaluation.signs import CATASTROPHIC, DIVERGING, PRESENT, SCALING, SIGNS, UNKNOWN, Reading
+from difflab.evaluation.summary import Summary, changes_most, sentence
 
 COURSE = 5
 """Fewest generations from which the long-run course of the risk is judged."""
@@ -154,6 +156,33 @@ class Diagnosis:
         if definition in SIGNS and not self.findings[-1].readings[definition]:
             return "not measured"
         return "cannot tell at this n"
+
+    def summary(self, run: str | None = None, reference: str = "REAL", samples: str = "GENERATED") -> Summary:
+        """The verdict on the last generation, the measures that changed most, and what to type next.
+
+        run: path of the run that was diagnosed; None = image sets were, at the paths `reference` and `samples`.
+        """
+        last = self.findings[-1]
+        if run is None:
+            commands = [f"difflab compare {shlex.quote(reference)} {shlex.quote(samples)}"]
+        else:
+            commands = [f"difflab report {shlex.quote(run)}", f"difflab status {shlex.quote(run)} --all"]
+        return Summary(
+            sentence(last.words, last.generation, last.n, self.first_alarm),
+            changes_most(self.values()),
+            next_commands=commands,
+            advice=last.advice,
+        )
+
+    def values(self) -> list[dict[str, Any]]:
+        """The value of every measure in every generation, as in metrics.jsonl of a run. The floor is that of real images."""
+        rows: dict[tuple[int, str, str], dict[str, Any]] = {}
+        for finding in self.findings:
+            for readings in finding.readings.values():
+                for reading in readings:
+                    key = (finding.generation, reading.sign.metric, reading.space)
+                    rows.setdefault(key, reading.value_row(finding.generation))
+        return list(rows.values())
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per generation and definition."""

@@ -179,6 +179,19 @@ class Reading:
             "verdict": self.verdict,
         }
 
+    def value_row(self, generation: int) -> dict[str, Any]:
+        """The value with its 95% interval and the floor, as in metrics.jsonl of a run."""
+        return {
+            "generation": generation,
+            "metric": self.sign.metric,
+            "extractor": self.space,
+            "value": self.value,
+            "ci_low": self.value - 1.96 * self.error,
+            "ci_high": self.value + 1.96 * self.error,
+            "floor": self.controls["real images"][0],
+            "n": self.n,
+        }
+
     def __str__(self) -> str:
         controls = ", ".join(f"{name} {value:.3g}" for name, (value, _) in self.controls.items())
         return f"{self.sign.metric} ({self.space}) {self.value:.3g} ± {1.96 * self.error:.2g} ({controls})"

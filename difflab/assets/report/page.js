@@ -27,6 +27,11 @@ const run = () => data.runs[state.run];
 // The generation of a run that is nearest below the one shown: arms may be of different length.
 const nearest = (table) => { const known = Object.keys(table).map(Number).filter((t) => t <= generation()); return known.length ? Math.max(...known) : null; };
 
+// A print cannot be unfolded: verdicts are printed with evidence and doubts, and the training with its curves.
+const PRINTED = ".verdict details:not([open]):not(:has(table)), #internals details:not([open]):has(.chart)";
+addEventListener("beforeprint", () => document.querySelectorAll(PRINTED).forEach((node) => { node.open = true; node.dataset.shut = ""; }));
+addEventListener("afterprint", () => document.querySelectorAll("details[data-shut]").forEach((node) => { node.open = false; delete node.dataset.shut; }));
+
 // ------------------------------------------------------------------------------------------------ charts
 const charts = new Map(); // element -> {chart, draw}
 const seen = new Set();
@@ -95,9 +100,6 @@ function chartOf(node, draw, renderer = "svg") {
   new ResizeObserver(() => { const known = charts.get(node); known?.chart.resize(); known?.chart.setOption(known.draw(), true); }).observe(node);
   addEventListener("beforeprint", start);
 }
-// On paper nothing can be opened: verdicts are printed with their evidence and doubt.
-addEventListener("beforeprint", () => document.querySelectorAll(".verdict details:not([open]):not(:has(table))").forEach((node) => { node.open = true; node.dataset.shut = ""; }));
-addEventListener("afterprint", () => document.querySelectorAll("details[data-shut]").forEach((node) => { node.open = false; delete node.dataset.shut; }));
 function redraw() { for (const node of seen) { const known = charts.get(node); if (known) known.chart.setOption(known.draw(), true); } }
 document.querySelectorAll(".chart[data-group]").forEach((node) => {
   const chart = data.groups[node.dataset.group].charts[node.dataset.chart];
@@ -235,7 +237,7 @@ function drawConcepts() {
     : `No two concepts are seen to have merged in generation ${t}. The test asks whether they can still be ranked apart (AUROC), not what single samples are taken for, and with few images of a concept it finds nothing.`;
   $("graph").setAttribute("aria-label", $("merged").textContent);
   $("graph").hidden = !edges.length;
-  fill($("changed"), ["concept", "samples", "recognised at first", "recognised at last", "95% interval", "change"], c.changed.map((r) => [r.concept, r.n, r.before, r.after, r.low === null ? "" : `${number(r.low)} to ${number(r.high)}`, r.change]));
+  fill($("changed"), ["concept", "samples", "recognised in the first generation", "in the last one", "change"], c.changed.map((r) => [r.concept, r.n, r.before, { value: r.after, low: r.low, high: r.high }, r.change]));
 }
 const diagonal = (table, asked) => { let hits = 0, all = 0; table.forEach((row, i) => { hits += row[i]; all += asked[i]; }); return all ? hits / all : 0; };
 if ($("graph")) chartOf($("graph"), drawGraph);
@@ -252,14 +254,33 @@ function drawNearest() {
 }
 
 // ------------------------------------------------------------------------------------------------ tables
+const ARROWS = { higher: ["↑", "higher is better"], lower: ["↓", "lower is better"], real: ["≈", "best at the floor"] };
+function arrow(better) {
+  if (!ARROWS[better]) return "";
+  const [sign, words] = ARROWS[better];
+  return make("span", { className: "arrow", role: "img", "aria-label": words, title: words }, sign);
+}
+// A value with its interval in brackets. A cell may be a number, a text or {value, low, high, nodes, className}.
+function fillCell(cell, content) {
+  const { value, low = null, high = null, nodes = null, className = "" } = content !== null && typeof content === "object" ? content : { value: content };
+  if (className) cell.classList.add(...className.split(" "));
+  if (typeof value === "number") cell.dataset.value = value;
+  if (nodes) cell.append(...nodes);
+  else cell.append(typeof value === "number" ? number(value) : make("bdi", {}, value ?? "-"));
+  if (low !== null) {
+    cell.append(" ", make("span", { className: "range" }, `[${number(low)}, ${number(high)}]`));
+    [cell.dataset.low, cell.dataset.high] = [low, high];
+  }
+  return cell;
+}
 function fill(table, heads, rows) {
-  const numeric = heads.map((_, c) => rows.some((row) => typeof row[c] === "number"));
+  const valueOf = (content) => (content !== null && typeof content === "object" ? content.value : content);
+  const numeric = heads.map((_, c) => rows.some((row) => typeof valueOf(row[c]) === "number"));
   const head = make("thead", {}, make("tr", {}, ...heads.map((h, c) => make("th", { scope: "col", className: numeric[c] ? "n" : "" }, h))));
-  const body = make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((value, c) => {
-    const cell = make(c ? "td" : "th", { className: numeric[c] ? "n" : "" }, typeof value === "number" ? number(value) : make("bdi", {}, value ?? "-"));
+  const body = make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((content, c) => {
+    const cell = make(c ? "td" : "th", { className: numeric[c] ? "n" : "" });
     if (!c) cell.scope = "row";
-    if (typeof value === "number") cell.dataset.value = value;
-    return cell;
+    return fillCell(cell, content);
   }))));
   table.replaceChildren(head, body);
   sortable(table);
@@ -283,19 +304,85 @@ function sortable(table) {
     };
   });
 }
-function drawValues() {
-  const rows = [];
-  for (const group of data.groups) for (const chart of group.charts) {
-    const line = chart.lines.find((l) => l.arm === state.run);
-    if (!line) continue;
-    const start = line.t.indexOf(data.generations[0]), i = line.t.indexOf(nearest(Object.fromEntries(line.t.map((t) => [t, 1]))));
-    const apart = start >= 0 && i > start && line.low[start] !== null && line.low[i] !== null;
-    const parted = apart ? (line.low[i] > line.high[start] ? "higher" : line.high[i] < line.low[start] ? "lower" : "no") : "";
-    const text = (k) => (k < 0 || line.low[k] === null ? "" : `${number(line.low[k])} to ${number(line.high[k])}`);
-    if (i >= 0) rows.push([chart.title, group.title, chart.floor, line.value[start], text(start), line.value[i], text(i), parted, line.n[i] ?? null]);
-  }
-  fill($("table"), ["measure", "about", "floor", `generation ${data.generations[0]}`, "interval", `generation ${generation()}`, "interval now", "parted", "n"], rows);
+
+// A table as rows of texts. With `split`, intervals have columns of their own and numbers have all their digits.
+function cellsOf(table, split) {
+  const rows = [...table.rows], ranged = [...rows[0].cells].map((_, c) => rows.some((row) => row.cells[c].dataset.low !== undefined));
+  const text = (cell) => { const copy = cell.cloneNode(true); copy.querySelectorAll(".arrow").forEach((node) => split && node.remove()); return copy.textContent.replace(/\s+/g, " ").trim(); };
+  return rows.map((row, r) => [...row.cells].flatMap((cell, c) => {
+    if (!split) return [text(cell)];
+    const value = cell.dataset.value ?? text(cell);
+    if (!ranged[c]) return [value];
+    return r ? [value, cell.dataset.low ?? "", cell.dataset.high ?? ""] : [value, `${value} low`, `${value} high`];
+  }));
 }
+function asMarkdown(table) {
+  const [head, ...body] = cellsOf(table, false), line = (cells) => `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
+  const right = [...table.tHead.rows[0].cells].map((th) => (th.classList.contains("n") ? "---:" : "---"));
+  return [line(head), `|${right.join("|")}|`, ...body.map(line)].join("\n") + "\n";
+}
+function asCsv(table) {
+  const quoted = (cell) => (/[",\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell);
+  return cellsOf(table, true).map((cells) => cells.map(quoted).join(",")).join("\n") + "\n";
+}
+async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch { // a browser that gives a page from disk no clipboard
+    const area = make("textarea", { value: text });
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+}
+document.querySelectorAll("[data-copy]").forEach((button) => {
+  button.onclick = async () => {
+    const table = $(button.dataset.copy), format = button.dataset.format;
+    await copyText(format === "csv" ? asCsv(table) : asMarkdown(table));
+    $("copied").textContent = `The table is copied as ${format === "csv" ? "CSV" : "Markdown"}.`;
+    setTimeout(() => { $("copied").textContent = ""; }, 2500);
+  };
+});
+
+// Whether a value moved away from what is best: "worse", "better" or "".
+function judged(chart, before, after) {
+  if (chart.better === "higher") return after < before ? "worse" : "better";
+  if (chart.better === "lower") return after > before ? "worse" : "better";
+  if (chart.better !== "real" || chart.floor === null) return "";
+  return Math.abs(after - chart.floor) > Math.abs(before - chart.floor) ? "worse" : "better";
+}
+// The row of a measure: generation 0 and the one shown, and whether the two intervals overlap.
+function valueRow(group, chart, line) {
+  const start = line.t.indexOf(data.generations[0]), i = line.t.indexOf(nearest(Object.fromEntries(line.t.map((t) => [t, 1]))));
+  if (i < 0) return null;
+  const cell = (k) => (k < 0 ? { value: "-" } : { value: line.value[k], low: line.low[k], high: line.high[k] });
+  const apart = start >= 0 && i > start && line.low[start] !== null && line.low[i] !== null;
+  const change = !apart ? "" : line.low[i] > line.high[start] ? "higher" : line.high[i] < line.low[start] ? "lower" : "no";
+  const className = change && change !== "no" ? judged(chart, line.value[start], line.value[i]) : "";
+  const width = apart ? line.high[start] - line.low[start] + line.high[i] - line.low[i] : 0;
+  const strength = apart ? Math.abs(line.value[i] - line.value[start]) / (width || 1e-12) : -1;
+  const title = { value: chart.title, nodes: [make("bdi", {}, chart.title), " ", arrow(chart.better)] };
+  return { strength, cells: [title, group.title, chart.floor, cell(start), cell(i), { value: change, className }, line.n[i] ?? null] };
+}
+const SHOWN = 10; // rows of the table of values before the rest is asked for
+let whole = false;
+function drawValues() {
+  const rows = { values: [], training: [] };
+  for (const group of data.groups) for (const chart of group.charts) {
+    const line = chart.lines.find((l) => l.arm === state.run), row = line && valueRow(group, chart, line);
+    if (row) rows[group.title === "Training" ? "training" : "values"].push(row);
+  }
+  const heads = ["measure", "about", "floor", `generation ${data.generations[0]}`, `generation ${generation()}`, "change", "n"];
+  const sorted = rows.values.map((row, i) => [row, i]).sort(([a, i], [b, k]) => b.strength - a.strength || i - k).map(([row]) => row.cells);
+  fill($("table"), heads, sorted);
+  $("table").classList.toggle("short", !whole && sorted.length > SHOWN + 2);
+  $("more-values").hidden = sorted.length <= SHOWN + 2;
+  $("more-values").textContent = whole ? "Show fewer" : `Show all ${sorted.length} measures`;
+  const without = (cells) => cells.filter((_, c) => c !== 1 && c !== 2);
+  if ($("training-table")) fill($("training-table"), without(heads), rows.training.map((row) => without(row.cells)));
+}
+$("more-values").onclick = () => { whole = !whole; drawValues(); };
 
 // ---------------------------------------------------------------------------------------------- controls
 function show() {

@@ -22,7 +22,7 @@ from difflab.core.seeds import numpy_generator, seed_of
 from difflab.data.content import contents_of, doubled, halves, overlaps, within
 from difflab.data.image_sets import open_sides
 from difflab.evaluation import controls as look
-from difflab.evaluation.compare import default_extractor, doubles
+from difflab.evaluation.extract import default_extractor, notes_on_copies
 from difflab.evaluation.rules import (
     CONTENT,
     COPIES,
@@ -124,7 +124,7 @@ def diagnose(
     sets = {"reference": read("reference", 2 * n)} | {name: read(name, n) for name in names[1:]}
     sets |= {} if train is None else {"train": read("train", len(sources["train"]))}
     hashes = {name: contents_of(images.pixels) for name, images in sets.items()}
-    notes += [note for name, own in hashes.items() for note in doubles(name, own)] + overlaps(hashes)
+    notes += [note for name, own in hashes.items() for note in notes_on_copies(name, own)] + overlaps(hashes)
     both = sets["reference"]
     first, other = halves(hashes["reference"], n)  # copies of one image are all in one of them
     return examine(
@@ -157,7 +157,7 @@ def diagnose_run(
     `extractors`: None = the run's own but `texture`, and those that `diagnose` takes by itself. Raises MeasureError for exact families, which have no images.
     """
     from difflab.loop.measure import measured_count
-    from difflab.loop.regimes import first_size, fresh_needed
+    from difflab.runs.sizes import first_size, fresh_needed
 
     config, about = run.config, run.about
     if config.exact:

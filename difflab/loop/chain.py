@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -43,7 +43,8 @@ from difflab.models import family_of
 from difflab.models.family import ClosedForm
 from difflab.models.schedulers import check_scheduler, late_start, scheduler_of
 from difflab.policies import At, Policy
-from difflab.runs.run import STAGES, EcosystemRun, Run, read_rows, run_class
+from difflab.runs.folder import STAGES
+from difflab.runs.run import EcosystemRun, Run, read_rows, run_class
 from difflab.runs.store import Shards
 from difflab.runs.train_set import TrainSet
 from difflab.runs.verify import file_hash
@@ -88,11 +89,17 @@ class Work:
 
 
 def run_chain(
-    config: Config, path: Path, report: Reporter | None = None, plots: bool = True, page: bool = False
+    config: Config,
+    path: Path,
+    report: Reporter | None = None,
+    plots: bool = True,
+    after_generation: Callable[[Run, int, bool], None] | None = None,
 ) -> Run:
     """Run or resume the chain of `config`, or all labs of an ecosystem, in `path` and return it. Safe to stop anywhere and to call again.
 
-    `plots`: also curves.png of this run alone, which takes seconds. `page`: after each generation also report.html.
+    Args:
+        plots: also draw curves.png of this run, which takes seconds.
+        after_generation: called in the main process with the run, the generation and whether anything of it is new.
     """
     if config.ecosystem is not None and config.ecosystem.lab is not None:
         raise ConfigError(
@@ -153,12 +160,8 @@ def run_chain(
             if isinstance(run, EcosystemRun) and t not in compared:
                 ecosystem.between(run, t, [work.extractors for work in works], accelerator)
             fresh = any((t, stage) not in work.done for work in works for stage in STAGES)
-            if (
-                page
-                and accelerator.is_main_process
-                and (fresh or (t == config.generations and not (run.path / "report.html").exists()))
-            ):
-                show(run, t)
+            if after_generation and accelerator.is_main_process:
+                after_generation(run, t, fresh)
         if accelerator.is_main_process:
             for part in run.parts:
                 measuring.collect(part)
@@ -495,37 +498,21 @@ def measure(work: Work, generation: int) -> None:
         measuring.write_rows(run, generation, rows)
 
 
-def show(run: Run, generation: int) -> None:
-    """The report as it stands after generation t; while the run goes on it looks for newer versions of itself."""
-    from difflab.report.page import FILE, report
-    from difflab.report.verdict import verdict
-
-    report(
-        [run],
-        run.path / FILE,
-        verdict=lambda part: verdict(part, fresh=False),
-        live=generation < run.config.generations,
-    )
-
-
 def picture(work: Work, generation: int) -> None:
     """The probe of t as a grid; after the last generation the strip and the curves."""
     run = work.run
     if not work.main or run.config.exact:
         return
-    from difflab.report.curves import curves
-    from difflab.report.grid import grid, strip
-
     if run.config.probe.per_condition and not (run.gen(generation) / "grid.png").exists():
         with atomic(run.gen(generation) / "grid.png") as temporary:
-            grid(run, generation).save(temporary, "PNG")
+            run.grid(generation).save(temporary, "PNG")
     if generation == run.config.generations:
         if run.config.probe.per_condition:
             with atomic(run.path / "strip.png") as temporary:
-                strip(run).save(temporary, "PNG")
+                run.strip().save(temporary, "PNG")
         if work.plots:
             with atomic(run.path / "curves.png") as temporary:
-                curves([run]).savefig(temporary, format="png", dpi=110)
+                run.curves().savefig(temporary, format="png", dpi=110)
 
 
 def _save(model: Any, folder: Path) -> None:

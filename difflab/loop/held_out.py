@@ -21,8 +21,8 @@ from accelerate.utils import gather_object
 from difflab.core.files import write_json
 from difflab.core.rows import RowKind
 from difflab.core.seeds import generator
-from difflab.loop.regimes import first_size
 from difflab.runs.run import Run
+from difflab.runs.sizes import first_size
 
 LEVELS = 8  # noise levels of an image, one in each of as many equal strata
 BINS = 4  # strata are reported in fours

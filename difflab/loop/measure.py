@@ -24,11 +24,11 @@ from difflab.core.files import read_json, write_tensors, write_text
 from difflab.core.rows import RowKind
 from difflab.core.seeds import numpy_generator, seed_of
 from difflab.loop.held_out import LEVELS, mean
-from difflab.loop.regimes import first_size, fresh_needed
 from difflab.models import family_of
 from difflab.models.family import Exact
 from difflab.models.weights import distance
 from difflab.runs.run import KEYS, Run
+from difflab.runs.sizes import first_size, fresh_needed
 from difflab.runs.store import Shards
 from difflab.runs.train_set import TrainSet
 

@@ -13,10 +13,10 @@ from accelerate import Accelerator
 from difflab.config import Measure, parse
 from difflab.core.errors import ConfigError, MeasureError
 from difflab.core.progress import Reporter
-from difflab.evaluation.compare import CONCEPTS
 from difflab.loop import added_measures as added
 from difflab.loop import chain, ecosystem
 from difflab.loop import measure as measuring
+from difflab.metrics.defaults import CONCEPTS
 from difflab.runs.run import EcosystemRun, Run, open_run, read_rows, run_class
 
 ABOUT = {

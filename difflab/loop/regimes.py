@@ -24,7 +24,7 @@ Mixing writes rows that point at images; it never copies one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,21 +35,8 @@ from difflab.core.errors import ConfigError
 from difflab.core.seeds import lab_seed, numpy_generator
 from difflab.policies import acting
 from difflab.runs.ledger import REAL
-
-SHARED = -1  # replicate of a row that belongs to every replicate
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Images that may be drawn: `count` of the `rows` of one generation (-1 = real)."""
-
-    kind: str  # fixed_real | fresh_real | synthetic
-    generation: int
-    rows: np.ndarray
-    count: int
-    same: bool = False  # the first `count` rows in every generation instead of a draw
-    lab: int = 0  # whose samples they are; real images are always the lab's own
-    key: tuple[object, ...] = ()  # names a draw that is the same in every training set; () = drawn anew
+from difflab.runs.sizes import first_size, fresh_needed, real_count
+from difflab.runs.train_set import SHARED, Pool
 
 
 def pools(
@@ -157,28 +144,6 @@ def _of_regime(
             for g, c in zip(sources, _shares(n - n_real, len(sources)), strict=True)
         ]
     return drawn, budget
-
-
-def first_size(config: Config, n_train: int) -> int:
-    """n0, the size of generation 0's training set."""
-    n0 = config.data.train_size or n_train
-    if n0 > n_train:
-        raise ConfigError(
-            f"data.train_size asks for {n0} real images, the train split has {n_train}; lower data.train_size or data.held_out"
-        )
-    return n0
-
-
-def real_count(config: Config, n0: int) -> int:
-    """Real images in each training set t >= 1 of fixed_real and fresh_real."""
-    share = 0.5 if config.regime.real_fraction is None else config.regime.real_fraction
-    return round(share * (config.regime.set_size or n0))
-
-
-def fresh_needed(config: Config, n0: int) -> int:
-    """Unseen real images that the whole chain will draw."""
-    own = real_count(config, n0) * config.generations if config.regime.name == "fresh_real" else 0
-    return own + sum(policy.fresh(config, n0) for policy in config.policies)
 
 
 def check_possible(config: Config, n_train: int, labs: Sequence[Config] = ()) -> None:

@@ -20,10 +20,10 @@ from difflab.config import Sample
 from difflab.core.errors import ConfigError
 from difflab.core.files import read_json, write_json
 from difflab.core.seeds import image_seeds, numpy_generator, probe_seeds
-from difflab.loop.regimes import first_size
 from difflab.models.family import ClosedForm, Family
 from difflab.policies import acting
 from difflab.runs.run import Run
+from difflab.runs.sizes import first_size
 
 
 def draw(

@@ -7,8 +7,9 @@ from typing import Any
 
 from difflab.core.errors import ConfigError
 from difflab.policies.policy import At, Policy
+from difflab.runs.folder import STAGE_TABLE
 
-HOOKS = ("pools", "rows", "row_weights", "training", "trainer", "weights", "sampling", "steer", "select")
+HOOKS = tuple(hook for stage in STAGE_TABLE for hook in stage.hooks)
 """Where a policy can act, in the order of a generation."""
 
 

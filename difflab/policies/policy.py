@@ -116,7 +116,7 @@ class Policy(PolicySpec):
         return train
 
     def trainer(self, at: At, model: Any) -> Any:
-        """Stage train: a `difflab.loop.training_loop.Watch`, asked after every step of the optimiser."""
+        """Stage train: a `difflab.policies.watch.Watch`, asked after every step of the optimiser."""
 
     def weights(self, at: At, model: Any) -> None:
         """Stage train: change the trained model in place before it is saved and sampled."""
@@ -129,7 +129,7 @@ class Policy(PolicySpec):
         """Stage sample: a `difflab.models.denoiser.Steer`, asked at every denoising step."""
 
     def select(self, at: At, candidates: Any) -> list[str | None]:
-        """Stage select: for each candidate (see difflab.loop.select.Candidates) None = it may train, or the reason why not."""
+        """Stage select: for each candidate (see difflab.policies.candidates.Candidates) None = it may train, or the reason why not."""
         return [None] * len(candidates)
 
     def fresh(self, config: Any, n0: int) -> int:

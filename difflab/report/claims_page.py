@@ -106,7 +106,7 @@ def draw(result: dict[str, Any], path: Path, store: Path) -> bool:
     """The curves of the measures that the statistics name, by arm; False where a claim rests on laws alone."""
     import re
 
-    from difflab.report.curves import arm_curves
+    from difflab.report.arms import arm_curves
     from difflab.runs.run import open_run
     from difflab.studies.compare_runs import arms_of
 

@@ -117,9 +117,7 @@ def by_clip(run: Run) -> Recognised:
         real_labels, sample_labels, concepts = told(run, reader, run.real, run.samples(t))
         real_labels = real_labels[held_out]
         samples = run.samples(t).features(reader.key)
-        pairs[t] = Pair(
-            real, samples, real_labels=real_labels, fake_labels=sample_labels, concepts=concepts
-        )
+        pairs[t] = Pair(real, samples, real_labels=real_labels, fake_labels=sample_labels, concepts=concepts)
         floor = Pair(real, real, real_labels=real_labels, fake_labels=real_labels, concepts=concepts)
     assert floor is not None  # a report has at least one measured generation
     return Recognised(pairs, floor, extractor)

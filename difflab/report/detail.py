@@ -14,10 +14,11 @@ from difflab.metrics.texture import radial_spectrum
 from difflab.report.concept_matrix import concept_matrix
 from difflab.report.data_uri import BUDGET
 from difflab.report.feature_map import POINTS, feature_map, nearest_pairs
-from difflab.report.grid import caption
 from difflab.report.pictures import pictures
 from difflab.report.rounding import rounded
-from difflab.runs.run import STAGES, Run
+from difflab.runs.folder import STAGES
+from difflab.runs.probe import caption
+from difflab.runs.run import Run
 
 DOTS = 80_000
 """Dots on all feature maps of a page together, while each generation keeps at least `FEWEST_DOTS`."""

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from difflab.loop.regimes import first_size
 from difflab.metrics import nearest_real
 from difflab.report.data_uri import encoder
 from difflab.report.rounding import rounded
 from difflab.runs.run import Run
+from difflab.runs.sizes import first_size
 
 POINTS = 400
 """Dots of one generation on the map, at most."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from difflab.core.errors import StoreError
 from difflab.report.data_uri import EXACT, encoder
-from difflab.report.grid import same_seeds
+from difflab.runs.probe import same_seeds
 from difflab.runs.run import Run
 
 FEWEST_GENERATIONS = 6

@@ -15,7 +15,8 @@ from accelerate.commands.config.config_args import ClusterConfig, load_config_fr
 
 from difflab.config import Config, load
 from difflab.loop.chain import check
-from difflab.loop.regimes import check_possible, expected, fresh_needed, mix, pools
+from difflab.loop.regimes import check_possible, expected, mix, pools
+from difflab.runs.sizes import fresh_needed
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"

@@ -25,7 +25,7 @@ from difflab.metrics.covariance import trace_of_covariance
 from difflab.runs.run import Run
 from difflab.runs.store import Shards
 from difflab.runs.train_set import TrainSet
-from difflab.studies.theory import fresh, polya, subsampled
+from difflab.studies.closed_forms import fresh, polya, subsampled
 
 run_chain = partial(run_chain, plots=False)  # curves take seconds
 

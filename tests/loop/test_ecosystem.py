@@ -21,10 +21,10 @@ from difflab.core.errors import ConfigError, StoreError
 from difflab.core.files import read_tensors
 from difflab.loop import chain, reuse
 from difflab.loop.chain import run_chain
-from difflab.loop.regimes import SHARED, check_possible, mix, pools
+from difflab.loop.regimes import check_possible, mix, pools
 from difflab.metrics.frechet import frechet_distance
 from difflab.runs.run import EcosystemRun
-from difflab.runs.train_set import TrainSet
+from difflab.runs.train_set import SHARED, TrainSet
 from difflab.runs.verify import verify
 
 MATRIX = [[0.5, 0.5, 0.0], [0.2, 0.6, 0.2], [0.0, 0.0, 1.0]]

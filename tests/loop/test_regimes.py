@@ -11,7 +11,9 @@ from scipy import stats
 
 from difflab.config import Config, parse
 from difflab.core.errors import ConfigError
-from difflab.loop.regimes import SHARED, Pool, check_possible, fresh_needed, mix, pools
+from difflab.loop.regimes import check_possible, mix, pools
+from difflab.runs.sizes import fresh_needed
+from difflab.runs.train_set import SHARED, Pool
 
 R = -1  # generation of a real image
 

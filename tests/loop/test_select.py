@@ -14,7 +14,8 @@ from difflab.config import parse
 from difflab.core.errors import ConfigError
 from difflab.loop.chain import run_chain
 from difflab.loop.measure import extractors_of
-from difflab.loop.select import Candidates, select
+from difflab.loop.select import select
+from difflab.policies.candidates import Candidates
 from difflab.runs.run import Run
 
 run_chain = partial(run_chain, plots=False)  # curves take seconds

@@ -23,7 +23,6 @@ from difflab.core.errors import ConfigError, StoreError, TrainingError
 from difflab.loop.training_loop import (
     Average,
     Gradients,
-    Watch,
     fit,
     learning_rate,
     like,
@@ -33,6 +32,7 @@ from difflab.loop.training_loop import (
 )
 from difflab.models.family import Shape
 from difflab.models.pixel_mlp import PixelMLP
+from difflab.policies.watch import Watch
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, 4, 4, 1), dtype=np.uint8)
 LABELS = np.arange(37) % 3

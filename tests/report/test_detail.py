@@ -19,7 +19,7 @@ from difflab.report.detail import (
     feature_spaces,
     in_common,
 )
-from difflab.report.grid import SameSeeds
+from difflab.runs.probe import SameSeeds
 from difflab.runs.run import Run
 
 

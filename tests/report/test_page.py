@@ -16,8 +16,8 @@ from hostile import HOSTILE, settings
 
 from difflab.cli.main import main
 from difflab.report.contents import contents
-from difflab.report.grid import SameSeeds
 from difflab.report.page import LARGEST, plain, render, report
+from difflab.runs.probe import SameSeeds
 from difflab.runs.run import Run
 
 CHROMIUM = next(
@@ -455,7 +455,7 @@ def test_while_it_goes_on_a_run_says_so_and_at_its_end_no_more(
     hostile: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from difflab.loop import chain
-    from difflab.report import page as pages
+    from difflab.report import live
 
     written: list[tuple[int, bool]] = []
 
@@ -463,13 +463,13 @@ def test_while_it_goes_on_a_run_says_so_and_at_its_end_no_more(
         written.append((runs[0].generations[-1], options["live"]))
         return report(runs, path, **options)
 
-    monkeypatch.setattr(pages, "report", watched)
-    chain.run_chain(hostile.config, tmp_path / "run", page=True)
+    monkeypatch.setattr(live, "report", watched)
+    chain.run_chain(hostile.config, tmp_path / "run", after_generation=live.after_generation)
     assert written == [(0, True), (1, True), (2, False)]
-    chain.run_chain(hostile.config, tmp_path / "run", page=True)
+    chain.run_chain(hostile.config, tmp_path / "run", after_generation=live.after_generation)
     assert len(written) == 3, "a finished run keeps its report"
     (tmp_path / "run" / "report.html").unlink()
-    chain.run_chain(hostile.config, tmp_path / "run", page=True)
+    chain.run_chain(hostile.config, tmp_path / "run", after_generation=live.after_generation)
     assert written[3:] == [(2, False)], "and gets it back"
 
 

@@ -132,6 +132,7 @@ function drawCards() {
   const first = withPictures[0][0], side = first.pictures.side;
   document.documentElement.style.setProperty("--cell", side <= 16 ? "40px" : side <= 64 ? "64px" : "112px");
   const single = first.pictures.per === 1, count = Object.keys(first.pictures.generations).length;
+  cards.style.setProperty("--card", single ? "100%" : `calc(${first.pictures.per} * (var(--cell) + 4px) + 7rem)`);
   cards.replaceChildren(...groupsOf(first.pictures).map((columns) => {
     const asked = single ? "" : first.pictures.asked[columns[0]], card = make("div", { className: "card" });
     card.style.setProperty("--columns", columns.length);

@@ -13,9 +13,10 @@ from pydantic import BeforeValidator, Field
 from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
 from difflab.core.files import write_json
-from difflab.loop.regimes import SHARED, first_size
 from difflab.policies.policy import At, Policy
 from difflab.runs.ledger import REAL
+from difflab.runs.sizes import first_size
+from difflab.runs.train_set import SHARED
 
 SLACK = 1e-9  # 0.29 * 100 is not 29
 

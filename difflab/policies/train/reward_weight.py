@@ -65,7 +65,7 @@ class RewardWeight(Policy):
         return (f"the weight of samples by {self.reward}",)
 
     def row_weights(self, at: At, rows: pa.Table) -> np.ndarray:
-        from difflab.loop.select import Candidates
+        from difflab.policies.candidates import Candidates
 
         lab, generation, index = (rows[name].to_numpy() for name in ("lab", "generation", "index"))
         out, synthetic, found = np.ones(len(rows)), generation != REAL, np.zeros(len(rows))

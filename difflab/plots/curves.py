@@ -1,10 +1,8 @@
-"""Every measure over the generations, with its interval and its floor."""
+"""Small multiples: one plot per measure over the generations, with interval and noise floor, drawn with matplotlib."""
 
 from __future__ import annotations
 
 from typing import Any
-
-from difflab.runs.run import Run
 
 # Colour-blind safe (Okabe & Ito 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -13,41 +11,7 @@ COLUMNS = 4
 INTERVAL, FLOOR = "95% interval", "floor (real against real)"
 
 
-def arm_curves(arms: list[Any], metrics: list[str] | None = None) -> Any:
-    """A matplotlib figure with one small plot per measure: each arm's mean over seeds with Student's 95% interval, floors dashed.
-
-    Args:
-        arms: of difflab.studies.compare_runs.Arm.
-    """
-    from difflab.studies.compare_runs import compare_runs
-
-    common = set.intersection(*(set(run.generations) for arm in arms for run in arm.runs.values()))
-    rows = compare_runs(arms, metrics, sorted(common))
-    return _figure(
-        [(arm.name, [r for r in rows if r["arm"] == arm.name and r["value"] is not None]) for arm in arms]
-    )
-
-
-def curves(
-    runs: list[Run], metrics: list[str] | None = None, more: dict[str, list[dict[str, Any]]] | None = None
-) -> Any:
-    """A matplotlib figure with one small plot per measure and extractor; several runs are drawn over each other.
-
-    Args:
-        runs: runs to draw; their config's names make the legend, their folders' where two share a name.
-        metrics: names to draw; None = all that were taken.
-        more: rows of something else, by its label.
-    """
-    rows = [
-        [r for r in run.rows() if r["value"] is not None and (metrics is None or r["metric"] in metrics)]
-        for run in runs
-    ]
-    labels = [run.config.name for run in runs]
-    labels = labels if len(set(labels)) == len(labels) else [run.path.name for run in runs]
-    return _figure([*zip(labels, rows, strict=True), *(more or {}).items()])
-
-
-def _figure(lines_of: list[tuple[str, list[dict[str, Any]]]]) -> Any:
+def curve_figure(lines_of: list[tuple[str, list[dict[str, Any]]]]) -> Any:
     """One plot per measure and extractor, one line per label: rows with generation, metric, extractor, value, ci_low, ci_high and floor."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch

@@ -174,7 +174,10 @@ def _not_looked_for(taken: Sequence[str]) -> str:
     known = [name for name, metric in METRICS.items() if metric.needs in ("train", "own")]
     if set(taken) & set(known):
         return ""
-    return f"No measure was taken of whether samples are copies of training images; there are {', '.join(known)} (measure.metrics)."
+    return (
+        "No measure compares samples with training images. To look for copies, add one of these to measure.metrics: "
+        f"{', '.join(known)}."
+    )
 
 
 def _rows(arm: Arm) -> list[dict[str, Any]]:

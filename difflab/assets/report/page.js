@@ -130,9 +130,8 @@ function drawCards() {
   if (!cards) return;
   const withPictures = data.runs.map((r, i) => [r, i]).filter(([r]) => r.pictures);
   const first = withPictures[0][0], side = first.pictures.side;
-  document.documentElement.style.setProperty("--cell", side <= 16 ? "40px" : side <= 64 ? "64px" : "112px");
+  document.documentElement.style.setProperty("--cell", `${cellOf(side)}px`);
   const single = first.pictures.per === 1, count = Object.keys(first.pictures.generations).length;
-  cards.style.setProperty("--card", single ? "100%" : `calc(${first.pictures.per} * (var(--cell) + 4px) + 7rem)`);
   cards.replaceChildren(...groupsOf(first.pictures).map((columns) => {
     const asked = single ? "" : first.pictures.asked[columns[0]], card = make("div", { className: "card" });
     card.style.setProperty("--columns", columns.length);
@@ -160,6 +159,22 @@ function drawCards() {
     card.append(more);
     return card;
   }));
+  spread(cards, single ? 0 : first.pictures.per, cellOf(side), 110);
+}
+const cellOf = (side) => (side <= 16 ? 40 : side <= 64 ? 64 : 112); // pixels of an image on the page
+// Cards side by side so that rows are equally full, with images as large as the room allows. `per` images in a row of a card; 0 = one card.
+function spread(cards, per, cell, label) {
+  if (!per) return cards.style.setProperty("--abreast", 1);
+  const place = () => {
+    const width = cards.clientWidth, gap = 16, inner = label + 24, count = cards.children.length;
+    const most = Math.max(1, Math.floor((width + gap) / (per * (0.85 * cell + 4) + inner + gap)));
+    const abreast = Math.ceil(count / Math.ceil(count / most)), room = (width + gap) / abreast - gap - inner;
+    cards.style.setProperty("--abreast", abreast);
+    cards.style.setProperty("--cell", `${Math.max(Math.min(cell, 34), Math.min(1.8 * cell, Math.floor(room / per) - 4))}px`);
+  };
+  place();
+  cards.spreading?.disconnect();
+  (cards.spreading = new ResizeObserver(place)).observe(cards);
 }
 $("close")?.addEventListener("click", () => $("album").close());
 
@@ -219,13 +234,14 @@ function drawConcepts() {
   if (!$("matrix")) return;
   const c = run().concepts;
   if (!c) {
-    $("concepts-says").textContent = "This run has no concepts to tell apart: it is unconditional, or no judge was trained.";
+    $("concepts-says").textContent = "This run has no concepts to recognise: it is unconditional, or no judge was trained.";
     $("matrix").replaceChildren(); $("changed").replaceChildren(); $("merged").textContent = "";
     return;
   }
   const t = nearest(c.tables), counts = t === null ? [] : c.tables[t], asked = t === null ? [] : c.asked[t];
-  $("concepts-says").textContent = `Told apart by: ${c.judge}. Rows: what samples of generation ${t} were asked for, in percent of the row; columns: what they are taken for. Its own mistakes are in every number: real images are taken for themselves in ${Math.round(100 * diagonal(c.real, c.real_asked))}% of cases.${c.all > c.names.length ? ` Shown are ${c.names.length} of ${c.all} concepts, those that changed most and least.` : ""}`;
-  const head = make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "asked"), ...c.names.map((name) => make("th", { scope: "col" }, name))));
+  const rightly = Math.round(100 * diagonal(c.real, c.real_asked));
+  $("concepts-says").textContent = `A row holds the samples of generation ${t} with that condition, a column the concept that is recognised in them, in percent of the row. Recognised by: ${c.judge}, which is right on ${rightly}% of the held-out real images.${c.all > c.names.length ? ` Shown are the ${c.names.length} of ${c.all} concepts that changed most and least.` : ""}`;
+  const head = make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "condition"), ...c.names.map((name) => make("th", { scope: "col" }, name))));
   const body = make("tbody", {}, ...counts.map((row, i) => make("tr", {}, make("th", { scope: "row" }, make("bdi", {}, c.names[i])), ...row.map((count) => {
     const share = asked[i] ? count / asked[i] : 0, cell = make("td", {}, share >= 0.005 ? String(Math.round(100 * share)) : "");
     cell.style.background = `rgba(${css("--heat")}, ${(0.42 * share).toFixed(3)})`;
@@ -234,8 +250,8 @@ function drawConcepts() {
   $("matrix").replaceChildren(make("caption", { className: "faint" }, `generation ${t}, percent`), head, body);
   const edges = t === null ? [] : c.merged[t];
   $("merged").textContent = edges.length
-    ? `Groups: ${c.groups[t].map((g) => g.join(" + ")).join("; ")}. Pairs that a judge could tell apart among real images and no longer can, thicker = more lost.`
-    : `No two concepts are seen to have merged in generation ${t}. The test asks whether they can still be ranked apart (AUROC), not what single samples are taken for, and with few images of a concept it finds nothing.`;
+    ? `Groups: ${c.groups[t].map((g) => g.join(" + ")).join("; ")}. A line joins two concepts that can be told apart among real images but no longer among samples. A thicker line is a larger loss of AUROC.`
+    : `No two concepts have merged in generation ${t}. The test asks whether the samples of two concepts can still be ranked apart (AUROC). With few samples of a concept it detects little.`;
   $("graph").setAttribute("aria-label", $("merged").textContent);
   $("graph").hidden = !edges.length;
   fill($("changed"), ["concept", "samples", "recognised in the first generation", "in the last one", "change"], c.changed.map((r) => [r.concept, r.n, r.before, { value: r.after, low: r.low, high: r.high }, r.change]));
@@ -247,11 +263,12 @@ function drawNearest() {
   if (!$("pairs")) return;
   const n = run().nearest;
   $("nearest-says").textContent = n
-    ? `The samples of generation ${n.generation} that lie closest to an image of the training set (by ${n.space}). 1 = as far as a real image that was never trained on lies from its nearest training image. Far below 1 may be a copy, or an image with little in it: look.`
-    : "This run has no feature space on disk to search in.";
+    ? `Left a sample of generation ${n.generation}, right the training image that is closest to it (features: ${n.space}). Shown are the closest pairs. A distance of 1 is the median distance of a held-out real image to its nearest training image. A distance far below 1 can mean a copy, or an image with little content.`
+    : "This run has no features on disk in which to search.";
   $("pairs").replaceChildren(...(n ? n.pairs : []).map((p, i) => make("div", { className: "card" },
     make("div", { className: "row" }, image(p.sample, `sample ${i + 1}`, run().pictures?.side ?? 32), image(p.real, `nearest real image of sample ${i + 1}`, run().pictures?.side ?? 32)),
     make("div", { className: "faint" }, `distance ${number(p.distance)}`))));
+  spread($("pairs"), 2, cellOf(run().pictures?.side ?? 32), 0);
 }
 
 // ------------------------------------------------------------------------------------------------ tables
@@ -310,7 +327,9 @@ function sortable(table) {
 function cellsOf(table, split) {
   const rows = [...table.rows], ranged = [...rows[0].cells].map((_, c) => rows.some((row) => row.cells[c].dataset.low !== undefined));
   const text = (cell) => { const copy = cell.cloneNode(true); copy.querySelectorAll(".arrow").forEach((node) => split && node.remove()); return copy.textContent.replace(/\s+/g, " ").trim(); };
+  const drawn = [...rows[0].cells].map((_, c) => rows.some((row) => row.cells[c].classList.contains("drawing")));
   return rows.map((row, r) => [...row.cells].flatMap((cell, c) => {
+    if (drawn[c]) return [];
     if (!split) return [text(cell)];
     const value = cell.dataset.value ?? text(cell);
     if (!ranged[c]) return [value];
@@ -319,7 +338,7 @@ function cellsOf(table, split) {
 }
 function asMarkdown(table) {
   const [head, ...body] = cellsOf(table, false), line = (cells) => `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
-  const right = [...table.tHead.rows[0].cells].map((th) => (th.classList.contains("n") ? "---:" : "---"));
+  const right = [...table.tHead.rows[0].cells].filter((_, c) => !table.querySelector(`tbody tr > :nth-child(${c + 1}).drawing`)).map((th) => (th.classList.contains("n") ? "---:" : "---"));
   return [line(head), `|${right.join("|")}|`, ...body.map(line)].join("\n") + "\n";
 }
 function asCsv(table) {
@@ -353,6 +372,19 @@ function judged(chart, before, after) {
   if (chart.better !== "real" || chart.floor === null) return "";
   return Math.abs(after - chart.floor) > Math.abs(before - chart.floor) ? "worse" : "better";
 }
+// A curve as small as a word, with its floor as a dashed line.
+function sparkline(chart, line) {
+  const svg = (tag, attributes) => { const node = document.createElementNS("http://www.w3.org/2000/svg", tag); for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value); return node; };
+  const values = [...line.value, ...(chart.floor === null ? [] : [chart.floor])], [low, high] = [Math.min(...values), Math.max(...values)];
+  const [t0, t1] = [data.generations[0], data.generations[data.generations.length - 1]];
+  const x = (t) => (t1 > t0 ? 2 + 116 * (t - t0) / (t1 - t0) : 60), y = (v) => (high > low ? 20 - 18 * (v - low) / (high - low) : 11);
+  const out = svg("svg", { viewBox: "0 0 120 22", class: "spark", "aria-hidden": "true" }), colour = armColour(line.arm);
+  if (chart.floor !== null) out.append(svg("line", { x1: 0, x2: 120, y1: y(chart.floor), y2: y(chart.floor), stroke: css("--faint"), "stroke-dasharray": "3 3" }));
+  out.append(svg("polyline", { points: line.t.map((t, i) => `${x(t)},${y(line.value[i])}`).join(" "), fill: "none", stroke: colour, "stroke-width": 1.8 }));
+  const last = line.t.length - 1;
+  out.append(svg("circle", { cx: x(line.t[last]), cy: y(line.value[last]), r: 2.4, fill: colour }));
+  return out;
+}
 // The row of a measure: generation 0 and the one shown, and whether the two intervals overlap.
 function valueRow(group, chart, line) {
   const start = line.t.indexOf(data.generations[0]), i = line.t.indexOf(nearest(Object.fromEntries(line.t.map((t) => [t, 1]))));
@@ -364,7 +396,8 @@ function valueRow(group, chart, line) {
   const width = apart ? line.high[start] - line.low[start] + line.high[i] - line.low[i] : 0;
   const strength = apart ? Math.abs(line.value[i] - line.value[start]) / (width || 1e-12) : -1;
   const title = { value: chart.title, nodes: [make("bdi", {}, chart.title), " ", arrow(chart.better)] };
-  return { strength, cells: [title, group.title, chart.floor, cell(start), cell(i), { value: change, className }, line.n[i] ?? null] };
+  const drawn = { value: "", nodes: [sparkline(chart, line)], className: "drawing" };
+  return { strength, cells: [title, group.title, chart.floor, cell(start), cell(i), { value: change, className }, drawn, line.n[i] ?? null] };
 }
 const SHOWN = 10; // rows of the table of values before the rest is asked for
 let whole = false;
@@ -374,7 +407,7 @@ function drawValues() {
     const line = chart.lines.find((l) => l.arm === state.run), row = line && valueRow(group, chart, line);
     if (row) rows[group.title === "Training" ? "training" : "values"].push(row);
   }
-  const heads = ["measure", "about", "floor", `generation ${data.generations[0]}`, `generation ${generation()}`, "change", "n"];
+  const heads = ["measure", "about", "floor", `generation ${data.generations[0]}`, `generation ${generation()}`, "change", "curve", "n"];
   const sorted = rows.values.map((row, i) => [row, i]).sort(([a, i], [b, k]) => b.strength - a.strength || i - k).map(([row]) => row.cells);
   fill($("table"), heads, sorted);
   $("table").classList.toggle("short", !whole && sorted.length > SHOWN + 2);
@@ -392,8 +425,8 @@ function show() {
   $("generation").setAttribute("aria-valuetext", `generation ${generation()}`);
   const m = run().map, out = m?.outside[nearest(m.generations)];
   if ($("map-says")) $("map-says").textContent = m
-    ? `Each dot is an image, by ${m.space}, in the plane in which real images vary most (${Math.round(100 * m.explained)}% of their variance). The plane stays the same: dots that draw together are variety lost.${out ? ` ${out} of the ${m.generations[nearest(m.generations)].length} samples shown lie further out, and stand at the edge.` : ""}`
-    : "This run has no feature space on disk to draw.";
+    ? `Each dot is an image. The plane holds the two directions in which held-out real images vary most (features: ${m.space}; ${Math.round(100 * m.explained)}% of their variance). It is the same in every generation. Where the samples crowd together, variety is lost.${out ? ` ${out} of the ${m.generations[nearest(m.generations)].length} samples shown lie further out and are drawn at the edge.` : ""}`
+    : "This run has no features on disk to draw.";
   drawCards(); drawConcepts(); drawNearest(); drawValues(); redraw();
   history.replaceState(null, "", `${location.hash.replace(/\?.*/, "") || "#"}?g=${state.at}&r=${state.run}`);
 }

@@ -350,7 +350,7 @@ def test_whatever_was_lost_is_made_again_byte_for_byte(whole, copy, victims):
 def test_an_ecosystem_stopped_anywhere_goes_on_to_the_same_bytes(
     whole, tmp_path, monkeypatch, stage, lab, generation
 ):
-    real = chain.STAGE[stage]
+    real = chain.RUN_STAGE[stage]
 
     def stopped(work: Any, t: int) -> Any:
         if (t, work.run.config.lab) == (generation, lab):
@@ -358,7 +358,7 @@ def test_an_ecosystem_stopped_anywhere_goes_on_to_the_same_bytes(
         return real(work, t)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setitem(chain.STAGE, stage, stopped)
+        patched.setitem(chain.RUN_STAGE, stage, stopped)
         run_chain(exact(ECOSYSTEM), tmp_path / "run")
     run_chain(exact(ECOSYSTEM), tmp_path / "run")
     assert content(tmp_path / "run") == content(whole)
@@ -366,9 +366,9 @@ def test_an_ecosystem_stopped_anywhere_goes_on_to_the_same_bytes(
 
 def test_labs_take_turns(tmp_path, monkeypatch):
     order = []
-    real = chain.STAGE["mix"]
+    real = chain.RUN_STAGE["mix"]
     monkeypatch.setitem(
-        chain.STAGE, "mix", lambda work, t: order.append((t, work.run.config.lab)) or real(work, t)
+        chain.RUN_STAGE, "mix", lambda work, t: order.append((t, work.run.config.lab)) or real(work, t)
     )
     run_chain(exact({"labs": 2}), tmp_path / "run")
     assert order == [(t, lab) for t in range(3) for lab in (0, 1)]

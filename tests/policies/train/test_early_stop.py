@@ -162,13 +162,13 @@ def test_a_stopped_chain_goes_on_to_the_same_bytes(stopped, tmp_path, monkeypatc
 def test_a_chain_stopped_between_training_and_saving_goes_on_to_the_same_bytes(
     stopped, tmp_path, monkeypatch
 ):
-    from difflab.loop import chain
+    from difflab.loop import train
 
-    save = chain._save
-    monkeypatch.setattr(chain, "_save", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    save = train.save
+    monkeypatch.setattr(train, "save", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         ran(config(STOP, train=LONG), tmp_path / "run")
-    monkeypatch.setattr(chain, "_save", save)
+    monkeypatch.setattr(train, "save", save)
     assert content(ran(config(STOP, train=LONG), tmp_path / "run").path) == content(stopped.path)
 
 

@@ -21,7 +21,8 @@ from difflab.core.errors import ConfigError, StoreError
 from difflab.core.files import read_tensors
 from difflab.loop import chain, reuse
 from difflab.loop.chain import run_chain
-from difflab.loop.regimes import check_possible, mix, pools
+from difflab.loop.mix import draw_rows
+from difflab.loop.regimes import check_possible, pools
 from difflab.metrics.frechet import frechet_distance
 from difflab.runs.run import EcosystemRun
 from difflab.runs.train_set import SHARED, TrainSet
@@ -136,7 +137,7 @@ def drawn(config: Config, lab: int, t: int, kept: list[int] | None = None, repli
     of_labs = [[np.arange(n)] * t for n in kept or [10] * config.ecosystem.count]
     own = config.labs()[lab]
     parts, budget = pools(own, t, 10, of_labs[lab], labs=of_labs)
-    return mix(parts, budget, ("mix", lab, t), replicates).to_pandas()
+    return draw_rows(parts, budget, ("mix", lab, t), replicates).to_pandas()
 
 
 @pytest.mark.parametrize(
@@ -165,7 +166,7 @@ def test_a_lab_by_itself_draws_as_a_chain_does(regime):
     for lab in (0, 1):
         rows = drawn(config, lab, 3, replicates=4)
         assert rows.drop(columns="lab").equals(
-            mix(*alone, ("mix", lab, 3), 4).to_pandas().drop(columns="lab")
+            draw_rows(*alone, ("mix", lab, 3), 4).to_pandas().drop(columns="lab")
         )
         assert set(rows["lab"][rows["generation"] >= 0]) == {lab} and set(
             rows["lab"][rows["generation"] < 0]

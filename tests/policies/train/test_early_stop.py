@@ -143,7 +143,7 @@ def test_looking_does_not_disturb(tmp_path):
 
 @pytest.mark.parametrize("stop", [2, 5, 9])
 def test_a_stopped_chain_goes_on_to_the_same_bytes(stopped, tmp_path, monkeypatch, stop):
-    keep, calls = training.keep, []
+    keep, calls = training.write_checkpoint, []
 
     def cut(*args):
         keep(*args)
@@ -152,10 +152,10 @@ def test_a_stopped_chain_goes_on_to_the_same_bytes(stopped, tmp_path, monkeypatc
             raise KeyboardInterrupt
 
     made = config(STOP, train={**LONG, "checkpoint_every": 192})
-    monkeypatch.setattr(training, "keep", cut)
+    monkeypatch.setattr(training, "write_checkpoint", cut)
     with pytest.raises(KeyboardInterrupt):
         ran(made, tmp_path / "run")
-    monkeypatch.setattr(training, "keep", keep)
+    monkeypatch.setattr(training, "write_checkpoint", keep)
     assert content(ran(made, tmp_path / "run").path) == content(stopped.path)
 
 

@@ -6,6 +6,7 @@ real --> two disjoint halves of n --> value: first half against n generated imag
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from difflab.data.content import halves
 from difflab.data.image_sets import open_sides
 from difflab.data.sources import Source
 from difflab.evaluation.extract import default_extractor, features, notes_on_overlaps, rows_at
+from difflab.evaluation.summary import Summary, changes_most, changes_of, count_in_words
 from difflab.loop.measure import Row, Side, measured
 from difflab.metrics import METRICS, Concepts, assign, concepts_of, open_extractor, read_concepts
 from difflab.metrics.defaults import COMMON, CONCEPTS, MEMORY, TEXTURE
@@ -44,6 +46,15 @@ class Comparison:
     def __getitem__(self, metric: str) -> Row:
         """The row of a measure, on the first extractor that has one. Raises KeyError."""
         return {row["metric"]: row for row in reversed(self.rows)}[metric]
+
+    def summary(self, real: str = "REAL", generated: str = "GENERATED") -> Summary:
+        """How many measures differ, the ones that differ most, and what to type next. real, generated: paths for the commands."""
+        sets = f"{shlex.quote(real)} {shlex.quote(generated)}"
+        return Summary(
+            count_in_words(changes_of(self.rows), 0),
+            changes_most(self.rows),
+            next_commands=[f"difflab diagnose --reference {sets}", f"difflab compare {sets} --json"],
+        )
 
 
 def compare(

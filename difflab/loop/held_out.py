@@ -43,7 +43,7 @@ ROWS = (
         about="Denoising loss on real images that were never trained on, over all noise levels. "
         "It rises where the model gives up real images.",
         topic="Tails and likelihood",
-        title="held-out loss, all noise levels",
+        title="held-out loss",
     ),
     *(
         RowKind(

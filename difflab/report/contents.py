@@ -14,7 +14,9 @@ from difflab.core.errors import ConfigError, StoreError
 from difflab.core.rows import RowKind
 from difflab.loop.row_kinds import row_kinds
 from difflab.metrics import METRICS
-from difflab.report.detail import detail, in_common, rounded
+from difflab.report.detail import detail
+from difflab.report.pictures import in_common
+from difflab.report.rounding import rounded
 from difflab.report.table import number
 from difflab.runs.run import EcosystemRun, Run
 from difflab.studies.budgets import budgets
@@ -58,6 +60,8 @@ BY_NEED = {
     "prompts": "Diversity",
 }
 """The heading of other measures by what they need (`PairMetric.needs`)."""
+UNNAMED = ("none", "training", "texture")
+"""Extractors that the title of a curve does not name."""
 DETAILED = 8
 """Arms whose pictures are shown."""
 
@@ -149,7 +153,7 @@ def _groups(arms: Sequence[Arm]) -> list[dict[str, Any]]:
         for row in _rows(arm):
             if row["value"] is not None:
                 found.setdefault((row["metric"], row["extractor"]), {}).setdefault(arm.name, []).append(row)
-    spaces = {extractor for _, extractor in found if extractor not in ("none", "training", "texture")}
+    spaces = {extractor for _, extractor in found} - set(UNNAMED)
     charts = [
         _chart(metric, extractor, own, arms, len(spaces) > 1)
         for (metric, extractor), own in found.items()
@@ -170,7 +174,10 @@ def _not_looked_for(taken: Sequence[str]) -> str:
     known = [name for name, metric in METRICS.items() if metric.needs in ("train", "own")]
     if set(taken) & set(known):
         return ""
-    return f"No measure was taken of whether samples are copies of training images; there are {', '.join(known)} (measure.metrics)."
+    return (
+        "No measure compares samples with training images. To look for copies, add one of these to measure.metrics: "
+        f"{', '.join(known)}."
+    )
 
 
 def _rows(arm: Arm) -> list[dict[str, Any]]:
@@ -204,8 +211,7 @@ def _chart(
     return {
         "metric": metric,
         "extractor": extractor,
-        "title": kind.label
-        + (f" ({extractor})" if several and extractor not in ("none", "training", "texture") else ""),
+        "title": titled(kind.label, extractor, several),
         "group": group_of(metric),
         "about": kind.about,
         "unit": kind.unit,
@@ -225,12 +231,54 @@ def _says(title: str, rows: list[dict[str, Any]], floor: float | None) -> str:
     return text + (f"; floor {number(floor)}" if floor is not None else "")
 
 
-def _compared(arms: Sequence[Arm]) -> list[dict[str, Any]]:
-    """Arms against the first one in the last generation that all have: the rows of `compare_runs`, but those of the training."""
+def _compared(arms: Sequence[Arm]) -> dict[str, Any]:
+    """One row per measure with a cell per arm, in the last generation that all arms have.
+
+    {generation, paired, rows: [{metric, title, better, floor, cells}]}; `paired` says whether any difference has an
+    interval. {error} where the arms have no generation in common.
+    """
     try:
-        return [
-            {k: rounded(v) if isinstance(v, float) else v for k, v in row.items()}
-            for row in compare_runs(arms)
-        ]
-    except ConfigError as error:  # no generation that all have: the report says so and shows the rest
-        return [{"error": str(error)}]
+        results = compare_runs(arms)
+    except ConfigError as error:
+        return {"error": str(error)}
+    kinds = row_kinds()
+    several = len({row["extractor"] for row in results} - set(UNNAMED)) > 1
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for result in results:
+        metric, extractor = result["metric"], result["extractor"]
+        title, better = metric.replace("_", " "), ""
+        if metric in kinds:
+            title, better = kinds[metric].label, kinds[metric].better
+        row = rows.setdefault(
+            (metric, extractor),
+            {
+                "metric": metric,
+                "title": titled(title, extractor, several),
+                "better": better,
+                "floor": None,
+                "cells": [],
+            },
+        )
+        if row["floor"] is None:
+            row["floor"] = rounded(result["floor"])
+        row["cells"].append(_cell(result))
+    return {
+        "generation": results[0]["generation"],
+        "paired": any(result["diff_low"] is not None for result in results),
+        "rows": list(rows.values()),
+    }
+
+
+def _cell(result: dict[str, Any]) -> dict[str, Any]:
+    """What a table of arms shows of one arm and measure. `effect`: 'higher', 'lower' or, where neither is told, ''."""
+    keys = ("value", "ci_low", "ci_high", "difference", "diff_low", "diff_high")
+    effect = result["verdict"].split()[0] if result["verdict"] else ""
+    return {key: rounded(result[key]) for key in keys} | {
+        "seeds": result["seeds"],
+        "effect": effect if effect in ("higher", "lower") else "",
+    }
+
+
+def titled(title: str, extractor: str, several: bool) -> str:
+    """The title of a curve, with its extractor where a page shows several."""
+    return f"{title} ({extractor})" if several and extractor not in UNNAMED else title

@@ -43,10 +43,8 @@ def render(found: dict[str, Any]) -> str:
 
     asset = files("difflab") / "assets" / "report"
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    filters: dict[str, Any] = {"capitalised": _capitalised, "reasons": left_out}
-    page.filters |= {
-        "number": lambda value: number(value) if isinstance(value, float | int | None) else str(value)
-    } | filters
+    filters = {"capitalised": _capitalised, "reasons": left_out, "number": _number, "signed": _signed}
+    page.filters.update(filters)
     found = plain(found)
     parts = ("pictures", "map", "concepts", "nearest", "spectra")
     shown = {key: found[key] for key in ("arms", "generations", "groups", "live")}
@@ -95,3 +93,16 @@ def _script(thing: Any) -> str:
 
 def _capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def _number(value: Any) -> str:
+    return number(value) if isinstance(value, float | int | None) else str(value)
+
+
+def _signed(value: float | None) -> str:
+    """A difference with its sign.
+
+    >>> _signed(0.25), _signed(-0.25), _signed(None)
+    ('+0.25', '-0.25', '-')
+    """
+    return f"+{number(value)}" if value is not None and value > 0 else number(value)

@@ -7,7 +7,6 @@ from typing import Any
 from difflab.core.errors import MeasureError
 from difflab.core.files import read_json, write_json
 from difflab.evaluation.rules import VERSION
-from difflab.report.table import in_words
 from difflab.runs.run import Run
 
 FILE = "diagnosis.json"
@@ -38,11 +37,11 @@ def verdict(run: Run, fresh: bool = True) -> dict[str, Any] | None:
 
 
 def as_data(result: Any) -> dict[str, Any]:
-    """A `difflab.evaluation.rules.Diagnosis` as strings, numbers, lists and dicts."""
+    """A `difflab.evaluation.finding.Diagnosis` as strings, numbers, lists and dicts."""
     last = result.findings[-1]
     return {
         "generation": last.generation,
-        "words": in_words(last),
+        "words": last.words,
         "stage": last.stage,
         "alarm": last.alarm,
         "n": last.n,
@@ -54,7 +53,7 @@ def as_data(result: Any) -> dict[str, Any]:
         "unknown": result.unknown,
         "left_out": last.left_out,
         "findings": [
-            {"generation": f.generation, "words": in_words(f), "profile": f.profile} for f in result.findings
+            {"generation": f.generation, "words": f.words, "profile": f.profile} for f in result.findings
         ],
         "notes": result.notes,
         "doubts": result.doubts,

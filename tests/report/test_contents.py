@@ -116,9 +116,12 @@ def test_several_runs_are_arms_and_several_seeds_one(hostile: Run, other: Run, t
         and single["over"] == "images"
         and single["n"][0] == 60
     )
-    assert {row["arm"] for row in found["compared"]} == {"hostile", "other"} and {
-        row["generation"] for row in found["compared"]
-    } == {2}
+    compared = found["compared"]
+    assert compared["generation"] == 2 and {len(row["cells"]) for row in compared["rows"]} == {2}
+    recall = next(row for row in compared["rows"] if row["metric"] == "recall")
+    assert (recall["title"], recall["better"]) == ("recall", "higher")
+    assert [cell["seeds"] for cell in recall["cells"]] == [2, 1] and not compared["paired"]
+    assert recall["cells"][1]["difference"] is not None and recall["cells"][1]["effect"] == ""
     assert [run["name"] for run in found["runs"]] == ["hostile", "other"], (
         "pictures of the first seed of each"
     )

@@ -327,10 +327,14 @@ class Instead:
     run: Run
 
     def __post_init__(self) -> None:
-        from difflab.loop.sample import asked
+        from difflab.loop.conditions import sample_conditions
 
         config, n = self.run.config, measured_count(self.run)
-        found = asked(self.run, 0, config.sample.count_of(0)).part(range(n)) if config.conditional else None
+        found = (
+            sample_conditions(self.run, 0, config.sample.count_of(0)).part(range(n))
+            if config.conditional
+            else None
+        )
         object.__setattr__(self, "asked", found)
 
     def features(self, key: str) -> torch.Tensor:

@@ -969,7 +969,7 @@ def _weights(config: configs.Config) -> dict[tuple[int, str], float]:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from difflab.loop.chain import check
+    from difflab.loop.checks import check
     from difflab.report.blocks import Blocks, Column
 
     config = _config(args)

@@ -25,10 +25,10 @@ from difflab.evaluation.signs import (
     Reading,
     Sign,
 )
-from difflab.loop.measure import SHARES
-from difflab.metrics import METRICS, Extractor, Judge, Pair
+from difflab.metrics import METRICS, Extractor, Judge, Pair, PairMetric
 from difflab.metrics.covariance import trace_of_covariance
-from difflab.metrics.interval import resampled, wilson
+from difflab.metrics.interval import resampled
+from difflab.metrics.measurement import take
 
 LEAST = 30
 """Fewest images on a side. A standard error from fewer images is a guess."""
@@ -187,25 +187,21 @@ class RealSide:
         return self.measure_content(replace(base, pixels=matched(base.pixels, samples.pixels)))
 
     def _measure(self, space: str, pair: Pair, metrics: Sequence[str]) -> dict[Key, Measured]:
-        """Value and standard error of each measure from half-samples, or the reason why it has none."""
+        """Value and standard error of each measure, or the reason why it has none."""
+
+        def resample(metric: type[PairMetric], pair: Pair) -> list[float]:
+            return resampled(metric, pair, range(self.resamples), seed_of("diagnose", self.seed, metric.name))
+
         measured: dict[Key, Measured] = {}
         for name in metrics:
-            metric = METRICS[name]
             try:
-                value = metric.of(pair)
-                half_samples = resampled(
-                    metric, pair, range(self.resamples), seed_of("diagnose", self.seed, name)
-                )
+                taken = take(METRICS[name], pair, resample)
             except MeasureError as reason:
                 measured[space, name] = str(reason)
                 continue
-            error = float(np.std(half_samples, ddof=1))
-            if metric.unit in SHARES:  # at 0 and 1 all half-samples agree
-                low, high = wilson(value, len(pair.fake))
-                error = max(error, (high - low) / 3.92)
-            measured[space, name] = (value, error)
-            if left_out := metric.note(pair):
-                self.notes[f"{name} ({space}): {left_out}"] = None
+            measured[space, name] = (taken.value, taken.error)
+            if taken.note:
+                self.notes[f"{name} ({space}): {taken.note}"] = None
         return measured
 
     def controls(self) -> dict[str, dict[Key, Measured]]:

@@ -24,6 +24,7 @@ from difflab.core.files import read_json, write_tensors, write_text
 from difflab.core.rows import RowKind
 from difflab.core.seeds import numpy_generator, seed_of
 from difflab.loop.held_out import LEVELS, mean
+from difflab.metrics.measurement import take
 from difflab.models import family_of
 from difflab.models.family import Exact
 from difflab.models.weights import distance
@@ -35,7 +36,6 @@ from difflab.runs.train_set import TrainSet
 Row = dict[str, Any]
 JUDGES = ["judge_frozen", "judge_retrained", "judge_rebased", "judge_retrained_on_real"]
 UNASKED = "samples are asked for no class"
-SHARES = ("share of samples", "share of real images")  # units of measures that count images one by one
 
 
 FLAGGED = RowKind(
@@ -327,10 +327,14 @@ class Instead:
     run: Run
 
     def __post_init__(self) -> None:
-        from difflab.loop.sample import asked
+        from difflab.loop.conditions import sample_conditions
 
         config, n = self.run.config, measured_count(self.run)
-        found = asked(self.run, 0, config.sample.count_of(0)).part(range(n)) if config.conditional else None
+        found = (
+            sample_conditions(self.run, 0, config.sample.count_of(0)).part(range(n))
+            if config.conditional
+            else None
+        )
         object.__setattr__(self, "asked", found)
 
     def features(self, key: str) -> torch.Tensor:
@@ -517,7 +521,7 @@ def measured(
         identity: hash of the real set, for the recipe.
         resample: (metric, pair) -> the measure on half-samples, [] = no interval.
     """
-    from difflab.metrics import METRICS, Pair, interval
+    from difflab.metrics import METRICS, Pair
 
     shared = {"judge": judge, "concepts": concepts, "neighbours": neighbours}
     (real, lost_real), (fake, lost_fake) = real.finite("real images"), fake.finite("samples")
@@ -557,15 +561,10 @@ def measured(
         try:
             if metric.needs == "judge" and no_judge:
                 raise MeasureError(f"{name} has no value: {no_judge}")
-            value = metric.of(pair)
+            taken = take(metric, pair, resample)
             floor, why = _floor(metric, unseen_pair if metric.needs in ("train", "own") else floor_pair)
-            drawn = resample(metric, pair)
-            ci = (
-                interval(value, sorted(drawn), metric.range, n if metric.unit in SHARES else None)
-                if drawn
-                else None
-            )
-            said = [metric.note(pair), *lost, why]
+            value, ci = taken.value, taken.interval
+            said = [taken.note, *lost, why]
         except MeasureError as error:
             value, ci, floor, said = None, None, None, [str(error), *lost]
         reason = "; ".join(filter(None, said)) or None

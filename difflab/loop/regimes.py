@@ -28,15 +28,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from difflab.config import Config
 from difflab.core.errors import ConfigError
-from difflab.core.seeds import lab_seed, numpy_generator
+from difflab.core.seeds import lab_seed
 from difflab.policies import acting
 from difflab.runs.ledger import REAL
 from difflab.runs.sizes import first_size, fresh_needed, real_count
-from difflab.runs.train_set import SHARED, Pool
+from difflab.runs.train_set import Pool
 
 
 def pools(
@@ -171,54 +170,6 @@ def expected(config: Config, generation: int) -> int:
     for policy, _ in acting("select", config, generation):
         count = policy.keeps(count)
     return count
-
-
-def mix(drawn: list[Pool], budget: int | None, key: tuple[object, ...], replicates: int = 1) -> pa.Table:
-    """Draw the rows of one training set without replacement: columns pool, lab, generation, index, replicate.
-
-    A pool that is taken whole gives rows shared by all replicates (-1); anything drawn at random is drawn for each
-    replicate on its own, so that replicates stay independent chains.
-    """
-    pool_of = np.concatenate([np.full(len(p.rows), i) for i, p in enumerate(drawn)])
-    index = np.concatenate([p.rows for p in drawn])
-    of = [np.flatnonzero(pool_of == i) for i in range(len(drawn))]  # positions of each pool in their union
-    picks: list[tuple[np.ndarray, int]] = []  # positions, replicate
-
-    def whole(i: int) -> bool:
-        return drawn[i].count == len(of[i]) or drawn[i].same  # the train split is shuffled already
-
-    def draw(rows: np.ndarray, count: int, *name: object) -> np.ndarray:
-        return np.sort(numpy_generator(*name).permutation(rows)[:count])
-
-    def part(i: int, r: int) -> np.ndarray:
-        return (
-            of[i][: drawn[i].count]
-            if whole(i)
-            else draw(of[i], drawn[i].count, *(drawn[i].key or (*key, i)), r)
-        )
-
-    each = [(r, r if replicates > 1 else SHARED) for r in range(replicates)]
-    if budget is not None and budget < sum(p.count for p in drawn):
-        for r, shown in each:
-            picks.append(
-                (draw(np.concatenate([part(i, r) for i in range(len(drawn))]), budget, *key, r), shown)
-            )
-    else:
-        for i in range(len(drawn)):
-            picks += [(part(i, 0), SHARED)] if whole(i) else [(part(i, r), shown) for r, shown in each]
-    at = np.concatenate([rows for rows, _ in picks])
-    kinds = pa.array([p.kind for p in drawn])
-    return pa.table(
-        {
-            "pool": kinds.take(pa.array(pool_of[at])).dictionary_encode(),
-            "lab": pa.array(np.array([p.lab for p in drawn])[pool_of[at]], pa.int16()),
-            "generation": pa.array(np.array([p.generation for p in drawn])[pool_of[at]], pa.int32()),
-            "index": pa.array(index[at], pa.int64()),
-            "replicate": pa.array(
-                np.repeat([r for _, r in picks], [len(rows) for rows, _ in picks]), pa.int32()
-            ),
-        }
-    )
 
 
 def _shares(total: int, parts: int) -> list[int]:

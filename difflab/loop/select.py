@@ -1,4 +1,7 @@
-"""Stage 4, select: which samples may train later generations, and for those that may not, why. Policies decide, in the order of the config."""
+"""Stage 4, select: which samples may train later generations, and why the others may not.
+
+The policies of the config decide, in their order. Each sees the samples that those before it have kept.
+"""
 
 from __future__ import annotations
 
@@ -8,28 +11,45 @@ import numpy as np
 import pyarrow as pa
 
 from difflab.core.errors import ConfigError
+from difflab.core.files import write_table
+from difflab.loop.work import Work
 from difflab.policies import acting
 from difflab.policies.candidates import Candidates
 from difflab.runs.run import Run
 
 
-def select(run: Run, generation: int, extractors: Any) -> pa.Table:
-    """One row per sample: index, kept, reason (null = kept). Raises ConfigError when a later generation would find nothing."""
+def select(work: Work, generation: int) -> None:
+    """Stage 4 of one generation: writes selected.parquet."""
+    if work.main:
+        rows = decide(work.run, generation, work.extractors)
+        write_table(work.run.gen(generation) / "selected.parquet", rows)
+
+
+def decide(run: Run, generation: int, extractors: Any) -> pa.Table:
+    """One row per sample: index, kept, reason (null = kept).
+
+    Raises ConfigError when all samples of a generation are rejected and a later generation needs some.
+    """
     count = run.config.sample.count_of(generation)
     reasons: list[str | None] = [None] * count
-    every = Candidates(run, generation, np.arange(count), extractors)
+    all_samples = Candidates(run, generation, np.arange(count), extractors)
     for policy, at in acting("select", run.config, generation, run=run, extractors=extractors):
-        left = every.only(np.array([i for i in range(count) if reasons[i] is None], dtype=np.int64))
-        if not len(left):  # of the last generation, which nothing follows
+        kept = np.array([i for i in range(count) if reasons[i] is None], dtype=np.int64)
+        if not len(kept):  # possible in the last generation only, which trains no other
             break
-        for i, reason in zip(left.index, policy.select(at, left), strict=True):
+        remaining = all_samples.only(kept)
+        for i, reason in zip(kept, policy.select(at, remaining), strict=True):
             reasons[i] = reason
         if all(reasons) and generation < run.config.generations:
-            why = max(set(reasons), key=reasons.count)
+            most_frequent = max(set(reasons), key=reasons.count)
             raise ConfigError(
-                f"policies: {policy.policy} keeps none of the {count} samples of generation {generation} ({why}); loosen it"
+                f"policies: {policy.policy} keeps none of the {count} samples of generation {generation} "
+                f"({most_frequent}); loosen it"
             )
-    kept = [reason is None for reason in reasons]
     return pa.table(
-        {"index": pa.array(range(count), pa.int64()), "kept": kept, "reason": pa.array(reasons, pa.string())}
+        {
+            "index": pa.array(range(count), pa.int64()),
+            "kept": [reason is None for reason in reasons],
+            "reason": pa.array(reasons, pa.string()),
+        }
     )

@@ -686,7 +686,7 @@ def test_processes_other_than_the_main_one_say_nothing(call, monkeypatch, finish
 
     seen = {}
 
-    def chained(config: Any, path: Path, report: Any, page: bool) -> Run:
+    def chained(config: Any, path: Path, report: Any, after_generation: Any) -> Run:
         seen["quiet"] = report.quiet
         return Run(finished, parse(yaml.safe_load((finished / "run.yaml").read_text())["config"]))
 

@@ -14,7 +14,7 @@ import yaml
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 
 from difflab.config import Config, load
-from difflab.loop.chain import check
+from difflab.loop.checks import check
 from difflab.loop.regimes import check_possible, expected, mix, pools
 from difflab.runs.sizes import fresh_needed
 

@@ -13,10 +13,10 @@ import torch
 from difflab.config import parse
 from difflab.loop import row_kinds as table
 from difflab.loop.chain import run_chain
+from difflab.loop.gradients import Gradients
 from difflab.loop.held_out import summary
 from difflab.loop.measure import JUDGES, shown
 from difflab.loop.row_kinds import DECLARED, first_sentence, row_kinds
-from difflab.loop.training_loop import Gradients
 from difflab.metrics import METRICS
 from difflab.models import family_of
 from difflab.models.family import Exact, Shape

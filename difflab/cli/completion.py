@@ -46,7 +46,7 @@ def words_of() -> dict[tuple[str, str], list[str]]:
     from difflab.features.registry import SPECS
     from difflab.metrics import METRICS
     from difflab.policies import known
-    from difflab.studies.theory import LAWS
+    from difflab.studies.laws import LAWS
 
     measures, extractors = sorted(METRICS), [*SPECS, "open_clip:tiny-clip"]
     return {

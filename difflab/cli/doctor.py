@@ -162,7 +162,7 @@ def devices() -> Iterator[Row]:
     import psutil
     import torch
 
-    from difflab.loop.chain import emulates_bf16
+    from difflab.loop.checks import emulates_bf16
 
     memory = psutil.virtual_memory()
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -234,7 +234,7 @@ def weights() -> Iterator[Row]:
 def preset(path: Path) -> Row:
     """Whether a config would run here, and if not, why; of a local base the bytes of its weights."""
     from difflab import config as configs
-    from difflab.loop.chain import check
+    from difflab.loop.checks import check
 
     size = None
     try:

@@ -69,6 +69,14 @@ def write_json(path: Path, thing: Any) -> None:
     write_text(path, json.dumps(thing, indent=1, sort_keys=True) + "\n")
 
 
+def write_table(path: Path, rows: Any) -> None:
+    """Write a pyarrow table as parquet, compressed and with checksums, whole or not at all."""
+    import pyarrow.parquet as pq
+
+    with atomic(path) as temporary:
+        pq.write_table(rows, temporary, compression="zstd", write_page_checksum=True)
+
+
 def read_json(path: Path, kind: Any = Any) -> Any:
     """What a JSON file holds. Raises StoreError where it is missing, damaged, or not of the type `kind` (as pydantic reads types)."""
     try:

@@ -24,9 +24,10 @@ from difflab.core.seeds import numpy_generator, seed_of
 from difflab.data.content import halves
 from difflab.data.image_sets import open_sides
 from difflab.data.sources import Source
-from difflab.evaluation.compare import COMMON, TEXTURE, chosen, default_extractor, features
+from difflab.evaluation.extract import default_extractor, features, rows_at
 from difflab.loop.measure import Row, Side, measured
 from difflab.metrics import METRICS, open_extractor
+from difflab.metrics.defaults import COMMON, TEXTURE
 from difflab.metrics.interval import resampled
 
 T = TypeVar("T")
@@ -115,7 +116,7 @@ class Monitor:
         source, hashes, found = self._together(read)
         first, other = halves(hashes, self.count)  # copies of one image are all in one of them
         self._identity, self.count = digest(hashes), len(first)
-        self._real = [chosen(part, np.concatenate([first, other])) for part in found]
+        self._real = [rows_at(part, np.concatenate([first, other])) for part in found]
         self._size, self._channels = source.size, source.channels
 
     def update(self, images: Any, step: int | None = None, warn: bool = True) -> list[Row]:

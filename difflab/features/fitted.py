@@ -130,7 +130,8 @@ def read_fitted(path: Path | None, device: str | torch.device = "cpu") -> Extrac
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping
             recipe = json.loads(file.metadata()["recipe"])
-        network = LeNet(recipe["channels"], recipe["n_classes"])
+        with torch.random.fork_rng(devices=[]):  # a network draws initial weights before it loads its own
+            network = LeNet(recipe["channels"], recipe["n_classes"])
         network.load_state_dict(state)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise MeasureError(

@@ -15,6 +15,7 @@ def test_open_clip_unreachable_is_said_at_once(monkeypatch):
 
     monkeypatch.setattr(hub.socket, "create_connection", refuse)
     monkeypatch.setattr(hub, "getproxies", dict)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", "/nonexistent")
     with pytest.raises(
         MeasureError, match=r"cannot open open_clip:hf-hub:nobody/nothing.*offline, give a local folder"

@@ -20,19 +20,13 @@ from safetensors.torch import load_file, save_file
 
 from difflab.config import Config, Train, parse
 from difflab.core.errors import ConfigError, StoreError, TrainingError
-from difflab.loop.training_loop import (
-    Average,
-    Gradients,
-    Watch,
-    fit,
-    learning_rate,
-    like,
-    mean_loss,
-    order,
-    trainable,
-)
+from difflab.loop.gradients import Gradients
+from difflab.loop.training_loop import fit, learning_rate, mean_loss, order
+from difflab.models.ema import Average
 from difflab.models.family import Shape
 from difflab.models.pixel_mlp import PixelMLP
+from difflab.models.weights import like, trainable
+from difflab.policies.watch import Watch
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, 4, 4, 1), dtype=np.uint8)
 LABELS = np.arange(37) % 3

@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from difflab.config import Sample, Train
 from difflab.core.errors import ConfigError, StoreError
-from difflab.loop.training_loop import fit, trainable
+from difflab.loop.training_loop import fit
 from difflab.models.autoencoder import Memory
 from difflab.models.family import Shape
+from difflab.models.weights import trainable
 from difflab.runs.store import Shards
 
 pytestmark = tiny.LIBRARIES

@@ -4,7 +4,7 @@ import pytest
 from chains import NUMBERS, checked, config, ran
 
 from difflab.core.errors import ConfigError
-from difflab.loop import training_loop as train
+from difflab.loop import train
 from difflab.loop.plan import plan
 from difflab.models.family import Shape
 

@@ -36,7 +36,7 @@ def merged(base: dict[str, Any], **sections: Any) -> dict[str, Any]:
 
 # -------------------------------------------------------------------------------------------------- reading
 def test_every_bundled_config_is_valid_and_agrees_with_the_schema():
-    home = Path(__file__).parents[1] / "configs"
+    home = Path(__file__).parents[2] / "configs"
     own: dict[Path, Any] = {
         home / "assets" / "tiny-sd.yaml": Pretraining,
         home / "assets" / "tiny-clip.yaml": ClipPretraining,
@@ -388,7 +388,7 @@ WITH = {
 def changed(changes: dict[str, Any]) -> Config:
     raw = json.loads(json.dumps(DIGITS))
     for key, value in changes.items():
-        configs._apply(raw, f"{key}={json.dumps(value)}")
+        configs.apply_override(raw, f"{key}={json.dumps(value)}")
     if changes.get("model.family") == "memoriser":
         raw["model"] = {"family": "memoriser"}
     return parse(raw)

@@ -1,42 +1,14 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import pytest
+from curve_runs import legend, made_of_rows, numbers
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from difflab.config import parse
-from difflab.loop.measure import row
-from difflab.report.curves import COLOURS, arm_curves, curves
+from difflab.plots.curves import COLOURS
+from difflab.report.arms import curves
 from difflab.runs.run import Run
-from difflab.studies.compare_runs import Arm
 
 FLOOR, INTERVAL = "floor (real against real)", "95% interval"
-
-
-def made(path: Path, name: str, rows: list[dict[str, Any]]) -> Run:
-    run = Run(path, parse({"name": name, "model": {"family": "memoriser"}, "generations": 9}))
-    for t in {r["generation"] for r in rows}:
-        run.gen(t).mkdir(parents=True)
-        (run.gen(t) / "metrics.jsonl").write_text(
-            "".join(json.dumps(r) + "\n" for r in rows if r["generation"] == t)
-        )
-    return run
-
-
-def numbers(
-    metric: str,
-    values: list[float | None],
-    floor: float | None = 0.1,
-    extractor: str = "pixels",
-    ci: bool = True,
-) -> list[dict[str, Any]]:
-    return [
-        row(t, metric, extractor, v, (v - 0.2, v + 0.3) if ci and v is not None else None, 50, floor, "abc")
-        for t, v in enumerate(values)
-    ]
 
 
 @pytest.fixture
@@ -46,11 +18,7 @@ def run(tmp_path) -> Run:
         *numbers("fd", [1.0, 3.0]),
         *numbers("recall", [0.9, 0.2], 0.95),
     ]
-    return made(tmp_path / "one", "one", rows)
-
-
-def legend(figure: Any) -> list[str]:
-    return [text.get_text() for text in figure.legends[0].get_texts()]
+    return made_of_rows(tmp_path / "one", "one", rows)
 
 
 def test_each_measure_is_a_plot_with_values_interval_and_floor(run):
@@ -68,7 +36,7 @@ def test_each_measure_is_a_plot_with_values_interval_and_floor(run):
 
 
 def test_several_runs_share_the_plots_and_have_a_colour_each(run, tmp_path):
-    two = made(
+    two = made_of_rows(
         tmp_path / "two", "two", [*numbers("fd", [1.5, 2.5, 2.0], 0.7), *numbers("kid", [0.1, 0.2], None)]
     )
     figure = curves([run, two])
@@ -86,7 +54,7 @@ def test_several_runs_share_the_plots_and_have_a_colour_each(run, tmp_path):
 
 
 def test_flagged_images_are_drawn_where_there_are_any(tmp_path):
-    clean = made(
+    clean = made_of_rows(
         tmp_path / "clean",
         "clean",
         [*numbers("flagged_share", [0, 0], 0.0, "none"), *numbers("fd", [1.0, 3.0])],
@@ -96,7 +64,8 @@ def test_flagged_images_are_drawn_where_there_are_any(tmp_path):
 
 def test_more_runs_than_colours_have_lines_of_another_kind(tmp_path):
     runs = [
-        made(tmp_path / str(k), str(k), numbers("kid", [0.1, 0.2], None)) for k in range(len(COLOURS) + 2)
+        made_of_rows(tmp_path / str(k), str(k), numbers("kid", [0.1, 0.2], None))
+        for k in range(len(COLOURS) + 2)
     ]
     lines = next(iter(curves(runs).axes)).lines
     looks = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines]
@@ -105,12 +74,12 @@ def test_more_runs_than_colours_have_lines_of_another_kind(tmp_path):
 
 
 def test_a_run_that_lacks_the_first_measure_is_in_the_legend_too(run, tmp_path):
-    figure = curves([run, made(tmp_path / "two", "two", numbers("kid", [0.1], None, ci=False))])
+    figure = curves([run, made_of_rows(tmp_path / "two", "two", numbers("kid", [0.1], None, ci=False))])
     assert legend(figure) == ["one", "two", INTERVAL, FLOOR]
 
 
 def test_runs_of_the_same_name_are_told_apart_by_their_folders(run, tmp_path):
-    figure = curves([run, made(tmp_path / "other", "one", numbers("fd", [2.0]))])
+    figure = curves([run, made_of_rows(tmp_path / "other", "one", numbers("fd", [2.0]))])
     assert legend(figure)[:2] == ["one", "other"]
 
 
@@ -123,7 +92,7 @@ def test_metrics_can_be_chosen_and_the_figure_shrinks(run):
 def test_without_intervals_floors_or_values_nothing_is_made_up(tmp_path):
     figure = curves(
         [
-            made(
+            made_of_rows(
                 tmp_path / "r",
                 "r",
                 [*numbers("fd", [1.0, None, 2.0], None, ci=False), *numbers("kid", [None, None])],
@@ -137,20 +106,24 @@ def test_without_intervals_floors_or_values_nothing_is_made_up(tmp_path):
 
 def test_extractors_are_named_when_there_are_several(tmp_path):
     figure = curves(
-        [made(tmp_path / "r", "r", [*numbers("fd", [1.0]), *numbers("fd", [2.0], extractor="fitted")])]
+        [
+            made_of_rows(
+                tmp_path / "r", "r", [*numbers("fd", [1.0]), *numbers("fd", [2.0], extractor="fitted")]
+            )
+        ]
     )
     assert [a.get_title() for a in figure.axes] == ["fd (pixels)", "fd (fitted)"]
 
 
 def test_a_run_without_numbers_gives_an_empty_figure(tmp_path):
-    figure = curves([made(tmp_path / "r", "r", [])])
+    figure = curves([made_of_rows(tmp_path / "r", "r", [])])
     assert not figure.legends and not any(a.axison for a in figure.axes)
 
 
 @pytest.mark.parametrize("measures", [1, 2, 4, 5, 11])
 def test_nothing_overlaps_or_leaves_the_page(tmp_path, measures):
     rows = [r for i in range(measures) for r in numbers(f"a_rather_long_{i}", [1e-4 * 10**i, 2.0])]
-    runs = [made(tmp_path / n, n, rows) for n in ("digits-accumulate", "digits-fresh", "digits")]
+    runs = [made_of_rows(tmp_path / n, n, rows) for n in ("digits-accumulate", "digits-fresh", "digits")]
     figure = curves(runs)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -163,11 +136,3 @@ def test_nothing_overlaps_or_leaves_the_page(tmp_path, measures):
     assert not any(a.overlaps(b) for i, a in enumerate(plots) for b in plots[:i])
     labelled = [bool(a.get_xlabel()) for a in figure.axes if a.axison]
     assert labelled == [i >= (len(labelled) - 1) // 4 * 4 for i in range(len(labelled))]
-
-
-def test_an_arm_without_runs_is_not_in_the_legend_and_the_others_keep_their_colours(run):
-    figure = arm_curves([Arm("gone", {}), Arm("there", {0: run})])
-    assert "there" in legend(figure) and "gone" not in legend(figure)
-    assert {
-        line.get_color() for axis in figure.axes for line in axis.lines if line.get_linestyle() != "--"
-    } == {COLOURS[1]}

@@ -14,10 +14,11 @@ import yaml
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 
 from difflab.config import Config, load
-from difflab.loop.chain import check
-from difflab.loop.regimes import check_possible, expected, fresh_needed, mix, pools
+from difflab.loop.checks import check
+from difflab.loop.regimes import check_possible, expected, mix, pools
+from difflab.runs.sizes import fresh_needed
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 OTHERS = [
     p for folder in ("assets", "accelerate", "sweeps", "claims") for p in (CONFIGS / folder).glob("*.yaml")

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 from difflab.core.rows import RowKind
+from difflab.loop.measure import FLAGGED
 from difflab.loop.row_kinds import row_kinds
 from difflab.metrics import METRICS
 from difflab.report.rounding import rounded
@@ -90,7 +91,7 @@ def chart_groups(arms: Sequence[Arm]) -> list[dict[str, Any]]:
         title: {"title": title, "charts": [], "note": ""} for title in GROUPS
     }
     for (metric, extractor), rows_by_arm in rows.items():
-        if metric != "flagged_share" or any(row["value"] for row in chain(*rows_by_arm.values())):
+        if metric != FLAGGED.name or any(row["value"] for row in chain(*rows_by_arm.values())):
             chart = _chart(metric, extractor, rows_by_arm, arms, several)
             groups[chart["group"]]["charts"].append(chart)
     if not all(_exact(arm) for arm in arms):

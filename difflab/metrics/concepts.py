@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from difflab.config import digest
 from difflab.core.errors import DataError, MeasureError
 from difflab.core.files import read_lines, sound
-from difflab.features.extractors import Extractor
+from difflab.features.extractor import Extractor
 from difflab.metrics.base import Pair, PairMetric, Rows, measure, nearest, squared_distances
 from difflab.metrics.interval import wilson
 from difflab.metrics.kernel import unit_rows

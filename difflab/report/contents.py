@@ -111,7 +111,7 @@ def compared_arms(arms: Sequence[Arm]) -> dict[str, Any]:
         if metric == FLAGGED.name and not any(result["value"] for result in of_measure):
             continue
         kind = kind_of(metric)
-        row = {
+        row: dict[str, Any] = {
             "metric": metric,
             "title": titled(kind.label, extractor, several),
             "better": kind.better,

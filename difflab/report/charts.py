@@ -141,12 +141,13 @@ def _chart(
 ) -> dict[str, Any]:
     """One curve per arm, with what the page says about the measure. `several`: the page shows several feature spaces."""
     kind = kind_of(metric)
+    counts = "chains" if extractor == "model" else kind.counts
     floor = first_floor(chain(*rows_by_arm.values()))
     lines = []
     for i, arm in enumerate(arms):
         if arm.name in rows_by_arm:
-            counts = "seeds" if len(arm.runs) > 1 else kind.counts
-            lines.append({"arm": i, **_line(rows_by_arm[arm.name]), "over": counts})
+            over = "seeds" if len(arm.runs) > 1 else counts
+            lines.append({"arm": i, **_line(rows_by_arm[arm.name]), "over": over})
     return {
         "metric": metric,
         "extractor": extractor,

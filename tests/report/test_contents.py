@@ -113,3 +113,5 @@ def test_an_ecosystem_is_shown_as_its_labs(tmp_path: Path) -> None:
     assert labs_of([open_run(tmp_path / "eco")], ["mine"])[1] == ["mine, lab 0", "mine, lab 1"]
     groups = {group["title"]: group["charts"] for group in contents([open_run(tmp_path / "eco")])["groups"]}
     assert set(groups) >= {"Fitted distribution"} and "Other" not in groups
+    lines = [line for charts in groups.values() for chart in charts for line in chart["lines"]]
+    assert {line["over"] for line in lines} == {"chains"}

@@ -238,6 +238,14 @@ def _measure_rows(linked: bool = False) -> Iterator[list[str]]:
         ]
 
 
+def _other_rows() -> Iterator[list[str]]:
+    from difflab.loop.row_kinds import DECLARED
+
+    for kind in DECLARED:
+        better = {"real": "as the floor", "none": "neither"}.get(kind.better, kind.better)
+        yield [f"`{kind.name}`", kind.about, kind.unit, kind.counts, better]
+
+
 @pages
 def measures() -> dict[str, str]:
     from difflab.metrics import METRICS
@@ -248,6 +256,9 @@ def measures() -> dict[str, str]:
         "`from difflab.metrics import METRICS`. In a run every number comes with its n, its floor and a 95% interval; what to beware of: "
         "[the FAQ](../FAQ.md).\n\n"
         + table(("measure", "what it says", "unit", "range", "better"), _measure_rows(linked=True))
+        + "\n\n## Other rows of metrics.jsonl\n\n"
+        "These are no measures between two sets of features: rows of the training, of the judges, of exact families and of ecosystems.\n\n"
+        + table(("row", "what it says", "unit", "n counts", "better"), _other_rows())
     }
     for name, kind in METRICS.items():
         low, high = kind.range

@@ -29,8 +29,8 @@ from difflab.core.seeds import seed_of
 from difflab.data.content import contents, kept_together
 from difflab.data.sources import open_source
 from difflab.data.split import split
-from difflab.loop.held_out import errors
 from difflab.loop.training_loop import fit
+from difflab.metrics.held_out_loss import errors
 from difflab.models import autoencoder
 from difflab.models.family import Shape
 from difflab.models.stable_diffusion import StableDiffusion

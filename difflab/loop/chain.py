@@ -42,6 +42,7 @@ from difflab.loop.ingest import ingest
 from difflab.models import family_of
 from difflab.models.family import ClosedForm
 from difflab.models.schedulers import check_scheduler, late_start, scheduler_of
+from difflab.models.weights import whole
 from difflab.policies import At, Policy
 from difflab.runs.run import STAGES, EcosystemRun, Run, read_rows, run_class
 from difflab.runs.store import Shards
@@ -385,7 +386,7 @@ def rehearse_saving(model: Any, settings: Any, work: Work, folder: Path) -> None
     if work.rehearsed:
         return
     if train.shards(work.accelerator):
-        model.unshard({name: train.whole(p) for name, p in model.net.state_dict().items()})
+        model.unshard({name: whole(p) for name, p in model.net.state_dict().items()})
     if work.main:
         temporary = folder / ".rehearsal.tmp"
         shutil.rmtree(temporary, ignore_errors=True)

@@ -19,14 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedType
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from difflab.config import Train
 from difflab.core.errors import ConfigError, TrainingError
 from difflab.core.files import read_tensors, write_json, write_tensors
 from difflab.core.seeds import generator, numpy_generator
+from difflab.models.ema import Average
 from difflab.models.nonfinite import named, watched
+from difflab.models.weights import like, trainable, whole
 
 REPORTS = 50  # points of the loss curve
 
@@ -250,11 +252,6 @@ def shards(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type == DistributedType.FSDP
 
 
-def trainable(net: Any) -> dict[str, torch.nn.Parameter]:
-    """What is trained of a network, by name."""
-    return {name: p for name, p in net.named_parameters() if p.requires_grad}
-
-
 def optimizer_of(train: Train, weights: list[Any]) -> Any:
     """AdamW, fused where torch has it; or the one of bitsandbytes with 8-bit state. Raises ConfigError where that is not installed."""
     if train.optimizer == "adamw":
@@ -363,40 +360,6 @@ def order(size: int, batch: int, seen: int, key: tuple[object, ...]) -> np.ndarr
 @lru_cache(maxsize=4)
 def _permutation(size: int, epoch: int, key: tuple[object, ...]) -> np.ndarray:
     return numpy_generator("order", *key, epoch).permutation(size)
-
-
-class Average:
-    """Exponential moving average of the weights, with the warm-up of diffusers: decay min(d, (1 + k) / (10 + k))."""
-
-    def __init__(self, weights: dict[str, Any], decay: float):
-        self.decay = decay
-        self.weights = {name: p.detach().clone() for name, p in weights.items()} if decay else {}
-
-    @torch.no_grad()
-    def update(self, weights: dict[str, Any], step: int) -> None:
-        if self.decay:
-            share = 1 - min(self.decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(self.weights.values()), [weights[name] for name in self.weights], share)
-
-    @torch.no_grad()
-    def copy_to(self, weights: dict[str, Any]) -> None:
-        for name, average in self.weights.items():
-            weights[name].copy_(average)
-
-
-def whole(tensor: Any) -> torch.Tensor:
-    """A tensor that is on this process alone, on the CPU; all processes gather a sharded one together."""
-    tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return tensor.detach().cpu().clone()
-
-
-def like(tensor: torch.Tensor, other: Any) -> Any:
-    """`tensor`, sharded and laid out in memory as `other` is where they have the same shape: fused optimisers read both in order of memory."""
-    if tensor.shape != other.shape:
-        return tensor
-    if isinstance(other, DTensor):
-        return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
-    return torch.empty_like(other, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
 
 
 def keep(

@@ -11,8 +11,9 @@ import torch
 from difflab.config import Sample
 from difflab.core.files import read_tensors, write_tensors
 from difflab.core.seeds import numpy_generator
+from difflab.core.shape import Shape
 from difflab.models.categorical import pick
-from difflab.models.family import Exact, Shape
+from difflab.models.family import Exact
 from difflab.models.gaussian import counted
 
 

@@ -1,12 +1,14 @@
-"""How far weights have moved, read tensor by tensor from their files, so that no second model is ever in memory."""
+"""Weights: which ones are trained, their distance on disk, and whole tensors of sharded ones."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from difflab.core.errors import MeasureError, StoreError
 
@@ -55,3 +57,26 @@ def _where(files: list[Path]) -> dict[str, Path]:
 def _read(file: Path, name: str) -> torch.Tensor:
     with safe_open(file, "pt") as handle:
         return handle.get_tensor(name.split("/", 1)[1])
+
+
+def trainable(net: Any) -> dict[str, torch.nn.Parameter]:
+    """The parameters of a network that require a gradient, by name."""
+    return {name: p for name, p in net.named_parameters() if p.requires_grad}
+
+
+def whole(tensor: Any) -> torch.Tensor:
+    """A copy of the whole tensor on the CPU. All processes must call this together for a sharded one, which is gathered."""
+    tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.detach().cpu().clone()
+
+
+def like(tensor: torch.Tensor, other: Any) -> Any:
+    """`tensor`, sharded and laid out in memory as `other`; unchanged where their shapes differ.
+
+    Fused optimisers read weights and state in the order of memory, so that both must have the same layout.
+    """
+    if tensor.shape != other.shape:
+        return tensor
+    if isinstance(other, DTensor):
+        return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
+    return torch.empty_like(other, dtype=tensor.dtype, requires_grad=False).copy_(tensor)

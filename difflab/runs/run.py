@@ -35,7 +35,7 @@ from difflab.core.files import cache_home, read_json, write_text
 from difflab.runs.ledger import REAL
 from difflab.runs.store import Shards
 from difflab.core.errors import ConfigError, StoreError, reading
-from difflab.models.family import Shape
+from difflab.core.shape import Shape
 
 # Of every row of metrics.jsonl.
 KEYS = ("generation", "lab", "metric", "extractor", "value", "ci_low", "ci_high", "n", "floor", "recipe", "reason")

@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 
 from difflab.core.errors import ConfigError
-from difflab.loop.training_loop import Moment, Watch, like, trainable
+from difflab.loop.training_loop import Moment, Watch
+from difflab.models.weights import like, trainable
 from difflab.policies.policy import At, Policy, policy
 from difflab.policies.train.interpolation import other, weights_of
 

@@ -14,7 +14,8 @@ from torch.distributed.tensor import DTensor
 from difflab.core.errors import ConfigError
 from difflab.loop.held_out import LEVELS, errors
 from difflab.loop.regimes import first_size, fresh_needed
-from difflab.loop.training_loop import Moment, Watch, like
+from difflab.loop.training_loop import Moment, Watch
+from difflab.models.weights import like
 from difflab.policies.policy import At, Policy, policy
 
 

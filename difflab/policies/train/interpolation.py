@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from difflab.core.errors import ConfigError
-from difflab.loop.training_loop import trainable
+from difflab.models.weights import trainable
 from difflab.policies.policy import At
 
 EXACT = {

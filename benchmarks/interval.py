@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from difflab.loop.measure import SHARES
 from difflab.metrics import METRICS, Judge, Pair, interval, resampled
+from difflab.metrics.measurement import SHARES
 
 SETTINGS = {"equal": (1.0, 0.0), "apart": (0.8, 0.5), "narrow": (0.7, 0.0)}
 NAMES = ("fd", "kid", "precision", "recall", "density", "coverage", "trace_ratio")

@@ -77,7 +77,7 @@ def accumulated(run: Run) -> list[tuple[int, int, int, int]]:
 def peaks(work: Any) -> list[int]:
     """Peak resident bytes of this process while each generation is worked on, the peak being reset before each (Linux)."""
     found: list[int] = []
-    table: dict[str, Any] = chain.STAGE
+    table: dict[str, Any] = chain.RUN_STAGE
     stages = dict(table)
 
     def peak() -> int:

@@ -17,7 +17,7 @@ import psutil
 
 from difflab.loop import chain  # noqa: F401  (imported here, so that imports are not part of the wall time)
 from difflab.loop.reuse import keys
-from difflab.runs.run import STAGES
+from difflab.runs.folder import STAGES
 from difflab.studies.sweep import Sweep, jobs, run_sweep, runs_of
 
 BASE = Path(__file__).parents[1] / "configs" / "claims" / "base"

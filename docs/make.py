@@ -403,7 +403,7 @@ def config() -> str:
         fields_table(configs.Config),
     ]
     for section, field in configs.Config.model_fields.items():
-        spec = configs._spec(field)
+        spec = configs.spec_of(field)
         if section == "model":
             parts += ["## model", "`model.family` says which fields there are:"]
             for family, own in specs.items():
@@ -417,7 +417,7 @@ def config() -> str:
         elif spec:
             parts += [f"## {section}", documented(spec), fields_table(spec, section=section)]
             for key, inner in spec.model_fields.items():
-                if own := configs._spec(inner):
+                if own := configs.spec_of(inner):
                     parts += [f"### {section}.{key}", documented(own), fields_table(own)]
         elif section == "policies":
             parts += [

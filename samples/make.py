@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 from difflab import Run, open_run
-from difflab.report.curves import curves
+from difflab.report.arms import curves
 from difflab.report.page import report
 from difflab.report.verdict import verdict
 

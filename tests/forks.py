@@ -20,7 +20,7 @@ ENV = {
 # whose last word is the run's folder. They find each other as torchrun's do. Answers with their process ids, then with their exit codes.
 SERVER = """
 import gc, os, sys
-import difflab.loop.chain, difflab.cli.main, difflab.features.extractors, difflab.models.pixel_mlp, difflab.models.stable_diffusion, difflab.report.grid
+import difflab.loop.chain, difflab.report.live, difflab.cli.main, difflab.features.registry, difflab.models.pixel_mlp, difflab.models.stable_diffusion, difflab.runs.probe
 import difflab.data.emoji, difflab.data.sources, difflab.loop.training_loop, diffusers, pandas, peft, pyarrow.dataset, sklearn.linear_model, torch
 from contextlib import nullcontext
 from functools import partial
@@ -28,7 +28,7 @@ from functools import partial
 gc.collect()
 gc.freeze()  # every training ends with a collection, which would go over all of torch's objects in every process
 
-difflab.loop.chain.show = lambda *args: None  # reports and curves have tests of their own
+difflab.report.live.after_generation = lambda *args: None  # reports and curves have tests of their own
 difflab.loop.chain.run_chain = partial(difflab.loop.chain.run_chain, plots=False)
 
 def shard():
@@ -41,18 +41,18 @@ def shard():
         return raw, torch.optim.AdamW([p for p in raw.parameters() if p.requires_grad], lr=group["lr"], weight_decay=group["weight_decay"])
 
     Accelerator.prepare = prepare
-    difflab.loop.training_loop.shards = lambda accelerator: True
+    difflab.loop.training_loop.shards_weights = difflab.loop.train.shards_weights = lambda accelerator: True
     Accelerator.clip_grad_norm_ = lambda self, weights, norm: torch.nn.utils.clip_grad_norm_(list(weights), norm)
     Accelerator.no_sync = lambda self, net: nullcontext()
 
 def stop_after(checkpoints):
-    keep, done = difflab.loop.training_loop.keep, [0]
+    keep, done = difflab.loop.training_loop.write_checkpoint, [0]
     def watched(*args):
         keep(*args)
         done[0] += 1
         if done[0] == checkpoints:
             os._exit(3)
-    difflab.loop.training_loop.keep = watched
+    difflab.loop.training_loop.write_checkpoint = watched
 
 for line in sys.stdin:
     world, sharded, stop, port, *command = line.split()

@@ -43,10 +43,10 @@ def actions(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Act
 
 def words_of() -> dict[tuple[str, str], list[str]]:
     """The words that an argument of a command takes, by (command, argument)."""
-    from difflab.features.extractors import SPECS
+    from difflab.features.registry import SPECS
     from difflab.metrics import METRICS
     from difflab.policies import known
-    from difflab.studies.theory import LAWS
+    from difflab.studies.laws import LAWS
 
     measures, extractors = sorted(METRICS), [*SPECS, "open_clip:tiny-clip"]
     return {

@@ -543,11 +543,12 @@ def _run(args: argparse.Namespace) -> int:
     _quiet_libraries()
     from difflab.core.progress import Reporter
     from difflab.loop.chain import run_chain
+    from difflab.report.live import after_generation
     from difflab.report.table import remarks, table
 
     main_process = int(os.environ.get("RANK", "0")) == 0
     report = Reporter(quiet=not main_process or args.json, weights=_weights(config))
-    run = run_chain(config, path, report, page=True)
+    run = run_chain(config, path, report, after_generation=after_generation)
     if not main_process:
         return 0
     if args.json:
@@ -682,8 +683,8 @@ def _diagnose(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace) -> int:
     _quiet_libraries()
     from difflab.core.progress import Reporter
-    from difflab.loop.chain import show
     from difflab.loop.measure_run import listing, measure_run
+    from difflab.report.live import after_generation
     from difflab.report.table import measures, remarks, table
     from difflab.runs.run import open_run
 
@@ -705,7 +706,7 @@ def _measure(args: argparse.Namespace) -> int:
         return 0
     fresh = [row for row in run.rows() if _key(row) not in before]
     if (args.dir / "report.html").exists() and fresh:
-        show(run, run.config.generations)
+        after_generation(run, run.config.generations)
     if args.json:
         _print_rows(fresh)
         return 0
@@ -786,7 +787,8 @@ def _sweep(args: argparse.Namespace) -> int:
         raise ConfigError(f"there is no sweep {path}; see configs/sweeps/ for examples")
     _quiet_libraries()
     from difflab.core.progress import Reporter
-    from difflab.studies.sweep import Job, read, run_sweep
+    from difflab.studies.sweep import read, run_sweep
+    from difflab.studies.workers import Job
 
     sweep, folder = read(path, args.overrides)
     out = args.out or Path("runs") / sweep.name
@@ -826,9 +828,10 @@ def _show_arms(
     as_json: bool = False,
 ) -> None:
     from difflab.core.files import atomic
-    from difflab.report.curves import arm_curves
+    from difflab.report.arms import arm_curves
     from difflab.report.table import arms as table
-    from difflab.studies.compare_runs import budgets, compare_runs, unfinished
+    from difflab.studies.budgets import budgets
+    from difflab.studies.compare_runs import compare_runs, unfinished
 
     rows = compare_runs(arms, metrics, generations)
     if plot:
@@ -848,7 +851,7 @@ def _show_arms(
 
 def _draw_strip(arms: Any, to: Path, generation: int | None = None) -> None:
     from difflab.core.files import atomic
-    from difflab.report.grid import arm_strip
+    from difflab.report.arms import arm_strip
 
     picture = arm_strip([arm for arm in arms if arm.runs], generation)
     with atomic(to) as temporary:
@@ -860,7 +863,7 @@ def _claims(args: argparse.Namespace) -> int:
     from difflab.core.progress import Reporter
     from difflab.report.claims_page import lines, page
     from difflab.studies.claims import read_claims, run_claims
-    from difflab.studies.sweep import Job
+    from difflab.studies.workers import Job
 
     claims = read_claims(args.folder, args.names, args.quick)
 
@@ -967,7 +970,7 @@ def _weights(config: configs.Config) -> dict[tuple[int, str], float]:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from difflab.loop.chain import check
+    from difflab.loop.checks import check
     from difflab.report.blocks import Blocks, Column
 
     config = _config(args)
@@ -1025,8 +1028,9 @@ def _costs(config: configs.Config, labs: list[configs.Config], told: list[str]) 
     from difflab.core.shape import Shape
     from difflab.loop.ingest import divided
     from difflab.loop.plan import plan
-    from difflab.loop.regimes import check_possible, fresh_needed
+    from difflab.loop.regimes import check_possible
     from difflab.models import family_of
+    from difflab.runs.sizes import fresh_needed
 
     captions = 0
     if config.exact:
@@ -1047,7 +1051,8 @@ def _costs(config: configs.Config, labs: list[configs.Config], told: list[str]) 
 
 def _status(args: argparse.Namespace) -> int:
     from difflab.report.blocks import Blocks, Column
-    from difflab.runs.run import STAGES, open_run
+    from difflab.runs.folder import STAGES
+    from difflab.runs.run import open_run
 
     run = open_run(args.dir)
     generations = range(run.config.generations + 1)
@@ -1113,7 +1118,8 @@ def _verify(args: argparse.Namespace) -> int:
 def _theory(args: argparse.Namespace) -> int:
     _quiet_libraries()
     from difflab.report.blocks import Blocks, Column
-    from difflab.studies.theory import LAWS, check
+    from difflab.studies.laws import LAWS
+    from difflab.studies.theory import check
 
     rows = check(args.laws or list(LAWS), args.chains, args.seed)
     if args.json:

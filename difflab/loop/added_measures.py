@@ -140,7 +140,7 @@ def expected(run: Run, extractors: Sequence[Any]) -> set[tuple[str, str]]:
     (extractor,) = extractors
     names = [measuring.shown(name, extractor) for name in run.config.measure.metrics]
     names += JUDGES if run.config.measure.judge_drift else []
-    names += ["aesthetic_score"] if run.config.measure.aesthetic is not None else []
+    names += [measuring.AESTHETIC.name] if run.config.measure.aesthetic is not None else []
     return {(name, extractor.name) for name in names}
 
 

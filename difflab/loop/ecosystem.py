@@ -17,6 +17,7 @@ from difflab import config as configs
 from difflab.config import Config
 from difflab.core.errors import ConfigError, MeasureError
 from difflab.core.files import atomic, write_tensors
+from difflab.core.rows import RowKind
 from difflab.core.seeds import seed_of
 from difflab.loop import measure as measuring
 from difflab.models import family_of
@@ -24,6 +25,16 @@ from difflab.models.family import Exact
 from difflab.runs.run import EcosystemRun, Run
 
 DISTANCE = "lab_distance"
+ROWS = (
+    RowKind(
+        DISTANCE,
+        unit="squared distance",
+        better="none",
+        about="Distance between the labs, mean over pairs of labs: the Frechet distance between their samples, or for "
+        "exact families the squared distance between the fitted parameters.",
+        topic="Between labs",
+    ),
+)
 
 
 # ----------------------------------------------------------------------------------------------- what fits together

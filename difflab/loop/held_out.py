@@ -19,12 +19,62 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from difflab.core.files import write_json
+from difflab.core.rows import RowKind
 from difflab.core.seeds import generator
-from difflab.loop.regimes import first_size
 from difflab.runs.run import Run
+from difflab.runs.sizes import first_size
 
 LEVELS = 8  # noise levels of an image, one in each of as many equal strata
 BINS = 4  # strata are reported in fours
+
+
+_LOSS = "squared error"
+_QUARTERS = (
+    ("least noise", "the quarter of the noise levels with the least noise: the finest structure"),
+    ("low noise", "the second quarter of the noise levels, from the least noise"),
+    ("high noise", "the third quarter of the noise levels, from the least noise"),
+    ("most noise", "the quarter of the noise levels with the most noise: the coarsest structure"),
+)
+ROWS = (
+    RowKind(
+        "held_out_loss",
+        unit=_LOSS,
+        better="lower",
+        about="Denoising loss on real images that were never trained on, over all noise levels. "
+        "It rises where the model gives up real images.",
+        topic="Tails and likelihood",
+        title="held-out loss",
+    ),
+    *(
+        RowKind(
+            f"held_out_loss_{i}",
+            unit=_LOSS,
+            better="lower",
+            about=f"Denoising loss on held-out real images at {where}.",
+            topic="Training",
+            title=f"held-out loss, {level}",
+        )
+        for i, (level, where) in enumerate(_QUARTERS, 1)
+    ),
+    RowKind(
+        "held_out_loss_rare",
+        unit=_LOSS,
+        better="lower",
+        about="Denoising loss, over all noise levels, on held-out real images of the classes that are rarest "
+        "in the first training set.",
+        topic="Tails and likelihood",
+        title="held-out loss, rarest classes",
+    ),
+    RowKind(
+        "loss_gap",
+        unit=_LOSS,
+        better="lower",
+        about="Held-out loss minus the loss on as many images of the first training set. Above 0: these images "
+        "were memorised.",
+        topic="Memorisation",
+        title="loss gap to training images",
+    ),
+)
 
 
 @torch.no_grad()

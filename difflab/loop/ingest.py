@@ -21,10 +21,11 @@ from difflab.data.account import encodable, plain
 from difflab.data.content import contents, kept_together
 from difflab.data.sources import Source, open_source
 from difflab.data.split import split
-from difflab.loop.regimes import check_possible, fresh_needed
+from difflab.loop.regimes import check_possible
 from difflab.models import family_of
 from difflab.runs.ledger import REAL
 from difflab.runs.run import Run
+from difflab.runs.sizes import fresh_needed
 from difflab.runs.store import Shards
 
 SHARD = 1000  # real images per parquet file at most, and no more than SHARD_BYTES of pixels

@@ -21,20 +21,56 @@ from accelerate.utils import gather_object
 from difflab import config as configs
 from difflab.core.errors import ConfigError, MeasureError, StoreError
 from difflab.core.files import read_json, write_tensors, write_text
+from difflab.core.rows import RowKind
 from difflab.core.seeds import numpy_generator, seed_of
 from difflab.loop.held_out import LEVELS, mean
-from difflab.loop.regimes import first_size, fresh_needed
+from difflab.metrics.measurement import take
 from difflab.models import family_of
 from difflab.models.family import Exact
 from difflab.models.weights import distance
 from difflab.runs.run import KEYS, Run
+from difflab.runs.sizes import first_size, fresh_needed
 from difflab.runs.store import Shards
 from difflab.runs.train_set import TrainSet
 
 Row = dict[str, Any]
 JUDGES = ["judge_frozen", "judge_retrained", "judge_rebased", "judge_retrained_on_real"]
 UNASKED = "samples are asked for no class"
-SHARES = ("share of samples", "share of real images")  # units of measures that count images one by one
+
+
+FLAGGED = RowKind(
+    "flagged_share",
+    unit="share of samples",
+    better="lower",
+    about="Share of samples that are of one colour, such as black: failures of the sampler.",
+    topic="Fidelity",
+    title="images of one colour",
+)
+AESTHETIC = RowKind(
+    "aesthetic_score",
+    unit="score",
+    better="higher",
+    about="Mean score that the aesthetic head (measure.aesthetic) gives to the samples.",
+    topic="Aesthetics and texture",
+)
+DRIFT_FROM_BASE = RowKind(
+    "drift_from_base",
+    unit="share of the norm",
+    better="none",
+    about="Distance of the weights from those of the pretrained base, or of generation 0 where there is no base, "
+    "relative to their norm.",
+    topic="Training",
+    counts="steps",
+)
+DRIFT_FROM_PREVIOUS = RowKind(
+    "drift_from_previous",
+    unit="share of the norm",
+    better="none",
+    about="Distance of the weights from those of the previous generation, relative to their norm.",
+    topic="Training",
+    counts="steps",
+)
+ROWS = (FLAGGED, AESTHETIC, DRIFT_FROM_BASE, DRIFT_FROM_PREVIOUS)
 
 
 def row(
@@ -87,7 +123,7 @@ def check(config: configs.Config) -> None:
 
     Raises ConfigError for a judge that is no extractor of the run, MeasureError for the rest.
     """
-    from difflab.features.extractors import known_extractor
+    from difflab.features.registry import known_extractor
     from difflab.metrics import METRICS
 
     measure = config.measure
@@ -176,7 +212,7 @@ def measure_images(
             seed_of("interval", run.config.seed, generation, metric.name),
         )
 
-    rows = [_flagged(run, generation, configs.digest({"measure": "flagged_share", "real": run.real.hash()}))]
+    rows = [_flagged(run, generation, configs.digest({"measure": FLAGGED.name, "real": run.real.hash()}))]
     for extractor in extractors:
         judge, no_judge = judge_of(run, extractor, extractors, accelerator)
         for part in passes(
@@ -291,10 +327,14 @@ class Instead:
     run: Run
 
     def __post_init__(self) -> None:
-        from difflab.loop.sample import asked
+        from difflab.loop.conditions import sample_conditions
 
         config, n = self.run.config, measured_count(self.run)
-        found = asked(self.run, 0, config.sample.count_of(0)).part(range(n)) if config.conditional else None
+        found = (
+            sample_conditions(self.run, 0, config.sample.count_of(0)).part(range(n))
+            if config.conditional
+            else None
+        )
         object.__setattr__(self, "asked", found)
 
     def features(self, key: str) -> torch.Tensor:
@@ -481,7 +521,7 @@ def measured(
         identity: hash of the real set, for the recipe.
         resample: (metric, pair) -> the measure on half-samples, [] = no interval.
     """
-    from difflab.metrics import METRICS, Pair, interval
+    from difflab.metrics import METRICS, Pair
 
     shared = {"judge": judge, "concepts": concepts, "neighbours": neighbours}
     (real, lost_real), (fake, lost_fake) = real.finite("real images"), fake.finite("samples")
@@ -521,15 +561,10 @@ def measured(
         try:
             if metric.needs == "judge" and no_judge:
                 raise MeasureError(f"{name} has no value: {no_judge}")
-            value = metric.of(pair)
+            taken = take(metric, pair, resample)
             floor, why = _floor(metric, unseen_pair if metric.needs in ("train", "own") else floor_pair)
-            drawn = resample(metric, pair)
-            ci = (
-                interval(value, sorted(drawn), metric.range, n if metric.unit in SHARES else None)
-                if drawn
-                else None
-            )
-            said = [metric.note(pair), *lost, why]
+            value, ci = taken.value, taken.interval
+            said = [taken.note, *lost, why]
         except MeasureError as error:
             value, ci, floor, said = None, None, None, [str(error), *lost]
         reason = "; ".join(filter(None, said)) or None
@@ -665,11 +700,11 @@ def _aesthetic(run: Run, generation: int, extractor: Any, head: Any, real: Side,
         mean(head(side.features).double().numpy(), "the score is not finite", "no image is left")
         for side in (fake, real)
     )
-    recipe = configs.digest({"measure": "aesthetic_score", **head.recipe, "n": n, "real": run.real.hash()})
+    recipe = configs.digest({"measure": AESTHETIC.name, **head.recipe, "n": n, "real": run.real.hash()})
     reason = "; ".join(filter(None, [scores["reason"], *lost_real, *lost_fake])) or None
     ci = None if scores["low"] is None else (scores["low"], scores["high"])
     return row(
-        generation, "aesthetic_score", extractor.name, scores["value"], ci, n, floor["value"], recipe, reason
+        generation, AESTHETIC.name, extractor.name, scores["value"], ci, n, floor["value"], recipe, reason
     )
 
 
@@ -740,7 +775,7 @@ def _flagged(run: Run, generation: int, recipe: str) -> Row:
     real = run.real.column("flag")[run.about["n_train"] :]
     return row(
         generation,
-        "flagged_share",
+        FLAGGED.name,
         "none",
         p,
         wilson(p, total),
@@ -770,9 +805,9 @@ def measure_training(run: Run, generation: int) -> list[Row]:
     training, folder = run.training(generation), run.gen(generation)
     steps, model = training.get("steps", 0), config.model.model_dump(mode="json")
     family: Any = family_of(config.model)(config.model, run.shape)
-    earlier = {"drift_from_base": family.base_files() or family.trained_files(run.gen(0) / "model")}
+    earlier = {DRIFT_FROM_BASE.name: family.base_files() or family.trained_files(run.gen(0) / "model")}
     if generation:
-        earlier["drift_from_previous"] = family.trained_files(run.gen(generation - 1) / "model")
+        earlier[DRIFT_FROM_PREVIOUS.name] = family.trained_files(run.gen(generation - 1) / "model")
     how = {
         key: value for key, value in config.train.model_dump(mode="json").items() if key != "checkpoint_every"
     }

@@ -13,10 +13,12 @@ from accelerate import Accelerator
 from difflab.config import Measure, parse
 from difflab.core.errors import ConfigError, MeasureError
 from difflab.core.progress import Reporter
-from difflab.evaluation.compare import CONCEPTS
 from difflab.loop import added_measures as added
-from difflab.loop import chain, ecosystem
+from difflab.loop import ecosystem
 from difflab.loop import measure as measuring
+from difflab.loop.measuring import catch_up, measure, open_extractors
+from difflab.loop.work import Work
+from difflab.metrics.defaults import CONCEPTS
 from difflab.runs.run import EcosystemRun, Run, open_run, read_rows, run_class
 
 ABOUT = {
@@ -83,7 +85,7 @@ def measure_run(
         if accelerator.is_main_process:
             run.claim()
     try:
-        works = [chain.Work(part, accelerator, report) for part in run.parts]
+        works = [Work(part, accelerator, report) for part in run.parts]
         for work, sections in zip(works, new, strict=True):
             check(work, sections)
         if accelerator.is_main_process:
@@ -92,8 +94,8 @@ def measure_run(
                     added.add(work.run, sections)
         accelerator.wait_for_everyone()
         for work in works:
-            chain.open_extractors(work)
-            chain.catch_up(work)
+            open_extractors(work)
+            catch_up(work)
             whole(work)
         if accelerator.is_main_process:
             if isinstance(run, EcosystemRun):
@@ -176,7 +178,7 @@ def whole(work: Any) -> None:
     accelerator.wait_for_everyone()  # all have looked before one of them writes
     for t in sampled:
         started = time.perf_counter()
-        chain.measure(work, t)
+        measure(work, t)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             run.add_time(t, "measure", time.perf_counter() - started, processes=accelerator.num_processes)

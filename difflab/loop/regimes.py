@@ -24,32 +24,18 @@ Mixing writes rows that point at images; it never copies one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from difflab.config import Config
 from difflab.core.errors import ConfigError
-from difflab.core.seeds import lab_seed, numpy_generator
+from difflab.core.seeds import lab_seed
 from difflab.policies import acting
 from difflab.runs.ledger import REAL
-
-SHARED = -1  # replicate of a row that belongs to every replicate
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Images that may be drawn: `count` of the `rows` of one generation (-1 = real)."""
-
-    kind: str  # fixed_real | fresh_real | synthetic
-    generation: int
-    rows: np.ndarray
-    count: int
-    same: bool = False  # the first `count` rows in every generation instead of a draw
-    lab: int = 0  # whose samples they are; real images are always the lab's own
-    key: tuple[object, ...] = ()  # names a draw that is the same in every training set; () = drawn anew
+from difflab.runs.sizes import first_size, fresh_needed, real_count
+from difflab.runs.train_set import Pool
 
 
 def pools(
@@ -159,28 +145,6 @@ def _of_regime(
     return drawn, budget
 
 
-def first_size(config: Config, n_train: int) -> int:
-    """n0, the size of generation 0's training set."""
-    n0 = config.data.train_size or n_train
-    if n0 > n_train:
-        raise ConfigError(
-            f"data.train_size asks for {n0} real images, the train split has {n_train}; lower data.train_size or data.held_out"
-        )
-    return n0
-
-
-def real_count(config: Config, n0: int) -> int:
-    """Real images in each training set t >= 1 of fixed_real and fresh_real."""
-    share = 0.5 if config.regime.real_fraction is None else config.regime.real_fraction
-    return round(share * (config.regime.set_size or n0))
-
-
-def fresh_needed(config: Config, n0: int) -> int:
-    """Unseen real images that the whole chain will draw."""
-    own = real_count(config, n0) * config.generations if config.regime.name == "fresh_real" else 0
-    return own + sum(policy.fresh(config, n0) for policy in config.policies)
-
-
 def check_possible(config: Config, n_train: int, labs: Sequence[Config] = ()) -> None:
     """Raise ConfigError before anything runs when some generation would ask for more images than there will be.
 
@@ -206,54 +170,6 @@ def expected(config: Config, generation: int) -> int:
     for policy, _ in acting("select", config, generation):
         count = policy.keeps(count)
     return count
-
-
-def mix(drawn: list[Pool], budget: int | None, key: tuple[object, ...], replicates: int = 1) -> pa.Table:
-    """Draw the rows of one training set without replacement: columns pool, lab, generation, index, replicate.
-
-    A pool that is taken whole gives rows shared by all replicates (-1); anything drawn at random is drawn for each
-    replicate on its own, so that replicates stay independent chains.
-    """
-    pool_of = np.concatenate([np.full(len(p.rows), i) for i, p in enumerate(drawn)])
-    index = np.concatenate([p.rows for p in drawn])
-    of = [np.flatnonzero(pool_of == i) for i in range(len(drawn))]  # positions of each pool in their union
-    picks: list[tuple[np.ndarray, int]] = []  # positions, replicate
-
-    def whole(i: int) -> bool:
-        return drawn[i].count == len(of[i]) or drawn[i].same  # the train split is shuffled already
-
-    def draw(rows: np.ndarray, count: int, *name: object) -> np.ndarray:
-        return np.sort(numpy_generator(*name).permutation(rows)[:count])
-
-    def part(i: int, r: int) -> np.ndarray:
-        return (
-            of[i][: drawn[i].count]
-            if whole(i)
-            else draw(of[i], drawn[i].count, *(drawn[i].key or (*key, i)), r)
-        )
-
-    each = [(r, r if replicates > 1 else SHARED) for r in range(replicates)]
-    if budget is not None and budget < sum(p.count for p in drawn):
-        for r, shown in each:
-            picks.append(
-                (draw(np.concatenate([part(i, r) for i in range(len(drawn))]), budget, *key, r), shown)
-            )
-    else:
-        for i in range(len(drawn)):
-            picks += [(part(i, 0), SHARED)] if whole(i) else [(part(i, r), shown) for r, shown in each]
-    at = np.concatenate([rows for rows, _ in picks])
-    kinds = pa.array([p.kind for p in drawn])
-    return pa.table(
-        {
-            "pool": kinds.take(pa.array(pool_of[at])).dictionary_encode(),
-            "lab": pa.array(np.array([p.lab for p in drawn])[pool_of[at]], pa.int16()),
-            "generation": pa.array(np.array([p.generation for p in drawn])[pool_of[at]], pa.int32()),
-            "index": pa.array(index[at], pa.int64()),
-            "replicate": pa.array(
-                np.repeat([r for _, r in picks], [len(rows) for rows, _ in picks]), pa.int32()
-            ),
-        }
-    )
 
 
 def _shares(total: int, parts: int) -> list[int]:

@@ -16,23 +16,9 @@ from typing import Any
 from difflab import config as configs
 from difflab.config import Config
 from difflab.loop.added_measures import FILE as ADDED
-from difflab.loop.regimes import fresh_needed
-from difflab.runs.run import STAGES, Run
-
-# Files of a generation by stage; the last one says that the stage is done.
-FILES = {
-    "mix": ("train_set.parquet",),
-    "train": ("training.json", "held_out_loss.json", "model"),
-    "sample": ("samples", "features", "probe", "sampled.json"),
-    "select": ("selected.parquet",),
-    "measure": ("replicates.safetensors", "metrics.jsonl"),
-}
-HOOKS = {
-    "mix": ("pools", "rows"),
-    "train": ("row_weights", "training", "trainer", "weights"),
-    "sample": ("sampling", "steer"),
-    "select": ("select",),
-}
+from difflab.runs.folder import STAGE, STAGES
+from difflab.runs.run import Run
+from difflab.runs.sizes import fresh_needed
 
 
 def keys(config: Config) -> dict[Any, str]:
@@ -68,7 +54,7 @@ def keys(config: Config) -> dict[Any, str]:
             acting = [
                 [position, policy.model_dump(mode="json", exclude={"first", "last"})]
                 for position, policy in enumerate(config.policies)
-                if any(policy.acts(hook, t) for hook in HOOKS.get(stage, ()))
+                if any(policy.acts(hook, t) for hook in STAGE[stage].hooks)
             ]
             out[t, stage] = configs.digest([before, stage, own[stage], acting])
             before = before if stage == "measure" else out[t, stage]  # nothing is trained on numbers
@@ -98,7 +84,7 @@ def adopt(run: Run, donors: Iterable[Run]) -> list[tuple[int, str]]:
                 if stage != "measure":
                     return taken
                 continue
-            for name in FILES[stage]:
+            for name in STAGE[stage].files:
                 if (source.gen(t) / name).exists():
                     _link(source.gen(t) / name, run.gen(t) / name)
             taken.append((t, stage))

@@ -1,20 +1,18 @@
-"""Stage 2, train: one loop for every model family. Progress is counted in images seen.
+"""One training loop for every model family. Progress is counted in images seen.
 
-The order of the data, the noise and the learning rate are pure functions of (seed, generation, images seen), so a
-training that was stopped goes on from its last checkpoint to the same weights, bit for bit on a CPU, and any number
-of processes sees the same batches (idea: Karras et al. 2024, EDM2).
+The order of the data, the noise and the learning rate are pure functions of (seed, generation, images seen). A
+training that was stopped therefore goes on from its last checkpoint to the same weights, bit for bit on a CPU, and
+any number of processes sees the same batches (idea: Karras et al. 2024, EDM2).
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -24,13 +22,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from difflab.config import Train
 from difflab.core.errors import ConfigError, TrainingError
-from difflab.core.files import read_tensors, write_json, write_tensors
+from difflab.core.files import write_json
+from difflab.core.rows import RowKind
 from difflab.core.seeds import generator, numpy_generator
+from difflab.loop.checkpoint import Checkpoint, write_checkpoint
+from difflab.loop.gradients import Gradients, clipped
 from difflab.models.ema import Average
 from difflab.models.nonfinite import named, watched
-from difflab.models.weights import like, trainable, whole
+from difflab.models.weights import trainable, whole
+from difflab.policies.watch import Moment, Watch
 
-REPORTS = 50  # points of the loss curve
+REPORTS = 50
+"""Points of the loss curve."""
 
 
 def fit(
@@ -45,209 +48,267 @@ def fit(
     weights: np.ndarray | None = None,
     watches: Sequence[Watch] = (),
 ) -> int:
-    """Fit `model` to `data` by descent and leave `folder`/training.json. Resumes from `folder`/checkpoint.safetensors.
+    """Fit `model` to `data` by gradient descent and write `folder`/training.json.
 
-    Returns the number of images seen in this call.
+    A training that was stopped resumes from `folder`/checkpoint.safetensors.
 
     Args:
-        model: has ``net`` (what requires a gradient is trained, nothing else), ``draws`` and ``loss``, see models/denoiser.py.
-        data: has ``len``, ``inputs(rows)`` and ``conditions``, see data/train_set.py.
+        model: has ``net`` (the parameters that require a gradient are trained), ``draws`` and ``loss``, see
+            difflab/models/denoiser.py.
+        data: has ``len``, ``inputs(rows)`` and ``conditions``, see difflab/runs/train_set.py.
         key: what all randomness is keyed by, for example (run seed, generation).
         advance: called with the number of images seen since the last call.
-        extendable: leave a checkpoint at the end too, from which a larger train.images_seen goes on.
-        weights: how much each row of `data` counts in the loss, float64 [N] with mean 1; None = all alike.
-        watches: asked after every step, in order; what they must know again goes into the checkpoint.
+        extendable: write a checkpoint at the end too, from which a larger train.images_seen goes on.
+        weights: how much each row of `data` counts in the loss, float64 [N] with mean 1; None = all rows count alike.
+        watches: called after every step, in order. Their state goes into the checkpoint.
 
-    Raises TrainingError at a non-finite loss, naming the layer it comes from; the last good checkpoint stays.
+    Returns:
+        The number of images seen in this call.
+
+    Raises:
+        TrainingError: the loss or a weight is not finite. The message names the layer in which it began; the last
+            good checkpoint stays.
     """
-    rank, world = accelerator.process_index, accelerator.num_processes
-    if train.batch_size < world:
-        raise ConfigError(
-            f"train.batch_size {train.batch_size} is smaller than the number of processes {world}"
-        )
-    rows = slice(rank * train.batch_size // world, (rank + 1) * train.batch_size // world)
-    micro = train.micro_batch_size or train.batch_size
-    steps = math.ceil(train.images_seen / train.batch_size)
-    report_every = max(1, steps // REPORTS)
+    training = Training(model, data, train, key, folder, accelerator, weights, watches)
+    first_step = training.step
+    advance(first_step * train.batch_size)
+    while training.step < training.steps:
+        training.take_step()
+        training.report(advance)
+    training.finish(extendable)
+    return (training.steps - first_step) * train.batch_size
 
-    raw = model.net.to(accelerator.device).train()
-    if shards(accelerator):
-        raw.to(memory_format=torch.contiguous_format)  # FSDP takes no other layout
-    checkpoint = folder / "checkpoint.safetensors"
-    left = Left.read(checkpoint)
-    left.into_weights(trainable(raw))
-    net, optimizer = accelerator.prepare(raw, optimizer_of(train, list(trainable(raw).values())))
-    trained = trainable(raw)  # sharding puts other ones in their place
-    ema = Average(trained, train.ema_decay)
-    left.into_optimizer(optimizer, list(trained.values()))
-    left.into_average(ema)
-    left.into_scaler(accelerator.scaler)
-    left.into_watches(watches)
-    step, curve = left.step, left.curve
-    running = left.running.to(accelerator.device)
-    gradients = Gradients(left.sums.to(accelerator.device), left.totals)
-    advance(step * train.batch_size)
-    saved = told = begun = step
 
-    def broken(what: str, step: int) -> None:
-        kept = (
-            f"the checkpoint at {saved * train.batch_size:,} images is kept"
-            if saved
-            else "nothing was written"
-        )
-        if any(bool(p.isfinite().all()) for p in trained.values()):
-            with torch.no_grad(), accelerator.autocast(), watched(raw) as found:
-                model.loss(raw, **drawn, train=train)
-            where = named(found)
-        else:  # a step has spread it over all weights: the first layer would be blamed
-            where = f", somewhere in the last {(step - told) * train.batch_size:,} images"
-        raise TrainingError(
-            f"{what} in {folder.name} after {step * train.batch_size:,} images{where}; {kept}. Lower train.learning_rate (now {train.learning_rate:g}), set train.gradient_clip or use train.precision=no, under a new name"
-        )
+class Training:
+    """The state of one training; see `fit` for its arguments.
 
-    while step < steps:
-        seen = step * train.batch_size
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(train, seen)
-        at = order(len(data), train.batch_size, seen, key)[rows]
-        inputs = torch.from_numpy(data.inputs(at)).to(accelerator.device, non_blocking=True)
-        conditions = (
-            None if data.conditions is None else torch.from_numpy(data.conditions[at]).to(accelerator.device)
-        )
-        counts = (
-            None if weights is None else torch.from_numpy(weights[at]).to(accelerator.device, torch.float32)
-        )
-        drawn = model.draws(inputs, conditions, rows, train.batch_size, train, generator("noise", *key, seen))
-        for start in range(0, len(at), micro):
-            part = {
-                name: None if value is None else value[start : start + micro] for name, value in drawn.items()
-            }
-            alone = start + micro < len(at)  # gradients travel between processes only with the last part
+    Attributes:
+        step, steps: optimiser steps taken, and to take.
+        trained: the trained parameters by name.
+        ema: their exponential moving average.
+        curve: (images seen, mean loss since the point before).
+        running: loss summed over the steps since the last point of the curve, a scalar on the device.
+        gradients: statistics of the gradients.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        data: Any,
+        train: Train,
+        key: tuple[object, ...],
+        folder: Path,
+        accelerator: Accelerator,
+        weights: np.ndarray | None,
+        watches: Sequence[Watch],
+    ):
+        rank, world = accelerator.process_index, accelerator.num_processes
+        if train.batch_size < world:
+            raise ConfigError(
+                f"train.batch_size {train.batch_size} is smaller than the number of processes {world}"
+            )
+        self.model, self.data, self.train, self.key, self.folder = model, data, train, key, folder
+        self.accelerator, self.weights, self.watches = accelerator, weights, watches
+        # This process's rows of every batch.
+        self.rows = slice(rank * train.batch_size // world, (rank + 1) * train.batch_size // world)
+        self.steps = math.ceil(train.images_seen / train.batch_size)
+        self.checkpoint_path = folder / "checkpoint.safetensors"
+        self.batch: dict[str, Any] = {}  # the last one, to look for the layer of a non-finite loss
+        self.raw = model.net.to(accelerator.device).train()
+        if shards_weights(accelerator):
+            self.raw.to(memory_format=torch.contiguous_format)  # FSDP takes no other layout
+        self._restore(Checkpoint.read(self.checkpoint_path))
+        self.saved = self.reported = self.step
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Prepare network, optimiser and EMA, and set all state to that of `checkpoint` (step 0: to the beginning)."""
+        accelerator, train = self.accelerator, self.train
+        checkpoint.into_weights(trainable(self.raw))
+        optimizer = optimizer_of(train, list(trainable(self.raw).values()))
+        self.net, self.optimizer = accelerator.prepare(self.raw, optimizer)
+        self.trained = trainable(self.raw)  # sharding replaces the parameters
+        self.ema = Average(self.trained, train.ema_decay)
+        checkpoint.into_optimizer(self.optimizer, list(self.trained.values()))
+        checkpoint.into_average(self.ema)
+        checkpoint.into_scaler(accelerator.scaler)
+        checkpoint.into_watches(self.watches)
+        self.step, self.curve = checkpoint.step, checkpoint.curve
+        self.running = checkpoint.running.to(accelerator.device)
+        self.gradients = Gradients(checkpoint.sums.to(accelerator.device), checkpoint.totals)
+
+    @property
+    def images_seen(self) -> int:
+        """By all processes together."""
+        return self.step * self.train.batch_size
+
+    # ------------------------------------------------------------------------------------------- one step
+    def take_step(self) -> None:
+        """One step of the optimiser on the next batch."""
+        train, accelerator = self.train, self.accelerator
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(train, self.images_seen)
+        self._accumulate_gradients()
+        # Looked at before the step spreads it over all weights. A GPU would have to wait for the value, several processes
+        # for each other.
+        alone_on_cpu = accelerator.device.type == "cpu" and accelerator.num_processes == 1
+        if alone_on_cpu and not math.isfinite(float(self.running)):
+            self._fail(f"the loss is {float(self.running)}", self.step + 1)
+        self.gradients.add(clipped(accelerator, self.trained, train.gradient_clip), train.gradient_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self._call_watches()
+
+    def _accumulate_gradients(self) -> None:
+        """Forward and backward passes over the next batch, in parts of micro_batch_size images."""
+        train, accelerator, seen = self.train, self.accelerator, self.images_seen
+        rows = order(len(self.data), train.batch_size, seen, self.key)[self.rows]
+        device = accelerator.device
+        inputs = torch.from_numpy(self.data.inputs(rows)).to(device, non_blocking=True)
+        conditions, counts = None, None
+        if self.data.conditions is not None:
+            conditions = torch.from_numpy(self.data.conditions[rows]).to(device)
+        if self.weights is not None:
+            counts = torch.from_numpy(self.weights[rows]).to(device, torch.float32)
+        noise = generator("noise", *self.key, seen)
+        self.batch = self.model.draws(inputs, conditions, self.rows, train.batch_size, train, noise)
+        micro = train.micro_batch_size or train.batch_size
+        for start in range(0, len(rows), micro):
+            part = {}
+            for name, value in self.batch.items():
+                part[name] = None if value is None else value[start : start + micro]
+            last = start + micro >= len(rows)  # gradients travel between processes with the last part only
             with (
-                accelerator.no_sync(net) if alone else nullcontext(),
+                nullcontext() if last else accelerator.no_sync(self.net),
                 accelerator.autocast(),
                 attention(accelerator),
             ):
+                losses = self.model.loss(self.net, **part, train=train)
+                if counts is not None:
+                    losses = losses * counts[start : start + micro]
                 # Gradients are averaged over processes; this factor makes that the mean over the whole batch.
-                losses = model.loss(net, **part, train=train)
-                losses = losses if counts is None else losses * counts[start : start + micro]
-                loss = losses.sum() * (world / train.batch_size)
+                loss = losses.sum() * (accelerator.num_processes / train.batch_size)
                 accelerator.backward(loss)
-            running += loss.detach()
-        # Before the step spreads it over all weights. A GPU would have to wait for the answer, several processes for each other.
-        if accelerator.device.type == "cpu" and world == 1 and not math.isfinite(float(running)):
-            broken(f"the loss is {float(running)}", step + 1)
-        gradients.add(clipped(accelerator, trained, train.gradient_clip), train.gradient_clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
+            self.running += loss.detach()
+
+    def _call_watches(self) -> None:
+        """Let the watches change the weights, average the weights, then ask the watches whether training ends here."""
         now = Moment(
-            model,
-            raw,
-            trained,
-            ema,
-            train,
-            step,
-            step * train.batch_size,
-            optimizer.param_groups[0]["lr"],
-            accelerator,
+            self.model,
+            self.raw,
+            self.trained,
+            self.ema,
+            self.train,
+            self.step,
+            self.images_seen,
+            self.optimizer.param_groups[0]["lr"],
+            self.accelerator,
         )
-        for watch in watches:
+        for watch in self.watches:
             watch.adjust(now)
-        ema.update(trained, step - 1)
-        if any([watch.step(now) for watch in watches]):  # all are asked
-            steps = step
+        self.ema.update(self.trained, self.step - 1)
+        stops = [watch.step(now) for watch in self.watches]  # every watch is called
+        if any(stops):
+            self.steps = self.step
 
-        at_checkpoint = (
-            bool(train.checkpoint_every)
-            and (step - saved) * train.batch_size >= train.checkpoint_every
-            and step < steps
-        )
-        at_report = step % report_every == 0 or step == steps
+    # ------------------------------------------------------------------------------ reports, checkpoints
+    def report(self, advance: Callable[[int], None]) -> None:
+        """Where it is time for it: a point of the loss curve, a checkpoint. Raises TrainingError for non-finite values."""
+        train, batch_size = self.train, self.train.batch_size
+        every = max(1, math.ceil(train.images_seen / batch_size) // REPORTS)
+        since_saved = (self.step - self.saved) * batch_size
+        at_end = self.step == self.steps
+        at_checkpoint = bool(train.checkpoint_every) and since_saved >= train.checkpoint_every and not at_end
+        at_report = self.step % every == 0 or at_end
         if at_report or at_checkpoint:
-            running = accelerator.reduce(running, "mean")
-            mean = float(running) / (step - (curve[-1][0] // train.batch_size if curve else 0))
-            # A finite loss may still have had an infinite gradient, so what is about to be written is looked at too.
-            written = at_checkpoint or step == steps
-            if not math.isfinite(mean) or (
-                written and not all(bool(p.isfinite().all()) for p in trained.values())
-            ):
-                what = f"the loss is {mean}" if not math.isfinite(mean) else "there are non-finite weights"
-                broken(what, step)
-            advance((step - told) * train.batch_size)
-            told = step
+            self.running = self.accelerator.reduce(self.running, "mean")
+            last_point = self.curve[-1][0] // batch_size if self.curve else 0
+            mean = float(self.running) / (self.step - last_point)
+            self._check_finite(mean, weights=at_checkpoint or at_end)
+            advance((self.step - self.reported) * batch_size)
+            self.reported = self.step
         if at_report:
-            curve.append((step * train.batch_size, mean))
-            running = torch.zeros_like(running)
-            gradients.read()
+            self.curve.append((self.images_seen, mean))
+            self.running = torch.zeros_like(self.running)
+            self.gradients.read()
         if at_checkpoint:
-            keep(checkpoint, step, curve, running, gradients, trained, optimizer, ema, watches, accelerator)
-            saved = step
-    if extendable:
-        keep(checkpoint, step, curve, running, gradients, trained, optimizer, ema, watches, accelerator)
-    ema.copy_to(trained)
-    for watch in watches:
-        watch.end(trained)
-    if any(isinstance(p, DTensor) for p in trained.values()):
-        model.unshard({name: whole(p) for name, p in raw.state_dict().items()})
-    raw.eval()
-    accelerator.free_memory()  # it keeps a reference to all that it prepared: one model and optimiser more per generation
-    if accelerator.is_main_process:
-        means = {"train_loss": mean_loss(curve), **gradients.means(scaled=accelerator.scaler is not None)}
+            self._write_checkpoint()
+            self.saved = self.step
+
+    def _check_finite(self, mean: float, weights: bool) -> None:
+        """Raise TrainingError for a mean loss that is not finite, and if `weights`, for weights that are not.
+
+        A finite loss may still have had an infinite gradient, so that weights are checked before they are written.
+        """
+        if not math.isfinite(mean):
+            self._fail(f"the loss is {mean}", self.step)
+        if weights and not all(bool(p.isfinite().all()) for p in self.trained.values()):
+            self._fail("there are non-finite weights", self.step)
+
+    def _write_checkpoint(self) -> None:
+        write_checkpoint(
+            self.checkpoint_path,
+            self.step,
+            self.curve,
+            self.running,
+            self.gradients,
+            self.trained,
+            self.optimizer,
+            self.ema,
+            self.watches,
+            self.accelerator,
+        )
+
+    def _fail(self, what: str, step: int) -> NoReturn:
+        """Raise TrainingError. The last batch is passed through the network again to find the first non-finite layer."""
+        train, batch_size = self.train, self.train.batch_size
+        kept = "nothing was written"
+        if self.saved:
+            kept = f"the checkpoint at {self.saved * batch_size:,} images is kept"
+        if any(bool(p.isfinite().all()) for p in self.trained.values()):
+            with torch.no_grad(), self.accelerator.autocast(), watched(self.raw) as layers:
+                self.model.loss(self.raw, **self.batch, train=train)
+            where = named(layers)
+        else:  # a step has spread it over all weights, so that the first layer would be named
+            where = f", somewhere in the last {(step - self.reported) * batch_size:,} images"
+        raise TrainingError(
+            f"{what} in {self.folder.name} after {step * batch_size:,} images{where}; {kept}. "
+            f"Lower train.learning_rate (now {train.learning_rate:g}), set train.gradient_clip "
+            "or use train.precision=no, under a new name"
+        )
+
+    # ------------------------------------------------------------------------------------------- the end
+    def finish(self, extendable: bool) -> None:
+        """Replace the weights by their EMA, free the devices and write training.json."""
+        if extendable:
+            self._write_checkpoint()
+        self.ema.copy_to(self.trained)
+        for watch in self.watches:
+            watch.end(self.trained)
+        if any(isinstance(p, DTensor) for p in self.trained.values()):
+            self.model.unshard({name: whole(p) for name, p in self.raw.state_dict().items()})
+        self.raw.eval()
+        # Accelerate keeps a reference to all that it prepared: one more model and optimiser per generation.
+        self.accelerator.free_memory()
+        if self.accelerator.is_main_process:
+            self._write_record()
+
+    def _write_record(self) -> None:
+        """training.json: images seen, loss curve, means over the steps, and what the watches add."""
+        means = self.gradients.means(scaled=self.accelerator.scaler is not None)
         record = {
-            "images_seen": steps * train.batch_size,
-            "set_size": len(data),
-            "steps": steps,
-            "loss": curve,
-            "means": means,
+            "images_seen": self.steps * self.train.batch_size,
+            "set_size": len(self.data),
+            "steps": self.steps,
+            "loss": self.curve,
+            "means": {"train_loss": mean_loss(self.curve), **means},
         }
-        for watch in watches:
+        for watch in self.watches:
             record |= watch.record()
-        write_json(folder / "training.json", record)
-    return (steps - begun) * train.batch_size
+        write_json(self.folder / "training.json", record)
 
 
-@dataclass(frozen=True)
-class Moment:
-    """Where a training stands after a step of the optimiser; a Watch may look at all of it and change the weights in place."""
-
-    model: Any
-    net: Any  # not wrapped
-    weights: dict[str, Any]  # what is trained, by name
-    average: Average
-    train: Train
-    steps: int
-    images_seen: int
-    learning_rate: float  # of the step that was taken
-    accelerator: Accelerator
-
-
-class Watch:
-    """What a policy does during a training. All of it is a function of (seed, generation, step) and of `state`, so that a resumed training is the same."""
-
-    def adjust(self, now: Moment) -> None:
-        """After each step of the optimiser, before the weights are averaged: change them in place."""
-
-    def step(self, now: Moment) -> bool:
-        """After that. True ends the training here."""
-        return False
-
-    def state(self) -> dict[str, Any]:
-        """Tensors that go into every checkpoint."""
-        return {}
-
-    def restore(self, state: dict[str, torch.Tensor]) -> None:
-        """Take back what a checkpoint holds of `state`; not asked where there is nothing."""
-
-    def end(self, weights: dict[str, Any]) -> None:
-        """After the averaged weights were put in the place of the trained ones."""
-
-    def record(self) -> dict[str, Any]:
-        """What it leaves in training.json, under a name of its own."""
-        return {}
-
-
-def shards(accelerator: Accelerator) -> bool:
+def shards_weights(accelerator: Accelerator) -> bool:
     """Whether weights are spread over processes."""
     return accelerator.distributed_type == DistributedType.FSDP
 
@@ -267,53 +328,41 @@ def optimizer_of(train: Train, weights: list[Any]) -> Any:
     return bitsandbytes.optim.AdamW8bit(weights, lr=train.learning_rate, weight_decay=train.weight_decay)
 
 
-def clipped(accelerator: Accelerator, weights: dict[str, Any], most: float) -> torch.Tensor:
-    """Scale the gradients down to norm `most` (0 = leave them) and return the norm that they had, over all weights: a float32 scalar, not synchronised."""
-    if most:
-        norm: Any = accelerator.clip_grad_norm_(weights.values(), most)
-    else:
-        accelerator.unscale_gradients()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in weights.values() if p.grad is not None])
-    return (norm.full_tensor() if isinstance(norm, DTensor) else norm).detach().float()
-
-
-class Gradients:
-    """What became of the gradients, summed over steps: norm before clipping, steps clipped, steps with a non-finite norm, steps.
-
-    Args:
-        sums: float32 [4] on the device, since the last `read`; nothing waits for them in between.
-        totals: float64 [4] on the CPU, before that: single precision would lose single steps in a long training.
-    """
-
-    def __init__(self, sums: torch.Tensor, totals: torch.Tensor):
-        self.sums, self.totals = sums, totals
-
-    def add(self, norm: torch.Tensor, most: float) -> None:
-        """One step, by the norm of its gradient and the largest that is let through (0 = any)."""
-        finite = norm.isfinite()
-        over = finite & (norm > most) if most else torch.zeros_like(finite)
-        self.sums += torch.stack(
-            [
-                norm.where(finite, torch.zeros_like(norm)),
-                over.float(),
-                (~finite).float(),
-                torch.ones_like(norm),
-            ]
-        )
-
-    def read(self) -> None:
-        """Move the sums into the totals."""
-        self.totals = self.totals + self.sums.double().cpu()
-        self.sums = torch.zeros_like(self.sums)
-
-    def means(self, scaled: bool) -> dict[str, float | None]:
-        """By name, after a `read`; the norm over the steps where it is finite (None: nowhere). `scaled`: a loss scaler leaves out the other steps."""
-        norm, over, lost, steps = (float(total) for total in self.totals)
-        means = {
-            "gradient_norm": norm / (steps - lost) if steps > lost else None,
-            "clipped_share": over / steps if steps else None,
-        }
-        return means | ({"nonfinite_share": lost / steps if steps else None} if scaled else {})
+ROWS = (
+    RowKind(
+        "train_loss",
+        unit="loss",
+        better="none",
+        about="Mean loss over all images seen in training.",
+        topic="Training",
+        counts="steps",
+    ),
+    RowKind(
+        "gradient_norm",
+        unit="norm",
+        better="none",
+        about="Mean norm of the gradient before clipping, over the steps where it is finite.",
+        topic="Training",
+        counts="steps",
+    ),
+    RowKind(
+        "clipped_share",
+        unit="share of steps",
+        better="none",
+        about="Share of steps whose gradient was clipped.",
+        topic="Training",
+        counts="steps",
+    ),
+    RowKind(
+        "nonfinite_share",
+        unit="share of steps",
+        better="lower",
+        about="Share of steps that the loss scaler skipped because the gradient was not finite.",
+        topic="Training",
+        counts="steps",
+    ),
+)
+"""The means over the steps of a training, in training.json."""
 
 
 def mean_loss(curve: list[tuple[int, float]]) -> float:
@@ -360,101 +409,3 @@ def order(size: int, batch: int, seen: int, key: tuple[object, ...]) -> np.ndarr
 @lru_cache(maxsize=4)
 def _permutation(size: int, epoch: int, key: tuple[object, ...]) -> np.ndarray:
     return numpy_generator("order", *key, epoch).permutation(size)
-
-
-def keep(
-    path: Path,
-    step: int,
-    curve: list[tuple[int, float]],
-    running: torch.Tensor,
-    gradients: Gradients,
-    weights: dict[str, Any],
-    optimizer: Any,
-    ema: Average,
-    watches: Sequence[Watch],
-    accelerator: Accelerator,
-) -> None:
-    """Write a checkpoint as safetensors (accelerate's own would pickle the optimiser); `running` is the loss since the curve's last point.
-
-    Every process takes part, since sharded tensors are gathered; the main one writes.
-    """
-    tensors = {f"net.{name}": p for name, p in weights.items()}
-    tensors |= {f"ema.{name}": p for name, p in ema.weights.items()}
-    tensors |= {
-        f"watch.{i}.{name}": t for i, watch in enumerate(watches) for name, t in watch.state().items()
-    }
-    for i, state in getattr(optimizer, "optimizer", optimizer).state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
-    sharded = any(isinstance(t, DTensor) for t in tensors.values())
-    if accelerator.is_main_process or sharded:
-        tensors |= {"curve": torch.tensor(curve, dtype=torch.float64).reshape(-1, 2), "running": running}
-        tensors |= {"sums": gradients.sums, "totals": gradients.totals}
-        tensors = {name: whole(t) for name, t in tensors.items()}
-    if accelerator.is_main_process:
-        scaler = accelerator.scaler
-        write_tensors(
-            path, tensors, {"step": str(step), "scaler": json.dumps(scaler.state_dict() if scaler else {})}
-        )
-
-
-@dataclass(frozen=True)
-class Left:
-    """What an earlier call left: the state of a training after `step` steps; nothing at step 0."""
-
-    step: int = 0
-    curve: list[tuple[int, float]] = field(default_factory=list)
-    running: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
-    sums: torch.Tensor = field(default_factory=lambda: torch.zeros(4))
-    totals: torch.Tensor = field(default_factory=lambda: torch.zeros(4, dtype=torch.float64))
-    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
-    scale: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, path: Path) -> Left:
-        """Raises StoreError for a damaged checkpoint."""
-        if not path.exists():
-            return cls()
-        from safetensors import safe_open
-
-        tensors = read_tensors(path)
-        with safe_open(path, "pt") as handle:
-            metadata = handle.metadata()
-        curve = [(int(seen), float(loss)) for seen, loss in tensors["curve"]]
-        sums = {
-            name: tensors.get(name, fresh)
-            for name, fresh in (("sums", torch.zeros(4)), ("totals", torch.zeros(4, dtype=torch.float64)))
-        }
-        scale = json.loads(metadata.get("scaler", "{}"))
-        return cls(int(metadata["step"]), curve, tensors["running"], **sums, tensors=tensors, scale=scale)
-
-    def part(self, prefix: str) -> dict[str, torch.Tensor]:
-        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
-
-    @torch.no_grad()
-    def into_weights(self, weights: dict[str, Any]) -> None:
-        for name, t in self.part("net.").items():
-            weights[name].copy_(t)
-
-    @torch.no_grad()
-    def into_average(self, ema: Average) -> None:
-        for name, t in self.part("ema.").items():
-            ema.weights[name].copy_(like(t, ema.weights[name]))
-
-    def into_optimizer(self, optimizer: Any, weights: list[Any]) -> None:
-        state: dict[int, dict[str, Any]] = {}
-        for name, t in self.part("optimizer.").items():
-            index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = like(t, weights[int(index)])
-        if state:
-            inner = getattr(optimizer, "optimizer", optimizer)
-            inner.load_state_dict({"state": state, "param_groups": inner.state_dict()["param_groups"]})
-
-    def into_watches(self, watches: Sequence[Watch]) -> None:
-        for i, watch in enumerate(watches):
-            state = self.part(f"watch.{i}.")
-            if state:
-                watch.restore(state)
-
-    def into_scaler(self, scaler: Any) -> None:
-        if scaler and self.scale:
-            scaler.load_state_dict(self.scale)

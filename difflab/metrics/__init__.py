@@ -8,8 +8,10 @@ low, high = interval(value, resampled(METRICS["recall"], pair, range(100), seed=
 import importlib
 import pkgutil
 
-from difflab.features.extractors import Extractor, open_extractor
+from difflab.features.aesthetic import AestheticHead
+from difflab.features.extractor import Extractor
 from difflab.features.fitted import fit_extractor
+from difflab.features.registry import open_extractor
 from difflab.features.resize import resized
 from difflab.metrics.base import METRICS, Pair, PairMetric, measure, squared_distances
 from difflab.metrics.classes import ClassAccuracy, ClassEntropy, Judge, RareClassSurvival
@@ -29,7 +31,6 @@ from difflab.metrics.judge_drift import judge_drift
 from difflab.metrics.kernel import KernelDistance, cmmd_biased
 from difflab.metrics.memorisation import nearest_real
 from difflab.metrics.precision_recall import Coverage, Density, Precision, Recall
-from difflab.metrics.texture import AestheticHead
 from difflab.metrics.vendi import vendi_score
 
 for _module in pkgutil.iter_modules(__path__):  # a new measure is one new file in this folder

@@ -395,9 +395,8 @@ class PairMetric(Metric):
         for side in rows:
             if side in cls.directions and not pair.directed[side].all():
                 known = pair.directed[side]
-                rows[side] = (
-                    known.nonzero().squeeze(1) if rows[side] is None else rows[side][known[rows[side]]]
-                )  # type: ignore[index]
+                drawn = rows[side]
+                rows[side] = known.nonzero().squeeze(1) if drawn is None else drawn[known[drawn]]
             chosen = rows[side]
             n = len(getattr(pair, side)) if chosen is None else len(chosen)
             if n < cls.least(pair):

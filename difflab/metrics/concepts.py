@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from difflab.config import digest
 from difflab.core.errors import DataError, MeasureError
 from difflab.core.files import read_lines, sound
-from difflab.features.extractors import Extractor
+from difflab.features.extractor import Extractor
 from difflab.metrics.base import Pair, PairMetric, Rows, measure, nearest, squared_distances
 from difflab.metrics.interval import wilson
 from difflab.metrics.kernel import unit_rows
@@ -383,9 +383,10 @@ def lasting(pair: Pair) -> Tensor:
 def rare(pair: Pair) -> Tensor:
     """The rarest quarter (at least one) of `lasting`, by `Concepts.frequency` or else by the real labels, ties by index."""
     found, known = pair.once(lasting), concepts_in(pair)
-    frequency = (
-        torch.bincount(pair.real_labels, minlength=len(known)) if known.frequency is None else known.frequency
-    )  # type: ignore[arg-type]
+    frequency = known.frequency
+    if frequency is None:
+        assert pair.real_labels is not None  # concepts without frequencies are classes
+        frequency = torch.bincount(pair.real_labels, minlength=len(known))
     return found[frequency.to(found.device)[found].argsort(stable=True)[: max(1, len(found) // 4)]]
 
 

@@ -22,7 +22,18 @@ from torch import Tensor
 from torchmetrics.image.fid import FrechetInceptionDistance as _TorchmetricsFID
 
 from difflab.core.errors import MeasureError
+from difflab.core.rows import RowKind
 from difflab.metrics.base import Pair, PairMetric, Rows, measure, scatter
+
+FID = RowKind(
+    "fid",
+    unit="squared feature distance",
+    better="lower",
+    about="Frechet distance on the features of Inception-v3 (Heusel et al. 1706.08500). It is called FID on no other "
+    "features.",
+    topic="Fidelity",
+)
+ROWS = (FID,)
 
 
 def frechet_distance(x_ND: Tensor, y_MD: Tensor) -> float:

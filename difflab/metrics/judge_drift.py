@@ -21,11 +21,52 @@ import torch
 from torch import Tensor
 
 from difflab.core.errors import MeasureError
+from difflab.core.rows import RowKind
 from difflab.metrics.classes import Judge
 from difflab.metrics.interval import wilson
 
 Labelled = tuple[Tensor, Tensor]
 """Features [n, d] and their classes, int64 [n]; of samples, the class that was asked for."""
+
+
+_SAMPLES = "share of samples"
+ROWS = (
+    RowKind(
+        "judge_frozen",
+        unit=_SAMPLES,
+        better="higher",
+        about="Share of samples in which a classifier fitted once, on real images, sees the class that was asked for.",
+        topic="Concepts",
+        title="class accuracy, frozen judge",
+    ),
+    RowKind(
+        "judge_retrained",
+        unit=_SAMPLES,
+        better="higher",
+        about="The same share for a classifier fitted on the other half of the samples of the same generation. "
+        "Where it stays high while the frozen judge falls, classes can still be told apart but look different.",
+        topic="Concepts",
+        title="class accuracy, retrained judge",
+    ),
+    RowKind(
+        "judge_rebased",
+        unit=_SAMPLES,
+        better="higher",
+        about="The same share for a classifier fitted on a bootstrap of the real training images, drawn anew in every "
+        "generation. Its distance from the frozen judge shows the chance in a judge's training images.",
+        topic="Concepts",
+        title="class accuracy, re-based judge",
+    ),
+    RowKind(
+        "judge_retrained_on_real",
+        unit="share of real images",
+        better="higher",
+        about="Accuracy on held-out real images of the classifier that was fitted on samples of this generation.",
+        topic="Concepts",
+        title="accuracy on real images, retrained judge",
+    ),
+)
+"""In metrics.jsonl each share is taken on the half of the samples that the retrained judge was not fitted on."""
 
 
 def judge_drift(

@@ -10,9 +10,38 @@ import torch
 
 from difflab.config import Sample
 from difflab.core.files import read_tensors, write_tensors
+from difflab.core.rows import RowKind
 from difflab.core.seeds import numpy_generator
 from difflab.core.shape import Shape
 from difflab.models.family import Exact
+
+_CHAINS: dict[str, str] = {"topic": "Fitted distribution", "counts": "chains"}
+ROWS = (
+    RowKind(
+        "gini_simpson",
+        unit="probability",
+        better="real",
+        about="Probability that two draws from the fitted frequencies are of different categories (Gini-Simpson index).",
+        title="Gini-Simpson index",
+        **_CHAINS,
+    ),
+    RowKind(
+        "survivors",
+        unit="categories",
+        better="higher",
+        about="Number of categories, or of mixture components, whose fitted frequency is above 0.",
+        title="surviving categories",
+        **_CHAINS,
+    ),
+    RowKind(
+        "first_share",
+        unit="frequency",
+        better="real",
+        about="Fitted frequency of the first category.",
+        title="frequency of the first category",
+        **_CHAINS,
+    ),
+)
 
 
 def uniforms(seeds: list[int], replicates: int) -> np.ndarray:

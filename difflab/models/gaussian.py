@@ -10,9 +10,51 @@ import torch
 
 from difflab.config import Sample
 from difflab.core.files import read_tensors, write_tensors
+from difflab.core.rows import RowKind
 from difflab.core.seeds import numpy_generator
 from difflab.core.shape import Shape
 from difflab.models.family import Exact
+
+_CHAINS: dict[str, str] = {"topic": "Fitted distribution", "counts": "chains"}
+ROWS = (
+    RowKind(
+        "variance",
+        unit="true variance",
+        better="real",
+        about="Variance of the fitted distribution, mean over its dimensions.",
+        **_CHAINS,
+    ),
+    RowKind(
+        "squared_drift",
+        unit="true variance",
+        better="lower",
+        about="Squared distance between the fitted mean and the true mean, mean over the dimensions.",
+        **_CHAINS,
+    ),
+    RowKind(
+        "log_variance",
+        unit="nats",
+        better="real",
+        about="Natural logarithm of the fitted variance, in one dimension.",
+        **_CHAINS,
+    ),
+    RowKind(
+        "sd",
+        unit="true standard deviation",
+        better="real",
+        about="Standard deviation of the fitted distribution, in one dimension.",
+        title="standard deviation",
+        **_CHAINS,
+    ),
+    RowKind(
+        "w2_squared",
+        unit="true variance",
+        better="lower",
+        about="Squared Wasserstein-2 distance between the fitted and the true normal distribution, in one dimension.",
+        title="squared Wasserstein-2 distance",
+        **_CHAINS,
+    ),
+)
 
 
 def normals(seeds: list[int], *shape: int) -> np.ndarray:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
 
-from difflab.config import Sample, Spec, Train
+from difflab.config import PolicySpec, Sample, Train
 from difflab.core.errors import ConfigError
 from difflab.core.seeds import lab_seed, numpy_generator
 
@@ -69,12 +68,8 @@ class At:
         )
 
 
-class Policy(Spec):
+class Policy(PolicySpec):
     """One policy. Its fields are its settings; it acts through the hooks that it overrides, listed in the order of a generation."""
-
-    policy: str = Field(description="Which policy.")
-    first: int = Field(0, ge=0, description="First generation in which it acts.")
-    last: int | None = Field(None, ge=0, description="Last generation in which it acts; null = to the end.")
 
     source: ClassVar[str] = ""
     """Where it comes from."""
@@ -121,7 +116,7 @@ class Policy(Spec):
         return train
 
     def trainer(self, at: At, model: Any) -> Any:
-        """Stage train: a `difflab.loop.training_loop.Watch`, asked after every step of the optimiser."""
+        """Stage train: a `difflab.policies.watch.Watch`, asked after every step of the optimiser."""
 
     def weights(self, at: At, model: Any) -> None:
         """Stage train: change the trained model in place before it is saved and sampled."""
@@ -134,7 +129,7 @@ class Policy(Spec):
         """Stage sample: a `difflab.models.denoiser.Steer`, asked at every denoising step."""
 
     def select(self, at: At, candidates: Any) -> list[str | None]:
-        """Stage select: for each candidate (see difflab.loop.select.Candidates) None = it may train, or the reason why not."""
+        """Stage select: for each candidate (see difflab.policies.candidates.Candidates) None = it may train, or the reason why not."""
         return [None] * len(candidates)
 
     def fresh(self, config: Any, n0: int) -> int:
@@ -144,21 +139,3 @@ class Policy(Spec):
     def keeps(self, count: int) -> int:
         """How many of `count` samples `select` leaves at least, as far as that is known before they are drawn."""
         return count
-
-
-KNOWN: dict[str, type[Policy]] = {}
-P = TypeVar("P", bound=type[Policy])
-
-
-def policy(name: str) -> Callable[[P], P]:
-    """Class decorator: enter a Policy under its config name."""
-
-    def enter(cls: P) -> P:
-        if name in KNOWN and KNOWN[name].__qualname__ != cls.__qualname__:
-            raise ValueError(
-                f"policy '{name}' is defined twice: {KNOWN[name].__qualname__} and {cls.__qualname__}"
-            )
-        KNOWN[name] = cls
-        return cls
-
-    return enter

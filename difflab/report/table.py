@@ -122,23 +122,14 @@ def diagnosis(result: Any) -> Group:
             Text(MARKS[finding.profile[name]], style="bold" if finding.profile[name] == "present" else "dim")
             for name in definitions
         ]
-        body.append([str(finding.generation), *marks, in_words(finding)])
+        body.append([str(finding.generation), *marks, finding.words])
     legend = Text("columns: " + "; ".join(definitions), style="dim")
     return Group(Blocks(heads, body), legend, Text(""), Text("\n".join(_story(result))))
 
 
-def in_words(finding: Any) -> str:
-    """'late collapse, and blurred': the stage, what it is instead, and the looks."""
-    stage = f"{finding.stage} collapse" if finding.stage in ("early", "late", "catastrophic") else ""
-    words = [word for word in (stage, *finding.instead, *finding.looks) if word]
-    words = words or ["nothing lost" if finding.stage == "none" else "nothing seen at this n"]
-    untold = [] if finding.copies_told or "overfitting" in words else ["copies cannot be told"]
-    return ", ".join(words + untold)
-
-
 def _story(result: Any) -> list[str]:
     last = result.findings[-1]
-    lines = [f"generation {last.generation} (n = {last.n}): {in_words(last)}"]
+    lines = [f"generation {last.generation} (n = {last.n}): {last.words}"]
     lines += [f"  {line}" for line in last.evidence()]
     if last.gone:
         lines.append(f"  classes that no sample was asked for: {', '.join(last.gone[:8])}")

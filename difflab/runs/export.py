@@ -38,7 +38,12 @@ def export(run: Run, generation: int, folder: Path) -> int:
                 name = f"{row['index']:06d}.png"
                 (temporary / name).write_bytes(row["image"]["bytes"])
                 text = row["prompt"] or row["class"] or ""
-                lines.write(json.dumps({"file_name": name, "text": text, **{k: row[k] for k in KEPT}}, ensure_ascii=False) + "\n")
+                lines.write(
+                    json.dumps(
+                        {"file_name": name, "text": text, **{k: row[k] for k in KEPT}}, ensure_ascii=False
+                    )
+                    + "\n"
+                )
     if folder.exists():
         folder.rmdir()
     temporary.rename(folder)

@@ -91,7 +91,9 @@ def table(columns: dict[str, Any], pixels: np.ndarray, images: bool) -> pa.Table
     n = len(pixels)
     shape = schema(images)
     arrays: dict[str, Any] = {"flag": [flag_of(p) if images else None for p in pixels]}
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing and deflating do not hold Python's lock
+    with ThreadPoolExecutor(
+        min(8, os.cpu_count() or 1)
+    ) as pool:  # hashing and deflating do not hold Python's lock
         arrays["sha256"] = list(pool.map(content_hash, pixels))
         if images:
             arrays["image"] = [{"bytes": png, "path": None} for png in pool.map(encode_png, pixels)]

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from difflab.runs import ledger
-from difflab.core.files import atomic, read_tensors, write_tensors
 from difflab.core.errors import StoreError
+from difflab.core.files import atomic, read_tensors, write_tensors
+from difflab.runs import ledger
 
 
 def _save(path: Path, array: np.ndarray) -> None:
@@ -39,7 +39,16 @@ class Shards:
         encoded: folder of what models read instead of pixels (latents); disposable; None = in the cache.
     """
 
-    def __init__(self, folder: Path, derived: Path, cache: Path, count: int, shard_size: int, record: tuple[int, ...], encoded: Path | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        derived: Path,
+        cache: Path,
+        count: int,
+        shard_size: int,
+        record: tuple[int, ...],
+        encoded: Path | None = None,
+    ):
         self.encoded = encoded or cache
         self.folder, self.derived, self.cache = folder, derived, cache
         self.count, self.shard_size, self.record = count, shard_size, record
@@ -71,7 +80,9 @@ class Shards:
         """Write one shard from pixels in memory: [n, *record]. The pixel cache is filled on the way."""
         span = self.span(shard)
         if pixels.shape != (len(span), *self.record):
-            raise StoreError(f"{self.path(shard)}: got records of shape {pixels.shape}, expected {(len(span), *self.record)}")
+            raise StoreError(
+                f"{self.path(shard)}: got records of shape {pixels.shape}, expected {(len(span), *self.record)}"
+            )
         rows = ledger.table({"index": list(span), **columns}, pixels, self.images)
         self._cache(shard, pixels)
         with atomic(self.path(shard)) as temporary:
@@ -88,11 +99,15 @@ class Shards:
         """The ledger rows of one shard. Raises StoreError that names a missing or damaged shard."""
         path = self.path(shard)
         try:
-            return pq.read_table(path, columns=list(columns) if columns is not None else None, page_checksum_verification=True)
+            return pq.read_table(
+                path, columns=list(columns) if columns is not None else None, page_checksum_verification=True
+            )
         except FileNotFoundError:
             raise StoreError(f"{path} is missing; run the same command again to make it anew") from None
         except (OSError, pa.ArrowException) as error:
-            raise StoreError(f"{path} is damaged ({' '.join(str(error).split())[:120]}); delete it and run the same command again") from error
+            raise StoreError(
+                f"{path} is damaged ({' '.join(str(error).split())[:120]}); delete it and run the same command again"
+            ) from error
 
     def column(self, name: str) -> list[Any]:
         """One column over the whole set, in order of the index."""
@@ -125,9 +140,13 @@ class Shards:
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
         """Any images of the set: [len(indices), *record]."""
-        return self._gather(self.pixels, indices, self.record, np.dtype(np.uint8 if self.images else np.float64))
+        return self._gather(
+            self.pixels, indices, self.record, np.dtype(np.uint8 if self.images else np.float64)
+        )
 
-    def _gather(self, read: Callable[[int], np.ndarray], indices: np.ndarray, record: tuple[int, ...], kind: np.dtype) -> np.ndarray:
+    def _gather(
+        self, read: Callable[[int], np.ndarray], indices: np.ndarray, record: tuple[int, ...], kind: np.dtype
+    ) -> np.ndarray:
         out = np.empty((len(indices), *record), dtype=kind)
         shards, offsets = np.divmod(indices, self.shard_size)
         for shard in np.unique(shards):
@@ -140,7 +159,10 @@ class Shards:
         """Make sure that what `encoder` (it has a ``key``) makes of one shard is there; `pixels` are those in memory, if they are."""
         path = self._encoded_path(encoder.key, shard)
         if not path.exists():
-            _save(path, encoder(torch.from_numpy(np.array(self.decode(shard) if pixels is None else pixels))).numpy())
+            _save(
+                path,
+                encoder(torch.from_numpy(np.array(self.decode(shard) if pixels is None else pixels))).numpy(),
+            )
 
     def lacks(self, key: str) -> list[int]:
         """Shards that no encoder of this key has read yet."""
@@ -149,7 +171,9 @@ class Shards:
     def gather_encoded(self, key: str, indices: np.ndarray) -> np.ndarray:
         """What an encoder made of any images of the set, memory-mapped: float32 [len(indices), ...]."""
         first = self._mapped(self._encoded_path(key, int(indices[0]) // self.shard_size))
-        return self._gather(lambda shard: self._mapped(self._encoded_path(key, shard)), indices, first.shape[1:], first.dtype)
+        return self._gather(
+            lambda shard: self._mapped(self._encoded_path(key, shard)), indices, first.shape[1:], first.dtype
+        )
 
     def _encoded_path(self, key: str, shard: int) -> Path:
         return self.encoded / f"{key}-{shard:05d}.npy"
@@ -182,7 +206,9 @@ class Shards:
                 rows = self.table(shard)
                 wanted = list(self.span(shard))
                 schema = ledger.schema(self.images)
-                if not rows.schema.equals(schema) or rows.schema.metadata != schema.metadata:  # page checksums do not cover the footer
+                if (
+                    not rows.schema.equals(schema) or rows.schema.metadata != schema.metadata
+                ):  # page checksums do not cover the footer
                     yield f"{path}: its columns are not those of the ledger"
                     continue
                 if rows["index"].to_pylist() != wanted:
@@ -195,5 +221,7 @@ class Shards:
                         break
             except StoreError as error:
                 yield str(error)
-            except Exception as error:  # a blob that no longer decodes is damage too, whatever the decoder raises
+            except (
+                Exception
+            ) as error:  # a blob that no longer decodes is damage too, whatever the decoder raises
                 yield f"{path}: an image no longer decodes ({type(error).__name__})"

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from difflab.runs.store import Shards
+
+SHARED = -1  # replicate of a row that belongs to every replicate
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images that may be drawn: `count` of the `rows` of one generation (-1 = real)."""
+
+    kind: str  # fixed_real | fresh_real | synthetic
+    generation: int
+    rows: np.ndarray
+    count: int
+    same: bool = False  # the first `count` rows in every generation instead of a draw
+    lab: int = 0  # whose samples they are; real images are always the lab's own
+    key: tuple[object, ...] = ()  # names a draw that is the same in every training set; () = drawn anew
 
 
 class TrainSet:
@@ -33,13 +49,17 @@ class TrainSet:
         self.replicate = rows["replicate"].to_numpy()
         labs = rows["lab"].to_numpy().astype(np.int64) if "lab" in rows.column_names else None
         # Sets in order of (lab, generation), and of each row the position of its set.
-        _, first, self.member = np.unique(self.generation + (0 if labs is None else labs << 32), return_index=True, return_inverse=True)
+        _, first, self.member = np.unique(
+            self.generation + (0 if labs is None else labs << 32), return_index=True, return_inverse=True
+        )
         self.sets: dict[tuple[int, int], Shards] = {}
         for row in first:
             lab, generation = 0 if labs is None else int(labs[row]), int(self.generation[row])
             self.sets[lab, generation] = shards_of(generation) if labs is None else shards_of(generation, lab)
         self.read = read or (lambda shards, indices: shards.gather(indices))
-        known = [conditions_of(s) for s in self.sets.values()] if next(iter(self.sets.values())).images else []
+        known = (
+            [conditions_of(s) for s in self.sets.values()] if next(iter(self.sets.values())).images else []
+        )
         self.conditions: np.ndarray | None = None  # int64 [n]; None unless every image has one
         if known and all(v is not None for v in known):
             self.conditions = np.empty(len(self.index), dtype=np.int64)
@@ -71,7 +91,9 @@ class TrainSet:
         """
         if (self.replicate < 0).all():
             return self.inputs(np.arange(len(self)))
-        _, first, place = np.unique(np.stack([self.member, self.index]), axis=1, return_index=True, return_inverse=True)
+        _, first, place = np.unique(
+            np.stack([self.member, self.index]), axis=1, return_index=True, return_inverse=True
+        )
         values = self.inputs(first)  # each record once, [u, R, d]
         return np.take_along_axis(values, self.by_chain(place)[:, :, None], axis=0)
 
@@ -81,4 +103,6 @@ class TrainSet:
             return rows
         replicates = next(iter(self.sets.values())).record[0]
         shared = rows[self.replicate < 0]
-        return np.stack([np.concatenate([shared, rows[self.replicate == r]]) for r in range(replicates)], axis=1)
+        return np.stack(
+            [np.concatenate([shared, rows[self.replicate == r]]) for r in range(replicates)], axis=1
+        )

@@ -9,10 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from difflab.core.files import read_json
-from difflab.runs.store import Shards
 from difflab.core.errors import StoreError
-from difflab.runs.run import STAGES, Run
+from difflab.core.files import read_json
+from difflab.runs.folder import STAGES
+from difflab.runs.run import Run
+from difflab.runs.store import Shards
 
 
 def file_hash(path: Path) -> str:
@@ -36,7 +37,11 @@ def verify(run: Run) -> Iterator[str]:
         return
     stages = [(t, stage) for t in range(run.config.generations + 1) for stage in STAGES]
     # A sampled set that lost a shard is no longer done, but its record still says what must be there.
-    left = {(t, stage) for t, stage in stages if run.done(t, stage) or (stage == "sample" and (run.gen(t) / "sampled.json").exists())}
+    left = {
+        (t, stage)
+        for t, stage in stages
+        if run.done(t, stage) or (stage == "sample" and (run.gen(t) / "sampled.json").exists())
+    }
     last = max((i for i, key in enumerate(stages) if key in left), default=-1)
     for t, stage in stages[: last + 1]:
         if (t, stage) not in left:
@@ -46,7 +51,11 @@ def verify(run: Run) -> Iterator[str]:
                 yield from CHECKS[stage](run, t)
             except StoreError as error:
                 yield str(error)
-            except (KeyError, TypeError, AttributeError) as error:  # JSON that parses but is not what the stage wrote
+            except (
+                KeyError,
+                TypeError,
+                AttributeError,
+            ) as error:  # JSON that parses but is not what the stage wrote
                 yield f"{run.gen(t)}: the record of stage {stage} is damaged ({type(error).__name__})"
 
 
@@ -56,7 +65,9 @@ def _model(run: Run, t: int) -> Iterator[str]:
     record = read_json(home / "hash.json")
     for name, wanted in record["files"].items():
         path = home / name
-        if not path.resolve().is_relative_to(home.resolve()):  # a name out of a file must not make us read elsewhere
+        if not path.resolve().is_relative_to(
+            home.resolve()
+        ):  # a name out of a file must not make us read elsewhere
             yield f"{home / 'hash.json'} names a file outside the model's folder: {name!r}"
         elif not path.is_file():
             yield f"{path} is missing"

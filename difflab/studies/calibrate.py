@@ -1,11 +1,13 @@
-"""The largest share of synthetic images that is safe for a config: bisection over the share, seed by seed, with chains that stop early.
+"""The largest share of synthetic images that is safe for a config: bisection over the share, seed by seed.
 
-A share is safe for a seed when a measure stays within a tolerance of its value in generation 0 through generation T. For every seed
-the largest safe share is found by bisection, which takes safety to fall with the share; chains are extended generation by generation
-and end at the first that leaves the tolerance; all chains of a seed share generation 0. The estimate is the mean over seeds with
-Student's 95% interval, widened by half the bracket and clipped to [0, 1]. What goes into the file that the policy `guard` reads is no end of that
-interval, which closes on the mean with more seeds and then holds for half of them: it is the share below which the threshold of one further
-seed falls with a probability of 5% (Student's one-sided prediction limit, for thresholds that are normal over seeds).
+A share is safe for a seed if a measure stays within a tolerance of its value in generation 0 through generation T. The largest
+safe share of every seed is found by bisection, which assumes that safety falls with the share. A chain grows generation by
+generation and stops at the first one outside the tolerance. All chains of a seed share generation 0.
+
+The estimate is the mean over seeds with Student's 95% interval, widened by half the resolution and clipped to [0, 1].
+The policy `guard` reads another number, because the lower end of that interval approaches the mean with more seeds, and the
+mean is unsafe for about half of all seeds. `guard` reads the share below which the threshold of one further seed lies with a
+probability of 5%: Student's one-sided prediction limit, for thresholds that are normally distributed over seeds.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +26,16 @@ from difflab import config as configs
 from difflab.config import Config
 from difflab.core.errors import ConfigError
 from difflab.core.files import write_json
+from difflab.loop.chain import run_chain
 from difflab.loop.reuse import adopt
 from difflab.runs.run import Run
 from difflab.studies.compare_runs import better_of, interval, worse
-from difflab.studies.sweep import finished
+from difflab.studies.workers import finished
 
 
 @dataclass(frozen=True)
 class Tried:
-    """One chain: the share of synthetic images, and the first generation outside the tolerance (None = it held to the end)."""
+    """One chain: the share of synthetic images, and the first generation outside the tolerance (None = there was none)."""
 
     seed: int
     share: float
@@ -51,49 +55,33 @@ def calibrate(
     resolution: float = 1 / 32,
     report: Callable[[Config], Any] | None = None,
 ) -> dict[str, Any]:
-    """Find the largest safe share and write ``OUT/calibration.json``; rerunning resumes.
+    """Find the largest safe share and write ``OUT/calibration.json``. The same call resumes.
 
     Args:
-        config: its regime is fixed_real or fresh_real, any other is taken as fixed_real; its generations are T.
-        measure: as in metrics.jsonl; with several extractors say which.
-        tolerance: how far the measure may get worse than in generation 0, in its own unit; a measure that is best as of real images may
-            move so far either way.
-        seeds: chains per share, at least 2 for an interval; the config's own seed and the ones after it.
-        resolution: width of the share's bracket at which a bisection ends.
+        config: its generations are T. Its regime is fixed_real or fresh_real; any other is replaced by fixed_real.
+        measure: as in metrics.jsonl. With several extractors name one.
+        tolerance: how much worse than in generation 0 the measure may become, in its own unit. A measure that is best at the
+            value of real images may move by this much in both directions.
+        seeds: chains per share: the seed of the config and the ones after it. An interval needs at least 2.
+        resolution: width of the bracket of the share at which the bisection ends.
 
-    Returns max_synthetic_fraction (that a further seed bears with 95% probability; with one seed, of which that cannot be told, the estimate),
-    estimate, ci_low, ci_high (of the mean over seeds), by_seed, holds_until (T), longest (see `longest`), measure, extractor, tolerance, chains, generations_run, minutes, tried. Raises ConfigError for
-    a measure that the config does not take.
+    Returns a dict with max_synthetic_fraction (safe for a further seed with a probability of 95%; with one seed the
+    estimate), estimate, ci_low, ci_high (of the mean over seeds), by_seed, holds_until (T), longest (see `longest`), measure,
+    extractor, tolerance, regime, chains, generations_run, minutes and tried. Raises ConfigError for a measure that the config
+    does not take and for values out of range.
     """
-    if tolerance <= 0 or not np.isfinite(tolerance):
-        raise ConfigError(
-            f"--tolerance is {tolerance}: the measure moves by chance alone, so it wants a number above 0"
-        )
-    if seeds < 1 or not 0 < resolution < 1:
-        raise ConfigError(f"at least one seed and a resolution between 0 and 1, got {seeds} and {resolution}")
-    if config.generations < 1:
-        raise ConfigError("generations is 0: there is nothing to hold through")
+    _check(config, tolerance, seeds, resolution)
     started = time.perf_counter()
     tried: list[Tried] = []
-    thresholds = []
-    for seed in range(config.seed, config.seed + seeds):
 
-        def safe(share: float, seed: int = seed) -> bool:
-            tried.append(hold(config, out, measure, tolerance, share, seed, extractor, report))
-            return tried[-1].left is None
+    def safe(seed: int, share: float) -> bool:
+        tried.append(hold(config, out, measure, tolerance, share, seed, extractor, report))
+        return tried[-1].left is None
 
-        thresholds.append(bisect(safe, resolution))
-    found = interval(thresholds)
-    estimate = float(np.mean(thresholds))
-    half = resolution / 2
-    low, high = (max(0.0, found[0] - half), min(1.0, found[1] + half)) if found else (None, None)
+    numbers = range(config.seed, config.seed + seeds)
+    thresholds = [bisect(partial(safe, seed), resolution) for seed in numbers]
     result = {
-        "max_synthetic_fraction": round(
-            estimate if low is None else max(0.0, one_more(thresholds) - half), 4
-        ),
-        "estimate": estimate,
-        "ci_low": low,
-        "ci_high": high,
+        **_estimate(thresholds, resolution / 2),
         "by_seed": thresholds,
         "holds_until": config.generations,
         "longest": longest(tried),
@@ -102,16 +90,51 @@ def calibrate(
         "tolerance": tolerance,
         "regime": _with_share(config, 0.5, config.seed).regime.name,
         "chains": len(tried),
-        "generations_run": sum(t.generations for t in tried),
+        "generations_run": sum(chain.generations for chain in tried),
         "minutes": round((time.perf_counter() - started) / 60, 2),
-        "tried": [vars(t) for t in tried],
+        "tried": [vars(chain) for chain in tried],
     }
     write_json(out / "calibration.json", result)
     return result
 
 
+def _check(config: Config, tolerance: float, seeds: int, resolution: float) -> None:
+    """Raise ConfigError for values out of range."""
+    if tolerance <= 0 or not np.isfinite(tolerance):
+        raise ConfigError(
+            f"--tolerance is {tolerance}: give a number above 0, because the measure changes by chance alone"
+        )
+    if seeds < 1 or not 0 < resolution < 1:
+        raise ConfigError(
+            f"give at least one seed and a resolution between 0 and 1, got {seeds} and {resolution}"
+        )
+    if config.generations < 1:
+        raise ConfigError("generations is 0: there is no later generation to compare with generation 0")
+
+
+def _estimate(thresholds: Sequence[float], half: float) -> dict[str, float | None]:
+    """The safe share, and the mean over seeds with its interval. half: half the resolution of a threshold."""
+    estimate = float(np.mean(thresholds))
+    bounds = interval(thresholds)
+    if bounds is None:
+        return {
+            "max_synthetic_fraction": round(estimate, 4),
+            "estimate": estimate,
+            "ci_low": None,
+            "ci_high": None,
+        }
+    return {
+        "max_synthetic_fraction": round(max(0.0, one_more(thresholds) - half), 4),
+        "estimate": estimate,
+        "ci_low": max(0.0, bounds[0] - half),
+        "ci_high": min(1.0, bounds[1] + half),
+    }
+
+
 def one_more(values: Sequence[float], level: float = 0.95) -> float:
-    """What one further value is above with probability `level`: Student's one-sided prediction limit of two or more normal values.
+    """The bound that one further value exceeds with probability `level`: Student's one-sided prediction limit.
+
+    `values` are two or more, and normally distributed.
 
     >>> round(one_more([0.2, 0.3, 0.4]), 4)
     -0.0372
@@ -121,20 +144,22 @@ def one_more(values: Sequence[float], level: float = 0.95) -> float:
 
 
 def longest(tried: Sequence[Tried]) -> dict[str, int]:
-    """Of each share that was tried, from the smallest: the last generation through which all its chains held.
+    """For each share that was tried, from the smallest: the last generation up to which all its chains were safe.
 
     >>> longest([Tried(0, 0.5, 3, 3), Tried(1, 0.5, 2, 2), Tried(0, 0.25, None, 4)])
     {'0.25': 4, '0.5': 1}
     """
-    held: dict[float, int] = {}
-    for one in sorted(tried, key=lambda one: one.share):
-        until = one.generations if one.left is None else one.left - 1
-        held[one.share] = min(until, held.get(one.share, until))
-    return {f"{share:.4g}": until for share, until in held.items()}
+    last_safe: dict[float, int] = {}
+    for chain in sorted(tried, key=lambda chain: chain.share):
+        until = chain.generations if chain.left is None else chain.left - 1
+        last_safe[chain.share] = min(until, last_safe.get(chain.share, until))
+    return {f"{share:.4g}": until for share, until in last_safe.items()}
 
 
 def bisect(safe: Callable[[float], bool], resolution: float) -> float:
-    """Middle of the last bracket around the largest safe share in [0, 1]; 1 where everything is safe, 0 where nothing above `resolution` is.
+    """The middle of the last bracket around the largest safe share in [0, 1].
+
+    1 if every share is safe, 0 if no share above `resolution` is.
 
     >>> bisect(lambda share: share < 0.3, 1 / 32)
     0.296875
@@ -144,7 +169,10 @@ def bisect(safe: Callable[[float], bool], resolution: float) -> float:
     low, high = 0.0, 1.0
     while high - low > resolution:
         middle = (low + high) / 2
-        low, high = (middle, high) if safe(middle) else (low, middle)
+        if safe(middle):
+            low = middle
+        else:
+            high = middle
     return 0.0 if low == 0 else (low + high) / 2
 
 
@@ -167,13 +195,11 @@ def hold(
     extractor: str | None = None,
     report: Callable[[Config], Any] | None = None,
 ) -> Tried:
-    """Extend the chain of a share and a seed, under ``OUT/seed-K``, generation by generation until the measure leaves the tolerance, or to its end."""
-    from difflab.loop.chain import run_chain
-
+    """Run the chain of a share and a seed, in ``OUT/seed-K``, until the measure leaves the tolerance or the chain ends."""
     chain, path = _with_share(config, share, seed), out / f"seed-{seed}" / f"share-{share:.4f}"
-    shown = report(chain) if report else None
+    reporter = report(chain) if report else None
     values: list[float] = []
-    # Of the exact families fresh real data are drawn with the real set: such a run is made whole, and costs nothing.
+    # Exact families draw fresh real data together with the real set, so their chain cannot be extended; it costs no time.
     whole = chain.exact and chain.regime.name == "fresh_real"
     for t in range(chain.generations + 1):
         if not whole or t == 0:
@@ -184,7 +210,7 @@ def hold(
                     adopt(run, finished(out))
             finally:
                 run.close()
-            run = run_chain(part, path, shown, plots=False)
+            run = run_chain(part, path, reporter, plots=False)
         values = _values(run, measure, extractor)[: t + 1]
         if worse(better_of(measure), values[-1] - values[0]) > tolerance:
             return Tried(chain.seed, share, t, t, values)
@@ -192,18 +218,18 @@ def hold(
 
 
 def _values(run: Run, measure: str, extractor: str | None) -> list[float]:
-    rows = [r for r in run.rows() if r["metric"] == measure and extractor in (None, r["extractor"])]
+    """The values of a measure by generation. Raises ConfigError if it was not taken, or on several extractors, or has no value."""
+    all_rows = run.rows()
+    rows = [row for row in all_rows if row["metric"] == measure and extractor in (None, row["extractor"])]
     if not rows:
+        names = dict.fromkeys(row["metric"] for row in all_rows)
+        raise ConfigError(f"the run takes no measure '{measure}'; it takes: {', '.join(names)}")
+    extractors = {row["extractor"] for row in rows}
+    if len(extractors) > 1:
         raise ConfigError(
-            f"the run takes no measure '{measure}'; it takes: {', '.join(dict.fromkeys(r['metric'] for r in run.rows()))}"
+            f"'{measure}' is taken on several extractors; name one with --extractor: {', '.join(extractors)}"
         )
-    if len({r["extractor"] for r in rows}) > 1:
-        raise ConfigError(
-            f"'{measure}' is taken on several extractors; say which with --extractor: {', '.join({r['extractor'] for r in rows})}"
-        )
-    missing = next((r for r in rows if r["value"] is None), None)
-    if missing:
-        raise ConfigError(
-            f"'{measure}' has no value in generation {missing['generation']}: {missing['reason']}"
-        )
-    return [r["value"] for r in rows]
+    for row in rows:
+        if row["value"] is None:
+            raise ConfigError(f"'{measure}' has no value in generation {row['generation']}: {row['reason']}")
+    return [row["value"] for row in rows]

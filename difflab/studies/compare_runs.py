@@ -1,8 +1,8 @@
-"""Runs lined up by generation: arms against the first one, seed by seed, with intervals over seeds.
+"""Compare runs generation by generation: each arm with the first one, seed by seed, with intervals over seeds.
 
-The chain is the unit of replication: samples of one chain share their ancestry, so the interval of a single run says nothing about
-what another seed would give. Differences are paired by seed (arms of a sweep share generation 0, so that their luck cancels) and
-have Student's 95% interval. With one seed there is none, and the verdict is "cannot tell".
+The chain is the unit of replication. Samples of one chain share their ancestry, so the interval of a single run does not say
+what another seed would give. Differences are paired by seed, because arms of a sweep share generation 0 and with it the
+chance of the seed. They have Student's 95% interval over seeds. With one seed there is none: the verdict is "cannot tell".
 """
 
 from __future__ import annotations
@@ -16,9 +16,15 @@ from scipy.stats import t as student
 
 from difflab import config as configs
 from difflab.core.errors import ConfigError
+from difflab.metrics import METRICS
 from difflab.runs.run import Run
 
 DISTINCT, SAME, UNKNOWN = "{} than {}", "not distinguishable", "cannot tell"
+
+Key = tuple[int, str, str]
+"""Generation, metric, extractor."""
+Reading = tuple[float, float | None]
+"""Value and noise floor."""
 
 
 @dataclass(frozen=True)
@@ -30,44 +36,59 @@ class Arm:
 
 
 def arms_of(runs: Sequence[Run], names: Sequence[str] | None = None) -> list[Arm]:
-    """Runs grouped by everything but their seed, in order of appearance. Raises ConfigError for two runs of one arm and seed.
+    """Runs grouped into arms, in order of appearance. Raises ConfigError for two runs of one arm and one seed.
 
     Args:
-        names: the arm of each run; None = runs of one recipe are one arm, named as the config is, or by what differs.
+        names: the arm of each run; None = runs whose recipes differ in the seed alone are one arm, see `_arm_names`.
     """
     if names is None:
-        recipes = [
-            {k: v for k, v in configs.recipe_of(run.config).items() if k not in ("seed", "data.split_seed")}
-            for run in runs
-        ]
-        keys = [configs.digest(recipe) for recipe in recipes]
-        first = {key: i for i, key in reversed(list(enumerate(keys)))}
-        named = {key: runs[i].config.name for key, i in first.items()}
-        if len(set(named.values())) < len(named):  # one name for several arms: say what is different
-            differing = [k for k in recipes[0] if len({repr(recipes[i].get(k)) for i in first.values()}) > 1]
-            named = {
-                key: ", ".join(f"{k.split('.')[-1]} {recipes[i].get(k)}" for k in differing)
-                for key, i in first.items()
-            }
-        names = [named[key] for key in keys]
-    grouped: dict[str, dict[int, Run]] = {}
+        names = _arm_names(runs)
+    runs_by_arm: dict[str, dict[int, Run]] = {}
     for name, run in zip(names, runs, strict=True):
-        own = grouped.setdefault(name, {})
-        if run.config.seed in own:
+        by_seed = runs_by_arm.setdefault(name, {})
+        seed = run.config.seed
+        if seed in by_seed:
             raise ConfigError(
-                f"{run.path} and {own[run.config.seed].path} are one arm ({name}) with one seed, {run.config.seed}"
+                f"{run.path} and {by_seed[seed].path} are one arm ({name}) with one seed, {seed}"
             )
-        own[run.config.seed] = run
-    return [Arm(name, own) for name, own in grouped.items()]
+        by_seed[seed] = run
+    return [Arm(name, by_seed) for name, by_seed in runs_by_arm.items()]
+
+
+def _arm_names(runs: Sequence[Run]) -> list[str]:
+    """The arm of each run: the name in its config, or the settings that differ where several arms have one name."""
+    recipes = [_recipe_without_seed(run) for run in runs]
+    digests = [configs.digest(recipe) for recipe in recipes]
+    first_run: dict[str, int] = {}
+    for i, digest in enumerate(digests):
+        first_run.setdefault(digest, i)
+    name_by_digest = {digest: runs[i].config.name for digest, i in first_run.items()}
+    if len(set(name_by_digest.values())) < len(name_by_digest):
+        different = [recipes[i] for i in first_run.values()]
+        keys = [key for key in recipes[0] if len({repr(recipe.get(key)) for recipe in different}) > 1]
+        for digest, i in first_run.items():
+            settings = [f"{key.split('.')[-1]} {recipes[i].get(key)}" for key in keys]
+            name_by_digest[digest] = ", ".join(settings)
+    return [name_by_digest[digest] for digest in digests]
+
+
+def _recipe_without_seed(run: Run) -> dict[str, Any]:
+    recipe = configs.recipe_of(run.config)
+    return {key: value for key, value in recipe.items() if key not in ("seed", "data.split_seed")}
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Student's interval of a mean over seeds; None for fewer than two."""
+    """Student's interval of a mean over seeds; None for fewer than two values."""
     if len(values) < 2:
         return None
     mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / len(values) ** 0.5
     half = float(student.ppf((1 + level) / 2, len(values) - 1)) * error
     return mean - half, mean + half
+
+
+# ------------------------------------------------------------------------------------------------- the table
+Table = dict[str, dict[int, dict[Key, Reading]]]
+"""Readings by arm and seed."""
 
 
 def compare_runs(
@@ -79,93 +100,88 @@ def compare_runs(
         metrics: names; None = all but those of the training itself.
         generations: None = the last one that all arms have.
 
-    Rows: generation, metric, extractor, arm, seeds, value (mean over seeds), ci_low, ci_high (over seeds, None with one seed), floor; an arm
-    without runs, or without the measure, has 0 seeds and None. Against the first arm, whether it has runs or not: difference (mean over
-    common seeds), diff_low, diff_high, pairs and verdict: "higher than ARM", "lower than ARM", "not distinguishable" or, with fewer than
-    two pairs, "cannot tell". No correction for many comparisons is made: of twenty true nulls one will part.
-    Raises ConfigError for fewer than one arm or a measure that no arm has.
+    Keys of a row: generation, metric, extractor, arm, seeds, value (mean over seeds), ci_low, ci_high (over seeds, None with
+    one seed) and floor. An arm without runs, or without the measure, has 0 seeds and value None. Against the first arm:
+    difference (mean over common seeds), diff_low, diff_high, pairs, and verdict, which is "higher than ARM",
+    "lower than ARM", "not distinguishable", or "cannot tell" with fewer than two pairs. There is no correction for multiple
+    comparisons: of twenty differences that are zero, one is expected to be called distinguishable.
+    Raises ConfigError if there is no run, a generation that some run lacks, or a measure that no run has.
     """
     if not arms or not any(arm.runs for arm in arms):
         raise ConfigError("there is no run to compare")
-    table = {arm.name: {seed: values_of(run) for seed, run in arm.runs.items()} for arm in arms}
-    have = [
-        set.intersection(*({t for t, *_ in own} for own in by_seed.values()))
-        for by_seed in table.values()
-        if by_seed
-    ]
-    common = sorted(set.intersection(*have)) if have else []
-    chosen = list(generations) if generations is not None else common[-1:]
+    table: Table = {arm.name: {seed: values_of(run) for seed, run in arm.runs.items()} for arm in arms}
+    rows = []
+    measures = _measures(table, metrics)
+    for generation in _generations(table, generations):
+        for metric, extractor in measures:
+            key = (generation, metric, extractor)
+            first = _by_seed(table, arms[0].name, key)
+            for arm in arms:
+                baseline = None if arm is arms[0] else (arms[0].name, first)
+                rows.append(_row(key, arm.name, _by_seed(table, arm.name, key), baseline))
+    return rows
+
+
+def _generations(table: Table, wanted: Sequence[int] | None) -> list[int]:
+    """The wanted generations, or the last that all runs have. Raises ConfigError if a run lacks one."""
+    present = []
+    for by_seed in table.values():
+        for readings in by_seed.values():
+            present.append({generation for generation, _, _ in readings})
+    common = sorted(set.intersection(*present))
+    chosen = common[-1:] if wanted is None else list(wanted)
     if not chosen or not set(chosen) <= set(common):
         raise ConfigError(
             f"generations {sorted(set(chosen) - set(common))} are not in all runs; common are {common}"
         )
-    names = list(
-        dict.fromkeys(
-            (m, e)
-            for by_seed in table.values()
-            for own in by_seed.values()
-            for _, m, e in own
-            if metrics or e != "training"
-        )
-    )
-    if metrics:
-        missing = [m for m in metrics if m not in {name for name, _ in names}]
-        if missing:
-            raise ConfigError(
-                f"no run has the measure '{missing[0]}'; there are: {', '.join(sorted({name for name, _ in names}))}"
-            )
-        names = [(m, e) for m, e in names if m in metrics]
-    rows = []
-    for t in chosen:
-        for metric, extractor in names:
-            base = {
-                seed: own[t, metric, extractor]
-                for seed, own in table[arms[0].name].items()
-                if (t, metric, extractor) in own
-            }
-            for arm in arms:
-                own = {
-                    seed: found[t, metric, extractor]
-                    for seed, found in table[arm.name].items()
-                    if (t, metric, extractor) in found
-                }
-                rows.append(
-                    _row(
-                        t, metric, extractor, arm.name, own, None if arm is arms[0] else (arms[0].name, base)
-                    )
-                )
-    return rows
+    return chosen
 
 
-def values_of(run: Run) -> dict[tuple[int, str, str], tuple[float, float | None]]:
-    """(generation, metric, extractor) -> value and floor; of an ecosystem the means over its labs."""
-    found: dict[tuple[int, str, str], list[tuple[float, float | None]]] = {}
-    for r in run.rows():
-        if r["value"] is not None:
-            found.setdefault((r["generation"], r["metric"], r["extractor"]), []).append(
-                (r["value"], r["floor"])
-            )
+def _measures(table: Table, wanted: Sequence[str] | None) -> list[tuple[str, str]]:
+    """(metric, extractor) of the wanted measures, or of all that are not about the training, in order of appearance."""
+    measures: dict[tuple[str, str], None] = {}
+    for by_seed in table.values():
+        for readings in by_seed.values():
+            for _, metric, extractor in readings:
+                if wanted or extractor != "training":
+                    measures[metric, extractor] = None
+    if not wanted:
+        return list(measures)
+    names = {metric for metric, _ in measures}
+    missing = [metric for metric in wanted if metric not in names]
+    if missing:
+        raise ConfigError(f"no run has the measure '{missing[0]}'; there are: {', '.join(sorted(names))}")
+    return [(metric, extractor) for metric, extractor in measures if metric in wanted]
 
-    def mean(values: list[Any]) -> float | None:
-        return None if None in values else float(np.mean(values))
 
-    return {
-        key: (float(np.mean([v for v, _ in own])), mean([f for _, f in own])) for key, own in found.items()
-    }
+def _by_seed(table: Table, arm: str, key: Key) -> dict[int, Reading]:
+    return {seed: readings[key] for seed, readings in table[arm].items() if key in readings}
+
+
+def values_of(run: Run) -> dict[Key, Reading]:
+    """Value and floor of every row of a run that has a value; of an ecosystem the means over its labs."""
+    values: dict[Key, list[float]] = {}
+    floors: dict[Key, list[float | None]] = {}
+    for row in run.rows():
+        if row["value"] is not None:
+            key = (row["generation"], row["metric"], row["extractor"])
+            values.setdefault(key, []).append(row["value"])
+            floors.setdefault(key, []).append(row["floor"])
+    return {key: (float(np.mean(values[key])), _mean(floors[key])) for key in values}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean, or None if any value is None."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def better_of(metric: str) -> str:
-    """Which way a row of metrics.jsonl is better: 'lower', 'higher', or 'real', best as of real images."""
-    from difflab.metrics import METRICS
-
+    """Which way a measure is better: 'lower', 'higher', or 'real' for a measure that is best at the value of real images."""
     known = "fd" if metric == "fid" else metric
-    return (
-        METRICS[known].better
-        if dict.__contains__(METRICS, known)
-        else "lower"
-        if "loss" in metric
-        else "real"
-    )
+    if dict.__contains__(METRICS, known):
+        return METRICS[known].better
+    return "lower" if "loss" in metric else "real"
 
 
 def worse(better: str, change: float) -> float:
@@ -178,113 +194,41 @@ def worse(better: str, change: float) -> float:
 
 
 def _row(
-    t: int,
-    metric: str,
-    extractor: str,
-    name: str,
-    own: dict[int, Any],
-    base: tuple[str, dict[int, Any]] | None,
+    key: Key, arm: str, readings: dict[int, Reading], baseline: tuple[str, dict[int, Reading]] | None
 ) -> dict[str, Any]:
-    values = [value for value, _ in own.values()]
-    floors = [floor for _, floor in own.values() if floor is not None]
+    """The row of one arm. baseline: name and readings of the first arm; None = it is the first arm."""
+    generation, metric, extractor = key
+    values = [value for value, _ in readings.values()]
+    floors = [floor for _, floor in readings.values() if floor is not None]
     low, high = interval(values) or (None, None)
-    row = {"generation": t, "metric": metric, "extractor": extractor, "arm": name, "seeds": len(values)}
-    row |= {"value": float(np.mean(values)) if values else None}
+    row = {"generation": generation, "metric": metric, "extractor": extractor, "arm": arm}
+    row |= {"seeds": len(values), "value": float(np.mean(values)) if values else None}
     row |= {"ci_low": low, "ci_high": high, "floor": float(np.mean(floors)) if floors else None}
-    if base is None:
-        return row | {
-            "difference": None,
-            "diff_low": None,
-            "diff_high": None,
-            "pairs": None,
-            "verdict": "baseline",
-        }
-    pairs = [own[seed][0] - base[1][seed][0] for seed in own if seed in base[1]]
-    found = interval(pairs)
-    verdict = UNKNOWN
-    if found:
-        verdict = (
-            DISTINCT.format("higher" if found[0] > 0 else "lower", base[0])
-            if found[0] > 0 or found[1] < 0
-            else SAME
-        )
-    low, high = found or (None, None)
-    return row | {
-        "difference": float(np.mean(pairs)) if pairs else None,
-        "diff_low": low,
-        "diff_high": high,
-        "pairs": len(pairs),
-        "verdict": verdict,
-    }
+    if baseline is None:
+        return row | dict.fromkeys(("difference", "diff_low", "diff_high", "pairs")) | {"verdict": "baseline"}
+    name, first = baseline
+    differences = [readings[seed][0] - first[seed][0] for seed in readings if seed in first]
+    bounds = interval(differences)
+    low, high = bounds or (None, None)
+    row |= {"difference": float(np.mean(differences)) if differences else None}
+    row |= {"diff_low": low, "diff_high": high, "pairs": len(differences)}
+    return row | {"verdict": _verdict(bounds, name)}
+
+
+def _verdict(bounds: tuple[float, float] | None, baseline: str) -> str:
+    if bounds is None:
+        return UNKNOWN
+    low, high = bounds
+    if low > 0:
+        return DISTINCT.format("higher", baseline)
+    if high < 0:
+        return DISTINCT.format("lower", baseline)
+    return SAME
 
 
 def unfinished(arms: Sequence[Arm]) -> list[str]:
-    """A sentence for each arm without runs; of the first one also what follows."""
-    said = {arm.name: f"{arm.name} has no finished run" for arm in arms if not arm.runs}
-    if arms and arms[0].name in said:
-        said[arms[0].name] += ": it is the arm to compare with, so no differences are computed"
-    return list(said.values())
-
-
-def budgets(arms: Sequence[Arm]) -> str:
-    """One sentence: whether arms saw as many images, in sets of one size, and drew as many samples, seed by seed in every generation; else the worst."""
-    found = [(arm.name, {seed: _spent(run) for seed, run in arm.runs.items()}) for arm in arms if arm.runs]
-    if len(found) < 2:
-        return "budgets: there are no two arms with runs to match"
-    base, first = found[0]
-    differing = []
-    for what in ("images seen", "training set", "samples drawn"):
-        gaps = []
-        for name, own in found[1:]:
-            pairs = [(first[seed], own[seed]) for seed in own if seed in first] or [
-                (a, b) for a in first.values() for b in own.values()
-            ]
-            for t in sorted({t for a, b in pairs for t in a[what] if t in b[what]}):
-                values = [(a[what][t], b[what][t]) for a, b in pairs if t in a[what] and t in b[what]]
-                gaps.append((max(_gap(*pair) for pair in values), name, t, values))
-        gaps = [gap for gap in gaps if gap[0]]
-        if gaps:
-            _, name, t, values = max(gaps, key=lambda gap: gap[0])
-            more = [other for other in dict.fromkeys(gap[1] for gap in gaps) if other != name]
-            too = f"; {', '.join(more) if len(more) < 4 else f'{len(more)} other arms'} too" if more else ""
-            a, b = (_span([pair[i] for pair in values]) for i in (0, 1))
-            if a == b:  # the same numbers, of other seeds
-                a, b = (_span([value]) for value in max(values, key=lambda pair: _gap(*pair)))
-            differing.append(f"{what} {a} in {base}, {b} in {name} (generation {t}{too})")
-    return (
-        "budgets match: images seen, set size and samples drawn are the same in all arms"
-        if not differing
-        else "budgets do NOT match: " + "; ".join(differing)
-    )
-
-
-def _spent(run: Run) -> dict[str, dict[int, int | None]]:
-    """Images seen, size of the training set and samples drawn, by generation; summed over labs, None where a formula is fitted."""
-    records = {t: [part.training(t) for part in run.parts] for t in run.generations}
-
-    def total(key: str) -> dict[int, int | None]:
-        return {
-            t: sum(r[key] for r in own) if all(key in r for r in own) else None for t, own in records.items()
-        }
-
-    drawn: dict[int, int | None] = {
-        t: sum(part.config.sample.count_of(t) for part in run.parts) for t in records
-    }
-    return {"images seen": total("images_seen"), "training set": total("set_size"), "samples drawn": drawn}
-
-
-def _gap(a: int | None, b: int | None) -> float:
-    """How far apart two numbers are, 0 = equal, to 1.
-
-    >>> _gap(500, 500), _gap(500, 250), _gap(None, 500)
-    (0.0, 0.5, 1.0)
-    """
-    return 0.0 if a == b else 1 - min(a, b) / max(a, b) if a and b else 1.0
-
-
-def _span(values: Sequence[int | None]) -> str:
-    """'310 to 336', or the one that all are; "none" where there is no number."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "none"
-    return f"{min(known):,}" + (f" to {max(known):,}" if max(known) > min(known) else "")
+    """A sentence for each arm without a finished run, with the consequence if it is the first arm."""
+    sentences = {arm.name: f"{arm.name} has no finished run" for arm in arms if not arm.runs}
+    if arms and arms[0].name in sentences:
+        sentences[arms[0].name] += ": it is the arm to compare with, so no differences are computed"
+    return list(sentences.values())

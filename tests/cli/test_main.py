@@ -20,8 +20,9 @@ from PIL import Image
 
 from difflab.cli.main import DISK_FULL, main
 from difflab.config import parse
-from difflab.report.grid import arm_strip
-from difflab.runs.run import KEYS, STAGES, open_run
+from difflab.report.arms import arm_strip
+from difflab.runs.folder import STAGES
+from difflab.runs.run import KEYS, open_run
 from difflab.studies.compare_runs import arms_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -685,7 +686,7 @@ def test_processes_other_than_the_main_one_say_nothing(call, monkeypatch, finish
 
     seen = {}
 
-    def chained(config: Any, path: Path, report: Any, page: bool) -> Run:
+    def chained(config: Any, path: Path, report: Any, after_generation: Any) -> Run:
         seen["quiet"] = report.quiet
         return Run(finished, parse(yaml.safe_load((finished / "run.yaml").read_text())["config"]))
 

@@ -165,7 +165,7 @@ def test_where_the_halves_cannot_be_filled_they_are_smaller_and_that_is_said():
     )
     result = compare(np.stack([*[one] * 60, *others]), fake, metrics=["fd"], **FEW)
     assert result["fd"]["n"] == 20 and any("n = 20 instead of 40" in note for note in result.notes)
-    with pytest.raises(Exception, match="every image is the same picture"):
+    with pytest.raises(Exception, match="all images are the same picture"):
         compare(np.stack([one] * 80), fake, metrics=["fd"], **FEW)
 
 
@@ -200,10 +200,10 @@ def test_compare_says_which_sets_share_pictures_and_what_that_makes_worthless(tm
         shutil.copy(real / f"{i:03d}.png", train / f"shared-{i:03d}.png")
     fake = formats(tmp_path / "fake", 10, 16)  # the first ten of real, in three formats
     notes = "\n".join(compare(real, fake, train=train, metrics=["fd"], **FEW).notes)
-    assert "15 of 45 of train; memorisation measures take real images as never trained on" in notes
+    assert "15 of 45 of train; memorisation measures assume that real images were not trained on" in notes
     assert (
         "real and generated share images" in notes
-        and "30 of 30 of generated; these samples are measured against themselves" in notes
+        and "30 of 30 of generated; these samples are compared with themselves" in notes
     )
     assert "generated and train share images" in notes
     assert "share" not in "\n".join(

@@ -11,7 +11,7 @@ from difflab.config import Data
 from difflab.data.sources import open_source
 from difflab.evaluation.controls import LUMA, matched, reencoded
 from difflab.evaluation.simulate import simulate
-from difflab.metrics.texture import STATISTICS, texture
+from difflab.features.texture import STATISTICS, texture
 
 
 @pytest.fixture(scope="module", params=["digits", "emoji"])

@@ -3,255 +3,31 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
+from changed_digits import N, changed
 from commands import difflab
 from PIL import Image
 
 from difflab import config
-from difflab.config import Data
+from difflab.config import parse
 from difflab.core.errors import DataError, MeasureError
-from difflab.data.sources import open_source
-from difflab.evaluation import controls as look
-from difflab.evaluation.diagnose import Images, diagnose, diagnose_run, examine
-from difflab.evaluation.rules import (
-    ABSENT,
-    DIVERGING,
-    ENTANGLED,
-    INCREASE,
-    LOOK,
+from difflab.evaluation.advice import Chain
+from difflab.evaluation.diagnose import chain_of, diagnose, diagnose_run
+from difflab.evaluation.readings import Images
+from difflab.evaluation.signs import (
     PRESENT,
     SCALING,
     TAILS,
-    UNKNOWN,
-    Reading,
-    Sign,
 )
-from difflab.evaluation.simulate import simulate
 from difflab.loop import chain
-from difflab.metrics import open_extractor
-from difflab.runs.run import open_run
-
-N = 200
-
-
-@pytest.fixture(scope="module")
-def digits() -> dict[str, Images]:
-    """Disjoint parts of the digits: reference, other, train, and the pool that samples are made from."""
-    source = open_source(Data(source="digits"), 0)
-    order = np.random.default_rng(3).permutation(len(source))
-    assert source.labels is not None
-    real = Images(np.stack([source.read(int(i)) for i in order]), source.labels[order])
-    return {
-        "reference": real[:N],
-        "other": real[N : 2 * N],
-        "train": real[2 * N : 3 * N],
-        "pool": real[3 * N :],
-    }
-
-
-def changed(digits, kind: str, degree: float, seed: int = 0) -> Images:
-    pool, train = digits["pool"], digits["train"]
-    return Images(*simulate(kind, pool.pixels, pool.labels, degree, N, seed, (train.pixels, train.labels)))
-
-
-def examined(digits, *generations: Images, **options):
-    given = {
-        "train": digits["train"],
-        "classes": [str(i) for i in range(10)],
-        "extractors": [open_extractor("pixels")],
-        "resamples": 12,
-    } | options
-    return examine(digits["reference"], digits["other"], generations, **given)
-
-
-# ------------------------------------------------------------------------------------------------------- the one rule
-def reading(
-    value: float, error: float, worse: str = "lower", relevant: float = 0.1, **controls: tuple[float, float]
-) -> Reading:
-    return Reading(
-        Sign("recall", worse, relevant),
-        value,
-        error,
-        {name.replace("_", " "): c for name, c in controls.items()},
-        1.0,
-        100,
-    )
-
-
-def test_present_wants_every_control_to_be_better_by_three_errors_and_by_what_is_relevant():
-    assert reading(0.5, 0.03, real_images=(0.9, 0.03), generation_0=(0.8, 0.03)).verdict == PRESENT
-    assert (
-        reading(0.5, 0.03, real_images=(0.9, 0.03), generation_0=(0.6, 0.03)).verdict == UNKNOWN
-    )  # 2.4 errors
-    assert reading(0.5, 0.03, real_images=(0.9, 0.03), generation_0=(0.5, 0.03)).verdict == ABSENT
-    assert (
-        reading(0.85, 0.001, real_images=(0.9, 0.001)).verdict == ABSENT
-    )  # 35 errors, but less than a tenth
-    assert reading(0.95, 0.02, real_images=(0.9, 0.02)).verdict == ABSENT  # better
-    assert reading(2.0, 0.1, "higher", real_images=(1.0, 0.1)).verdict == PRESENT
-    assert reading(0.8, 0.2, real_images=(0.9, 0.2)).verdict == UNKNOWN  # too few images to say
-
-
-def test_the_control_that_explains_most_is_named_and_its_effect_given():
-    one = reading(0.5, 0.03, real_images=(0.9, 0.04), generation_0=(0.6, 0.04))
-    assert one.nearest == "generation 0" and one.effect == pytest.approx(0.1) and one.z == pytest.approx(2)
-    row = one.row()
-    assert (
-        row["control_value"] == 0.6
-        and row["effect_high"] == pytest.approx(0.1 + 1.96 * 0.05)
-        and row["verdict"] == UNKNOWN
-    )
-    assert (
-        reading(1.0, 0.0, real_images=(1.0, 0.0)).z == 0
-        and reading(0.5, 0.0, real_images=(1.0, 0.0)).row()["z"] is None
-    )
-
-
-# ---------------------------------------------------------------------------------------------- what was done is named
-@pytest.mark.parametrize(
-    ("kind", "degree", "name"),
-    [
-        ("tails_cut", 0.8, "early"),
-        ("shrunk", 0.6, "early"),
-        ("blended", 0.8, "late"),
-        ("repeated", 0.6, "catastrophic"),
-        ("dropped", 0.6, "forgetting"),
-        ("swapped", 0.6, "poisoned labels"),
-        ("copied", 0.6, "overfitting"),
-        ("blurred", 0.8, "blurred"),
-        ("sharpened", 0.8, "sharpened"),
-    ],
-)
-def test_what_was_done_is_named_with_evidence(digits, kind, degree, name):
-    finding = examined(digits, changed(digits, kind, degree)).findings[0]
-    assert finding.name == name and finding.alarm and finding.n == N
-    assert finding.gone or finding.evidence()
-    assert finding.advice
-
-
-@pytest.mark.parametrize(
-    ("kind", "degree"),
-    [("nothing", 1.0), ("fewer", 0.4), ("fewer", 1.0), ("reencoded", 0.5), ("reencoded", 1.0)],
-)
-def test_where_nothing_is_lost_there_is_no_alarm(digits, kind, degree):
-    finding = examined(digits, changed(digits, kind, degree)).findings[0]
-    assert not finding.alarm and PRESENT not in finding.profile.values()
-    assert (finding.name == "changed encoding") == (kind == "reencoded")
-
-
-def test_the_verdict_does_not_lean_on_the_name_of_a_set(digits):
-    """Real images in the place of samples, in many draws: an alarm in none of them."""
-    alarms = [examined(digits, changed(digits, "nothing", 1.0, seed)).findings[0].alarm for seed in range(3)]
-    assert sum(alarms) == 0
-
-
-def test_degrees_are_ordered(digits):
-    effects = []
-    for degree in (0.4, 0.7, 1.0):
-        finding = examined(digits, changed(digits, "tails_cut", degree)).findings[0]
-        effects.append(next(r.effect for r in finding.readings[TAILS] if r.sign.metric == "recall"))
-    assert effects == sorted(effects) and effects[0] < effects[-1] - 0.2
-
-
-def test_few_images_give_less_to_say(digits):
-    """The same change, at fewer images: cannot tell, and never the opposite."""
-    profile = [
-        examined(digits, changed(digits, "tails_cut", 0.5)[:n]).findings[0].profile[TAILS] for n in (200, 40)
-    ]
-    assert profile == [PRESENT, UNKNOWN]
-    with pytest.raises(MeasureError, match="wants 30 images or more"):
-        examined(digits, changed(digits, "nothing", 1.0)[:20])
-
-
-def test_copies_are_told_only_where_the_training_images_are_known(digits):
-    copied = changed(digits, "copied", 0.8)
-    assert examined(digits, copied).findings[0].name == "overfitting"
-    assert not examined(digits, copied, train=None).findings[0].alarm
-
-
-def test_without_labels_concepts_have_no_verdict_and_the_reason_is_given(digits):
-    bare = {name: Images(part.pixels) for name, part in digits.items()}
-    finding = examined(bare, Images(changed(digits, "swapped", 1.0).pixels), classes=None).findings[0]
-    assert finding.profile[ENTANGLED] == UNKNOWN and not finding.alarm
-    assert "class_accuracy" in finding.left_out
-    assert (
-        examined(bare, Images(changed(digits, "repeated", 0.6).pixels), classes=None).findings[0].name
-        == "catastrophic"
-    )
-
-
-def test_missing_classes_and_a_loss_in_the_others_are_both_said(digits):
-    pool, keep = digits["pool"], np.isin(digits["pool"].labels, np.arange(6))
-    both = Images(*simulate("blended", pool.pixels[keep], pool.labels[keep], 1.0, N, 0))
-    finding = examined(digits, both).findings[0]
-    assert (
-        finding.stage == "late" and "forgetting" in finding.instead and finding.gone == ["6", "7", "8", "9"]
-    )
-
-
-# ----------------------------------------------------------------------------------------------------- over generations
-def test_a_chain_is_judged_from_its_generation_0_and_the_first_alarm_is_found(digits):
-    degrees = (0.1, 0.2, 0.6, 1.0)
-    result = examined(
-        digits,
-        changed(digits, "nothing", 1.0),
-        *(changed(digits, "tails_cut", d, i) for i, d in enumerate(degrees)),
-    )
-    assert result.findings[0].stage in ("none", "cannot tell")
-    assert [f.alarm for f in result.findings] == [False, False, False, True, True]
-    generation, measures = result.first_alarm
-    assert generation == 3 and "recall" in measures
-    assert result.alarms["recall"] == 3
-    assert {r.sign.metric: set(r.controls) for r in result.findings[3].readings[TAILS]}["recall"] == {
-        "real images",
-        "re-encoded",
-        "generation 0",
-        f"generation 0 {LOOK}",
-    }
-
-
-def test_a_first_model_that_falls_short_is_no_collapse_until_more_is_lost(digits):
-    weak = [changed(digits, "blended", 0.8, seed) for seed in range(3)]
-    result = examined(digits, *weak, changed(digits, "repeated", 0.8))
-    assert (
-        all(f.stage in ("none", "cannot tell") for f in result.findings[:3])
-        and "weak first model" in result.findings[0].instead
-    )
-    assert result.findings[3].stage == "catastrophic"
-
-
-def test_risk_that_goes_on_growing_diverges_and_a_plateau_does_not(digits):
-    start = changed(digits, "nothing", 1.0)
-    growing = [start, *(changed(digits, "blurred", d) for d in (0.2, 0.5, 0.75, 1.0))]
-    level = [start, *(changed(digits, "blurred", 1.0, seed) for seed in range(4))]
-    last = examined(digits, *growing).findings[-1]
-    assert (
-        last.profile[DIVERGING] == PRESENT and last.profile[SCALING] == UNKNOWN
-    )  # that one takes runs of several sizes
-    assert examined(digits, *level).findings[-1].profile[DIVERGING] == ABSENT
-    assert (
-        examined(digits, *growing[:2]).findings[-1].profile[DIVERGING] == UNKNOWN
-    )  # two points are no course
-
-
-def test_rows_have_one_line_per_generation_and_definition(digits):
-    result = examined(digits, changed(digits, "nothing", 1.0), changed(digits, "repeated", 0.8))
-    rows = result.rows()
-    assert len(rows) == 2 * 8 and {row["generation"] for row in rows} == {0, 1}
-    json.dumps(rows, allow_nan=False)
-    risk = next(row for row in rows if row["generation"] == 1 and row["definition"] == INCREASE)
-    assert (
-        risk["verdict"] == PRESENT
-        and risk["diagnosis"] == "catastrophic"
-        and risk["effect_low"] < risk["effect"] < risk["effect_high"]
-    )
-    assert math.isfinite(risk["effect"]) and len(result.frame) == 16
+from difflab.runs.run import Run, open_run
 
 
 # ------------------------------------------------------------------------------------------------- folders and bad input
@@ -312,7 +88,7 @@ def test_one_set_alone_says_what_it_cannot_say(folders):
         (["gen0"], "give one run"),
         (["--reference", "missing", "gen0"], "does not exist"),
         (["--reference", "real", "gen0", "--count", "5000"], "count 5000 is more than"),
-        (["--reference", "real", "gen0", "--count", "20"], "wants 30 images"),
+        (["--reference", "real", "gen0", "--count", "20"], "needs at least 30 images"),
         (["--reference", "real", "gen0", "--extractors", "pixel"], "did you mean 'pixels'"),
         (["--reference", "real", "foreign"], "is none of the reference's"),
     ],
@@ -392,31 +168,27 @@ def test_exact_families_have_no_images(tmp_path):
         diagnose_run(open_run(tmp_path / "gaussian"))
 
 
-def test_the_look_of_samples_is_what_the_control_has(digits):
-    """Blurred samples, and real images that were given their look, measure alike: that is why blur is no loss of variety."""
-    finding = examined(digits, changed(digits, "blurred", 1.0)).findings[0]
-    recall = next(r for r in finding.readings[TAILS] if r.sign.metric == "recall")
-    assert recall.worse_than("real images") and not recall.worse_than(f"real images {LOOK}")
-    assert (
-        look.matched(digits["reference"].pixels, changed(digits, "blurred", 1.0).pixels).shape
-        == digits["reference"].pixels.shape
+@pytest.mark.parametrize(
+    ("pools", "more", "expected"),
+    [
+        (["fixed_real"] * 4, {}, Chain(1.0, 0.0, 1.0, "scratch")),
+        (["synthetic"] * 4, {"sample": {"guidance_scale": 2.0}}, Chain(0.0, 0.0, 2.0, "scratch")),
+        (["synthetic", "synthetic", "synthetic", "fresh_real"], {"train": {"start_from": "previous"}}, Chain(0.25, 0.25, 1.0, "previous")),
+        (["synthetic", "fixed_real"], {"policies": [{"policy": "guidance_by_generation", "scales": [1.0, 1.0, 3.0]}]}, Chain(0.5, 0.0, 3.0, "scratch", ("guidance_by_generation",))),
+        (["synthetic"], {"policies": [{"policy": "temperature", "scale": 0.9}]}, Chain(0.0, 0.0, 1.0, "scratch", ("temperature",))),
+        (["synthetic"], {"policies": [{"policy": "temperature", "scale": 1.1}]}, Chain(0.0, 0.0, 1.0, "scratch")),
+    ],
+)  # fmt: skip
+def test_a_chain_is_read_from_its_training_set_and_config(
+    pools: list[str], more: dict[str, Any], expected: Chain, tmp_path: Path
+) -> None:
+    config = {
+        "model": {"family": "pixel-mlp", "conditional": True},
+        "train": {"start_from": "scratch", "condition_dropout": 0.1},
+    }
+    run = Run(tmp_path, parse(config | more | {"train": config["train"] | more.get("train", {})}))
+    run.gen(2).mkdir(parents=True)
+    parquet.write_table(
+        pa.table({"pool": pa.array(pools).dictionary_encode()}), run.gen(2) / "train_set.parquet"
     )
-
-
-def test_images_without_features_cost_a_measure_those_images_alone_and_reasons_are_sentences(digits):
-    """A few black digits have no direction in pixels: vendi goes on without them. Where real images have no value at all, a sentence says so."""
-    black = replace(digits["other"], pixels=digits["other"].pixels.copy())
-    black.pixels[[3, 50, 90]] = 0
-    result = examined(digits | {"other": black}, changed(digits, "shrunk", 0.6))
-    assert (
-        "vendi (pixels): 3 of 200 images have features of length 0, hence no direction, and are left out"
-        in result.notes
-    )
-    assert "vendi" not in result.findings[0].left_out
-    empty = replace(black, pixels=np.zeros_like(black.pixels))
-    lost = examined(digits | {"other": empty}, changed(digits, "shrunk", 0.6)).findings[0].left_out
-    assert lost["vendi"].startswith(
-        "vendi has no value between real images: vendi needs at least 2 fake images, got 0: 200 of 200 images have"
-    )
-    for measure, reason in lost.items():
-        assert reason[0].isalpha() and len(reason.split()) > 3 and not reason.startswith("("), measure
+    assert chain_of(run, 2) == expected

@@ -1,149 +1,130 @@
-"""What follows from readings: here the advice, and what is left open."""
+"""Which stage and which other explanation follow from readings."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as parquet
 import pytest
+from changed_digits import changed, examined
 
-from difflab.config import parse
-from difflab.evaluation.diagnose import chain_of
-from difflab.evaluation.rules import (
+from difflab.evaluation.finding import Finding
+from difflab.evaluation.rules import failed, judge, over_time, verdict
+from difflab.evaluation.signs import (
     ABSENT,
+    COPIES,
     DIVERGING,
     ENTANGLED,
-    HELP,
+    HALLUCINATED,
+    INCREASE,
+    LOOKS,
+    PRESENT,
+    REPEATS,
     SCALING,
     SIGNS,
     TAILS,
     UNKNOWN,
-    Chain,
-    Diagnosis,
-    Finding,
+    VARIANCE,
     Reading,
     Sign,
-    advice,
 )
-from difflab.runs.run import Run
+
+REAL = (0.9, 0.01)
+
+
+def reading(sign: Sign, value: float | None, **controls: tuple[float, float]) -> Reading:
+    """A reading with a small error; value None = as the real images."""
+    everywhere = {"real images": REAL, "re-encoded": REAL}
+    named = {name.replace("_", " "): control for name, control in controls.items()}
+    return Reading(sign, REAL[0] if value is None else value, 0.01, everywhere | named, 1.0, 200)
+
+
+def worse(sign: Sign) -> float:
+    return 3.0 if sign.worse == "higher" else 0.02
+
+
+def readings(*present: str, **controls: tuple[float, float]) -> dict[str, list[Reading]]:
+    """Readings of all definitions and looks: clearly worse than all controls in those that are `present`, else as real images."""
+    groups = SIGNS | {"repeats": (REPEATS,), "copies": COPIES, "encoding": ()}
+    groups |= {f"look: {name}": signs for name, signs in LOOKS.items()}
+    return {
+        name: [reading(sign, worse(sign) if name in present else None, **controls) for sign in signs]
+        for name, signs in groups.items()
+    }
+
+
+def test_a_definition_is_present_by_one_measure_and_absent_by_all():
+    worse_recall, same = reading(Sign("recall", "lower"), 0.2), reading(Sign("coverage", "lower"), None)
+    unknown = Reading(Sign("recall", "lower"), 0.7, 0.1, {"real images": REAL}, 1.0, 100)
+    assert (worse_recall.verdict, same.verdict, unknown.verdict) == (PRESENT, ABSENT, UNKNOWN)
+    assert verdict([worse_recall, same]) == PRESENT and verdict([same, same]) == ABSENT
+    assert verdict([same, unknown]) == UNKNOWN and verdict([]) == UNKNOWN
 
 
 @pytest.mark.parametrize(
-    ("name", "chain", "says", "silent"),
+    ("present", "stage", "instead", "looks"),
     [
-        (
-            "early",
-            Chain(),
-            ["add real images to every training set (fresh ones, or keep accumulating)", "lower guidance;"],
-            ["leave out"],
-        ),
-        (
-            "early",
-            Chain(real=0.0, guidance=4.0),
-            ["fresh ones, or keep accumulating", "lower guidance (now 4)"],
-            [],
-        ),
-        (
-            "early",
-            Chain(real=0.3, fresh=0.3, guidance=1.0),
-            ["raise the share of fresh real images", "now 30%"],
-            ["accumulating", "guidance"],
-        ),
-        (
-            "early",
-            Chain(real=0.25, guidance=1.0),
-            ["add fresh real images", "25% real, but always the same"],
-            ["accumulating"],
-        ),
-        ("early", Chain(real=1.0, guidance=1.0), ["real images alone"], ["add", "return with real data"]),
-        (
-            "early",
-            Chain(real=0.0, policies=("best_of",)),
-            ["leave out the policy best_of, which narrows"],
-            [],
-        ),
-        (
-            "late",
-            Chain(),
-            ["go back", "train from the base", "filter samples by a judge"],
-            ["real images to"],
-        ),
-        (
-            "late",
-            Chain(real=0.0, start_from="base", policies=("verifier",)),
-            ["go back", "add real images"],
-            ["from the base", "judge"],
-        ),
-        ("overfitting", Chain(), ["fewer images seen", "remove duplicates"], []),
-        (
-            "overfitting",
-            Chain(policies=("early_stop", "deduplicate")),
-            ["on more real images"],
-            ["fewer", "duplicates"],
-        ),
-        ("forgetting", Chain(), ["put the missing classes back"], []),
-        ("forgetting", Chain(policies=("omit",)), ["leave out the policy omit"], ["put"]),
-        ("poisoned labels", Chain(policies=("mislabel",)), ["leave out the policy mislabel"], ["mend"]),
-        ("blurred", Chain(), ["check resizing and guidance"], []),
-        ("blurred", Chain(guidance=1.0), ["check resizing"], ["guidance"]),
-    ],
-)
-def test_advice_is_what_is_not_done_yet(name: str, chain: Chain, says: list[str], silent: list[str]) -> None:
-    text = advice(name, chain)
-    assert all(part in text for part in says) and not any(part in text for part in silent), text
-
-
-def test_a_finding_asks_for_its_own_name_and_chain() -> None:
-    finding = Finding(3, {}, "early", [], [], {}, chain=Chain(real=0.3, fresh=0.3))
-    assert finding.advice == advice("early", finding.chain) != advice("early", Chain())
-    assert Finding(3, {}, "none", [], [], {}).advice == HELP["none"]
-
-
-@pytest.mark.parametrize(
-    ("pools", "more", "expected"),
-    [
-        (["fixed_real"] * 4, {}, Chain(1.0, 0.0, 1.0, "scratch")),
-        (["synthetic"] * 4, {"sample": {"guidance_scale": 2.0}}, Chain(0.0, 0.0, 2.0, "scratch")),
-        (["synthetic", "synthetic", "synthetic", "fresh_real"], {"train": {"start_from": "previous"}}, Chain(0.25, 0.25, 1.0, "previous")),
-        (["synthetic", "fixed_real"], {"policies": [{"policy": "guidance_by_generation", "scales": [1.0, 1.0, 3.0]}]}, Chain(0.5, 0.0, 3.0, "scratch", ("guidance_by_generation",))),
-        (["synthetic"], {"policies": [{"policy": "temperature", "scale": 0.9}]}, Chain(0.0, 0.0, 1.0, "scratch", ("temperature",))),
-        (["synthetic"], {"policies": [{"policy": "temperature", "scale": 1.1}]}, Chain(0.0, 0.0, 1.0, "scratch")),
+        ((), "none", [], []),
+        ((VARIANCE,), "early", [], []),
+        ((TAILS,), "early", [], []),
+        ((TAILS, "repeats"), "catastrophic", [], []),
+        (("repeats",), "none", [], []),  # close together alone: images of a narrowed class
+        ((ENTANGLED,), "cannot tell", ["poisoned labels"], []),  # nothing but the labels is different
+        ((ENTANGLED, INCREASE), "late", [], []),
+        ((ENTANGLED, HALLUCINATED), "late", [], []),
+        (("copies",), "none", ["overfitting"], []),
+        (("look: blurred", "look: less contrast"), "none", [], ["blurred", "less contrast"]),
     ],
 )  # fmt: skip
-def test_a_chain_is_read_from_its_training_set_and_config(
-    pools: list[str], more: dict[str, Any], expected: Chain, tmp_path: Path
-) -> None:
-    config = {
-        "model": {"family": "pixel-mlp", "conditional": True},
-        "train": {"start_from": "scratch", "condition_dropout": 0.1},
-    }
-    run = Run(tmp_path, parse(config | more | {"train": config["train"] | more.get("train", {})}))
-    run.gen(2).mkdir(parents=True)
-    parquet.write_table(
-        pa.table({"pool": pa.array(pools).dictionary_encode()}), run.gen(2) / "train_set.parquet"
-    )
-    assert chain_of(run, 2) == expected
+def test_the_stage_follows_from_what_is_present(present, stage, instead, looks):
+    finding = judge(readings(*present), 3)
+    assert (finding.stage, finding.instead, finding.looks, finding.generation) == (stage, instead, looks, 3)
+    assert finding.profile[SCALING] == finding.profile[DIVERGING] == UNKNOWN
+    assert list(finding.profile) == sorted(finding.profile)
 
 
-def test_what_is_open_is_said_with_the_reason() -> None:
-    one = Reading(Sign("recall", "lower"), 0.8, 0.2, {"real images": (0.9, 0.2)}, 1.0, 100)
-    readings: dict[str, list[Reading]] = {name: [one] for name in SIGNS} | {ENTANGLED: []}
-    profile = dict(
-        sorted(
-            (
-                {name: ABSENT for name in SIGNS}
-                | {name: UNKNOWN for name in (DIVERGING, SCALING, ENTANGLED, TAILS)}
-            ).items()
-        )
-    )
-    findings = [Finding(t, profile, "cannot tell", [], [], readings) for t in range(5)]
-    assert Diagnosis(findings, [], {}).unknown == {
-        "cannot tell at this n": [DIVERGING, TAILS],
-        "not answerable from one chain": [SCALING],
-        "not measured": [ENTANGLED],
-    }
-    assert Diagnosis(findings[:3], [], {}).unknown["not answerable from fewer than 5 generations"] == [
-        DIVERGING
-    ]
+def test_worse_than_real_but_not_than_reencoded_images_is_a_changed_encoding():
+    same_as_jpeg = readings()
+    sign = Sign("texture_distance", "higher", 0.0, "one")
+    same_as_jpeg["encoding"] = [reading(sign, 2.0, re_encoded=(2.0, 0.01))]
+    same_as_jpeg["encoding"][0].controls["re-encoded"] = (2.0, 0.01)
+    assert judge(same_as_jpeg, 1).instead == ["changed encoding"]
+    same_as_jpeg["encoding"][0].controls["re-encoded"] = (1.0, 0.01)
+    assert judge(same_as_jpeg, 1).instead == []
+
+
+def test_a_first_model_failed_where_samples_are_as_bad_as_generation_0():
+    signs = SIGNS[VARIANCE]
+    as_bad = readings() | {VARIANCE: [reading(sign, 0.3, generation_0=(0.3, 0.01)) for sign in signs]}
+    worse_still = readings() | {VARIANCE: [reading(sign, 0.3, generation_0=(0.6, 0.01)) for sign in signs]}
+    assert failed(as_bad) and not failed(worse_still) and not failed(readings())
+
+
+@pytest.mark.parametrize(
+    ("distances", "expected"),
+    [
+        ([0.0, 1.0, 2.0, 3.0, 4.0], PRESENT),  # grows as fast as before
+        ([0.0, 1.5, 3.0, 3.1, 3.2], ABSENT),  # slows down
+        ([0.0, 1.0, 2.0, 2.6, 3.2], UNKNOWN),  # between the two
+        ([0.0, 0.0, 0.0, 0.0, 0.0], ABSENT),  # does not grow at all
+        ([0.0, 1.0, 2.0, 3.0], UNKNOWN),  # too few generations
+    ],
+)
+def test_the_course_of_the_risk(distances, expected):
+    findings = []
+    for t, distance in enumerate(distances):
+        risk = Reading(SIGNS[INCREASE][0], distance, 0.01, {"real images": (0.1, 0.01)}, 5.0, 200)
+        findings.append(Finding(t, {DIVERGING: UNKNOWN}, "none", [], [], {INCREASE: [risk]}))
+    over_time(findings)
+    assert findings[-1].profile[DIVERGING] == expected
+
+
+def test_risk_that_goes_on_growing_diverges_and_a_plateau_does_not(digits):
+    start = changed(digits, "nothing", 1.0)
+    growing = [start, *(changed(digits, "blurred", d) for d in (0.2, 0.5, 0.75, 1.0))]
+    level = [start, *(changed(digits, "blurred", 1.0, seed) for seed in range(4))]
+    last = examined(digits, *growing).findings[-1]
+    assert (
+        last.profile[DIVERGING] == PRESENT and last.profile[SCALING] == UNKNOWN
+    )  # that one takes runs of several sizes
+    assert examined(digits, *level).findings[-1].profile[DIVERGING] == ABSENT
+    assert (
+        examined(digits, *growing[:2]).findings[-1].profile[DIVERGING] == UNKNOWN
+    )  # two points are no course

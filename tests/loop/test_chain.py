@@ -94,7 +94,7 @@ def test_whatever_was_lost_is_made_again_byte_for_byte(whole, copy, victims):
 @pytest.mark.parametrize("stage", ["mix", "train", "sample", "select", "measure"])
 @pytest.mark.parametrize("generation", [0, 2])
 def test_a_chain_stopped_anywhere_goes_on_to_the_same_bytes(whole, tmp_path, monkeypatch, stage, generation):
-    real = chain.STAGE[stage]
+    real = chain.RUN_STAGE[stage]
 
     def stopped(work: Any, t: int) -> Any:
         if t == generation:
@@ -102,7 +102,7 @@ def test_a_chain_stopped_anywhere_goes_on_to_the_same_bytes(whole, tmp_path, mon
         return real(work, t)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setitem(chain.STAGE, stage, stopped)
+        patched.setitem(chain.RUN_STAGE, stage, stopped)
         run_chain(exact(), tmp_path / "run")
     run_chain(exact(), tmp_path / "run")
     assert content(tmp_path / "run") == content(whole)

@@ -26,7 +26,7 @@ from difflab.models.ema import Average
 from difflab.runs.run import Run
 from difflab.runs.store import Shards
 from difflab.runs.train_set import TrainSet
-from difflab.studies.theory import fresh, polya, subsampled
+from difflab.studies.closed_forms import fresh, polya, subsampled
 
 run_chain = partial(run_chain, plots=False)  # curves take seconds
 
@@ -348,7 +348,7 @@ def test_the_memoriser_on_real_digits_obeys_the_trace_ratio_law(tmp_path, monkey
     monkeypatch.setattr(
         "difflab.core.files.os.fsync", lambda handle: None
     )  # thousands of small files that nobody wants to survive
-    monkeypatch.setattr("difflab.loop.chain.picture", lambda work, generation: None)
+    monkeypatch.setattr("difflab.loop.chain.draw_pictures", lambda work, generation: None)
     changes = {
         "generations": 4,
         "regime": regime,

@@ -26,8 +26,10 @@ from difflab.core.errors import ConfigError, DataError, MemoryShort, StoreError,
 from difflab.core.files import cache_home
 from difflab.core.progress import Reporter
 from difflab.loop import chain
-from difflab.loop.chain import run_chain, started
-from difflab.loop.sample import asked, probe_asked
+from difflab.loop import train as training
+from difflab.loop.chain import run_chain
+from difflab.loop.conditions import probe_conditions, sample_conditions
+from difflab.loop.train import starting_model
 from difflab.models.latent import Encoder
 from difflab.models.pretrained import Base
 from difflab.runs.run import Run, open_run
@@ -317,7 +319,7 @@ def test_start_from_says_where_the_weights_start(kind, rank, made, runs):
     base = tiny.tensors(made[kind], backbone)
 
     def state(start: str, generation: int = 2) -> dict[str, torch.Tensor]:
-        model = started(run_with(run, start_from=start), generation)
+        model = starting_model(run_with(run, start_from=start), generation)
         return {n.replace(".base_layer", ""): t for n, t in model.backbone.state_dict().items()}
 
     fresh, previous = state("base"), state("previous")
@@ -421,7 +423,7 @@ def test_every_image_is_encoded_once_and_the_real_ones_once_for_all_runs(counted
 def test_samples_are_encoded_as_they_will_be_read_from_disk(kind, made, tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "drop_cache", lambda self: None)
     run = run_chain(tiny.config(kind, made[kind], train=STILL), tmp_path / "run")
-    model = started(run, 1)
+    model = starting_model(run, 1)
     kept = run.samples(0).gather_encoded(model.encoder_key, np.arange(10))
     vae = AutoencoderKL.from_pretrained(made[kind] / "vae")
     for shard in (0, 1):
@@ -461,7 +463,7 @@ def test_captions_asked_are_those_of_training_set_0_in_class_quotas(count, made,
     classes = [label for _, label in first]
     seen = []
     for generation in (0, 1, 5):
-        wanted = asked(run, generation, count)
+        wanted = sample_conditions(run, generation, count)
         assert wanted.prompts is not None and wanted.labels is not None
         pairs = list(zip(wanted.prompts, wanted.labels.tolist(), strict=True))
         assert set(pairs) <= set(first) and [run.prompts[c] for c in wanted.conditions] == wanted.prompts
@@ -486,7 +488,7 @@ def test_the_probe_shows_the_captions_that_were_asked_for(made, runs, tmp_path):
         probe={"prompts": chosen, "per_condition": 3},
     )
     run = run_chain(config, tmp_path / "run")
-    wanted = probe_asked(run)
+    wanted = probe_conditions(run)
     assert wanted is not None and wanted.prompts == [c for c in chosen for _ in range(3)]
     shards = run.probe(0, 6)
     assert shards.column("prompt") == wanted.prompts and len(set(shards.column("seed"))) == 6
@@ -726,7 +728,7 @@ def test_a_cpu_that_only_emulates_bf16_is_named_at_the_start(made, tmp_path, mon
     )
     lines = []
     for emulated in (True, False):
-        monkeypatch.setattr("difflab.loop.chain.emulates_bf16", lambda emulated=emulated: emulated)
+        monkeypatch.setattr("difflab.loop.checks.emulates_bf16", lambda emulated=emulated: emulated)
         said = Said()
         run_chain(config, tmp_path / str(emulated), said)
         lines.append([line for line in said.lines if "bf16" in line])
@@ -809,7 +811,7 @@ def test_too_little_memory_says_what_to_lower_and_the_run_goes_on(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     with monkeypatch.context() as patch:
-        patch.setitem(chain.STAGE, stage, short)
+        patch.setitem(chain.RUN_STAGE, stage, short)
         with pytest.raises(MemoryShort, match=rf"not enough memory in stage {stage}: set {advice}"):
             run_chain(config, tmp_path / "run")
     assert content(run_chain(config, tmp_path / "run").gen(0)) == content(whole.gen(0))
@@ -826,7 +828,7 @@ def test_processes_that_look_at_different_moments_leave_no_shard_out(made, tmp_p
     """The second process looks for missing latents when the first one has already made some."""
     config = tiny.config("sd15", made["sd15"], generations=0, train=STILL)
     run = run_chain(config.model_copy(update={"generations": 0}), tmp_path / "run")
-    model = started(run, 0)
+    model = starting_model(run, 0)
     real = run.real
     shards = Shards(real.folder, real.derived, tmp_path / "pixels", 40, 40, real.record, tmp_path / "latents")
     monkeypatch.setattr(
@@ -841,7 +843,7 @@ def test_processes_that_look_at_different_moments_leave_no_shard_out(made, tmp_p
                 first.wait(20)  # it takes longer to load its autoencoder
             return plain(device)
 
-        own = started(run, 0)
+        own = starting_model(run, 0)
         plain = own.encoder
         own.encoder = encoder
         accelerator = SimpleNamespace(device="cpu", process_index=rank, num_processes=2)
@@ -857,7 +859,7 @@ def test_processes_that_look_at_different_moments_leave_no_shard_out(made, tmp_p
             real.folder, real.derived, tmp_path / "pixels", 40, 40, real.record, tmp_path / "latents"
         )
         own_shards.encode = watched.__get__(own_shards)  # type: ignore[method-assign]
-        chain.encode([(own_shards, own_shards.shards)], own, work)
+        training.encode([(own_shards, own_shards.shards)], own, work)
 
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(process, rank) for rank in (0, 1)]:
@@ -874,7 +876,7 @@ def test_a_base_that_is_generation_0_is_the_base_wherever_later_ones_start(start
     run = run_chain(config, tmp_path / "run")
     direct = tiny.model("sd15", made["sd15"], run.shape)
     direct.prepare_sampling(config.sample, "cpu")
-    wanted = asked(run, 0, 10)
+    wanted = sample_conditions(run, 0, 10)
     seeds = run.samples(0).column("seed")
     for part in (slice(0, 5), slice(5, 10)):
         assert (
@@ -901,7 +903,7 @@ def test_a_trained_text_encoder_starts_where_the_network_starts(start, made, tmp
     )
     run = run_chain(config, tmp_path / "run")
     home = run.gen(0) / "model" if start == "previous" else made["sd15"]
-    model = started(run, 1)
+    model = starting_model(run, 1)
     assert tiny.equal(dict(model.text_encoder.state_dict()), tiny.tensors(home, "text_encoder"))
     assert not tiny.equal(
         tiny.tensors(made["sd15"], "text_encoder"), tiny.tensors(run.gen(0) / "model", "text_encoder")
@@ -957,7 +959,7 @@ def test_captions_of_a_set_without_classes_go_round(count, made, tmp_path):
     )
     run = run_chain(config, tmp_path / "run")
     first = run.real.column("prompt")[:12]
-    seen = [asked(run, generation, count) for generation in (0, 1, 2)]
+    seen = [sample_conditions(run, generation, count) for generation in (0, 1, 2)]
     for wanted in seen:
         assert (
             wanted.labels is None

@@ -21,10 +21,11 @@ from difflab.core.errors import ConfigError, StoreError
 from difflab.core.files import read_tensors
 from difflab.loop import chain, reuse
 from difflab.loop.chain import run_chain
-from difflab.loop.regimes import SHARED, check_possible, mix, pools
+from difflab.loop.mix import draw_rows
+from difflab.loop.regimes import check_possible, pools
 from difflab.metrics.frechet import frechet_distance
 from difflab.runs.run import EcosystemRun
-from difflab.runs.train_set import TrainSet
+from difflab.runs.train_set import SHARED, TrainSet
 from difflab.runs.verify import verify
 
 MATRIX = [[0.5, 0.5, 0.0], [0.2, 0.6, 0.2], [0.0, 0.0, 1.0]]
@@ -136,7 +137,7 @@ def drawn(config: Config, lab: int, t: int, kept: list[int] | None = None, repli
     of_labs = [[np.arange(n)] * t for n in kept or [10] * config.ecosystem.count]
     own = config.labs()[lab]
     parts, budget = pools(own, t, 10, of_labs[lab], labs=of_labs)
-    return mix(parts, budget, ("mix", lab, t), replicates).to_pandas()
+    return draw_rows(parts, budget, ("mix", lab, t), replicates).to_pandas()
 
 
 @pytest.mark.parametrize(
@@ -165,7 +166,7 @@ def test_a_lab_by_itself_draws_as_a_chain_does(regime):
     for lab in (0, 1):
         rows = drawn(config, lab, 3, replicates=4)
         assert rows.drop(columns="lab").equals(
-            mix(*alone, ("mix", lab, 3), 4).to_pandas().drop(columns="lab")
+            draw_rows(*alone, ("mix", lab, 3), 4).to_pandas().drop(columns="lab")
         )
         assert set(rows["lab"][rows["generation"] >= 0]) == {lab} and set(
             rows["lab"][rows["generation"] < 0]
@@ -350,7 +351,7 @@ def test_whatever_was_lost_is_made_again_byte_for_byte(whole, copy, victims):
 def test_an_ecosystem_stopped_anywhere_goes_on_to_the_same_bytes(
     whole, tmp_path, monkeypatch, stage, lab, generation
 ):
-    real = chain.STAGE[stage]
+    real = chain.RUN_STAGE[stage]
 
     def stopped(work: Any, t: int) -> Any:
         if (t, work.run.config.lab) == (generation, lab):
@@ -358,7 +359,7 @@ def test_an_ecosystem_stopped_anywhere_goes_on_to_the_same_bytes(
         return real(work, t)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setitem(chain.STAGE, stage, stopped)
+        patched.setitem(chain.RUN_STAGE, stage, stopped)
         run_chain(exact(ECOSYSTEM), tmp_path / "run")
     run_chain(exact(ECOSYSTEM), tmp_path / "run")
     assert content(tmp_path / "run") == content(whole)
@@ -366,9 +367,9 @@ def test_an_ecosystem_stopped_anywhere_goes_on_to_the_same_bytes(
 
 def test_labs_take_turns(tmp_path, monkeypatch):
     order = []
-    real = chain.STAGE["mix"]
+    real = chain.RUN_STAGE["mix"]
     monkeypatch.setitem(
-        chain.STAGE, "mix", lambda work, t: order.append((t, work.run.config.lab)) or real(work, t)
+        chain.RUN_STAGE, "mix", lambda work, t: order.append((t, work.run.config.lab)) or real(work, t)
     )
     run_chain(exact({"labs": 2}), tmp_path / "run")
     assert order == [(t, lab) for t in range(3) for lab in (0, 1)]

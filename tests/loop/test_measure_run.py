@@ -21,7 +21,7 @@ from difflab.config import Config, parse
 from difflab.core.errors import ConfigError, DifflabError, MeasureError, StoreError
 from difflab.loop import chain
 from difflab.runs.run import open_run
-from difflab.studies.sweep import Job, work
+from difflab.studies.workers import Job, work
 
 run_chain = partial(chain.run_chain, plots=False)
 
@@ -84,7 +84,7 @@ def untouched(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.suffix in (".parquet", ".safetensors") and "features" not in p.parts and "judge" not in p.name and "fitted" not in p.name}  # fmt: skip
 
 
-SPACE = f"python:{Path(__file__).parent / 'space.py'}:rows_and_columns"
+SPACE = f"python:{Path(__file__).parents[1] / 'space.py'}:rows_and_columns"
 ADDED: list[tuple[list[str], dict[str, Any], dict[str, Any]]] = [
     (["vendi", "class_accuracy", "generalisation_score_own"], {}, {"metrics": ["fd", "recall", "vendi", "class_accuracy", "generalisation_score_own"]}),
     (["contrast_shift"], {"extractors": ["texture"]}, {"metrics": ["fd", "recall", "contrast_shift"], "extractors": ["pixels", "texture"]}),
@@ -104,8 +104,8 @@ def test_numbers_are_those_of_a_run_that_was_asked_from_the_start(
     made, run, tmp_path, metrics, options, asked, monkeypatch
 ):
     before, stored = rows(run), untouched(run)
-    monkeypatch.setattr(chain, "fit", None)  # nothing may be trained or drawn
-    monkeypatch.setattr(chain, "draw", None)
+    monkeypatch.setitem(chain.RUN_STAGE, "train", None)  # nothing may be trained or drawn
+    monkeypatch.setitem(chain.RUN_STAGE, "sample", None)
     result = measure_run(run, metrics, **options)
     monkeypatch.undo()
     after, whole = rows(run), anew(tmp_path / "anew", measure=asked)

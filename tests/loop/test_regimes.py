@@ -11,7 +11,10 @@ from scipy import stats
 
 from difflab.config import Config, parse
 from difflab.core.errors import ConfigError
-from difflab.loop.regimes import SHARED, Pool, check_possible, fresh_needed, mix, pools
+from difflab.loop.mix import draw_rows
+from difflab.loop.regimes import check_possible, pools
+from difflab.runs.sizes import fresh_needed
+from difflab.runs.train_set import SHARED, Pool
 
 R = -1  # generation of a real image
 
@@ -44,7 +47,7 @@ def rows_of(
     config: Config, t: int, n_train: int = 100, replicates: int = 1, kept: list[np.ndarray] | None = None
 ) -> pa.Table:
     drawn, budget = pools(config, t, n_train, sampled(config, t) if kept is None else kept)
-    return mix(drawn, budget, ("mix", config.seed, t), replicates)
+    return draw_rows(drawn, budget, ("mix", config.seed, t), replicates)
 
 
 def pairs(rows: pa.Table) -> list[tuple[int, int]]:
@@ -224,8 +227,8 @@ def test_mixing_repeats_itself_and_differs_by_generation_and_seed():
     config = chain("accumulate_subsample")
     assert rows_of(config, 3).equals(rows_of(config, 3))
     drawn, budget = pools(config, 3, 100, sampled(config, 3))
-    assert not mix(drawn, budget, ("mix", 0, 3)).equals(mix(drawn, budget, ("mix", 1, 3)))
-    assert not mix(drawn, budget, ("mix", 0, 3)).equals(mix(drawn, budget, ("mix", 0, 4)))
+    assert not draw_rows(drawn, budget, ("mix", 0, 3)).equals(draw_rows(drawn, budget, ("mix", 1, 3)))
+    assert not draw_rows(drawn, budget, ("mix", 0, 3)).equals(draw_rows(drawn, budget, ("mix", 0, 4)))
 
 
 def test_the_columns_are_pointers_of_fixed_type():
@@ -304,7 +307,7 @@ def test_twenty_generations_of_ten_thousand_are_rows_only():
 
 def test_a_budget_as_large_as_the_union_takes_it_whole():
     drawn = [Pool("fixed_real", R, np.arange(3), 3), Pool("synthetic", 0, np.arange(2), 2)]
-    rows = mix(drawn, 5, ("x",), replicates=4)
+    rows = draw_rows(drawn, 5, ("x",), replicates=4)
     assert pairs(rows) == [(R, 0), (R, 1), (R, 2), (0, 0), (0, 1)]
     assert set(rows["replicate"].to_pylist()) == {SHARED}
 

@@ -8,7 +8,8 @@ import pytest
 from difflab import config as configs
 from difflab.loop.chain import run_chain
 from difflab.loop.reuse import adopt, keys
-from difflab.runs.run import STAGES, Run
+from difflab.runs.folder import STAGES
+from difflab.runs.run import Run
 
 run_chain = partial(run_chain, plots=False)  # curves take seconds
 

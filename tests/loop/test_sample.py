@@ -19,10 +19,13 @@ from PIL import Image
 
 from difflab.config import Config, parse
 from difflab.core.errors import ConfigError
+from difflab.core.progress import Reporter
 from difflab.core.seeds import image_seeds, probe_seeds
 from difflab.loop.chain import run_chain
+from difflab.loop.conditions import probe_conditions, probe_count, sample_conditions
 from difflab.loop.measure import extractors_of
-from difflab.loop.sample import asked, draw, probe_asked, probe_count
+from difflab.loop.sample import draw_probe, draw_samples
+from difflab.loop.work import Work
 from difflab.models import family_of
 from difflab.runs.run import Run
 from difflab.runs.verify import file_hash
@@ -60,15 +63,11 @@ def model_of(run: Run, generation: int) -> Any:
 
 
 def redraw(run: Run, generation: int = 1) -> None:
-    draw(
-        run,
-        generation,
-        model_of(run, generation),
-        run.config.sample,
-        extractors_of(run, Accelerator()),
-        Accelerator(),
-        lambda n: None,
-    )
+    accelerator = Accelerator()
+    work = Work(run, accelerator, Reporter(quiet=True), extractors_of(run, accelerator))
+    model, settings = model_of(run, generation), run.config.sample
+    draw_samples(work, generation, model, settings, lambda n: None)
+    draw_probe(work, generation, model, settings)
 
 
 # ------------------------------------------------------------------------------------------------- seeds
@@ -114,18 +113,19 @@ def test_classes_are_asked_for_as_often_as_training_set_0_has_them(run):
     known = run.real.labels()[:80]
     share = np.bincount(known, minlength=10) / 80
     assert share.max() > share.min()
-    got = np.bincount(asked(run, 1, 50).conditions, minlength=10)
+    got = np.bincount(sample_conditions(run, 1, 50).conditions, minlength=10)
     assert got.sum() == 50 and (np.abs(got - 50 * share) < 1).all()
     assert (
-        np.bincount(asked(run, 1, 800).conditions, minlength=10) == 10 * np.bincount(known, minlength=10)
+        np.bincount(sample_conditions(run, 1, 800).conditions, minlength=10)
+        == 10 * np.bincount(known, minlength=10)
     ).all()
-    assert run.samples(1).column("label") == asked(run, 1, 50).conditions.tolist()
+    assert run.samples(1).column("label") == sample_conditions(run, 1, 50).conditions.tolist()
 
 
 def test_balanced_asks_for_every_class_equally_often(run):
     balanced = imbalanced(run, conditions="balanced")
-    assert (np.bincount(asked(balanced, 1, 50).conditions) == 5).all()
-    assert sorted(np.bincount(asked(balanced, 1, 53).conditions)) == [5] * 7 + [6] * 3
+    assert (np.bincount(sample_conditions(balanced, 1, 50).conditions) == 5).all()
+    assert sorted(np.bincount(sample_conditions(balanced, 1, 53).conditions)) == [5] * 7 + [6] * 3
 
 
 def test_balanced_never_asks_for_a_class_that_was_not_trained_on(run):
@@ -137,14 +137,14 @@ def test_balanced_never_asks_for_a_class_that_was_not_trained_on(run):
     )
     there = set(run.real.labels()[:12].tolist())
     assert len(there) < 10
-    got = Counter(asked(few, 1, 50).conditions.tolist())
+    got = Counter(sample_conditions(few, 1, 50).conditions.tolist())
     assert set(got) == there and max(got.values()) - min(got.values()) <= 1
 
 
 def test_the_order_of_the_classes_is_random_and_fresh_in_every_generation(run):
-    first, second = asked(run, 0, 50).conditions, asked(run, 1, 50).conditions
+    first, second = sample_conditions(run, 0, 50).conditions, sample_conditions(run, 1, 50).conditions
     assert (first != second).any() and sorted(first) == sorted(second) and (np.diff(first) < 0).any()
-    assert (asked(run, 0, 50).conditions == first).all()
+    assert (sample_conditions(run, 0, 50).conditions == first).all()
 
 
 def test_too_few_samples_for_a_class_are_an_error_that_names_it(run):
@@ -153,12 +153,12 @@ def test_too_few_samples_for_a_class_are_an_error_that_names_it(run):
         ConfigError,
         match=r"sample\.count 6 is too small to ask for class '\d' even once; .*conditions=balanced",
     ) as error:
-        asked(run, 1, 6)
+        sample_conditions(run, 1, 6)
     assert share[int(str(error.value).split("'")[1])] * 6 < 1
     with pytest.raises(
         ConfigError, match=r"sample\.count 9 is too small to ask for class '9' even once; raise it$"
     ):
-        asked(imbalanced(run, conditions="balanced"), 1, 9)
+        sample_conditions(imbalanced(run, conditions="balanced"), 1, 9)
 
 
 # -------------------------------------------------------------------------------------------- provenance
@@ -230,9 +230,10 @@ def test_a_resumed_stage_draws_only_what_is_missing(copy):
 
     told: list[int] = []
     kept = {p: p.stat().st_mtime_ns for p in home.rglob("*.parquet")}
-    draw(
-        copy, 1, Counted(), copy.config.sample, extractors_of(copy, Accelerator()), Accelerator(), told.append
-    )  # type: ignore[arg-type]
+    accelerator = Accelerator()
+    work = Work(copy, accelerator, Reporter(quiet=True), extractors_of(copy, accelerator))
+    draw_samples(work, 1, Counted(), copy.config.sample, told.append)
+    draw_probe(work, 1, Counted(), copy.config.sample)
     seeds = image_seeds(0, 0, 1, range(50))
     assert drawn == [seeds[20:30], seeds[30:40]] and sum(told) == 50
     assert copy.samples(1).hash() == before and feature.read_bytes() == content
@@ -242,7 +243,7 @@ def test_a_resumed_stage_draws_only_what_is_missing(copy):
 def test_the_probe_shows_frequent_and_rare_classes(run):
     four = Run(run.path, digits(probe={"per_condition": 3, "conditions": 4}))
     frequency = np.bincount(run.real.labels()[: four.config.data.train_size or run.about["n_train"]])
-    labels = probe_asked(four).conditions
+    labels = probe_conditions(four).conditions
     ranked = np.argsort(-frequency, kind="stable")
     assert (
         labels is not None
@@ -252,7 +253,7 @@ def test_the_probe_shows_frequent_and_rare_classes(run):
     unconditional = Run(
         run.path, digits(model={"family": "memoriser"}, sample={"count": 50}, probe={"per_condition": 3})
     )
-    assert probe_asked(unconditional) is None and probe_count(unconditional) == 24
+    assert probe_conditions(unconditional) is None and probe_count(unconditional) == 24
 
 
 def test_a_run_without_probe_leaves_no_probe(tmp_path: Path):

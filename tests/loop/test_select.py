@@ -14,7 +14,8 @@ from difflab.config import parse
 from difflab.core.errors import ConfigError
 from difflab.loop.chain import run_chain
 from difflab.loop.measure import extractors_of
-from difflab.loop.select import Candidates, select
+from difflab.loop.select import decide
+from difflab.policies.candidates import Candidates
 from difflab.runs.run import Run
 
 run_chain = partial(run_chain, plots=False)  # curves take seconds
@@ -38,7 +39,7 @@ def made(tmp_path_factory) -> tuple[Run, list[Any]]:
 
 def chosen(made, *entries: Any, generations: int = 1) -> Any:
     run, extractors = made
-    return select(
+    return decide(
         Run(run.path, parse({**CONFIG, "generations": generations, "policies": list(entries)})), 0, extractors
     )
 

@@ -21,15 +21,10 @@ from safetensors.torch import load_file, save_file
 from difflab.config import Config, Train, parse
 from difflab.core.errors import ConfigError, StoreError, TrainingError
 from difflab.core.shape import Shape
-from difflab.loop.training_loop import (
-    Gradients,
-    Watch,
-    fit,
-    learning_rate,
-    mean_loss,
-    order,
-)
+from difflab.loop.gradients import Gradients
+from difflab.loop.training_loop import fit, learning_rate, mean_loss, order
 from difflab.models.pixel_mlp import PixelMLP
+from difflab.policies.watch import Watch
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, 4, 4, 1), dtype=np.uint8)
 LABELS = np.arange(37) % 3

@@ -11,8 +11,8 @@ import torch
 
 from difflab import policies
 from difflab.config import parse
-from difflab.loop.select import Candidates
 from difflab.policies import At
+from difflab.policies.candidates import Candidates
 from difflab.runs import ledger
 
 CLASSES = ["ant", "bee", "cat"]

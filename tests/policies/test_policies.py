@@ -8,8 +8,9 @@ import pytest
 from difflab import config as configs
 from difflab import policies
 from difflab.cli.main import main
+from difflab.config.policy_registry import KNOWN, policy
 from difflab.core.errors import ConfigError
-from difflab.policies.policy import KNOWN, Policy, policy
+from difflab.policies.policy import Policy
 
 BASE = {"model": {"family": "memoriser"}, "generations": 3}
 
@@ -155,7 +156,7 @@ def test_two_of_a_kind_draw_different_numbers_and_every_generation_its_own():
 
 
 def test_a_new_policy_is_one_class_and_its_recipe_is_in_the_run(monkeypatch):
-    monkeypatch.setattr("difflab.policies.policy.KNOWN", KNOWN)
+    monkeypatch.setattr("difflab.config.policy_registry.KNOWN", KNOWN)
 
     @policy("first_half")
     class FirstHalf(Policy):

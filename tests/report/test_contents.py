@@ -1,101 +1,15 @@
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from difflab.config import parse
 from difflab.core.errors import StoreError
-from difflab.metrics import METRICS
-from difflab.report.contents import contents, group_of
+from difflab.loop.chain import run_chain
+from difflab.report.contents import contents, labs_of, page_title
 from difflab.runs.run import Run, open_run
-
-
-def test_curves_are_the_rows_of_the_run(hostile: Run) -> None:
-    found = contents([hostile])
-    charts = [chart for group in found["groups"] for chart in group["charts"]]
-    rows = [row for row in hostile.rows() if row["value"] is not None and row["metric"] != "flagged_share"]
-    assert {(c["metric"], c["extractor"]) for c in charts} == {(r["metric"], r["extractor"]) for r in rows}
-    for chart in charts:
-        (line,) = chart["lines"]
-        own = [r for r in rows if (r["metric"], r["extractor"]) == (chart["metric"], chart["extractor"])]
-        assert line["t"] == [r["generation"] for r in own]
-        for key, column in (("value", "value"), ("low", "ci_low"), ("high", "ci_high")):
-            assert (
-                line[key] == pytest.approx([r[column] for r in own], rel=1e-4)
-                if own[0][column] is not None
-                else set(line[key]) == {None}
-            )
-        assert chart["floor"] == (
-            None if own[0]["floor"] is None else pytest.approx(own[0]["floor"], rel=1e-4)
-        )
-        assert chart["title"] in chart["says"].replace("_", " ") and "generation 2" in chart["says"]
-    assert json.loads(json.dumps(found, allow_nan=False))["title"] == "hostile"
-    assert found["compared"] is None and found["generations"] == [0, 1, 2] and found["planned"] == 2
-
-
-def test_every_measure_has_a_heading() -> None:
-    assert {name for name in METRICS if group_of(name, "pixels") == "Other"} == set()
-    assert (
-        group_of("zero_shot_accuracy", "clip") == "Concepts"
-        and group_of("saturation_shift", "texture") == "Aesthetics and texture"
-    )
-    assert (
-        group_of("auth_pct", "pixels") == "Memorisation"
-        and group_of("drift_from_base", "training") == "Process"
-    )
-    assert group_of("mine", "pixels") == "Other" and group_of("loss_gap", "training") == "Memorisation"
-    assert (
-        group_of("held_out_loss_1", "training") == "Process"
-        and group_of("held_out_loss_rare", "training") == "Tails"
-    )
-
-
-def with_rows(run: Run, path: Path, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> Run:
-    """A copy of `run` whose measured rows are what `change` makes of them; None = without it."""
-    copy = shutil.copytree(run.path, path)
-    for record in copy.glob("gen-*/metrics.jsonl"):
-        rows = [change(json.loads(line)) for line in record.read_text().splitlines()]
-        record.write_text("".join(json.dumps(row) + "\n" for row in rows if row))
-    return open_run(copy)
-
-
-def test_flagged_images_have_a_curve_where_there_are_any(hostile: Run, tmp_path: Path) -> None:
-    titles = lambda run: {  # noqa: E731
-        chart["title"]: group["title"] for group in contents([run])["groups"] for chart in group["charts"]
-    }
-    assert "images of one colour" not in titles(hostile)
-    some = with_rows(
-        hostile,
-        tmp_path / "run",
-        lambda row: row | {"value": 0.1} if row["metric"] == "flagged_share" else row,
-    )
-    assert titles(some)["images of one colour"] == "Process"
-
-
-def test_levels_of_noise_are_named(hostile: Run) -> None:
-    process = next(group for group in contents([hostile])["groups"] if group["title"] == "Process")
-    titles = [chart["title"] for chart in process["charts"] if chart["metric"].startswith("held_out_loss_")]
-    assert titles == [
-        f"held-out loss, {level}" for level in ("least noise", "low noise", "high noise", "most noise")
-    ]
-
-
-def test_where_no_copies_were_looked_for_it_is_said(hostile: Run, tmp_path: Path) -> None:
-    group = lambda run: next(group for group in contents([run])["groups"] if group["title"] == "Memorisation")  # noqa: E731
-    assert [chart["metric"] for chart in group(hostile)["charts"]] == [
-        "near_duplicates",
-        "loss_gap",
-    ] and not group(hostile)["note"]
-    bare = with_rows(
-        hostile,
-        tmp_path / "run",
-        lambda row: None if row["metric"] in ("near_duplicates", "loss_gap") else row,
-    )
-    assert group(bare)["charts"] == [] and "near_duplicates" in group(bare)["note"]
 
 
 def test_several_runs_are_arms_and_several_seeds_one(hostile: Run, other: Run, tmp_path: Path) -> None:
@@ -112,9 +26,12 @@ def test_several_runs_are_arms_and_several_seeds_one(hostile: Run, other: Run, t
         and single["over"] == "images"
         and single["n"][0] == 60
     )
-    assert {row["arm"] for row in found["compared"]} == {"hostile", "other"} and {
-        row["generation"] for row in found["compared"]
-    } == {2}
+    compared = found["compared"]
+    assert compared["generation"] == 2 and {len(row["cells"]) for row in compared["rows"]} == {2}
+    recall = next(row for row in compared["rows"] if row["metric"] == "recall")
+    assert (recall["title"], recall["better"]) == ("recall", "higher")
+    assert [cell["seeds"] for cell in recall["cells"]] == [2, 1] and not compared["paired"]
+    assert recall["cells"][1]["difference"] is not None and recall["cells"][1]["effect"] == ""
     assert [run["name"] for run in found["runs"]] == ["hostile", "other"], (
         "pictures of the first seed of each"
     )
@@ -134,9 +51,6 @@ def test_nothing_measured_is_an_error(hostile: Run, tmp_path: Path) -> None:
 
 
 def test_an_exact_family_has_curves_and_no_pictures(tmp_path: Path) -> None:
-    from difflab.config import parse
-    from difflab.loop.chain import run_chain
-
     config = {
         "name": "exact",
         "generations": 2,
@@ -153,3 +67,24 @@ def test_an_exact_family_has_curves_and_no_pictures(tmp_path: Path) -> None:
         None
     ] * 6
     assert detail["cost"]["seconds"] > 0
+
+
+def test_a_long_title_is_cut() -> None:
+    assert page_title(["a"]) == "a" and page_title(list("abcde")) == "a, b, c, d and 1 more"
+
+
+def test_an_ecosystem_is_shown_as_its_labs(tmp_path: Path) -> None:
+    config = {
+        "name": "eco",
+        "generations": 1,
+        "data": {"source": "exact", "train_size": 20},
+        "model": {"family": "gaussian", "replicates": 3},
+        "sample": {"count": 20},
+        "ecosystem": {"labs": 2, "exchange": "pooled"},
+    }
+    run_chain(parse(config), tmp_path / "eco")
+    labs, names = labs_of([open_run(tmp_path / "eco")], None)
+    assert names == ["eco, lab 0", "eco, lab 1"] and [lab.config.lab for lab in labs] == [0, 1]
+    assert labs_of([open_run(tmp_path / "eco")], ["mine"])[1] == ["mine, lab 0", "mine, lab 1"]
+    groups = {group["title"]: group["charts"] for group in contents([open_run(tmp_path / "eco")])["groups"]}
+    assert set(groups) >= {"Fitted distribution"} and "Other" not in groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -16,8 +17,8 @@ from hostile import HOSTILE, settings
 
 from difflab.cli.main import main
 from difflab.report.contents import contents
-from difflab.report.grid import SameSeeds
 from difflab.report.page import LARGEST, plain, render, report
+from difflab.runs.probe import SameSeeds
 from difflab.runs.run import Run
 
 CHROMIUM = next(
@@ -90,6 +91,20 @@ class Tab:
         )
         self.page.goto(path.as_uri())
         self.page.wait_for_selector("#cards .card")
+
+    def unfold(self) -> None:
+        """Open everything that is folded, and show all rows of the table of values."""
+        self.page.evaluate("document.querySelectorAll('details').forEach((node) => (node.open = true))")
+        if self.page.is_visible("#more-values") and "all" in self.page.inner_text("#more-values"):
+            self.page.click("#more-values")
+
+    def column(self, table: str, k: int, read: str = "(cell) => cell.innerText") -> dict[str, str]:
+        """What `read` makes of the k-th cell (from 1) of each row, by the text of the first."""
+        rows = self.page.evaluate(
+            f"[...document.querySelectorAll('{table} tbody tr')]"
+            f".map((row) => [row.cells[0].innerText, ({read})(row.cells[{k - 1}])])"
+        )
+        return dict(rows)
 
     def through(self) -> None:
         """Scroll from top to bottom, so that all charts are drawn."""
@@ -174,17 +189,17 @@ def test_the_table_of_values_says_what_has_parted(hostile: Run, tmp_path: Path, 
     found = contents([hostile]) | {"live": False}
     lines = {chart["metric"]: chart["lines"][0] for group in found["groups"] for chart in group["charts"]}
     for metric, last in (("recall", (0.6, 0.7)), ("precision", (0.1, 0.2)), ("coverage", (0.45, 0.55))):
-        lines[metric] |= {"low": [0.4, 0.4, last[0]], "high": [0.5, 0.5, last[1]]}
+        value = [0.45, 0.45, sum(last) / 2]
+        lines[metric] |= {"value": value, "low": [0.4, 0.4, last[0]], "high": [0.5, 0.5, last[1]]}
     (tmp_path / "page.html").write_text(render(found))
     tab = Tab(chromium, tmp_path / "page.html")
-    told = dict(
-        zip(
-            *(tab.page.locator(f"#table tbody tr > :nth-child({k})").all_inner_texts() for k in (1, 8)),
-            strict=True,
-        )
-    )
-    assert (told["recall"], told["precision"], told["coverage"]) == ("higher", "lower", "no")
-    assert told["train loss"] in ("", "-"), "without intervals nothing is said"
+    tab.unfold()
+    change = {**tab.column("#table", 6), **tab.column("#training-table", 4)}
+    assert (change["recall ↑"], change["precision ↑"], change["coverage ↑"]) == ("higher", "lower", "no")
+    assert change["train loss"] in ("", "-"), "without intervals nothing is said"
+    classes = tab.column("#table", 6, "(cell) => cell.className")
+    assert (classes["recall ↑"], classes["precision ↑"], classes["coverage ↑"]) == ("better", "worse", "")
+    assert next(iter(change)) in ("recall ↑", "precision ↑"), "the strongest change stands first"
 
 
 @browsing
@@ -197,14 +212,14 @@ def test_what_starts_later_has_no_value_at_generation_0(hostile: Run, tmp_path: 
     }
     (tmp_path / "page.html").write_text(render(found))
     tab = Tab(chromium, tmp_path / "page.html")
-    rows = {
-        row[0]: row for row in (r.split("\t") for r in tab.page.locator("#table tbody tr").all_inner_texts())
-    }
-    assert rows["drift from previous"][3] == "-" != rows["drift from previous"][5]
-    assert rows["recall"][3:5] == ["-", ""] and rows["recall"][7] == "", (
+    tab.unfold()
+    assert tab.column("#training-table", 2)["drift from previous"] == "-"
+    assert tab.column("#training-table", 3)["drift from previous"] != "-"
+    before, change = tab.column("#table", 4), tab.column("#table", 6)
+    assert before["recall ↑"] == "-" and change["recall ↑"] == "", (
         "generation 1 does not stand in for generation 0"
     )
-    assert rows["precision"][3] != "-"
+    assert before["precision ↑"] != "-"
 
 
 @browsing
@@ -218,14 +233,19 @@ def test_axes_are_as_long_as_values_and_bands(hostile: Run, tmp_path: Path, chro
             chart["floor"] = 0.98
     (tmp_path / "page.html").write_text(render(found))
     tab = Tab(chromium, tmp_path / "page.html")
+    tab.unfold()
     tab.through()
     extents = tab.page.evaluate(
         """[...document.querySelectorAll('.chart[data-group], #spectrum')]
         .map((node) => echarts.getInstanceByDom(node).getModel().getComponent('yAxis', 0).axis.scale.getExtent())"""
     )
     assert len(extents) > 15
-    *curves, spectrum = extents
-    for low, high in curves:
+    spectrum = extents.pop(
+        tab.page.evaluate(
+            "[...document.querySelectorAll('.chart[data-group], #spectrum')].findIndex((node) => node.id === 'spectrum')"
+        )
+    )
+    for low, high in extents:
         assert 0.9 <= low <= 0.95 and 0.99 <= high <= 1.05, (low, high)
     spectra = found["runs"][0]["spectra"]
     shown = [v for key in ("low", "high", "real") for v in spectra[key]] + [
@@ -269,7 +289,7 @@ def test_samples_at_the_edge_of_the_map_are_counted(hostile: Run, tmp_path: Path
     found["runs"][0]["map"]["outside"][2] = 3
     (tmp_path / "page.html").write_text(render(found))
     tab = Tab(chromium, tmp_path / "page.html")
-    assert "3 of the 60 samples shown lie further out, and stand at the edge" in tab.page.inner_text(
+    assert "3 of the 60 samples shown lie further out and are drawn at the edge" in tab.page.inner_text(
         "#map-says"
     )
     tab.slide(1)
@@ -282,12 +302,12 @@ def test_where_each_column_was_asked_for_something_else_one_table_shows_all(
 ) -> None:
     found = contents([hostile]) | {"live": False}
     pictures = found["runs"][0]["pictures"]
-    assert render(found).count("the columns of one class grow alike") == 1
+    assert render(found).count("the columns of one class become alike") == 1
     pictures |= {"per": 1, "asked": [f"caption {c}" for c in range(10)]}
     text = render(found | {"runs": [run | {"pictures": pictures} for run in found["runs"]]})
-    assert "of one class" not in text and "no longer shows what was asked" in text
+    assert "of one class" not in text and "no longer shows its condition" in text
     assert "no longer shows" not in render(
-        found | {"runs": [run | {"pictures": pictures | {"told": False}} for run in found["runs"]]}
+        found | {"runs": [run | {"pictures": pictures | {"prompted": False}} for run in found["runs"]]}
     )
     (tmp_path / "page.html").write_text(text)
     tab = Tab(chromium, tmp_path / "page.html")
@@ -317,7 +337,7 @@ def test_many_photos_stay_within_the_limit(
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3), dtype=np.uint8)
     seeds = SameSeeds([name for name in "abcdef" for _ in range(4)], 4, noise, {t: noise for t in range(21)})
-    monkeypatch.setattr("difflab.report.detail.same_seeds", lambda run: seeds)
+    monkeypatch.setattr("difflab.report.pictures.same_seeds", lambda run: seeds)
     path = report([hostile] * 8, tmp_path / "many.html", [f"arm {k}" for k in range(8)])
     assert path.stat().st_size < LARGEST
     assert path.read_text().count("All pictures would make this page too large") == 1
@@ -328,11 +348,13 @@ def test_intervals_of_arms_stand_where_there_are_any(
     page: Path, hostile: Run, other: Run, seeds: int
 ) -> None:
     found = contents([hostile, other]) | {"live": False}
-    for row in found["compared"]:
-        if seeds > 1:
-            row |= {"diff_low": 0.1, "diff_high": 0.2, "verdict": "higher than hostile"}
+    if seeds > 1:
+        found["compared"]["paired"] = True
+        for row in found["compared"]["rows"]:
+            row["cells"][1] |= {"diff_low": 0.125, "diff_high": 0.25, "effect": "higher"}
     section = render(found).split('<section id="arms"')[1].split("</section>")[0]
-    assert ("95% interval" in section, "higher than hostile" in section) == (seeds > 1, seeds > 1)
+    assert ("95% interval" in section, "[0.125, 0.25]" in section) == (seeds > 1, seeds > 1)
+    assert ('<span class="verdict-word">higher</span>' in section) == (seeds > 1)
     assert ("nothing can be told apart" in section) == (seeds == 1) and "cannot tell" not in section
     assert ". Budgets do NOT match" in section
 
@@ -365,7 +387,7 @@ def test_tables_sort_and_the_album_opens(page: Path, chromium: Any) -> None:
         if x != "-"
     ]
     tab.page.click("#arms thead th:nth-child(4) button")
-    assert column() == sorted(column()) and len(column()) > 10
+    assert column() == sorted(column()) and len(column()) == tab.page.locator("#arms tbody tr").count() > 5
     assert tab.page.get_attribute("#arms thead th:nth-child(4)", "aria-sort") == "ascending"
     tab.page.click("#arms thead th:nth-child(4) button")
     assert column() == sorted(column(), reverse=True)
@@ -375,6 +397,68 @@ def test_tables_sort_and_the_album_opens(page: Path, chromium: Any) -> None:
     )
     tab.page.keyboard.press("Escape")
     assert not tab.page.is_visible("#album")
+
+
+@browsing
+def test_tables_are_copied_as_markdown_and_csv(hostile: Run, tmp_path: Path, chromium: Any) -> None:
+    found = contents([hostile], ["a|b"]) | {"live": False}
+    charts = {chart["metric"]: chart for group in found["groups"] for chart in group["charts"]}
+    charts["recall"]["title"] = 'recall, "mine" a|b'
+    charts["recall"]["lines"][0] |= {
+        "value": [0.5, 0.5, 0.123456],
+        "low": [0.4, 0.4, 0.1],
+        "high": [0.6, 0.6, 0.2],
+    }
+    (tmp_path / "page.html").write_text(render(found))
+    tab = Tab(chromium, tmp_path / "page.html")
+    tab.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    copied = {}
+    for name in ("markdown", "csv"):
+        tab.page.click(f"#values [data-format={name}]")
+        tab.page.wait_for_selector("#copied:not(:empty)")
+        copied[name] = tab.page.evaluate("navigator.clipboard.readText()").splitlines()
+    rows = tab.page.locator("#table tbody tr").count()
+    head, rule, *body = copied["markdown"]
+    assert head == "| measure | about | floor | generation 0 | generation 2 | change | n |"
+    assert rule == "|---|---|---:|---:|---:|---|---:|" and len(body) == rows > 8
+    line = next(line for line in body if "recall" in line)
+    assert (
+        line.startswith('| recall, "mine" a\\|b ↑ | Diversity |')
+        and "| 0.123 [0.1, 0.2] | lower | 60 |" in line
+    )
+    head, *body = list(csv.reader(copied["csv"]))
+    assert head[3:9] == [f"generation {t}{end}" for t in (0, 2) for end in ("", " low", " high")]
+    line = next(line for line in body if line[0] == 'recall, "mine" a|b')
+    assert line[6:] == ["0.123456", "0.1", "0.2", "lower", "60"]
+    assert len(body) == rows and {len(line) for line in body} == {len(head)}
+
+
+def test_the_page_answers_first_and_folds_the_training_last(single: Path, page: Path) -> None:
+    order = lambda text: re.findall(r'<section id="(\w+)"', text)  # noqa: E731
+    assert order(single.read_text())[:4] == ["verdict", "pictures", "values", "curves"]
+    assert order(page.read_text())[:2] == ["verdict", "arms"], "what helps is asked by who gives several runs"
+    text = single.read_text()
+    answers = re.findall(r"<h3>(.*?)</h3>", text.split('<section id="pictures"')[0])
+    assert answers == ["What was lost", "How sure", "Since when", "What could help"]
+    assert order(text)[-1] == "internals"
+    before, internals = text.split('<section id="internals"')
+    for metric in ("gradient norm", "clipped share", "held-out loss, least noise"):
+        assert f"<strong>{metric}</strong>" not in before and f"<strong>{metric}</strong>" in internals
+    assert "<details open" not in internals
+
+
+@browsing
+@pytest.mark.parametrize("width", [390, 1280, 1920])
+def test_no_row_of_charts_is_mostly_empty(single: Path, chromium: Any, width: int) -> None:
+    tab = Tab(chromium, single, width=width)
+    tab.through()
+    rows = tab.page.evaluate(
+        """[...document.querySelectorAll('#curves .charts > *')].map((node) => node.getBoundingClientRect())
+        .reduce((rows, box) => ({ ...rows, [Math.round(box.top)]: (rows[Math.round(box.top)] ?? 0) + box.width }), {})"""
+    )
+    *full, last = rows.values()
+    room = tab.page.evaluate("document.querySelector('#curves .charts').clientWidth")
+    assert full and min(full) > 0.9 * room and last > 0
 
 
 @browsing
@@ -446,7 +530,7 @@ def test_on_paper_nothing_is_folded_cut_off_or_left_blank(page: Path, chromium: 
 
 def test_while_the_run_goes_on_the_page_says_so(hostile: Run) -> None:
     found = contents([hostile]) | {"planned": 5, "generations": [0, 1]}
-    assert "generation 1 of 5 is measured" in render(found | {"live": True})
+    assert "in progress: generation 1 of 5 is measured" in render(found | {"live": True})
     assert "is measured" not in render(found | {"live": False})
     assert "Not diagnosed yet" in render(found | {"live": False})
 
@@ -455,7 +539,7 @@ def test_while_it_goes_on_a_run_says_so_and_at_its_end_no_more(
     hostile: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from difflab.loop import chain
-    from difflab.report import page as pages
+    from difflab.report import live
 
     written: list[tuple[int, bool]] = []
 
@@ -463,13 +547,13 @@ def test_while_it_goes_on_a_run_says_so_and_at_its_end_no_more(
         written.append((runs[0].generations[-1], options["live"]))
         return report(runs, path, **options)
 
-    monkeypatch.setattr(pages, "report", watched)
-    chain.run_chain(hostile.config, tmp_path / "run", page=True)
+    monkeypatch.setattr(live, "report", watched)
+    chain.run_chain(hostile.config, tmp_path / "run", after_generation=live.after_generation)
     assert written == [(0, True), (1, True), (2, False)]
-    chain.run_chain(hostile.config, tmp_path / "run", page=True)
+    chain.run_chain(hostile.config, tmp_path / "run", after_generation=live.after_generation)
     assert len(written) == 3, "a finished run keeps its report"
     (tmp_path / "run" / "report.html").unlink()
-    chain.run_chain(hostile.config, tmp_path / "run", page=True)
+    chain.run_chain(hostile.config, tmp_path / "run", after_generation=live.after_generation)
     assert written[3:] == [(2, False)], "and gets it back"
 
 

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from difflab.config import Data, parse
-from difflab.runs.export import export
-from difflab.core.files import write_json
-from difflab.runs.ledger import content_hash
-from difflab.data.sources import open_source
 from difflab.core.errors import ConfigError, DataError
+from difflab.core.files import write_json
+from difflab.data.sources import open_source
+from difflab.runs.export import export
+from difflab.runs.ledger import content_hash
 from difflab.runs.run import Run
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 6, 6, 3), dtype=np.uint8)
@@ -21,14 +21,25 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (5, 6, 6, 3), dtype=np.uint8)
 @pytest.fixture
 def run(tmp_path) -> Run:
     """A run of which generation 1 has been sampled."""
-    config = parse({"model": {"family": "memoriser"}, "generations": 2, "sample": {"count": 5, "shard_size": 3, "batch_size": 3}})
+    config = parse(
+        {
+            "model": {"family": "memoriser"},
+            "generations": 2,
+            "sample": {"count": 5, "shard_size": 3, "batch_size": 3},
+        }
+    )
     run = Run.create(tmp_path / "run", config)
-    write_json(run.path / "real" / "about.json", {"n_train": 5, "n_held_out": 5, "record": [6, 6, 3], "shard_size": 5, "classes": ["a", "b"]})
+    write_json(
+        run.path / "real" / "about.json",
+        {"n_train": 5, "n_held_out": 5, "record": [6, 6, 3], "shard_size": 5, "classes": ["a", "b"]},
+    )
     shards = run.samples(1)
     for k in shards.shards:
         span = shards.span(k)
         own = {"class": ["ä", None][k], "prompt": [None, "a red cat"][k], "label": [0, None][k]}
-        shards.write(k, PIXELS[span.start : span.stop], {"generation": 1, "seed": [10 + i for i in span], **own})
+        shards.write(
+            k, PIXELS[span.start : span.stop], {"generation": 1, "seed": [10 + i for i in span], **own}
+        )
     write_json(run.gen(1) / "sampled.json", {})
     run.close()
     return run
@@ -56,7 +67,9 @@ def test_hugging_face_datasets_reads_the_folder(run, tmp_path, monkeypatch):
 
     datasets.disable_progress_bars()
     export(run, 1, tmp_path / "out")
-    read = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"), split="train")
+    read = datasets.load_dataset(
+        "imagefolder", data_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"), split="train"
+    )
     assert (np.asarray(read[4]["image"]) == PIXELS[4]).all()
     assert read[4]["text"] == "a red cat"
 
@@ -103,8 +116,14 @@ def test_numbers_are_no_pictures(tmp_path):
 def test_difflab_reads_what_it_has_exported(tmp_path, classes):
     """Every line end of Unicode in a caption, which JSON may write as it is."""
     texts = ["u\u2028v", "u\u2029v\x85w", 'v\x0bt\x0c "quoted"\t\\', "two\r\nlines", "\ufeffé 🙂"]
-    run = Run.create(tmp_path / "run", parse({"model": {"family": "memoriser"}, "sample": {"count": 5, "shard_size": 5, "batch_size": 5}}))
-    write_json(run.path / "real" / "about.json", {"n_train": 5, "n_held_out": 5, "record": [6, 6, 3], "shard_size": 5, "classes": ["a", "b"]})
+    run = Run.create(
+        tmp_path / "run",
+        parse({"model": {"family": "memoriser"}, "sample": {"count": 5, "shard_size": 5, "batch_size": 5}}),
+    )
+    write_json(
+        run.path / "real" / "about.json",
+        {"n_train": 5, "n_held_out": 5, "record": [6, 6, 3], "shard_size": 5, "classes": ["a", "b"]},
+    )
     own = {"prompt": texts, **({"class": list("aabba"), "label": [0, 0, 1, 1, 0]} if classes else {})}
     run.samples(0).write(0, PIXELS, {"generation": 0, "seed": list(range(5)), **own})
     write_json(run.gen(0) / "sampled.json", {})
@@ -112,5 +131,7 @@ def test_difflab_reads_what_it_has_exported(tmp_path, classes):
     export(run, 0, tmp_path / "out")
     source = open_source(Data(source=f"imagefolder:{tmp_path / 'out'}"), 0)
     assert source.prompts == texts and all((source.read(i) == PIXELS[i]).all() for i in range(5))
-    assert (source.classes, None if source.labels is None else source.labels.tolist()) == ((["0", "1"], [0, 0, 1, 1, 0]) if classes else (None, None))
+    assert (source.classes, None if source.labels is None else source.labels.tolist()) == (
+        (["0", "1"], [0, 0, 1, 1, 0]) if classes else (None, None)
+    )
     assert source.account.lines() == ["all 5 images are read"]

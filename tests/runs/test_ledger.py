@@ -37,12 +37,20 @@ def test_the_content_hash_does_not_depend_on_the_encoder_but_on_shape_and_type()
 
 
 def test_the_content_hash_is_fixed():
-    assert ledger.content_hash(np.arange(12, dtype=np.uint8).reshape(2, 2, 3)) == "27c6b7286667a36ddcb9b7a5dca14b7f20baa9ea8cbee5fd87eb533a56cc01e7"
+    assert (
+        ledger.content_hash(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
+        == "27c6b7286667a36ddcb9b7a5dca14b7f20baa9ea8cbee5fd87eb533a56cc01e7"
+    )
 
 
 def test_an_image_of_one_colour_is_flagged():
     grey, colour = np.full((4, 4, 1), 7, np.uint8), np.broadcast_to(np.array([1, 2, 3], np.uint8), (4, 4, 3))
-    assert ledger.flag_of(grey) == ledger.flag_of(colour) == ledger.flag_of(np.zeros((4, 4, 3), np.uint8)) == "constant"
+    assert (
+        ledger.flag_of(grey)
+        == ledger.flag_of(colour)
+        == ledger.flag_of(np.zeros((4, 4, 3), np.uint8))
+        == "constant"
+    )
     spot = grey.copy()
     spot[3, 3, 0] += 1
     assert ledger.flag_of(spot) is None
@@ -55,7 +63,15 @@ def test_rows_are_complete_and_typed():
     pixels = noise(3, 4, 4, 1)
     pixels[1] = 0
     rows = ledger.table(
-        {"index": [0, 1, 2], "generation": 2, "kind": "synthetic", "label": [0, None, 2], "class": ["a", None, "b"]}, pixels, images=True
+        {
+            "index": [0, 1, 2],
+            "generation": 2,
+            "kind": "synthetic",
+            "label": [0, None, 2],
+            "class": ["a", None, "b"],
+        },
+        pixels,
+        images=True,
     )
     assert rows.schema.equals(ledger.schema(True), check_metadata=True)
     assert rows["generation"].to_pylist() == [2, 2, 2]
@@ -90,11 +106,23 @@ def test_hugging_face_datasets_reads_the_shards_offline(tmp_path, monkeypatch, c
         own = slice(shards.span(k).start, shards.span(k).stop)
         # The first shard has labels and flags throughout, the second none: null columns must not change type between shards.
         some = {"label": list(range(5))[own], "class": list("abcab")[own]} if k == 0 else {}
-        shards.write(k, pixels[own], {"generation": 1, "kind": "synthetic", "seed": [2**62 + i for i in shards.span(k)], **some})
-    read = datasets.load_dataset("parquet", data_files=str(tmp_path / "s" / "*.parquet"), cache_dir=str(tmp_path / "cache"), split="train")
+        shards.write(
+            k,
+            pixels[own],
+            {"generation": 1, "kind": "synthetic", "seed": [2**62 + i for i in shards.span(k)], **some},
+        )
+    read = datasets.load_dataset(
+        "parquet",
+        data_files=str(tmp_path / "s" / "*.parquet"),
+        cache_dir=str(tmp_path / "cache"),
+        split="train",
+    )
     assert len(read) == 5
     assert isinstance(read.features["image"], datasets.Image)
-    assert read.features["label"].dtype == "int64" and read.features["class"].dtype == read.features["kind"].dtype == "string"
+    assert (
+        read.features["label"].dtype == "int64"
+        and read.features["class"].dtype == read.features["kind"].dtype == "string"
+    )
     for i, row in enumerate(read):
         assert (np.asarray(row["image"]).reshape(8, 8, channels) == pixels[i]).all()
         assert row["index"] == i and row["kind"] == "synthetic" and row["seed"] == 2**62 + i
@@ -103,7 +131,11 @@ def test_hugging_face_datasets_reads_the_shards_offline(tmp_path, monkeypatch, c
 
 
 def test_dictionary_and_null_columns_survive_parquet(tmp_path):
-    rows = ledger.table({"index": [0, 1], "kind": ["real", "synthetic"], "split": None, "settings": None}, noise(2, 4, 4, 3), images=True)
+    rows = ledger.table(
+        {"index": [0, 1], "kind": ["real", "synthetic"], "split": None, "settings": None},
+        noise(2, 4, 4, 3),
+        images=True,
+    )
     pq.write_table(rows, tmp_path / "a.parquet")
     read = pq.read_table(tmp_path / "a.parquet")
     assert read["kind"].to_pylist() == ["real", "synthetic"]

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from difflab import open_run
-from difflab.loop.chain import run_chain
 from difflab.config import parse
 from difflab.core.errors import StoreError
+from difflab.loop.chain import run_chain
 from difflab.runs.run import KEYS, Run
 
 CONFIG: dict[str, Any] = {
@@ -49,7 +49,9 @@ def test_metrics_are_the_lines_of_metrics_jsonl_as_a_frame(path):
     frame = open_run(path).metrics
     assert isinstance(frame, pd.DataFrame) and tuple(frame.columns) == KEYS
     taken = frame[frame.extractor != "training"]
-    assert sorted(set(zip(taken.generation, taken.metric, strict=True))) == [(t, m) for t in (0, 1) for m in ("fd", "flagged_share", "recall")]
+    assert sorted(set(zip(taken.generation, taken.metric, strict=True))) == [
+        (t, m) for t in (0, 1) for m in ("fd", "flagged_share", "recall")
+    ]
     assert frame.recipe.str.fullmatch("[0-9a-f]{12}").all()
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [None if value != value else value for value in frame.value] == [line["value"] for line in lines]
@@ -66,12 +68,18 @@ def test_samples_open_with_table_labels_and_pixels(path):
     samples = open_run(path).samples(1)
     assert len(samples) == 40 and list(samples.shards) == [0, 1, 2]
     table = samples.table(2)
-    assert table["index"].to_pylist() == list(range(30, 40)) and set(table["kind"].to_pylist()) == {"synthetic"}
+    assert table["index"].to_pylist() == list(range(30, 40)) and set(table["kind"].to_pylist()) == {
+        "synthetic"
+    }
     labels = samples.labels()
     assert labels.dtype == np.int64 and labels[30:].tolist() == table["label"].to_pylist()
     picked = samples.gather(np.array([39, 0, 17]))
     assert picked.shape == (3, 8, 8, 1) and picked.dtype == np.uint8
-    assert (picked[0] == samples.decode(2)[9]).all() and (picked[1] == samples.decode(0)[0]).all() and (picked[2] == samples.decode(1)[2]).all()
+    assert (
+        (picked[0] == samples.decode(2)[9]).all()
+        and (picked[1] == samples.decode(0)[0]).all()
+        and (picked[2] == samples.decode(1)[2]).all()
+    )
 
 
 def test_the_real_set_is_generation_minus_one(path):
@@ -81,10 +89,16 @@ def test_the_real_set_is_generation_minus_one(path):
 
 def test_training_and_timings_are_there_to_read(path):
     run = open_run(path)
-    assert run.training(1)["images_seen"] == 512 and run.training(1)["set_size"] == 40 and run.training(0)["set_size"] == 50
+    assert (
+        run.training(1)["images_seen"] == 512
+        and run.training(1)["set_size"] == 40
+        and run.training(0)["set_size"] == 50
+    )
     assert len(run.training(1)["loss"]) > 0
     times = run.timings()
-    assert [(x["generation"], x["stage"]) for x in times] == [(t, s) for t in (0, 1) for s in ("mix", "train", "sample", "select", "measure")]
+    assert [(x["generation"], x["stage"]) for x in times] == [
+        (t, s) for t in (0, 1) for s in ("mix", "train", "sample", "select", "measure")
+    ]
     assert all(x["seconds"] >= 0 for x in times)
 
 
@@ -101,7 +115,9 @@ def test_looking_changes_nothing_and_leaves_nothing_behind(path, tmp_path, monke
     import tempfile
 
     at_exit: list[Any] = []
-    monkeypatch.setattr(atexit, "register", lambda work, *args, **kwargs: at_exit.append(lambda: work(*args, **kwargs)))
+    monkeypatch.setattr(
+        atexit, "register", lambda work, *args, **kwargs: at_exit.append(lambda: work(*args, **kwargs))
+    )
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = content(path)
     run = open_run(path)
@@ -140,10 +156,15 @@ def test_a_place_without_a_run_names_those_beside_it(path, tmp_path):
     ],
     ids=["empty", "half", "foreign", "binary", "date", "deep", "attack", "name"],
 )
-def test_a_damaged_record_is_said_with_what_to_do_and_runs_no_code(copy, content, reason, monkeypatch, tmp_path):
+def test_a_damaged_record_is_said_with_what_to_do_and_runs_no_code(
+    copy, content, reason, monkeypatch, tmp_path
+):
     monkeypatch.chdir(tmp_path)
     (copy / "run.yaml").write_bytes(content)
-    with pytest.raises(StoreError, match=rf"run.yaml is missing or damaged \(({reason})\); put it back from a copy, or start anew"):
+    with pytest.raises(
+        StoreError,
+        match=rf"run.yaml is missing or damaged \(({reason})\); put it back from a copy, or start anew",
+    ):
         open_run(copy)
     assert not (tmp_path / "pwned").exists()
 
@@ -157,7 +178,9 @@ def test_a_record_of_another_version_is_a_store_error_too(copy):
 
 
 @pytest.mark.parametrize(
-    "content", [b'{"generation": 0', b"5\n", b'{"a": 1}\n', b"\xff\n", b"null"], ids=["half", "number", "foreign", "binary", "null"]
+    "content",
+    [b'{"generation": 0', b"5\n", b'{"a": 1}\n', b"\xff\n", b"null"],
+    ids=["half", "number", "foreign", "binary", "null"],
 )
 def test_damaged_numbers_are_a_store_error_and_the_same_command_mends_them(copy, content):
     whole = (copy / "metrics.jsonl").read_bytes()
@@ -165,7 +188,9 @@ def test_damaged_numbers_are_a_store_error_and_the_same_command_mends_them(copy,
     place.write_bytes(content)
     run = open_run(copy)
     for look in (run.rows, lambda: run.metrics, run.curves):
-        with pytest.raises(StoreError, match=r"gen-001/metrics.jsonl is damaged .*; delete it and run the same command again"):
+        with pytest.raises(
+            StoreError, match=r"gen-001/metrics.jsonl is damaged .*; delete it and run the same command again"
+        ):
             look()
     place.unlink()
     run_chain(parse(CONFIG), copy)
@@ -175,7 +200,9 @@ def test_damaged_numbers_are_a_store_error_and_the_same_command_mends_them(copy,
 def test_damaged_times_are_a_store_error(copy):
     with open(copy / "timings.jsonl", "a") as handle:
         handle.write('{"generation": 0, "sta')
-    with pytest.raises(StoreError, match=r"timings.jsonl is damaged .* it holds nothing but times: delete it"):
+    with pytest.raises(
+        StoreError, match=r"timings.jsonl is damaged .* it holds nothing but times: delete it"
+    ):
         open_run(copy).timings()
 
 
@@ -187,7 +214,14 @@ def test_pictures_that_are_not_there_are_said(copy, tmp_path):
     for look in (lambda: open_run(copy).grid(0), lambda: open_run(copy).strip()):
         with pytest.raises(StoreError, match="no pictures of generation 0; it has none"):
             look()
-    exact = parse({"data": {"source": "exact", "train_size": 9}, "model": {"family": "gaussian"}, "generations": 0, "sample": {"count": 9}})
+    exact = parse(
+        {
+            "data": {"source": "exact", "train_size": 9},
+            "model": {"family": "gaussian"},
+            "generations": 0,
+            "sample": {"count": 9},
+        }
+    )
     run_chain(exact, tmp_path / "exact")
     with pytest.raises(StoreError, match=r"its family draws numbers, or probe.per_condition is 0"):
         open_run(tmp_path / "exact").strip()

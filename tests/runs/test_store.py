@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from difflab.core.errors import StoreError
 from difflab.runs import ledger
 from difflab.runs.store import Shards
-from difflab.core.errors import StoreError
 
 COUNT, SIZE = 10, 4  # shards of 4, 4 and 2
 
@@ -28,7 +28,9 @@ def stored(folder: Path, pixels: np.ndarray, **columns: list) -> Shards:
     shards = opened(folder, pixels.shape[1:], len(pixels))
     for k in shards.shards:
         own = slice(shards.span(k).start, shards.span(k).stop)
-        shards.write(k, pixels[own], {"generation": 0, **{name: values[own] for name, values in columns.items()}})
+        shards.write(
+            k, pixels[own], {"generation": 0, **{name: values[own] for name, values in columns.items()}}
+        )
     return shards
 
 
@@ -47,7 +49,9 @@ def test_complete_only_with_every_shard(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "pixels", [pictures(1), pictures(3), np.random.default_rng(0).standard_normal((COUNT, 3, 2))], ids=["grey", "colour", "numbers"]
+    "pixels",
+    [pictures(1), pictures(3), np.random.default_rng(0).standard_normal((COUNT, 3, 2))],
+    ids=["grey", "colour", "numbers"],
 )
 @pytest.mark.parametrize("from_cache", [True, False])
 def test_gather_across_shards_equals_brute_force(tmp_path, pixels, from_cache):
@@ -78,7 +82,9 @@ def test_the_cache_is_rebuilt_from_the_parquet_files(tmp_path):
 
 def test_writing_the_wrong_shape_is_refused(tmp_path):
     shards = opened(tmp_path)
-    with pytest.raises(StoreError, match=r"00002.parquet: got records of shape \(4, 6, 6, 3\), expected \(2, 6, 6, 3\)"):
+    with pytest.raises(
+        StoreError, match=r"00002.parquet: got records of shape \(4, 6, 6, 3\), expected \(2, 6, 6, 3\)"
+    ):
         shards.write(2, pictures()[:4], {})
     assert not shards.has(2)
 
@@ -151,7 +157,10 @@ def test_swapped_shards_are_found(tmp_path):
     a, b = shards.path(0).read_bytes(), shards.path(1).read_bytes()
     shards.path(0).write_bytes(b)
     shards.path(1).write_bytes(a)
-    assert [f.split(": ")[1] for f in faults(tmp_path)] == ["holds other images than 0..3", "holds other images than 4..7"]
+    assert [f.split(": ")[1] for f in faults(tmp_path)] == [
+        "holds other images than 0..3",
+        "holds other images than 4..7",
+    ]
 
 
 @pytest.mark.parametrize("trick", ["other image", "not an image"])
@@ -159,12 +168,17 @@ def test_an_image_exchanged_inside_a_well_formed_file_is_found(tmp_path, trick):
     shards = stored(tmp_path, pictures())
     rows = shards.table(1)
     blobs = rows["image"].to_pylist()
-    blobs[2] = {"bytes": ledger.encode_png(pictures()[0]) if trick == "other image" else b"junk", "path": None}
+    blobs[2] = {
+        "bytes": ledger.encode_png(pictures()[0]) if trick == "other image" else b"junk",
+        "path": None,
+    }
     column = rows.schema.get_field_index("image")
     field = rows.schema.field("image")
     pq.write_table(rows.set_column(column, field, pa.array(blobs, field.type)), shards.path(1))
     (fault,) = faults(tmp_path)
-    assert ("image 6 differs from its content hash" if trick == "other image" else "no longer decodes") in fault
+    assert (
+        "image 6 differs from its content hash" if trick == "other image" else "no longer decodes"
+    ) in fault
 
 
 def test_a_flipped_byte_is_found_unless_it_changes_nothing(tmp_path):
@@ -187,6 +201,9 @@ def test_a_flipped_byte_is_found_unless_it_changes_nothing(tmp_path):
 
 def test_columns_of_another_kind_are_found(tmp_path):
     shards = stored(tmp_path, pictures())
-    pq.write_table(shards.table(1).rename_columns(["seee" if n == "seed" else n for n in shards.table(1).schema.names]), shards.path(1))
+    pq.write_table(
+        shards.table(1).rename_columns(["seee" if n == "seed" else n for n in shards.table(1).schema.names]),
+        shards.path(1),
+    )
     (fault,) = faults(tmp_path)
     assert "00001.parquet: its columns are not those of the ledger" in fault

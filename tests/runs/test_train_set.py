@@ -13,7 +13,11 @@ N = 7
 def sets(tmp_path, record=(4, 4, 1), labels=True):
     rng, values, shards = np.random.default_rng(0), {}, {}
     for g in (-1, 0, 1):
-        values[g] = rng.integers(0, 256, (N, *record), dtype=np.uint8) if len(record) == 3 else rng.standard_normal((N, *record))
+        values[g] = (
+            rng.integers(0, 256, (N, *record), dtype=np.uint8)
+            if len(record) == 3
+            else rng.standard_normal((N, *record))
+        )
         folder = tmp_path / f"g{g}"
         shards[g] = Shards(folder / "i", folder / "f", folder / "c", N, 3, record)
         for k in shards[g].shards:
@@ -26,7 +30,11 @@ def sets(tmp_path, record=(4, 4, 1), labels=True):
 def rows(*triples):
     generation, index, replicate = zip(*triples, strict=True)
     return pa.table(
-        {"generation": pa.array(generation, pa.int32()), "index": pa.array(index, pa.int64()), "replicate": pa.array(replicate, pa.int32())}
+        {
+            "generation": pa.array(generation, pa.int32()),
+            "index": pa.array(index, pa.int64()),
+            "replicate": pa.array(replicate, pa.int32()),
+        }
     )
 
 
@@ -58,12 +66,19 @@ def test_numbers_have_no_labels(tmp_path):
     values, shards = sets(tmp_path, record=(2, 3), labels=False)
     data = TrainSet(rows((0, 1, -1), (-1, 2, -1)), shards.__getitem__)
     assert data.conditions is None
-    assert data.records().dtype == np.float64 and (data.records() == np.stack([values[0][1], values[-1][2]])).all()
+    assert (
+        data.records().dtype == np.float64
+        and (data.records() == np.stack([values[0][1], values[-1][2]])).all()
+    )
 
 
 def test_each_replicate_gets_its_shared_rows_and_its_own(tmp_path):
     values, shards = sets(tmp_path, record=(3, 2), labels=False)
-    drawn = {0: [(0, 1), (1, 2)], 1: [(0, 1), (0, 5)], 2: [(1, 6), (1, 0)]}  # a record may serve several replicates
+    drawn = {
+        0: [(0, 1), (1, 2)],
+        1: [(0, 1), (0, 5)],
+        2: [(1, 6), (1, 0)],
+    }  # a record may serve several replicates
     shared = [(-1, 0), (-1, 4)]
     table = rows(*[(g, i, -1) for g, i in shared], *[(g, i, r) for r, own in drawn.items() for g, i in own])
     got = TrainSet(table, shards.__getitem__).records()

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from difflab.loop.chain import run_chain
 from difflab.config import parse
-from difflab.runs.verify import file_hash, verify
+from difflab.loop.chain import run_chain
 from difflab.runs.run import Run, open_run
+from difflab.runs.verify import file_hash, verify
 
 RAW = {
     "generations": 2,
@@ -93,7 +93,13 @@ def test_a_truncated_part_is_named(run, victim, said):
 
 
 @pytest.mark.parametrize(
-    "victim", ["gen-001/samples/00001.parquet", "real/images/00000.parquet", "gen-002/model/gaussian.safetensors", "gen-001/train_set.parquet"]
+    "victim",
+    [
+        "gen-001/samples/00001.parquet",
+        "real/images/00000.parquet",
+        "gen-002/model/gaussian.safetensors",
+        "gen-001/train_set.parquet",
+    ],
 )
 def test_a_flipped_byte_is_found(run, victim):
     path = run.path / victim
@@ -117,7 +123,12 @@ def test_a_recorded_name_that_leads_outside_the_model_is_refused(run, tmp_path, 
     secret = tmp_path / "secret"
     secret.write_text("not ours")
     record = run.gen(1) / "model" / "hash.json"
-    name = {"absolute": str(secret), "dots": "../../../secret", "deep dots": "a/../../train_set.parquet", "link": "link"}[way]
+    name = {
+        "absolute": str(secret),
+        "dots": "../../../secret",
+        "deep dots": "a/../../train_set.parquet",
+        "link": "link",
+    }[way]
     if way == "link":
         (record.parent / "link").symlink_to(secret)
     content = json.loads(record.read_text())

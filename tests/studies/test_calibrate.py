@@ -9,7 +9,7 @@ import yaml
 from difflab import config as configs
 from difflab.cli.main import main
 from difflab.core.errors import ConfigError
-from difflab.loop.chain import check
+from difflab.loop.checks import check
 from difflab.studies import calibrate as calibrating
 from difflab.studies.calibrate import Tried, bisect, calibrate, one_more
 

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
 
 import pytest
 import yaml
@@ -11,20 +8,9 @@ from PIL import Image
 
 from difflab.cli.main import main
 from difflab.core.errors import ConfigError
-from difflab.runs.run import STAGES, open_run
-from difflab.studies.sweep import (
-    Job,
-    Sweep,
-    arms_in,
-    execute,
-    jobs,
-    read,
-    run_sweep,
-    runs_of,
-    visible,
-    waves,
-    work,
-)
+from difflab.runs.folder import STAGES
+from difflab.runs.run import open_run
+from difflab.studies.sweep import Sweep, arms_in, jobs, read, run_sweep, runs_of
 
 BASE = {
     "generations": 1,
@@ -70,7 +56,8 @@ def test_an_arm_that_fails_leaves_a_gap_and_the_others_go_on(tmp_path):
         "broken": {"policies": [{"policy": "missing_judge"}]},
         "also good": {"regime.name": "accumulate"},
     }
-    from difflab.policies.policy import KNOWN, Policy, policy
+    from difflab.config.policy_registry import KNOWN, policy
+    from difflab.policies.policy import Policy
 
     @policy("missing_judge")
     class Broken(Policy):
@@ -92,93 +79,6 @@ def test_an_arm_that_fails_leaves_a_gap_and_the_others_go_on(tmp_path):
         ("broken", []),
         ("also good", [0]),
     ]
-
-
-class Killed(Job):
-    """A job that kills its own process, where that is a worker."""
-
-    def __getattribute__(self, name):
-        if name == "config" and multiprocessing.parent_process():
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().__getattribute__(name)
-
-
-def test_a_killed_worker_costs_its_own_job_alone_and_that_can_be_resumed(tmp_path):
-    listed = jobs(sweep(arms={**ARMS, "larger": {"data.train_size": 30}}, seeds=1), tmp_path, tmp_path / "s")
-    listed[0] = Killed(**vars(listed[0]))
-    found = {}
-    execute(listed, tmp_path / "s", lambda job, record: found.update({job.arm: record}), workers=2)
-    assert {arm: record["error"] for arm, record in found.items() if arm != "replace"} == {
-        "accumulate": None,
-        "all so far": None,
-        "larger": None,
-    }
-    assert found["replace"] == {
-        "arm": "replace", "seed": 0, "path": "replace/seed-0", "shared": [],
-        "error": "its process was killed, as happens where memory runs out; the same command resumes it, with fewer --workers",
-    }  # fmt: skip
-    assert work(listed[0], tmp_path / "s")["error"] is None
-    assert open_run(listed[0].path).generations == [0, 1]
-
-
-@pytest.mark.parametrize(
-    ("given", "gpus", "names"),
-    [
-        (None, 2, ["0", "1"]),
-        ("", 0, []),
-        ("2,3", 2, ["2", "3"]),
-        (" GPU-5e1f, MIG-77a0 ", 2, ["GPU-5e1f", "MIG-77a0"]),
-        ("3,9", 1, ["3"]),
-    ],
-)
-def test_gpus_are_those_that_the_process_was_given(monkeypatch, given, gpus, names):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if given is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-    assert visible(gpus) == names
-
-
-def test_each_worker_sees_its_own_gpu(tmp_path, monkeypatch):
-    from difflab.studies import sweep as module
-
-    made = []
-
-    class Pool:
-        def __init__(self, workers, context, settle, place):
-            made.append((settle, place))
-
-        def shutdown(self):
-            pass
-
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-5e1f")
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr(module, "ProcessPoolExecutor", Pool)
-    execute([], tmp_path, None, workers=3)
-    assert [place[0] for _, place in made] == ["2", "GPU-5e1f", "2"]
-    settle, place = made[1]
-    settle(*place)
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-5e1f"
-
-
-def test_labs_are_run_and_take_nothing_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "difflab.studies.sweep.adopt", lambda *args: pytest.fail("stages of labs depend on each other")
-    )
-    arms = {"pooled": {"ecosystem.exchange": "pooled"}, "isolated": {"ecosystem.exchange": "isolated"}}
-    records = run_sweep(
-        sweep(base={**BASE, "ecosystem": {"labs": 2, "exchange": "pooled"}}, arms=arms, seeds=1),
-        tmp_path,
-        tmp_path / "s",
-    )
-    assert [(r["error"], r["shared"]) for r in records] == [(None, []), (None, [])]
-    assert all(len(run.labs) == 2 for _, _, run in runs_of(tmp_path / "s"))
-
-
-def test_leaders_go_before_those_that_share_with_them(tmp_path):
-    arms = {"a": {}, "b": {"regime.name": "accumulate"}, "c": {"data.train_size": 30}}
-    leaders, followers = waves(jobs(sweep(arms=arms), tmp_path, tmp_path))
-    assert [(j.arm, j.seed) for j in leaders] == [("a", 0), ("a", 1), ("c", 0), ("c", 1)]
-    assert [(j.arm, j.seed) for j in followers] == [("b", 0), ("b", 1)]
 
 
 @pytest.mark.parametrize(
@@ -249,7 +149,7 @@ def test_a_failed_arm_stays_in_the_table_and_where_it_is_the_first_nothing_is_co
 ):
     drawn = []
     monkeypatch.setattr(
-        "difflab.report.grid.arm_strip",
+        "difflab.report.arms.arm_strip",
         lambda arms, t=None: drawn.append([arm.name for arm in arms]) or Image.new("L", (1, 1)),
     )
     shown = swept(

@@ -27,6 +27,11 @@ const run = () => data.runs[state.run];
 // The generation of a run that is nearest below the one shown: arms may be of different length.
 const nearest = (table) => { const known = Object.keys(table).map(Number).filter((t) => t <= generation()); return known.length ? Math.max(...known) : null; };
 
+// A print cannot be unfolded: verdicts are printed with evidence and doubts, and the training with its curves.
+const PRINTED = ".verdict details:not([open]):not(:has(table)), #internals details:not([open]):has(.chart)";
+addEventListener("beforeprint", () => document.querySelectorAll(PRINTED).forEach((node) => { node.open = true; node.dataset.shut = ""; }));
+addEventListener("afterprint", () => document.querySelectorAll("details[data-shut]").forEach((node) => { node.open = false; delete node.dataset.shut; }));
+
 // ------------------------------------------------------------------------------------------------ charts
 const charts = new Map(); // element -> {chart, draw}
 const seen = new Set();
@@ -95,9 +100,6 @@ function chartOf(node, draw, renderer = "svg") {
   new ResizeObserver(() => { const known = charts.get(node); known?.chart.resize(); known?.chart.setOption(known.draw(), true); }).observe(node);
   addEventListener("beforeprint", start);
 }
-// On paper nothing can be opened: verdicts are printed with their evidence and doubt.
-addEventListener("beforeprint", () => document.querySelectorAll(".verdict details:not([open]):not(:has(table))").forEach((node) => { node.open = true; node.dataset.shut = ""; }));
-addEventListener("afterprint", () => document.querySelectorAll("details[data-shut]").forEach((node) => { node.open = false; delete node.dataset.shut; }));
 function redraw() { for (const node of seen) { const known = charts.get(node); if (known) known.chart.setOption(known.draw(), true); } }
 document.querySelectorAll(".chart[data-group]").forEach((node) => {
   const chart = data.groups[node.dataset.group].charts[node.dataset.chart];
@@ -128,7 +130,7 @@ function drawCards() {
   if (!cards) return;
   const withPictures = data.runs.map((r, i) => [r, i]).filter(([r]) => r.pictures);
   const first = withPictures[0][0], side = first.pictures.side;
-  document.documentElement.style.setProperty("--cell", side <= 16 ? "40px" : side <= 64 ? "64px" : "112px");
+  document.documentElement.style.setProperty("--cell", `${cellOf(side)}px`);
   const single = first.pictures.per === 1, count = Object.keys(first.pictures.generations).length;
   cards.replaceChildren(...groupsOf(first.pictures).map((columns) => {
     const asked = single ? "" : first.pictures.asked[columns[0]], card = make("div", { className: "card" });
@@ -157,6 +159,22 @@ function drawCards() {
     card.append(more);
     return card;
   }));
+  spread(cards, single ? 0 : first.pictures.per, cellOf(side), 110);
+}
+const cellOf = (side) => (side <= 16 ? 40 : side <= 64 ? 64 : 112); // pixels of an image on the page
+// Cards side by side so that rows are equally full, with images as large as the room allows. `per` images in a row of a card; 0 = one card.
+function spread(cards, per, cell, label) {
+  if (!per) return cards.style.setProperty("--abreast", 1);
+  const place = () => {
+    const width = cards.clientWidth, gap = 16, inner = label + 24, count = cards.children.length;
+    const most = Math.max(1, Math.floor((width + gap) / (per * (0.85 * cell + 4) + inner + gap)));
+    const abreast = Math.ceil(count / Math.ceil(count / most)), room = (width + gap) / abreast - gap - inner;
+    cards.style.setProperty("--abreast", abreast);
+    cards.style.setProperty("--cell", `${Math.max(Math.min(cell, 34), Math.min(1.8 * cell, Math.floor(room / per) - 4))}px`);
+  };
+  place();
+  cards.spreading?.disconnect();
+  (cards.spreading = new ResizeObserver(place)).observe(cards);
 }
 $("close")?.addEventListener("click", () => $("album").close());
 
@@ -216,13 +234,14 @@ function drawConcepts() {
   if (!$("matrix")) return;
   const c = run().concepts;
   if (!c) {
-    $("concepts-says").textContent = "This run has no concepts to tell apart: it is unconditional, or no judge was trained.";
+    $("concepts-says").textContent = "This run has no concepts to recognise: it is unconditional, or no judge was trained.";
     $("matrix").replaceChildren(); $("changed").replaceChildren(); $("merged").textContent = "";
     return;
   }
   const t = nearest(c.tables), counts = t === null ? [] : c.tables[t], asked = t === null ? [] : c.asked[t];
-  $("concepts-says").textContent = `Told apart by: ${c.judge}. Rows: what samples of generation ${t} were asked for, in percent of the row; columns: what they are taken for. Its own mistakes are in every number: real images are taken for themselves in ${Math.round(100 * diagonal(c.real, c.real_asked))}% of cases.${c.all > c.names.length ? ` Shown are ${c.names.length} of ${c.all} concepts, those that changed most and least.` : ""}`;
-  const head = make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "asked"), ...c.names.map((name) => make("th", { scope: "col" }, name))));
+  const rightly = Math.round(100 * diagonal(c.real, c.real_asked));
+  $("concepts-says").textContent = `A row holds the samples of generation ${t} with that condition, a column the concept that is recognised in them, in percent of the row. Recognised by: ${c.judge}, which is right on ${rightly}% of the held-out real images.${c.all > c.names.length ? ` Shown are the ${c.names.length} of ${c.all} concepts that changed most and least.` : ""}`;
+  const head = make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "condition"), ...c.names.map((name) => make("th", { scope: "col" }, name))));
   const body = make("tbody", {}, ...counts.map((row, i) => make("tr", {}, make("th", { scope: "row" }, make("bdi", {}, c.names[i])), ...row.map((count) => {
     const share = asked[i] ? count / asked[i] : 0, cell = make("td", {}, share >= 0.005 ? String(Math.round(100 * share)) : "");
     cell.style.background = `rgba(${css("--heat")}, ${(0.42 * share).toFixed(3)})`;
@@ -231,11 +250,11 @@ function drawConcepts() {
   $("matrix").replaceChildren(make("caption", { className: "faint" }, `generation ${t}, percent`), head, body);
   const edges = t === null ? [] : c.merged[t];
   $("merged").textContent = edges.length
-    ? `Groups: ${c.groups[t].map((g) => g.join(" + ")).join("; ")}. Pairs that a judge could tell apart among real images and no longer can, thicker = more lost.`
-    : `No two concepts are seen to have merged in generation ${t}. The test asks whether they can still be ranked apart (AUROC), not what single samples are taken for, and with few images of a concept it finds nothing.`;
+    ? `Groups: ${c.groups[t].map((g) => g.join(" + ")).join("; ")}. A line joins two concepts that can be told apart among real images but no longer among samples. A thicker line is a larger loss of AUROC.`
+    : `No two concepts have merged in generation ${t}. The test asks whether the samples of two concepts can still be ranked apart (AUROC). With few samples of a concept it detects little.`;
   $("graph").setAttribute("aria-label", $("merged").textContent);
   $("graph").hidden = !edges.length;
-  fill($("changed"), ["concept", "samples", "recognised at first", "recognised at last", "95% interval", "change"], c.changed.map((r) => [r.concept, r.n, r.before, r.after, r.low === null ? "" : `${number(r.low)} to ${number(r.high)}`, r.change]));
+  fill($("changed"), ["concept", "samples", "recognised in the first generation", "in the last one", "change"], c.changed.map((r) => [r.concept, r.n, r.before, { value: r.after, low: r.low, high: r.high }, r.change]));
 }
 const diagonal = (table, asked) => { let hits = 0, all = 0; table.forEach((row, i) => { hits += row[i]; all += asked[i]; }); return all ? hits / all : 0; };
 if ($("graph")) chartOf($("graph"), drawGraph);
@@ -244,22 +263,42 @@ function drawNearest() {
   if (!$("pairs")) return;
   const n = run().nearest;
   $("nearest-says").textContent = n
-    ? `The samples of generation ${n.generation} that lie closest to an image of the training set (by ${n.space}). 1 = as far as a real image that was never trained on lies from its nearest training image. Far below 1 may be a copy, or an image with little in it: look.`
-    : "This run has no feature space on disk to search in.";
+    ? `Left a sample of generation ${n.generation}, right the training image that is closest to it (features: ${n.space}). Shown are the closest pairs. A distance of 1 is the median distance of a held-out real image to its nearest training image. A distance far below 1 can mean a copy, or an image with little content.`
+    : "This run has no features on disk in which to search.";
   $("pairs").replaceChildren(...(n ? n.pairs : []).map((p, i) => make("div", { className: "card" },
     make("div", { className: "row" }, image(p.sample, `sample ${i + 1}`, run().pictures?.side ?? 32), image(p.real, `nearest real image of sample ${i + 1}`, run().pictures?.side ?? 32)),
     make("div", { className: "faint" }, `distance ${number(p.distance)}`))));
+  spread($("pairs"), 2, cellOf(run().pictures?.side ?? 32), 0);
 }
 
 // ------------------------------------------------------------------------------------------------ tables
+const ARROWS = { higher: ["↑", "higher is better"], lower: ["↓", "lower is better"], real: ["≈", "best at the floor"] };
+function arrow(better) {
+  if (!ARROWS[better]) return "";
+  const [sign, words] = ARROWS[better];
+  return make("span", { className: "arrow", role: "img", "aria-label": words, title: words }, sign);
+}
+// A value with its interval in brackets. A cell may be a number, a text or {value, low, high, nodes, className}.
+function fillCell(cell, content) {
+  const { value, low = null, high = null, nodes = null, className = "" } = content !== null && typeof content === "object" ? content : { value: content };
+  if (className) cell.classList.add(...className.split(" "));
+  if (typeof value === "number") cell.dataset.value = value;
+  if (nodes) cell.append(...nodes);
+  else cell.append(typeof value === "number" ? number(value) : make("bdi", {}, value ?? "-"));
+  if (low !== null) {
+    cell.append(" ", make("span", { className: "range" }, `[${number(low)}, ${number(high)}]`));
+    [cell.dataset.low, cell.dataset.high] = [low, high];
+  }
+  return cell;
+}
 function fill(table, heads, rows) {
-  const numeric = heads.map((_, c) => rows.some((row) => typeof row[c] === "number"));
+  const valueOf = (content) => (content !== null && typeof content === "object" ? content.value : content);
+  const numeric = heads.map((_, c) => rows.some((row) => typeof valueOf(row[c]) === "number"));
   const head = make("thead", {}, make("tr", {}, ...heads.map((h, c) => make("th", { scope: "col", className: numeric[c] ? "n" : "" }, h))));
-  const body = make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((value, c) => {
-    const cell = make(c ? "td" : "th", { className: numeric[c] ? "n" : "" }, typeof value === "number" ? number(value) : make("bdi", {}, value ?? "-"));
+  const body = make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((content, c) => {
+    const cell = make(c ? "td" : "th", { className: numeric[c] ? "n" : "" });
     if (!c) cell.scope = "row";
-    if (typeof value === "number") cell.dataset.value = value;
-    return cell;
+    return fillCell(cell, content);
   }))));
   table.replaceChildren(head, body);
   sortable(table);
@@ -283,19 +322,101 @@ function sortable(table) {
     };
   });
 }
-function drawValues() {
-  const rows = [];
-  for (const group of data.groups) for (const chart of group.charts) {
-    const line = chart.lines.find((l) => l.arm === state.run);
-    if (!line) continue;
-    const start = line.t.indexOf(data.generations[0]), i = line.t.indexOf(nearest(Object.fromEntries(line.t.map((t) => [t, 1]))));
-    const apart = start >= 0 && i > start && line.low[start] !== null && line.low[i] !== null;
-    const parted = apart ? (line.low[i] > line.high[start] ? "higher" : line.high[i] < line.low[start] ? "lower" : "no") : "";
-    const text = (k) => (k < 0 || line.low[k] === null ? "" : `${number(line.low[k])} to ${number(line.high[k])}`);
-    if (i >= 0) rows.push([chart.title, group.title, chart.floor, line.value[start], text(start), line.value[i], text(i), parted, line.n[i] ?? null]);
-  }
-  fill($("table"), ["measure", "about", "floor", `generation ${data.generations[0]}`, "interval", `generation ${generation()}`, "interval now", "parted", "n"], rows);
+
+// A table as rows of texts. With `split`, intervals have columns of their own and numbers have all their digits.
+function cellsOf(table, split) {
+  const rows = [...table.rows], ranged = [...rows[0].cells].map((_, c) => rows.some((row) => row.cells[c].dataset.low !== undefined));
+  const text = (cell) => { const copy = cell.cloneNode(true); copy.querySelectorAll(".arrow").forEach((node) => split && node.remove()); return copy.textContent.replace(/\s+/g, " ").trim(); };
+  const drawn = [...rows[0].cells].map((_, c) => rows.some((row) => row.cells[c].classList.contains("drawing")));
+  return rows.map((row, r) => [...row.cells].flatMap((cell, c) => {
+    if (drawn[c]) return [];
+    if (!split) return [text(cell)];
+    const value = cell.dataset.value ?? text(cell);
+    if (!ranged[c]) return [value];
+    return r ? [value, cell.dataset.low ?? "", cell.dataset.high ?? ""] : [value, `${value} low`, `${value} high`];
+  }));
 }
+function asMarkdown(table) {
+  const [head, ...body] = cellsOf(table, false), line = (cells) => `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
+  const right = [...table.tHead.rows[0].cells].filter((_, c) => !table.querySelector(`tbody tr > :nth-child(${c + 1}).drawing`)).map((th) => (th.classList.contains("n") ? "---:" : "---"));
+  return [line(head), `|${right.join("|")}|`, ...body.map(line)].join("\n") + "\n";
+}
+function asCsv(table) {
+  const quoted = (cell) => (/[",\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell);
+  return cellsOf(table, true).map((cells) => cells.map(quoted).join(",")).join("\n") + "\n";
+}
+async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch { // a browser that gives a page from disk no clipboard
+    const area = make("textarea", { value: text });
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+}
+document.querySelectorAll("[data-copy]").forEach((button) => {
+  button.onclick = async () => {
+    const table = $(button.dataset.copy), format = button.dataset.format;
+    await copyText(format === "csv" ? asCsv(table) : asMarkdown(table));
+    $("copied").textContent = `The table is copied as ${format === "csv" ? "CSV" : "Markdown"}.`;
+    setTimeout(() => { $("copied").textContent = ""; }, 2500);
+  };
+});
+
+// Whether a value moved away from what is best: "worse", "better" or "".
+function judged(chart, before, after) {
+  if (chart.better === "higher") return after < before ? "worse" : "better";
+  if (chart.better === "lower") return after > before ? "worse" : "better";
+  if (chart.better !== "real" || chart.floor === null) return "";
+  return Math.abs(after - chart.floor) > Math.abs(before - chart.floor) ? "worse" : "better";
+}
+// A curve as small as a word, with its floor as a dashed line.
+function sparkline(chart, line) {
+  const svg = (tag, attributes) => { const node = document.createElementNS("http://www.w3.org/2000/svg", tag); for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value); return node; };
+  const values = [...line.value, ...(chart.floor === null ? [] : [chart.floor])], [low, high] = [Math.min(...values), Math.max(...values)];
+  const [t0, t1] = [data.generations[0], data.generations[data.generations.length - 1]];
+  const x = (t) => (t1 > t0 ? 2 + 116 * (t - t0) / (t1 - t0) : 60), y = (v) => (high > low ? 20 - 18 * (v - low) / (high - low) : 11);
+  const out = svg("svg", { viewBox: "0 0 120 22", class: "spark", "aria-hidden": "true" }), colour = armColour(line.arm);
+  if (chart.floor !== null) out.append(svg("line", { x1: 0, x2: 120, y1: y(chart.floor), y2: y(chart.floor), stroke: css("--faint"), "stroke-dasharray": "3 3" }));
+  out.append(svg("polyline", { points: line.t.map((t, i) => `${x(t)},${y(line.value[i])}`).join(" "), fill: "none", stroke: colour, "stroke-width": 1.8 }));
+  const last = line.t.length - 1;
+  out.append(svg("circle", { cx: x(line.t[last]), cy: y(line.value[last]), r: 2.4, fill: colour }));
+  return out;
+}
+// The row of a measure: generation 0 and the one shown, and whether the two intervals overlap.
+function valueRow(group, chart, line) {
+  const start = line.t.indexOf(data.generations[0]), i = line.t.indexOf(nearest(Object.fromEntries(line.t.map((t) => [t, 1]))));
+  if (i < 0) return null;
+  const cell = (k) => (k < 0 ? { value: "-" } : { value: line.value[k], low: line.low[k], high: line.high[k] });
+  const apart = start >= 0 && i > start && line.low[start] !== null && line.low[i] !== null;
+  const change = !apart ? "" : line.low[i] > line.high[start] ? "higher" : line.high[i] < line.low[start] ? "lower" : "no";
+  const className = change && change !== "no" ? judged(chart, line.value[start], line.value[i]) : "";
+  const width = apart ? line.high[start] - line.low[start] + line.high[i] - line.low[i] : 0;
+  const strength = apart ? Math.abs(line.value[i] - line.value[start]) / (width || 1e-12) : -1;
+  const title = { value: chart.title, nodes: [make("bdi", {}, chart.title), " ", arrow(chart.better)] };
+  const drawn = { value: "", nodes: [sparkline(chart, line)], className: "drawing" };
+  return { strength, cells: [title, group.title, chart.floor, cell(start), cell(i), { value: change, className }, drawn, line.n[i] ?? null] };
+}
+const SHOWN = 10; // rows of the table of values before the rest is asked for
+let whole = false;
+function drawValues() {
+  const rows = { values: [], training: [] };
+  for (const group of data.groups) for (const chart of group.charts) {
+    const line = chart.lines.find((l) => l.arm === state.run), row = line && valueRow(group, chart, line);
+    if (row) rows[group.title === "Training" ? "training" : "values"].push(row);
+  }
+  const heads = ["measure", "about", "floor", `generation ${data.generations[0]}`, `generation ${generation()}`, "change", "curve", "n"];
+  const sorted = rows.values.map((row, i) => [row, i]).sort(([a, i], [b, k]) => b.strength - a.strength || i - k).map(([row]) => row.cells);
+  fill($("table"), heads, sorted);
+  $("table").classList.toggle("short", !whole && sorted.length > SHOWN + 2);
+  $("more-values").hidden = sorted.length <= SHOWN + 2;
+  $("more-values").textContent = whole ? "Show fewer" : `Show all ${sorted.length} measures`;
+  const without = (cells) => cells.filter((_, c) => c !== 1 && c !== 2);
+  if ($("training-table")) fill($("training-table"), without(heads), rows.training.map((row) => without(row.cells)));
+}
+$("more-values").onclick = () => { whole = !whole; drawValues(); };
 
 // ---------------------------------------------------------------------------------------------- controls
 function show() {
@@ -304,8 +425,8 @@ function show() {
   $("generation").setAttribute("aria-valuetext", `generation ${generation()}`);
   const m = run().map, out = m?.outside[nearest(m.generations)];
   if ($("map-says")) $("map-says").textContent = m
-    ? `Each dot is an image, by ${m.space}, in the plane in which real images vary most (${Math.round(100 * m.explained)}% of their variance). The plane stays the same: dots that draw together are variety lost.${out ? ` ${out} of the ${m.generations[nearest(m.generations)].length} samples shown lie further out, and stand at the edge.` : ""}`
-    : "This run has no feature space on disk to draw.";
+    ? `Each dot is an image. The plane holds the two directions in which held-out real images vary most (features: ${m.space}; ${Math.round(100 * m.explained)}% of their variance). It is the same in every generation. Where the samples crowd together, variety is lost.${out ? ` ${out} of the ${m.generations[nearest(m.generations)].length} samples shown lie further out and are drawn at the edge.` : ""}`
+    : "This run has no features on disk to draw.";
   drawCards(); drawConcepts(); drawNearest(); drawValues(); redraw();
   history.replaceState(null, "", `${location.hash.replace(/\?.*/, "") || "#"}?g=${state.at}&r=${state.run}`);
 }

@@ -10,11 +10,13 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BeforeValidator, Field
 
+from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
 from difflab.core.files import write_json
-from difflab.loop.regimes import SHARED, first_size
-from difflab.policies.policy import At, Policy, policy
+from difflab.policies.policy import At, Policy
 from difflab.runs.ledger import REAL
+from difflab.runs.sizes import first_size
+from difflab.runs.train_set import SHARED
 
 SLACK = 1e-9  # 0.29 * 100 is not 29
 

@@ -7,10 +7,12 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
-from difflab.loop.regimes import Pool, first_size
-from difflab.policies.policy import At, Policy, policy
+from difflab.policies.policy import At, Policy
 from difflab.runs.ledger import REAL
+from difflab.runs.sizes import first_size
+from difflab.runs.train_set import Pool
 
 
 @policy("healing")

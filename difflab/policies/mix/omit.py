@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
+from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
-from difflab.loop.regimes import first_size
-from difflab.policies.policy import At, Policy, policy
+from difflab.policies.policy import At, Policy
+from difflab.runs.sizes import first_size
 from difflab.runs.store import Shards
 from difflab.runs.train_set import TrainSet
 

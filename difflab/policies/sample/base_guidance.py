@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from difflab.config.policy_registry import policy
 from difflab.models.steer import Steer, Step
-from difflab.policies.policy import At, Policy, policy
+from difflab.policies.policy import At, Policy
 from difflab.policies.sample.common import check_guided, opened
 
 

@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from difflab.config import Sample
-from difflab.policies.policy import At, Policy, policy
+from difflab.config.policy_registry import policy
+from difflab.policies.policy import At, Policy
 from difflab.policies.sample.common import check_guidance
 
 

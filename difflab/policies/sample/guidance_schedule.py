@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
 from difflab.models.steer import Steer
-from difflab.policies.policy import At, Policy, policy
+from difflab.policies.policy import At, Policy
 from difflab.policies.sample.common import check_guidance
 
 

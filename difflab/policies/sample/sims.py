@@ -7,8 +7,9 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
+from difflab.config.policy_registry import policy
 from difflab.models.steer import Steer, Step
-from difflab.policies.policy import At, Policy, policy
+from difflab.policies.policy import At, Policy
 from difflab.policies.sample.common import check_denoises, opened
 
 

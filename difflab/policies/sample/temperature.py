@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from pydantic import Field
 
+from difflab.config.policy_registry import policy
 from difflab.models.steer import Steer
-from difflab.policies.policy import At, Policy, policy
+from difflab.policies.policy import At, Policy
 from difflab.policies.sample.common import check_denoises
 
 

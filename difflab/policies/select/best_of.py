@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from difflab.policies.policy import policy
+from difflab.config.policy_registry import policy
 from difflab.policies.select.common import OneOfK
 
 

@@ -289,7 +289,7 @@ class Spread(Sized, Featured):
         wanted = self.quota(sum(pool.count for pool in drawn))
         if at.run is None:  # only numbers are asked for
             return drawn, wanted
-        from difflab.loop.select import Candidates
+        from difflab.policies.candidates import Candidates
 
         extractor = at.extractor(self.extractor)
         features = [

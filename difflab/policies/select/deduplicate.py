@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from difflab.policies.policy import At, policy
+from difflab.config.policy_registry import policy
+from difflab.policies.policy import At
 from difflab.policies.select.common import Featured, real_spacing
 
 

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from difflab.config.policy_registry import policy
 from difflab.core.seeds import lab_seed, numpy_generator
-from difflab.policies.policy import At, policy
+from difflab.policies.policy import At
 from difflab.policies.select.common import Selector
 from difflab.runs.ledger import REAL
 

@@ -7,9 +7,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
 from difflab.policies import rewards
-from difflab.policies.policy import At, policy
+from difflab.policies.policy import At
 from difflab.policies.select.common import Rewarded, groups
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from difflab.policies.policy import At, policy
+from difflab.config.policy_registry import policy
+from difflab.policies.policy import At
 from difflab.policies.select.common import Nearest, Spread
 
 

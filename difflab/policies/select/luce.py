@@ -7,7 +7,8 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from difflab.policies.policy import At, policy
+from difflab.config.policy_registry import policy
+from difflab.policies.policy import At
 from difflab.policies.select.common import OneOfK
 
 

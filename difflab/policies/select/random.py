@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from difflab.policies.policy import At, policy
+from difflab.config.policy_registry import policy
+from difflab.policies.policy import At
 from difflab.policies.select.common import Sized
 
 

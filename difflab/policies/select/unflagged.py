@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from difflab.policies.policy import At, Policy, policy
+from difflab.config.policy_registry import policy
+from difflab.policies.policy import At, Policy
 
 
 @policy("unflagged")

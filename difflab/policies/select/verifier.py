@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
 from difflab.core.seeds import lab_seed, numpy_generator
-from difflab.policies.policy import At, policy
+from difflab.policies.policy import At
 from difflab.policies.select.common import Featured, Sized, part
 
 

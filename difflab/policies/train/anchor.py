@@ -7,11 +7,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
+from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
-from difflab.loop.training_loop import Moment, Watch
 from difflab.models.weights import like, trainable
-from difflab.policies.policy import At, Policy, policy
+from difflab.policies.policy import At, Policy
 from difflab.policies.train.interpolation import other, weights_of
+from difflab.policies.watch import Moment, Watch
 
 
 class Pull(Watch):

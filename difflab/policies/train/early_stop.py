@@ -11,12 +11,13 @@ from accelerate.utils import broadcast_object_list
 from pydantic import Field
 from torch.distributed.tensor import DTensor
 
+from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
 from difflab.loop.held_out import LEVELS, errors
-from difflab.loop.regimes import first_size, fresh_needed
-from difflab.loop.training_loop import Moment, Watch
 from difflab.models.weights import like
-from difflab.policies.policy import At, Policy, policy
+from difflab.policies.policy import At, Policy
+from difflab.policies.watch import Moment, Watch
+from difflab.runs.sizes import first_size, fresh_needed
 
 
 class Stopper(Watch):

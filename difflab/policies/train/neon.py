@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
-from difflab.policies.policy import At, Policy, policy
+from difflab.policies.policy import At, Policy
 from difflab.policies.train.interpolation import check_line, towards
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, field_validator
 
+from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
-from difflab.policies.policy import At, Policy, policy
+from difflab.policies.policy import At, Policy
 
 
 def golden(r: float) -> float:
@@ -30,7 +31,7 @@ class RealWeight(Policy):
 
     Sets of one kind only are left alone. The law: with n real and k synthetic points, r = n/k, and synthetic points of unit variance the
     mean of a Gaussian ends with n Var = (w^2 + r (1 - w)^2) / (w (2 - w)); r = 1: smallest at 1 / golden ratio. With the variance refitted
-    as in this package the exact one is `theory.weighted`.
+    as in this package the exact one is `closed_forms.weighted`.
     """
 
     source: ClassVar[str] = "He, Xu & Cheng, arXiv 2502.18049"

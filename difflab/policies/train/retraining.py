@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from difflab.config import Train
+from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
-from difflab.policies.policy import At, Policy, policy
+from difflab.policies.policy import At, Policy
 
 
 @policy("retraining")

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, field_validator
 
+from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
 from difflab.policies import rewards
-from difflab.policies.policy import At, Policy, policy
+from difflab.policies.policy import At, Policy
 from difflab.runs.ledger import REAL
 
 
@@ -64,7 +65,7 @@ class RewardWeight(Policy):
         return (f"the weight of samples by {self.reward}",)
 
     def row_weights(self, at: At, rows: pa.Table) -> np.ndarray:
-        from difflab.loop.select import Candidates
+        from difflab.policies.candidates import Candidates
 
         lab, generation, index = (rows[name].to_numpy() for name in ("lab", "generation", "index"))
         out, synthetic, found = np.ones(len(rows)), generation != REAL, np.zeros(len(rows))

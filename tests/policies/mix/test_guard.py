@@ -12,8 +12,9 @@ from chains import COPIES, NUMBERS, checked, config, ran, rows
 from difflab.core.errors import ConfigError
 from difflab.core.files import read_json
 from difflab.core.progress import Reporter
-from difflab.loop.regimes import Pool, mix
+from difflab.loop.regimes import mix
 from difflab.policies import At, parse
+from difflab.runs.train_set import Pool
 
 GUARD = {"policy": "guard", "max_synthetic_fraction": 0.5}
 THIN = {**GUARD, "mode": "thin"}

@@ -112,7 +112,7 @@ def test_a_strong_anchor_holds_the_weights_at_what_it_names(tmp_path, to, which)
 def test_a_stopped_training_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
     made = config({**ANCHOR, "strength": 20.0, "to": "generation_0"})
     whole = ran(made, tmp_path / "whole")
-    keep, calls = training.keep, []
+    keep, calls = training.write_checkpoint, []
 
     def stop(*args):
         keep(*args)
@@ -120,11 +120,11 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
         if len(calls) == 7:  # in generation 1
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "keep", stop)
+    monkeypatch.setattr(training, "write_checkpoint", stop)
     with pytest.raises(KeyboardInterrupt):
         ran(made, tmp_path / "cut")
     assert (tmp_path / "cut" / "gen-001" / "checkpoint.safetensors").exists()
-    monkeypatch.setattr(training, "keep", keep)
+    monkeypatch.setattr(training, "write_checkpoint", keep)
     assert content(ran(made, tmp_path / "cut").path) == content(whole.path)
 
 

@@ -4,7 +4,7 @@ import pytest
 from chains import NUMBERS, checked, config, ran, weights
 
 from difflab.core.errors import ConfigError
-from difflab.loop import training_loop as train
+from difflab.loop import train
 
 
 def test_it_is_the_condition_dropout_of_its_generations(tmp_path, monkeypatch):

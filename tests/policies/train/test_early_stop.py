@@ -143,7 +143,7 @@ def test_looking_does_not_disturb(tmp_path):
 
 @pytest.mark.parametrize("stop", [2, 5, 9])
 def test_a_stopped_chain_goes_on_to_the_same_bytes(stopped, tmp_path, monkeypatch, stop):
-    keep, calls = training.keep, []
+    keep, calls = training.write_checkpoint, []
 
     def cut(*args):
         keep(*args)
@@ -152,23 +152,23 @@ def test_a_stopped_chain_goes_on_to_the_same_bytes(stopped, tmp_path, monkeypatc
             raise KeyboardInterrupt
 
     made = config(STOP, train={**LONG, "checkpoint_every": 192})
-    monkeypatch.setattr(training, "keep", cut)
+    monkeypatch.setattr(training, "write_checkpoint", cut)
     with pytest.raises(KeyboardInterrupt):
         ran(made, tmp_path / "run")
-    monkeypatch.setattr(training, "keep", keep)
+    monkeypatch.setattr(training, "write_checkpoint", keep)
     assert content(ran(made, tmp_path / "run").path) == content(stopped.path)
 
 
 def test_a_chain_stopped_between_training_and_saving_goes_on_to_the_same_bytes(
     stopped, tmp_path, monkeypatch
 ):
-    from difflab.loop import chain
+    from difflab.loop import train
 
-    save = chain._save
-    monkeypatch.setattr(chain, "_save", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    save = train.save
+    monkeypatch.setattr(train, "save", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         ran(config(STOP, train=LONG), tmp_path / "run")
-    monkeypatch.setattr(chain, "_save", save)
+    monkeypatch.setattr(train, "save", save)
     assert content(ran(config(STOP, train=LONG), tmp_path / "run").path) == content(stopped.path)
 
 

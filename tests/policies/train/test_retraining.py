@@ -5,7 +5,7 @@ from chains import NUMBERS, checked, config, ran
 
 from difflab.core.errors import ConfigError
 from difflab.core.shape import Shape
-from difflab.loop import training_loop as train
+from difflab.loop import train
 from difflab.loop.plan import plan
 
 SHORT = {"policy": "retraining", "images_seen": 64, "learning_rate": 1e-4, "last": 1}

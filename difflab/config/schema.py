@@ -1,0 +1,178 @@
+"""The config of one chain, its flat form and its recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from difflab.config.ecosystem import Ecosystem
+from difflab.config.families import EXACT, DenoiserSpec, Model, PretrainedSpec
+from difflab.config.policy_registry import parse_policy
+from difflab.config.sections import Data, Measure, Probe, Regime, Sample, Train
+from difflab.config.spec import Spec, merged
+from difflab.config.validate import parse
+
+
+def _policies(raw: Any) -> Any:
+    return [parse_policy(entry) for entry in raw] if isinstance(raw, list) else raw
+
+
+class Config(Spec):
+    """One chain: generations 0..T under one recipe and one seed."""
+
+    name: str = Field(
+        "run",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Folder under runs/ when --out is not given.",
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="The one seed everything is derived from.")
+    generations: int = Field(
+        5,
+        ge=0,
+        description="Last generation T; 0 = only the fit to real images. Raising it later extends the run.",
+    )
+    data: Data = Field(default_factory=Data)
+    model: Model
+    regime: Regime = Field(default_factory=Regime)
+    train: Train = Field(default_factory=Train)
+    sample: Sample = Field(default_factory=Sample)
+    policies: Annotated[list[Any], BeforeValidator(_policies)] = Field(
+        default_factory=list,
+        description="What is done for or against collapse, in order, see difflab/policies/; [] = nothing.",
+    )
+    probe: Probe = Field(default_factory=Probe)
+    measure: Measure = Field(default_factory=Measure)
+    track: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+        default_factory=list,
+        description="Trackers that get every generation's measures and pictures; [] = none. Changes no "
+        "number.",
+    )
+    ecosystem: Ecosystem | None = Field(
+        None, description="Several labs that train on each other's samples; null = a chain by itself."
+    )
+
+    @property
+    def lab(self) -> int:
+        """The lab that this is the config of; 0 in a chain by itself."""
+        return (self.ecosystem and self.ecosystem.lab) or 0
+
+    def labs(self) -> list[Config]:
+        """The configs of an ecosystem's labs; of a chain by itself, and of one lab, only its own. Raises ConfigError that names the lab."""
+        if self.ecosystem is None or self.ecosystem.lab is not None:
+            return [self]
+        raw = self.model_dump(mode="json")
+        own = self.ecosystem.overrides or [{}] * self.ecosystem.count
+        return [
+            parse(
+                merged(raw, {**values, "name": f"{self.name}-lab-{i}", "ecosystem.lab": i}),
+                f"ecosystem.overrides of lab {i}",
+                Config,
+            )
+            for i, values in enumerate(own)
+        ]
+
+    @property
+    def exact(self) -> bool:
+        """True for the families with exact laws, whose samples are numbers and carry a replicate axis."""
+        return isinstance(self.model, EXACT)
+
+    @property
+    def text(self) -> bool:
+        """True for the families that are conditioned on captions."""
+        return isinstance(self.model, PretrainedSpec)
+
+    @property
+    def denoises(self) -> bool:
+        """True for the families that sample by removing noise."""
+        return isinstance(self.model, (DenoiserSpec, PretrainedSpec))
+
+    @property
+    def conditional(self) -> bool:
+        return bool(getattr(self.model, "conditional", False))
+
+    @model_validator(mode="after")
+    def _possible(self) -> Config:
+        regime, sample = self.regime, self.sample
+        if self.exact != (self.data.source == "exact"):
+            raise ValueError(
+                f"data.source={self.data.source} does not go with model.family={self.model.family}: the "
+                "families gaussian, mixture and categorical want data.source=exact, all others real images"
+            )
+        if self.exact and self.data.train_size is None:
+            raise ValueError("data.source=exact wants data.train_size, the number n of real samples")
+        if regime.real_fraction is not None and regime.name not in ("fixed_real", "fresh_real"):
+            raise ValueError(
+                f"regime.real_fraction has no meaning under regime.name={regime.name}; use fixed_real or "
+                "fresh_real"
+            )
+        if regime.name == "accumulate" and regime.set_size is not None:
+            raise ValueError(
+                "regime.set_size has no meaning under regime.name=accumulate, which keeps everything; use "
+                "accumulate_subsample"
+            )
+        if regime.stratified and regime.name != "accumulate_subsample":
+            raise ValueError("regime.stratified needs regime.name=accumulate_subsample")
+        if regime.name == "fresh_real" and not self.exact and self.data.train_size is None:
+            raise ValueError(
+                "regime.name=fresh_real needs data.train_size, so that a reserve of unseen real images is "
+                "left"
+            )
+        if getattr(self.model, "lora_rank", 0) and self.train.start_from == "scratch":
+            raise ValueError(
+                "model.lora_rank trains layers on the base's weights; train.start_from=scratch leaves none: "
+                "use base or previous"
+            )
+        if sample.guidance_scale != 1 and not self.conditional:
+            raise ValueError(
+                "sample.guidance_scale other than 1 needs a conditional model (model.conditional=true)"
+            )
+        if (
+            sample.guidance_scale != 1 and self.train.condition_dropout == 0 and not self.text
+        ):  # a text base knows the empty prompt
+            raise ValueError(
+                "sample.guidance_scale other than 1 needs train.condition_dropout above 0: without it the "
+                "model has no unconditional prediction"
+            )
+        if self.conditional and self.train.condition_dropout == 1:
+            raise ValueError(
+                "train.condition_dropout=1 never shows the model a label; use model.conditional=false"
+            )
+        if sample.shard_size % sample.batch_size and sample.shard_size > sample.batch_size:
+            raise ValueError(
+                f"sample.shard_size {sample.shard_size} is not a multiple of sample.batch_size "
+                f"{sample.batch_size}"
+            )
+        self.labs()  # each must be possible
+        return self
+
+
+# Fields that change where, how long or how safely a run goes, but no number of it.
+NOT_IN_RECIPE = ("name", "generations", "train.checkpoint_every", "track")
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """The config as ``{"train.batch_size": 128, ...}``."""
+
+    def walk(prefix: str, node: Any) -> dict[str, Any]:
+        if isinstance(node, dict) and node:
+            return {
+                k: v
+                for key, value in node.items()
+                for k, v in walk(f"{prefix}.{key}" if prefix else key, value).items()
+            }
+        return {prefix: node}
+
+    return walk("", config.model_dump(mode="json"))
+
+
+def recipe_of(config: Config) -> dict[str, Any]:
+    """The flat config without the fields that change no number."""
+    return {key: value for key, value in flat(config).items() if key not in NOT_IN_RECIPE}
+
+
+def digest(thing: Any) -> str:
+    """Twelve hex digits of the SHA-256 of any JSON-able thing: the recipe hash."""
+    return hashlib.sha256(json.dumps(thing, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]

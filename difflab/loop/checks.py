@@ -1,0 +1,118 @@
+"""What is found out before anything is fitted: unknown names, impossible numbers, a base that cannot be opened."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from platform import machine
+
+import torch
+
+from difflab import policies
+from difflab.config import Config
+from difflab.core.errors import ConfigError, reading
+from difflab.core.progress import Reporter
+from difflab.loop import ecosystem, trackers
+from difflab.loop import measure as measuring
+from difflab.loop.conditions import sample_conditions
+from difflab.loop.work import Work
+from difflab.models import family_of
+from difflab.models.pixel import noise_of
+from difflab.models.schedulers import check_scheduler, late_start, scheduler_of
+from difflab.runs.run import Run
+
+
+def check(config: Config) -> None:
+    """Raise ConfigError for unknown names and for what does not go together, before anything is run."""
+    if config.ecosystem is not None and config.ecosystem.lab is not None:
+        raise ConfigError(
+            f"this is the config of lab {config.lab} of an ecosystem, which cannot go on without the others: "
+            "run the ecosystem's config"
+        )
+    check_lab(config)
+
+
+def check_lab(config: Config) -> None:
+    """The checks of one chain, of an ecosystem, or of one of its labs."""
+    labs = config.labs()
+    if len(labs) > 1:
+        ecosystem.check(labs)
+        for lab in labs:
+            check_lab(lab)
+        return
+    policies.check(config)
+    trackers.check(config)
+    if "fp16" in (config.train.precision, config.sample.precision) and not torch.accelerator.is_available():
+        raise ConfigError("train.precision and sample.precision fp16 want a GPU; use bf16 or no")
+    measuring.check(config)
+    if config.denoises and not config.text:
+        noise = noise_of(config.model)
+        check_scheduler(lambda how: scheduler_of(how, noise), config.sample, noise)
+
+
+def emulates_bf16() -> bool:
+    """Whether training and sampling would run on a CPU that computes in bf16 by converting back and forth."""
+    return (
+        not torch.accelerator.is_available()
+        and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
+        and machine() in ("x86_64", "AMD64")
+    )
+
+
+def warn_of_slow_precision(config: Config, report: Reporter) -> None:
+    """Say so where bf16 is emulated."""
+    if "bf16" in (config.train.precision, config.sample.precision) and emulates_bf16():
+        report.say(
+            "this CPU has no instructions for bf16, which makes it many times slower here than precision=no"
+        )
+
+
+def report_account(works: list[Work]) -> None:
+    """Say which images of the real sets were left out or altered. A set that is read as it is needs no line."""
+    lines = []
+    for work in works:
+        account = work.run.came_in
+        lines += account if len(account) > 1 else []
+    for line in dict.fromkeys(lines):
+        works[0].report.say(line)
+
+
+def check_counts(run: Run) -> None:
+    """Find out about numbers of images that do not go together before anything is fitted."""
+    config = run.config
+    if not config.exact and config.measure.metrics:
+        measuring.measured_count(run)
+    if config.conditional:
+        for count in config.sample.count if isinstance(config.sample.count, list) else [config.sample.count]:
+            sample_conditions(run, 0, count)
+
+
+def check_text(run: Run, report: Reporter) -> None:
+    """Open the base of a text-to-image family before anything is fitted, and say how many captions it will not read to the end."""
+    if not run.config.text:
+        return
+    with reading(f"model.base {getattr(run.config.model, 'base', '')}", ConfigError):
+        model = family_of(run.config.model)(run.config.model, run.shape)
+    model.check_sampling(run.config.sample)
+    if late := late_start(model.scheduler(run.config.sample), model.noise):
+        report.say(late)
+    unknown = [p for p in run.config.probe.prompts or [] if p not in run.prompts]
+    if unknown:
+        near = get_close_matches(unknown[0], run.prompts, 1, 0.0)
+        raise ConfigError(
+            f"probe.prompts: no image of the real set has the caption '{unknown[0]}'; the nearest is '{near[0]}'"
+        )
+    cut = model.base.too_long(run.prompts)
+    if cut:
+        report.say(
+            f"{cut} of {len(run.prompts)} captions are longer than the tokenizer takes: the model reads only their beginning"
+        )
+
+
+def check_measures(work: Work) -> None:
+    """Say which measures will have no value, and why, before anything is fitted for them."""
+    run = work.run
+    if all((t, "measure") in work.done for t in range(run.config.generations + 1)):
+        return
+    lab = f"lab {run.config.lab}: " if run.config.ecosystem else ""
+    for line in measuring.left_out(measuring.unmeasurable(run, work.extractors, work.accelerator)):
+        work.report.say(f"{lab}will be left out, as it cannot even be measured between real images: {line}")

@@ -1,0 +1,50 @@
+"""The one table of what every row of metrics.jsonl means: the measures in `METRICS` and the rows that other code makes."""
+
+from __future__ import annotations
+
+import re
+
+from difflab.core.rows import RowKind
+from difflab.loop import ecosystem, held_out, measure, training_loop
+from difflab.metrics import METRICS, PairMetric, frechet
+from difflab.metrics.judge_drift import ROWS as JUDGE_ROWS
+from difflab.models import categorical, gaussian, mixture
+
+DECLARED = (
+    *JUDGE_ROWS,
+    *frechet.ROWS,
+    *measure.ROWS,
+    *held_out.ROWS,
+    *training_loop.ROWS,
+    *ecosystem.ROWS,
+    *gaussian.ROWS,
+    *categorical.ROWS,
+    *mixture.ROWS,
+)
+"""The kinds of the rows that are no `PairMetric`, as the modules that make them declare them in `ROWS`."""
+ABOUT_CHARACTERS = 240
+"""The longest sentence that is taken from the docstring of a measure."""
+
+
+def row_kinds() -> dict[str, RowKind]:
+    """The kind of every row by its name, with the measures that are in `METRICS` at the time of the call.
+
+    >>> kinds = row_kinds()
+    >>> kinds["recall"].better, kinds["judge_rebased"].unit, kinds["gradient_norm"].counts
+    ('higher', 'share of samples', 'steps')
+    """
+    measures = {name: _of_measure(measure) for name, measure in METRICS.items()}
+    return measures | {kind.name: kind for kind in DECLARED}
+
+
+def _of_measure(measure: type[PairMetric]) -> RowKind:
+    about = first_sentence(measure.__doc__ or "")
+    return RowKind(measure.name, measure.unit, measure.better, about, topic="")
+
+
+def first_sentence(docstring: str) -> str:
+    """The first paragraph of a docstring as plain text of at most `ABOUT_CHARACTERS` characters."""
+    text = re.sub(r"\s+", " ", docstring.split("\n\n")[0].replace("`", "")).strip()
+    if len(text) < ABOUT_CHARACTERS:
+        return text
+    return text[:ABOUT_CHARACTERS].rsplit(" ", 1)[0] + " …"

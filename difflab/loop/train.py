@@ -1,0 +1,199 @@
+"""Stage 2, train: the model fitted to training set t, from the weights that train.start_from names."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from difflab.config import Train, digest
+from difflab.core.errors import ConfigError, StoreError
+from difflab.core.files import write_json
+from difflab.core.flops import forward_flops, mfu
+from difflab.core.seeds import lab_seed, seed_of
+from difflab.loop import held_out
+from difflab.loop.training_loop import fit, shards_weights
+from difflab.loop.work import Work
+from difflab.models import family_of
+from difflab.models.family import ClosedForm
+from difflab.models.weights import whole
+from difflab.runs.run import Run
+from difflab.runs.store import Shards
+from difflab.runs.train_set import TrainSet
+from difflab.runs.verify import file_hash
+
+
+def train(work: Work, generation: int) -> dict[str, Any]:
+    """Stage 2 of one generation. Leaves training.json, held_out_loss.json and model/; returns what timings.jsonl records."""
+    run, config, folder = work.run, work.run.config, work.run.gen(generation)
+    rows = pq.read_table(folder / "train_set.parquet", page_checksum_verification=True)
+    model = starting_model(run, generation)
+    weights = row_weights(work, generation, rows)
+    settings = config.train
+    for policy, at in work.acting("training", generation):
+        settings = policy.training(at, settings)
+    if isinstance(model, ClosedForm):
+        detail = fit_closed_form(work, generation, model, rows, weights)
+    elif generation == 0 and starts_as_base(run):
+        model.prepare_training(settings.model_copy(update={"compile": False}), work.accelerator.device)
+        detail = {"images": 0}
+    else:
+        detail = fit_network(work, generation, model, rows, weights, settings)
+    for policy, at in work.acting("weights", generation):
+        policy.weights(at, model)
+    if config.denoises and config.measure.held_out_loss:
+        begun = time.perf_counter()
+        held_out.take(run, model, folder, work.accelerator, lambda wanted: encode(wanted, model, work))
+        detail["held_out_seconds"] = round(time.perf_counter() - begun, 4)
+    if work.main:
+        save(model, folder)
+    return detail
+
+
+def starts_as_base(run: Run) -> bool:
+    """Whether generation 0 is the pretrained base itself, without any training."""
+    return getattr(run.config.model, "generation_0", "fit") == "base"
+
+
+def starting_model(run: Run, generation: int) -> Any:
+    """The model that generation t's training starts from.
+
+    Generation 0 and start_from=scratch: a model with new weights, or the pretrained base. Later generations with
+    start_from=base: the pretrained base, or generation 0 of a family without one; start_from=previous: generation t-1.
+    """
+    config = run.config
+    family, start = family_of(config.model), config.train.start_from
+    if generation and (start == "previous" or (start == "base" and not config.text)):
+        parent = generation - 1 if start == "previous" else 0
+        return family.load(config.model, run.shape, run.gen(parent) / "model")
+    model = family(config.model, run.shape)
+    if not isinstance(model, ClosedForm):
+        keeps_base = generation == 0 and starts_as_base(run)
+        seed = seed_of("weights", lab_seed(config.seed, config.lab), generation)
+        model.initialise(seed, scratch=start == "scratch" and not keeps_base)
+    return model
+
+
+def row_weights(work: Work, generation: int, rows: pa.Table) -> np.ndarray | None:
+    """How much each row of training set t counts in the loss: float64 [n] with mean 1. None = all rows count alike.
+
+    Several policies multiply their weights. Raises ConfigError for weights that are negative, not finite or all 0.
+    """
+    acting = list(work.acting("row_weights", generation))
+    if not acting:
+        return None
+    weights = np.prod([policy.row_weights(at, rows) for policy, at in acting], axis=0)
+    if not np.isfinite(weights).all() or weights.min() < 0 or not weights.any():
+        raise ConfigError(
+            f"policies: the weights of training set {generation} are not finite, negative or all 0 "
+            f"({acting[-1][0].policy})"
+        )
+    return weights / weights.mean()
+
+
+def fit_closed_form(
+    work: Work, generation: int, model: ClosedForm, rows: pa.Table, weights: np.ndarray | None
+) -> dict[str, Any]:
+    """Fit a family whose estimate is a formula, such as the mean and covariance of a Gaussian."""
+    data = TrainSet(rows, work.run.samples)
+    counts = None
+    if weights is not None:
+        counts = data.by_chain(weights)
+        counts = counts / counts.mean(0)  # mean 1 in each chain
+    with work.report.stage(generation, "train", 0):
+        model.fit(data.records(), data.conditions, counts)
+    return {"images": len(data)}
+
+
+def fit_network(
+    work: Work, generation: int, model: Any, rows: pa.Table, weights: np.ndarray | None, settings: Train
+) -> dict[str, Any]:
+    """Fit a family by gradient descent. Records the images seen and the share of the device's peak FLOPs (MFU)."""
+    run, config, accelerator = work.run, work.run.config, work.accelerator
+    folder = run.gen(generation)
+    data = TrainSet(rows, run.samples, run.conditions, model.inputs)
+    for extractor in work.extractors:
+        extractor.rest()  # frees its memory on the device
+    encode([(shards, shards.shards) for shards in data.sets.values()], model, work)
+    model.prepare_training(settings, accelerator.device)
+    rehearse_saving(model, settings, work, folder)
+    watches = [policy.trainer(at, model) for policy, at in work.acting("trainer", generation)]
+    flops = forward_flops(model)
+    key = (lab_seed(config.seed, config.lab), generation)
+    with work.report.stage(generation, "train", settings.images_seen) as advance:
+        begun = time.perf_counter()
+        trained_images = fit(
+            model, data, settings, key, folder, accelerator, advance, weights=weights, watches=watches
+        )
+        seconds = time.perf_counter() - begun
+    # One forward pass and two backward passes; frozen weights need no gradient of their own.
+    passes = 2 if getattr(config.model, "lora_rank", 0) else 3
+    used = flops * trained_images * passes / accelerator.num_processes
+    return {"images": settings.images_seen, "mfu": mfu(used, seconds, accelerator.device, settings.precision)}
+
+
+def rehearse_saving(model: Any, settings: Train, work: Work, folder: Path) -> None:
+    """Save the untrained model once, by the call that will save the trained one, and delete it again.
+
+    A training whose result cannot be kept is not begun; the disk must hold the model too. Weights that will be sharded
+    over processes are gathered as they will be. Raises StoreError where the model cannot be saved, or where the
+    saved files do not hold the model's weights.
+    """
+    if work.rehearsed:
+        return
+    sharded = shards_weights(work.accelerator)
+    if sharded:
+        model.unshard({name: whole(p) for name, p in model.net.state_dict().items()})
+    if work.main:
+        temporary = folder / ".rehearsal.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            model.save(temporary)
+            model.check_saved(temporary)
+        except (ValueError, TypeError, RuntimeError, KeyError) as error:
+            raise StoreError(
+                f"this model cannot be saved, so it is not trained: {' '.join(str(error).split())[:300]}"
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    if sharded:
+        model.prepare_training(settings, work.accelerator.device)
+    work.rehearsed = True
+    work.wait()
+
+
+def encode(wanted: list[tuple[Shards, Sequence[int]]], model: Any, work: Work) -> None:
+    """Compute the latents that are missing in the store: of the real set, or after a cache was deleted.
+
+    Args:
+        wanted: for each set of images the numbers of its shards. Each process encodes its part of them.
+    """
+    key = model.encoder_key
+    if key and any(set(numbers) & set(shards.lacks(key)) for shards, numbers in wanted):
+        encoder = model.encoder(work.accelerator.device)
+        for shards, numbers in wanted:
+            for shard in numbers[work.accelerator.process_index :: work.accelerator.num_processes]:
+                shards.encode(encoder, shard)
+    work.wait()
+
+
+def save(model: Any, folder: Path) -> None:
+    """Save the model under a temporary name, rename it, and write its hashes last: they say that training is done."""
+    temporary, final = folder / ".model.tmp", folder / "model"
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    model.save(temporary)
+    temporary.rename(final)
+    files = {str(p.relative_to(final)): file_hash(p) for p in sorted(final.rglob("*")) if p.is_file()}
+    weights = {name: value for name, value in files.items() if name.endswith(".safetensors")}
+    record = {"model": digest(weights), "train_set": file_hash(folder / "train_set.parquet"), "files": files}
+    write_json(final / "hash.json", record)
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)

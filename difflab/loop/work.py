@@ -1,0 +1,74 @@
+"""What the stages of a chain share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from accelerate import Accelerator
+
+from difflab import policies
+from difflab.core.progress import Reporter
+from difflab.loop import added_measures as added
+from difflab.loop import trackers
+from difflab.policies import At, Policy
+from difflab.runs.run import Run
+
+
+@dataclass
+class Work:
+    """One chain, or one lab of an ecosystem, while it is worked on.
+
+    Attributes:
+        run: its folder.
+        accelerator: the processes and their devices.
+        report: shows progress and messages.
+        extractors: the opened feature extractors, in the order of measure.extractors.
+        more: the measures that were added to the run later, with their extractors.
+        plots: whether curves.png is drawn.
+        done: the (generation, stage) pairs that earlier calls have finished.
+        rehearsed: whether a model has been saved in this call, so that later ones can be saved too.
+    """
+
+    run: Run
+    accelerator: Accelerator
+    report: Reporter
+    extractors: list[Any] = field(default_factory=list)
+    more: list[added.Opened] = field(default_factory=list)
+    plots: bool = True
+    done: set[tuple[int, str]] = field(default_factory=set)
+    rehearsed: bool = False
+
+    @cached_property
+    def tracked(self) -> trackers.Trackers:
+        """The experiment trackers of the run (tensorboard, wandb, trackio)."""
+        return trackers.Trackers(self.run)
+
+    @property
+    def generations(self) -> range:
+        """0..T."""
+        return range(self.run.config.generations + 1)
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the main process, which writes everything but shards."""
+        return self.accelerator.is_main_process
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        self.accelerator.wait_for_everyone()
+
+    def acting(self, hook: str, generation: int, **context: Any) -> Iterator[tuple[Policy, At]]:
+        """The policies that act through `hook` in this generation, each with its context."""
+        return policies.acting(
+            hook,
+            self.run.config,
+            generation,
+            run=self.run,
+            extractors=self.extractors,
+            device=self.accelerator.device,
+            say=self.report.say,
+            **context,
+        )

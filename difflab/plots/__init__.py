@@ -1,0 +1,1 @@
+"""Arrays and rows to pictures. Nothing here knows of a run."""

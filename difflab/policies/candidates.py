@@ -1,0 +1,112 @@
+"""What a selection policy sees: the samples of one generation that no earlier policy of the list has rejected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from difflab.core.errors import MeasureError
+from difflab.metrics import Judge
+from difflab.runs import ledger
+from difflab.runs.run import Run
+from difflab.runs.sizes import first_size
+
+
+@dataclass
+class Candidates:
+    """Samples of one generation that are still in the running.
+
+    Attributes:
+        index: int64 [n], ascending positions among the samples of the generation.
+        extractors: opened feature extractors, as in measure.extractors.
+    """
+
+    run: Run
+    generation: int
+    index: np.ndarray
+    extractors: Any = ()
+    _shared: dict[Any, Any] = field(default_factory=dict)  # what was read once for all policies of the stage
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def only(self, index: np.ndarray) -> Candidates:
+        """Fewer candidates, which share what was read already."""
+        return Candidates(self.run, self.generation, index, self.extractors, self._shared)
+
+    def once(self, key: Any, read: Callable[[], Any]) -> Any:
+        """``read()``, at the first call for `key` among all policies of the stage."""
+        if key not in self._shared:
+            self._shared[key] = read()
+        return self._shared[key]
+
+    @cached_property
+    def rows(self) -> pa.Table:
+        """The ledger columns of the candidates, without pictures."""
+        shards = self.run.samples(self.generation)
+        names = [name for name, _ in ledger.COLUMNS]
+        table = self.once("rows", lambda: pa.concat_tables([shards.table(k, names) for k in shards.shards]))
+        return table.take(pa.array(self.index))
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The class asked of each, int64 [n]; None = unconditional."""
+        labels = self.once("labels", self.run.samples(self.generation).labels)
+        return None if labels is None else labels[self.index]
+
+    def images(self) -> np.ndarray:
+        """Pixels, uint8 [n, H, W, C]; of the exact families values, float64 [n, R, d]."""
+        return self.run.samples(self.generation).gather(self.index)
+
+    def blocks(self, size: int = 512) -> Iterator[Candidates]:
+        """The candidates in parts of at most `size`, so that not all pixels are in memory at once."""
+        for start in range(0, len(self), size):
+            yield self.only(self.index[start : start + size])
+
+    def features(self, extractor: Any) -> torch.Tensor:
+        """Features of one opened extractor, float32 [n, d]. Raises MeasureError where some are not finite."""
+        whole = self.once(extractor.key, lambda: self.run.samples(self.generation).features(extractor.key))
+        return _finite(
+            whole[torch.from_numpy(self.index)], self.index, f"sample {{}} of generation {self.generation}"
+        )
+
+    def real(self, extractor: Any) -> tuple[torch.Tensor, np.ndarray | None]:
+        """Features [m, d] and classes [m] (None = unlabelled) of generation 0's training set: what a pipeline has of real images."""
+        run = self.run
+
+        def read() -> torch.Tensor:
+            n0 = first_size(run.config, run.about["n_train"])
+            return _finite(run.real.features(extractor.key)[:n0], np.arange(n0), "real image {}")
+
+        features, labels = self.once(("real", extractor.key), read), self.once("real labels", run.real.labels)
+        return features, None if labels is None else labels[: len(features)]
+
+    def judge(self, extractor: Any) -> Any:
+        """The class judge of the run on the features of `extractor`, fitted to generation 0's training set. Raises MeasureError without classes."""
+        features, labels = self.real(extractor)
+        if labels is None:
+            raise MeasureError("a class judge learns from labelled real images, and there are none here")
+        classes = len(self.run.about["classes"])
+        return self.once(
+            ("judge", extractor.key), lambda: Judge.fit(features, torch.from_numpy(labels), classes)
+        )
+
+    @property
+    def exact(self) -> bool:
+        """Whether they are numbers instead of images."""
+        return self.run.config.exact
+
+
+def _finite(features: torch.Tensor, index: np.ndarray, whose: str) -> torch.Tensor:
+    bad = ~torch.isfinite(features).all(1)
+    if bad.any():
+        raise MeasureError(
+            f"{whose.format(index[int(bad.nonzero()[0])])} has features that are NaN or infinite; look at it before selecting by them"
+        )
+    return features

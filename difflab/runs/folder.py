@@ -1,0 +1,320 @@
+"""The folder of a run: where everything lies, which stages are done, and who may write.
+
+runs/<name>/
+  run.yaml                  the resolved config, its recipe hash, versions
+  real/                     the real set, train split first, then held-out; its features
+  gen-000/ gen-001/ ...     one folder per generation, see STAGES
+  metrics.jsonl             one line per number
+  strip.png  curves.png     the same seeds down the generations; every measure with its interval
+  cache/                    decoded pixels; disposable, removed when the run is complete
+
+The folder of an ecosystem holds one such folder per lab: lab-0/, lab-1/, ...
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from difflab.config import Config
+from difflab.core.errors import StoreError, reading
+from difflab.core.files import cache_home, read_json
+from difflab.core.shape import Shape
+from difflab.data.account import Account, encodable
+from difflab.runs.ledger import REAL
+from difflab.runs.record import check_recipe, read_record, recipe_hash, write_record
+from difflab.runs.store import Shards
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of the five stages of a generation.
+
+    Attributes:
+        name: as in timings.jsonl and in messages.
+        hooks: the hooks of policies that act in this stage, in order.
+        files: what the stage leaves in the folder of its generation. The last one is written last.
+        done_file: the file whose existence says that the stage is done.
+    """
+
+    name: str
+    hooks: tuple[str, ...]
+    files: tuple[str, ...]
+    done_file: str
+
+
+STAGE_TABLE = (
+    Stage("mix", ("pools", "rows"), ("train_set.parquet",), "train_set.parquet"),
+    Stage(
+        "train",
+        ("row_weights", "training", "trainer", "weights"),
+        ("training.json", "held_out_loss.json", "model"),
+        "model/hash.json",
+    ),
+    Stage("sample", ("sampling", "steer"), ("samples", "features", "probe", "sampled.json"), "sampled.json"),
+    Stage("select", ("select",), ("selected.parquet",), "selected.parquet"),
+    Stage("measure", (), ("replicates.safetensors", "metrics.jsonl"), "metrics.jsonl"),
+)
+STAGES = tuple(stage.name for stage in STAGE_TABLE)
+STAGE = {stage.name: stage for stage in STAGE_TABLE}
+
+
+class About(BaseModel):
+    """What real/about.json holds, as far as it is read. What has a default is not in the sets of all versions and kinds."""
+
+    model_config = ConfigDict(strict=True)
+    source: str = ""
+    licence: str = ""
+    classes: list[str] | None
+    n_train: int = Field(ge=1)
+    n_held_out: int = Field(ge=1)
+    record: list[Annotated[int, Field(ge=1)]] = Field(min_length=2, max_length=3)
+    shard_size: int = Field(ge=1)
+    account: dict[str, Any] | None = None
+    content: str | None = None
+    listing: str | None = None
+    prompts: list[str] | None = None
+
+
+class Sampled(BaseModel):
+    """What sampled.json of a generation holds."""
+
+    model_config = ConfigDict(strict=True)
+    count: int = Field(1, ge=1)
+    hash: str = ""
+    probe: int = Field(ge=0)
+
+
+class RunFolder:
+    """The folder of one chain, or of one lab of an ecosystem.
+
+    Args:
+        path: the folder.
+        config: what it was asked for.
+        cache: folder of decoded pixels; None = the run's own.
+    """
+
+    def __init__(self, path: Path, config: Config, cache: Path | None = None):
+        self.path, self.config = Path(path), config
+        self.cache = cache or self.path / "cache"
+        self._lock: Any = None
+        self._labs: list[Any] = []  # all labs of the same ecosystem, once they are known
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a folder for reading. Decoded pixels go to a temporary folder that is deleted when the process ends."""
+        cache = Path(tempfile.mkdtemp(prefix="difflab-"))
+        atexit.register(shutil.rmtree, cache, ignore_errors=True)  # samples may outlive the RunFolder
+        return cls(path, read_record(path / "run.yaml"), cache)
+
+    # --------------------------------------------------------------------------------------------- paths
+    def gen(self, generation: int) -> Path:
+        return self.path / f"gen-{generation:03d}"
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the real set is: n_train, n_held_out, record, classes, source, licence, account."""
+        path = self.path / "real" / "about.json"
+        found = read_json(path, About)
+        if len(found["record"]) != (2 if self.config.exact else 3):
+            raise StoreError(
+                f"{path} is damaged (record is {found['record']}); delete it and run the same command again"
+            )
+        return found
+
+    @property
+    def account(self) -> Account | None:
+        """What became of the images of the real set; None without images, and where an older version made the set."""
+        path = self.path / "real" / "about.json"
+        given = self.about.get("account") if path.exists() else None
+        with reading(f"the account in {path}", StoreError, "delete it and run the same command again"):
+            return None if given is None else Account.from_dict(given)
+
+    @property
+    def came_in(self) -> list[str]:
+        """`account` in one or two lines; [] where there is none."""
+        account = self.account
+        if account is None:
+            return []
+        about, parts = (
+            self.about,
+            self.config.ecosystem is not None and self.config.ecosystem.real == "disjoint",
+        )
+        return account.told(
+            f"real images ({about['source']})", None if parts else about["n_train"] + about["n_held_out"]
+        )
+
+    @property
+    def shape(self) -> Shape:
+        about = self.about
+        return Shape(tuple(about["record"]), len(about["classes"] or []), tuple(self.prompts))
+
+    @property
+    def prompts(self) -> list[str]:
+        """The distinct captions of the real set, for a model that is conditioned on text; their positions are its conditions."""
+        return self.about["prompts"] if self.config.text and self.config.conditional else []
+
+    def conditions(self, shards: Shards) -> np.ndarray | None:
+        """What each image of a set is conditioned on, int64 [N]: its class, its caption (position in `prompts`), or nothing."""
+        if not self.config.conditional:
+            return None
+        if not self.config.text:
+            return shards.labels()
+        at = {prompt: i for i, prompt in enumerate(self.prompts)}
+        return np.array([at[prompt] for prompt in shards.column("prompt")], dtype=np.int64)
+
+    def _shards(
+        self, folder: Path, name: str, count: int, shard_size: int, encoded: Path | None = None
+    ) -> Shards:
+        cache = self.cache / folder.name / name
+        return Shards(
+            folder / name, folder / "features", cache, count, shard_size, tuple(self.about["record"]), encoded
+        )
+
+    @property
+    def real(self) -> Shards:
+        """Train split (its first images are training set 0), then held-out."""
+        about = self.about
+        # Its latents lie where other runs find them, under the name of its content.
+        encoded = cache_home() / "latents" / about["content"] if self.config.text else None
+        return self._shards(
+            self.path / "real", "images", about["n_train"] + about["n_held_out"], about["shard_size"], encoded
+        )
+
+    def samples(self, generation: int, lab: int | None = None) -> Shards:
+        """The samples of one generation as Shards: ``.table(k)``, ``.labels()``, ``.gather(indices)``, ``.features(name)``.
+
+        `lab`: of an ecosystem, whose samples; None = its own. Real images are always its own.
+        """
+        if generation == REAL:
+            return self.real
+        if lab not in (None, self.config.lab):
+            return self.labs[lab].samples(generation)
+        how = self.config.sample
+        return self._shards(self.gen(generation), "samples", how.count_of(generation), how.shard_size)
+
+    def probe(self, generation: int, count: int) -> Shards:
+        return self._shards(
+            self.gen(generation), "probe", count, max(1, min(count, self.config.sample.batch_size))
+        )
+
+    def done(self, generation: int, stage: str) -> bool:
+        """Whether a stage of a generation has left its result."""
+        if not (self.gen(generation) / STAGE[stage].done_file).exists():
+            return False
+        return stage != "sample" or self.samples(generation).complete()
+
+    def kept(self, generation: int) -> np.ndarray:
+        """Indices of the samples that selection kept."""
+        import pyarrow.parquet as pq
+
+        path = self.gen(generation) / "selected.parquet"
+        try:
+            rows = pq.read_table(path, page_checksum_verification=True)
+            return rows["index"].to_numpy()[rows["kept"].to_numpy(zero_copy_only=False)]
+        except Exception as error:  # missing, truncated or foreign: one message
+            raise StoreError(
+                f"{path} cannot be read ({type(error).__name__}); delete it and run the same command again"
+            ) from error
+
+    # ---------------------------------------------------------------------------------------------- labs
+    @property
+    def labs(self) -> list[Any]:
+        """All labs of the ecosystem that this one belongs to, in order. A chain by itself is its own only lab."""
+        if self.config.ecosystem is None:
+            return [self]
+        if not self._labs:
+            count = self.config.ecosystem.count
+            lab = self.config.lab
+            self._labs = [
+                self if i == lab else self.open(self.path.parent / f"lab-{i}") for i in range(count)
+            ]
+        return self._labs
+
+    @property
+    def started(self) -> bool:
+        """Whether anything was fitted here, or in another lab of the ecosystem."""
+        return any(any(lab.path.glob("gen-*")) for lab in self._labs or [self]) or any(
+            self.path.glob("lab-*/gen-*")
+        )
+
+    # -------------------------------------------------------------------------------------- opening, lock
+    @classmethod
+    def create(cls, path: Path, config: Config) -> Self:
+        """Open `path` for work: make it, or resume it when it holds the same recipe. The caller holds the lock.
+
+        Raises StoreError when the folder belongs to another recipe (naming the differing keys), holds something
+        else, or another process works on it.
+        """
+        run = cls(path, config)
+        run.claim()
+        return run
+
+    def claim(self) -> None:
+        """Lock the folder and make it this run's, see `create`."""
+        if encodable(str(self.path)) != str(self.path):  # pyarrow opens no such file
+            raise StoreError(
+                f"the name {self.path} holds bytes that are no UTF-8; choose another folder with --out"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / ".lock", "a")  # noqa: SIM115 (held open as long as the run is worked on)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write to {self.path}: {error.strerror}; choose another folder with --out"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._claim()
+        except BlockingIOError:
+            self.close()
+            raise StoreError(
+                f"another process is working on {self.path}; wait for it, or choose another folder with --out"
+            ) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _claim(self) -> None:
+        """Check that the locked folder is this recipe's, clear what a killed process left half-written, write run.yaml."""
+        record = self.path / "run.yaml"
+        others = [
+            p
+            for p in self.path.iterdir()
+            if p.name not in (".lock", "run.yaml") and not p.name.startswith(".run.yaml.")
+        ]
+        if record.exists():
+            if self.started:
+                check_recipe(record, self.config)
+            elif read_record(record) != self.config:
+                # Nothing was fitted under that recipe (it asked for bad images, say): the mended config may have the folder.
+                for part in (self.path / "real", self.cache, *self.path.glob("lab-*")):
+                    shutil.rmtree(part, ignore_errors=True)
+        elif others:
+            raise StoreError(f"{self.path} is not empty and holds no run; choose another folder with --out")
+        for stray in list(
+            self.path.rglob(".*tmp*")
+        ):  # only ever under a run.yaml, or in a folder that was empty
+            shutil.rmtree(stray) if stray.is_dir() else stray.unlink(missing_ok=True)
+        write_record(record, self.config)
+
+    def close(self) -> None:
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+    @property
+    def recipe(self) -> str:
+        """The hash of everything that determines the run's numbers."""
+        return recipe_hash(self.config)
+
+    def drop_cache(self) -> None:
+        shutil.rmtree(self.cache, ignore_errors=True)

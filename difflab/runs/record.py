@@ -1,0 +1,66 @@
+"""The record of a run, run.yaml: its config, the hash of its recipe and the versions that made it."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import yaml
+
+from difflab import config as configs
+from difflab.config import Config
+from difflab.core.errors import ConfigError, StoreError
+from difflab.core.files import write_text
+
+PACKAGES = ("difflab", "torch", "diffusers", "accelerate", "torchmetrics", "numpy", "pillow", "pyarrow")
+
+
+def read_record(record: Path) -> Config:
+    """The config in a run.yaml. Raises StoreError."""
+    try:
+        content = yaml.safe_load(record.read_text())
+        return configs.parse(content["config"], str(record))
+    except (yaml.YAMLError, TypeError, KeyError, ValueError, OSError, RecursionError) as error:
+        raise StoreError(
+            f"{record} is missing or damaged ({type(error).__name__}); put it back from a copy, or start anew in another folder with --out"
+        ) from error
+    except ConfigError as error:
+        raise StoreError(
+            f"{error}; the file was changed or comes from another version: put it back, or start anew in another folder with --out"
+        ) from error
+
+
+def write_record(record: Path, config: Config) -> None:
+    """Write run.yaml. The versions that started a run stay in it; others that go on with it are added under `resumed_with`."""
+    now = {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
+    content = {"config": config.model_dump(mode="json"), "recipe": recipe_hash(config), "versions": now}
+    if record.exists():
+        before = yaml.safe_load(record.read_text())
+        content["versions"] = before.get("versions", now)
+        resumed = before.get("resumed_with", [])
+        if now not in (content["versions"], *resumed):
+            resumed = [*resumed, now]
+        if resumed:
+            content["resumed_with"] = resumed
+    write_text(record, yaml.safe_dump(content, sort_keys=False))
+
+
+def check_recipe(record: Path, config: Config) -> None:
+    """Raise StoreError if the run of `record` has another recipe than `config`. The message names the keys that differ."""
+    there, wanted = configs.recipe_of(read_record(record)), configs.recipe_of(config)
+    differing = [key for key in sorted(there.keys() | wanted.keys()) if there.get(key) != wanted.get(key)]
+    if not differing:
+        return
+    shown = ", ".join(f"{key}: {there.get(key)!r} there, {wanted.get(key)!r} asked" for key in differing[:6])
+    more = f" and {len(differing) - 6} more" if len(differing) > 6 else ""
+    folder = record.parent
+    other = folder.with_name(f"{folder.name}-{recipe_hash(config)}")
+    raise StoreError(
+        f"{folder} holds a run of another recipe ({shown}{more}); give this one its own folder: --out {other}"
+    )
+
+
+def recipe_hash(config: Config) -> str:
+    """Twelve hex digits: the hash of everything that determines a run's numbers."""
+    return configs.digest(configs.recipe_of(config))

@@ -1,0 +1,192 @@
+"""Run the jobs of a study: one job is one chain, executed in this process or in worker processes.
+
+To run a study on a cluster, list its jobs with `waves`: jobs of the second wave reuse generation 0 of jobs of the first.
+Every job is one idempotent call of `work`, and jobs share nothing but the output folder.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import torch
+
+from difflab.config import Config
+from difflab.core.errors import DifflabError
+from difflab.loop.chain import run_chain
+from difflab.loop.reuse import adopt, keys
+from difflab.runs.record import read_record
+from difflab.runs.run import Run
+
+Record = dict[str, Any]
+"""What is stored of a job: arm, seed, path (relative to the output folder), error (None = it succeeded), and shared, the
+stages [generation, stage] that were copied from other runs."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a study."""
+
+    arm: str
+    seed: int
+    config: Config
+    path: Path
+
+
+def waves(listed: Sequence[Job]) -> list[list[Job]]:
+    """The jobs in two waves: the first job of every group that shares the training of generation 0, then all others."""
+    leaders = {keys(job.config)[0, "train"]: job for job in reversed(listed)}.values()
+    leader_ids = {id(job) for job in leaders}
+    return [
+        [job for job in listed if id(job) in leader_ids],
+        [job for job in listed if id(job) not in leader_ids],
+    ]
+
+
+def record_of(job: Job, out: Path, error: str | None = None) -> Record:
+    """The record of a job that has shared no stage yet."""
+    return {
+        "arm": job.arm,
+        "seed": job.seed,
+        "path": str(job.path.relative_to(out)),
+        "error": error,
+        "shared": [],
+    }
+
+
+def work(job: Job, out: Path, report: Any = None) -> Record:
+    """Run or resume one job and return its record. Stages that other runs under `out` have finished are copied.
+
+    An error of the job is noted in the record. An error that is no DifflabError also leaves a traceback beside the run.
+    """
+    record = record_of(job, out)
+    try:
+        if (
+            job.config.ecosystem is None
+        ):  # the labs of an ecosystem depend on each other: no stage can be copied
+            run = Run.create(job.path, job.config)
+            try:
+                record["shared"] = [list(stage) for stage in adopt(run, finished(out))]
+            finally:
+                run.close()
+        run_chain(job.config, job.path, report, plots=False)  # a study has one plot of all arms
+    except DifflabError as error:
+        record["error"] = str(error)
+    except Exception as error:  # the other arms go on
+        record["error"] = f"{type(error).__name__}: {error}"
+        (job.path.parent / f"{job.path.name}.traceback.txt").write_text(traceback.format_exc())
+    return record
+
+
+def finished(out: Path) -> Iterable[Run]:
+    """Runs in folders of `out`, or one level deeper, whose finished stages can be reused."""
+    for record in sorted((*out.glob("*/run.yaml"), *out.glob("*/*/run.yaml"))):
+        try:
+            yield Run(record.parent, _record(record, record.stat().st_mtime_ns))
+        except (DifflabError, FileNotFoundError):
+            continue
+
+
+@cache
+def _record(path: Path, stamp: int) -> Config:
+    """The config in run.yaml, read once per change of the file: with many arms, reading it again takes longer than a run."""
+    return read_record(path)
+
+
+def execute(
+    listed: Sequence[Job],
+    out: Path,
+    note: Callable[[Job, Record], None],
+    workers: int | None = None,
+    report: Callable[[Job], Any] | None = None,
+) -> None:
+    """Run jobs wave by wave and pass the record of each to `note` as soon as it ends.
+
+    Args:
+        workers: number of processes; None = one per GPU, or without a GPU one. One worker runs in this process.
+        report: returns the Reporter of a job that runs in this process.
+    """
+    gpus = torch.cuda.device_count()
+    workers = workers or max(1, gpus)
+    if workers > 1:
+        _execute_in_processes(listed, out, note, workers, gpus)
+        return
+    for wave in waves(listed):
+        for job in wave:
+            note(job, work(job, out, report(job) if report else None))
+
+
+def _execute_in_processes(
+    listed: Sequence[Job], out: Path, note: Callable[[Job, Record], None], workers: int, gpus: int
+) -> None:
+    devices = visible(gpus)
+    threads_per_worker = max(1, (os.cpu_count() or 1) // workers)
+    idle: Queue[Worker] = Queue()
+    for i in range(workers):
+        idle.put(Worker(devices[i % len(devices)] if devices else None, threads_per_worker))
+
+    def run(job: Job) -> Record:
+        worker = idle.get()
+        try:
+            return worker.run(job, out)
+        finally:
+            idle.put(worker)
+
+    threads = ThreadPoolExecutor(workers)
+    try:
+        for wave in waves(listed):
+            running = {threads.submit(run, job): job for job in wave}
+            for future in as_completed(running):
+                note(running[future], future.result())
+    finally:
+        threads.shutdown(cancel_futures=True)  # after an interrupt no further job starts
+        while not idle.empty():
+            idle.get().pool.shutdown()
+
+
+def visible(gpus: int) -> list[str]:
+    """Names of the first `gpus` GPUs for CUDA_VISIBLE_DEVICES: those that this process was given, by number or UUID."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    names = [name.strip() for name in listed if name.strip()]
+    return (names or [str(i) for i in range(gpus)])[:gpus]
+
+
+class Worker:
+    """A process that runs one job after another on one GPU, or on its share of the CPU cores. It is restarted if it is killed."""
+
+    def __init__(self, device: str | None, threads: int):
+        self.place = (device, threads)
+        self.pool = self.start()
+
+    def start(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _settle, self.place)
+
+    def run(self, job: Job, out: Path) -> Record:
+        """The record of a job. If the process is killed, the record says so."""
+        try:
+            return self.pool.submit(work, job, out).result()
+        except BrokenProcessPool:
+            self.pool.shutdown()
+            self.pool = self.start()
+            return record_of(
+                job,
+                out,
+                "its process was killed, usually because memory ran out; the same command with fewer --workers resumes it",
+            )
+
+
+def _settle(device: str | None, threads: int) -> None:
+    """Give a new worker its GPU, before CUDA is initialised, or its number of threads."""
+    if device is None:
+        torch.set_num_threads(threads)
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device

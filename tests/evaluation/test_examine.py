@@ -1,0 +1,91 @@
+"""Images changed in a known way get the name of the change."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from changed_digits import N, changed, examined
+
+from difflab.core.errors import MeasureError
+from difflab.evaluation.readings import Images
+from difflab.evaluation.signs import (
+    PRESENT,
+    TAILS,
+    UNKNOWN,
+)
+from difflab.evaluation.simulate import simulate
+
+
+# ---------------------------------------------------------------------------------------------- what was done is named
+@pytest.mark.parametrize(
+    ("kind", "degree", "name"),
+    [
+        ("tails_cut", 0.8, "early"),
+        ("shrunk", 0.6, "early"),
+        ("blended", 0.8, "late"),
+        ("repeated", 0.6, "catastrophic"),
+        ("dropped", 0.6, "forgetting"),
+        ("swapped", 0.6, "poisoned labels"),
+        ("copied", 0.6, "overfitting"),
+        ("blurred", 0.8, "blurred"),
+        ("sharpened", 0.8, "sharpened"),
+    ],
+)
+def test_what_was_done_is_named_with_evidence(digits, kind, degree, name):
+    finding = examined(digits, changed(digits, kind, degree)).findings[0]
+    assert finding.name == name and finding.alarm and finding.n == N
+    assert finding.gone or finding.evidence()
+    assert finding.advice
+
+
+@pytest.mark.parametrize(
+    ("kind", "degree"),
+    [("nothing", 1.0), ("fewer", 0.4), ("fewer", 1.0), ("reencoded", 0.5), ("reencoded", 1.0)],
+)
+def test_where_nothing_is_lost_there_is_no_alarm(digits, kind, degree):
+    finding = examined(digits, changed(digits, kind, degree)).findings[0]
+    assert not finding.alarm and PRESENT not in finding.profile.values()
+    assert (finding.name == "changed encoding") == (kind == "reencoded")
+
+
+def test_the_verdict_does_not_lean_on_the_name_of_a_set(digits):
+    """Real images in the place of samples, in many draws: an alarm in none of them."""
+    alarms = [examined(digits, changed(digits, "nothing", 1.0, seed)).findings[0].alarm for seed in range(3)]
+    assert sum(alarms) == 0
+
+
+def test_degrees_are_ordered(digits):
+    effects = []
+    for degree in (0.4, 0.7, 1.0):
+        finding = examined(digits, changed(digits, "tails_cut", degree)).findings[0]
+        effects.append(next(r.effect for r in finding.readings[TAILS] if r.sign.metric == "recall"))
+    assert effects == sorted(effects) and effects[0] < effects[-1] - 0.2
+
+
+def test_few_images_give_less_to_say(digits):
+    """The same change, at fewer images: cannot tell, and never the opposite."""
+    profile = [
+        examined(digits, changed(digits, "tails_cut", 0.5)[:n]).findings[0].profile[TAILS] for n in (200, 40)
+    ]
+    assert profile == [PRESENT, UNKNOWN]
+    with pytest.raises(MeasureError, match="needs at least 30 images"):
+        examined(digits, changed(digits, "nothing", 1.0)[:20])
+
+
+def test_missing_classes_and_a_loss_in_the_others_are_both_said(digits):
+    pool, keep = digits["pool"], np.isin(digits["pool"].labels, np.arange(6))
+    both = Images(*simulate("blended", pool.pixels[keep], pool.labels[keep], 1.0, N, 0))
+    finding = examined(digits, both).findings[0]
+    assert (
+        finding.stage == "late" and "forgetting" in finding.instead and finding.gone == ["6", "7", "8", "9"]
+    )
+
+
+def test_a_first_model_that_falls_short_is_no_collapse_until_more_is_lost(digits):
+    weak = [changed(digits, "blended", 0.8, seed) for seed in range(3)]
+    result = examined(digits, *weak, changed(digits, "repeated", 0.8))
+    assert (
+        all(f.stage in ("none", "cannot tell") for f in result.findings[:3])
+        and "weak first model" in result.findings[0].instead
+    )
+    assert result.findings[3].stage == "catastrophic"

@@ -1,0 +1,66 @@
+"""Features of image sets, and the notes on copies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from difflab.core.errors import DataError
+from difflab.evaluation import extract
+from difflab.evaluation.extract import features, notes_on_copies, notes_on_overlaps, rows_at
+
+
+@dataclass
+class Source:
+    images: np.ndarray
+
+    def read(self, index: int) -> np.ndarray:
+        if index == 99:
+            raise DataError("99.png is damaged")
+        return self.images[index]
+
+
+def test_every_extractor_sees_each_image_once_in_the_order_of_the_rows(monkeypatch):
+    monkeypatch.setattr(extract, "BATCH", 3)  # so that the last batch is not full
+    images = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 3), dtype=np.uint8)
+    images[5] = images[2]
+    seen: list[int] = []
+
+    def pixels(batch: torch.Tensor) -> torch.Tensor:
+        seen.append(len(batch))
+        return batch.flatten(1).float()
+
+    rows, notes = np.array([5, 0, 2, 7, 1]), []
+    hashes, (flat, means) = features(
+        Source(images), rows, [pixels, lambda batch: batch.float().mean((1, 2))], "real", notes
+    )
+    assert seen == [3, 2]
+    assert torch.equal(flat, torch.from_numpy(images[rows]).flatten(1).float())
+    assert torch.allclose(means, torch.from_numpy(images[rows]).float().mean((1, 2)))
+    assert hashes[0] == hashes[2] and len(set(hashes)) == 4
+    assert notes == ["real: 1 of 5 images are exact copies of another; they are measured as they are"]
+    with pytest.raises(DataError, match=r"99\.png"):
+        features(Source(images), np.array([99]), [pixels], "real", [])
+
+
+def test_consecutive_rows_are_a_view_and_others_a_copy():
+    tensor = torch.arange(12.0).reshape(6, 2)
+    view, copy = rows_at(tensor, np.array([2, 3, 4])), rows_at(tensor, np.array([4, 0]))
+    assert view.data_ptr() == tensor[2].data_ptr() and view.tolist() == tensor[2:5].tolist()
+    assert copy.tolist() == [[8, 9], [0, 1]]
+    assert (
+        rows_at(tensor, np.array([], dtype=np.int64)).shape == (0, 2) and rows_at(None, np.arange(2)) is None
+    )
+
+
+def test_notes_name_what_shared_images_make_meaningless():
+    assert notes_on_copies("real", ["a", "b"]) == []
+    real_train = notes_on_overlaps({"real": ["a", "b"], "train": ["b", "c"]})
+    assert len(real_train) == 1 and "1 of 2 of real" in real_train[0]
+    assert real_train[0].endswith("their floor is not valid here")
+    generated = notes_on_overlaps({"real": ["a", "b"], "generated": ["a", "b"]})
+    assert generated[0].endswith("; these samples are compared with themselves")
+    assert notes_on_overlaps({"real": ["a"], "generated": ["b"]}) == []

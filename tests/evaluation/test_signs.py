@@ -1,0 +1,56 @@
+"""One reading of one measure: when an effect is present, absent or not to be told."""
+
+from __future__ import annotations
+
+import pytest
+
+from difflab.evaluation.signs import (
+    ABSENT,
+    PRESENT,
+    UNKNOWN,
+    Reading,
+    Sign,
+)
+
+
+# ------------------------------------------------------------------------------------------------------- the one rule
+def reading(
+    value: float, error: float, worse: str = "lower", relevant: float = 0.1, **controls: tuple[float, float]
+) -> Reading:
+    return Reading(
+        Sign("recall", worse, relevant),
+        value,
+        error,
+        {name.replace("_", " "): c for name, c in controls.items()},
+        1.0,
+        100,
+    )
+
+
+def test_present_wants_every_control_to_be_better_by_three_errors_and_by_what_is_relevant():
+    assert reading(0.5, 0.03, real_images=(0.9, 0.03), generation_0=(0.8, 0.03)).verdict == PRESENT
+    assert (
+        reading(0.5, 0.03, real_images=(0.9, 0.03), generation_0=(0.6, 0.03)).verdict == UNKNOWN
+    )  # 2.4 errors
+    assert reading(0.5, 0.03, real_images=(0.9, 0.03), generation_0=(0.5, 0.03)).verdict == ABSENT
+    assert (
+        reading(0.85, 0.001, real_images=(0.9, 0.001)).verdict == ABSENT
+    )  # 35 errors, but less than a tenth
+    assert reading(0.95, 0.02, real_images=(0.9, 0.02)).verdict == ABSENT  # better
+    assert reading(2.0, 0.1, "higher", real_images=(1.0, 0.1)).verdict == PRESENT
+    assert reading(0.8, 0.2, real_images=(0.9, 0.2)).verdict == UNKNOWN  # too few images to say
+
+
+def test_the_control_that_explains_most_is_named_and_its_effect_given():
+    one = reading(0.5, 0.03, real_images=(0.9, 0.04), generation_0=(0.6, 0.04))
+    assert one.nearest == "generation 0" and one.effect == pytest.approx(0.1) and one.z == pytest.approx(2)
+    row = one.row()
+    assert (
+        row["control_value"] == 0.6
+        and row["effect_high"] == pytest.approx(0.1 + 1.96 * 0.05)
+        and row["verdict"] == UNKNOWN
+    )
+    assert (
+        reading(1.0, 0.0, real_images=(1.0, 0.0)).z == 0
+        and reading(0.5, 0.0, real_images=(1.0, 0.0)).row()["z"] is None
+    )

@@ -1,7 +1,8 @@
 """Controls of a diagnosis: real images that are given the look of other images, or are saved as JPEG.
 
-Blur, sharpening and colour change every measure of content a little: blurred images vary less, and they lie outside the
-manifold of sharp images. Real images with the same look show how much of an effect the look explains.
+Blur, sharpening and colour change every measure of content a little: blurred images vary less, and they lie
+outside the manifold of sharp images. Real images with the same look show how much of an effect the look
+explains.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def matched(images: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """`images` with the mean radial power spectrum, the grey levels and the mean chroma of `like`, but their own content.
+    """`images` with the mean radial power spectrum, the grey levels and the mean chroma of `like`, but their
+    own content.
 
-    The filter has one gain per frequency ring, which is the same for all images and channels: it is linear and has no phase.
-    Whatever such a filter and a change of colour explain of the look of `like` is then in both sets.
+    The filter has one gain per frequency ring, which is the same for all images and channels: it is linear
+    and has no phase. Whatever such a filter and a change of colour explain of the look of `like` is then in
+    both sets.
 
     Args:
         images: uint8 [n, H, W, C].
@@ -51,7 +54,10 @@ def matched(images: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 
 def _levelled(luma: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """`luma` with the grey levels of other images, matched by rank over all pixels of all images. levels: sorted."""
+    """`luma` with the grey levels of other images, matched by rank over all pixels of all images.
+
+    levels: sorted.
+    """
     order = np.argsort(luma, axis=None, kind="stable")
     out = np.empty(luma.size)
     out[order] = np.interp(
@@ -86,7 +92,7 @@ def _ring(height: int, width: int) -> np.ndarray:
 
 
 def _mirrored(x_NHWC: np.ndarray) -> np.ndarray:
-    """Twice as high and wide, mirrored at the edges, so that the periodic image has no jumps, which would count as detail."""
+    """Twice as high and wide, mirrored at the edges. Jumps at the edges would count as detail."""
     x = np.concatenate([x_NHWC, x_NHWC[:, ::-1]], axis=1)
     return np.concatenate([x, x[:, :, ::-1]], axis=2)
 

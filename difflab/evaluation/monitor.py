@@ -48,26 +48,28 @@ class Alarm(NamedTuple):
 class Monitor:
     """Measures samples of a model in training against real images at every update.
 
-    Samples are compared with one half of the reference; the other half gives the noise floor. A measure **alarms** if its
-    whole 95% interval lies on the worse side of its interval at the first update. `METRICS[name].better` says which side is
-    worse; a measure that is best at the value of real images is worse if it is farther from the floor. If the model does not
-    change, an update alarms by chance with a probability of about 0.003 per measure (two normal intervals that do not overlap,
-    on one side). Alarms at two updates in a row are a reason to stop the training.
+    Samples are compared with one half of the reference; the other half gives the noise floor. A measure
+    **alarms** if its whole 95% interval lies on the worse side of its interval at the first update.
+    `METRICS[name].better` says which side is worse; a measure that is best at the value of real images is
+    worse if it is farther from the floor. If the model does not change, an update alarms by chance with a
+    probability of about 0.003 per measure (two normal intervals that do not overlap, on one side). Alarms at
+    two updates in a row are a reason to stop the training.
 
     Args:
         reference: real images, as in `difflab.compare`.
-        extractors, metrics: as in `difflab.compare`; None = its defaults without memorisation and concept measures.
+        extractors, metrics: as in `difflab.compare`; None = its defaults without memorisation and concept
+            measures.
         count: largest number of images on either side; None = half of the reference.
         neighbours: k of the nearest-neighbour measures.
         resamples: half-samples behind each interval; 0 = no intervals and no alarms.
         image_size: side in pixels to which all images are cropped and resized; None = that of the reference.
         seed: of the choice of images and of the half-samples.
-        accelerator: an accelerate.Accelerator. Its trackers get ``difflab/MEASURE/EXTRACTOR``, as those of a run do, and its
-            processes share the samples.
+        accelerator: an accelerate.Accelerator. Its trackers get ``difflab/MEASURE/EXTRACTOR``, as those of a
+            run do, and its processes share the samples.
         device: where features are extracted.
 
-    Attributes: `rows`, as in metrics.jsonl of a run, with the step as the generation; `alarms`, tuples (step, metric,
-    extractor) in order; `notes`, what was special about the images, each once.
+    Attributes: `rows`, as in metrics.jsonl of a run, with the step as the generation; `alarms`, tuples (step,
+    metric, extractor) in order; `notes`, what was special about the images, each once.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
@@ -124,12 +126,13 @@ class Monitor:
         """Measure `images`, log the values, and warn about every measure that alarms. Returns the new rows.
 
         Args:
-            images: samples, as in `difflab.compare`; in several processes those of this one. Every process has to call
-                `update`. If their numbers of images differ, all are cut to the smallest.
+            images: samples, as in `difflab.compare`; in several processes those of this one. Every process
+                has to call `update`. If their numbers of images differ, all are cut to the smallest.
             step: None = one more than the last.
             warn: whether an alarm raises a CollapseWarning.
 
-        Raises DataError for images that cannot be read, in all processes if it happens in one. No unreadable image is left out.
+        Raises DataError for images that cannot be read, in all processes if it happens in one. No unreadable
+        image is left out.
         """
         if step is None:
             step = self.rows[-1]["generation"] + 1 if self.rows else 0
@@ -174,7 +177,7 @@ class Monitor:
         return rows
 
     def _features(self, images: Any) -> list[torch.Tensor]:
-        """Features [n, d] of the images of this process on each extractor, in the colour mode of the reference."""
+        """Features [n, d] of this process's images on each extractor, in the colours of the reference."""
         source = open_sides({"images": images}, self._size, 0.0, [])["images"]
         if source.channels > self._channels:
             raise DataError(
@@ -186,7 +189,10 @@ class Monitor:
         return features(source, rows, self._extractors, "images", [])[1]
 
     def _together(self, work: Callable[[], T]) -> T:
-        """The result of `work`, when all processes have theirs. An error in one is raised in all, so that none waits for ever."""
+        """The result of `work`, when all processes have theirs.
+
+        An error in one is raised in all, so that none waits for ever.
+        """
         if self.accelerator is None or self.accelerator.num_processes == 1:
             return work()
         failure: Exception | None = None

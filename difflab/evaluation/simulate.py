@@ -2,7 +2,8 @@
 
     changed = simulate("tails_cut", images, labels, degree=0.5, count=300, seed=0)
 
-A new kind of change is one function under ``@kind``. A diagnosis must not raise an alarm for the kinds in `HARMLESS`.
+A new kind of change is one function under ``@kind``. A diagnosis must not raise an alarm for the kinds in
+`HARMLESS`.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from difflab.core.seeds import numpy_generator
 class Pool:
     """Real images to draw from.
 
-    images: uint8 [N, H, W, C]. labels: their classes, int64 [N]. degree: of the change, in (0, 1]. count: images to return.
-    rng: all randomness. train: images that a model was trained on, uint8 [M, H, W, C], and their classes; needed by `copied`.
+    images: uint8 [N, H, W, C]. labels: their classes, int64 [N]. degree: of the change, in (0, 1]. count:
+    images to return. rng: all randomness. train: images that a model was trained on, uint8 [M, H, W, C], and
+    their classes; needed by `copied`.
     """
 
     images: np.ndarray
@@ -42,7 +44,8 @@ class Pool:
         count = self.count if count is None else count
         if len(rows) < count:
             raise DataError(
-                f"{len(rows)} images are left to draw {count} from; give more images, a smaller count or a smaller degree"
+                f"{len(rows)} images are left to draw {count} from; give more images, a smaller count or a "
+                "smaller degree"
             )
         return self.rng.permutation(rows)[:count]
 
@@ -81,8 +84,8 @@ def simulate(
         seed: of all randomness.
         train: images that a model was trained on, with their classes; needed by `copied`.
 
-    Returns images and the classes they were asked for. Raises DataError for an unknown name, a degree outside (0, 1], too few
-    images, or arrays of other shapes.
+    Returns images and the classes they were asked for. Raises DataError for an unknown name, a degree outside
+    (0, 1], too few images, or arrays of other shapes.
 
     >>> images, labels = np.zeros((6, 8, 8, 3), np.uint8), np.array([0, 0, 0, 1, 1, 1])
     >>> [part.shape for part in simulate("nothing", images, labels, 0.5, count=4)]
@@ -100,7 +103,7 @@ def simulate(
     return KINDS[name](Pool(images, labels, degree, count, numpy_generator("simulate", name, seed), train))
 
 
-# ------------------------------------------------------------------------------------------------------- harmless
+# --------------------------------------------------------------------------------------------------- harmless
 @kind
 def nothing(pool: Pool) -> Changed:
     """Other real images, unchanged."""
@@ -128,10 +131,10 @@ def reencoded(pool: Pool) -> Changed:
     return _each(images, reencode), labels
 
 
-# --------------------------------------------------------------------------------------------- variety is lost
+# -------------------------------------------------------------------------------------------- variety is lost
 @kind
 def tails_cut(pool: Pool) -> Changed:
-    """In every class the images farthest from its mean are removed, three quarters of them at degree 1 (early collapse)."""
+    """The images of each class far from its mean are removed, three quarters at degree 1 (early collapse)."""
     flat = pool.images.reshape(len(pool.images), -1).astype(np.float32)
     kept = []
     for label in np.unique(pool.labels):
@@ -145,7 +148,7 @@ def tails_cut(pool: Pool) -> Changed:
 
 @kind
 def shrunk(pool: Pool) -> Changed:
-    """Every image moves towards the mean of its class, four fifths of the way at degree 1 (variance is lost)."""
+    """Images move towards the mean of their class, four fifths of the way at degree 1 (lost variance)."""
     images, labels = nothing(pool)
     means = {label: pool.images[pool.labels == label].mean(0) for label in np.unique(labels)}
     return _blend(images, np.stack([means[label] for label in labels]), 0.8 * pool.degree), labels
@@ -153,7 +156,10 @@ def shrunk(pool: Pool) -> Changed:
 
 @kind
 def repeated(pool: Pool) -> Changed:
-    """Only n^(1 - degree) of n images are different. The others are copies with noise of one grey level (catastrophic collapse)."""
+    """Only n^(1 - degree) of n images are different.
+
+    The others are copies with noise of one grey level (catastrophic collapse).
+    """
     distinct = pool.draw(count=max(1, round(pool.count ** (1 - pool.degree))))
     rows = distinct[pool.rng.integers(0, len(distinct), pool.count)]
     noise = pool.rng.integers(-1, 2, (pool.count, *pool.images.shape[1:]))
@@ -163,7 +169,7 @@ def repeated(pool: Pool) -> Changed:
 
 @kind
 def dropped(pool: Pool) -> Changed:
-    """Whole classes are removed, the rarest first, three quarters of them at degree 1 (forgetting of classes that are not trained on)."""
+    """Whole classes are removed, the rarest first, three quarters of them at degree 1 (forgetting)."""
     classes, counts = _classes(pool, "dropped")
     n_removed = max(1, round(0.75 * pool.degree * len(classes)))
     removed = classes[np.argsort(counts, kind="stable")][:n_removed]
@@ -171,7 +177,7 @@ def dropped(pool: Pool) -> Changed:
     return pool.images[rows], pool.labels[rows]
 
 
-# ------------------------------------------------------------------------------------------- concepts are mixed
+# ----------------------------------------------------------------------------------------- concepts are mixed
 @kind
 def blended(pool: Pool) -> Changed:
     """Every class is blended with images of one other class, half and half at degree 1 (late collapse)."""
@@ -194,7 +200,7 @@ def swapped(pool: Pool) -> Changed:
     return images, classes[number]
 
 
-# ------------------------------------------------------------------------------------------------- looks change
+# ----------------------------------------------------------------------------------------------- looks change
 @kind
 def blurred(pool: Pool) -> Changed:
     """A Gaussian blur with a radius of a tenth of the width at degree 1 (loss of detail)."""
@@ -227,7 +233,7 @@ def saturated(pool: Pool) -> Changed:
     return _blend(images, grey, -2 * pool.degree), labels
 
 
-# ------------------------------------------------------------------------------------------------- memorisation
+# ----------------------------------------------------------------------------------------------- memorisation
 @kind
 def copied(pool: Pool) -> Changed:
     """A share `degree` of the images are training images (overfitting)."""

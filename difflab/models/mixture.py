@@ -20,7 +20,7 @@ from difflab.models.gaussian import counted
 ROWS = (
     RowKind(
         "within_variance",
-        unit="true variance of a component",
+        unit="squared data units",
         better="real",
         about="Variance inside the components of the fitted mixture, weighted by their frequencies.",
         topic="Fitted distribution",

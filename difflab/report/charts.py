@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 from difflab.core.rows import RowKind
+from difflab.loop.measure import FLAGGED
 from difflab.loop.row_kinds import row_kinds
 from difflab.metrics import METRICS
 from difflab.report.rounding import rounded
@@ -90,7 +91,7 @@ def chart_groups(arms: Sequence[Arm]) -> list[dict[str, Any]]:
         title: {"title": title, "charts": [], "note": ""} for title in GROUPS
     }
     for (metric, extractor), rows_by_arm in rows.items():
-        if metric != "flagged_share" or any(row["value"] for row in chain(*rows_by_arm.values())):
+        if metric != FLAGGED.name or any(row["value"] for row in chain(*rows_by_arm.values())):
             chart = _chart(metric, extractor, rows_by_arm, arms, several)
             groups[chart["group"]]["charts"].append(chart)
     if not all(_exact(arm) for arm in arms):
@@ -140,12 +141,13 @@ def _chart(
 ) -> dict[str, Any]:
     """One curve per arm, with what the page says about the measure. `several`: the page shows several feature spaces."""
     kind = kind_of(metric)
+    counts = "chains" if extractor == "model" else kind.counts
     floor = first_floor(chain(*rows_by_arm.values()))
     lines = []
     for i, arm in enumerate(arms):
         if arm.name in rows_by_arm:
-            counts = "seeds" if len(arm.runs) > 1 else kind.counts
-            lines.append({"arm": i, **_line(rows_by_arm[arm.name]), "over": counts})
+            over = "seeds" if len(arm.runs) > 1 else counts
+            lines.append({"arm": i, **_line(rows_by_arm[arm.name]), "over": over})
     return {
         "metric": metric,
         "extractor": extractor,

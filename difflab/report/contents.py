@@ -8,10 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from itertools import chain
 from typing import Any
 
+from difflab.config import recipe_of
 from difflab.core.errors import ConfigError, StoreError
-from difflab.report.charts import UNNAMED, chart_groups, first_floor, kind_of, titled
+from difflab.loop.measure import FLAGGED
+from difflab.report.charts import GROUPS, UNNAMED, chart_groups, first_floor, group_of, kind_of, titled
 from difflab.report.detail import detail
 from difflab.report.pictures import in_common
 from difflab.report.rounding import rounded
@@ -89,37 +92,61 @@ def labs_of(runs: Sequence[Run], names: Sequence[str] | None) -> tuple[list[Run]
 
 
 def compared_arms(arms: Sequence[Arm]) -> dict[str, Any]:
-    """One row per measure with a cell per arm, in the last generation that all arms have.
+    """One row per measure with a cell per arm, in the last generation that all arms have, in the order of the curves.
 
-    Returns {generation, paired, rows: [{metric, title, better, floor, cells}]}, where `paired` says whether any
-    difference has an interval, or {error} where the arms have no generation in common.
+    Returns {settings, generation, paired, rows: [{metric, title, better, floor, cells}]}, where `paired` says whether any
+    difference has an interval, or {settings, error} where the arms have no generation in common.
     """
+    settings = differing_settings(arms)
     try:
         results = compare_runs(arms)
     except ConfigError as error:
-        return {"error": str(error)}
+        return {"settings": settings, "error": str(error)}
     several = len({result["extractor"] for result in results} - set(UNNAMED)) > 1
     results_by_measure: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for result in results:
         results_by_measure.setdefault((result["metric"], result["extractor"]), []).append(result)
     rows = []
     for (metric, extractor), of_measure in results_by_measure.items():
+        if metric == FLAGGED.name and not any(result["value"] for result in of_measure):
+            continue
         kind = kind_of(metric)
-        row = {
+        row: dict[str, Any] = {
             "metric": metric,
             "title": titled(kind.label, extractor, several),
             "better": kind.better,
             "floor": rounded(first_floor(of_measure)),
-            "cells": [_cell(result) for result in of_measure],
+            "cells": [_cell(result, kind.better) for result in of_measure],
         }
         rows.append(row)
+    rows.sort(key=lambda row: list(GROUPS).index(group_of(row["metric"])))
     paired = any(result["diff_low"] is not None for result in results)
-    return {"generation": results[0]["generation"], "paired": paired, "rows": rows}
+    generation = results[0]["generation"]
+    return {"settings": settings, "generation": generation, "paired": paired, "rows": rows}
 
 
-def _cell(result: dict[str, Any]) -> dict[str, Any]:
-    """One arm and measure. `effect` is 'higher' or 'lower' than the first arm, or '' where the test does not tell."""
+def differing_settings(arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    """The settings that are not the same in all arms: [{key, values}], with a value per arm. Names and seeds are not compared."""
+    recipes = [recipe_of(next(iter(arm.runs.values())).config) for arm in arms]
+    keys = dict.fromkeys(chain(*recipes))
+    rows = []
+    for key in keys:
+        values = [str(recipe.get(key, "-")) for recipe in recipes]
+        if len(set(values)) > 1 and key not in ("seed", "data.split_seed"):
+            rows.append({"key": key, "values": values})
+    return rows
+
+
+def _cell(result: dict[str, Any], better: str) -> dict[str, Any]:
+    """One arm and measure. `effect` is 'higher' or 'lower' than the first arm, or '' where the test does not tell.
+
+    `tone` says whether the effect is 'better' or 'worse'; '' = neither.
+    """
     words = result["verdict"].split()
     effect = words[0] if words and words[0] in ("higher", "lower") else ""
+    tone = ""
+    if effect and better in ("higher", "lower"):
+        tone = "better" if effect == better else "worse"
     keys = ("value", "ci_low", "ci_high", "difference", "diff_low", "diff_high")
-    return {key: rounded(result[key]) for key in keys} | {"seeds": result["seeds"], "effect": effect}
+    cell = {key: rounded(result[key]) for key in keys}
+    return cell | {"seeds": result["seeds"], "effect": effect, "tone": tone}

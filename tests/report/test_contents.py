@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from difflab.config import parse
 from difflab.core.errors import StoreError
 from difflab.loop.chain import run_chain
-from difflab.report.contents import contents, labs_of, page_title
+from difflab.report.contents import contents, differing_settings, labs_of, page_title
 from difflab.runs.run import Run, open_run
+from difflab.studies.compare_runs import Arm, arms_of
 
 
 def test_several_runs_are_arms_and_several_seeds_one(hostile: Run, other: Run, tmp_path: Path) -> None:
@@ -36,6 +38,29 @@ def test_several_runs_are_arms_and_several_seeds_one(hostile: Run, other: Run, t
         "pictures of the first seed of each"
     )
     assert found["budget"] == "budgets do NOT match: training set 60 in hostile, 240 in other (generation 2)"
+
+
+def test_an_effect_is_better_or_worse_by_the_direction_of_the_measure(
+    hostile: Run, other: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from difflab.report import contents as module
+
+    compare = module.compare_runs
+
+    def told(arms: list[Arm]) -> list[dict[str, Any]]:
+        rows = compare(arms)
+        return [row | {"verdict": "higher than hostile"} if row["arm"] == "other" else row for row in rows]
+
+    monkeypatch.setattr(module, "compare_runs", told)
+    compared = module.compared_arms(arms_of([hostile, other]))
+    tones = {row["metric"]: [cell["tone"] for cell in row["cells"]] for row in compared["rows"]}
+    assert tones["recall"] == ["", "better"] and tones["fd"] == ["", "worse"]
+    assert tones["sharpness_shift"] == ["", ""], "best at the floor: neither"
+
+
+def test_settings_that_differ_are_listed(hostile: Run, other: Run) -> None:
+    settings = differing_settings(arms_of([hostile, other]))
+    assert {row["key"]: row["values"] for row in settings} == {"regime.name": ["replace", "accumulate"]}
 
 
 def test_names_of_arms_as_given(hostile: Run, other: Run) -> None:
@@ -88,3 +113,5 @@ def test_an_ecosystem_is_shown_as_its_labs(tmp_path: Path) -> None:
     assert labs_of([open_run(tmp_path / "eco")], ["mine"])[1] == ["mine, lab 0", "mine, lab 1"]
     groups = {group["title"]: group["charts"] for group in contents([open_run(tmp_path / "eco")])["groups"]}
     assert set(groups) >= {"Fitted distribution"} and "Other" not in groups
+    lines = [line for charts in groups.values() for chart in charts for line in chart["lines"]]
+    assert {line["over"] for line in lines} == {"chains"}

@@ -576,7 +576,8 @@ def _run(args: argparse.Namespace) -> int:
 def _pretrain(args: argparse.Namespace) -> int:
     _quiet_libraries()
     from difflab.core.progress import Reporter
-    from difflab.pretraining.clip import ClipPretraining, is_clip, pretrain_clip
+    from difflab.pretraining.clip import pretrain_clip
+    from difflab.pretraining.clip_parts import ClipPretraining, is_clip
     from difflab.pretraining.stable_diffusion import Pretraining, pretrain
 
     if is_clip(args.config):
@@ -1024,11 +1025,11 @@ def _plan_row(name: str, costs: list[Any]) -> list[str]:
 
 def _costs(config: configs.Config, labs: list[configs.Config], told: list[str]) -> list[Any]:
     """The costs of one chain, or of one of `labs`; what became of its real images goes to `told`."""
+    from difflab.core.shape import Shape
     from difflab.loop.ingest import divided
     from difflab.loop.plan import plan
     from difflab.loop.regimes import check_possible
     from difflab.models import family_of
-    from difflab.models.family import Shape
     from difflab.runs.sizes import fresh_needed
 
     captions = 0

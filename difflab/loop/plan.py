@@ -13,9 +13,10 @@ import torch
 
 from difflab.config import Config
 from difflab.core.seeds import seed_of
+from difflab.core.shape import Shape
 from difflab.loop import regimes
 from difflab.models import family_of
-from difflab.models.family import ClosedForm, Shape
+from difflab.models.family import ClosedForm
 from difflab.policies import acting
 
 DIMENSIONS = {

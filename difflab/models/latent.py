@@ -21,11 +21,10 @@ from torch import nn
 from difflab.config import Sample, Train
 from difflab.core.errors import ConfigError, reading
 from difflab.core.files import read_json
+from difflab.core.shape import Shape
 from difflab.models import lora
-from difflab.models.autoencoder import moments
 from difflab.models.base_settings import check_base, latent_scale
-from difflab.models.denoiser import Denoiser, compile_blocks
-from difflab.models.family import Family, Shape
+from difflab.models.denoiser import Denoiser, compile_blocks, to_pixels
 from difflab.models.pretrained import Base, load_model, open_base
 from difflab.runs.store import Shards
 
@@ -58,6 +57,24 @@ class Encoder:
         return moments(self.vae, images, max(1, DECODED_PIXELS // (images.shape[1] * images.shape[2])))
 
 
+@torch.no_grad()
+def moments(vae: Any, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
+    """Mean and standard deviation of the autoencoder's posterior, stacked along the channels.
+
+    Args:
+        images: uint8 [n, H, W, C].
+        batch: number of images in one pass.
+
+    Returns float32 [n, 2c, h, w] on the CPU.
+    """
+    device, kind = vae.device, vae.dtype
+    out = []
+    for part in images.split(batch):
+        posterior = vae.encode(to_pixels(part.to(device)).to(kind)).latent_dist
+        out.append(torch.cat([posterior.mean, posterior.std], 1).float().cpu())
+    return torch.cat(out)
+
+
 class Latent(Denoiser):
     """Base of the latent families. `backbone` is the denoising network, `net` what is trained (see WithText)."""
 
@@ -66,7 +83,7 @@ class Latent(Denoiser):
     backbone: Any
 
     def __init__(self, spec: Any, shape: Shape):
-        Family.__init__(self, spec, shape)
+        super().__init__(spec, shape)
         self.base: Base = open_base(spec.base, self.pipelines, spec.family, spec.revision, spec.variant)
         with reading(f"model.base {self.base.path}", ConfigError):
             self._settle(spec, shape)
@@ -195,6 +212,12 @@ class Latent(Denoiser):
         self.backbone.to(memory_format=torch.channels_last)
         self.tables = self._ids(device) if self.spec.train_text_encoder else self._texts(device, kind)
 
+    def network(self) -> Any:
+        """The backbone, or the backbone and the trained text encoder (see WithText)."""
+        if self.text_encoder is None:
+            return self.backbone
+        return WithText(self.backbone, self.text_encoder)
+
     def unshard(self, state: dict[str, torch.Tensor]) -> None:
         """Take whole weights in the place of those that were sharded over processes."""
         kind = self.backbone_class()
@@ -292,7 +315,7 @@ class Latent(Denoiser):
             name: t.to(like.device, t.dtype if t.dtype == torch.int64 else like.dtype)
             for name, t in found.items()
         }
-        return given if self.telling is None else {name: self.tell(t) for name, t in given.items()}
+        return {name: self.embedding_change(t) for name, t in given.items()}
 
     def encoder(self, device: Any) -> Encoder:
         """What turns images into what is trained on, float32."""

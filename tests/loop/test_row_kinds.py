@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from difflab.config import parse
+from difflab.core.shape import Shape
 from difflab.loop import row_kinds as table
 from difflab.loop.chain import run_chain
 from difflab.loop.gradients import Gradients
@@ -19,7 +20,7 @@ from difflab.metrics import METRICS
 from difflab.metrics.held_out_loss import summary
 from difflab.metrics.row_name import row_name
 from difflab.models import family_of
-from difflab.models.family import Exact, Shape
+from difflab.models.family import Exact
 from difflab.runs.run import open_run
 
 CLIP_WIDTH = 256

@@ -10,8 +10,8 @@ import tiny
 import torch
 
 from difflab.config import PixelMLP as Spec
+from difflab.core.shape import Shape
 from difflab.metrics.held_out_loss import LEVELS, errors, mean, rare, summary
-from difflab.models.family import Shape
 from difflab.models.pixel_mlp import PixelMLP
 
 pytestmark = tiny.LIBRARIES

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from difflab.cli import main as cli
-from difflab.cli.main import EXAMPLES_OF, main, parser
+from difflab.cli.main import main, parser
 
 ROOT = Path(__file__).parents[2]
 CODES = ("0    fine", "1    something was found", "2    a problem that you can mend", "130  interrupted")
@@ -45,20 +45,21 @@ def test_help_names_every_command_and_the_exit_codes(said):
 
 
 def test_every_command_has_examples_that_its_parser_takes(said):
-    assert list(EXAMPLES_OF) == sorted(EXAMPLES_OF, key=list(commands()).index)
+    examples_of = parser().examples
+    assert list(examples_of) == list(commands())
     for name in commands():
         code, out, _ = said(name, "--help")
         assert code == 0 and "examples:" in out
-        for example in EXAMPLES_OF[name]:
+        for example in examples_of[name]:
             assert example in out
             words = shlex.split(example.split(" > ")[0])
             words = words[words.index("difflab") + 1 :]
             assert words[0] == name
-            cli._parse(words)
+            cli.parse(words)
 
 
 def test_files_of_the_examples_exist():
-    for example in [line for lines in EXAMPLES_OF.values() for line in lines]:
+    for example in [line for lines in parser().examples.values() for line in lines]:
         for path in re.findall(r"configs/[\w./-]+\.yaml", example):
             assert (ROOT / path).is_file(), path
     assert (ROOT / "configs" / "claims" / "fresh-limit.yaml").is_file()

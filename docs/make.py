@@ -238,6 +238,14 @@ def _measure_rows(linked: bool = False) -> Iterator[list[str]]:
         ]
 
 
+def _other_rows() -> Iterator[list[str]]:
+    from difflab.loop.row_kinds import DECLARED
+
+    for kind in DECLARED:
+        better = {"real": "as the floor", "none": "neither"}.get(kind.better, kind.better)
+        yield [f"`{kind.name}`", kind.about, kind.unit, kind.counts, better]
+
+
 @pages
 def measures() -> dict[str, str]:
     from difflab.metrics import METRICS
@@ -248,6 +256,9 @@ def measures() -> dict[str, str]:
         "`from difflab.metrics import METRICS`. In a run every number comes with its n, its floor and a 95% interval; what to beware of: "
         "[the FAQ](../FAQ.md).\n\n"
         + table(("measure", "what it says", "unit", "range", "better"), _measure_rows(linked=True))
+        + "\n\n## Other rows of metrics.jsonl\n\n"
+        "These are no measures between two sets of features: rows of the training, of the judges, of exact families and of ecosystems.\n\n"
+        + table(("row", "what it says", "unit", "n counts", "better"), _other_rows())
     }
     for name, kind in METRICS.items():
         low, high = kind.range
@@ -500,7 +511,8 @@ def api() -> str:
     from difflab.evaluation import diagnose as diagnosis
     from difflab.evaluation import monitor, simulate
     from difflab.loop import measure_run as adding
-    from difflab.metrics import base
+    from difflab.metrics.metric import PairMetric
+    from difflab.metrics.pair import Pair
     from difflab.runs import run
 
     parts = ["# Python", "What is meant to be used from outside. Everything else may change without notice."]
@@ -531,10 +543,8 @@ def api() -> str:
         "## difflab.metrics",
         "Every measure, by its name in `METRICS`, is a `PairMetric`: [all of them](measures/README.md).",
     ]
-    parts += member("PairMetric", base.PairMetric) + members(
-        "PairMetric", base.PairMetric, skip=("evaluate",)
-    )
-    parts += member("difflab.metrics.Pair", base.Pair, signature=False)
+    parts += member("PairMetric", PairMetric) + members("PairMetric", PairMetric, skip=("evaluate",))
+    parts += member("difflab.metrics.Pair", Pair, signature=False)
     for thing in (metrics.open_extractor, metrics.resampled, metrics.interval):
         parts += member(f"difflab.metrics.{thing.__name__}", thing)
     parts += [

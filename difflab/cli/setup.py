@@ -133,7 +133,8 @@ def pretrain(args: argparse.Namespace) -> int:
     """Train a bundled model from nothing and print its folder."""
     quiet_libraries()
     from difflab.core.progress import Reporter
-    from difflab.pretraining.clip import ClipPretraining, is_clip, pretrain_clip
+    from difflab.pretraining.clip import pretrain_clip
+    from difflab.pretraining.clip_parts import ClipPretraining, is_clip
     from difflab.pretraining.stable_diffusion import Pretraining
     from difflab.pretraining.stable_diffusion import pretrain as pretrain_sd
 

@@ -25,6 +25,10 @@ def cache_home() -> Path:
     )
 
 
+ASSETS = Path(__file__).parent.parent / "assets"
+"""Weights and images that ship with difflab."""
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, on failure nothing is left behind.

@@ -17,3 +17,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = list(known)
     near = nearest_of(name, names, 0.4)
     return (f"did you mean '{near}'? " if near else "") + f"known: {', '.join(names)}"
+
+
+def nearest_few(name: str, known: Iterable[str]) -> str:
+    """As `nearest`, but only the five nearest names are listed: for lists of hundreds."""
+    return nearest(name, difflib.get_close_matches(name, list(known), 5, 0.0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,11 +10,12 @@ import pyarrow.parquet as pq
 from difflab.config import Data
 from difflab.core.account import Account
 from difflab.core.errors import DataError
+from difflab.core.files import ASSETS
 from difflab.data.content import joined
 from difflab.data.decode import channels_of, decode
 from difflab.data.sources import NO_LABELS, Source, encode_labels
 
-FOLDER = Path(__file__).parent.parent / "assets" / "emoji"
+FOLDER = ASSETS / "emoji"
 SIZE = 32  # side of the bundled images
 STYLES = {  # in the order in which they are read
     "noto": "Noto Emoji, Apache-2.0 (Google)",

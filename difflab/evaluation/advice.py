@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 HELP = {
-    "catastrophic": "start again from the base model with real images: selection among these samples cannot bring back what they have lost",
+    "catastrophic": "start again from the base model with real images: selection among these samples cannot "
+    "bring back what they have lost",
     "forgetting": "put the missing classes back into the training set; the other classes are not damaged",
     "poisoned labels": "correct the labels or captions: the images themselves are like real ones",
-    "weak first model": "improve generation 0 first (longer training, other settings): the chain has lost nothing since then",
-    "reference images": "compare samples of a model with a reference that no model was trained on: these samples are reference images",
+    "weak first model": "improve generation 0 first (longer training, other settings): the chain has lost "
+    "nothing since then",
+    "reference images": "compare samples of a model with a reference that no model was trained on: these "
+    "samples are reference images",
     "changed encoding": "nothing is lost: compare images that were saved and resized in the same way",
     "none": "nothing to repair at this number of images",
     "cannot tell": "measure more images on both sides",
@@ -24,10 +27,13 @@ NARROWING = ("best_of", "luce", "reward_weight", "temperature", "top_share")
 
 @dataclass(frozen=True)
 class Chain:
-    """What a chain does already, as far as advice depends on it. The defaults are those of images of an unknown chain.
+    """What a chain does already, as far as advice depends on it.
 
-    real, fresh: shares of the training set that are real images, and that are real images never trained on before; None = not
-    known. guidance: guidance scale while sampling, 1 = none, None = not known. policies: their names.
+    The defaults are those of images of an unknown chain.
+
+    real, fresh: shares of the training set that are real images, and that are real images never trained on
+    before; None = not known. guidance: guidance scale while sampling, 1 = none, None = not known. policies:
+    their names.
     """
 
     real: float | None = None
@@ -104,7 +110,10 @@ def _real_images(chain: Chain) -> str:
     if chain.fresh:
         return f"raise the share of fresh real images in every training set (now {chain.fresh:.0%})"
     if chain.real:
-        return f"add fresh real images to every training set (this one is {chain.real:.0%} real, but always the same images)"
+        return (
+            f"add fresh real images to every training set (this one is {chain.real:.0%} real, but always the "
+            "same images)"
+        )
     return "add real images to every training set (fresh ones, or keep accumulating)"
 
 

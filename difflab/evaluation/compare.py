@@ -1,7 +1,9 @@
-"""Compare two sets of images: every measure with its number of images n, noise floor, 95% interval and recipe.
+"""Compare two sets of images: every measure with its number of images n, noise floor, 95% interval and
+recipe.
 
 real --> two disjoint halves of n --> value: first half against n generated images
-                                  --> floor: second half against first half, the value of "no difference" at this n
+                                  --> floor: second half against first half, the value of "no difference" at
+                                  this n
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ from difflab.metrics.interval import resampled
 
 @dataclass(frozen=True)
 class Comparison:
-    """rows: as in metrics.jsonl of a run. notes: what was special about the images, and what was done about it."""
+    """rows: as in metrics.jsonl of a run.
+
+    notes: what was special about the images, and what was done about it.
+    """
 
     rows: list[Row]
     notes: list[str]
@@ -48,7 +53,10 @@ class Comparison:
         return {row["metric"]: row for row in reversed(self.rows)}[metric]
 
     def summary(self, real: str = "REAL", generated: str = "GENERATED") -> Summary:
-        """How many measures differ, the ones that differ most, and what to type next. real, generated: paths for the commands."""
+        """How many measures differ, the ones that differ most, and what to type next.
+
+        real, generated: paths for the commands.
+        """
         sets = f"{shlex.quote(real)} {shlex.quote(generated)}"
         return Summary(
             count_in_words(changes_of(self.rows), 0),
@@ -76,19 +84,21 @@ def compare(
     """Measure `generated` against `real` and return all measures as one table.
 
     Args:
-        real, generated, train: a folder (class folders or metadata.jsonl), a parquet file or folder, a .npz or .npy file,
-            uint8 images [n, H, W, C] or [n, H, W], a datasets.Dataset, or a list of PIL images or files. `train` is what the
-            model was trained on; it is needed for the memorisation measures.
+        real, generated, train: a folder (class folders or metadata.jsonl), a parquet file or folder, a .npz
+            or .npy file, uint8 images [n, H, W, C] or [n, H, W], a datasets.Dataset, or a list of PIL images
+            or files. `train` is what the model was trained on; it is needed for the memorisation measures.
         extractors: feature spaces as in measure.extractors of a config, except `fitted`; None = texture, and
             efficientnet-lite0 if its package is installed, else pixels.
         metrics: names of measures; None = all that these images allow.
-        concepts: names of concepts, or a file of them (one per line). Adds the concept measures on an open_clip extractor.
-            Each image belongs to the concept that its caption or class names.
+        concepts: names of concepts, or a file of them (one per line). Adds the concept measures on an
+            open_clip extractor. Each image belongs to the concept that its caption or class names.
         count: images on either side; None = as many as possible. The real set is halved for the floor.
         neighbours: k of the nearest-neighbour measures.
         resamples: half-samples behind each interval; 0 = no intervals.
-        image_size: side in pixels to which both sets are cropped and resized; None = the size of the smaller images.
-        max_bad: largest share of unreadable images, which are left out and counted. A larger share is an error.
+        image_size: side in pixels to which both sets are cropped and resized; None = the size of the smaller
+            images.
+        max_bad: largest share of unreadable images, which are left out and counted. A larger share is an
+            error.
         seed: of the choice of images and of the half-samples.
         device: where features are extracted.
 
@@ -155,7 +165,8 @@ def _names(metrics: Sequence[str] | None, with_train: bool, with_concepts: bool)
     for name in names:
         if METRICS[name].needs == "judge":
             raise MeasureError(
-                f"{name} needs a judge trained in a run; with captions use zero_shot_accuracy and concepts instead"
+                f"{name} needs a judge trained in a run; with captions use zero_shot_accuracy and concepts "
+                "instead"
             )
     return names
 
@@ -165,11 +176,13 @@ def _count(sources: dict[str, Source], wanted: int | None, notes: list[str]) -> 
     most = min(len(sources["real"]) // 2, len(sources["generated"]))
     if wanted is not None and wanted > most:
         raise MeasureError(
-            f"count {wanted} is more than the {most} images that half of the real set and the generated set both have"
+            f"count {wanted} is more than the {most} images that half of the real set and the generated set "
+            "both have"
         )
     n = most if wanted is None else wanted
     notes.append(
-        f"n = {n}: one half of the {len(sources['real'])} real images is the reference, the other half gives the "
+        f"n = {n}: one half of the {len(sources['real'])} real images is the reference, the other half gives "
+        "the "
         f"noise floor; {len(sources['generated'])} images are generated"
     )
     return n
@@ -179,9 +192,9 @@ def _count(sources: dict[str, Source], wanted: int | None, notes: list[str]) -> 
 class _Sides:
     """What the measures are taken on.
 
-    positions: of the images of each side in its source. features: of each side, [n, d] per extractor. first, second:
-    positions in the real side of the reference and of the half that gives the floor, `n` each. labels: the concept of each
-    image, int64 [n], by side; None without concepts.
+    positions: of the images of each side in its source. features: of each side, [n, d] per extractor. first,
+    second: positions in the real side of the reference and of the half that gives the floor, `n` each.
+    labels: the concept of each image, int64 [n], by side; None without concepts.
     """
 
     extractors: Sequence[Any]
@@ -218,7 +231,8 @@ def _extract(
     first, second = halves(hashes["real"], n)
     if not len(first):
         raise MeasureError(
-            "real: all images are the same picture, so the set has no two different halves for the noise floor"
+            "real: all images are the same picture, so the set has no two different halves for the noise "
+            "floor"
         )
     if len(first) < n:
         notes.append(
@@ -271,7 +285,10 @@ def _labels(
 
 
 def _concept_of(source: Source, rows: np.ndarray, names: list[str], side: str) -> torch.Tensor:
-    """The concept that the caption, else the class, of each image names, int64 [n]. Raises DataError for an image without one."""
+    """The concept that the caption, else the class, of each image names, int64 [n].
+
+    Raises DataError for an image without one.
+    """
     if source.prompts is not None:
         texts = [source.prompts[i] for i in rows]
     elif source.labels is not None and source.classes is not None:
@@ -282,7 +299,8 @@ def _concept_of(source: Source, rows: np.ndarray, names: list[str], side: str) -
     unassigned = [text for text, label in zip(texts, labels.tolist(), strict=True) if label < 0]
     if unassigned:
         raise DataError(
-            f"{side}: {len(unassigned)} of {len(texts)} captions name no concept, the first: '{unassigned[0]}'; "
+            f"{side}: {len(unassigned)} of {len(texts)} captions name no concept, the first: "
+            f"'{unassigned[0]}'; "
             "add it to the concepts"
         )
     return labels

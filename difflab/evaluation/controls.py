@@ -1,7 +1,8 @@
-"""Give real images the look of others: their spectrum, brightness and saturation, and nothing of their content.
+"""Controls of a diagnosis: real images that are given the look of other images, or are saved as JPEG.
 
-Blur, sharpening and colour change every measure of content a little: blurred images vary less and lie off the manifold of
-sharp ones. Real images that were given the same look show how much of an effect that explains.
+Blur, sharpening and colour change every measure of content a little: blurred images vary less, and they lie
+outside the manifold of sharp images. Real images with the same look show how much of an effect the look
+explains.
 """
 
 from __future__ import annotations
@@ -12,16 +13,24 @@ import numpy as np
 from PIL import Image
 
 MOST = 16.0
-"""Largest gain of one frequency."""
+"""Largest gain of one frequency, and of colour."""
 ROUNDS = 4
+"""Clipping and the grey levels change the spectrum a little, so it is matched in several rounds."""
 LUMA = np.array([0.299, 0.587, 0.114])
+"""Weights of red, green and blue in the brightness."""
 
 
 def matched(images: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """`images` uint8 [n, H, W, C] filtered to the mean radial power spectrum, mean level and mean chroma of `like` [m, H, W, C].
+    """`images` with the mean radial power spectrum, the grey levels and the mean chroma of `like`, but their
+    own content.
 
-    The filter is one gain per frequency ring, the same for all images and channels: linear, without phase. What the look of `like`
-    owes to such a filter and a change of colour is then in both sets.
+    The filter has one gain per frequency ring, which is the same for all images and channels: it is linear
+    and has no phase. Whatever such a filter and a change of colour explain of the look of `like` is then in
+    both sets.
+
+    Args:
+        images: uint8 [n, H, W, C].
+        like: uint8 [m, H, W, C].
 
     >>> rng = np.random.default_rng(0)
     >>> images = rng.integers(64, 192, (4, 8, 8, 3), dtype=np.uint8)
@@ -32,12 +41,11 @@ def matched(images: np.ndarray, like: np.ndarray) -> np.ndarray:
     height, width = x.shape[1:3]
     target, ring = _power(y), _ring(2 * height, 2 * width)
     levels = np.sort(_luma(y).ravel())
-    for _ in range(ROUNDS):  # clipping and levels bend the spectrum a little, so that one round is not enough
+    for _ in range(ROUNDS):
         gain = np.sqrt(np.clip(target / np.maximum(_power(x), 1e-12), 1 / MOST**2, MOST**2))
-        gain[0] = 1  # the mean of an image is content; that of all is a level
-        x = np.fft.ifft2(
-            np.fft.fft2(_mirrored(x), axes=(1, 2)) * gain[ring][None, :, :, None], axes=(1, 2)
-        ).real[:, :height, :width]
+        gain[0] = 1  # the mean of one image is content; the mean of all images is a grey level
+        spectrum = np.fft.fft2(_mirrored(x), axes=(1, 2)) * gain[ring][None, :, :, None]
+        x = np.fft.ifft2(spectrum, axes=(1, 2)).real[:, :height, :width]
         luma = _luma(x)[..., None]
         if x.shape[3] == 3:
             x = luma + (x - luma) * min(MOST, _chroma(y) / max(_chroma(x), 1e-12))
@@ -46,7 +54,10 @@ def matched(images: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 
 def _levelled(luma: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """`luma` on the grey levels of others, rank by rank over all pixels of all images; `levels` sorted."""
+    """`luma` with the grey levels of other images, matched by rank over all pixels of all images.
+
+    levels: sorted.
+    """
     order = np.argsort(luma, axis=None, kind="stable")
     out = np.empty(luma.size)
     out[order] = np.interp(
@@ -56,11 +67,12 @@ def _levelled(luma: np.ndarray, levels: np.ndarray) -> np.ndarray:
 
 
 def _luma(x_NHWC: np.ndarray) -> np.ndarray:
+    """Brightness [N, H, W]."""
     return x_NHWC[..., 0] if x_NHWC.shape[3] == 1 else x_NHWC @ LUMA
 
 
 def reencoded(images: np.ndarray, quality: int = 75) -> np.ndarray:
-    """`images` uint8 [n, H, W, C] saved as JPEG and read again, without subsampled colours."""
+    """`images` uint8 [n, H, W, C] saved as JPEG and read again, without colour subsampling."""
     return np.stack([_jpeg(image, quality) for image in images])
 
 
@@ -80,7 +92,7 @@ def _ring(height: int, width: int) -> np.ndarray:
 
 
 def _mirrored(x_NHWC: np.ndarray) -> np.ndarray:
-    """Twice as high and wide, mirrored at the edges: what a Fourier transform repeats then has no jumps, which would count as detail."""
+    """Twice as high and wide, mirrored at the edges. Jumps at the edges would count as detail."""
     x = np.concatenate([x_NHWC, x_NHWC[:, ::-1]], axis=1)
     return np.concatenate([x, x[:, :, ::-1]], axis=2)
 
@@ -94,4 +106,5 @@ def _power(x_NHWC: np.ndarray) -> np.ndarray:
 
 
 def _chroma(x_NHWC: np.ndarray) -> float:
+    """Root mean square distance of the colours from grey."""
     return float(np.sqrt(np.square(x_NHWC - _luma(x_NHWC)[..., None]).mean()))

@@ -1,10 +1,11 @@
-"""Diagnose which kind of collapse a model shows, since when, and how sure that is, or what else explains its images.
+"""Diagnose which kind of collapse a model shows, since when, and how sure that is, or what else explains its
+images.
 
     result = difflab.diagnose("real_images/", ["gen0/", "gen1/", "gen2/"])
     result.findings[-1].name, result.first_alarm
 
-Here image sets and runs are read. The measures are taken in `difflab.evaluation.examine`, and the rules that decide are in
-`difflab.evaluation.rules`.
+Here image sets and runs are read. The measures are taken in `difflab.evaluation.examine`, and the rules that
+decide are in `difflab.evaluation.rules`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Labelling = Callable[[str, np.ndarray], np.ndarray | None]
 """(name of a set, rows) -> the class of each row, int64 [n]; None = not labelled."""
 
 
-# ----------------------------------------------------------------------------------------------------- image sets
+# ------------------------------------------------------------------------------------------------- image sets
 def diagnose(
     reference: Any,
     generations: Sequence[Any],
@@ -56,13 +57,13 @@ def diagnose(
     """Diagnose `generations` against `reference`, real images that no model was trained on.
 
     Args:
-        reference, generations, train: image sets as in `difflab.compare`. generations[0] is the first model. With later
-            generations it is a control for them; alone it is compared with real images. `train` is what the first model was
-            trained on; without it copies of training images cannot be found.
-        extractors: feature spaces, all of which are read; None = pixels (for images of up to 64 pixels a side), and
-            efficientnet-lite0 if its package is installed.
-        concepts: names of concepts, or a file of them (one per line), which captions name and which are then the classes;
-            None = the classes are the class folders.
+        reference, generations, train: image sets as in `difflab.compare`. generations[0] is the first model.
+            With later generations it is a control for them; alone it is compared with real images. `train` is
+            what the first model was trained on; without it copies of training images cannot be found.
+        extractors: feature spaces, all of which are read; None = pixels (for images of up to 64 pixels a
+            side), and efficientnet-lite0 if its package is installed.
+        concepts: names of concepts, or a file of them (one per line), which captions name and which are then
+            the classes; None = the classes are the class folders.
         count: images on every side; None = as many as all sides have (half of the reference), at most 1,000.
         neighbours: k of the nearest-neighbour measures.
         resamples: half-samples behind each standard error.
@@ -101,7 +102,10 @@ def diagnose(
 
 
 def spaces(side: int) -> list[str]:
-    """The extractors of a diagnosis: one may see what another misses. Pixels only if there are few of them."""
+    """The extractors of a diagnosis: one may see what another misses.
+
+    Pixels only if there are few of them.
+    """
     return list(dict.fromkeys((["pixels"] if side <= 64 else []) + [default_extractor()]))
 
 
@@ -133,7 +137,8 @@ def _count(sources: Mapping[str, Source], wanted: int | None) -> int:
         return min(most, MOST)
     if wanted > most:
         raise MeasureError(
-            f"count {wanted} is more than the {most} images that half of the reference and every generation have"
+            f"count {wanted} is more than the {most} images that half of the reference and every generation "
+            "have"
         )
     return wanted
 
@@ -149,7 +154,7 @@ def _read(name: str, source: Source, n: int, labelling: Labelling, seed: int) ->
 
 
 def _labelling(sources: Mapping[str, Source], concepts: Any) -> tuple[list[str] | None, Labelling]:
-    """The names of the classes, and how a set is labelled: by the concepts that captions name, else by class folders."""
+    """Names of the classes, and how a set is labelled: by concepts in captions, else by class folders."""
     if concepts is not None:
         names = concepts
         if isinstance(concepts, (str, Path)):
@@ -193,7 +198,7 @@ def _by_class(sources: Mapping[str, Source], classes: list[str]) -> tuple[list[s
     return classes, labels
 
 
-# ----------------------------------------------------------------------------------------------------------- runs
+# ------------------------------------------------------------------------------------------------------- runs
 def diagnose_run(
     run: Any,
     *,
@@ -203,7 +208,8 @@ def diagnose_run(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> Diagnosis:
-    """Diagnose a difflab run: the reference is its held-out images, and copies are searched in its train split.
+    """Diagnose a difflab run: the reference is its held-out images, and copies are searched in its train
+    split.
 
     Args:
         extractors: None = those of the run except `texture`, and the default ones of `diagnose`.
@@ -243,7 +249,8 @@ def _count_of_run(run: Any, wanted: int | None) -> int:
     """Images on every side. Raises MeasureError if there are none, or fewer than `wanted`."""
     if run.config.exact:
         raise MeasureError(
-            f"family {run.config.model.family} makes no images to diagnose; its laws are checked by difflab theory"
+            f"family {run.config.model.family} makes no images to diagnose; its laws are checked by difflab "
+            "theory"
         )
     if not run.generations:
         raise MeasureError(f"{run.path} has no measured generation yet; continue it with difflab run")

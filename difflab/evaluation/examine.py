@@ -1,4 +1,4 @@
-"""The diagnosis of sets of images in memory: readings of every generation, and the finding that follows from them."""
+"""Diagnose sets of images in memory: take the readings of every generation and derive its finding."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def examine(
     numbers: Sequence[int] | None = None,
     notes: list[str] | None = None,
 ) -> Diagnosis:
-    """Diagnose `generations`. All sides are cut to the smallest number of images. Raises MeasureError below 30.
+    """Diagnose `generations`.
+
+    All sides are cut to the smallest number of images. Raises MeasureError below 30.
 
     Args:
         reference, other: disjoint sets of real images of one kind, of equal size.
@@ -50,13 +52,10 @@ def examine(
     n = min(len(reference), len(other), *(len(images) for images in generations))
     if n < LEAST:
         raise MeasureError(
-            f"a diagnosis needs at least {LEAST} images of every generation and twice as many real ones, got {n}"
+            f"a diagnosis needs at least {LEAST} images of every generation and twice as many real ones, got "
+            f"{n}"
         )
-    equal = EqualImages(
-        contents_of(reference.pixels),
-        contents_of(other.pixels),
-        [] if train is None else contents_of(train.pixels),
-    )
+    equal = EqualImages(*(_contents(images) for images in (reference, other, train)))
     real = RealSide(
         reference[:n],
         other[:n],
@@ -84,15 +83,21 @@ def examine(
     return Diagnosis(findings, [*(notes or []), *real.notes], recipe, equal.doubts)
 
 
+def _contents(images: Images | None) -> list[str]:
+    return [] if images is None else contents_of(images.pixels)
+
+
 class EqualImages:
     """Images that sets have in common, pixel for pixel, and what follows from them.
 
-    A model makes no image that exists already, unless it has memorised it. Real images are equal where a set holds copies. So
-    equal images count from the share of copies within the sets, plus the share that is relevant for copies.
+    A model makes no image that exists already, unless it has memorised it. Real images are equal where a set
+    holds copies. So equal images count from the share of copies within the sets, plus the share that is
+    relevant for copies.
 
     Args:
-        control, other: content hashes of both halves of the real images. Only the first half is the control of near copies:
-            the other one may have been trained on, as in a run, where it is part of the train split.
+        control, other: content hashes of both halves of the real images. Only the first half is the control
+            of near copies: the other one may have been trained on, as in a run, where it is part of the train
+            split.
         train: content hashes of the training images.
     """
 
@@ -105,8 +110,10 @@ class EqualImages:
         if within(control, train).sum() > self.least * len(control):
             self.known = frozenset(train)
             self.doubts.append(
-                f"{self._overlap()}, pixel for pixel: near copies of training images cannot be told from what unseen "
-                "real images show, and samples are nearer to the reference than to unseen images; give a reference "
+                f"{self._overlap()}, pixel for pixel: near copies of training images cannot be told from "
+                "what unseen "
+                "real images show, and samples are nearer to the reference than to unseen images; give a "
+                "reference "
                 "that no model was trained on"
             )
 
@@ -118,7 +125,7 @@ class EqualImages:
         return f"{shown} reference images are training images"
 
     def judge(self, finding: Finding, samples: list[str]) -> None:
-        """Note in a finding how many samples are real images, and name that as the explanation if they are many."""
+        """Note in a finding how many samples are real images. If they are many, that is the explanation."""
         is_training = within(samples, self.train)
         is_reference = within(samples, self.reference) & ~is_training
         trained, referenced = int(is_training.sum()), int(is_reference.sum())
@@ -157,7 +164,8 @@ def _finding(
     if len(gone):
         _explain_by_missing_classes(real, images, gone, finding)
     if first is None and several:
-        # The first model has lost nothing yet if it falls short of real images. It is a control for later generations.
+        # The first model has lost nothing yet if it falls short of real images. It is a control for later
+        # generations.
         if finding.stage not in ("none", "cannot tell"):
             finding.stage, finding.instead = "none", ["weak first model", *finding.instead]
     elif first is not None and not finding.alarm and failed(readings):
@@ -166,7 +174,10 @@ def _finding(
 
 
 def _missing_classes(real: RealSide, images: Images) -> np.ndarray:
-    """Classes of at least `EXPECTED` real images that no sample was asked for. Without labels of samples: that no sample shows."""
+    """Classes of at least `EXPECTED` real images that no sample was asked for.
+
+    Without labels of samples: that no sample shows.
+    """
     none = np.zeros(0, np.int64)
     if real.reference.labels is None:
         return none
@@ -181,7 +192,10 @@ def _missing_classes(real: RealSide, images: Images) -> np.ndarray:
 
 
 def _explain_by_missing_classes(real: RealSide, images: Images, gone: np.ndarray, finding: Finding) -> None:
-    """Name the missing classes as an explanation. If the other classes show no stage by themselves, there is no stage."""
+    """Name the missing classes as an explanation.
+
+    If the other classes show no stage by themselves, there is no stage.
+    """
     assert real.reference.labels is not None
     finding.instead = ["forgetting", *finding.instead]
     rest = _rest(real, images, np.setdiff1d(real.reference.labels, gone), finding.generation)

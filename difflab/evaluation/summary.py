@@ -1,4 +1,5 @@
-"""What a command says at its end: the verdict, the measures that changed most, where to look, and what to type next.
+"""What a command says at its end: the verdict, the measures that changed most, where to look, and what to
+type next.
 
 A run, a comparison, a diagnosis and a sweep all end with a `Summary`. The command line prints it.
 """
@@ -20,10 +21,11 @@ INTERNALS = "training"
 class Change:
     """How one measure changed.
 
-    first: the value in generation 0, or of the arm that others are compared with; None = `last` is compared with the floor.
-    last: the value in the last generation, or of the arm. floor: the value between two sets of real images. ci_low, ci_high:
-    95% interval of `last`. n: images, chains or seeds. noise: 95% half width of the change, or |floor| where there is no
-    interval; None = unknown. arm, lab: of a sweep and of an ecosystem.
+    first: the value in generation 0, or of the arm that others are compared with; None = `last` is compared
+    with the floor. last: the value in the last generation, or of the arm. floor: the value between two sets
+    of real images. ci_low, ci_high: 95% interval of `last`. n: images, chains or seeds. noise: 95% half width
+    of the change, or |floor| where there is no interval; None = unknown. arm, lab: of a sweep and of an
+    ecosystem.
     """
 
     metric: str
@@ -68,8 +70,8 @@ class Change:
 class Summary:
     """The end of a command.
 
-    verdict: one or more sentences. changes: the measures that changed most, the clearest first. look_at: files. next_commands:
-    what to type next. advice: what could help; '' = nothing to say.
+    verdict: one or more sentences. changes: the measures that changed most, the clearest first. look_at:
+    files. next_commands: what to type next. advice: what could help; '' = nothing to say.
     """
 
     verdict: str
@@ -80,9 +82,11 @@ class Summary:
 
 
 def changes_of(rows: Iterable[Mapping[str, Any]]) -> list[Change]:
-    """The change of every measure of which rows of metrics.jsonl have values: from generation 0 to the last generation.
+    """The change of every measure of which rows of metrics.jsonl have values: from generation 0 to the last
+    generation.
 
-    A measure that is there in one generation only is compared with its floor. Rows about the training are left out.
+    A measure that is there in one generation only is compared with its floor. Rows about the training are
+    left out.
     """
     series: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -123,30 +127,35 @@ def half_width(row: Mapping[str, Any]) -> float | None:
 def changes_most(rows: Iterable[Mapping[str, Any]], count: int = 5) -> list[Change]:
     """The measures that changed most, see `largest` and `changes_of`.
 
-    >>> at = lambda t, metric, value: {"generation": t, "metric": metric, "extractor": "pixels", "value": value,
-    ...     "ci_low": value - 0.1, "ci_high": value + 0.1, "floor": 0.9, "n": 100}
-    >>> print(*changes_most([at(0, "recall", 0.9), at(0, "vendi", 0.5), at(3, "recall", 0.2), at(3, "vendi", 0.5)], 1))
+    >>> shared = {"metric": "recall", "extractor": "pixels", "floor": 0.9, "n": 100}
+    >>> first = shared | {"generation": 0, "value": 0.9, "ci_low": 0.8, "ci_high": 1.0}
+    >>> last = shared | {"generation": 3, "value": 0.2, "ci_low": 0.1, "ci_high": 0.3}
+    >>> print(*changes_most([first, last]))
     recall (pixels): 0.9 -> 0.2 [0.1, 0.3], floor 0.9, n = 100
     """
     return largest(changes_of(rows), count)
 
 
 def largest(changes: Iterable[Change], count: int = 5) -> list[Change]:
-    """The `count` largest changes in units of their noise. Of one measure (and arm) only the largest is kept."""
+    """The `count` largest changes in units of their noise.
+
+    Of one measure (and arm) only the largest is kept.
+    """
     kept: dict[tuple[str, str], Change] = {}
     for change in sorted(changes, key=lambda change: -change.size):
         kept.setdefault((change.metric, change.arm), change)
     return list(kept.values())[:count]
 
 
-# -------------------------------------------------------------------------------------------------------- a run
+# ------------------------------------------------------------------------------------------------------ a run
 def summary_of_run(run: Any, diagnosis: Mapping[str, Any] | None = None) -> Summary:
     """The end of a run.
 
     Args:
         run: a Run or an EcosystemRun.
-        diagnosis: what `difflab.report.verdict.verdict` returns: words, generation, n, first_alarm and advice, or the reason
-            why there is no diagnosis; None = the verdict counts the measures that changed.
+        diagnosis: what `difflab.report.verdict.verdict` returns: words, generation, n, first_alarm and
+            advice, or the reason why there is no diagnosis; None = the verdict counts the measures that
+            changed.
     """
     rows = run.rows()
     name = shlex.quote(str(run.path))

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from difflab.core.errors import MeasureError
-from difflab.features.extractors import Extractor, open_extractor, ready, sha256_of
+from difflab.core.hashing import sha256_of
+from difflab.features.extractor import Extractor, ready
 
 
 class LeNet(nn.Module):
@@ -92,7 +93,7 @@ def fit_extractor(images: Tensor, labels: Tensor, n_classes: int, path: Path, se
     partial = Path(f"{path}.partial")
     save_file(network.state_dict(), partial, {"recipe": json.dumps(recipe)})
     os.replace(partial, path)
-    return open_extractor("fitted", path)
+    return read_fitted(path)
 
 
 def _train(
@@ -129,7 +130,8 @@ def read_fitted(path: Path | None, device: str | torch.device = "cpu") -> Extrac
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping
             recipe = json.loads(file.metadata()["recipe"])
-        network = LeNet(recipe["channels"], recipe["n_classes"])
+        with torch.random.fork_rng(devices=[]):  # a network draws initial weights before it loads its own
+            network = LeNet(recipe["channels"], recipe["n_classes"])
         network.load_state_dict(state)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise MeasureError(

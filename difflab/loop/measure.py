@@ -123,7 +123,7 @@ def check(config: configs.Config) -> None:
 
     Raises ConfigError for a judge that is no extractor of the run, MeasureError for the rest.
     """
-    from difflab.features.extractors import known_extractor
+    from difflab.features.registry import known_extractor
     from difflab.metrics import METRICS
 
     measure = config.measure

@@ -13,11 +13,12 @@ import torch
 
 from difflab.config import Config
 from difflab.core.seeds import seed_of
+from difflab.core.shape import Shape
 from difflab.loop import regimes
 from difflab.loop.ingest import divided
 from difflab.loop.regimes import check_possible
 from difflab.models import family_of
-from difflab.models.family import ClosedForm, Shape
+from difflab.models.family import ClosedForm
 from difflab.policies import acting
 from difflab.runs.sizes import fresh_needed
 

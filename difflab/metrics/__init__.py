@@ -8,14 +8,16 @@ low, high = interval(value, resampled(METRICS["recall"], pair, range(100), seed=
 import importlib
 import pkgutil
 
-from difflab.features.extractors import Extractor, open_extractor
+from difflab.features.aesthetic import AestheticHead
+from difflab.features.extractor import Extractor
 from difflab.features.fitted import fit_extractor
+from difflab.features.registry import open_extractor
 from difflab.features.resize import resized
-from difflab.metrics.base import METRICS, Pair, PairMetric, measure, squared_distances
-from difflab.metrics.classes import ClassAccuracy, ClassEntropy, Judge, RareClassSurvival
+from difflab.metrics.classes import ClassAccuracy, ClassEntropy, RareClassSurvival
 from difflab.metrics.concept_graph import components, confusion, merged, per_concept
-from difflab.metrics.concepts import Concepts, assign, concepts_of, read_concepts, split_by
+from difflab.metrics.concept_set import Concepts, assign, concepts_of, read_concepts, split_by
 from difflab.metrics.covariance import TraceRatio
+from difflab.metrics.distances import squared_distances
 from difflab.metrics.entropy import knn_entropy
 from difflab.metrics.frechet import (
     FrechetDistance,
@@ -25,11 +27,13 @@ from difflab.metrics.frechet import (
     frechet_from_moments,
 )
 from difflab.metrics.interval import half_rows, interval, resampled
+from difflab.metrics.judge import Judge
 from difflab.metrics.judge_drift import judge_drift
 from difflab.metrics.kernel import KernelDistance, cmmd_biased
 from difflab.metrics.memorisation import nearest_real
+from difflab.metrics.metric import METRICS, PairMetric, measure
+from difflab.metrics.pair import Pair
 from difflab.metrics.precision_recall import Coverage, Density, Precision, Recall
-from difflab.metrics.texture import AestheticHead
 from difflab.metrics.vendi import vendi_score
 
 for _module in pkgutil.iter_modules(__path__):  # a new measure is one new file in this folder

@@ -1,4 +1,4 @@
-"""One measure on one pair of feature sets: its value, and its half-samples, from which interval and standard error are read."""
+"""One measure on one pair: its value, and half-samples that give its interval and standard error."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from difflab.metrics.base import Pair, PairMetric
 from difflab.metrics.interval import interval, wilson
+from difflab.metrics.metric import PairMetric
+from difflab.metrics.pair import Pair
 
 SHARES = ("share of samples", "share of real images")
-"""Units of measures that count images one by one. All half-samples of a share of 0 or 1 agree, so Wilson's interval is joined."""
+"""Units of measures that count images one by one.
+
+All half-samples of a share of 0 or 1 agree, so Wilson's interval is joined.
+"""
 Resample = Callable[[type[PairMetric], Pair], Sequence[float]]
 """(metric, pair) -> the measure on half-samples, see `difflab.metrics.interval.resampled`; [] = none."""
 
@@ -20,7 +24,8 @@ Resample = Callable[[type[PairMetric], Pair], Sequence[float]]
 class Measurement:
     """A measure on `n` samples.
 
-    value: on all rows. half_samples: on half of the rows each. note: which images were left out, None = all count.
+    value: on all rows. half_samples: on half of the rows each. note: which images were left out, None = all
+    count.
     """
 
     metric: type[PairMetric]

@@ -12,20 +12,21 @@ from difflab.config import Sample
 from difflab.core.files import read_tensors, write_tensors
 from difflab.core.rows import RowKind
 from difflab.core.seeds import numpy_generator
-from difflab.models.family import Exact, Shape
+from difflab.core.shape import Shape
+from difflab.models.family import Exact
 
 _CHAINS: dict[str, str] = {"topic": "Fitted distribution", "counts": "chains"}
 ROWS = (
     RowKind(
         "variance",
-        unit="true variance",
+        unit="squared data units",
         better="real",
         about="Variance of the fitted distribution, mean over its dimensions.",
         **_CHAINS,
     ),
     RowKind(
         "squared_drift",
-        unit="true variance",
+        unit="squared data units",
         better="lower",
         about="Squared distance between the fitted mean and the true mean, mean over the dimensions.",
         **_CHAINS,
@@ -39,7 +40,7 @@ ROWS = (
     ),
     RowKind(
         "sd",
-        unit="true standard deviation",
+        unit="data units",
         better="real",
         about="Standard deviation of the fitted distribution, in one dimension.",
         title="standard deviation",
@@ -47,7 +48,7 @@ ROWS = (
     ),
     RowKind(
         "w2_squared",
-        unit="true variance",
+        unit="squared data units",
         better="lower",
         about="Squared Wasserstein-2 distance between the fitted and the true normal distribution, in one dimension.",
         title="squared Wasserstein-2 distance",

@@ -20,10 +20,9 @@ from safetensors import SafetensorError, safe_open
 
 from difflab.config import digest
 from difflab.core.errors import ConfigError, StoreError, reading
-from difflab.core.files import cache_home, read_json, read_tensors, write_json, write_tensors
+from difflab.core.files import ASSETS, cache_home, read_json, read_tensors, write_json, write_tensors
 from difflab.runs.verify import file_hash
 
-ASSETS = Path(__file__).parent.parent / "assets"
 BUNDLED = {"tiny-sd": ASSETS / "tiny-sd"}
 NOT_COPIED = (
     "safety_checker",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from PIL import Image
@@ -16,73 +17,79 @@ from difflab.studies.compare_runs import Arm, compare_runs
 
 
 def arm_strip(arms: Sequence[Arm], generation: int | None = None) -> Image.Image:
-    """The same seeds in one generation of several arms, a row for each by its name; above them held-out real images and the first arm's generation 0.
+    """The same seeds in one generation of several arms: a row of pictures for each arm.
 
-    Of each arm it is the run of the smallest seed of training that all have.
+    The first two rows are held-out real images and generation 0 of the first arm. Each arm is shown by the run with the
+    smallest training seed that all arms have.
 
     Args:
-        generation: None = the last that all of these runs have drawn.
+        generation: None = the last one that all of these runs have drawn.
 
     Raises:
-        StoreError: the arms have no seed in common, one has no pictures of the generation, or was asked for others than the first.
+        StoreError: the arms have no training seed in common, an arm has no pictures of the generation, or its pictures
+            have other conditions than those of the first arm.
     """
-    trained = set.intersection(*(set(arm.runs) for arm in arms)) if arms else set()
-    if not trained:
+    training_seeds = set.intersection(*(set(arm.runs) for arm in arms)) if arms else set()
+    if not training_seeds:
         raise StoreError("the arms have no seed in common, so there are no pictures of the same seeds")
-    seeds = {arm.name: same_seeds(arm.runs[min(trained)]) for arm in arms}
-    shared = set.intersection(*(set(own.generations) for own in seeds.values()))
+    probes = {arm.name: same_seeds(arm.runs[min(training_seeds)]) for arm in arms}
+    first_name, first = next(iter(probes.items()))
+    shared = set.intersection(*(set(probe.generations) for probe in probes.values()))
     t = max(shared, default=-1) if generation is None else generation
-    first = next(iter(seeds.values()))
-    for name, own in seeds.items():
-        if t not in own.generations:
+    for name, probe in probes.items():
+        if t not in probe.generations:
             raise StoreError(
                 f"{name} has no pictures of generation {max(t, 0)}; all have {sorted(shared) or 'none'}"
             )
-        if (own.asked, own.real.shape) != (first.asked, first.real.shape):
+        if (probe.asked, probe.real.shape) != (first.asked, first.real.shape):
             raise StoreError(
-                f"{name} was asked for other images than {next(iter(seeds))}: they cannot stand in columns"
+                f"{name} was asked for other images than {first_name}: they cannot stand in columns"
             )
-    rows = [
-        ("real", first.real),
-        ("generation 0", first.generations[0]),
-        *((shortened(one_line(name), 2 * LONGEST), own.generations[t]) for name, own in seeds.items()),
-    ]
-    header = [name or "" for name in first.asked[:: first.per]] if first.asked[0] is not None else None
-    return sheet(
-        [(name, list(images)) for name, images in rows],
-        header,
-        f"the same seeds in generation {t} of each arm",
-        first.per,
-    )
+    rows = [("real", list(first.real)), ("generation 0", list(first.generations[0]))]
+    for name, probe in probes.items():
+        rows.append((shortened(one_line(name), 2 * LONGEST), list(probe.generations[t])))
+    header = None
+    if first.asked[0] is not None:
+        header = [name or "" for name in first.asked[:: first.per]]
+    return sheet(rows, header, f"the same seeds in generation {t} of each arm", first.per)
 
 
 def arm_curves(arms: list[Any], metrics: list[str] | None = None) -> Any:
-    """A matplotlib figure with one small plot per measure: each arm's mean over seeds with Student's 95% interval, floors dashed.
+    """A matplotlib figure with one small plot per measure. Floors are dashed.
+
+    A curve is the mean of an arm over its seeds, with Student's 95% interval.
 
     Args:
-        arms: of difflab.studies.compare_runs.Arm.
+        metrics: names of measures; None = all but those of the training.
     """
-    common = set.intersection(*(set(run.generations) for arm in arms for run in arm.runs.values()))
-    rows = compare_runs(arms, metrics, sorted(common))
-    return curve_figure(
-        [(arm.name, [r for r in rows if r["arm"] == arm.name and r["value"] is not None]) for arm in arms]
-    )
+    runs = chain(*(arm.runs.values() for arm in arms))
+    common = set.intersection(*(set(run.generations) for run in runs))
+    rows_by_arm: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}
+    for row in compare_runs(arms, metrics, sorted(common)):
+        if row["value"] is not None:
+            rows_by_arm[row["arm"]].append(row)
+    return curve_figure(list(rows_by_arm.items()))
 
 
 def curves(
     runs: list[Run], metrics: list[str] | None = None, more: dict[str, list[dict[str, Any]]] | None = None
 ) -> Any:
-    """A matplotlib figure with one small plot per measure and extractor; several runs are drawn over each other.
+    """A matplotlib figure with one small plot per measure and extractor, with all runs in each plot.
 
     Args:
-        runs: runs to draw; their config's names make the legend, their folders' where two share a name.
-        metrics: names to draw; None = all that were taken.
-        more: rows of something else, by its label.
+        runs: named in the legend as their configs are, or as their folders where two configs have one name.
+        metrics: names of measures; None = all that the runs have.
+        more: rows that are of no run, by their label in the legend.
     """
-    rows = [
-        [r for r in run.rows() if r["value"] is not None and (metrics is None or r["metric"] in metrics)]
-        for run in runs
-    ]
     labels = [run.config.name for run in runs]
-    labels = labels if len(set(labels)) == len(labels) else [run.path.name for run in runs]
-    return curve_figure([*zip(labels, rows, strict=True), *(more or {}).items()])
+    if len(set(labels)) < len(labels):
+        labels = [run.path.name for run in runs]
+    return curve_figure(
+        [*zip(labels, (_rows(run, metrics) for run in runs), strict=True), *(more or {}).items()]
+    )
+
+
+def _rows(run: Run, metrics: list[str] | None) -> list[dict[str, Any]]:
+    """The rows of a run that have a value, of these measures or of all."""
+    rows = [row for row in run.rows() if row["value"] is not None]
+    return rows if metrics is None else [row for row in rows if row["metric"] in metrics]

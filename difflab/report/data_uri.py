@@ -1,4 +1,4 @@
-"""Images inside a page: data URIs, as large as the page can bear."""
+"""Images inside a page: data URIs, in the best quality that the page has room for."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ import numpy as np
 from PIL import Image
 
 EXACT = 64
-"""Images up to this side are kept as they are (PNG) where there is room for it; a browser enlarges them with hard edges."""
+"""Images of at most this many pixels a side are kept exactly (PNG) where there is room. A browser enlarges them with hard edges."""
 SIDES = (256, 192, 128, 96, 64)
+"""Longest sides in pixels of compressed images, best first."""
 BUDGET = 8_000_000
 """Characters that all generated images of a page may take together."""
 
 
 def uri(image: np.ndarray, side: int = SIDES[0], exact: bool = True) -> str:
-    """A uint8 image [H, W, C] as a data URI: PNG up to `EXACT` pixels a side where `exact`, else WebP of at most `side` pixels.
+    """A uint8 image [H, W, C] as a data URI.
+
+    Args:
+        side: longest side in pixels of a WebP image.
+        exact: keep images of at most `EXACT` pixels a side as PNG.
 
     >>> uri(np.zeros((2, 2, 1), np.uint8))[:22]
     'data:image/png;base64,'
@@ -38,17 +43,17 @@ def uri(image: np.ndarray, side: int = SIDES[0], exact: bool = True) -> str:
 def encoder(
     examples: Sequence[np.ndarray], count: int, budget: int = BUDGET
 ) -> tuple[Callable[[np.ndarray], str], int]:
-    """`uri` with the best settings at which `count` images like `examples` fit into `budget` characters together, and how many images do fit.
+    """`uri` with the best settings for `count` images like `examples` within `budget` characters.
 
-    Where they do not, that is fewer than `count`, with the settings at which it is most.
+    Returns the encoder and the number of images that fit. Where not all fit, the settings are those at which most do.
     """
     if not len(examples):
         return uri, count
-    fitting = 0
+    most, best = 0, partial(uri)
     for side, exact in ((SIDES[0], True), *((s, False) for s in SIDES)):
-        fit = int(budget / np.mean([len(uri(image, side, exact)) for image in examples]))
-        if fit >= fitting:
-            fitting, best = fit, partial(uri, side=side, exact=exact)
-        if fit >= count:
+        fitting = int(budget / np.mean([len(uri(image, side, exact)) for image in examples]))
+        if fitting >= most:
+            most, best = fitting, partial(uri, side=side, exact=exact)
+        if fitting >= count:
             break
-    return best, min(fitting, count)
+    return best, min(most, count)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import yaml
 
-from difflab.metrics.texture import radial_spectrum
+from difflab.features.texture import radial_spectrum
 from difflab.report.concept_matrix import concept_matrix
 from difflab.report.data_uri import BUDGET
 from difflab.report.feature_map import POINTS, feature_map, nearest_pairs

@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML file: no network, nothing to install, opens from disk."""
+"""The report as one self-contained HTML file. It opens from disk and loads nothing."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from difflab.runs.run import Run
 FILE = "report.html"
 LARGEST = 15_000_000
 """Bytes that a report may have."""
+PARTS = ("pictures", "map", "concepts", "nearest", "spectra")
+"""Parts of the details of a run that the page's script draws. A run may lack any of them."""
 
 
 def report(
@@ -28,50 +30,49 @@ def report(
     """Write the report of `runs` to `path` and return it.
 
     Args:
-        names, verdict: as for `difflab.report.contents.contents`.
-        live: the run goes on, so that the page looks for a newer version of itself.
+        names: the arm of each run, see `difflab.report.contents.contents`.
+        verdict: a run -> its diagnosis, see `difflab.report.contents.contents`.
+        live: the run is in progress, and the page reloads itself.
 
-    Raises StoreError where nothing has been measured yet.
+    Raises:
+        StoreError: nothing has been measured yet.
     """
     write_text(path, render(contents(runs, names, verdict) | {"live": live}))
     return path
 
 
-def render(found: dict[str, Any]) -> str:
-    """The page of `found`, see `difflab.report.contents.contents`. What came from files and users stands in it as text only."""
+def render(shown: dict[str, Any]) -> str:
+    """The page of what `difflab.report.contents.contents` returns, with its key `live`.
+
+    Texts of users and files are escaped in the HTML, and stand as JSON in the script.
+    """
     from jinja2 import Environment, StrictUndefined
 
-    asset = files("difflab") / "assets" / "report"
+    assets = files("difflab") / "assets" / "report"
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     filters = {"capitalised": _capitalised, "reasons": left_out, "number": _number, "signed": _signed}
     page.filters.update(filters)
-    found = plain(found)
-    parts = ("pictures", "map", "concepts", "nearest", "spectra")
-    shown = {key: found[key] for key in ("arms", "generations", "groups", "live")}
-    shown["runs"] = [{key: run[key] for key in ("name", *parts)} for run in found["runs"]]
-    return page.from_string((asset / "page.html").read_text()).render(
-        c=found,
-        has={part: any(run[part] for run in found["runs"]) for part in parts},
-        data=_script(shown),
-        **{
-            name: (asset / file).read_text()
-            for name, file in (("css", "page.css"), ("js", "page.js"), ("echarts", "echarts.min.js"))
-        },
+    shown = plain(shown)
+    scripted = {key: shown[key] for key in ("arms", "generations", "groups", "live")}
+    scripted["runs"] = [{key: run[key] for key in ("name", *PARTS)} for run in shown["runs"]]
+    return page.from_string((assets / "page.html").read_text()).render(
+        c=shown,
+        has={part: any(run[part] for run in shown["runs"]) for part in PARTS},
+        data=_script(scripted),
+        css=(assets / "page.css").read_text(),
+        js=(assets / "page.js").read_text(),
+        echarts=(assets / "echarts.min.js").read_text(),
     )
 
 
 def plain(thing: Any) -> Any:
-    """`thing` with the characters of its texts that are not seen, or turn the text around, spelled out.
+    """`thing` with the invisible characters of its texts spelled out, such as those that reverse the direction of writing.
 
     >>> plain(["a\\u202eb", 1])
     ['a⟨U+202E⟩b', 1]
     """
     if isinstance(thing, str):
-        return (
-            thing
-            if thing.isprintable()
-            else "".join(c if c.isprintable() or c in "\n\t\u200d" else f"⟨U+{ord(c):04X}⟩" for c in thing)
-        )
+        return thing if thing.isprintable() else "".join(map(_visible, thing))
     if isinstance(thing, dict):
         return {plain(key): plain(value) for key, value in thing.items()}
     if isinstance(thing, list | tuple):
@@ -79,8 +80,15 @@ def plain(thing: Any) -> Any:
     return thing
 
 
+def _visible(character: str) -> str:
+    """The character, or its code point. Line ends, tabs and the joiner of emoji stay."""
+    if character.isprintable() or character in "\n\t\u200d":
+        return character
+    return f"⟨U+{ord(character):04X}⟩"
+
+
 def _script(thing: Any) -> str:
-    """JSON that nothing inside can end: no angle bracket of it is an angle bracket to HTML."""
+    """JSON that cannot end the script element it stands in: no angle bracket of it is one to HTML."""
     text = json.dumps(thing, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return (
         text.replace("<", "\\u003c")

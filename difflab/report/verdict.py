@@ -1,4 +1,4 @@
-"""The diagnosis of a run as plain data, kept beside it: made once per state of the run."""
+"""The diagnosis of a run as plain data, stored in the run's folder and made anew only when the run has changed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from difflab.core.errors import MeasureError
 from difflab.core.files import read_json, write_json
+from difflab.evaluation import diagnose
 from difflab.evaluation.rules import VERSION
 from difflab.runs.run import Run
 
@@ -13,27 +14,29 @@ FILE = "diagnosis.json"
 
 
 def verdict(run: Run, fresh: bool = True) -> dict[str, Any] | None:
-    """What `difflab diagnose` says of a run in the feature spaces of its own measures; a reason where it has too few images.
+    """What `difflab diagnose` says of a run, in the feature spaces of the run's own measures.
 
-    Read from diagnosis.json where that is of this recipe, of all generations measured so far and by these rules; else made, which takes
-    seconds per generation, and written there. fresh: False = do not make it.
+    It is read from diagnosis.json if that file is of the same recipe, the same generations and the same rules. Else it is
+    made, which takes seconds per generation, and written there. A run with too few images gets {"reason": why}.
+
+    Args:
+        fresh: False = only read it; None is returned where it would have to be made.
     """
-    path, state = run.path / FILE, {"recipe": run.recipe, "generations": run.generations, "rules": VERSION}
+    path = run.path / FILE
+    state = {"recipe": run.recipe, "generations": run.generations, "rules": VERSION}
     if path.exists():
-        known = read_json(path)
-        if {key: known.get(key) for key in state} == state:
-            return known
+        stored = read_json(path)
+        if {key: stored.get(key) for key in state} == state:
+            return stored
     if not fresh:
         return None
-    from difflab.evaluation.diagnose import diagnose_run
-
-    own = [spec for spec in run.config.measure.extractors if spec != "texture"]
+    extractors = [name for name in run.config.measure.extractors if name != "texture"]
     try:
-        found = state | as_data(diagnose_run(run, extractors=own or None))
-    except MeasureError as reason:
-        return {"reason": str(reason)}
-    write_json(path, found)
-    return found
+        result = state | as_data(diagnose.diagnose_run(run, extractors=extractors or None))
+    except MeasureError as error:
+        return {"reason": str(error)}
+    write_json(path, result)
+    return result
 
 
 def as_data(result: Any) -> dict[str, Any]:

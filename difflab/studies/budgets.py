@@ -15,7 +15,10 @@ KINDS = ("images seen", "training set", "samples drawn")
 
 @dataclass(frozen=True)
 class Gap:
-    """The budgets of the first arm and of another one in one generation, a pair per seed, and how far the worst pair is apart."""
+    """A difference between the budgets of the first arm and of another one in one generation.
+
+    size: relative distance of the worst pair, 0 to 1. pairs: both budgets, one pair per seed.
+    """
 
     size: float
     arm: str
@@ -24,7 +27,10 @@ class Gap:
 
 
 def budgets(arms: Sequence[Arm]) -> str:
-    """One sentence: whether all arms have the budgets of the first one, seed by seed in every generation; else the largest gap."""
+    """One sentence: whether all arms have the budgets of the first one, else the largest gap.
+
+    Budgets are compared seed by seed in every generation.
+    """
     spent_by_arm = {
         arm.name: {seed: _spent(run) for seed, run in arm.runs.items()} for arm in arms if arm.runs
     }

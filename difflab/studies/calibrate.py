@@ -1,13 +1,15 @@
 """The largest share of synthetic images that is safe for a config: bisection over the share, seed by seed.
 
-A share is safe for a seed if a measure stays within a tolerance of its value in generation 0 through generation T. The largest
-safe share of every seed is found by bisection, which assumes that safety falls with the share. A chain grows generation by
-generation and stops at the first one outside the tolerance. All chains of a seed share generation 0.
+A share is safe for a seed if a measure stays within a tolerance of its value in generation 0 through
+generation T. The largest safe share of every seed is found by bisection, which assumes that safety falls with
+the share. A chain grows generation by generation and stops at the first one outside the tolerance. All chains
+of a seed share generation 0.
 
-The estimate is the mean over seeds with Student's 95% interval, widened by half the resolution and clipped to [0, 1].
-The policy `guard` reads another number, because the lower end of that interval approaches the mean with more seeds, and the
-mean is unsafe for about half of all seeds. `guard` reads the share below which the threshold of one further seed lies with a
-probability of 5%: Student's one-sided prediction limit, for thresholds that are normally distributed over seeds.
+The estimate is the mean over seeds with Student's 95% interval, widened by half the resolution and clipped to
+[0, 1]. The policy `guard` reads another number, because the lower end of that interval approaches the mean
+with more seeds, and the mean is unsafe for about half of all seeds. `guard` reads the share below which the
+threshold of one further seed lies with a probability of 5%: Student's one-sided prediction limit, for
+thresholds that are normally distributed over seeds.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from difflab.studies.workers import finished
 
 @dataclass(frozen=True)
 class Tried:
-    """One chain: the share of synthetic images, and the first generation outside the tolerance (None = there was none)."""
+    """One chain. share: of synthetic images. left: first generation outside the tolerance, or None."""
 
     seed: int
     share: float
@@ -58,17 +60,18 @@ def calibrate(
     """Find the largest safe share and write ``OUT/calibration.json``. The same call resumes.
 
     Args:
-        config: its generations are T. Its regime is fixed_real or fresh_real; any other is replaced by fixed_real.
+        config: its generations are T. Its regime is fixed_real or fresh_real; any other is replaced by
+            fixed_real.
         measure: as in metrics.jsonl. With several extractors name one.
-        tolerance: how much worse than in generation 0 the measure may become, in its own unit. A measure that is best at the
-            value of real images may move by this much in both directions.
+        tolerance: how much worse than in generation 0 the measure may become, in its own unit. A measure that
+            is best at the value of real images may move by this much in both directions.
         seeds: chains per share: the seed of the config and the ones after it. An interval needs at least 2.
         resolution: width of the bracket of the share at which the bisection ends.
 
-    Returns a dict with max_synthetic_fraction (safe for a further seed with a probability of 95%; with one seed the
-    estimate), estimate, ci_low, ci_high (of the mean over seeds), by_seed, holds_until (T), longest (see `longest`), measure,
-    extractor, tolerance, regime, chains, generations_run, minutes and tried. Raises ConfigError for a measure that the config
-    does not take and for values out of range.
+    Returns a dict with max_synthetic_fraction (safe for a further seed with a probability of 95%; with one
+    seed the estimate), estimate, ci_low, ci_high (of the mean over seeds), by_seed, holds_until (T), longest
+    (see `longest`), measure, extractor, tolerance, regime, chains, generations_run, minutes and tried. Raises
+    ConfigError for a measure that the config does not take and for values out of range.
     """
     _check(config, tolerance, seeds, resolution)
     started = time.perf_counter()
@@ -132,7 +135,8 @@ def _estimate(thresholds: Sequence[float], half: float) -> dict[str, float | Non
 
 
 def one_more(values: Sequence[float], level: float = 0.95) -> float:
-    """The bound that one further value exceeds with probability `level`: Student's one-sided prediction limit.
+    """The bound that one further value exceeds with probability `level`: Student's one-sided prediction
+    limit.
 
     `values` are two or more, and normally distributed.
 
@@ -144,7 +148,8 @@ def one_more(values: Sequence[float], level: float = 0.95) -> float:
 
 
 def longest(tried: Sequence[Tried]) -> dict[str, int]:
-    """For each share that was tried, from the smallest: the last generation up to which all its chains were safe.
+    """For each share that was tried, from the smallest: the last generation up to which all its chains were
+    safe.
 
     >>> longest([Tried(0, 0.5, 3, 3), Tried(1, 0.5, 2, 2), Tried(0, 0.25, None, 4)])
     {'0.25': 4, '0.5': 1}
@@ -195,11 +200,12 @@ def hold(
     extractor: str | None = None,
     report: Callable[[Config], Any] | None = None,
 ) -> Tried:
-    """Run the chain of a share and a seed, in ``OUT/seed-K``, until the measure leaves the tolerance or the chain ends."""
+    """Run the chain of a share and a seed until the measure leaves the tolerance or the chain ends."""
     chain, path = _with_share(config, share, seed), out / f"seed-{seed}" / f"share-{share:.4f}"
     reporter = report(chain) if report else None
     values: list[float] = []
-    # Exact families draw fresh real data together with the real set, so their chain cannot be extended; it costs no time.
+    # Exact families draw fresh real data together with the real set, so their chain cannot be extended; it
+    # costs no time.
     whole = chain.exact and chain.regime.name == "fresh_real"
     for t in range(chain.generations + 1):
         if not whole or t == 0:
@@ -218,7 +224,10 @@ def hold(
 
 
 def _values(run: Run, measure: str, extractor: str | None) -> list[float]:
-    """The values of a measure by generation. Raises ConfigError if it was not taken, or on several extractors, or has no value."""
+    """The values of a measure by generation.
+
+    Raises ConfigError if it was not taken, or on several extractors, or has no value.
+    """
     all_rows = run.rows()
     rows = [row for row in all_rows if row["metric"] == measure and extractor in (None, row["extractor"])]
     if not rows:

@@ -1,7 +1,8 @@
 """Published claims as experiments: one YAML file per claim, with the statistic that decides it.
 
-The verdict follows from an interval over seeds (`difflab.studies.statistic`). The regions that confirm and refute are written
-into the file before the run. All claims share one store of runs, so an arm runs once however many claims use it.
+The verdict follows from an interval over seeds (`difflab.studies.statistic`). The regions that confirm and
+refute are written into the file before the run. All claims share one store of runs, so an arm runs once
+however many claims use it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Claim(Spec):
     )
     laws: list[str] = Field(
         default_factory=list,
-        description="Exact laws that state the claim for exact families; each is checked with a chain; [] = none.",
+        description="Exact laws that state the claim for exact families; each is checked with a chain; [] = "
+        "none.",
     )
     quick: bool = Field(False, description="Part of the subset that runs in about two minutes.")
     unshown: str = Field(
@@ -54,7 +56,10 @@ class Claim(Spec):
 
 
 def read_claims(folder: Path, names: Sequence[str] = (), quick: bool = False) -> dict[str, Claim]:
-    """The claims of a folder by file name, in order. Raises ConfigError, with the known names, for an unknown name."""
+    """The claims of a folder by file name, in order.
+
+    Raises ConfigError, with the known names, for an unknown name.
+    """
     files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     for name in names:
         if name not in files:
@@ -85,7 +90,8 @@ def run_claims(
     report: Callable[[Job], Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
-    """Run or resume the chains of all claims and write ``OUT/NAME.json``, the verdict of each claim with its evidence.
+    """Run or resume the chains of all claims and write ``OUT/NAME.json``, the verdict of each claim with its
+    evidence.
 
     Args:
         folder: the paths of the sweeps' bases are relative to this folder.
@@ -112,7 +118,10 @@ def run_claims(
 
 
 def _missing(jobs_by_claim: dict[str, list[Job]]) -> list[Job]:
-    """The jobs whose runs are not finished, each folder once, with the largest number of generations that a claim needs."""
+    """The jobs whose runs are not finished.
+
+    Each folder is there once, with the largest number of generations that a claim needs.
+    """
     missing: dict[Path, Job] = {}
     for listed in jobs_by_claim.values():
         for job in listed:
@@ -124,13 +133,19 @@ def _missing(jobs_by_claim: dict[str, list[Job]]) -> list[Job]:
 
 
 def _placed(claim: Claim, folder: Path, out: Path) -> list[Job]:
-    """The jobs of a claim, each in the folder of its recipe. The recipe holds the seed but not the name of the arm."""
+    """The jobs of a claim, each in the folder of its recipe.
+
+    The recipe holds the seed but not the name of the arm.
+    """
     listed = jobs(claim.sweep, folder, out) if claim.sweep else []
     return [Job(job.arm, job.seed, job.config, out / "runs" / place(job.config)) for job in listed]
 
 
 def place(config: Config) -> str:
-    """Folder name of a run in the store: the hash of all settings that differ from their defaults, without generations and name."""
+    """Folder of a run in the store: the hash of all settings that differ from their defaults.
+
+    The number of generations and the name are not part of it.
+    """
     changed = config.model_dump(mode="json", exclude_defaults=True, exclude={"name", "generations"})
     return configs.digest(changed)
 
@@ -147,7 +162,8 @@ def judge(
 ) -> dict[str, Any]:
     """The verdict on a claim from its finished runs.
 
-    Keys: name, claim, source, setting, unshown, revised, later, arms, seeds, errors, runs, statistics, laws, verdict, minutes.
+    Keys: name, claim, source, setting, unshown, revised, later, arms, seeds, errors, runs, statistics, laws,
+    verdict, minutes.
     """
     started = time.perf_counter()
     texts = claim.model_dump(

@@ -1,8 +1,10 @@
-"""Compare runs generation by generation: each arm with the first one, seed by seed, with intervals over seeds.
+"""Compare runs generation by generation: each arm with the first one, seed by seed, with intervals over
+seeds.
 
-The chain is the unit of replication. Samples of one chain share their ancestry, so the interval of a single run does not say
-what another seed would give. Differences are paired by seed, because arms of a sweep share generation 0 and with it the
-chance of the seed. They have Student's 95% interval over seeds. With one seed there is none: the verdict is "cannot tell".
+The chain is the unit of replication. Samples of one chain share their ancestry, so the interval of a single
+run does not say what another seed would give. Differences are paired by seed, because arms of a sweep share
+generation 0 and with it the chance of the seed. They have Student's 95% interval over seeds. With one seed
+there is none: the verdict is "cannot tell".
 """
 
 from __future__ import annotations
@@ -36,10 +38,13 @@ class Arm:
 
 
 def arms_of(runs: Sequence[Run], names: Sequence[str] | None = None) -> list[Arm]:
-    """Runs grouped into arms, in order of appearance. Raises ConfigError for two runs of one arm and one seed.
+    """Runs grouped into arms, in order of appearance.
+
+    Raises ConfigError for two runs of one arm and one seed.
 
     Args:
-        names: the arm of each run; None = runs whose recipes differ in the seed alone are one arm, see `_arm_names`.
+        names: the arm of each run; None = runs whose recipes differ in the seed alone are one arm, see
+            `_arm_names`.
     """
     if names is None:
         names = _arm_names(runs)
@@ -56,7 +61,7 @@ def arms_of(runs: Sequence[Run], names: Sequence[str] | None = None) -> list[Arm
 
 
 def _arm_names(runs: Sequence[Run]) -> list[str]:
-    """The arm of each run: the name in its config, or the settings that differ where several arms have one name."""
+    """The arm of each run: the name in its config, or what differs if several arms have one name."""
     recipes = [_recipe_without_seed(run) for run in runs]
     digests = [configs.digest(recipe) for recipe in recipes]
     first_run: dict[str, int] = {}
@@ -100,12 +105,13 @@ def compare_runs(
         metrics: names; None = all but those of the training itself.
         generations: None = the last one that all arms have.
 
-    Keys of a row: generation, metric, extractor, arm, seeds, value (mean over seeds), ci_low, ci_high (over seeds, None with
-    one seed) and floor. An arm without runs, or without the measure, has 0 seeds and value None. Against the first arm:
-    difference (mean over common seeds), diff_low, diff_high, pairs, and verdict, which is "higher than ARM",
-    "lower than ARM", "not distinguishable", or "cannot tell" with fewer than two pairs. There is no correction for multiple
-    comparisons: of twenty differences that are zero, one is expected to be called distinguishable.
-    Raises ConfigError if there is no run, a generation that some run lacks, or a measure that no run has.
+    Keys of a row: generation, metric, extractor, arm, seeds, value (mean over seeds), ci_low, ci_high (over
+    seeds, None with one seed) and floor. An arm without runs, or without the measure, has 0 seeds and value
+    None. Against the first arm: difference (mean over common seeds), diff_low, diff_high, pairs, and verdict,
+    which is "higher than ARM", "lower than ARM", "not distinguishable", or "cannot tell" with fewer than two
+    pairs. There is no correction for multiple comparisons: of twenty differences that are zero, one is
+    expected to be called distinguishable. Raises ConfigError if there is no run, a generation that some run
+    lacks, or a measure that no run has.
     """
     if not arms or not any(arm.runs for arm in arms):
         raise ConfigError("there is no run to compare")
@@ -138,7 +144,7 @@ def _generations(table: Table, wanted: Sequence[int] | None) -> list[int]:
 
 
 def _measures(table: Table, wanted: Sequence[str] | None) -> list[tuple[str, str]]:
-    """(metric, extractor) of the wanted measures, or of all that are not about the training, in order of appearance."""
+    """(metric, extractor) of the wanted measures, else of all that are not about the training."""
     measures: dict[tuple[str, str], None] = {}
     for by_seed in table.values():
         for readings in by_seed.values():
@@ -177,7 +183,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def better_of(metric: str) -> str:
-    """Which way a measure is better: 'lower', 'higher', or 'real' for a measure that is best at the value of real images."""
+    """Which way a measure is better: 'lower', 'higher', or 'real' (best at the value of real images)."""
     known = "fd" if metric == "fid" else metric
     if dict.__contains__(METRICS, known):
         return METRICS[known].better

@@ -1,7 +1,9 @@
-"""The table of laws: for each law the chain that obeys it, the statistic of that chain and its exact expectation.
+"""The table of laws: for each law the chain that obeys it, the statistic of that chain and its exact
+expectation.
 
-Every law is about the model of the last generation of its chain. Papers count fits from 1, so their t is generation + 1.
-Each function below is one chapter of the table; `LAWS` joins the chapters. The formulas are in `difflab.studies.closed_forms`.
+Every law is about the model of the last generation of its chain. Papers count fits from 1, so their t is
+generation + 1. Each function below is one chapter of the table; `LAWS` joins the chapters. The formulas are
+in `difflab.studies.closed_forms`.
 """
 
 from __future__ import annotations
@@ -37,10 +39,11 @@ Measures = dict[str, np.ndarray]
 class Law:
     """One law.
 
-    what: the sentence that is printed. chain: the config of the chain; of an ecosystem the mean over labs is taken.
-    statistic: the name of a measure of the chain, or a function of all its measures, with one value per chain.
-    theory: the expectation of the statistic. spread: its standard deviation over chains where that is known (chains with a
-    selector run one by one, so two of them have to be enough); None = estimated from the chains.
+    what: the sentence that is printed. chain: the config of the chain; of an ecosystem the mean over labs is
+    taken. statistic: the name of a measure of the chain, or a function of all its measures, with one value
+    per chain. theory: the expectation of the statistic. spread: its standard deviation over chains where that
+    is known (chains with a selector run one by one, so two of them have to be enough); None = estimated from
+    the chains.
     """
 
     what: str
@@ -71,7 +74,10 @@ def chain(
     real_fraction: float | None = None,
     **model: Any,
 ) -> dict[str, Any]:
-    """The config of a chain of t fits of `n` points each. count: samples per generation, None = n. model: keys of the family."""
+    """The config of a chain of t fits of `n` points each.
+
+    count: samples per generation, None = n. model: keys of the family.
+    """
     config: dict[str, Any] = {
         "generations": t - 1,
         "data": {"source": "exact", "train_size": n},
@@ -167,7 +173,7 @@ def fresh_real() -> Chapter:
 
 
 def _weighted(name: str, n: int, samples: int, count: int, policy_weight: Any, weight: float) -> Chapter:
-    """Both laws of a chain with `n` fresh real points of total weight `weight` and `samples` synthetic ones."""
+    """Both laws of a chain with `n` fresh real points of total weight `weight`, and `samples`."""
     config = chain("gaussian", n + samples, 10, "fresh_real", count, real_fraction=n / (n + samples))
     config |= {"policies": [{"policy": "real_weight", "weight": policy_weight}]}
     what = f"{n} fresh real points of weight {weight:.3g} against {samples} samples"

@@ -1,9 +1,10 @@
-"""The statistic that decides a claim: an expression over the arms of a sweep, evaluated for each seed, and its verdict.
+"""The statistic that decides a claim: an expression over the arms of a sweep, evaluated for each seed, and
+its verdict.
 
     at('fresh', 'recall', 5) - at('replace', 'recall', 5)
 
-The verdict follows from Student's 95% interval over seeds: "reproduced" if the whole interval lies in the region `confirm`,
-"refuted here" if it lies in the region `refute`, else "cannot tell".
+The verdict follows from Student's 95% interval over seeds: "reproduced" if the whole interval lies in the
+region `confirm`, "refuted here" if it lies in the region `refute`, else "cannot tell".
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class Statistic(Spec):
 class Seed:
     """The runs of one seed, by arm. An expression may call its methods `at` to `recovery`.
 
-    Measures are named as in metrics.jsonl. 'measure@extractor' selects one of several extractors; without it the first one
-    is read. Of an ecosystem the mean over its labs is read.
+    Measures are named as in metrics.jsonl. 'measure@extractor' selects one of several extractors; without it
+    the first one is read. Of an ecosystem the mean over its labs is read.
 
     Args:
         last: by arm, the last generation that is read; None = all.
@@ -95,7 +96,8 @@ class Seed:
         return float(np.polyfit(np.arange(len(values)), values, 1)[0])
 
     def onset(self, arm: str, metric: str, share: float) -> float:
-        """First generation whose value differs from generation 0's by more than `share` of it; one past the last = never.
+        """First generation whose value differs from generation 0's by more than `share` of it; one past the
+        last = never.
 
         NaN if the value of generation 0 is 0.
         """
@@ -107,14 +109,20 @@ class Seed:
         return float(next(changed, len(values)))
 
     def recovery(self, arm: str, metric: str, first: float, tolerance: float) -> float:
-        """Generations after `first` until a measure is at most `tolerance` worse than in generation 0; one past the last = never."""
+        """Generations after `first` until a measure is at most `tolerance` worse than in generation 0.
+
+        One past the last generation = never.
+        """
         values, better = self.curve(arm, metric), better_of(metric)
         later = values[int(first) + 1 :]
         recovered = (t for t, value in enumerate(later, 1) if worse(better, value - values[0]) <= tolerance)
         return float(next(recovered, len(later) + 1))
 
     def evaluate(self, text: str) -> float:
-        """The value of an expression. Raises ConfigError for anything but numbers, + - * / **, and the methods above."""
+        """The value of an expression.
+
+        Raises ConfigError for anything but numbers, + - * / **, and the methods above.
+        """
         try:
             return float(self._value(ast.parse(text, mode="eval"), text))
         except (SyntaxError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
@@ -149,7 +157,10 @@ def inside(low: float, high: float, region: str) -> bool:
 
 
 def judged(values: Sequence[float], statistic: Statistic) -> dict[str, Any]:
-    """effect (mean over seeds), ci_low, ci_high, seeds and verdict. With one seed, or a value that is NaN, the verdict is "cannot tell"."""
+    """effect (mean over seeds), ci_low, ci_high, seeds and verdict.
+
+    With one seed, or a value that is NaN, the verdict is "cannot tell".
+    """
     effect = float(np.mean(values)) if len(values) else math.nan
     result = {"effect": effect, "ci_low": None, "ci_high": None, "seeds": len(values), "verdict": UNKNOWN}
     if not np.isfinite(values).all():
@@ -167,7 +178,7 @@ def judged(values: Sequence[float], statistic: Statistic) -> dict[str, Any]:
 
 
 def overall(verdicts: Sequence[str]) -> str:
-    """The verdict on several statistics: "reproduced" if all are, "refuted here" if any is, else "cannot tell"."""
+    """The joint verdict: "reproduced" if all are, "refuted here" if any is, else "cannot tell"."""
     if REFUTED in verdicts:
         return REFUTED
     if verdicts and all(verdict == REPRODUCED for verdict in verdicts):

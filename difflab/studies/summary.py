@@ -62,7 +62,10 @@ def _sentences(arms: Sequence[Arm], rows: Sequence[Mapping[str, Any]]) -> list[s
 def _count(verdicts: Sequence[str], first: str) -> str:
     known = [verdict for verdict in verdicts if verdict != UNKNOWN]
     if not known:
-        return f"cannot tell whether it differs from {first} (an interval needs two seeds or more that both arms have)"
+        return (
+            f"cannot tell whether it differs from {first} (an interval needs two seeds or more that both "
+            "arms have)"
+        )
     different = sum(verdict != SAME for verdict in known)
     if not different:
         return f"not distinguishable from {first} in any of {len(known)} measures"

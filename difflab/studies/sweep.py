@@ -1,8 +1,9 @@
 """A sweep: the same chain under different settings (arms), each with several seeds, compared seed by seed.
 
-A sweep is a YAML file with a base config, overrides for all arms, one mapping of overrides per arm, and seeds. Every run is
-an ordinary run in ``OUT/ARM/seed-K``. Arms share every stage up to the point where their settings differ (loop/reuse.py).
-The same command resumes a sweep. If a run fails, its reason is recorded and the other runs go on.
+A sweep is a YAML file with a base config, overrides for all arms, one mapping of overrides per arm, and
+seeds. Every run is an ordinary run in ``OUT/ARM/seed-K``. Arms share every stage up to the point where their
+settings differ (loop/reuse.py). The same command resumes a sweep. If a run fails, its reason is recorded and
+the other runs go on.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Sweep(Spec):
     )
     arms: dict[str, dict[str, Any]] = Field(
         min_length=1,
-        description="Name of each arm with its dotted overrides. The other arms are compared with the first one.",
+        description="Name of each arm with its dotted overrides. The other arms are compared with the first "
+        "one.",
     )
 
     @property
@@ -53,12 +55,18 @@ class Sweep(Spec):
 
 
 def read(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep, Path]:
-    """A sweep file, and the folder that its base is relative to. overrides: keys of the sweep itself, such as ``seeds=5``."""
+    """A sweep file, and the folder that its base is relative to.
+
+    overrides: keys of the sweep itself, such as ``seeds=5``.
+    """
     return configs.load(path, list(overrides), Sweep), Path(path).parent
 
 
 def jobs(sweep: Sweep, folder: Path, out: Path) -> list[Job]:
-    """All runs of a sweep. Every config is checked before any run starts. Raises ConfigError that names the arm."""
+    """All runs of a sweep.
+
+    Every config is checked before any run starts. Raises ConfigError that names the arm.
+    """
     if not sweep.seed_list or len(set(sweep.seed_list)) != len(sweep.seed_list):
         raise ConfigError(f"seeds: give at least one seed and each once, got {sweep.seeds}")
     raw = sweep.base if isinstance(sweep.base, dict) else _raw(base_file(folder, sweep.base))
@@ -108,7 +116,9 @@ def run_sweep(
     report: Callable[[Job], Any] | None = None,
     say: Any = print,
 ) -> list[Record]:
-    """Run or resume all jobs and write ``OUT/sweep.json``. Returns one record per job, in the order of the file.
+    """Run or resume all jobs and write ``OUT/sweep.json``.
+
+    Returns one record per job, in the order of the file.
 
     Args:
         folder: the path of the base is relative to this folder.
@@ -133,7 +143,10 @@ def run_sweep(
 
 
 def runs_of(out: Path) -> list[tuple[str, int, Run]]:
-    """The complete runs of a sweep's folder: arm, seed, run. Raises ConfigError if the folder holds no sweep."""
+    """The complete runs of a sweep's folder: arm, seed, run.
+
+    Raises ConfigError if the folder holds no sweep.
+    """
     if not (out / "sweep.json").exists():
         raise ConfigError(
             f"{out} holds no sweep (no sweep.json); start one with: difflab sweep SWEEP.yaml --out {out}"

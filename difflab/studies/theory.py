@@ -1,7 +1,7 @@
 """Check laws of self-consuming loops by running exact families through the chain, the store and the measures.
 
-The unit of replication is the chain, because samples inside one chain share their ancestry. A |z| of 4 or more is a failure.
-The laws are in `difflab.studies.laws`, their formulas in `difflab.studies.closed_forms`.
+The unit of replication is the chain, because samples inside one chain share their ancestry. A |z| of 4 or
+more is a failure. The laws are in `difflab.studies.laws`, their formulas in `difflab.studies.closed_forms`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ APART = 2
 def check(names: list[str], chains: int = 1000, seed: int = 0) -> list[dict[str, Any]]:
     """Run the chains of these laws and compare each statistic with its expectation.
 
-    Laws about the same chain share one run. Returns rows with the keys law, what, theory, measured, z and chains.
-    Raises ConfigError for an unknown law, fewer than 2 chains, or chains that are all equal.
+    Laws about the same chain share one run. Returns rows with the keys law, what, theory, measured, z and
+    chains. Raises ConfigError for an unknown law, fewer than 2 chains, or chains that are all equal.
     """
     for name in names:
         if name not in LAWS:
@@ -67,7 +67,10 @@ def _row(name: str, law: Law, values: np.ndarray) -> dict[str, Any]:
 def _through_the_engine(
     chain: dict[str, Any], generation: int, chains: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Statistics of `chains` replicates of a chain in one generation: arrays [chains] by name, of an ecosystem means over labs."""
+    """Statistics of `chains` replicates of a chain in one generation: arrays [chains] by name.
+
+    Of an ecosystem they are means over labs.
+    """
     raw = {
         **chain,
         "seed": seed_of("theory", seed, configs.digest(chain)),
@@ -84,6 +87,9 @@ def _through_the_engine(
 
 
 def _one_by_one(chain: dict[str, Any], generation: int, chains: int, seed: int) -> dict[str, np.ndarray]:
-    """The same for chains that cannot be replicated in one run: at most `APART` runs, each with a seed of its own."""
+    """The same for chains that cannot be replicated in one run.
+
+    There are at most `APART` runs, each with its own seed.
+    """
     each = [_through_the_engine(chain, generation, 1, seed_of(seed, i)) for i in range(min(chains, APART))]
     return {name: np.concatenate([measures[name] for measures in each]) for name in each[0]}

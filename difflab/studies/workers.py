@@ -1,7 +1,7 @@
 """Run the jobs of a study: one job is one chain, executed in this process or in worker processes.
 
-To run a study on a cluster, list its jobs with `waves`: jobs of the second wave reuse generation 0 of jobs of the first.
-Every job is one idempotent call of `work`, and jobs share nothing but the output folder.
+To run a study on a cluster, list its jobs with `waves`: jobs of the second wave reuse generation 0 of jobs of
+the first. Every job is one idempotent call of `work`, and jobs share nothing but the output folder.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from difflab.runs.record import read_record
 from difflab.runs.run import Run
 
 Record = dict[str, Any]
-"""What is stored of a job: arm, seed, path (relative to the output folder), error (None = it succeeded), and shared, the
-stages [generation, stage] that were copied from other runs."""
+"""What is stored of a job: arm, seed, path (relative to the output folder), error (None = it succeeded), and
+shared, the stages [generation, stage] that were copied from other runs.
+"""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Job:
 
 
 def waves(listed: Sequence[Job]) -> list[list[Job]]:
-    """The jobs in two waves: the first job of every group that shares the training of generation 0, then all others."""
+    """Two waves: the first job of every group that shares the training of generation 0, then the others."""
     leaders = {keys(job.config)[0, "train"]: job for job in reversed(listed)}.values()
     leader_ids = {id(job) for job in leaders}
     return [
@@ -64,9 +65,12 @@ def record_of(job: Job, out: Path, error: str | None = None) -> Record:
 
 
 def work(job: Job, out: Path, report: Any = None) -> Record:
-    """Run or resume one job and return its record. Stages that other runs under `out` have finished are copied.
+    """Run or resume one job and return its record.
 
-    An error of the job is noted in the record. An error that is no DifflabError also leaves a traceback beside the run.
+    Stages that other runs under `out` have finished are copied.
+
+    An error of the job is noted in the record. An error that is no DifflabError also leaves a traceback
+    beside the run.
     """
     record = record_of(job, out)
     try:
@@ -98,7 +102,7 @@ def finished(out: Path) -> Iterable[Run]:
 
 @cache
 def _record(path: Path, stamp: int) -> Config:
-    """The config in run.yaml, read once per change of the file: with many arms, reading it again takes longer than a run."""
+    """The config in run.yaml, read once per change of the file: reading it can take longer than a run."""
     return read_record(path)
 
 
@@ -112,7 +116,8 @@ def execute(
     """Run jobs wave by wave and pass the record of each to `note` as soon as it ends.
 
     Args:
-        workers: number of processes; None = one per GPU, or without a GPU one. One worker runs in this process.
+        workers: number of processes; None = one per GPU, or without a GPU one. One worker runs in this
+            process.
         report: returns the Reporter of a job that runs in this process.
     """
     gpus = torch.cuda.device_count()
@@ -154,14 +159,17 @@ def _execute_in_processes(
 
 
 def visible(gpus: int) -> list[str]:
-    """Names of the first `gpus` GPUs for CUDA_VISIBLE_DEVICES: those that this process was given, by number or UUID."""
+    """Names of the first `gpus` GPUs of this process for CUDA_VISIBLE_DEVICES: numbers or UUIDs."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     names = [name.strip() for name in listed if name.strip()]
     return (names or [str(i) for i in range(gpus)])[:gpus]
 
 
 class Worker:
-    """A process that runs one job after another on one GPU, or on its share of the CPU cores. It is restarted if it is killed."""
+    """A process that runs one job after another on one GPU, or on its share of the CPU cores.
+
+    It is restarted if it is killed.
+    """
 
     def __init__(self, device: str | None, threads: int):
         self.place = (device, threads)
@@ -180,7 +188,8 @@ class Worker:
             return record_of(
                 job,
                 out,
-                "its process was killed, usually because memory ran out; the same command with fewer --workers resumes it",
+                "its process was killed, usually because memory ran out; the same command with fewer "
+                "--workers resumes it",
             )
 
 

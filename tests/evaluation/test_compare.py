@@ -1,4 +1,4 @@
-"""difflab compare: any two sets of images, told apart or not, and everything odd about them counted and said."""
+"""Compare two sets of images, and note everything special about them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write(folder: Path, images, suffix: str = "png", **options) -> Path:
     return folder
 
 
-# ------------------------------------------------------------------------------------------------ what it says
+# ----------------------------------------------------------------------------------------------- what it says
 def test_equal_sets_lie_at_the_floor_and_changed_ones_do_not(emoji):
     real, same, changed = emoji[:400], emoji[400:], emoji[400:].copy()
     changed[:] = changed[:8].repeat(25, axis=0)  # a few images, repeated
@@ -59,7 +59,7 @@ def test_equal_sets_lie_at_the_floor_and_changed_ones_do_not(emoji):
 
 
 def test_every_value_is_that_of_the_measure_on_the_same_rows(emoji):
-    """The rows are drawn by a permutation; with as many generated images as n all of them count, so their order is of no matter."""
+    """With as many generated images as n all of them are measured, so the permutation does not matter."""
     result = compare(
         emoji[:300], emoji[300:450], extractors=["pixels"], metrics=["trace_ratio", "fd"], resamples=0
     )
@@ -150,7 +150,7 @@ def test_defaults_take_every_common_measure_on_features_and_texture(emoji):
         result["ct"]
 
 
-# ----------------------------------------------------------------------------------------------- kinds of images
+# -------------------------------------------------------------------------------------------- kinds of images
 def test_folders_arrays_tensors_and_pil_images_are_the_same_images(emoji, tmp_path):
     real, fake = emoji[:80], emoji[80:120]
     wanted = compare(real, fake, **FEW).rows
@@ -195,7 +195,7 @@ def test_few_unreadable_images_are_left_out_and_named_many_are_an_error(emoji, t
     )
 
 
-# ------------------------------------------------------------------------------------------------------ bad input
+# -------------------------------------------------------------------------------------------------- bad input
 @pytest.mark.parametrize(
     ("fake", "said"),
     [
@@ -267,7 +267,7 @@ def test_one_extractor_sees_the_same_whatever_else_is_measured(emoji):
     assert METRICS["fd"].of(pair) > 0
 
 
-# -------------------------------------------------------------------------------------------------- the command
+# ------------------------------------------------------------------------------------------------ the command
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return difflab("compare", *arguments)
 

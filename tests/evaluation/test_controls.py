@@ -11,7 +11,7 @@ from difflab.config import Data
 from difflab.data.sources import open_source
 from difflab.evaluation.controls import LUMA, matched, reencoded
 from difflab.evaluation.simulate import simulate
-from difflab.metrics.texture import STATISTICS, texture
+from difflab.features.texture import STATISTICS, texture
 
 
 @pytest.fixture(scope="module", params=["digits", "emoji"])
@@ -31,7 +31,7 @@ def median(images: np.ndarray, statistic: str) -> float:
     ("kind", "statistic"), [("blurred", "sharpness"), ("sharpened", "sharpness"), ("saturated", "saturation")]
 )
 def test_the_look_of_changed_images_is_taken_on(halves, kind, statistic):
-    """Of the way from other real images to changed ones, all but a third is gone (HSV's saturation is not quite a mean of chroma)."""
+    """At least two thirds of the shift are matched (saturation in HSV is not quite the mean chroma)."""
     real, other = halves
     if kind == "saturated" and real.shape[3] == 1:
         return

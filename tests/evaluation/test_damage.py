@@ -1,4 +1,4 @@
-"""Whatever is wrong with a config or with the files of a run: exit code 0, 1 or 2, one line on stderr, never a traceback."""
+"""A damaged config or run: exit code 0, 1 or 2, one line on stderr, and never a traceback."""
 
 from __future__ import annotations
 
@@ -256,7 +256,7 @@ def test_classes_and_files_may_have_any_name_too(tmp_path):
     assert "not UTF-8; rename it" in told(difflab("plan", tmp_path / "c.yaml"))  # the ledger is text
 
 
-# -------------------------------------------------------------------------------------------- files of a finished run
+# ------------------------------------------------------------------------------------ files of a finished run
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     base = tmp_path_factory.mktemp("finished")

@@ -1,4 +1,4 @@
-"""difflab diagnose: it names what was done to real images, keeps silent where nothing was, and never says more than n allows."""
+"""Diagnose folders, arrays and runs, from Python and from the command line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from difflab.loop import chain
 from difflab.runs.run import Run, open_run
 
 
-# ------------------------------------------------------------------------------------------------- folders and bad input
+# -------------------------------------------------------------------------------------- folders and bad input
 def write(folder: Path, images: Images) -> Path:
     for i, image in enumerate(images.pixels):
         place = folder / f"class-{images.labels[i]}" if images.labels is not None else folder
@@ -126,10 +126,10 @@ def test_arrays_do_too(digits):
     assert found.name == "blurred" and found.n == N
 
 
-# ------------------------------------------------------------------------------------------------------------------ runs
+# ------------------------------------------------------------------------------------------------------- runs
 @pytest.fixture(scope="module")
 def memoriser(tmp_path_factory) -> Path:
-    """Real digits, resampled from themselves for some generations: copies from the start, and variety lost."""
+    """Digits that are resampled from themselves: copies from the start, and loss of variety."""
     path = tmp_path_factory.mktemp("runs") / "memoriser"
     spec = {
         "name": "memoriser",
@@ -147,7 +147,8 @@ def test_a_run_is_diagnosed_from_its_own_images(memoriser):
     result = diagnose_run(open_run(memoriser), extractors=["pixels"], resamples=12)
     first, last = result.findings[0], result.findings[-1]
     assert "overfitting" in first.instead  # a bootstrap of the training images is nothing but copies
-    # Held-out images are the control of copies; that other real images of a run were trained on takes nothing from it.
+    # Held-out images are the control of copies; that other real images of a run were trained on takes nothing
+    # from it.
     assert first.copies_told and not result.doubts and "near_duplicates" not in first.left_out
     assert last.generation == 4 and last.profile[TAILS] == PRESENT and last.stage in ("early", "catastrophic")
     assert (first.chain.real, last.chain.real, last.chain.guidance) == (1, 0, 1), "what the run does already"
@@ -173,12 +174,28 @@ def test_exact_families_have_no_images(tmp_path):
     [
         (["fixed_real"] * 4, {}, Chain(1.0, 0.0, 1.0, "scratch")),
         (["synthetic"] * 4, {"sample": {"guidance_scale": 2.0}}, Chain(0.0, 0.0, 2.0, "scratch")),
-        (["synthetic", "synthetic", "synthetic", "fresh_real"], {"train": {"start_from": "previous"}}, Chain(0.25, 0.25, 1.0, "previous")),
-        (["synthetic", "fixed_real"], {"policies": [{"policy": "guidance_by_generation", "scales": [1.0, 1.0, 3.0]}]}, Chain(0.5, 0.0, 3.0, "scratch", ("guidance_by_generation",))),
-        (["synthetic"], {"policies": [{"policy": "temperature", "scale": 0.9}]}, Chain(0.0, 0.0, 1.0, "scratch", ("temperature",))),
-        (["synthetic"], {"policies": [{"policy": "temperature", "scale": 1.1}]}, Chain(0.0, 0.0, 1.0, "scratch")),
+        (
+            ["synthetic", "synthetic", "synthetic", "fresh_real"],
+            {"train": {"start_from": "previous"}},
+            Chain(0.25, 0.25, 1.0, "previous"),
+        ),
+        (
+            ["synthetic", "fixed_real"],
+            {"policies": [{"policy": "guidance_by_generation", "scales": [1.0, 1.0, 3.0]}]},
+            Chain(0.5, 0.0, 3.0, "scratch", ("guidance_by_generation",)),
+        ),
+        (
+            ["synthetic"],
+            {"policies": [{"policy": "temperature", "scale": 0.9}]},
+            Chain(0.0, 0.0, 1.0, "scratch", ("temperature",)),
+        ),
+        (
+            ["synthetic"],
+            {"policies": [{"policy": "temperature", "scale": 1.1}]},
+            Chain(0.0, 0.0, 1.0, "scratch"),
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_chain_is_read_from_its_training_set_and_config(
     pools: list[str], more: dict[str, Any], expected: Chain, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from difflab.evaluation.signs import (
 from difflab.evaluation.simulate import simulate
 
 
-# ---------------------------------------------------------------------------------------------- what was done is named
+# ------------------------------------------------------------------------------------- what was done is named
 @pytest.mark.parametrize(
     ("kind", "degree", "name"),
     [

@@ -53,7 +53,7 @@ def test_what_is_open_is_said_with_the_reason() -> None:
     ]
 
 
-# ----------------------------------------------------------------------------------------------------- over generations
+# ------------------------------------------------------------------------------------------- over generations
 def test_a_chain_is_judged_from_its_generation_0_and_the_first_alarm_is_found(digits):
     degrees = (0.1, 0.2, 0.6, 1.0)
     result = examined(

@@ -1,4 +1,4 @@
-"""The monitor: silent while nothing changes, an alarm when variety or looks go, curves in a tracker, bad input refused."""
+"""The monitor: no alarm without a change, an alarm when variety or detail is lost, curves in a tracker."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_curves_go_to_the_trackers(emoji):
 
 
 def test_every_extractor_has_its_own_curve_and_its_own_alarm(emoji):
-    """Three feature spaces: the curves of one measure do not overwrite each other, and each alarm says where it was seen."""
+    """The curves of one measure on three extractors do not overwrite each other; alarms name theirs."""
 
     class Kept:
         num_processes = 1
@@ -187,7 +187,9 @@ def watch(**more):
     images = np.stack([source.read(i) for i in np.random.default_rng(0).permutation(len(source))])
     monitor = Monitor(images[:300], extractors=["pixels"], metrics=["fd", "recall"], resamples=20, **more)
     accelerator = more.get("accelerator")
-    mine = images[300:420][accelerator.process_index :: accelerator.num_processes] if accelerator else images[300:420]
+    mine = images[300:420]
+    if accelerator:
+        mine = mine[accelerator.process_index :: accelerator.num_processes]
     return monitor.update(mine, step=7)
 
 def reason(call):
@@ -231,7 +233,7 @@ def shared(tmp_path_factory):
 
 
 def test_two_processes_share_the_samples(shared):
-    """Each gives half of the images; both then hold the rows of all of them, the same as one process alone."""
+    """Each gives half of the images. Both get the rows of all of them, as one process alone does."""
     (count, first, _), (_, second, _) = shared
     assert count == 2 and first == second and len(first) == 2
     exec(SHARED, known := {})

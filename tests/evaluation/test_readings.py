@@ -35,7 +35,7 @@ def test_without_labels_concepts_have_no_verdict_and_the_reason_is_given(digits)
 
 
 def test_the_look_of_samples_is_what_the_control_has(digits):
-    """Blurred samples, and real images that were given their look, measure alike: that is why blur is no loss of variety."""
+    """Blurred samples measure like real images with the same blur, so a blur is no loss of variety."""
     finding = examined(digits, changed(digits, "blurred", 1.0)).findings[0]
     recall = next(r for r in finding.readings[TAILS] if r.sign.metric == "recall")
     assert recall.worse_than("real images") and not recall.worse_than(f"real images {LOOK}")
@@ -46,7 +46,10 @@ def test_the_look_of_samples_is_what_the_control_has(digits):
 
 
 def test_images_without_features_cost_a_measure_those_images_alone_and_reasons_are_sentences(digits):
-    """A few black digits have no direction in pixels: vendi goes on without them. Where real images have no value at all, a sentence says so."""
+    """A few black digits have no direction in pixels: vendi goes on without them.
+
+    Where real images have no value at all, a sentence says so.
+    """
     black = replace(digits["other"], pixels=digits["other"].pixels.copy())
     black.pixels[[3, 50, 90]] = 0
     result = examined(digits | {"other": black}, changed(digits, "shrunk", 0.6))
@@ -58,7 +61,8 @@ def test_images_without_features_cost_a_measure_those_images_alone_and_reasons_a
     empty = replace(black, pixels=np.zeros_like(black.pixels))
     lost = examined(digits | {"other": empty}, changed(digits, "shrunk", 0.6)).findings[0].left_out
     assert lost["vendi"].startswith(
-        "vendi has no value between real images: vendi needs at least 2 fake images, got 0: 200 of 200 images have"
+        "vendi has no value between real images: vendi needs at least 2 fake images, got 0: 200 of 200 "
+        "images have"
     )
     for measure, reason in lost.items():
         assert reason[0].isalpha() and len(reason.split()) > 3 and not reason.startswith("("), measure

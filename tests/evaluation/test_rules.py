@@ -41,7 +41,7 @@ def worse(sign: Sign) -> float:
 
 
 def readings(*present: str, **controls: tuple[float, float]) -> dict[str, list[Reading]]:
-    """Readings of all definitions and looks: clearly worse than all controls in those that are `present`, else as real images."""
+    """Readings that are clearly worse than all controls in the groups `present`, else as real images."""
     groups = SIGNS | {"repeats": (REPEATS,), "copies": COPIES, "encoding": ()}
     groups |= {f"look: {name}": signs for name, signs in LOOKS.items()}
     return {

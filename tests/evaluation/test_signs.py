@@ -13,7 +13,7 @@ from difflab.evaluation.signs import (
 )
 
 
-# ------------------------------------------------------------------------------------------------------- the one rule
+# ----------------------------------------------------------------------------------------------- the one rule
 def reading(
     value: float, error: float, worse: str = "lower", relevant: float = 0.1, **controls: tuple[float, float]
 ) -> Reading:

@@ -76,7 +76,8 @@ def test_variance_shrinks_within_classes_by_the_square_of_what_is_left(pool):
             for c in np.unique(labels)
         )
 
-    # The same seed draws the same rows for each degree, so that the law is exact but for rounding and the means of the pool.
+    # The same seed draws the same rows for each degree, so that the law is exact but for rounding and the
+    # means of the pool.
     first = changed("shrunk", pool, 1e-9)
     for degree in DEGREES:
         assert within(*changed("shrunk", pool, degree)) / within(*first) == pytest.approx(

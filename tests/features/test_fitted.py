@@ -5,8 +5,9 @@ import torch
 
 from difflab.core.errors import MeasureError
 from difflab.features import fitted as module
-from difflab.features.extractors import BATCH, open_extractor
+from difflab.features.extractor import BATCH
 from difflab.features.fitted import fit_extractor
+from difflab.features.registry import open_extractor
 
 
 def images(n, size=8, channels=1, seed=0):

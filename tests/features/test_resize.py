@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from difflab.core.errors import MeasureError
-from difflab.features import extractors
+from difflab.features import extractor as extractor_module
 from difflab.features.resize import RESIZES
 from difflab.metrics import open_extractor, resized
 
@@ -142,7 +142,7 @@ def test_inception_takes_the_choice_and_says_so(tmp_path, monkeypatch):
                 torch.nn.init.kaiming_normal_(layer.weight)
     path = tmp_path / "weights.pth"
     torch.save(blank.state_dict(), path)
-    monkeypatch.setattr(extractors, "BATCH", 1)
+    monkeypatch.setattr(extractor_module, "BATCH", 1)
     images = noisy(600, 400, n=1)
     by_resize = {
         how: open_extractor(f"inception:{path}", resize=None if how == "tf1" else how) for how in RESIZES

@@ -9,7 +9,7 @@ from made import NUMBERS, UNCONDITIONAL, candidates, checked
 from safetensors.torch import save_file
 
 from difflab.core.errors import ConfigError, MeasureError
-from difflab.metrics.texture import STATISTICS, texture
+from difflab.features.texture import STATISTICS, texture
 from difflab.policies import rewards
 
 RNG = np.random.default_rng(0)

@@ -351,10 +351,10 @@ def test_intervals_of_arms_stand_where_there_are_any(
     if seeds > 1:
         found["compared"]["paired"] = True
         for row in found["compared"]["rows"]:
-            row["cells"][1] |= {"diff_low": 0.125, "diff_high": 0.25, "effect": "higher"}
+            row["cells"][1] |= {"diff_low": 0.125, "diff_high": 0.25, "effect": "higher", "tone": "better"}
     section = render(found).split('<section id="arms"')[1].split("</section>")[0]
     assert ("95% interval" in section, "[0.125, 0.25]" in section) == (seeds > 1, seeds > 1)
-    assert ('<span class="verdict-word">higher</span>' in section) == (seeds > 1)
+    assert ('<span class="verdict-word better">higher</span>' in section) == (seeds > 1)
     assert ("nothing can be told apart" in section) == (seeds == 1) and "cannot tell" not in section
     assert ". Budgets do NOT match" in section
 
@@ -383,11 +383,13 @@ def test_tables_sort_and_the_album_opens(page: Path, chromium: Any) -> None:
     tab = Tab(chromium, page)
     column = lambda: [  # noqa: E731
         float(x.replace(",", ""))
-        for x in tab.page.locator("#arms tbody td:nth-child(4)").all_inner_texts()
+        for x in tab.page.locator("#arms-table tbody td:nth-child(4)").all_inner_texts()
         if x != "-"
     ]
     tab.page.click("#arms thead th:nth-child(4) button")
-    assert column() == sorted(column()) and len(column()) == tab.page.locator("#arms tbody tr").count() > 5
+    assert (
+        column() == sorted(column()) and len(column()) == tab.page.locator("#arms-table tbody tr").count() > 5
+    )
     assert tab.page.get_attribute("#arms thead th:nth-child(4)", "aria-sort") == "ascending"
     tab.page.click("#arms thead th:nth-child(4) button")
     assert column() == sorted(column(), reverse=True)

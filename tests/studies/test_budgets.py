@@ -111,7 +111,8 @@ def test_the_budget_of_an_ecosystem_is_that_of_its_labs():
     both.parts = [Stub({}), Stub({}, seen=30)]
     assert budgets([arm("one", [0.1]), Arm("two labs", {0: both})]) == (
         "budgets do NOT match: images seen 100 in one, 130 in two labs (generation 0); "
-        "training set 50 in one, 100 in two labs (generation 0); samples drawn 10 in one, 20 in two labs (generation 0)"
+        "training set 50 in one, 100 in two labs (generation 0); samples drawn 10 in one, 20 in two labs "
+        "(generation 0)"
     )
 
 

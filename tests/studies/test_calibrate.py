@@ -26,11 +26,12 @@ def gaussian(n=20, t=4, bias=1.0, name="fresh_real", replicates=400, **more):
 
 
 def variance(n, a, bias, t):
-    """E var after t + 1 fits of n points, a share a of them fresh, the rest drawn with `bias`; maximum likelihood."""
+    """Expected variance after t + 1 fits of n points, a share `a` of them fresh, maximum likelihood."""
     real, v, m = round(a * n), 1 - 1 / n, 1 / n  # variance and squared drift of fit 1
     b = 1 - real / n
     for _ in range(t):
-        # Second moment of the mixture about its mean, less what the fit takes: each mean of a part moves by its own noise.
+        # Second moment of the mixture about its mean, less what the fit takes: each mean of a part moves by
+        # its own noise.
         within = (1 - b) + b * bias * v
         noise = ((1 - b) + b * bias * v) / n
         v, m = within + b * (1 - b) * m - noise, b * b * m + noise
@@ -77,7 +78,10 @@ def test_one_more_value_lies_above_the_limit_as_often_as_asked():
 
 
 def test_what_is_written_holds_for_fresh_seeds(tmp_path, monkeypatch):
-    """Seeds that bear N(.5, .1): 95% of fresh ones bear what the guard reads, whatever the number of bisections; the lower end of the mean's interval does not say so."""
+    """Thresholds are N(0.5, 0.1): the number that the guard reads is safe for 95% of fresh seeds.
+
+    The lower end of the interval of the mean is safe for fewer of them.
+    """
 
     def stand_in(config, out, measure, tolerance, share, seed, *rest):
         bears = np.random.default_rng([run, seed]).normal(0.5, 0.1)

@@ -146,7 +146,8 @@ def test_every_claim_of_the_repository_is_well_formed_and_names_only_arms_that_i
         for statistic in claim.statistics.values():
             curve = [1.0 + 0.1 * t for t in range(13)]
             seed = Seed({arm: Stub(recall=curve) for arm in claim.sweep.arms})
-            # Measures are whatever the setting takes; what can be wrong without running it are the arms and the form.
+            # Measures are whatever the setting takes; what can be wrong without running it are the arms and
+            # the form.
             seed.curve = lambda arm, metric, arms=claim.sweep.arms, curve=curve: curve if arm in arms else []
             seed.evaluate(statistic.value)
 

@@ -29,7 +29,7 @@ from difflab.studies.closed_forms import (
 def loop(
     regime: str, n: int, t: int, chains: int, bias: float = 1.0, a: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and maximum-likelihood variance [chains] of fit t of a Gaussian chain, written down once more from the papers."""
+    """Mean and maximum-likelihood variance [chains] of fit t of a Gaussian chain, as in the papers."""
     rng = np.random.default_rng(0)
     data = rng.standard_normal((chains, n))
     pool = data
@@ -124,7 +124,7 @@ def test_weighted_is_the_loop_with_weights(n, k, w, bias):
 
 @pytest.mark.parametrize("r", [0.25, 1, 4])
 def test_weighted_tends_to_the_law_of_the_mean_where_samples_have_unit_variance(r):
-    """n Var = (w^2 + r (1-w)^2) / (w (2-w)), smallest at the golden weight, whose value it has there (He, Xu & Cheng 2502.18049)."""
+    """n Var = (w^2 + r (1-w)^2) / (w (2-w)) is smallest at the golden weight (He, Xu & Cheng 2502.18049)."""
     n, k = 1_000_000, round(1_000_000 / r)
     grid = np.linspace(0.05, 0.95, 181)
     drift = np.array([n * weighted(n, k, w, 400, n)[1] for w in grid])
@@ -177,7 +177,10 @@ def test_survivors_is_wright_fisher():
 def curation(
     categories: int, n: int, t: int, k: int, a: float = 0.0, temperature: float = 0.0, chains: int = 3000
 ) -> np.ndarray:
-    """Share [chains] of the best category after fit t, sample by sample: of k in a row one is kept, by Luce's choice or (temperature 0) the best."""
+    """Share [chains] of the best category after fit t, sample by sample.
+
+    One of k is kept by Luce's choice; at temperature 0 the best.
+    """
     rng, real = np.random.default_rng(0), round(a * n)
     data = rng.integers(0, categories, (chains, n))
     for _ in range(t - 1):
@@ -242,7 +245,7 @@ def test_guided_is_the_integral_over_noise_levels(w):
 
 
 def test_guided_loop_without_sampling_error_is_guided_over_and_over():
-    """From (mean 1, variance 1/4): variances .167, .098, .049, .020, .0064 at w = 1/4; without guidance a fixed point."""
+    """From mean 1 and variance 1/4: .167, .098, .049, .020, .0064 at w = 1/4; constant without guidance."""
     loop = [guided_loop(10**9, t, 4.0, 0.25) for t in range(2, 7)]
     assert [within / 4 for within, _ in loop] == pytest.approx([0.167, 0.098, 0.049, 0.020, 0.0064], abs=5e-4)
     assert [math.sqrt(between / 4) for _, between in loop] == pytest.approx(
@@ -275,7 +278,10 @@ def test_guided_loop_is_the_loop_of_fits(n, t, w):
 def labs(
     n: int, emitted: int, shares: list[list[float]], t: int, chains: int, categories: int = 6
 ) -> np.ndarray:
-    """Frequencies [labs, chains, categories] after fit t, sample by sample: every lab draws anew from what each lab has emitted."""
+    """Frequencies [labs, chains, categories] after fit t, sample by sample.
+
+    Every lab draws from the samples of each lab independently.
+    """
     rng = np.random.default_rng(0)
     data = [rng.integers(0, categories, (chains, n)) for _ in shares]
     for _ in range(t - 1):

@@ -156,8 +156,16 @@ def test_runs_are_grouped_by_recipe_without_the_seed(tmp_path):
 
 @pytest.mark.parametrize(
     ("metric", "change", "by"),
-    [("recall", -0.25, 0.25), ("recall", 0.25, -0.25), ("fd", 0.5, 0.5), ("fid", -0.5, -0.5), ("trace_ratio", -0.5, 0.5), ("trace_ratio", 0.5, 0.5),
-     ("held_out_loss", 0.5, 0.5), ("variance", -0.5, 0.5)],
-)  # fmt: skip
+    [
+        ("recall", -0.25, 0.25),
+        ("recall", 0.25, -0.25),
+        ("fd", 0.5, 0.5),
+        ("fid", -0.5, -0.5),
+        ("trace_ratio", -0.5, 0.5),
+        ("trace_ratio", 0.5, 0.5),
+        ("held_out_loss", 0.5, 0.5),
+        ("variance", -0.5, 0.5),
+    ],
+)
 def test_worse_is_what_the_measure_says(metric, change, by):
     assert worse(better_of(metric), change) == by

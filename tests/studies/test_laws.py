@@ -1,4 +1,7 @@
-"""The table of laws: what it covers, and that every chain in it is a valid config. The chains run in test_theory."""
+"""The table of laws: what it covers, and that every chain in it is a valid config.
+
+The chains run in test_theory.
+"""
 
 from __future__ import annotations
 

@@ -99,9 +99,16 @@ def test_where_there_is_nothing_to_lose_nobody_can_tell_when_it_was_lost():
 
 @pytest.mark.parametrize(
     ("values", "verdict"),
-    [([0.2, 0.21, 0.19], "reproduced"), ([-0.2, -0.21, -0.19], "refuted here"), ([0.2, -0.2, 0.1], "cannot tell"), ([0.2], "cannot tell"), ([], "cannot tell"),
-     ([0.2, float("nan"), 0.2], "cannot tell"), ([0.02, 0.021, 0.019], "cannot tell")],
-)  # fmt: skip
+    [
+        ([0.2, 0.21, 0.19], "reproduced"),
+        ([-0.2, -0.21, -0.19], "refuted here"),
+        ([0.2, -0.2, 0.1], "cannot tell"),
+        ([0.2], "cannot tell"),
+        ([], "cannot tell"),
+        ([0.2, float("nan"), 0.2], "cannot tell"),
+        ([0.02, 0.021, 0.019], "cannot tell"),
+    ],
+)
 def test_a_verdict_wants_the_whole_interval_in_a_region(values, verdict):
     assert judged(values, Statistic(value="0", confirm="> 0.1", refute="< 0"))["verdict"] == verdict
 

@@ -52,7 +52,8 @@ def test_a_killed_worker_costs_its_own_job_alone_and_that_can_be_resumed(tmp_pat
     }
     assert found["replace"] == {
         "arm": "replace", "seed": 0, "path": "replace/seed-0", "shared": [],
-        "error": "its process was killed, usually because memory ran out; the same command with fewer --workers resumes it",
+        "error": "its process was killed, usually because memory ran out; the same command with fewer "
+        "--workers resumes it",
     }  # fmt: skip
     assert work(listed[0], tmp_path / "s")["error"] is None
     assert open_run(listed[0].path).generations == [0, 1]

@@ -1,0 +1,105 @@
+"""One feature space: uint8 images in, float32 features out, with the recipe that says which numbers are comparable."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from difflab.config import digest
+from difflab.core.errors import MeasureError
+from difflab.core.hashing import sha256_of
+
+BATCH = 64
+"""Images in every forward pass."""
+
+
+class Extractor:
+    """A feature space. Call it on uint8 images [n, H, W, C], C = 1 or 3, for float32 features [n, dim] on the CPU.
+
+    Every forward pass takes exactly `BATCH` images, so that the features of an image do not depend on how many other images
+    are extracted with it. The last batch is filled up with repeats, whose features are dropped.
+
+    Attributes:
+        name: the spec that opened it, without folders.
+        dim: features per image; None for `pixels`, where it is H * W * C.
+        key: file name for features of this space.
+        recipe: name, input size, resize, value range, dtype and the SHA-256 of the weights. Features with equal recipes are
+            comparable.
+        encode_text: texts to float32 embeddings [n, dim] in the same space, on the CPU; None where the network reads no text.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dim: int | None,
+        recipe: dict[str, Any],
+        encode: Callable[[Tensor], Tensor],
+        device: str | torch.device,
+        network: nn.Module | None = None,
+        encode_text: Callable[[list[str]], Tensor] | None = None,
+    ) -> None:
+        """`encode` maps uint8 [BATCH, C, H, W] on `device` to features [BATCH, dim]."""
+        self.name = name
+        self.dim = dim
+        self.recipe = {"name": name, **recipe}
+        self.encode_text = encode_text
+        self._encode = encode
+        self._device = torch.device(device)
+        self._network = network
+
+    def rest(self) -> None:
+        """Move the network to the CPU to free memory of the device. The next call moves it back."""
+        if self._network is not None:
+            self._network.to("cpu")
+
+    @property
+    def text_sha256(self) -> str:
+        """SHA-256 of the weights outside the image tower. The recipe covers the image tower only."""
+        state = {} if self._network is None else self._network.state_dict()
+        return sha256_of({key: tensor for key, tensor in state.items() if not key.startswith("visual.")})
+
+    @property
+    def key(self) -> str:
+        """The recipe as a file name, for stored features. Other weights give another key, so stored features are never stale."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name) + "-" + digest(self.recipe)[:8]
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features of `images`. Raises MeasureError unless they are uint8 [n, H, W, 1 or 3]."""
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+            raise MeasureError(
+                f"{self.name} reads uint8 images [n, H, W, 1 or 3], got {images.dtype} {tuple(images.shape)}"
+            )
+        if self.dim is None:
+            return images.reshape(len(images), -1).cpu().float() / 255
+        features = torch.empty(len(images), self.dim)
+        if self._network is not None:
+            self._network.to(self._device)
+        # On a GPU convolutions default to TF32. The recipe says float32.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            for start in range(0, len(images), BATCH):
+                batch_NHWC = images[start : start + BATCH]
+                filled_NHWC = batch_NHWC[torch.arange(BATCH) % len(batch_NHWC)]
+                filled_NCHW = filled_NHWC.to(self._device).permute(0, 3, 1, 2).contiguous()
+                encoded = self._encode(filled_NCHW)[: len(batch_NHWC)]
+                features[start : start + BATCH] = encoded.float().cpu()
+        return features
+
+
+def open_pixels() -> Extractor:
+    """The pixel values divided by 255 as features. No network is involved."""
+    recipe = {"input": "own size", "resize": "none", "values": "[0, 1]", "dtype": "float32"}
+    return Extractor("pixels", None, recipe, _never_called, "cpu")
+
+
+def _never_called(images: Tensor) -> Tensor:
+    raise AssertionError("pixels are read without a network")
+
+
+def ready(network: nn.Module, device: str | torch.device) -> Any:
+    """`network` on `device` in evaluation mode, without gradients. Typed Any: each network has its own methods."""
+    return network.eval().requires_grad_(False).to(device)

@@ -787,7 +787,7 @@ def verdicts() -> str:
     lines = ["| verdict | claims |", "|---|---|"]
     for verdict in ("reproduced", "refuted here", "cannot tell"):
         own = [
-            f"[{claim[0].lower() + claim[1:]}](docs/CLAIMS.md#{name})"
+            f"[{claim[0].lower() + claim[1:]}](CLAIMS.md#{name})"
             for claim, name, found in rows
             if found == verdict
         ]

@@ -21,7 +21,7 @@ class RowKind:
     unit: str
     """What the number counts, for example 'share of samples'."""
     better: str
-    """'higher' | 'lower' | 'real' (best where it is as between two sets of real images) | 'none' (neither is better)."""
+    """'higher' | 'lower' | 'real' (best at the value between two sets of real images) | 'none'."""
     about: str
     """One or two sentences for a stranger: what is measured, and on what."""
     topic: str

@@ -1,4 +1,4 @@
-"""The one table of what every row of metrics.jsonl means: the measures in `METRICS` and the rows that other code makes."""
+"""The table of all rows of metrics.jsonl: the measures in `METRICS` and the rows that other code makes."""
 
 from __future__ import annotations
 

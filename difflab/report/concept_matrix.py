@@ -1,4 +1,4 @@
-"""What samples of each concept are recognised as, generation by generation, and which concepts have merged."""
+"""What samples of each concept are recognised as in each generation, and which concepts have merged."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Recognised:
 
 
 def concept_matrix(run: Run) -> dict[str, Any] | None:
-    """Matrices, changes and merged pairs of concepts as plain data; None where a run has no concepts to tell apart.
+    """Matrices, changes and merged pairs of concepts as plain data; None where a run has no concepts.
 
     Concepts are recognised by the CLIP model of measure.concepts, or else by the class judge.
     """
@@ -73,7 +73,10 @@ def concept_matrix(run: Run) -> dict[str, Any] | None:
 def changes(
     names: list[str], first: list[dict[str, Any]], last: list[dict[str, Any]]
 ) -> list[tuple[int, dict[str, Any]]]:
-    """The change in accuracy of every concept that both generations have samples of, largest fall first, by its index."""
+    """The change in accuracy of each concept that both generations have samples of, largest fall first.
+
+    Returns (index of the concept, row) pairs.
+    """
     rows = []
     for i, (before, after) in enumerate(zip(first, last, strict=True)):
         if before["n"] and after["n"]:
@@ -98,7 +101,7 @@ def _ends(entries: list[Any], count: int) -> list[Any]:
 
 
 def merged_pairs(pair: Pair, floor: Pair) -> list[tuple[str, str, float]]:
-    """Pairs of concepts that can be told apart among real images but not among samples, with the fall in AUROC."""
+    """Pairs of concepts that are told apart among real images but not among samples, with the AUROC lost."""
     try:
         return [(a, b, round(fall, 3)) for a, b, fall in merged(pair, floor)]
     except MeasureError:
@@ -153,4 +156,4 @@ def by_judge(run: Run) -> Recognised | None:
         for t, conditions in sample_labels.items()
     }
     floor = Pair(real, real, real_labels=real_labels, fake_labels=real_labels, concepts=concepts)
-    return Recognised(pairs, floor, f"judge on {extractor}, trained on real images")
+    return Recognised(pairs, floor, f"a class judge on {extractor} features, trained on real images")

@@ -511,7 +511,7 @@ def api() -> str:
     from difflab.core import errors
     from difflab.evaluation import compare as comparison
     from difflab.evaluation import diagnose as diagnosis
-    from difflab.evaluation import monitor, simulate
+    from difflab.evaluation import monitor, simulate, summary
     from difflab.loop import measure_run as adding
     from difflab.metrics.metric import PairMetric
     from difflab.metrics.pair import Pair
@@ -529,7 +529,7 @@ def api() -> str:
         parts += member(f"difflab.{thing.__name__}", thing)
     parts += member("difflab.Monitor", monitor.Monitor) + members("Monitor", monitor.Monitor)
     parts += ["## Results"]
-    for kind in (comparison.Comparison, diagnosis.Diagnosis):
+    for kind in (comparison.Comparison, diagnosis.Diagnosis, summary.Summary, summary.Change):
         parts += member(kind.__name__, kind, signature=False) + members(kind.__name__, kind)
     parts += [
         "## Run",

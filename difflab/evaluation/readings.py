@@ -208,13 +208,13 @@ class RealSide:
         measured: dict[Key, Measured] = {}
         for name in metrics:
             try:
-                taken = take(METRICS[name], pair, resample)
+                measurement = take(METRICS[name], pair, resample)
             except MeasureError as reason:
                 measured[space, name] = str(reason)
                 continue
-            measured[space, name] = (taken.value, taken.error)
-            if taken.note:
-                self.notes[f"{name} ({space}): {taken.note}"] = None
+            measured[space, name] = (measurement.value, measurement.error)
+            if measurement.note:
+                self.notes[f"{name} ({space}): {measurement.note}"] = None
         return measured
 
     def controls(self) -> dict[str, dict[Key, Measured]]:

@@ -70,11 +70,15 @@ def _arm_names(runs: Sequence[Run]) -> list[str]:
     name_by_digest = {digest: runs[i].config.name for digest, i in first_run.items()}
     if len(set(name_by_digest.values())) < len(name_by_digest):
         different = [recipes[i] for i in first_run.values()]
-        keys = [key for key in recipes[0] if len({repr(recipe.get(key)) for recipe in different}) > 1]
+        keys = [key for key in recipes[0] if _differs(key, different)]
         for digest, i in first_run.items():
             settings = [f"{key.split('.')[-1]} {recipes[i].get(key)}" for key in keys]
             name_by_digest[digest] = ", ".join(settings)
     return [name_by_digest[digest] for digest in digests]
+
+
+def _differs(key: str, recipes: Sequence[dict[str, Any]]) -> bool:
+    return len({repr(recipe.get(key)) for recipe in recipes}) > 1
 
 
 def _recipe_without_seed(run: Run) -> dict[str, Any]:
@@ -115,7 +119,9 @@ def compare_runs(
     """
     if not arms or not any(arm.runs for arm in arms):
         raise ConfigError("there is no run to compare")
-    table: Table = {arm.name: {seed: values_of(run) for seed, run in arm.runs.items()} for arm in arms}
+    table: Table = {}
+    for arm in arms:
+        table[arm.name] = {seed: values_of(run) for seed, run in arm.runs.items()}
     rows = []
     measures = _measures(table, metrics)
     for generation in _generations(table, generations):

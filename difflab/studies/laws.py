@@ -431,5 +431,7 @@ CHAPTERS: tuple[Callable[[], Chapter], ...] = (
     guidance,
     selection,
 )
-LAWS: dict[str, Law] = {name: law for chapter in CHAPTERS for name, law in chapter().items()}
+LAWS: dict[str, Law] = {}
 """Every law by its name, in the order of the chapters."""
+for _chapter in CHAPTERS:
+    LAWS |= _chapter()

@@ -17,7 +17,9 @@ class _ByClass(PairMetric):
 
 @measure("class_accuracy")
 class ClassAccuracy(_ByClass):
-    """Share of samples in which the judge sees the class they were asked for. Unconditional samples have none: MeasureError.
+    """Share of samples in which the judge sees the class they were asked for.
+
+    Unconditional samples have none: MeasureError.
 
     >>> judge = Judge.fit(torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([0, 0, 1, 1]), 2)
     >>> x = torch.tensor([[0.0], [1.0]])
@@ -39,7 +41,9 @@ class ClassAccuracy(_ByClass):
 
 
 def margins(pair: Pair) -> Tensor:
-    """Probability that the judge gives the class asked for minus that of the likeliest other one, float64 [n_f], -1 to 1."""
+    """Probability that the judge gives the class asked for minus that of the likeliest other one, float64
+    [n_f], -1 to 1.
+    """
     if pair.fake_labels is None:
         raise MeasureError("class_margin has no value: the samples are unconditional, no class was asked for")
     chances, own = pair.judge_of.probabilities(pair.fake), pair.fake_labels.unsqueeze(1)
@@ -48,10 +52,11 @@ def margins(pair: Pair) -> Tensor:
 
 @measure("class_margin")
 class ClassMargin(_ByClass):
-    """Mean lead of the class asked for over the likeliest other one, in the judge's probabilities: 1 = sure and right, -1 = sure and wrong.
+    """Mean lead of the class asked for over the likeliest other one, in the judge's probabilities: 1 = sure
+    and right, -1 = sure and wrong.
 
-    Between those lie images that show a little of two classes, which `class_accuracy` counts as right until the other one wins.
-    A judge is less sure of blurred images too: compare with real ones of the same look.
+    Between those lie images that show a little of two classes, which `class_accuracy` counts as right until
+    the other one wins. A judge is less sure of blurred images too: compare with real ones of the same look.
 
     >>> judge = Judge.fit(torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([0, 0, 1, 1]), 2)
     >>> x, between = torch.tensor([[0.0], [1.1]]), torch.tensor([[0.55], [0.55]])
@@ -71,9 +76,11 @@ class ClassMargin(_ByClass):
 
 @measure("class_entropy")
 class ClassEntropy(_ByClass):
-    """Entropy in nats of the classes the judge sees in the samples: ln(number of classes) when balanced, 0 when all are one.
+    """Entropy in nats of the classes the judge sees in the samples: ln(number of classes) when balanced, 0
+    when all are one.
 
-    The plug-in estimate; it lies about (classes - 1)/(2n) nats low (Miller 1955), equally for real images at the same n.
+    The plug-in estimate; it lies about (classes - 1)/(2n) nats low (Miller 1955), equally for real images at
+    the same n.
 
     >>> judge = Judge.fit(torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([0, 0, 1, 1]), 2)
     >>> x = torch.tensor([[0.0], [1.0]])
@@ -93,14 +100,17 @@ class ClassEntropy(_ByClass):
 
 
 def rare_classes(pair: Pair) -> Tensor:
-    """The rarest quarter (at least one) of the classes that the judge finds in the real set, by their frequency among the
-    real labels, ties by index: int64 [max(1, classes // 4)]. Raises MeasureError without real labels.
+    """The rarest quarter (at least one) of the classes that the judge finds in the real set, by their
+    frequency among the real labels, ties by index: int64 [max(1, classes // 4)]. Raises MeasureError without
+    real labels.
 
-    A class that the judge finds in no real image is left out: its share of the samples could not be read either.
+    A class that the judge finds in no real image is left out: its share of the samples could not be read
+    either.
     """
     if pair.real_labels is None:
         raise MeasureError(
-            "rare_class_survival has no value: the real images carry no labels, so no class is known to be rare"
+            "rare_class_survival has no value: the real images carry no labels, so no class is known to be "
+            "rare"
         )
     found = pair.judged_real.unique()  # ascending, so that the stable sort breaks ties by index
     count = torch.bincount(pair.real_labels, minlength=int(found.max()) + 1)[found]
@@ -109,11 +119,13 @@ def rare_classes(pair: Pair) -> Tensor:
 
 @measure("rare_class_survival")
 class RareClassSurvival(_ByClass):
-    """How much of the rare classes is left: mean over `rare_classes` of min(1, share judged in fake / share judged in real).
+    """How much of the rare classes is left: mean over `rare_classes` of min(1, share judged in fake / share
+    judged in real).
 
-    1 = each is at least as frequent as among real images, 0 = all are gone. Excess in one class does not make up for loss in
-    another. Between two real sets it is below 1, because each ratio is cut at 1: compare with the floor. In a half-sample that
-    happens to hold no real image judged as some class, that class has nothing to lose and counts 1.
+    1 = each is at least as frequent as among real images, 0 = all are gone. Excess in one class does not make
+    up for loss in another. Between two real sets it is below 1, because each ratio is cut at 1: compare with
+    the floor. In a half-sample that happens to hold no real image judged as some class, that class has
+    nothing to lose and counts 1.
 
     >>> judge = Judge.fit(torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([0, 0, 1, 1]), 2)
     >>> real, fake = torch.tensor([[0.0], [0.1], [1.0]]), torch.tensor([[0.0], [0.0], [0.1]])

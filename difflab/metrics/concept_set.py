@@ -27,7 +27,8 @@ class Concepts:
     Args:
         names: C >= 2 names, different also when case is ignored.
         text: their text embeddings [C, d], of any length; no two alike.
-        frequency: how often each was trained on, [C] >= 0, counts or shares; None = as often as among the real labels.
+        frequency: how often each was trained on, [C] >= 0, counts or shares; None = as often as among the
+            real labels.
         recipe: how the embeddings were made; `difflab.metrics.concepts.tested` adds the judge's accuracy.
 
     Attributes: `names`; `text`, float64 [C, d], unit length; `frequency`; `recipe`. Raises MeasureError.
@@ -48,20 +49,23 @@ class Concepts:
             raise MeasureError(f"a concept is told apart from others: give at least 2, got {len(self.names)}")
         if text.shape[:-1] != (len(self.names),) or not text.is_floating_point():
             raise MeasureError(
-                f"{len(self.names)} concepts want text embeddings [{len(self.names)}, d], got {text.dtype} {tuple(text.shape)}"
+                f"{len(self.names)} concepts want text embeddings [{len(self.names)}, d], got {text.dtype} "
+                f"{tuple(text.shape)}"
             )
         self.text = _unit(text.detach().cpu())
         apart = squared_distances(self.text, self.text).fill_diagonal_(torch.inf)
         if float(apart.min()) < 1e-10:
             a, b = (self.names[i] for i in divmod(int(apart.argmin()), len(self.names)))
             raise MeasureError(
-                f"the text encoder reads '{a}' and '{b}' as one text; drop one, or give them prompts that differ"
+                f"the text encoder reads '{a}' and '{b}' as one text; drop one, or give them prompts that "
+                "differ"
             )
         if frequency is not None and (
             frequency.shape != (len(self.names),) or not bool((frequency >= 0).all())
         ):
             raise MeasureError(
-                f"frequency wants {len(self.names)} numbers >= 0, one a concept, got shape {tuple(frequency.shape)}"
+                f"frequency wants {len(self.names)} numbers >= 0, one a concept, got shape "
+                f"{tuple(frequency.shape)}"
             )
         self.frequency = None if frequency is None else frequency.detach().cpu().double()
         self.recipe = {"accuracy": None, **(recipe or {})}
@@ -76,18 +80,22 @@ def concepts_of(
     template: str = "{}",
     frequency: Tensor | None = None,
 ) -> Concepts:
-    """Concepts in the space of an open_clip extractor, each read as `template` with its name in the place of ``{}``.
+    """Concepts in the space of an open_clip extractor, each read as `template` with its name in the place of
+    ``{}``.
 
-    `names` may carry prompts of their own (`read_concepts`), which are read as they are. Prompts beyond the model's context length
-    are cut by its tokenizer. Raises MeasureError for an extractor without a text tower, and as `Concepts`.
+    `names` may carry prompts of their own (`read_concepts`), which are read as they are. Prompts beyond the
+    model's context length are cut by its tokenizer. Raises MeasureError for an extractor without a text
+    tower, and as `Concepts`.
     """
     if extractor.encode_text is None:
         raise MeasureError(
-            f"{extractor.name} reads no texts; concept measures want an open_clip extractor, as open_clip:NAME/PRETRAINED or open_clip:PATH"
+            f"{extractor.name} reads no texts; concept measures want an open_clip extractor, as "
+            "open_clip:NAME/PRETRAINED or open_clip:PATH"
         )
     if "{}" not in template:
         raise MeasureError(
-            f"template '{template}' has no place for the concept; write {{}} where it goes, as 'a picture of {{}}'"
+            f"template '{template}' has no place for the concept; write {{}} where it goes, as 'a picture of "
+            f"{{}}'"
         )
     own = dict(names) if isinstance(names, Mapping) else dict.fromkeys(_distinct(names))
     prompts = [prompt or template.replace("{}", name) for name, prompt in own.items()]
@@ -104,10 +112,12 @@ def concepts_of(
 
 
 def read_concepts(path: str | Path, prompts: Iterable[str] | None = None) -> dict[str, str | None]:
-    """Concepts of a text file, in its order: one a line, or one JSON object a line, ``{"concept": "seal", "prompt": "a seal at sea"}``.
+    """Concepts of a text file, in its order: one a line, or one JSON object a line, ``{"concept": "seal",
+    "prompt": "a seal at sea"}``.
 
-    The value is the concept's own prompt, None = by the template. With `prompts`, those of the samples, each concept must be asked
-    for by one of them. Raises MeasureError: no such file, no concept, a line that cannot be read, duplicates, unasked concepts.
+    The value is the concept's own prompt, None = by the template. With `prompts`, those of the samples, each
+    concept must be asked for by one of them. Raises MeasureError: no such file, no concept, a line that
+    cannot be read, duplicates, unasked concepts.
     """
     try:
         lines = read_lines(Path(path))
@@ -131,7 +141,8 @@ def read_concepts(path: str | Path, prompts: Iterable[str] | None = None) -> dic
     if lost:
         shown = ", ".join(f"'{name}'" for name in lost[:5]) + (", ..." if len(lost) > 5 else "")
         raise MeasureError(
-            f"no prompt asks for {len(lost)} of {len(found)} concepts in {path}: {shown}; drop them, or add prompts with these words"
+            f"no prompt asks for {len(lost)} of {len(found)} concepts in {path}: {shown}; drop them, or add "
+            "prompts with these words"
         )
     return found
 
@@ -160,7 +171,8 @@ def _distinct(names: Iterable[str]) -> list[str]:
     twice = [name for name, count in Counter(name.casefold() for name in names).items() if count > 1]
     if twice:
         raise MeasureError(
-            f"concepts are listed twice (upper and lower case are one): {', '.join(twice[:5])}; keep each once"
+            f"concepts are listed twice (upper and lower case are one): {', '.join(twice[:5])}; keep each "
+            "once"
         )
     return names
 
@@ -170,9 +182,11 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def assign(prompts: Iterable[str], names: Sequence[str]) -> Tensor:
-    """The concept that each prompt asks for: position of the longest of `names` that it holds as whole words, -1 = none. int64 [n].
+    """The concept that each prompt asks for: position of the longest of `names` that it holds as whole words,
+    -1 = none. int64 [n].
 
-    Case and spaces do not count; of names of one length the first in the prompt wins. A `Pair` takes no -1: leave those rows out.
+    Case and spaces do not count; of names of one length the first in the prompt wins. A `Pair` takes no -1:
+    leave those rows out.
 
     >>> assign(["noto Red Apple", "noto applet", "an apple"], ["apple", "red apple"]).tolist()
     [1, -1, 0]
@@ -205,7 +219,8 @@ def unasked(labels: Tensor, names: Sequence[str]) -> list[str]:
 
 
 def split_by(concepts: Concepts, trained: Collection[str]) -> tuple[Tensor, Tensor]:
-    """Which concepts are among `trained` and which are not: two bool [C], to be indexed with labels. For contagion, see the head.
+    """Which concepts are among `trained` and which are not: two bool [C], to be indexed with labels. For
+    contagion, see the head.
 
     Raises MeasureError for a name that is no concept, and when none is left untrained.
     """
@@ -218,7 +233,8 @@ def split_by(concepts: Concepts, trained: Collection[str]) -> tuple[Tensor, Tens
     seen = torch.tensor([name in trained for name in concepts.names])
     if bool(seen.all()):
         raise MeasureError(
-            "all concepts were trained on, so nothing can be said about others; hold some out of the training prompts"
+            "all concepts were trained on, so nothing can be said about others; hold some out of the "
+            "training prompts"
         )
     return seen, ~seen
 
@@ -228,6 +244,7 @@ def _unit(features: Tensor) -> Tensor:
     length = features.double().norm(dim=1, keepdim=True)
     if not bool((torch.isfinite(length) & (length > 0)).all()):
         raise MeasureError(
-            "some text embeddings are 0 or not finite and have no direction; look at those inputs and drop them"
+            "some text embeddings are 0 or not finite and have no direction; look at those inputs and drop "
+            "them"
         )
     return features.double() / length

@@ -1,17 +1,20 @@
 """Concept measures: image embeddings beside text embeddings of one CLIP model, which is the judge.
 
-pair = Pair(real, samples, real_labels=..., fake_labels=..., concepts=concepts_of(open_extractor("open_clip:PATH"), names))
-METRICS["zero_shot_accuracy"].of(pair)
+pair = Pair(real, samples, real_labels=..., fake_labels=...,
+concepts=concepts_of(open_extractor("open_clip:PATH"), names)) METRICS["zero_shot_accuracy"].of(pair)
 
-Labels are positions in `concepts.names`: classes, or `assign(prompts, names)`. A caption has a concept for every list it is read
-against ("noto seal" has the style noto and the content seal): two `Concepts` over the same images, two sets of measures.
+Labels are positions in `concepts.names`: classes, or `assign(prompts, names)`. A caption has a concept for
+every list it is read against ("noto seal" has the style noto and the content seal): two `Concepts` over the
+same images, two sets of measures.
 
-The judge's own errors are part of every number. Read each beside its floor, the same measure with held-out real images in the
-place of the samples, and beside the accuracy that `tested` writes into the recipe. No number here stands alone: prompts
-and images can agree *better* while a chain collapses (Hu et al. 2505.08803), because the samples narrow to what is typical.
+The judge's own errors are part of every number. Read each beside its floor, the same measure with held-out
+real images in the place of the samples, and beside the accuracy that `tested` writes into the recipe. No
+number here stands alone: prompts and images can agree *better* while a chain collapses (Hu et al.
+2505.08803), because the samples narrow to what is typical.
 
-**Contagion**, what a chain does to prompts it was never trained on, needs no formula of its own: the same measures on the samples
-of those prompts. All concepts stay candidates, so that an untrained concept drawn as a trained one is seen as that:
+**Contagion**, what a chain does to prompts it was never trained on, needs no formula of its own: the same
+measures on the samples of those prompts. All concepts stay candidates, so that an untrained concept drawn as
+a trained one is seen as that:
 
     _, unseen = split_by(concepts, trained={"cat", "dog"})
     rows = unseen[fake_labels]
@@ -35,14 +38,19 @@ from difflab.metrics.pair import Pair, Rows
 
 
 def concepts_in(pair: Pair) -> Concepts:
-    """The concepts of a pair. Raises MeasureError when it has none, or when their texts are of another space than its features."""
+    """The concepts of a pair.
+
+    Raises MeasureError when it has none, or when their texts are of another space than its features.
+    """
     if pair.concepts is None:
         raise MeasureError(
-            "concept measures need concepts: Pair(..., concepts=concepts_of(extractor, names)), with an open_clip extractor"
+            "concept measures need concepts: Pair(..., concepts=concepts_of(extractor, names)), with an "
+            "open_clip extractor"
         )
     if pair.concepts.text.shape[1] != pair.fake.shape[1]:
         raise MeasureError(
-            f"features have {pair.fake.shape[1]} dimensions, the concepts' texts {pair.concepts.text.shape[1]}: take both with one open_clip model"
+            f"features have {pair.fake.shape[1]} dimensions, the concepts' texts "
+            f"{pair.concepts.text.shape[1]}: take both with one open_clip model"
         )
     return pair.concepts
 
@@ -53,7 +61,8 @@ def _positions(pair: Pair, labels: Tensor | None, missing: str) -> Tensor:
     n = len(concepts_in(pair))
     if len(labels) and int(labels.max()) >= n:
         raise MeasureError(
-            f"a label is {int(labels.max())}, but {n} concepts are 0 to {n - 1}: labels are positions in concepts.names"
+            f"a label is {int(labels.max())}, but {n} concepts are 0 to {n - 1}: labels are positions in "
+            "concepts.names"
         )
     return labels
 
@@ -100,9 +109,11 @@ def margins(pair: Pair) -> Tensor:
 
 
 def wins(pair: Pair, block: int = 1024) -> Tensor:
-    """Whether sample i leans more from j's concept towards its own than j does: 1, 1/2 for a tie, 0. float32 [n_f, n_f].
+    """Whether sample i leans more from j's concept towards its own than j does: 1, 1/2 for a tie, 0. float32
+    [n_f, n_f].
 
-    The leaning is the cosine with i's text minus that with j's text. Symmetric: for j the signs of both sides change.
+    The leaning is the cosine with i's text minus that with j's text. Symmetric: for j the signs of both sides
+    change.
     """
     cosines, labels = pair.once(cosines_fake), pair.once(asked)
     own = pair.once(alignments)
@@ -115,9 +126,11 @@ def wins(pair: Pair, block: int = 1024) -> Tensor:
 
 
 def aurocs(pair: Pair, rows: Rows = slice(None)) -> tuple[Tensor, Tensor]:
-    """AUROC with which text a minus text b separates samples asked for a from samples asked for b, and the samples of each concept.
+    """AUROC with which text a minus text b separates samples asked for a from samples asked for b, and the
+    samples of each concept.
 
-    float64 [C, C], symmetric, NaN on the diagonal and where a concept has no sample; int64 [C]. 1 = apart, 1/2 = merged, 0 = swapped.
+    float64 [C, C], symmetric, NaN on the diagonal and where a concept has no sample; int64 [C]. 1 = apart,
+    1/2 = merged, 0 = swapped.
     """
     member = F.one_hot(pair.once(asked)[rows], len(concepts_in(pair)))
     count = member.sum(0)
@@ -126,7 +139,8 @@ def aurocs(pair: Pair, rows: Rows = slice(None)) -> tuple[Tensor, Tensor]:
 
 
 def lasting(pair: Pair) -> Tensor:
-    """The concepts whose loss would be seen: asked of a sample, and recognised in a real image of theirs. int64, ascending.
+    """The concepts whose loss would be seen: asked of a sample, and recognised in a real image of theirs.
+    int64, ascending.
 
     Raises MeasureError without real labels, or when there is none.
     """
@@ -139,13 +153,16 @@ def lasting(pair: Pair) -> Tensor:
     found = visible[torch.isin(visible, pair.once(asked))].unique()
     if not len(found):
         raise MeasureError(
-            "the judge recognises no concept that was asked for in its own real images; use another open_clip model or template"
+            "the judge recognises no concept that was asked for in its own real images; use another "
+            "open_clip model or template"
         )
     return found
 
 
 def rare(pair: Pair) -> Tensor:
-    """The rarest quarter (at least one) of `lasting`, by `Concepts.frequency` or else by the real labels, ties by index."""
+    """The rarest quarter (at least one) of `lasting`, by `Concepts.frequency` or else by the real labels,
+    ties by index.
+    """
     found, known = pair.once(lasting), concepts_in(pair)
     frequency = known.frequency
     if frequency is None:
@@ -164,7 +181,8 @@ class _OfConcepts(PairMetric):
 
 @measure("zero_shot_accuracy")
 class ZeroShotAccuracy(_OfConcepts):
-    """Share of samples whose nearest text is that of the concept they were asked for (zero-shot, Radford et al. 2103.00020).
+    """Share of samples whose nearest text is that of the concept they were asked for (zero-shot, Radford et
+    al. 2103.00020).
 
     >>> concepts = Concepts(["cat", "dog"], torch.eye(2))
     >>> x = torch.tensor([[1.0, 0.1], [1.0, 0.2]])
@@ -183,7 +201,8 @@ class ZeroShotAccuracy(_OfConcepts):
 
 @measure("zero_shot_margin")
 class ZeroShotMargin(_OfConcepts):
-    """Mean cosine of a sample with its own text minus that with the nearest other text: below 0 where it is taken for another.
+    """Mean cosine of a sample with its own text minus that with the nearest other text: below 0 where it is
+    taken for another.
 
     >>> concepts = Concepts(["cat", "dog"], torch.eye(2))
     >>> x = torch.tensor([[0.8, 0.6]])
@@ -202,10 +221,11 @@ class ZeroShotMargin(_OfConcepts):
 
 @measure("prompt_alignment")
 class PromptAlignment(_OfConcepts):
-    """Mean cosine of a sample with the text it was asked for: the CLIP score without its factor (Hessel et al. 2104.08718).
+    """Mean cosine of a sample with the text it was asked for: the CLIP score without its factor (Hessel et
+    al. 2104.08718).
 
-    It can rise while a chain collapses (Hu et al. 2505.08803): never read it alone, and never as "higher is better". It depends on
-    the model; compare with the floor, not with published scores.
+    It can rise while a chain collapses (Hu et al. 2505.08803): never read it alone, and never as "higher is
+    better". It depends on the model; compare with the floor, not with published scores.
 
     >>> concepts = Concepts(["cat", "dog"], torch.eye(2))
     >>> x = torch.tensor([[0.8, 0.6]])
@@ -223,26 +243,32 @@ class PromptAlignment(_OfConcepts):
 
 
 def _by_concept(pair: Pair, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of the samples in `rows`: unit embeddings [n, d], concept number 0..k-1 [n], sum [k, d] and count [k] of each concept."""
+    """Of the samples in `rows`: unit embeddings [n, d], concept number 0..k-1 [n], sum [k, d] and count [k]
+    of each concept.
+    """
     unit = pair.once(unit_fake)[rows]
     found, at, count = pair.once(asked)[rows].unique(return_inverse=True, return_counts=True)
     if len(found) < 2 or int(count.max()) < 2:
         raise MeasureError(
-            "the samples are all of one concept, or no concept has two: ask for at least 2 concepts, with several samples of one"
+            "the samples are all of one concept, or no concept has two: ask for at least 2 concepts, with "
+            "several samples of one"
         )
     return unit, at, unit.new_zeros(len(found), unit.shape[1]).index_add_(0, at, unit), count.double()
 
 
 @measure("within_between")
 class WithinBetween(_OfConcepts):
-    """Entanglement: mean squared distance of two samples of one concept over that of two samples of different concepts.
+    """Entanglement: mean squared distance of two samples of one concept over that of two samples of different
+    concepts.
 
-    Distances between embeddings at unit length, over all such pairs. 1 = concepts are no longer apart (or never were), 0 = one image
-    a concept. It rises when concepts merge, definition 6 of Schaeffer et al. 2503.03150, and falls when each narrows.
+    Distances between embeddings at unit length, over all such pairs. 1 = concepts are no longer apart (or
+    never were), 0 = one image a concept. It rises when concepts merge, definition 6 of Schaeffer et al.
+    2503.03150, and falls when each narrows.
 
     >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
     >>> concepts = Concepts(["cat", "dog"], torch.eye(2))
-    >>> round(WithinBetween.of(Pair(x, x, fake_labels=torch.tensor([0, 0, 1, 1]), concepts=concepts)), 4)  # .2 over 1.4
+    # .2 over 1.4
+    >>> round(WithinBetween.of(Pair(x, x, fake_labels=torch.tensor([0, 0, 1, 1]), concepts=concepts)), 4)
     0.1429
     """
 
@@ -265,10 +291,12 @@ class WithinBetween(_OfConcepts):
 
 @measure("silhouette")
 class Silhouette(_OfConcepts):
-    """Mean silhouette of the samples by the concept asked for, in cosine distance (Rousseeuw 1987, 10.1016/0377-0427(87)90125-7).
+    """Mean silhouette of the samples by the concept asked for, in cosine distance (Rousseeuw 1987,
+    10.1016/0377-0427(87)90125-7).
 
-    1 = concepts are tight and apart, 0 = they overlap, below 0 = samples are nearer to another concept than to their own. The only
-    sample of a concept counts 0. Reads no text: what concepts look like to each other, whatever they are called.
+    1 = concepts are tight and apart, 0 = they overlap, below 0 = samples are nearer to another concept than
+    to their own. The only sample of a concept counts 0. Reads no text: what concepts look like to each other,
+    whatever they are called.
 
     >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     >>> concepts = Concepts(["cat", "dog"], torch.eye(2))
@@ -295,10 +323,12 @@ class Silhouette(_OfConcepts):
 
 @measure("concept_auroc")
 class ConceptAuroc(_OfConcepts):
-    """How well texts still separate samples: mean over pairs of concepts of the AUROC of text a minus text b between their samples.
+    """How well texts still separate samples: mean over pairs of concepts of the AUROC of text a minus text b
+    between their samples.
 
-    1 = each pair is told apart, 1/2 = as by chance. Unlike accuracy it does not ask the right text to be the nearest of all, so a
-    weak judge still sees what merges. Every pair of concepts that have samples counts alike, however few. Memory 4 n_f^2 bytes.
+    1 = each pair is told apart, 1/2 = as by chance. Unlike accuracy it does not ask the right text to be the
+    nearest of all, so a weak judge still sees what merges. Every pair of concepts that have samples counts
+    alike, however few. Memory 4 n_f^2 bytes.
 
     >>> concepts = Concepts(["cat", "dog"], torch.eye(2))
     >>> x = torch.tensor([[0.9, 0.1], [0.6, 0.5], [0.5, 0.6], [0.7, 0.5]])
@@ -329,11 +359,13 @@ class _Survival(_OfConcepts):
 
 @measure("concept_survival")
 class ConceptSurvival(_Survival):
-    """Share of concepts of which a sample is left: one asked for it and recognised as it. Over the `lasting` ones.
+    """Share of concepts of which a sample is left: one asked for it and recognised as it. Over the `lasting`
+    ones.
 
-    Which concepts count is a property of the whole set; a concept that the judge sees in none of its own real images is left out.
-    The more samples a concept has, the likelier one is recognised, so it compares with the floor at the same n only. Half of the
-    samples of a concept may be none: with a few samples a concept the interval is rough.
+    Which concepts count is a property of the whole set; a concept that the judge sees in none of its own real
+    images is left out. The more samples a concept has, the likelier one is recognised, so it compares with
+    the floor at the same n only. Half of the samples of a concept may be none: with a few samples a concept
+    the interval is rough.
 
     >>> concepts = Concepts(["cat", "dog"], torch.eye(2))
     >>> labels, fake = torch.tensor([0, 1]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
@@ -348,7 +380,8 @@ class ConceptSurvival(_Survival):
 
 @measure("rare_concept_survival")
 class RareConceptSurvival(_Survival):
-    """`concept_survival` over the rarest quarter of the concepts (at least one), by their frequency in training.
+    """`concept_survival` over the rarest quarter of the concepts (at least one), by their frequency in
+    training.
 
     >>> concepts = Concepts(["cat", "dog"], torch.eye(2), frequency=torch.tensor([0.9, 0.1]))
     >>> labels, fake = torch.tensor([0, 1]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
@@ -369,8 +402,8 @@ def _alive(pair: Pair, which: Tensor, rows: Rows) -> float:
 def tested(concepts: Concepts, features: Tensor, labels: Tensor) -> Concepts:
     """The same concepts, with the accuracy of their CLIP model in the recipe.
 
-    `features` [n, d] are of held-out real images that show the concepts `labels`, int64 [n]. Adds accuracy, accuracy_low and
-    accuracy_high (its Wilson interval), and accuracy_n.
+    `features` [n, d] are of held-out real images that show the concepts `labels`, int64 [n]. Adds accuracy,
+    accuracy_low and accuracy_high (its Wilson interval), and accuracy_n.
     """
     accuracy = ZeroShotAccuracy.of(Pair(features, features, fake_labels=labels, concepts=concepts))
     low, high = wilson(accuracy, len(features))

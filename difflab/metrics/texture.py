@@ -14,7 +14,8 @@ from difflab.metrics.pair import Pair, Rows
 def _columns(features: Tensor) -> Tensor:
     if features.shape[1] != len(STATISTICS):
         raise MeasureError(
-            f"texture measures read the {len(STATISTICS)} statistics of the texture extractor, got {features.shape[1]} features"
+            f"texture measures read the {len(STATISTICS)} statistics of the texture extractor, got "
+            f"{features.shape[1]} features"
         )
     return features.double()
 
@@ -26,17 +27,22 @@ def _spread(real: Tensor) -> Tensor:
 
 
 def _varying(pair: Pair) -> Tensor:
-    """The statistics that vary among the real images of the pair, int64 [k]. Raises MeasureError where none does."""
+    """The statistics that vary among the real images of the pair, int64 [k].
+
+    Raises MeasureError where none does.
+    """
     varying = (_spread(_columns(pair.real)) > 0).nonzero().squeeze(1)
     if not len(varying):
         raise MeasureError(
-            "texture_distance has no value: no statistic varies among the real images, so there is no unit to count in"
+            "texture_distance has no value: no statistic varies among the real images, so there is no unit "
+            "to count in"
         )
     return varying
 
 
 def wasserstein(x: Tensor, y: Tensor) -> float:
-    """Wasserstein-1 distance between two samples [n] and [m] of numbers: the area between their distribution functions.
+    """Wasserstein-1 distance between two samples [n] and [m] of numbers: the area between their distribution
+    functions.
 
     >>> wasserstein(torch.tensor([0.0, 1.0]), torch.tensor([2.0, 5.0, 5.0, 2.0]))
     3.0
@@ -55,9 +61,11 @@ class _Texture(PairMetric):
 
 @measure("texture_distance")
 class TextureDistance(_Texture):
-    """Mean over the statistics of the Wasserstein-1 distance between samples and real images, each in real interquartile ranges.
+    """Mean over the statistics of the Wasserstein-1 distance between samples and real images, each in real
+    interquartile ranges.
 
-    Statistics that do not vary among the real images (the two of colour, for grey ones) have no unit and are left out.
+    Statistics that do not vary among the real images (the two of colour, for grey ones) have no unit and are
+    left out.
 
     >>> x = torch.arange(5.0).unsqueeze(1).expand(5, 8)
     >>> TextureDistance.of(Pair(x, x + 1))
@@ -99,16 +107,18 @@ class _Shift(_Texture):
         if spread == 0:
             grey = ": grey images have no colour" if column < 2 else ""
             raise MeasureError(
-                f"{cls.name} has no value: {statistic} is the same in half of the real images or more, so there is no unit{grey}"
+                f"{cls.name} has no value: {statistic} is the same in half of the real images or more, so "
+                f"there is no unit{grey}"
             )
         return float(cls.centre(fake_values) - cls.centre(real_values)) / spread
 
 
 class _ColourShift(_Shift):
-    """Mean over samples minus mean over real images, in real interquartile ranges: 0 = same, signed. Grey images: MeasureError.
+    """Mean over samples minus mean over real images, in real interquartile ranges: 0 = same, signed. Grey
+    images: MeasureError.
 
-    Images without colour stay without it, and where they are many the median is among them. Where all images move one way this is
-    the Wasserstein-1 distance.
+    Images without colour stay without it, and where they are many the median is among them. Where all images
+    move one way this is the Wasserstein-1 distance.
     """
 
     @staticmethod

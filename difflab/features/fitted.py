@@ -1,5 +1,5 @@
-"""The feature space of the run itself: a small CNN trained on its real train set, for images that no
-published network knows.
+"""The extractor `fitted`: a small CNN trained on the run's real train set, for images that no published
+network knows.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from difflab.features.extractor import Extractor, ready
 
 
 class LeNet(nn.Module):
-    """Two convolutions and a 64-d layer, in the spirit of the LeNet whose features MAD and Gillman et al. use
-    on MNIST.
+    """Two convolutions and a 64-d layer, similar to the LeNet whose features MAD and Gillman et al. use on
+    MNIST.
     """
 
     def __init__(self, channels: int, n_classes: int) -> None:
@@ -49,9 +49,10 @@ def fit_extractor(images: Tensor, labels: Tensor, n_classes: int, path: Path, se
     """Train the `fitted` extractor on real train images uint8 [n, H, W, C] (8 to 64 pixels a side) and write
     it to `path`.
 
-    A fifth of the images, drawn with `seed`, is kept out of its training; the accuracy on them goes into the
-    file and the recipe. The same arguments give the same bits on the same machine: it trains on one thread,
-    from its own generators. Raises MeasureError for other sizes, missing classes or a training that diverges.
+    A fifth of the images, drawn with `seed`, is not trained on. The accuracy on these is written into the
+    file and the recipe. The same arguments give the same bits on the same machine: it trains on one
+    thread, with its own generators. Raises MeasureError for other sizes, missing classes or a training
+    that diverges.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
         raise MeasureError(
@@ -112,7 +113,7 @@ def _train(
     steps: int = 400,
     batch: int = 64,
 ) -> None:
-    """AdamW with a one-cycle rate. A fixed number of steps, whatever n is."""
+    """AdamW with a one-cycle learning rate, for a fixed number of steps whatever n is."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for _ in range(steps):

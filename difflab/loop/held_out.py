@@ -1,6 +1,5 @@
-"""Take the held-out loss of a trained model, with all processes.
-
-What it measures: difflab/metrics/held_out_loss.py.
+"""Take the held-out loss of a trained model, with all processes. The measure itself:
+difflab/metrics/held_out_loss.py.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from difflab.runs.sizes import first_size
 
 
 def positions(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Places in the real set, int64, of held-out images and of images of generation 0's training set; each
-    side is shuffled already.
+    """Positions in the real set, int64, of held-out images and of images of generation 0's training set.
+    Each side is already shuffled.
 
     As many as measure.held_out_loss asks for, or as there are.
     """
@@ -41,12 +40,12 @@ def take(
     accelerator: Accelerator,
     encode: Callable[[list[tuple[Any, Sequence[int]]]], None],
 ) -> None:
-    """Write `folder`/held_out_loss.json: the summary of a trained model's errors. All processes take part and
-    share the images.
+    """Write `folder`/held_out_loss.json: the summary of a trained model's errors. All processes take part
+    and share the images.
 
     Args:
         model: a Denoiser after training, see `errors`.
-        encode: makes sure that what the model reads of these shards, [(set, shard numbers)], is there.
+        encode: makes sure that the encoded inputs of these shards, [(set, shard numbers)], exist.
     """
     config, real = run.config, run.real
     held, trained = positions(run)

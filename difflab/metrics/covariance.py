@@ -90,7 +90,8 @@ class WithinClassRatio(_ByClass):
     et al. 2402.07712, sec. 3). Raises MeasureError where either side has no labels.
 
     >>> labels = torch.tensor([0, 0, 1, 1])
-    >>> real, fake = torch.tensor([[0.0], [2.0], [10.0], [12.0]]), torch.tensor([[0.5], [1.5], [10.5], [11.5]])
+    >>> real = torch.tensor([[0.0], [2.0], [10.0], [12.0]])
+    >>> fake = torch.tensor([[0.5], [1.5], [10.5], [11.5]])
     >>> WithinClassRatio.of(Pair(real, fake, real_labels=labels, fake_labels=labels))
     0.25
     """
@@ -127,8 +128,8 @@ def _parts(x_ND: Tensor, labels_N: Tensor) -> tuple[float, ...]:
     add up to the total.
     """
     x = x_ND.double() - x_ND.double().mean(0)
-    _, at, count = labels_N.unique(return_inverse=True, return_counts=True)
-    total = x.new_zeros(len(count), x.shape[1]).index_add_(0, at, x)
+    _, number, count = labels_N.unique(return_inverse=True, return_counts=True)
+    total = x.new_zeros(len(count), x.shape[1]).index_add_(0, number, x)
     whole, between = float(x.square().sum()), float((total.square().sum(1) / count).sum())
     return tuple(part / len(x) if part > ROUNDING * whole else 0.0 for part in (whole - between, between))
 
@@ -149,7 +150,7 @@ class PromptDiversity(PairMetric):
     MeasureError where no two samples share a prompt.
 
     >>> x = torch.tensor([[0.0], [2.0], [10.0], [12.0]])
-    # 4 over (2 * 4 + 2 * 100 + 64 + 144) / 6
+    >>> # 4 over (2 * 4 + 2 * 100 + 64 + 144) / 6
     >>> round(PromptDiversity.of(Pair(x, x, fake_labels=torch.tensor([0, 0, 1, 1]))), 4)
     0.0577
     """
@@ -165,8 +166,8 @@ class PromptDiversity(PairMetric):
             raise MeasureError(
                 "prompt_diversity has no value: the samples are unconditional, nothing was asked for"
             )
-        x, asked = pair.fake[fake].double(), pair.fake_labels[fake]
-        _, at, count = asked.unique(return_inverse=True, return_counts=True)
+        x, prompts = pair.fake[fake].double(), pair.fake_labels[fake]
+        _, number, count = prompts.unique(return_inverse=True, return_counts=True)
         if int(count.max()) < 2:
             raise MeasureError(
                 f"prompt_diversity has no value: each of {len(x)} samples was asked for by a prompt of its "
@@ -179,10 +180,10 @@ class PromptDiversity(PairMetric):
             raise MeasureError(
                 "prompt_diversity has no value: the samples are all the same in this feature space"
             )
-        means = x.new_zeros(len(count), x.shape[1]).index_add_(0, at, x) / count.unsqueeze(1)
-        own = x.new_zeros(len(count)).index_add_(0, at, (x - means[at]).square().sum(1))
+        means = x.new_zeros(len(count), x.shape[1]).index_add_(0, number, x) / count.unsqueeze(1)
+        within = x.new_zeros(len(count)).index_add_(0, number, (x - means[number]).square().sum(1))
         several = count > 1
-        return float((own[several] / (count[several] - 1)).mean()) / whole
+        return float((within[several] / (count[several] - 1)).mean()) / whole
 
 
 def principal_directions(x_ND: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -274,11 +275,11 @@ class LogdetRatio(PairMetric):
             raise MeasureError(
                 "logdet_ratio has no value: the real images are all the same in this feature space"
             )
-        left = ((y.double() - y.double().mean(0)) @ directions).square().mean(0)
-        if (left <= RESOLVED * whole).any():
-            gone = int((left <= RESOLVED * whole).sum())
+        variances = ((y.double() - y.double().mean(0)) @ directions).square().mean(0)
+        if (variances <= RESOLVED * whole).any():
+            gone = int((variances <= RESOLVED * whole).sum())
             raise MeasureError(
                 f"logdet_ratio is -infinity: the samples are all the same in {gone} of {len(whole)} "
                 "principal directions of the real images"
             )
-        return float((left / whole).log().mean())
+        return float((variances / whole).log().mean())

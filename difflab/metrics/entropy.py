@@ -29,7 +29,7 @@ def knn_entropy(x_ND: Tensor, k: int = 1) -> float:
     distance 0 the entropy is -infinity. Rows are copies where float32 features cannot tell them apart,
     closer than 1e-6 of their lengths (`squared_distances`).
 
-    # psi(3) - psi(1) + ln 2 + (ln 1 + ln 1 + ln 2) / 3
+    >>> # psi(3) - psi(1) + ln 2 + (ln 1 + ln 1 + ln 2) / 3
     >>> round(knn_entropy(torch.tensor([[0.0], [1.0], [3.0]])), 4)
     2.4242
     """

@@ -234,7 +234,8 @@ def _recipe(
 def left_out(reasons: Mapping[str, str]) -> list[str]:
     """Measures without a value and why. Measures with the same reason share a line.
 
-    >>> left_out({"recall (pixels)": "recall needs 6 images", "ct": "ct has no value: all are one", "kid": "kid needs 6 images"})
+    >>> reasons = {"recall (pixels)": "recall needs 6 images", "ct": "ct has no value: all are one"}
+    >>> left_out(reasons | {"kid": "kid needs 6 images"})
     ['recall (pixels), kid: needs 6 images', 'ct: all are one']
     """
     names: dict[str, list[str]] = {}

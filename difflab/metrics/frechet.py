@@ -126,11 +126,11 @@ def _factor(cov_DD: Tensor) -> Tensor:
 
 def _nuclear(c_NM: Tensor) -> Tensor:
     """Sum of the singular values."""
-    squares = torch.linalg.eigvalsh(scatter([c_NM if c_NM.shape[0] >= c_NM.shape[1] else c_NM.T]))
+    tall = c_NM if c_NM.shape[0] >= c_NM.shape[1] else c_NM.T
+    squares = torch.linalg.eigvalsh(scatter([tall]))
     roots = squares.clamp(min=0).sqrt()
-    noise = (
-        4 * torch.finfo(squares.dtype).eps * squares[-1]
-    )  # of each square: a root r moves by at most noise / r, and by sqrt(noise)
+    # The rounding error of each square. It moves a root r by at most noise / r, and by at most sqrt(noise).
+    noise = 4 * torch.finfo(squares.dtype).eps * squares[-1]
     if (noise / (roots + noise.sqrt())).sum() <= 1e-7 * roots.sum():
         return roots.sum()
     return torch.linalg.svdvals(c_NM).sum()
@@ -220,9 +220,8 @@ def fd_infinity(x_ND: Tensor, y_MD: Tensor, parts: Sequence[int] = (1, 2), seed:
             torch.from_numpy(draw.permutation(len(side))).to(side.device).tensor_split(count)
             for side in (x_ND, y_MD)
         )
-        means.append(
-            np.mean([frechet_distance(x_ND[own], y_MD[other]) for own, other in zip(x, y, strict=True)])
-        )
+        distances = [frechet_distance(x_ND[a], y_MD[b]) for a, b in zip(x, y, strict=True)]
+        means.append(np.mean(distances))
     return float(np.polynomial.Polynomial.fit(parts, means, 1)(0.0))
 
 
@@ -237,7 +236,8 @@ class FrechetDistanceInfinity(PairMetric):
     Negative values are noise around 0. Samples that are copies of the real images share their noise, for
     which no line can correct: the value is then below 0. Costs three times as much as `fd`.
 
-    >>> round(FrechetDistanceInfinity.of(Pair(torch.arange(8.0).view(8, 1), torch.arange(8.0).view(8, 1) + 100)), -2)
+    >>> x = torch.arange(8.0).view(8, 1)
+    >>> round(FrechetDistanceInfinity.of(Pair(x, x + 100)), -2)
     10000.0
     """
 
@@ -261,7 +261,8 @@ class FrechetInceptionDistance(_TorchmetricsFID):
     Constructor, states and `update` are inherited, so the states of one can be loaded into the other.
 
     >>> from torch.nn import AdaptiveAvgPool2d, Flatten, Sequential
-    >>> fid = FrechetInceptionDistance(Sequential(AdaptiveAvgPool2d(1), Flatten()), normalize=True, input_img_size=(3, 8, 8))
+    >>> network = Sequential(AdaptiveAvgPool2d(1), Flatten())
+    >>> fid = FrechetInceptionDistance(network, normalize=True, input_img_size=(3, 8, 8))
     >>> for real in (True, False): fid.update(torch.linspace(0, 1, 768).view(4, 3, 8, 8), real=real)
     >>> bool(fid.compute() < 1e-6)
     True

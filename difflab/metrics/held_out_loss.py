@@ -94,8 +94,10 @@ def errors(
         noise = torch.randn((LEVELS, *x.shape[1:]), generator=rng)
         drawn.append((x.expand_as(noise), noise.to(device), model.noisy(levels).to(device)))
     x, noise, t = (torch.cat(parts) for parts in zip(*drawn, strict=True))
-    given = None if conditions is None else torch.from_numpy(conditions).to(device).repeat_interleave(LEVELS)
-    return model.error(model.net, x, noise, t, given).double().cpu().numpy().reshape(-1, LEVELS)
+    labels = None
+    if conditions is not None:
+        labels = torch.from_numpy(conditions).to(device).repeat_interleave(LEVELS)
+    return model.error(model.net, x, noise, t, labels).double().cpu().numpy().reshape(-1, LEVELS)
 
 
 def summary(
@@ -137,8 +139,8 @@ def rare(labels: np.ndarray) -> np.ndarray:
     >>> rare(np.array([0, 0, 0, 1, 1, 2, 2, 3, 3, 3]))
     array([1])
     """
-    found, count = np.unique(labels, return_counts=True)
-    return found[count.argsort(kind="stable")[: max(1, len(found) // 4)]]
+    classes, count = np.unique(labels, return_counts=True)
+    return classes[count.argsort(kind="stable")[: max(1, len(classes) // 4)]]
 
 
 def mean(

@@ -112,7 +112,7 @@ def judge_drift(
             f"judge drift wants fresh real images for each generation: {len(samples)} sets of samples, "
             f"{len(fresh)} of real images"
         )
-    _fitting(
+    _check_sets(
         [
             ("real", real),
             ("held-out", held_out),
@@ -122,11 +122,9 @@ def judge_drift(
     )
     frozen = Judge.fit(*real, n_classes)
     rows = []
-    for generation, (own, new) in enumerate(zip(samples, fresh, strict=True)):
-        rows += [
-            {"generation": generation, **row}
-            for row in three_judges(frozen, held_out, own, new, (seed, generation))
-        ]
+    for generation, (sample_set, fresh_set) in enumerate(zip(samples, fresh, strict=True)):
+        judged = three_judges(frozen, held_out, sample_set, fresh_set, (seed, generation))
+        rows += [{"generation": generation, **row} for row in judged]
     return rows
 
 
@@ -136,7 +134,7 @@ def three_judges(
     """The rows of `judge_drift` for one generation, with the frozen judge already fitted. `seed`: of the
     halves.
     """
-    _fitting([("sample", samples), ("held-out", held_out), ("fresh", fresh)])
+    _check_sets([("sample", samples), ("held-out", held_out), ("fresh", fresh)])
     features, labels = samples
     order = torch.from_numpy(np.random.default_rng(list(seed)).permutation(len(features))).to(features.device)
     order = order[labels[order].argsort(stable=True)]  # by class, in random order inside each
@@ -167,7 +165,7 @@ def three_judges(
     return rows
 
 
-def _fitting(sets: list[tuple[str, Labelled]]) -> None:
+def _check_sets(sets: list[tuple[str, Labelled]]) -> None:
     width = sets[0][1][0].shape[-1]
     for name, (features, labels) in sets:
         if (
@@ -182,9 +180,9 @@ def _fitting(sets: list[tuple[str, Labelled]]) -> None:
             )
 
 
-def _accuracy(judge: Judge | None, features: Tensor, labels: Tensor, where: str) -> dict[str, Any]:
+def _accuracy(judge: Judge | None, features: Tensor, labels: Tensor, name: str) -> dict[str, Any]:
     if judge is None:
-        return {where: None, f"{where}_low": None, f"{where}_high": None, f"{where}_n": len(labels)}
+        return {name: None, f"{name}_low": None, f"{name}_high": None, f"{name}_n": len(labels)}
     share = float((judge.predict(features) == labels.to(features.device)).double().mean())
     low, high = wilson(share, len(labels))
-    return {where: share, f"{where}_low": low, f"{where}_high": high, f"{where}_n": len(labels)}
+    return {name: share, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(labels)}

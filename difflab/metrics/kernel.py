@@ -30,11 +30,11 @@ def _shares(pair: Pair) -> tuple[float, dict[str, Tensor]]:
     Rows are taken relative to the mean c of the real ones. A = 1 + |c|^2/d is then common to all kernels.
     """
     c, d = pair.real.mean(0, dtype=torch.float64), pair.real.shape[1]
-    own = {}
+    shares = {}
     for side, x_ND in (("r", pair.real), ("f", pair.fake)):
         parts = (part.double() - c for part in x_ND.split(256))
-        own[side] = torch.cat([(p @ c + p.square().sum(1) / 2) / d for p in parts])
-    return 1 + float(c @ c) / d, own
+        shares[side] = torch.cat([(p @ c + p.square().sum(1) / 2) / d for p in parts])
+    return 1 + float(c @ c) / d, shares
 
 
 def _summed(pair: Pair, sides: str, rows: Rows, columns: Rows) -> float:
@@ -43,15 +43,16 @@ def _summed(pair: Pair, sides: str, rows: Rows, columns: Rows) -> float:
 
     A^3 cancels in the MMD. Without it float32 distances resolve the rest more finely.
     """
-    big, own = pair.once(_shares)
-    x, y, at, total = own[sides[0]][rows].unsqueeze(1), own[sides[1]][columns], 0, 0.0
+    common, shares = pair.once(_shares)
+    x, y = shares[sides[0]][rows].unsqueeze(1), shares[sides[1]][columns]
+    start, total = 0, 0.0
     for block in pair.distances(rows, columns, sides):
-        for apart in block.split(64):  # which stay in the processor's cache
-            v = (x[at : at + len(apart)] + y).sub_(apart, alpha=0.5 / pair.real.shape[1])
+        for apart in block.split(64):  # parts of this size stay in the processor's cache
+            v = (x[start : start + len(apart)] + y).sub_(apart, alpha=0.5 / pair.real.shape[1])
             if sides != "rf":
-                v.diagonal(at).zero_()
-            at += len(v)
-            total += float((v + 3 * big).mul_(v).add_(3 * big**2).mul_(v).sum())
+                v.diagonal(start).zero_()
+            start += len(v)
+            total += float((v + 3 * common).mul_(v).add_(3 * common**2).mul_(v).sum())
     return total
 
 
@@ -78,9 +79,9 @@ class KernelDistance(PairMetric):
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         n, m = len(pair.real[real]), len(pair.fake[fake])
-        within = _summed(pair, "rr", real, real) / (n * (n - 1)) + _summed(pair, "ff", fake, fake) / (
-            m * (m - 1)
-        )
+        within_real = _summed(pair, "rr", real, real) / (n * (n - 1))
+        within_fake = _summed(pair, "ff", fake, fake) / (m * (m - 1))
+        within = within_real + within_fake
         return within - 2 * _summed(pair, "rf", real, fake) / (n * m)
 
 
@@ -118,7 +119,7 @@ def _gaussian_less_one(unit_ND: Tensor, unit_MD: Tensor) -> Tensor:
 
 
 def _gaussians(pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
-    """k - 1 between real images, between samples (both 0 on the diagonal), and from real images to samples."""
+    """k - 1 between real images, between samples (both 0 on the diagonal), and between the two."""
     real, fake = unit_rows(pair.real), unit_rows(pair.fake)
     return (
         _gaussian_less_one(real, real).fill_diagonal_(0),
@@ -168,7 +169,7 @@ class CMMD(PairMetric):
     directions = ("real", "fake")
     range = (float("-inf"), float("inf"))
     better = "lower"
-    own: ClassVar[int] = 0
+    self_pairs: ClassVar[int] = 0
     """Rows that a mean over the others of a side counts besides: 1 = the row itself (V-statistic), 0 = none
     (U-statistic).
     """
@@ -177,9 +178,9 @@ class CMMD(PairMetric):
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         rr, ff, rf = pair.once(_gaussians)
         n, m = len(pair.real[real]), len(pair.fake[fake])
-        within = _total(rr, real, real) / (n * (n - 1 + cls.own)) + _total(ff, fake, fake) / (
-            m * (m - 1 + cls.own)
-        )
+        within_real = _total(rr, real, real) / (n * (n - 1 + cls.self_pairs))
+        within_fake = _total(ff, fake, fake) / (m * (m - 1 + cls.self_pairs))
+        within = within_real + within_fake
         return max(cls.range[0], SCALE * (within - 2 * _total(rf, real, fake) / (n * m)))
 
 
@@ -193,4 +194,4 @@ class BiasedCMMD(CMMD):
     """
 
     range = (0.0, float("inf"))
-    own = 1
+    self_pairs = 1

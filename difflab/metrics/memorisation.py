@@ -49,11 +49,14 @@ def nearest_real(samples: Tensor, real: Tensor, block: int = 512) -> tuple[Tenso
             "nearest images are looked up between features [n, d] and [m, d] with m >= 1, got "
             f"{tuple(samples.shape)} and {tuple(real.shape)}"
         )
-    found = [squared_distances(part, real).min(1) for part in samples.split(block)] if len(samples) else []
-    none = torch.zeros(0, device=samples.device)
-    return torch.cat([none, *(f.values for f in found)]).sqrt(), torch.cat(
-        [none.long(), *(f.indices for f in found)]
-    )
+    distances = [torch.zeros(0, device=samples.device)]
+    indices = [torch.zeros(0, dtype=torch.long, device=samples.device)]
+    if len(samples):
+        for part in samples.split(block):
+            nearest = squared_distances(part, real).min(1)
+            distances.append(nearest.values)
+            indices.append(nearest.indices)
+    return torch.cat(distances).sqrt(), torch.cat(indices)
 
 
 def _fake_to_train(pair: Pair) -> tuple[Tensor, Tensor]:
@@ -117,17 +120,15 @@ def _authentic(pair: Pair) -> Tensor:
         raise MeasureError(
             f"auth_pct compares training images with each other and wants at least 2, got {len(train)}"
         )
-    hit, back = index.unique(
-        return_inverse=True
-    )  # of 50,000 training images only those that some sample is near
-    own = []
-    for part in hit.split(256):
+    # Of all training images only those are read that are the nearest of some sample.
+    rows, position = index.unique(return_inverse=True)
+    to_nearest = []
+    for part in rows.split(256):
         to_all = squared_distances(train[part], train)
-        to_all[torch.arange(len(part), device=train.device), part] = float(
-            "inf"
-        )  # by index: a duplicate is a neighbour
-        own.append(to_all.min(1).values)
-    return distance > torch.cat(own).sqrt()[back]
+        # By index, not by distance 0: a duplicate is a neighbour.
+        to_all[torch.arange(len(part), device=train.device), part] = float("inf")
+        to_nearest.append(to_all.min(1).values)
+    return distance > torch.cat(to_nearest).sqrt()[position]
 
 
 @measure("auth_pct")
@@ -158,13 +159,13 @@ def _null_deviation(pair: Pair) -> float:
     both = torch.cat([pair.once(_real_to_train)[0], pair.once(_fake_to_train)[0]])
     n, m, total = len(pair.real), len(pair.fake), len(both)
     tied = both.unique(return_counts=True)[1].double()
-    left = total + 1 - float((tied**3 - tied).sum()) / (total * (total - 1))
-    if left < 1e-9:
+    variance = total + 1 - float((tied**3 - tied).sum()) / (total * (total - 1))
+    if variance < 1e-9:
         raise MeasureError(
             f"ct has no value: samples and held-out images all lie at distance {float(both[0]):g} from the "
             "training images"
         )
-    return (left / (12 * n * m)) ** 0.5
+    return (variance / (12 * n * m)) ** 0.5
 
 
 @measure("ct")
@@ -191,17 +192,12 @@ class CT(_Memorisation):
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        held_out, sampled = (
-            pair.once(_real_to_train)[0][real].sort().values,
-            pair.once(_fake_to_train)[0][fake].contiguous(),
-        )
-        below, not_above = (
-            torch.searchsorted(held_out, sampled),
-            torch.searchsorted(held_out, sampled, right=True),
-        )
-        return float((below + not_above).double().mean() / (2 * len(held_out)) - 0.5) / pair.once(
-            _null_deviation
-        )
+        held_out = pair.once(_real_to_train)[0][real].sort().values
+        sampled = pair.once(_fake_to_train)[0][fake].contiguous()
+        below = torch.searchsorted(held_out, sampled)
+        not_above = torch.searchsorted(held_out, sampled, right=True)
+        share = float((below + not_above).double().mean() / (2 * len(held_out)) - 0.5)
+        return share / pair.once(_null_deviation)
 
 
 def _too_near(distances: Tensor) -> float:
@@ -233,11 +229,8 @@ class NearDuplicates(_Memorisation):
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        return float(
-            (pair.once(_fake_to_train)[0][fake] <= _too_near(pair.once(_real_to_train)[0][real]))
-            .double()
-            .mean()
-        )
+        threshold = _too_near(pair.once(_real_to_train)[0][real])
+        return float((pair.once(_fake_to_train)[0][fake] <= threshold).double().mean())
 
 
 def _nearest_among(pair: Pair, real: Rows, fake: Rows) -> tuple[Tensor, Tensor]:
@@ -274,10 +267,9 @@ class Repeats(PairMetric):
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         among_real, among_fake = _nearest_among(pair, real, fake)
-        pairs = among_real.sort().values[
-            1::2
-        ]  # two images that near are each other's nearest: such distances come twice, the order statistics once
-        return float((among_fake <= _too_near(pairs)).double().mean())
+        # Two images that near are each other's nearest, so such a distance is listed twice. It counts once.
+        distinct = among_real.sort().values[1::2]
+        return float((among_fake <= _too_near(distinct)).double().mean())
 
 
 @measure("spacing_ratio")

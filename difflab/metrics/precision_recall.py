@@ -36,14 +36,14 @@ def nearest_others(x_ND: Tensor, m: int, block: int = 1024) -> Near:
 
 def _nearest(blocks: Iterable[Tensor], m: int) -> Near:
     """As `nearest_others`, from a square matrix of distances in blocks of rows."""
-    distances, indices, at = [], [], 0
+    distances, indices, start = [], [], 0
     for block in blocks:
         to_all = block.clone()
-        to_all.diagonal(at).fill_(float("inf"))  # by index, not by distance 0: a duplicate is a neighbour
+        to_all.diagonal(start).fill_(float("inf"))  # by index, not by distance 0: a duplicate is a neighbour
         values, columns = to_all.topk(m, largest=False, sorted=True)
         distances.append(values)
         indices.append(columns)
-        at += len(to_all)
+        start += len(to_all)
     return torch.cat(distances), torch.cat(indices)
 
 
@@ -90,11 +90,11 @@ def _within(rf: Tensor, radius: Tensor) -> Tensor:
 
 
 def _in_real(pair: Pair, real: Rows, fake: Rows) -> Iterator[Tensor]:
-    """bool [b, n_f] for blocks of real images, in order: whether sample j lies in the ball of real image i."""
-    radius, at = radii(pair.real, pair.once(_near_real), real, pair.neighbours), 0
+    """bool [b, n_f] for blocks of real images, in order: whether sample j is in the ball of real image i."""
+    radius, start = radii(pair.real, pair.once(_near_real), real, pair.neighbours), 0
     for distance in pair.distances(real, fake):
-        yield _within(distance, radius[at : at + len(distance)].unsqueeze(1))
-        at += len(distance)
+        yield _within(distance, radius[start : start + len(distance)].unsqueeze(1))
+        start += len(distance)
 
 
 def in_fake(pair: Pair, real: Rows, fake: Rows) -> float:

@@ -457,11 +457,13 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 
 @page("docs/cli.md")
 def cli() -> str:
-    from difflab.cli.main import EXAMPLES, EXAMPLES_OF
+    from difflab.cli.main import FRONT, parser
+
+    examples_of = parser().examples
 
     codes = [
         re.split(r"  +", line.strip(), maxsplit=1)
-        for line in EXAMPLES.partition("exit codes:\n")[2].partition("\n\n")[0].splitlines()
+        for line in FRONT.partition("exit codes\n")[2].partition("\n\n")[0].splitlines()
     ]
     parts = [
         "# Command line",
@@ -483,7 +485,7 @@ def cli() -> str:
         parts += [
             f"## {name}",
             prose(command.description or ""),
-            "```\n" + "\n".join(EXAMPLES_OF[name]) + "\n```",
+            "```\n" + "\n".join(examples_of[name]) + "\n```",
         ]
         parts += [table(("argument", "what it is"), rows)] if rows else []
     return "\n\n".join(parts)

@@ -311,6 +311,23 @@ class Measure(Spec):
         "each training (denoising families); 0 = off.",
     )
 
+    @property
+    def with_texture(self) -> bool:
+        """Whether the texture statistics are extracted. They have measures of their own."""
+        return "texture" in self.extractors
+
+    @property
+    def feature_extractors(self) -> list[str]:
+        """The extractors that all other measures are taken on, in order."""
+        return [spec for spec in self.extractors if spec != "texture"]
+
+    @property
+    def judge_extractor(self) -> str | None:
+        """The extractor whose features the class judge reads; None where there is none."""
+        if self.judge is not None:
+            return self.judge
+        return next(iter(self.feature_extractors), None)
+
     @field_validator("resamples")
     @classmethod
     def _enough(cls, resamples: int) -> int:

@@ -20,9 +20,8 @@ from difflab.config import Config
 from difflab.core.memory import enough_memory, peak_memory
 from difflab.core.progress import Reporter
 from difflab.loop import checks, ecosystem
-from difflab.loop import measure as measuring
 from difflab.loop.ingest import ingest
-from difflab.loop.measuring import catch_up, measure, open_extractors
+from difflab.loop.measure import catch_up, collect, measure, open_extractors
 from difflab.loop.mix import mix
 from difflab.loop.pictures import draw_pictures
 from difflab.loop.sample import sample
@@ -155,7 +154,7 @@ def finish(run: Run, plots: bool) -> None:
     The decoded pixels are deleted.
     """
     for part in run.parts:
-        measuring.collect(part)
+        collect(part)
     if isinstance(run, EcosystemRun):
         ecosystem.finish(run, plots)
     run.drop_cache()

@@ -14,13 +14,16 @@ from difflab.config import Config
 from difflab.core.errors import ConfigError, reading
 from difflab.core.progress import Reporter
 from difflab.loop import ecosystem, trackers
-from difflab.loop import measure as measuring
 from difflab.loop.conditions import sample_conditions
+from difflab.loop.run_extractors import check_measure_settings
+from difflab.loop.unmeasurable import unmeasurable
 from difflab.loop.work import Work
+from difflab.metrics.evaluate import left_out
 from difflab.models import family_of
 from difflab.models.pixel import noise_of
 from difflab.models.schedulers import check_scheduler, late_start, scheduler_of
 from difflab.runs.run import Run
+from difflab.runs.sizes import measured_count
 
 
 def check(config: Config) -> None:
@@ -45,7 +48,7 @@ def check_lab(config: Config) -> None:
     trackers.check(config)
     if "fp16" in (config.train.precision, config.sample.precision) and not torch.accelerator.is_available():
         raise ConfigError("train.precision and sample.precision fp16 want a GPU; use bf16 or no")
-    measuring.check(config)
+    check_measure_settings(config)
     if config.denoises and not config.text:
         noise = noise_of(config.model)
         check_scheduler(lambda how: scheduler_of(how, noise), config.sample, noise)
@@ -85,7 +88,7 @@ def check_counts(run: Run) -> None:
     """Find out about numbers of images that do not go together before anything is fitted."""
     config = run.config
     if not config.exact and config.measure.metrics:
-        measuring.measured_count(run)
+        measured_count(run)
     if config.conditional:
         for count in config.sample.count if isinstance(config.sample.count, list) else [config.sample.count]:
             sample_conditions(run, 0, count)
@@ -123,5 +126,5 @@ def check_measures(work: Work) -> None:
     if all((t, "measure") in work.done for t in range(run.config.generations + 1)):
         return
     lab = f"lab {run.config.lab}: " if run.config.ecosystem else ""
-    for line in measuring.left_out(measuring.unmeasurable(run, work.extractors, work.accelerator)):
+    for line in left_out(unmeasurable(run, work.extractors, work.accelerator)):
         work.report.say(f"{lab}will be left out, as it cannot even be measured between real images: {line}")

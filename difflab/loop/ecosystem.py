@@ -18,12 +18,16 @@ from difflab import config as configs
 from difflab.config import Config
 from difflab.core.errors import ConfigError, MeasureError
 from difflab.core.files import atomic, write_tensors
-from difflab.core.rows import RowKind
+from difflab.core.rows import Row, RowKind, row, write_lines
 from difflab.core.seeds import seed_of
-from difflab.loop import measure as measuring
+from difflab.loop.exact_rows import over_chains
+from difflab.loop.measure import collect
+from difflab.loop.resamples import shared
+from difflab.loop.run_extractors import extract_features
 from difflab.models import family_of
 from difflab.models.family import Exact
 from difflab.runs.run import EcosystemRun, Run
+from difflab.runs.sizes import measured_count
 
 DISTANCE = "lab_distance"
 ROWS = (
@@ -140,11 +144,11 @@ def between(
     else:
         rows = _samples_apart(run.labs, generation, extractors, accelerator)
     if accelerator.is_main_process:
-        measuring.write_lines(run.between(generation), [{**row, "lab": None} for row in rows])
-        measuring.collect(run)
+        write_lines(run.between(generation), [{**row, "lab": None} for row in rows])
+        collect(run)
 
 
-def _models_apart(run: EcosystemRun, generation: int) -> list[measuring.Row]:
+def _models_apart(run: EcosystemRun, generation: int) -> list[Row]:
     """Squared distance of the parameters (see Exact.apart), mean over pairs of labs, then over chains, whose
     number is n.
 
@@ -166,14 +170,12 @@ def _models_apart(run: EcosystemRun, generation: int) -> list[measuring.Row]:
     for part in (np.arange(n_held_out), np.arange(n_train, n_train + n_held_out)):
         halves.append(type(models[0])(models[0].spec, models[0].shape))
         halves[-1].fit(labs[0].real.gather(part), None)
-    return [
-        measuring.over_chains(labs[0], generation, DISTANCE, chains, float(halves[0].apart(halves[1]).mean()))
-    ]
+    return [over_chains(labs[0], generation, DISTANCE, chains, float(halves[0].apart(halves[1]).mean()))]
 
 
 def _samples_apart(
     labs: Sequence[Run], generation: int, extractors: Sequence[Sequence[Any]], accelerator: Accelerator
-) -> list[measuring.Row]:
+) -> list[Row]:
     """Frechet distance of the samples on the first extractor but texture, mean over pairs of labs; the floor
     is that of two real sets of lab 0.
     """
@@ -181,11 +183,11 @@ def _samples_apart(
     from difflab.metrics.frechet import FrechetDistance
     from difflab.metrics.interval import half_rows
 
-    readers: list[Any] = [next((e for e in opened if e.name != "texture"), None) for opened in extractors]
+    readers: list[Any] = [next((e for e in opened if not e.is_texture), None) for opened in extractors]
     if readers[0] is None:
         return []
     config, first, name = labs[0].config, labs[0], readers[0].name
-    n = min(measuring.measured_count(lab) for lab in labs)
+    n = min(measured_count(lab) for lab in labs)
     recipe = configs.digest(
         {
             "measure": DISTANCE,
@@ -198,9 +200,9 @@ def _samples_apart(
     alike = {None if reader is None else configs.digest(reader.recipe) for reader in readers}
     if len(alike) > 1 or len({tuple(lab.about["record"]) for lab in labs}) > 1:
         reason = "the labs see their samples through different extractors (measure.extractors, or one that is fitted to other real images) or sizes"
-        return [measuring.row(generation, DISTANCE, name, None, None, n, None, recipe, reason)]
+        return [row(generation, DISTANCE, name, None, None, n, None, recipe, reason)]
     for lab, reader in zip(labs, readers, strict=True):
-        measuring.describe(
+        extract_features(
             lab.samples(generation), [reader], accelerator
         )  # a no-op unless feature files were lost since sampling
     features = [
@@ -223,16 +225,16 @@ def _samples_apart(
     try:
         whole = value([None] * len(labs))
         floor = FrechetDistance.of(Pair(real[:n], real[n_train : n_train + n]))
-        drawn = measuring.shared(accelerator, halves, config.measure.resamples)
+        drawn = shared(accelerator, halves, config.measure.resamples)
         ci = interval(whole, sorted(drawn), FrechetDistance.range) if drawn else None
-        return [measuring.row(generation, DISTANCE, name, whole, ci, n, floor, recipe)]
+        return [row(generation, DISTANCE, name, whole, ci, n, floor, recipe)]
     except MeasureError as error:
-        return [measuring.row(generation, DISTANCE, name, None, None, n, None, recipe, str(error))]
+        return [row(generation, DISTANCE, name, None, None, n, None, recipe, str(error))]
 
 
 def finish(run: EcosystemRun, plots: bool = True) -> None:
     """metrics.jsonl of all labs, their strips below each other, and their curves in one plot."""
-    measuring.collect(run)
+    collect(run)
     if run.labs[0].config.exact:
         return
     if all((lab.path / "strip.png").exists() for lab in run.labs):

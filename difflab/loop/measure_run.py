@@ -15,10 +15,14 @@ from difflab.core.errors import ConfigError, MeasureError
 from difflab.core.progress import Reporter
 from difflab.loop import added_measures as added
 from difflab.loop import ecosystem
-from difflab.loop import measure as measuring
-from difflab.loop.measuring import catch_up, measure, open_extractors
+from difflab.loop.measure import catch_up, measure, open_extractors
+from difflab.loop.run_extractors import check_measure_settings, extractors_of
+from difflab.loop.unmeasurable import unmeasurable
 from difflab.loop.work import Work
 from difflab.metrics.defaults import CONCEPTS
+from difflab.metrics.evaluate import left_out
+from difflab.metrics.metric import METRICS
+from difflab.metrics.row_name import measure_name
 from difflab.runs.run import EcosystemRun, Run, open_run, read_rows, run_class
 
 ABOUT = {
@@ -118,8 +122,6 @@ def wanted(run: Run, metrics: Sequence[str], given: dict[str, Any], judge_drift:
 
     Raises MeasureError that says what to type.
     """
-    from difflab.metrics import METRICS
-
     sections = [run.config.measure, *added.added(run)]
     own = list(dict.fromkeys(name for section in sections for name in section.metrics))
     alone = judge_drift or "aesthetic" in given  # these are asked for by their own names
@@ -175,9 +177,9 @@ def check(work: Any, sections: Sequence[dict[str, Any]]) -> None:
     for section in sections:
         measure = parse(run.config.measure.model_dump() | added.NOTHING | section, "measure", Measure)
         part = added.view(run, measure)
-        measuring.check(part.config)
-        lost = measuring.unmeasurable(part, measuring.extractors_of(part, work.accelerator), work.accelerator)
-        for line in measuring.left_out(lost):
+        check_measure_settings(part.config)
+        lost = unmeasurable(part, extractors_of(part, work.accelerator), work.accelerator)
+        for line in left_out(lost):
             work.report.say(f"will be left out, as it cannot even be measured between real images: {line}")
 
 
@@ -200,8 +202,6 @@ def listing(run: Run) -> list[dict[str, Any]]:
     """Every measure: metric, extractor, state ('in the run' | 'can be added' | 'cannot be taken'), about (why
     not, or what it wants besides).
     """
-    from difflab.metrics import METRICS
-
     if run.config.exact:
         raise MeasureError(
             f"family {run.config.model.family} makes no images: its measures are its moments, which every "
@@ -223,7 +223,7 @@ def listing(run: Run) -> list[dict[str, Any]]:
         for (m, e), why in sorted(found.items())
     ]
     labels = run.parts[0].real.labels()
-    known = {"fd" if metric == "fid" else metric for metric, _ in found}
+    known = {measure_name(metric) for metric, _ in found}
     for name in sorted(set(METRICS) - known):
         needs = METRICS[name].needs
         unlabelled = needs == "judge" and (labels is None or len(set(labels.tolist())) < 2)

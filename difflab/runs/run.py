@@ -10,26 +10,12 @@ from typing import Any
 from difflab.config import Config
 from difflab.core.errors import StoreError
 from difflab.core.files import read_json
+from difflab.core.rows import KEYS
 from difflab.plots.curves import curve_figure
 from difflab.plots.sheet import below
 from difflab.runs import probe
 from difflab.runs.folder import RunFolder
 from difflab.runs.record import read_record
-
-# Of every row of metrics.jsonl.
-KEYS = (
-    "generation",
-    "lab",
-    "metric",
-    "extractor",
-    "value",
-    "ci_low",
-    "ci_high",
-    "n",
-    "floor",
-    "recipe",
-    "reason",
-)
 
 
 class Run(RunFolder):

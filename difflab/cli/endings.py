@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,18 @@ from difflab.cli.output import show
 from difflab.evaluation.summary import Summary, summary_of_run
 from difflab.report import live
 from difflab.report.blocks import Blocks, Column
-from difflab.report.table import budget, changes, comparison, diagnosis, remarks, table
+from difflab.report.table import ONE_GENERATION, budget, changes, comparison, diagnosis, remarks, table
 from difflab.report.verdict import verdict
 
 WIDTH = 100
 
 
-def print_summary(summary: Summary) -> None:
-    """Print the four parts of a summary. Parts that are empty are left out."""
+def print_summary(summary: Summary, evidence: Sequence[str] = ()) -> None:
+    """Print the four parts of a summary, with the evidence below the verdict. Parts that are empty are left out."""
     for sentence in summary.verdict.splitlines():
         _paragraph(sentence)
+    for line in evidence:
+        _paragraph(f"  {line}")
     if summary.advice:
         _paragraph(f"what could help: {summary.advice}")
     if summary.changes:
@@ -100,6 +103,6 @@ def end_of_diagnose(result: Any, summary: Summary, everything: bool) -> None:
         return
     heads = [Column("generation"), Column("diagnosis", "left", text=True)]
     show(Blocks(heads, [[str(finding.generation), finding.words] for finding in result.findings]))
-    for doubt in result.doubts:
-        _paragraph(doubt)
-    print_summary(summary)
+    print_summary(summary, [*result.findings[-1].evidence(), *result.doubts])
+    if len(result.findings) == 1:
+        _paragraph(ONE_GENERATION)

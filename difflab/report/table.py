@@ -187,6 +187,11 @@ def budget(run: Run) -> str:
     return f"budget: {max(seen):,} images seen, {same}; {size}"
 
 
+ONE_GENERATION = (
+    "one generation alone: this says how it differs from real images, not whether a loop made it so; "
+    "give generation 0 as well"
+)
+
 MARKS = {"present": "yes", "absent": "no", "cannot tell": "?"}
 
 
@@ -224,9 +229,7 @@ def _story(result: Any) -> list[str]:
     lines += [f"{reason}: {', '.join(names)}" for reason, names in result.unknown.items()]
     lines += [f"left out: {line}" for line in left_out(last.left_out)]
     if len(result.findings) == 1:
-        lines.append(
-            "one generation alone: this says how it differs from real images, not whether a loop made it so; give generation 0 as well"
-        )
+        lines.append(ONE_GENERATION)
     return lines
 
 

@@ -275,7 +275,9 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_the_command(emoji, tmp_path):
     real, fake = write(tmp_path / "real", emoji[:60]), write(tmp_path / "fake", emoji[60:90], "jpg")
     few = ["--extractors", "pixels", "--metrics", "fd", "recall", "--resamples", "20"]
-    shown = command(real, fake, *few)
+    short = command(real, fake, *few)
+    assert short.returncode == 0 and "more than the noise" in short.stdout and "next:" in short.stdout
+    shown = command(real, fake, *few, "--all")
     assert shown.returncode == 0, shown.stderr
     assert (
         "recall" in shown.stdout

@@ -4,6 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+TOPICS = (
+    "Diversity",
+    "Concepts",
+    "Fidelity",
+    "Aesthetics and texture",
+    "Tails and likelihood",
+    "Memorisation",
+    "Between labs",
+    "Fitted distribution",
+    "Other",
+    "Training",
+)
+"""What rows can be about, in the order in which a report shows them."""
+
 
 @dataclass(frozen=True)
 class RowKind:
@@ -25,7 +39,7 @@ class RowKind:
     about: str
     """One or two sentences for a stranger: what is measured, and on what."""
     topic: str
-    """The heading of the report under which the curve stands; '' = the report decides."""
+    """What it is about: one of `TOPICS`."""
     counts: str = "images"
     """What `n` of the row counts: 'images' | 'steps' | 'chains'."""
     title: str = ""

@@ -19,6 +19,7 @@ from scipy.stats import t as student
 from difflab import config as configs
 from difflab.core.errors import ConfigError
 from difflab.metrics import METRICS
+from difflab.metrics.row_name import measure_name
 from difflab.runs.run import Run
 
 DISTINCT, SAME, UNKNOWN = "{} than {}", "not distinguishable", "cannot tell"
@@ -190,7 +191,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def better_of(metric: str) -> str:
     """Which way a measure is better: 'lower', 'higher', or 'real' (best at the value of real images)."""
-    known = "fd" if metric == "fid" else metric
+    known = measure_name(metric)
     if dict.__contains__(METRICS, known):
         return METRICS[known].better
     return "lower" if "loss" in metric else "real"

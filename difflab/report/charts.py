@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any
 
 from difflab.core.rows import RowKind
-from difflab.loop.measure import FLAGGED
+from difflab.loop.image_rows import FLAGGED
 from difflab.loop.row_kinds import row_kinds
 from difflab.metrics import METRICS
 from difflab.report.rounding import rounded

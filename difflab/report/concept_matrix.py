@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from difflab.core.errors import MeasureError
-from difflab.loop.measure import told
+from difflab.loop.run_concepts import concept_labels
 from difflab.metrics import (
     Concepts,
     Judge,
@@ -117,7 +117,7 @@ def by_clip(run: Run) -> Recognised:
     real = run.real.features(reader.key)[held_out]
     pairs, floor = {}, None
     for t in run.generations:
-        real_labels, sample_labels, concepts = told(run, reader, run.real, run.samples(t))
+        real_labels, sample_labels, concepts = concept_labels(run, reader, run.real, run.samples(t))
         real_labels = real_labels[held_out]
         samples = run.samples(t).features(reader.key)
         pairs[t] = Pair(real, samples, real_labels=real_labels, fake_labels=sample_labels, concepts=concepts)
@@ -132,7 +132,7 @@ def by_judge(run: Run) -> Recognised | None:
     The judge's probabilities are the features, and each class is its own direction.
     """
     config, about, labels = run.config, run.about, run.real.labels()
-    extractor = config.measure.judge or next((e for e in config.measure.extractors if e != "texture"), None)
+    extractor = config.measure.judge_extractor
     key = feature_spaces(run).get(folder_name(extractor)) if extractor else None
     path = run.path / "real" / f"judge-{key}.safetensors"
     if labels is None or key is None or not path.exists() or len(about["classes"]) < 2:

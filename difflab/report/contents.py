@@ -14,7 +14,7 @@ from typing import Any
 
 from difflab.config import recipe_of
 from difflab.core.errors import ConfigError, StoreError
-from difflab.loop.measure import FLAGGED
+from difflab.loop.image_rows import FLAGGED
 from difflab.report.charts import GROUPS, UNNAMED, chart_groups, first_floor, group_of, kind_of, titled
 from difflab.report.detail import detail
 from difflab.report.pictures import in_common

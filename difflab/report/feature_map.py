@@ -43,8 +43,8 @@ def feature_spaces(run: Run) -> dict[str, str]:
 def first_space(run: Run) -> tuple[str, str] | None:
     """The first extractor of the config whose features are on disk, and its key; None = there is none."""
     keys = feature_spaces(run)
-    for extractor in run.config.measure.extractors:
-        if extractor != "texture" and folder_name(extractor) in keys:
+    for extractor in run.config.measure.feature_extractors:
+        if folder_name(extractor) in keys:
             return extractor, keys[folder_name(extractor)]
     return None
 

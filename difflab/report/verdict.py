@@ -31,7 +31,7 @@ def verdict(run: Run, fresh: bool = True) -> dict[str, Any] | None:
             return stored
     if not fresh:
         return None
-    extractors = [name for name in run.config.measure.extractors if name != "texture"]
+    extractors = run.config.measure.feature_extractors
     try:
         result = state | as_data(diagnose.diagnose_run(run, extractors=extractors or None))
     except MeasureError as error:

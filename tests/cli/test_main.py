@@ -50,10 +50,13 @@ def _elsewhere(tmp_path, monkeypatch):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Runs in this process leave out the curves and the report, which take a second and have tests of their own."""
+    from difflab.cli import endings
     from difflab.loop import chain
+    from difflab.report import live
 
     monkeypatch.setattr(chain, "run_chain", partial(chain.run_chain, plots=False))
-    monkeypatch.setattr(chain, "show", lambda *args: None)
+    monkeypatch.setattr(live, "after_generation", lambda *args: None)
+    monkeypatch.setattr(endings, "verdict", lambda run, fresh=True: None)
 
 
 @pytest.fixture
@@ -143,8 +146,7 @@ def test_version_and_help_of_the_installed_command():
     text = process(sys.executable, "-m", "difflab", "--help")
     assert text.returncode == 0 and text.stderr == ""
     for word in (
-        "examples:",
-        "difflab run configs/digits.yaml",
+        "difflab run digits",
         "accelerate launch",
         "export",
         "verify",
@@ -190,7 +192,10 @@ def test_run_with_json_prints_rows_alone_on_stdout_and_again_when_resumed(tmp_pa
 def test_an_error_is_one_line_and_no_traceback_in_a_real_process():
     done = process(BIN / "difflab", "run", "nothing.yaml")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "difflab: error: there is no config nothing.yaml; see configs/ for examples\n"
+    assert (
+        done.stderr
+        == "difflab: error: there is no config nothing.yaml; difflab presets lists those that come with difflab\n"
+    )
 
 
 def test_a_reader_that_goes_early_is_no_error(finished):
@@ -227,16 +232,25 @@ def test_run_prints_table_budget_and_places_and_resumes_to_the_same(tmp_path, ca
     code, out, err = call("run", DIGITS, *MLP, "--out", "out")
     assert code == 0
     assert "generation 1/1 train   1,000 images in" in err and "generation 1/1 sample  60 images in" in err
-    for word in (
+    assert out.startswith("generation 1: ") and "what could help: " in out
+    for words in (
+        "measure",
+        "first",
+        "last",
+        "floor",
+        "look at:  out/report.html",
+        "next:     difflab diagnose out",
+    ):
+        assert words in out
+    assert len(out.splitlines()) <= 24
+    _, everything, _ = call("status", "out", "--all")
+    for words in (
         "digits: recipe",
         "recall",
         "floor",
         "budget: 1,024 images seen, the same in every generation; set size NOT matched: 100 to 60",
     ):
-        assert word in out
-    assert (
-        out.splitlines()[-1] == "look at: out/report.html  out/strip.png  out/curves.png  out/metrics.jsonl"
-    )
+        assert words in everything
     before = files(tmp_path / "out")
     again = call("run", DIGITS, *MLP, "--out", "out")
     assert again == (0, out, "")
@@ -262,6 +276,8 @@ def test_an_unknown_option_is_refused(capsys):
 @pytest.mark.usefixtures("undrawn")
 def test_measures_left_out_and_flagged_samples_are_said(finished, call, tmp_path):
     _, out, _ = call("run", DIGITS, *MEMORISER, "--out", finished)
+    assert "1 measure has no value; --all says why" in out
+    _, out, _ = call("status", finished, "--all")
     assert "left out: class_accuracy (pixels): the samples are unconditional, no class was asked for" in out
     assert "flagged" not in out
     (tmp_path / "grey").mkdir()
@@ -279,9 +295,9 @@ def test_exact_runs_have_a_table_too(call):
     assert (
         code == 0
         and "variance" in out
-        and "budget: fitted by a formula" in out
-        and out.splitlines()[-1] == "look at: runs/run/report.html  runs/run/metrics.jsonl"
+        and "look at:  runs/run/report.html\n          runs/run/metrics.jsonl\n" in out
     )
+    assert "budget: fitted by a formula" in call("status", "runs/run", "--all")[1]
 
 
 # ------------------------------------------------------------------------------------------- other commands
@@ -425,7 +441,7 @@ def test_a_missing_config_names_the_nearest_one(refused):
     assert f"there is no config {CONFIGS}/digit.yaml; did you mean {DIGITS}?" in refused(
         "run", CONFIGS / "digit.yaml"
     )
-    assert "see configs/ for examples" in refused("plan", "no/such/folder/x.yaml")
+    assert "difflab presets lists those" in refused("plan", "no/such/folder/x.yaml")
 
 
 @pytest.mark.parametrize(

@@ -293,8 +293,9 @@ function fillCell(cell, content) {
 }
 function fill(table, heads, rows) {
   const valueOf = (content) => (content !== null && typeof content === "object" ? content.value : content);
+  const drawn = (c) => rows.some((row) => row[c] !== null && typeof row[c] === "object" && row[c].className === "drawing");
   const numeric = heads.map((_, c) => rows.some((row) => typeof valueOf(row[c]) === "number"));
-  const head = make("thead", {}, make("tr", {}, ...heads.map((h, c) => make("th", { scope: "col", className: numeric[c] ? "n" : "" }, h))));
+  const head = make("thead", {}, make("tr", {}, ...heads.map((h, c) => make("th", { scope: "col", className: drawn(c) ? "drawing" : numeric[c] ? "n" : "" }, h))));
   const body = make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((content, c) => {
     const cell = make(c ? "td" : "th", { className: numeric[c] ? "n" : "" });
     if (!c) cell.scope = "row";
@@ -327,7 +328,7 @@ function sortable(table) {
 function cellsOf(table, split) {
   const rows = [...table.rows], ranged = [...rows[0].cells].map((_, c) => rows.some((row) => row.cells[c].dataset.low !== undefined));
   const text = (cell) => { const copy = cell.cloneNode(true); copy.querySelectorAll(".arrow").forEach((node) => split && node.remove()); return copy.textContent.replace(/\s+/g, " ").trim(); };
-  const drawn = [...rows[0].cells].map((_, c) => rows.some((row) => row.cells[c].classList.contains("drawing")));
+  const drawn = [...rows[0].cells].map((cell) => cell.classList.contains("drawing"));
   return rows.map((row, r) => [...row.cells].flatMap((cell, c) => {
     if (drawn[c]) return [];
     if (!split) return [text(cell)];
@@ -338,7 +339,7 @@ function cellsOf(table, split) {
 }
 function asMarkdown(table) {
   const [head, ...body] = cellsOf(table, false), line = (cells) => `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
-  const right = [...table.tHead.rows[0].cells].filter((_, c) => !table.querySelector(`tbody tr > :nth-child(${c + 1}).drawing`)).map((th) => (th.classList.contains("n") ? "---:" : "---"));
+  const right = [...table.tHead.rows[0].cells].filter((th) => !th.classList.contains("drawing")).map((th) => (th.classList.contains("n") ? "---:" : "---"));
   return [line(head), `|${right.join("|")}|`, ...body.map(line)].join("\n") + "\n";
 }
 function asCsv(table) {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from difflab.evaluation.summary import INTERNALS, Change, Summary, existing, largest
+from difflab.studies.budgets import budgets
 from difflab.studies.compare_runs import SAME, UNKNOWN, Arm, compare_runs, unfinished
 from difflab.studies.sweep import arms_in
 
@@ -34,7 +35,7 @@ def summary_of_arms(
     next_commands: Sequence[str] = (),
 ) -> Summary:
     """The end of a comparison of runs. rows: of `compare_runs`."""
-    sentences = [*_sentences(arms, rows), *unfinished(arms)]
+    sentences = [*_sentences(arms, rows), *unfinished(arms), budgets(arms)]
     changes = _changes(rows)
     return Summary("\n".join(sentences), largest(changes), list(look_at), list(next_commands))
 

@@ -1,8 +1,9 @@
-"""Measures that were added to a run after it was asked for: measures.yaml, one section of settings per feature space.
+"""Measures that were added to a run after it was asked for: measures.yaml, one section of settings per
+feature space.
 
-They change no training, so they are no part of the run's recipe. Each row has its own, the same as if the run had been asked for it
-from the start, and the same number. Whoever measures a generation of the run, the command `measure` or the engine that resumes or
-extends it, takes the added measures too.
+They change no training, so they are no part of the run's recipe. Each row has its own, the same as if the run
+had been asked for it from the start, and the same number. Whoever measures a generation of the run, the
+command `measure` or the engine that resumes or extends it, takes the added measures too.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def add(run: Run, sections: Sequence[dict[str, Any]]) -> None:
 
 
 def taken(measure: Measure) -> dict[tuple[str, str], dict[str, Any]]:
-    """(measure, extractor) of every row that these settings make, in order, and what it is taken with besides."""
+    """(measure, extractor) of every row that these settings make, in order, and what it is taken with
+    besides.
+    """
     specs, judge = measure.feature_extractors, measure.judge_extractor
     clip = next((spec for spec in specs if spec.startswith("open_clip")), None)
     out: dict[tuple[str, str], dict[str, Any]] = {}
@@ -88,7 +91,8 @@ def taken(measure: Measure) -> dict[tuple[str, str], dict[str, Any]]:
 def lacking(run: Run, wanted: Measure) -> list[dict[str, Any]]:
     """The sections that `wanted` adds to what the run takes already, one per extractor.
 
-    Raises MeasureError where a measure is there under other settings: a run has one number of each measure and extractor.
+    Raises MeasureError where a measure is there under other settings: a run has one number of each measure
+    and extractor.
     """
     there: dict[tuple[str, str], dict[str, Any]] = {}
     for before in (run.config.measure, *added(run)):
@@ -100,7 +104,8 @@ def lacking(run: Run, wanted: Measure) -> list[dict[str, Any]]:
             other = next((key for key in settings if settings[key] != known[key]), None)
             if other is not None:
                 raise MeasureError(
-                    f"{name} ({spec}) is in this run with {other} {known[other]}, not {settings[other]}: a run has one number of each "
+                    f"{name} ({spec}) is in this run with {other} {known[other]}, not {settings[other]}: a "
+                    "run has one number of each "
                     f"measure and extractor; name measures that it has not, or leave --{other} out"
                 )
             continue
@@ -125,7 +130,10 @@ def view(run: Run, measure: Measure) -> Run:
 
 
 def opened(run: Run, accelerator: Accelerator) -> list[Opened]:
-    """Every added section with its extractors, and the real set's features in their spaces. All processes take part."""
+    """Every added section with its extractors, and the real set's features in their spaces.
+
+    All processes take part.
+    """
     views = [view(run, section) for section in added(run)]
     return [(part, extractors_of(part, accelerator)) for part in views]
 

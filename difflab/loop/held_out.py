@@ -1,4 +1,7 @@
-"""Take the held-out loss of a trained model, with all processes. What it measures: difflab/metrics/held_out_loss.py."""
+"""Take the held-out loss of a trained model, with all processes.
+
+What it measures: difflab/metrics/held_out_loss.py.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ from difflab.runs.sizes import first_size
 
 
 def positions(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Places in the real set, int64, of held-out images and of images of generation 0's training set; each side is shuffled already.
+    """Places in the real set, int64, of held-out images and of images of generation 0's training set; each
+    side is shuffled already.
 
     As many as measure.held_out_loss asks for, or as there are.
     """
@@ -37,7 +41,8 @@ def take(
     accelerator: Accelerator,
     encode: Callable[[list[tuple[Any, Sequence[int]]]], None],
 ) -> None:
-    """Write `folder`/held_out_loss.json: the summary of a trained model's errors. All processes take part and share the images.
+    """Write `folder`/held_out_loss.json: the summary of a trained model's errors. All processes take part and
+    share the images.
 
     Args:
         model: a Denoiser after training, see `errors`.

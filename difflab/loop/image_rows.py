@@ -1,7 +1,7 @@
 """The rows of one generation of images: what is compared with what, and with which judge and concepts.
 
-The reference is the held-out real set. The floor is the same measure between two disjoint real sets of the same size, train
-split and held-out: the value of "no difference".
+The reference is the held-out real set. The floor is the same measure between two disjoint real sets of the
+same size, train split and held-out: the value of "no difference".
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ def comparisons(
     samples: Any,
     trained_on: Callable[[Extractor], torch.Tensor],
 ) -> Iterator[Comparison]:
-    """What is compared on one extractor, one after the other: by class, with the training set, by prompt, by concept.
+    """What is compared on one extractor, one after the other: by class, with the training set, by prompt, by
+    concept.
 
     Args:
         samples: Shards of the generation, or a `StandIn` for them.
@@ -134,7 +135,8 @@ def comparisons(
         concepts: Concepts | None = None,
     ) -> Comparison:
         names = [name for name in config.measure.metrics if METRICS[name].needs in needs]
-        # Samples are compared with held-out images, so that a judge fitted on the train split never judges its own data.
+        # Samples are compared with held-out images, so that a judge fitted on the train split never judges
+        # its own data.
         sets = ComparedSets(
             Side(held_out.features, _rows(real_labels, slice(n_train, n_train + n))),
             Side(fake.features, _rows(fake_labels, slice(0, n))),
@@ -165,7 +167,8 @@ def comparisons(
 def _n_trained(run: Run) -> int:
     """How many real images the memorisation measures count as trained on.
 
-    Where fresh real images are drawn, the reserve enters training in later generations; elsewhere it never does.
+    Where fresh real images are drawn, the reserve enters training in later generations; elsewhere it never
+    does.
     """
     n_train = run.about["n_train"]
     n_first = first_size(run.config, n_train)
@@ -215,7 +218,10 @@ def _aesthetic(
 
 
 def _flagged(run: Run, generation: int) -> Row:
-    """Share of flagged samples, over all of them, with its Wilson interval. The floor is that of held-out real images."""
+    """Share of flagged samples, over all of them, with its Wilson interval.
+
+    The floor is that of held-out real images.
+    """
     flags, real_flags = run.samples(generation).column("flag"), run.real.column("flag")
     share, real_share = (
         sum(flag is not None for flag in column) / len(column)

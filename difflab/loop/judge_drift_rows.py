@@ -40,9 +40,10 @@ def judge_drift_rows(
 ) -> list[Row]:
     """Accuracy of the three judges on the half of the samples that the retrained judge was not fitted on.
 
-    Fresh real images are limited, so the re-based judge is fitted on a bootstrap of the train split: as many images, and
-    others in every generation. Its distance from the frozen judge is due to chance in the training images. The floor has
-    held-out images in the place of the samples, and images of the train split in the place of those.
+    Fresh real images are limited, so the re-based judge is fitted on a bootstrap of the train split: as many
+    images, and others in every generation. Its distance from the frozen judge is due to chance in the
+    training images. The floor has held-out images in the place of the samples, and images of the train split
+    in the place of those.
     """
     (train, notes_train), (real, notes_real), (fake, notes_fake) = (
         train.finite("training images"),
@@ -72,7 +73,10 @@ def _judged(
     real: Side,
     fake: Side,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The rows of `three_judges` for the samples and for the floor. Raises MeasureError where classes are missing."""
+    """The rows of `three_judges` for the samples and for the floor.
+
+    Raises MeasureError where classes are missing.
+    """
     if judge is None or fake.labels is None or real.labels is None or train.labels is None:
         raise MeasureError(
             "judge drift has no value: it wants classes, of real images and of what was asked for: "

@@ -1,4 +1,6 @@
-"""The class judge of a run: fitted once on the real train split, read by the class measures and by judge drift."""
+"""The class judge of a run: fitted once on the real train split, read by the class measures and by judge
+drift.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from difflab.runs.run import Run
 
 
 def judge_extractor(run: Run, extractors: Sequence[Extractor]) -> Extractor | None:
-    """The extractor whose features the class judge reads, see `Measure.judge_extractor`; None where there is none."""
+    """The extractor whose features the class judge reads, see `Measure.judge_extractor`; None where there is
+    none.
+    """
     spec = run.config.measure.judge_extractor
     if not extractors or spec is None:
         return None
@@ -30,8 +34,9 @@ def judge_of(
 ) -> tuple[Judge | None, str | None]:
     """The class judge on the features of `extractor`, and why there is none.
 
-    It is fitted on the real train split once per run and stored. There is none on another extractor than the judge's, without
-    a measure that needs it, and where it cannot be fitted; only the last has a reason. All processes take part.
+    It is fitted on the real train split once per run and stored. There is none on another extractor than the
+    judge's, without a measure that needs it, and where it cannot be fitted; only the last has a reason. All
+    processes take part.
     """
     measure = run.config.measure
     wanted = measure.judge_drift or any(METRICS[name].needs == "judge" for name in measure.metrics)

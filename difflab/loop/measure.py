@@ -1,7 +1,7 @@
 """Stage 5, measure: every number of a generation, with n, floor and 95% interval.
 
-One feature pass over the samples serves all measures. All processes share the half-samples of the intervals. Measures that
-were added to the run later (see added_measures.py) are taken in the same stage.
+One feature pass over the samples serves all measures. All processes share the half-samples of the intervals.
+Measures that were added to the run later (see added_measures.py) are taken in the same stage.
 """
 
 from __future__ import annotations

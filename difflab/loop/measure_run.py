@@ -46,18 +46,23 @@ def measure_run(
     aesthetic: str | None = None,
     report: Reporter | None = None,
 ) -> Run:
-    """Take further measures of every generation that has samples, and return the run. Safe to stop and to call again.
+    """Take further measures of every generation that has samples, and return the run.
 
-    The numbers are those of a run that was asked for them from the start. The run remembers them (measures.yaml): a generation that it makes
-    later is measured in the same way. Generations whose samples are there but were never measured are measured whole. Of an ecosystem
-    all labs are measured.
+    Safe to stop and to call again.
+
+    The numbers are those of a run that was asked for them from the start. The run remembers them
+    (measures.yaml): a generation that it makes later is measured in the same way. Generations whose samples
+    are there but were never measured are measured whole. Of an ecosystem all labs are measured.
 
     Args:
-        metrics: measures by name; none = those that the run takes, on the `extractors` (with `concepts` those of concepts) given here.
+        metrics: measures by name; none = those that the run takes, on the `extractors` (with `concepts` those
+            of concepts) given here.
         extractors: feature spaces as in measure.extractors; None = those of the run.
-        judge, concepts, neighbours, judge_drift, aesthetic: as in the section `measure` of a config; None = as in the run.
+        judge, concepts, neighbours, judge_drift, aesthetic: as in the section `measure` of a config; None =
+            as in the run.
 
-    Raises MeasureError for measures that cannot be taken or are there with other settings, StoreError where another process works on the run.
+    Raises MeasureError for measures that cannot be taken or are there with other settings, StoreError where
+    another process works on the run.
     """
     run = run if isinstance(run, Run) else open_run(run)
     config, report = run.config, report or Reporter(quiet=True)
@@ -67,7 +72,8 @@ def measure_run(
         )
     if config.ecosystem is not None and config.ecosystem.lab is not None:
         raise ConfigError(
-            f"{run.path} is one lab of an ecosystem; measure all of them: difflab measure {run.path.resolve().parent}"
+            f"{run.path} is one lab of an ecosystem; measure all of them: difflab measure "
+            f"{run.path.resolve().parent}"
         )
     given = {
         "extractors": extractors,
@@ -112,7 +118,10 @@ def measure_run(
 
 
 def wanted(run: Run, metrics: Sequence[str], given: dict[str, Any], judge_drift: bool) -> Measure:
-    """The settings that are asked for, as a section `measure` by themselves. Raises MeasureError that says what to type."""
+    """The settings that are asked for, as a section `measure` by themselves.
+
+    Raises MeasureError that says what to type.
+    """
     sections = [run.config.measure, *added.added(run)]
     own = list(dict.fromkeys(name for section in sections for name in section.metrics))
     alone = judge_drift or "aesthetic" in given  # these are asked for by their own names
@@ -126,7 +135,8 @@ def wanted(run: Run, metrics: Sequence[str], given: dict[str, Any], judge_drift:
     others = [name for name in names if METRICS[name].needs != "texture"]
     if metrics and "texture" in needs and "texture" not in specs:
         raise MeasureError(
-            f"{needs['texture']} is read off the extractor texture; add: --extractors {' '.join([*specs, 'texture'])}"
+            f"{needs['texture']} is read off the extractor texture; add: --extractors "
+            f"{' '.join([*specs, 'texture'])}"
         )
     if metrics and others and not set(specs) - {"texture"}:
         raise MeasureError(
@@ -134,7 +144,8 @@ def wanted(run: Run, metrics: Sequence[str], given: dict[str, Any], judge_drift:
         )
     if given.get("judge") is not None and given["judge"] not in specs:
         raise MeasureError(
-            f"--judge {given['judge']} is none of the extractors {' '.join(specs)}; add: --extractors {given['judge']}"
+            f"--judge {given['judge']} is none of the extractors {' '.join(specs)}; add: --extractors "
+            f"{given['judge']}"
         )
     concepts = given.get("concepts", run.config.measure.concepts)
     if "concepts" in needs and concepts is None:
@@ -145,7 +156,8 @@ def wanted(run: Run, metrics: Sequence[str], given: dict[str, Any], judge_drift:
         spec.startswith("open_clip") for spec in specs
     ):
         raise MeasureError(
-            "concepts and aesthetic scores are read by a CLIP model; add: --extractors open_clip:tiny-clip, or open_clip:NAME_OR_PATH"
+            "concepts and aesthetic scores are read by a CLIP model; add: --extractors open_clip:tiny-clip, "
+            "or open_clip:NAME_OR_PATH"
         )
     inherited = run.config.measure.judge if run.config.measure.judge in specs else None
     settings = {
@@ -187,10 +199,13 @@ def whole(work: Any) -> None:
 
 
 def listing(run: Run) -> list[dict[str, Any]]:
-    """Every measure: metric, extractor, state ('in the run' | 'can be added' | 'cannot be taken'), about (why not, or what it wants besides)."""
+    """Every measure: metric, extractor, state ('in the run' | 'can be added' | 'cannot be taken'), about (why
+    not, or what it wants besides).
+    """
     if run.config.exact:
         raise MeasureError(
-            f"family {run.config.model.family} makes no images: its measures are its moments, which every run has"
+            f"family {run.config.model.family} makes no images: its measures are its moments, which every "
+            "run has"
         )
     rows = [
         row

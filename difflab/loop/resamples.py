@@ -17,7 +17,10 @@ from difflab.metrics.pair import Pair
 def shared_resamples(
     accelerator: Accelerator, metric: type[PairMetric], pair: Pair, count: int, seed: int
 ) -> list[float]:
-    """`count` half-samples of a measure, each computed by one process. See `difflab.metrics.interval.resampled`."""
+    """`count` half-samples of a measure, each computed by one process.
+
+    See `difflab.metrics.interval.resampled`.
+    """
     return shared(accelerator, lambda numbers: resampled(metric, pair, numbers, seed), count)
 
 
@@ -26,8 +29,8 @@ def shared(
 ) -> list[float]:
     """The values of `count` resamples, each computed by one process, on all processes.
 
-    `compute` maps the numbers of some resamples to their values. A MeasureError of one process is raised on all of them, so
-    that no process waits for another.
+    `compute` maps the numbers of some resamples to their values. A MeasureError of one process is raised on
+    all of them, so that no process waits for another.
     """
     values: list[Any]
     try:

@@ -72,7 +72,8 @@ def concept_labels(
     real_prompts, fake_prompts = real.column("prompt"), fake.column("prompt")
     if real_prompts[0] is None or fake_prompts[0] is None:
         raise MeasureError(
-            f"measure.concepts is the file {source}, but these images were asked for by class, not by caption: "
+            f"measure.concepts is the file {source}, but these images were asked for by class, not by "
+            "caption: "
             "use 'classes'"
         )
     names = read_concepts(source, real_prompts)

@@ -61,7 +61,8 @@ def check_measure_settings(config: Config) -> None:
 def extractors_of(run: Run, accelerator: Accelerator) -> list[Extractor]:
     """Open the extractors of a run and extract the features of its real set. All processes take part.
 
-    The extractor `fitted` is trained once per run. Raises MeasureError where extractors, concepts and labels do not go together.
+    The extractor `fitted` is trained once per run. Raises MeasureError where extractors, concepts and labels
+    do not go together.
     """
     config = run.config
     if config.exact or not _needs_features(run):

@@ -1,6 +1,8 @@
-"""The rows about the training of a generation: loss and gradients, drift of the weights, loss on held-out images.
+"""The rows about the training of a generation: loss and gradients, drift of the weights, loss on held-out
+images.
 
-Their extractor is "training". They are read from what the training wrote: training.json, model/ and held_out_loss.json.
+Their extractor is "training". They are read from what the training wrote: training.json, model/ and
+held_out_loss.json.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ DRIFT_FROM_BASE = RowKind(
     "drift_from_base",
     unit="share of the norm",
     better="none",
-    about="Distance of the weights from those of the pretrained base, or of generation 0 where there is no base, "
+    about="Distance of the weights from those of the pretrained base, or of generation 0 where there is no "
+    "base, "
     "relative to their norm.",
     topic="Training",
     counts="steps",

@@ -26,7 +26,8 @@ from difflab.runs.sizes import measured_count
 
 
 class StandIn:
-    """Held-out real images in the place of samples, with the conditions that the samples of generation 0 will have.
+    """Held-out real images in the place of samples, with the conditions that the samples of generation 0 will
+    have.
 
     It has the methods of Shards that comparisons read.
     """
@@ -54,9 +55,11 @@ class StandIn:
 
 
 def unmeasurable(run: Run, extractors: Sequence[Extractor], accelerator: Accelerator) -> dict[str, str]:
-    """Measures that have no value even between real images, as 'recall (pixels)', and why. All processes take part.
+    """Measures that have no value even between real images, as 'recall (pixels)', and why. All processes take
+    part.
 
-    Raises MeasureError where none of measure.metrics has a value, or where measure.concepts cannot be told apart.
+    Raises MeasureError where none of measure.metrics has a value, or where measure.concepts cannot be told
+    apart.
     """
     measure = run.config.measure
     if run.config.exact or not extractors:

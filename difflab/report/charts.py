@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
-from difflab.core.rows import RowKind
+from difflab.core.rows import TOPICS, RowKind
 from difflab.loop.image_rows import FLAGGED
 from difflab.loop.row_kinds import row_kinds
 from difflab.metrics import METRICS
@@ -14,63 +14,10 @@ from difflab.report.rounding import rounded
 from difflab.report.table import number
 from difflab.studies.compare_runs import Arm, compare_runs
 
-GROUPS = {
-    "Diversity": (
-        "recall",
-        "coverage",
-        "vendi",
-        "knn_entropy",
-        "trace_ratio",
-        "logdet_ratio",
-        "within_class_ratio",
-        "class_entropy",
-        "repeats",
-        "spacing_ratio",
-    ),
-    "Concepts": ("class_accuracy", "class_margin", "between_class_ratio"),
-    "Fidelity": ("fd", "fd_infinity", "kid", "cmmd", "cmmd_biased", "precision", "density"),
-    "Aesthetics and texture": (),
-    "Tails and likelihood": (
-        "tail_recall",
-        "rare_class_survival",
-        "concept_survival",
-        "rare_concept_survival",
-    ),
-    "Memorisation": (),
-    "Between labs": (),
-    "Fitted distribution": (),
-    "Other": (),
-    "Training": (),
-}
-"""The headings of the curves in their order, with the measures under each that `BY_NEED` does not place."""
-BY_NEED = {
-    "concepts": "Concepts",
-    "judge": "Concepts",
-    "texture": "Aesthetics and texture",
-    "train": "Memorisation",
-    "own": "Memorisation",
-    "prompts": "Diversity",
-}
-"""The heading of other measures by what they need (`PairMetric.needs`)."""
 UNNAMED = ("none", "training", "texture")
 """Extractors that the title of a curve does not name."""
 RowsByArm = dict[str, list[dict[str, Any]]]
 """The rows of one measure by the name of the arm, in order of generations."""
-
-
-def group_of(metric: str) -> str:
-    """The heading under which the curve of a measure stands.
-
-    >>> group_of("recall"), group_of("gradient_norm"), group_of("held_out_loss")
-    ('Diversity', 'Training', 'Tails and likelihood')
-    """
-    topic = kind_of(metric).topic
-    if topic:
-        return topic
-    for group, metrics in GROUPS.items():
-        if metric in metrics:
-            return group
-    return BY_NEED.get(METRICS[metric].needs, "Other") if metric in METRICS else "Other"
 
 
 def kind_of(metric: str) -> RowKind:
@@ -88,7 +35,7 @@ def chart_groups(arms: Sequence[Arm]) -> list[dict[str, Any]]:
     rows = _rows_by_measure(arms)
     several = len({extractor for _, extractor in rows} - set(UNNAMED)) > 1
     groups: dict[str, dict[str, Any]] = {
-        title: {"title": title, "charts": [], "note": ""} for title in GROUPS
+        title: {"title": title, "charts": [], "note": ""} for title in TOPICS
     }
     for (metric, extractor), rows_by_arm in rows.items():
         if metric != FLAGGED.name or any(row["value"] for row in chain(*rows_by_arm.values())):
@@ -156,7 +103,7 @@ def _chart(
         "metric": metric,
         "extractor": extractor,
         "title": titled(kind.label, extractor, several),
-        "group": group_of(metric),
+        "group": kind.topic,
         "about": kind.about,
         "unit": kind.unit,
         "better": kind.better,

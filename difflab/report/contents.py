@@ -14,8 +14,9 @@ from typing import Any
 
 from difflab.config import recipe_of
 from difflab.core.errors import ConfigError, StoreError
+from difflab.core.rows import TOPICS
 from difflab.loop.image_rows import FLAGGED
-from difflab.report.charts import GROUPS, UNNAMED, chart_groups, first_floor, group_of, kind_of, titled
+from difflab.report.charts import UNNAMED, chart_groups, first_floor, kind_of, titled
 from difflab.report.detail import detail
 from difflab.report.pictures import in_common
 from difflab.report.rounding import rounded
@@ -121,7 +122,7 @@ def compared_arms(arms: Sequence[Arm]) -> dict[str, Any]:
             "cells": [_cell(result, kind.better) for result in of_measure],
         }
         rows.append(row)
-    rows.sort(key=lambda row: list(GROUPS).index(group_of(row["metric"])))
+    rows.sort(key=lambda row: TOPICS.index(kind_of(row["metric"]).topic))
     paired = any(result["diff_low"] is not None for result in results)
     generation = results[0]["generation"]
     return {"settings": settings, "generation": generation, "paired": paired, "rows": rows}

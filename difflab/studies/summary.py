@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ def summary_of_sweep(out: Path) -> Summary:
     """
     arms = arms_in(out)
     name = shlex.quote(str(out))
-    return summary_of_arms(
+    summary = summary_of_arms(
         arms,
         compare_runs(arms),
         existing(out, ("report.html", "arms.png", "arms-strip.png")),
         [f"difflab compare-runs {name}", f"difflab report {name}"],
     )
+    return replace(summary, verdict=f"{summary.verdict}\n{budgets(arms)}")
 
 
 def summary_of_arms(
@@ -35,7 +37,7 @@ def summary_of_arms(
     next_commands: Sequence[str] = (),
 ) -> Summary:
     """The end of a comparison of runs. rows: of `compare_runs`."""
-    sentences = [*_sentences(arms, rows), *unfinished(arms), budgets(arms)]
+    sentences = [*_sentences(arms, rows), *unfinished(arms)]
     changes = _changes(rows)
     return Summary("\n".join(sentences), largest(changes), list(look_at), list(next_commands))
 

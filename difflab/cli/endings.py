@@ -11,7 +11,7 @@ from difflab.cli.output import show
 from difflab.evaluation.summary import Summary, summary_of_run
 from difflab.report import live
 from difflab.report.blocks import Blocks, Column
-from difflab.report.table import ONE_GENERATION, budget, changes, comparison, diagnosis, remarks, table
+from difflab.report.table import budget, changes, comparison, diagnosis, remarks, table
 from difflab.report.verdict import verdict
 
 WIDTH = 100
@@ -104,5 +104,3 @@ def end_of_diagnose(result: Any, summary: Summary, everything: bool) -> None:
     heads = [Column("generation"), Column("diagnosis", "left", text=True)]
     show(Blocks(heads, [[str(finding.generation), finding.words] for finding in result.findings]))
     print_summary(summary, [*result.findings[-1].evidence(), *result.doubts])
-    if len(result.findings) == 1:
-        _paragraph(ONE_GENERATION)

@@ -79,7 +79,6 @@ def sweep(args: argparse.Namespace) -> int:
     path = presets.find(args.config, "sweeps")
     quiet_libraries()
     from difflab.cli.endings import print_summary
-    from difflab.studies.budgets import budgets
     from difflab.studies.summary import summary_of_sweep
     from difflab.studies.sweep import read, run_sweep
 
@@ -101,7 +100,6 @@ def sweep(args: argparse.Namespace) -> int:
         with suppress(StoreError):  # arms without pictures, or of different things
             _draw_strip(arms, out / "arms-strip.png")
         print_summary(summary_of_sweep(out))
-        print(budgets(arms))
     return 1 if failed else 0
 
 

@@ -175,6 +175,7 @@ class ZeroShotAccuracy(_OfConcepts):
     unit = "share of samples"
     range = (0.0, 1.0)
     better = "higher"
+    topic = "Concepts"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -194,6 +195,7 @@ class ZeroShotMargin(_OfConcepts):
     unit = "cosine"
     range = (-2.0, 2.0)
     better = "real"
+    topic = "Concepts"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -216,6 +218,7 @@ class PromptAlignment(_OfConcepts):
     unit = "cosine"
     range = (-1.0, 1.0)
     better = "real"
+    topic = "Concepts"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -249,6 +252,7 @@ class WithinBetween(_OfConcepts):
     unit = "ratio"
     range = (0.0, float("inf"))
     better = "real"
+    topic = "Concepts"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -279,6 +283,7 @@ class Silhouette(_OfConcepts):
     unit = "silhouette"
     range = (-1.0, 1.0)
     better = "real"
+    topic = "Concepts"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -309,6 +314,7 @@ class ConceptAuroc(_OfConcepts):
     unit = "AUROC"
     range = (0.0, 1.0)
     better = "higher"
+    topic = "Concepts"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -325,6 +331,7 @@ class _Survival(_OfConcepts):
     unit = "share of concepts"
     range = (0.0, 1.0)
     better = "higher"
+    topic = "Tails and likelihood"
 
 
 @measure("concept_survival")

@@ -66,6 +66,7 @@ class KernelDistance(PairMetric):
     unit = "kernel distance"
     range = (float("-inf"), float("inf"))
     better = "lower"
+    topic = "Fidelity"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -150,6 +151,7 @@ class CMMD(PairMetric):
     directions = ("real", "fake")
     range = (float("-inf"), float("inf"))
     better = "lower"
+    topic = "Fidelity"
     own: ClassVar[int] = 0
     """Rows that a mean over the others of a side counts besides: 1 = the row itself (V-statistic), 0 = none (U-statistic)."""
 

@@ -24,6 +24,9 @@ from difflab.loop.exact_rows import over_chains
 from difflab.loop.measure import collect
 from difflab.loop.resamples import shared
 from difflab.loop.run_extractors import extract_features
+from difflab.metrics import Pair, interval
+from difflab.metrics.frechet import FrechetDistance
+from difflab.metrics.interval import half_rows
 from difflab.models import family_of
 from difflab.models.family import Exact
 from difflab.runs.run import EcosystemRun, Run
@@ -179,10 +182,6 @@ def _samples_apart(
     """Frechet distance of the samples on the first extractor but texture, mean over pairs of labs; the floor
     is that of two real sets of lab 0.
     """
-    from difflab.metrics import Pair, interval
-    from difflab.metrics.frechet import FrechetDistance
-    from difflab.metrics.interval import half_rows
-
     readers: list[Any] = [next((e for e in opened if not e.is_texture), None) for opened in extractors]
     if readers[0] is None:
         return []

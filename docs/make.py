@@ -582,7 +582,7 @@ def members(owner: str, kind: Any, skip: tuple[str, ...] = ()) -> list[str]:
             continue
         shown = f"{owner}.{name}" if isinstance(thing, property) else call(f"{owner}.{name}", bare, drop=1)
         out += [f"#### {owner}.{name}", f"```python\n{shown}\n```", documented(bare)]
-    if dataclasses.is_dataclass(kind):
+    if dataclasses.is_dataclass(kind) and "Attributes:" not in (kind.__doc__ or ""):
         fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(kind))
         out.insert(0, f"Attributes: {fields}.")
     return out

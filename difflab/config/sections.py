@@ -91,7 +91,8 @@ class Data(Spec):
 
 
 class Regime(Spec):
-    """Which images training set t is made of: three pools, a count for each, an optional budget over their union.
+    """Which images training set t is made of: three pools, a count for each, an optional budget over their
+    union.
 
     The name sets the defaults of the other fields; see difflab/loop/regimes.py for the table.
     """
@@ -232,7 +233,10 @@ class Sample(Spec):
 
 
 class Probe(Spec):
-    """A fixed list of conditions asked of every generation with the same seeds, for eyes. Never trained on."""
+    """A fixed list of conditions asked of every generation with the same seeds, for eyes.
+
+    Never trained on.
+    """
 
     per_condition: int = Field(
         2, ge=0, description="Images per class (unconditional: images per row of eight); 0 = no pictures."

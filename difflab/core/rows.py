@@ -49,6 +49,21 @@ def write_lines(path: Path, rows: Sequence[Row]) -> None:
     write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
+TOPICS = (
+    "Diversity",
+    "Concepts",
+    "Fidelity",
+    "Aesthetics and texture",
+    "Tails and likelihood",
+    "Memorisation",
+    "Between labs",
+    "Fitted distribution",
+    "Other",
+    "Training",
+)
+"""What rows can be about, in the order in which a report shows them."""
+
+
 @dataclass(frozen=True)
 class RowKind:
     """The meaning of all rows of metrics.jsonl that have one name.
@@ -69,7 +84,7 @@ class RowKind:
     about: str
     """One or two sentences for a stranger: what is measured, and on what."""
     topic: str
-    """The heading of the report under which the curve stands; '' = the report decides."""
+    """What it is about: one of `TOPICS`."""
     counts: str = "images"
     """What `n` of the row counts: 'images' | 'steps' | 'chains'."""
     title: str = ""

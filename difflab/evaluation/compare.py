@@ -34,9 +34,11 @@ from difflab.metrics.interval import resampled
 
 @dataclass(frozen=True)
 class Comparison:
-    """rows: as in metrics.jsonl of a run.
+    """The result of `difflab.compare`.
 
-    notes: what was special about the images, and what was done about it.
+    Attributes:
+        rows: as in metrics.jsonl of a run.
+        notes: what was special about the images, and what was done about it.
     """
 
     rows: list[Row]
@@ -56,7 +58,8 @@ class Comparison:
     def summary(self, real: str = "REAL", generated: str = "GENERATED") -> Summary:
         """How many measures differ, the ones that differ most, and what to type next.
 
-        real, generated: paths for the commands.
+        Args:
+            real, generated: paths for the commands.
         """
         sets = f"{shlex.quote(real)} {shlex.quote(generated)}"
         return Summary(
@@ -193,9 +196,12 @@ def _count(sources: dict[str, Source], wanted: int | None, notes: list[str]) -> 
 class _Sides:
     """What the measures are taken on.
 
-    positions: of the images of each side in its source. features: of each side, [n, d] per extractor. first,
-    second: positions in the real side of the reference and of the half that gives the floor, `n` each.
-    labels: the concept of each image, int64 [n], by side; None without concepts.
+    Attributes:
+        positions: of the images of each side in its source.
+        features: of each side, [n, d] per extractor.
+        first, second: positions in the real side of the reference and of the half that gives the floor, `n`
+            each.
+        labels: the concept of each image, int64 [n], by side; None without concepts.
     """
 
     extractors: Sequence[Any]

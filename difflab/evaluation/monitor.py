@@ -131,7 +131,7 @@ class Monitor:
             images: samples, as in `difflab.compare`; in several processes those of this one. Every process
                 has to call `update`. If their numbers of images differ, all are cut to the smallest.
             step: None = one more than the last.
-            warn: whether an alarm raises a CollapseWarning.
+            warn: whether an alarm emits a CollapseWarning.
 
         Raises DataError for images that cannot be read, in all processes if it happens in one. No unreadable
         image is left out.

@@ -21,11 +21,15 @@ INTERNALS = "training"
 class Change:
     """How one measure changed.
 
-    first: the value in generation 0, or of the arm that others are compared with; None = `last` is compared
-    with the floor. last: the value in the last generation, or of the arm. floor: the value between two sets
-    of real images. ci_low, ci_high: 95% interval of `last`. n: images, chains or seeds. noise: 95% half width
-    of the change, or |floor| where there is no interval; None = unknown. arm, lab: of a sweep and of an
-    ecosystem.
+    Attributes:
+        first: the value in generation 0, or of the arm that others are compared with; None = `last` is
+            compared with the floor.
+        last: the value in the last generation, or of the arm.
+        floor: the value between two sets of real images.
+        ci_low, ci_high: 95% interval of `last`.
+        n: images, chains or seeds.
+        noise: 95% half width of the change, or |floor| where there is no interval; None = unknown.
+        arm, lab: of a sweep and of an ecosystem.
     """
 
     metric: str
@@ -70,8 +74,12 @@ class Change:
 class Summary:
     """The end of a command.
 
-    verdict: one or more sentences. changes: the measures that changed most, the clearest first. look_at:
-    files. next_commands: what to type next. advice: what could help; '' = nothing to say.
+    Attributes:
+        verdict: one or more sentences.
+        changes: the measures that changed most, the clearest first.
+        look_at: paths of files.
+        next_commands: what to type next.
+        advice: what could help; '' = nothing to say.
     """
 
     verdict: str

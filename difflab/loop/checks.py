@@ -1,4 +1,6 @@
-"""What is found out before anything is fitted: unknown names, impossible numbers, a base that cannot be opened."""
+"""What is found out before anything is fitted: unknown names, impossible numbers, a base that cannot be
+opened.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,10 @@ def warn_of_slow_precision(config: Config, report: Reporter) -> None:
 
 
 def report_account(works: list[Work]) -> None:
-    """Say which images of the real sets were left out or altered. A set that is read as it is needs no line."""
+    """Say which images of the real sets were left out or altered.
+
+    A set that is read as it is needs no line.
+    """
     lines = []
     for work in works:
         account = work.run.came_in
@@ -90,7 +95,9 @@ def check_counts(run: Run) -> None:
 
 
 def check_text(run: Run, report: Reporter) -> None:
-    """Open the base of a text-to-image family before anything is fitted, and say how many captions it will not read to the end."""
+    """Open the base of a text-to-image family before anything is fitted, and say how many captions it will
+    not read to the end.
+    """
     if not run.config.text:
         return
     with reading(f"model.base {getattr(run.config.model, 'base', '')}", ConfigError):
@@ -102,12 +109,14 @@ def check_text(run: Run, report: Reporter) -> None:
     if unknown:
         near = get_close_matches(unknown[0], run.prompts, 1, 0.0)
         raise ConfigError(
-            f"probe.prompts: no image of the real set has the caption '{unknown[0]}'; the nearest is '{near[0]}'"
+            f"probe.prompts: no image of the real set has the caption '{unknown[0]}'; the nearest is "
+            f"'{near[0]}'"
         )
     cut = model.base.too_long(run.prompts)
     if cut:
         report.say(
-            f"{cut} of {len(run.prompts)} captions are longer than the tokenizer takes: the model reads only their beginning"
+            f"{cut} of {len(run.prompts)} captions are longer than the tokenizer takes: the model reads only "
+            "their beginning"
         )
 
 

@@ -1,6 +1,7 @@
 """Labs that train on each other's samples: what must fit together, and how far apart their models are.
 
-The chain runs the labs in lock-step, one generation of each in turn; mixing splits every pool of samples over them (regimes.exchanged).
+The chain runs the labs in lock-step, one generation of each in turn; mixing splits every pool of samples over
+them (regimes.exchanged).
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from difflab.loop.exact_rows import over_chains
 from difflab.loop.measure import collect
 from difflab.loop.resamples import shared
 from difflab.loop.run_extractors import extract_features
+from difflab.metrics import Pair, interval
+from difflab.metrics.frechet import FrechetDistance
+from difflab.metrics.interval import half_rows
 from difflab.models import family_of
 from difflab.models.family import Exact
 from difflab.runs.run import EcosystemRun, Run
@@ -34,25 +38,29 @@ ROWS = (
         DISTANCE,
         unit="squared distance",
         better="none",
-        about="Distance between the labs, mean over pairs of labs: the Frechet distance between their samples, or for "
+        about="Distance between the labs, mean over pairs of labs: the Frechet distance between their "
+        "samples, or for "
         "exact families the squared distance between the fitted parameters.",
         topic="Between labs",
     ),
 )
 
 
-# ----------------------------------------------------------------------------------------------- what fits together
+# --------------------------------------------------------------------------------------- what fits together
 def check(labs: Sequence[Config]) -> None:
     """Raise ConfigError where labs cannot be run by one call, before anything is opened."""
     for i, own in enumerate(labs):
         if own.train.precision != labs[0].train.precision:
             raise ConfigError(
-                f"train.precision is {own.train.precision} in lab {i} and {labs[0].train.precision} in lab 0: one for all labs"
+                f"train.precision is {own.train.precision} in lab {i} and {labs[0].train.precision} in lab "
+                "0: one for all labs"
             )
 
 
 def check_labs(run: EcosystemRun) -> None:
-    """Raise ConfigError where a lab could not read what it gets from another, or would train on what the other holds out."""
+    """Raise ConfigError where a lab could not read what it gets from another, or would train on what the
+    other holds out.
+    """
     labs, shares = run.labs, run.config.ecosystem.matrix  # type: ignore[union-attr]
     for i, j in itertools.permutations(range(len(labs)), 2):
         if shares[i][j]:
@@ -66,7 +74,8 @@ def _check_readable(own: Run, other: Run, who: str) -> None:
     mine, theirs = own.config, other.config
     if own.about["record"] != other.about["record"]:
         raise ConfigError(
-            f"{who}, which are {other.about['record']} instead of {own.about['record']}; use one data.image_size and data.color"
+            f"{who}, which are {other.about['record']} instead of {own.about['record']}; use one "
+            "data.image_size and data.color"
         )
     if mine.exact or theirs.exact:
         if mine.model.family != theirs.model.family:
@@ -87,11 +96,13 @@ def _check_readable(own: Run, other: Run, who: str) -> None:
     )
     if given is None:
         raise ConfigError(
-            f"{who} and is conditioned on {kind}, which those have not; use a model there that is, or model.conditional=false here"
+            f"{who} and is conditioned on {kind}, which those have not; use a model there that is, or "
+            "model.conditional=false here"
         )
     if list(given) != list(known):
         raise ConfigError(
-            f"{who}, whose {kind} are others: {_some(given)} there, {_some(known)} here. Labs that are conditioned need equal lists of {kind}: use one "
+            f"{who}, whose {kind} are others: {_some(given)} there, {_some(known)} here. Labs that are "
+            f"conditioned need equal lists of {kind}: use one "
             "data.source (ecosystem.real=disjoint gives each lab its own part), or model.conditional=false"
         )
 
@@ -113,16 +124,20 @@ def _check_held_out(own: Run, other: Run) -> None:
     if both := len(held & trained):
         i, j = own.config.lab, other.config.lab
         raise ConfigError(
-            f"{both} images that lab {i} holds out are in the train split of lab {j}, since their data sections differ; "
-            "leave data.held_out, split_seed, limit, tail, label and styles as they are in all labs that share a source"
+            f"{both} images that lab {i} holds out are in the train split of lab {j}, since their data "
+            "sections differ; "
+            "leave data.held_out, split_seed, limit, tail, label and styles as they are in all labs that "
+            "share a source"
         )
 
 
-# ------------------------------------------------------------------------------------------------------- between labs
+# --------------------------------------------------------------------------------------------- between labs
 def between(
     run: EcosystemRun, generation: int, extractors: Sequence[Sequence[Any]], accelerator: Accelerator
 ) -> None:
-    """Write the rows between the labs of one generation, and metrics.jsonl of the ecosystem anew. All processes take part.
+    """Write the rows between the labs of one generation, and metrics.jsonl of the ecosystem anew.
+
+    All processes take part.
 
     Args:
         extractors: the opened feature extractors of each lab.
@@ -137,9 +152,11 @@ def between(
 
 
 def _models_apart(run: EcosystemRun, generation: int) -> list[Row]:
-    """Squared distance of the parameters (see Exact.apart), mean over pairs of labs, then over chains, whose number is n.
+    """Squared distance of the parameters (see Exact.apart), mean over pairs of labs, then over chains, whose
+    number is n.
 
-    The floor is the same between two models fitted to real records: lab 0's training set 0 and its held-out ones.
+    The floor is the same between two models fitted to real records: lab 0's training set 0 and its held-out
+    ones.
     """
     labs = run.labs
     models: list[Any] = [
@@ -162,11 +179,9 @@ def _models_apart(run: EcosystemRun, generation: int) -> list[Row]:
 def _samples_apart(
     labs: Sequence[Run], generation: int, extractors: Sequence[Sequence[Any]], accelerator: Accelerator
 ) -> list[Row]:
-    """Frechet distance of the samples on the first extractor but texture, mean over pairs of labs; the floor is that of two real sets of lab 0."""
-    from difflab.metrics import Pair, interval
-    from difflab.metrics.frechet import FrechetDistance
-    from difflab.metrics.interval import half_rows
-
+    """Frechet distance of the samples on the first extractor but texture, mean over pairs of labs; the floor
+    is that of two real sets of lab 0.
+    """
     readers: list[Any] = [next((e for e in opened if not e.is_texture), None) for opened in extractors]
     if readers[0] is None:
         return []
@@ -202,7 +217,8 @@ def _samples_apart(
         )
 
     def halves(numbers: Iterable[int]) -> list[float]:
-        # A half-sample of a lab stands in all of its pairs, so that what these have in common is not taken for independent.
+        # A half-sample of a lab stands in all of its pairs, so that what these have in common is not taken
+        # for independent.
         return [value([half_rows(n, n, number, seed)[0] for seed in seeds]) for number in numbers]
 
     try:

@@ -35,6 +35,7 @@ class ClassAccuracy(_ByClass):
     unit = "share of samples"
     range = (0.0, 1.0)
     better = "higher"
+    topic = "Concepts"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -75,6 +76,7 @@ class ClassMargin(_ByClass):
     unit = "difference of probabilities"
     range = (-1.0, 1.0)
     better = "higher"
+    topic = "Concepts"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -98,6 +100,7 @@ class ClassEntropy(_ByClass):
     unit = "nats"
     range = (0.0, float("inf"))
     better = "real"
+    topic = "Diversity"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -142,6 +145,7 @@ class RareClassSurvival(_ByClass):
     unit = "share of rare classes"
     range = (0.0, 1.0)
     better = "higher"
+    topic = "Tails and likelihood"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:

@@ -205,6 +205,7 @@ class ZeroShotAccuracy(_OfConcepts):
     unit = "share of samples"
     range = (0.0, 1.0)
     better = "higher"
+    topic = "Concepts"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -225,6 +226,7 @@ class ZeroShotMargin(_OfConcepts):
     unit = "cosine"
     range = (-2.0, 2.0)
     better = "real"
+    topic = "Concepts"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -248,6 +250,7 @@ class PromptAlignment(_OfConcepts):
     unit = "cosine"
     range = (-1.0, 1.0)
     better = "real"
+    topic = "Concepts"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -288,6 +291,7 @@ class WithinBetween(_OfConcepts):
     unit = "ratio"
     range = (0.0, float("inf"))
     better = "real"
+    topic = "Concepts"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -320,6 +324,7 @@ class Silhouette(_OfConcepts):
     unit = "silhouette"
     range = (-1.0, 1.0)
     better = "real"
+    topic = "Concepts"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -351,6 +356,7 @@ class ConceptAuroc(_OfConcepts):
     unit = "AUROC"
     range = (0.0, 1.0)
     better = "higher"
+    topic = "Concepts"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -367,6 +373,7 @@ class _Survival(_OfConcepts):
     unit = "share of concepts"
     range = (0.0, 1.0)
     better = "higher"
+    topic = "Tails and likelihood"
 
 
 @measure("concept_survival")

@@ -44,6 +44,7 @@ class TraceRatio(PairMetric):
     unit = "ratio"
     range = (0.0, float("inf"))
     better = "real"
+    topic = "Diversity"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -61,6 +62,7 @@ class _ByClass(PairMetric):
     unit = "ratio"
     range = (0.0, float("inf"))
     better = "real"
+    topic = "Diversity"
 
     @staticmethod
     def part(x_ND: Tensor, labels_N: Tensor) -> float:
@@ -118,6 +120,8 @@ class BetweenClassRatio(_ByClass):
     0.25
     """
 
+    topic = "Concepts"
+
     @staticmethod
     def part(x_ND: Tensor, labels_N: Tensor) -> float:
         return _parts(x_ND, labels_N)[1]
@@ -158,6 +162,7 @@ class PromptDiversity(PairMetric):
     unit = "ratio"
     range = (0.0, float("inf"))
     better = "real"
+    topic = "Diversity"
     needs = "prompts"
 
     @classmethod
@@ -264,6 +269,7 @@ class LogdetRatio(PairMetric):
     unit = "nats per direction"
     range = (float("-inf"), float("inf"))
     better = "real"
+    topic = "Diversity"
     min_n = 10
 
     @classmethod

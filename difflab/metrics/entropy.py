@@ -74,6 +74,7 @@ class KnnEntropy(PairMetric):
     unit = "nats"
     range = (float("-inf"), float("inf"))
     better = "real"
+    topic = "Diversity"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:

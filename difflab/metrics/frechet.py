@@ -167,6 +167,7 @@ class FrechetDistance(PairMetric):
     unit = "squared feature distance"
     range = (0.0, float("inf"))
     better = "lower"
+    topic = "Fidelity"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -244,6 +245,7 @@ class FrechetDistanceInfinity(PairMetric):
     unit = "squared feature distance"
     range = (float("-inf"), float("inf"))
     better = "lower"
+    topic = "Fidelity"
 
     @classmethod
     def least(cls, pair: Pair) -> int:

@@ -70,6 +70,7 @@ def _real_to_train(pair: Pair) -> tuple[Tensor, Tensor]:
 class _Memorisation(PairMetric):
     needs = "train"
     better = "real"
+    topic = "Memorisation"
 
 
 @measure("generalisation_score")
@@ -263,6 +264,7 @@ class Repeats(PairMetric):
     unit = "share of samples"
     range = (0.0, 1.0)
     better = "real"
+    topic = "Diversity"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -290,6 +292,7 @@ class SpacingRatio(PairMetric):
     unit = "ratio"
     range = (0.0, float("inf"))
     better = "real"
+    topic = "Diversity"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:

@@ -53,6 +53,8 @@ class PairMetric(Metric):
     """Smallest and largest possible value. Intervals are clipped to it."""
     better: ClassVar[str]
     """'lower' | 'higher' | 'real' (best is the value between two sets of real images)."""
+    topic: ClassVar[str] = "Other"
+    """What the measure is about: one of `difflab.core.rows.TOPICS`. A report groups its curves by it."""
     needs: ClassVar[str] = "features"
     """'features' | 'judge' | 'concepts' | 'prompts' | 'texture' | 'train' | 'own'.
 

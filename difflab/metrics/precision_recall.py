@@ -110,6 +110,7 @@ def _share(blocks: Iterable[Tensor]) -> float:
 class _Manifold(PairMetric):
     range = (0.0, 1.0)
     better = "higher"
+    topic = "Diversity"
 
     @classmethod
     def least(cls, pair: Pair) -> int:
@@ -126,6 +127,7 @@ class Precision(_Manifold):
     """
 
     unit = "share of samples"
+    topic = "Fidelity"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -165,6 +167,7 @@ class Density(_Manifold):
     unit = "real balls per sample / k"
     range = (0.0, float("inf"))
     better = "real"
+    topic = "Fidelity"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:

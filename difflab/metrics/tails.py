@@ -46,6 +46,7 @@ class TailRecall(PairMetric):
     unit = "share of tail images"
     range = (0.0, 1.0)
     better = "higher"
+    topic = "Tails and likelihood"
 
     @classmethod
     def least(cls, pair: Pair) -> int:

@@ -78,6 +78,7 @@ class TextureDistance(_Texture):
 
     range = (0.0, float("inf"))
     better = "lower"
+    topic = "Aesthetics and texture"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -99,6 +100,7 @@ class _Shift(_Texture):
 
     range = (-float("inf"), float("inf"))
     better = "real"
+    topic = "Aesthetics and texture"
 
     @staticmethod
     def centre(values: Tensor) -> Tensor:

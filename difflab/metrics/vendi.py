@@ -105,6 +105,7 @@ class Vendi(PairMetric):
     directions = ("fake",)
     range = (1.0, float("inf"))
     better = "real"
+    topic = "Diversity"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:

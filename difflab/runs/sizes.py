@@ -1,4 +1,6 @@
-"""How many images a config asks for: sizes of training sets that follow from the config and the real set alone."""
+"""How many images a config asks for: sizes of training sets that follow from the config and the real set
+alone.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ def first_size(config: Config, n_train: int) -> int:
     n0 = config.data.train_size or n_train
     if n0 > n_train:
         raise ConfigError(
-            f"data.train_size asks for {n0} real images, the train split has {n_train}; lower data.train_size or data.held_out"
+            f"data.train_size asks for {n0} real images, the train split has {n_train}; lower "
+            "data.train_size or data.held_out"
         )
     return n0
 

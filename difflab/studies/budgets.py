@@ -18,7 +18,9 @@ KINDS = ("images seen", "training set", "samples drawn")
 class Gap:
     """A difference between the budgets of the first arm and of another one in one generation.
 
-    size: relative distance of the worst pair, 0 to 1. pairs: both budgets, one pair per seed.
+    Attributes:
+        size: relative distance of the worst pair, 0 to 1.
+        pairs: both budgets, one pair per seed.
     """
 
     size: float

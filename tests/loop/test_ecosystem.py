@@ -509,16 +509,14 @@ def test_commands_know_ecosystems(tmp_path, capsys):
     assert {json.loads(line)["lab"] for line in capsys.readouterr().out.splitlines()} == {0, 1}
     assert main(["run", str(tmp_path / "two.yaml"), "--out", out]) == 0
     said = capsys.readouterr()
-    assert (
-        "run-lab-0" in said.out
-        and "run-lab-1" in said.out
-        and "distance" in said.out
-        and "strip.png" in said.out
-    )
+    assert "lab 0\n" in said.out and "lab 1\n" in said.out and "strip.png" in said.out
     assert "generation 1/1 lab 1 sample" in said.err
     assert main(["status", out]) == 0
     said = capsys.readouterr().out
     assert said.count("recipe") == 2 and said.endswith("complete\n")
+    assert main(["status", out, "--all"]) == 0
+    said = capsys.readouterr().out
+    assert "run-lab-0" in said and "run-lab-1" in said and "distance" in said
     assert main(["status", out, "--json"]) == 0
     assert [(r["lab"], r["generation"]) for r in map(json.loads, capsys.readouterr().out.splitlines())] == [
         (0, 0),

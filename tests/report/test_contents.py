@@ -112,6 +112,11 @@ def test_an_ecosystem_is_shown_as_its_labs(tmp_path: Path) -> None:
     assert names == ["eco, lab 0", "eco, lab 1"] and [lab.config.lab for lab in labs] == [0, 1]
     assert labs_of([open_run(tmp_path / "eco")], ["mine"])[1] == ["mine, lab 0", "mine, lab 1"]
     groups = {group["title"]: group["charts"] for group in contents([open_run(tmp_path / "eco")])["groups"]}
-    assert set(groups) >= {"Fitted distribution"} and "Other" not in groups
+    assert set(groups) == {"Fitted distribution", "Between labs"}
+    (distance,) = groups["Between labs"]
+    rows = [row for row in open_run(tmp_path / "eco").rows() if row["metric"] == "lab_distance"]
+    (line,) = distance["lines"]
+    assert line["name"] == "between the labs of eco" and line["t"] == [row["generation"] for row in rows]
+    assert line["value"] == pytest.approx([row["value"] for row in rows], rel=1e-4)
     lines = [line for charts in groups.values() for chart in charts for line in chart["lines"]]
     assert {line["over"] for line in lines} == {"chains"}

@@ -57,12 +57,13 @@ function bandOf(x, low, high, colour, opacity) {
     { type: "line", silent: true, data: edge, symbol: "none", lineStyle: { opacity: 0 }, tooltip: { show: false }, z: 0 },
   ];
 }
+const nameOf = (line) => line.name ?? data.arms[line.arm].name; // curves between labs have names of their own
 function curve(chart) {
   const options = base(), series = [];
   for (const line of chart.lines) {
     const colour = armColour(line.arm), [type, symbol] = armKind(line.arm), points = line.t.map((t, i) => [t, line.value[i]]);
     if (line.low.every((v) => v !== null) && line.low.length > 1) series.push(...bandOf(line.t, line.low, line.high, colour, 0.16));
-    series.push({ name: data.arms[line.arm].name, type: "line", data: points, symbolSize: 6, symbol, lineStyle: { color: colour, width: 2, type }, itemStyle: { color: colour }, z: 3 });
+    series.push({ name: nameOf(line), type: "line", data: points, symbolSize: 6, symbol, lineStyle: { color: colour, width: 2, type }, itemStyle: { color: colour }, z: 3 });
   }
   const main = series[series.length - 1], marks = [{ xAxis: generation(), lineStyle: { color: css("--faint"), type: "solid", width: 1, opacity: 0.6 } }];
   if (chart.floor !== null) marks.push({ yAxis: chart.floor, lineStyle: { color: css("--faint"), type: "dashed", width: 1.5 } });
@@ -76,7 +77,7 @@ function curve(chart) {
       const i = line.t.indexOf(t);
       if (i < 0) continue;
       const between = line.low[i] === null ? "" : ` [${number(line.low[i])}, ${number(line.high[i])}]`;
-      lines.push(`${data.arms.length > 1 ? data.arms[line.arm].name + ": " : ""}${number(line.value[i])}${between}, n = ${line.n[i] ?? "-"} ${line.over}`);
+      lines.push(`${data.arms.length > 1 ? nameOf(line) + ": " : ""}${number(line.value[i])}${between}, n = ${line.n[i] ?? "-"} ${line.over}`);
     }
     if (chart.floor !== null) lines.push(`floor ${number(chart.floor)}`);
     return lines.join("\n");
@@ -405,7 +406,7 @@ let whole = false;
 function drawValues() {
   const rows = { values: [], training: [] };
   for (const group of data.groups) for (const chart of group.charts) {
-    const line = chart.lines.find((l) => l.arm === state.run), row = line && valueRow(group, chart, line);
+    const line = chart.lines.find((l) => l.arm === state.run || l.name), row = line && valueRow(group, chart, line);
     if (row) rows[group.title === "Training" ? "training" : "values"].push(row);
   }
   const heads = ["measure", "about", "floor", `generation ${data.generations[0]}`, `generation ${generation()}`, "change", "curve", "n"];

@@ -1,18 +1,9 @@
-<<<<<<< HEAD
 """Measures that were added to a run after it was started: measures.yaml, one section of settings per feature
 space.
 
 They do not affect training, so they are not part of the run's recipe. Each row has its own recipe, which
 is the same, as is the number, as if the run had been started with the measure. Both the command `measure`
 and a chain that resumes or extends the run take the added measures of every generation that they measure.
-=======
-"""Measures that were added to a run after it was asked for: measures.yaml, one section of settings per
-feature space.
-
-They change no training, so they are no part of the run's recipe. Each row has its own, the same as if the run
-had been asked for it from the start, and the same number. Whoever measures a generation of the run, the
-command `measure` or the engine that resumes or extends it, takes the added measures too.
->>>>>>> main
 """
 
 from __future__ import annotations
@@ -72,13 +63,8 @@ def add(run: Run, sections: Sequence[dict[str, Any]]) -> None:
 
 
 def taken(measure: Measure) -> dict[tuple[str, str], dict[str, Any]]:
-<<<<<<< HEAD
     """(measure, extractor) of every row that these settings make, in order, and the other settings that the
     row depends on.
-=======
-    """(measure, extractor) of every row that these settings make, in order, and what it is taken with
-    besides.
->>>>>>> main
     """
     specs, judge = measure.feature_extractors, measure.judge_extractor
     clip = next((spec for spec in specs if spec.startswith("open_clip")), None)
@@ -105,13 +91,8 @@ def taken(measure: Measure) -> dict[tuple[str, str], dict[str, Any]]:
 def lacking(run: Run, wanted: Measure) -> list[dict[str, Any]]:
     """The sections to add so that the run takes all measures of `wanted`, one per extractor.
 
-<<<<<<< HEAD
     Raises MeasureError where a measure is already there with other settings: a run has one number per
     measure and extractor.
-=======
-    Raises MeasureError where a measure is there under other settings: a run has one number of each measure
-    and extractor.
->>>>>>> main
     """
     there: dict[tuple[str, str], dict[str, Any]] = {}
     for before in (run.config.measure, *added(run)):
@@ -149,14 +130,8 @@ def view(run: Run, measure: Measure) -> Run:
 
 
 def opened(run: Run, accelerator: Accelerator) -> list[Opened]:
-<<<<<<< HEAD
     """Every added section with its extractors; the real set's features are extracted. All processes take
     part.
-=======
-    """Every added section with its extractors, and the real set's features in their spaces.
-
-    All processes take part.
->>>>>>> main
     """
     views = [view(run, section) for section in added(run)]
     return [(part, extractors_of(part, accelerator)) for part in views]

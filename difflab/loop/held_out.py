@@ -1,11 +1,5 @@
-<<<<<<< HEAD
 """Take the held-out loss of a trained model, with all processes. The measure itself:
 difflab/metrics/held_out_loss.py.
-=======
-"""Take the held-out loss of a trained model, with all processes.
-
-What it measures: difflab/metrics/held_out_loss.py.
->>>>>>> main
 """
 
 from __future__ import annotations
@@ -26,13 +20,8 @@ from difflab.runs.sizes import first_size
 
 
 def positions(run: Run) -> tuple[np.ndarray, np.ndarray]:
-<<<<<<< HEAD
     """Positions in the real set, int64, of held-out images and of images of generation 0's training set.
     Each side is already shuffled.
-=======
-    """Places in the real set, int64, of held-out images and of images of generation 0's training set; each
-    side is shuffled already.
->>>>>>> main
 
     As many as measure.held_out_loss asks for, or as there are.
     """
@@ -51,13 +40,8 @@ def take(
     accelerator: Accelerator,
     encode: Callable[[list[tuple[Any, Sequence[int]]]], None],
 ) -> None:
-<<<<<<< HEAD
     """Write `folder`/held_out_loss.json: the summary of a trained model's errors. All processes take part
     and share the images.
-=======
-    """Write `folder`/held_out_loss.json: the summary of a trained model's errors. All processes take part and
-    share the images.
->>>>>>> main
 
     Args:
         model: a Denoiser after training, see `errors`.

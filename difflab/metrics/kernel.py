@@ -170,16 +170,11 @@ class CMMD(PairMetric):
     directions = ("real", "fake")
     range = (float("-inf"), float("inf"))
     better = "lower"
-<<<<<<< HEAD
+    topic = "Fidelity"
     self_pairs: ClassVar[int] = 0
     """Rows that a mean over the others of a side counts besides: 1 = the row itself (V-statistic), 0 = none
     (U-statistic).
     """
-=======
-    topic = "Fidelity"
-    own: ClassVar[int] = 0
-    """Rows that a mean over the others of a side counts besides: 1 = the row itself (V-statistic), 0 = none (U-statistic)."""
->>>>>>> main
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:

@@ -24,10 +24,11 @@ HAS_RELU = {(0,): False, (0, 2, 4, 6, 7): False, (0, 3, 6, 9, 11): True}
 
 
 class AestheticHead:
-    """An aesthetic score on L2-normalised CLIP features: one linear layer, or the MLP of improved-aesthetic-predictor (LAION).
+    """An aesthetic score on L2-normalised CLIP features: one linear layer, or the MLP of
+    improved-aesthetic-predictor (LAION).
 
-    A head is trained on one CLIP model and is meaningless on another one of the same width. Scores with equal recipes are
-    comparable. difflab ships no weights. Published heads are pickles (.pth). Convert them with
+    A head is trained on one CLIP model and is meaningless on another one of the same width. Scores with equal
+    recipes are comparable. difflab ships no weights. Published heads are pickles (.pth). Convert them with
     ``safetensors.torch.save_file(torch.load(path, weights_only=True), ...)``.
 
     The score rises with saturation and contrast, as early collapse does: read it beside those two.
@@ -43,9 +44,9 @@ class AestheticHead:
     def load(cls, path: str | Path, backbone: Extractor) -> AestheticHead:
         """Read a head from a .safetensors or .npz file.
 
-        The file holds ``weight`` [1, d] and ``bias`` [1], or ``layers.I.weight`` and ``layers.I.bias``. `backbone` is the
-        open_clip extractor whose features the head scores. Raises MeasureError for other files (pickles are never read),
-        other layers and a backbone of another width.
+        The file holds ``weight`` [1, d] and ``bias`` [1], or ``layers.I.weight`` and ``layers.I.bias``.
+        `backbone` is the open_clip extractor whose features the head scores. Raises MeasureError for other
+        files (pickles are never read), other layers and a backbone of another width.
         """
         path = Path(path).expanduser()
         if path.suffix not in (".safetensors", ".npz"):
@@ -90,7 +91,10 @@ class AestheticHead:
 
     @torch.no_grad()
     def __call__(self, features: Tensor) -> Tensor:
-        """Scores float32 [n], 1 to 10 for LAION's heads. `features` [n, d] are L2-normalised here; they must be finite."""
+        """Scores float32 [n], 1 to 10 for LAION's heads.
+
+        `features` [n, d] are L2-normalised here; they must be finite.
+        """
         width = self._layers[0][0].shape[1]
         if features.ndim != 2 or features.shape[1] != width or not torch.isfinite(features).all():
             raise MeasureError(

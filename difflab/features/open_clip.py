@@ -21,15 +21,17 @@ from difflab.features.preprocess import normalised
 def open_open_clip(spec: str, device: str | torch.device) -> Extractor:
     """Image embeddings of an open_clip model, with `encode_text` for texts in the same space.
 
-    `spec` is tiny-clip (bundled with difflab), a local folder, hf-hub:REPOSITORY, NAME/TAG, or NAME/FILE of weights.
-    Raises MeasureError for unknown models and tags (with the nearest) and for weights that cannot be loaded.
+    `spec` is tiny-clip (bundled with difflab), a local folder, hf-hub:REPOSITORY, NAME/TAG, or NAME/FILE of
+    weights. Raises MeasureError for unknown models and tags (with the nearest) and for weights that cannot be
+    loaded.
     """
     import open_clip
 
     name, weights, shown = _located(spec)
     try:
         with warnings.catch_warnings(), offline_when_unreachable():
-            # A checkpoint loads also under the wrong activation and then gives wrong features. open_clip only warns.
+            # A checkpoint loads also under the wrong activation and then gives wrong features. open_clip only
+            # warns.
             warnings.filterwarnings("error", message="QuickGELU mismatch")
             network = open_clip.create_model(
                 name, pretrained=weights, require_pretrained=True, weights_only=True
@@ -71,7 +73,9 @@ def open_open_clip(spec: str, device: str | torch.device) -> Extractor:
 
 
 def _located(spec: str) -> tuple[str, str | None, str]:
-    """The model name and the weights for open_clip.create_model (None = part of the name), and the name to show."""
+    """The model name and the weights for open_clip.create_model (None = part of the name), and the name to
+    show.
+    """
     import open_clip
 
     folder = ASSETS / spec if spec == "tiny-clip" else Path(spec.removeprefix("local-dir:")).expanduser()
@@ -95,13 +99,16 @@ def _located(spec: str) -> tuple[str, str | None, str]:
         )
     if weights not in tags and not Path(weights).is_file():
         raise MeasureError(
-            f"open_clip:{name} has no weights '{weights}': not a file, and no tag; {nearest_few(weights, tags)}"
+            f"open_clip:{name} has no weights '{weights}': not a file, and no tag; "
+            f"{nearest_few(weights, tags)}"
         )
     return name, weights, spec if weights in tags else name
 
 
 def _held_out_accuracy(file: Path) -> dict[str, float] | None:
-    """Zero-shot accuracy on concepts that a model pretrained by difflab never saw, by kind of prompt; None in other files."""
+    """Zero-shot accuracy on concepts that a model pretrained by difflab never saw, by kind of prompt; None in
+    other files.
+    """
     try:
         accuracy: dict[str, Any] = json.loads(file.read_text())["accuracy"]["unseen_concepts"]
         return {kind: row["top1"] for kind, row in accuracy.items()}

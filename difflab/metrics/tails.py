@@ -1,4 +1,4 @@
-"""Whether the rare survives: `tail_recall`, recall over the least dense tenth of the real images."""
+"""Survival of rare images: `tail_recall`, recall over the least dense tenth of the real images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ LEAST = 10
 
 
 def tail_rows(pair: Pair, real: Rows) -> Tensor:
-    """Rows of the tenth of `real` (rounded down) that lies farthest from its own k-th nearest neighbour among `real`: int64.
+    """Rows of the tenth of `real` (rounded down) that is farthest from its k-th nearest neighbour among
+    `real`: int64.
 
     >>> tail_rows(Pair(torch.arange(20.0).square().view(-1, 1), torch.zeros(1, 1)), slice(None)).sort().values
     tensor([18, 19])
@@ -28,13 +29,15 @@ def tail_rows(pair: Pair, real: Rows) -> Tensor:
 
 @measure("tail_recall")
 class TailRecall(PairMetric):
-    """Share of the least dense tenth of real images that lie inside at least one ball of the samples.
+    """Share of the least dense tenth of real images that lie inside the ball of at least one sample.
 
-    `recall` (Kynkaanniemi et al. 2019) over the tail only, with the same k: density is taken as the distance to the k-th nearest
-    real image. Loops lose the tail first (Shumailov et al. 2023), when recall over all images has hardly moved. An image in
-    the tail is far from all others by choice: between equal distributions it is covered less often than the rest, so read it
-    against the floor. A resample picks the tenth anew among its own half. Outlying samples with huge balls inflate it, as recall. There is no
-    coverage of the tail beside it: the ball of a rare image is so large that it reaches into the crowd, and samples of the crowd cover it.
+    `recall` (Kynkaanniemi et al. 2019) over the tail only, with the same k. Density is the distance to
+    the k-th nearest real image. Loops lose the tail first (Shumailov et al. 2023), when recall over all
+    images has hardly changed. Images in the tail are by definition far from all others: between equal
+    distributions they are covered less often than the rest, so compare with the floor. Each resample
+    determines the tenth anew from its own half. Outlying samples, whose balls are large, inflate it, as
+    they do recall. A coverage of the tail would not help: the ball of a rare image is so large that it
+    reaches into dense regions, whose samples then cover it.
 
     >>> TailRecall.of(Pair(torch.arange(100.0).view(-1, 1), torch.arange(100.0).view(-1, 1)))
     1.0
@@ -47,7 +50,7 @@ class TailRecall(PairMetric):
 
     @classmethod
     def least(cls, pair: Pair) -> int:
-        """A tail of ten, and k neighbours besides the image itself."""
+        """A tail of ten images; also k neighbours and the image itself."""
         return max(TENTH * LEAST, pair.neighbours + 1)
 
     @classmethod

@@ -95,6 +95,15 @@ def test_the_page_answers_first_and_folds_the_training_last(single: Path, page: 
     assert "<details open" not in internals
 
 
+def test_evidence_is_read_at_a_glance(hostile: Run, tmp_path: Path) -> None:
+    line = "5 collapsing variance: trace_ratio (pixels) 0.3 ± 0.02 (real images 1.01, generation 0 0.6)"
+    diagnosis = VERDICT | {"evidence": [line, "copies: all 60 samples are <b>equal</b>, pixel for pixel"]}
+    text = report([hostile], tmp_path / "page.html", None, lambda run: diagnosis).read_text()
+    assert "<strong>5 collapsing variance: </strong>trace ratio (pixels) 0.3 ± 0.02 " in text
+    assert '<span class="faint">(real images 1.01, generation 0 0.6)</span>' in text
+    assert "<strong>copies: </strong>all 60 samples are &lt;b&gt;equal&lt;/b&gt;, pixel for pixel" in text
+
+
 def test_many_arms_have_short_verdicts(hostile: Run, tmp_path: Path) -> None:
     path = report([hostile] * 3, tmp_path / "three.html", ["a", "b", "c"], lambda run: VERDICT)
     card = path.read_text().split('<article class="verdict')[1].split("</article>")[0]

@@ -1,4 +1,6 @@
-"""Oracles: PIL in mode F (what clean-fid 0.1.35 calls), torchmetrics' Inception, TensorFlow 1's rule in numpy and torch-fidelity's Inception."""
+"""Oracles: PIL in mode F (what clean-fid 0.1.35 calls), torchmetrics' Inception, TensorFlow 1's rule in numpy
+and torch-fidelity's Inception.
+"""
 
 import numpy as np
 import pytest
@@ -58,7 +60,9 @@ def test_torchmetrics_is_an_antialiased_triangle(height, width, size):
 
 
 def by_tensorflow_1(image_HWC, size):
-    """ResizeBilinear without align_corners or half_pixel_centers: output i samples at i * in/out, between floor and the next pixel."""
+    """ResizeBilinear without align_corners or half_pixel_centers: output i samples at i * in/out, between
+    floor and the next pixel.
+    """
 
     def weights(length):
         at = np.arange(size) * (length / size)
@@ -160,6 +164,7 @@ def test_inception_takes_the_choice_and_says_so(tmp_path, monkeypatch):
     )
     theirs = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path)).eval()
     torch.testing.assert_close(antialiased, theirs(images.permute(0, 3, 1, 2)), rtol=1e-4, atol=1e-5)
-    # Going round torch-fidelity's own resize changes nothing else: its resize handed in by hand gives its own features.
+    # Going round torch-fidelity's own resize changes nothing else: its resize handed in by hand gives its own
+    # features.
     monkeypatch.setitem(RESIZES, "clean", RESIZES["tf1"])
     torch.testing.assert_close(by_resize["clean"](images), tf1, rtol=1e-4, atol=1e-5)

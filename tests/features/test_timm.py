@@ -83,7 +83,9 @@ def timm_folder(tmp_path_factory):
     [("small", "", 160), ("small", "@64", 64), ("dino", "@28", 28), ("dino", "@56", 56)],
 )
 def test_timm_from_a_local_folder(timm_folder, name, side, wanted):
-    """Features before the head, of images at the side that was asked for, as the network by itself gives them."""
+    """Features before the head, of images at the side that was asked for, as the network by itself gives
+    them.
+    """
     import timm
 
     extractor = open_extractor(f"timm:{timm_folder / name}{side}")

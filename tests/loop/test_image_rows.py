@@ -284,11 +284,14 @@ def test_the_aesthetic_score_of_a_head_on_its_backbone(tmp_path):
 
 
 def test_images_that_an_extractor_cannot_read_are_left_out_of_all_that_it_serves(tmp_path, run):
-    """An extractor of one's own that is not defined for some images: the judge and its drift go on without them."""
+    """An extractor of one's own that is not defined for some images: the judge and its drift go on without
+    them.
+    """
     (tmp_path / "space.py").write_text(
         "import torch\n"
         "def space(images):\n"
-        "    x = torch.nn.functional.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float(), 4).mean(1).flatten(1)\n"
+        "    x = torch.nn.functional.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float(), "
+        "4).mean(1).flatten(1)\n"
         "    return x.masked_fill(images.flatten(1).long().sum(1, keepdim=True) % 7 == 3, float('nan'))\n"
     )
     found = rows(

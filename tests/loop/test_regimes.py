@@ -139,10 +139,6 @@ def test_set_sizes_are_matched_and_no_image_is_drawn_twice(regime, sizes):
         assert set(rows["replicate"].to_pylist()) == {SHARED}
 
 
-def test_the_whole_train_split_is_generation_0_when_train_size_is_not_given():
-    assert shares(chain(n0=None), 0, n_train=37) == ([("fixed_real", R, 37, 37)], None)
-
-
 def test_generations_of_different_size():
     config = chain("accumulate", count=[4, 6, 8], generations=4)
     assert shares(config, 4)[0] == [fixed(10), syn(0, 4, 4), syn(1, 6, 6), syn(2, 8, 8), syn(3, 8, 8)]
@@ -172,20 +168,6 @@ def test_fresh_real_never_repeats_an_image():
     assert len(seen) == len(set(seen)) == 10 + 30 * 3
     assert sorted(seen) == list(range(100))
     assert fresh_needed(config, 10) == 90
-
-
-def test_fresh_real_that_would_run_out_says_when_before_anything_runs():
-    config = chain("fresh_real", real_fraction=0.3, generations=31)
-    with pytest.raises(
-        ConfigError,
-        match=r"runs out of unseen real images at generation 31: 31 generations x 3 = 93 asked, 90 in reserve",
-    ):
-        check_possible(config, 100)
-    with pytest.raises(ConfigError, match="at generation 1:"):
-        check_possible(chain("fresh_real", n0=10), 11)
-    check_possible(
-        chain("fresh_real", n0=10, real_fraction=0.0, generations=1000), 10
-    )  # none wanted, none missing
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,8 @@ MEMORISER: dict[str, Any] = {
         ({"cats": 60}, {}, {"class_accuracy, class_entropy, rare_class_survival": "needs training images of at least 2 classes, got 1"}),
         ({"cats": 30, "dogs": 30}, {"metrics": ["fd", "class_accuracy"]}, {"class_accuracy": "the samples are unconditional"}),
         ({"": 60}, {"metrics": ["fd", "class_entropy", "within_class_ratio"]}, {"class_entropy": "carry no class labels", "within_class_ratio": "class"}),
-        ({"": 60}, {"metrics": ["kid", "recall"], "neighbours": 20}, {"recall": "needs at least 21 real images"}),  # of half of them
+        # of half of them
+        ({"": 60}, {"metrics": ["kid", "recall"], "neighbours": 20}, {"recall": "needs at least 21 real images"}),
         ({"": 60}, {"metrics": ["fd", "fd_infinity"]}, {"fd_infinity": "needs at least 1536 real images"}),
         ({"": 60}, {"metrics": ["fd", "prompt_diversity", "tail_recall"]}, {"prompt_diversity": "unconditional", "tail_recall": "at least 100"}),
         ({"": 60}, {"metrics": ["kid"], "judge_drift": True}, {"judge_drift": "it wants classes|carry no class labels"}),

@@ -1,4 +1,6 @@
-"""Oracles: scikit-learn for the confusion table, numpy and counts by hand, SciPy's adjustment of p-values, simulation for the level of the test."""
+"""Oracles: scikit-learn for the confusion table, numpy and counts by hand, SciPy's adjustment of p-values,
+simulation for the level of the test.
+"""
 
 import doctest
 import math
@@ -87,7 +89,9 @@ def test_a_concept_nobody_asked_for_is_in_the_table():
 
 
 def sides(seed, n=60, directions=None):
-    """Pairs of 5 concepts: samples around `directions` and real images around the axes, in the place of the samples."""
+    """Pairs of 5 concepts: samples around `directions` and real images around the axes, in the place of the
+    samples.
+    """
     labels = torch.arange(5 * n) % 5
     real = around(labels, 0.3, seed)
     fake = around(labels, 0.3, seed + 1, directions)

@@ -1,4 +1,6 @@
-"""Every measure on features that are hardly any: a number in its range, or a sentence that says why there is none."""
+"""Every measure on features that are hardly any: a number in its range, or a sentence that says why there is
+none.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Oracles: the closed forms of normal and uniform distributions, and scikit-learn's neighbours with scipy's special functions."""
+"""Oracles: the closed forms of normal and uniform distributions, and scikit-learn's neighbours with scipy's
+special functions.
+"""
 
 import math
 
@@ -39,7 +41,9 @@ def test_a_normal_distribution_in_two_dimensions_has_ln_2_pi_e_and_ln_det(mix):
 
 
 def test_variance_is_what_the_docstring_says():
-    """(psi'(k) + var log p) / n and a little more, since neighbours share distances; var log p = d/2 for a normal distribution."""
+    """(psi'(k) + var log p) / n and a little more, since neighbours share distances; var log p = d/2 for a
+    normal distribution.
+    """
     draw = torch.Generator().manual_seed(0)
     for k, trigamma in ((1, 1.6449), (5, 0.2213)):
         values = torch.tensor([knn_entropy(torch.randn(200, 2, generator=draw), k) for _ in range(200)])

@@ -140,7 +140,9 @@ def test_fd_infinity_is_the_intercept_of_a_line(parts):
 @pytest.mark.parametrize(("a", "b"), [(1.0, 0.0), (0.8, 0.3)])
 @pytest.mark.parametrize("n", [40, 80])
 def test_fd_infinity_has_the_distance_of_the_distributions_as_expectation(n, a, b):
-    """Between N(0, I_d) and N(b, a^2 I_d) it is d (1 - a)^2 + d b^2: `fd` is far above, here at n = 4 d and 8 d."""
+    """Between N(0, I_d) and N(b, a^2 I_d) it is d (1 - a)^2 + d b^2: `fd` is far above, here at n = 4 d and 8
+    d.
+    """
     d, chains = 10, 120
     draw = torch.Generator().manual_seed(n)
     values, plain = [], []

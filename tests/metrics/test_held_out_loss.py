@@ -47,7 +47,10 @@ def zero(x: torch.Tensor, t: torch.Tensor, labels: Any) -> torch.Tensor:
 
 
 def test_who_predicts_no_noise_has_loss_one():
-    """E noise^2 = 1 at every level. The mean of d squared normals has variance 2 / d: an exact Monte-Carlo error."""
+    """E noise^2 = 1 at every level.
+
+    The mean of d squared normals has variance 2 / d: an exact Monte-Carlo error.
+    """
     n = 100
     found = errors(
         stubbed(zero, prediction_type="epsilon"), grey(n), np.zeros(n, dtype=np.int64), range(n), (0,)
@@ -62,7 +65,9 @@ def test_who_predicts_no_noise_has_loss_one():
 
 
 def test_levels_run_from_little_noise_to_much_and_are_spread_evenly():
-    """The velocity of a grey image is sqrt(abar) noise, so that who predicts 0 has the error abar(t), which falls with t."""
+    """The velocity of a grey image is sqrt(abar) noise, so that who predicts 0 has the error abar(t), which
+    falls with t.
+    """
     n, model = 400, stubbed(zero)
     found = errors(model, grey(n), np.zeros(n, dtype=np.int64), range(n), (0,))
     expected = (

@@ -53,7 +53,9 @@ def test_equals_the_formula_in_float64_over_several_blocks(n, m, d, mean):
 
 
 def published_cmmd(x, y):
-    """The formula of google-research/cmmd on rows of length 1, in float64: every mean over all pairs, the diagonal too."""
+    """The formula of google-research/cmmd on rows of length 1, in float64: every mean over all pairs, the
+    diagonal too.
+    """
     x, y = (
         side.double().numpy() / np.linalg.norm(side.double().numpy(), axis=1, keepdims=True)
         for side in (x, y)

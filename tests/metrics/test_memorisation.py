@@ -1,4 +1,6 @@
-"""Oracles: plain loops over numpy, scikit-learn's nearest neighbours, scipy's Mann-Whitney test, and laws of honest models."""
+"""Oracles: plain loops over numpy, scikit-learn's nearest neighbours, scipy's Mann-Whitney test, and laws of
+honest models.
+"""
 
 import math
 from functools import partial
@@ -32,7 +34,7 @@ def pair_of(seed=0, **sizes):
     return Pair(real, fake, train=train)
 
 
-# ------------------------------------------------------------------------------------------------ the formulas
+# --------------------------------------------------------------------------------------------- the formulas
 @pytest.mark.parametrize("block", [1, 7, 512])
 def test_nearest_real_is_scikit_learns_in_any_blocking(block):
     train, _, fake = three(1)
@@ -107,7 +109,7 @@ def test_near_duplicates_and_repeats_equal_loops():
     assert METRICS["repeats"].of(Pair(real, fake)) >= 4 / 120
 
 
-# ------------------------------------------------------------------------------ what they say of models we know
+# -------------------------------------------------------------------------- what they say of models we know
 def test_a_memoriser():
     train, real, _ = three(5)
     pair = Pair(real, train[torch.randint(len(train), (80,))], train=train)
@@ -162,7 +164,7 @@ def test_duplicates_in_the_training_set_are_each_others_neighbours():
     assert METRICS["auth_pct"].of(Pair(train, train.clone(), train=train)) == 0
 
 
-# ------------------------------------------------------------------------------------ rows, intervals, torchmetrics
+# ---------------------------------------------------------------------------- rows, intervals, torchmetrics
 @pytest.mark.parametrize("name", NAMES)
 def test_of_rows_equals_a_pair_of_those_rows(name):
     train, real, fake = three(8, n=90)
@@ -230,7 +232,7 @@ def test_two_processes_share_the_training_images(cut):
         ].of(Pair(real, fake, train=train))
 
 
-# ----------------------------------------------------------------------------------------------------- bad input
+# ------------------------------------------------------------------------------------------------ bad input
 @pytest.mark.parametrize("name", TRAIN)
 @pytest.mark.parametrize("train", [None, torch.zeros(0, 3)])
 def test_without_training_images_there_is_no_number(name, train):
@@ -289,7 +291,9 @@ def test_other_measures_do_not_look_at_the_training_images():
 
 # -------------------------------------------------------------------------------------------------- in a run
 def test_a_run_measures_against_what_it_trained_on(tmp_path):
-    """The memoriser on digits: samples are copies of the first 100 train images, and the floor is held-out images against those."""
+    """The memoriser on digits: samples are copies of the first 100 train images, and the floor is held-out
+    images against those.
+    """
     measure = {"metrics": NAMES, "resamples": 20, "count": 70}
     data = {"source": "digits", "train_size": 100}
     config = {
@@ -323,7 +327,9 @@ def test_a_run_measures_against_what_it_trained_on(tmp_path):
     ids=str,
 )
 def test_a_run_measures_against_the_training_set_of_each_generation(tmp_path, regime):
-    """The memoriser: its samples are copies of its own training set, which after generation 0 need not be real images."""
+    """The memoriser: its samples are copies of its own training set, which after generation 0 need not be
+    real images.
+    """
     names = ["generalisation_score", "generalisation_score_own"]
     config = {
         "generations": 2,

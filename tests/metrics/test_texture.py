@@ -93,7 +93,8 @@ def test_grey_images_have_no_colour_and_say_so():
     for name in ("colourfulness", "saturation"):
         with pytest.raises(
             MeasureError,
-            match=f"{name}_shift has no value: {name} is the same in half of the real images .*: grey images have no colour",
+            match=f"{name}_shift has no value: {name} is the same in half of the real images .*: grey "
+            "images have no colour",
         ):
             METRICS[f"{name}_shift"].of(pair)
     assert all(math.isfinite(METRICS[name].of(pair)) for name in SHIFTS[2:])

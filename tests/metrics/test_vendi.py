@@ -1,4 +1,6 @@
-"""Oracles: the eigenvalues of the whole kernel by scipy, sets of known diversity, and how the score grows with n."""
+"""Oracles: the eigenvalues of the whole kernel by scipy, sets of known diversity, and how the score grows
+with n.
+"""
 
 import math
 

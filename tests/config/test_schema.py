@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from difflab import config as configs
-from difflab.config import NOT_IN_RECIPE, Config, digest, flat, load, parse, recipe_of
+from difflab.config import NOT_IN_RECIPE, Config, digest, flat, load, parse, recipe_of, stages_of
 from difflab.core.errors import ConfigError
 from difflab.pretraining.clip_parts import ClipPretraining
 from difflab.pretraining.stable_diffusion import Pretraining
@@ -155,3 +155,13 @@ def test_the_schema_refuses_what_reading_refuses(raw):
         jsonschema.validate(merged(DIGITS, **raw), Config.model_json_schema())
     with pytest.raises(ConfigError):
         parse(merged(DIGITS, **raw))
+
+
+def test_every_field_says_which_stages_read_it():
+    stages = {"real", "mix", "train", "sample", "select", "measure", "policies"}
+    for section, field in Config.model_fields.items():
+        assert "read_by" in (field.json_schema_extra or {}), f"{section} says not which stages read it"
+    for key in flat(parse({"model": {"family": "pixel-mlp"}, "sample": {"scheduler_options": {"eta": 1}}})):
+        assert set(stages_of(key)) <= stages
+    assert stages_of("sample.scheduler_options.eta") == ("sample",)
+    assert stages_of("measure.judge") == ("select", "measure") and stages_of("train.checkpoint_every") == ()

@@ -82,7 +82,7 @@ def test_the_record_of_a_model_holds_the_hash_of_every_file(run: Run) -> None:
 
 class Weighing(Policy):
     policy: str = "weighing"
-    values: list[float] = []
+    values: Any = ()
 
     def row_weights(self, at: Any, rows: pa.Table) -> np.ndarray:
         return np.array(self.values)

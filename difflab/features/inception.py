@@ -16,7 +16,8 @@ from difflab.features.extractor import Extractor, ready
 from difflab.features.preprocess import as_rgb
 from difflab.features.resize import RESIZES, known_resize
 
-INCEPTION_URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+RELEASE = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
+INCEPTION_URL = f"{RELEASE}/weights-inception-2015-12-05-6726825d.pth"
 RESIZE_NAMES = {
     "tf1": "TensorFlow 1 bilinear (torch-fidelity)",
     "torchmetrics": "bilinear antialias (torchmetrics)",

@@ -14,7 +14,10 @@ def images(n, size=8, channels=1, seed=0):
 
 
 def test_a_function_of_the_user_s(tmp_path, monkeypatch):
-    code = "def corners(images):\n    return images[:, 0, 0].double() * {0}\n\ncorners.recipe = {{'weights': 'none'}}\n"
+    code = (
+        "def corners(images):\n    return images[:, 0, 0].double() * {0}\n\n"
+        "corners.recipe = {{'weights': 'none'}}\n"
+    )
     (tmp_path / "mine.py").write_text(code.format(2))
     extractor = open_extractor(f"python:{tmp_path}/mine.py:corners")
     x = images(70, 5, 3)

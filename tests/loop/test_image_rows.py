@@ -1,4 +1,4 @@
-"""The rows of a generation are the measures themselves on the same images, with floor, interval and recipe."""
+"""The rows of a generation are the measures on the same images, with floor, interval and recipe."""
 
 import json
 import math

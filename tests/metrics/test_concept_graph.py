@@ -159,7 +159,7 @@ def test_few_images_list_nothing():
 
 @pytest.mark.parametrize(("m", "n"), [(20, 20), (15, 60)])
 def test_the_score_test_keeps_its_level(m, n):
-    """Normal scores whose true AUROC is the level: 5% tests, either side, reject in about 5% of 4000 draws."""
+    """Normal scores whose true AUROC is the level: 5% tests, either side, reject about 5% of 4000 draws."""
     draw = np.random.default_rng(0)
     a = draw.normal(math.sqrt(2) * norm.ppf(0.75), 1, (4000, m))
     b = draw.normal(0, 1, (4000, n))

@@ -74,8 +74,9 @@ def test_ct_is_scipys_mann_whitney_z(decimals, sizes):
     held_out, sampled = (draw.gamma(3, size=n) + shift for n, shift in zip(sizes, (0.0, 0.4), strict=True))
     if decimals is not None:
         held_out, sampled = held_out.round(decimals), sampled.round(decimals)
-    to_features = lambda x: torch.from_numpy(x).float().unsqueeze(1)  # noqa: E731 - one training image at 0: distances are the values
-    value = METRICS["ct"].of(Pair(to_features(held_out), to_features(sampled), train=torch.zeros(1, 1)))
+    # The one training image is at 0, so that the distances are the values.
+    real, fake = (torch.from_numpy(x).float().unsqueeze(1) for x in (held_out, sampled))
+    value = METRICS["ct"].of(Pair(real, fake, train=torch.zeros(1, 1)))
     p = mannwhitneyu(
         sampled.astype(np.float32),
         held_out.astype(np.float32),

@@ -14,8 +14,8 @@ COURSE = 5
 """Fewest generations from which the long-run course of the risk is judged."""
 
 ALONE = (
-    "one generation alone shows how it differs from real images, but not whether a loop caused the difference; "
-    "give generation 0 as well"
+    "one generation alone shows how it differs from real images, but not whether a loop caused the "
+    "difference; give generation 0 as well"
 )
 """Is said of a diagnosis of one generation."""
 

@@ -51,8 +51,8 @@ class AestheticHead:
         path = Path(path).expanduser()
         if path.suffix not in (".safetensors", ".npz"):
             raise MeasureError(
-                f"{path} is neither .safetensors nor .npz; pickles can run code and are not read: "
-                "convert it with safetensors"
+                f"{path} is neither .safetensors nor .npz; pickles can run code and are not read: convert "
+                "it with safetensors"
             )
         try:
             state = load_file(path) if path.suffix == ".safetensors" else _load_npz(path)
@@ -69,14 +69,14 @@ class AestheticHead:
             raise MeasureError(f"cannot read an aesthetic head from {path}: {error}") from error
         if not backbone.name.startswith("open_clip:"):
             raise MeasureError(
-                f"an aesthetic head scores CLIP features; {backbone.name} makes others: "
-                "open its backbone as open_clip:NAME/PRETRAINED"
+                f"an aesthetic head scores CLIP features; {backbone.name} makes others: open its backbone "
+                "as open_clip:NAME/PRETRAINED"
             )
         layers, relu = _layers_of(state, path)
         if layers[0][0].shape[1] != backbone.dim:
             raise MeasureError(
-                f"the head in {path} reads {layers[0][0].shape[1]} features, "
-                f"{backbone.name} makes {backbone.dim}: open its own backbone"
+                f"the head in {path} reads {layers[0][0].shape[1]} features, {backbone.name} makes "
+                f"{backbone.dim}: open its own backbone"
             )
         shape = [int(weight.shape[1]) for weight, _ in layers] + [1]
         head = {
@@ -124,8 +124,8 @@ def _layers_of(state: dict[str, Tensor], path: Path) -> tuple[list[tuple[Tensor,
     weights, biases = ([prefixes[index] + kind for index in order] for kind in ("weight", "bias"))
     if tuple(order) not in HAS_RELU or set(state) != {*weights, *biases}:
         raise MeasureError(
-            f"{path} is no head that is known here: it holds {', '.join(sorted(state))[:200]}; "
-            "wanted weight and bias, or LAION's layers.I"
+            f"{path} is not a known aesthetic head: it holds {', '.join(sorted(state))[:200]}; expected "
+            "weight and bias, or LAION's layers.I"
         )
     layers = [
         (state[weight].float(), state[bias].float()) for weight, bias in zip(weights, biases, strict=True)

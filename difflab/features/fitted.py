@@ -74,7 +74,7 @@ def fit_extractor(images: Tensor, labels: Tensor, n_classes: int, path: Path, se
         or int(labels.max()) >= n_classes
     ):
         raise MeasureError(
-            f"the fitted extractor wants 20 or more images with labels 0 to {n_classes - 1} of at least 2 "
+            f"the fitted extractor needs at least 20 images with labels 0 to {n_classes - 1} of at least 2 "
             "classes; use pixels instead"
         )
     draw = torch.Generator().manual_seed(seed)

@@ -16,10 +16,7 @@ from difflab.features.extractor import Extractor, ready
 from difflab.features.preprocess import as_rgb
 from difflab.features.resize import RESIZES, known_resize
 
-INCEPTION_URL = (
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
-    "weights-inception-2015-12-05-6726825d.pth"
-)
+INCEPTION_URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 RESIZE_NAMES = {
     "tf1": "TensorFlow 1 bilinear (torch-fidelity)",
     "torchmetrics": "bilinear antialias (torchmetrics)",
@@ -60,8 +57,8 @@ def open_inception(path: str | None, device: str | torch.device, resize: str) ->
         Exception
     ) as error:  # torch raises UnpicklingError, RuntimeError, EOFError and others for files without weights
         raise MeasureError(
-            f"{file} holds no weights of torch-fidelity's Inception ({type(error).__name__}); "
-            f"fetch {INCEPTION_URL}"
+            f"{file} holds no weights of torch-fidelity's Inception ({type(error).__name__}); fetch "
+            f"{INCEPTION_URL}"
         ) from error
     network = ready(network, device)
     details = {
@@ -99,8 +96,8 @@ def _download_inception() -> Path:
         torch.hub.download_url_to_file(INCEPTION_URL, str(file), hash_prefix="6726825d", progress=False)
     except (OSError, RuntimeError) as error:
         raise MeasureError(
-            f"the Inception weights are unreachable ({error}); "
-            f"fetch {INCEPTION_URL} and give its path as inception:PATH"
+            f"the Inception weights are unreachable ({error}); fetch {INCEPTION_URL} and give its path as "
+            "inception:PATH"
         ) from error
     finally:
         socket.setdefaulttimeout(before)

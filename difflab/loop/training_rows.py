@@ -25,8 +25,7 @@ DRIFT_FROM_BASE = RowKind(
     unit="share of the norm",
     better="none",
     about="Distance of the weights from those of the pretrained base, or of generation 0 where there is no "
-    "base, "
-    "relative to their norm.",
+    "base, relative to their norm.",
     topic="Training",
     counts="steps",
 )

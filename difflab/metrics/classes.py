@@ -40,9 +40,7 @@ class ClassAccuracy(_ByClass):
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         if pair.fake_labels is None:
-            raise MeasureError(
-                "class_accuracy has no value: the samples are unconditional, no class was asked for"
-            )
+            raise MeasureError("class_accuracy has no value: the samples are unconditional")
         return float((pair.judged_fake[fake] == pair.fake_labels[fake]).double().mean())
 
 
@@ -51,7 +49,7 @@ def margins(pair: Pair) -> Tensor:
     float64 [n_f], -1 to 1.
     """
     if pair.fake_labels is None:
-        raise MeasureError("class_margin has no value: the samples are unconditional, no class was asked for")
+        raise MeasureError("class_margin has no value: the samples are unconditional")
     probabilities, labels = pair.judge_of.probabilities(pair.fake), pair.fake_labels.unsqueeze(1)
     return probabilities.gather(1, labels).squeeze(1) - probabilities.scatter(1, labels, -1).amax(1)
 

@@ -88,11 +88,11 @@ def merged(
     names = concepts_in(pair).names
     if names != concepts_in(real_pair).names:
         raise MeasureError(
-            "the pair of samples and the pair of real images have other concepts; make both with one Concepts"
+            "the pair of samples and the pair of real images have different concepts; make both with one Concepts"
         )
     if not (0.5 < level < 1 and 0 < rate < 1):
         raise MeasureError(
-            f"merged wants a level between 0.5 and 1 and a rate between 0 and 1, got {level} and {rate}"
+            f"merged needs a level between 0.5 and 1 and a rate between 0 and 1, got {level} and {rate}"
         )
     (apart, n_real), (now, n_fake) = ([table.cpu() for table in aurocs(side)] for side in (real_pair, pair))
     a, b = torch.triu_indices(len(names), len(names), 1)
@@ -100,8 +100,8 @@ def merged(
     a, b = a[both], b[both]
     if not len(a):
         raise MeasureError(
-            "no two concepts have both real images and samples; measure sets that were asked for the same "
-            "concepts"
+            "no two concepts have both real images and samples; measure sets that are conditioned on the "
+            "same concepts"
         )
     above = (apart[a, b] - level) / spread(level, n_real[a], n_real[b])
     below = (level - now[a, b]) / spread(level, n_fake[a], n_fake[b])

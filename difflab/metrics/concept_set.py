@@ -47,10 +47,12 @@ class Concepts:
     ) -> None:
         self.names = _distinct(names)
         if len(self.names) < 2:
-            raise MeasureError(f"a concept is told apart from others: give at least 2, got {len(self.names)}")
+            raise MeasureError(
+                f"concepts are compared with each other: give at least 2, got {len(self.names)}"
+            )
         if text.shape[:-1] != (len(self.names),) or not text.is_floating_point():
             raise MeasureError(
-                f"{len(self.names)} concepts want text embeddings [{len(self.names)}, d], got {text.dtype} "
+                f"{len(self.names)} concepts need text embeddings [{len(self.names)}, d], got {text.dtype} "
                 f"{tuple(text.shape)}"
             )
         self.text = _unit(text.detach().cpu())
@@ -65,7 +67,7 @@ class Concepts:
             frequency.shape != (len(self.names),) or not bool((frequency >= 0).all())
         ):
             raise MeasureError(
-                f"frequency wants {len(self.names)} numbers >= 0, one a concept, got shape "
+                f"frequency needs {len(self.names)} numbers >= 0, one per concept, got shape "
                 f"{tuple(frequency.shape)}"
             )
         self.frequency = None if frequency is None else frequency.detach().cpu().double()
@@ -90,13 +92,13 @@ def concepts_of(
     """
     if extractor.encode_text is None:
         raise MeasureError(
-            f"{extractor.name} reads no texts; concept measures want an open_clip extractor, as "
+            f"{extractor.name} reads no texts; concept measures need an open_clip extractor, as "
             "open_clip:NAME/PRETRAINED or open_clip:PATH"
         )
     if "{}" not in template:
         raise MeasureError(
-            f"template '{template}' has no place for the concept; write {{}} where it goes, as 'a picture of "
-            f"{{}}'"
+            f"template '{template}' has no place for the concept; write {{}} where it goes, as 'a picture "
+            f"of {{}}'"
         )
     prompt_of = dict(names) if isinstance(names, Mapping) else dict.fromkeys(_distinct(names))
     prompts = [prompt or template.replace("{}", name) for name, prompt in prompt_of.items()]
@@ -123,7 +125,7 @@ def read_concepts(path: str | Path, prompts: Iterable[str] | None = None) -> dic
         lines = read_lines(Path(path))
     except DataError as error:
         raise MeasureError(
-            f"cannot read concepts from {error}; give a UTF-8 text file with one concept a line"
+            f"cannot read concepts from {error}; give a UTF-8 text file with one concept per line"
         ) from error
     try:
         rows = [
@@ -134,7 +136,7 @@ def read_concepts(path: str | Path, prompts: Iterable[str] | None = None) -> dic
     except DataError as error:
         raise MeasureError(str(error)) from error
     if not rows:
-        raise MeasureError(f"{path} holds no concept; write one a line")
+        raise MeasureError(f"{path} holds no concept; write one per line")
     _distinct([name for name, _ in rows])
     concepts = dict(rows)
     if prompts is not None:
@@ -150,7 +152,7 @@ def _check_prompts(prompts: Iterable[str], names: list[str], path: str | Path) -
         if len(without_prompt) > 5:
             shown += ", ..."
         raise MeasureError(
-            f"no prompt asks for {len(without_prompt)} of {len(names)} concepts in {path}: {shown}; drop them, "
+            f"no prompt names {len(without_prompt)} of {len(names)} concepts in {path}: {shown}; drop them, "
             "or add prompts with these words"
         )
 
@@ -243,7 +245,7 @@ def split_by(concepts: Concepts, trained: Collection[str]) -> tuple[Tensor, Tens
     seen = torch.tensor([name in trained for name in concepts.names])
     if bool(seen.all()):
         raise MeasureError(
-            "all concepts were trained on, so nothing can be said about others; hold some out of the "
+            "all concepts were trained on, so none is left to measure contagion on; hold some out of the "
             "training prompts"
         )
     return seen, ~seen

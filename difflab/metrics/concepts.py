@@ -75,7 +75,7 @@ def asked(pair: Pair) -> Tensor:
     return _positions(
         pair,
         pair.fake_labels,
-        "concept measures have no value: the samples are unconditional, no concept was asked for",
+        "concept measures have no value: the samples are unconditional",
     )
 
 
@@ -164,8 +164,8 @@ def lasting(pair: Pair) -> Tensor:
     concepts = visible[torch.isin(visible, pair.once(asked))].unique()
     if not len(concepts):
         raise MeasureError(
-            "the judge recognises no concept that was asked for in its own real images; use another "
-            "open_clip model or template"
+            "the judge recognises no concept of the samples in its real images; use another open_clip "
+            "model or template"
         )
     return concepts
 

@@ -72,7 +72,7 @@ class _ByClass(PairMetric):
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         if pair.real_labels is None or pair.fake_labels is None:
             raise MeasureError(
-                f"{cls.name} has no value: it wants the class of every real image and of every sample"
+                f"{cls.name} has no value: it needs the class of every real image and of every sample"
             )
         whole = cls.part(pair.real[real], pair.real_labels[real])
         if whole == 0:
@@ -168,15 +168,13 @@ class PromptDiversity(PairMetric):
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         if pair.fake_labels is None:
-            raise MeasureError(
-                "prompt_diversity has no value: the samples are unconditional, nothing was asked for"
-            )
+            raise MeasureError("prompt_diversity has no value: the samples are unconditional")
         x, prompts = pair.fake[fake].double(), pair.fake_labels[fake]
         _, number, count = prompts.unique(return_inverse=True, return_counts=True)
         if int(count.max()) < 2:
             raise MeasureError(
-                f"prompt_diversity has no value: each of {len(x)} samples was asked for by a prompt of its "
-                "own; raise sample.count"
+                f"prompt_diversity has no value: each of {len(x)} samples has a prompt of its own; raise "
+                "sample.count"
             )
         whole = float((x - x.mean(0)).square().sum()) / (
             len(x) - 1

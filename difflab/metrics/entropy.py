@@ -35,7 +35,7 @@ def knn_entropy(x_ND: Tensor, k: int = 1) -> float:
     """
     if not 1 <= k < len(x_ND):
         raise MeasureError(
-            f"the entropy over the {k} nearest others wants k of at least 1 and more than k images, got "
+            f"the entropy over the {k} nearest others needs k of at least 1 and more than k images, got "
             f"{len(x_ND)}"
         )
     return _entropy(x_ND, nearest_others(x_ND, k), slice(None), k)
@@ -46,9 +46,9 @@ def _entropy(x_ND: Tensor, near: Near, rows: Rows, k: int) -> float:
     n, d, copies = len(squared), x_ND.shape[1], int((squared == 0).sum())
     if copies:
         raise MeasureError(
-            f"the entropy is -infinity: {copies} of {n} samples have {'a copy' if k == 1 else f'{k} copies'} "
-            "among the samples; "
-            "measure copies as such (vendi falls with them), or drop them before measuring"
+            f"the entropy is -infinity: {copies} of {n} samples have "
+            f"{'a copy' if k == 1 else f'{k} copies'} among the samples; measure copies as such (vendi "
+            "falls with them), or drop them before measuring"
         )
     count = torch.tensor([n, k], dtype=torch.float64).digamma()
     log_ball = d / 2 * math.log(math.pi) - math.lgamma(d / 2 + 1)

@@ -47,8 +47,8 @@ class Side:
         if known.all():
             return self, []
         note = (
-            f"{int((~known).sum())} of {len(known)} {name} have features that are no finite numbers, "
-            "and are left out"
+            f"{int((~known).sum())} of {len(known)} {name} have features that are no finite numbers, and "
+            "are left out"
         )
         return Side(self.features[known], None if self.labels is None else self.labels[known]), [note]
 

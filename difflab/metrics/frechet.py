@@ -36,8 +36,7 @@ FID = RowKind(
     unit="squared feature distance",
     better="lower",
     about="Frechet distance on the features of Inception-v3 (Heusel et al. 1706.08500). It is called FID on "
-    "no other "
-    "features.",
+    "no other features.",
     topic="Fidelity",
 )
 ROWS = (FID,)
@@ -211,7 +210,7 @@ def fd_infinity(x_ND: Tensor, y_MD: Tensor, parts: Sequence[int] = (1, 2), seed:
     few = min(len(x_ND), len(y_MD))
     if len(set(parts)) < 2 or min(parts) < 1 or few < 2 * max(parts):
         raise MeasureError(
-            "a line to infinitely many images wants two sizes or more of at least 2 images each, got parts "
+            "a line to infinitely many images needs two sizes or more of at least 2 images each, got parts "
             f"{tuple(parts)} of {few} images"
         )
     draw = np.random.default_rng(seed)

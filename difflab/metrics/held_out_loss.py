@@ -64,8 +64,7 @@ ROWS = (
         unit=_LOSS,
         better="lower",
         about="Held-out loss minus the loss on as many images of the first training set. Above 0: these "
-        "images "
-        "were memorised.",
+        "images were memorised.",
         topic="Memorisation",
         title="loss gap to training images",
     ),

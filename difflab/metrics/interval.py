@@ -93,8 +93,8 @@ def interval(
     """
     if len(resampled_values) < 20:
         raise MeasureError(
-            f"an interval needs at least 20 resamples, got {len(resampled_values)}: raise measure.resamples, "
-            "or set 0 for none"
+            f"an interval needs at least 20 resamples, got {len(resampled_values)}: raise "
+            "measure.resamples, or set 0 for none"
         )
     theta = np.asarray(resampled_values, dtype=np.float64)
     if not (np.isfinite(theta).all() and math.isfinite(value)):

@@ -47,7 +47,7 @@ class Judge:
         x, y = features.detach().double().cpu(), labels.detach().cpu()
         if x.ndim != 2 or y.shape != (len(x),):
             raise MeasureError(
-                f"a judge wants features [n, d] and labels [n], got {tuple(x.shape)} and {tuple(y.shape)}"
+                f"a judge needs features [n, d] and labels [n], got {tuple(x.shape)} and {tuple(y.shape)}"
             )
         if not torch.isfinite(x).all():
             raise MeasureError("a judge cannot be fitted: some training features are NaN or infinite")

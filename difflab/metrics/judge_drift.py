@@ -48,9 +48,8 @@ ROWS = (
         unit=_SAMPLES,
         better="higher",
         about="The same share for a classifier fitted on the other half of the samples of the same "
-        "generation. "
-        "Where it stays high while the frozen judge falls, classes can still be told apart but look "
-        "different.",
+        "generation. Where it stays high while the frozen judge falls, classes can still be told apart but "
+        "look different.",
         topic="Concepts",
         title="class accuracy, retrained judge",
     ),
@@ -59,8 +58,8 @@ ROWS = (
         unit=_SAMPLES,
         better="higher",
         about="The same share for a classifier fitted on a bootstrap of the real training images, drawn anew "
-        "in every "
-        "generation. Its distance from the frozen judge shows the chance in a judge's training images.",
+        "in every generation. Its distance from the frozen judge shows the chance in a judge's training "
+        "images.",
         topic="Concepts",
         title="class accuracy, re-based judge",
     ),
@@ -109,7 +108,7 @@ def judge_drift(
     """
     if not samples or len(samples) != len(fresh):
         raise MeasureError(
-            f"judge drift wants fresh real images for each generation: {len(samples)} sets of samples, "
+            f"judge drift needs fresh real images for each generation: {len(samples)} sets of samples, "
             f"{len(fresh)} of real images"
         )
     _check_sets(
@@ -175,7 +174,7 @@ def _check_sets(sets: list[tuple[str, Labelled]]) -> None:
             or len(features) < 2
         ):
             raise MeasureError(
-                f"{name} features {tuple(features.shape)} with labels {tuple(labels.shape)}: all sets want "
+                f"{name} features {tuple(features.shape)} with labels {tuple(labels.shape)}: all sets need "
                 f"[n, {width}] and [n], n >= 2"
             )
 

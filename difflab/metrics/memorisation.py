@@ -46,8 +46,8 @@ def nearest_real(samples: Tensor, real: Tensor, block: int = 512) -> tuple[Tenso
     """
     if samples.ndim != 2 or real.ndim != 2 or samples.shape[1] != real.shape[1] or not len(real):
         raise MeasureError(
-            "nearest images are looked up between features [n, d] and [m, d] with m >= 1, got "
-            f"{tuple(samples.shape)} and {tuple(real.shape)}"
+            f"nearest images need features [n, d] and [m, d] with m >= 1, got {tuple(samples.shape)} and "
+            f"{tuple(real.shape)}"
         )
     distances = [torch.zeros(0, device=samples.device)]
     indices = [torch.zeros(0, dtype=torch.long, device=samples.device)]
@@ -119,7 +119,7 @@ def _authentic(pair: Pair) -> Tensor:
     train, (distance, index) = pair.train, pair.once(_fake_to_train)
     if len(train) < 2:
         raise MeasureError(
-            f"auth_pct compares training images with each other and wants at least 2, got {len(train)}"
+            f"auth_pct compares training images with each other and needs at least 2, got {len(train)}"
         )
     # Of all training images only those are read that are the nearest of some sample.
     rows, position = index.unique(return_inverse=True)

@@ -100,13 +100,13 @@ class PairMetric(Metric):
         With `train` they are of images that the model was trained on; `real` and `labels` are then ignored.
         """
         if features.ndim != 2:
-            raise MeasureError(f"features have shape {tuple(features.shape)}; a measure wants [n, d]")
+            raise MeasureError(f"features have shape {tuple(features.shape)}; a measure needs [n, d]")
         if len(features) == 0:
             return
         if int(self.width) not in (0, features.shape[1]):
             raise MeasureError(
-                f"features have {features.shape[1]} dimensions after rows of {int(self.width)}: "
-                "take all with one extractor"
+                f"features have {features.shape[1]} dimensions after rows of {int(self.width)}: take all "
+                "with one extractor"
             )
         side = "trained" if train else "real" if real else "fake"
         labels = None if train else checked_labels(side, labels, len(features))

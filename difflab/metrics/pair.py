@@ -66,7 +66,7 @@ class Pair:
         for side, features in sides.items():
             _check_features(side, features, real)
         if neighbours < 1:
-            raise MeasureError(f"neighbours is {neighbours}; a k-nearest-neighbour measure wants at least 1")
+            raise MeasureError(f"neighbours is {neighbours}; a k-nearest-neighbour measure needs at least 1")
         self.real, self.fake = real, fake
         self.real_labels = checked_labels("real", real_labels, len(real))
         self.fake_labels = checked_labels("fake", fake_labels, len(fake))
@@ -142,8 +142,8 @@ class Pair:
         """
         if self._train is None or not len(self._train):
             raise MeasureError(
-                "memorisation measures compare samples with the images the model was trained on: "
-                "give Pair(..., train=features)"
+                "memorisation measures compare samples with the images the model was trained on: give "
+                "Pair(..., train=features)"
             )
         return self._train
 
@@ -153,8 +153,7 @@ class Pair:
         if self.judge is None:
             raise MeasureError(
                 "class measures need a judge; fit one with Judge.fit(train features, train labels, "
-                "n_classes) "
-                "on labelled real images"
+                "n_classes) on labelled real images"
             )
         return self.judge
 
@@ -162,20 +161,19 @@ class Pair:
 def _check_features(side: str, features: Tensor, real: Tensor) -> None:
     if features.ndim != 2 or not features.is_floating_point():
         raise MeasureError(
-            f"{side} features have shape {tuple(features.shape)} and type {features.dtype}; "
-            "a measure wants floats [n, d]"
+            f"{side} features have shape {tuple(features.shape)} and type {features.dtype}; a measure needs "
+            "floats [n, d]"
         )
     bad = ~torch.isfinite(features).all(1)
     if bad.any():
         raise MeasureError(
-            f"{int(bad.sum())} of {len(features)} {side} rows hold NaN or infinity "
-            f"(first: row {int(bad.nonzero()[0])}); "
-            "look at those images and drop or remake them before measuring"
+            f"{int(bad.sum())} of {len(features)} {side} rows hold NaN or infinity (first: row "
+            f"{int(bad.nonzero()[0])}); look at those images and drop or remake them before measuring"
         )
     if features.shape[1] != real.shape[1]:
         raise MeasureError(
-            f"real features have {real.shape[1]} dimensions, {side} ones {features.shape[1]}: "
-            "take both with one extractor"
+            f"real features have {real.shape[1]} dimensions, {side} ones {features.shape[1]}: take both "
+            "with one extractor"
         )
 
 
@@ -185,12 +183,12 @@ def checked_labels(side: str, labels: Tensor | None, n: int) -> Tensor | None:
         return None
     if labels.shape != (n,) or labels.is_floating_point() or labels.dtype == torch.bool:
         raise MeasureError(
-            f"{side} labels have shape {tuple(labels.shape)} and type {labels.dtype}; "
-            f"{n} images want integers [{n}]"
+            f"{side} labels have shape {tuple(labels.shape)} and type {labels.dtype}; {n} images need "
+            f"integers [{n}]"
         )
     if n and int(labels.min()) < 0:
         raise MeasureError(
-            f"{side} labels hold {int(labels.min())}; "
-            "classes count from 0, and unlabelled means no labels at all"
+            f"{side} labels hold {int(labels.min())}; classes count from 0, and unlabelled means no labels "
+            "at all"
         )
     return labels.long()

@@ -32,7 +32,7 @@ def vendi_score(x_ND: Tensor, q: float = 1.0) -> float:
     (4.0, 1.5)
     """
     if not q >= 0:
-        raise MeasureError(f"a Vendi Score has an order q of 0 or more, up to math.inf; got {q}")
+        raise MeasureError(f"a Vendi Score needs an order q of 0 or more, up to math.inf; got {q}")
     if len(x_ND) == 0:
         raise MeasureError("a Vendi Score needs at least 1 image, got 0")
     return _hill(_spectrum(x_ND), q)

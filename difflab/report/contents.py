@@ -123,13 +123,13 @@ def compared_arms(arms: Sequence[Arm]) -> dict[str, Any]:
     for (metric, extractor), of_measure in results_by_measure.items():
         if metric == FLAGGED.name and not any(result["value"] for result in of_measure):
             continue
-        kind = kind_of(metric)
+        kind, floor, base = kind_of(metric), first_floor(of_measure), of_measure[0]["value"]
         row: dict[str, Any] = {
             "metric": metric,
             "title": titled(kind.label, extractor, several),
             "better": kind.better,
-            "floor": rounded(first_floor(of_measure)),
-            "cells": [_cell(result, kind.better) for result in of_measure],
+            "floor": rounded(floor),
+            "cells": [_cell(result, kind.better, floor, base) for result in of_measure],
         }
         rows.append(row)
     rows.sort(key=lambda row: TOPICS.index(kind_of(row["metric"]).topic))
@@ -153,16 +153,29 @@ def differing_settings(arms: Sequence[Arm]) -> list[dict[str, Any]]:
     return rows
 
 
-def _cell(result: dict[str, Any], better: str) -> dict[str, Any]:
+def _cell(result: dict[str, Any], better: str, floor: float | None, base: float | None) -> dict[str, Any]:
     """One arm and measure. `effect` is 'higher' or 'lower' than the first arm; '' = cannot be told.
 
     `tone` says whether the effect is 'better' or 'worse'; '' = neither.
     """
     words = result["verdict"].split()
     effect = words[0] if words and words[0] in ("higher", "lower") else ""
-    tone = ""
-    if effect and better in ("higher", "lower"):
-        tone = "better" if effect == better else "worse"
     keys = ("value", "ci_low", "ci_high", "difference", "diff_low", "diff_high")
     cell = {key: rounded(result[key]) for key in keys}
+    tone = tone_of(effect, better, floor, base, result["value"]) if effect else ""
     return cell | {"seeds": result["seeds"], "effect": effect, "tone": tone}
+
+
+def tone_of(effect: str, better: str, floor: float | None, base: float | None, value: float | None) -> str:
+    """Whether a value that is 'higher' or 'lower' than `base` is 'better' or 'worse'; '' = neither.
+
+    A measure that is best at its floor is better if it is nearer to the floor.
+
+    >>> tone_of("lower", "lower", None, 2.0, 1.0), tone_of("lower", "real", 1.0, 2.0, -0.5)
+    ('better', 'worse')
+    """
+    if better in ("higher", "lower"):
+        return "better" if effect == better else "worse"
+    if better != "real" or floor is None or base is None or value is None:
+        return ""
+    return "better" if abs(value - floor) < abs(base - floor) else "worse"

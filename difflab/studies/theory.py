@@ -20,7 +20,8 @@ from difflab.core.seeds import seed_of
 from difflab.core.suggest import nearest
 from difflab.loop.chain import run_chain
 from difflab.runs.run import EcosystemRun
-from difflab.studies.laws import LAWS, Law
+from difflab.studies.law import Law
+from difflab.studies.laws import LAWS
 
 APART = 2
 """Number of chains of a law with a known spread. These chains have a selector and run one by one."""

@@ -128,7 +128,7 @@ def test_judge_drift_without_classes_or_without_samples_of_one_has_reasons(run, 
     )
     unconditional = {r["metric"]: r for r in run_chain(config, tmp_path / "run").rows()}
     assert all(
-        "it wants classes" in unconditional[name]["reason"] and unconditional[name]["value"] is None
+        "it needs the classes" in unconditional[name]["reason"] and unconditional[name]["value"] is None
         for name in JUDGES
     )
     few = rows(

@@ -82,7 +82,7 @@ MEMORISER: dict[str, Any] = {
         ({"": 60}, {"metrics": ["kid", "recall"], "neighbours": 20}, {"recall": "needs at least 21 real images"}),
         ({"": 60}, {"metrics": ["fd", "fd_infinity"]}, {"fd_infinity": "needs at least 1536 real images"}),
         ({"": 60}, {"metrics": ["fd", "prompt_diversity", "tail_recall"]}, {"prompt_diversity": "unconditional", "tail_recall": "at least 100"}),
-        ({"": 60}, {"metrics": ["kid"], "judge_drift": True}, {"judge_drift": "it wants classes|carry no class labels"}),
+        ({"": 60}, {"metrics": ["kid"], "judge_drift": True}, {"judge_drift": "it needs the classes|carry no class labels"}),
     ],
 )  # fmt: skip
 def test_what_cannot_be_measured_is_said_before_anything_is_fitted(tmp_path, classes, measure, lost):
@@ -129,7 +129,7 @@ def test_concepts_that_the_set_cannot_have_are_an_error_before_anything_is_fitte
     (tmp_path / "concepts.txt").write_text("cat\ndog\n")
     for concepts, match in (
         ("classes", "there are none here"),
-        (str(tmp_path / "concepts.txt"), "asked for by class, not by caption"),
+        (str(tmp_path / "concepts.txt"), "conditioned on classes, not on caption"),
     ):
         measure = {"metrics": ["fd", "zero_shot_accuracy"], "extractors": [spec], "concepts": concepts}
         config = digits(

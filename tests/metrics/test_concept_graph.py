@@ -176,7 +176,7 @@ def test_merges_that_cannot_be_looked_for(pair):
     low = Pair(pair.real, pair.fake, fake_labels=pair.fake_labels % 2, concepts=pair.concepts)
     high = Pair(pair.real, pair.fake, fake_labels=pair.fake_labels % 2 + 2, concepts=pair.concepts)
     for bad, match in (
-        (lambda: merged(pair, other), "other concepts"),
+        (lambda: merged(pair, other), "different concepts"),
         (lambda: merged(low, high), "no two concepts have both"),
         (lambda: merged(pair, pair, level=0.5), "a level between"),
         (lambda: merged(pair, pair, rate=0.0), "a rate between"),

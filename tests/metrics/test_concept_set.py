@@ -169,7 +169,7 @@ def test_concepts_that_cannot_be():
     x = torch.eye(3)
     for bad, match in (
         (lambda: Concepts(["a"], x[:1]), "at least 2, got 1"),
-        (lambda: Concepts(["a", "b"], x), r"want text embeddings \[2, d\]"),
+        (lambda: Concepts(["a", "b"], x), r"need text embeddings \[2, d\]"),
         (lambda: Concepts(["a", "b", "A"], x), "listed twice.*: a"),
         (lambda: Concepts(["a", "b", " "], x), "empty name"),
         (
@@ -178,8 +178,8 @@ def test_concepts_that_cannot_be():
         ),
         (lambda: Concepts(["a", "b"], torch.zeros(2, 3)), "have no direction"),
         (lambda: Concepts(["a", "b"], x[:2] / 0), "have no direction"),
-        (lambda: Concepts(["a", "b", "c"], x, torch.ones(2)), "frequency wants 3"),
-        (lambda: Concepts(["a", "b", "c"], x, torch.tensor([1, -1, 0])), "frequency wants 3"),
+        (lambda: Concepts(["a", "b", "c"], x, torch.ones(2)), "frequency needs 3"),
+        (lambda: Concepts(["a", "b", "c"], x, torch.tensor([1, -1, 0])), "frequency needs 3"),
     ):
         with pytest.raises(MeasureError, match=match):
             bad()
@@ -232,10 +232,10 @@ def test_lists_that_cannot_be_read(tmp_path, text, match):
 
 
 def test_no_such_list_and_unasked_concepts(tmp_path):
-    with pytest.raises(MeasureError, match=r"cannot read concepts from .*absent.*one concept a line"):
+    with pytest.raises(MeasureError, match=r"cannot read concepts from .*absent.*one concept per line"):
         read_concepts(tmp_path / "absent")
     (tmp_path / "list").write_text("cat\nseal\nred seal\nfire\n")
-    with pytest.raises(MeasureError, match=r"no prompt asks for 2 of 4 concepts in .*: 'seal', 'fire'"):
+    with pytest.raises(MeasureError, match=r"no prompt names 2 of 4 concepts in .*: 'seal', 'fire'"):
         read_concepts(tmp_path / "list", ["cat", "noto red seal"])
 
 

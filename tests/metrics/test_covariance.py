@@ -178,7 +178,7 @@ def test_without_labels_or_with_classes_alike_there_is_nothing_between():
     for labels in ((None, y), (y, None)):
         with pytest.raises(
             MeasureError,
-            match="between_class_ratio has no value: it wants the class of every real image and of every "
+            match="between_class_ratio has no value: it needs the class of every real image and of every "
             "sample",
         ):
             BETWEEN.of(Pair(real, real, real_labels=labels[0], fake_labels=labels[1]))
@@ -232,7 +232,7 @@ def test_prompt_diversity_of_a_mixture():
 def test_prompt_diversity_without_two_samples_of_a_prompt_is_an_error():
     x = torch.randn(6, 2)
     for labels, match in (
-        (torch.arange(6), "each of 6 samples was asked for by a prompt of its own"),
+        (torch.arange(6), "each of 6 samples has a prompt of its own"),
         (None, "unconditional"),
     ):
         with pytest.raises(MeasureError, match=match):

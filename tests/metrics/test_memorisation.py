@@ -255,7 +255,7 @@ def test_what_cannot_be():
     for bad, match in (
         (lambda: Pair(real, fake, train=hole), "1 of 150 train rows hold NaN or infinity .first: row 7"),
         (lambda: Pair(real, fake, train=train[:, :2]), "3 dimensions, train ones 2"),
-        (lambda: Pair(real, fake, train=train.long()), "train features .* wants floats"),
+        (lambda: Pair(real, fake, train=train.long()), "train features .* needs floats"),
         (lambda: Pair(real, fake, train=train[0]), "train features have shape"),
         (lambda: METRICS["auth_pct"].of(Pair(real, fake, train=train[:1])), "at least 2, got 1"),
         (lambda: METRICS["ct"].of(Pair(train[:9], train[:9], train=train)), "all lie at distance 0"),
@@ -270,7 +270,7 @@ def test_what_cannot_be():
         (lambda: nearest_real(fake, train[:0]), "m >= 1"),
         (lambda: nearest_real(fake, train[:, :2]), r"got \(80, 3\) and \(150, 2\)"),
         (lambda: nearest_real(fake[0], train), "features"),
-        (lambda: METRICS["ct"]().update(fake[0], real=False, train=True), r"wants \[n, d\]"),
+        (lambda: METRICS["ct"]().update(fake[0], real=False, train=True), r"needs \[n, d\]"),
     ):
         with pytest.raises(MeasureError, match=match):
             bad()

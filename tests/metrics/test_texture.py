@@ -172,15 +172,15 @@ def test_a_run_takes_texture_measures_on_their_extractor_and_the_others_on_the_r
     [
         (
             {"metrics": ["fd", "texture_distance"]},
-            "texture_distance is read off the extractor 'texture'; add it to measure.extractors",
+            "texture_distance is measured on the extractor 'texture'; add it to measure.extractors",
         ),
         (
             {"metrics": ["fd", "texture_distance"], "extractors": ["texture"]},
-            "fd is not taken on the extractor 'texture'; add another",
+            "fd is not measured on the extractor 'texture'; add another",
         ),
         (
             {"metrics": ["fd"], "extractors": ["pixels", "texture"], "judge": "texture"},
-            "measure.judge: 'texture' sees no classes",
+            "measure.judge: class judges read no 'texture' features",
         ),
     ],
 )

@@ -55,7 +55,9 @@ def test_an_effect_is_better_or_worse_by_the_direction_of_the_measure(
     compared = module.compared_arms(arms_of([hostile, other]))
     tones = {row["metric"]: [cell["tone"] for cell in row["cells"]] for row in compared["rows"]}
     assert tones["recall"] == ["", "better"] and tones["fd"] == ["", "worse"]
-    assert tones["sharpness_shift"] == ["", ""], "best at the floor: neither"
+    (row,) = (row for row in compared["rows"] if row["metric"] == "sharpness_shift")
+    first, second = (abs(cell["value"] - row["floor"]) for cell in row["cells"])
+    assert tones["sharpness_shift"] == ["", "better" if second < first else "worse"], "best at the floor"
 
 
 def test_settings_that_differ_are_listed(hostile: Run, other: Run) -> None:

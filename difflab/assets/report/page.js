@@ -374,6 +374,8 @@ function judged(chart, before, after) {
   if (chart.better !== "real" || chart.floor === null) return "";
   return Math.abs(after - chart.floor) > Math.abs(before - chart.floor) ? "worse" : "better";
 }
+// n, with what it counts where that is not images.
+const counted = (n, over) => (n == null ? null : { value: n, nodes: [over === "images" ? number(n) : `${number(n)} ${over}`] });
 // A small curve for a table cell, with the floor as a dashed line.
 function sparkline(chart, line) {
   const svg = (tag, attributes) => { const node = document.createElementNS("http://www.w3.org/2000/svg", tag); for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value); return node; };
@@ -399,7 +401,7 @@ function valueRow(group, chart, line) {
   const strength = apart ? Math.abs(line.value[i] - line.value[start]) / (width || 1e-12) : -1;
   const title = { value: chart.title, nodes: [make("bdi", {}, chart.title), " ", arrow(chart.better)] };
   const drawn = { value: "", nodes: [sparkline(chart, line)], className: "drawing" };
-  return { strength, cells: [title, group.title, chart.floor, cell(start), cell(i), { value: change, className }, drawn, line.n[i] ?? null] };
+  return { strength, cells: [title, group.title, chart.floor, cell(start), cell(i), { value: change, className }, drawn, counted(line.n[i], line.over)] };
 }
 const SHOWN = 10; // rows of the table of values that are shown at first; page.css hides the rest
 let whole = false;

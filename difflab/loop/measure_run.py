@@ -48,16 +48,17 @@ def measure_run(
 ) -> Run:
     """Take further measures of every generation that has samples, and return the run.
 
-    The call can be stopped at any time and repeated. The numbers are those of a run that was asked for them from the
-    start. The run remembers the measures (measures.yaml) and takes them in later generations too. A generation
-    whose samples are there but that was never measured gets all measures. All labs of an ecosystem are measured.
+    The call can be stopped at any time and repeated. The numbers are those of a run that was asked for them
+    from the start. The run remembers the measures (measures.yaml) and takes them in later generations too. A
+    generation whose samples are there but that was never measured gets all measures. All labs of an ecosystem
+    are measured.
 
     Args:
-        metrics: measures by name; none = those that the run takes, on the `extractors` that are given here (with
-            `concepts`: the concept measures).
+        metrics: measures by name; none = those that the run takes, on the `extractors` that are given here
+            (with `concepts`: the concept measures).
         extractors: feature spaces as in measure.extractors; None = those of the run.
-        judge, concepts, neighbours, judge_drift, aesthetic: as in the section `measure` of a config; None = as in
-            the run.
+        judge, concepts, neighbours, judge_drift, aesthetic: as in the section `measure` of a config; None =
+            as in the run.
 
     Raises:
         MeasureError: a measure cannot be taken, or is there with other settings.

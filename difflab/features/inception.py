@@ -54,9 +54,7 @@ def open_inception(path: str | None, device: str | torch.device, resize: str) ->
         network = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048"], feature_extractor_weights_path=copy
         )
-    except (
-        Exception
-    ) as error:  # torch raises UnpicklingError, RuntimeError, EOFError and others for files without weights
+    except Exception as error:  # torch raises many kinds for files without weights
         raise MeasureError(
             f"{file} holds no weights of torch-fidelity's Inception ({type(error).__name__}); fetch "
             f"{INCEPTION_URL}"

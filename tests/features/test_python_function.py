@@ -30,9 +30,8 @@ def test_a_function_of_the_user_s(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     assert open_extractor("python:mine:corners").recipe == extractor.recipe
     (tmp_path / "mine.py").write_text(code.format(3))
-    assert (
-        open_extractor(f"python:{tmp_path}/mine.py:corners").key != extractor.key
-    )  # another function, other features
+    # Another function, other features.
+    assert open_extractor(f"python:{tmp_path}/mine.py:corners").key != extractor.key
     (tmp_path / "wrong.py").write_text(
         "def flat(images):\n    return images.float().mean()\n\ndef fails(images):\n    return 1 / 0\n"
     )

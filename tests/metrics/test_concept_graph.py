@@ -104,10 +104,11 @@ def sides(seed, n=60, directions=None):
 def test_what_merged_is_listed_and_hangs_together():
     directions = torch.eye(5, 8)
     directions[0] = directions[1] = (directions[0] + directions[1]) / 2  # cat and dog are one
+    # Seal and otter have changed places.
     directions[2], directions[3] = (
         directions[3].clone(),
         directions[2].clone(),
-    )  # seal and otter have changed places
+    )
     pair, real_pair = sides(10, directions=directions)
     found = merged(pair, real_pair)
     apart, now = aurocs(real_pair)[0], aurocs(pair)[0]

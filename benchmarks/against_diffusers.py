@@ -63,12 +63,12 @@ from difflab import config as configs
 from difflab.core.files import ASSETS
 from difflab.core.flops import forward_flops, mfu
 from difflab.core.memory import peak_memory
+from difflab.core.shape import Shape
 from difflab.data.emoji import open_emoji
 from difflab.loop import chain, checks
 from difflab.loop.training_loop import fit
-from difflab.models.autoencoder import Memory
-from difflab.models.family import Shape
 from difflab.models.stable_diffusion import StableDiffusion
+from difflab.pretraining.autoencoder import Memory
 from difflab.pretraining.stable_diffusion import accelerator_of
 from difflab.runs.run import Run
 

@@ -511,7 +511,8 @@ def api() -> str:
     from difflab.evaluation import diagnose as diagnosis
     from difflab.evaluation import monitor, simulate
     from difflab.loop import measure_run as adding
-    from difflab.metrics import base
+    from difflab.metrics.metric import PairMetric
+    from difflab.metrics.pair import Pair
     from difflab.runs import run
 
     parts = ["# Python", "What is meant to be used from outside. Everything else may change without notice."]
@@ -542,10 +543,8 @@ def api() -> str:
         "## difflab.metrics",
         "Every measure, by its name in `METRICS`, is a `PairMetric`: [all of them](measures/README.md).",
     ]
-    parts += member("PairMetric", base.PairMetric) + members(
-        "PairMetric", base.PairMetric, skip=("evaluate",)
-    )
-    parts += member("difflab.metrics.Pair", base.Pair, signature=False)
+    parts += member("PairMetric", PairMetric) + members("PairMetric", PairMetric, skip=("evaluate",))
+    parts += member("difflab.metrics.Pair", Pair, signature=False)
     for thing in (metrics.open_extractor, metrics.resampled, metrics.interval):
         parts += member(f"difflab.metrics.{thing.__name__}", thing)
     parts += [

@@ -39,7 +39,7 @@ from transformers import (
 )
 
 from difflab.config import parse
-from difflab.models.family import Shape
+from difflab.core.shape import Shape
 
 # What diffusers and transformers themselves say while they open folders; none of it is about difflab.
 LIBRARIES = [
@@ -380,7 +380,7 @@ def train(made: Any, folder: Path, count: int = 8, **changes: Any) -> Any:
 
     from difflab.config import Train
     from difflab.loop.training_loop import fit
-    from difflab.models.autoencoder import Memory
+    from difflab.pretraining.autoencoder import Memory
 
     how = Train(
         **{

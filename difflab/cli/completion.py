@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-CLAIMS = Path("configs/claims")
+from difflab.config import presets
+
 FOLDERS = ("dir", "runs", "out", "to", "folder", "earlier")
 FILES = {"config": ("*.yaml", "*.yml"), "presets": ("*.yaml", "*.yml"), "plot": ("*.png",), "page": ("*.md",)}
 
@@ -52,7 +53,7 @@ def words_of() -> dict[tuple[str, str], list[str]]:
     return {
         ("policies", "name"): sorted(known()),
         ("theory", "laws"): list(LAWS),
-        ("claims", "names"): sorted(path.stem for path in CLAIMS.glob("*.yaml")),
+        ("claims", "names"): sorted(path.stem for path in (presets.HOME / "claims").glob("*.yaml")),
         ("compare", "metrics"): measures,
         ("compare-runs", "metrics"): measures,
         ("calibrate", "measure"): measures,

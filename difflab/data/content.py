@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from difflab.data.account import Account
+from difflab.core.account import Account
 from difflab.data.sources import Source
 from difflab.runs.ledger import content_hash
 

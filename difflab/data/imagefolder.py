@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from difflab.config import Data
+from difflab.core.account import Account
 from difflab.core.errors import DataError
-from difflab.data.account import Account
 from difflab.data.decode import suffixes
 from difflab.data.listing import CAPTIONS, Listing, captions, chosen, label_column, source_of
 from difflab.data.sources import NO_LABELS, Source, no_label_choice

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from difflab.config import Data
+from difflab.core.account import Account
 from difflab.core.errors import DataError
 from difflab.core.files import sound
-from difflab.data.account import Account
 from difflab.data.decode import Item, channels_of, decode, look, suffixes
 from difflab.data.sources import IGNORE_LABELS, NO_LABELS, Source, labels_of_kept
 

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from difflab.config import Data
+from difflab.core.account import Account
 from difflab.core.errors import DataError
 from difflab.core.files import matches, sound
-from difflab.data.account import Account
 from difflab.data.imagefolder import LICENCE
 from difflab.data.listing import CAPTIONS, Listing, captions, chosen, label_column, source_of
 from difflab.data.sources import Source

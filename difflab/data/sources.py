@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from difflab.config import Data
+from difflab.core.account import Account
 from difflab.core.errors import DataError
 from difflab.core.seeds import numpy_generator
-from difflab.data.account import Account
 
 PLAIN = ("digits", "emoji", "mnist5k", "photos")
 NO_LABELS = "none"  # data.label: labels are not read

@@ -16,8 +16,8 @@ from difflab.config import Config
 from difflab.core.errors import ConfigError, DataError, StoreError, reading
 from difflab.core.files import write_json
 from difflab.core.seeds import image_seeds, seed_of
+from difflab.core.text import encodable, plain
 from difflab.data import record as records
-from difflab.data.account import encodable, plain
 from difflab.data.content import contents, kept_together
 from difflab.data.sources import Source, open_source
 from difflab.data.split import split

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,14 @@ import torch
 
 from difflab.config import Config
 from difflab.core.seeds import seed_of
+from difflab.core.shape import Shape
 from difflab.loop import regimes
+from difflab.loop.ingest import divided
+from difflab.loop.regimes import check_possible
 from difflab.models import family_of
-from difflab.models.family import ClosedForm, Shape
+from difflab.models.family import ClosedForm
 from difflab.policies import acting
+from difflab.runs.sizes import fresh_needed
 
 DIMENSIONS = {
     "texture": 8,
@@ -108,6 +112,50 @@ def plan(config: Config, shape: Shape, n_train: int, captions: int = 0) -> list[
             )
         )
     return out
+
+
+def costs_of(config: Config, labs: Sequence[Config], notes: list[str]) -> list[Cost]:
+    """The costs of one chain, or of one of `labs`, on its real images. What was left out of them is added to `notes`.
+
+    Raises ConfigError when a generation would ask for more images than there will be, DataError for unreadable images.
+    """
+    captions = 0
+    if config.exact:
+        n_train = (config.data.train_size or 0) + fresh_needed(config, config.data.train_size or 0)
+        shape = Shape(family_of(config.model).truth(config.model, [0]).shape[1:])
+    else:
+        source, train, held_out = divided(config)
+        n_train = len(train)
+        in_parts = config.ecosystem is not None and config.ecosystem.real == "disjoint"
+        used = None if in_parts else n_train + len(held_out)
+        notes += source.account.told(f"real images ({source.name})", used)
+        shape = Shape((source.size, source.size, source.channels), len(source.classes or []))
+        if config.text and config.conditional:
+            captions = len(set(source.prompts or []))
+    check_possible(config, n_train, labs)
+    return plan(config, shape, n_train, captions)
+
+
+def stage_weights(config: Config) -> dict[tuple[int, str], float]:
+    """Expected seconds of every (generation, stage), for the time left that is shown.
+
+    Only their relation counts, since the pace is corrected while the chain runs.
+    """
+    labs = config.labs()
+    weights: dict[tuple[int, str], float] = {}
+    if len(labs) > 1:
+        for lab in labs:
+            for (t, stage), seconds in stage_weights(lab).items():
+                weights[t, f"lab {lab.lab} {stage}"] = seconds
+        return weights
+    forward = 1e-4 / 3  # of one image through the network; a training step takes three times as long
+    passes = config.sample.steps * (2 if config.sample.guidance_scale > 1 else 1)
+    for t in range(config.generations + 1):
+        untrained = t == 0 and getattr(config.model, "generation_0", "fit") == "base"
+        weights[t, "train"] = 0.0 if untrained else 3 * forward * config.train.images_seen
+        weights[t, "sample"] = forward * passes * config.sample.count_of(t)
+        weights[t, "measure"], weights[t, "mix"], weights[t, "select"] = 2.0, 0.1, 0.1
+    return weights
 
 
 def _captions(config: Config, shape: Shape, captions: int) -> Cost:

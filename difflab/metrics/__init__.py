@@ -13,11 +13,11 @@ from difflab.features.extractor import Extractor
 from difflab.features.fitted import fit_extractor
 from difflab.features.registry import open_extractor
 from difflab.features.resize import resized
-from difflab.metrics.base import METRICS, Pair, PairMetric, measure, squared_distances
-from difflab.metrics.classes import ClassAccuracy, ClassEntropy, Judge, RareClassSurvival
+from difflab.metrics.classes import ClassAccuracy, ClassEntropy, RareClassSurvival
 from difflab.metrics.concept_graph import components, confusion, merged, per_concept
-from difflab.metrics.concepts import Concepts, assign, concepts_of, read_concepts, split_by
+from difflab.metrics.concept_set import Concepts, assign, concepts_of, read_concepts, split_by
 from difflab.metrics.covariance import TraceRatio
+from difflab.metrics.distances import squared_distances
 from difflab.metrics.entropy import knn_entropy
 from difflab.metrics.frechet import (
     FrechetDistance,
@@ -27,9 +27,12 @@ from difflab.metrics.frechet import (
     frechet_from_moments,
 )
 from difflab.metrics.interval import half_rows, interval, resampled
+from difflab.metrics.judge import Judge
 from difflab.metrics.judge_drift import judge_drift
 from difflab.metrics.kernel import KernelDistance, cmmd_biased
 from difflab.metrics.memorisation import nearest_real
+from difflab.metrics.metric import METRICS, PairMetric, measure
+from difflab.metrics.pair import Pair
 from difflab.metrics.precision_recall import Coverage, Density, Precision, Recall
 from difflab.metrics.vendi import vendi_score
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from difflab.core.errors import MeasureError
-from difflab.metrics.base import Pair
 from difflab.metrics.concepts import asked, aurocs, concepts_in, margins, seen_fake, seen_real
 from difflab.metrics.interval import wilson
+from difflab.metrics.pair import Pair
 
 
 def confusion(pair: Pair) -> Tensor:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from difflab.core.errors import MeasureError
-from difflab.metrics.base import Pair, PairMetric, Rows, measure
+from difflab.metrics.metric import PairMetric, measure
+from difflab.metrics.pair import Pair, Rows
 
 RESOLVED = 1e-10
 """Smallest variance, relative to the largest, that counts as one."""

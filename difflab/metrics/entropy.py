@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from difflab.core.errors import MeasureError
-from difflab.metrics.base import Pair, PairMetric, Rows, measure
+from difflab.metrics.metric import PairMetric, measure
+from difflab.metrics.pair import Pair, Rows
 from difflab.metrics.precision_recall import Near, _near_fake, nearest_others, radii
 
 

@@ -23,7 +23,9 @@ from torchmetrics.image.fid import FrechetInceptionDistance as _TorchmetricsFID
 
 from difflab.core.errors import MeasureError
 from difflab.core.rows import RowKind
-from difflab.metrics.base import Pair, PairMetric, Rows, measure, scatter
+from difflab.metrics.metric import PairMetric, measure
+from difflab.metrics.pair import Pair, Rows
+from difflab.metrics.scatter import scatter
 
 FID = RowKind(
     "fid",

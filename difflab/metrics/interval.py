@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from difflab.core.errors import MeasureError
-from difflab.metrics.base import Pair, PairMetric
+from difflab.metrics.metric import PairMetric
+from difflab.metrics.pair import Pair
 
 LEVEL = 0.95
 """Nominal coverage of every interval."""

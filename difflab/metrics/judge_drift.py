@@ -22,8 +22,8 @@ from torch import Tensor
 
 from difflab.core.errors import MeasureError
 from difflab.core.rows import RowKind
-from difflab.metrics.classes import Judge
 from difflab.metrics.interval import wilson
+from difflab.metrics.judge import Judge
 
 Labelled = tuple[Tensor, Tensor]
 """Features [n, d] and their classes, int64 [n]; of samples, the class that was asked for."""

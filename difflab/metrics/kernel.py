@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from difflab.core.errors import MeasureError
-from difflab.metrics.base import Pair, PairMetric, Rows, measure, squared_distances
+from difflab.metrics.distances import squared_distances
+from difflab.metrics.metric import PairMetric, measure
+from difflab.metrics.pair import Pair, Rows
 
 SIGMA, SCALE = 10.0, 1000.0
 """Bandwidth and factor of CMMD, as published."""

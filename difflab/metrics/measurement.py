@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from difflab.metrics.base import Pair, PairMetric
 from difflab.metrics.interval import interval, wilson
+from difflab.metrics.metric import PairMetric
+from difflab.metrics.pair import Pair
 
 SHARES = ("share of samples", "share of real images")
 """Units of measures that count images one by one.

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from difflab.core.errors import MeasureError
-from difflab.metrics.base import Pair, PairMetric, Rows, measure, squared_distances
+from difflab.metrics.distances import squared_distances
+from difflab.metrics.metric import PairMetric, measure
+from difflab.metrics.pair import Pair, Rows
 from difflab.metrics.precision_recall import _near_fake, _near_real, radii
 
 COPIES = 0.01

@@ -14,7 +14,9 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from difflab.metrics.base import Pair, PairMetric, Rows, _distances, measure, squared_distances
+from difflab.metrics.distances import distance_blocks, squared_distances
+from difflab.metrics.metric import PairMetric, measure
+from difflab.metrics.pair import Pair, Rows
 
 Near = tuple[Tensor, Tensor]
 """Squared distances (ascending) and indices of each point's nearest others, both [n, m]."""
@@ -28,7 +30,7 @@ def nearest_others(x_ND: Tensor, m: int, block: int = 1024) -> Near:
     >>> nearest_others(torch.tensor([[0.0], [1.0], [3.0]]), 1)[1].flatten()
     tensor([1, 0, 1])
     """
-    return _nearest(_distances(x_ND, x_ND, block), m)
+    return _nearest(distance_blocks(x_ND, x_ND, block), m)
 
 
 def _nearest(blocks: Iterable[Tensor], m: int) -> Near:

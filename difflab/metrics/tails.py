@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from difflab.metrics.base import Pair, PairMetric, Rows, measure
+from difflab.metrics.metric import PairMetric, measure
+from difflab.metrics.pair import Pair, Rows
 from difflab.metrics.precision_recall import _near_real, in_fake, radii
 
 TENTH = 10

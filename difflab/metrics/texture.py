@@ -7,7 +7,8 @@ from torch import Tensor
 
 from difflab.core.errors import MeasureError
 from difflab.features.texture import STATISTICS
-from difflab.metrics.base import Pair, PairMetric, Rows, measure
+from difflab.metrics.metric import PairMetric, measure
+from difflab.metrics.pair import Pair, Rows
 
 
 def _columns(features: Tensor) -> Tensor:

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from difflab.core.errors import MeasureError
-from difflab.metrics.base import Pair, PairMetric, Rows, measure, scatter
 from difflab.metrics.kernel import lengths
+from difflab.metrics.metric import PairMetric, measure
+from difflab.metrics.pair import Pair, Rows
+from difflab.metrics.scatter import scatter
 
 
 def vendi_score(x_ND: Tensor, q: float = 1.0) -> float:

@@ -12,7 +12,8 @@ from difflab.config import Sample
 from difflab.core.files import read_tensors, write_tensors
 from difflab.core.rows import RowKind
 from difflab.core.seeds import numpy_generator
-from difflab.models.family import Exact, Shape
+from difflab.core.shape import Shape
+from difflab.models.family import Exact
 
 _CHAINS: dict[str, str] = {"topic": "Fitted distribution", "counts": "chains"}
 ROWS = (

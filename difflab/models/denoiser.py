@@ -91,7 +91,7 @@ class Denoiser(Family):
 
     def clean(self, inputs: torch.Tensor, rows: slice, total: int, rng: torch.Generator) -> torch.Tensor:
         """What is to be generated, [b, C, H, W], from uint8 images [b, H, W, C]: pixels in [-1, 1]."""
-        return inputs.permute(0, 3, 1, 2).float() / 127.5 - 1
+        return to_pixels(inputs)
 
     def timesteps(self, total: int, rng: torch.Generator) -> torch.Tensor:
         """Timesteps of a batch, int64 [total], uniform."""
@@ -263,6 +263,11 @@ class Denoiser(Family):
     ) -> torch.Tensor:
         """What `net` (perhaps wrapped for several processes) predicts for noisy images [n, C, H, W] at timesteps [n]."""
         return net(x, t, labels)
+
+
+def to_pixels(images: torch.Tensor) -> torch.Tensor:
+    """uint8 [n, H, W, C] to float32 [n, C, H, W] in [-1, 1]."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def compile_blocks(net: Any) -> None:

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from difflab.config import Sample
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a family must know about the data: the shape of one record, how many classes there are (0 = none), distinct captions."""
-
-    record: tuple[int, ...]  # (H, W, C) uint8, or (R, d) float64
-    classes: int = 0
-    prompts: tuple[str, ...] = ()
+from difflab.core.shape import Shape
 
 
 class Family(ABC):

@@ -21,11 +21,11 @@ from torch import nn
 from difflab.config import Sample, Train
 from difflab.core.errors import ConfigError, reading
 from difflab.core.files import read_json
+from difflab.core.shape import Shape
 from difflab.models import lora
-from difflab.models.autoencoder import moments
 from difflab.models.base_settings import check_base, latent_scale
-from difflab.models.denoiser import Denoiser, compile_blocks
-from difflab.models.family import Family, Shape
+from difflab.models.denoiser import Denoiser, compile_blocks, to_pixels
+from difflab.models.family import Family
 from difflab.models.pretrained import Base, load_model, open_base
 from difflab.runs.store import Shards
 
@@ -56,6 +56,24 @@ class Encoder:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         return moments(self.vae, images, max(1, DECODED_PIXELS // (images.shape[1] * images.shape[2])))
+
+
+@torch.no_grad()
+def moments(vae: Any, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
+    """Mean and standard deviation of the autoencoder's posterior, stacked along the channels.
+
+    Args:
+        images: uint8 [n, H, W, C].
+        batch: number of images in one pass.
+
+    Returns float32 [n, 2c, h, w] on the CPU.
+    """
+    device, kind = vae.device, vae.dtype
+    out = []
+    for part in images.split(batch):
+        posterior = vae.encode(to_pixels(part.to(device)).to(kind)).latent_dist
+        out.append(torch.cat([posterior.mean, posterior.std], 1).float().cpu())
+    return torch.cat(out)
 
 
 class Latent(Denoiser):

@@ -15,7 +15,8 @@ import torch
 from difflab.config import Sample
 from difflab.core.files import read_tensors, write_tensors
 from difflab.core.seeds import numpy_generator
-from difflab.models.family import ClosedForm, Shape
+from difflab.core.shape import Shape
+from difflab.models.family import ClosedForm
 
 
 class Memoriser(ClosedForm):

@@ -12,8 +12,9 @@ from difflab.config import Sample
 from difflab.core.files import read_tensors, write_tensors
 from difflab.core.rows import RowKind
 from difflab.core.seeds import numpy_generator
+from difflab.core.shape import Shape
 from difflab.models.categorical import pick
-from difflab.models.family import Exact, Shape
+from difflab.models.family import Exact
 from difflab.models.gaussian import counted
 
 ROWS = (

@@ -14,8 +14,8 @@ import torch
 
 from difflab.config import Sample
 from difflab.core.errors import ConfigError, StoreError
+from difflab.core.shape import Shape
 from difflab.models.denoiser import Denoiser
-from difflab.models.family import Shape
 
 
 class Pixel(Denoiser):

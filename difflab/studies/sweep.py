@@ -17,7 +17,7 @@ import yaml
 from pydantic import Field
 
 from difflab import config as configs
-from difflab.config import Spec
+from difflab.config import Spec, presets
 from difflab.core.errors import ConfigError, DataError
 from difflab.core.files import read_json, read_text, write_json
 from difflab.runs.run import Run, open_run
@@ -69,7 +69,7 @@ def jobs(sweep: Sweep, folder: Path, out: Path) -> list[Job]:
     """
     if not sweep.seed_list or len(set(sweep.seed_list)) != len(sweep.seed_list):
         raise ConfigError(f"seeds: give at least one seed and each once, got {sweep.seeds}")
-    raw = sweep.base if isinstance(sweep.base, dict) else _raw(folder / sweep.base)
+    raw = sweep.base if isinstance(sweep.base, dict) else _raw(base_file(folder, sweep.base))
     listed: list[Job] = []
     arm_by_folder: dict[str, str] = {}
     for arm, arm_overrides in sweep.arms.items():
@@ -83,6 +83,17 @@ def jobs(sweep: Sweep, folder: Path, out: Path) -> list[Job]:
             config = configs.parse(configs.merged(raw, overrides), f"arm '{arm}'")
             listed.append(Job(arm, seed, config, out / name / f"seed-{seed}"))
     return listed
+
+
+def base_file(folder: Path, base: str) -> Path:
+    """The file of a base config: relative to `folder`, or the preset of that name, so that a copied sweep finds its base."""
+    path = folder / base
+    if path.exists():
+        return path
+    try:
+        return presets.preset(base)
+    except ConfigError:
+        return path
 
 
 def _raw(path: Path) -> dict[str, Any]:

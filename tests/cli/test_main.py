@@ -50,10 +50,13 @@ def _elsewhere(tmp_path, monkeypatch):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Runs in this process leave out the curves and the report, which take a second and have tests of their own."""
+    from difflab.cli import endings
     from difflab.loop import chain
+    from difflab.report import live
 
     monkeypatch.setattr(chain, "run_chain", partial(chain.run_chain, plots=False))
-    monkeypatch.setattr(chain, "show", lambda *args: None)
+    monkeypatch.setattr(live, "after_generation", lambda *args: None)
+    monkeypatch.setattr(endings, "verdict", lambda run: None)
 
 
 @pytest.fixture
@@ -190,7 +193,10 @@ def test_run_with_json_prints_rows_alone_on_stdout_and_again_when_resumed(tmp_pa
 def test_an_error_is_one_line_and_no_traceback_in_a_real_process():
     done = process(BIN / "difflab", "run", "nothing.yaml")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "difflab: error: there is no config nothing.yaml; see configs/ for examples\n"
+    assert (
+        done.stderr
+        == "difflab: error: there is no config nothing.yaml; difflab presets lists those that come with difflab\n"
+    )
 
 
 def test_a_reader_that_goes_early_is_no_error(finished):
@@ -425,7 +431,7 @@ def test_a_missing_config_names_the_nearest_one(refused):
     assert f"there is no config {CONFIGS}/digit.yaml; did you mean {DIGITS}?" in refused(
         "run", CONFIGS / "digit.yaml"
     )
-    assert "see configs/ for examples" in refused("plan", "no/such/folder/x.yaml")
+    assert "difflab presets lists those" in refused("plan", "no/such/folder/x.yaml")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from accelerate.commands.config.config_args import ClusterConfig, load_config_fr
 
 from difflab.config import Config, load
 from difflab.loop.checks import check
-from difflab.loop.regimes import check_possible, expected, mix, pools
+from difflab.loop.mix import draw_rows
+from difflab.loop.regimes import check_possible, expected, pools
 from difflab.runs.sizes import fresh_needed
 
 ROOT = Path(__file__).parents[2]
@@ -168,7 +169,7 @@ def drawn(name: str, generation: int) -> dict[tuple[str, int], int]:
     n = train_size(config)
     assert n is not None
     kept = [np.arange(config.sample.count_of(t)) for t in range(generation)]
-    rows = mix(*pools(config, generation, n, kept), ("mix", 0, generation), 1)
+    rows = draw_rows(*pools(config, generation, n, kept), ("mix", 0, generation), 1)
     pairs = list(zip(rows["pool"].to_pylist(), rows["generation"].to_pylist(), strict=True))
     return {pair: pairs.count(pair) for pair in set(pairs)}
 

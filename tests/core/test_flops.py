@@ -12,7 +12,7 @@ from torch import nn
 from difflab.config import Train, parse
 from difflab.core import flops as mfus
 from difflab.core.flops import PEAKS, forward_flops, mfu, peak
-from difflab.models.family import Shape
+from difflab.core.shape import Shape
 from difflab.models.pixel_mlp import PixelMLP
 
 

@@ -19,7 +19,7 @@ from difflab.config import Data, load
 from difflab.core.errors import DataError, DifflabError
 from difflab.data.image_sets import open_sides
 from difflab.data.sources import Source, open_source
-from difflab.metrics.concepts import read_concepts
+from difflab.metrics.concept_set import read_concepts
 
 FORMATS = {
     "png": "PNG",

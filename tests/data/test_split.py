@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from difflab.config import Data
+from difflab.core.account import Account
 from difflab.core.errors import DataError
-from difflab.data.account import Account
 from difflab.data.sources import Source, open_source
 from difflab.data.split import split
 

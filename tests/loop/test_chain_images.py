@@ -22,6 +22,7 @@ from difflab.loop import training_loop as train
 from difflab.loop.chain import run_chain
 from difflab.metrics import open_extractor
 from difflab.metrics.covariance import trace_of_covariance
+from difflab.models.ema import Average
 from difflab.runs.run import Run
 from difflab.runs.store import Shards
 from difflab.runs.train_set import TrainSet
@@ -90,7 +91,7 @@ def test_a_checkpoint_is_safetensors_too(tmp_path, monkeypatch):
     def stop(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train.Average, "copy_to", stop)
+    monkeypatch.setattr(Average, "copy_to", stop)
     with pytest.raises(KeyboardInterrupt):
         run_chain(digits(generations=0), tmp_path / "run")
     home = tmp_path / "run" / "gen-000"

@@ -17,11 +17,11 @@ from accelerate import Accelerator
 from difflab.config import Config, parse
 from difflab.config import PixelMLP as Spec
 from difflab.core.errors import ConfigError, StoreError
+from difflab.core.shape import Shape
 from difflab.loop import held_out
 from difflab.loop.chain import run_chain
 from difflab.loop.held_out import LEVELS, errors, mean, positions, rare, summary
 from difflab.loop.measure import measure_training
-from difflab.models.family import Shape
 from difflab.models.pixel_mlp import PixelMLP
 from difflab.runs.run import KEYS, Run
 

@@ -7,9 +7,9 @@ import tiny
 
 from difflab.config import Config, parse
 from difflab.core.errors import ConfigError
+from difflab.core.shape import Shape
 from difflab.loop import plan as plan_module
 from difflab.loop.plan import Cost, plan
-from difflab.models.family import Shape
 
 pytestmark = tiny.LIBRARIES
 DIGITS = Shape((8, 8, 1), 10)

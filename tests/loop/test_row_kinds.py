@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from difflab.config import parse
+from difflab.core.shape import Shape
 from difflab.loop import row_kinds as table
 from difflab.loop.chain import run_chain
 from difflab.loop.gradients import Gradients
@@ -19,7 +20,7 @@ from difflab.loop.measure import JUDGES, shown
 from difflab.loop.row_kinds import DECLARED, first_sentence, row_kinds
 from difflab.metrics import METRICS
 from difflab.models import family_of
-from difflab.models.family import Exact, Shape
+from difflab.models.family import Exact
 from difflab.runs.run import open_run
 
 CLIP_WIDTH = 256

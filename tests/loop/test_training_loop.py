@@ -20,12 +20,10 @@ from safetensors.torch import load_file, save_file
 
 from difflab.config import Config, Train, parse
 from difflab.core.errors import ConfigError, StoreError, TrainingError
+from difflab.core.shape import Shape
 from difflab.loop.gradients import Gradients
 from difflab.loop.training_loop import fit, learning_rate, mean_loss, order
-from difflab.models.ema import Average
-from difflab.models.family import Shape
 from difflab.models.pixel_mlp import PixelMLP
-from difflab.models.weights import like, trainable
 from difflab.policies.watch import Watch
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, 4, 4, 1), dtype=np.uint8)
@@ -312,20 +310,6 @@ def test_a_checkpoint_of_an_earlier_version_goes_on(tmp_path):
     )
 
 
-def test_the_average_follows_the_textbook():
-    net = torch.nn.Linear(1, 1, bias=False)
-    net.weight.data.fill_(1.0)
-    weights = trainable(net)
-    average, by_hand = Average(weights, 0.8), 1.0
-    for k in range(60):
-        net.weight.data.fill_(math.sin(k))
-        average.update(weights, k)
-        d = min(0.8, (1 + k) / (10 + k))
-        by_hand = d * by_hand + (1 - d) * math.sin(k)
-    average.copy_to(weights)
-    assert net.weight.item() == pytest.approx(by_hand, rel=1e-5)
-
-
 def test_the_averaged_weights_are_what_training_leaves(tmp_path):
     raw, averaged = train(tmp_path / "a", config(ema_decay=0)), train(tmp_path / "b", config(ema_decay=0.9))
     assert not same(raw, averaged)
@@ -394,15 +378,6 @@ def test_resuming_may_change_checkpoint_every(tmp_path):
         train(tmp_path / "cut", config(images_seen=LONG, checkpoint_every=48), advance)
     assert same(whole, train(tmp_path / "cut", config(images_seen=LONG, checkpoint_every=80)))
     assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
-
-
-def test_state_is_laid_out_as_its_weight():
-    """A fused optimiser walks through weight and state in order of memory: another order would pair wrong numbers."""
-    weight = torch.rand(4, 3, 2, 2).to(memory_format=torch.channels_last)
-    state = torch.rand(4, 3, 2, 2)
-    laid = like(state, weight)
-    assert torch.equal(laid, state) and laid.stride() == weight.stride() != state.stride()
-    assert like(torch.tensor(3.0), weight) == 3  # a step count has a shape of its own
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

@@ -12,7 +12,8 @@ from sklearn.metrics import confusion_matrix
 from difflab.core.errors import MeasureError
 from difflab.metrics import Pair, concept_graph
 from difflab.metrics.concept_graph import components, confusion, merged, per_concept, spread
-from difflab.metrics.concepts import Concepts, aurocs
+from difflab.metrics.concept_set import Concepts
+from difflab.metrics.concepts import aurocs
 from difflab.metrics.interval import wilson
 
 ANIMALS = ["cat", "dog", "seal", "otter", "wolf"]

@@ -93,7 +93,7 @@ def test_what_is_too_large_to_hold_is_gone_through_in_blocks_with_the_same_numbe
     real, fake = torch.randn(2500, 6), torch.randn(1500, 6) * 0.7 + 0.2
     names = ("precision", "recall", "density", "coverage", "tail_recall", "kid")
     held = {name: METRICS[name].of(Pair(real, fake), *rows) for name in names}
-    monkeypatch.setattr("difflab.metrics.base.HELD", 10_000)
+    monkeypatch.setattr("difflab.metrics.pair.HELD", 10_000)
     pair = Pair(real, fake)
     for name in names:
         assert METRICS[name].of(pair, *rows) == pytest.approx(held[name], rel=1e-6), name

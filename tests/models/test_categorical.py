@@ -6,8 +6,8 @@ from scipy import stats
 
 from difflab import config
 from difflab.core.errors import StoreError
+from difflab.core.shape import Shape
 from difflab.models.categorical import Categorical, count, pick, truth_of
-from difflab.models.family import Shape
 
 HOW = config.Sample()
 

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from difflab.config import PixelMLP as Spec
 from difflab.config import Sample
 from difflab.core.errors import ConfigError, StoreError
-from difflab.models.family import Shape
+from difflab.core.shape import Shape
+from difflab.models.denoiser import to_pixels
 from difflab.models.pixel import noise_of
 from difflab.models.pixel_mlp import DenoisingMLP, PixelMLP
 from difflab.models.schedulers import drawing, scheduler_of
@@ -66,6 +67,11 @@ def stubbed(answer: Any, shape: Shape = SMALL, **changes: Any) -> PixelMLP:
     model = PixelMLP(spec(**changes), shape)
     model.net = Stub(answer)
     return model
+
+
+def test_pixels_are_scaled_to_plus_and_minus_one():
+    images = torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8)
+    torch.testing.assert_close(to_pixels(images), torch.tensor([-1.0, -0.6, 1.0]).view(1, 3, 1, 1))
 
 
 # ---------------------------------------------------------------------------------------------- guidance

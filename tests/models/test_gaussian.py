@@ -6,7 +6,7 @@ from scipy import stats
 
 from difflab import config
 from difflab.core.errors import StoreError
-from difflab.models.family import Shape
+from difflab.core.shape import Shape
 from difflab.models.gaussian import Gaussian, normals
 
 HOW = config.Sample()

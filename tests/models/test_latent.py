@@ -15,14 +15,16 @@ from safetensors.torch import load_file, save_file
 
 from difflab.config import Sample, Train
 from difflab.core.errors import ConfigError, StoreError
+from difflab.core.shape import Shape
 from difflab.loop.training_loop import fit
-from difflab.models.autoencoder import Memory
-from difflab.models.family import Shape
+from difflab.models.latent import moments
 from difflab.models.weights import trainable
+from difflab.pretraining.autoencoder import Memory, build
 from difflab.runs.store import Shards
 
 pytestmark = tiny.LIBRARIES
 IMAGES = tiny.images(11)
+PIXELS = torch.from_numpy(tiny.images(7))
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,33 @@ def state(net: Any) -> dict[str, torch.Tensor]:
 
 
 # ---------------------------------------------------------------------------------------------- latents
+def autoencoder(dtype: torch.dtype = torch.float32) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build([4, 8], 3, 1, 4, 16).eval().to(dtype)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 3, 64])
+def test_moments_are_mean_and_std_of_diffusers_posterior(batch):
+    vae = autoencoder()
+    theirs = vae.encode(PIXELS.permute(0, 3, 1, 2).float() / 255 * 2 - 1).latent_dist
+    ours = moments(vae, PIXELS, batch)
+    assert ours.shape == (7, 6, 8, 8) and ours.dtype == torch.float32
+    mean, std = ours.chunk(2, dim=1)
+    torch.testing.assert_close(mean, theirs.mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(std, theirs.std, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(std, (0.5 * theirs.logvar).exp(), rtol=1e-4, atol=1e-5)
+    assert (std > 0).all() and std.std() > 1e-3  # a posterior that says something
+
+
+@torch.no_grad()
+def test_moments_of_a_bfloat16_encoder_are_float32():
+    ours = moments(autoencoder(torch.bfloat16), PIXELS)
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, moments(autoencoder(), PIXELS), rtol=0.1, atol=0.1)
+
+
 @pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3"])
 def test_what_is_kept_is_mean_and_std_of_the_posterior(kind, made, shards):
     model = tiny.model(kind, made[kind])

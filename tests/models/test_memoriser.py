@@ -6,8 +6,7 @@ from scipy import stats
 
 from difflab import config
 from difflab.core.errors import StoreError
-from difflab.models import FAMILIES, family_of
-from difflab.models.family import Shape
+from difflab.core.shape import Shape
 from difflab.models.memoriser import Memoriser
 
 HOW = config.Sample()
@@ -50,13 +49,3 @@ def test_saving_is_exact(tmp_path):
     (tmp_path / "memoriser.safetensors").write_bytes(b"")
     with pytest.raises(StoreError, match=r"memoriser\.safetensors"):
         Memoriser.load(fitted().spec, fitted().shape, tmp_path)
-
-
-def test_every_family_of_the_config_is_found_under_its_name():
-    from difflab.config import Model
-
-    specs = {s.model_fields["family"].annotation.__args__[0]: s for s in Model.__origin__.__args__}
-    assert specs.keys() == FAMILIES.keys()
-    for name, spec in specs.items():
-        needed = {"base": "tiny-sd"} if spec.model_fields.get("base") else {}
-        assert family_of(spec(family=name, **needed)).__name__ == spec.__name__

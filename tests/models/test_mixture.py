@@ -6,7 +6,7 @@ from scipy import integrate, stats
 
 from difflab import config
 from difflab.core.errors import ConfigError, StoreError
-from difflab.models.family import Shape
+from difflab.core.shape import Shape
 from difflab.models.mixture import Mixture, centres, guided
 
 HOW = config.Sample()

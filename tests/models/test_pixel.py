@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from difflab.config import parse
 from difflab.core.errors import ConfigError, StoreError
+from difflab.core.shape import Shape
 from difflab.models import family_of
-from difflab.models.family import Shape
 from difflab.models.pixel import noise_of
 
 SETTINGS: dict[str, dict[str, Any]] = {

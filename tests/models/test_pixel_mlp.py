@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from difflab.config import PixelMLP as Spec
-from difflab.models.family import Shape
+from difflab.core.shape import Shape
 from difflab.models.pixel_mlp import DenoisingMLP, PixelMLP, waves
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from difflab.config import PixelUNet as Spec
 from difflab.config import Sample
 from difflab.core.errors import ConfigError, StoreError
-from difflab.models.family import Shape
+from difflab.core.shape import Shape
 from difflab.models.pixel_unet import PixelUNet
 
 SMALL = Shape((8, 8, 1), 3)

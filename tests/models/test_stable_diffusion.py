@@ -16,8 +16,8 @@ import torch
 from difflab.config import Sample, Train
 from difflab.core.errors import ConfigError
 from difflab.core.seeds import generator
+from difflab.core.shape import Shape
 from difflab.loop.training_loop import order
-from difflab.models.family import Shape
 from difflab.models.pretrained import Base
 
 pytestmark = tiny.LIBRARIES

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from difflab.core.errors import MeasureError, StoreError
-from difflab.models.weights import distance
+from difflab.models.weights import distance, like, trainable, whole
 
 
 def saved(folder: Path, **tensors: list[float]) -> list[Path]:
@@ -58,3 +58,25 @@ def test_what_cannot_be_compared_says_why(tmp_path):
     (tmp_path / "a" / "unet" / "x.safetensors").write_bytes(b"half")
     with pytest.raises(StoreError, match=r"x\.safetensors cannot be read"):
         distance(then, then)
+
+
+def test_state_is_laid_out_as_its_weight():
+    """A fused optimiser walks through weight and state in order of memory: another order would pair wrong numbers."""
+    weight = torch.rand(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    state = torch.rand(4, 3, 2, 2)
+    laid = like(state, weight)
+    assert torch.equal(laid, state) and laid.stride() == weight.stride() != state.stride()
+    assert like(torch.tensor(3.0), weight) == 3  # a step count has a shape of its own
+
+
+def test_frozen_parameters_are_not_trainable():
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    net[0].requires_grad_(False)
+    assert list(trainable(net)) == ["1.weight", "1.bias"] and trainable(net)["1.bias"] is net[1].bias
+
+
+def test_a_whole_tensor_is_a_copy_without_a_gradient():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    copy = whole(parameter)
+    copy += 1
+    assert not copy.requires_grad and torch.equal(parameter.detach(), torch.ones(2))

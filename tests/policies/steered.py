@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler
 
 from difflab.config import PixelMLP as Spec
 from difflab.config import Sample, parse
-from difflab.models.family import Shape
+from difflab.core.shape import Shape
 from difflab.models.pixel_mlp import PixelMLP
 
 BARS = DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod.double()

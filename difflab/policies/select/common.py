@@ -43,7 +43,7 @@ def groups(candidates: Any, within: str) -> Iterator[tuple[str, np.ndarray]]:
 
 def real_spacing(real: torch.Tensor, block: int = 512) -> torch.Tensor:
     """Distance from each real image to the nearest other one, float32 [n], n >= 2."""
-    from difflab.metrics.base import squared_distances
+    from difflab.metrics.distances import squared_distances
 
     if len(real) < 2:
         raise ConfigError(f"policies: the spacing of real images wants at least 2, there are {len(real)}")

@@ -19,7 +19,7 @@ def repeated(features: torch.Tensor, near: float, block: int = 512) -> np.ndarra
     >>> repeated(torch.tensor([[0.0], [0.9], [1.8], [1.8]]), 1.0).tolist()
     [-1, 0, -1, 2]
     """
-    from difflab.metrics.base import squared_distances
+    from difflab.metrics.distances import squared_distances
     from difflab.metrics.memorisation import nearest_real
 
     of, kept = np.full(len(features), -1), np.zeros(0, dtype=np.int64)

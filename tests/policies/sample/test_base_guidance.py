@@ -11,7 +11,7 @@ from steered import QUIET, at, exact, floats
 
 from difflab.config import Sample
 from difflab.core.errors import ConfigError
-from difflab.models.family import Shape
+from difflab.core.shape import Shape
 from difflab.policies.sample.base_guidance import BaseGuidance
 
 pytestmark = [*QUIET, *tiny.LIBRARIES]

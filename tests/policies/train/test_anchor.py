@@ -12,9 +12,9 @@ from chains import NUMBERS, checked, config, content, ran, weights
 
 from difflab.config import parse
 from difflab.core.errors import ConfigError
+from difflab.core.shape import Shape
 from difflab.loop import training_loop as training
 from difflab.loop.training_loop import fit, learning_rate
-from difflab.models.family import Shape
 from difflab.models.pixel_mlp import PixelMLP
 from difflab.models.weights import trainable
 from difflab.policies.train.anchor import Pull

@@ -4,9 +4,9 @@ import pytest
 from chains import NUMBERS, checked, config, ran
 
 from difflab.core.errors import ConfigError
+from difflab.core.shape import Shape
 from difflab.loop import train
 from difflab.loop.plan import plan
-from difflab.models.family import Shape
 
 SHORT = {"policy": "retraining", "images_seen": 64, "learning_rate": 1e-4, "last": 1}
 

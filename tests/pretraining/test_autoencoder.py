@@ -1,4 +1,4 @@
-"""The autoencoder: its moments are those of diffusers' posterior, its training loss is re-derived."""
+"""The autoencoder: its training loss is re-derived, its batches and its error are checked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import tiny
 import torch
 
 from difflab.config import Train
-from difflab.models.autoencoder import Autoencoder, Memory, build, moments, reconstruction_error, to_pixels
+from difflab.models.denoiser import to_pixels
+from difflab.models.latent import moments
+from difflab.pretraining.autoencoder import Autoencoder, Memory, build, reconstruction_error
 
 
 def small(channels: tuple[int, ...] = (4, 8), latents: int = 3) -> Any:
@@ -20,32 +22,6 @@ def small(channels: tuple[int, ...] = (4, 8), latents: int = 3) -> Any:
 
 
 IMAGES = torch.from_numpy(tiny.images(7))
-
-
-def test_pixels_are_scaled_to_plus_and_minus_one():
-    images = torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8)
-    torch.testing.assert_close(to_pixels(images), torch.tensor([-1.0, -0.6, 1.0]).view(1, 3, 1, 1))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("batch", [1, 3, 64])
-def test_moments_are_mean_and_std_of_diffusers_posterior(batch):
-    vae = small()
-    theirs = vae.encode(IMAGES.permute(0, 3, 1, 2).float() / 255 * 2 - 1).latent_dist
-    ours = moments(vae, IMAGES, batch)
-    assert ours.shape == (7, 6, 8, 8) and ours.dtype == torch.float32
-    mean, std = ours.chunk(2, dim=1)
-    torch.testing.assert_close(mean, theirs.mean, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(std, theirs.std, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(std, (0.5 * theirs.logvar).exp(), rtol=1e-4, atol=1e-5)
-    assert (std > 0).all() and std.std() > 1e-3  # a posterior that says something
-
-
-@torch.no_grad()
-def test_moments_of_a_bfloat16_encoder_are_float32():
-    ours = moments(small().to(torch.bfloat16), IMAGES)
-    assert ours.dtype == torch.float32
-    torch.testing.assert_close(ours, moments(small(), IMAGES), rtol=0.1, atol=0.1)
 
 
 @torch.no_grad()

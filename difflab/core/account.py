@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from difflab.core.text import plain
+
 SHOWN = 5  # names that are kept of each kind
 
 # kind -> the end of "12 of 40 images ..."; the order is the order of printing.
@@ -22,20 +24,6 @@ KINDS = {
     "frames": "have several frames, of which the first is read",
     "metadata": "have damaged or oversized metadata, which is ignored",
 }
-
-
-def plain(text: str) -> str:
-    """One line that a terminal can show: file names may hold line ends, control characters and bytes that are no text.
-
-    >>> plain("a\\nb \\udcff")
-    'a\\\\nb \\\\udcff'
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-def encodable(text: str) -> str:
-    """`text` that can be stored as UTF-8: bytes of file names that are no text are spelled out."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @dataclass

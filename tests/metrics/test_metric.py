@@ -1,12 +1,11 @@
-"""The pair, the base class, the table of names, and the reduction over processes."""
+"""Every measure: the table of names, batches, rows of a pair, bad input, several processes."""
 
-import numpy as np
 import pytest
 import torch
 from forks import pair
 
 from difflab.core.errors import MeasureError
-from difflab.metrics import METRICS, Judge, Pair, PairMetric, measure, squared_distances
+from difflab.metrics import METRICS, Judge, Pair, PairMetric, measure
 
 NAMES = [
     "fd",
@@ -20,7 +19,6 @@ NAMES = [
     "class_entropy",
     "rare_class_survival",
 ]
-NAMES += ["vendi", "knn_entropy", "logdet_ratio", "cmmd", "cmmd_biased", "fd_infinity"]
 
 
 def labelled(n, seed, d=4, classes=3):
@@ -60,7 +58,7 @@ def test_a_name_is_taken_once():
 
 
 def test_a_notebook_s_cell_may_run_again(monkeypatch):
-    monkeypatch.setattr("difflab.metrics.base.METRICS", dict(METRICS))
+    monkeypatch.setattr("difflab.metrics.metric.METRICS", dict(METRICS))
     for value in (1.0, 2.0):
 
         @measure("constant")
@@ -73,59 +71,9 @@ def test_a_notebook_s_cell_may_run_again(monkeypatch):
             def evaluate(cls, pair, real, fake, value=value):
                 return value
 
-    from difflab.metrics.base import METRICS as known
+    from difflab.metrics.metric import METRICS as known
 
     assert known["constant"].of(Pair(torch.eye(4), torch.eye(4))) == 2.0
-
-
-@pytest.mark.parametrize("block", [1, 7, 1024])
-def test_squared_distances_are_numpy_s_in_any_blocking(block):
-    x, y = torch.randn(30, 5) + 100, torch.randn(20, 5) + 100
-    wanted = ((x.double().numpy()[:, None] - y.double().numpy()[None]) ** 2).sum(-1)
-    np.testing.assert_allclose(squared_distances(x, y, block), wanted, rtol=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["apart", "some near", "clusters", "steep"])
-@pytest.mark.parametrize("precision", ["highest", "medium"])
-def test_squared_distances_of_many_features_are_those_of_float64(kind, precision):
-    """A product in float32 would be wrong by 1e-7 of the norms: by all of a distance a thousandth as long as the rows."""
-    scale = torch.arange(1, 301).float().pow(-1 if kind == "steep" else -0.25)
-    x, y = torch.randn(400, 300) * scale + 3, torch.randn(300, 300) * scale + 3
-    if kind == "some near":
-        y[:40] = x[:40] + 1e-3 * torch.randn(40, 300)
-    if kind == "clusters":
-        x, y = (0.01 * side + torch.randn(5, 300).repeat(len(side) // 5, 1) for side in (x, y))
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        found, own = squared_distances(x, y), squared_distances(x, x)
-    finally:
-        torch.set_float32_matmul_precision(before)
-    np.testing.assert_allclose(found, ((x.double()[:, None] - y.double()[None]) ** 2).sum(-1), rtol=1e-6)
-    np.testing.assert_allclose(own, ((x.double()[:, None] - x.double()[None]) ** 2).sum(-1), rtol=1e-6)
-    assert torch.equal(own, own.T) and (own.diagonal() == 0).all()
-
-
-def test_distances_within_a_set_are_symmetric_to_the_bit():
-    """Near pairs are taken one by one: one that is near by a rounding must be so both ways. Without care 8 of these 30 sets are not."""
-    for seed in range(30):
-        draw = torch.Generator().manual_seed(seed)
-        side = torch.randn(333, 301, generator=draw) * torch.arange(1, 302).float().pow(-0.25) + 3
-        x = 0.01 * side + torch.randn(5, 301, generator=draw).repeat(67, 1)[:333]
-        own = squared_distances(x, x)
-        assert torch.equal(own, own.T), seed
-
-
-def test_copies_are_at_distance_exactly_zero():
-    x = torch.randn(50, 300) * 10 + 1000
-    assert (squared_distances(x, x.clone()).diagonal() == 0).all()
-
-
-def test_a_pair_computes_once():
-    pair, calls = Pair(torch.randn(5, 2), torch.randn(6, 2)), []
-    derive = lambda p: calls.append(p) or 7  # noqa: E731
-    assert pair.once(derive) == pair.once(derive) == 7 and len(calls) == 1
-    assert pair.rf is pair.rf and pair.rr.shape == (5, 5) and pair.ff.shape == (6, 6)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -173,22 +121,6 @@ def test_no_number_from_bad_input(name, judge):
 def test_compute_before_update_is_an_error_not_a_number():
     with pytest.raises(MeasureError, match="got 0"):
         METRICS["fd"]().compute()
-
-
-def test_pairs_that_cannot_be():
-    x = torch.randn(6, 3)
-    for bad, match in (
-        (lambda: Pair(x, x[:, :2]), "3 dimensions, fake ones 2"),
-        (lambda: Pair(x.flatten(), x), "shape"),
-        (lambda: Pair(x.long(), x), "wants floats"),
-        (lambda: Pair(x, x, real_labels=torch.zeros(5, dtype=torch.long)), "6 images want integers"),
-        (lambda: Pair(x, x, fake_labels=torch.zeros(6)), "integers"),
-        (lambda: Pair(x, x, fake_labels=torch.full((6,), -1)), "count from 0"),
-        (lambda: Pair(x, x, neighbours=0), "at least 1"),
-        (lambda: METRICS["class_entropy"].of(Pair(x, x)), "need a judge"),
-    ):
-        with pytest.raises(MeasureError, match=match):
-            bad()
 
 
 def test_a_measure_that_overflows_is_an_error():

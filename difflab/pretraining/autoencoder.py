@@ -1,4 +1,4 @@
-"""The AutoencoderKL of a latent model: trained from scratch (pretraining), and as an encoder of images to latents."""
+"""The AutoencoderKL of a latent model, trained from scratch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from difflab.config import Train
+from difflab.models.denoiser import to_pixels
 
 
 class Reconstruction(nn.Module):
@@ -65,22 +66,6 @@ class Autoencoder:
             for d in (lambda i: i.diff(dim=2), lambda i: i.diff(dim=3))
         )
         return F.l1_loss(out, x, reduction="none").flatten(1).mean(1) + edges + self.kl_weight * kl
-
-
-def to_pixels(images: torch.Tensor) -> torch.Tensor:
-    """uint8 [n, H, W, C] to float [n, C, H, W] in [-1, 1]."""
-    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-@torch.no_grad()
-def moments(vae: Any, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
-    """Mean and standard deviation of the posterior, stacked along the channels: float32 [n, 2c, h, w] on the CPU, from uint8 [n, H, W, C]."""
-    device, kind = vae.device, vae.dtype
-    out = []
-    for part in images.split(batch):
-        posterior = vae.encode(to_pixels(part.to(device)).to(kind)).latent_dist
-        out.append(torch.cat([posterior.mean, posterior.std], 1).float().cpu())
-    return torch.cat(out)
 
 
 @torch.no_grad()

@@ -1,0 +1,152 @@
+"""The parser, and the arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from difflab import config as configs
+from difflab.cli.output import problem
+from difflab.config.presets import find
+from difflab.core.suggest import nearest_of
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line: what is wrong, and what to type instead.
+
+    Attributes:
+        examples: name of a command -> lines that are shown under its help, of the parser of all commands.
+    """
+
+    def __init__(self, *args: Any, front: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        self.examples: dict[str, list[str]] = {}
+        self.front = front
+
+    def format_help(self) -> str:
+        """The front page of the parser of all commands; argparse's own help of a single command."""
+        return self.front or super().format_help()
+
+    def error(self, message: str) -> NoReturn:
+        if unknown := re.match(r"argument COMMAND: invalid choice: '(.*?)'", message):
+            message = f"there is no command '{unknown[1]}'{meant(unknown[1], self.examples)}"
+        elif message.startswith("unrecognized arguments: "):
+            wrong = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
+            message += meant(wrong, [option for action in self._actions for option in action.option_strings])
+        self.exit(problem(f"{message}; see {self.prog} --help"))
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word, '' if no known one is like it."""
+    near = nearest_of(word, known, 0.5)
+    return f"; did you mean {near}?" if near else ""
+
+
+class Commands:
+    """The commands of the command line. A file per group adds its own, each in one call of `add`."""
+
+    def __init__(self, top: Parser):
+        self.top = top
+        self.subparsers = top.add_subparsers(metavar="COMMAND")
+
+    def add(
+        self,
+        name: str,
+        run: Callable[[argparse.Namespace], int | None],
+        about: str,
+        examples: Sequence[str],
+        json_too: bool = True,
+    ) -> argparse.ArgumentParser:
+        """Add a command and return its parser. `run` returns the exit code, None = 0."""
+        self.top.examples[name] = list(examples)
+        epilog = "\n  ".join(["examples:", *examples]).replace("%", "%%")
+        command = self.subparsers.add_parser(name, help=about, description=about, epilog=epilog)
+        command.set_defaults(command=run, parser=command)
+        if json_too:
+            command.add_argument("--json", action="store_true", help="print rows as JSON lines on stdout")
+        return command
+
+
+# ------------------------------------------------------------------------------------------------ arguments
+def config_arguments(command: argparse.ArgumentParser) -> None:
+    """CONFIG and its overrides."""
+    command.add_argument(
+        "config", type=Path, metavar="CONFIG", help="a YAML config, or the name of a preset: difflab presets"
+    )
+    command.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="dotted overrides, for example train.images_seen=50000",
+    )
+
+
+def out_argument(command: argparse.ArgumentParser, default: str = "runs/NAME") -> None:
+    command.add_argument("--out", type=Path, help=f"folder (default: {default})")
+
+
+def run_argument(command: argparse.ArgumentParser, about: str = "a run, or an ecosystem of them") -> None:
+    command.add_argument("dir", type=Path, metavar="RUN", help=about)
+
+
+def runs_argument(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="runs, or the folder of one sweep; the first arm is the baseline",
+    )
+
+
+def workers_argument(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--workers", type=int, help="runs at once (default: one per GPU; on a CPU one, which uses all cores)"
+    )
+
+
+def image_set_arguments(command: argparse.ArgumentParser, resamples: int, count: str) -> None:
+    """What compare and diagnose have in common."""
+    command.add_argument(
+        "--train", type=Path, help="the images the first model was trained on: adds the memorisation measures"
+    )
+    command.add_argument(
+        "--concepts",
+        type=Path,
+        metavar="FILE",
+        help="one concept per line, as captions name them: adds the concept measures",
+    )
+    command.add_argument(
+        "--extractors",
+        nargs="+",
+        metavar="NAME",
+        help="feature spaces (default: efficientnet-lite0 if it is installed, pixels, texture; of a run its own)",
+    )
+    command.add_argument("--count", type=int, help=f"images on every side (default: {count})")
+    command.add_argument(
+        "--image-size",
+        type=int,
+        help="side in pixels that all sets are resized to (default: the smallest one)",
+    )
+    command.add_argument(
+        "--max-bad",
+        type=float,
+        default=0.01,
+        help="largest share of unreadable images that are left out (default: 0.01)",
+    )
+    command.add_argument(
+        "--resamples",
+        type=int,
+        default=resamples,
+        help=f"half-samples behind each interval, 0 = none (default: {resamples})",
+    )
+    command.add_argument("--seed", type=int, default=0, help="which images are drawn (default: 0)")
+
+
+def read_config(args: argparse.Namespace, kind: Any = configs.Config, group: str = "") -> Any:
+    """The config that a command names: a file or a preset, with the overrides. Raises ConfigError with the nearest name."""
+    return configs.load(find(args.config, group), args.overrides, kind)

@@ -1,0 +1,302 @@
+"""Commands on one chain: run, plan, status, measure, export, verify."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from difflab.cli.args import Commands, config_arguments, out_argument, read_config, run_argument
+from difflab.cli.output import is_main_process, note, print_rows, quiet_libraries, show
+
+
+def add(commands: Commands) -> None:
+    """Add the commands of this file."""
+    _add_run(commands)
+    _add_plan(commands)
+    _add_status(commands)
+    _add_measure(commands)
+    _add_export(commands)
+    _add_verify(commands)
+
+
+# ------------------------------------------------------------------------------------------------------ run
+def _add_run(commands: Commands) -> None:
+    command = commands.add(
+        "run",
+        run,
+        "Run a chain, or resume it.",
+        [
+            "difflab run digits",
+            "difflab run digits regime.name=accumulate seed=1 --out runs/accumulate",
+            "difflab run papers/mad-fs data.source=imagefolder:photos",
+            "accelerate launch --multi_gpu --num_processes 2 -m difflab run digits",
+        ],
+    )
+    config_arguments(command)
+    out_argument(command)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run or resume the chain of a config; at the end print what happened."""
+    config = read_config(args)
+    path = args.out or Path("runs") / config.name
+    quiet_libraries()
+    from difflab.cli.endings import end_of_run
+    from difflab.core.progress import Reporter
+    from difflab.loop.chain import run_chain
+    from difflab.loop.plan import stage_weights
+    from difflab.report.live import after_generation
+
+    report = Reporter(quiet=not is_main_process() or args.json, weights=stage_weights(config))
+    finished = run_chain(config, path, report, after_generation=after_generation)
+    if not is_main_process():
+        return 0
+    if args.json:
+        print_rows(finished.rows())
+    else:
+        end_of_run(finished)
+    return 0
+
+
+# ----------------------------------------------------------------------------------------------------- plan
+def _add_plan(commands: Commands) -> None:
+    command = commands.add(
+        "plan",
+        plan,
+        "Images, FLOPs, disk and estimated time per stage. Nothing is run.",
+        ["difflab plan digits", "difflab plan sd15-lora data.source=imagefolder:photos --json"],
+    )
+    config_arguments(command)
+
+
+def plan(args: argparse.Namespace) -> int:
+    """Print what every stage of a config would cost."""
+    config = read_config(args)
+    quiet_libraries()
+    from difflab.loop.checks import check
+    from difflab.loop.plan import costs_of
+    from difflab.report.table import costs
+
+    check(config)
+    labs = config.labs()
+    notes: list[str] = []
+    costs_by_lab = [costs_of(lab, labs if len(labs) > 1 else [], notes) for lab in labs]
+    note(notes)
+    if args.json:
+        for i, of_lab in enumerate(costs_by_lab):
+            lab = {"lab": i} if len(labs) > 1 else {}
+            print_rows(lab | vars(cost) for cost in of_lab)
+        return 0
+    listed = [cost for of_lab in costs_by_lab for cost in of_lab]
+    show(costs(listed, f"{config.name}: nothing was run"))
+    if any(cost.stage == "captions" and not cost.disk_bytes for cost in listed):
+        print(
+            "captions: their embeddings are not kept, so that every batch is encoded when it is trained on "
+            "or sampled, which takes longer"
+        )
+    print("times: estimated from forward passes of the untrained network on this machine, with one process")
+    return 0
+
+
+# --------------------------------------------------------------------------------------------------- status
+def _add_status(commands: Commands) -> None:
+    command = commands.add(
+        "status",
+        status,
+        "How far a run is; with --all every number of it.",
+        ["difflab status runs/digits", "difflab status runs/digits --all"],
+    )
+    run_argument(command)
+    command.add_argument("--all", action="store_true", help="also print every measure of every generation")
+
+
+def status(args: argparse.Namespace) -> int:
+    """Print which stages of a run are done, and with --all its measures."""
+    from difflab.runs.folder import STAGES
+    from difflab.runs.run import open_run
+
+    run = open_run(args.dir)
+    generations = range(run.config.generations + 1)
+    rows_by_part: list[list[dict[str, Any]]] = []
+    for part in run.parts:
+        rows_by_part.append(
+            [{"generation": t, **{stage: part.done(t, stage) for stage in STAGES}} for t in generations]
+        )
+    account = [line for part in run.parts for line in part.came_in]
+    if args.json:
+        for i, rows in enumerate(rows_by_part):
+            print_rows(({"lab": i} if len(rows_by_part) > 1 else {}) | row for row in rows)
+        note(account)
+        return 0
+    from difflab.report.table import stages
+
+    for part, rows in zip(run.parts, rows_by_part, strict=True):
+        show(stages(part, rows))
+    measured = all(row["measure"] for rows in rows_by_part for row in rows)
+    if measured and run.generations == list(generations):
+        print("complete")
+    else:
+        lab = run.config.ecosystem is not None and run.parts == [run]
+        folder = args.dir.resolve().parent if lab else args.dir
+        print("not complete; the command that started it resumes it: difflab run CONFIG --out " + str(folder))
+    if args.all:
+        from difflab.cli.endings import all_numbers
+
+        all_numbers(run)
+    note(account)
+    return 0
+
+
+# -------------------------------------------------------------------------------------------------- measure
+def _add_measure(commands: Commands) -> None:
+    command = commands.add(
+        "measure",
+        measure,
+        "Add measures to a run from its stored samples. Nothing is trained or drawn again.",
+        [
+            "difflab measure runs/digits                                          what there is and what can be added",
+            "difflab measure runs/digits vendi knn_entropy",
+            "difflab measure runs/digits --extractors efficientnet-lite0          its measures in another feature space",
+            "difflab measure runs/digits zero_shot_accuracy --extractors open_clip:tiny-clip --concepts classes",
+        ],
+    )
+    run_argument(command, "a run, or an ecosystem of them, finished or not")
+    command.add_argument(
+        "names",
+        nargs="*",
+        metavar="METRIC",
+        help="measures by name (default: with an option those of the run, without any a list)",
+    )
+    command.add_argument(
+        "--extractors", nargs="+", metavar="NAME", help="feature spaces (default: the run's own)"
+    )
+    command.add_argument(
+        "--judge",
+        metavar="NAME",
+        help="extractor whose features the class judge reads (default: the run's, else the first)",
+    )
+    command.add_argument(
+        "--concepts",
+        metavar="FILE",
+        help="'classes', or one concept per line, as captions name them: adds the concept measures",
+    )
+    command.add_argument(
+        "--neighbours",
+        type=int,
+        metavar="K",
+        help="k of precision, recall, density and coverage (default: the run's own)",
+    )
+    command.add_argument("--judge-drift", action="store_true", help="add the rows of the three class judges")
+    command.add_argument(
+        "--aesthetic",
+        metavar="FILE",
+        help="head of an aesthetic score, .safetensors or .npz, on an open_clip extractor",
+    )
+
+
+def measure(args: argparse.Namespace) -> int:
+    """Add measures to a run, or list which ones it has and can have."""
+    quiet_libraries()
+    from difflab.core.progress import Reporter
+    from difflab.loop.measure_run import listing, measure_run
+    from difflab.report.live import after_generation
+    from difflab.report.table import measures
+    from difflab.runs.run import open_run
+
+    run = open_run(args.dir)
+    options = {}
+    for name in ("extractors", "judge", "concepts", "neighbours", "judge_drift", "aesthetic"):
+        options[name] = getattr(args, name)
+    if not args.names and not any(options.values()):
+        if is_main_process():
+            _list(listing(run), measures, args.json)
+        return 0
+    before = {_key(row) for row in run.rows()}
+    report = Reporter(quiet=not is_main_process() or args.json)
+    run = measure_run(run, args.names, **options, report=report)
+    if not is_main_process():
+        return 0
+    new_rows = [row for row in run.rows() if _key(row) not in before]
+    if (args.dir / "report.html").exists() and new_rows:
+        after_generation(run, run.config.generations)
+    if args.json:
+        print_rows(new_rows)
+        return 0
+    _show_new(run, new_rows)
+    if new_rows:
+        print(f"{len(new_rows)} numbers were added to {args.dir / 'metrics.jsonl'}")
+    else:
+        print(f"nothing to add: {args.dir} has these measures already")
+    return 0
+
+
+def _list(rows: list[dict[str, Any]], table: Any, as_json: bool) -> None:
+    if as_json:
+        print_rows(rows)
+    else:
+        show(table(rows))
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["generation"], row["lab"], row["metric"], row["extractor"]
+
+
+def _show_new(run: Any, new_rows: list[dict[str, Any]]) -> None:
+    from difflab.report.table import remarks, table
+
+    for part in run.parts:
+        of_part = [row for row in new_rows if row["lab"] == part.config.lab]
+        if of_part:
+            show(table(part, rows=of_part))
+    for line in remarks([row for row in new_rows if row["generation"] == 0]):
+        print(line)
+
+
+# ------------------------------------------------------------------------------------------- export, verify
+def _add_export(commands: Commands) -> None:
+    command = commands.add(
+        "export",
+        export,
+        "Write the samples of a generation as an imagefolder with metadata.jsonl.",
+        ["difflab export runs/digits --generation 5 --to digits-gen5"],
+    )
+    run_argument(command, "a run")
+    command.add_argument("--generation", type=int, required=True)
+    command.add_argument("--to", type=Path, required=True, metavar="FOLDER")
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write the samples of one generation to a folder."""
+    from difflab.runs.export import export as write
+    from difflab.runs.run import open_run
+
+    count = write(open_run(args.dir), args.generation, args.to)
+    if args.json:
+        print_rows([{"generation": args.generation, "images": count, "folder": str(args.to)}])
+    else:
+        print(f"{count} images and metadata.jsonl in {args.to}")
+    return 0
+
+
+def _add_verify(commands: Commands) -> None:
+    command = commands.add(
+        "verify",
+        verify,
+        "Find damaged or missing parts of a run and name them. The exit code is 1 if there are any.",
+        ["difflab verify runs/digits"],
+    )
+    run_argument(command)
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Print one line per fault of a run."""
+    from difflab.runs.run import open_run
+    from difflab.runs.verify import verify as faults_of
+
+    faults = [fault for part in open_run(args.dir).parts for fault in faults_of(part)]
+    if args.json:
+        print_rows({"fault": fault} for fault in faults)
+    else:
+        print("\n".join(faults) or f"{args.dir}: no fault found")
+    return 1 if faults else 0

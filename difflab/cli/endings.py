@@ -1,0 +1,94 @@
+"""What a command says at its end: the verdict, what changed most, where to look, what to type next."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from difflab.cli.output import show
+from difflab.evaluation.summary import Summary, summary_of_run
+from difflab.report import live
+from difflab.report.blocks import Blocks, Column
+from difflab.report.table import budget, changes, comparison, diagnosis, remarks, table
+from difflab.report.verdict import verdict
+
+WIDTH = 100
+
+
+def print_summary(summary: Summary) -> None:
+    """Print the four parts of a summary. Parts that are empty are left out."""
+    for sentence in summary.verdict.splitlines():
+        _paragraph(sentence)
+    if summary.advice:
+        _paragraph(f"what could help: {summary.advice}")
+    if summary.changes:
+        print()
+        show(changes(summary.changes))
+    for title, lines in (("look at:", summary.look_at), ("next:", summary.next_commands)):
+        for place, line in enumerate(lines):
+            print(f"{'' if place else title:10}{line}")
+
+
+def _paragraph(text: str) -> None:
+    """Wrap at word ends; never inside a word, so that a path or a number can be copied."""
+    print(textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
+
+
+def end_of_run(run: Any) -> None:
+    """The verdict on a run, or on each lab of an ecosystem. Makes the diagnosis where it is missing and puts it into the report."""
+    diagnoses = {part.path: verdict(part) for part in run.parts if not part.config.exact}
+    if diagnoses:
+        live.after_generation(run, run.config.generations)
+    flagged = sum(round(row["value"] * row["n"]) for row in run.rows() if row["metric"] == "flagged_share")
+    if flagged:
+        print(f"flagged: {flagged} samples of one colour (metric flagged_share)")
+    if len(run.parts) == 1:
+        print_summary(summary_of_run(run, diagnoses.get(run.path)))
+        return
+    for lab, part in enumerate(run.parts):
+        print(f"lab {lab}")
+        print_summary(summary_of_run(part, diagnoses.get(part.path)))
+        print()
+    whole = summary_of_run(run)
+    print_summary(Summary("", [], whole.look_at, whole.next_commands))
+
+
+def all_numbers(run: Any) -> None:
+    """Every measure of every generation, with the noise floor on top, and what is missing and why."""
+    for part in run.parts:
+        show(table(part))
+    between = [row for row in run.rows() if row["lab"] is None]
+    if between:
+        show(table(run, rows=between))
+    for line in remarks([row for row in run.rows() if row["generation"] == 0]):
+        print(line)
+    for line in dict.fromkeys(budget(part) for part in run.parts):
+        print(line)
+
+
+def end_of_compare(result: Any, real: Path, generated: Path, everything: bool) -> None:
+    """How generated images differ from real ones. everything: print all measures instead of the five clearest."""
+    summary = result.summary(str(real), str(generated))
+    if everything:
+        show(comparison(result.rows))
+        for line in remarks(result.rows):
+            print(line)
+        return
+    missing = sum(row["value"] is None for row in result.rows)
+    commands = [f"difflab compare {real} {generated} --all", *summary.next_commands]
+    print_summary(Summary(summary.verdict, summary.changes, summary.look_at, commands, summary.advice))
+    if missing:
+        print(f"{missing} measures have no value; --all says why")
+
+
+def end_of_diagnose(result: Any, summary: Summary, everything: bool) -> None:
+    """The table of findings, the verdict and what changed most. everything: the evidence of each verdict too."""
+    if everything:
+        show(diagnosis(result))
+        return
+    heads = [Column("generation"), Column("diagnosis", "left", text=True)]
+    show(Blocks(heads, [[str(finding.generation), finding.words] for finding in result.findings]))
+    for doubt in result.doubts:
+        _paragraph(doubt)
+    print_summary(summary)

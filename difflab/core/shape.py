@@ -1,0 +1,20 @@
+"""The shape of the data that a model is trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Shape of one record, number of classes and distinct captions of a data set.
+
+    Attributes:
+        record: (H, W, C) of a uint8 image, or (R, d) of a float64 record of an exact family with R chains.
+        classes: number of classes; 0 = the data set has no labels.
+        prompts: the distinct captions; empty = the data set has none.
+    """
+
+    record: tuple[int, ...]
+    classes: int = 0
+    prompts: tuple[str, ...] = ()

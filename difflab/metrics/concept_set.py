@@ -1,0 +1,233 @@
+"""Concepts: what can be asked for, as texts in the space of the image features."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from difflab.config import digest
+from difflab.core.errors import DataError, MeasureError
+from difflab.core.files import read_lines, sound
+from difflab.core.suggest import nearest
+from difflab.features.extractor import Extractor
+from difflab.metrics.distances import squared_distances
+
+
+class Concepts:
+    """What can be asked for, as texts in the space of the image features.
+
+    Args:
+        names: C >= 2 names, different also when case is ignored.
+        text: their text embeddings [C, d], of any length; no two alike.
+        frequency: how often each was trained on, [C] >= 0, counts or shares; None = as often as among the real labels.
+        recipe: how the embeddings were made; `difflab.metrics.concepts.tested` adds the judge's accuracy.
+
+    Attributes: `names`; `text`, float64 [C, d], unit length; `frequency`; `recipe`. Raises MeasureError.
+
+    >>> Concepts(["cat", "dog"], torch.tensor([[2.0, 0.0], [0.0, 1.0]])).text.tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        text: Tensor,
+        frequency: Tensor | None = None,
+        recipe: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.names = _distinct(names)
+        if len(self.names) < 2:
+            raise MeasureError(f"a concept is told apart from others: give at least 2, got {len(self.names)}")
+        if text.shape[:-1] != (len(self.names),) or not text.is_floating_point():
+            raise MeasureError(
+                f"{len(self.names)} concepts want text embeddings [{len(self.names)}, d], got {text.dtype} {tuple(text.shape)}"
+            )
+        self.text = _unit(text.detach().cpu())
+        apart = squared_distances(self.text, self.text).fill_diagonal_(torch.inf)
+        if float(apart.min()) < 1e-10:
+            a, b = (self.names[i] for i in divmod(int(apart.argmin()), len(self.names)))
+            raise MeasureError(
+                f"the text encoder reads '{a}' and '{b}' as one text; drop one, or give them prompts that differ"
+            )
+        if frequency is not None and (
+            frequency.shape != (len(self.names),) or not bool((frequency >= 0).all())
+        ):
+            raise MeasureError(
+                f"frequency wants {len(self.names)} numbers >= 0, one a concept, got shape {tuple(frequency.shape)}"
+            )
+        self.frequency = None if frequency is None else frequency.detach().cpu().double()
+        self.recipe = {"accuracy": None, **(recipe or {})}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def concepts_of(
+    extractor: Extractor,
+    names: Sequence[str] | Mapping[str, str | None],
+    template: str = "{}",
+    frequency: Tensor | None = None,
+) -> Concepts:
+    """Concepts in the space of an open_clip extractor, each read as `template` with its name in the place of ``{}``.
+
+    `names` may carry prompts of their own (`read_concepts`), which are read as they are. Prompts beyond the model's context length
+    are cut by its tokenizer. Raises MeasureError for an extractor without a text tower, and as `Concepts`.
+    """
+    if extractor.encode_text is None:
+        raise MeasureError(
+            f"{extractor.name} reads no texts; concept measures want an open_clip extractor, as open_clip:NAME/PRETRAINED or open_clip:PATH"
+        )
+    if "{}" not in template:
+        raise MeasureError(
+            f"template '{template}' has no place for the concept; write {{}} where it goes, as 'a picture of {{}}'"
+        )
+    own = dict(names) if isinstance(names, Mapping) else dict.fromkeys(_distinct(names))
+    prompts = [prompt or template.replace("{}", name) for name, prompt in own.items()]
+    recipe = {
+        "judge": extractor.name,
+        "sha256": extractor.recipe.get("sha256"),
+        "text_sha256": extractor.text_sha256,
+        "template": template,
+        "prompts": digest({"prompts": prompts}),
+    }
+    return Concepts(
+        list(own), extractor.encode_text(prompts) if prompts else torch.zeros(0, 1), frequency, recipe
+    )
+
+
+def read_concepts(path: str | Path, prompts: Iterable[str] | None = None) -> dict[str, str | None]:
+    """Concepts of a text file, in its order: one a line, or one JSON object a line, ``{"concept": "seal", "prompt": "a seal at sea"}``.
+
+    The value is the concept's own prompt, None = by the template. With `prompts`, those of the samples, each concept must be asked
+    for by one of them. Raises MeasureError: no such file, no concept, a line that cannot be read, duplicates, unasked concepts.
+    """
+    try:
+        lines = read_lines(Path(path))
+    except DataError as error:
+        raise MeasureError(
+            f"cannot read concepts from {error}; give a UTF-8 text file with one concept a line"
+        ) from error
+    try:
+        rows = [
+            _concept(line.strip(), f"{path}, line {number}")
+            for number, line in enumerate(lines, 1)
+            if line.strip()
+        ]
+    except DataError as error:
+        raise MeasureError(str(error)) from error
+    if not rows:
+        raise MeasureError(f"{path} holds no concept; write one a line")
+    _distinct([name for name, _ in rows])
+    found = dict(rows)
+    lost = unasked(assign(prompts, list(found)), list(found)) if prompts is not None else []
+    if lost:
+        shown = ", ".join(f"'{name}'" for name in lost[:5]) + (", ..." if len(lost) > 5 else "")
+        raise MeasureError(
+            f"no prompt asks for {len(lost)} of {len(found)} concepts in {path}: {shown}; drop them, or add prompts with these words"
+        )
+    return found
+
+
+def _concept(line: str, where: str) -> tuple[str, str | None]:
+    if not line.startswith("{"):
+        return line, None
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise MeasureError(f"{where} is no JSON: {error}") from error
+    texts = [row.get("concept"), row.get("prompt", "-")]
+    if not set(row) <= {"concept", "prompt"} or not all(
+        isinstance(text, str) and text.strip() for text in texts
+    ):
+        raise MeasureError(
+            f'{where} wants {{"concept": "...", "prompt": "..."}}, the prompt optional, got {line[:80]}'
+        )
+    return sound(row["concept"], where), row.get("prompt") and sound(row["prompt"], where)
+
+
+def _distinct(names: Iterable[str]) -> list[str]:
+    names = list(names)
+    if any(not name.strip() for name in names):
+        raise MeasureError("a concept has an empty name; drop it")
+    twice = [name for name, count in Counter(name.casefold() for name in names).items() if count > 1]
+    if twice:
+        raise MeasureError(
+            f"concepts are listed twice (upper and lower case are one): {', '.join(twice[:5])}; keep each once"
+        )
+    return names
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\w+|[^\w\s]", text.casefold()))
+
+
+def assign(prompts: Iterable[str], names: Sequence[str]) -> Tensor:
+    """The concept that each prompt asks for: position of the longest of `names` that it holds as whole words, -1 = none. int64 [n].
+
+    Case and spaces do not count; of names of one length the first in the prompt wins. A `Pair` takes no -1: leave those rows out.
+
+    >>> assign(["noto Red Apple", "noto applet", "an apple"], ["apple", "red apple"]).tolist()
+    [1, -1, 0]
+    """
+    if not names:
+        raise MeasureError("there are no concepts to assign prompts to; give at least one name")
+    at = {_words(name): position for position, name in reversed(list(enumerate(names)))}
+    longest = max(map(len, at))
+
+    def one(prompt: str) -> int:
+        words = _words(prompt)
+        spans = (
+            words[i:j] for i in range(len(words)) for j in range(i + 1, min(i + longest, len(words)) + 1)
+        )
+        return at.get(
+            max((span for span in spans if span in at), key=lambda span: len(" ".join(span)), default=()), -1
+        )
+
+    return torch.tensor([one(prompt) for prompt in prompts], dtype=torch.long)
+
+
+def unasked(labels: Tensor, names: Sequence[str]) -> list[str]:
+    """The names whose position is not in `labels`, in order.
+
+    >>> unasked(torch.tensor([0, -1, 2]), ["cat", "dog", "seal"])
+    ['dog']
+    """
+    wanted = set(labels.tolist())
+    return [name for position, name in enumerate(names) if position not in wanted]
+
+
+def split_by(concepts: Concepts, trained: Collection[str]) -> tuple[Tensor, Tensor]:
+    """Which concepts are among `trained` and which are not: two bool [C], to be indexed with labels. For contagion, see the head.
+
+    Raises MeasureError for a name that is no concept, and when none is left untrained.
+    """
+    for name in trained:
+        if name not in concepts.names:
+            near = get_close_matches(name, concepts.names, 5, 0.0)
+            raise MeasureError(
+                f"trained: '{name}' is none of the {len(concepts)} concepts; {nearest(name, near)}"
+            )
+    seen = torch.tensor([name in trained for name in concepts.names])
+    if bool(seen.all()):
+        raise MeasureError(
+            "all concepts were trained on, so nothing can be said about others; hold some out of the training prompts"
+        )
+    return seen, ~seen
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Unit rows of texts, float64."""
+    length = features.double().norm(dim=1, keepdim=True)
+    if not bool((torch.isfinite(length) & (length > 0)).all()):
+        raise MeasureError(
+            "some text embeddings are 0 or not finite and have no direction; look at those inputs and drop them"
+        )
+    return features.double() / length

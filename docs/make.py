@@ -457,11 +457,13 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 
 @page("docs/cli.md")
 def cli() -> str:
-    from difflab.cli.main import EXAMPLES, EXAMPLES_OF
+    from difflab.cli.main import FRONT, parser
+
+    examples_of = parser().examples
 
     codes = [
         re.split(r"  +", line.strip(), maxsplit=1)
-        for line in EXAMPLES.partition("exit codes:\n")[2].partition("\n\n")[0].splitlines()
+        for line in FRONT.partition("exit codes\n")[2].partition("\n\n")[0].splitlines()
     ]
     parts = [
         "# Command line",
@@ -483,7 +485,7 @@ def cli() -> str:
         parts += [
             f"## {name}",
             prose(command.description or ""),
-            "```\n" + "\n".join(EXAMPLES_OF[name]) + "\n```",
+            "```\n" + "\n".join(examples_of[name]) + "\n```",
         ]
         parts += [table(("argument", "what it is"), rows)] if rows else []
     return "\n\n".join(parts)
@@ -509,7 +511,7 @@ def api() -> str:
     from difflab.core import errors
     from difflab.evaluation import compare as comparison
     from difflab.evaluation import diagnose as diagnosis
-    from difflab.evaluation import monitor, simulate
+    from difflab.evaluation import monitor, simulate, summary
     from difflab.loop import measure_run as adding
     from difflab.metrics.metric import PairMetric
     from difflab.metrics.pair import Pair
@@ -527,7 +529,7 @@ def api() -> str:
         parts += member(f"difflab.{thing.__name__}", thing)
     parts += member("difflab.Monitor", monitor.Monitor) + members("Monitor", monitor.Monitor)
     parts += ["## Results"]
-    for kind in (comparison.Comparison, diagnosis.Diagnosis):
+    for kind in (comparison.Comparison, diagnosis.Diagnosis, summary.Summary, summary.Change):
         parts += member(kind.__name__, kind, signature=False) + members(kind.__name__, kind)
     parts += [
         "## Run",
@@ -580,7 +582,7 @@ def members(owner: str, kind: Any, skip: tuple[str, ...] = ()) -> list[str]:
             continue
         shown = f"{owner}.{name}" if isinstance(thing, property) else call(f"{owner}.{name}", bare, drop=1)
         out += [f"#### {owner}.{name}", f"```python\n{shown}\n```", documented(bare)]
-    if dataclasses.is_dataclass(kind):
+    if dataclasses.is_dataclass(kind) and "Attributes:" not in (kind.__doc__ or ""):
         fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(kind))
         out.insert(0, f"Attributes: {fields}.")
     return out
@@ -787,7 +789,7 @@ def verdicts() -> str:
     lines = ["| verdict | claims |", "|---|---|"]
     for verdict in ("reproduced", "refuted here", "cannot tell"):
         own = [
-            f"[{claim[0].lower() + claim[1:]}](docs/CLAIMS.md#{name})"
+            f"[{claim[0].lower() + claim[1:]}](CLAIMS.md#{name})"
             for claim, name, found in rows
             if found == verdict
         ]

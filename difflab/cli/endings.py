@@ -37,14 +37,20 @@ def _paragraph(text: str) -> None:
 
 def end_of_run(run: Any) -> None:
     """The verdict on a run, or on each lab of an ecosystem. Makes the diagnosis where it is missing and puts it into the report."""
-    diagnoses = {part.path: verdict(part) for part in run.parts if not part.config.exact}
-    if diagnoses:
+    diagnoses, new = {}, False
+    for part in run.parts:
+        if not part.config.exact:
+            known = verdict(part, fresh=False)
+            diagnoses[part.path] = known or verdict(part)
+            new |= known is None and "words" in (diagnoses[part.path] or {})
+    if new:
         live.after_generation(run, run.config.generations)
     flagged = sum(round(row["value"] * row["n"]) for row in run.rows() if row["metric"] == "flagged_share")
     if flagged:
         print(f"flagged: {flagged} samples of one colour (metric flagged_share)")
     if len(run.parts) == 1:
         print_summary(summary_of_run(run, diagnoses.get(run.path)))
+        _count_missing(run.rows())
         return
     for lab, part in enumerate(run.parts):
         print(f"lab {lab}")
@@ -75,11 +81,16 @@ def end_of_compare(result: Any, real: Path, generated: Path, everything: bool) -
         for line in remarks(result.rows):
             print(line)
         return
-    missing = sum(row["value"] is None for row in result.rows)
     commands = [f"difflab compare {real} {generated} --all", *summary.next_commands]
     print_summary(Summary(summary.verdict, summary.changes, summary.look_at, commands, summary.advice))
+    _count_missing(result.rows)
+
+
+def _count_missing(rows: list[dict[str, Any]]) -> None:
+    """Say how many measures have no value; --all says why."""
+    missing = len({(row["metric"], row["extractor"]) for row in rows if row["value"] is None})
     if missing:
-        print(f"{missing} measures have no value; --all says why")
+        print(f"{missing} {'measure has' if missing == 1 else 'measures have'} no value; --all says why")
 
 
 def end_of_diagnose(result: Any, summary: Summary, everything: bool) -> None:

@@ -98,7 +98,7 @@ def doctor(args: argparse.Namespace) -> int:
     from difflab.cli.doctor import examine, sound, tables
 
     chains = [path for name, path in presets.names().items() if "/" not in name]
-    rows = examine([presets.find(path) for path in args.presets] or chains)
+    rows = examine([_file(path) for path in args.presets] or chains)
     if args.json:
         print_rows(rows)
     else:
@@ -106,6 +106,14 @@ def doctor(args: argparse.Namespace) -> int:
             show(table)
         print("the core works" if sound(rows) else "the core does not work: mend what is red above")
     return 0 if sound(rows) else 1
+
+
+def _file(given: Path) -> Path:
+    """The file of a config or preset; a path that is neither is reported like a file that cannot be read."""
+    try:
+        return presets.find(given)
+    except ConfigError:
+        return given
 
 
 # ------------------------------------------------------------------------------------------------- pretrain

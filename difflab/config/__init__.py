@@ -1,7 +1,8 @@
 """What to run: one typed config, read from YAML with dotted ``key=value`` overrides.
 
-Every field states its unit and the value that turns it off in its description, so that ``difflab schema`` is the
-reference. How to run a config (processes, devices, output folder) is set on the command line and is never part of it.
+Every field states its unit and the value that turns it off in its description, so that ``difflab schema`` is
+the reference. How to run a config (processes, devices, output folder) is set on the command line and is never
+part of it.
 """
 
 from difflab.config.ecosystem import Ecosystem

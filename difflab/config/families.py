@@ -81,7 +81,9 @@ class DenoiserSpec(Spec):
 
 
 class PixelMLP(DenoiserSpec):
-    """A small multi-layer perceptron that denoises flattened images: about twelve seconds a generation on digits."""
+    """A small multi-layer perceptron that denoises flattened images: about twelve seconds a generation on
+    digits.
+    """
 
     family: Literal["pixel-mlp"]
     width: int = Field(256, ge=8, description="Hidden units per layer.")

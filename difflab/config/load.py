@@ -16,7 +16,9 @@ from difflab.core.files import read_text
 
 
 class Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-3 as a number and refuses a key given twice, of which PyYAML would keep the last."""
+    """Safe YAML that reads 1e-3 as a number and refuses a key given twice, of which PyYAML would keep the
+    last.
+    """
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [
@@ -38,7 +40,10 @@ Loader.add_implicit_resolver(
 
 
 def load(path: str | Path, overrides: list[str] | None = None, kind: Any = Config) -> Any:
-    """Read a YAML config, or the one in a run's run.yaml, and apply ``a.b=value`` overrides. Raises ConfigError that names key, file and nearest key."""
+    """Read a YAML config, or the one in a run's run.yaml, and apply ``a.b=value`` overrides.
+
+    Raises ConfigError that names key, file and nearest key.
+    """
     path = Path(path)
     with reading(f"config {path}", ConfigError, "correct it; configs/digits.yaml is an example"):
         try:
@@ -57,7 +62,10 @@ def load(path: str | Path, overrides: list[str] | None = None, kind: Any = Confi
 
 
 def parse(raw: dict[str, Any], where: str = "config", kind: Any = Config) -> Any:
-    """Validate a plain mapping as a `kind`, by default the config of a chain. Errors name `where`. Raises ConfigError."""
+    """Validate a plain mapping as a `kind`, by default the config of a chain.
+
+    Errors name `where`. Raises ConfigError.
+    """
     return validate.parse(raw, where, kind)
 
 

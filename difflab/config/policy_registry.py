@@ -1,4 +1,5 @@
-"""The registry of policies: the list `policies` of a config is read without importing what a policy needs to act.
+"""The registry of policies: the list `policies` of a config is read without importing what a policy needs to
+act.
 
 The modules of policies are found when a name is first looked up: all files below `difflab/policies`, and the
 modules that other installed packages name under the entry point group ``difflab.policies``.
@@ -39,7 +40,10 @@ P = TypeVar("P", bound=type[PolicySpec])
 
 
 def policy(name: str) -> Callable[[P], P]:
-    """Class decorator that registers a policy under its config name. Raises ValueError if another class has the name."""
+    """Class decorator that registers a policy under its config name.
+
+    Raises ValueError if another class has the name.
+    """
 
     def register(cls: P) -> P:
         if name in KNOWN and KNOWN[name].__qualname__ != cls.__qualname__:

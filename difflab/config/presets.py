@@ -1,6 +1,7 @@
 """The configs that come with difflab: found by name from any folder, listed, copied out.
 
-In a checkout they lie in ``configs/`` at the top. An installed package holds the same folder as ``difflab/configs``.
+In a checkout they lie in ``configs/`` at the top. An installed package holds the same folder as
+``difflab/configs``.
 """
 
 from __future__ import annotations

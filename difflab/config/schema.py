@@ -60,7 +60,10 @@ class Config(Spec):
         return (self.ecosystem and self.ecosystem.lab) or 0
 
     def labs(self) -> list[Config]:
-        """The configs of an ecosystem's labs; of a chain by itself, and of one lab, only its own. Raises ConfigError that names the lab."""
+        """The configs of an ecosystem's labs; of a chain by itself, and of one lab, only its own.
+
+        Raises ConfigError that names the lab.
+        """
         if self.ecosystem is None or self.ecosystem.lab is not None:
             return [self]
         raw = self.model_dump(mode="json")

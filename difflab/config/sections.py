@@ -91,7 +91,8 @@ class Data(Spec):
 
 
 class Regime(Spec):
-    """Which images training set t is made of: three pools, a count for each, an optional budget over their union.
+    """Which images training set t is made of: three pools, a count for each, an optional budget over their
+    union.
 
     The name sets the defaults of the other fields; see difflab/loop/regimes.py for the table.
     """
@@ -232,7 +233,10 @@ class Sample(Spec):
 
 
 class Probe(Spec):
-    """A fixed list of conditions asked of every generation with the same seeds, for eyes. Never trained on."""
+    """A fixed list of conditions asked of every generation with the same seeds, for eyes.
+
+    Never trained on.
+    """
 
     per_condition: int = Field(
         2, ge=0, description="Images per class (unconditional: images per row of eight); 0 = no pictures."
@@ -306,6 +310,23 @@ class Measure(Spec):
         description="Held-out real images, and as many trained ones, whose denoising loss is taken after "
         "each training (denoising families); 0 = off.",
     )
+
+    @property
+    def with_texture(self) -> bool:
+        """Whether the texture statistics are extracted. They have measures of their own."""
+        return "texture" in self.extractors
+
+    @property
+    def feature_extractors(self) -> list[str]:
+        """The extractors that all other measures are taken on, in order."""
+        return [spec for spec in self.extractors if spec != "texture"]
+
+    @property
+    def judge_extractor(self) -> str | None:
+        """The extractor whose features the class judge reads; None where there is none."""
+        if self.judge is not None:
+            return self.judge
+        return next(iter(self.feature_extractors), None)
 
     @field_validator("resamples")
     @classmethod

@@ -16,7 +16,9 @@ Precision = Annotated[
 
 
 class Spec(BaseModel):
-    """A section of a config: unknown keys, wrong types and infinite numbers are errors; instances are immutable."""
+    """A section of a config: unknown keys, wrong types and infinite numbers are errors; instances are
+    immutable.
+    """
 
     # strict: `seed: true` or `batch_size: "128"` is a slip of the pen, and the JSON schema refuses it too.
     model_config = ConfigDict(
@@ -25,7 +27,10 @@ class Spec(BaseModel):
 
 
 def merged(raw: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a plain mapping with the values of dotted keys set. Raises ConfigError where a key leads through a value."""
+    """A copy of a plain mapping with the values of dotted keys set.
+
+    Raises ConfigError where a key leads through a value.
+    """
     out = copy.deepcopy(raw)
     for key, value in values.items():
         set_key(out, key, copy.deepcopy(value))

@@ -13,7 +13,10 @@ UNION_MEMBERS = {"int", "list[int]"}  # pydantic puts these into the location of
 
 
 def parse(raw: Any, where: str, kind: Any) -> Any:
-    """Validate a plain mapping as an instance of the spec class `kind`. Errors name `where`. Raises ConfigError."""
+    """Validate a plain mapping as an instance of the spec class `kind`.
+
+    Errors name `where`. Raises ConfigError.
+    """
     with reading(where, ConfigError, "correct it; configs/digits.yaml is an example"):
         try:
             return kind.model_validate(raw)
@@ -22,7 +25,10 @@ def parse(raw: Any, where: str, kind: Any) -> Any:
 
 
 def spec_of(field: Any) -> Any:
-    """The spec class of a section, also of one that may be null. None for a plain value and for a union of specs."""
+    """The spec class of a section, also of one that may be null.
+
+    None for a plain value and for a union of specs.
+    """
     if field.discriminator is not None:
         return None
     kinds = (field.annotation, *get_args(field.annotation))
@@ -81,7 +87,8 @@ def _members(field: Any) -> dict[str, Any]:
 def _child(parent: Any, part: str) -> Any:
     """What lies one step of an error's location below `parent`; None for a plain value.
 
-    Below a field with a discriminator lie its members: the step is a dict of them, and the next step picks one.
+    Below a field with a discriminator lie its members: the step is a dict of them, and the next step picks
+    one.
     """
     if isinstance(parent, dict):
         return parent.get(part)

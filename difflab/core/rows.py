@@ -1,8 +1,52 @@
-"""What the rows of metrics.jsonl are called and what they mean."""
+"""The rows of metrics.jsonl: their keys, how they are written, what they are called and what they mean."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from difflab.core.files import write_text
+
+Row = dict[str, Any]
+"""One number of one generation. Its keys are `KEYS`."""
+KEYS = (
+    "generation",
+    "lab",
+    "metric",
+    "extractor",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n",
+    "floor",
+    "recipe",
+    "reason",
+)
+
+
+def row(
+    generation: int,
+    metric: str,
+    extractor: str,
+    value: float | None,
+    ci: tuple[float, float] | None,
+    n: int,
+    floor: float | None,
+    recipe: str,
+    reason: str | None = None,
+) -> Row:
+    """One row, of lab 0. `ci` is the 95% interval; `recipe` the hash of how the number was made; `reason` why it is missing."""
+    low, high = ci if ci else (None, None)
+    values = (generation, 0, metric, extractor, value, low, high, n, floor, recipe, reason)
+    return dict(zip(KEYS, values, strict=True))
+
+
+def write_lines(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows as JSON lines."""
+    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
 @dataclass(frozen=True)
@@ -21,7 +65,7 @@ class RowKind:
     unit: str
     """What the number counts, for example 'share of samples'."""
     better: str
-    """'higher' | 'lower' | 'real' (best where it is as between two sets of real images) | 'none' (neither is better)."""
+    """'higher' | 'lower' | 'real' (best at the value between two sets of real images) | 'none'."""
     about: str
     """One or two sentences for a stranger: what is measured, and on what."""
     topic: str

@@ -1,1 +1,1 @@
-"""Anybody's images: compare two sets, diagnose a series, watch a training, simulate damage."""
+"""Compare two image sets, diagnose generations, monitor a training, simulate collapse."""

@@ -31,9 +31,11 @@ class Chain:
 
     The defaults are those of images of an unknown chain.
 
-    real, fresh: shares of the training set that are real images, and that are real images never trained on
-    before; None = not known. guidance: guidance scale while sampling, 1 = none, None = not known. policies:
-    their names.
+    Attributes:
+        real, fresh: shares of the training set that are real images, and that are real images never trained
+            on before; None = not known.
+        guidance: guidance scale while sampling, 1 = none, None = not known.
+        policies: their names.
     """
 
     real: float | None = None

@@ -19,23 +19,26 @@ import torch
 
 from difflab import config as configs
 from difflab.core.errors import DataError, MeasureError, reading
+from difflab.core.rows import Row
 from difflab.core.seeds import numpy_generator, seed_of
 from difflab.data.content import halves
 from difflab.data.image_sets import open_sides
 from difflab.data.sources import Source
 from difflab.evaluation.extract import default_extractor, features, notes_on_overlaps, rows_at
 from difflab.evaluation.summary import Summary, changes_most, changes_of, count_in_words
-from difflab.loop.measure import Row, Side, measured
 from difflab.metrics import METRICS, Concepts, assign, concepts_of, open_extractor, read_concepts
 from difflab.metrics.defaults import COMMON, CONCEPTS, MEMORY, TEXTURE
+from difflab.metrics.evaluate import ComparedSets, MeasureSettings, Side, measured
 from difflab.metrics.interval import resampled
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """rows: as in metrics.jsonl of a run.
+    """The result of `difflab.compare`.
 
-    notes: what was special about the images, and what was done about it.
+    Attributes:
+        rows: as in metrics.jsonl of a run.
+        notes: what was special about the images, and what was done about it.
     """
 
     rows: list[Row]
@@ -55,7 +58,8 @@ class Comparison:
     def summary(self, real: str = "REAL", generated: str = "GENERATED") -> Summary:
         """How many measures differ, the ones that differ most, and what to type next.
 
-        real, generated: paths for the commands.
+        Args:
+            real, generated: paths for the commands.
         """
         sets = f"{shlex.quote(real)} {shlex.quote(generated)}"
         return Summary(
@@ -192,9 +196,12 @@ def _count(sources: dict[str, Source], wanted: int | None, notes: list[str]) -> 
 class _Sides:
     """What the measures are taken on.
 
-    positions: of the images of each side in its source. features: of each side, [n, d] per extractor. first,
-    second: positions in the real side of the reference and of the half that gives the floor, `n` each.
-    labels: the concept of each image, int64 [n], by side; None without concepts.
+    Attributes:
+        positions: of the images of each side in its source.
+        features: of each side, [n, d] per extractor.
+        first, second: positions in the real side of the reference and of the half that gives the floor, `n`
+            each.
+        labels: the concept of each image, int64 [n], by side; None without concepts.
     """
 
     extractors: Sequence[Any]
@@ -257,18 +264,20 @@ def _measure(
 
     rows: list[Row] = []
     for i, extractor in enumerate(sides.extractors):
-        rows += measured(
-            extractor,
-            [name for name in names if METRICS[name].needs != "concepts" or extractor is clip],
+        sets = ComparedSets(
             sides.side("real", i, sides.first),
             sides.side("generated", i, np.arange(sides.n)),
             sides.side("real", i, sides.second),
-            train=sides.features["train"][i] if "train" in sides.features else None,
-            concepts=concepts if extractor is clip else None,
-            neighbours=neighbours,
-            identity=configs.digest(sides.real_hashes),
-            resample=resample,
+            sides.features["train"][i] if "train" in sides.features else None,
+            configs.digest(sides.real_hashes),
         )
+        settings = MeasureSettings(
+            [name for name in names if METRICS[name].needs != "concepts" or extractor is clip],
+            resample,
+            neighbours,
+            concepts=concepts if extractor is clip else None,
+        )
+        rows += measured(extractor, sets, settings)
     return rows
 
 

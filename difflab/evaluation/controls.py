@@ -56,7 +56,8 @@ def matched(images: np.ndarray, like: np.ndarray) -> np.ndarray:
 def _levelled(luma: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """`luma` with the grey levels of other images, matched by rank over all pixels of all images.
 
-    levels: sorted.
+    Args:
+        levels: sorted.
     """
     order = np.argsort(luma, axis=None, kind="stable")
     out = np.empty(luma.size)

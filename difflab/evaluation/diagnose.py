@@ -28,9 +28,8 @@ from difflab.evaluation.examine import examine
 from difflab.evaluation.extract import default_extractor, notes_on_copies
 from difflab.evaluation.finding import Diagnosis
 from difflab.evaluation.readings import Images
-from difflab.loop.measure import measured_count
 from difflab.metrics import assign, open_extractor, read_concepts
-from difflab.runs.sizes import first_size, fresh_needed
+from difflab.runs.sizes import first_size, fresh_needed, measured_count
 
 MOST = 1000
 """Images on a side where no count is given."""
@@ -220,8 +219,9 @@ def diagnose_run(
     """
     config, about = run.config, run.about
     n = _count_of_run(run, count)
-    own_specs = [spec for spec in config.measure.extractors if spec != "texture"]
-    specs = extractors or list(dict.fromkeys([*own_specs, *spaces(about["record"][0])]))
+    specs = extractors or list(
+        dict.fromkeys([*config.measure.feature_extractors, *spaces(about["record"][0])])
+    )
     n_train = about["n_train"]
     first = first_size(config, n_train)
     n_trained = n_train if fresh_needed(config, first) else first

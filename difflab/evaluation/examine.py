@@ -147,7 +147,9 @@ def _finding(
 ) -> tuple[Finding, Generation0]:
     """The finding of one generation, and generation 0 with its measures.
 
-    first: generation 0; None = `images` are generation 0. several: whether there are further generations.
+    Args:
+        first: generation 0; None = `images` are generation 0.
+        several: whether there are further generations.
     """
     samples = real.measure_all(images)
     if first is None:

@@ -80,7 +80,8 @@ def notes_on_copies(side: str, hashes: Sequence[str]) -> list[str]:
 def notes_on_overlaps(hashes: Mapping[str, Sequence[str]]) -> list[str]:
     """The notes on images that two sets share, and on the measures that this makes meaningless.
 
-    hashes: by name of the set.
+    Args:
+        hashes: by name of the set.
     """
     notes = overlaps(hashes)
     for i, note in enumerate(notes):

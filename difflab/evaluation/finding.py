@@ -18,12 +18,17 @@ COURSE = 5
 class Finding:
     """The diagnosis of one generation.
 
-    profile: the verdict on each of the eight definitions. stage: 'none', 'early', 'late', 'catastrophic' or
-    'cannot tell'. instead: explanations other than collapse, the main one first. looks: how the images look
-    different from real ones, the largest shift first. readings: the evidence, by definition. gone: classes
-    that no sample was asked for. left_out: by measure, why it has no value. chain: what the chain of this
-    generation does already. equal: how many samples are training images or reference images, pixel for pixel.
-    copies_told: False if the reference images are training images, so that near copies have no control.
+    Attributes:
+        profile: the verdict on each of the eight definitions.
+        stage: 'none', 'early', 'late', 'catastrophic' or 'cannot tell'.
+        instead: explanations other than collapse, the main one first.
+        looks: how the images look different from real ones, the largest shift first.
+        readings: the evidence, by definition.
+        gone: classes that no sample was asked for.
+        left_out: by measure, why it has no value.
+        chain: what the chain of this generation does already.
+        equal: how many samples are training images or reference images, pixel for pixel.
+        copies_told: False if the reference images are training images, so that near copies have no control.
     """
 
     generation: int
@@ -108,8 +113,11 @@ class Finding:
 class Diagnosis:
     """The result of `difflab.diagnose`.
 
-    findings: one per generation. notes: what was special about the images. recipe: how the features were
-    computed. doubts: sentences about controls that are not valid.
+    Attributes:
+        findings: one per generation.
+        notes: what was special about the images.
+        recipe: how the features were computed.
+        doubts: sentences about controls that are not valid.
     """
 
     findings: list[Finding]
@@ -163,8 +171,9 @@ class Diagnosis:
     def summary(self, run: str | None = None, reference: str = "REAL", samples: str = "GENERATED") -> Summary:
         """The verdict on the last generation, the measures that changed most, and what to type next.
 
-        run: path of the run that was diagnosed; None = image sets were, at the paths `reference` and
-        `samples`.
+        Args:
+            run: path of the run that was diagnosed; None = image sets were, at the paths `reference` and
+                `samples`.
         """
         last = self.findings[-1]
         if run is None:

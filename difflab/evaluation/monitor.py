@@ -20,15 +20,17 @@ from accelerate.utils import gather_object
 
 from difflab.config import digest
 from difflab.core.errors import DataError, DifflabError, MeasureError
+from difflab.core.rows import Row
 from difflab.core.seeds import numpy_generator, seed_of
 from difflab.data.content import halves
 from difflab.data.image_sets import open_sides
 from difflab.data.sources import Source
 from difflab.evaluation.extract import default_extractor, features, rows_at
-from difflab.loop.measure import Row, Side, measured
 from difflab.metrics import METRICS, open_extractor
 from difflab.metrics.defaults import COMMON, TEXTURE
+from difflab.metrics.evaluate import ComparedSets, MeasureSettings, Side, measured
 from difflab.metrics.interval import resampled
+from difflab.metrics.row_name import measure_name
 
 T = TypeVar("T")
 
@@ -161,19 +163,12 @@ class Monitor:
             return resampled(metric, pair, range(self.resamples), seed)
 
         n = min(self.count, len(samples[0]))
+        settings = MeasureSettings(self.metrics, resample, self.neighbours, generation=step)
         rows: list[Row] = []
         for extractor, real, fake in zip(self._extractors, self._real, samples, strict=True):
-            rows += measured(
-                extractor,
-                self.metrics,
-                Side(real[:n]),
-                Side(fake[:n]),
-                Side(real[self.count : self.count + n]),
-                neighbours=self.neighbours,
-                identity=self._identity,
-                generation=step,
-                resample=resample,
-            )
+            second_real = Side(real[self.count : self.count + n])
+            sets = ComparedSets(Side(real[:n]), Side(fake[:n]), second_real, identity=self._identity)
+            rows += measured(extractor, sets, settings)
         return rows
 
     def _features(self, images: Any) -> list[torch.Tensor]:
@@ -232,7 +227,7 @@ class Monitor:
         first = self._first(row)
         if first is None or first["ci_low"] is None or row["ci_low"] is None:
             return False
-        better = METRICS["fd" if row["metric"] == "fid" else row["metric"]].better
+        better = METRICS[measure_name(row["metric"])].better
         if better == "real":
             now, before = abs(row["value"] - row["floor"]), abs(first["value"] - first["floor"])
             if now <= before:

@@ -42,8 +42,9 @@ Measured = tuple[float, float] | str
 class Images:
     """A set of images.
 
-    pixels: uint8 [n, H, W, C]. labels: int64 [n], the class that each image shows or was asked for;
-    None = unlabelled.
+    Attributes:
+        pixels: uint8 [n, H, W, C].
+        labels: int64 [n], the class that each image shows or was asked for; None = unlabelled.
     """
 
     pixels: np.ndarray
@@ -84,9 +85,10 @@ class RealSide:
     `reference`, so that the chance in it cancels. The class judges learn from `reference` and `unseen`, never
     from images that they judge.
 
-    train: the images that the first model was trained on; None = not known. known: content hashes of the
-    training images, if so many reference images are among them that the reference says nothing about unseen
-    images; else empty.
+    Attributes:
+        train: the images that the first model was trained on; None = not known.
+        known: content hashes of the training images, if so many reference images are among them that the
+            reference says nothing about unseen images; else empty.
     """
 
     reference: Images
@@ -147,7 +149,8 @@ class RealSide:
     def measure_content(self, images: Images, copies: bool = False) -> dict[Key, Measured]:
         """The measures of content of `images` on all extractors.
 
-        copies: also near copies of training images.
+        Args:
+            copies: also near copies of training images.
         """
         measured: dict[Key, Measured] = {}
         for extractor in self.extractors:
@@ -208,13 +211,13 @@ class RealSide:
         measured: dict[Key, Measured] = {}
         for name in metrics:
             try:
-                taken = take(METRICS[name], pair, resample)
+                measurement = take(METRICS[name], pair, resample)
             except MeasureError as reason:
                 measured[space, name] = str(reason)
                 continue
-            measured[space, name] = (taken.value, taken.error)
-            if taken.note:
-                self.notes[f"{name} ({space}): {taken.note}"] = None
+            measured[space, name] = (measurement.value, measurement.error)
+            if measurement.note:
+                self.notes[f"{name} ({space}): {measurement.note}"] = None
         return measured
 
     def controls(self) -> dict[str, dict[Key, Measured]]:

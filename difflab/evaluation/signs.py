@@ -34,9 +34,11 @@ PRESENT, ABSENT, UNKNOWN = "present", "absent", "cannot tell"
 class Sign:
     """A measure that shows an effect, the direction that is worse, and how large a change is relevant.
 
-    worse: 'higher' or 'lower'. relevant: a multiple of the noise floor's value (of = 'floor'), of the total
-    variance of the real images ('variance'), of each control's own value ('control'), or an absolute number
-    ('one'). in_look: whether the samples are also compared with the control that looks like them.
+    Attributes:
+        worse: 'higher' or 'lower'.
+        relevant: a multiple of the noise floor's value (of = 'floor'), of the total variance of the real
+            images ('variance'), of each control's own value ('control'), or an absolute number ('one').
+        in_look: whether the samples are also compared with the control that looks like them.
     """
 
     metric: str
@@ -102,7 +104,10 @@ LOOKS = {
 class Reading:
     """A measure on the samples and on each control: (value, standard error).
 
-    unit: what `sign.relevant` is a multiple of. n: number of samples. space: the extractor.
+    Attributes:
+        unit: what `sign.relevant` is a multiple of.
+        n: number of samples.
+        space: the extractor.
     """
 
     sign: Sign

@@ -23,9 +23,13 @@ from difflab.core.seeds import numpy_generator
 class Pool:
     """Real images to draw from.
 
-    images: uint8 [N, H, W, C]. labels: their classes, int64 [N]. degree: of the change, in (0, 1]. count:
-    images to return. rng: all randomness. train: images that a model was trained on, uint8 [M, H, W, C], and
-    their classes; needed by `copied`.
+    Attributes:
+        images: uint8 [N, H, W, C].
+        labels: their classes, int64 [N].
+        degree: of the change, in (0, 1].
+        count: images to return.
+        rng: all randomness.
+        train: images that a model was trained on, uint8 [M, H, W, C], and their classes; needed by `copied`.
     """
 
     images: np.ndarray
@@ -38,7 +42,9 @@ class Pool:
     def draw(self, rows: np.ndarray | None = None, count: int | None = None) -> np.ndarray:
         """Positions of `count` different images among `rows`. Raises DataError if there are fewer.
 
-        count: None = `self.count`. rows: None = all.
+        Args:
+            count: None = `self.count`.
+            rows: None = all.
         """
         rows = np.arange(len(self.images)) if rows is None else rows
         count = self.count if count is None else count

@@ -21,11 +21,15 @@ INTERNALS = "training"
 class Change:
     """How one measure changed.
 
-    first: the value in generation 0, or of the arm that others are compared with; None = `last` is compared
-    with the floor. last: the value in the last generation, or of the arm. floor: the value between two sets
-    of real images. ci_low, ci_high: 95% interval of `last`. n: images, chains or seeds. noise: 95% half width
-    of the change, or |floor| where there is no interval; None = unknown. arm, lab: of a sweep and of an
-    ecosystem.
+    Attributes:
+        first: the value in generation 0, or of the arm that others are compared with; None = `last` is
+            compared with the floor.
+        last: the value in the last generation, or of the arm.
+        floor: the value between two sets of real images.
+        ci_low, ci_high: 95% interval of `last`.
+        n: images, chains or seeds.
+        noise: 95% half width of the change, or |floor| where there is no interval; None = unknown.
+        arm, lab: of a sweep and of an ecosystem.
     """
 
     metric: str
@@ -70,8 +74,12 @@ class Change:
 class Summary:
     """The end of a command.
 
-    verdict: one or more sentences. changes: the measures that changed most, the clearest first. look_at:
-    files. next_commands: what to type next. advice: what could help; '' = nothing to say.
+    Attributes:
+        verdict: one or more sentences.
+        changes: the measures that changed most, the clearest first.
+        look_at: paths of files.
+        next_commands: what to type next.
+        advice: what could help; '' = nothing to say.
     """
 
     verdict: str
@@ -82,11 +90,10 @@ class Summary:
 
 
 def changes_of(rows: Iterable[Mapping[str, Any]]) -> list[Change]:
-    """The change of every measure of which rows of metrics.jsonl have values: from generation 0 to the last
-    generation.
+    """The change of every measure from generation 0 to the last generation, from rows of metrics.jsonl.
 
-    A measure that is there in one generation only is compared with its floor. Rows about the training are
-    left out.
+    If a measure has one generation only, it is compared with its floor. Rows without a value and rows about
+    the training are left out.
     """
     series: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -157,27 +164,28 @@ def summary_of_run(run: Any, diagnosis: Mapping[str, Any] | None = None) -> Summ
             advice, or the reason why there is no diagnosis; None = the verdict counts the measures that
             changed.
     """
-    rows = run.rows()
-    name = shlex.quote(str(run.path))
-    known = diagnosis is not None and "words" in diagnosis
-    if known:
-        assert diagnosis is not None
+    rows, advice = run.rows(), ""
+    if diagnosis is not None and "words" in diagnosis:
+        advice = diagnosis.get("advice", "")
         verdict = sentence(
             diagnosis["words"], diagnosis["generation"], diagnosis["n"], diagnosis.get("first_alarm")
         )
     else:
-        verdict = count_in_words(changes_of(rows), max((row["generation"] for row in rows), default=0))
-    commands = [f"difflab report {name}"] if not (Path(run.path) / "report.html").exists() else []
+        last = max((row["generation"] for row in rows), default=0)
+        verdict = count_in_words(changes_of(rows), last)
+    files = existing(Path(run.path), ("report.html", "strip.png", "curves.png", "metrics.jsonl"))
+    return Summary(verdict, changes_most(rows), files, _commands(run), advice)
+
+
+def _commands(run: Any) -> list[str]:
+    """What to type after a run. Of an ecosystem the first lab is diagnosed."""
+    name = shlex.quote(str(run.path))
+    commands = []
+    if not (Path(run.path) / "report.html").exists():
+        commands.append(f"difflab report {name}")
     if not run.config.exact:
-        commands.append(f"difflab diagnose {name}")
-    commands.append(f"difflab status {name} --all")
-    return Summary(
-        verdict,
-        changes_most(rows),
-        existing(Path(run.path), ("report.html", "strip.png", "curves.png", "metrics.jsonl")),
-        commands,
-        diagnosis.get("advice", "") if known and diagnosis is not None else "",
-    )
+        commands.append(f"difflab diagnose {shlex.quote(str(run.parts[0].path))}")
+    return [*commands, f"difflab status {name} --all"]
 
 
 def existing(folder: Path, names: Iterable[str]) -> list[str]:
@@ -210,10 +218,9 @@ def count_in_words(changes: Sequence[Change], generation: int) -> str:
     if not known:
         return "no measure has a value"
     clear = sum(change.clear for change in known)
+    subject = f"{clear} of {len(known)} measures" if clear else "no measure"
     if known[0].first is None:
-        text, since = "differ from real images", ""
+        predicate = "differ from real images" if clear else "differs from real images"
     else:
-        text, since = "changed", f" from generation 0 to generation {generation}"
-    number = f"{clear} of {len(known)} measures" if clear else "no measure"
-    verb = text if clear else text.replace("differ ", "differs ")
-    return f"{number} {verb}{since} by more than the noise (n = {known[0].n})"
+        predicate = f"changed from generation 0 to generation {generation}"
+    return f"{subject} {predicate} by more than the noise (n = {known[0].n})"

@@ -51,6 +51,11 @@ class Extractor:
         self._device = torch.device(device)
         self._network = network
 
+    @property
+    def is_texture(self) -> bool:
+        """Whether the features are the statistics of difflab/features/texture.py, which have measures of their own."""
+        return self.name == "texture"
+
     def rest(self) -> None:
         """Move the network to the CPU to free memory of the device. The next call moves it back."""
         if self._network is not None:

@@ -1,8 +1,9 @@
-"""Measures that were added to a run after it was asked for: measures.yaml, one section of settings per feature space.
+"""Measures that were added to a run after it was asked for: measures.yaml, one section of settings per
+feature space.
 
-They change no training, so they are no part of the run's recipe. Each row has its own, the same as if the run had been asked for it
-from the start, and the same number. Whoever measures a generation of the run, the command `measure` or the engine that resumes or
-extends it, takes the added measures too.
+They change no training, so they are no part of the run's recipe. Each row has its own, the same as if the run
+had been asked for it from the start, and the same number. Whoever measures a generation of the run, the
+command `measure` or the engine that resumes or extends it, takes the added measures too.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ from difflab import config as configs
 from difflab.config import Measure
 from difflab.core.errors import ConfigError, MeasureError, StoreError
 from difflab.core.files import write_text
-from difflab.loop import measure as measuring
-from difflab.loop.measure import JUDGES, Row
+from difflab.core.rows import Row
+from difflab.loop.image_rows import AESTHETIC, measure_images
+from difflab.loop.judge_drift_rows import JUDGES
+from difflab.loop.run_extractors import extractors_of
+from difflab.metrics.metric import METRICS
+from difflab.metrics.row_name import row_name
 from difflab.runs.run import Run
 
 FILE = "measures.yaml"
@@ -58,17 +63,16 @@ def add(run: Run, sections: Sequence[dict[str, Any]]) -> None:
 
 
 def taken(measure: Measure) -> dict[tuple[str, str], dict[str, Any]]:
-    """(measure, extractor) of every row that these settings make, in order, and what it is taken with besides."""
-    from difflab.metrics import METRICS
-
-    specs = [spec for spec in measure.extractors if spec != "texture"]
-    judge = measure.judge or next(iter(specs), None)
+    """(measure, extractor) of every row that these settings make, in order, and what it is taken with
+    besides.
+    """
+    specs, judge = measure.feature_extractors, measure.judge_extractor
     clip = next((spec for spec in specs if spec.startswith("open_clip")), None)
     out: dict[tuple[str, str], dict[str, Any]] = {}
     for name in measure.metrics:
         needs = METRICS[name].needs
         special: dict[str, list[str | None]] = {
-            "texture": ["texture"] if "texture" in measure.extractors else [],
+            "texture": ["texture"] if measure.with_texture else [],
             "judge": [judge],
             "concepts": [clip],
         }
@@ -87,7 +91,8 @@ def taken(measure: Measure) -> dict[tuple[str, str], dict[str, Any]]:
 def lacking(run: Run, wanted: Measure) -> list[dict[str, Any]]:
     """The sections that `wanted` adds to what the run takes already, one per extractor.
 
-    Raises MeasureError where a measure is there under other settings: a run has one number of each measure and extractor.
+    Raises MeasureError where a measure is there under other settings: a run has one number of each measure
+    and extractor.
     """
     there: dict[tuple[str, str], dict[str, Any]] = {}
     for before in (run.config.measure, *added(run)):
@@ -99,7 +104,8 @@ def lacking(run: Run, wanted: Measure) -> list[dict[str, Any]]:
             other = next((key for key in settings if settings[key] != known[key]), None)
             if other is not None:
                 raise MeasureError(
-                    f"{name} ({spec}) is in this run with {other} {known[other]}, not {settings[other]}: a run has one number of each "
+                    f"{name} ({spec}) is in this run with {other} {known[other]}, not {settings[other]}: a "
+                    "run has one number of each "
                     f"measure and extractor; name measures that it has not, or leave --{other} out"
                 )
             continue
@@ -124,9 +130,12 @@ def view(run: Run, measure: Measure) -> Run:
 
 
 def opened(run: Run, accelerator: Accelerator) -> list[Opened]:
-    """Every added section with its extractors, and the real set's features in their spaces. All processes take part."""
+    """Every added section with its extractors, and the real set's features in their spaces.
+
+    All processes take part.
+    """
     views = [view(run, section) for section in added(run)]
-    return [(part, measuring.extractors_of(part, accelerator)) for part in views]
+    return [(part, extractors_of(part, accelerator)) for part in views]
 
 
 def missing(more: Sequence[Opened], rows: Sequence[Row]) -> list[Opened]:
@@ -138,9 +147,9 @@ def missing(more: Sequence[Opened], rows: Sequence[Row]) -> list[Opened]:
 def expected(run: Run, extractors: Sequence[Any]) -> set[tuple[str, str]]:
     """Measure and extractor of the rows of one section, as they are called in metrics.jsonl."""
     (extractor,) = extractors
-    names = [measuring.shown(name, extractor) for name in run.config.measure.metrics]
+    names = [row_name(name, extractor.name) for name in run.config.measure.metrics]
     names += JUDGES if run.config.measure.judge_drift else []
-    names += [measuring.AESTHETIC.name] if run.config.measure.aesthetic is not None else []
+    names += [AESTHETIC.name] if run.config.measure.aesthetic is not None else []
     return {(name, extractor.name) for name in names}
 
 
@@ -155,5 +164,5 @@ def rows_of(
     known = {(row["metric"], row["extractor"]) for row in before}
     out: list[Row] = []
     for part, extractors in more:
-        out += measuring.measure_images(part, generation, extractors, accelerator, advance)
+        out += measure_images(part, generation, extractors, accelerator, advance)
     return [row for row in out if (row["metric"], row["extractor"]) not in known]

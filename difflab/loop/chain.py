@@ -20,9 +20,8 @@ from difflab.config import Config
 from difflab.core.memory import enough_memory, peak_memory
 from difflab.core.progress import Reporter
 from difflab.loop import checks, ecosystem
-from difflab.loop import measure as measuring
 from difflab.loop.ingest import ingest
-from difflab.loop.measuring import catch_up, measure, open_extractors
+from difflab.loop.measure import catch_up, collect, measure, open_extractors
 from difflab.loop.mix import mix
 from difflab.loop.pictures import draw_pictures
 from difflab.loop.sample import sample
@@ -42,12 +41,15 @@ def run_chain(
     plots: bool = True,
     after_generation: Callable[[Run, int, bool], None] | None = None,
 ) -> Run:
-    """Run or resume the chain of `config`, or all labs of an ecosystem, in the folder `path`. It can be stopped at any time.
+    """Run or resume the chain of `config`, or all labs of an ecosystem, in the folder `path`.
+
+    It can be stopped at any time.
 
     Args:
         report: shows progress and messages; None = silent.
         plots: also draw curves.png, which takes seconds.
-        after_generation: called in the main process with the run, the generation and whether anything of it is new.
+        after_generation: called in the main process with the run, the generation and whether anything of it
+            is new.
 
     Raises:
         ConfigError: the config cannot be run, with the key to change.
@@ -79,7 +81,9 @@ def run_chain(
 
 
 def open_for_work(config: Config, path: Path, accelerator: Accelerator) -> Run:
-    """The run in `path`, locked by the main process, which checks the folder before another process looks at it."""
+    """The run in `path`, locked by the main process, which checks the folder before another process looks at
+    it.
+    """
     kind = run_class(config)
     with accelerator.main_process_first():
         if accelerator.is_main_process:
@@ -88,7 +92,9 @@ def open_for_work(config: Config, path: Path, accelerator: Accelerator) -> Run:
 
 
 def prepare(run: Run, works: list[Work]) -> None:
-    """Write the real set, check all that can be checked before anything is fitted, and see which stages are done."""
+    """Write the real set, check all that can be checked before anything is fitted, and see which stages are
+    done.
+    """
     for work in works:
         ingest(work.run, work.accelerator, work.report.say)
         checks.check_counts(work.run)
@@ -97,8 +103,8 @@ def prepare(run: Run, works: list[Work]) -> None:
         ecosystem.check_labs(run)
     for work in works:
         open_extractors(work)
-    # Before any stage runs: a process that looked later could find a result of the main process and skip a stage in which
-    # the others wait for it.
+    # Before any stage runs: a process that looked later could find a result of the main process and skip a
+    # stage in which the others wait for it.
     for work in works:
         work.done = {(t, stage) for t in work.generations for stage in STAGES if work.run.done(t, stage)}
     works[0].wait()
@@ -109,7 +115,10 @@ def prepare(run: Run, works: list[Work]) -> None:
 
 
 def one_generation_of_all(run: Run, works: list[Work], generation: int) -> bool:
-    """One generation of the chain, or of every lab and between the labs. Returns whether anything of it is new."""
+    """One generation of the chain, or of every lab and between the labs.
+
+    Returns whether anything of it is new.
+    """
     compared = isinstance(run, EcosystemRun) and run.between(generation).exists()
     works[0].wait()  # all processes have looked before one of them writes
     for work in works:
@@ -140,9 +149,12 @@ def one_generation(work: Work, generation: int) -> None:
 
 
 def finish(run: Run, plots: bool) -> None:
-    """What lies beside the generations: metrics.jsonl, of an ecosystem its pictures. The decoded pixels are deleted."""
+    """What lies beside the generations: metrics.jsonl, of an ecosystem its pictures.
+
+    The decoded pixels are deleted.
+    """
     for part in run.parts:
-        measuring.collect(part)
+        collect(part)
     if isinstance(run, EcosystemRun):
         ecosystem.finish(run, plots)
     run.drop_cache()

@@ -93,7 +93,8 @@ def write_checkpoint(
     watches: Sequence[Watch],
     accelerator: Accelerator,
 ) -> None:
-    """Write a checkpoint as safetensors (accelerate's own would pickle the optimiser); `running` is the loss since the curve's last point.
+    """Write a checkpoint as safetensors (accelerate's own would pickle the optimiser); `running` is the loss
+    since the curve's last point.
 
     Every process takes part, since sharded tensors are gathered; the main one writes.
     """

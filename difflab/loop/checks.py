@@ -1,4 +1,6 @@
-"""What is found out before anything is fitted: unknown names, impossible numbers, a base that cannot be opened."""
+"""What is found out before anything is fitted: unknown names, impossible numbers, a base that cannot be
+opened.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,16 @@ from difflab.config import Config
 from difflab.core.errors import ConfigError, reading
 from difflab.core.progress import Reporter
 from difflab.loop import ecosystem, trackers
-from difflab.loop import measure as measuring
 from difflab.loop.conditions import sample_conditions
+from difflab.loop.run_extractors import check_measure_settings
+from difflab.loop.unmeasurable import unmeasurable
 from difflab.loop.work import Work
+from difflab.metrics.evaluate import left_out
 from difflab.models import family_of
 from difflab.models.pixel import noise_of
 from difflab.models.schedulers import check_scheduler, late_start, scheduler_of
 from difflab.runs.run import Run
+from difflab.runs.sizes import measured_count
 
 
 def check(config: Config) -> None:
@@ -43,7 +48,7 @@ def check_lab(config: Config) -> None:
     trackers.check(config)
     if "fp16" in (config.train.precision, config.sample.precision) and not torch.accelerator.is_available():
         raise ConfigError("train.precision and sample.precision fp16 want a GPU; use bf16 or no")
-    measuring.check(config)
+    check_measure_settings(config)
     if config.denoises and not config.text:
         noise = noise_of(config.model)
         check_scheduler(lambda how: scheduler_of(how, noise), config.sample, noise)
@@ -67,7 +72,10 @@ def warn_of_slow_precision(config: Config, report: Reporter) -> None:
 
 
 def report_account(works: list[Work]) -> None:
-    """Say which images of the real sets were left out or altered. A set that is read as it is needs no line."""
+    """Say which images of the real sets were left out or altered.
+
+    A set that is read as it is needs no line.
+    """
     lines = []
     for work in works:
         account = work.run.came_in
@@ -80,14 +88,16 @@ def check_counts(run: Run) -> None:
     """Find out about numbers of images that do not go together before anything is fitted."""
     config = run.config
     if not config.exact and config.measure.metrics:
-        measuring.measured_count(run)
+        measured_count(run)
     if config.conditional:
         for count in config.sample.count if isinstance(config.sample.count, list) else [config.sample.count]:
             sample_conditions(run, 0, count)
 
 
 def check_text(run: Run, report: Reporter) -> None:
-    """Open the base of a text-to-image family before anything is fitted, and say how many captions it will not read to the end."""
+    """Open the base of a text-to-image family before anything is fitted, and say how many captions it will
+    not read to the end.
+    """
     if not run.config.text:
         return
     with reading(f"model.base {getattr(run.config.model, 'base', '')}", ConfigError):
@@ -99,12 +109,14 @@ def check_text(run: Run, report: Reporter) -> None:
     if unknown:
         near = get_close_matches(unknown[0], run.prompts, 1, 0.0)
         raise ConfigError(
-            f"probe.prompts: no image of the real set has the caption '{unknown[0]}'; the nearest is '{near[0]}'"
+            f"probe.prompts: no image of the real set has the caption '{unknown[0]}'; the nearest is "
+            f"'{near[0]}'"
         )
     cut = model.base.too_long(run.prompts)
     if cut:
         report.say(
-            f"{cut} of {len(run.prompts)} captions are longer than the tokenizer takes: the model reads only their beginning"
+            f"{cut} of {len(run.prompts)} captions are longer than the tokenizer takes: the model reads only "
+            "their beginning"
         )
 
 
@@ -114,5 +126,5 @@ def check_measures(work: Work) -> None:
     if all((t, "measure") in work.done for t in range(run.config.generations + 1)):
         return
     lab = f"lab {run.config.lab}: " if run.config.ecosystem else ""
-    for line in measuring.left_out(measuring.unmeasurable(run, work.extractors, work.accelerator)):
+    for line in left_out(unmeasurable(run, work.extractors, work.accelerator)):
         work.report.say(f"{lab}will be left out, as it cannot even be measured between real images: {line}")

@@ -15,7 +15,9 @@ from difflab.runs.sizes import first_size
 
 @dataclass(frozen=True)
 class Conditions:
-    """What is asked of each sample. conditions: int64 [n]; labels: int64 [n] or None; the texts behind them, or None."""
+    """What is asked of each sample. conditions: int64 [n]; labels: int64 [n] or None; the texts behind them,
+    or None.
+    """
 
     conditions: np.ndarray
     labels: np.ndarray | None
@@ -43,10 +45,12 @@ class Conditions:
 
 
 def sample_conditions(run: Run, generation: int, count: int) -> Conditions:
-    """What is asked of `count` samples: the classes and captions of training set 0 (or classes equally often), in random order.
+    """What is asked of `count` samples: the classes and captions of training set 0 (or classes equally
+    often), in random order.
 
-    Classes have exact quotas. Captions go through the images of each class in turn, the same ones in every generation.
-    Raises ConfigError when a class would not be asked for at all: its loss would be the experiment's own doing.
+    Classes have exact quotas. Captions go through the images of each class in turn, the same ones in every
+    generation. Raises ConfigError when a class would not be asked for at all: its loss would be the
+    experiment's own doing.
     """
     labels = _quotas(run, generation, count)
     if not run.config.text:
@@ -70,8 +74,8 @@ def sample_conditions(run: Run, generation: int, count: int) -> Conditions:
 def probe_conditions(run: Run) -> Conditions | None:
     """What the probe asks for; None = unconditional.
 
-    Captions: those of config, or some of training set 0, each `per_condition` times. Classes: the most frequent and the rarest
-    alternating, `per_condition` images of each.
+    Captions: those of config, or some of training set 0, each `per_condition` times. Classes: the most
+    frequent and the rarest alternating, `per_condition` images of each.
     """
     probe, n0 = run.config.probe, first_size(run.config, run.about["n_train"])
     if not run.config.conditional:
@@ -124,7 +128,8 @@ def _quotas(run: Run, generation: int, count: int) -> np.ndarray | None:
         if run.config.text:
             return None
         raise ConfigError(
-            "a conditional model needs a labelled real set; for this one set model.conditional=false sample.guidance_scale=1"
+            "a conditional model needs a labelled real set; for this one set model.conditional=false "
+            "sample.guidance_scale=1"
         )
     classes = run.about["classes"]
     n0 = first_size(run.config, run.about["n_train"])

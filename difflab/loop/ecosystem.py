@@ -1,6 +1,7 @@
 """Labs that train on each other's samples: what must fit together, and how far apart their models are.
 
-The chain runs the labs in lock-step, one generation of each in turn; mixing splits every pool of samples over them (regimes.exchanged).
+The chain runs the labs in lock-step, one generation of each in turn; mixing splits every pool of samples over
+them (regimes.exchanged).
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from difflab import config as configs
 from difflab.config import Config
 from difflab.core.errors import ConfigError, MeasureError
 from difflab.core.files import atomic, write_tensors
-from difflab.core.rows import RowKind
+from difflab.core.rows import Row, RowKind, row, write_lines
 from difflab.core.seeds import seed_of
-from difflab.loop import measure as measuring
+from difflab.loop.exact_rows import over_chains
+from difflab.loop.measure import collect
+from difflab.loop.resamples import shared
+from difflab.loop.run_extractors import extract_features
 from difflab.models import family_of
 from difflab.models.family import Exact
 from difflab.runs.run import EcosystemRun, Run
+from difflab.runs.sizes import measured_count
 
 DISTANCE = "lab_distance"
 ROWS = (
@@ -30,25 +35,29 @@ ROWS = (
         DISTANCE,
         unit="squared distance",
         better="none",
-        about="Distance between the labs, mean over pairs of labs: the Frechet distance between their samples, or for "
+        about="Distance between the labs, mean over pairs of labs: the Frechet distance between their "
+        "samples, or for "
         "exact families the squared distance between the fitted parameters.",
         topic="Between labs",
     ),
 )
 
 
-# ----------------------------------------------------------------------------------------------- what fits together
+# --------------------------------------------------------------------------------------- what fits together
 def check(labs: Sequence[Config]) -> None:
     """Raise ConfigError where labs cannot be run by one call, before anything is opened."""
     for i, own in enumerate(labs):
         if own.train.precision != labs[0].train.precision:
             raise ConfigError(
-                f"train.precision is {own.train.precision} in lab {i} and {labs[0].train.precision} in lab 0: one for all labs"
+                f"train.precision is {own.train.precision} in lab {i} and {labs[0].train.precision} in lab "
+                "0: one for all labs"
             )
 
 
 def check_labs(run: EcosystemRun) -> None:
-    """Raise ConfigError where a lab could not read what it gets from another, or would train on what the other holds out."""
+    """Raise ConfigError where a lab could not read what it gets from another, or would train on what the
+    other holds out.
+    """
     labs, shares = run.labs, run.config.ecosystem.matrix  # type: ignore[union-attr]
     for i, j in itertools.permutations(range(len(labs)), 2):
         if shares[i][j]:
@@ -62,7 +71,8 @@ def _check_readable(own: Run, other: Run, who: str) -> None:
     mine, theirs = own.config, other.config
     if own.about["record"] != other.about["record"]:
         raise ConfigError(
-            f"{who}, which are {other.about['record']} instead of {own.about['record']}; use one data.image_size and data.color"
+            f"{who}, which are {other.about['record']} instead of {own.about['record']}; use one "
+            "data.image_size and data.color"
         )
     if mine.exact or theirs.exact:
         if mine.model.family != theirs.model.family:
@@ -83,11 +93,13 @@ def _check_readable(own: Run, other: Run, who: str) -> None:
     )
     if given is None:
         raise ConfigError(
-            f"{who} and is conditioned on {kind}, which those have not; use a model there that is, or model.conditional=false here"
+            f"{who} and is conditioned on {kind}, which those have not; use a model there that is, or "
+            "model.conditional=false here"
         )
     if list(given) != list(known):
         raise ConfigError(
-            f"{who}, whose {kind} are others: {_some(given)} there, {_some(known)} here. Labs that are conditioned need equal lists of {kind}: use one "
+            f"{who}, whose {kind} are others: {_some(given)} there, {_some(known)} here. Labs that are "
+            f"conditioned need equal lists of {kind}: use one "
             "data.source (ecosystem.real=disjoint gives each lab its own part), or model.conditional=false"
         )
 
@@ -109,16 +121,20 @@ def _check_held_out(own: Run, other: Run) -> None:
     if both := len(held & trained):
         i, j = own.config.lab, other.config.lab
         raise ConfigError(
-            f"{both} images that lab {i} holds out are in the train split of lab {j}, since their data sections differ; "
-            "leave data.held_out, split_seed, limit, tail, label and styles as they are in all labs that share a source"
+            f"{both} images that lab {i} holds out are in the train split of lab {j}, since their data "
+            "sections differ; "
+            "leave data.held_out, split_seed, limit, tail, label and styles as they are in all labs that "
+            "share a source"
         )
 
 
-# ------------------------------------------------------------------------------------------------------- between labs
+# --------------------------------------------------------------------------------------------- between labs
 def between(
     run: EcosystemRun, generation: int, extractors: Sequence[Sequence[Any]], accelerator: Accelerator
 ) -> None:
-    """Write the rows between the labs of one generation, and metrics.jsonl of the ecosystem anew. All processes take part.
+    """Write the rows between the labs of one generation, and metrics.jsonl of the ecosystem anew.
+
+    All processes take part.
 
     Args:
         extractors: the opened feature extractors of each lab.
@@ -128,14 +144,16 @@ def between(
     else:
         rows = _samples_apart(run.labs, generation, extractors, accelerator)
     if accelerator.is_main_process:
-        measuring.write_lines(run.between(generation), [{**row, "lab": None} for row in rows])
-        measuring.collect(run)
+        write_lines(run.between(generation), [{**row, "lab": None} for row in rows])
+        collect(run)
 
 
-def _models_apart(run: EcosystemRun, generation: int) -> list[measuring.Row]:
-    """Squared distance of the parameters (see Exact.apart), mean over pairs of labs, then over chains, whose number is n.
+def _models_apart(run: EcosystemRun, generation: int) -> list[Row]:
+    """Squared distance of the parameters (see Exact.apart), mean over pairs of labs, then over chains, whose
+    number is n.
 
-    The floor is the same between two models fitted to real records: lab 0's training set 0 and its held-out ones.
+    The floor is the same between two models fitted to real records: lab 0's training set 0 and its held-out
+    ones.
     """
     labs = run.labs
     models: list[Any] = [
@@ -152,24 +170,24 @@ def _models_apart(run: EcosystemRun, generation: int) -> list[measuring.Row]:
     for part in (np.arange(n_held_out), np.arange(n_train, n_train + n_held_out)):
         halves.append(type(models[0])(models[0].spec, models[0].shape))
         halves[-1].fit(labs[0].real.gather(part), None)
-    return [
-        measuring.over_chains(labs[0], generation, DISTANCE, chains, float(halves[0].apart(halves[1]).mean()))
-    ]
+    return [over_chains(labs[0], generation, DISTANCE, chains, float(halves[0].apart(halves[1]).mean()))]
 
 
 def _samples_apart(
     labs: Sequence[Run], generation: int, extractors: Sequence[Sequence[Any]], accelerator: Accelerator
-) -> list[measuring.Row]:
-    """Frechet distance of the samples on the first extractor but texture, mean over pairs of labs; the floor is that of two real sets of lab 0."""
+) -> list[Row]:
+    """Frechet distance of the samples on the first extractor but texture, mean over pairs of labs; the floor
+    is that of two real sets of lab 0.
+    """
     from difflab.metrics import Pair, interval
     from difflab.metrics.frechet import FrechetDistance
     from difflab.metrics.interval import half_rows
 
-    readers: list[Any] = [next((e for e in opened if e.name != "texture"), None) for opened in extractors]
+    readers: list[Any] = [next((e for e in opened if not e.is_texture), None) for opened in extractors]
     if readers[0] is None:
         return []
     config, first, name = labs[0].config, labs[0], readers[0].name
-    n = min(measuring.measured_count(lab) for lab in labs)
+    n = min(measured_count(lab) for lab in labs)
     recipe = configs.digest(
         {
             "measure": DISTANCE,
@@ -182,9 +200,9 @@ def _samples_apart(
     alike = {None if reader is None else configs.digest(reader.recipe) for reader in readers}
     if len(alike) > 1 or len({tuple(lab.about["record"]) for lab in labs}) > 1:
         reason = "the labs see their samples through different extractors (measure.extractors, or one that is fitted to other real images) or sizes"
-        return [measuring.row(generation, DISTANCE, name, None, None, n, None, recipe, reason)]
+        return [row(generation, DISTANCE, name, None, None, n, None, recipe, reason)]
     for lab, reader in zip(labs, readers, strict=True):
-        measuring.describe(
+        extract_features(
             lab.samples(generation), [reader], accelerator
         )  # a no-op unless feature files were lost since sampling
     features = [
@@ -200,22 +218,23 @@ def _samples_apart(
         )
 
     def halves(numbers: Iterable[int]) -> list[float]:
-        # A half-sample of a lab stands in all of its pairs, so that what these have in common is not taken for independent.
+        # A half-sample of a lab stands in all of its pairs, so that what these have in common is not taken
+        # for independent.
         return [value([half_rows(n, n, number, seed)[0] for seed in seeds]) for number in numbers]
 
     try:
         whole = value([None] * len(labs))
         floor = FrechetDistance.of(Pair(real[:n], real[n_train : n_train + n]))
-        drawn = measuring.shared(accelerator, halves, config.measure.resamples)
+        drawn = shared(accelerator, halves, config.measure.resamples)
         ci = interval(whole, sorted(drawn), FrechetDistance.range) if drawn else None
-        return [measuring.row(generation, DISTANCE, name, whole, ci, n, floor, recipe)]
+        return [row(generation, DISTANCE, name, whole, ci, n, floor, recipe)]
     except MeasureError as error:
-        return [measuring.row(generation, DISTANCE, name, None, None, n, None, recipe, str(error))]
+        return [row(generation, DISTANCE, name, None, None, n, None, recipe, str(error))]
 
 
 def finish(run: EcosystemRun, plots: bool = True) -> None:
     """metrics.jsonl of all labs, their strips below each other, and their curves in one plot."""
-    measuring.collect(run)
+    collect(run)
     if run.labs[0].config.exact:
         return
     if all((lab.path / "strip.png").exists() for lab in run.labs):

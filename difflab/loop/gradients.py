@@ -10,7 +10,9 @@ from torch.distributed.tensor import DTensor
 
 
 def clipped(accelerator: Accelerator, weights: dict[str, Any], most: float) -> torch.Tensor:
-    """Scale the gradients down to norm `most` (0 = leave them) and return the norm that they had, over all weights: a float32 scalar, not synchronised."""
+    """Scale the gradients down to norm `most` (0 = leave them) and return the norm that they had, over all
+    weights: a float32 scalar, not synchronised.
+    """
     if most:
         norm: Any = accelerator.clip_grad_norm_(weights.values(), most)
     else:
@@ -20,11 +22,13 @@ def clipped(accelerator: Accelerator, weights: dict[str, Any], most: float) -> t
 
 
 class Gradients:
-    """What became of the gradients, summed over steps: norm before clipping, steps clipped, steps with a non-finite norm, steps.
+    """What became of the gradients, summed over steps: norm before clipping, steps clipped, steps with a
+    non-finite norm, steps.
 
     Args:
         sums: float32 [4] on the device, since the last `read`; nothing waits for them in between.
-        totals: float64 [4] on the CPU, before that: single precision would lose single steps in a long training.
+        totals: float64 [4] on the CPU, before that: single precision would lose single steps in a long
+            training.
     """
 
     def __init__(self, sums: torch.Tensor, totals: torch.Tensor):
@@ -49,7 +53,10 @@ class Gradients:
         self.sums = torch.zeros_like(self.sums)
 
     def means(self, scaled: bool) -> dict[str, float | None]:
-        """By name, after a `read`; the norm over the steps where it is finite (None: nowhere). `scaled`: a loss scaler leaves out the other steps."""
+        """By name, after a `read`; the norm over the steps where it is finite (None: nowhere).
+
+        `scaled`: a loss scaler leaves out the other steps.
+        """
         norm, over, lost, steps = (float(total) for total in self.totals)
         means = {
             "gradient_norm": norm / (steps - lost) if steps > lost else None,

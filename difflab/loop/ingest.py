@@ -31,16 +31,20 @@ from difflab.runs.store import Shards
 SHARD = 1000  # real images per parquet file at most, and no more than SHARD_BYTES of pixels
 SHARD_BYTES = 64 * 2**20
 KEPT_BYTES = 256 * 2**20
-"""Pixels that stay in memory between the look for copies and the writing, so that small sets are decoded once."""
+"""Pixels that stay in memory between the look for copies and the writing, so that small sets are decoded
+once.
+"""
 
 
 def divided(
     config: Config, accelerator: Accelerator | None = None, kept: dict[int, np.ndarray] | None = None
 ) -> tuple[Source, np.ndarray, np.ndarray]:
-    """The real set, its positions to train on (those of this lab), and those held out. Equal images stay on one side, and in one lab.
+    """The real set, its positions to train on (those of this lab), and those held out.
 
-    The processes of `accelerator` decode a part each. kept: gets the pixels of this process's part, where they are few.
-    Raises DataError.
+    Equal images stay on one side, and in one lab.
+
+    The processes of `accelerator` decode a part each. kept: gets the pixels of this process's part, where
+    they are few. Raises DataError.
     """
     world, rank = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
     with reading(f"data.source={config.data.source}"):
@@ -73,7 +77,9 @@ def _encodable(source: Source) -> Source:
 
 
 def own_part(config: Config, train: np.ndarray, content: list[str]) -> np.ndarray:
-    """The positions of the train split that this lab has: all, or its part of them. content: hashes, by position."""
+    """The positions of the train split that this lab has: all, or its part of them. content: hashes, by
+    position.
+    """
     ecosystem = config.ecosystem
     if not ecosystem or ecosystem.real != "disjoint":
         return train
@@ -83,9 +89,12 @@ def own_part(config: Config, train: np.ndarray, content: list[str]) -> np.ndarra
 
 
 def check_unchanged(run: Run, say: Callable[[str], None]) -> None:
-    """Compare the data with the listing that ``real/`` was made from. What was not trained on yet is made anew.
+    """Compare the data with the listing that ``real/`` was made from.
 
-    Raises StoreError that says what has changed. Sets made by older versions, and data that are gone, are not compared.
+    What was not trained on yet is made anew.
+
+    Raises StoreError that says what has changed. Sets made by older versions, and data that are gone, are not
+    compared.
     """
     folder, source = run.path / "real", run.config.data.source
     before = records.kept(folder)
@@ -98,7 +107,8 @@ def check_unchanged(run: Run, say: Callable[[str], None]) -> None:
         if not run.started:
             raise
         raise StoreError(
-            f"{run.path} was made from other images than {source} holds now ({error}); put them back as they were, or mend them and "
+            f"{run.path} was made from other images than {source} holds now ({error}); put them back as they "
+            "were, or mend them and "
             f"give the new ones a folder of their own: --out {run.path.with_name(run.path.name + '-new')}"
         ) from error
     if now is None:
@@ -112,12 +122,14 @@ def check_unchanged(run: Run, say: Callable[[str], None]) -> None:
     if run.started:
         place = run.path.with_name(f"{run.path.name}-{records.digest(now)[:6]}")
         raise StoreError(
-            f"{run.path} was made from other images than {source} holds now: {changed}; put them back as they were, or give the "
+            f"{run.path} was made from other images than {source} holds now: {changed}; put them back as "
+            "they were, or give the "
             f"new ones a folder of their own: --out {place}"
         )
     say(
         plain(
-            f"{source} has changed since it was read: {changed}; nothing was trained on it yet, so it is read again"
+            f"{source} has changed since it was read: {changed}; nothing was trained on it yet, so it is "
+            "read again"
         )
     )
     for part in (folder, run.cache):
@@ -125,7 +137,9 @@ def check_unchanged(run: Run, say: Callable[[str], None]) -> None:
 
 
 def ingest(run: Run, accelerator: Accelerator, say: Callable[[str], None] = lambda text: None) -> None:
-    """Write ``real/``. Every process writes its own shards. Raises DataError or ConfigError before anything is fitted.
+    """Write ``real/``.
+
+    Every process writes its own shards. Raises DataError or ConfigError before anything is fitted.
 
     `say`: gets what the user should know and is no error.
     """
@@ -184,7 +198,8 @@ def _images(
         columns["prompt"] = [source.prompts[i] for i in order]
     elif config.text and config.conditional:
         raise ConfigError(
-            f"family {config.model.family} is conditioned on captions and {source.name} has none; make them from the classes with data.caption='a photo of a {{class}}', or set model.conditional=false"
+            f"family {config.model.family} is conditioned on captions and {source.name} has none; make them "
+            f"from the classes with data.caption='a photo of a {{class}}', or set model.conditional=false"
         )
     about: dict[str, Any] = {
         "source": source.name,

@@ -15,10 +15,14 @@ from difflab.core.errors import ConfigError, MeasureError
 from difflab.core.progress import Reporter
 from difflab.loop import added_measures as added
 from difflab.loop import ecosystem
-from difflab.loop import measure as measuring
-from difflab.loop.measuring import catch_up, measure, open_extractors
+from difflab.loop.measure import catch_up, measure, open_extractors
+from difflab.loop.run_extractors import check_measure_settings, extractors_of
+from difflab.loop.unmeasurable import unmeasurable
 from difflab.loop.work import Work
 from difflab.metrics.defaults import CONCEPTS
+from difflab.metrics.evaluate import left_out
+from difflab.metrics.metric import METRICS
+from difflab.metrics.row_name import measure_name
 from difflab.runs.run import EcosystemRun, Run, open_run, read_rows, run_class
 
 ABOUT = {
@@ -42,18 +46,23 @@ def measure_run(
     aesthetic: str | None = None,
     report: Reporter | None = None,
 ) -> Run:
-    """Take further measures of every generation that has samples, and return the run. Safe to stop and to call again.
+    """Take further measures of every generation that has samples, and return the run.
 
-    The numbers are those of a run that was asked for them from the start. The run remembers them (measures.yaml): a generation that it makes
-    later is measured in the same way. Generations whose samples are there but were never measured are measured whole. Of an ecosystem
-    all labs are measured.
+    Safe to stop and to call again.
+
+    The numbers are those of a run that was asked for them from the start. The run remembers them
+    (measures.yaml): a generation that it makes later is measured in the same way. Generations whose samples
+    are there but were never measured are measured whole. Of an ecosystem all labs are measured.
 
     Args:
-        metrics: measures by name; none = those that the run takes, on the `extractors` (with `concepts` those of concepts) given here.
+        metrics: measures by name; none = those that the run takes, on the `extractors` (with `concepts` those
+            of concepts) given here.
         extractors: feature spaces as in measure.extractors; None = those of the run.
-        judge, concepts, neighbours, judge_drift, aesthetic: as in the section `measure` of a config; None = as in the run.
+        judge, concepts, neighbours, judge_drift, aesthetic: as in the section `measure` of a config; None =
+            as in the run.
 
-    Raises MeasureError for measures that cannot be taken or are there with other settings, StoreError where another process works on the run.
+    Raises MeasureError for measures that cannot be taken or are there with other settings, StoreError where
+    another process works on the run.
     """
     run = run if isinstance(run, Run) else open_run(run)
     config, report = run.config, report or Reporter(quiet=True)
@@ -63,7 +72,8 @@ def measure_run(
         )
     if config.ecosystem is not None and config.ecosystem.lab is not None:
         raise ConfigError(
-            f"{run.path} is one lab of an ecosystem; measure all of them: difflab measure {run.path.resolve().parent}"
+            f"{run.path} is one lab of an ecosystem; measure all of them: difflab measure "
+            f"{run.path.resolve().parent}"
         )
     given = {
         "extractors": extractors,
@@ -108,9 +118,10 @@ def measure_run(
 
 
 def wanted(run: Run, metrics: Sequence[str], given: dict[str, Any], judge_drift: bool) -> Measure:
-    """The settings that are asked for, as a section `measure` by themselves. Raises MeasureError that says what to type."""
-    from difflab.metrics import METRICS
+    """The settings that are asked for, as a section `measure` by themselves.
 
+    Raises MeasureError that says what to type.
+    """
     sections = [run.config.measure, *added.added(run)]
     own = list(dict.fromkeys(name for section in sections for name in section.metrics))
     alone = judge_drift or "aesthetic" in given  # these are asked for by their own names
@@ -124,7 +135,8 @@ def wanted(run: Run, metrics: Sequence[str], given: dict[str, Any], judge_drift:
     others = [name for name in names if METRICS[name].needs != "texture"]
     if metrics and "texture" in needs and "texture" not in specs:
         raise MeasureError(
-            f"{needs['texture']} is read off the extractor texture; add: --extractors {' '.join([*specs, 'texture'])}"
+            f"{needs['texture']} is read off the extractor texture; add: --extractors "
+            f"{' '.join([*specs, 'texture'])}"
         )
     if metrics and others and not set(specs) - {"texture"}:
         raise MeasureError(
@@ -132,7 +144,8 @@ def wanted(run: Run, metrics: Sequence[str], given: dict[str, Any], judge_drift:
         )
     if given.get("judge") is not None and given["judge"] not in specs:
         raise MeasureError(
-            f"--judge {given['judge']} is none of the extractors {' '.join(specs)}; add: --extractors {given['judge']}"
+            f"--judge {given['judge']} is none of the extractors {' '.join(specs)}; add: --extractors "
+            f"{given['judge']}"
         )
     concepts = given.get("concepts", run.config.measure.concepts)
     if "concepts" in needs and concepts is None:
@@ -143,7 +156,8 @@ def wanted(run: Run, metrics: Sequence[str], given: dict[str, Any], judge_drift:
         spec.startswith("open_clip") for spec in specs
     ):
         raise MeasureError(
-            "concepts and aesthetic scores are read by a CLIP model; add: --extractors open_clip:tiny-clip, or open_clip:NAME_OR_PATH"
+            "concepts and aesthetic scores are read by a CLIP model; add: --extractors open_clip:tiny-clip, "
+            "or open_clip:NAME_OR_PATH"
         )
     inherited = run.config.measure.judge if run.config.measure.judge in specs else None
     settings = {
@@ -163,9 +177,9 @@ def check(work: Any, sections: Sequence[dict[str, Any]]) -> None:
     for section in sections:
         measure = parse(run.config.measure.model_dump() | added.NOTHING | section, "measure", Measure)
         part = added.view(run, measure)
-        measuring.check(part.config)
-        lost = measuring.unmeasurable(part, measuring.extractors_of(part, work.accelerator), work.accelerator)
-        for line in measuring.left_out(lost):
+        check_measure_settings(part.config)
+        lost = unmeasurable(part, extractors_of(part, work.accelerator), work.accelerator)
+        for line in left_out(lost):
             work.report.say(f"will be left out, as it cannot even be measured between real images: {line}")
 
 
@@ -185,12 +199,13 @@ def whole(work: Any) -> None:
 
 
 def listing(run: Run) -> list[dict[str, Any]]:
-    """Every measure: metric, extractor, state ('in the run' | 'can be added' | 'cannot be taken'), about (why not, or what it wants besides)."""
-    from difflab.metrics import METRICS
-
+    """Every measure: metric, extractor, state ('in the run' | 'can be added' | 'cannot be taken'), about (why
+    not, or what it wants besides).
+    """
     if run.config.exact:
         raise MeasureError(
-            f"family {run.config.model.family} makes no images: its measures are its moments, which every run has"
+            f"family {run.config.model.family} makes no images: its measures are its moments, which every "
+            "run has"
         )
     rows = [
         row
@@ -208,7 +223,7 @@ def listing(run: Run) -> list[dict[str, Any]]:
         for (m, e), why in sorted(found.items())
     ]
     labels = run.parts[0].real.labels()
-    known = {"fd" if metric == "fid" else metric for metric, _ in found}
+    known = {measure_name(metric) for metric, _ in found}
     for name in sorted(set(METRICS) - known):
         needs = METRICS[name].needs
         unlabelled = needs == "judge" and (labels is None or len(set(labels.tolist())) < 2)

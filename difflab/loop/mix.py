@@ -33,8 +33,8 @@ def draw_rows(
 ) -> pa.Table:
     """Draw the rows of one training set without replacement: columns pool, lab, generation, index, replicate.
 
-    A pool that is taken whole gives rows shared by all replicates (replicate -1). What is drawn at random is drawn for
-    each replicate separately, so that replicates stay independent chains.
+    A pool that is taken whole gives rows shared by all replicates (replicate -1). What is drawn at random is
+    drawn for each replicate separately, so that replicates stay independent chains.
 
     Args:
         budget: rows drawn from the union of the pools' draws; None = all of them.
@@ -48,7 +48,10 @@ def draw_rows(
         return pools[i].count == len(pools[i].rows) or pools[i].same
 
     def from_pool(i: int, replicate: int) -> np.ndarray:
-        """Positions in the union of all pools. The train split is shuffled already, so that its first rows are a draw."""
+        """Positions in the union of all pools.
+
+        The train split is shuffled already, so that its first rows are a draw.
+        """
         pool = pools[i]
         if is_whole(i):
             return positions[i][: pool.count]

@@ -7,7 +7,9 @@ from difflab.loop.work import Work
 
 
 def draw_pictures(work: Work, generation: int) -> None:
-    """Draw the probe of generation t as grid.png; after the last generation strip.png and curves.png, if they are wanted."""
+    """Draw the probe of generation t as grid.png; after the last generation strip.png and curves.png, if they
+    are wanted.
+    """
     run = work.run
     if not work.main or run.config.exact:
         return

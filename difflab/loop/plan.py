@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from difflab.config import Config
+from difflab.core.flops import forward_flops
 from difflab.core.seeds import seed_of
 from difflab.core.shape import Shape
 from difflab.loop import regimes
@@ -19,6 +20,7 @@ from difflab.loop.ingest import divided
 from difflab.loop.regimes import check_possible
 from difflab.models import family_of
 from difflab.models.family import ClosedForm
+from difflab.models.latent import KEPT, TYPES
 from difflab.policies import acting
 from difflab.runs.sizes import fresh_needed
 
@@ -35,8 +37,11 @@ PNG_SHARE = 0.7  # typical size of a PNG of natural or noisy small images, relat
 
 @dataclass(frozen=True)
 class Cost:
-    """One stage of one generation. `images`: of mix the training set's size, of train the images seen, else the samples.
-    `seconds` is an estimate from a speed measured on this machine."""
+    """One stage of one generation.
+
+    `images`: of mix the training set's size, of train the images seen, else the samples. `seconds` is an
+    estimate from a speed measured on this machine.
+    """
 
     generation: int
     stage: str
@@ -47,7 +52,7 @@ class Cost:
 
 
 def plan(config: Config, shape: Shape, n_train: int, captions: int = 0) -> list[Cost]:
-    """Costs of every stage. Nothing is run but a few forward passes of the (untrained) network.
+    """Costs of every stage. Only a few forward passes of the untrained network are run.
 
     Args:
         shape: record shape and number of classes of the real set.
@@ -55,69 +60,67 @@ def plan(config: Config, shape: Shape, n_train: int, captions: int = 0) -> list[
         captions: distinct captions of a text-to-image run, whose embeddings are kept (stage "captions").
     """
     network = _network(config, shape)
-    pixels = float(math.prod(shape.record)) * (8 if config.exact else 1)
-    out = [_captions(config, shape, captions)] if config.text and captions else []
+    costs = [_captions(config, shape, captions)] if config.text and captions else []
     for t in range(config.generations + 1):
         count = config.sample.count_of(t)
-        # What selection may drop is not known yet, so that this is the most a training set can hold.
-        drawn, budget = regimes.pools(
-            config, t, n_train, [np.arange(config.sample.count_of(g)) for g in range(t)]
-        )
-        union = sum(pool.count for pool in drawn)
-        sets = union if budget is None else min(budget, union)
-        out.append(Cost(t, "mix", sets, 0, 4.0 * sets, 0.02))
-        if network:
-            passes = network.passes * count
-            train = config.train
-            for policy, at in acting("training", config, t):
-                train = policy.training(at, train)
-            seen = (
-                0 if t == 0 and getattr(config.model, "generation_0", "fit") == "base" else train.images_seen
-            )
-            out.append(
-                Cost(
-                    t,
-                    "train",
-                    seen,
-                    network.training * network.flops * seen,
-                    network.bytes,
-                    seen * network.backward,
-                )
-            )
-            disk = PNG_SHARE * pixels * count + 300 * count
-            disk += (
-                4
-                * count
-                * sum(DIMENSIONS.get(spec.partition(":")[0], pixels) for spec in config.measure.extractors)
-            )
-            seconds = passes * network.forward + count * (network.finish + 1e-4)
-            out.append(
-                Cost(t, "sample", count, network.flops * passes + network.finish_flops * count, disk, seconds)
-            )
-        else:
-            out.append(Cost(t, "train", sets, 0, 0, 0.05))
-            out.append(Cost(t, "sample", count, 0, pixels * count, 0.05 + 1e-4 * count))
-        measures = (
-            len(config.measure.metrics) * max(1, len(config.measure.extractors)) if not config.exact else 0
-        )
-        out.append(Cost(t, "select", count, 0, 10.0 * count, 0.02))
-        out.append(
-            Cost(
-                t,
-                "measure",
-                count,
-                0,
-                0,
-                0.05 + 0.006 * measures * (1 + config.measure.resamples) * (count / 1000) ** 2,
-            )
-        )
-    return out
+        set_size = _set_size(config, t, n_train)
+        costs.append(Cost(t, "mix", set_size, 0, 4.0 * set_size, 0.02))
+        costs.append(_train_cost(config, t, network, set_size))
+        costs.append(_sample_cost(config, t, network, shape))
+        costs.append(Cost(t, "select", count, 0, 10.0 * count, 0.02))
+        costs.append(_measure_cost(config, t))
+    return costs
+
+
+def _set_size(config: Config, generation: int, n_train: int) -> int:
+    """The most images that training set t can hold: which samples selection will drop is not known yet."""
+    samples = [np.arange(config.sample.count_of(g)) for g in range(generation)]
+    pools, budget = regimes.pools(config, generation, n_train, samples)
+    union = sum(pool.count for pool in pools)
+    return union if budget is None else min(budget, union)
+
+
+def _train_cost(config: Config, generation: int, network: _Network | None, set_size: int) -> Cost:
+    if network is None:
+        return Cost(generation, "train", set_size, 0, 0, 0.05)
+    settings = config.train
+    for policy, at in acting("training", config, generation):
+        settings = policy.training(at, settings)
+    untrained = generation == 0 and getattr(config.model, "generation_0", "fit") == "base"
+    seen = 0 if untrained else settings.images_seen
+    flops = network.training * network.flops * seen
+    return Cost(generation, "train", seen, flops, network.bytes, seen * network.backward)
+
+
+def _sample_cost(config: Config, generation: int, network: _Network | None, shape: Shape) -> Cost:
+    count = config.sample.count_of(generation)
+    record_bytes = float(math.prod(shape.record)) * (8 if config.exact else 1)
+    if network is None:
+        return Cost(generation, "sample", count, 0, record_bytes * count, 0.05 + 1e-4 * count)
+    features = 0.0
+    for spec in config.measure.extractors:
+        features += DIMENSIONS.get(spec.partition(":")[0], record_bytes)
+    disk = PNG_SHARE * record_bytes * count + 300 * count + 4 * count * features
+    passes = network.passes * count
+    seconds = passes * network.forward + count * (network.finish + 1e-4)
+    flops = network.flops * passes + network.finish_flops * count
+    return Cost(generation, "sample", count, flops, disk, seconds)
+
+
+def _measure_cost(config: Config, generation: int) -> Cost:
+    count, measures = config.sample.count_of(generation), 0
+    if not config.exact:
+        measures = len(config.measure.metrics) * max(1, len(config.measure.extractors))
+    seconds = 0.05 + 0.006 * measures * (1 + config.measure.resamples) * (count / 1000) ** 2
+    return Cost(generation, "measure", count, 0, 0, seconds)
 
 
 def costs_of(config: Config, labs: Sequence[Config], notes: list[str]) -> list[Cost]:
-    """The costs of one chain, or of one of `labs`, on its real images. What was left out of them is added to `notes`.
+    """The costs of one chain, or of one of `labs`, on its real images. What was left out of them is added to
+    `notes`.
 
-    Raises ConfigError when a generation would ask for more images than there will be, DataError for unreadable images.
+    Raises ConfigError when a generation would ask for more images than there will be, DataError for
+    unreadable images.
     """
     captions = 0
     if config.exact:
@@ -159,9 +162,11 @@ def stage_weights(config: Config) -> dict[tuple[int, str], float]:
 
 
 def _captions(config: Config, shape: Shape, captions: int) -> Cost:
-    """Encoding every distinct caption once. `disk_bytes`: of the embeddings, which a run also holds in memory; 0 = too many, every batch is encoded anew."""
-    from difflab.models.latent import KEPT
+    """Encoding every distinct caption once.
 
+    `disk_bytes`: of the embeddings, which a run also holds in memory; 0 = too many, every batch is encoded
+    anew.
+    """
     model: Any = family_of(config.model)(config.model, shape)
     if getattr(
         config.model, "train_text_encoder", False
@@ -176,9 +181,12 @@ def _captions(config: Config, shape: Shape, captions: int) -> Cost:
 
 @dataclass(frozen=True)
 class _Network:
-    """flops: of one forward pass per image. bytes: of what is trained. passes: forward passes per sampled image.
-    forward, backward: seconds per image in sampling and in a training step. finish, finish_flops: of decoding one image.
-    training: FLOPs of a training step, in forward passes."""
+    """flops: of one forward pass per image. bytes: of what is trained. passes: forward passes per sampled
+    image. forward, backward: seconds per image in sampling and in a training step. finish, finish_flops: of
+    decoding
+        one image.
+    training: FLOPs of a training step, in forward passes.
+    """
 
     flops: float
     bytes: float
@@ -191,15 +199,15 @@ class _Network:
 
 
 def _network(config: Config, shape: Shape) -> _Network | None:
-    """What the network costs; None for a family without one. Raises ConfigError for a scheduler that does not exist."""
+    """What the network costs;
+
+    None for a family without one. Raises ConfigError for a scheduler that does not exist.
+    """
     family: Any = family_of(config.model)
     model = family(config.model, shape)
     if isinstance(model, ClosedForm):
         return None
     from torch.utils.flop_counter import FlopCounterMode
-
-    from difflab.core.flops import forward_flops
-    from difflab.models.latent import TYPES
 
     model.check_sampling(config.sample)
     scheduler = model.scheduler(config.sample)  # second-order ones take more passes than steps
@@ -247,7 +255,9 @@ def _network(config: Config, shape: Shape) -> _Network | None:
 
 
 def _per_image(work: Callable[[int], Any], most: int, device: str, patience: float = 4) -> float:
-    """Seconds per image of work on a batch: the best of three in batches of `most`, or of fewer and less often where that takes more than `patience` seconds."""
+    """Seconds per image of work on a batch: the best of three in batches of `most`, or of fewer and less
+    often where that takes more than `patience` seconds.
+    """
 
     def seconds(n: int) -> float:
         started = time.perf_counter()

@@ -16,7 +16,8 @@ with n = set_size or n0, a = real_fraction. Terms: Gerstgrasser et al. 2404.0141
 Kazdan et al. 2410.16713 (accumulate-subsample), Alemohammad et al. 2307.01850 (fixed and fresh real data),
 Shi et al. 2509.16499 (the stratified draw). Training set 0 is the first n0 images of the real train split.
 
-In an ecosystem every pool of samples is then split over the labs, by the row of the exchange matrix of the lab that trains.
+In an ecosystem every pool of samples is then split over the labs, by the row of the exchange matrix of the
+lab that trains.
 
 Mixing writes rows that point at images; it never copies one.
 """
@@ -46,7 +47,8 @@ def pools(
     policies: Iterable[tuple[Any, Any]] = (),
     labs: Sequence[list[np.ndarray]] | None = None,
 ) -> tuple[list[Pool], int | None]:
-    """The pools of training set `generation` and the budget drawn from their union (None = everything): the regime's, changed by policies.
+    """The pools of training set `generation` and the budget drawn from their union (None = everything): the
+    regime's, changed by policies.
 
     Args:
         n_train: real images in the train split; the first n0 are generation 0's, the rest the reserve.
@@ -68,12 +70,13 @@ def pools(
 def exchanged(
     config: Config, drawn: list[Pool], budget: int | None, kept: Sequence[list[np.ndarray]]
 ) -> tuple[list[Pool], int | None]:
-    """The pools of one lab with those of samples split over the labs by its row of the exchange matrix, counts by largest remainder.
+    """The pools of one lab with those of samples split over the labs by its row of the exchange matrix,
+    counts by largest remainder.
 
-    As many samples are drawn as the regime asks of the lab's own; each lab's part is drawn from what that lab kept, without replacement and
-    independently of other labs' draws. A part of a whole generation is the same in every later training set: that lab has these images.
-    A budget over several pools is drawn from their union after the exchange, so that it keeps the shares in the mean; of a single
-    pool it keeps them exactly.
+    As many samples are drawn as the regime asks of the lab's own; each lab's part is drawn from what that lab
+    kept, without replacement and independently of other labs' draws. A part of a whole generation is the same
+    in every later training set: that lab has these images. A budget over several pools is drawn from their
+    union after the exchange, so that it keeps the shares in the mean; of a single pool it keeps them exactly.
 
     Args:
         kept: for each lab and each earlier generation, the indices of the samples that selection kept.
@@ -146,7 +149,8 @@ def _of_regime(
 
 
 def check_possible(config: Config, n_train: int, labs: Sequence[Config] = ()) -> None:
-    """Raise ConfigError before anything runs when some generation would ask for more images than there will be.
+    """Raise ConfigError before anything runs when some generation would ask for more images than there will
+    be.
 
     `labs`: the configs of all labs of an ecosystem.
     """
@@ -155,8 +159,10 @@ def check_possible(config: Config, n_train: int, labs: Sequence[Config] = ()) ->
     if config.regime.name == "fresh_real" and needed > reserve:
         per = real_count(config, n0)
         raise ConfigError(
-            f"fresh_real runs out of unseen real images at generation {reserve // per + 1}: {config.generations} generations x {per} = {needed} asked, "
-            f"{reserve} in reserve (train split {n_train}, data.train_size {n0}); lower regime.real_fraction, regime.set_size, data.train_size or generations"
+            f"fresh_real runs out of unseen real images at generation {reserve // per + 1}: "
+            f"{config.generations} generations x {per} = {needed} asked, "
+            f"{reserve} in reserve (train split {n_train}, data.train_size {n0}); lower "
+            "regime.real_fraction, regime.set_size, data.train_size or generations"
         )
     kept = [[np.arange(expected(own, g)) for g in range(config.generations)] for own in (config, *labs)]
     for t in range(1, config.generations + 1):
@@ -196,13 +202,15 @@ def _check(drawn: list[Pool], budget: int | None, generation: int, named: bool =
             )
             more = "sample.count" if pool.kind == "synthetic" else "data.train_size"
             raise ConfigError(
-                f"training set {generation} asks for {pool.count} {origin} ({pool.kind}), {len(pool.rows)} are there; "
+                f"training set {generation} asks for {pool.count} {origin} ({pool.kind}), {len(pool.rows)} "
+                "are there; "
                 f"raise {more}, or lower regime.set_size or change regime.real_fraction"
             )
     available = sum(p.count for p in drawn)
     if budget is not None and budget > available:
         raise ConfigError(
-            f"training set {generation} has a budget of {budget} images, its pools hold {available}; lower regime.set_size or raise sample.count"
+            f"training set {generation} has a budget of {budget} images, its pools hold {available}; lower "
+            "regime.set_size or raise sample.count"
         )
     if available == 0:
         raise ConfigError(f"training set {generation} would be empty; raise sample.count or regime.set_size")

@@ -1,8 +1,9 @@
 """What two runs have in common, and how one takes it over from the other instead of computing it again.
 
-A stage's key is the hash of everything that determines its files: the fields that it reads, the policies that act in it, and
-the keys of the stages before it. Two runs share a stage where its keys are equal, hence everything up to where they part. Files
-are immutable once renamed into place, so they are shared as hard links (copies where the file system has none).
+A stage's key is the hash of everything that determines its files: the fields that it reads, the policies that
+act in it, and the keys of the stages before it. Two runs share a stage where its keys are equal, hence
+everything up to where they part. Files are immutable once renamed into place, so they are shared as hard
+links (copies where the file system has none).
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def keys(config: Config) -> dict[Any, str]:
 
 
 def adopt(run: Run, donors: Iterable[Run]) -> list[tuple[int, str]]:
-    """Take over what finished stages of `donors` have in common with `run`, which must be locked by the caller; returns the stages."""
+    """Take over what finished stages of `donors` have in common with `run`, which must be locked by the
+    caller; returns the stages.
+    """
     wanted, taken = keys(run.config), list[tuple[int, str]]()
     keyed = [(donor, keys(donor.config)) for donor in donors if donor.path != run.path]
     for donor, own in keyed:
@@ -92,7 +95,9 @@ def adopt(run: Run, donors: Iterable[Run]) -> list[tuple[int, str]]:
 
 
 def shared(donor: Run, stage: str) -> bool:
-    """Whether a stage of a run is what its config alone asks for: measures that were added to it later are its own."""
+    """Whether a stage of a run is what its config alone asks for: measures that were added to it later are
+    its own.
+    """
     return stage != "measure" or not (donor.path / ADDED).exists()
 
 

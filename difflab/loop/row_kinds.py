@@ -1,20 +1,21 @@
-"""The one table of what every row of metrics.jsonl means: the measures in `METRICS` and the rows that other code makes."""
+"""The table of all rows of metrics.jsonl: the measures in `METRICS` and the rows that other code makes."""
 
 from __future__ import annotations
 
 import re
 
 from difflab.core.rows import RowKind
-from difflab.loop import ecosystem, held_out, measure, training_loop
-from difflab.metrics import METRICS, PairMetric, frechet
+from difflab.loop import ecosystem, image_rows, training_loop, training_rows
+from difflab.metrics import METRICS, PairMetric, frechet, held_out_loss
 from difflab.metrics.judge_drift import ROWS as JUDGE_ROWS
 from difflab.models import categorical, gaussian, mixture
 
 DECLARED = (
     *JUDGE_ROWS,
     *frechet.ROWS,
-    *measure.ROWS,
-    *held_out.ROWS,
+    *image_rows.ROWS,
+    *training_rows.ROWS,
+    *held_out_loss.ROWS,
     *training_loop.ROWS,
     *ecosystem.ROWS,
     *gaussian.ROWS,

@@ -1,7 +1,7 @@
 """Stage 3, sample: one sharded loop for every family. Every image is decoded, encoded and written once.
 
-While the images of a shard are in memory they are written, and their features are taken. A shard is drawn by exactly
-one process in fixed batches, so that the set is the same for any number of processes.
+While the images of a shard are in memory they are written, and their features are taken. A shard is drawn by
+exactly one process in fixed batches, so that the set is the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from difflab.runs.store import Shards
 
 
 def sample(work: Work, generation: int) -> dict[str, Any]:
-    """Stage 3 of one generation: its samples, drawn from the weights on disk, so that a resumed run draws the same."""
+    """Stage 3 of one generation: its samples, drawn from the weights on disk, so that a resumed run draws the
+    same.
+    """
     run, config = work.run, work.run.config
     model = family_of(config.model).load(config.model, run.shape, run.gen(generation) / "model")
     settings = config.sample
@@ -52,11 +54,15 @@ def sample(work: Work, generation: int) -> dict[str, Any]:
 def draw_samples(
     work: Work, generation: int, model: Any, settings: Sample, advance: Callable[[int], None]
 ) -> float:
-    """Draw, write and describe the samples of one generation. Returns the seconds that this process spent in the store."""
+    """Draw, write and describe the samples of one generation.
+
+    Returns the seconds that this process spent in the store.
+    """
     run, config, accelerator = work.run, work.run.config, work.accelerator
     shards = run.samples(generation)
     conditions = sample_conditions(run, generation, len(shards)) if config.conditional else None
-    # Later generations train on the latents, which are taken while the image is in memory; the last one trains nothing.
+    # Later generations train on the latents, which are taken while the image is in memory; the last one
+    # trains nothing.
     encoder = None
     if not isinstance(model, ClosedForm) and generation < config.generations:
         encoder = model.encoder(accelerator.device)
@@ -160,7 +166,10 @@ def provenance(run: Run, generation: int, settings: Sample) -> dict[str, Any]:
 
 
 def draw_probe(work: Work, generation: int, model: Family, settings: Sample) -> None:
-    """Draw the probe. Its batches are spread over the processes, so that none waits for the main one to draw pictures."""
+    """Draw the probe.
+
+    Its batches are spread over the processes, so that none waits for the main one to draw pictures.
+    """
     run, accelerator = work.run, work.accelerator
     count = 0 if run.config.exact else probe_count(run)
     if not count:

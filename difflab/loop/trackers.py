@@ -1,8 +1,10 @@
-"""The numbers and pictures of a run in tensorboard, wandb or trackio, over the trackers of accelerate (config field `track`).
+"""The numbers and pictures of a run in tensorboard, wandb or trackio, over the trackers of accelerate (config
+field `track`).
 
-Step = generation. Numbers are called difflab/METRIC/EXTRACTOR, pictures difflab/probe (one generation) and difflab/strip (all, at the end).
-tracked.json in the run directory keeps what each tracker has been given, so that a run that is resumed logs nothing twice, and one
-that gets a tracker later logs what it had missed. Files of tensorboard, and the local ones of wandb, lie in the run's folder tracked/.
+Step = generation. Numbers are called difflab/METRIC/EXTRACTOR, pictures difflab/probe (one generation) and
+difflab/strip (all, at the end). tracked.json in the run directory keeps what each tracker has been given, so
+that a run that is resumed logs nothing twice, and one that gets a tracker later logs what it had missed.
+Files of tensorboard, and the local ones of wandb, lie in the run's folder tracked/.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ def check(config: Config) -> None:
     for name in config.track:
         if find_spec(name) is None:
             raise ConfigError(
-                f"track: {name} is not installed; run: pip install {name}, or leave it out of track={config.track}"
+                f"track: {name} is not installed; run: pip install {name}, or leave it out of "
+                f"track={config.track}"
             )
 
 

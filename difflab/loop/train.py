@@ -30,7 +30,10 @@ from difflab.runs.verify import file_hash
 
 
 def train(work: Work, generation: int) -> dict[str, Any]:
-    """Stage 2 of one generation. Leaves training.json, held_out_loss.json and model/; returns what timings.jsonl records."""
+    """Stage 2 of one generation.
+
+    Leaves training.json, held_out_loss.json and model/; returns what timings.jsonl records.
+    """
     run, config, folder = work.run, work.run.config, work.run.gen(generation)
     rows = pq.read_table(folder / "train_set.parquet", page_checksum_verification=True)
     model = starting_model(run, generation)
@@ -64,8 +67,9 @@ def starts_as_base(run: Run) -> bool:
 def starting_model(run: Run, generation: int) -> Any:
     """The model that generation t's training starts from.
 
-    Generation 0 and start_from=scratch: a model with new weights, or the pretrained base. Later generations with
-    start_from=base: the pretrained base, or generation 0 of a family without one; start_from=previous: generation t-1.
+    Generation 0 and start_from=scratch: a model with new weights, or the pretrained base. Later generations
+    with start_from=base: the pretrained base, or generation 0 of a family without one; start_from=previous:
+    generation t-1.
     """
     config = run.config
     family, start = family_of(config.model), config.train.start_from
@@ -81,9 +85,11 @@ def starting_model(run: Run, generation: int) -> Any:
 
 
 def row_weights(work: Work, generation: int, rows: pa.Table) -> np.ndarray | None:
-    """How much each row of training set t counts in the loss: float64 [n] with mean 1. None = all rows count alike.
+    """How much each row of training set t counts in the loss: float64 [n] with mean 1. None = all rows count
+    alike.
 
-    Several policies multiply their weights. Raises ConfigError for weights that are negative, not finite or all 0.
+    Several policies multiply their weights. Raises ConfigError for weights that are negative, not finite or
+    all 0.
     """
     acting = list(work.acting("row_weights", generation))
     if not acting:
@@ -114,7 +120,10 @@ def fit_closed_form(
 def fit_network(
     work: Work, generation: int, model: Any, rows: pa.Table, weights: np.ndarray | None, settings: Train
 ) -> dict[str, Any]:
-    """Fit a family by gradient descent. Records the images seen and the share of the device's peak FLOPs (MFU)."""
+    """Fit a family by gradient descent.
+
+    Records the images seen and the share of the device's peak FLOPs (MFU).
+    """
     run, config, accelerator = work.run, work.run.config, work.accelerator
     folder = run.gen(generation)
     data = TrainSet(rows, run.samples, run.conditions, model.inputs)
@@ -141,9 +150,9 @@ def fit_network(
 def rehearse_saving(model: Any, settings: Train, work: Work, folder: Path) -> None:
     """Save the untrained model once, by the call that will save the trained one, and delete it again.
 
-    A training whose result cannot be kept is not begun; the disk must hold the model too. Weights that will be sharded
-    over processes are gathered as they will be. Raises StoreError where the model cannot be saved, or where the
-    saved files do not hold the model's weights.
+    A training whose result cannot be kept is not begun; the disk must hold the model too. Weights that will
+    be sharded over processes are gathered as they will be. Raises StoreError where the model cannot be saved,
+    or where the saved files do not hold the model's weights.
     """
     if work.rehearsed:
         return
@@ -185,7 +194,9 @@ def encode(wanted: list[tuple[Shards, Sequence[int]]], model: Any, work: Work) -
 
 
 def save(model: Any, folder: Path) -> None:
-    """Save the model under a temporary name, rename it, and write its hashes last: they say that training is done."""
+    """Save the model under a temporary name, rename it, and write its hashes last: they say that training is
+    done.
+    """
     temporary, final = folder / ".model.tmp", folder / "model"
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(final, ignore_errors=True)

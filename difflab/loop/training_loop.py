@@ -1,8 +1,8 @@
 """One training loop for every model family. Progress is counted in images seen.
 
-The order of the data, the noise and the learning rate are pure functions of (seed, generation, images seen). A
-training that was stopped therefore goes on from its last checkpoint to the same weights, bit for bit on a CPU, and
-any number of processes sees the same batches (idea: Karras et al. 2024, EDM2).
+The order of the data, the noise and the learning rate are pure functions of (seed, generation, images seen).
+A training that was stopped therefore goes on from its last checkpoint to the same weights, bit for bit on a
+CPU, and any number of processes sees the same batches (idea: Karras et al. 2024, EDM2).
 """
 
 from __future__ import annotations
@@ -59,15 +59,16 @@ def fit(
         key: what all randomness is keyed by, for example (run seed, generation).
         advance: called with the number of images seen since the last call.
         extendable: write a checkpoint at the end too, from which a larger train.images_seen goes on.
-        weights: how much each row of `data` counts in the loss, float64 [N] with mean 1; None = all rows count alike.
+        weights: how much each row of `data` counts in the loss, float64 [N] with mean 1; None = all rows
+            count alike.
         watches: called after every step, in order. Their state goes into the checkpoint.
 
     Returns:
         The number of images seen in this call.
 
     Raises:
-        TrainingError: the loss or a weight is not finite. The message names the layer in which it began; the last
-            good checkpoint stays.
+        TrainingError: the loss or a weight is not finite. The message names the layer in which it began; the
+            last good checkpoint stays.
     """
     training = Training(model, data, train, key, folder, accelerator, weights, watches)
     first_step = training.step
@@ -121,7 +122,9 @@ class Training:
         self.saved = self.reported = self.step
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        """Prepare network, optimiser and EMA, and set all state to that of `checkpoint` (step 0: to the beginning)."""
+        """Prepare network, optimiser and EMA, and set all state to that of `checkpoint` (step 0: to the
+        beginning).
+        """
         accelerator, train = self.accelerator, self.train
         checkpoint.into_weights(trainable(self.raw))
         optimizer = optimizer_of(train, list(trainable(self.raw).values()))
@@ -148,8 +151,8 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(train, self.images_seen)
         self._accumulate_gradients()
-        # Looked at before the step spreads it over all weights. A GPU would have to wait for the value, several processes
-        # for each other.
+        # Looked at before the step spreads it over all weights. A GPU would have to wait for the value,
+        # several processes for each other.
         alone_on_cpu = accelerator.device.type == "cpu" and accelerator.num_processes == 1
         if alone_on_cpu and not math.isfinite(float(self.running)):
             self._fail(f"the loss is {float(self.running)}", self.step + 1)
@@ -192,7 +195,9 @@ class Training:
             self.running += loss.detach()
 
     def _call_watches(self) -> None:
-        """Let the watches change the weights, average the weights, then ask the watches whether training ends here."""
+        """Let the watches change the weights, average the weights, then ask the watches whether training ends
+        here.
+        """
         now = Moment(
             self.model,
             self.raw,
@@ -213,7 +218,10 @@ class Training:
 
     # ------------------------------------------------------------------------------ reports, checkpoints
     def report(self, advance: Callable[[int], None]) -> None:
-        """Where it is time for it: a point of the loss curve, a checkpoint. Raises TrainingError for non-finite values."""
+        """Where it is time for it: a point of the loss curve, a checkpoint.
+
+        Raises TrainingError for non-finite values.
+        """
         train, batch_size = self.train, self.train.batch_size
         every = max(1, math.ceil(train.images_seen / batch_size) // REPORTS)
         since_saved = (self.step - self.saved) * batch_size
@@ -238,7 +246,8 @@ class Training:
     def _check_finite(self, mean: float, weights: bool) -> None:
         """Raise TrainingError for a mean loss that is not finite, and if `weights`, for weights that are not.
 
-        A finite loss may still have had an infinite gradient, so that weights are checked before they are written.
+        A finite loss may still have had an infinite gradient, so that weights are checked before they are
+        written.
         """
         if not math.isfinite(mean):
             self._fail(f"the loss is {mean}", self.step)
@@ -260,7 +269,10 @@ class Training:
         )
 
     def _fail(self, what: str, step: int) -> NoReturn:
-        """Raise TrainingError. The last batch is passed through the network again to find the first non-finite layer."""
+        """Raise TrainingError.
+
+        The last batch is passed through the network again to find the first non-finite layer.
+        """
         train, batch_size = self.train, self.train.batch_size
         kept = "nothing was written"
         if self.saved:
@@ -314,7 +326,10 @@ def shards_weights(accelerator: Accelerator) -> bool:
 
 
 def optimizer_of(train: Train, weights: list[Any]) -> Any:
-    """AdamW, fused where torch has it; or the one of bitsandbytes with 8-bit state. Raises ConfigError where that is not installed."""
+    """AdamW, fused where torch has it; or the one of bitsandbytes with 8-bit state.
+
+    Raises ConfigError where that is not installed.
+    """
     if train.optimizer == "adamw":
         return torch.optim.AdamW(
             weights, lr=train.learning_rate, betas=(0.9, 0.999), weight_decay=train.weight_decay, fused=True
@@ -323,7 +338,8 @@ def optimizer_of(train: Train, weights: list[Any]) -> Any:
         import bitsandbytes
     except ImportError:
         raise ConfigError(
-            "train.optimizer=adamw8bit needs bitsandbytes (pip install bitsandbytes) and a GPU; use train.optimizer=adamw"
+            "train.optimizer=adamw8bit needs bitsandbytes (pip install bitsandbytes) and a GPU; use "
+            "train.optimizer=adamw"
         ) from None
     return bitsandbytes.optim.AdamW8bit(weights, lr=train.learning_rate, weight_decay=train.weight_decay)
 
@@ -374,14 +390,18 @@ def mean_loss(curve: list[tuple[int, float]]) -> float:
 
 
 def attention(accelerator: Accelerator) -> Any:
-    """On a CPU the backward pass of torch's fused attention in bfloat16 takes as long as all the rest; the plain one does not."""
+    """On a CPU the backward pass of torch's fused attention in bfloat16 takes as long as all the rest; the
+    plain one does not.
+    """
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()
 
 
 def learning_rate(train: Train, seen: int) -> float:
-    """Learning rate after `seen` images: linear warm-up times the decay of that name (formulas of diffusers' schedules)."""
+    """Learning rate after `seen` images: linear warm-up times the decay of that name (formulas of diffusers'
+    schedules).
+    """
     share = min(1.0, seen / train.images_seen)
     decayed = {
         "none": 1.0,

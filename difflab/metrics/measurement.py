@@ -24,8 +24,10 @@ Resample = Callable[[type[PairMetric], Pair], Sequence[float]]
 class Measurement:
     """A measure on `n` samples.
 
-    value: on all rows. half_samples: on half of the rows each. note: which images were left out, None = all
-    count.
+    Attributes:
+        value: on all rows.
+        half_samples: on half of the rows each.
+        note: which images were left out, None = all count.
     """
 
     metric: type[PairMetric]

@@ -1,13 +1,15 @@
 """What all diffusion families share, in pixels or latents: noise, loss, guidance, sampling.
 
-A denoiser is a diffusers model that maps (noisy images, timesteps, class labels) to a prediction. Class `classes` is
-the null label that classifier-free guidance needs (Ho & Salimans 2207.12598).
+A denoiser is a diffusers model that maps (noisy images, timesteps, conditions) to a prediction. A condition
+is a class label or the position of a caption; the last one is the null condition of classifier-free guidance
+(Ho & Salimans 2207.12598).
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +20,49 @@ from diffusers.training_utils import compute_snr
 from difflab.config import Sample, Train
 from difflab.core.errors import StoreError
 from difflab.core.files import read_tensors
+from difflab.core.shape import Shape
 from difflab.models.family import Family
+from difflab.models.guidance import EmbeddingChange, guided
 from difflab.models.nonfinite import named, watched
 from difflab.models.schedulers import check_scheduler, denoise, scheduler_of
-from difflab.models.steer import Steer, Step, overrides
+from difflab.models.steer import Steer, Step
 
 
 class Denoiser(Family):
-    """Base of the diffusion families. `net` is what is trained, a torch module."""
+    """Base of the diffusion families. `net` is the trained torch module.
+
+    The order of calls: `initialise` or `load`; then `prepare_training` before a training, `prepare_sampling`
+    before `sample`.
+    """
 
     net: Any
+    noise: Any
+    """A diffusers scheduler: the forward process of training."""
+    vae: Any = None
+    """The autoencoder of a latent family, after `prepare_sampling`."""
+    steers: Sequence[Steer] = ()
+    """The hooks of the active sampling policies."""
 
-    noise: Any  # a diffusers scheduler: the forward process of training
-    steers: Sequence[Steer] = ()  # of the policies that act while sampling
-    telling: Step | None = None  # while set, each family sends the embedding of its conditions through `tell`
+    def __init__(self, spec: Any, shape: Shape):
+        super().__init__(spec, shape)
+        self.embedding_change = EmbeddingChange()
 
     @abstractmethod
     def initialise(self, seed: int, scratch: bool = True) -> None:
-        """Fresh weights as a pure function of `seed`; without `scratch` those of the pretrained base, where there is one."""
+        """Set fresh weights, a pure function of `seed`.
+
+        With scratch=False set those of the pretrained base, if there is one.
+        """
+
+    def network(self) -> Any:
+        """The module whose parameters are trained, with the names that they have in training.
+
+        It need not be prepared.
+        """
+        return self.net
 
     def prepare_training(self, train: Train, device: Any) -> None:
-        """Whatever must happen before train.fit: the network is on the device and what is trained requires a gradient."""
+        """Move the network to the device, and let exactly the trained parameters require a gradient."""
         if train.gradient_checkpointing:
             self.net.enable_gradient_checkpointing()
         self.net.to(device)
@@ -46,22 +70,25 @@ class Denoiser(Family):
             compile_blocks(self.net)
 
     def prepare_sampling(self, how: Sample, device: Any) -> None:
-        """Whatever must happen before `sample`."""
+        """Move everything that `sample` needs to the device, in its precision."""
         self.net.to(device).eval()
         if how.compile:
             compile_blocks(self.net)
 
     @property
     def encoder_key(self) -> str | None:
-        """Name under which the encoder's results lie; None = there is no encoder."""
+        """Name under which the encoder's results are cached; None = there is no encoder."""
         return None
 
     def encoder(self, device: Any) -> Any:
-        """What turns images into what is trained on and has a ``key``; None = the images themselves."""
+        """A callable with a ``key`` that turns images into training inputs;
+
+        None = the images themselves are trained on.
+        """
         return None
 
     def inputs(self, shards: Any, indices: np.ndarray) -> np.ndarray:
-        """What training reads of images `indices` of a set."""
+        """The training inputs of images `indices` of a set: uint8 [n, H, W, C], or the encoder's outputs."""
         return shards.gather(indices)
 
     def draws(
@@ -73,13 +100,15 @@ class Denoiser(Family):
         train: Train,
         rng: torch.Generator,
     ) -> dict[str, torch.Tensor | None]:
-        """All that is random in one step: clean images, noise, timesteps and conditions of this process's part of the batch.
+        """All random inputs of one training step, for this process's part of the batch.
 
         Args:
-            inputs: what the data set holds for this process's part of a batch of `total` images, see `clean`.
+            inputs: training inputs of this process's part of a batch of `total` images, see `clean`.
             conditions: int64 [b], or None.
-            rows: which part of the batch this is. Everything is drawn for the whole batch from `rng` and cut, so that it
-                does not depend on the number of processes.
+            rows: this process's part of the batch. Everything is drawn for the whole batch from `rng` and
+                cut, so that it does not depend on the number of processes.
+
+        Returns clean images `x`, `noise`, timesteps `t` and `conditions`.
         """
         x = self.clean(inputs, rows, total, rng)
         noise = torch.randn((total, *x.shape[1:]), generator=rng)[rows].to(x.device)
@@ -90,33 +119,35 @@ class Denoiser(Family):
         return {"x": x, "noise": noise, "t": t, "conditions": conditions}
 
     def clean(self, inputs: torch.Tensor, rows: slice, total: int, rng: torch.Generator) -> torch.Tensor:
-        """What is to be generated, [b, C, H, W], from uint8 images [b, H, W, C]: pixels in [-1, 1]."""
+        """Clean images [b, C, H, W] in the space of the network, from training inputs: pixels in [-1, 1]."""
         return to_pixels(inputs)
 
     def timesteps(self, total: int, rng: torch.Generator) -> torch.Tensor:
-        """Timesteps of a batch, int64 [total], uniform."""
+        """Random timesteps of a batch, uniform: int64 [total]."""
         return torch.randint(self.noise.config.num_train_timesteps, (total,), generator=rng)
 
     def noisy(self, levels: torch.Tensor) -> torch.Tensor:
-        """Timesteps at quantiles `levels` of the uniform ones, in [0, 1) from least noise to most: int64 of the same shape."""
+        """Timesteps at quantiles `levels` of the uniform distribution: int64 of the same shape.
+
+        `levels` lie in [0, 1); 0 = least noise.
+        """
         steps = self.noise.config.num_train_timesteps
         return (levels * steps).long().clamp(max=steps - 1)
 
     def error(
         self, net: Any, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None
     ) -> torch.Tensor:
-        """Per-image mean squared error of the prediction: [b] (Ho et al. 2020, eq. 14; v: Salimans & Ho 2022, app. D).
+        """Per-image mean squared error of the prediction: [b] (Ho et al. 2006.11239, eq. 14).
 
-        `net` may be wrapped for several processes.
+        A v-prediction is compared with the velocity (Salimans & Ho 2202.00512, app. D). `net` may be wrapped
+        for several processes.
         """
-        v = self.noise.config.prediction_type == "v_prediction"
-        target = self.noise.get_velocity(x, noise, t) if v else noise
-        return (
-            (self.predict(net, self.noise.add_noise(x, noise, t), t, conditions).float() - target.float())
-            .square()
-            .flatten(1)
-            .mean(1)
-        )
+        if self.noise.config.prediction_type == "v_prediction":
+            target = self.noise.get_velocity(x, noise, t)
+        else:
+            target = noise
+        prediction = self.predict(net, self.noise.add_noise(x, noise, t), t, conditions)
+        return (prediction.float() - target.float()).square().flatten(1).mean(1)
 
     def loss(
         self,
@@ -127,72 +158,75 @@ class Denoiser(Family):
         conditions: torch.Tensor | None,
         train: Train,
     ) -> torch.Tensor:
-        """What is trained on, [b]: the error, with train.min_snr_gamma weighted by min(SNR, gamma) / SNR, for v-prediction by
-        min(SNR, gamma) / (SNR + 1) (Hang et al. 2303.09556, sec. 3.4)."""
+        """Per-image training loss: [b].
+
+        With train.min_snr_gamma the error is weighted by min(SNR, gamma) / SNR, for v-prediction by
+        min(SNR, gamma) / (SNR + 1) (Hang et al. 2303.09556, sec. 3.4).
+        """
         error = self.error(net, x, noise, t, conditions)
         if not train.min_snr_gamma:
             return error
         snr = compute_snr(self.noise, t)
         if self.noise.config.prediction_type == "v_prediction":
             return error * snr.clamp(max=train.min_snr_gamma) / (snr + 1)
-        return error * (train.min_snr_gamma / snr).clamp(
-            max=1
-        )  # 1 where there is no signal, instead of 0 / 0
+        # The clamp gives 1 where there is no signal, instead of 0 / 0.
+        return error * (train.min_snr_gamma / snr).clamp(max=1)
 
     @property
     def null(self) -> int:
-        """The condition that means "none"."""
+        """The null condition, which means "no condition"."""
         return self.shape.classes
 
     def check_saved(self, folder: Path) -> None:
-        """Raise StoreError where the folder that `save` wrote does not hold what is trained."""
+        """Raise StoreError unless the trained weights can be read from a folder that `save` wrote."""
         for file in self.trained_files(folder):
             read_tensors(file)
 
     @abstractmethod
     def trained_files(self, folder: Path) -> list[Path]:
-        """The safetensors files of what is trained, in a folder that `save` wrote."""
+        """The safetensors files of the trained weights, in a folder that `save` wrote."""
 
     def base_files(self) -> list[Path]:
-        """The same of the pretrained base; [] where there is none or it lacks what is trained."""
+        """The same files of the pretrained base; [] where there is no base or it has no such weights."""
         return []
 
     # ------------------------------------------------------------------------------------------- sampling
     @torch.inference_mode()
     def sample(self, conditions: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
-        out = []
-        for i in range(0, len(seeds), how.batch_size):
-            own, part = (
-                seeds[i : i + how.batch_size],
-                None if conditions is None else conditions[i : i + how.batch_size],
-            )
-            n, full = len(own), how.batch_size
-            if how.compile and n < full:  # another shape would be compiled anew; what fills it up is dropped
-                own, part = list(np.resize(own, full)), None if part is None else np.resize(part, full)
-            out.append(self._batch(part, [int(seed) for seed in own], how)[:n])
-        return np.concatenate(out)
+        images = []
+        for start in range(0, len(seeds), how.batch_size):
+            batch = slice(start, start + how.batch_size)
+            batch_conditions = None if conditions is None else conditions[batch]
+            images.append(self._batch(batch_conditions, [int(seed) for seed in seeds[batch]], how))
+        return np.concatenate(images)
 
     def _batch(self, conditions: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
+        """Images of one batch: uint8 [n, H, W, C]."""
+        n = len(seeds)
+        if how.compile and n < how.batch_size:  # another batch size would be compiled anew
+            seeds = [int(seed) for seed in np.resize(seeds, how.batch_size)]
+            conditions = None if conditions is None else np.resize(conditions, how.batch_size)
         x = self._denoised(conditions, seeds, how)
         if not torch.isfinite(x).all():
-            with watched(
-                *(net for net in (self.net, getattr(self, "vae", None)) if net is not None)
-            ) as found:
+            networks = [network for network in (self.net, self.vae) if network is not None]
+            with watched(*networks) as nonfinite_layers:
                 self._denoised(conditions, seeds, how)
             raise StoreError(
-                f"sampling produced non-finite pixels{named(found)}; the weights or the scheduler's settings are broken, or sample.precision={how.precision} is too coarse, so nothing was written"
+                f"sampling produced non-finite pixels{named(nonfinite_layers)}; the weights or the "
+                "scheduler's settings"
+                f" are broken, or sample.precision={how.precision} is too coarse, so nothing was written"
             )
-        return (x.clamp(-1, 1).add(1).mul(127.5)).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        levels = (x.clamp(-1, 1).add(1).mul(127.5)).round().to(torch.uint8)
+        return levels.permute(0, 2, 3, 1).cpu().numpy()[:n]
 
     def _denoised(self, conditions: np.ndarray | None, seeds: list[int], how: Sample) -> torch.Tensor:
+        """Pixels in [-1, 1] before rounding, [n, C, H, W]."""
         device = next(self.net.parameters()).device
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        x = torch.stack([torch.randn(self.drawn, generator=g) for g in generators]).to(device)
-        condition = (
-            torch.from_numpy(conditions).to(device)
-            if conditions is not None and self.spec.conditional
-            else None
-        )
+        noise = torch.stack([torch.randn(self.drawn, generator=g) for g in generators]).to(device)
+        condition = None
+        if conditions is not None and self.spec.conditional:
+            condition = torch.from_numpy(conditions).to(device)
 
         def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             share, scale = float(t) / self.noise.config.num_train_timesteps, how.guidance_scale
@@ -204,41 +238,11 @@ class Denoiser(Family):
                 prediction = steer.prediction(prediction, step)
             return prediction
 
-        return self.finish(denoise(self.scheduler(how, device), x, generators, predict, self.steers))
+        return self.finish(denoise(self.scheduler(how, device), noise, generators, predict, self.steers))
 
     def guided(self, step: Step) -> torch.Tensor:
-        """Classifier-free guidance: eps = eps_u + g (eps_c - eps_u), g = 1 + w of the paper.
-
-        As in diffusers' pipelines there is none where g is at most 1: the conditional prediction is taken as it is, which is how
-        distilled models are asked (guidance_scale 0).
-        """
-        x, t, condition, scale = step.x, step.t, step.conditions, step.scale
-        told, elsewhere = overrides(self.steers, "embedding"), overrides(self.steers, "without")
-        if condition is None or (scale <= 1 and not told):
-            return self.predict(self.net, x, t, condition)
-        null = torch.full_like(condition, self.null)
-        if not told and not elsewhere:
-            # One pass over [unconditional, conditional].
-            without, with_ = self.predict(
-                self.net, torch.cat([x, x]), t.repeat(2), torch.cat([null, condition])
-            ).chunk(2)
-            return without + scale * (with_ - without)
-        self.telling = step if told else None
-        with_ = self.predict(self.net, x, t, condition)
-        self.telling = None
-        if scale <= 1:
-            return with_
-        other = next((found for steer in self.steers if (found := steer.without(step)) is not None), None)
-        without = self.predict(self.net, x, t, null) if other is None else other
-        return without + scale * (with_ - without)
-
-    @torch.compiler.disable
-    def tell(self, e: torch.Tensor) -> torch.Tensor:
-        """The embedding of conditions as the policies change it."""
-        assert self.telling is not None
-        for steer in self.steers:
-            e = steer.embedding(e, self.telling)
-        return e
+        """The prediction of one step with classifier-free guidance: [n, C, H, W]."""
+        return guided(partial(self.predict, self.net), step, self.null, self.steers, self.embedding_change)
 
     @property
     def drawn(self) -> tuple[int, int, int]:
@@ -247,21 +251,30 @@ class Denoiser(Family):
         return c, h, w
 
     def finish(self, x: torch.Tensor) -> torch.Tensor:
-        """Pixels in [-1, 1] from what was denoised."""
+        """Pixels in [-1, 1] from the denoised tensor [n, C, H, W]."""
         return x
 
     def scheduler(self, how: Sample, device: Any = "cpu") -> Any:
-        """The sampling scheduler with its timesteps set. Raises ConfigError where `how` does not fit this family."""
+        """The sampling scheduler with its timesteps set.
+
+        Raises ConfigError where `how` does not fit the family.
+        """
         return scheduler_of(how, self.noise, device)
 
     def check_sampling(self, how: Sample) -> None:
-        """Try the scheduler before anything is trained. Raises ConfigError where it cannot sample this family."""
+        """Try the scheduler before anything is trained.
+
+        Raises ConfigError where it cannot sample the family.
+        """
         check_scheduler(self.scheduler, how, self.noise)
 
     def predict(
         self, net: Any, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None
     ) -> torch.Tensor:
-        """What `net` (perhaps wrapped for several processes) predicts for noisy images [n, C, H, W] at timesteps [n]."""
+        """The prediction of `net` for noisy images [n, C, H, W] at timesteps [n].
+
+        `net` may be wrapped for several processes.
+        """
         return net(x, t, labels)
 
 
@@ -271,7 +284,10 @@ def to_pixels(images: torch.Tensor) -> torch.Tensor:
 
 
 def compile_blocks(net: Any) -> None:
-    """torch.compile the blocks that repeat: a few seconds instead of minutes, and most of the gain."""
+    """Compile the repeated blocks of a network.
+
+    This takes seconds, the whole network takes minutes, and most of the speed-up is the same.
+    """
     if getattr(net, "_repeated_blocks", None):
         net.compile_repeated_blocks()
     else:

@@ -25,7 +25,6 @@ from difflab.core.shape import Shape
 from difflab.models import lora
 from difflab.models.base_settings import check_base, latent_scale
 from difflab.models.denoiser import Denoiser, compile_blocks, to_pixels
-from difflab.models.family import Family
 from difflab.models.pretrained import Base, load_model, open_base
 from difflab.runs.store import Shards
 
@@ -84,7 +83,7 @@ class Latent(Denoiser):
     backbone: Any
 
     def __init__(self, spec: Any, shape: Shape):
-        Family.__init__(self, spec, shape)
+        super().__init__(spec, shape)
         self.base: Base = open_base(spec.base, self.pipelines, spec.family, spec.revision, spec.variant)
         with reading(f"model.base {self.base.path}", ConfigError):
             self._settle(spec, shape)
@@ -213,6 +212,12 @@ class Latent(Denoiser):
         self.backbone.to(memory_format=torch.channels_last)
         self.tables = self._ids(device) if self.spec.train_text_encoder else self._texts(device, kind)
 
+    def network(self) -> Any:
+        """The backbone, or the backbone and the trained text encoder (see WithText)."""
+        if self.text_encoder is None:
+            return self.backbone
+        return WithText(self.backbone, self.text_encoder)
+
     def unshard(self, state: dict[str, torch.Tensor]) -> None:
         """Take whole weights in the place of those that were sharded over processes."""
         kind = self.backbone_class()
@@ -310,7 +315,7 @@ class Latent(Denoiser):
             name: t.to(like.device, t.dtype if t.dtype == torch.int64 else like.dtype)
             for name, t in found.items()
         }
-        return given if self.telling is None else {name: self.tell(t) for name, t in given.items()}
+        return {name: self.embedding_change(t) for name, t in given.items()}
 
     def encoder(self, device: Any) -> Encoder:
         """What turns images into what is trained on, float32."""

@@ -1,4 +1,4 @@
-"""Which layer a number that is not finite comes from."""
+"""Find the layer in which a number first stops being finite."""
 
 from __future__ import annotations
 
@@ -11,25 +11,31 @@ import torch
 
 @contextmanager
 def watched(*networks: Any) -> Iterator[list[str]]:
-    """Yield a list that gets the name of the first layer whose output is not finite while the block runs; it costs time."""
-    found: list[str] = []
+    """Yield a list that receives the name of the first layer with a non-finite output while the block runs.
+
+    Each output of each layer is checked, which is slow: run a single pass inside the block.
+    """
+    nonfinite_layers: list[str] = []
 
     def hook_of(name: str) -> Callable[..., None]:
-        def hook(module: Any, given: Any, out: Any) -> None:
-            if not found and isinstance(out, torch.Tensor) and not out.isfinite().all():
-                found.append(name)
+        def hook(module: Any, inputs: Any, output: Any) -> None:
+            if not nonfinite_layers and isinstance(output, torch.Tensor) and not output.isfinite().all():
+                nonfinite_layers.append(name)
 
         return hook
 
-    leaves = [(name, m) for net in networks for name, m in net.named_modules() if not list(m.children())]
-    hooks = [module.register_forward_hook(hook_of(name)) for name, module in leaves]
+    handles = []
+    for network in networks:
+        for name, module in network.named_modules():
+            if not list(module.children()):
+                handles.append(module.register_forward_hook(hook_of(name)))
     try:
-        yield found
+        yield nonfinite_layers
     finally:
-        for handle in hooks:
+        for handle in handles:
             handle.remove()
 
 
-def named(found: list[str]) -> str:
-    """', first in layer NAME', or nothing."""
-    return f", first in layer {found[0]}" if found else ""
+def named(nonfinite_layers: list[str]) -> str:
+    """', first in layer NAME' for an error message; '' where no layer was found."""
+    return f", first in layer {nonfinite_layers[0]}" if nonfinite_layers else ""

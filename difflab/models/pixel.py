@@ -1,6 +1,7 @@
-"""Pixel-space diffusion models: what pixel-mlp and pixel-unet share. They start from fresh weights and condition on class labels.
+"""What the pixel-space families pixel-mlp and pixel-unet share.
 
-Class `classes` is the null label that classifier-free guidance needs (Ho & Salimans 2207.12598).
+They start from fresh weights and are conditioned on class labels. Label `classes` is the null condition of
+classifier-free guidance (Ho & Salimans 2207.12598).
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ from difflab.models.denoiser import Denoiser
 
 
 class Pixel(Denoiser):
-    """Base of the pixel families. `net` is a diffusers ModelMixin; images are scaled to [-1, 1]."""
+    """Base of the pixel families. `net` is a diffusers ModelMixin. Pixels are scaled to [-1, 1]."""
 
-    hooked: Any = None  # the module of labels that has the hook below
+    _embedding_hook: Any = None
+    """The handle of the forward hook on the label embedding that applies `embedding_change`."""
 
     def __init__(self, spec: Any, shape: Shape):
         super().__init__(spec, shape)
         if spec.conditional and not shape.classes:
             raise ConfigError(
-                f"model.conditional=true needs a labelled set; use model.conditional=false (family {spec.family})"
+                "model.conditional=true needs a labelled set; use model.conditional=false (family "
+                f"{spec.family})"
             )
         self.noise = noise_of(spec)
 
@@ -56,15 +59,16 @@ class Pixel(Denoiser):
     @property
     @abstractmethod
     def labels(self) -> Any:
-        """The module of `net` that embeds class labels; None = unconditional."""
+        """The module of `net` that embeds class labels; None = the model is unconditional."""
 
     def prepare_sampling(self, how: Sample, device: Any) -> None:
         super().prepare_sampling(how, device)
-        if self.labels is not self.hooked:  # asked at every call, so that policies can be set after this
-            self.labels.register_forward_hook(
-                lambda module, given, e: e if self.telling is None else self.tell(e)
-            )
-            self.hooked = self.labels
+        if self._embedding_hook is not None:
+            self._embedding_hook.remove()
+            self._embedding_hook = None
+        if self.labels is not None:
+            change = self.embedding_change
+            self._embedding_hook = self.labels.register_forward_hook(lambda module, inputs, e: change(e))
 
     def trained_files(self, folder: Path) -> list[Path]:
         return sorted((folder / "unet").glob("*.safetensors"))
@@ -85,13 +89,14 @@ class Pixel(Denoiser):
                 raise ValueError(f"weights do not match its config: {wrong}")
         except (OSError, ValueError, TypeError, json.JSONDecodeError, RuntimeError) as error:
             raise StoreError(
-                f"{folder} holds no readable model ({' '.join(str(error).split())[:160]}); delete it and run the same command again"
+                f"{folder} holds no readable model ({' '.join(str(error).split())[:160]}); delete it and "
+                "run the same command again"
             ) from error
         return model
 
 
 def noise_of(spec: Any) -> Any:
-    """The forward process of training."""
+    """The forward process of training, a diffusers DDPMScheduler."""
     from diffusers import DDPMScheduler
 
     return DDPMScheduler(

@@ -1,4 +1,4 @@
-"""What a sampling policy may change of the denoising loop, and what it is told of a step."""
+"""The hooks of the sampling loop: what a sampling policy may change, and what it knows of a step."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Step:
     """One step of the denoising of n images.
 
     Attributes:
-        x: the noisy images [n, C, H, W], as the network sees them.
+        x: the noisy images [n, C, H, W], as the network receives them.
         t: the timestep, [n].
-        share: how much noise is left, the timestep over the number of timesteps: 1 = nothing else, 0 = none.
-        conditions: int64 [n]; None = the model has none.
+        share: the timestep divided by the number of timesteps: 1 = pure noise, 0 = no noise.
+        conditions: int64 [n]; None = the model is unconditional.
         scale: the guidance scale.
-        seeds: one per image; what a policy draws depends on them and on the step alone.
+        seeds: one per image. A policy draws its random numbers from the seeds and the step alone.
     """
 
     x: torch.Tensor
@@ -31,22 +31,28 @@ class Step:
 
 
 class Steer:
-    """What a sampling policy changes of the denoising loop; each method returns what it was given. Several are asked in order."""
+    """Base of the sampling hooks. Each method returns its argument unchanged until a policy overrides it.
+
+    Where several policies act, the result of one is the argument of the next.
+    """
 
     def start(self, x: torch.Tensor) -> torch.Tensor:
-        """The noise [n, C, H, W] that images start from."""
+        """The noise [n, C, H, W] that denoising starts from."""
         return x
 
     def guidance(self, scale: float, share: float) -> float:
-        """The guidance scale of a step in which `share` of the noise is left."""
+        """The guidance scale of a step with noise level `share`, see Step."""
         return scale
 
     def embedding(self, e: torch.Tensor, step: Step) -> torch.Tensor:
-        """What the network is told of the conditions, [n, ...]; it is not asked about "none"."""
+        """The condition embedding [n, ...]. It is not called for the null condition."""
         return e
 
     def without(self, step: Step) -> torch.Tensor | None:
-        """The prediction without condition that guidance leads away from; None = the model's own. The first that has one is taken."""
+        """The unconditional prediction of guidance;
+
+        None = the model's own. The first policy that has one decides.
+        """
         return None
 
     def prediction(self, prediction: torch.Tensor, step: Step) -> torch.Tensor:
@@ -54,14 +60,14 @@ class Steer:
         return prediction
 
     def arguments(self, given: dict[str, Any], accepted: Sequence[str]) -> dict[str, Any]:
-        """Arguments of the scheduler's step, which knows those `accepted`."""
+        """Keyword arguments of the scheduler's `step`. `accepted` are the names that it takes."""
         return given
 
     def noise(self, z: torch.Tensor) -> torch.Tensor:
-        """The noise [n, C, H, W] that a scheduler adds in a step, if it adds any."""
+        """The noise [n, C, H, W] that a stochastic scheduler adds in a step."""
         return z
 
 
 def overrides(steers: Sequence[Steer], method: str) -> bool:
-    """Whether any of the policies that act while sampling has its own `method` of Steer."""
+    """Whether any of `steers` overrides this method of Steer."""
     return any(getattr(type(steer), method) is not getattr(Steer, method) for steer in steers)

@@ -1,4 +1,6 @@
-"""Small multiples: one plot per measure over the generations, with interval and noise floor, drawn with matplotlib."""
+"""Small multiples: one plot per measure over the generations, with interval and noise floor, drawn with
+matplotlib.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ STYLES = (("-", "o"), (":", "s"), ("-.", "^"))
 COLUMNS = 4
 INTERVAL, FLOOR = "95% interval", "floor (real against real)"
 LAST = "flagged_share"
-"""Flagged images are a check, not a result: their plot is the last one, and is left out where nothing was flagged."""
+"""Flagged images are a check, not a result: their plot is the last one, and is left out where nothing was
+flagged.
+"""
 
 Line = tuple[str, list[dict[str, Any]]]
 """A label, and rows with generation, metric, extractor, value, ci_low, ci_high and floor."""
@@ -59,7 +63,10 @@ def plots_of(lines: Sequence[Line]) -> list[tuple[str, str]]:
 
 
 def _grid(width: float, height: float, rows: int, columns: int, legend_height: float) -> dict[str, float]:
-    """Margins and gaps for tick labels, titles and legend. A layout engine would draw everything twice to find them."""
+    """Margins and gaps for tick labels, titles and legend.
+
+    A layout engine would draw everything twice to find them.
+    """
     plot_width = (width - 0.65) / columns - 0.55
     plot_height = (height - 0.3 - legend_height) / rows - 0.55
     return {
@@ -73,7 +80,10 @@ def _grid(width: float, height: float, rows: int, columns: int, legend_height: f
 
 
 def _draw_line(axis: Any, label: str, points: list[dict[str, Any]], place: int) -> None:
-    """One line with its interval; the first line of a plot also draws the noise floor. `place` decides its colour."""
+    """One line with its interval; the first line of a plot also draws the noise floor.
+
+    `place` decides its colour.
+    """
     first = not axis.lines
     generations = [r["generation"] for r in points]
     values = [r["value"] for r in points]

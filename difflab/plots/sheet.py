@@ -24,7 +24,9 @@ def font(size: int) -> Any:
 
 
 def enlarge(image: np.ndarray) -> Image.Image:
-    """uint8 [H, W, C] to RGB, small images enlarged by a whole factor with hard pixel edges: nothing is smoothed."""
+    """uint8 [H, W, C] to RGB, small images enlarged by a whole factor with hard pixel edges: nothing is
+    smoothed.
+    """
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
     factor = max(1, -(-CELL // picture.width))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
@@ -33,7 +35,8 @@ def enlarge(image: np.ndarray) -> Image.Image:
 def sheet(
     rows: list[tuple[str, list[np.ndarray]]], header: list[str] | None = None, title: str = "", group: int = 1
 ) -> Image.Image:
-    """Rows of images, each with a label on its left; every `group` columns stand together under one name of `header`.
+    """Rows of images, each with a label on its left; every `group` columns stand together under one name of
+    `header`.
 
     A name that is wider than its group stands upright.
     """

@@ -47,7 +47,7 @@ class At:
     def extractor(self, name: str | None = None) -> Any:
         """The opened extractor `name` of measure.extractors; None = the one that the class judge reads. Raises ConfigError."""
         specs = list(self.config.measure.extractors)
-        name = name or self.config.measure.judge or next((spec for spec in specs if spec != "texture"), None)
+        name = name or self.config.measure.judge_extractor
         if name not in specs:
             raise ConfigError(f"policies: '{name}' is none of measure.extractors {specs}; add it there")
         return self.extractors[specs.index(name)]

@@ -116,7 +116,7 @@ def check(config: Any, policy: str, spec: str) -> None:
 def check_features(config: Any, policy: str, extractor: str | None) -> None:
     """Raise ConfigError where the features of `extractor` (None = the class judge's) are not taken."""
     specs = config.measure.extractors
-    if not config.measure.metrics or not set(specs) - {"texture"}:
+    if not config.measure.metrics or not config.measure.feature_extractors:
         raise ConfigError(
             f"policies: {policy} reads features, which are taken for measures alone; name an extractor in measure.extractors and a measure in measure.metrics"
         )

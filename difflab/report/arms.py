@@ -19,15 +19,15 @@ from difflab.studies.compare_runs import Arm, compare_runs
 def arm_strip(arms: Sequence[Arm], generation: int | None = None) -> Image.Image:
     """The same seeds in one generation of several arms: a row of pictures for each arm.
 
-    The first two rows are held-out real images and generation 0 of the first arm. Each arm is shown by the run with the
-    smallest training seed that all arms have.
+    The first two rows are held-out real images and generation 0 of the first arm. Each arm is shown by the
+    run with the smallest training seed that all arms have.
 
     Args:
         generation: None = the last one that all of these runs have drawn.
 
     Raises:
-        StoreError: the arms have no training seed in common, an arm has no pictures of the generation, or its pictures
-            have other conditions than those of the first arm.
+        StoreError: the arms have no training seed in common, an arm has no pictures of the generation, or
+            its pictures have other conditions than those of the first arm.
     """
     training_seeds = set.intersection(*(set(arm.runs) for arm in arms)) if arms else set()
     if not training_seeds:

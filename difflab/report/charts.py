@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any
 
 from difflab.core.rows import RowKind
-from difflab.loop.measure import FLAGGED
+from difflab.loop.image_rows import FLAGGED
 from difflab.loop.row_kinds import row_kinds
 from difflab.metrics import METRICS
 from difflab.report.rounding import rounded
@@ -82,8 +82,8 @@ def kind_of(metric: str) -> RowKind:
 def chart_groups(arms: Sequence[Arm]) -> list[dict[str, Any]]:
     """The groups that have a curve or a note: [{title, charts, note}].
 
-    An arm of several seeds is drawn as its mean over seeds. Flagged images are a check and not a result: they have no
-    curve where there are none.
+    An arm of several seeds is drawn as its mean over seeds. Flagged images are a check and not a result:
+    they have no curve where there are none.
     """
     rows = _rows_by_measure(arms)
     several = len({extractor for _, extractor in rows} - set(UNNAMED)) > 1
@@ -115,7 +115,7 @@ def _rows_by_measure(arms: Sequence[Arm]) -> dict[tuple[str, str], RowsByArm]:
 
 
 def _rows(arm: Arm) -> list[dict[str, Any]]:
-    """The rows of a single run, with intervals over images, or the means of several seeds, with intervals over seeds."""
+    """The rows of a single run with intervals over images, or means over seeds with intervals over seeds."""
     if len(arm.runs) == 1:
         return next(iter(arm.runs.values())).rows()
     common = set.intersection(*(set(run.generations) for run in arm.runs.values()))
@@ -131,15 +131,19 @@ def missing_copies_note(measured: set[str]) -> str:
     if measured & set(known):
         return ""
     return (
-        "No measure compares samples with training images. To look for copies, add one of these to measure.metrics: "
-        f"{', '.join(known)}."
+        "No measure compares samples with training images. To look for copies, add one of these to "
+        f"measure.metrics: {', '.join(known)}."
     )
 
 
 def _chart(
     metric: str, extractor: str, rows_by_arm: RowsByArm, arms: Sequence[Arm], several: bool
 ) -> dict[str, Any]:
-    """One curve per arm, with what the page says about the measure. `several`: the page shows several feature spaces."""
+    """One curve per arm, with what the page says about the measure.
+
+    Args:
+        several: the page shows several feature spaces.
+    """
     kind = kind_of(metric)
     counts = "chains" if extractor == "model" else kind.counts
     floor = first_floor(chain(*rows_by_arm.values()))

@@ -1,4 +1,4 @@
-"""The results of `difflab claims`: lines for the terminal, and a Markdown page with a figure for each claim."""
+"""The results of `difflab claims`: lines for the terminal, and a Markdown page with a figure per claim."""
 
 from __future__ import annotations
 
@@ -126,8 +126,8 @@ def _statistics(statistics: dict[str, dict[str, Any]]) -> list[str]:
 def _laws(laws: Sequence[dict[str, Any]]) -> list[str]:
     """A list of the laws of a claim; [] where it has none."""
     text = [
-        f"- law {law['law']}, {law['what']}: theory {law['theory']:.5g}, through the engine {law['measured']:.5g} "
-        f"over {law['chains']} chains, z {law['z']:+.2f}"
+        f"- law {law['law']}, {law['what']}: theory {law['theory']:.5g}, "
+        f"through the engine {law['measured']:.5g} over {law['chains']} chains, z {law['z']:+.2f}"
         for law in laws
     ]
     return [*text, ""] if text else []
@@ -136,7 +136,8 @@ def _laws(laws: Sequence[dict[str, Any]]) -> list[str]:
 def draw(result: dict[str, Any], path: Path, store: Path) -> bool:
     """Draw the curves of the measures that the statistics name. Returns whether there is anything to draw.
 
-    A claim that rests on laws alone has no runs. Runs in the store may be longer, for the sake of another claim.
+    A claim that rests on laws alone has no runs. Runs in the store may be longer, for the sake of another
+    claim.
     """
     expressions = " ".join(s["value"] for s in result["statistics"].values())
     quoted = dict.fromkeys(re.findall(r"'([a-z_0-9]+)'", expressions))

@@ -1,4 +1,4 @@
-"""What samples of each concept are recognised as, generation by generation, and which concepts have merged."""
+"""What samples of each concept are recognised as in each generation, and which concepts have merged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from difflab.core.errors import MeasureError
-from difflab.loop.measure import told
+from difflab.loop.run_concepts import concept_labels
 from difflab.metrics import (
     Concepts,
     Judge,
@@ -42,7 +42,7 @@ class Recognised:
 
 
 def concept_matrix(run: Run) -> dict[str, Any] | None:
-    """Matrices, changes and merged pairs of concepts as plain data; None where a run has no concepts to tell apart.
+    """Matrices, changes and merged pairs of concepts as plain data; None where a run has no concepts.
 
     Concepts are recognised by the CLIP model of measure.concepts, or else by the class judge.
     """
@@ -73,7 +73,10 @@ def concept_matrix(run: Run) -> dict[str, Any] | None:
 def changes(
     names: list[str], first: list[dict[str, Any]], last: list[dict[str, Any]]
 ) -> list[tuple[int, dict[str, Any]]]:
-    """The change in accuracy of every concept that both generations have samples of, largest fall first, by its index."""
+    """The change in accuracy of each concept that both generations have samples of, largest fall first.
+
+    Returns (index of the concept, row) pairs.
+    """
     rows = []
     for i, (before, after) in enumerate(zip(first, last, strict=True)):
         if before["n"] and after["n"]:
@@ -98,7 +101,7 @@ def _ends(entries: list[Any], count: int) -> list[Any]:
 
 
 def merged_pairs(pair: Pair, floor: Pair) -> list[tuple[str, str, float]]:
-    """Pairs of concepts that can be told apart among real images but not among samples, with the fall in AUROC."""
+    """Pairs of concepts that are told apart among real images but not among samples, with the AUROC lost."""
     try:
         return [(a, b, round(fall, 3)) for a, b, fall in merged(pair, floor)]
     except MeasureError:
@@ -114,7 +117,7 @@ def by_clip(run: Run) -> Recognised:
     real = run.real.features(reader.key)[held_out]
     pairs, floor = {}, None
     for t in run.generations:
-        real_labels, sample_labels, concepts = told(run, reader, run.real, run.samples(t))
+        real_labels, sample_labels, concepts = concept_labels(run, reader, run.real, run.samples(t))
         real_labels = real_labels[held_out]
         samples = run.samples(t).features(reader.key)
         pairs[t] = Pair(real, samples, real_labels=real_labels, fake_labels=sample_labels, concepts=concepts)
@@ -129,7 +132,7 @@ def by_judge(run: Run) -> Recognised | None:
     The judge's probabilities are the features, and each class is its own direction.
     """
     config, about, labels = run.config, run.about, run.real.labels()
-    extractor = config.measure.judge or next((e for e in config.measure.extractors if e != "texture"), None)
+    extractor = config.measure.judge_extractor
     key = feature_spaces(run).get(folder_name(extractor)) if extractor else None
     path = run.path / "real" / f"judge-{key}.safetensors"
     if labels is None or key is None or not path.exists() or len(about["classes"]) < 2:
@@ -153,4 +156,4 @@ def by_judge(run: Run) -> Recognised | None:
         for t, conditions in sample_labels.items()
     }
     floor = Pair(real, real, real_labels=real_labels, fake_labels=real_labels, concepts=concepts)
-    return Recognised(pairs, floor, f"judge on {extractor}, trained on real images")
+    return Recognised(pairs, floor, f"a class judge on {extractor} features, trained on real images")

@@ -1,6 +1,7 @@
-"""What a report shows, as plain data: the diagnosis, the curves, the comparison of arms and the details of each arm.
+"""What a report shows, as plain data: the diagnosis, the curves, the comparison and the details of arms.
 
-Nothing here knows of HTML. Everything is strings, numbers, lists and dicts, so that it can be tested and saved as JSON.
+Nothing here knows of HTML. Everything is strings, numbers, lists and dicts, so that it can be tested and
+saved as JSON.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from difflab.config import recipe_of
 from difflab.core.errors import ConfigError, StoreError
-from difflab.loop.measure import FLAGGED
+from difflab.loop.image_rows import FLAGGED
 from difflab.report.charts import GROUPS, UNNAMED, chart_groups, first_floor, group_of, kind_of, titled
 from difflab.report.detail import detail
 from difflab.report.pictures import in_common
@@ -92,10 +93,11 @@ def labs_of(runs: Sequence[Run], names: Sequence[str] | None) -> tuple[list[Run]
 
 
 def compared_arms(arms: Sequence[Arm]) -> dict[str, Any]:
-    """One row per measure with a cell per arm, in the last generation that all arms have, in the order of the curves.
+    """One row per measure with a cell per arm, in the last generation of all arms, ordered as the curves are.
 
-    Returns {settings, generation, paired, rows: [{metric, title, better, floor, cells}]}, where `paired` says whether any
-    difference has an interval, or {settings, error} where the arms have no generation in common.
+    Returns {settings, generation, paired, rows: [{metric, title, better, floor, cells}]}, where `paired`
+    says whether any difference has an interval, or {settings, error} where the arms have no generation in
+    common.
     """
     settings = differing_settings(arms)
     try:
@@ -126,7 +128,10 @@ def compared_arms(arms: Sequence[Arm]) -> dict[str, Any]:
 
 
 def differing_settings(arms: Sequence[Arm]) -> list[dict[str, Any]]:
-    """The settings that are not the same in all arms: [{key, values}], with a value per arm. Names and seeds are not compared."""
+    """The settings that differ between arms: [{key, values}], with a value per arm.
+
+    Names and seeds are not compared.
+    """
     recipes = [recipe_of(next(iter(arm.runs.values())).config) for arm in arms]
     keys = dict.fromkeys(chain(*recipes))
     rows = []
@@ -138,7 +143,7 @@ def differing_settings(arms: Sequence[Arm]) -> list[dict[str, Any]]:
 
 
 def _cell(result: dict[str, Any], better: str) -> dict[str, Any]:
-    """One arm and measure. `effect` is 'higher' or 'lower' than the first arm, or '' where the test does not tell.
+    """One arm and measure. `effect` is 'higher' or 'lower' than the first arm; '' = cannot be told.
 
     `tone` says whether the effect is 'better' or 'worse'; '' = neither.
     """

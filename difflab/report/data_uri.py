@@ -11,7 +11,10 @@ import numpy as np
 from PIL import Image
 
 EXACT = 64
-"""Images of at most this many pixels a side are kept exactly (PNG) where there is room. A browser enlarges them with hard edges."""
+"""Images of at most this many pixels a side are kept exactly (PNG) where there is room.
+
+A browser enlarges them with hard edges.
+"""
 SIDES = (256, 192, 128, 96, 64)
 """Longest sides in pixels of compressed images, best first."""
 BUDGET = 8_000_000
@@ -45,7 +48,8 @@ def encoder(
 ) -> tuple[Callable[[np.ndarray], str], int]:
     """`uri` with the best settings for `count` images like `examples` within `budget` characters.
 
-    Returns the encoder and the number of images that fit. Where not all fit, the settings are those at which most do.
+    Returns the encoder and the number of images that fit. Where not all fit, the settings are those at
+    which most do.
     """
     if not len(examples):
         return uri, count

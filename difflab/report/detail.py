@@ -1,4 +1,4 @@
-"""What a report shows of one run, as plain data: setup, pictures, feature map, concepts, nearest images, spectra, cost, settings."""
+"""What a report shows of one run, as plain data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SPECTRA = 200
 def detail(
     name: str, run: Run, runs: int, verdict: Callable[[Run], dict[str, Any] | None] | None
 ) -> dict[str, Any]:
-    """Everything that a page shows of one run. Exact families have no images and get None for what needs them.
+    """Everything that a page shows of one run. Exact families have no images: what needs them is None.
 
     Args:
         name: the arm of the run.
@@ -138,7 +138,10 @@ def _mean_power(power: torch.Tensor) -> list[float | None]:
 
 
 def cost(run: Run) -> dict[str, Any]:
-    """Seconds, images per second, MFU and peak memory by stage. A stage that was reused from another run costs nothing."""
+    """Seconds, images per second, MFU and peak memory by stage.
+
+    A stage that was reused from another run costs nothing.
+    """
     timings = run.timings()
     rows_by_stage = {stage: [row for row in timings if row["stage"] == stage] for stage in STAGES}
     stages = [_stage_cost(stage, rows) for stage, rows in rows_by_stage.items() if rows]

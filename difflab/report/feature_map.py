@@ -1,4 +1,4 @@
-"""Samples among real images in a feature space: the map of the features, and samples beside their nearest training images."""
+"""Samples among real images: the map of a feature space, and samples beside their nearest training images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def folder_name(extractor: str) -> str:
 
 
 def feature_spaces(run: Run) -> dict[str, str]:
-    """The feature spaces that are on disk for every measured generation: name of the extractor in file names -> key."""
+    """The feature spaces on disk for all measured generations: name of the extractor in file names -> key."""
     files = sorted((run.path / "real" / "features").glob("*-00000.safetensors"))
     keys = [path.name.rsplit("-", 1)[0] for path in files]
     return {
@@ -43,17 +43,18 @@ def feature_spaces(run: Run) -> dict[str, str]:
 def first_space(run: Run) -> tuple[str, str] | None:
     """The first extractor of the config whose features are on disk, and its key; None = there is none."""
     keys = feature_spaces(run)
-    for extractor in run.config.measure.extractors:
-        if extractor != "texture" and folder_name(extractor) in keys:
+    for extractor in run.config.measure.feature_extractors:
+        if folder_name(extractor) in keys:
             return extractor, keys[folder_name(extractor)]
     return None
 
 
 def feature_map(run: Run, most: int = POINTS) -> dict[str, Any] | None:
-    """Real images and samples in one fixed plane: the first two principal directions of the held-out real images.
+    """Real images and samples in the plane of the first two principal directions of held-out real images.
 
-    At most `most` dots of a generation. `extent` is the box [x0, y0, x1, y1] of the map; `outside` counts, by generation,
-    the samples that lie outside it and are drawn at its edge. None where no feature space is on disk.
+    At most `most` dots of a generation. `extent` is the box [x0, y0, x1, y1] of the map; `outside` counts,
+    by generation, the samples that lie outside it and are drawn at its edge. None where no feature space is
+    on disk.
     """
     space = first_space(run)
     if space is None:
@@ -97,10 +98,10 @@ def _labels(run: Run, generation: int, most: int) -> list[int] | None:
 
 
 def extent(real: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The lower and the upper corner of a box around points [n, d], without the few samples that lie very far out.
+    """The lower and upper corner of a box around points [n, d], without the few samples that lie far out.
 
-    Left out are at most 1% of the samples at either end of an axis, and only those that are further out than half of
-    the width of the rest.
+    Left out are at most 1% of the samples at either end of an axis, and only those that are further out
+    than half of the width of the rest.
 
     >>> extent(np.array([[0.0], [1.0]]), np.array([[0.5]] * 300 + [[1.2], [90.0]]))
     (array([0.]), array([1.5]))
@@ -116,8 +117,8 @@ def extent(real: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def nearest_pairs(run: Run, budget: int) -> dict[str, Any] | None:
     """The samples of the last generation that are closest to a training image, each beside it.
 
-    The unit of distance is the median distance of a held-out real image to its nearest training image: far below 1 is a
-    copy. None where no feature space is on disk.
+    The unit of distance is the median distance of a held-out real image to its nearest training image: far
+    below 1 is a copy. None where no feature space is on disk.
 
     Args:
         budget: characters that all images together may take.

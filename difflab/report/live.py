@@ -8,9 +8,10 @@ from difflab.runs.run import Run
 
 
 def after_generation(run: Run, generation: int, changed: bool = True) -> None:
-    """Write report.html as it stands after a generation. Until the last one the page looks for newer versions of itself.
+    """Write report.html as it stands after a generation. Until the last one the page reloads itself.
 
-    Nothing is written where the generation brought nothing new, unless it is the last one and there is no report.
+    Nothing is written where the generation brought nothing new, unless it is the last one and there is no
+    report.
     """
     path, last = run.path / FILE, generation == run.config.generations
     if changed or (last and not path.exists()):

@@ -66,7 +66,9 @@ def render(shown: dict[str, Any]) -> str:
 
 
 def plain(thing: Any) -> Any:
-    """`thing` with the invisible characters of its texts spelled out, such as those that reverse the direction of writing.
+    """`thing` with the invisible characters of its texts spelled out.
+
+    Some of them reverse the direction of writing.
 
     >>> plain(["a\\u202eb", 1])
     ['a⟨U+202E⟩b', 1]

@@ -1,4 +1,4 @@
-"""The same seeds in every generation as embedded images, within the number of characters that a page has for them."""
+"""The same seeds in every generation as embedded images, within the budget of a page."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def pictures(run: Run, budget: int) -> dict[str, Any] | None:
 def select(generations: list[int], columns: int, per: int, room: int) -> tuple[list[int], list[int]]:
     """The generations and the columns to show when only `room` images fit, real ones included.
 
-    Generations are left out first, evenly spaced, while there are more than `FEWEST_GENERATIONS`. Then every second
-    group of `per` columns is left out, but never the last group.
+    Generations are left out first, evenly spaced, while there are more than `FEWEST_GENERATIONS`. Then
+    every second group of `per` columns is left out, but never the last group.
 
     >>> select(list(range(11)), 4, 2, 28)
     ([0, 2, 4, 6, 8, 10], [0, 1, 2, 3])
@@ -82,7 +82,8 @@ def in_common(shown: list[dict[str, Any]]) -> str:
     if fewer:
         generations, of_generations, of_columns = max(fewer, key=lambda counts: counts[1])
         return (
-            f"All pictures would make this page too large: it shows {generations} of {of_generations} generations "
+            "All pictures would make this page too large: it shows "
+            f"{generations} of {of_generations} generations "
             f"and {len(shown[0]['asked'])} of {of_columns} columns, compressed."
         )
     if any(p["lossy"] for p in shown):

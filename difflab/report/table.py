@@ -9,7 +9,8 @@ from rich.console import Group
 from rich.text import Text
 
 from difflab.core.progress import clock
-from difflab.loop.measure import left_out
+from difflab.metrics.evaluate import left_out
+from difflab.metrics.row_name import measure_name
 from difflab.report.blocks import Blocks, Column, Roomy
 from difflab.runs.run import Run
 
@@ -65,7 +66,7 @@ def comparison(rows: list[dict[str, Any]]) -> Blocks:
     for row in rows:
         if row["value"] is not None:
             between = "" if row["ci_low"] is None else f"{number(row['ci_low'])} to {number(row['ci_high'])}"
-            better = METRICS["fd" if row["metric"] == "fid" else row["metric"]].better
+            better = METRICS[measure_name(row["metric"])].better
             body.append(
                 [
                     row["metric"],

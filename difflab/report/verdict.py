@@ -1,4 +1,4 @@
-"""The diagnosis of a run as plain data, stored in the run's folder and made anew only when the run has changed."""
+"""The diagnosis of a run as plain data, stored in the run's folder and made anew when the run changes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ FILE = "diagnosis.json"
 def verdict(run: Run, fresh: bool = True) -> dict[str, Any] | None:
     """What `difflab diagnose` says of a run, in the feature spaces of the run's own measures.
 
-    It is read from diagnosis.json if that file is of the same recipe, the same generations and the same rules. Else it is
-    made, which takes seconds per generation, and written there. A run with too few images gets {"reason": why}.
+    It is read from diagnosis.json if that file is of the same recipe, the same generations and the same
+    rules. Else it is made, which takes seconds per generation, and written there. A run with too few images
+    gets {"reason": why}.
 
     Args:
         fresh: False = only read it; None is returned where it would have to be made.
@@ -30,7 +31,7 @@ def verdict(run: Run, fresh: bool = True) -> dict[str, Any] | None:
             return stored
     if not fresh:
         return None
-    extractors = [name for name in run.config.measure.extractors if name != "texture"]
+    extractors = run.config.measure.feature_extractors
     try:
         result = state | as_data(diagnose.diagnose_run(run, extractors=extractors or None))
     except MeasureError as error:

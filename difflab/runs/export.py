@@ -13,9 +13,11 @@ KEPT = ("label", "class", "prompt", "seed", "generation", "flag", "sha256")
 
 
 def export(run: Run, generation: int, folder: Path) -> int:
-    """Write ``000000.png ...`` and ``metadata.jsonl`` (keys file_name, text, and the ledger's); returns the count.
+    """Write ``000000.png ...`` and ``metadata.jsonl`` (keys file_name, text, and the ledger's); returns the
+    count.
 
-    Raises ConfigError when that generation has no samples, DataError when the folder is not empty or cannot be made.
+    Raises ConfigError when that generation has no samples, DataError when the folder is not empty or cannot
+    be made.
     """
     if run.config.exact:
         raise ConfigError(f"{run.path} holds numbers, not images: nothing to export as pictures")

@@ -69,7 +69,10 @@ STAGE = {stage.name: stage for stage in STAGE_TABLE}
 
 
 class About(BaseModel):
-    """What real/about.json holds, as far as it is read. What has a default is not in the sets of all versions and kinds."""
+    """What real/about.json holds, as far as it is read.
+
+    What has a default is not in the sets of all versions and kinds.
+    """
 
     model_config = ConfigDict(strict=True)
     source: str = ""
@@ -111,7 +114,10 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open a folder for reading. Decoded pixels go to a temporary folder that is deleted when the process ends."""
+        """Open a folder for reading.
+
+        Decoded pixels go to a temporary folder that is deleted when the process ends.
+        """
         cache = Path(tempfile.mkdtemp(prefix="difflab-"))
         atexit.register(shutil.rmtree, cache, ignore_errors=True)  # samples may outlive the RunFolder
         return cls(path, read_record(path / "run.yaml"), cache)
@@ -133,7 +139,9 @@ class RunFolder:
 
     @property
     def account(self) -> Account | None:
-        """What became of the images of the real set; None without images, and where an older version made the set."""
+        """What became of the images of the real set; None without images, and where an older version made the
+        set.
+        """
         path = self.path / "real" / "about.json"
         given = self.about.get("account") if path.exists() else None
         with reading(f"the account in {path}", StoreError, "delete it and run the same command again"):
@@ -160,11 +168,15 @@ class RunFolder:
 
     @property
     def prompts(self) -> list[str]:
-        """The distinct captions of the real set, for a model that is conditioned on text; their positions are its conditions."""
+        """The distinct captions of the real set, for a model that is conditioned on text; their positions are
+        its conditions.
+        """
         return self.about["prompts"] if self.config.text and self.config.conditional else []
 
     def conditions(self, shards: Shards) -> np.ndarray | None:
-        """What each image of a set is conditioned on, int64 [N]: its class, its caption (position in `prompts`), or nothing."""
+        """What each image of a set is conditioned on, int64 [N]: its class, its caption (position in
+        `prompts`), or nothing.
+        """
         if not self.config.conditional:
             return None
         if not self.config.text:
@@ -191,7 +203,8 @@ class RunFolder:
         )
 
     def samples(self, generation: int, lab: int | None = None) -> Shards:
-        """The samples of one generation as Shards: ``.table(k)``, ``.labels()``, ``.gather(indices)``, ``.features(name)``.
+        """The samples of one generation as Shards: ``.table(k)``, ``.labels()``, ``.gather(indices)``,
+        ``.features(name)``.
 
         `lab`: of an ecosystem, whose samples; None = its own. Real images are always its own.
         """
@@ -229,7 +242,10 @@ class RunFolder:
     # ---------------------------------------------------------------------------------------------- labs
     @property
     def labs(self) -> list[Any]:
-        """All labs of the ecosystem that this one belongs to, in order. A chain by itself is its own only lab."""
+        """All labs of the ecosystem that this one belongs to, in order.
+
+        A chain by itself is its own only lab.
+        """
         if self.config.ecosystem is None:
             return [self]
         if not self._labs:
@@ -250,10 +266,12 @@ class RunFolder:
     # -------------------------------------------------------------------------------------- opening, lock
     @classmethod
     def create(cls, path: Path, config: Config) -> Self:
-        """Open `path` for work: make it, or resume it when it holds the same recipe. The caller holds the lock.
+        """Open `path` for work: make it, or resume it when it holds the same recipe.
 
-        Raises StoreError when the folder belongs to another recipe (naming the differing keys), holds something
-        else, or another process works on it.
+        The caller holds the lock.
+
+        Raises StoreError when the folder belongs to another recipe (naming the differing keys), holds
+        something else, or another process works on it.
         """
         run = cls(path, config)
         run.claim()
@@ -285,7 +303,9 @@ class RunFolder:
             raise
 
     def _claim(self) -> None:
-        """Check that the locked folder is this recipe's, clear what a killed process left half-written, write run.yaml."""
+        """Check that the locked folder is this recipe's, clear what a killed process left half-written, write
+        run.yaml.
+        """
         record = self.path / "run.yaml"
         others = [
             p
@@ -296,7 +316,8 @@ class RunFolder:
             if self.started:
                 check_recipe(record, self.config)
             elif read_record(record) != self.config:
-                # Nothing was fitted under that recipe (it asked for bad images, say): the mended config may have the folder.
+                # Nothing was fitted under that recipe (it asked for bad images, say): the mended config may
+                # have the folder.
                 for part in (self.path / "real", self.cache, *self.path.glob("lab-*")):
                     shutil.rmtree(part, ignore_errors=True)
         elif others:

@@ -1,4 +1,6 @@
-"""The probe of a run: a fixed list of conditions, drawn with the same seeds in every generation, to be looked at."""
+"""The probe of a run: a fixed list of conditions, drawn with the same seeds in every generation, to be looked
+at.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ STRIP = 24  # columns of a strip at most
 
 
 def probe_images(run: RunFolder, generation: int) -> tuple[np.ndarray, list[str | None]]:
-    """Images [n, H, W, C] of the probe of one generation and what was asked for, class or caption. Raises StoreError when there is none."""
+    """Images [n, H, W, C] of the probe of one generation and what was asked for, class or caption.
+
+    Raises StoreError when there is none.
+    """
     if generation < 0 or not run.done(generation, "sample"):
         there = [t for t in range(run.config.generations + 1) if run.done(t, "sample")]
         raise StoreError(f"{run.path} has no pictures of generation {generation}; it has {there or 'none'}")
@@ -47,8 +52,10 @@ def grid(run: RunFolder, generation: int) -> Image.Image:
 
 @dataclass(frozen=True)
 class SameSeeds:
-    """asked: the class or caption of each column, None = unconditional. per: columns of one class in a row. real: held-out images of the same
-    classes, uint8 [n, H, W, C]. generations: the samples [n, H, W, C] of each."""
+    """asked: the class or caption of each column, None = unconditional. per: columns of one class in a row.
+    real: held-out images of the same classes, uint8 [n, H, W, C]. generations: the samples [n, H, W, C] of
+    each.
+    """
 
     asked: list[str | None]
     per: int
@@ -57,9 +64,11 @@ class SameSeeds:
 
 
 def same_seeds(run: RunFolder, most: int = STRIP) -> SameSeeds:
-    """The probe of every generation, at most `most` columns. Where all classes do not fit, some are shown, evenly spread over the list.
+    """The probe of every generation, at most `most` columns. Where all classes do not fit, some are shown,
+    evenly spread over the list.
 
-    Images of one class stand together, since what is lost first is the difference between them. Raises StoreError when there are no pictures.
+    Images of one class stand together, since what is lost first is the difference between them. Raises
+    StoreError when there are no pictures.
     """
     done = [t for t in range(run.config.generations + 1) if run.done(t, "sample")]
     _, classes = probe_images(run, done[0] if done else 0)
@@ -98,7 +107,8 @@ def caption(run: RunFolder) -> str:
 
 
 def _real_like(run: RunFolder, classes: list[str | None]) -> np.ndarray:
-    """One held-out image per wanted class, each a different one while there are enough; white where none was held out: [n, H, W, C].
+    """One held-out image per wanted class, each a different one while there are enough; white where none was
+    held out: [n, H, W, C].
 
     Of a caption it is the image that has it, on whichever side of the split.
     """

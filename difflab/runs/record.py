@@ -23,16 +23,21 @@ def read_record(record: Path) -> Config:
         return configs.parse(content["config"], str(record))
     except (yaml.YAMLError, TypeError, KeyError, ValueError, OSError, RecursionError) as error:
         raise StoreError(
-            f"{record} is missing or damaged ({type(error).__name__}); put it back from a copy, or start anew in another folder with --out"
+            f"{record} is missing or damaged ({type(error).__name__}); put it back from a copy, or start "
+            "anew in another folder with --out"
         ) from error
     except ConfigError as error:
         raise StoreError(
-            f"{error}; the file was changed or comes from another version: put it back, or start anew in another folder with --out"
+            f"{error}; the file was changed or comes from another version: put it back, or start anew in "
+            "another folder with --out"
         ) from error
 
 
 def write_record(record: Path, config: Config) -> None:
-    """Write run.yaml. The versions that started a run stay in it; others that go on with it are added under `resumed_with`."""
+    """Write run.yaml.
+
+    The versions that started a run stay in it; others that go on with it are added under `resumed_with`.
+    """
     now = {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
     content = {"config": config.model_dump(mode="json"), "recipe": recipe_hash(config), "versions": now}
     if record.exists():
@@ -47,7 +52,10 @@ def write_record(record: Path, config: Config) -> None:
 
 
 def check_recipe(record: Path, config: Config) -> None:
-    """Raise StoreError if the run of `record` has another recipe than `config`. The message names the keys that differ."""
+    """Raise StoreError if the run of `record` has another recipe than `config`.
+
+    The message names the keys that differ.
+    """
     there, wanted = configs.recipe_of(read_record(record)), configs.recipe_of(config)
     differing = [key for key in sorted(there.keys() | wanted.keys()) if there.get(key) != wanted.get(key)]
     if not differing:

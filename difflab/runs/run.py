@@ -10,26 +10,12 @@ from typing import Any
 from difflab.config import Config
 from difflab.core.errors import StoreError
 from difflab.core.files import read_json
+from difflab.core.rows import KEYS
 from difflab.plots.curves import curve_figure
 from difflab.plots.sheet import below
 from difflab.runs import probe
 from difflab.runs.folder import RunFolder
 from difflab.runs.record import read_record
-
-# Of every row of metrics.jsonl.
-KEYS = (
-    "generation",
-    "lab",
-    "metric",
-    "extractor",
-    "value",
-    "ci_low",
-    "ci_high",
-    "n",
-    "floor",
-    "recipe",
-    "reason",
-)
 
 
 class Run(RunFolder):
@@ -47,7 +33,9 @@ class Run(RunFolder):
 
     @property
     def metrics(self) -> Any:
-        """Every number as a pandas DataFrame: generation, lab, metric, extractor, value, ci_low, ci_high, n, floor, recipe."""
+        """Every number as a pandas DataFrame: generation, lab, metric, extractor, value, ci_low, ci_high, n,
+        floor, recipe.
+        """
         import pandas as pd
 
         return pd.DataFrame(self.rows(), columns=list(KEYS))
@@ -57,7 +45,9 @@ class Run(RunFolder):
         return [row for t in self.generations for row in read_rows(self.gen(t) / "metrics.jsonl")]
 
     def training(self, generation: int) -> dict[str, Any]:
-        """Images seen, size of the training set and the loss curve of one generation ({} for formula-fitted families)."""
+        """Images seen, size of the training set and the loss curve of one generation ({} for formula-fitted
+        families).
+        """
         path = self.gen(generation) / "training.json"
         return read_json(path, dict[str, Any]) if path.exists() else {}
 
@@ -83,7 +73,10 @@ class Run(RunFolder):
         return probe.grid(self, generation)
 
     def strip(self) -> Any:
-        """The same seeds down the generations, real images on top, as a PIL image. Raises StoreError without pictures."""
+        """The same seeds down the generations, real images on top, as a PIL image.
+
+        Raises StoreError without pictures.
+        """
         return probe.strip(self)
 
     def curves(self) -> Any:
@@ -142,7 +135,8 @@ class EcosystemRun(Run):
 
     def _elsewhere(self) -> StoreError:
         return StoreError(
-            f"{self.path} is an ecosystem of {len(self._labs)} labs, each a run of its own: name one, such as {self._labs[0].path}"
+            f"{self.path} is an ecosystem of {len(self._labs)} labs, each a run of its own: name one, such "
+            f"as {self._labs[0].path}"
         )
 
     def gen(self, generation: int) -> Path:
@@ -217,7 +211,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
-    """Open a run for reading. Nothing in it is changed and no lock is taken; decoded pixels go to a temporary folder.
+    """Open a run for reading. Nothing in it is changed and no lock is taken; decoded pixels go to a temporary
+    folder.
 
     Raises StoreError when there is no run. The message names the runs beside the path.
     """

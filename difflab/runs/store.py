@@ -1,7 +1,7 @@
 """The store: a set of images as parquet shards, and whatever is derived from it shard by shard.
 
-A shard is the unit of everything: of one process's work, of resuming, of verification. Shard k holds the images
-``k * shard_size ...``; which process wrote it is of no consequence.
+A shard is the unit of everything: of one process's work, of resuming, of verification. Shard k holds the
+images ``k * shard_size ...``; which process wrote it is of no consequence.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class Shards:
         span = self.span(shard)
         if pixels.shape != (len(span), *self.record):
             raise StoreError(
-                f"{self.path(shard)}: got records of shape {pixels.shape}, expected {(len(span), *self.record)}"
+                f"{self.path(shard)}: got records of shape {pixels.shape}, expected "
+                f"{(len(span), *self.record)}"
             )
         rows = ledger.table({"index": list(span), **columns}, pixels, self.images)
         self._cache(shard, pixels)
@@ -106,7 +107,8 @@ class Shards:
             raise StoreError(f"{path} is missing; run the same command again to make it anew") from None
         except (OSError, pa.ArrowException) as error:
             raise StoreError(
-                f"{path} is damaged ({' '.join(str(error).split())[:120]}); delete it and run the same command again"
+                f"{path} is damaged ({' '.join(str(error).split())[:120]}); delete it and run the same "
+                "command again"
             ) from error
 
     def column(self, name: str) -> list[Any]:
@@ -156,7 +158,9 @@ class Shards:
 
     # ------------------------------------------------------------------------------------------- encoded
     def encode(self, encoder: Any, shard: int, pixels: np.ndarray | None = None) -> None:
-        """Make sure that what `encoder` (it has a ``key``) makes of one shard is there; `pixels` are those in memory, if they are."""
+        """Make sure that what `encoder` (it has a ``key``) makes of one shard is there; `pixels` are those in
+        memory, if they are.
+        """
         path = self._encoded_path(encoder.key, shard)
         if not path.exists():
             _save(
@@ -183,7 +187,9 @@ class Shards:
         return self.derived / f"{name}-{shard:05d}.safetensors"
 
     def derive(self, name: str, shard: int, compute: Any, pixels: np.ndarray | None = None) -> None:
-        """Make sure that the features `name` of one shard exist; `compute` maps uint8 [n, H, W, C] tensors to [n, d]."""
+        """Make sure that the features `name` of one shard exist; `compute` maps uint8 [n, H, W, C] tensors to
+        [n, d].
+        """
         path = self.feature_path(name, shard)
         if not path.exists():
             source = self.decode(shard) if pixels is None else pixels

@@ -30,8 +30,9 @@ class TrainSet:
     """Reads the images that the rows of a ``train_set.parquet`` point at.
 
     Args:
-        rows: columns pool, lab, generation (-1 = real), index, replicate (-1 = all); without a column lab all are the reader's own. A column
-            condition says what an image is conditioned on instead of what it was asked for; null = not so.
+        rows: columns pool, lab, generation (-1 = real), index, replicate (-1 = all); without a column lab all
+            are the reader's own. A column condition says what an image is conditioned on instead of what it
+            was asked for; null = not so.
         shards_of: generation, and lab where there is that column -> its Shards.
         conditions_of: Shards -> what each image is conditioned on, int64 [N], or None.
         read: (Shards, indices) -> what the model reads of these images; None = their pixels.
@@ -87,7 +88,8 @@ class TrainSet:
     def records(self) -> np.ndarray:
         """All records at once, for families fitted by a formula: [n, *record].
 
-        Rows drawn for one replicate go to that replicate alone: chain r gets its shared rows followed by its own.
+        Rows drawn for one replicate go to that replicate alone: chain r gets its shared rows followed by its
+        own.
         """
         if (self.replicate < 0).all():
             return self.inputs(np.arange(len(self)))
@@ -98,7 +100,9 @@ class TrainSet:
         return np.take_along_axis(values, self.by_chain(place)[:, :, None], axis=0)
 
     def by_chain(self, rows: np.ndarray) -> np.ndarray:
-        """Something of each row, [N], in the order of `records`: [n], or [n, R] where chains have rows of their own."""
+        """Something of each row, [N], in the order of `records`: [n], or [n, R] where chains have rows of
+        their own.
+        """
         if (self.replicate < 0).all():
             return rows
         replicates = next(iter(self.sets.values())).record[0]

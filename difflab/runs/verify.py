@@ -26,9 +26,11 @@ def file_hash(path: Path) -> str:
 
 
 def verify(run: Run) -> Iterator[str]:
-    """Yield one line per fault: shards of the real set and of every sampled generation, models, training sets.
+    """Yield one line per fault: shards of the real set and of every sampled generation, models, training
+    sets.
 
-    A stage that has not been run yet is no fault; a result whose stage is marked as done and that is gone is one.
+    A stage that has not been run yet is no fault; a result whose stage is marked as done and that is gone is
+    one.
     """
     try:
         yield from run.real.verify()

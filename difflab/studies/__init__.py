@@ -1,1 +1,1 @@
-"""Many chains: sweeps, runs beside each other, published claims, calibration, exact laws."""
+"""Studies of many chains: sweeps, comparisons of runs, published claims, calibration and exact laws."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,9 @@ KINDS = ("images seen", "training set", "samples drawn")
 class Gap:
     """A difference between the budgets of the first arm and of another one in one generation.
 
-    size: relative distance of the worst pair, 0 to 1. pairs: both budgets, one pair per seed.
+    Attributes:
+        size: relative distance of the worst pair, 0 to 1.
+        pairs: both budgets, one pair per seed.
     """
 
     size: float
@@ -31,9 +34,7 @@ def budgets(arms: Sequence[Arm]) -> str:
 
     Budgets are compared seed by seed in every generation.
     """
-    spent_by_arm = {
-        arm.name: {seed: _spent(run) for seed, run in arm.runs.items()} for arm in arms if arm.runs
-    }
+    spent_by_arm = {arm.name: _spent_by_seed(arm) for arm in arms if arm.runs}
     if len(spent_by_arm) < 2:
         return "budgets: there are no two arms with runs to match"
     baseline, *others = spent_by_arm
@@ -49,13 +50,17 @@ def budgets(arms: Sequence[Arm]) -> str:
     return "budgets match: images seen, set size and samples drawn are the same in all arms"
 
 
+def _spent_by_seed(arm: Arm) -> dict[int, Spending]:
+    return {seed: _spent(run) for seed, run in arm.runs.items()}
+
+
 def _spent(run: Run) -> Spending:
     """The budgets of a run by generation, summed over labs."""
-    trainings = {t: [part.training(t) for part in run.parts] for t in run.generations}
     images: dict[int, int | None] = {}
     sizes: dict[int, int | None] = {}
     samples: dict[int, int | None] = {}
-    for t, records in trainings.items():
+    for t in run.generations:
+        records = [part.training(t) for part in run.parts]
         images[t] = _total(records, "images_seen")
         sizes[t] = _total(records, "set_size")
         samples[t] = sum(part.config.sample.count_of(t) for part in run.parts)
@@ -73,7 +78,7 @@ def _paired(first: dict[int, Spending], other: dict[int, Spending]) -> list[tupl
     paired = [(first[seed], other[seed]) for seed in other if seed in first]
     if paired:
         return paired
-    return [(a, b) for a in first.values() for b in other.values()]
+    return list(itertools.product(first.values(), other.values()))
 
 
 def _gaps(kind: str, arm: str, paired: Sequence[tuple[Spending, Spending]]) -> list[Gap]:
@@ -83,7 +88,8 @@ def _gaps(kind: str, arm: str, paired: Sequence[tuple[Spending, Spending]]) -> l
         generations |= first[kind].keys() & other[kind].keys()
     gaps = []
     for t in sorted(generations):
-        pairs = [(a[kind][t], b[kind][t]) for a, b in paired if t in a[kind] and t in b[kind]]
+        both = [(a[kind], b[kind]) for a, b in paired if t in a[kind].keys() & b[kind].keys()]
+        pairs = [(a[t], b[t]) for a, b in both]
         size = max(_gap(a, b) for a, b in pairs)
         if size:
             gaps.append(Gap(size, arm, t, pairs))
@@ -97,11 +103,16 @@ def _sentence(kind: str, baseline: str, gaps: Sequence[Gap]) -> str:
     if first == other:  # the seeds have the same numbers in another order: show the worst pair
         a, b = max(worst.pairs, key=lambda pair: _gap(*pair))
         first, other = _span([a]), _span([b])
-    more = [arm for arm in dict.fromkeys(gap.arm for gap in gaps) if arm != worst.arm]
-    too = ""
-    if more:
-        too = f"; {', '.join(more) if len(more) < 4 else f'{len(more)} other arms'} too"
+    too = _too([gap.arm for gap in gaps if gap.arm != worst.arm])
     return f"{kind} {first} in {baseline}, {other} in {worst.arm} (generation {worst.generation}{too})"
+
+
+def _too(arms: Sequence[str]) -> str:
+    """The other arms that differ: '; b, c too', or their number if there are more than three."""
+    names = list(dict.fromkeys(arms))
+    if len(names) > 3:
+        return f"; {len(names)} other arms too"
+    return f"; {', '.join(names)} too" if names else ""
 
 
 def _gap(a: int | None, b: int | None) -> float:

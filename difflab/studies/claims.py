@@ -188,9 +188,7 @@ def judge(
     result["errors"] = {
         f"{job.arm}, seed {job.seed}": errors[job.path] for job in placed if job.path in errors
     }
-    result["runs"] = {
-        arm: [str(runs[arm].path.relative_to(out)) for _, runs in by_seed if arm in runs] for arm in arms
-    }
+    result["runs"] = {arm: _paths(arm, [runs for _, runs in by_seed], out) for arm in arms}
     verdicts = [entry["verdict"] for entry in statistics.values()]
     if claim.laws:
         result["laws"] = theory.check(claim.laws, CHAINS, 0)
@@ -200,6 +198,11 @@ def judge(
         verdict = UNKNOWN
     minutes = round((seconds + time.perf_counter() - started) / 60, 2)
     return result | {"verdict": verdict, "minutes": minutes}
+
+
+def _paths(arm: str, runs_by_arm: Sequence[dict[str, Run]], out: Path) -> list[str]:
+    """The paths of the runs of an arm, relative to the store, one per seed."""
+    return [str(runs[arm].path.relative_to(out)) for runs in runs_by_arm if arm in runs]
 
 
 def results(out: Path) -> list[dict[str, Any]]:

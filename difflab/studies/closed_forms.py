@@ -89,7 +89,8 @@ def survivors(p: np.ndarray, n: int, t: int) -> float:
     """Expected number of categories that are left after t fits of n points, from the exact Wright-Fisher
     chain of each.
 
-    p: true shares of the categories.
+    Args:
+        p: true shares of the categories.
     """
     step = binom.pmf(np.arange(n + 1)[None, :], n, np.arange(n + 1)[:, None] / n)
     lost = np.linalg.matrix_power(step, t - 1)[:, 0]
@@ -166,10 +167,12 @@ def guided(p: np.ndarray, mean: np.ndarray, variance: np.ndarray, w: float) -> t
     """Means and variances [..., C] of samples of each class with classifier-free guidance 1 + w on exact
     scores (probability-flow ODE).
 
-    p, mean, variance: weights, means and variances of the classes [..., C]. The variance of the samples is v
-    (v/V)^w, where V is the variance of all classes together. This is neither v/(1 + w) nor the variance of
-    the density tilted by guidance, whose precision is (1 + w)/v - w/V. Means are pushed away from the overall
-    mean.
+    The variance of the samples is v (v/V)^w, where V is the variance of all classes together. This is neither
+    v/(1 + w) nor the variance of the density tilted by guidance, whose precision is (1 + w)/v - w/V. Means are
+    pushed away from the overall mean.
+
+    Args:
+        p, mean, variance: weights, means and variances of the classes [..., C].
     """
     overall = (p * mean).sum(-1, keepdims=True)
     share = variance / ((p * (variance + mean**2)).sum(-1, keepdims=True) - overall**2)

@@ -19,6 +19,7 @@ from scipy.stats import t as student
 from difflab import config as configs
 from difflab.core.errors import ConfigError
 from difflab.metrics import METRICS
+from difflab.metrics.row_name import measure_name
 from difflab.runs.run import Run
 
 DISTINCT, SAME, UNKNOWN = "{} than {}", "not distinguishable", "cannot tell"
@@ -70,11 +71,15 @@ def _arm_names(runs: Sequence[Run]) -> list[str]:
     name_by_digest = {digest: runs[i].config.name for digest, i in first_run.items()}
     if len(set(name_by_digest.values())) < len(name_by_digest):
         different = [recipes[i] for i in first_run.values()]
-        keys = [key for key in recipes[0] if len({repr(recipe.get(key)) for recipe in different}) > 1]
+        keys = [key for key in recipes[0] if _differs(key, different)]
         for digest, i in first_run.items():
             settings = [f"{key.split('.')[-1]} {recipes[i].get(key)}" for key in keys]
             name_by_digest[digest] = ", ".join(settings)
     return [name_by_digest[digest] for digest in digests]
+
+
+def _differs(key: str, recipes: Sequence[dict[str, Any]]) -> bool:
+    return len({repr(recipe.get(key)) for recipe in recipes}) > 1
 
 
 def _recipe_without_seed(run: Run) -> dict[str, Any]:
@@ -115,7 +120,9 @@ def compare_runs(
     """
     if not arms or not any(arm.runs for arm in arms):
         raise ConfigError("there is no run to compare")
-    table: Table = {arm.name: {seed: values_of(run) for seed, run in arm.runs.items()} for arm in arms}
+    table: Table = {}
+    for arm in arms:
+        table[arm.name] = {seed: values_of(run) for seed, run in arm.runs.items()}
     rows = []
     measures = _measures(table, metrics)
     for generation in _generations(table, generations):
@@ -184,7 +191,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def better_of(metric: str) -> str:
     """Which way a measure is better: 'lower', 'higher', or 'real' (best at the value of real images)."""
-    known = "fd" if metric == "fid" else metric
+    known = measure_name(metric)
     if dict.__contains__(METRICS, known):
         return METRICS[known].better
     return "lower" if "loss" in metric else "real"

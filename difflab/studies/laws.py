@@ -39,11 +39,14 @@ Measures = dict[str, np.ndarray]
 class Law:
     """One law.
 
-    what: the sentence that is printed. chain: the config of the chain; of an ecosystem the mean over labs is
-    taken. statistic: the name of a measure of the chain, or a function of all its measures, with one value
-    per chain. theory: the expectation of the statistic. spread: its standard deviation over chains where that
-    is known (chains with a selector run one by one, so two of them have to be enough); None = estimated from
-    the chains.
+    Attributes:
+        what: the sentence that is printed.
+        chain: the config of the chain; of an ecosystem the mean over labs is taken.
+        measure: the name of a measure of the chain, or a function of all its measures, with one value per
+            chain.
+        theory: the expectation of the statistic.
+        spread: its standard deviation over chains where that is known (chains with a selector run one by one,
+            so two of them have to be enough); None = estimated from the chains.
     """
 
     what: str
@@ -76,7 +79,9 @@ def chain(
 ) -> dict[str, Any]:
     """The config of a chain of t fits of `n` points each.
 
-    count: samples per generation, None = n. model: keys of the family.
+    Args:
+        count: samples per generation, None = n.
+        model: keys of the family.
     """
     config: dict[str, Any] = {
         "generations": t - 1,
@@ -431,5 +436,7 @@ CHAPTERS: tuple[Callable[[], Chapter], ...] = (
     guidance,
     selection,
 )
-LAWS: dict[str, Law] = {name: law for chapter in CHAPTERS for name, law in chapter().items()}
+LAWS: dict[str, Law] = {}
 """Every law by its name, in the order of the chapters."""
+for _chapter in CHAPTERS:
+    LAWS |= _chapter()

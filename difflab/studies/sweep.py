@@ -57,7 +57,8 @@ class Sweep(Spec):
 def read(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep, Path]:
     """A sweep file, and the folder that its base is relative to.
 
-    overrides: keys of the sweep itself, such as ``seeds=5``.
+    Args:
+        overrides: keys of the sweep itself, such as ``seeds=5``.
     """
     return configs.load(path, list(overrides), Sweep), Path(path).parent
 
@@ -86,7 +87,10 @@ def jobs(sweep: Sweep, folder: Path, out: Path) -> list[Job]:
 
 
 def base_file(folder: Path, base: str) -> Path:
-    """The file of a base config: relative to `folder`, or the preset of that name, so that a copied sweep finds its base."""
+    """The file of a base config: relative to `folder`, else the preset of that name.
+
+    A copy of a sweep in another folder finds its base as a preset.
+    """
     path = folder / base
     if path.exists():
         return path

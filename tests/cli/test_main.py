@@ -56,7 +56,7 @@ def undrawn(monkeypatch):
 
     monkeypatch.setattr(chain, "run_chain", partial(chain.run_chain, plots=False))
     monkeypatch.setattr(live, "after_generation", lambda *args: None)
-    monkeypatch.setattr(endings, "verdict", lambda run: None)
+    monkeypatch.setattr(endings, "verdict", lambda run, fresh=True: None)
 
 
 @pytest.fixture
@@ -146,8 +146,7 @@ def test_version_and_help_of_the_installed_command():
     text = process(sys.executable, "-m", "difflab", "--help")
     assert text.returncode == 0 and text.stderr == ""
     for word in (
-        "examples:",
-        "difflab run configs/digits.yaml",
+        "difflab run digits",
         "accelerate launch",
         "export",
         "verify",
@@ -233,16 +232,25 @@ def test_run_prints_table_budget_and_places_and_resumes_to_the_same(tmp_path, ca
     code, out, err = call("run", DIGITS, *MLP, "--out", "out")
     assert code == 0
     assert "generation 1/1 train   1,000 images in" in err and "generation 1/1 sample  60 images in" in err
-    for word in (
+    assert out.startswith("generation 1: ") and "what could help: " in out
+    for words in (
+        "measure",
+        "first",
+        "last",
+        "floor",
+        "look at:  out/report.html",
+        "next:     difflab diagnose out",
+    ):
+        assert words in out
+    assert len(out.splitlines()) <= 24
+    _, everything, _ = call("status", "out", "--all")
+    for words in (
         "digits: recipe",
         "recall",
         "floor",
         "budget: 1,024 images seen, the same in every generation; set size NOT matched: 100 to 60",
     ):
-        assert word in out
-    assert (
-        out.splitlines()[-1] == "look at: out/report.html  out/strip.png  out/curves.png  out/metrics.jsonl"
-    )
+        assert words in everything
     before = files(tmp_path / "out")
     again = call("run", DIGITS, *MLP, "--out", "out")
     assert again == (0, out, "")
@@ -268,6 +276,8 @@ def test_an_unknown_option_is_refused(capsys):
 @pytest.mark.usefixtures("undrawn")
 def test_measures_left_out_and_flagged_samples_are_said(finished, call, tmp_path):
     _, out, _ = call("run", DIGITS, *MEMORISER, "--out", finished)
+    assert "1 measure has no value; --all says why" in out
+    _, out, _ = call("status", finished, "--all")
     assert "left out: class_accuracy (pixels): the samples are unconditional, no class was asked for" in out
     assert "flagged" not in out
     (tmp_path / "grey").mkdir()
@@ -285,9 +295,9 @@ def test_exact_runs_have_a_table_too(call):
     assert (
         code == 0
         and "variance" in out
-        and "budget: fitted by a formula" in out
-        and out.splitlines()[-1] == "look at: runs/run/report.html  runs/run/metrics.jsonl"
+        and "look at:  runs/run/report.html\n          runs/run/metrics.jsonl\n" in out
     )
+    assert "budget: fitted by a formula" in call("status", "runs/run", "--all")[1]
 
 
 # ------------------------------------------------------------------------------------------- other commands

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,11 @@ from difflab.core.shape import Shape
 from difflab.loop import row_kinds as table
 from difflab.loop.chain import run_chain
 from difflab.loop.gradients import Gradients
-from difflab.loop.held_out import summary
-from difflab.loop.measure import JUDGES, shown
+from difflab.loop.judge_drift_rows import JUDGES
 from difflab.loop.row_kinds import DECLARED, first_sentence, row_kinds
 from difflab.metrics import METRICS
+from difflab.metrics.held_out_loss import summary
+from difflab.metrics.row_name import row_name
 from difflab.models import family_of
 from difflab.models.family import Exact
 from difflab.runs.run import open_run
@@ -93,9 +93,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     base = tmp_path_factory.mktemp("rows")
     classes = (["a", "b"], np.array([0, 1]), np.array([0, 1]))
     gradients = Gradients(torch.zeros(4), torch.ones(4, dtype=torch.float64))
-    inception = SimpleNamespace(name="inception-v3")
+    inception = "inception-v3"
     names = (
-        {shown(name, inception) for name in METRICS}
+        {row_name(name, inception) for name in METRICS}
         | set(METRICS)
         | image_names(base)
         | ecosystem_names(base / "labs")

@@ -23,7 +23,7 @@ from difflab.core.progress import Reporter
 from difflab.core.seeds import image_seeds, probe_seeds
 from difflab.loop.chain import run_chain
 from difflab.loop.conditions import probe_conditions, probe_count, sample_conditions
-from difflab.loop.measure import extractors_of
+from difflab.loop.run_extractors import extractors_of
 from difflab.loop.sample import draw_probe, draw_samples
 from difflab.loop.work import Work
 from difflab.models import family_of

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from difflab.config import parse
 from difflab.core.errors import ConfigError
 from difflab.loop.chain import run_chain
-from difflab.loop.measure import extractors_of
+from difflab.loop.run_extractors import extractors_of
 from difflab.loop.select import decide
 from difflab.policies.candidates import Candidates
 from difflab.runs.run import Run

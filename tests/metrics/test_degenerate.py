@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from difflab.core.errors import MeasureError
 from difflab.core.seeds import seed_of
-from difflab.loop.measure import Side, measured
 from difflab.metrics import METRICS, Concepts, Judge, Pair, resampled
+from difflab.metrics.evaluate import ComparedSets, MeasureSettings, Side, measured
 from difflab.metrics.kernel import cmmd_biased
 from difflab.metrics.vendi import vendi_score
 
@@ -61,21 +62,16 @@ def rows(
     """The row of one measure, as a run takes it, with all that any measure asks for."""
     clean = normal(2)
     concepts = Concepts(["cat", "dog", "seal"], torch.eye(D)[:3] + 0.1)
-    return measured(
-        type(
-            "Space", (), {"name": "texture" if METRICS[name].needs == "texture" else "pixels", "recipe": {}}
-        ),
+    texture = METRICS[name].needs == "texture"
+    space = SimpleNamespace(name="texture" if texture else "pixels", recipe={}, is_texture=texture)
+    sets = ComparedSets(Side(real, labels), Side(fake, labels), Side(clean, labels), normal(3))
+    settings = MeasureSettings(
         [name],
-        Side(real, labels),
-        Side(fake, labels),
-        Side(clean, labels),
-        train=normal(3),
+        lambda metric, pair: resampled(metric, pair, range(resamples), seed_of(metric.name)),
         judge=Judge.fit(normal(3), CLASSES, 3) if METRICS[name].needs == "judge" else None,
         concepts=concepts,
-        neighbours=5,
-        identity="",
-        resample=lambda metric, pair: resampled(metric, pair, range(resamples), seed_of(metric.name)),
     )
+    return measured(space, sets, settings)
 
 
 def sentence(text: object) -> bool:

@@ -64,8 +64,8 @@ def test_pictures_have_three_channels_and_their_texts_in_words() -> None:
         (2, 3, 4, 4),
         (40, 3, 4, 4),
     ]
-    assert pictures.sayings["concept"] == ["red apple", "dog"]
-    assert pictures.sayings["caption"] == ["a caption 0", "a caption 1"]
+    assert pictures.texts["concept"] == ["red apple", "dog"]
+    assert pictures.texts["caption"] == ["a caption 0", "a caption 1"]
     assert 0 < int(pictures.digits_held.sum()) < 40 and len(pictures.digits) == 40
 
 

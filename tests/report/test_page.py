@@ -449,6 +449,15 @@ def test_the_page_answers_first_and_folds_the_training_last(single: Path, page: 
     assert "<details open" not in internals
 
 
+def test_many_arms_have_short_verdicts(hostile: Run, tmp_path: Path) -> None:
+    path = report([hostile] * 3, tmp_path / "three.html", ["a", "b", "c"], lambda run: VERDICT)
+    card = path.read_text().split('<article class="verdict')[1].split("</article>")[0]
+    outside, folded = card.split("<summary>What was lost, how sure, since when</summary>")
+    assert "First alarm in generation 1, by recall." in outside and "Add real images." in outside
+    assert "7 lost tails:" in folded and "7 lost tails:" not in outside
+    assert "<h3>What could help</h3>" not in card, "the advice stands once"
+
+
 @browsing
 @pytest.mark.parametrize("width", [390, 1280, 1920])
 def test_no_row_of_charts_is_mostly_empty(single: Path, chromium: Any, width: int) -> None:
@@ -519,6 +528,8 @@ def test_on_paper_nothing_is_folded_cut_off_or_left_blank(page: Path, chromium: 
     tab.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert tab.get_by_text("7 lost tails: recall (pixels) 0.1").first.is_visible()
     assert not tab.locator("#generation").is_visible() and not tab.locator("nav").is_visible()
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 720, "no table is cut off"
+    assert tab.locator("#table tbody tr").last.is_visible(), "all measures are printed"
     charts = tab.locator(".chart[data-group] svg")
     assert charts.count() == tab.locator(".chart[data-group]").count() > 10
     drawn = tab.locator(".chart svg, .chart canvas")

@@ -138,7 +138,7 @@ def test_the_engine_keeps_decoded_pixels_inside_the_run(tmp_path):
 def test_a_place_without_a_run_names_those_beside_it(path, tmp_path):
     with pytest.raises(StoreError, match=r"smal holds no run \(no run.yaml\); runs beside it: small"):
         open_run(path.parent / "smal")
-    with pytest.raises(StoreError, match=r"start one with: difflab run configs/digits.yaml"):
+    with pytest.raises(StoreError, match=r"start one with: difflab run digits"):
         open_run(tmp_path / "nowhere" / "x")
 
 

@@ -4,9 +4,9 @@ const $ = (id) => document.getElementById(id);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const armColour = (i) => css(`--arm-${i % 7}`);
-const armKind = (i) => [["solid", "circle"], ["dotted", "rect"], [[10, 3, 2, 3], "triangle"]][Math.floor(i / 7) % 3]; // line and symbol, once the colours are used up
+const armKind = (i) => [["solid", "circle"], ["dotted", "rect"], [[10, 3, 2, 3], "triangle"]][Math.floor(i / 7) % 3]; // line and symbol, for arms beyond the seventh
 
-// Text goes into the page as text, never as markup.
+// An element. Strings become text nodes, never markup.
 function make(tag, props = {}, ...children) {
   const node = document.createElement(tag);
   for (const [key, value] of Object.entries(props)) key in node ? (node[key] = value) : node.setAttribute(key, value);
@@ -24,7 +24,7 @@ function number(value) {
 const state = { at: data.generations.length - 1, run: 0 };
 const generation = () => data.generations[state.at];
 const run = () => data.runs[state.run];
-// The generation of a run that is nearest below the one shown: arms may be of different length.
+// The last generation of a table that is not after the one shown. Arms may have fewer generations.
 const nearest = (table) => { const known = Object.keys(table).map(Number).filter((t) => t <= generation()); return known.length ? Math.max(...known) : null; };
 
 // A print cannot be unfolded: verdicts are printed with evidence and doubts, and the training with its curves.
@@ -46,7 +46,7 @@ function base() {
     tooltip: { trigger: "axis", renderMode: "richText", confine: true, backgroundColor: css("--paper"), borderColor: line, textStyle: { color: css("--ink"), fontSize: 12 } },
   };
 }
-// The area between two curves, and a line that is not seen along its edge: a custom series itself moves the axis by its first point alone.
+// The area between two curves. An invisible line along its edge makes the axis long enough, which a custom series does not do.
 function bandOf(x, low, high, colour, opacity) {
   const edge = [...x.map((at, i) => [at, low[i]]), ...x.map((at, i) => [at, high[i]]).reverse()];
   return [
@@ -69,7 +69,7 @@ function curve(chart) {
   main.markLine = { silent: true, symbol: "none", label: { show: false }, data: marks };
   if (chart.floor !== null) series.push({ type: "line", silent: true, symbol: "none", lineStyle: { opacity: 0 }, data: [[chart.lines[0].t[0], chart.floor]], tooltip: { show: false } });
   options.xAxis.max = data.generations[data.generations.length - 1] || 1;
-  options.yAxis.axisLabel.formatter = (v) => (Math.abs(v) < 1000 ? String(Number(v.toPrecision(6))) : number(v)); // steps may be finer than three digits
+  options.yAxis.axisLabel.formatter = (v) => (Math.abs(v) < 1000 ? String(Number(v.toPrecision(6))) : number(v)); // ticks may need more than three digits
   options.tooltip.formatter = (found) => {
     const t = found[0].axisValue, lines = [`generation ${t}`];
     for (const line of chart.lines) {
@@ -111,7 +111,7 @@ function image(source, alt, side) { return make("img", { src: source, alt, class
 function pictureRow(p, columns, label, images) {
   return make("div", { className: "row" }, make("span", {}, label), ...columns.map((c) => image(images[c], `${label}: ${p.asked[c]}, column ${c + 1}`, p.side)));
 }
-// Where every column was asked for something else, one table for all of them.
+// One table for all columns, where each column has its own condition.
 function strip(p, rows) {
   const cell = (c, label, images) => make("td", {}, image(images[c], `${label}: ${p.asked[c]}, column ${c + 1}`, p.side));
   const head = make("tr", {}, make("td"), ...p.asked.map((asked) => make("th", { scope: "col", title: asked }, make("bdi", {}, asked))));
@@ -159,18 +159,18 @@ function drawCards() {
     card.append(more);
     return card;
   }));
-  spread(cards, single ? 0 : first.pictures.per, cellOf(side), 110);
+  spread(cards, single ? first.pictures.asked.length : first.pictures.per, cellOf(side), 110, single ? cellOf(side) : 34);
 }
 const cellOf = (side) => (side <= 16 ? 40 : side <= 64 ? 64 : 112); // pixels of an image on the page
-// Cards side by side so that rows are equally full, with images as large as the room allows. `per` images in a row of a card; 0 = one card.
-function spread(cards, per, cell, label) {
-  if (!per) return cards.style.setProperty("--abreast", 1);
+// Cards side by side so that rows are equally full, with images as large as the room allows.
+// per: images in a row of a card. cell: their usual size in pixels. label: pixels of the words before them. least: their smallest size.
+function spread(cards, per, cell, label, least) {
   const place = () => {
     const width = cards.clientWidth, gap = 16, inner = label + 24, count = cards.children.length;
     const most = Math.max(1, Math.floor((width + gap) / (per * (0.85 * cell + 4) + inner + gap)));
     const abreast = Math.ceil(count / Math.ceil(count / most)), room = (width + gap) / abreast - gap - inner;
     cards.style.setProperty("--abreast", abreast);
-    cards.style.setProperty("--cell", `${Math.max(Math.min(cell, 34), Math.min(1.8 * cell, Math.floor(room / per) - 4))}px`);
+    cards.style.setProperty("--cell", `${Math.max(Math.min(cell, least), Math.min(1.8 * cell, Math.floor(room / per) - 4))}px`);
   };
   place();
   cards.spreading?.disconnect();
@@ -179,7 +179,7 @@ function spread(cards, per, cell, label) {
 $("close")?.addEventListener("click", () => $("album").close());
 
 // --------------------------------------------------------------------------------------- map and spectra
-// The ends of both axes that show all of the extent with as many pixels for a unit upwards as sideways.
+// The ends of both axes: they show the whole extent, with the same scale in both directions.
 function ends([x0, y0, x1, y1], width, height) {
   const unit = Math.max((x1 - x0) / width, (y1 - y0) / height, 1e-6), [x, y] = [(x0 + x1) / 2, (y0 + y1) / 2], [w, h] = [unit * width / 2, unit * height / 2];
   return [[x - w, x + w], [y - h, y + h]];
@@ -240,7 +240,7 @@ function drawConcepts() {
   }
   const t = nearest(c.tables), counts = t === null ? [] : c.tables[t], asked = t === null ? [] : c.asked[t];
   const rightly = Math.round(100 * diagonal(c.real, c.real_asked));
-  $("concepts-says").textContent = `A row holds the samples of generation ${t} with that condition, a column the concept that is recognised in them, in percent of the row. Recognised by: ${c.judge}, which is right on ${rightly}% of the held-out real images.${c.all > c.names.length ? ` Shown are the ${c.names.length} of ${c.all} concepts that changed most and least.` : ""}`;
+  $("concepts-says").textContent = `A row holds the samples of generation ${t} with that condition, a column the concept that is recognised in them, in percent of the row. They are recognised by ${c.judge}, which is right on ${rightly}% of the held-out real images.${c.all > c.names.length ? ` Shown are the ${c.names.length} of ${c.all} concepts that changed most and least.` : ""}`;
   const head = make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "condition"), ...c.names.map((name) => make("th", { scope: "col" }, name))));
   const body = make("tbody", {}, ...counts.map((row, i) => make("tr", {}, make("th", { scope: "row" }, make("bdi", {}, c.names[i])), ...row.map((count) => {
     const share = asked[i] ? count / asked[i] : 0, cell = make("td", {}, share >= 0.005 ? String(Math.round(100 * share)) : "");
@@ -268,7 +268,7 @@ function drawNearest() {
   $("pairs").replaceChildren(...(n ? n.pairs : []).map((p, i) => make("div", { className: "card" },
     make("div", { className: "row" }, image(p.sample, `sample ${i + 1}`, run().pictures?.side ?? 32), image(p.real, `nearest real image of sample ${i + 1}`, run().pictures?.side ?? 32)),
     make("div", { className: "faint" }, `distance ${number(p.distance)}`))));
-  spread($("pairs"), 2, cellOf(run().pictures?.side ?? 32), 0);
+  spread($("pairs"), 2, cellOf(run().pictures?.side ?? 32), 0, 34);
 }
 
 // ------------------------------------------------------------------------------------------------ tables
@@ -293,8 +293,9 @@ function fillCell(cell, content) {
 }
 function fill(table, heads, rows) {
   const valueOf = (content) => (content !== null && typeof content === "object" ? content.value : content);
+  const drawn = (c) => rows.some((row) => row[c] !== null && typeof row[c] === "object" && row[c].className === "drawing");
   const numeric = heads.map((_, c) => rows.some((row) => typeof valueOf(row[c]) === "number"));
-  const head = make("thead", {}, make("tr", {}, ...heads.map((h, c) => make("th", { scope: "col", className: numeric[c] ? "n" : "" }, h))));
+  const head = make("thead", {}, make("tr", {}, ...heads.map((h, c) => make("th", { scope: "col", className: drawn(c) ? "drawing" : numeric[c] ? "n" : "" }, h))));
   const body = make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((content, c) => {
     const cell = make(c ? "td" : "th", { className: numeric[c] ? "n" : "" });
     if (!c) cell.scope = "row";
@@ -327,7 +328,7 @@ function sortable(table) {
 function cellsOf(table, split) {
   const rows = [...table.rows], ranged = [...rows[0].cells].map((_, c) => rows.some((row) => row.cells[c].dataset.low !== undefined));
   const text = (cell) => { const copy = cell.cloneNode(true); copy.querySelectorAll(".arrow").forEach((node) => split && node.remove()); return copy.textContent.replace(/\s+/g, " ").trim(); };
-  const drawn = [...rows[0].cells].map((_, c) => rows.some((row) => row.cells[c].classList.contains("drawing")));
+  const drawn = [...rows[0].cells].map((cell) => cell.classList.contains("drawing"));
   return rows.map((row, r) => [...row.cells].flatMap((cell, c) => {
     if (drawn[c]) return [];
     if (!split) return [text(cell)];
@@ -338,7 +339,7 @@ function cellsOf(table, split) {
 }
 function asMarkdown(table) {
   const [head, ...body] = cellsOf(table, false), line = (cells) => `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
-  const right = [...table.tHead.rows[0].cells].filter((_, c) => !table.querySelector(`tbody tr > :nth-child(${c + 1}).drawing`)).map((th) => (th.classList.contains("n") ? "---:" : "---"));
+  const right = [...table.tHead.rows[0].cells].filter((th) => !th.classList.contains("drawing")).map((th) => (th.classList.contains("n") ? "---:" : "---"));
   return [line(head), `|${right.join("|")}|`, ...body.map(line)].join("\n") + "\n";
 }
 function asCsv(table) {
@@ -365,14 +366,14 @@ document.querySelectorAll("[data-copy]").forEach((button) => {
   };
 });
 
-// Whether a value moved away from what is best: "worse", "better" or "".
+// Whether a change is for the worse: away from what is best: "worse", "better" or "".
 function judged(chart, before, after) {
   if (chart.better === "higher") return after < before ? "worse" : "better";
   if (chart.better === "lower") return after > before ? "worse" : "better";
   if (chart.better !== "real" || chart.floor === null) return "";
   return Math.abs(after - chart.floor) > Math.abs(before - chart.floor) ? "worse" : "better";
 }
-// A curve as small as a word, with its floor as a dashed line.
+// A small curve for a table cell, with the floor as a dashed line.
 function sparkline(chart, line) {
   const svg = (tag, attributes) => { const node = document.createElementNS("http://www.w3.org/2000/svg", tag); for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value); return node; };
   const values = [...line.value, ...(chart.floor === null ? [] : [chart.floor])], [low, high] = [Math.min(...values), Math.max(...values)];
@@ -399,7 +400,7 @@ function valueRow(group, chart, line) {
   const drawn = { value: "", nodes: [sparkline(chart, line)], className: "drawing" };
   return { strength, cells: [title, group.title, chart.floor, cell(start), cell(i), { value: change, className }, drawn, line.n[i] ?? null] };
 }
-const SHOWN = 10; // rows of the table of values before the rest is asked for
+const SHOWN = 10; // rows of the table of values that are shown at first; page.css hides the rest
 let whole = false;
 function drawValues() {
   const rows = { values: [], training: [] };

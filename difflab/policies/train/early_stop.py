@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
-from difflab.loop.held_out import LEVELS, errors
+from difflab.metrics.held_out_loss import LEVELS, errors
 from difflab.models.weights import like
 from difflab.policies.policy import At, Policy
 from difflab.policies.watch import Moment, Watch

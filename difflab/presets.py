@@ -5,13 +5,13 @@ In a checkout they lie in ``configs/`` at the top; a wheel holds the same folder
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 
 import yaml
 
 from difflab.core.errors import ConfigError
+from difflab.core.suggest import closest
 
 HERE = Path(__file__).parent
 GROUPS = {
@@ -49,9 +49,7 @@ def find(given: str | Path) -> Path:
     if wanted in known or len(by_last) == 1:
         return known[wanted if wanted in known else by_last[0]]
     beside = [p.as_posix() for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.as_posix(), beside, 1, 0.5) or difflib.get_close_matches(
-        wanted, list(known), 1, 0.5
-    )
+    near = closest(path.as_posix(), beside, cutoff=0.5) or closest(wanted, known, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "difflab presets lists those that come with difflab"
     raise ConfigError(f"there is no config {path}; {hint}")
 

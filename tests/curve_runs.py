@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from difflab.config import parse
-from difflab.loop.measure import row
+from difflab.core.rows import row
 from difflab.runs.run import Run
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import io
 import json
 import os
@@ -20,6 +19,7 @@ from rich.console import Console
 
 from difflab import config as configs
 from difflab.core.errors import ConfigError, DifflabError, StoreError
+from difflab.core.suggest import closest
 
 SHELLS = ("bash", "zsh", "tcsh")
 # Libraries report a full disk in exceptions of their own types; the text is what they share.
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _problem(text: str) -> int:
-    from difflab.data.account import plain
+    from difflab.core.account import plain
 
     print(f"difflab: error: {plain(' '.join(text.split()))}", file=sys.stderr)
     return 2
@@ -158,7 +158,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _meant(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), 1, 0.5)
+    near = closest(word, known, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else ""
 
 
@@ -524,7 +524,7 @@ def _config(args: argparse.Namespace, kind: Any = configs.Config) -> Any:
     path: Path = args.config
     if not path.exists():
         near = {p.name: p for p in path.parent.glob("*.y*ml")}
-        best = difflib.get_close_matches(path.name, near, 1, 0.3)
+        best = closest(path.name, near, cutoff=0.3)
         hint = f"did you mean {near[best[0]]}?" if best else "see configs/ for examples"
         raise ConfigError(f"there is no config {path}; {hint}")
     return configs.load(path, args.overrides, kind)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from difflab.core.errors import StoreError
+from difflab.core.files import write_text
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -35,3 +43,51 @@ class RowKind:
     def label(self) -> str:
         """The title of its curve."""
         return self.title or self.name.replace("_", " ")
+
+
+# Of every row of metrics.jsonl.
+KEYS = (
+    "generation",
+    "lab",
+    "metric",
+    "extractor",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n",
+    "floor",
+    "recipe",
+    "reason",
+)
+
+
+def row(
+    generation: int,
+    metric: str,
+    extractor: str,
+    value: float | None,
+    ci: tuple[float, float] | None,
+    n: int,
+    floor: float | None,
+    recipe: str,
+    reason: str | None = None,
+) -> Row:
+    low, high = ci if ci else (None, None)
+    return dict(
+        zip(KEYS, (generation, 0, metric, extractor, value, low, high, n, floor, recipe, reason), strict=True)
+    )
+
+
+def write_lines(path: Path, rows: list[Row]) -> None:
+    write_text(path, "".join(json.dumps(r, allow_nan=False) + "\n" for r in rows))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of one file of measures. Raises StoreError."""
+    try:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        if not all(isinstance(row, dict) and {"generation", "metric", "value"} <= row.keys() for row in rows):
+            raise ValueError("a line holds no number")
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} is damaged ({error}); delete it and run the same command again") from error
+    return rows

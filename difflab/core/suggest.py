@@ -1,17 +1,43 @@
-"""The end of a message about an unknown name."""
+"""Hints in messages about an unknown name: the nearest known names."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """The end of an unknown-name error: ``did you mean 'recall'? known: ...``."""
-    near = difflib.get_close_matches(name, known, 1, 0.4)
-    return (f"did you mean '{near[0]}'? " if near else "") + f"known: {', '.join(known)}"
+def closest(name: str, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
+    """At most `count` names of `known` that resemble `name`, the most similar first.
+
+    cutoff: lowest similarity, 0 to 1, as `difflib.SequenceMatcher.ratio` measures it; 0 = any name will do.
+
+    >>> closest("recal", ["recall", "precision"])
+    ['recall']
+    """
+    return difflib.get_close_matches(name, list(known), count, cutoff)
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """A question that names the most similar known name; "" where none is similar enough.
+
+    >>> did_you_mean("recal", ["recall", "precision"])
+    "did you mean 'recall'?"
+    """
+    for match in closest(name, known, cutoff=cutoff):
+        return f"did you mean '{match}'?"
+    return ""
+
+
+def nearest(name: str, known: Sequence[str], cutoff: float = 0.4) -> str:
+    """The end of an error about an unknown name: the most similar name, if there is one, and all known names.
+
+    >>> nearest("recal", ["recall", "precision"])
+    "did you mean 'recall'? known: recall, precision"
+    """
+    listing = f"known: {', '.join(known)}"
+    return f"{did_you_mean(name, known, cutoff)} {listing}".lstrip()
 
 
 def nearest_few(name: str, known: Sequence[str]) -> str:
-    """As `nearest`, listing only the five nearest names: for lists of hundreds."""
-    return nearest(name, difflib.get_close_matches(name, known, 5, 0.0))
+    """As `nearest`, but lists only the five most similar names: for lists of hundreds."""
+    return nearest(name, closest(name, known, 5, 0.0))

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from difflab.config import Data
+from difflab.core.account import Account
 from difflab.core.errors import DataError
-from difflab.data.account import Account
 from difflab.data.decode import channels_of, fit_array
-from difflab.data.sources import ArrayReader, Source, no_label_choice
+from difflab.data.source import ArrayReader, Source, no_label_choice
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 

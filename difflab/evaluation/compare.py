@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from difflab import config as configs
 from difflab.core.errors import DataError, MeasureError, reading
+from difflab.core.hashing import digest
+from difflab.core.rows import Row
 from difflab.core.seeds import numpy_generator, seed_of
 from difflab.data.content import halves
 from difflab.data.image_sets import open_sides
-from difflab.data.sources import Source
+from difflab.data.source import Source
 from difflab.evaluation.extract import default_extractor, features, notes_on_overlaps, rows_at
 from difflab.evaluation.summary import Summary, changes_most, changes_of, count_in_words
-from difflab.loop.measure import Row, Side, measured
+from difflab.loop.measure import Side, measured
 from difflab.metrics import METRICS, Concepts, assign, concepts_of, open_extractor, read_concepts
 from difflab.metrics.defaults import COMMON, CONCEPTS, MEMORY, TEXTURE
 from difflab.metrics.interval import resampled
@@ -266,7 +267,7 @@ def _measure(
             train=sides.features["train"][i] if "train" in sides.features else None,
             concepts=concepts if extractor is clip else None,
             neighbours=neighbours,
-            identity=configs.digest(sides.real_hashes),
+            identity=digest(sides.real_hashes),
             resample=resample,
         )
     return rows

@@ -18,8 +18,9 @@ from difflab import config as configs
 from difflab.config import Measure
 from difflab.core.errors import ConfigError, MeasureError, StoreError
 from difflab.core.files import write_text
+from difflab.core.rows import Row
 from difflab.loop import measure as measuring
-from difflab.loop.measure import JUDGES, Row
+from difflab.loop.measure import JUDGES
 from difflab.runs.run import Run
 
 FILE = "measures.yaml"

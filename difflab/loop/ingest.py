@@ -13,13 +13,14 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from difflab.config import Config
+from difflab.core.account import encodable, plain
 from difflab.core.errors import ConfigError, DataError, StoreError, reading
 from difflab.core.files import write_json
 from difflab.core.seeds import image_seeds, seed_of
 from difflab.data import record as records
-from difflab.data.account import encodable, plain
 from difflab.data.content import contents, kept_together
-from difflab.data.sources import Source, open_source
+from difflab.data.registry import open_source
+from difflab.data.source import Source
 from difflab.data.split import split
 from difflab.loop.regimes import check_possible
 from difflab.models import family_of

@@ -6,10 +6,8 @@ The reference is the held-out real set. The floor is the same measure between tw
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,20 +18,20 @@ from accelerate.utils import gather_object
 
 from difflab import config as configs
 from difflab.core.errors import ConfigError, MeasureError, StoreError
-from difflab.core.files import read_json, write_tensors, write_text
-from difflab.core.rows import RowKind
+from difflab.core.files import read_json, write_tensors
+from difflab.core.hashing import digest
+from difflab.core.rows import Row, RowKind, row, write_lines
 from difflab.core.seeds import numpy_generator, seed_of
 from difflab.loop.held_out import LEVELS, mean
 from difflab.metrics.measurement import take
 from difflab.models import family_of
 from difflab.models.family import Exact
 from difflab.models.weights import distance
-from difflab.runs.run import KEYS, Run
+from difflab.runs.run import Run
 from difflab.runs.sizes import first_size, fresh_needed
 from difflab.runs.store import Shards
 from difflab.runs.train_set import TrainSet
 
-Row = dict[str, Any]
 JUDGES = ["judge_frozen", "judge_retrained", "judge_rebased", "judge_retrained_on_real"]
 UNASKED = "samples are asked for no class"
 
@@ -71,23 +69,6 @@ DRIFT_FROM_PREVIOUS = RowKind(
     counts="steps",
 )
 ROWS = (FLAGGED, AESTHETIC, DRIFT_FROM_BASE, DRIFT_FROM_PREVIOUS)
-
-
-def row(
-    generation: int,
-    metric: str,
-    extractor: str,
-    value: float | None,
-    ci: tuple[float, float] | None,
-    n: int,
-    floor: float | None,
-    recipe: str,
-    reason: str | None = None,
-) -> Row:
-    low, high = ci if ci else (None, None)
-    return dict(
-        zip(KEYS, (generation, 0, metric, extractor, value, low, high, n, floor, recipe, reason), strict=True)
-    )
 
 
 # ------------------------------------------------------------------------------------------------- images
@@ -212,7 +193,7 @@ def measure_images(
             seed_of("interval", run.config.seed, generation, metric.name),
         )
 
-    rows = [_flagged(run, generation, configs.digest({"measure": FLAGGED.name, "real": run.real.hash()}))]
+    rows = [_flagged(run, generation, digest({"measure": FLAGGED.name, "real": run.real.hash()}))]
     for extractor in extractors:
         judge, no_judge = judge_of(run, extractor, extractors, accelerator)
         for part in passes(
@@ -568,9 +549,7 @@ def measured(
         except MeasureError as error:
             value, ci, floor, said = None, None, None, [str(error), *lost]
         reason = "; ".join(filter(None, said)) or None
-        rows.append(
-            row(generation, called, extractor.name, value, ci, n, floor, configs.digest(recipe), reason)
-        )
+        rows.append(row(generation, called, extractor.name, value, ci, n, floor, digest(recipe), reason))
         advance(1)
     return rows
 
@@ -645,7 +624,7 @@ def _judge_drift(
         )
     )
     shared = {"extractor": extractor.recipe, "judge": judge and judge.recipe, "n": n, "real": run.real.hash()}
-    recipes = {metric: configs.digest({"measure": metric, **shared}) for metric in wanted}
+    recipes = {metric: digest({"measure": metric, **shared}) for metric in wanted}
     try:
         if judge is None or fake.labels is None or real.labels is None or train.labels is None:
             raise MeasureError(
@@ -700,7 +679,7 @@ def _aesthetic(run: Run, generation: int, extractor: Any, head: Any, real: Side,
         mean(head(side.features).double().numpy(), "the score is not finite", "no image is left")
         for side in (fake, real)
     )
-    recipe = configs.digest({"measure": AESTHETIC.name, **head.recipe, "n": n, "real": run.real.hash()})
+    recipe = digest({"measure": AESTHETIC.name, **head.recipe, "n": n, "real": run.real.hash()})
     reason = "; ".join(filter(None, [scores["reason"], *lost_real, *lost_fake])) or None
     ci = None if scores["low"] is None else (scores["low"], scores["high"])
     return row(
@@ -828,7 +807,7 @@ def measure_training(run: Run, generation: int) -> list[Row]:
             ci,
             n,
             None,
-            configs.digest({"measure": name, "model": model} | recipe),
+            digest({"measure": name, "model": model} | recipe),
             reason,
         )
 
@@ -901,7 +880,7 @@ def measure_exact(run: Run, generation: int, model: Exact) -> list[Row]:
 def over_chains(run: Run, generation: int, name: str, chains: np.ndarray, floor: float) -> Row:
     """The row of a measure of the model, its values [R] of independent chains."""
     count = len(chains)
-    recipe = configs.digest(
+    recipe = digest(
         {"measure": name, "model": run.config.model.model_dump(), "n": run.config.data.train_size}
     )
     lost = int((~np.isfinite(chains)).sum())
@@ -932,7 +911,3 @@ def write_rows(run: Run, generation: int, rows: list[Row]) -> None:
 def collect(run: Run) -> None:
     """Write metrics.jsonl of the whole run from those of its generations."""
     write_lines(run.path / "metrics.jsonl", run.rows())
-
-
-def write_lines(path: Path, rows: list[Row]) -> None:
-    write_text(path, "".join(json.dumps(r, allow_nan=False) + "\n" for r in rows))

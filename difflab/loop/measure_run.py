@@ -13,13 +13,14 @@ from accelerate import Accelerator
 from difflab.config import Measure, parse
 from difflab.core.errors import ConfigError, MeasureError
 from difflab.core.progress import Reporter
+from difflab.core.rows import read_rows
 from difflab.loop import added_measures as added
 from difflab.loop import ecosystem
 from difflab.loop import measure as measuring
 from difflab.loop.measuring import catch_up, measure, open_extractors
 from difflab.loop.work import Work
 from difflab.metrics.defaults import CONCEPTS
-from difflab.runs.run import EcosystemRun, Run, open_run, read_rows, run_class
+from difflab.runs.run import EcosystemRun, Run, open_run, run_class
 
 ABOUT = {
     "texture": "--extractors texture",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from difflab.core.rows import read_rows
 from difflab.loop import added_measures as added
 from difflab.loop import measure as measuring
 from difflab.loop.work import Work
 from difflab.models import family_of
-from difflab.runs.run import read_rows
 
 
 def measure(work: Work, generation: int) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from difflab import config as configs
 from difflab.config import Config
+from difflab.core.hashing import digest
 from difflab.loop.added_measures import FILE as ADDED
 from difflab.runs.folder import STAGE, STAGES
 from difflab.runs.run import Run
@@ -33,7 +34,7 @@ def keys(config: Config) -> dict[Any, str]:
     # Of the exact families the reserve of fresh_real is drawn with the real set, for the whole chain.
     reserve = fresh_needed(config, config.data.train_size or 0) if config.exact else 0
     out: dict[Any, str] = {
-        "real": configs.digest(
+        "real": digest(
             [fields("seed", "data", "ecosystem"), fields("model") if config.exact else config.text, reserve]
         )
     }
@@ -56,7 +57,7 @@ def keys(config: Config) -> dict[Any, str]:
                 for position, policy in enumerate(config.policies)
                 if any(policy.acts(hook, t) for hook in STAGE[stage].hooks)
             ]
-            out[t, stage] = configs.digest([before, stage, own[stage], acting])
+            out[t, stage] = digest([before, stage, own[stage], acting])
             before = before if stage == "measure" else out[t, stage]  # nothing is trained on numbers
     return out
 

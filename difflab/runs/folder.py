@@ -25,10 +25,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from difflab.config import Config
+from difflab.core.account import Account, encodable
 from difflab.core.errors import StoreError, reading
 from difflab.core.files import cache_home, read_json
 from difflab.core.shape import Shape
-from difflab.data.account import Account, encodable
 from difflab.runs.ledger import REAL
 from difflab.runs.record import check_recipe, read_record, recipe_hash, write_record
 from difflab.runs.store import Shards

@@ -18,6 +18,7 @@ from scipy.stats import t as student
 
 from difflab import config as configs
 from difflab.core.errors import ConfigError
+from difflab.core.hashing import digest
 from difflab.metrics import METRICS
 from difflab.runs.run import Run
 
@@ -63,18 +64,18 @@ def arms_of(runs: Sequence[Run], names: Sequence[str] | None = None) -> list[Arm
 def _arm_names(runs: Sequence[Run]) -> list[str]:
     """The arm of each run: the name in its config, or what differs if several arms have one name."""
     recipes = [_recipe_without_seed(run) for run in runs]
-    digests = [configs.digest(recipe) for recipe in recipes]
+    digests = [digest(recipe) for recipe in recipes]
     first_run: dict[str, int] = {}
-    for i, digest in enumerate(digests):
-        first_run.setdefault(digest, i)
-    name_by_digest = {digest: runs[i].config.name for digest, i in first_run.items()}
+    for i, key in enumerate(digests):
+        first_run.setdefault(key, i)
+    name_by_digest = {key: runs[i].config.name for key, i in first_run.items()}
     if len(set(name_by_digest.values())) < len(name_by_digest):
         different = [recipes[i] for i in first_run.values()]
         keys = [key for key in recipes[0] if len({repr(recipe.get(key)) for recipe in different}) > 1]
-        for digest, i in first_run.items():
+        for key, i in first_run.items():
             settings = [f"{key.split('.')[-1]} {recipes[i].get(key)}" for key in keys]
-            name_by_digest[digest] = ", ".join(settings)
-    return [name_by_digest[digest] for digest in digests]
+            name_by_digest[key] = ", ".join(settings)
+    return [name_by_digest[key] for key in digests]
 
 
 def _recipe_without_seed(run: Run) -> dict[str, Any]:

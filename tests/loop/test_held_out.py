@@ -17,13 +17,14 @@ from accelerate import Accelerator
 from difflab.config import Config, parse
 from difflab.config import PixelMLP as Spec
 from difflab.core.errors import ConfigError, StoreError
+from difflab.core.rows import KEYS
 from difflab.core.shape import Shape
 from difflab.loop import held_out
 from difflab.loop.chain import run_chain
 from difflab.loop.held_out import LEVELS, errors, mean, positions, rare, summary
 from difflab.loop.measure import measure_training
 from difflab.models.pixel_mlp import PixelMLP
-from difflab.runs.run import KEYS, Run
+from difflab.runs.run import Run
 
 run_chain = partial(run_chain, plots=False)  # curves take seconds
 

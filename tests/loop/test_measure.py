@@ -22,13 +22,14 @@ from safetensors.torch import save_file
 from difflab.config import Config, parse
 from difflab.core.errors import ConfigError, DifflabError, MeasureError
 from difflab.core.progress import Reporter
+from difflab.core.rows import KEYS
 from difflab.core.seeds import numpy_generator, seed_of
 from difflab.loop import measure as measuring
 from difflab.loop.chain import run_chain
 from difflab.loop.measure import collect, extractors_of, measure_images, measured_count
 from difflab.metrics import METRICS, Judge, Pair, concepts_of, interval, open_extractor, resampled
 from difflab.metrics.interval import wilson
-from difflab.runs.run import KEYS, Run
+from difflab.runs.run import Run
 
 run_chain = partial(run_chain, plots=False)  # curves take seconds
 

@@ -13,8 +13,8 @@ from pictures import folder
 from rich.console import Console
 
 from difflab.config import parse
+from difflab.core.rows import row
 from difflab.loop.chain import run_chain
-from difflab.loop.measure import row
 from difflab.report.blocks import LEAST, Blocks, Column
 from difflab.report.table import arms, comparison, number
 from difflab.studies.compare_runs import Arm, compare_runs

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from difflab.config import parse
-from difflab.loop.measure import row
+from difflab.core.rows import row
 from difflab.report.table import arms, cell, left_out, number, table
 from difflab.runs.run import Run
 from difflab.studies.compare_runs import Arm, compare_runs

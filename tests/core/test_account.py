@@ -6,7 +6,7 @@ import pytest
 from commands import difflab
 from pictures import folder, pictures
 
-from difflab.data.account import SHOWN, Account, encodable, plain
+from difflab.core.account import SHOWN, Account, encodable, plain
 from difflab.runs.run import open_run
 
 

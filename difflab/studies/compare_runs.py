@@ -18,6 +18,7 @@ from scipy.stats import t as student
 
 from difflab import config as configs
 from difflab.core.errors import ConfigError
+from difflab.core.hashing import digest
 from difflab.metrics import METRICS
 from difflab.metrics.row_name import measure_name
 from difflab.runs.run import Run

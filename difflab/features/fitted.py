@@ -33,9 +33,8 @@ class LeNet(nn.Module):
         self.out = nn.Linear(64, n_classes)
 
     def features(self, images_NCHW: Tensor) -> Tensor:
-        shrink = math.ceil(
-            max(images_NCHW.shape[2:]) / 32
-        )  # above 32 pixels a side: means over 2 x 2, to train in seconds
+        # Above 32 pixels a side: means over 2 x 2, to train in seconds.
+        shrink = math.ceil(max(images_NCHW.shape[2:]) / 32)
         x = F.avg_pool2d(images_NCHW.float() / 127.5 - 1, shrink)
         x = F.max_pool2d(F.relu(self.conv1(x)), 2)
         x = F.adaptive_avg_pool2d(F.relu(self.conv2(x)), 4)

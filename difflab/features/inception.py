@@ -16,7 +16,8 @@ from difflab.features.extractor import Extractor, ready
 from difflab.features.preprocess import as_rgb
 from difflab.features.resize import RESIZES, known_resize
 
-INCEPTION_URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+RELEASE = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
+INCEPTION_URL = f"{RELEASE}/weights-inception-2015-12-05-6726825d.pth"
 RESIZE_NAMES = {
     "tf1": "TensorFlow 1 bilinear (torch-fidelity)",
     "torchmetrics": "bilinear antialias (torchmetrics)",
@@ -53,9 +54,7 @@ def open_inception(path: str | None, device: str | torch.device, resize: str) ->
         network = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048"], feature_extractor_weights_path=copy
         )
-    except (
-        Exception
-    ) as error:  # torch raises UnpicklingError, RuntimeError, EOFError and others for files without weights
+    except Exception as error:  # torch raises many kinds for files without weights
         raise MeasureError(
             f"{file} holds no weights of torch-fidelity's Inception ({type(error).__name__}); fetch "
             f"{INCEPTION_URL}"

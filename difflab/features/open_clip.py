@@ -64,9 +64,8 @@ def open_open_clip(spec: str, device: str | torch.device) -> Extractor:
             ) from error
 
     dim = network.encode_image(torch.zeros(1, 3, size, size, device=device)).shape[1]
-    training = (
-        Path(name.removeprefix("local-dir:")) / "training.json"
-    )  # as difflab's own pretraining writes it
+    # As difflab's own pretraining writes it.
+    training = Path(name.removeprefix("local-dir:")) / "training.json"
     if weights is None and training.is_file():
         recipe["held_out_accuracy"] = _held_out_accuracy(training)
     return Extractor(f"open_clip:{shown}", dim, recipe, encode, device, network, encode_text)

@@ -64,9 +64,8 @@ def texture(images: Tensor) -> Tensor:
             f"{tuple(images.shape)}"
         )
     images = images.cpu()
-    n_per_batch = max(
-        1, 4 * 2**20 // (images.shape[1] * images.shape[2])
-    )  # 4 million pixels: some hundred MB
+    # 4 million pixels: some hundred MB.
+    n_per_batch = max(1, 4 * 2**20 // (images.shape[1] * images.shape[2]))
     batches = images.split(n_per_batch) if len(images) else ()
     return torch.cat([torch.zeros(0, len(STATISTICS)), *(_texture(batch) for batch in batches)])
 

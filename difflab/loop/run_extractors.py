@@ -49,7 +49,8 @@ def check_measure_settings(config: Config) -> None:
         )
     if measure.judge is not None and measure.judge not in measure.feature_extractors:
         raise MeasureError(
-            "measure.judge: class judges read no 'texture' features; name another of measure.extractors, or null"
+            "measure.judge: class judges read no 'texture' features; "
+            "name another of measure.extractors, or null"
         )
     if measure.judge_drift and not measure.feature_extractors:
         raise MeasureError(

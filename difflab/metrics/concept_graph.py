@@ -88,7 +88,8 @@ def merged(
     names = concepts_in(pair).names
     if names != concepts_in(real_pair).names:
         raise MeasureError(
-            "the pair of samples and the pair of real images have different concepts; make both with one Concepts"
+            "the pair of samples and the pair of real images have different concepts; "
+            "make both with one Concepts"
         )
     if not (0.5 < level < 1 and 0 < rate < 1):
         raise MeasureError(

@@ -158,7 +158,7 @@ def lasting(pair: Pair) -> Tensor:
     labels = _positions(
         pair,
         pair.real_labels,
-        "concept survival has no value: the real images carry no labels, so no loss could be told",
+        "concept survival has no value: the real images carry no labels, so no loss would be visible",
     )
     visible = labels[pair.once(seen_real) == labels]
     concepts = visible[torch.isin(visible, pair.once(asked))].unique()

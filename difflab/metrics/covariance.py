@@ -176,9 +176,8 @@ class PromptDiversity(PairMetric):
                 f"prompt_diversity has no value: each of {len(x)} samples has a prompt of its own; raise "
                 "sample.count"
             )
-        whole = float((x - x.mean(0)).square().sum()) / (
-            len(x) - 1
-        )  # half of the mean squared distance between two, and so below
+        # Half of the mean squared distance between two samples. `within` below is half of it too.
+        whole = float((x - x.mean(0)).square().sum()) / (len(x) - 1)
         if whole == 0:
             raise MeasureError(
                 "prompt_diversity has no value: the samples are all the same in this feature space"

@@ -224,9 +224,8 @@ def _recipe(
         recipe["judge"] = settings.judge.recipe if settings.judge else None
     if metric.needs == "concepts":
         recipe["concepts"] = settings.concepts.recipe if settings.concepts else None
-    if (
-        metric.needs == "train"
-    ):  # the training set of `own` measures differs between generations and is left out
+    # The training set of `own` measures differs between generations and is left out.
+    if metric.needs == "train":
         recipe["train"] = 0 if sets.train is None else len(sets.train)
     return recipe
 

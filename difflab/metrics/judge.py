@@ -71,13 +71,9 @@ class Judge:
                     "extractor"
                 ) from warning
         weight, bias = torch.from_numpy(probe.coef_), torch.from_numpy(probe.intercept_)
-        if (
-            len(weight) == 1
-        ):  # scikit-learn keeps one row for two classes; with a zero row the same argmax serves both cases
-            weight, bias = (
-                torch.cat([torch.zeros_like(weight), weight]),
-                torch.cat([torch.zeros_like(bias), bias]),
-            )
+        if len(weight) == 1:  # scikit-learn keeps one row for two classes; argmax needs two
+            weight = torch.cat([torch.zeros_like(weight), weight])
+            bias = torch.cat([torch.zeros_like(bias), bias])
         tensors = {
             "weight": weight,
             "bias": bias,

@@ -28,8 +28,9 @@ from difflab.metrics.pair import Pair, Rows
 from difflab.metrics.precision_recall import _near_fake, _near_real, radii
 
 COPIES = 0.01
-"""Share of real images that the thresholds of `near_duplicates` and `repeats` call too near: what an honest
-model is expected to score.
+"""Share of real images below the thresholds of `near_duplicates` and `repeats`.
+
+A model that neither copies nor repeats is expected to score this share.
 """
 
 

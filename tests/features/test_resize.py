@@ -46,17 +46,17 @@ def test_clean_is_pil_s_float_bicubic(height, width, size):
     images = noisy(height, width, n=1)
     ours, theirs = resized(images, size, "clean")[0], by_pil(images[0], size, Image.Resampling.BICUBIC)
     assert (ours - theirs).abs().max() < 0.0001
-    assert (
-        ours.min() >= 0 and ours.max() <= 255 and (ours != ours.round()).any()
-    )  # cut to the range, not rounded
+    # Cut to the range, not rounded.
+    assert ours.min() >= 0 and ours.max() <= 255 and (ours != ours.round()).any()
 
 
 @pytest.mark.parametrize(("height", "width", "size"), SIZES)
 def test_torchmetrics_is_an_antialiased_triangle(height, width, size):
     images = noisy(height, width, n=1)
+    # In float32, as there.
     assert (
         resized(images, size, "torchmetrics")[0] - by_pil(images[0], size, Image.Resampling.BILINEAR)
-    ).abs().max() < 0.01  # in float32, as there
+    ).abs().max() < 0.01
 
 
 def by_tensorflow_1(image_HWC, size):
@@ -79,9 +79,8 @@ def by_tensorflow_1(image_HWC, size):
 @pytest.mark.parametrize(("height", "width", "size"), SIZES)
 def test_tf1_is_tensorflow_s_rule(height, width, size):
     images = noisy(height, width, n=1)
-    assert (
-        resized(images, size, "tf1")[0].double() - by_tensorflow_1(images[0], size)
-    ).abs().max() < 0.05  # float32 positions up to 1024
+    # Float32 positions up to 1024.
+    assert (resized(images, size, "tf1")[0].double() - by_tensorflow_1(images[0], size)).abs().max() < 0.05
 
 
 def test_they_differ():

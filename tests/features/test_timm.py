@@ -57,12 +57,13 @@ def timm_folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("timm")
     with torch.random.fork_rng():
         torch.manual_seed(0)
+        # As published, its scale of a layer starts at 1e-5.
         dino = {
             "depth": 1,
             "embed_dim": 32,
             "num_heads": 2,
             "init_values": 1.0,
-        }  # as published, its scale of a layer starts at 1e-5
+        }
         for name, kind, more in (
             ("dino", "vit_small_patch14_dinov2", {**dino, "img_size": 56}),
             ("small", "test_vit", {"num_classes": 10}),

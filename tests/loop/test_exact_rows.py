@@ -1,4 +1,4 @@
-"""Rows of exact families: mean and normal interval over chains, with a floor; chains without a number are counted."""
+"""Rows of exact families: mean and normal interval over chains; chains without a number are counted."""
 
 from types import SimpleNamespace
 from typing import Any

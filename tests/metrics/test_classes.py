@@ -37,9 +37,8 @@ def test_accuracy_entropy_and_survival_by_hand(judge):
     assert RareClassSurvival.of(pair) == pytest.approx(0.5)  # 5% for 10%
     only = torch.arange(95, 100)
     assert RareClassSurvival.of(pair, None, only) == 1  # more than enough is enough
-    assert (
-        RareClassSurvival.of(pair, torch.arange(10), torch.arange(10)) == 1
-    )  # nothing to lose in these rows
+    # Nothing to lose in these rows.
+    assert RareClassSurvival.of(pair, torch.arange(10), torch.arange(10)) == 1
     assert ClassEntropy.of(pair, None, only) == 0
 
 

@@ -104,10 +104,11 @@ def sides(seed, n=60, directions=None):
 def test_what_merged_is_listed_and_hangs_together():
     directions = torch.eye(5, 8)
     directions[0] = directions[1] = (directions[0] + directions[1]) / 2  # cat and dog are one
+    # Seal and otter have changed places.
     directions[2], directions[3] = (
         directions[3].clone(),
         directions[2].clone(),
-    )  # seal and otter have changed places
+    )
     pair, real_pair = sides(10, directions=directions)
     found = merged(pair, real_pair)
     apart, now = aurocs(real_pair)[0], aurocs(pair)[0]
@@ -159,7 +160,7 @@ def test_few_images_list_nothing():
 
 @pytest.mark.parametrize(("m", "n"), [(20, 20), (15, 60)])
 def test_the_score_test_keeps_its_level(m, n):
-    """Normal scores whose true AUROC is the level: 5% tests, either side, reject in about 5% of 4000 draws."""
+    """Normal scores whose true AUROC is the level: 5% tests, either side, reject about 5% of 4000 draws."""
     draw = np.random.default_rng(0)
     a = draw.normal(math.sqrt(2) * norm.ppf(0.75), 1, (4000, m))
     b = draw.normal(0, 1, (4000, n))

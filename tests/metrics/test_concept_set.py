@@ -103,9 +103,8 @@ def test_texts_are_open_clip_s(tiny):
         and known.recipe["accuracy"] is None
     )
     assert known.recipe["template"] == "a picture of {}" and len(known.recipe["text_sha256"]) == 64
-    assert (
-        known.recipe != concepts_of(extractor, {**names, "seal": "seal"}, "a picture of {}").recipe
-    )  # another prompt is another judge
+    # Another prompt is another judge.
+    assert known.recipe != concepts_of(extractor, {**names, "seal": "seal"}, "a picture of {}").recipe
     many = concepts_of(extractor, [f"thing {i}" for i in range(70)])  # more than one batch
     torch.testing.assert_close(
         many.text[69], concepts_of(extractor, ["thing 69", "cat"]).text[0], rtol=1e-4, atol=1e-5

@@ -55,9 +55,8 @@ def test_uniform_on_a_segment_has_the_log_of_its_length():
     values = torch.tensor(
         [knn_entropy(torch.rand(n, 1, generator=draw, dtype=torch.float64) * 7) for _ in range(chains)]
     )
-    assert (
-        abs(values.mean() - math.log(7)) < 4 * values.std() / chains**0.5 + 2 / n
-    )  # at its two ends a neighbour can be on one side only
+    # At its two ends a neighbour can be on one side only.
+    assert abs(values.mean() - math.log(7)) < 4 * values.std() / chains**0.5 + 2 / n
 
 
 def test_laws_of_differential_entropy():
@@ -97,9 +96,8 @@ def test_copies_are_counted_not_floored():
     pair = Pair(x, doubled)
     with pytest.raises(MeasureError, match="7 of 44 samples"):
         ENTROPY.of(pair)
-    assert ENTROPY.of(pair, None, torch.arange(40)) == pytest.approx(
-        knn_entropy(x), rel=1e-5
-    )  # a half without both copies has a value
+    # A half without both copies has a value.
+    assert ENTROPY.of(pair, None, torch.arange(40)) == pytest.approx(knn_entropy(x), rel=1e-5)
 
 
 def test_bad_input():

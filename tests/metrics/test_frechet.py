@@ -45,9 +45,8 @@ def test_rank_deficient_input_gives_a_real_number():
     x, y = torch.zeros(50, 30), torch.zeros(50, 30)
     x[:, 0], y[:, 1] = torch.linspace(-1, 1, 50), torch.linspace(-1, 1, 50)
     spread = x.double().var(0).sum().item()
-    assert frechet_distance(x, y) == pytest.approx(
-        2 * spread, rel=1e-12
-    )  # orthogonal lines: nothing is shared
+    # Orthogonal lines: nothing is shared.
+    assert frechet_distance(x, y) == pytest.approx(2 * spread, rel=1e-12)
     assert frechet_distance(x, x) < 1e-12
     assert frechet_distance(torch.ones(5, 3), torch.ones(7, 3)) == 0
 

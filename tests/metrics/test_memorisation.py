@@ -74,8 +74,9 @@ def test_ct_is_scipys_mann_whitney_z(decimals, sizes):
     held_out, sampled = (draw.gamma(3, size=n) + shift for n, shift in zip(sizes, (0.0, 0.4), strict=True))
     if decimals is not None:
         held_out, sampled = held_out.round(decimals), sampled.round(decimals)
-    to_features = lambda x: torch.from_numpy(x).float().unsqueeze(1)  # noqa: E731 - one training image at 0: distances are the values
-    value = METRICS["ct"].of(Pair(to_features(held_out), to_features(sampled), train=torch.zeros(1, 1)))
+    # The one training image is at 0, so that the distances are the values.
+    real, fake = (torch.from_numpy(x).float().unsqueeze(1) for x in (held_out, sampled))
+    value = METRICS["ct"].of(Pair(real, fake, train=torch.zeros(1, 1)))
     p = mannwhitneyu(
         sampled.astype(np.float32),
         held_out.astype(np.float32),
@@ -100,9 +101,8 @@ def test_near_duplicates_and_repeats_equal_loops():
     threshold = np.quantile(smallest(real_, train_), 0.01, method="weibull")
     assert METRICS["near_duplicates"].of(pair) == pytest.approx((smallest(fake_, train_) <= threshold).mean())
     assert METRICS["near_duplicates"].of(pair) >= 5 / 120
-    among = np.sort(smallest(real_, real_, True))[
-        1
-    ]  # the nearest two: below 200 images no nearer ones are expected among 1%
+    # The nearest two: below 200 images no nearer ones are expected among 1%.
+    among = np.sort(smallest(real_, real_, True))[1]
     assert METRICS["repeats"].of(Pair(real, fake)) == pytest.approx(
         (smallest(fake_, fake_, True) <= among).mean()
     )
@@ -124,9 +124,8 @@ def test_an_honest_model_scores_what_it_should():
     pairs = [pair_of(seed, n=200, train=120) for seed in range(150)]
     values = {name: torch.tensor([METRICS[name].of(pair) for pair in pairs]) for name in NAMES}
     error = {name: float(x.std() / len(pairs) ** 0.5) for name, x in values.items()}
-    assert (
-        abs(values["ct"].mean()) < 4 / 150**0.5 and 0.8 < values["ct"].std() < 1.35
-    )  # one training set serves both sides: about N(0, 1)
+    # One training set serves both sides: about N(0, 1).
+    assert abs(values["ct"].mean()) < 4 / 150**0.5 and 0.8 < values["ct"].std() < 1.35
     for name in ("near_duplicates", "repeats"):
         assert abs(values[name].mean() - 0.01) < 4 * error[name], name
 
@@ -153,9 +152,8 @@ def test_a_blurring_model_is_no_copy_but_is_no_floor_either():
 def test_one_image_for_all_repeats():
     _, real, fake = three(7)
     assert METRICS["repeats"].of(Pair(real, fake[:1].expand(80, -1))) == 1
-    assert (
-        METRICS["repeats"].of(Pair(torch.cat([real, real]), fake)) < 0.2
-    )  # of the larger side only 80 are read, and those hold no duplicates
+    # Of the larger side only 80 are read, and those hold no duplicates.
+    assert METRICS["repeats"].of(Pair(torch.cat([real, real]), fake)) < 0.2
 
 
 def test_duplicates_in_the_training_set_are_each_others_neighbours():

@@ -43,9 +43,8 @@ def test_measures_equal_numpy_and_scipy():
     for at, name in enumerate(SHIFTS):
         x, y = real[:, at].double().numpy(), fake[:, at].double().numpy()
         iqr = stats.iqr(x)
-        centre = (
-            np.mean if name in ("colourfulness_shift", "saturation_shift") else np.median
-        )  # where many images are grey a median is blind
+        # Where many images are grey a median is blind.
+        centre = np.mean if name in ("colourfulness_shift", "saturation_shift") else np.median
         assert METRICS[name].of(pair) == pytest.approx((centre(y) - centre(x)) / iqr, rel=1e-6), name
         moved.append(stats.wasserstein_distance(x, y) / iqr)
     assert METRICS["texture_distance"].of(pair) == pytest.approx(np.mean(moved), rel=1e-9)

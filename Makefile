@@ -7,12 +7,12 @@ BIN    := $(VENV)/bin
 
 # The main job: a Stable Diffusion fine-tuned on its own pictures, five times over.
 demo: $(VENV)/.installed
-	$(BIN)/difflab run configs/emoji.yaml --out runs/emoji
+	$(BIN)/difflab run emoji --out runs/emoji
 	$(BIN)/difflab report runs/emoji
 
 # The same in two minutes, with a class-conditional model of 8 x 8 digits.
 quick: $(VENV)/.installed
-	$(BIN)/difflab run configs/digits.yaml --out runs/digits
+	$(BIN)/difflab run digits --out runs/digits
 	$(BIN)/difflab report runs/digits
 
 test: $(VENV)/.tested
@@ -22,6 +22,7 @@ check: $(VENV)/.tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy difflab
+	$(BIN)/lint-imports
 
 # The pictures and numbers in samples/, from real runs.
 samples: $(VENV)/.installed

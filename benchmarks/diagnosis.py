@@ -21,7 +21,7 @@ import numpy as np
 
 from difflab.config import Data
 from difflab.core.seeds import numpy_generator
-from difflab.data.sources import open_source
+from difflab.data.registry import open_source
 from difflab.evaluation.examine import examine
 from difflab.evaluation.readings import Images
 from difflab.evaluation.simulate import HARMLESS, KINDS, simulate

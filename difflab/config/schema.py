@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -213,8 +211,3 @@ def stages_of(key: str) -> tuple[str, ...]:
 def recipe_of(config: Config) -> dict[str, Any]:
     """The flat config without the fields that change no number."""
     return {key: value for key, value in flat(config).items() if stages_of(key)}
-
-
-def digest(thing: Any) -> str:
-    """Twelve hex digits of the SHA-256 of any JSON-able thing: the recipe hash."""
-    return hashlib.sha256(json.dumps(thing, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]

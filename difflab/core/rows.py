@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from difflab.core.errors import StoreError
 from difflab.core.files import write_text
 
 Row = dict[str, Any]
@@ -94,3 +95,14 @@ class RowKind:
     def label(self) -> str:
         """The title of its curve."""
         return self.title or self.name.replace("_", " ")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of one file of measures. Raises StoreError."""
+    try:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        if not all(isinstance(row, dict) and {"generation", "metric", "value"} <= row.keys() for row in rows):
+            raise ValueError("a line holds no number")
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} is damaged ({error}); delete it and run the same command again") from error
+    return rows

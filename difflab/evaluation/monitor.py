@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 
-from difflab.config import digest
 from difflab.core.errors import DataError, DifflabError, MeasureError
+from difflab.core.hashing import digest
 from difflab.core.rows import Row
 from difflab.core.seeds import numpy_generator, seed_of
 from difflab.data.content import halves
 from difflab.data.image_sets import open_sides
-from difflab.data.sources import Source
+from difflab.data.source import Source
 from difflab.evaluation.extract import default_extractor, features, rows_at
 from difflab.metrics import METRICS, open_extractor
 from difflab.metrics.defaults import COMMON, TEXTURE

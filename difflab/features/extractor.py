@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from difflab.config import digest
 from difflab.core.errors import MeasureError
-from difflab.core.hashing import sha256_of
+from difflab.core.hashing import digest, sha256_of
 
 BATCH = 64
 """Images in every forward pass."""

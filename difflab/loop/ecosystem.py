@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from difflab import config as configs
 from difflab.config import Config
 from difflab.core.errors import ConfigError, MeasureError
 from difflab.core.files import atomic, write_tensors
+from difflab.core.hashing import digest
 from difflab.core.rows import Row, RowKind, row, write_lines
 from difflab.core.seeds import seed_of
 from difflab.loop.exact_rows import over_chains
@@ -187,7 +187,7 @@ def _samples_apart(
         return []
     config, first, name = labs[0].config, labs[0], readers[0].name
     n = min(measured_count(lab) for lab in labs)
-    recipe = configs.digest(
+    recipe = digest(
         {
             "measure": DISTANCE,
             "extractor": readers[0].recipe,
@@ -196,7 +196,7 @@ def _samples_apart(
             "real": first.real.hash(),
         }
     )
-    alike = {None if reader is None else configs.digest(reader.recipe) for reader in readers}
+    alike = {None if reader is None else digest(reader.recipe) for reader in readers}
     if len(alike) > 1 or len({tuple(lab.about["record"]) for lab in labs}) > 1:
         reason = "the labs see their samples through different extractors (measure.extractors, or one that is fitted to other real images) or sizes"
         return [row(generation, DISTANCE, name, None, None, n, None, recipe, reason)]

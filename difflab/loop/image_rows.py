@@ -15,7 +15,7 @@ import pyarrow.parquet as parquet
 import torch
 from accelerate import Accelerator
 
-from difflab.config import digest
+from difflab.core.hashing import digest
 from difflab.core.rows import Row, RowKind, row
 from difflab.core.seeds import seed_of
 from difflab.features.aesthetic import AestheticHead

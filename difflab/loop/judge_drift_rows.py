@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from difflab.config import digest
 from difflab.core.errors import MeasureError
+from difflab.core.hashing import digest
 from difflab.core.rows import Row, row
 from difflab.core.seeds import numpy_generator
 from difflab.features.extractor import Extractor

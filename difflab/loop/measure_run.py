@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from difflab.config import Measure, parse
 from difflab.core.errors import ConfigError, MeasureError
 from difflab.core.progress import Reporter
+from difflab.core.rows import read_rows
 from difflab.loop import added_measures as added
 from difflab.loop import ecosystem
 from difflab.loop.measure import catch_up, measure, open_extractors
@@ -23,7 +24,7 @@ from difflab.metrics.defaults import CONCEPTS
 from difflab.metrics.evaluate import left_out
 from difflab.metrics.metric import METRICS
 from difflab.metrics.row_name import measure_name
-from difflab.runs.run import EcosystemRun, Run, open_run, read_rows
+from difflab.runs.run import EcosystemRun, Run, open_run
 
 ABOUT = {
     "texture": "--extractors texture",

@@ -16,6 +16,7 @@ from typing import Any
 
 from difflab import config as configs
 from difflab.config import Config
+from difflab.core.hashing import digest
 from difflab.loop.added_measures import FILE as ADDED
 from difflab.runs.folder import STAGE, STAGES
 from difflab.runs.run import Run
@@ -33,7 +34,7 @@ def keys(config: Config) -> dict[Any, str]:
     if config.exact:
         family = {key: value for key, value in fields_of["train"].items() if key.startswith("model.")}
     reserve = fresh_needed(config, config.data.train_size or 0) if config.exact else 0
-    stage_keys: dict[Any, str] = {"real": configs.digest([fields_of["real"], family, reserve])}
+    stage_keys: dict[Any, str] = {"real": digest([fields_of["real"], family, reserve])}
     before = stage_keys["real"]
     for t in range(config.generations + 1):
         for stage in STAGES:
@@ -43,7 +44,7 @@ def keys(config: Config) -> dict[Any, str]:
                 _settings(config, t, stage, fields_of[stage]),
                 _acting(config, t, stage),
             ]
-            stage_keys[t, stage] = configs.digest(content)
+            stage_keys[t, stage] = digest(content)
             before = before if stage == "measure" else stage_keys[t, stage]  # nothing is trained on numbers
     return stage_keys
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from difflab.config import digest
 from difflab.core.errors import MeasureError, StoreError
 from difflab.core.files import read_json
+from difflab.core.hashing import digest
 from difflab.core.rows import Row, RowKind, row
 from difflab.metrics.held_out_loss import LEVELS
 from difflab.models import family_of

@@ -6,17 +6,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from difflab.config import digest
 from difflab.core.errors import DataError, MeasureError
 from difflab.core.files import read_lines, sound
-from difflab.core.suggest import nearest
+from difflab.core.hashing import digest
+from difflab.core.suggest import nearest_few
 from difflab.features.extractor import Extractor
 from difflab.metrics.distances import squared_distances
 
@@ -238,9 +237,8 @@ def split_by(concepts: Concepts, trained: Collection[str]) -> tuple[Tensor, Tens
     """
     for name in trained:
         if name not in concepts.names:
-            near = get_close_matches(name, concepts.names, 5, 0.0)
             raise MeasureError(
-                f"trained: '{name}' is none of the {len(concepts)} concepts; {nearest(name, near)}"
+                f"trained: '{name}' is none of the {len(concepts)} concepts; {nearest_few(name, concepts.names)}"
             )
     seen = torch.tensor([name in trained for name in concepts.names])
     if bool(seen.all()):

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from difflab.config import digest
 from difflab.core.errors import MeasureError
+from difflab.core.hashing import digest
 from difflab.core.rows import Row, row
 from difflab.features.extractor import Extractor
 from difflab.metrics.concept_set import Concepts

@@ -6,7 +6,6 @@ To add one, write a function (at, candidates, argument) -> float64 [n] under ``@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from difflab.core.errors import ConfigError, MeasureError
+from difflab.core.suggest import nearest
 from difflab.policies.policy import At
 
 Scorer = Callable[[At, Any, str | None], np.ndarray]
@@ -60,12 +60,7 @@ def find(spec: str) -> tuple[Reward, str | None]:
     """The reward that `spec` names, and its argument. Raises ValueError, listing the known ones."""
     name, _, argument = spec.partition(":")
     if name not in REWARDS:
-        near = difflib.get_close_matches(name, REWARDS, 1)
-        raise ValueError(
-            f"unknown reward '{name}'; "
-            + (f"did you mean '{near[0]}'? " if near else "")
-            + f"known: {', '.join(sorted(REWARDS))}"
-        )
+        raise ValueError(f"unknown reward '{name}'; {nearest(name, sorted(REWARDS), 0.6)}")
     found = REWARDS[name]
     if argument and found.argument is None:
         raise ValueError(f"reward '{name}' takes nothing after its name; got '{argument}'")

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from difflab.core.errors import StoreError
 from difflab.core.files import read_json
+from difflab.core.hashing import file_hash
 from difflab.runs.folder import STAGES
 from difflab.runs.run import Run
 from difflab.runs.store import Shards
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as handle:
-        while chunk := handle.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def verify(run: Run) -> Iterator[str]:

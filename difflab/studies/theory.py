@@ -16,6 +16,7 @@ import numpy as np
 from difflab import config as configs
 from difflab.core.errors import ConfigError
 from difflab.core.files import read_tensors
+from difflab.core.hashing import digest
 from difflab.core.seeds import seed_of
 from difflab.core.suggest import nearest
 from difflab.loop.chain import run_chain
@@ -42,7 +43,7 @@ def check(names: list[str], chains: int = 1000, seed: int = 0) -> list[dict[str,
     rows = []
     for name in names:
         law = LAWS[name]
-        key = configs.digest(law.chain)
+        key = digest(law.chain)
         if key not in measures_by_chain:
             run_chains = _through_the_engine if law.spread is None else _one_by_one
             measures_by_chain[key] = run_chains(law.chain, law.fit - 1, chains, seed)
@@ -74,7 +75,7 @@ def _through_the_engine(
     """
     raw = {
         **chain,
-        "seed": seed_of("theory", seed, configs.digest(chain)),
+        "seed": seed_of("theory", seed, digest(chain)),
         "model": {**chain["model"], "replicates": chains},
     }
     with tempfile.TemporaryDirectory(prefix="difflab-theory-") as folder:

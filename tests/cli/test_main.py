@@ -20,9 +20,10 @@ from PIL import Image
 
 from difflab.cli.main import DISK_FULL, main
 from difflab.config import parse
+from difflab.core.rows import KEYS
 from difflab.report.arms import arm_strip
 from difflab.runs.folder import STAGES
-from difflab.runs.run import KEYS, open_run
+from difflab.runs.run import open_run
 from difflab.studies.compare_runs import arms_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from difflab import config as configs
-from difflab.config import NOT_IN_RECIPE, Config, digest, flat, load, parse, recipe_of, stages_of
+from difflab.config import NOT_IN_RECIPE, Config, flat, load, parse, recipe_of, stages_of
 from difflab.core.errors import ConfigError
+from difflab.core.hashing import digest
 from difflab.pretraining.clip_parts import ClipPretraining
 from difflab.pretraining.stable_diffusion import Pretraining
 from difflab.studies.claims import Claim

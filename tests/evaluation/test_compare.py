@@ -15,7 +15,7 @@ from PIL import Image
 
 from difflab.config import Data
 from difflab.core.errors import DataError, MeasureError
-from difflab.data.sources import open_source
+from difflab.data.registry import open_source
 from difflab.evaluation.compare import compare
 from difflab.metrics import METRICS, Pair, open_extractor
 from difflab.metrics.defaults import COMMON, TEXTURE

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from difflab.config import Config, parse
+from difflab.core.rows import KEYS
 from difflab.core.seeds import seed_of
 from difflab.loop import resamples
 from difflab.loop.chain import run_chain
@@ -23,7 +24,7 @@ from difflab.loop.image_rows import measure_images
 from difflab.loop.run_extractors import extractors_of
 from difflab.metrics import METRICS, Judge, Pair, interval, open_extractor, resampled
 from difflab.metrics.interval import wilson
-from difflab.runs.run import KEYS, Run
+from difflab.runs.run import Run
 
 run_chain = partial(run_chain, plots=False)  # curves take seconds
 ALL = [

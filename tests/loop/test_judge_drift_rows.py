@@ -9,13 +9,14 @@ import torch
 from accelerate import Accelerator
 
 from difflab.config import Config, parse
+from difflab.core.rows import KEYS
 from difflab.core.seeds import numpy_generator
 from difflab.loop.chain import run_chain
 from difflab.loop.image_rows import measure_images
 from difflab.loop.run_extractors import extractors_of
 from difflab.metrics import Judge
 from difflab.metrics.interval import wilson
-from difflab.runs.run import KEYS, Run
+from difflab.runs.run import Run
 
 run_chain = partial(run_chain, plots=False)  # curves take seconds
 ALL = [

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from difflab.config import Config, parse
+from difflab.core.hashing import file_hash
 from difflab.core.progress import Reporter
 from difflab.core.seeds import image_seeds, probe_seeds
 from difflab.loop.chain import run_chain
@@ -26,7 +27,6 @@ from difflab.loop.sample import draw_probe, draw_samples
 from difflab.loop.work import Work
 from difflab.models import family_of
 from difflab.runs.run import Run
-from difflab.runs.verify import file_hash
 
 run_chain = partial(run_chain, plots=False)  # curves take seconds
 

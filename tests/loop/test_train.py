@@ -14,13 +14,13 @@ from accelerate import Accelerator
 
 from difflab.config import merged, parse
 from difflab.core.errors import ConfigError, StoreError
+from difflab.core.hashing import file_hash
 from difflab.core.progress import Reporter
 from difflab.loop import train
 from difflab.loop.chain import run_chain
 from difflab.loop.work import Work
 from difflab.policies import Policy
 from difflab.runs.run import Run
-from difflab.runs.verify import file_hash
 
 MLP: dict[str, Any] = {
     "generations": 1,

@@ -14,8 +14,8 @@ import pytest
 from difflab import open_run
 from difflab.config import parse
 from difflab.core.errors import StoreError
+from difflab.core.rows import KEYS
 from difflab.loop.chain import run_chain
-from difflab.runs.run import KEYS
 
 CONFIG: dict[str, Any] = {
     "name": "small",

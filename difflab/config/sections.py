@@ -313,3 +313,11 @@ class Measure(Spec):
         if 0 < resamples < 20:
             raise ValueError("fewer than 20 half-samples make no 95% interval; use 0 for none")
         return resamples
+
+    @property
+    def judge_extractor(self) -> str | None:
+        """The extractor whose features the class judge reads: `judge`, else the first one but texture.
+
+        None: there is no such extractor.
+        """
+        return self.judge or next((name for name in self.extractors if name != "texture"), None)

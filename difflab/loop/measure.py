@@ -250,9 +250,9 @@ def measure_images(
 
 def judged(run: Run, extractors: Sequence[Any]) -> Any:
     """The extractor whose features the class judge reads: measure.judge, else the first but texture; None where there is none."""
-    specs = run.config.measure.extractors
-    spec = run.config.measure.judge or next((spec for spec in specs if spec != "texture"), None)
-    return extractors[specs.index(spec)] if extractors and spec else None
+    measure = run.config.measure
+    spec = measure.judge_extractor
+    return extractors[measure.extractors.index(spec)] if extractors and spec else None
 
 
 def _sides(run: Run, extractor: Any, fake_set: Any) -> tuple[Side, Side, Side]:

@@ -33,6 +33,10 @@ class Denoiser(Family):
     steers: Sequence[Steer] = ()  # of the policies that act while sampling
     telling: Step | None = None  # while set, each family sends the embedding of its conditions through `tell`
 
+    def network(self) -> Any:
+        """The network, with its weights named as in training; also of a model that is not prepared yet."""
+        return self.net
+
     @abstractmethod
     def initialise(self, seed: int, scratch: bool = True) -> None:
         """Fresh weights as a pure function of `seed`; without `scratch` those of the pretrained base, where there is one."""

@@ -213,6 +213,12 @@ class Latent(Denoiser):
         self.backbone.to(memory_format=torch.channels_last)
         self.tables = self._ids(device) if self.spec.train_text_encoder else self._texts(device, kind)
 
+    def network(self) -> Any:
+        """The backbone; with a trained text encoder, both (see WithText)."""
+        if self.text_encoder is None:
+            return self.backbone
+        return WithText(self.backbone, self.text_encoder)
+
     def unshard(self, state: dict[str, torch.Tensor]) -> None:
         """Take whole weights in the place of those that were sharded over processes."""
         kind = self.backbone_class()

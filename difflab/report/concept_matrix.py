@@ -129,7 +129,7 @@ def by_judge(run: Run) -> Recognised | None:
     The judge's probabilities are the features, and each class is its own direction.
     """
     config, about, labels = run.config, run.about, run.real.labels()
-    extractor = config.measure.judge or next((e for e in config.measure.extractors if e != "texture"), None)
+    extractor = config.measure.judge_extractor
     key = feature_spaces(run).get(folder_name(extractor)) if extractor else None
     path = run.path / "real" / f"judge-{key}.safetensors"
     if labels is None or key is None or not path.exists() or len(about["classes"]) < 2:

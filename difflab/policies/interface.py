@@ -12,6 +12,7 @@ import pyarrow as pa
 from difflab.config import PolicySpec, Sample, Train
 from difflab.core.errors import ConfigError
 from difflab.core.seeds import lab_seed, numpy_generator
+from difflab.models import family_of
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,13 @@ class At:
     def extractor(self, name: str | None = None) -> Any:
         """The opened extractor `name` of measure.extractors; None = the one that the class judge reads. Raises ConfigError."""
         specs = list(self.config.measure.extractors)
-        name = name or self.config.measure.judge or next((spec for spec in specs if spec != "texture"), None)
+        name = name or self.config.measure.judge_extractor
         if name not in specs:
             raise ConfigError(f"policies: '{name}' is none of measure.extractors {specs}; add it there")
         return self.extractors[specs.index(name)]
 
     def model(self, which: str) -> Any:
         """A model other than the generation's own: 'base' = the pretrained one, without one generation 0's; 'previous' = generation t-1's."""
-        from difflab.models import family_of
-
         config, family = self.config, family_of(self.config.model)
         if which == "base" and config.text:
             model = family(config.model, self.run.shape)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from difflab.core.errors import MeasureError
-from difflab.metrics.concepts import asked, aurocs, concepts_in, margins, seen_fake, seen_real
+from difflab.metrics.concepts import aurocs, concepts_in, margins, sample_concepts, seen_fake, seen_real
 from difflab.metrics.interval import wilson
 from difflab.metrics.pair import Pair
 
@@ -29,7 +29,9 @@ def confusion(pair: Pair) -> Tensor:
     [[1, 0], [1, 0]]
     """
     n, known = len(concepts_in(pair)), pair.directed["fake"]
-    return torch.bincount((pair.once(asked) * n + pair.once(seen_fake))[known], minlength=n * n).view(n, n)
+    return torch.bincount(
+        (pair.once(sample_concepts) * n + pair.once(seen_fake))[known], minlength=n * n
+    ).view(n, n)
 
 
 def per_concept(pair: Pair) -> list[dict[str, Any]]:
@@ -39,7 +41,7 @@ def per_concept(pair: Pair) -> list[dict[str, Any]]:
     ci_high; margin, the mean of `margins`; share_real and share_fake, the shares of all real images and
     of all samples that are recognised as it.
     """
-    labels, known = pair.once(asked), concepts_in(pair)
+    labels, known = pair.once(sample_concepts), concepts_in(pair)
     table, n = confusion(pair), len(known)
     count, hits = table.sum(1).tolist(), table.diagonal().tolist()
     margin = pair.once(margins).where(pair.directed["fake"], 0)  # what has no direction is in no count either

@@ -145,7 +145,7 @@ def read_concepts(path: str | Path, prompts: Iterable[str] | None = None) -> dic
 
 def _check_prompts(prompts: Iterable[str], names: list[str], path: str | Path) -> None:
     """Raise MeasureError where no prompt names some concept."""
-    without_prompt = unasked(assign(prompts, names), names)
+    without_prompt = unnamed(assign(prompts, names), names)
     if without_prompt:
         shown = ", ".join(f"'{name}'" for name in without_prompt[:5])
         if len(without_prompt) > 5:
@@ -219,10 +219,10 @@ def _assigned(words: tuple[str, ...], position_of: Mapping[tuple[str, ...], int]
     return position_of.get(longest, -1)
 
 
-def unasked(labels: Tensor, names: Sequence[str]) -> list[str]:
+def unnamed(labels: Tensor, names: Sequence[str]) -> list[str]:
     """The names whose position is not in `labels`, in order.
 
-    >>> unasked(torch.tensor([0, -1, 2]), ["cat", "dog", "seal"])
+    >>> unnamed(torch.tensor([0, -1, 2]), ["cat", "dog", "seal"])
     ['dog']
     """
     wanted = set(labels.tolist())

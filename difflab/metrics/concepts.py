@@ -68,7 +68,7 @@ def _positions(pair: Pair, labels: Tensor | None, missing: str) -> Tensor:
     return labels
 
 
-def asked(pair: Pair) -> Tensor:
+def sample_concepts(pair: Pair) -> Tensor:
     """The concept that each sample was conditioned on, int64 [n_f]. Raises MeasureError for unconditional
     samples.
     """
@@ -108,14 +108,14 @@ def seen_real(pair: Pair) -> Tensor:
 
 def alignments(pair: Pair) -> Tensor:
     """Cosine of each sample with the text of its concept, float64 [n_f]."""
-    return pair.once(cosines_fake).gather(1, pair.once(asked).unsqueeze(1)).squeeze(1)
+    return pair.once(cosines_fake).gather(1, pair.once(sample_concepts).unsqueeze(1)).squeeze(1)
 
 
 def margins(pair: Pair) -> Tensor:
     """Cosine of each sample with the text of its concept minus that with the nearest other text, float64
     [n_f].
     """
-    others = pair.once(cosines_fake).scatter(1, pair.once(asked).unsqueeze(1), -torch.inf)
+    others = pair.once(cosines_fake).scatter(1, pair.once(sample_concepts).unsqueeze(1), -torch.inf)
     return pair.once(alignments) - others.amax(1)
 
 
@@ -126,7 +126,7 @@ def wins(pair: Pair, block: int = 1024) -> Tensor:
     The preference of a sample is its cosine with the text of i minus that with the text of j. Entry (i,
     j) equals entry (j, i), since for j the signs of both sides change.
     """
-    cosines, labels = pair.once(cosines_fake), pair.once(asked)
+    cosines, labels = pair.once(cosines_fake), pair.once(sample_concepts)
     aligned = pair.once(alignments)
     won = torch.empty(len(labels), len(labels), device=cosines.device)
     for start in range(0, len(labels), block):
@@ -143,7 +143,7 @@ def aurocs(pair: Pair, rows: Rows = slice(None)) -> tuple[Tensor, Tensor]:
     float64 [C, C], symmetric, NaN on the diagonal and where a concept has no sample; int64 [C]. 1 =
     separated, 1/2 = merged, 0 = swapped.
     """
-    member = F.one_hot(pair.once(asked)[rows], len(concepts_in(pair)))
+    member = F.one_hot(pair.once(sample_concepts)[rows], len(concepts_in(pair)))
     count = member.sum(0)
     won = (member.T.float() @ pair.once(wins)[rows][:, rows] @ member.float()).double()
     return (won / torch.outer(count, count)).fill_diagonal_(torch.nan), count
@@ -161,7 +161,7 @@ def lasting(pair: Pair) -> Tensor:
         "concept survival has no value: the real images carry no labels, so no loss would be visible",
     )
     visible = labels[pair.once(seen_real) == labels]
-    concepts = visible[torch.isin(visible, pair.once(asked))].unique()
+    concepts = visible[torch.isin(visible, pair.once(sample_concepts))].unique()
     if not len(concepts):
         raise MeasureError(
             "the judge recognises no concept of the samples in its real images; use another open_clip "
@@ -209,7 +209,7 @@ class ZeroShotAccuracy(_OfConcepts):
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        return float((pair.once(seen_fake)[fake] == pair.once(asked)[fake]).double().mean())
+        return float((pair.once(seen_fake)[fake] == pair.once(sample_concepts)[fake]).double().mean())
 
 
 @measure("zero_shot_margin")
@@ -262,7 +262,7 @@ def _by_concept(pair: Pair, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]
     samples [k] of each concept.
     """
     unit = pair.once(unit_fake)[rows]
-    concepts, number, count = pair.once(asked)[rows].unique(return_inverse=True, return_counts=True)
+    concepts, number, count = pair.once(sample_concepts)[rows].unique(return_inverse=True, return_counts=True)
     if len(concepts) < 2 or int(count.max()) < 2:
         raise MeasureError(
             "the samples are all of one concept, or no concept has two: ask for at least 2 concepts, with "
@@ -415,7 +415,7 @@ class RareConceptSurvival(_Survival):
 
 
 def _alive(pair: Pair, which: Tensor, rows: Rows) -> float:
-    labels = pair.once(asked)[rows]
+    labels = pair.once(sample_concepts)[rows]
     return float(torch.isin(which, labels[pair.once(seen_fake)[rows] == labels]).double().mean())
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from difflab.core.errors import MeasureError
 from difflab.metrics.metric import PairMetric, measure
 from difflab.metrics.pair import Pair, Rows
-from difflab.metrics.precision_recall import Near, _near_fake, nearest_others, radii
+from difflab.metrics.precision_recall import Near, near_fake, nearest_others, radii
 
 
 def knn_entropy(x_ND: Tensor, k: int = 1) -> float:
@@ -78,4 +78,4 @@ class KnnEntropy(PairMetric):
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        return _entropy(pair.fake, pair.once(_near_fake), fake, 1)
+        return _entropy(pair.fake, pair.once(near_fake), fake, 1)

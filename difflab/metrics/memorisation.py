@@ -25,7 +25,7 @@ from difflab.core.errors import MeasureError
 from difflab.metrics.distances import squared_distances
 from difflab.metrics.metric import PairMetric, measure
 from difflab.metrics.pair import Pair, Rows
-from difflab.metrics.precision_recall import _near_fake, _near_real, radii
+from difflab.metrics.precision_recall import near_fake, near_real, radii
 
 COPIES = 0.01
 """Share of real images below the thresholds of `near_duplicates` and `repeats`.
@@ -243,8 +243,8 @@ def _nearest_among(pair: Pair, real: Rows, fake: Rows) -> tuple[Tensor, Tensor]:
         torch.arange(len(x), device=x.device)[rows] for x, rows in ((pair.real, real), (pair.fake, fake))
     )
     n = min(len(chosen_real), len(chosen_fake))
-    return radii(pair.real, pair.once(_near_real), chosen_real[:n], 1), radii(
-        pair.fake, pair.once(_near_fake), chosen_fake[:n], 1
+    return radii(pair.real, pair.once(near_real), chosen_real[:n], 1), radii(
+        pair.fake, pair.once(near_fake), chosen_fake[:n], 1
     )
 
 

@@ -54,11 +54,13 @@ def _listed(n: int, k: int) -> int:
     return min(n - 1, 8 * k + 24)
 
 
-def _near_real(pair: Pair) -> Near:
+def near_real(pair: Pair) -> Near:
+    """The nearest other real images of each real image, as many as `radii` reads for k = neighbours."""
     return _nearest(pair.distances(slice(None), slice(None), "rr"), _listed(len(pair.real), pair.neighbours))
 
 
-def _near_fake(pair: Pair) -> Near:
+def near_fake(pair: Pair) -> Near:
+    """The nearest other samples of each sample, as many as `radii` reads for k = neighbours."""
     return _nearest(pair.distances(slice(None), slice(None), "ff"), _listed(len(pair.fake), pair.neighbours))
 
 
@@ -91,7 +93,7 @@ def _within(rf: Tensor, radius: Tensor) -> Tensor:
 
 def _in_real(pair: Pair, real: Rows, fake: Rows) -> Iterator[Tensor]:
     """bool [b, n_f] for blocks of real images, in order: whether sample j is in the ball of real image i."""
-    radius, start = radii(pair.real, pair.once(_near_real), real, pair.neighbours), 0
+    radius, start = radii(pair.real, pair.once(near_real), real, pair.neighbours), 0
     for distance in pair.distances(real, fake):
         yield _within(distance, radius[start : start + len(distance)].unsqueeze(1))
         start += len(distance)
@@ -99,7 +101,7 @@ def _in_real(pair: Pair, real: Rows, fake: Rows) -> Iterator[Tensor]:
 
 def in_fake(pair: Pair, real: Rows, fake: Rows) -> float:
     """Share of the real images that lie in at least one ball of the samples."""
-    radius = radii(pair.fake, pair.once(_near_fake), fake, pair.neighbours)
+    radius = radii(pair.fake, pair.once(near_fake), fake, pair.neighbours)
     return _share(_within(distance, radius).any(1) for distance in pair.distances(real, fake))
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from difflab.metrics.metric import PairMetric, measure
 from difflab.metrics.pair import Pair, Rows
-from difflab.metrics.precision_recall import _near_real, in_fake, radii
+from difflab.metrics.precision_recall import in_fake, near_real, radii
 
 TENTH = 10
 """One real image in so many is tail."""
@@ -22,7 +22,7 @@ def tail_rows(pair: Pair, real: Rows) -> Tensor:
     >>> tail_rows(Pair(torch.arange(20.0).square().view(-1, 1), torch.zeros(1, 1)), slice(None)).sort().values
     tensor([18, 19])
     """
-    radius = radii(pair.real, pair.once(_near_real), real, pair.neighbours)
+    radius = radii(pair.real, pair.once(near_real), real, pair.neighbours)
     rows = torch.arange(len(pair.real), device=pair.real.device)[real]
     return rows[radius.topk(len(radius) // TENTH).indices]
 

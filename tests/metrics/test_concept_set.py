@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from difflab.core.errors import MeasureError
 from difflab.metrics import METRICS, Pair, open_extractor
-from difflab.metrics.concept_set import Concepts, assign, concepts_of, read_concepts, unasked
+from difflab.metrics.concept_set import Concepts, assign, concepts_of, read_concepts, unnamed
 
 NAMES = [
     "zero_shot_accuracy",
@@ -256,6 +256,6 @@ def test_prompts_ask_for_the_longest_whole_words():
     assert assign(prompts, names).tolist() == [1, 2, -1, 3, 0, 4, -1, 5, -1, 2, -1]
     assert assign(["dog cat"], ["cat", "dog"]).tolist() == [1]  # of one length: the first in the prompt
     assert assign(["red apple"], ["red apple", "red  apple"]).tolist() == [0]
-    assert unasked(assign(["cat"], names), names) == names[1:] and assign([], names).dtype == torch.long
+    assert unnamed(assign(["cat"], names), names) == names[1:] and assign([], names).dtype == torch.long
     with pytest.raises(MeasureError, match="no concepts to assign"):
         assign(["cat"], [])

@@ -63,7 +63,9 @@ print(json.dumps(counts))
 """Counts the runs of every sweep and claim that is installed, for which each base config has to be read."""
 
 
-def process(*argv: Any, cwd: Path, path: Path | None = None, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+def process(
+    *argv: Any, cwd: Path, path: Path | None = None, **kwargs: Any
+) -> subprocess.CompletedProcess[str]:
     """A command in `cwd`; it imports difflab from `path`."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
     env.pop("PYTHONPATH", None)
@@ -124,7 +126,9 @@ def test_the_wheel_holds_assets_and_presets_and_no_tests(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     outside = {name for name in names if not name.startswith("difflab/")}
     assert all(".dist-info/" in name for name in outside)
-    assert not [name for name in names if re.search(r"(^|/)(tests?|benchmarks|docs|notebooks|samples)/", name)]
+    assert not [
+        name for name in names if re.search(r"(^|/)(tests?|benchmarks|docs|notebooks|samples)/", name)
+    ]
     configs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*") if path.is_file()}
     assert {f"difflab/{name}" for name in configs} == {
         name for name in names if name.startswith("difflab/configs/")
@@ -172,7 +176,14 @@ def test_presets_are_listed_shown_and_run_as_copies(call, installed, empty):
     rows = [json.loads(line) for line in listed[1].splitlines()]
     assert all(Path(row["file"]).is_relative_to(installed / "difflab" / "configs") for row in rows)
     names = {row["preset"] for row in rows}
-    assert {"digits", "emoji", "papers/mad-fs", "sweeps/regimes", "claims/fresh-limit", "assets/tiny-sd"} <= names
+    assert {
+        "digits",
+        "emoji",
+        "papers/mad-fs",
+        "sweeps/regimes",
+        "claims/fresh-limit",
+        "assets/tiny-sd",
+    } <= names
     for name in names:
         assert re.search(rf"^  {name} +\S", grouped[1], re.M), name
     assert shown == (0, (ROOT / "configs" / "digits.yaml").read_text(), "")
@@ -216,5 +227,7 @@ def test_commands_find_presets_by_name(call, installed):
     assert settings["difflab"] == version("difflab")
     assert Path(settings["difflab is in"]) == installed / "difflab"
     presets = [row for row in rows if row["part"] == "preset"]
-    assert len(presets) == 1 and presets[0]["runs"] and presets[0]["path"].endswith("difflab/configs/emoji.yaml")
+    assert (
+        len(presets) == 1 and presets[0]["runs"] and presets[0]["path"].endswith("difflab/configs/emoji.yaml")
+    )
     assert "papers/mad-fs" in completion[1] and "fresh-limit" in completion[1]

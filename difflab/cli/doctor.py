@@ -105,7 +105,7 @@ def sound(rows: list[Row]) -> bool:
 # ---------------------------------------------------------------------------------------------------- the parts
 def settings() -> Iterator[Row]:
     """difflab, Python, the platform, and variables of the environment."""
-    values = {
+    values: dict[str, str | None] = {
         "difflab": version("difflab"),
         "difflab is in": str(Path(__file__).parents[1]),
         "python": platform.python_version(),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -12,8 +10,8 @@ from difflab.config.ecosystem import Ecosystem
 from difflab.config.families import EXACT, DenoiserSpec, Model, PretrainedSpec
 from difflab.config.policy_registry import parse_policy
 from difflab.config.sections import Data, Measure, Probe, Regime, Sample, Train
-from difflab.config.spec import Spec, merged
-from difflab.config.validate import parse
+from difflab.config.spec import Spec, merged, read_by
+from difflab.config.validate import parse, spec_of
 
 
 def _policies(raw: Any) -> Any:
@@ -27,31 +25,43 @@ class Config(Spec):
         "run",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="Folder under runs/ when --out is not given.",
+        json_schema_extra=read_by(),
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="The one seed everything is derived from.")
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**63,
+        description="The one seed everything is derived from.",
+        json_schema_extra=read_by("real"),
+    )
     generations: int = Field(
         5,
         ge=0,
         description="Last generation T; 0 = only the fit to real images. Raising it later extends the run.",
+        json_schema_extra=read_by(),
     )
-    data: Data = Field(default_factory=Data)
-    model: Model
-    regime: Regime = Field(default_factory=Regime)
-    train: Train = Field(default_factory=Train)
-    sample: Sample = Field(default_factory=Sample)
+    data: Data = Field(default_factory=Data, json_schema_extra=read_by("real"))
+    model: Model = Field(json_schema_extra=read_by("train"))
+    regime: Regime = Field(default_factory=Regime, json_schema_extra=read_by("mix"))
+    train: Train = Field(default_factory=Train, json_schema_extra=read_by("train"))
+    sample: Sample = Field(default_factory=Sample, json_schema_extra=read_by("sample"))
     policies: Annotated[list[Any], BeforeValidator(_policies)] = Field(
         default_factory=list,
         description="What is done for or against collapse, in order, see difflab/policies/; [] = nothing.",
+        json_schema_extra=read_by("policies"),
     )
-    probe: Probe = Field(default_factory=Probe)
-    measure: Measure = Field(default_factory=Measure)
+    probe: Probe = Field(default_factory=Probe, json_schema_extra=read_by("sample"))
+    measure: Measure = Field(default_factory=Measure, json_schema_extra=read_by("measure"))
     track: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
         default_factory=list,
         description="Trackers that get every generation's measures and pictures; [] = none. Changes no "
         "number.",
+        json_schema_extra=read_by(),
     )
     ecosystem: Ecosystem | None = Field(
-        None, description="Several labs that train on each other's samples; null = a chain by itself."
+        None,
+        description="Several labs that train on each other's samples; null = a chain by itself.",
+        json_schema_extra=read_by("real"),
     )
 
     @property
@@ -152,30 +162,52 @@ class Config(Spec):
         return self
 
 
-# Fields that change where, how long or how safely a run goes, but no number of it.
-NOT_IN_RECIPE = ("name", "generations", "train.checkpoint_every", "track")
-
-
 def flat(config: Config) -> dict[str, Any]:
     """The config as ``{"train.batch_size": 128, ...}``."""
+    values: dict[str, Any] = {}
 
-    def walk(prefix: str, node: Any) -> dict[str, Any]:
-        if isinstance(node, dict) and node:
-            return {
-                k: v
-                for key, value in node.items()
-                for k, v in walk(f"{prefix}.{key}" if prefix else key, value).items()
-            }
-        return {prefix: node}
+    def walk(prefix: str, node: Any) -> None:
+        if not isinstance(node, dict) or not node:
+            values[prefix] = node
+            return
+        for key, value in node.items():
+            walk(f"{prefix}.{key}" if prefix else key, value)
 
-    return walk("", config.model_dump(mode="json"))
+    walk("", config.model_dump(mode="json"))
+    return values
+
+
+def readers() -> dict[str, tuple[str, ...]]:
+    """The stages that read a field (see `spec.read_by`), by the key of the field, such as train.batch_size.
+
+    The fields of `model`, which depend on the family, are all read by the stages of `model`.
+    """
+    stages: dict[str, tuple[str, ...]] = {}
+    for section, field in Config.model_fields.items():
+        stages[section] = _mark(field)
+        spec = spec_of(field)
+        for name, inner in spec.model_fields.items() if spec else ():
+            marked = "read_by" in (inner.json_schema_extra or {})
+            stages[f"{section}.{name}"] = _mark(inner) if marked else stages[section]
+    return stages
+
+
+def _mark(field: Any) -> tuple[str, ...]:
+    return tuple(field.json_schema_extra["read_by"])
+
+
+READERS = readers()
+NOT_IN_RECIPE = tuple(key for key, stages in READERS.items() if not stages)
+"""Fields that change where, how long or how safely a run goes, but no number of it."""
+
+
+def stages_of(key: str) -> tuple[str, ...]:
+    """The stages that read a key of `flat`, which may lie inside a field, such as sample.scheduler_options.eta."""
+    while key not in READERS:
+        key = key.rpartition(".")[0]
+    return READERS[key]
 
 
 def recipe_of(config: Config) -> dict[str, Any]:
     """The flat config without the fields that change no number."""
-    return {key: value for key, value in flat(config).items() if key not in NOT_IN_RECIPE}
-
-
-def digest(thing: Any) -> str:
-    """Twelve hex digits of the SHA-256 of any JSON-able thing: the recipe hash."""
-    return hashlib.sha256(json.dumps(thing, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]
+    return {key: value for key, value in flat(config).items() if stages_of(key)}

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from torch.nn.functional import normalize
 
 from difflab.core.errors import ConfigError, MeasureError
 from difflab.core.suggest import nearest
-from difflab.policies.policy import At
+from difflab.features.aesthetic import AestheticHead
+from difflab.metrics.memorisation import nearest_real
+from difflab.policies.interface import At
 
 Scorer = Callable[[At, Any, str | None], np.ndarray]
 
@@ -173,8 +176,6 @@ def shows(at: At, candidates: Any, argument: str | None) -> np.ndarray:
 @reward("likeness", "features", "an extractor")
 def likeness(at: At, candidates: Any, argument: str | None) -> np.ndarray:
     """Minus the feature distance to the nearest image of generation 0's training set: 0 for copies."""
-    from difflab.metrics.memorisation import nearest_real
-
     extractor = at.extractor(argument)
     return -nearest_real(candidates.features(extractor), candidates.real(extractor)[0])[0].double().numpy()
 
@@ -182,8 +183,6 @@ def likeness(at: At, candidates: Any, argument: str | None) -> np.ndarray:
 @reward("clip_score", "text")
 def clip_score(at: At, candidates: Any, argument: str | None) -> np.ndarray:
     """Cosine of a sample with its prompt (without one, the name of its class) on the first open_clip extractor, -1 to 1."""
-    from torch.nn.functional import normalize
-
     reader = _reader(at)
     rows = candidates.rows
     asked = next((rows[name].to_pylist() for name in ("prompt", "class") if not rows[name].null_count), None)
@@ -202,8 +201,6 @@ def clip_score(at: At, candidates: Any, argument: str | None) -> np.ndarray:
 @reward("aesthetic", "text", "the file of a head", required=True)
 def aesthetic(at: At, candidates: Any, argument: str | None) -> np.ndarray:
     """The score of a head in the manner of LAION (see AestheticHead) on the first open_clip extractor, about 1 to 10."""
-    from difflab.metrics import AestheticHead
-
     reader = _reader(at)
     head = candidates.once(("head", argument, reader.key), lambda: AestheticHead.load(str(argument), reader))
     return head(candidates.features(reader)).double().numpy()

@@ -57,7 +57,7 @@ def test_an_arm_that_fails_leaves_a_gap_and_the_others_go_on(tmp_path):
         "also good": {"regime.name": "accumulate"},
     }
     from difflab.config.policy_registry import KNOWN, policy
-    from difflab.policies.policy import Policy
+    from difflab.policies.interface import Policy
 
     @policy("missing_judge")
     class Broken(Policy):

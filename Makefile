@@ -3,16 +3,16 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo quick test check samples docs clean
+.PHONY: demo quick test check samples docs site clean
 
 # The main job: a Stable Diffusion fine-tuned on its own pictures, five times over.
 demo: $(VENV)/.installed
-	$(BIN)/difflab run configs/emoji.yaml --out runs/emoji
+	$(BIN)/difflab run emoji --out runs/emoji
 	$(BIN)/difflab report runs/emoji
 
 # The same in two minutes, with a class-conditional model of 8 x 8 digits.
 quick: $(VENV)/.installed
-	$(BIN)/difflab run configs/digits.yaml --out runs/digits
+	$(BIN)/difflab run digits --out runs/digits
 	$(BIN)/difflab report runs/digits
 
 test: $(VENV)/.tested
@@ -22,6 +22,7 @@ check: $(VENV)/.tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy difflab
+	$(BIN)/lint-imports
 
 # The pictures and numbers in samples/, from real runs.
 samples: $(VENV)/.installed
@@ -30,6 +31,16 @@ samples: $(VENV)/.installed
 # The pages in docs/ that are written from the code itself.
 docs: $(VENV)/.installed
 	$(BIN)/python docs/make.py
+
+# All pages of docs/ as a site with search, in site/. Its environment is its own: it reads the docstrings and imports nothing of difflab.
+site: $(VENV)/.site
+	NO_MKDOCS_2_WARNING=1 $(VENV)/site/bin/mkdocs build --strict --quiet
+	@echo "site/index.html is written; for search: $(PYTHON) -m http.server --directory site"
+
+$(VENV)/.site: pyproject.toml
+	$(PYTHON) -m venv $(VENV)/site
+	$(VENV)/site/bin/python -m pip install --quiet $$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	touch $@
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -43,4 +54,4 @@ $(VENV)/.tested: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) runs build site *.egg-info

@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/calibration.py                     # resumes under runs/calibration
 
-Calibrates on the first seeds and then runs chains of fresh seeds at the share that the guard reads, at the estimate and well above the upper end of
-its interval. If the number is right, 95% of the chains hold at the first, some at the estimate and few above.
+Calibrates on the first seeds. Then runs chains with fresh seeds at three shares: the one that the guard reads, the
+estimate, and one well above the upper end of its interval. If the calibration is right, 95% of the chains stay safe at
+the first share, about half at the estimate and few above it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Is the diagnosis right? Simulated collapse of known kind and degree on real images: the confusion table of docs/DIAGNOSIS.md.
+"""Confusion table of the diagnosis in docs/DIAGNOSIS.md: simulated collapse of known kind and degree.
 
-    python benchmarks/diagnosis.py digits mnist5k                 # the sets that rules were tuned on
+    python benchmarks/diagnosis.py digits mnist5k                 # the sets that the rules were tuned on
     python benchmarks/diagnosis.py emoji photos                   # the sets that are reported
     python benchmarks/diagnosis.py --table FILE.jsonl ...         # the table of stored cases
 
-Each case is one set of samples against real images, without a generation 0 to compare with: harder than a run. The images are cut
-into disjoint parts: reference, other real images, training images, and the pool that the samples are made from.
+Each case compares one set of samples with real images, without a generation 0, which is harder than a run. The
+images are split into disjoint parts: reference, other real images, training images, and the pool that samples are
+made from.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 
 from difflab.config import Data
 from difflab.core.seeds import numpy_generator
-from difflab.data.sources import open_source
+from difflab.data.registry import open_source
 from difflab.evaluation.examine import examine
 from difflab.evaluation.readings import Images
 from difflab.evaluation.simulate import HARMLESS, KINDS, simulate
@@ -60,7 +61,7 @@ NAMES = [
 
 
 class Remembering:
-    """An extractor that knows the real sets, which all cases of a seed share."""
+    """An extractor that remembers the features of the real sets, which all cases of a seed share."""
 
     def __init__(self, extractor: Any) -> None:
         self._extractor, self.name, self.recipe, self._known = extractor, extractor.name, extractor.recipe, {}
@@ -73,7 +74,7 @@ class Remembering:
 
 
 def cases(name: str, seeds: int, kinds: list[str], degrees: list[float], most: int) -> Any:
-    """Rows of every case on one data set, as they are found."""
+    """Rows of every case on one data set, one by one."""
     source = open_source(Data(source=name, image_size=SIZES.get(name)), 0)
     assert source.labels is not None
     pixels = np.stack([source.read(i) for i in range(len(source))])
@@ -123,7 +124,7 @@ def cases(name: str, seeds: int, kinds: list[str], degrees: list[float], most: i
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The confusion table as Markdown: kinds down, names across, clear cases and harmless ones; then the shares that are right."""
+    """The confusion table as Markdown, one row per kind and one column per name, and the shares that are right."""
     clear = [r for r in rows if r["kind"] in HARMLESS or r["degree"] >= CLEAR]
     names = [*NAMES, *sorted({r["name"] for r in clear} - set(NAMES))]
     lines = ["| simulated | " + " | ".join(names) + " | right |", "|---" * (len(names) + 2) + "|"]

@@ -1,10 +1,11 @@
-"""Which measure sees a collapse first, under which regime: the table of first alarms in docs/DIAGNOSIS.md.
+"""Which measure sees a collapse first under each regime: the table of first alarms in docs/DIAGNOSIS.md.
 
     python benchmarks/first_alarm.py                         # digits, five regimes, under runs/first-alarm/; resumes
-    python benchmarks/first_alarm.py runs/emoji ...          # runs that are there already
+    python benchmarks/first_alarm.py runs/emoji ...          # existing runs
 
-An alarm is the first generation in which a measure is present: worse than every control by 3 standard errors and by a relevant amount
-(difflab/evaluation/rules.py). One seed each: which measures lead is told by many columns alike, not by a difference of one generation.
+An alarm is the first generation in which the effect of a measure is present: worse than every control by 3 standard
+errors and by a relevant amount (difflab/evaluation/signs.py). Each regime has one seed, so a difference of one
+generation means nothing; what many columns have in common does.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def digits(out: Path) -> dict[str, Path]:
 
 
 def table(paths: dict[str, Path], extractors: list[str] | None) -> str:
-    """Measures down, runs across: the generation of the first alarm, - = none."""
+    """The generation of the first alarm, one row per measure and one column per run; - = none."""
     found = {name: diagnose_run(open_run(path), extractors=extractors) for name, path in paths.items()}
     measures = list(
         dict.fromkeys(

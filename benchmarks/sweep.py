@@ -1,6 +1,7 @@
-"""What a sweep costs beside its stages: the wall time of twelve arms that part at generation 1 over the seconds of the stages that differ.
+"""Overhead of a sweep: wall time of twelve arms that differ from generation 1 on, over the time of their stages.
 
-Generation 0 is computed once; what arms have in common is linked. Both numbers are of one run. From the root of the repository:
+Generation 0 is computed once, and the stages that arms share are linked. Both numbers are from one run. Run it from the
+root of the repository:
 
     OMP_NUM_THREADS=1 python benchmarks/sweep.py
 """

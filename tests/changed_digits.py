@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from difflab.config import Data
-from difflab.data.sources import open_source
+from difflab.data.registry import open_source
 from difflab.evaluation.examine import examine
 from difflab.evaluation.finding import Diagnosis
 from difflab.evaluation.readings import Images

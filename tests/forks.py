@@ -21,7 +21,7 @@ ENV = {
 SERVER = """
 import gc, os, sys
 import difflab.loop.chain, difflab.report.live, difflab.cli.main, difflab.features.registry, difflab.models.pixel_mlp, difflab.models.stable_diffusion, difflab.runs.probe
-import difflab.data.emoji, difflab.data.sources, difflab.loop.training_loop, diffusers, pandas, peft, pyarrow.dataset, sklearn.linear_model, torch
+import difflab.data.emoji, difflab.data.registry, difflab.loop.training_loop, diffusers, pandas, peft, pyarrow.dataset, sklearn.linear_model, torch
 from contextlib import nullcontext
 from functools import partial
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from difflab import config as configs
 from difflab.cli.output import problem
 from difflab.config.presets import find
-from difflab.core.suggest import nearest_of
+from difflab.core.suggest import closest
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,8 +42,8 @@ class Parser(argparse.ArgumentParser):
 
 def meant(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown word, '' if no known one is like it."""
-    near = nearest_of(word, known, 0.5)
-    return f"; did you mean {near}?" if near else ""
+    near = closest(word, known, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 class Commands:

@@ -1,76 +1,106 @@
 """A script that completes commands, options, paths and names in a shell, made by shtab from the parser itself.
 
-The names of measures, policies, laws and claims are those of the moment when the script is made, so that completing costs nothing.
+The names of presets, measures, policies, laws and claims are written into the script when it is made.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from difflab.config import presets
 
 FOLDERS = ("dir", "runs", "out", "to", "folder", "earlier")
+"""Arguments that are folders."""
 FILES = {"config": ("*.yaml", "*.yml"), "presets": ("*.yaml", "*.yml"), "plot": ("*.png",), "page": ("*.md",)}
+"""Argument -> patterns of its files."""
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
     """The script of `shell`, one of bash, zsh and tcsh, for a parser with subcommands."""
     import shtab
 
-    named = words_of()
+    names_by_argument = names()
     for command, action in actions(parser):
-        if (command, action.dest) in named:
-            action.complete = words(action.dest, named[command, action.dest])  # type: ignore[attr-defined]
+        complete: Any = None
+        listed = names_by_argument.get((command, action.dest))
+        if listed is not None:
+            function = f"_difflab_{command}_{action.dest}".replace("-", "_")
+            complete = one_of(function, listed, FILES.get(action.dest, ()))
         elif action.dest in FILES:
-            action.complete = shtab.glob(*FILES[action.dest])  # type: ignore[attr-defined]
+            complete = shtab.glob(*FILES[action.dest])
         elif action.dest in FOLDERS:
-            action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+            complete = shtab.DIRECTORY
         elif action.type is Path:
-            action.complete = shtab.FILE  # type: ignore[attr-defined]
+            complete = shtab.FILE
+        if complete is not None:
+            action.complete = complete  # type: ignore[attr-defined]
     return shtab.complete(parser, shell)
 
 
 def actions(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Action]]:
     """Every argument of every subcommand, with the command's name."""
-    for commands in [
-        action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)
-    ]:
-        for name, command in commands.items():
-            yield from ((name, action) for action in command._actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                for argument in command._actions:
+                    yield name, argument
 
 
-def words_of() -> dict[tuple[str, str], list[str]]:
-    """The words that an argument of a command takes, by (command, argument)."""
+def names() -> dict[tuple[str, str], list[str]]:
+    """The names that an argument of a command takes, by (command, argument)."""
     from difflab.features.registry import SPECS
     from difflab.metrics import METRICS
     from difflab.policies import known
     from difflab.studies.laws import LAWS
 
     measures, extractors = sorted(METRICS), [*SPECS, "open_clip:tiny-clip"]
-    return {
+    listed = {
         ("policies", "name"): sorted(known()),
         ("theory", "laws"): list(LAWS),
-        ("claims", "names"): sorted(path.stem for path in (presets.HOME / "claims").glob("*.yaml")),
-        ("compare", "metrics"): measures,
-        ("compare-runs", "metrics"): measures,
+        ("claims", "names"): _in_group("claims"),
+        ("sweep", "config"): _in_group("sweeps"),
+        ("pretrain", "config"): _in_group("assets"),
+        ("presets", "what"): ["show", *filter(None, presets.GROUPS), *presets.names()],
         ("calibrate", "measure"): measures,
-        ("compare", "extractors"): extractors,
-        ("diagnose", "extractors"): extractors,
         ("calibrate", "extractor"): extractors,
     }
+    chains = [*_in_group(""), *(f"papers/{name}" for name in _in_group("papers"))]
+    for argument in (("run", "config"), ("plan", "config"), ("calibrate", "config"), ("doctor", "presets")):
+        listed[argument] = chains
+    for argument in (("compare", "metrics"), ("compare-runs", "metrics"), ("measure", "names")):
+        listed[argument] = measures
+    for command in ("compare", "diagnose", "measure"):
+        listed[command, "extractors"] = extractors
+    return listed
 
 
-def words(name: str, known: Iterable[str]) -> Any:
-    """What shtab wants for an argument that is one of `known`."""
-    listed = " ".join(known)
-    function = f"_difflab_{name}"
-    plain = f"({listed.replace(':', chr(92) + ':')})"  # a colon ends the list in zsh
+def _in_group(group: str) -> list[str]:
+    """The presets of a group, without its name."""
+    parts = [name.rpartition("/") for name in presets.names()]
+    return [name for folder, _, name in parts if folder == group]
+
+
+def one_of(function: str, listed: Sequence[str], patterns: Sequence[str] = ()) -> dict[str, Any]:
+    """What shtab wants for an argument that is one of the names `listed`, or a file of one of the patterns.
+
+    function: the name of the shell function to write. tcsh completes only one of the two: the files, if there
+    are patterns.
+    """
+    words = " ".join(listed)
+    bash, zsh = f"compgen -W '{words}' -- $1", f"compadd -- {words}"
+    if patterns:
+        bash += "".join(f"\n  compgen -f -X '!{pattern}' -- $1" for pattern in patterns)
+        bash += "\n  compgen -d -- $1"
+        zsh += f"\n  _files -g '({'|'.join(patterns)})'"
     return {
         "bash": function,
-        "zsh": plain,
-        "tcsh": f"({listed})",
-        "preamble": {"bash": f"{function}() {{\n  compgen -W '{listed}' -- $1\n}}"},
+        "zsh": function,
+        "tcsh": f"f:{{{','.join(patterns)}}}" if patterns else f"({words})",
+        "preamble": {
+            "bash": f"{function}() {{\n  {bash}\n}}",
+            "zsh": f"{function}() {{\n  {zsh}\n}}",
+        },
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from difflab.report.verdict import verdict
 WIDTH = 100
 
 
-def print_summary(summary: Summary) -> None:
-    """Print the four parts of a summary. Parts that are empty are left out."""
+def print_summary(summary: Summary, evidence: Sequence[str] = ()) -> None:
+    """Print the four parts of a summary, with the evidence below the verdict. Parts that are empty are left out."""
     for sentence in summary.verdict.splitlines():
         _paragraph(sentence)
+    for line in evidence:
+        _paragraph(f"  {line}")
     if summary.advice:
         _paragraph(f"what could help: {summary.advice}")
     if summary.changes:
@@ -100,6 +103,4 @@ def end_of_diagnose(result: Any, summary: Summary, everything: bool) -> None:
         return
     heads = [Column("generation"), Column("diagnosis", "left", text=True)]
     show(Blocks(heads, [[str(finding.generation), finding.words] for finding in result.findings]))
-    for doubt in result.doubts:
-        _paragraph(doubt)
-    print_summary(summary)
+    print_summary(summary, [*result.findings[-1].evidence(), *result.doubts])

@@ -20,7 +20,7 @@ from difflab.config.families import (
 )
 from difflab.config.load import Loader, apply_override, load, parse
 from difflab.config.policy_registry import PolicySpec, parse_policy
-from difflab.config.schema import NOT_IN_RECIPE, Config, digest, flat, recipe_of
+from difflab.config.schema import NOT_IN_RECIPE, Config, flat, recipe_of, stages_of
 from difflab.config.sections import Data, Measure, Probe, Regime, Sample, Tail, Train
 from difflab.config.spec import Precision, Spec, merged
 from difflab.config.validate import spec_of
@@ -51,7 +51,6 @@ __all__ = [
     "Tail",
     "Train",
     "apply_override",
-    "digest",
     "flat",
     "load",
     "merged",
@@ -59,4 +58,5 @@ __all__ = [
     "parse_policy",
     "recipe_of",
     "spec_of",
+    "stages_of",
 ]

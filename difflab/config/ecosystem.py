@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from difflab.config.spec import Spec
+from difflab.core.suggest import did_you_mean
 
 PRESETS = ("isolated", "pooled", "one_way")
 
@@ -15,10 +15,8 @@ PRESETS = ("isolated", "pooled", "one_way")
 def _exchange(raw: Any) -> Any:
     """Refuse here what the union of a name and a matrix would refuse twice."""
     if isinstance(raw, str) and raw not in PRESETS:
-        near = difflib.get_close_matches(raw, PRESETS, 1)
-        raise ValueError(
-            (f"did you mean '{near[0]}'? " if near else "") + f"give a matrix or one of {', '.join(PRESETS)}"
-        )
+        hint = did_you_mean(raw, PRESETS)
+        raise ValueError(f"{hint} give a matrix or one of {', '.join(PRESETS)}".lstrip())
     if not isinstance(raw, str) and not (isinstance(raw, list) and all(isinstance(row, list) for row in raw)):
         raise ValueError(f"give a list with one row of shares per lab, or one of {', '.join(PRESETS)}")
     for i, row in enumerate(raw if isinstance(raw, list) else []):

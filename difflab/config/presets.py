@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from difflab.core.errors import ConfigError
-from difflab.core.suggest import nearest_of
+from difflab.core.suggest import closest
 
 HOME = Path(__file__).parents[1] / "configs"
 """In a checkout a link to the folder at the top."""
@@ -64,8 +64,8 @@ def preset(given: str | Path, group: str = "") -> Path:
     if len(of_that_stem) == 1:
         return presets[of_that_stem[0]]
     beside = [file.as_posix() for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-    near = nearest_of(path.as_posix(), beside, 0.5) or nearest_of(name, presets, 0.5)
-    hint = f"did you mean {near}?" if near else "difflab presets lists those that come with difflab"
+    near = closest(path.as_posix(), beside, cutoff=0.5) or closest(name, presets, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "difflab presets lists those that come with difflab"
     raise ConfigError(f"there is no config {path}; {hint}")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -12,8 +10,8 @@ from difflab.config.ecosystem import Ecosystem
 from difflab.config.families import EXACT, DenoiserSpec, Model, PretrainedSpec
 from difflab.config.policy_registry import parse_policy
 from difflab.config.sections import Data, Measure, Probe, Regime, Sample, Train
-from difflab.config.spec import Spec, merged
-from difflab.config.validate import parse
+from difflab.config.spec import Spec, merged, read_by
+from difflab.config.validate import parse, spec_of
 
 
 def _policies(raw: Any) -> Any:
@@ -27,31 +25,43 @@ class Config(Spec):
         "run",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="Folder under runs/ when --out is not given.",
+        json_schema_extra=read_by(),
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="The one seed everything is derived from.")
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**63,
+        description="The one seed everything is derived from.",
+        json_schema_extra=read_by("real"),
+    )
     generations: int = Field(
         5,
         ge=0,
         description="Last generation T; 0 = only the fit to real images. Raising it later extends the run.",
+        json_schema_extra=read_by(),
     )
-    data: Data = Field(default_factory=Data)
-    model: Model
-    regime: Regime = Field(default_factory=Regime)
-    train: Train = Field(default_factory=Train)
-    sample: Sample = Field(default_factory=Sample)
+    data: Data = Field(default_factory=Data, json_schema_extra=read_by("real"))
+    model: Model = Field(json_schema_extra=read_by("train"))
+    regime: Regime = Field(default_factory=Regime, json_schema_extra=read_by("mix"))
+    train: Train = Field(default_factory=Train, json_schema_extra=read_by("train"))
+    sample: Sample = Field(default_factory=Sample, json_schema_extra=read_by("sample"))
     policies: Annotated[list[Any], BeforeValidator(_policies)] = Field(
         default_factory=list,
         description="What is done for or against collapse, in order, see difflab/policies/; [] = nothing.",
+        json_schema_extra=read_by("policies"),
     )
-    probe: Probe = Field(default_factory=Probe)
-    measure: Measure = Field(default_factory=Measure)
+    probe: Probe = Field(default_factory=Probe, json_schema_extra=read_by("sample"))
+    measure: Measure = Field(default_factory=Measure, json_schema_extra=read_by("measure"))
     track: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
         default_factory=list,
         description="Trackers that get every generation's measures and pictures; [] = none. Changes no "
         "number.",
+        json_schema_extra=read_by(),
     )
     ecosystem: Ecosystem | None = Field(
-        None, description="Several labs that train on each other's samples; null = a chain by itself."
+        None,
+        description="Several labs that train on each other's samples; null = a chain by itself.",
+        json_schema_extra=read_by("real"),
     )
 
     @property
@@ -98,7 +108,14 @@ class Config(Spec):
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
-        regime, sample = self.regime, self.sample
+        self._check_data()
+        self._check_regime()
+        self._check_guidance()
+        self._check_batches()
+        self.labs()  # the config of each lab must be possible
+        return self
+
+    def _check_data(self) -> None:
         if self.exact != (self.data.source == "exact"):
             raise ValueError(
                 f"data.source={self.data.source} does not go with model.family={self.model.family}: the "
@@ -106,6 +123,9 @@ class Config(Spec):
             )
         if self.exact and self.data.train_size is None:
             raise ValueError("data.source=exact wants data.train_size, the number n of real samples")
+
+    def _check_regime(self) -> None:
+        regime = self.regime
         if regime.real_fraction is not None and regime.name not in ("fixed_real", "fresh_real"):
             raise ValueError(
                 f"regime.real_fraction has no meaning under regime.name={regime.name}; use fixed_real or "
@@ -123,18 +143,15 @@ class Config(Spec):
                 "regime.name=fresh_real needs data.train_size, so that a reserve of unseen real images is "
                 "left"
             )
-        if getattr(self.model, "lora_rank", 0) and self.train.start_from == "scratch":
-            raise ValueError(
-                "model.lora_rank trains layers on the base's weights; train.start_from=scratch leaves none: "
-                "use base or previous"
-            )
+
+    def _check_guidance(self) -> None:
+        sample = self.sample
         if sample.guidance_scale != 1 and not self.conditional:
             raise ValueError(
                 "sample.guidance_scale other than 1 needs a conditional model (model.conditional=true)"
             )
-        if (
-            sample.guidance_scale != 1 and self.train.condition_dropout == 0 and not self.text
-        ):  # a text base knows the empty prompt
+        # A text-to-image base knows the empty prompt.
+        if sample.guidance_scale != 1 and self.train.condition_dropout == 0 and not self.text:
             raise ValueError(
                 "sample.guidance_scale other than 1 needs train.condition_dropout above 0: without it the "
                 "model has no unconditional prediction"
@@ -143,39 +160,67 @@ class Config(Spec):
             raise ValueError(
                 "train.condition_dropout=1 never shows the model a label; use model.conditional=false"
             )
+
+    def _check_batches(self) -> None:
+        sample = self.sample
+        if getattr(self.model, "lora_rank", 0) and self.train.start_from == "scratch":
+            raise ValueError(
+                "model.lora_rank trains layers on the base's weights; train.start_from=scratch leaves none: "
+                "use base or previous"
+            )
         if sample.shard_size % sample.batch_size and sample.shard_size > sample.batch_size:
             raise ValueError(
                 f"sample.shard_size {sample.shard_size} is not a multiple of sample.batch_size "
                 f"{sample.batch_size}"
             )
-        self.labs()  # each must be possible
-        return self
-
-
-# Fields that change where, how long or how safely a run goes, but no number of it.
-NOT_IN_RECIPE = ("name", "generations", "train.checkpoint_every", "track")
 
 
 def flat(config: Config) -> dict[str, Any]:
     """The config as ``{"train.batch_size": 128, ...}``."""
+    values: dict[str, Any] = {}
 
-    def walk(prefix: str, node: Any) -> dict[str, Any]:
-        if isinstance(node, dict) and node:
-            return {
-                k: v
-                for key, value in node.items()
-                for k, v in walk(f"{prefix}.{key}" if prefix else key, value).items()
-            }
-        return {prefix: node}
+    def walk(prefix: str, node: Any) -> None:
+        if not isinstance(node, dict) or not node:
+            values[prefix] = node
+            return
+        for key, value in node.items():
+            walk(f"{prefix}.{key}" if prefix else key, value)
 
-    return walk("", config.model_dump(mode="json"))
+    walk("", config.model_dump(mode="json"))
+    return values
+
+
+def readers() -> dict[str, tuple[str, ...]]:
+    """The stages that read a field (see `spec.read_by`), by the key of the field, such as train.batch_size.
+
+    The fields of `model`, which depend on the family, are all read by the stages of `model`.
+    """
+    stages: dict[str, tuple[str, ...]] = {}
+    for section, field in Config.model_fields.items():
+        stages[section] = _mark(field)
+        spec = spec_of(field)
+        for name, inner in spec.model_fields.items() if spec else ():
+            marked = "read_by" in (inner.json_schema_extra or {})
+            stages[f"{section}.{name}"] = _mark(inner) if marked else stages[section]
+    return stages
+
+
+def _mark(field: Any) -> tuple[str, ...]:
+    return tuple(field.json_schema_extra["read_by"])
+
+
+READERS = readers()
+NOT_IN_RECIPE = tuple(key for key, stages in READERS.items() if not stages)
+"""Fields that change where, how long or how safely a run goes, but no number of it."""
+
+
+def stages_of(key: str) -> tuple[str, ...]:
+    """The stages that read a key of `flat`, which may lie inside a field, such as sample.scheduler_options.eta."""
+    while key not in READERS:
+        key = key.rpartition(".")[0]
+    return READERS[key]
 
 
 def recipe_of(config: Config) -> dict[str, Any]:
     """The flat config without the fields that change no number."""
-    return {key: value for key, value in flat(config).items() if key not in NOT_IN_RECIPE}
-
-
-def digest(thing: Any) -> str:
-    """Twelve hex digits of the SHA-256 of any JSON-able thing: the recipe hash."""
-    return hashlib.sha256(json.dumps(thing, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]
+    return {key: value for key, value in flat(config).items() if stages_of(key)}

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from difflab.config.spec import Precision, Spec
+from difflab.config.spec import Precision, Spec, read_by
 
 
 class Tail(Spec):
@@ -181,6 +181,7 @@ class Train(Spec):
         50_000,
         ge=0,
         description="Images between checkpoints inside one training; 0 = off. Does not change the result.",
+        json_schema_extra=read_by(),
     )
 
 
@@ -260,6 +261,7 @@ class Measure(Spec):
         description="Feature spaces: pixels | texture (its own measures only) | fitted | efficientnet-lite0 "
         "| inception[:PATH] | open_clip:NAME_OR_PATH | timm:NAME_OR_PATH | python:FILE.py:NAME; [] = no "
         "distribution measures.",
+        json_schema_extra=read_by("sample", "measure"),
     )
     metrics: list[str] = Field(
         [
@@ -277,7 +279,9 @@ class Measure(Spec):
         description="Measures by name; [] = none.",
     )
     judge: str | None = Field(
-        None, description="Extractor whose features the class judge reads; null = the first of extractors."
+        None,
+        description="Extractor whose features the class judge reads; null = the first of extractors.",
+        json_schema_extra=read_by("select", "measure"),
     )
     count: int | None = Field(
         None,
@@ -309,6 +313,7 @@ class Measure(Spec):
         ge=0,
         description="Held-out real images, and as many trained ones, whose denoising loss is taken after "
         "each training (denoising families); 0 = off.",
+        json_schema_extra=read_by("train", "measure"),
     )
 
     @property

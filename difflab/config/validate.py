@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from difflab.core.errors import ConfigError, reading
+from difflab.core.suggest import did_you_mean
 
 UNION_MEMBERS = {"int", "list[int]"}  # pydantic puts these into the location of an error; they are no keys
 
@@ -69,9 +69,8 @@ def _known_keys(location: tuple[Any, ...], last: str, root: Any) -> str:
     for part in location[:-1]:
         spec = _child(spec, str(part))
     here = sorted(spec.model_fields) if spec is not None else []
-    near = difflib.get_close_matches(last, here, 1, 0.5)
-    near = near or difflib.get_close_matches(last, _all_keys(root), 1, 0.6)
-    return f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(here)}"
+    hint = did_you_mean(last, here, 0.5) or did_you_mean(last, _all_keys(root))
+    return hint or f"known keys here: {', '.join(here)}"
 
 
 def _members(field: Any) -> dict[str, Any]:

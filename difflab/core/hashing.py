@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,3 +24,23 @@ def sha256_of(state: Mapping[str, Tensor]) -> str:
         whole.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         whole.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return whole.hexdigest()
+
+
+def digest(thing: Any) -> str:
+    """Twelve hex digits of the SHA-256 of any JSON-able thing: the recipe hash."""
+    return hashlib.sha256(json.dumps(thing, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]
+
+
+def content_hash(array: np.ndarray) -> str:
+    """SHA-256 over dtype, shape and content of one image or record."""
+    head = f"{array.dtype.str}{array.shape}".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while chunk := handle.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from difflab.core.errors import StoreError
 from difflab.core.files import write_text
 
 Row = dict[str, Any]
@@ -49,6 +50,21 @@ def write_lines(path: Path, rows: Sequence[Row]) -> None:
     write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
+TOPICS = (
+    "Diversity",
+    "Concepts",
+    "Fidelity",
+    "Aesthetics and texture",
+    "Tails and likelihood",
+    "Memorisation",
+    "Between labs",
+    "Fitted distribution",
+    "Other",
+    "Training",
+)
+"""What rows can be about, in the order in which a report shows them."""
+
+
 @dataclass(frozen=True)
 class RowKind:
     """The meaning of all rows of metrics.jsonl that have one name.
@@ -69,7 +85,7 @@ class RowKind:
     about: str
     """One or two sentences for a stranger: what is measured, and on what."""
     topic: str
-    """The heading of the report under which the curve stands; '' = the report decides."""
+    """What it is about: one of `TOPICS`."""
     counts: str = "images"
     """What `n` of the row counts: 'images' | 'steps' | 'chains'."""
     title: str = ""
@@ -79,3 +95,14 @@ class RowKind:
     def label(self) -> str:
         """The title of its curve."""
         return self.title or self.name.replace("_", " ")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of one file of measures. Raises StoreError."""
+    try:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        if not all(isinstance(row, dict) and {"generation", "metric", "value"} <= row.keys() for row in rows):
+            raise ValueError("a line holds no number")
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} is damaged ({error}); delete it and run the same command again") from error
+    return rows

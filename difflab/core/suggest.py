@@ -1,24 +1,43 @@
-"""What a misspelt name was probably meant to be."""
+"""Hints in messages about an unknown name: the nearest known names."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
-def nearest_of(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known name that is most like `name`; None = none is like it. `cutoff`: least similarity, from 0 to 1."""
-    near = difflib.get_close_matches(name, list(known), 1, cutoff)
-    return near[0] if near else None
+def closest(name: str, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
+    """At most `count` names of `known` that resemble `name`, the most similar first.
+
+    cutoff: lowest similarity, 0 to 1, as `difflib.SequenceMatcher.ratio` measures it; 0 = any name will do.
+
+    >>> closest("recal", ["recall", "precision"])
+    ['recall']
+    """
+    return difflib.get_close_matches(name, list(known), count, cutoff)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: ``did you mean 'recall'? known: ...``."""
-    names = list(known)
-    near = nearest_of(name, names, 0.4)
-    return (f"did you mean '{near}'? " if near else "") + f"known: {', '.join(names)}"
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """A question that names the most similar known name; "" where none is similar enough.
+
+    >>> did_you_mean("recal", ["recall", "precision"])
+    "did you mean 'recall'?"
+    """
+    for match in closest(name, known, cutoff=cutoff):
+        return f"did you mean '{match}'?"
+    return ""
 
 
-def nearest_few(name: str, known: Iterable[str]) -> str:
-    """As `nearest`, but only the five nearest names are listed: for lists of hundreds."""
-    return nearest(name, difflib.get_close_matches(name, list(known), 5, 0.0))
+def nearest(name: str, known: Sequence[str], cutoff: float = 0.4) -> str:
+    """The end of an error about an unknown name: the most similar name, if there is one, and all known names.
+
+    >>> nearest("recal", ["recall", "precision"])
+    "did you mean 'recall'? known: recall, precision"
+    """
+    listing = f"known: {', '.join(known)}"
+    return f"{did_you_mean(name, known, cutoff)} {listing}".lstrip()
+
+
+def nearest_few(name: str, known: Sequence[str]) -> str:
+    """As `nearest`, but lists only the five most similar names: for lists of hundreds."""
+    return nearest(name, closest(name, known, 5, 0.0))

@@ -12,7 +12,7 @@ from difflab.config import Data
 from difflab.core.account import Account
 from difflab.core.errors import DataError
 from difflab.data.decode import channels_of, fit_array
-from difflab.data.sources import ArrayReader, Source, no_label_choice
+from difflab.data.source import ArrayReader, Source, no_label_choice
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 

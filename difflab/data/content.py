@@ -17,8 +17,8 @@ from dataclasses import replace
 import numpy as np
 
 from difflab.core.account import Account
-from difflab.data.sources import Source
-from difflab.runs.ledger import content_hash
+from difflab.core.hashing import content_hash
+from difflab.data.source import Source
 
 BLOCK = 1024  # images whose decoding is under way at a time
 

@@ -13,7 +13,7 @@ from difflab.core.errors import DataError
 from difflab.core.files import ASSETS
 from difflab.data.content import joined
 from difflab.data.decode import channels_of, decode
-from difflab.data.sources import NO_LABELS, Source, encode_labels
+from difflab.data.source import NO_LABELS, Source, encode_labels
 
 FOLDER = ASSETS / "emoji"
 SIZE = 32  # side of the bundled images

@@ -10,9 +10,17 @@ from typing import Any
 
 from difflab.config import Data
 from difflab.core.errors import DataError
-from difflab.data.listing import CAPTIONS, Listing, captions, chosen, label_column, source_of
-from difflab.data.parquet import named, sound_labels
-from difflab.data.sources import Source
+from difflab.data.listing import (
+    CAPTIONS,
+    Listing,
+    captions,
+    chosen,
+    label_column,
+    named,
+    sound_labels,
+    source_of,
+)
+from difflab.data.source import Source
 
 
 @dataclass(frozen=True)

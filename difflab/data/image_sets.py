@@ -21,7 +21,7 @@ from difflab.data.hub import is_dataset, list_dataset
 from difflab.data.imagefolder import list_folder
 from difflab.data.listing import Listing, Survey, assembled, refuse_row_numbers, survey
 from difflab.data.parquet import list_parquet
-from difflab.data.sources import Source, encode_labels
+from difflab.data.source import Source, encode_labels
 from difflab.data.walk import inside_folder, suffix_of, walk
 
 

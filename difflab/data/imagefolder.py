@@ -12,7 +12,7 @@ from difflab.core.account import Account
 from difflab.core.errors import DataError
 from difflab.data.decode import suffixes
 from difflab.data.listing import CAPTIONS, Listing, captions, chosen, label_column, source_of
-from difflab.data.sources import NO_LABELS, Source, no_label_choice
+from difflab.data.source import LICENCE, NO_LABELS, Source, no_label_choice
 from difflab.data.tables import SIDECARS, Table, metadata_of, read_sidecars, read_table, sidecars_of
 from difflab.data.walk import (
     SPLIT_FOLDER,
@@ -25,7 +25,6 @@ from difflab.data.walk import (
     walk,
 )
 
-LICENCE = "unknown (your own images)"
 REPEATS = re.compile(r"([1-9]\d*)_(.+)")  # folders of kohya's training scripts: 10_sks dog
 
 

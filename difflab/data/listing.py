@@ -17,7 +17,7 @@ from difflab.core.account import Account
 from difflab.core.errors import DataError
 from difflab.core.files import sound
 from difflab.data.decode import Item, channels_of, decode, look, suffixes
-from difflab.data.sources import IGNORE_LABELS, NO_LABELS, Source, labels_of_kept
+from difflab.data.source import IGNORE_LABELS, NO_LABELS, Source, labels_of_kept
 
 CAPTIONS = ("text", "prompt", "caption")  # columns that are captions, the first that is there
 LABELS = ("label",)
@@ -233,3 +233,13 @@ def refuse_row_numbers(labels: Sequence[Any], where: str) -> None:
         raise DataError(
             f"{where}: each of {len(labels)} images has a label of its own ({shown}, ...), so it is no class; {IGNORE_LABELS}"
         )
+
+
+def named(labels: list[Any], names: list[str]) -> list[Any]:
+    """Class names in place of whole numbers; what is out of range (`datasets` writes -1 for 'none') becomes None."""
+    return [names[label] if isinstance(label, int) and 0 <= label < len(names) else None for label in labels]
+
+
+def sound_labels(labels: list[Any], place: Any) -> list[Any]:
+    """The labels themselves. Raises DataError that names the `place` of one that is half a surrogate pair."""
+    return [sound(label, place(i)) if isinstance(label, str) else label for i, label in enumerate(labels)]

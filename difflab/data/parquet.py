@@ -19,10 +19,18 @@ import pyarrow.parquet as pq
 from difflab.config import Data
 from difflab.core.account import Account
 from difflab.core.errors import DataError
-from difflab.core.files import matches, sound
-from difflab.data.imagefolder import LICENCE
-from difflab.data.listing import CAPTIONS, Listing, captions, chosen, label_column, source_of
-from difflab.data.sources import Source
+from difflab.core.files import matches
+from difflab.data.listing import (
+    CAPTIONS,
+    Listing,
+    captions,
+    chosen,
+    label_column,
+    named,
+    sound_labels,
+    source_of,
+)
+from difflab.data.source import LICENCE, Source
 from difflab.data.walk import ignored, inside_folder, refuse_split_files, walk
 
 CACHE_BYTES = 256 * 2**20  # of encoded images that a reader keeps
@@ -219,14 +227,3 @@ def _columns(file: Path, data: Data) -> _Columns:
     return _Columns(
         image, label, text, tuple(names) if names else None, tuple(name for name in kinds if name != image)
     )
-
-
-# ------------------------------------------------------------------------------------------- shared with hub.py
-def named(labels: list[Any], names: list[str]) -> list[Any]:
-    """Class names in place of whole numbers; what is out of range (`datasets` writes -1 for 'none') becomes None."""
-    return [names[label] if isinstance(label, int) and 0 <= label < len(names) else None for label in labels]
-
-
-def sound_labels(labels: list[Any], place: Any) -> list[Any]:
-    """The labels themselves. Raises DataError that names the `place` of one that is half a surrogate pair."""
-    return [sound(label, place(i)) if isinstance(label, str) else label for i, label in enumerate(labels)]

@@ -8,7 +8,8 @@ import numpy as np
 
 from difflab.core.errors import DataError
 from difflab.core.seeds import numpy_generator
-from difflab.data.sources import Source, apportion
+from difflab.data.source import Source
+from difflab.data.subset import apportion
 
 
 def split(source: Source, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from typing import Any
 from difflab.core.errors import DataError
 from difflab.core.files import read_lines, read_text, sound
 from difflab.data.listing import complete
+from difflab.data.parquet import opened_parquet
 from difflab.data.walk import suffix_of
 
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -133,8 +134,6 @@ def _numbers(cells: list[str]) -> list[Any]:
 
 
 def _from_parquet(path: Path) -> Table:
-    from difflab.data.parquet import opened_parquet
-
     with opened_parquet(path) as handle:
         rows = handle.read().to_pylist()
     return Table(path, rows, [f"row {i}" for i in range(len(rows))])

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from difflab import config as configs
 from difflab.core.errors import DataError, MeasureError, reading
+from difflab.core.hashing import digest
 from difflab.core.rows import Row
 from difflab.core.seeds import numpy_generator, seed_of
 from difflab.data.content import halves
 from difflab.data.image_sets import open_sides
-from difflab.data.sources import Source
+from difflab.data.source import Source
 from difflab.evaluation.extract import default_extractor, features, notes_on_overlaps, rows_at
 from difflab.evaluation.summary import Summary, changes_most, changes_of, count_in_words
 from difflab.metrics import METRICS, Concepts, assign, concepts_of, open_extractor, read_concepts
@@ -269,7 +269,7 @@ def _measure(
             sides.side("generated", i, np.arange(sides.n)),
             sides.side("real", i, sides.second),
             sides.features["train"][i] if "train" in sides.features else None,
-            configs.digest(sides.real_hashes),
+            digest(sides.real_hashes),
         )
         settings = MeasureSettings(
             [name for name in names if METRICS[name].needs != "concepts" or extractor is clip],

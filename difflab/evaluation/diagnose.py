@@ -22,7 +22,7 @@ from difflab.core.errors import DataError, MeasureError, reading
 from difflab.core.seeds import numpy_generator
 from difflab.data.content import contents_of, halves, overlaps
 from difflab.data.image_sets import open_sides
-from difflab.data.sources import Source
+from difflab.data.source import Source
 from difflab.evaluation.advice import Chain
 from difflab.evaluation.examine import examine
 from difflab.evaluation.extract import default_extractor, notes_on_copies

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from difflab.core.errors import reading
+from difflab.core.hashing import content_hash
 from difflab.data.content import copies, overlaps
-from difflab.data.sources import Source
-from difflab.runs.ledger import content_hash
+from difflab.data.source import Source
 
 BATCH = 256
 """Images that are decoded at a time."""

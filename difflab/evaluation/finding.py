@@ -13,6 +13,12 @@ from difflab.evaluation.summary import Summary, changes_most, sentence
 COURSE = 5
 """Fewest generations from which the long-run course of the risk is judged."""
 
+ALONE = (
+    "one generation alone shows how it differs from real images, but not whether a loop caused the "
+    "difference; give generation 0 as well"
+)
+"""Is said of a diagnosis of one generation."""
+
 
 @dataclass
 class Finding:
@@ -180,8 +186,11 @@ class Diagnosis:
             commands = [f"difflab compare {shlex.quote(reference)} {shlex.quote(samples)}"]
         else:
             commands = [f"difflab report {shlex.quote(run)}", f"difflab status {shlex.quote(run)} --all"]
+        sentences = [sentence(last.words, last.generation, last.n, self.first_alarm)]
+        if len(self.findings) == 1:
+            sentences.append(ALONE)
         return Summary(
-            sentence(last.words, last.generation, last.n, self.first_alarm),
+            "\n".join(sentences),
             changes_most(self.values()),
             next_commands=commands,
             advice=last.advice,

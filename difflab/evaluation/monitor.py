@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 
-from difflab.config import digest
 from difflab.core.errors import DataError, DifflabError, MeasureError
+from difflab.core.hashing import digest
 from difflab.core.rows import Row
 from difflab.core.seeds import numpy_generator, seed_of
 from difflab.data.content import halves
 from difflab.data.image_sets import open_sides
-from difflab.data.sources import Source
+from difflab.data.source import Source
 from difflab.evaluation.extract import default_extractor, features, rows_at
 from difflab.metrics import METRICS, open_extractor
 from difflab.metrics.defaults import COMMON, TEXTURE
@@ -131,7 +131,7 @@ class Monitor:
             images: samples, as in `difflab.compare`; in several processes those of this one. Every process
                 has to call `update`. If their numbers of images differ, all are cut to the smallest.
             step: None = one more than the last.
-            warn: whether an alarm raises a CollapseWarning.
+            warn: whether an alarm emits a CollapseWarning.
 
         Raises DataError for images that cannot be read, in all processes if it happens in one. No unreadable
         image is left out.

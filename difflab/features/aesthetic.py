@@ -24,10 +24,11 @@ HAS_RELU = {(0,): False, (0, 2, 4, 6, 7): False, (0, 3, 6, 9, 11): True}
 
 
 class AestheticHead:
-    """An aesthetic score on L2-normalised CLIP features: one linear layer, or the MLP of improved-aesthetic-predictor (LAION).
+    """An aesthetic score on L2-normalised CLIP features: one linear layer, or the MLP of
+    improved-aesthetic-predictor (LAION).
 
-    A head is trained on one CLIP model and is meaningless on another one of the same width. Scores with equal recipes are
-    comparable. difflab ships no weights. Published heads are pickles (.pth). Convert them with
+    A head is trained on one CLIP model and is meaningless on another one of the same width. Scores with equal
+    recipes are comparable. difflab ships no weights. Published heads are pickles (.pth). Convert them with
     ``safetensors.torch.save_file(torch.load(path, weights_only=True), ...)``.
 
     The score rises with saturation and contrast, as early collapse does: read it beside those two.
@@ -43,15 +44,15 @@ class AestheticHead:
     def load(cls, path: str | Path, backbone: Extractor) -> AestheticHead:
         """Read a head from a .safetensors or .npz file.
 
-        The file holds ``weight`` [1, d] and ``bias`` [1], or ``layers.I.weight`` and ``layers.I.bias``. `backbone` is the
-        open_clip extractor whose features the head scores. Raises MeasureError for other files (pickles are never read),
-        other layers and a backbone of another width.
+        The file holds ``weight`` [1, d] and ``bias`` [1], or ``layers.I.weight`` and ``layers.I.bias``.
+        `backbone` is the open_clip extractor whose features the head scores. Raises MeasureError for other
+        files (pickles are never read), other layers and a backbone of another width.
         """
         path = Path(path).expanduser()
         if path.suffix not in (".safetensors", ".npz"):
             raise MeasureError(
-                f"{path} is neither .safetensors nor .npz; pickles can run code and are not read: "
-                "convert it with safetensors"
+                f"{path} is neither .safetensors nor .npz; pickles can run code and are not read: convert "
+                "it with safetensors"
             )
         try:
             state = load_file(path) if path.suffix == ".safetensors" else _load_npz(path)
@@ -68,14 +69,14 @@ class AestheticHead:
             raise MeasureError(f"cannot read an aesthetic head from {path}: {error}") from error
         if not backbone.name.startswith("open_clip:"):
             raise MeasureError(
-                f"an aesthetic head scores CLIP features; {backbone.name} makes others: "
-                "open its backbone as open_clip:NAME/PRETRAINED"
+                f"an aesthetic head scores CLIP features; {backbone.name} makes others: open its backbone "
+                "as open_clip:NAME/PRETRAINED"
             )
         layers, relu = _layers_of(state, path)
         if layers[0][0].shape[1] != backbone.dim:
             raise MeasureError(
-                f"the head in {path} reads {layers[0][0].shape[1]} features, "
-                f"{backbone.name} makes {backbone.dim}: open its own backbone"
+                f"the head in {path} reads {layers[0][0].shape[1]} features, {backbone.name} makes "
+                f"{backbone.dim}: open its own backbone"
             )
         shape = [int(weight.shape[1]) for weight, _ in layers] + [1]
         head = {
@@ -90,7 +91,10 @@ class AestheticHead:
 
     @torch.no_grad()
     def __call__(self, features: Tensor) -> Tensor:
-        """Scores float32 [n], 1 to 10 for LAION's heads. `features` [n, d] are L2-normalised here; they must be finite."""
+        """Scores float32 [n], 1 to 10 for LAION's heads.
+
+        `features` [n, d] are L2-normalised here; they must be finite.
+        """
         width = self._layers[0][0].shape[1]
         if features.ndim != 2 or features.shape[1] != width or not torch.isfinite(features).all():
             raise MeasureError(
@@ -120,8 +124,8 @@ def _layers_of(state: dict[str, Tensor], path: Path) -> tuple[list[tuple[Tensor,
     weights, biases = ([prefixes[index] + kind for index in order] for kind in ("weight", "bias"))
     if tuple(order) not in HAS_RELU or set(state) != {*weights, *biases}:
         raise MeasureError(
-            f"{path} is no head that is known here: it holds {', '.join(sorted(state))[:200]}; "
-            "wanted weight and bias, or LAION's layers.I"
+            f"{path} is not a known aesthetic head: it holds {', '.join(sorted(state))[:200]}; expected "
+            "weight and bias, or LAION's layers.I"
         )
     layers = [
         (state[weight].float(), state[bias].float()) for weight, bias in zip(weights, biases, strict=True)

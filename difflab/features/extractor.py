@@ -1,4 +1,6 @@
-"""One feature space: uint8 images in, float32 features out, with the recipe that says which numbers are comparable."""
+"""One feature space: uint8 images in, float32 features out, with the recipe that says which numbers are
+comparable.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +11,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from difflab.config import digest
 from difflab.core.errors import MeasureError
-from difflab.core.hashing import sha256_of
+from difflab.core.hashing import digest, sha256_of
 
 BATCH = 64
 """Images in every forward pass."""
 
 
 class Extractor:
-    """A feature space. Call it on uint8 images [n, H, W, C], C = 1 or 3, for float32 features [n, dim] on the CPU.
+    """A feature space. Call it on uint8 images [n, H, W, C], C = 1 or 3, for float32 features [n, dim] on the
+    CPU.
 
-    Every forward pass takes exactly `BATCH` images, so that the features of an image do not depend on how many other images
-    are extracted with it. The last batch is filled up with repeats, whose features are dropped.
+    Every forward pass takes exactly `BATCH` images, so that the features of an image do not depend on how
+    many other images are extracted with it. The last batch is filled up with repeats, whose features are
+    dropped.
 
     Attributes:
         name: the spec that opened it, without folders.
         dim: features per image; None for `pixels`, where it is H * W * C.
         key: file name for features of this space.
-        recipe: name, input size, resize, value range, dtype and the SHA-256 of the weights. Features with equal recipes are
-            comparable.
-        encode_text: texts to float32 embeddings [n, dim] in the same space, on the CPU; None where the network reads no text.
+        recipe: name, input size, resize, value range, dtype and the SHA-256 of the weights. Features with
+            equal recipes are comparable.
+        encode_text: texts to float32 embeddings [n, dim] in the same space, on the CPU; None where the
+            network reads no text.
     """
 
     def __init__(
@@ -53,7 +57,9 @@ class Extractor:
 
     @property
     def is_texture(self) -> bool:
-        """Whether the features are the statistics of difflab/features/texture.py, which have measures of their own."""
+        """Whether the features are the statistics of difflab/features/texture.py, which have measures of
+        their own.
+        """
         return self.name == "texture"
 
     def rest(self) -> None:
@@ -69,7 +75,10 @@ class Extractor:
 
     @property
     def key(self) -> str:
-        """The recipe as a file name, for stored features. Other weights give another key, so stored features are never stale."""
+        """The recipe as a file name, for stored features.
+
+        Other weights give another key, so stored features are never stale.
+        """
         return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name) + "-" + digest(self.recipe)[:8]
 
     @torch.no_grad()
@@ -106,5 +115,8 @@ def _never_called(images: Tensor) -> Tensor:
 
 
 def ready(network: nn.Module, device: str | torch.device) -> Any:
-    """`network` on `device` in evaluation mode, without gradients. Typed Any: each network has its own methods."""
+    """`network` on `device` in evaluation mode, without gradients.
+
+    Typed Any: each network has its own methods.
+    """
     return network.eval().requires_grad_(False).to(device)

@@ -1,4 +1,6 @@
-"""The feature space of the run itself: a small CNN trained on its real train set, for images that no published network knows."""
+"""The extractor `fitted`: a small CNN trained on the run's real train set, for images that no published
+network knows.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from difflab.features.extractor import Extractor, ready
 
 
 class LeNet(nn.Module):
-    """Two convolutions and a 64-d layer, in the spirit of the LeNet whose features MAD and Gillman et al. use on MNIST."""
+    """Two convolutions and a 64-d layer, similar to the LeNet whose features MAD and Gillman et al. use on
+    MNIST.
+    """
 
     def __init__(self, channels: int, n_classes: int) -> None:
         super().__init__()
@@ -29,9 +33,8 @@ class LeNet(nn.Module):
         self.out = nn.Linear(64, n_classes)
 
     def features(self, images_NCHW: Tensor) -> Tensor:
-        shrink = math.ceil(
-            max(images_NCHW.shape[2:]) / 32
-        )  # above 32 pixels a side: means over 2 x 2, to train in seconds
+        # Above 32 pixels a side: means over 2 x 2, to train in seconds.
+        shrink = math.ceil(max(images_NCHW.shape[2:]) / 32)
         x = F.avg_pool2d(images_NCHW.float() / 127.5 - 1, shrink)
         x = F.max_pool2d(F.relu(self.conv1(x)), 2)
         x = F.adaptive_avg_pool2d(F.relu(self.conv2(x)), 4)
@@ -42,20 +45,24 @@ class LeNet(nn.Module):
 
 
 def fit_extractor(images: Tensor, labels: Tensor, n_classes: int, path: Path, seed: int) -> Extractor:
-    """Train the `fitted` extractor on real train images uint8 [n, H, W, C] (8 to 64 pixels a side) and write it to `path`.
+    """Train the `fitted` extractor on real train images uint8 [n, H, W, C] (8 to 64 pixels a side) and write
+    it to `path`.
 
-    A fifth of the images, drawn with `seed`, is kept out of its training; the accuracy on them goes into the file and the
-    recipe. The same arguments give the same bits on the same machine: it trains on one thread, from its own generators.
-    Raises MeasureError for other sizes, missing classes or a training that diverges.
+    A fifth of the images, drawn with `seed`, is not trained on. The accuracy on these is written into the
+    file and the recipe. The same arguments give the same bits on the same machine: it trains on one
+    thread, with its own generators. Raises MeasureError for other sizes, missing classes or a training
+    that diverges.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
         raise MeasureError(
-            f"the fitted extractor trains on uint8 images [n, H, W, 1 or 3], got {images.dtype} {tuple(images.shape)}"
+            f"the fitted extractor trains on uint8 images [n, H, W, 1 or 3], got {images.dtype} "
+            f"{tuple(images.shape)}"
         )
     n, height, width, channels = images.shape
     if min(height, width) < 8 or max(height, width) > 64:
         raise MeasureError(
-            f"the fitted extractor is made for 8 to 64 pixels a side, got {height}x{width}: use efficientnet-lite0 or pixels"
+            f"the fitted extractor is made for 8 to 64 pixels a side, got {height}x{width}: use "
+            "efficientnet-lite0 or pixels"
         )
     labels = labels.long().cpu()
     if (
@@ -66,7 +73,8 @@ def fit_extractor(images: Tensor, labels: Tensor, n_classes: int, path: Path, se
         or int(labels.max()) >= n_classes
     ):
         raise MeasureError(
-            f"the fitted extractor wants 20 or more images with labels 0 to {n_classes - 1} of at least 2 classes; use pixels instead"
+            f"the fitted extractor needs at least 20 images with labels 0 to {n_classes - 1} of at least 2 "
+            "classes; use pixels instead"
         )
     draw = torch.Generator().manual_seed(seed)
     order = torch.randperm(n, generator=draw)
@@ -104,7 +112,7 @@ def _train(
     steps: int = 400,
     batch: int = 64,
 ) -> None:
-    """AdamW with a one-cycle rate. A fixed number of steps, whatever n is."""
+    """AdamW with a one-cycle learning rate, for a fixed number of steps whatever n is."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for _ in range(steps):
@@ -124,11 +132,13 @@ def read_fitted(path: Path | None, device: str | torch.device = "cpu") -> Extrac
     """The extractor in a file that `fit_extractor` wrote. Raises MeasureError where there is none."""
     if path is None:
         raise MeasureError(
-            "the extractor 'fitted' needs the file that fit_extractor wrote; measure a labelled real set first, or use pixels"
+            "the extractor 'fitted' needs the file that fit_extractor wrote; measure a labelled real set "
+            "first, or use pixels"
         )
     try:
         with safe_open(path, framework="pt") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+            names = file.keys()
+            state = {name: file.get_tensor(name) for name in names}
             recipe = json.loads(file.metadata()["recipe"])
         with torch.random.fork_rng(devices=[]):  # a network draws initial weights before it loads its own
             network = LeNet(recipe["channels"], recipe["n_classes"])
@@ -142,7 +152,8 @@ def read_fitted(path: Path | None, device: str | torch.device = "cpu") -> Extrac
     def encode(images: Tensor) -> Tensor:
         if images.shape[1] != recipe["channels"]:
             raise MeasureError(
-                f"the fitted extractor was trained on {recipe['channels']}-channel images, got {images.shape[1]} channels"
+                f"the fitted extractor was trained on {recipe['channels']}-channel images, got "
+                f"{images.shape[1]} channels"
             )
         return network.features(images)
 

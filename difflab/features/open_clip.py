@@ -21,15 +21,17 @@ from difflab.features.preprocess import normalised
 def open_open_clip(spec: str, device: str | torch.device) -> Extractor:
     """Image embeddings of an open_clip model, with `encode_text` for texts in the same space.
 
-    `spec` is tiny-clip (bundled with difflab), a local folder, hf-hub:REPOSITORY, NAME/TAG, or NAME/FILE of weights.
-    Raises MeasureError for unknown models and tags (with the nearest) and for weights that cannot be loaded.
+    `spec` is tiny-clip (bundled with difflab), a local folder, hf-hub:REPOSITORY, NAME/TAG, or NAME/FILE of
+    weights. Raises MeasureError for unknown models and tags (with the nearest) and for weights that cannot be
+    loaded.
     """
     import open_clip
 
     name, weights, shown = _located(spec)
     try:
         with warnings.catch_warnings(), offline_when_unreachable():
-            # A checkpoint loads also under the wrong activation and then gives wrong features. open_clip only warns.
+            # A checkpoint loads also under the wrong activation and then gives wrong features. open_clip only
+            # warns.
             warnings.filterwarnings("error", message="QuickGELU mismatch")
             network = open_clip.create_model(
                 name, pretrained=weights, require_pretrained=True, weights_only=True
@@ -58,28 +60,29 @@ def open_open_clip(spec: str, device: str | torch.device) -> Extractor:
         except Exception as error:  # the tokenizers of open_clip and transformers raise a dozen kinds here
             reason = " ".join(str(error).split())[:200]
             raise MeasureError(
-                f"cannot read texts with open_clip:{spec}: {reason}; it wants the tokenizer of its training"
+                f"cannot read texts with open_clip:{spec}: {reason}; it needs the tokenizer of its training"
             ) from error
 
     dim = network.encode_image(torch.zeros(1, 3, size, size, device=device)).shape[1]
-    training = (
-        Path(name.removeprefix("local-dir:")) / "training.json"
-    )  # as difflab's own pretraining writes it
+    # As difflab's own pretraining writes it.
+    training = Path(name.removeprefix("local-dir:")) / "training.json"
     if weights is None and training.is_file():
         recipe["held_out_accuracy"] = _held_out_accuracy(training)
     return Extractor(f"open_clip:{shown}", dim, recipe, encode, device, network, encode_text)
 
 
 def _located(spec: str) -> tuple[str, str | None, str]:
-    """The model name and the weights for open_clip.create_model (None = part of the name), and the name to show."""
+    """The model name and the weights for open_clip.create_model (None = part of the name), and the name to
+    show.
+    """
     import open_clip
 
     folder = ASSETS / spec if spec == "tiny-clip" else Path(spec.removeprefix("local-dir:")).expanduser()
     if spec.startswith("local-dir:") or folder.is_dir():
         if not (folder / "open_clip_config.json").is_file():
             raise MeasureError(
-                f"{folder} is no open_clip folder: "
-                "it wants open_clip_config.json and open_clip_model.safetensors"
+                f"{folder} is no open_clip folder: it needs open_clip_config.json and "
+                "open_clip_model.safetensors"
             )
         return f"local-dir:{folder}", None, folder.name
     if spec.startswith("hf-hub:"):
@@ -95,13 +98,16 @@ def _located(spec: str) -> tuple[str, str | None, str]:
         )
     if weights not in tags and not Path(weights).is_file():
         raise MeasureError(
-            f"open_clip:{name} has no weights '{weights}': not a file, and no tag; {nearest_few(weights, tags)}"
+            f"open_clip:{name} has no weights '{weights}': not a file, and no tag; "
+            f"{nearest_few(weights, tags)}"
         )
     return name, weights, spec if weights in tags else name
 
 
 def _held_out_accuracy(file: Path) -> dict[str, float] | None:
-    """Zero-shot accuracy on concepts that a model pretrained by difflab never saw, by kind of prompt; None in other files."""
+    """Zero-shot accuracy on concepts that a model pretrained by difflab never saw, by kind of prompt; None in
+    other files.
+    """
     try:
         accuracy: dict[str, Any] = json.loads(file.read_text())["accuracy"]["unseen_concepts"]
         return {kind: row["top1"] for kind, row in accuracy.items()}

@@ -23,10 +23,11 @@ def as_rgb(images_NCHW: Tensor) -> Tensor:
 def normalised(
     size: int, mean: Sequence[float], std: Sequence[float], state: Mapping[str, Tensor]
 ) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
-    """The input of a network trained on images of `size` pixels a side with the channel statistics `mean` and `std`.
+    """The input of a network trained on images of `size` pixels a side with the channel statistics `mean` and
+    `std`.
 
-    Returns a function from uint8 [n, C, H, W] to floats [n, 3, size, size], and the part of the recipe that describes it.
-    `state` is the state dict of the network, for its hash in that recipe.
+    Returns a function from uint8 [n, C, H, W] to floats [n, 3, size, size], and the part of the recipe that
+    describes it. `state` is the state dict of the network, for its hash in that recipe.
     """
     shift, scale = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
 

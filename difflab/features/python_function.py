@@ -15,10 +15,11 @@ from difflab.features.extractor import BATCH, Extractor
 
 
 def open_python_function(spec: str, device: str | torch.device) -> Extractor:
-    """The extractor of a user's function from uint8 [n, H, W, C] to floats [n, d]. `spec` is FILE.py:NAME or MODULE:NAME.
+    """The extractor of a user's function from uint8 [n, H, W, C] to floats [n, d]. `spec` is FILE.py:NAME or
+    MODULE:NAME.
 
-    The hash of the source file is part of the recipe. What the function reads besides, such as weights, becomes part of the
-    recipe where the function has an attribute `recipe`, a dict. Raises MeasureError.
+    The hash of the source file is part of the recipe. What the function reads besides, such as weights,
+    becomes part of the recipe where the function has an attribute `recipe`, a dict. Raises MeasureError.
     """
     place, _, name = spec.rpartition(":")
     if not place or not name:

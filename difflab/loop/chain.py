@@ -27,9 +27,9 @@ from difflab.loop.pictures import draw_pictures
 from difflab.loop.sample import sample
 from difflab.loop.select import select
 from difflab.loop.train import train
-from difflab.loop.work import Work
+from difflab.loop.work import Work, open_for_work
 from difflab.runs.folder import STAGES
-from difflab.runs.run import EcosystemRun, Run, run_class
+from difflab.runs.run import EcosystemRun, Run
 
 RUN_STAGE = {"mix": mix, "train": train, "sample": sample, "select": select, "measure": measure}
 
@@ -78,17 +78,6 @@ def run_chain(
             work.tracked.finish()
         run.close()
     return run
-
-
-def open_for_work(config: Config, path: Path, accelerator: Accelerator) -> Run:
-    """The run in `path`, locked by the main process, which checks the folder before another process looks at
-    it.
-    """
-    kind = run_class(config)
-    with accelerator.main_process_first():
-        if accelerator.is_main_process:
-            return kind.create(path, config)
-        return kind(path, config)
 
 
 def prepare(run: Run, works: list[Work]) -> None:

@@ -4,7 +4,6 @@ opened.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from platform import machine
 
 import torch
@@ -13,6 +12,7 @@ from difflab import policies
 from difflab.config import Config
 from difflab.core.errors import ConfigError, reading
 from difflab.core.progress import Reporter
+from difflab.core.suggest import closest
 from difflab.loop import ecosystem, trackers
 from difflab.loop.conditions import sample_conditions
 from difflab.loop.run_extractors import check_measure_settings
@@ -107,7 +107,7 @@ def check_text(run: Run, report: Reporter) -> None:
         report.say(late)
     unknown = [p for p in run.config.probe.prompts or [] if p not in run.prompts]
     if unknown:
-        near = get_close_matches(unknown[0], run.prompts, 1, 0.0)
+        near = closest(unknown[0], run.prompts, cutoff=0.0)
         raise ConfigError(
             f"probe.prompts: no image of the real set has the caption '{unknown[0]}'; the nearest is "
             f"'{near[0]}'"

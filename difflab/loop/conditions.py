@@ -1,4 +1,4 @@
-"""What is asked of each sample: the classes and captions of a generation's samples, and those of the probe."""
+"""The conditions of samples: the classes and captions of a generation's samples, and those of the probe."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ from difflab.core.seeds import numpy_generator
 from difflab.runs.run import Run
 from difflab.runs.sizes import first_size
 
+UNCONDITIONAL_PROBE = 8  # columns of the probe of an unconditional model
+
 
 @dataclass(frozen=True)
 class Conditions:
-    """What is asked of each sample. conditions: int64 [n]; labels: int64 [n] or None; the texts behind them,
-    or None.
+    """What n samples are conditioned on.
+
+    Attributes:
+        conditions: what the model gets, int64 [n]: classes, or positions in the list of captions.
+        labels: the class of each sample, int64 [n]; None = the real set has no classes.
+        classes: the names of the classes, [n], or None.
+        prompts: the captions, [n]; None = the model is conditioned on classes.
     """
 
     conditions: np.ndarray
@@ -24,107 +31,70 @@ class Conditions:
     classes: list[str] | None
     prompts: list[str] | None
 
+    @classmethod
+    def named(
+        cls, run: Run, conditions: np.ndarray, labels: np.ndarray | None, captions: np.ndarray | None
+    ) -> Conditions:
+        """With the names of classes and captions looked up in the run."""
+        class_names, prompts = None, None
+        if labels is not None:
+            class_names = [run.about["classes"][label] for label in labels.tolist()]
+        if captions is not None:
+            known_prompts = run.prompts
+            prompts = [known_prompts[caption] for caption in captions.tolist()]
+        return cls(conditions, labels, class_names, prompts)
+
     def part(self, span: range) -> Conditions:
-        cut = slice(span.start, span.stop)
-        labels = None if self.labels is None else self.labels[cut]
+        """Those of the samples in `span`."""
+        part = slice(span.start, span.stop)
         return Conditions(
-            self.conditions[cut],
-            labels,
-            self.classes and self.classes[cut],
-            self.prompts and self.prompts[cut],
+            self.conditions[part],
+            None if self.labels is None else self.labels[part],
+            self.classes and self.classes[part],
+            self.prompts and self.prompts[part],
         )
 
     def columns(self) -> dict[str, Any]:
-        """As columns of the ledger."""
+        """As columns of the ledger; what is None is left out."""
         labels = None if self.labels is None else self.labels.tolist()
-        return {
-            name: value
-            for name, value in (("label", labels), ("class", self.classes), ("prompt", self.prompts))
-            if value is not None
-        }
+        columns = {"label": labels, "class": self.classes, "prompt": self.prompts}
+        return {name: values for name, values in columns.items() if values is not None}
 
 
+# --------------------------------------------------------------------------------------------------- samples
 def sample_conditions(run: Run, generation: int, count: int) -> Conditions:
-    """What is asked of `count` samples: the classes and captions of training set 0 (or classes equally
-    often), in random order.
+    """The conditions of `count` samples, in random order.
 
-    Classes have exact quotas. Captions go through the images of each class in turn, the same ones in every
-    generation. Raises ConfigError when a class would not be asked for at all: its loss would be the
-    experiment's own doing.
+    Classes are as frequent as in training set 0, or equally frequent (sample.conditions=balanced), with exact
+    quotas. Captions are those of the images of each class in turn; they are the same in every generation.
+
+    Raises ConfigError when a class would get no sample: the experiment itself would make it disappear.
     """
     labels = _quotas(run, generation, count)
     if not run.config.text:
         assert labels is not None
-        return _named(run, labels, labels, None)
-    known, n0 = run.real.labels(), first_size(run.config, run.about["n_train"])
+        return Conditions.named(run, labels, labels, None)
+    real_labels, n0 = run.real.labels(), first_size(run.config, run.about["n_train"])
     captions = run.conditions(run.real)[:n0]  # type: ignore[index]
     order = numpy_generator("captions", run.config.seed).permutation(n0)
     conditions = np.empty(count, dtype=np.int64)
-    if labels is None or known is None:
-        conditions[:] = numpy_generator("asked", run.config.seed, generation).permutation(
-            np.resize(captions[order], count)
-        )
+    if labels is None or real_labels is None:
+        shuffled = numpy_generator("asked", run.config.seed, generation)
+        conditions[:] = shuffled.permutation(np.resize(captions[order], count))
     else:
         for label in np.unique(labels):
-            own = captions[order[known[order] == label]]
-            conditions[labels == label] = np.resize(own, int((labels == label).sum()))
-    return _named(run, conditions, labels, conditions)
-
-
-def probe_conditions(run: Run) -> Conditions | None:
-    """What the probe asks for; None = unconditional.
-
-    Captions: those of config, or some of training set 0, each `per_condition` times. Classes: the most
-    frequent and the rarest alternating, `per_condition` images of each.
-    """
-    probe, n0 = run.config.probe, first_size(run.config, run.about["n_train"])
-    if not run.config.conditional:
-        return None
-    if run.config.text:
-        captions = run.conditions(run.real)
-        assert captions is not None
-        if probe.prompts is not None:
-            at = {prompt: i for i, prompt in enumerate(run.prompts)}
-            chosen = np.array([at[prompt] for prompt in probe.prompts])
-        else:
-            own = np.unique(captions[:n0])
-            chosen = np.sort(numpy_generator("probe", run.config.seed).permutation(own)[: probe.conditions])
-        conditions = np.repeat(chosen, probe.per_condition)
-        known = run.real.labels()
-        labels = None if known is None else known[[int(np.argmax(captions == c)) for c in conditions]]
-        return _named(run, conditions, labels, conditions)
-    known = run.real.labels()
-    if known is None:
-        return None
-    frequency = np.bincount(known[:n0], minlength=len(run.about["classes"]))
-    ranked = np.argsort(-frequency, kind="stable")[
-        : np.count_nonzero(frequency)
-    ]  # only what the model has been shown
-    shown = len(ranked) if len(ranked) <= probe.conditions else probe.conditions
-    chosen = np.sort(np.concatenate([ranked[: -(-shown // 2)], ranked[len(ranked) - shown // 2 :]]))
-    labels = np.repeat(chosen, probe.per_condition)
-    return _named(run, labels, labels, None)
-
-
-def probe_count(run: Run) -> int:
-    wanted = probe_conditions(run)
-    return len(wanted.conditions) if wanted is not None else 8 * run.config.probe.per_condition
-
-
-def _named(
-    run: Run, conditions: np.ndarray, labels: np.ndarray | None, captions: np.ndarray | None
-) -> Conditions:
-    classes, prompts = run.about["classes"], run.prompts
-    named = None if labels is None else [classes[label] for label in labels.tolist()]
-    return Conditions(
-        conditions, labels, named, None if captions is None else [prompts[c] for c in captions.tolist()]
-    )
+            of_class = captions[order[real_labels[order] == label]]
+            conditions[labels == label] = np.resize(of_class, int((labels == label).sum()))
+    return Conditions.named(run, conditions, labels, conditions)
 
 
 def _quotas(run: Run, generation: int, count: int) -> np.ndarray | None:
-    """The class asked of each sample: int64 [count]; None where a text model's set has no classes."""
-    known = run.real.labels()
-    if known is None:
+    """The class of each sample: int64 [count].
+
+    None for a text-to-image model whose real set has no classes.
+    """
+    real_labels = run.real.labels()
+    if real_labels is None:
         if run.config.text:
             return None
         raise ConfigError(
@@ -133,18 +103,70 @@ def _quotas(run: Run, generation: int, count: int) -> np.ndarray | None:
         )
     classes = run.about["classes"]
     n0 = first_size(run.config, run.about["n_train"])
-    share = np.bincount(known[:n0], minlength=len(classes)).astype(float)
+    share = np.bincount(real_labels[:n0], minlength=len(classes)).astype(float)
     if run.config.sample.conditions == "balanced":
-        share = (share > 0).astype(float)  # a class without a training image cannot be asked for
+        share = (share > 0).astype(float)  # the model has learnt no class without a training image
     share /= share.sum()
     quota = np.floor(share * count).astype(int)
-    remainder = np.argsort(-(share * count - quota), kind="stable")[: count - quota.sum()]
-    quota[remainder] += 1
+    largest_remainders = np.argsort(-(share * count - quota), kind="stable")[: count - quota.sum()]
+    quota[largest_remainders] += 1
     if (quota[share > 0] == 0).any():
-        lost = classes[int(np.argmax((quota == 0) & (share > 0)))]
+        without = classes[int(np.argmax((quota == 0) & (share > 0)))]
         instead = " or use sample.conditions=balanced" if run.config.sample.conditions == "real" else ""
         raise ConfigError(
-            f"sample.count {count} is too small to ask for class '{lost}' even once; raise it{instead}"
+            f"sample.count {count} is too small to ask for class '{without}' even once; raise it{instead}"
         )
     labels = np.repeat(np.arange(len(classes)), quota)
     return numpy_generator("asked", run.config.seed, generation).permutation(labels)
+
+
+# ----------------------------------------------------------------------------------------------------- probe
+def probe_conditions(run: Run) -> Conditions | None:
+    """The conditions of the probe, `per_condition` images of each; None = unconditional.
+
+    Captions are those of probe.prompts, or a draw from training set 0. Classes are the most frequent and the
+    rarest ones, alternating.
+    """
+    if not run.config.conditional:
+        return None
+    return _probe_captions(run) if run.config.text else _probe_classes(run)
+
+
+def probe_count(run: Run) -> int:
+    """How many images the probe has."""
+    conditions = probe_conditions(run)
+    if conditions is None:
+        return UNCONDITIONAL_PROBE * run.config.probe.per_condition
+    return len(conditions.conditions)
+
+
+def _probe_captions(run: Run) -> Conditions:
+    probe, n0 = run.config.probe, first_size(run.config, run.about["n_train"])
+    captions = run.conditions(run.real)
+    assert captions is not None
+    if probe.prompts is not None:
+        place = {prompt: i for i, prompt in enumerate(run.prompts)}
+        chosen = np.array([place[prompt] for prompt in probe.prompts])
+    else:
+        order = numpy_generator("probe", run.config.seed).permutation(np.unique(captions[:n0]))
+        chosen = np.sort(order[: probe.conditions])
+    conditions = np.repeat(chosen, probe.per_condition)
+    labels = real_labels = run.real.labels()
+    if real_labels is not None:
+        first_image = [int(np.argmax(captions == condition)) for condition in conditions]
+        labels = real_labels[first_image]
+    return Conditions.named(run, conditions, labels, conditions)
+
+
+def _probe_classes(run: Run) -> Conditions | None:
+    probe, n0 = run.config.probe, first_size(run.config, run.about["n_train"])
+    real_labels = run.real.labels()
+    if real_labels is None:
+        return None
+    frequency = np.bincount(real_labels[:n0], minlength=len(run.about["classes"]))
+    trained = int(np.count_nonzero(frequency))
+    ranked = np.argsort(-frequency, kind="stable")[:trained]
+    shown = min(trained, probe.conditions)
+    most_frequent, rarest = ranked[: -(-shown // 2)], ranked[trained - shown // 2 :]
+    labels = np.repeat(np.sort(np.concatenate([most_frequent, rarest])), probe.per_condition)
+    return Conditions.named(run, labels, labels, None)

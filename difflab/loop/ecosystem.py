@@ -14,16 +14,19 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from difflab import config as configs
 from difflab.config import Config
 from difflab.core.errors import ConfigError, MeasureError
 from difflab.core.files import atomic, write_tensors
+from difflab.core.hashing import digest
 from difflab.core.rows import Row, RowKind, row, write_lines
 from difflab.core.seeds import seed_of
 from difflab.loop.exact_rows import over_chains
 from difflab.loop.measure import collect
 from difflab.loop.resamples import shared
 from difflab.loop.run_extractors import extract_features
+from difflab.metrics import Pair, interval
+from difflab.metrics.frechet import FrechetDistance
+from difflab.metrics.interval import half_rows
 from difflab.models import family_of
 from difflab.models.family import Exact
 from difflab.runs.run import EcosystemRun, Run
@@ -179,16 +182,12 @@ def _samples_apart(
     """Frechet distance of the samples on the first extractor but texture, mean over pairs of labs; the floor
     is that of two real sets of lab 0.
     """
-    from difflab.metrics import Pair, interval
-    from difflab.metrics.frechet import FrechetDistance
-    from difflab.metrics.interval import half_rows
-
     readers: list[Any] = [next((e for e in opened if not e.is_texture), None) for opened in extractors]
     if readers[0] is None:
         return []
     config, first, name = labs[0].config, labs[0], readers[0].name
     n = min(measured_count(lab) for lab in labs)
-    recipe = configs.digest(
+    recipe = digest(
         {
             "measure": DISTANCE,
             "extractor": readers[0].recipe,
@@ -197,7 +196,7 @@ def _samples_apart(
             "real": first.real.hash(),
         }
     )
-    alike = {None if reader is None else configs.digest(reader.recipe) for reader in readers}
+    alike = {None if reader is None else digest(reader.recipe) for reader in readers}
     if len(alike) > 1 or len({tuple(lab.about["record"]) for lab in labs}) > 1:
         reason = "the labs see their samples through different extractors (measure.extractors, or one that is fitted to other real images) or sizes"
         return [row(generation, DISTANCE, name, None, None, n, None, recipe, reason)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from difflab.config import digest
 from difflab.core.files import write_tensors
+from difflab.core.hashing import digest
 from difflab.core.rows import Row, row
 from difflab.models.family import Exact
 from difflab.runs.run import Run

@@ -15,7 +15,7 @@ import pyarrow.parquet as parquet
 import torch
 from accelerate import Accelerator
 
-from difflab.config import digest
+from difflab.core.hashing import digest
 from difflab.core.rows import Row, RowKind, row
 from difflab.core.seeds import seed_of
 from difflab.features.aesthetic import AestheticHead
@@ -62,9 +62,8 @@ def measure_images(
 ) -> list[Row]:
     """All rows of one generation of an image family. All processes take part and get the same rows."""
     samples, measure = run.samples(generation), run.config.measure
-    extract_features(
-        samples, extractors, accelerator
-    )  # does nothing unless feature files were lost since sampling
+    # Does nothing unless feature files were lost since sampling.
+    extract_features(samples, extractors, accelerator)
 
     def resample(metric: type[PairMetric], pair: Pair) -> list[float]:
         seed = seed_of("interval", run.config.seed, generation, metric.name)

@@ -19,7 +19,8 @@ from difflab.core.seeds import image_seeds, seed_of
 from difflab.core.text import encodable, plain
 from difflab.data import record as records
 from difflab.data.content import contents, kept_together
-from difflab.data.sources import Source, open_source
+from difflab.data.registry import open_source
+from difflab.data.source import Source
 from difflab.data.split import split
 from difflab.loop.regimes import check_possible
 from difflab.models import family_of

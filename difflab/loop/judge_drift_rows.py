@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from difflab.config import digest
 from difflab.core.errors import MeasureError
+from difflab.core.hashing import digest
 from difflab.core.rows import Row, row
 from difflab.core.seeds import numpy_generator
 from difflab.features.extractor import Extractor
@@ -25,7 +25,7 @@ JUDGED = {
 }
 """Row name -> the judge and the images of the accuracy in it."""
 JUDGES = list(JUDGED)
-UNCONDITIONAL = "samples are asked for no class"
+UNCONDITIONAL = "samples are unconditional"
 
 
 def judge_drift_rows(
@@ -79,7 +79,7 @@ def _judged(
     """
     if judge is None or fake.labels is None or real.labels is None or train.labels is None:
         raise MeasureError(
-            "judge drift has no value: it wants classes, of real images and of what was asked for: "
+            "judge drift has no value: it needs the classes of real images and of samples: "
             f"{no_judge or UNCONDITIONAL}"
         )
     seed, n_train = run.config.seed, len(train.features)

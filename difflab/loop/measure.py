@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from difflab.core.rows import Row, write_lines
+from difflab.core.rows import Row, read_rows, write_lines
 from difflab.loop import added_measures as added
 from difflab.loop.exact_rows import measure_exact
 from difflab.loop.image_rows import measure_images
@@ -16,7 +16,7 @@ from difflab.loop.run_extractors import extractors_of
 from difflab.loop.training_rows import measure_training
 from difflab.loop.work import Work
 from difflab.models import family_of
-from difflab.runs.run import Run, read_rows
+from difflab.runs.run import Run
 
 
 def measure(work: Work, generation: int) -> None:

@@ -13,17 +13,18 @@ from accelerate import Accelerator
 from difflab.config import Measure, parse
 from difflab.core.errors import ConfigError, MeasureError
 from difflab.core.progress import Reporter
+from difflab.core.rows import read_rows
 from difflab.loop import added_measures as added
 from difflab.loop import ecosystem
 from difflab.loop.measure import catch_up, measure, open_extractors
 from difflab.loop.run_extractors import check_measure_settings, extractors_of
 from difflab.loop.unmeasurable import unmeasurable
-from difflab.loop.work import Work
+from difflab.loop.work import Work, open_for_work
 from difflab.metrics.defaults import CONCEPTS
 from difflab.metrics.evaluate import left_out
 from difflab.metrics.metric import METRICS
 from difflab.metrics.row_name import measure_name
-from difflab.runs.run import EcosystemRun, Run, open_run, read_rows, run_class
+from difflab.runs.run import EcosystemRun, Run, open_run
 
 ABOUT = {
     "texture": "--extractors texture",
@@ -48,24 +49,51 @@ def measure_run(
 ) -> Run:
     """Take further measures of every generation that has samples, and return the run.
 
-    Safe to stop and to call again.
-
-    The numbers are those of a run that was asked for them from the start. The run remembers them
-    (measures.yaml): a generation that it makes later is measured in the same way. Generations whose samples
-    are there but were never measured are measured whole. Of an ecosystem all labs are measured.
+    The call can be stopped at any time and repeated. The numbers are those of a run that was asked for them
+    from the start. The run remembers the measures (measures.yaml) and takes them in later generations too. A
+    generation whose samples are there but that was never measured gets all measures. All labs of an ecosystem
+    are measured.
 
     Args:
-        metrics: measures by name; none = those that the run takes, on the `extractors` (with `concepts` those
-            of concepts) given here.
+        metrics: measures by name; none = those that the run takes, on the `extractors` that are given here
+            (with `concepts`: the concept measures).
         extractors: feature spaces as in measure.extractors; None = those of the run.
         judge, concepts, neighbours, judge_drift, aesthetic: as in the section `measure` of a config; None =
             as in the run.
 
-    Raises MeasureError for measures that cannot be taken or are there with other settings, StoreError where
-    another process works on the run.
+    Raises:
+        MeasureError: a measure cannot be taken, or is there with other settings.
+        StoreError: another process works on the run.
     """
     run = run if isinstance(run, Run) else open_run(run)
-    config, report = run.config, report or Reporter(quiet=True)
+    _check_measurable(run)
+    options = {
+        "extractors": extractors,
+        "judge": judge,
+        "concepts": concepts,
+        "neighbours": neighbours,
+        "aesthetic": aesthetic,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    sections = [added.lacking(part, wanted(part, metrics, options, judge_drift)) for part in run.parts]
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    run = open_for_work(run.config, run.path, accelerator)
+    try:
+        works = [Work(part, accelerator, report or Reporter(quiet=True)) for part in run.parts]
+        _add_and_measure(works, sections)
+        if accelerator.is_main_process:
+            if isinstance(run, EcosystemRun):
+                ecosystem.finish(run, plots=False)
+            if run.generations == list(range(run.config.generations + 1)):
+                run.drop_cache()
+    finally:
+        run.close()
+    return run
+
+
+def _check_measurable(run: Run) -> None:
+    """Raise MeasureError or ConfigError for a run to which no measures can be added."""
+    config = run.config
     if config.exact:
         raise MeasureError(
             f"family {config.model.family} makes no images: its measures are its moments, which every run has"
@@ -75,46 +103,24 @@ def measure_run(
             f"{run.path} is one lab of an ecosystem; measure all of them: difflab measure "
             f"{run.path.resolve().parent}"
         )
-    given = {
-        "extractors": extractors,
-        "judge": judge,
-        "concepts": concepts,
-        "neighbours": neighbours,
-        "aesthetic": aesthetic,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
     if not any(part.done(t, "sample") for part in run.parts for t in range(config.generations + 1)):
         raise MeasureError(
             f"{run.path} has no samples yet; make them with: difflab run CONFIG --out {run.path}"
         )
-    new = [added.lacking(part, wanted(part, metrics, given, judge_drift)) for part in run.parts]
 
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-    with accelerator.main_process_first():  # the main process locks the folder before anyone looks at it
-        run = run_class(config)(run.path, config)
-        if accelerator.is_main_process:
-            run.claim()
-    try:
-        works = [Work(part, accelerator, report) for part in run.parts]
-        for work, sections in zip(works, new, strict=True):
-            check(work, sections)
-        if accelerator.is_main_process:
-            for work, sections in zip(works, new, strict=True):
-                if sections:
-                    added.add(work.run, sections)
-        accelerator.wait_for_everyone()
-        for work in works:
-            open_extractors(work)
-            catch_up(work)
-            whole(work)
-        if accelerator.is_main_process:
-            if isinstance(run, EcosystemRun):
-                ecosystem.finish(run, plots=False)
-            if run.generations == list(range(config.generations + 1)):
-                run.drop_cache()
-    finally:
-        run.close()
-    return run
+
+def _add_and_measure(works: list[Work], sections_by_part: Sequence[Sequence[dict[str, Any]]]) -> None:
+    """Check the settings in all parts before any is changed, store them, then measure."""
+    for work, sections in zip(works, sections_by_part, strict=True):
+        check(work, sections)
+    for work, sections in zip(works, sections_by_part, strict=True):
+        if sections and work.main:
+            added.add(work.run, sections)
+    works[0].wait()
+    for work in works:
+        open_extractors(work)
+        catch_up(work)
+        whole(work)
 
 
 def wanted(run: Run, metrics: Sequence[str], given: dict[str, Any], judge_drift: bool) -> Measure:
@@ -135,12 +141,12 @@ def wanted(run: Run, metrics: Sequence[str], given: dict[str, Any], judge_drift:
     others = [name for name in names if METRICS[name].needs != "texture"]
     if metrics and "texture" in needs and "texture" not in specs:
         raise MeasureError(
-            f"{needs['texture']} is read off the extractor texture; add: --extractors "
+            f"{needs['texture']} is measured on the extractor texture; add: --extractors "
             f"{' '.join([*specs, 'texture'])}"
         )
     if metrics and others and not set(specs) - {"texture"}:
         raise MeasureError(
-            f"{others[0]} is not taken on the extractor texture; add another, such as --extractors pixels"
+            f"{others[0]} is not measured on the extractor texture; add another, such as --extractors pixels"
         )
     if given.get("judge") is not None and given["judge"] not in specs:
         raise MeasureError(

@@ -47,16 +47,19 @@ def pools(
     policies: Iterable[tuple[Any, Any]] = (),
     labs: Sequence[list[np.ndarray]] | None = None,
 ) -> tuple[list[Pool], int | None]:
-    """The pools of training set `generation` and the budget drawn from their union (None = everything): the
-    regime's, changed by policies.
+    """The pools of training set `generation`, and the budget that is drawn from their union (None = all of
+    it).
+
+    The regime decides; then the policies that act on pools change its decision.
 
     Args:
-        n_train: real images in the train split; the first n0 are generation 0's, the rest the reserve.
+        n_train: real images in the train split. The first n0 are training set 0, the others are the reserve.
         kept: for each earlier generation, the indices of its samples that selection kept.
-        policies: those that act on pools in this generation, each with where it stands.
-        labs: `kept` of every lab of an ecosystem; None = the others kept what this one did.
+        policies: those that act on pools in this generation, each with its context.
+        labs: `kept` of every lab of an ecosystem; None = all labs kept the same indices.
 
-    Raises ConfigError when more images are asked for than exist.
+    Raises:
+        ConfigError: more images are asked for than there are.
     """
     drawn, budget = _of_regime(config, generation, n_train, kept)
     for policy, at in policies:
@@ -70,13 +73,14 @@ def pools(
 def exchanged(
     config: Config, drawn: list[Pool], budget: int | None, kept: Sequence[list[np.ndarray]]
 ) -> tuple[list[Pool], int | None]:
-    """The pools of one lab with those of samples split over the labs by its row of the exchange matrix,
-    counts by largest remainder.
+    """The pools of one lab of an ecosystem: every pool of samples is split over the labs.
 
-    As many samples are drawn as the regime asks of the lab's own; each lab's part is drawn from what that lab
-    kept, without replacement and independently of other labs' draws. A part of a whole generation is the same
-    in every later training set: that lab has these images. A budget over several pools is drawn from their
-    union after the exchange, so that it keeps the shares in the mean; of a single pool it keeps them exactly.
+    The shares are the lab's row of the exchange matrix; counts are rounded by largest remainder. The total is
+    what the regime asks for. The part of each lab is drawn without replacement from the samples that this lab
+    kept, independently of the draws of other labs. If a pool is a whole generation, its parts are the same in
+    every later training set: the lab has received these images. A budget over several pools is drawn from
+    their union after the exchange, so that it keeps the shares on average; a budget over a single pool keeps
+    them exactly.
 
     Args:
         kept: for each lab and each earlier generation, the indices of the samples that selection kept.
@@ -111,41 +115,50 @@ def exchanged(
 def _of_regime(
     config: Config, generation: int, n_train: int, kept: list[np.ndarray]
 ) -> tuple[list[Pool], int | None]:
+    """The pools and the budget of the regime by itself, see the table at the top."""
     regime, n0 = config.regime, first_size(config, n_train)
-    real = np.arange(n0)
     if generation == 0:
-        return [Pool("fixed_real", REAL, real, n0)], None
-    n = regime.set_size or n0
-    accumulating = regime.name.startswith("accumulate")
-    budget: int | None = None
-    sources = (
-        range(generation)
-        if (regime.synthetic_from or ("all" if accumulating else "last")) == "all"
-        else [generation - 1]
-    )
+        return [_first_real(n0)], None
+    from_all = regime.name.startswith("accumulate")
+    if regime.synthetic_from is not None:
+        from_all = regime.synthetic_from == "all"
+    sources = range(generation) if from_all else range(generation - 1, generation)
+    if regime.name in ("fixed_real", "fresh_real"):
+        return _real_and_synthetic(config, generation, n_train, kept, sources), None
+    drawn = [Pool("synthetic", g, kept[g], len(kept[g])) for g in sources]
+    if regime.name == "replace":
+        return drawn, regime.set_size
+    drawn = [_first_real(n0), *drawn]
+    if regime.name == "accumulate":
+        return drawn, regime.set_size
+    size = regime.set_size or n0
+    if not regime.stratified:
+        return drawn, size
+    counts = _shares(size, len(drawn))
+    return [replace(pool, count=count) for pool, count in zip(drawn, counts, strict=True)], None
 
-    if regime.name == "replace" or accumulating:
-        drawn = [Pool("synthetic", g, kept[g], len(kept[g])) for g in sources]
-        drawn = [Pool("fixed_real", REAL, real, n0), *drawn] if accumulating else drawn
-        budget = n if regime.name == "accumulate_subsample" else regime.set_size
-        if regime.stratified:
-            shares = _shares(n, len(drawn))
-            drawn, budget = (
-                [Pool(p.kind, p.generation, p.rows, c) for p, c in zip(drawn, shares, strict=True)],
-                None,
-            )
+
+def _first_real(n0: int) -> Pool:
+    """All images of training set 0."""
+    return Pool("fixed_real", REAL, np.arange(n0), n0)
+
+
+def _real_and_synthetic(
+    config: Config, generation: int, n_train: int, kept: list[np.ndarray], sources: range
+) -> list[Pool]:
+    """The pools of fixed_real and fresh_real: a share of real images, the others from the generations
+    `sources`.
+    """
+    n0 = first_size(config, n_train)
+    n_real = real_count(config, n0)
+    if config.regime.name == "fixed_real":
+        real = Pool("fixed_real", REAL, np.arange(n0), n_real, same=True)
     else:
-        n_real, start = real_count(config, n0), (generation - 1) * real_count(config, n0)
-        if regime.name == "fixed_real":
-            drawn = [Pool("fixed_real", REAL, real, n_real, same=True)]
-        else:
-            reserve = np.arange(n0 + start, min(n_train, n0 + start + n_real))
-            drawn = [Pool("fresh_real", REAL, reserve, n_real)]
-        drawn += [
-            Pool("synthetic", g, kept[g], c)
-            for g, c in zip(sources, _shares(n - n_real, len(sources)), strict=True)
-        ]
-    return drawn, budget
+        start = n0 + (generation - 1) * n_real
+        real = Pool("fresh_real", REAL, np.arange(start, min(n_train, start + n_real)), n_real)
+    counts = _shares((config.regime.set_size or n0) - n_real, len(sources))
+    synthetic = [Pool("synthetic", g, kept[g], count) for g, count in zip(sources, counts, strict=True)]
+    return [real, *synthetic]
 
 
 def check_possible(config: Config, n_train: int, labs: Sequence[Config] = ()) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from difflab import config as configs
 from difflab.config import Config
+from difflab.core.hashing import digest
 from difflab.loop.added_measures import FILE as ADDED
 from difflab.runs.folder import STAGE, STAGES
 from difflab.runs.run import Run
@@ -24,42 +25,53 @@ from difflab.runs.sizes import fresh_needed
 
 def keys(config: Config) -> dict[Any, str]:
     """The key of the real set, under "real", and of every (generation, stage)."""
-    flat = configs.flat(config)
-
-    def fields(*names: str, without: tuple[str, ...] = ()) -> dict[str, Any]:
-        return {
-            key: value for key, value in flat.items() if key.split(".")[0] in names and key not in without
-        }
-
-    # Of the exact families the reserve of fresh_real is drawn with the real set, for the whole chain.
+    fields_of: dict[str, dict[str, Any]] = {name: {} for name in ("real", "policies", *STAGES)}
+    for field, value in configs.flat(config).items():
+        for stage in configs.stages_of(field):
+            fields_of[stage][field] = value
+    # An exact family draws the real set, and with it the reserve of fresh_real for the whole chain.
+    family: Any = config.text
+    if config.exact:
+        family = {key: value for key, value in fields_of["train"].items() if key.startswith("model.")}
     reserve = fresh_needed(config, config.data.train_size or 0) if config.exact else 0
-    out: dict[Any, str] = {
-        "real": configs.digest(
-            [fields("seed", "data", "ecosystem"), fields("model") if config.exact else config.text, reserve]
-        )
-    }
-    before = out["real"]
+    stage_keys: dict[Any, str] = {"real": digest([fields_of["real"], family, reserve])}
+    before = stage_keys["real"]
     for t in range(config.generations + 1):
-        own = {
-            "mix": fields("regime") if t else {},
-            "train": fields("model", "train", without=() if t else ("train.start_from",))
-            | {"loss": config.measure.held_out_loss},
-            "sample": fields("sample", "probe")
-            | {"extractors": config.measure.extractors, "last": config.text and t == config.generations},
-            "select": {"judge": config.measure.judge},
-            "measure": fields("measure") | {"reserve": config.regime.name == "fresh_real"},
-        }
-        if t == 0 and config.train.start_from == "scratch" and config.text:
-            own["train"]["train.start_from"] = "scratch"  # a pretrained base is not started from
         for stage in STAGES:
-            acting = [
-                [position, policy.model_dump(mode="json", exclude={"first", "last"})]
-                for position, policy in enumerate(config.policies)
-                if any(policy.acts(hook, t) for hook in STAGE[stage].hooks)
+            content = [
+                before,
+                stage,
+                _settings(config, t, stage, fields_of[stage]),
+                _acting(config, t, stage),
             ]
-            out[t, stage] = configs.digest([before, stage, own[stage], acting])
-            before = before if stage == "measure" else out[t, stage]  # nothing is trained on numbers
-    return out
+            stage_keys[t, stage] = digest(content)
+            before = before if stage == "measure" else stage_keys[t, stage]  # nothing is trained on numbers
+    return stage_keys
+
+
+def _settings(config: Config, generation: int, stage: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """What a stage of one generation reads of the config."""
+    if stage == "mix" and generation == 0:
+        return {}  # every regime begins with the same training set
+    if stage == "train" and generation == 0:
+        start = fields["train.start_from"]
+        # Weights of generation 0 are new ones in any case; only a pretrained base can be left out.
+        keep = config.text and start == "scratch"
+        return {key: value for key, value in fields.items() if key != "train.start_from" or keep}
+    if stage == "sample":
+        return fields | {"last": config.text and generation == config.generations}  # it takes no latents
+    if stage == "measure":
+        return fields | {"reserve": config.regime.name == "fresh_real"}
+    return fields
+
+
+def _acting(config: Config, generation: int, stage: str) -> list[Any]:
+    """The policies that act in a stage, each with its position in the list."""
+    acting: list[Any] = []
+    for position, policy in enumerate(config.policies):
+        if any(policy.acts(hook, generation) for hook in STAGE[stage].hooks):
+            acting.append([position, policy.model_dump(mode="json", exclude={"first", "last"})])
+    return acting
 
 
 def adopt(run: Run, donors: Iterable[Run]) -> list[tuple[int, str]]:

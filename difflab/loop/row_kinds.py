@@ -40,7 +40,7 @@ def row_kinds() -> dict[str, RowKind]:
 
 def _of_measure(measure: type[PairMetric]) -> RowKind:
     about = first_sentence(measure.__doc__ or "")
-    return RowKind(measure.name, measure.unit, measure.better, about, topic="")
+    return RowKind(measure.name, measure.unit, measure.better, about, measure.topic)
 
 
 def first_sentence(docstring: str) -> str:

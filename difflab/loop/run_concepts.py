@@ -33,8 +33,8 @@ def aesthetic_head(measure: Measure, extractors: Sequence[Extractor]) -> Aesthet
     backbone = clip_of(extractors)
     if backbone is None:
         raise MeasureError(
-            "measure.aesthetic scores CLIP features; "
-            "add the head's backbone, open_clip:NAME/PRETRAINED, to measure.extractors"
+            "measure.aesthetic scores CLIP features; add the head's backbone, open_clip:NAME/PRETRAINED, "
+            "to measure.extractors"
         )
     return AestheticHead.load(measure.aesthetic, backbone)
 
@@ -44,13 +44,13 @@ def check_concepts(measure: Measure, extractors: Sequence[Extractor]) -> None:
     concept_measures = [name for name in measure.metrics if METRICS[name].needs == "concepts"]
     if measure.concepts is None and concept_measures:
         raise MeasureError(
-            f"measure.metrics: {concept_measures[0]} wants measure.concepts: 'classes', "
-            "or a file of names that captions hold"
+            f"measure.metrics: {concept_measures[0]} needs measure.concepts: 'classes', or a file of names "
+            "that captions hold"
         )
     if measure.concepts is not None and clip_of(extractors) is None:
         raise MeasureError(
-            "measure.concepts are told apart by a CLIP model; "
-            "add open_clip:tiny-clip or open_clip:NAME_OR_PATH to measure.extractors"
+            "measure.concepts needs a CLIP model; add open_clip:tiny-clip or open_clip:NAME_OR_PATH to "
+            "measure.extractors"
         )
 
 
@@ -72,9 +72,8 @@ def concept_labels(
     real_prompts, fake_prompts = real.column("prompt"), fake.column("prompt")
     if real_prompts[0] is None or fake_prompts[0] is None:
         raise MeasureError(
-            f"measure.concepts is the file {source}, but these images were asked for by class, not by "
-            "caption: "
-            "use 'classes'"
+            f"measure.concepts is the file {source}, but these images are conditioned on classes, not on "
+            "caption: use 'classes'"
         )
     names = read_concepts(source, real_prompts)
     labels = []

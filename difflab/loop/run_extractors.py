@@ -39,22 +39,23 @@ def check_measure_settings(config: Config) -> None:
     other_measures = [name for name in measure.metrics if name not in texture_measures]
     if texture_measures and not measure.with_texture:
         raise MeasureError(
-            f"measure.metrics: {texture_measures[0]} is read off the extractor 'texture'; "
-            "add it to measure.extractors"
+            f"measure.metrics: {texture_measures[0]} is measured on the extractor 'texture'; add it to "
+            "measure.extractors"
         )
     if other_measures and measure.with_texture and not measure.feature_extractors:
         raise MeasureError(
-            f"measure.metrics: {other_measures[0]} is not taken on the extractor 'texture'; "
-            "add another to measure.extractors, such as pixels"
+            f"measure.metrics: {other_measures[0]} is not measured on the extractor 'texture'; add another "
+            "to measure.extractors, such as pixels"
         )
     if measure.judge is not None and measure.judge not in measure.feature_extractors:
         raise MeasureError(
-            "measure.judge: 'texture' sees no classes; name another of measure.extractors, or null"
+            "measure.judge: class judges read no 'texture' features; "
+            "name another of measure.extractors, or null"
         )
     if measure.judge_drift and not measure.feature_extractors:
         raise MeasureError(
-            "measure.judge_drift: the judges read features; "
-            "add an extractor to measure.extractors, such as pixels"
+            "measure.judge_drift: the judges read features; add an extractor to measure.extractors, such "
+            "as pixels"
         )
 
 
@@ -71,8 +72,8 @@ def extractors_of(run: Run, accelerator: Accelerator) -> list[Extractor]:
     if "fitted" in config.measure.extractors:
         if run.real.labels() is None:  # on every process, so that none waits
             raise MeasureError(
-                "measure.extractors: 'fitted' learns from class labels and this set has none; "
-                "use pixels, efficientnet-lite0 or open_clip:NAME"
+                "measure.extractors: 'fitted' learns from class labels and this set has none; use pixels, "
+                "efficientnet-lite0 or open_clip:NAME"
             )
         if accelerator.is_main_process and not fitted.exists():
             _fit_extractor(run, fitted)

@@ -18,7 +18,9 @@ from difflab import config as configs
 from difflab.config import Config
 from difflab.core.errors import ConfigError
 from difflab.core.files import read_json, write_json
-from difflab.runs.run import Run, read_rows
+from difflab.core.hashing import digest
+from difflab.core.rows import read_rows
+from difflab.runs.run import Run
 
 
 def check(config: Config) -> None:
@@ -94,7 +96,7 @@ def started(name: str, run: Run) -> Any:
         "tensorboard": {"logging_dir": folder},
         "wandb": {
             "name": config.name,
-            "id": configs.digest([str(run.path.resolve()), run.recipe]),
+            "id": digest([str(run.path.resolve()), run.recipe]),
             "resume": "allow",
             "dir": str(folder),
             "config": configs.flat(config),

@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from difflab.config import Train, digest
+from difflab.config import Train
 from difflab.core.errors import ConfigError, StoreError
 from difflab.core.files import write_json
 from difflab.core.flops import forward_flops, mfu
+from difflab.core.hashing import digest, file_hash
 from difflab.core.seeds import lab_seed, seed_of
 from difflab.loop import held_out
 from difflab.loop.training_loop import fit, shards_weights
@@ -26,7 +27,6 @@ from difflab.models.weights import whole
 from difflab.runs.run import Run
 from difflab.runs.store import Shards
 from difflab.runs.train_set import TrainSet
-from difflab.runs.verify import file_hash
 
 
 def train(work: Work, generation: int) -> dict[str, Any]:

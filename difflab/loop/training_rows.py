@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from difflab.config import digest
 from difflab.core.errors import MeasureError, StoreError
 from difflab.core.files import read_json
+from difflab.core.hashing import digest
 from difflab.core.rows import Row, RowKind, row
 from difflab.metrics.held_out_loss import LEVELS
 from difflab.models import family_of
@@ -25,8 +25,7 @@ DRIFT_FROM_BASE = RowKind(
     unit="share of the norm",
     better="none",
     about="Distance of the weights from those of the pretrained base, or of generation 0 where there is no "
-    "base, "
-    "relative to their norm.",
+    "base, relative to their norm.",
     topic="Training",
     counts="steps",
 )

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from difflab import policies
+from difflab.config import Config
 from difflab.core.progress import Reporter
 from difflab.loop import added_measures as added
 from difflab.loop import trackers
 from difflab.policies import At, Policy
-from difflab.runs.run import Run
+from difflab.runs.run import Run, run_class
 
 
 @dataclass
@@ -72,3 +74,14 @@ class Work:
             say=self.report.say,
             **context,
         )
+
+
+def open_for_work(config: Config, path: Path, accelerator: Accelerator) -> Run:
+    """The run in `path`, locked by the main process, which checks the folder before another process looks at
+    it.
+    """
+    kind = run_class(config)
+    with accelerator.main_process_first():
+        if accelerator.is_main_process:
+            return kind.create(path, config)
+        return kind(path, config)

@@ -1,4 +1,9 @@
-"""Class measures."""
+"""Class measures: which classes a judge trained on real images recognises in the samples.
+
+`class_accuracy`, `class_margin`, `class_entropy`, `rare_class_survival`. The judge is a linear probe and
+makes errors, which are part of every number. Read each number beside its floor, the same measure with
+held-out real images in the place of the samples.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,9 @@ class _ByClass(PairMetric):
 
 @measure("class_accuracy")
 class ClassAccuracy(_ByClass):
-    """Share of samples in which the judge sees the class they were asked for. Unconditional samples have none: MeasureError.
+    """Share of samples that the judge recognises as the class they were conditioned on.
+
+    Unconditional samples have no value: MeasureError.
 
     >>> judge = Judge.fit(torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([0, 0, 1, 1]), 2)
     >>> x = torch.tensor([[0.0], [1.0]])
@@ -28,34 +35,38 @@ class ClassAccuracy(_ByClass):
     unit = "share of samples"
     range = (0.0, 1.0)
     better = "higher"
+    topic = "Concepts"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         if pair.fake_labels is None:
-            raise MeasureError(
-                "class_accuracy has no value: the samples are unconditional, no class was asked for"
-            )
+            raise MeasureError("class_accuracy has no value: the samples are unconditional")
         return float((pair.judged_fake[fake] == pair.fake_labels[fake]).double().mean())
 
 
 def margins(pair: Pair) -> Tensor:
-    """Probability that the judge gives the class asked for minus that of the likeliest other one, float64 [n_f], -1 to 1."""
+    """Probability that the judge gives the class of the condition minus that of the likeliest other class,
+    float64 [n_f], -1 to 1.
+    """
     if pair.fake_labels is None:
-        raise MeasureError("class_margin has no value: the samples are unconditional, no class was asked for")
-    chances, own = pair.judge_of.probabilities(pair.fake), pair.fake_labels.unsqueeze(1)
-    return chances.gather(1, own).squeeze(1) - chances.scatter(1, own, -1).amax(1)
+        raise MeasureError("class_margin has no value: the samples are unconditional")
+    probabilities, labels = pair.judge_of.probabilities(pair.fake), pair.fake_labels.unsqueeze(1)
+    return probabilities.gather(1, labels).squeeze(1) - probabilities.scatter(1, labels, -1).amax(1)
 
 
 @measure("class_margin")
 class ClassMargin(_ByClass):
-    """Mean lead of the class asked for over the likeliest other one, in the judge's probabilities: 1 = sure and right, -1 = sure and wrong.
+    """Mean margin of the class of the condition over the likeliest other class, in the judge's
+    probabilities: 1 = certain and right, -1 = certain and wrong.
 
-    Between those lie images that show a little of two classes, which `class_accuracy` counts as right until the other one wins.
-    A judge is less sure of blurred images too: compare with real ones of the same look.
+    Images that show a little of two classes lie between. `class_accuracy` counts these as right until the
+    other class is likelier. The judge is also less certain of blurred images: compare with real images of
+    the same look.
 
     >>> judge = Judge.fit(torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([0, 0, 1, 1]), 2)
     >>> x, between = torch.tensor([[0.0], [1.1]]), torch.tensor([[0.55], [0.55]])
-    >>> a, b = (ClassMargin.of(Pair(y, y, fake_labels=torch.tensor([0, 1]), judge=judge)) for y in (x, between))
+    >>> labels = torch.tensor([0, 1])
+    >>> a, b = (ClassMargin.of(Pair(y, y, fake_labels=labels, judge=judge)) for y in (x, between))
     >>> round(a, 2), abs(round(b, 2))
     (0.51, 0.0)
     """
@@ -63,6 +74,7 @@ class ClassMargin(_ByClass):
     unit = "difference of probabilities"
     range = (-1.0, 1.0)
     better = "higher"
+    topic = "Concepts"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -71,9 +83,11 @@ class ClassMargin(_ByClass):
 
 @measure("class_entropy")
 class ClassEntropy(_ByClass):
-    """Entropy in nats of the classes the judge sees in the samples: ln(number of classes) when balanced, 0 when all are one.
+    """Entropy in nats of the classes that the judge recognises in the samples: ln(number of classes) when
+    balanced, 0 when all samples are of one class.
 
-    The plug-in estimate; it lies about (classes - 1)/(2n) nats low (Miller 1955), equally for real images at the same n.
+    The plug-in estimate is about (classes - 1)/(2n) nats too low (Miller 1955), and equally so for real
+    images at the same n.
 
     >>> judge = Judge.fit(torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([0, 0, 1, 1]), 2)
     >>> x = torch.tensor([[0.0], [1.0]])
@@ -84,6 +98,7 @@ class ClassEntropy(_ByClass):
     unit = "nats"
     range = (0.0, float("inf"))
     better = "real"
+    topic = "Diversity"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -93,27 +108,31 @@ class ClassEntropy(_ByClass):
 
 
 def rare_classes(pair: Pair) -> Tensor:
-    """The rarest quarter (at least one) of the classes that the judge finds in the real set, by their frequency among the
-    real labels, ties by index: int64 [max(1, classes // 4)]. Raises MeasureError without real labels.
+    """The rarest quarter (at least one) of the classes that the judge finds in the real set: int64 [max(1,
+    classes // 4)].
 
-    A class that the judge finds in no real image is left out: its share of the samples could not be read either.
+    Rarity is the frequency among the real labels, ties by index. A class that the judge finds in no real
+    image is left out: its share of the samples could not be measured either. Raises MeasureError without
+    real labels.
     """
     if pair.real_labels is None:
         raise MeasureError(
-            "rare_class_survival has no value: the real images carry no labels, so no class is known to be rare"
+            "rare_class_survival has no value: the real images carry no labels, so no class is known to be "
+            "rare"
         )
-    found = pair.judged_real.unique()  # ascending, so that the stable sort breaks ties by index
-    count = torch.bincount(pair.real_labels, minlength=int(found.max()) + 1)[found]
-    return found[count.argsort(stable=True)[: max(1, len(found) // 4)]]
+    classes = pair.judged_real.unique()  # ascending, so that the stable sort breaks ties by index
+    count = torch.bincount(pair.real_labels, minlength=int(classes.max()) + 1)[classes]
+    return classes[count.argsort(stable=True)[: max(1, len(classes) // 4)]]
 
 
 @measure("rare_class_survival")
 class RareClassSurvival(_ByClass):
-    """How much of the rare classes is left: mean over `rare_classes` of min(1, share judged in fake / share judged in real).
+    """Mean over the rarest quarter of the classes of min(1, share among samples / share among real images):
+    1 = each at least as frequent as among real images, 0 = all are lost.
 
-    1 = each is at least as frequent as among real images, 0 = all are gone. Excess in one class does not make up for loss in
-    another. Between two real sets it is below 1, because each ratio is cut at 1: compare with the floor. In a half-sample that
-    happens to hold no real image judged as some class, that class has nothing to lose and counts 1.
+    Both shares are the judge's, see `rare_classes`. Excess in one class does not compensate for loss in
+    another. Between two real sets it is below 1, because each ratio is cut at 1: compare with the floor.
+    In a half-sample without a real image that is judged as some class, that class counts 1.
 
     >>> judge = Judge.fit(torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([0, 0, 1, 1]), 2)
     >>> real, fake = torch.tensor([[0.0], [0.1], [1.0]]), torch.tensor([[0.0], [0.0], [0.1]])
@@ -124,6 +143,7 @@ class RareClassSurvival(_ByClass):
     unit = "share of rare classes"
     range = (0.0, 1.0)
     better = "higher"
+    topic = "Tails and likelihood"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:

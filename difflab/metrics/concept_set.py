@@ -1,4 +1,4 @@
-"""Concepts: what can be asked for, as texts in the space of the image features."""
+"""Concepts: what samples can be conditioned on, as texts in the space of the image features."""
 
 from __future__ import annotations
 
@@ -6,29 +6,30 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from difflab.config import digest
 from difflab.core.errors import DataError, MeasureError
 from difflab.core.files import read_lines, sound
-from difflab.core.suggest import nearest
+from difflab.core.hashing import digest
+from difflab.core.suggest import nearest_few
 from difflab.features.extractor import Extractor
 from difflab.metrics.distances import squared_distances
 
 
 class Concepts:
-    """What can be asked for, as texts in the space of the image features.
+    """Names of concepts with their text embeddings, in the space of the image features.
 
     Args:
         names: C >= 2 names, different also when case is ignored.
-        text: their text embeddings [C, d], of any length; no two alike.
-        frequency: how often each was trained on, [C] >= 0, counts or shares; None = as often as among the real labels.
-        recipe: how the embeddings were made; `difflab.metrics.concepts.tested` adds the judge's accuracy.
+        text: their text embeddings [C, d], of any length; no two are equal.
+        frequency: how often each was trained on, [C] >= 0, counts or shares; None = as often as among the
+            real labels.
+        recipe: how the embeddings were made; `difflab.metrics.concepts.tested` adds the accuracy of the
+            CLIP model.
 
     Attributes: `names`; `text`, float64 [C, d], unit length; `frequency`; `recipe`. Raises MeasureError.
 
@@ -45,23 +46,28 @@ class Concepts:
     ) -> None:
         self.names = _distinct(names)
         if len(self.names) < 2:
-            raise MeasureError(f"a concept is told apart from others: give at least 2, got {len(self.names)}")
+            raise MeasureError(
+                f"concepts are compared with each other: give at least 2, got {len(self.names)}"
+            )
         if text.shape[:-1] != (len(self.names),) or not text.is_floating_point():
             raise MeasureError(
-                f"{len(self.names)} concepts want text embeddings [{len(self.names)}, d], got {text.dtype} {tuple(text.shape)}"
+                f"{len(self.names)} concepts need text embeddings [{len(self.names)}, d], got {text.dtype} "
+                f"{tuple(text.shape)}"
             )
         self.text = _unit(text.detach().cpu())
         apart = squared_distances(self.text, self.text).fill_diagonal_(torch.inf)
         if float(apart.min()) < 1e-10:
             a, b = (self.names[i] for i in divmod(int(apart.argmin()), len(self.names)))
             raise MeasureError(
-                f"the text encoder reads '{a}' and '{b}' as one text; drop one, or give them prompts that differ"
+                f"the text encoder reads '{a}' and '{b}' as one text; drop one, or give them prompts that "
+                "differ"
             )
         if frequency is not None and (
             frequency.shape != (len(self.names),) or not bool((frequency >= 0).all())
         ):
             raise MeasureError(
-                f"frequency wants {len(self.names)} numbers >= 0, one a concept, got shape {tuple(frequency.shape)}"
+                f"frequency needs {len(self.names)} numbers >= 0, one per concept, got shape "
+                f"{tuple(frequency.shape)}"
             )
         self.frequency = None if frequency is None else frequency.detach().cpu().double()
         self.recipe = {"accuracy": None, **(recipe or {})}
@@ -76,21 +82,25 @@ def concepts_of(
     template: str = "{}",
     frequency: Tensor | None = None,
 ) -> Concepts:
-    """Concepts in the space of an open_clip extractor, each read as `template` with its name in the place of ``{}``.
+    """Concepts in the space of an open_clip extractor. The prompt of each is `template` with its name in the
+    place of ``{}``.
 
-    `names` may carry prompts of their own (`read_concepts`), which are read as they are. Prompts beyond the model's context length
-    are cut by its tokenizer. Raises MeasureError for an extractor without a text tower, and as `Concepts`.
+    `names` may also map each name to its own prompt (`read_concepts`), which is then used as it is. The
+    tokenizer cuts prompts beyond the context length of the model. Raises MeasureError for an extractor
+    without a text tower, and as `Concepts`.
     """
     if extractor.encode_text is None:
         raise MeasureError(
-            f"{extractor.name} reads no texts; concept measures want an open_clip extractor, as open_clip:NAME/PRETRAINED or open_clip:PATH"
+            f"{extractor.name} reads no texts; concept measures need an open_clip extractor, as "
+            "open_clip:NAME/PRETRAINED or open_clip:PATH"
         )
     if "{}" not in template:
         raise MeasureError(
-            f"template '{template}' has no place for the concept; write {{}} where it goes, as 'a picture of {{}}'"
+            f"template '{template}' has no place for the concept; write {{}} where it goes, as 'a picture "
+            f"of {{}}'"
         )
-    own = dict(names) if isinstance(names, Mapping) else dict.fromkeys(_distinct(names))
-    prompts = [prompt or template.replace("{}", name) for name, prompt in own.items()]
+    prompt_of = dict(names) if isinstance(names, Mapping) else dict.fromkeys(_distinct(names))
+    prompts = [prompt or template.replace("{}", name) for name, prompt in prompt_of.items()]
     recipe = {
         "judge": extractor.name,
         "sha256": extractor.recipe.get("sha256"),
@@ -98,22 +108,23 @@ def concepts_of(
         "template": template,
         "prompts": digest({"prompts": prompts}),
     }
-    return Concepts(
-        list(own), extractor.encode_text(prompts) if prompts else torch.zeros(0, 1), frequency, recipe
-    )
+    text = extractor.encode_text(prompts) if prompts else torch.zeros(0, 1)
+    return Concepts(list(prompt_of), text, frequency, recipe)
 
 
 def read_concepts(path: str | Path, prompts: Iterable[str] | None = None) -> dict[str, str | None]:
-    """Concepts of a text file, in its order: one a line, or one JSON object a line, ``{"concept": "seal", "prompt": "a seal at sea"}``.
+    """The concepts of a text file, in its order: one per line, or one JSON object per line.
 
-    The value is the concept's own prompt, None = by the template. With `prompts`, those of the samples, each concept must be asked
-    for by one of them. Raises MeasureError: no such file, no concept, a line that cannot be read, duplicates, unasked concepts.
+    A JSON line is ``{"concept": "seal", "prompt": "a seal at sea"}``. The value in the result is the
+    concept's own prompt; None = by the template. With `prompts`, those of the samples, each concept must
+    be named by one of them. Raises MeasureError for a missing file, a file without concepts, a line that
+    cannot be read, duplicates, and concepts that no prompt names.
     """
     try:
         lines = read_lines(Path(path))
     except DataError as error:
         raise MeasureError(
-            f"cannot read concepts from {error}; give a UTF-8 text file with one concept a line"
+            f"cannot read concepts from {error}; give a UTF-8 text file with one concept per line"
         ) from error
     try:
         rows = [
@@ -124,16 +135,25 @@ def read_concepts(path: str | Path, prompts: Iterable[str] | None = None) -> dic
     except DataError as error:
         raise MeasureError(str(error)) from error
     if not rows:
-        raise MeasureError(f"{path} holds no concept; write one a line")
+        raise MeasureError(f"{path} holds no concept; write one per line")
     _distinct([name for name, _ in rows])
-    found = dict(rows)
-    lost = unasked(assign(prompts, list(found)), list(found)) if prompts is not None else []
-    if lost:
-        shown = ", ".join(f"'{name}'" for name in lost[:5]) + (", ..." if len(lost) > 5 else "")
+    concepts = dict(rows)
+    if prompts is not None:
+        _check_prompts(prompts, list(concepts), path)
+    return concepts
+
+
+def _check_prompts(prompts: Iterable[str], names: list[str], path: str | Path) -> None:
+    """Raise MeasureError where no prompt names some concept."""
+    without_prompt = unnamed(assign(prompts, names), names)
+    if without_prompt:
+        shown = ", ".join(f"'{name}'" for name in without_prompt[:5])
+        if len(without_prompt) > 5:
+            shown += ", ..."
         raise MeasureError(
-            f"no prompt asks for {len(lost)} of {len(found)} concepts in {path}: {shown}; drop them, or add prompts with these words"
+            f"no prompt names {len(without_prompt)} of {len(names)} concepts in {path}: {shown}; drop them, "
+            "or add prompts with these words"
         )
-    return found
 
 
 def _concept(line: str, where: str) -> tuple[str, str | None]:
@@ -160,7 +180,8 @@ def _distinct(names: Iterable[str]) -> list[str]:
     twice = [name for name, count in Counter(name.casefold() for name in names).items() if count > 1]
     if twice:
         raise MeasureError(
-            f"concepts are listed twice (upper and lower case are one): {', '.join(twice[:5])}; keep each once"
+            f"concepts are listed twice (upper and lower case are one): {', '.join(twice[:5])}; keep each "
+            "once"
         )
     return names
 
@@ -170,34 +191,38 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def assign(prompts: Iterable[str], names: Sequence[str]) -> Tensor:
-    """The concept that each prompt asks for: position of the longest of `names` that it holds as whole words, -1 = none. int64 [n].
+    """The concept that each prompt names: the position of the longest of `names` that it contains as whole
+    words, -1 = none. int64 [n].
 
-    Case and spaces do not count; of names of one length the first in the prompt wins. A `Pair` takes no -1: leave those rows out.
+    Case and spaces are ignored. Of names of equal length the first in the prompt counts. A `Pair` takes
+    no -1: leave those rows out.
 
     >>> assign(["noto Red Apple", "noto applet", "an apple"], ["apple", "red apple"]).tolist()
     [1, -1, 0]
     """
     if not names:
         raise MeasureError("there are no concepts to assign prompts to; give at least one name")
-    at = {_words(name): position for position, name in reversed(list(enumerate(names)))}
-    longest = max(map(len, at))
-
-    def one(prompt: str) -> int:
-        words = _words(prompt)
-        spans = (
-            words[i:j] for i in range(len(words)) for j in range(i + 1, min(i + longest, len(words)) + 1)
-        )
-        return at.get(
-            max((span for span in spans if span in at), key=lambda span: len(" ".join(span)), default=()), -1
-        )
-
-    return torch.tensor([one(prompt) for prompt in prompts], dtype=torch.long)
+    position_of = {_words(name): position for position, name in reversed(list(enumerate(names)))}
+    most_words = max(map(len, position_of))
+    positions = [_assigned(_words(prompt), position_of, most_words) for prompt in prompts]
+    return torch.tensor(positions, dtype=torch.long)
 
 
-def unasked(labels: Tensor, names: Sequence[str]) -> list[str]:
+def _assigned(words: tuple[str, ...], position_of: Mapping[tuple[str, ...], int], most_words: int) -> int:
+    """The position of the longest name among the spans of `words`, in characters; -1 = none."""
+    longest: tuple[str, ...] = ()
+    for start in range(len(words)):
+        for stop in range(start + 1, min(start + most_words, len(words)) + 1):
+            span = words[start:stop]
+            if span in position_of and len(" ".join(span)) > len(" ".join(longest)):
+                longest = span
+    return position_of.get(longest, -1)
+
+
+def unnamed(labels: Tensor, names: Sequence[str]) -> list[str]:
     """The names whose position is not in `labels`, in order.
 
-    >>> unasked(torch.tensor([0, -1, 2]), ["cat", "dog", "seal"])
+    >>> unnamed(torch.tensor([0, -1, 2]), ["cat", "dog", "seal"])
     ['dog']
     """
     wanted = set(labels.tolist())
@@ -205,29 +230,31 @@ def unasked(labels: Tensor, names: Sequence[str]) -> list[str]:
 
 
 def split_by(concepts: Concepts, trained: Collection[str]) -> tuple[Tensor, Tensor]:
-    """Which concepts are among `trained` and which are not: two bool [C], to be indexed with labels. For contagion, see the head.
+    """Which concepts are among `trained` and which are not: two bool [C], to be indexed with labels.
 
-    Raises MeasureError for a name that is no concept, and when none is left untrained.
+    See the head of difflab/metrics/concepts.py for their use. Raises MeasureError for a name that is no
+    concept, and when no concept is untrained.
     """
     for name in trained:
         if name not in concepts.names:
-            near = get_close_matches(name, concepts.names, 5, 0.0)
             raise MeasureError(
-                f"trained: '{name}' is none of the {len(concepts)} concepts; {nearest(name, near)}"
+                f"trained: '{name}' is none of the {len(concepts)} concepts; {nearest_few(name, concepts.names)}"
             )
     seen = torch.tensor([name in trained for name in concepts.names])
     if bool(seen.all()):
         raise MeasureError(
-            "all concepts were trained on, so nothing can be said about others; hold some out of the training prompts"
+            "all concepts were trained on, so none is left to measure contagion on; hold some out of the "
+            "training prompts"
         )
     return seen, ~seen
 
 
 def _unit(features: Tensor) -> Tensor:
-    """Unit rows of texts, float64."""
+    """Rows divided by their lengths, float64. Raises MeasureError for a row without a direction."""
     length = features.double().norm(dim=1, keepdim=True)
     if not bool((torch.isfinite(length) & (length > 0)).all()):
         raise MeasureError(
-            "some text embeddings are 0 or not finite and have no direction; look at those inputs and drop them"
+            "some text embeddings are 0 or not finite and have no direction; look at those inputs and drop "
+            "them"
         )
     return features.double() / length

@@ -10,21 +10,22 @@ from torch import Tensor
 PAIRS = 2**23
 """Most distances that are computed at a time."""
 COPY = 1e-12
-"""Squared distance, relative to the squared norms, below which two rows of float32 features count as equal."""
+"""Squared distance, relative to the squared norms, below which two rows of float32 features count as equal.
+"""
 
 
 def squared_distances(x_ND: Tensor, y_MD: Tensor, block: int = 1024) -> Tensor:
     """Squared Euclidean distances, float32 [N, M], with a relative error of about 1e-6.
 
-    They are computed as |x|^2 + |y|^2 - 2xy of the centred rows, with float32 products over `block` rows of x at a time. This
-    cancels where two rows are near each other. Pairs nearer than half of what their norms allow are therefore computed from
-    the differences, in float64. All products are float64 instead where more than a 32nd of the pairs of a block are that
-    near (in few dimensions), where torch may round float32 products further (on a GPU, or by
-    `torch.set_float32_matmul_precision`), and for float64 features.
+    They are computed as |x|^2 + |y|^2 - 2xy of the centred rows, with float32 products over `block` rows of x
+    at a time. This cancels where two rows are near each other. Pairs nearer than half of what their norms
+    allow are therefore computed from the differences, in float64. All products are float64 instead where more
+    than a 32nd of the pairs of a block are that near (in few dimensions), where torch may round float32
+    products further (on a GPU, or by `torch.set_float32_matmul_precision`), and for float64 features.
 
-    Rows that float32 features cannot tell apart, relative to their norms, have distance exactly 0. Copies of an image
-    therefore have distance 0 whatever the rounding. Both sides may be the same tensor, which halves the work. Beyond the
-    result and one copy of the features, memory stays below 200 MB.
+    Rows that float32 features cannot tell apart, relative to their norms, have distance exactly 0. Copies of
+    an image therefore have distance 0 whatever the rounding. Both sides may be the same tensor, which halves
+    the work. Beyond the result and one copy of the features, memory stays below 200 MB.
 
     >>> squared_distances(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]))
     tensor([[25.]])
@@ -56,7 +57,8 @@ def distance_blocks(x_ND: Tensor, y_MD: Tensor, block: int, triangle: bool = Fal
         or y_MD.device.type != "cpu"
         or torch.get_float32_matmul_precision() != "highest"
     )
-    # A product is summed in the order of the columns. Large values come last, so that they are rounded least often.
+    # A product is summed in the order of the columns. Large values come last, so that they are rounded least
+    # often.
     order = y_MD[:block].var(0, correction=0).argsort()
     products = _Products(x_ND, y_MD, order, torch.float64 if exact else torch.float32)
     block = min(block, 1 + PAIRS // (1 + len(y_MD)))
@@ -71,7 +73,9 @@ def distance_blocks(x_ND: Tensor, y_MD: Tensor, block: int, triangle: bool = Fal
 
 
 class _Products:
-    """Squared distances as |x|^2 + |y|^2 - 2xy, of rows that are centred on the mean of y, computed in `dtype`."""
+    """Squared distances as |x|^2 + |y|^2 - 2xy, of rows that are centred on the mean of y, computed in
+    `dtype`.
+    """
 
     def __init__(self, x_ND: Tensor, y_MD: Tensor, order: Tensor, dtype: torch.dtype) -> None:
         self.x_ND, self.y_MD, self.order, self.dtype = x_ND, y_MD, order, dtype
@@ -89,7 +93,8 @@ class _Products:
             x, x_norm = self.y[rows], self.y_norm[rows]
         else:
             x, x_norm = self._centred(self.x_ND[rows])
-        # |x|^2 + |y|^2 is rounded pair by pair. Norms rounded row by row would leave errors that do not average out.
+        # |x|^2 + |y|^2 is rounded pair by pair. Norms rounded row by row would leave errors that do not
+        # average out.
         squared = torch.add(
             x_norm.unsqueeze(1),
             self.y_norm[first_column:],
@@ -104,7 +109,9 @@ class _Products:
         return squared.where(squared > 4 * COPY * quarter, 0).float()
 
     def refined(self, rows: slice, first_column: int) -> Tensor | None:
-        """The distances of a block from float32 products, near pairs from differences; None where too many are near."""
+        """The distances of a block from float32 products, near pairs from differences; None where too many
+        are near.
+        """
         squared, quarter, x_norm = self._block(rows, first_column)
         near = squared < quarter
         if 32 * int(near.count_nonzero()) > near.numel():

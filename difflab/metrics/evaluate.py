@@ -1,4 +1,5 @@
-"""Take many measures of the same image sets: one row each, with n, floor, 95% interval and the reason where one is missing.
+"""Take many measures of the same image sets: one row each, with n, floor, 95% interval and the reason where
+one is missing.
 
     real, second_real, samples = (Side(features) for features in ...)
     sets = ComparedSets(real, samples, second_real, identity="my photographs")
@@ -16,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from difflab.config import digest
 from difflab.core.errors import MeasureError
+from difflab.core.hashing import digest
 from difflab.core.rows import Row, row
 from difflab.features.extractor import Extractor
 from difflab.metrics.concept_set import Concepts
@@ -39,13 +40,15 @@ class Side:
         return Side(self.features[rows], None if self.labels is None else self.labels[rows])
 
     def finite(self, name: str) -> tuple[Side, list[str]]:
-        """The rows whose features are all finite, and a sentence about the number of others, if there are any."""
+        """The rows whose features are all finite, and a sentence about the number of others, if there are
+        any.
+        """
         known = torch.isfinite(self.features).all(1)
         if known.all():
             return self, []
         note = (
-            f"{int((~known).sum())} of {len(known)} {name} have features that are no finite numbers, "
-            "and are left out"
+            f"{int((~known).sum())} of {len(known)} {name} have features that are no finite numbers, and "
+            "are left out"
         )
         return Side(self.features[known], None if self.labels is None else self.labels[known]), [note]
 
@@ -61,7 +64,10 @@ class ComparedSets:
     second_real: Side | None = None
     """Real images that are in neither set, for the floor; None = no floor."""
     train: Tensor | None = None
-    """Features of the images that the model was trained on, for the memorisation measures. Their floor has `real` as samples."""
+    """Features of the images that the model was trained on, for the memorisation measures.
+
+    Their floor has `real` as samples.
+    """
     identity: str = ""
     """Hash of the real set. It becomes part of the recipe of every row."""
 
@@ -84,7 +90,10 @@ class MeasureSettings:
     """Which measures are taken, and how."""
 
     metrics: Sequence[str]
-    """Names in METRICS. Those that do not belong on the extractor are skipped: texture measures on others, and others there."""
+    """Names in METRICS.
+
+    Those that do not belong on the extractor are skipped: texture measures on others, and others there.
+    """
     resample: Resample
     """(metric, pair) -> the measure on half-samples; [] = no interval."""
     neighbours: int = 5
@@ -102,10 +111,11 @@ class MeasureSettings:
 
 
 def measured(extractor: Extractor, sets: ComparedSets, settings: MeasureSettings) -> list[Row]:
-    """Rows of `settings.metrics`, in order: samples against real images, and as the floor two sets of real images.
+    """Rows of `settings.metrics`, in order: samples against real images, and as the floor two sets of real
+    images.
 
-    A row has a value, or a reason why it has none. With a value the reason says which images were left out, or why there is
-    no floor.
+    A row has a value, or a reason why it has none. With a value the reason says which images were left out,
+    or why there is no floor.
     """
     sets, notes = sets.finite()
     pairs = _Pairs.of(sets, settings)
@@ -119,7 +129,9 @@ def measured(extractor: Extractor, sets: ComparedSets, settings: MeasureSettings
 
 @dataclass(frozen=True)
 class _Pairs:
-    """What the measures compare: `samples` with real images; for the floor, `floor` real images or `unseen` ones."""
+    """What the measures compare: `samples` with real images; for the floor, `floor` real images or `unseen`
+    ones.
+    """
 
     samples: Pair
     floor: Pair | None
@@ -150,7 +162,9 @@ class _Pairs:
         return cls(samples, floor, unseen)
 
     def floor_of(self, metric: type[PairMetric]) -> tuple[float | None, str | None]:
-        """The floor and what it leaves out, or None and why (captions of real images need not repeat, for example)."""
+        """The floor and what it leaves out, or None and why (captions of real images need not repeat, for
+        example).
+        """
         pair = self.unseen if metric.needs in ("train", "own") else self.floor
         if pair is None:
             return None, None
@@ -210,9 +224,8 @@ def _recipe(
         recipe["judge"] = settings.judge.recipe if settings.judge else None
     if metric.needs == "concepts":
         recipe["concepts"] = settings.concepts.recipe if settings.concepts else None
-    if (
-        metric.needs == "train"
-    ):  # the training set of `own` measures differs between generations and is left out
+    # The training set of `own` measures differs between generations and is left out.
+    if metric.needs == "train":
         recipe["train"] = 0 if sets.train is None else len(sets.train)
     return recipe
 
@@ -220,7 +233,8 @@ def _recipe(
 def left_out(reasons: Mapping[str, str]) -> list[str]:
     """Measures without a value and why. Measures with the same reason share a line.
 
-    >>> left_out({"recall (pixels)": "recall needs 6 images", "ct": "ct has no value: all are one", "kid": "kid needs 6 images"})
+    >>> reasons = {"recall (pixels)": "recall needs 6 images", "ct": "ct has no value: all are one"}
+    >>> left_out(reasons | {"kid": "kid needs 6 images"})
     ['recall (pixels), kid: needs 6 images', 'ct: all are one']
     """
     names: dict[str, list[str]] = {}

@@ -1,15 +1,19 @@
-"""Frechet distance between the normal fits of two feature sets: `fd`, its limit `fd_infinity`, and FID as torchmetrics defines it.
+"""Frechet distance between the normal fits of two feature sets: `fd`, its limit `fd_infinity`, and
+torchmetrics' FID.
 
-    FD = |mu_1 - mu_2|^2 + tr S_1 + tr S_2 - 2 tr (S_1 S_2)^(1/2)          Dowson & Landau 1982; Heusel et al. 2017 (FID)
+    FD = |mu_1 - mu_2|^2 + tr S_1 + tr S_2 - 2 tr (S_1 S_2)^(1/2)        Dowson & Landau 1982; Heusel et
+        al. 2017 (FID)
 
-With any factors S_1 = A'A and S_2 = B'B the eigenvalues of S_1 S_2 are the squared singular values of AB', so the last
-trace is the nuclear norm of AB'. That form is real, non-negative, symmetric and indifferent to rank, where the usual
-square root of the non-symmetric product S_1 S_2 turns complex or NaN (n < d) and costs more.
+With any factors S_1 = A'A and S_2 = B'B, the eigenvalues of S_1 S_2 are the squared singular values of
+AB', so the last trace is the nuclear norm of AB'. That form is real, non-negative, symmetric and valid
+for any rank. The usual square root of the non-symmetric product S_1 S_2 becomes complex or NaN for n < d,
+and costs more.
 
-The factors are n - 1 `contrasts` of the rows where n - 1 <= d, else Cholesky's of the covariance. The singular values are roots of the
-eigenvalues of AB'BA', a fifth of the cost of taking them directly. Both square what they are given, and so can lose the smallest
-singular values to rounding: where that could move the nuclear norm by 1e-7 of itself, the slow way is taken (QR, SVD). On features of
-EfficientNet and on falling spectra the two ways were 1e-10 apart at most.
+The factors are n - 1 `contrasts` of the rows where n - 1 <= d, else Cholesky's of the covariance. The
+singular values are computed as roots of the eigenvalues of AB'BA', at a fifth of the cost of an SVD. Both
+steps square their input and can lose the smallest singular values to rounding. Where that could change
+the nuclear norm by a relative 1e-7, the exact way is taken (QR, SVD). On features of EfficientNet and on
+falling spectra the two ways differed by 1e-10 at most.
 """
 
 from __future__ import annotations
@@ -31,20 +35,21 @@ FID = RowKind(
     "fid",
     unit="squared feature distance",
     better="lower",
-    about="Frechet distance on the features of Inception-v3 (Heusel et al. 1706.08500). It is called FID on no other "
-    "features.",
+    about="Frechet distance on the features of Inception-v3 (Heusel et al. 1706.08500). It is called FID on "
+    "no other features.",
     topic="Fidelity",
 )
 ROWS = (FID,)
 
 
 def frechet_distance(x_ND: Tensor, y_MD: Tensor) -> float:
-    """Frechet distance of two feature sets [n, d] and [m, d] with unbiased covariances, in float64; range [0, inf).
+    """Frechet distance of two feature sets [n, d] and [m, d] with unbiased covariances, in float64; range
+    [0, inf).
 
-    Exact, to 1e-7 of tr S_1 + tr S_2 at worst and 1e-10 as a rule. Where n <= d on both sides no d x d matrix is ever made. Two samples of *one*
-    distribution have a positive expectation of about (1/n + 1/m)(d + d(d+1)/4) for N(0, I_d): compare values at one n only, and
-    with the floor.
-    Raises MeasureError under 2 rows on a side or on non-finite input.
+    The error is at most 1e-7 of tr S_1 + tr S_2, and usually 1e-10. Where n <= d on both sides, no d x d
+    matrix is made. Two samples of *one* distribution have a positive expectation, about (1/n + 1/m)(d +
+    d(d+1)/4) for N(0, I_d): compare values at one n only, and with the floor. Raises MeasureError for
+    fewer than 2 rows on a side and for input that is not finite.
 
     >>> round(frechet_distance(torch.tensor([[0.0], [2.0]]), torch.tensor([[3.0], [5.0]])), 12)
     9.0
@@ -61,9 +66,11 @@ def frechet_distance(x_ND: Tensor, y_MD: Tensor) -> float:
 
 
 def frechet_from_moments(mu1: Tensor, cov1: Tensor, mu2: Tensor, cov2: Tensor) -> float:
-    """Frechet distance of two normal distributions given by means [d] and covariances [d, d]; singular ones are fine.
+    """Frechet distance of two normal distributions with means [d] and covariances [d, d], which may be
+    singular.
 
-    Raises MeasureError when a covariance is not finite or has a truly negative eigenvalue (beyond rounding).
+    Raises MeasureError when a covariance is not finite, or has an eigenvalue below 0 by more than
+    rounding.
 
     >>> one, zero = torch.eye(2), torch.zeros(2)
     >>> round(frechet_from_moments(zero, one, zero + 1, 4 * one), 12)
@@ -74,9 +81,9 @@ def frechet_from_moments(mu1: Tensor, cov1: Tensor, mu2: Tensor, cov2: Tensor) -
 
 
 def contrasts(x_ND: Tensor) -> Tensor:
-    """n - 1 rows float64 [n - 1, d] with the scatter of the n rows about their mean.
+    """n - 1 rows float64 [n - 1, d] with the same scatter as the n rows about their mean.
 
-    The rows reflected so that all of their mean is in the first, which is left out (Householder).
+    A Householder reflection moves all of the mean into the first row, which is left out.
 
     >>> contrasts(torch.tensor([[0.0], [2.0]])).abs()
     tensor([[1.4142]], dtype=torch.float64)
@@ -100,7 +107,9 @@ def _factor_of_rows(x_ND: Tensor, mu_D: Tensor, block: int = 1024) -> Tensor:
 
 
 def _factor(cov_DD: Tensor) -> Tensor:
-    """A with A'A = cov: Cholesky where it exists, else from the spectrum, whose rounding below 0 is cut."""
+    """A with A'A = cov: Cholesky where it exists, else from the spectrum, with eigenvalues below 0 by
+    rounding set to 0.
+    """
     if not torch.isfinite(cov_DD).all():
         raise MeasureError("a Frechet distance needs a finite covariance; some entries are NaN or infinite")
     lower, failed = torch.linalg.cholesky_ex(cov_DD)
@@ -116,25 +125,28 @@ def _factor(cov_DD: Tensor) -> Tensor:
 
 def _nuclear(c_NM: Tensor) -> Tensor:
     """Sum of the singular values."""
-    squares = torch.linalg.eigvalsh(scatter([c_NM if c_NM.shape[0] >= c_NM.shape[1] else c_NM.T]))
+    tall = c_NM if c_NM.shape[0] >= c_NM.shape[1] else c_NM.T
+    squares = torch.linalg.eigvalsh(scatter([tall]))
     roots = squares.clamp(min=0).sqrt()
-    noise = (
-        4 * torch.finfo(squares.dtype).eps * squares[-1]
-    )  # of each square: a root r moves by at most noise / r, and by sqrt(noise)
+    # The rounding error of each square. It moves a root r by at most noise / r, and by at most sqrt(noise).
+    noise = 4 * torch.finfo(squares.dtype).eps * squares[-1]
     if (noise / (roots + noise.sqrt())).sum() <= 1e-7 * roots.sum():
         return roots.sum()
     return torch.linalg.svdvals(c_NM).sum()
 
 
 def _distance(gap_D: Tensor, traces: Tensor, cross_NM: Tensor) -> float:
-    """From mu_1 - mu_2, tr S_1 + tr S_2 and AB'."""
+    """The distance from mu_1 - mu_2, tr S_1 + tr S_2 and AB'."""
     # Rounding can leave -1e-15 where the two sides are the same; the distance itself is never negative.
     return float((gap_D.square().sum() + traces - 2 * _nuclear(cross_NM)).clamp(min=0))
 
 
 def _products(pair: Pair) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Inner products float64 [n_r, n_f] of real images and samples, both sides' squared norms, and the mean of the real ones, from which
-    all of these are taken."""
+    """What all halves of a pair with few rows share: inner products [n_r, n_f], squared norms of both sides,
+    and the real mean.
+
+    All float64. Products and norms are of the rows minus the mean of the real images.
+    """
     shift = pair.real.mean(0, dtype=torch.float64)
     real, fake = pair.real - shift, pair.fake - shift
     return real @ fake.T, real.square().sum(1), fake.square().sum(1), shift
@@ -142,7 +154,10 @@ def _products(pair: Pair) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 @measure("fd")
 class FrechetDistance(PairMetric):
-    """`frechet_distance` on whatever features the pair holds; say which ("FD pixels"), and never call it FID.
+    """Frechet distance between normal fits of the real and the sample features. It depends on the extractor
+    and is called FID only on Inception features.
+
+    See `frechet_distance` for the formula and the bias.
 
     >>> FrechetDistance.of(Pair(torch.eye(4), torch.eye(4) + 1)) > 0
     True
@@ -151,6 +166,7 @@ class FrechetDistance(PairMetric):
     unit = "squared feature distance"
     range = (0.0, float("inf"))
     better = "lower"
+    topic = "Fidelity"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -171,17 +187,22 @@ class FrechetDistance(PairMetric):
 
 
 def fd_infinity(x_ND: Tensor, y_MD: Tensor, parts: Sequence[int] = (1, 2), seed: int = 0) -> float:
-    """Frechet distance at infinitely many images, by a line through the distances at n, n/2, ... against 1/n (Chong & Forsyth 2020,
-    arXiv 1911.07023, Effectively unbiased FID): its intercept. Can be negative.
+    """Frechet distance extrapolated to infinitely many images (Chong & Forsyth 2020, arXiv 1911.07023,
+    Effectively unbiased FID).
 
-    For each number in `parts` both sides are cut at random into so many disjoint parts, whose distances are averaged, so that every
-    row counts at every size; the cuts depend on `seed` and the numbers of rows alone. The paper draws one subset of the
-    samples per size, 15 sizes, and keeps the real side whole, since 50,000 real images are the truth to it; here both sides are small
-    and both have their bias taken out. Two sizes, 2 FD(n) - FD(n/2), were measured to be the best line: between two
-    samples of N(0, I_16) at n = 128 (FD 1.33 +-.16) it has standard deviation .21, fifteen single subsets from n/4 on .29.
-    Linear in 1/n, hence unbiased, while every part has 2 d rows or more; at d rows it overshoots by 1 to 5% of what it takes away, with
-    fewer it leaves some bias in.
-    Raises MeasureError unless `parts` has two different sizes that leave at least 2 rows each.
+    A line is fitted to the distances at n, n/2, ... against 1/n; the result is its intercept. It can be
+    negative.
+
+    For each number in `parts` both sides are split at random into that many disjoint parts, whose
+    distances are averaged, so that every row counts at every size. The splits depend on `seed` and the
+    numbers of rows alone. The paper draws one subset of the samples per size, 15 sizes, and keeps the
+    real side whole, because it has 50,000 real images. Here both sides are small, so the bias of both is
+    removed. Two sizes, 2 FD(n) - FD(n/2), gave the best line: between two samples of N(0, I_16) at n =
+    128 (FD 1.33 +-.16) its standard deviation is .21, that of fifteen single subsets from n/4 on .29.
+
+    The distance is linear in 1/n, hence the result unbiased, while every part has at least 2 d rows. At d
+    rows the correction is 1 to 5% too large; with fewer rows some bias remains. Raises MeasureError
+    unless `parts` has two different sizes that leave at least 2 rows each.
 
     >>> fd_infinity(torch.tensor([[0.0], [2.0]] * 4), torch.tensor([[3.0], [5.0]] * 4)) < 9.1
     True
@@ -189,7 +210,8 @@ def fd_infinity(x_ND: Tensor, y_MD: Tensor, parts: Sequence[int] = (1, 2), seed:
     few = min(len(x_ND), len(y_MD))
     if len(set(parts)) < 2 or min(parts) < 1 or few < 2 * max(parts):
         raise MeasureError(
-            f"a line to infinitely many images wants two sizes or more of at least 2 images each, got parts {tuple(parts)} of {few} images"
+            "a line to infinitely many images needs two sizes or more of at least 2 images each, got parts "
+            f"{tuple(parts)} of {few} images"
         )
     draw = np.random.default_rng(seed)
     means = []
@@ -198,33 +220,35 @@ def fd_infinity(x_ND: Tensor, y_MD: Tensor, parts: Sequence[int] = (1, 2), seed:
             torch.from_numpy(draw.permutation(len(side))).to(side.device).tensor_split(count)
             for side in (x_ND, y_MD)
         )
-        means.append(
-            np.mean([frechet_distance(x_ND[own], y_MD[other]) for own, other in zip(x, y, strict=True)])
-        )
+        distances = [frechet_distance(x_ND[a], y_MD[b]) for a, b in zip(x, y, strict=True)]
+        means.append(np.mean(distances))
     return float(np.polynomial.Polynomial.fit(parts, means, 1)(0.0))
 
 
 @measure("fd_infinity")
 class FrechetDistanceInfinity(PairMetric):
-    """`fd` with its 1/n bias taken out: 2 FD(n) - FD(n/2), see `fd_infinity`; 0 in expectation between equal distributions.
+    """`fd` with its 1/n bias removed, 2 FD(n) - FD(n/2): 0 in expectation between equal distributions.
 
-    Needs 2 d images on either side, 4 d with an interval, because halves of fewer than d rows lie off the line: below
-    4096 images use `kid` with Inception's 2048 features. Its standard deviation is 1.3 to 1.9 times that of `fd` where
-    the distributions are equal, 1.0 to 1.1 times where they differ (normal ones, n = 2 d to 16 d). Negative values are noise
-    around 0. Samples that are copies of the real images share their noise, which no line can know: the value is then below 0.
-    Costs three times `fd`.
+    See `fd_infinity`. It needs 2 d images on either side, and 4 d with an interval, because the distance
+    of halves with fewer than d rows is not on the line: below 4096 images use `kid` with the 2048
+    features of Inception. Its standard deviation is 1.3 to 1.9 times that of `fd` between equal
+    distributions, and 1.0 to 1.1 times that between different ones (normal ones, n = 2 d to 16 d).
+    Negative values are noise around 0. Samples that are copies of the real images share their noise, for
+    which no line can correct: the value is then below 0. Costs three times as much as `fd`.
 
-    >>> round(FrechetDistanceInfinity.of(Pair(torch.arange(8.0).view(8, 1), torch.arange(8.0).view(8, 1) + 100)), -2)
+    >>> x = torch.arange(8.0).view(8, 1)
+    >>> round(FrechetDistanceInfinity.of(Pair(x, x + 100)), -2)
     10000.0
     """
 
     unit = "squared feature distance"
     range = (float("-inf"), float("inf"))
     better = "lower"
+    topic = "Fidelity"
 
     @classmethod
     def least(cls, pair: Pair) -> int:
-        """Halves of as many images as there are features."""
+        """Twice as many images as features."""
         return max(4, 2 * pair.real.shape[1])
 
     @classmethod
@@ -233,22 +257,26 @@ class FrechetDistanceInfinity(PairMetric):
 
 
 class FrechetInceptionDistance(_TorchmetricsFID):
-    """torchmetrics' FID with the symmetric root: same images, same value, never NaN.
+    """torchmetrics' FID with a symmetric matrix root: same images, same value, never NaN.
 
-    Constructor, states and `update` are the parent's, so the states of one load into the other.
+    Constructor, states and `update` are inherited, so the states of one can be loaded into the other.
 
     >>> from torch.nn import AdaptiveAvgPool2d, Flatten, Sequential
-    >>> fid = FrechetInceptionDistance(Sequential(AdaptiveAvgPool2d(1), Flatten()), normalize=True, input_img_size=(3, 8, 8))
+    >>> network = Sequential(AdaptiveAvgPool2d(1), Flatten())
+    >>> fid = FrechetInceptionDistance(network, normalize=True, input_img_size=(3, 8, 8))
     >>> for real in (True, False): fid.update(torch.linspace(0, 1, 768).view(4, 3, 8, 8), real=real)
     >>> bool(fid.compute() < 1e-6)
     True
     """
 
     def compute(self) -> Tensor:
-        """FID over all images seen, in the dtype of the features. Raises MeasureError under 2 images on a side."""
+        """FID over all images so far, in the dtype of the features. Raises MeasureError for fewer than 2
+        images on a side.
+        """
         if self.real_features_num_samples < 2 or self.fake_features_num_samples < 2:
             raise MeasureError(
-                f"FID needs at least 2 images on each side, got {self.real_features_num_samples} and {self.fake_features_num_samples}"
+                f"FID needs at least 2 images on each side, got {self.real_features_num_samples} and "
+                f"{self.fake_features_num_samples}"
             )
         moments = []
         for side in ("real", "fake"):

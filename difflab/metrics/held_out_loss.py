@@ -1,10 +1,11 @@
-"""The loss of a denoiser on real images that it was not trained on: their likelihood, not the quality of samples.
+"""The loss of a denoiser on real images that it was not trained on: their likelihood, not the quality of
+samples.
 
-The mean squared error over all noise levels is, up to a weight per level, the bound on -log p(x) that diffusion models are
-trained on (Ho et al. 2006.11239, eq. 5 and 14; Kingma et al. 2107.00630, eq. 11). Here no weights are applied. Averaged over
-real images it is the closest estimate of KL(real || model) that such a model offers: it rises where the model no longer
-covers real images. Images, noise and noise levels are the same in every generation of a run, so that generations can be
-compared in pairs.
+The mean squared error over all noise levels is, up to a weight per level, the bound on -log p(x) that
+diffusion models are trained on (Ho et al. 2006.11239, eq. 5 and 14; Kingma et al. 2107.00630, eq. 11). Here
+no weights are applied. Averaged over real images it is the closest estimate of KL(real || model) that such a
+model offers: it rises where the model no longer covers real images. Images, noise and noise levels are the
+same in every generation of a run, so that generations can be compared in pairs.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ ROWS = (
         "loss_gap",
         unit=_LOSS,
         better="lower",
-        about="Held-out loss minus the loss on as many images of the first training set. Above 0: these images "
-        "were memorised.",
+        about="Held-out loss minus the loss on as many images of the first training set. Above 0: these "
+        "images were memorised.",
         topic="Memorisation",
         title="loss gap to training images",
     ),
@@ -74,7 +75,8 @@ ROWS = (
 def errors(
     model: Any, inputs: Any, conditions: np.ndarray | None, places: Iterable[int], key: tuple[object, ...]
 ) -> np.ndarray:
-    """Mean squared error of what `model.net` predicts for each image at LEVELS noise levels, least noise first: float64 [n, LEVELS].
+    """Mean squared error of the prediction of `model.net` for each image at LEVELS noise levels, least noise
+    first: float64 [n, LEVELS].
 
     Args:
         model: a Denoiser, ready and on its device.
@@ -91,19 +93,24 @@ def errors(
         noise = torch.randn((LEVELS, *x.shape[1:]), generator=rng)
         drawn.append((x.expand_as(noise), noise.to(device), model.noisy(levels).to(device)))
     x, noise, t = (torch.cat(parts) for parts in zip(*drawn, strict=True))
-    given = None if conditions is None else torch.from_numpy(conditions).to(device).repeat_interleave(LEVELS)
-    return model.error(model.net, x, noise, t, given).double().cpu().numpy().reshape(-1, LEVELS)
+    labels = None
+    if conditions is not None:
+        labels = torch.from_numpy(conditions).to(device).repeat_interleave(LEVELS)
+    return model.error(model.net, x, noise, t, labels).double().cpu().numpy().reshape(-1, LEVELS)
 
 
 def summary(
     held: np.ndarray, trained: np.ndarray, classes: tuple[list[str], np.ndarray, np.ndarray] | None = None
 ) -> dict[str, Any]:
-    """What is reported of errors [n, LEVELS] of held-out and [m, LEVELS] of trained images, m <= n, that met the same noise.
+    """The measures from errors [n, LEVELS] of held-out and [m, LEVELS] of trained images, m <= n, with the
+    same noise on both sides.
 
     Args:
-        classes: names; classes of the held-out images, int64 [n]; classes of generation 0's training set. None = unlabelled.
+        classes: names; classes of the held-out images, int64 [n]; classes of generation 0's training set.
+            None = unlabelled.
 
-    Returns {"measures": {name: value, low, high, n, reason}, "classes": {name: value, n}}. Intervals are normal, over images.
+    Returns {"measures": {name: value, low, high, n, reason}, "classes": {name: value, n}}. Intervals are
+    normal, over images.
 
     >>> summary(np.full((3, 8), 2.0), np.full((2, 8), 0.5))["measures"]["loss_gap"]["value"]
     1.5
@@ -125,13 +132,14 @@ def summary(
 
 
 def rare(labels: np.ndarray) -> np.ndarray:
-    """The rarest quarter (at least one) of the classes among `labels`, ties by index: int64 [max(1, classes // 4)].
+    """The rarest quarter (at least one) of the classes among `labels`, ties by index: int64 [max(1, classes
+    // 4)].
 
     >>> rare(np.array([0, 0, 0, 1, 1, 2, 2, 3, 3, 3]))
     array([1])
     """
-    found, count = np.unique(labels, return_counts=True)
-    return found[count.argsort(kind="stable")[: max(1, len(found) // 4)]]
+    classes, count = np.unique(labels, return_counts=True)
+    return classes[count.argsort(kind="stable")[: max(1, len(classes) // 4)]]
 
 
 def mean(
@@ -139,7 +147,10 @@ def mean(
     infinite: str = "the loss is not finite",
     none: str = "no held-out image is of such a class",
 ) -> dict[str, Any]:
-    """Mean of values [n] with its normal 95% interval; value None with a reason, `infinite` or `none`, where there is none."""
+    """Mean of values [n] with its normal 95% interval.
+
+    Where there is no finite mean, the value is None with a reason: `infinite`, or `none` without values.
+    """
     n = len(values)
     value = float(values.mean()) if n else math.nan
     if not math.isfinite(value):

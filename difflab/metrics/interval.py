@@ -1,21 +1,24 @@
-"""95% intervals by half-sampling: what a measure owes to the images that happened to be drawn.
+"""95% intervals by half-sampling: how much a measure depends on the images that were drawn.
 
-Each resample takes half of the rows of either side, without replacement and independently, and evaluates the measure on
-them. For a mean over n rows the variance of the half-sample mean around the full mean is (1 - 1/2)/(n/2) s^2 = s^2/n: the
-variance of the full mean itself, so no rescaling is needed (McCarthy 1969, balanced half-samples; Shao & Tu 1995, ch. 5).
-A bootstrap would draw duplicates, which are each other's nearest neighbours and break k-NN measures and U-statistics.
+Each resample takes half of the rows of either side, without replacement and independently, and evaluates
+the measure on them. For a mean over n rows the variance of the half-sample mean around the full mean is
+(1 - 1/2)/(n/2) s^2 = s^2/n. This is the variance of the full mean, so no rescaling is needed (McCarthy
+1969, balanced half-samples; Shao & Tu 1995, ch. 5). A bootstrap would draw duplicates, which are each
+other's nearest neighbours and break k-NN measures and U-statistics.
 
-Half the rows also shift the *mean* of a biased measure (the Frechet distance grows as 1/n, k-NN balls widen), so only the
-spread is taken from the resamples: ``value + quantiles(theta_b - mean theta_b)``. The interval is about the expectation of
-the measure **at this n**, which is what the floor at the same n is compared with; it does not remove the bias.
+Half the rows also shift the *mean* of a biased measure (the Frechet distance grows as 1/n, k-NN balls
+widen), so only the spread is taken from the resamples: ``value + quantiles(theta_b - mean theta_b)``. The
+interval is about the expectation of the measure **at this n**, which is also that of the floor. It does
+not remove the bias.
 
-For shares of images the interval is joined with Wilson's: near 0 and 1 most half-samples are the bound itself, and their spread
-alone would shrink to a point.
+For shares of images the interval is joined with Wilson's: near 0 and 1 most half-samples are equal to the
+bound, and their spread alone would shrink to a point.
 
-How often such intervals hold the expectation is measured by ``benchmarks/interval.py`` (table: benchmarks/README.md; nominal
-.95): .89-.97 for shares, recall, density and trace ratio in most settings, down to .86 at n = 100 where the value is at its bound;
-.91-.93 for fd between different distributions. Where both sides are equally distributed, fd and kid are quadratic in the
-noise and their intervals cover .99-1.00: too wide, which is safe, but blind to small differences from the floor.
+How often such intervals cover the expectation is measured by ``benchmarks/interval.py`` (table:
+benchmarks/README.md; nominal .95): .89-.97 for shares, recall, density and trace ratio in most settings,
+down to .86 at n = 100 where the value is at its bound; .91-.93 for fd between different distributions.
+Where both sides have the same distribution, fd and kid are quadratic in the noise and their intervals
+cover .99-1.00: too wide, which is safe, but insensitive to small differences from the floor.
 """
 
 from __future__ import annotations
@@ -36,7 +39,8 @@ LEVEL = 0.95
 
 
 def half_rows(n_real: int, n_fake: int, resample: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Sorted row indices int64 [n_real // 2] and [n_fake // 2] of one resample: a pure function of its arguments.
+    """Sorted row indices int64 [n_real // 2] and [n_fake // 2] of one resample: a function of the arguments
+    alone.
 
     >>> [len(rows) for rows in half_rows(10, 7, resample=0, seed=1)]
     [5, 3]
@@ -49,8 +53,8 @@ def half_rows(n_real: int, n_fake: int, resample: int, seed: int) -> tuple[Tenso
 def resampled(metric: type[PairMetric], pair: Pair, resamples: Iterable[int], seed: int) -> list[float]:
     """The measure on the half-samples numbered `resamples`, in that order.
 
-    Processes may share the numbers: each value depends on its own number alone. Raises MeasureError, as `metric.of`,
-    when half of the rows are too few.
+    Each value depends on its own number alone, so that processes may share the numbers. Raises
+    MeasureError, as `metric.of`, when half of the rows are too few.
 
     >>> from difflab.metrics import METRICS
     >>> len(resampled(METRICS["trace_ratio"], Pair(torch.rand(8, 2), torch.rand(8, 2)), range(3), seed=0))
@@ -60,7 +64,7 @@ def resampled(metric: type[PairMetric], pair: Pair, resamples: Iterable[int], se
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share of n independent images: never a point, also at 0 and 1.
+    """Wilson's 95% interval of a share of n independent images. It has positive width also at 0 and 1.
 
     >>> [round(x, 4) for x in wilson(1.0, 500)]
     [0.9924, 1.0]
@@ -77,10 +81,11 @@ def interval(
     range: tuple[float, float] = (-math.inf, math.inf),
     share_of: int | None = None,
 ) -> tuple[float, float]:
-    """95% interval (low, high) of a full-sample `value`, clipped to the measure's `range`.
+    """95% interval (low, high) of a full-sample `value`, clipped to the `range` of the measure.
 
-    `share_of`: for a share of that many images; the interval is joined with Wilson's, since all half-samples of 0 or 1 agree.
-    Raises MeasureError with fewer than 20 resamples (a 2.5% tail is then a guess) or non-finite values.
+    With `share_of`, the value is a share of that many images, and the interval is joined with Wilson's.
+    Raises MeasureError for fewer than 20 resamples (a 2.5% tail is then a guess) and for values that are
+    not finite.
 
     >>> low, high = interval(0.9, [0.8 + 0.01 * i for i in range(21)], (0.0, 1.0))
     >>> round(low, 3), round(high, 3)
@@ -88,7 +93,8 @@ def interval(
     """
     if len(resampled_values) < 20:
         raise MeasureError(
-            f"an interval needs at least 20 resamples, got {len(resampled_values)}: raise measure.resamples, or set 0 for none"
+            f"an interval needs at least 20 resamples, got {len(resampled_values)}: raise "
+            "measure.resamples, or set 0 for none"
         )
     theta = np.asarray(resampled_values, dtype=np.float64)
     if not (np.isfinite(theta).all() and math.isfinite(value)):

@@ -17,10 +17,11 @@ from difflab.core.errors import MeasureError
 
 
 class Judge:
-    """Multinomial logistic regression on standardised features of real train images (scikit-learn, lbfgs: deterministic).
+    """Multinomial logistic regression on standardised features of real training images (scikit-learn, lbfgs:
+    deterministic).
 
-    `recipe` says how it was made; `n_classes` counts all classes of the data, also those without a training image, which
-    it never answers.
+    `recipe` says how it was made. `n_classes` counts all classes of the data, including those without a
+    training image, which the judge never predicts.
 
     >>> judge = Judge.fit(torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([0, 0, 1, 1]), n_classes=2)
     >>> judge.predict(torch.tensor([[-1.0], [2.0]]))
@@ -37,14 +38,16 @@ class Judge:
 
     @classmethod
     def fit(cls, features: Tensor, labels: Tensor, n_classes: int) -> Judge:
-        """Fit on features [n, d] and labels int64 [n] in 0..n_classes-1. Raises MeasureError when that cannot be done."""
+        """Fit on features [n, d] and labels int64 [n] in 0..n_classes-1. Raises MeasureError when that is
+        not possible.
+        """
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
 
         x, y = features.detach().double().cpu(), labels.detach().cpu()
         if x.ndim != 2 or y.shape != (len(x),):
             raise MeasureError(
-                f"a judge wants features [n, d] and labels [n], got {tuple(x.shape)} and {tuple(y.shape)}"
+                f"a judge needs features [n, d] and labels [n], got {tuple(x.shape)} and {tuple(y.shape)}"
             )
         if not torch.isfinite(x).all():
             raise MeasureError("a judge cannot be fitted: some training features are NaN or infinite")
@@ -52,7 +55,8 @@ class Judge:
             raise MeasureError(f"a judge needs training images of at least 2 classes, got {len(y.unique())}")
         if int(y.min()) < 0 or int(y.max()) >= n_classes:
             raise MeasureError(
-                f"judge labels run from {int(y.min())} to {int(y.max())}; {n_classes} classes are 0 to {n_classes - 1}"
+                f"judge labels run from {int(y.min())} to {int(y.max())}; {n_classes} classes are 0 to "
+                f"{n_classes - 1}"
             )
         mean, scale = x.mean(0), x.std(0, correction=0)
         scale = scale.where(scale > 0, 1)  # a constant feature says nothing; dividing by 0 would say NaN
@@ -63,16 +67,13 @@ class Judge:
                 probe = LogisticRegression(**settings).fit(((x - mean) / scale).numpy(), y.numpy())
             except ConvergenceWarning as warning:
                 raise MeasureError(
-                    "the class judge did not converge in 5000 iterations; measure with another judge extractor"
+                    "the class judge did not converge in 5000 iterations; measure with another judge "
+                    "extractor"
                 ) from warning
         weight, bias = torch.from_numpy(probe.coef_), torch.from_numpy(probe.intercept_)
-        if (
-            len(weight) == 1
-        ):  # scikit-learn keeps one row for two classes; with a zero row the same argmax serves both cases
-            weight, bias = (
-                torch.cat([torch.zeros_like(weight), weight]),
-                torch.cat([torch.zeros_like(bias), bias]),
-            )
+        if len(weight) == 1:  # scikit-learn keeps one row for two classes; argmax needs two
+            weight = torch.cat([torch.zeros_like(weight), weight])
+            bias = torch.cat([torch.zeros_like(bias), bias])
         tensors = {
             "weight": weight,
             "bias": bias,
@@ -90,11 +91,13 @@ class Judge:
         return cls(tensors, recipe)
 
     def predict(self, features: Tensor) -> Tensor:
-        """The class seen in each row of `features` [n, d]: int64 [n], on the features' device."""
+        """The predicted class of each row of `features` [n, d]: int64 [n], on the device of the features."""
         return self._tensors["classes"][self._logits(features).argmax(1)].to(features.device)
 
     def probabilities(self, features: Tensor) -> Tensor:
-        """The probability of each class in each row of `features` [n, d]: float64 [n, n_classes], 0 for classes it never learned."""
+        """The probability of each class for each row of `features` [n, d]: float64 [n, n_classes], 0 for
+        classes without training images.
+        """
         out = torch.zeros(len(features), self.n_classes, dtype=torch.float64)
         out[:, self._tensors["classes"]] = self._logits(features).softmax(1)
         return out.to(features.device)
@@ -103,12 +106,13 @@ class Judge:
         t = self._tensors
         if features.ndim != 2 or features.shape[1] != len(t["mean"]):
             raise MeasureError(
-                f"the judge reads features [n, {len(t['mean'])}], got {tuple(features.shape)}: use the extractor it was fitted on"
+                f"the judge reads features [n, {len(t['mean'])}], got {tuple(features.shape)}: use the "
+                "extractor it was fitted on"
             )
         return ((features.detach().double().cpu() - t["mean"]) / t["scale"]) @ t["weight"].T + t["bias"]
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, recipe included, under a temporary name first."""
+        """Write one safetensors file, recipe included. It is written under a temporary name first."""
         partial = Path(f"{path}.partial")
         save_file(
             {name: tensor.contiguous() for name, tensor in self._tensors.items()},
@@ -119,7 +123,7 @@ class Judge:
 
     @classmethod
     def load(cls, path: str | Path) -> Judge:
-        """Read what `save` wrote. Raises MeasureError when the file is missing or is no judge."""
+        """Read what `save` wrote. Raises MeasureError when the file is missing or holds no judge."""
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {

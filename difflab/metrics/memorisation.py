@@ -1,11 +1,16 @@
-"""Memorisation: `generalisation_score` (and `generalisation_score_own`), `auth_pct`, `ct`, `near_duplicates` against the training images; `repeats` and `spacing_ratio` among samples.
+"""Memorisation of the training images, and repetition among samples.
 
-All but the last two need ``Pair(..., train=features)``: the images that the model was trained on, while ``pair.real`` is held out.
-A model that copies comes nearer to its training images than held-out images do; one that blurs or breaks stays further away.
-So neither end is good: read each number beside its floor, which has held-out images in the place of the samples (by
-construction 0 for `ct` and .01 for `near_duplicates`).
+Against training images: `generalisation_score`, `generalisation_score_own`, `auth_pct`, `ct`,
+`near_duplicates`. Among samples: `repeats`, `spacing_ratio`.
 
-The training set is taken as given: intervals are about the samples and the held-out images drawn. Distances are Euclidean.
+The measures against training images need ``Pair(..., train=features)``, the images that the model was
+trained on, while ``pair.real`` is held out. Samples of a model that copies are nearer to its training
+images than held-out images are. Blurred or broken samples are farther away. Neither extreme is good: read
+each number beside its floor, which has held-out images in the place of the samples. By construction the
+floor is 0 for `ct` and .01 for `near_duplicates`.
+
+The training set is treated as fixed: intervals cover the choice of samples and held-out images. Distances
+are Euclidean.
 """
 
 from __future__ import annotations
@@ -20,30 +25,39 @@ from difflab.core.errors import MeasureError
 from difflab.metrics.distances import squared_distances
 from difflab.metrics.metric import PairMetric, measure
 from difflab.metrics.pair import Pair, Rows
-from difflab.metrics.precision_recall import _near_fake, _near_real, radii
+from difflab.metrics.precision_recall import near_fake, near_real, radii
 
 COPIES = 0.01
-"""Share of real images that the thresholds of `near_duplicates` and `repeats` call too near: what an honest model is expected to score."""
+"""Share of real images below the thresholds of `near_duplicates` and `repeats`.
+
+A model that neither copies nor repeats is expected to score this share.
+"""
 
 
 def nearest_real(samples: Tensor, real: Tensor, block: int = 512) -> tuple[Tensor, Tensor]:
-    """Euclidean distance float32 [n] from each sample to its nearest real image, and that image's index int64 [n] (the first of equals).
+    """Euclidean distance float32 [n] from each sample to its nearest real image, and the index of that image
+    int64 [n].
 
-    Built over `block` samples at a time: besides features in float64, memory stays below ``32 * block * len(real)`` bytes.
-    Raises MeasureError for features of different widths and where there is no real image.
+    The first of equal images counts. Computed over `block` samples at a time: besides features in
+    float64, memory stays below ``32 * block * len(real)`` bytes. Raises MeasureError for features of
+    different widths, and without a real image.
 
     >>> nearest_real(torch.tensor([[1.0], [9.0]]), torch.tensor([[0.0], [5.0]]))
     (tensor([1., 4.]), tensor([0, 1]))
     """
     if samples.ndim != 2 or real.ndim != 2 or samples.shape[1] != real.shape[1] or not len(real):
         raise MeasureError(
-            f"nearest images are looked up between features [n, d] and [m, d] with m >= 1, got {tuple(samples.shape)} and {tuple(real.shape)}"
+            f"nearest images need features [n, d] and [m, d] with m >= 1, got {tuple(samples.shape)} and "
+            f"{tuple(real.shape)}"
         )
-    found = [squared_distances(part, real).min(1) for part in samples.split(block)] if len(samples) else []
-    none = torch.zeros(0, device=samples.device)
-    return torch.cat([none, *(f.values for f in found)]).sqrt(), torch.cat(
-        [none.long(), *(f.indices for f in found)]
-    )
+    distances = [torch.zeros(0, device=samples.device)]
+    indices = [torch.zeros(0, dtype=torch.long, device=samples.device)]
+    if len(samples):
+        for part in samples.split(block):
+            nearest = squared_distances(part, real).min(1)
+            distances.append(nearest.values)
+            indices.append(nearest.indices)
+    return torch.cat(distances).sqrt(), torch.cat(indices)
 
 
 def _fake_to_train(pair: Pair) -> tuple[Tensor, Tensor]:
@@ -57,14 +71,16 @@ def _real_to_train(pair: Pair) -> tuple[Tensor, Tensor]:
 class _Memorisation(PairMetric):
     needs = "train"
     better = "real"
+    topic = "Memorisation"
 
 
 @measure("generalisation_score")
 class GeneralisationScore(_Memorisation):
-    """Mean distance from a sample to its nearest training image (Shi et al. 2509.16499): 0 when all samples are copies.
+    """Mean distance from a sample to its nearest training image (Shi et al. 2509.16499): 0 when all samples
+    are copies.
 
-    In the units of the features, so only comparable within one extractor, and smaller the more training images there are.
-    ``pair.real`` is not read.
+    The unit is that of the features, so values are comparable within one extractor only. They are smaller
+    the more training images there are. ``pair.real`` is not read.
 
     >>> x = torch.tensor([[0.0], [4.0]])
     >>> GeneralisationScore.of(Pair(x, x + 1, train=x))
@@ -81,11 +97,13 @@ class GeneralisationScore(_Memorisation):
 
 @measure("generalisation_score_own")
 class GeneralisationScoreOwn(GeneralisationScore):
-    """`generalisation_score` against the images that this generation itself was trained on: mean distance to the nearest (Shi et al. 2509.16499).
+    """`generalisation_score` against the training set of the generation itself, samples included (Shi et al.
+    2509.16499): 0 when all samples are copies.
 
-    The measure of the paper, where `generalisation_score` keeps to the real images that generation 0 learned from. In a loop without
-    real images it tends to 0 as each model copies the samples of the one before: from generalisation to memorisation. A training set
-    that shrinks into a small region brings it down as well; its floor, held-out images in the place of the samples, then rises.
+    This is the measure of the paper. `generalisation_score` instead compares with the real images that
+    generation 0 learned from. In a loop without real images it tends to 0, because each model copies the
+    samples of the one before. A training set that shrinks into a small region also lowers it; its floor,
+    which has held-out images as samples, then rises.
 
     >>> x = torch.tensor([[0.0], [4.0]])
     >>> GeneralisationScoreOwn.of(Pair(x, x + 1, train=x + 3))
@@ -96,31 +114,32 @@ class GeneralisationScoreOwn(GeneralisationScore):
 
 
 def _authentic(pair: Pair) -> Tensor:
-    """bool [n_f]: the sample lies further from its nearest training image than that image from its own nearest other one."""
+    """Whether a sample is farther from its nearest training image than that image from its own nearest other
+    one, bool [n_f].
+    """
     train, (distance, index) = pair.train, pair.once(_fake_to_train)
     if len(train) < 2:
         raise MeasureError(
-            f"auth_pct compares training images with each other and wants at least 2, got {len(train)}"
+            f"auth_pct compares training images with each other and needs at least 2, got {len(train)}"
         )
-    hit, back = index.unique(
-        return_inverse=True
-    )  # of 50,000 training images only those that some sample is near
-    own = []
-    for part in hit.split(256):
+    # Of all training images only those are read that are the nearest of some sample.
+    rows, position = index.unique(return_inverse=True)
+    to_nearest = []
+    for part in rows.split(256):
         to_all = squared_distances(train[part], train)
-        to_all[torch.arange(len(part), device=train.device), part] = float(
-            "inf"
-        )  # by index: a duplicate is a neighbour
-        own.append(to_all.min(1).values)
-    return distance > torch.cat(own).sqrt()[back]
+        # By index, not by distance 0: a duplicate is a neighbour.
+        to_all[torch.arange(len(part), device=train.device), part] = float("inf")
+        to_nearest.append(to_all.min(1).values)
+    return distance > torch.cat(to_nearest).sqrt()[position]
 
 
 @measure("auth_pct")
 class AuthPct(_Memorisation):
-    """Share of authentic samples: further from their nearest training image than that one is from its nearest other.
+    """Share of authentic samples: those farther from their nearest training image than that image is from
+    its own nearest other one.
 
-    Alaa et al. 2102.08921; times 100 it is the AuthPct of dgm-eval. Copies score 0, but samples far from all
-    data score 1, so that more is not better than the floor. ``pair.real`` is not read.
+    Alaa et al. 2102.08921; times 100 it is the AuthPct of dgm-eval. Copies score 0, but samples far from
+    all data score 1, so a value above the floor is not better. ``pair.real`` is not read.
 
     >>> train = torch.tensor([[0.0], [1.0]])
     >>> AuthPct.of(Pair(train, torch.tensor([[0.0], [0.4], [1.9], [3.0]]), train=train))
@@ -136,28 +155,34 @@ class AuthPct(_Memorisation):
 
 
 def _null_deviation(pair: Pair) -> float:
-    """Standard deviation, when both sides are alike, of the share of pairs that `ct` counts; ties make it smaller."""
+    """Standard deviation, between equal distributions, of the share of pairs that `ct` counts. Ties make it
+    smaller.
+    """
     both = torch.cat([pair.once(_real_to_train)[0], pair.once(_fake_to_train)[0]])
     n, m, total = len(pair.real), len(pair.fake), len(both)
     tied = both.unique(return_counts=True)[1].double()
-    left = total + 1 - float((tied**3 - tied).sum()) / (total * (total - 1))
-    if left < 1e-9:
+    variance = total + 1 - float((tied**3 - tied).sum()) / (total * (total - 1))
+    if variance < 1e-9:
         raise MeasureError(
-            f"ct has no value: samples and held-out images all lie at distance {float(both[0]):g} from the training images"
+            f"ct has no value: samples and held-out images all lie at distance {float(both[0]):g} from the "
+            "training images"
         )
-    return (left / (12 * n * m)) ** 0.5
+    return (variance / (12 * n * m)) ** 0.5
 
 
 @measure("ct")
 class CT(_Memorisation):
-    """C_T of Meehan et al. 2004.05675 in a single cell: do samples lie nearer to the training images than held-out ones do?
+    """C_T of Meehan et al. 2004.05675 with a single cell: whether samples lie nearer to the training images
+    than held-out images do. Far below 0 = copies.
 
-    The Mann-Whitney U of the two sets of nearest distances as a z-score: about N(0, 1) for an honest model, far below 0 for
-    one that copies, far above 0 for one that underfits. It grows as sqrt(n): compare equal n. Ties count one half and shrink
-    the null deviation accordingly; there is no continuity correction. (The authors' code and dgm-eval shift z by a constant
-    1/2 pair and ignore ties; dgm-eval also averages three k-means cells on 64 principal components.)
+    The Mann-Whitney U of the two sets of nearest distances as a z-score: about N(0, 1) for a model that
+    does not copy, far below 0 for one that does, far above 0 for one that underfits. It grows as sqrt(n),
+    so compare at equal n. Ties count one half and reduce the null deviation accordingly. There is no
+    continuity correction. (The authors' code and dgm-eval shift z by a constant of 1/2 pair and ignore
+    ties; dgm-eval also averages over three k-means cells on 64 principal components.)
 
-    On rows of a pair the deviation stays that of the whole pair, so that half-samples spread as the whole does.
+    On rows of a pair the deviation remains that of the whole pair, so that half-samples have the same
+    scale.
 
     >>> train = torch.zeros(1, 1)
     >>> round(CT.of(Pair(torch.tensor([[3.0], [4.0]]), torch.tensor([[1.0], [2.0]]), train=train)), 4)
@@ -169,34 +194,32 @@ class CT(_Memorisation):
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        held_out, sampled = (
-            pair.once(_real_to_train)[0][real].sort().values,
-            pair.once(_fake_to_train)[0][fake].contiguous(),
-        )
-        below, not_above = (
-            torch.searchsorted(held_out, sampled),
-            torch.searchsorted(held_out, sampled, right=True),
-        )
-        return float((below + not_above).double().mean() / (2 * len(held_out)) - 0.5) / pair.once(
-            _null_deviation
-        )
+        held_out = pair.once(_real_to_train)[0][real].sort().values
+        sampled = pair.once(_fake_to_train)[0][fake].contiguous()
+        below = torch.searchsorted(held_out, sampled)
+        not_above = torch.searchsorted(held_out, sampled, right=True)
+        share = float((below + not_above).double().mean() / (2 * len(held_out)) - 0.5)
+        return share / pair.once(_null_deviation)
 
 
 def _too_near(distances: Tensor) -> float:
-    """The distance that a further image of the same kind falls short of with probability `COPIES`.
+    """The distance that a further image of the same distribution falls below with probability `COPIES`.
 
-    Among n + 1 exchangeable distances the last is at most the r-th smallest of the others with probability r / (n + 1); between
-    those the quantile is linear (Weibull's). Below 99 distances the smallest one stands in, reached with probability 1 / (n + 1).
+    Among n + 1 exchangeable distances the last is at most the r-th smallest of the others with
+    probability r / (n + 1). Between those the quantile is linear (Weibull's). For fewer than 99 distances
+    it is the smallest one, which is reached with probability 1 / (n + 1).
     """
     return float(np.quantile(distances.double().cpu().numpy(), COPIES, method="weibull"))
 
 
 @measure("near_duplicates")
 class NearDuplicates(_Memorisation):
-    """Share of samples that are as near to a training image as only 1% of held-out images are; exact copies always are.
+    """Share of samples at least as near to a training image as the nearest 1% of held-out images. Exact
+    copies always count.
 
-    So an honest model scores .01 (1/(n + 1) below n = 99 held-out images), whatever the extractor; more where the data hold
-    over 1% exact duplicates. The threshold comes from the held-out rows, and the interval includes its noise.
+    A model that does not copy scores .01 (1/(n + 1) below n = 99 held-out images) with any extractor, and
+    more where the data hold over 1% exact duplicates. The threshold comes from the held-out rows, and the
+    interval includes its noise.
 
     >>> train = torch.arange(200.0).view(-1, 1)
     >>> NearDuplicates.of(Pair(train + 0.3, torch.tensor([[5.0], [7.1], [9.4], [11.5]]), train=train))
@@ -208,30 +231,31 @@ class NearDuplicates(_Memorisation):
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        return float(
-            (pair.once(_fake_to_train)[0][fake] <= _too_near(pair.once(_real_to_train)[0][real]))
-            .double()
-            .mean()
-        )
+        threshold = _too_near(pair.once(_real_to_train)[0][real])
+        return float((pair.once(_fake_to_train)[0][fake] <= threshold).double().mean())
 
 
 def _nearest_among(pair: Pair, real: Rows, fake: Rows) -> tuple[Tensor, Tensor]:
-    """Squared distance of each real image to the nearest other one, and of each sample to the nearest other one, over equally many of both."""
+    """Squared distance from each real image to the nearest other one, and the same for samples, with equally
+    many rows of both.
+    """
     chosen_real, chosen_fake = (
         torch.arange(len(x), device=x.device)[rows] for x, rows in ((pair.real, real), (pair.fake, fake))
     )
     n = min(len(chosen_real), len(chosen_fake))
-    return radii(pair.real, pair.once(_near_real), chosen_real[:n], 1), radii(
-        pair.fake, pair.once(_near_fake), chosen_fake[:n], 1
+    return radii(pair.real, pair.once(near_real), chosen_real[:n], 1), radii(
+        pair.fake, pair.once(near_fake), chosen_fake[:n], 1
     )
 
 
 @measure("repeats")
 class Repeats(PairMetric):
-    """Share of samples that are as near to another sample as only 1% of real images are to another real one: a few images repeat.
+    """Share of samples at least as near to another sample as the nearest 1% of real images are to another
+    real image. Rises when few images repeat.
 
-    An honest model scores about .01 (2/n below n = 200); exact repeats always count. Nearest distances shrink with n, so of a
-    larger side only as many rows are read as the other side has. Needs no training images.
+    A model without repetition scores about .01 (2/n below n = 200). Exact repeats always count. Nearest
+    distances shrink with n, so the larger side is cut to the number of rows of the smaller one. Needs no
+    training images.
 
     >>> real = torch.arange(200.0).view(-1, 1) ** 2
     >>> Repeats.of(Pair(real, torch.cat([real[2:150], real[150:152].repeat(26, 1)])))
@@ -241,23 +265,25 @@ class Repeats(PairMetric):
     unit = "share of samples"
     range = (0.0, 1.0)
     better = "real"
+    topic = "Diversity"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         among_real, among_fake = _nearest_among(pair, real, fake)
-        pairs = among_real.sort().values[
-            1::2
-        ]  # two images that near are each other's nearest: such distances come twice, the order statistics once
-        return float((among_fake <= _too_near(pairs)).double().mean())
+        # Two images that near are each other's nearest, so such a distance is listed twice. It counts once.
+        distinct = among_real.sort().values[1::2]
+        return float((among_fake <= _too_near(distinct)).double().mean())
 
 
 @measure("spacing_ratio")
 class SpacingRatio(PairMetric):
-    """Median distance from a sample to the nearest other sample, over the same among real images: 1 = as far apart, 0 = repeats.
+    """Median distance from a sample to the nearest other sample, divided by the same among real images: 1 =
+    as far apart, 0 = repeats.
 
-    Where more than half of the samples have a twin it drops to what tells twins apart, noise say, however near real images may come to
-    each other, which `repeats` has to allow for. It shrinks with anything that narrows the set, blur too. Nearest distances
-    shrink with n, so of a larger side only as many rows are read as the other side has.
+    Where more than half of the samples have a twin, it drops to the distance between twins (noise, for
+    example), also where some real images are near each other, which `repeats` has to allow for. Anything
+    that narrows the set lowers it, blur included. Nearest distances shrink with n, so the larger side is
+    cut to the number of rows of the smaller one.
 
     >>> real = torch.arange(20.0).view(-1, 1)
     >>> SpacingRatio.of(Pair(real, torch.cat([real[:10], real[:10] + 0.125])))
@@ -267,6 +293,7 @@ class SpacingRatio(PairMetric):
     unit = "ratio"
     range = (0.0, float("inf"))
     better = "real"
+    topic = "Diversity"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -274,6 +301,7 @@ class SpacingRatio(PairMetric):
         whole = math.sqrt(float(among_real.median()))
         if whole == 0:
             raise MeasureError(
-                "spacing_ratio has no value: more than half of the real images are exact copies of another one"
+                "spacing_ratio has no value: more than half of the real images are exact copies of another "
+                "one"
             )
         return math.sqrt(float(among_fake.median())) / whole

@@ -28,8 +28,9 @@ NO_DIRECTION = "have features of length 0, hence no direction, and are left out"
 class PairMetric(Metric):
     """Base of every measure between real images and samples: a torchmetrics metric over features.
 
-    `update` collects features, `compute` compares them. The states are concatenated over processes. `of` evaluates the same
-    formula on any rows of a `Pair` and reuses what the pair has cached: the intervals are computed in this way.
+    `update` collects features, `compute` compares them. The states are concatenated over processes. `of`
+    evaluates the same formula on any rows of a `Pair` and reuses what the pair has cached: the intervals are
+    computed in this way.
 
     Args:
         judge: class judge, for measures whose `needs` is 'judge'.
@@ -52,16 +53,21 @@ class PairMetric(Metric):
     """Smallest and largest possible value. Intervals are clipped to it."""
     better: ClassVar[str]
     """'lower' | 'higher' | 'real' (best is the value between two sets of real images)."""
+    topic: ClassVar[str] = "Other"
+    """What the measure is about: one of `difflab.core.rows.TOPICS`. A report groups its curves by it."""
     needs: ClassVar[str] = "features"
     """'features' | 'judge' | 'concepts' | 'prompts' | 'texture' | 'train' | 'own'.
 
-    'texture' reads features of the texture extractor. 'train' also reads the real images that the model was trained on. 'own'
-    reads, in a run, the training set of the generation itself instead, samples included.
+    'texture' reads features of the texture extractor. 'train' also reads the real images that the model was
+    trained on. 'own' reads, in a run, the training set of the generation itself instead, samples included.
     """
     min_n: ClassVar[int] = 2
     """Fewest images on either side. The nearest-neighbour measures need `neighbours` + 1."""
     directions: ClassVar[tuple[str, ...]] = ()
-    """The sides ('real', 'fake') of which only the direction of each row is read. Rows of length 0 are left out, see `note`."""
+    """The sides ('real', 'fake') of which only the direction of each row is read.
+
+    Rows of length 0 are left out, see `note`.
+    """
 
     is_differentiable = False
     full_state_update = False
@@ -80,25 +86,27 @@ class PairMetric(Metric):
         self.judge = judge
         self.neighbours = neighbours
         self.concepts = concepts
-        # A process without images syncs a flat, empty tensor of the metric's dtype, and torchmetrics gathers only tensors of
-        # equal rank and dtype. Rows are therefore stored flat, labels as floats (exact up to 2^24), and the width separately.
+        # A process without images syncs a flat, empty tensor of the metric's dtype, and torchmetrics gathers
+        # only tensors of equal rank and dtype. Rows are therefore stored flat, labels as floats (exact up to
+        # 2^24), and the width separately.
         for state in STATES:
             self.add_state(state, [], dist_reduce_fx="cat")
         self.add_state("width", torch.zeros((), dtype=torch.long), dist_reduce_fx="max")
 
     def update(self, features: Tensor, real: bool, labels: Tensor | None = None, train: bool = False) -> None:
-        """Add `features` [n, d] of one side, with `labels` int64 [n] where that side has classes. Raises MeasureError.
+        """Add `features` [n, d] of one side, with `labels` int64 [n] where that side has classes. Raises
+        MeasureError.
 
         With `train` they are of images that the model was trained on; `real` and `labels` are then ignored.
         """
         if features.ndim != 2:
-            raise MeasureError(f"features have shape {tuple(features.shape)}; a measure wants [n, d]")
+            raise MeasureError(f"features have shape {tuple(features.shape)}; a measure needs [n, d]")
         if len(features) == 0:
             return
         if int(self.width) not in (0, features.shape[1]):
             raise MeasureError(
-                f"features have {features.shape[1]} dimensions after rows of {int(self.width)}: "
-                "take all with one extractor"
+                f"features have {features.shape[1]} dimensions after rows of {int(self.width)}: take all "
+                "with one extractor"
             )
         side = "trained" if train else "real" if real else "fake"
         labels = None if train else checked_labels(side, labels, len(features))
@@ -108,7 +116,10 @@ class PairMetric(Metric):
             getattr(self, f"{side}_labels").append(labels.to(self.device, self.dtype))
 
     def compute(self) -> Tensor:
-        """The measure over all rows so far, a float64 scalar. Raises MeasureError with the reason where it has no value."""
+        """The measure over all rows so far, a float64 scalar.
+
+        Raises MeasureError with the reason where it has no value.
+        """
         states = {state: self._gathered(state) for state in STATES}
         width = max(int(self.width), 1)
         real, fake, train = (states[side].view(-1, width) for side in ("real", "fake", "trained"))
@@ -140,8 +151,8 @@ class PairMetric(Metric):
     def of(cls, pair: Pair, rows_real: Tensor | None = None, rows_fake: Tensor | None = None) -> float:
         """The measure on these rows of `pair` (None = all), reusing the pair's cached matrices.
 
-        Rows that the measure cannot read are left out, see `note`.
-        Raises MeasureError when there are too few rows, when labels or a judge are missing, or when the result is not finite.
+        Rows that the measure cannot read are left out, see `note`. Raises MeasureError when there are too few
+        rows, when labels or a judge are missing, or when the result is not finite.
         """
         rows = {"real": rows_real, "fake": rows_fake}
         for side in rows:
@@ -208,8 +219,8 @@ M = TypeVar("M", bound=type[PairMetric])
 def measure(name: str) -> Callable[[M], M]:
     """Class decorator: enter a PairMetric into METRICS under `name`.
 
-    A class of the same name replaces the one that is there, as when the cell of a notebook runs again. Raises ValueError for
-    a class of another name.
+    A class of the same name replaces the one that is there, as when the cell of a notebook runs again. Raises
+    ValueError for a class of another name.
     """
 
     def enter(cls: M) -> M:

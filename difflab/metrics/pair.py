@@ -16,13 +16,17 @@ from difflab.metrics.judge import Judge
 
 T = TypeVar("T")
 HELD = 2**31
-"""Largest matrix of distances, in bytes, that is kept for the resamples. A larger one is recomputed in blocks each time."""
+"""Largest matrix of distances, in bytes, that is kept for the resamples.
+
+A larger one is recomputed in blocks each time.
+"""
 Rows = Tensor | slice
 """Rows of one side: int64 indices without duplicates, or ``slice(None)`` for all of them."""
 
 
 class Pair:
-    """Two feature sets and everything that several measures derive from them, each computed once, at first use.
+    """Two feature sets and everything that several measures derive from them, each computed once, at first
+    use.
 
     Args:
         real: features of real images [n_r, d], finite.
@@ -31,11 +35,13 @@ class Pair:
         fake_labels: int64 [n_f], the class that each sample was conditioned on; None = unconditional.
         judge: the class judge that reads these features; None = no class measures.
         neighbours: k of precision, recall, density and coverage.
-        concepts: the texts that the concept measures compare with. Labels are then positions in `concepts.names`.
-        train: features of the images that the model was trained on [n_t, d], finite; None = no memorisation measures.
+        concepts: the texts that the concept measures compare with. Labels are then positions in
+            `concepts.names`.
+        train: features of the images that the model was trained on [n_t, d], finite; None = no memorisation
+            measures.
 
-    The cached matrices take 4 bytes per entry: n_r*n_f for `rf`, n_r^2 for `rr`, n_f^2 for `ff`. Measures that read them only
-    through `distances` do without the matrix where it would take more than `HELD` bytes.
+    The cached matrices take 4 bytes per entry: n_r*n_f for `rf`, n_r^2 for `rr`, n_f^2 for `ff`. Measures
+    that read them only through `distances` do without the matrix where it would take more than `HELD` bytes.
     Raises MeasureError where the sets cannot be compared.
 
     >>> Pair(torch.zeros(3, 2), torch.ones(4, 2)).rf.shape
@@ -60,7 +66,7 @@ class Pair:
         for side, features in sides.items():
             _check_features(side, features, real)
         if neighbours < 1:
-            raise MeasureError(f"neighbours is {neighbours}; a k-nearest-neighbour measure wants at least 1")
+            raise MeasureError(f"neighbours is {neighbours}; a k-nearest-neighbour measure needs at least 1")
         self.real, self.fake = real, fake
         self.real_labels = checked_labels("real", real_labels, len(real))
         self.fake_labels = checked_labels("fake", fake_labels, len(fake))
@@ -71,7 +77,9 @@ class Pair:
         self._once: dict[Callable[[Pair], Any], Any] = {}
 
     def once(self, derive: Callable[[Pair], T]) -> T:
-        """``derive(self)``, computed at the first call and kept: a cache of what the resamples of a measure share."""
+        """``derive(self)``, computed at the first call and kept: a cache of what the resamples of a measure
+        share.
+        """
         if derive not in self._once:
             self._once[derive] = derive(self)
         return self._once[derive]
@@ -92,10 +100,11 @@ class Pair:
         return squared_distances(self.fake, self.fake)
 
     def distances(self, rows: Rows, columns: Rows, sides: str = "rf", block: int = 1024) -> Iterator[Tensor]:
-        """Squared distances from `rows` of the first side to `columns` of the second, in blocks of rows, in order.
+        """Squared distances from `rows` of the first side to `columns` of the second, in blocks of rows, in
+        order.
 
-        `sides` is 'rf', 'rr' or 'ff'. Yields float32 [at most block, len(columns)], to be read only. The blocks come from the
-        cached matrix, or are computed anew where that would take more than `HELD` bytes.
+        `sides` is 'rf', 'rr' or 'ff'. Yields float32 [at most block, len(columns)], to be read only. The
+        blocks come from the cached matrix, or are computed anew where that would take more than `HELD` bytes.
         """
         x, y = (self.real if side == "r" else self.fake for side in sides)
         if 4 * len(x) * len(y) > HELD:
@@ -116,7 +125,9 @@ class Pair:
 
     @cached_property
     def directed(self) -> dict[str, Tensor]:
-        """Which rows of 'real' and 'fake' have a direction, bool [n]: those whose length is neither 0 nor infinite."""
+        """Which rows of 'real' and 'fake' have a direction, bool [n]: those whose length is neither 0 nor
+        infinite.
+        """
         lengths = {
             side: torch.linalg.vector_norm(getattr(self, side), dim=1, dtype=torch.float64)
             for side in ("real", "fake")
@@ -125,11 +136,14 @@ class Pair:
 
     @property
     def train(self) -> Tensor:
-        """Features of the training images [n_t, d], n_t >= 1. Raises MeasureError where the pair was made without them."""
+        """Features of the training images [n_t, d], n_t >= 1.
+
+        Raises MeasureError where the pair was made without them.
+        """
         if self._train is None or not len(self._train):
             raise MeasureError(
-                "memorisation measures compare samples with the images the model was trained on: "
-                "give Pair(..., train=features)"
+                "memorisation measures compare samples with the images the model was trained on: give "
+                "Pair(..., train=features)"
             )
         return self._train
 
@@ -138,8 +152,8 @@ class Pair:
         """The class judge. Raises MeasureError where the pair was made without one."""
         if self.judge is None:
             raise MeasureError(
-                "class measures need a judge; fit one with Judge.fit(train features, train labels, n_classes) "
-                "on labelled real images"
+                "class measures need a judge; fit one with Judge.fit(train features, train labels, "
+                "n_classes) on labelled real images"
             )
         return self.judge
 
@@ -147,20 +161,19 @@ class Pair:
 def _check_features(side: str, features: Tensor, real: Tensor) -> None:
     if features.ndim != 2 or not features.is_floating_point():
         raise MeasureError(
-            f"{side} features have shape {tuple(features.shape)} and type {features.dtype}; "
-            "a measure wants floats [n, d]"
+            f"{side} features have shape {tuple(features.shape)} and type {features.dtype}; a measure needs "
+            "floats [n, d]"
         )
     bad = ~torch.isfinite(features).all(1)
     if bad.any():
         raise MeasureError(
-            f"{int(bad.sum())} of {len(features)} {side} rows hold NaN or infinity "
-            f"(first: row {int(bad.nonzero()[0])}); "
-            "look at those images and drop or remake them before measuring"
+            f"{int(bad.sum())} of {len(features)} {side} rows hold NaN or infinity (first: row "
+            f"{int(bad.nonzero()[0])}); look at those images and drop or remake them before measuring"
         )
     if features.shape[1] != real.shape[1]:
         raise MeasureError(
-            f"real features have {real.shape[1]} dimensions, {side} ones {features.shape[1]}: "
-            "take both with one extractor"
+            f"real features have {real.shape[1]} dimensions, {side} ones {features.shape[1]}: take both "
+            "with one extractor"
         )
 
 
@@ -170,12 +183,12 @@ def checked_labels(side: str, labels: Tensor | None, n: int) -> Tensor | None:
         return None
     if labels.shape != (n,) or labels.is_floating_point() or labels.dtype == torch.bool:
         raise MeasureError(
-            f"{side} labels have shape {tuple(labels.shape)} and type {labels.dtype}; "
-            f"{n} images want integers [{n}]"
+            f"{side} labels have shape {tuple(labels.shape)} and type {labels.dtype}; {n} images need "
+            f"integers [{n}]"
         )
     if n and int(labels.min()) < 0:
         raise MeasureError(
-            f"{side} labels hold {int(labels.min())}; "
-            "classes count from 0, and unlabelled means no labels at all"
+            f"{side} labels hold {int(labels.min())}; classes count from 0, and unlabelled means no labels "
+            "at all"
         )
     return labels.long()

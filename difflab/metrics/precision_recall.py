@@ -1,9 +1,9 @@
 """Nearest-neighbour measures: `precision`, `recall`, `density`, `coverage`.
 
-Each image stands for the ball that reaches to its k-th nearest neighbour of its own side, itself not counted.
-Precision and recall: Kynkaanniemi et al. 2019 (k = 3 there; 5 in the MAD paper). Density and coverage: Naeem et al. 2020.
-An image on the sphere is inside (`<=`, as Kynkaanniemi; the package prdc takes `<`): a memoriser's exact copies then count
-as covered even where duplicates shrink a ball to a point.
+Each image has a ball that reaches to its k-th nearest other image of its own side. Precision and recall:
+Kynkaanniemi et al. 2019 (k = 3 there; 5 in the MAD paper). Density and coverage: Naeem et al. 2020. An
+image on the sphere counts as inside (`<=` as in Kynkaanniemi; the package prdc uses `<`). Exact copies
+then count as covered also where duplicates shrink a ball to a point.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ Near = tuple[Tensor, Tensor]
 
 
 def nearest_others(x_ND: Tensor, m: int, block: int = 1024) -> Near:
-    """Squared distances float32 [n, m] (ascending) and indices int64 [n, m] of the m nearest other rows of each row.
+    """Squared distances float32 [n, m] (ascending) and indices int64 [n, m] of the m nearest other rows of
+    each row.
 
-    Built over `block` rows at a time, as `squared_distances`, without holding all distances.
+    Computed over `block` rows at a time, as `squared_distances`, without holding all distances.
 
     >>> nearest_others(torch.tensor([[0.0], [1.0], [3.0]]), 1)[1].flatten()
     tensor([1, 0, 1])
@@ -34,35 +35,41 @@ def nearest_others(x_ND: Tensor, m: int, block: int = 1024) -> Near:
 
 
 def _nearest(blocks: Iterable[Tensor], m: int) -> Near:
-    """As `nearest_others`, off a square matrix of distances in blocks of rows."""
-    distances, indices, at = [], [], 0
+    """As `nearest_others`, from a square matrix of distances in blocks of rows."""
+    distances, indices, start = [], [], 0
     for block in blocks:
         to_all = block.clone()
-        to_all.diagonal(at).fill_(float("inf"))  # by index, not by distance 0: a duplicate is a neighbour
+        to_all.diagonal(start).fill_(float("inf"))  # by index, not by distance 0: a duplicate is a neighbour
         values, columns = to_all.topk(m, largest=False, sorted=True)
         distances.append(values)
         indices.append(columns)
-        at += len(to_all)
+        start += len(to_all)
     return torch.cat(distances), torch.cat(indices)
 
 
 def _listed(n: int, k: int) -> int:
-    """Neighbours kept per point. A half-sample keeps each with probability 1/2, so k of 8k + 24 survive but once in 1e10."""
+    """Neighbours that are kept per image. A half-sample keeps each with probability 1/2, so fewer than k of
+    8k + 24 remain once in 1e10.
+    """
     return min(n - 1, 8 * k + 24)
 
 
-def _near_real(pair: Pair) -> Near:
+def near_real(pair: Pair) -> Near:
+    """The nearest other real images of each real image, as many as `radii` reads for k = neighbours."""
     return _nearest(pair.distances(slice(None), slice(None), "rr"), _listed(len(pair.real), pair.neighbours))
 
 
-def _near_fake(pair: Pair) -> Near:
+def near_fake(pair: Pair) -> Near:
+    """The nearest other samples of each sample, as many as `radii` reads for k = neighbours."""
     return _nearest(pair.distances(slice(None), slice(None), "ff"), _listed(len(pair.fake), pair.neighbours))
 
 
 def radii(x_ND: Tensor, near: Near, rows: Rows, k: int) -> Tensor:
-    """Squared distance from each of `rows` to its k-th nearest among the others of `rows`, float32 [len(rows)].
+    """Squared distance from each of `rows` to its k-th nearest among the others of `rows`, float32
+    [len(rows)].
 
-    Read off the sorted lists `near` of the whole set; a point whose list holds fewer than k of `rows` is looked up exactly.
+    Read from the sorted lists `near` of the whole set. An image whose list holds fewer than k of `rows`
+    is computed exactly.
     """
     distances, indices = near[0][rows], near[1][rows]
     chosen = torch.zeros(len(x_ND), dtype=torch.bool, device=x_ND.device)
@@ -79,21 +86,22 @@ def radii(x_ND: Tensor, near: Near, rows: Rows, k: int) -> Tensor:
 
 
 def _within(rf: Tensor, radius: Tensor) -> Tensor:
-    # The two were rounded apart: without the margin a copy of the k-th neighbour, exactly on the sphere, would fall in or out at random.
+    # The two were rounded apart: without the margin a copy of the k-th neighbour, exactly on the sphere,
+    # would fall in or out at random.
     return rf <= radius * (1 + 1e-6)
 
 
 def _in_real(pair: Pair, real: Rows, fake: Rows) -> Iterator[Tensor]:
-    """bool [b, n_f] for blocks of real images, in order: sample j lies in the ball of real image i."""
-    radius, at = radii(pair.real, pair.once(_near_real), real, pair.neighbours), 0
+    """bool [b, n_f] for blocks of real images, in order: whether sample j is in the ball of real image i."""
+    radius, start = radii(pair.real, pair.once(near_real), real, pair.neighbours), 0
     for distance in pair.distances(real, fake):
-        yield _within(distance, radius[at : at + len(distance)].unsqueeze(1))
-        at += len(distance)
+        yield _within(distance, radius[start : start + len(distance)].unsqueeze(1))
+        start += len(distance)
 
 
 def in_fake(pair: Pair, real: Rows, fake: Rows) -> float:
-    """Share of the real images that lie inside at least one ball of the samples."""
-    radius = radii(pair.fake, pair.once(_near_fake), fake, pair.neighbours)
+    """Share of the real images that lie in at least one ball of the samples."""
+    radius = radii(pair.fake, pair.once(near_fake), fake, pair.neighbours)
     return _share(_within(distance, radius).any(1) for distance in pair.distances(real, fake))
 
 
@@ -104,6 +112,7 @@ def _share(blocks: Iterable[Tensor]) -> float:
 class _Manifold(PairMetric):
     range = (0.0, 1.0)
     better = "higher"
+    topic = "Diversity"
 
     @classmethod
     def least(cls, pair: Pair) -> int:
@@ -113,13 +122,14 @@ class _Manifold(PairMetric):
 
 @measure("precision")
 class Precision(_Manifold):
-    """Share of samples inside at least one real ball: fidelity. Blind to lost modes.
+    """Share of samples inside the ball of at least one real image: fidelity. It does not see lost modes.
 
     >>> Precision.of(Pair(torch.arange(8.0).view(-1, 1), torch.arange(8.0).view(-1, 1) + 100))
     0.0
     """
 
     unit = "share of samples"
+    topic = "Fidelity"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -130,7 +140,8 @@ class Precision(_Manifold):
 
 @measure("recall")
 class Recall(_Manifold):
-    """Share of real images inside at least one ball of the samples: diversity. Outlying samples with huge balls inflate it.
+    """Share of real images inside the ball of at least one sample: diversity. Outlying samples, whose balls
+    are large, inflate it.
 
     >>> Recall.of(Pair(torch.arange(8.0).view(-1, 1), torch.arange(8.0).view(-1, 1)))
     1.0
@@ -145,9 +156,11 @@ class Recall(_Manifold):
 
 @measure("density")
 class Density(_Manifold):
-    """Real balls that contain a sample, averaged over samples, in units of k; 1 in expectation between equal distributions.
+    """Number of real balls that contain a sample, averaged over samples, divided by k: 1 in expectation
+    between equal distributions.
 
-    Above 1 the samples crowd where real images are dense, which is what a model that lost its tails does: hence better = 'real'.
+    Above 1 the samples concentrate where real images are dense, as samples of a model that lost its tails
+    do: hence better = 'real'.
 
     >>> Density.of(Pair(torch.zeros(8, 1), torch.zeros(8, 1)))
     1.6
@@ -156,6 +169,7 @@ class Density(_Manifold):
     unit = "real balls per sample / k"
     range = (0.0, float("inf"))
     better = "real"
+    topic = "Fidelity"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -168,8 +182,8 @@ class Density(_Manifold):
 class Coverage(_Manifold):
     """Share of real images whose ball holds at least one sample: diversity, robust against outlying samples.
 
-    Between equal distributions its expectation is 1 - (n_r - 1)...(n_r - k) / ((n_f + n_r - 1)...(n_f + n_r - k)),
-    which tends to 1 - 2^-k at n_r = n_f (Naeem et al. 2020, section 3.3): not 1.
+    Between equal distributions its expectation is 1 - (n_r - 1)...(n_r - k) / ((n_f + n_r - 1)...(n_f +
+    n_r - k)), which tends to 1 - 2^-k at n_r = n_f (Naeem et al. 2020, section 3.3), not to 1.
 
     >>> Coverage.of(Pair(torch.arange(8.0).view(-1, 1), torch.zeros(8, 1)))
     0.5

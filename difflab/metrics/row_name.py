@@ -1,6 +1,7 @@
 """What a measure is called in the rows of metrics.jsonl.
 
-A row has the name of its measure, with one exception: the Frechet distance `fd` is called `fid` on Inception features.
+A row has the name of its measure, with one exception: the Frechet distance `fd` is called `fid` on Inception
+features.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether the rare survives: `tail_recall`, recall over the least dense tenth of the real images."""
+"""Survival of rare images: `tail_recall`, recall over the least dense tenth of the real images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from difflab.metrics.metric import PairMetric, measure
 from difflab.metrics.pair import Pair, Rows
-from difflab.metrics.precision_recall import _near_real, in_fake, radii
+from difflab.metrics.precision_recall import in_fake, near_real, radii
 
 TENTH = 10
 """One real image in so many is tail."""
@@ -16,25 +16,28 @@ LEAST = 10
 
 
 def tail_rows(pair: Pair, real: Rows) -> Tensor:
-    """Rows of the tenth of `real` (rounded down) that lies farthest from its own k-th nearest neighbour among `real`: int64.
+    """Rows of the tenth of `real` (rounded down) that is farthest from its k-th nearest neighbour among
+    `real`: int64.
 
     >>> tail_rows(Pair(torch.arange(20.0).square().view(-1, 1), torch.zeros(1, 1)), slice(None)).sort().values
     tensor([18, 19])
     """
-    radius = radii(pair.real, pair.once(_near_real), real, pair.neighbours)
+    radius = radii(pair.real, pair.once(near_real), real, pair.neighbours)
     rows = torch.arange(len(pair.real), device=pair.real.device)[real]
     return rows[radius.topk(len(radius) // TENTH).indices]
 
 
 @measure("tail_recall")
 class TailRecall(PairMetric):
-    """Share of the least dense tenth of real images that lie inside at least one ball of the samples.
+    """Share of the least dense tenth of real images that lie inside the ball of at least one sample.
 
-    `recall` (Kynkaanniemi et al. 2019) over the tail only, with the same k: density is taken as the distance to the k-th nearest
-    real image. Loops lose the tail first (Shumailov et al. 2023), when recall over all images has hardly moved. An image in
-    the tail is far from all others by choice: between equal distributions it is covered less often than the rest, so read it
-    against the floor. A resample picks the tenth anew among its own half. Outlying samples with huge balls inflate it, as recall. There is no
-    coverage of the tail beside it: the ball of a rare image is so large that it reaches into the crowd, and samples of the crowd cover it.
+    `recall` (Kynkaanniemi et al. 2019) over the tail only, with the same k. Density is the distance to
+    the k-th nearest real image. Loops lose the tail first (Shumailov et al. 2023), when recall over all
+    images has hardly changed. Images in the tail are by definition far from all others: between equal
+    distributions they are covered less often than the rest, so compare with the floor. Each resample
+    determines the tenth anew from its own half. Outlying samples, whose balls are large, inflate it, as
+    they do recall. A coverage of the tail would not help: the ball of a rare image is so large that it
+    reaches into dense regions, whose samples then cover it.
 
     >>> TailRecall.of(Pair(torch.arange(100.0).view(-1, 1), torch.arange(100.0).view(-1, 1)))
     1.0
@@ -43,10 +46,11 @@ class TailRecall(PairMetric):
     unit = "share of tail images"
     range = (0.0, 1.0)
     better = "higher"
+    topic = "Tails and likelihood"
 
     @classmethod
     def least(cls, pair: Pair) -> int:
-        """A tail of ten, and k neighbours besides the image itself."""
+        """A tail of ten images; also k neighbours and the image itself."""
         return max(TENTH * LEAST, pair.neighbours + 1)
 
     @classmethod

@@ -1,4 +1,9 @@
-"""How far the distributions of the eight texture statistics have moved from those of real images."""
+"""Texture measures: how far the distributions of the eight image statistics have moved from those of real
+images.
+
+`texture_distance`, and one `<statistic>_shift` for each entry of `difflab.features.texture.STATISTICS`.
+They read the features of the extractor `texture` and no others.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,8 @@ from difflab.metrics.pair import Pair, Rows
 def _columns(features: Tensor) -> Tensor:
     if features.shape[1] != len(STATISTICS):
         raise MeasureError(
-            f"texture measures read the {len(STATISTICS)} statistics of the texture extractor, got {features.shape[1]} features"
+            f"texture measures read the {len(STATISTICS)} statistics of the texture extractor, got "
+            f"{features.shape[1]} features"
         )
     return features.double()
 
@@ -26,17 +32,21 @@ def _spread(real: Tensor) -> Tensor:
 
 
 def _varying(pair: Pair) -> Tensor:
-    """The statistics that vary among the real images of the pair, int64 [k]. Raises MeasureError where none does."""
+    """The statistics that vary among the real images of the pair, int64 [k]. Raises MeasureError where none
+    does.
+    """
     varying = (_spread(_columns(pair.real)) > 0).nonzero().squeeze(1)
     if not len(varying):
         raise MeasureError(
-            "texture_distance has no value: no statistic varies among the real images, so there is no unit to count in"
+            "texture_distance has no value: no statistic varies among the real images, so there is no unit "
+            "to count in"
         )
     return varying
 
 
 def wasserstein(x: Tensor, y: Tensor) -> float:
-    """Wasserstein-1 distance between two samples [n] and [m] of numbers: the area between their distribution functions.
+    """Wasserstein-1 distance between two samples [n] and [m] of numbers: the area between their distribution
+    functions.
 
     >>> wasserstein(torch.tensor([0.0, 1.0]), torch.tensor([2.0, 5.0, 5.0, 2.0]))
     3.0
@@ -55,9 +65,11 @@ class _Texture(PairMetric):
 
 @measure("texture_distance")
 class TextureDistance(_Texture):
-    """Mean over the statistics of the Wasserstein-1 distance between samples and real images, each in real interquartile ranges.
+    """Mean over the eight image statistics of the Wasserstein-1 distance between samples and real images, in
+    interquartile ranges of the real images.
 
-    Statistics that do not vary among the real images (the two of colour, for grey ones) have no unit and are left out.
+    Statistics that do not vary among the real images (the two of colour, for grey images) have no unit
+    and are left out.
 
     >>> x = torch.arange(5.0).unsqueeze(1).expand(5, 8)
     >>> TextureDistance.of(Pair(x, x + 1))
@@ -66,6 +78,7 @@ class TextureDistance(_Texture):
 
     range = (0.0, float("inf"))
     better = "lower"
+    topic = "Aesthetics and texture"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
@@ -81,10 +94,13 @@ class TextureDistance(_Texture):
 
 
 class _Shift(_Texture):
-    """Median over samples minus median over real images, in real interquartile ranges: 0 = same, signed."""
+    """Median over samples minus median over real images, in interquartile ranges of the real images: 0 =
+    equal, signed.
+    """
 
     range = (-float("inf"), float("inf"))
     better = "real"
+    topic = "Aesthetics and texture"
 
     @staticmethod
     def centre(values: Tensor) -> Tensor:
@@ -99,16 +115,19 @@ class _Shift(_Texture):
         if spread == 0:
             grey = ": grey images have no colour" if column < 2 else ""
             raise MeasureError(
-                f"{cls.name} has no value: {statistic} is the same in half of the real images or more, so there is no unit{grey}"
+                f"{cls.name} has no value: {statistic} is the same in half of the real images or more, so "
+                f"there is no unit{grey}"
             )
         return float(cls.centre(fake_values) - cls.centre(real_values)) / spread
 
 
 class _ColourShift(_Shift):
-    """Mean over samples minus mean over real images, in real interquartile ranges: 0 = same, signed. Grey images: MeasureError.
+    """Mean over samples minus mean over real images, in interquartile ranges of the real images: 0 = equal,
+    signed.
 
-    Images without colour stay without it, and where they are many the median is among them. Where all images move one way this is
-    the Wasserstein-1 distance.
+    Images without colour stay without it, and where they are many the median is among them; hence the
+    mean. Where all images move in one direction it is the Wasserstein-1 distance. Grey images:
+    MeasureError.
     """
 
     @staticmethod
@@ -118,39 +137,47 @@ class _ColourShift(_Shift):
 
 @measure("colourfulness_shift")
 class ColourfulnessShift(_ColourShift):
-    """Above 0: more colourful than real images, on average. Grey images: MeasureError."""
+    """Above 0: samples are more colourful than real images, on average. Grey images have no value:
+    MeasureError.
+    """
 
 
 @measure("saturation_shift")
 class SaturationShift(_ColourShift):
-    """Above 0: more saturated than real images, on average. Grey images: MeasureError."""
+    """Above 0: samples are more saturated than real images, on average. Grey images have no value:
+    MeasureError.
+    """
 
 
 @measure("contrast_shift")
 class ContrastShift(_Shift):
-    """Above 0: more contrast than real images."""
+    """Above 0: samples have more contrast than real images."""
 
 
 @measure("sharpness_shift")
 class SharpnessShift(_Shift):
-    """Above 0: sharper, or noisier, than real images; below 0: blurred."""
+    """Above 0: samples are sharper, or noisier, than real images. Below 0: they are blurred."""
 
 
 @measure("spectral_slope_shift")
 class SpectralSlopeShift(_Shift):
-    """Above 0: a flatter spectrum, more fine structure or noise, than real images; below 0: smoother."""
+    """Above 0: the spectrum of samples is flatter, with more fine structure or noise, than that of real
+    images. Below 0: it is smoother.
+    """
 
 
 @measure("high_frequency_shift")
 class HighFrequencyShift(_Shift):
-    """Above 0: more of the power at fine scales than in real images."""
+    """Above 0: a larger share of the power of samples is at fine scales than in real images."""
 
 
 @measure("bits_per_pixel_shift")
 class BitsPerPixelShift(_Shift):
-    """Above 0: harder to compress than real images; below 0: simpler."""
+    """Above 0: samples are harder to compress than real images. Below 0: they are simpler."""
 
 
 @measure("local_entropy_shift")
 class LocalEntropyShift(_Shift):
-    """Above 0: more grey levels side by side than in real images; below 0: flatter patches."""
+    """Above 0: patches of samples hold more grey levels than those of real images. Below 0: they are
+    flatter.
+    """

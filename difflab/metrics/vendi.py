@@ -1,8 +1,9 @@
-"""Effective number of different samples: the Vendi Score `vendi`, and its cousins of any order.
+"""Effective number of different samples: the Vendi Score `vendi`, and its generalisation to any order.
 
     VS_q = exp( log(sum_i l_i^q) / (1 - q) ),    l = eigenvalues of K/n,  K_ij = cosine of samples i and j
 
-Friedman & Dieng 2022 (arXiv 2210.02410, q = 1: the exponential of their Shannon entropy); Pasarkar & Dieng 2023 (2310.12952, any q).
+Friedman & Dieng 2022 (arXiv 2210.02410, q = 1: the exponential of the Shannon entropy of l); Pasarkar &
+Dieng 2023 (2310.12952, any q).
 """
 
 from __future__ import annotations
@@ -22,22 +23,24 @@ from difflab.metrics.scatter import scatter
 def vendi_score(x_ND: Tensor, q: float = 1.0) -> float:
     """Vendi Score of order q of rows [n, d] under the cosine kernel, in float64; range [1, min(n, d)].
 
-    Small q count rare kinds of rows like common ones, q = 0 being the rank; large q hear the common ones only, q = inf being
-    one over the largest share. Costs min(n, d)^3: X'X and XX' have the same eigenvalues, the smaller one is taken.
-    Raises MeasureError for q < 0, without rows, and for rows that are all zero, which have no cosine.
+    Small q weight rare kinds of rows like common ones; q = 0 is the rank. Large q see only the common
+    ones; q = inf is one over the largest share. Costs min(n, d)^3: X'X and XX' have the same eigenvalues,
+    and the smaller one is used. Raises MeasureError for q < 0, without rows, and for rows that are all
+    zero, which have no cosine.
 
     >>> round(vendi_score(torch.eye(4)), 6), round(vendi_score(torch.eye(4)[[0, 0, 1]], q=math.inf), 6)
     (4.0, 1.5)
     """
     if not q >= 0:
-        raise MeasureError(f"a Vendi Score has an order q of 0 or more, up to math.inf; got {q}")
+        raise MeasureError(f"a Vendi Score needs an order q of 0 or more, up to math.inf; got {q}")
     if len(x_ND) == 0:
         raise MeasureError("a Vendi Score needs at least 1 image, got 0")
     return _hill(_spectrum(x_ND), q)
 
 
 def cosines(x_ND: Tensor, block: int = 4096) -> Tensor:
-    """Cosines between all rows, float64 [n, n], summed over `block` columns at a time. Raises MeasureError for rows of zeros.
+    """Cosines between all rows, float64 [n, n], summed over `block` columns at a time. Raises MeasureError
+    for rows of zeros.
 
     >>> cosines(torch.tensor([[2.0, 0.0], [3.0, 3.0]]))[0]
     tensor([1.0000, 0.7071], dtype=torch.float64)
@@ -53,7 +56,7 @@ def _cosines(x_ND: Tensor, length: Tensor, block: int = 4096) -> Tensor:
 
 
 def _spectrum(x_ND: Tensor, block: int = 1024) -> Tensor:
-    """Eigenvalues of K/n, float64 [min(n, d)], without the zeros beyond; they sum to 1."""
+    """Eigenvalues of K/n, float64 [min(n, d)], without the remaining zeros. They sum to 1."""
     n, d = x_ND.shape
     if n <= d:
         return torch.linalg.eigvalsh(cosines(x_ND) / n)
@@ -65,7 +68,7 @@ def _spectrum(x_ND: Tensor, block: int = 1024) -> Tensor:
 
 
 def _hill(shares: Tensor, q: float) -> float:
-    """Hill number of order q: how many equal shares would be as diverse as these."""
+    """Hill number of order q: the number of equal shares with the same diversity as these."""
     # What rounding leaves of zeros would count as whole kinds at q = 0.
     shares = shares[shares > shares.max() * len(shares) * torch.finfo(torch.float64).eps]
     if q == 1:
@@ -76,22 +79,23 @@ def _hill(shares: Tensor, q: float) -> float:
 
 
 def _cosines_fake(pair: Pair) -> Tensor:
-    """Cosines between the samples; those with one that has no direction are 0, and are not read."""
+    """Cosines between the samples. Those with a sample that has no direction are 0, and are not read."""
     length = torch.linalg.vector_norm(pair.fake, dim=1, dtype=torch.float64)
     return _cosines(pair.fake, length.where(pair.directed["fake"], 1))
 
 
 @measure("vendi")
 class Vendi(PairMetric):
-    """Vendi Score of the samples, q = 1: the number of mutually orthogonal images that would be as diverse. 1 = all alike.
+    """Vendi Score of the samples, q = 1: the number of mutually orthogonal images with the same diversity. 1
+    = all alike.
 
-    The real images do not enter: compare with the floor, which is the score of held-out real images at the same n (the score grows
-    with n). Above it samples can be, by noise: diversity is not quality. Features that share a large mean, as most networks' and
-    all pixels do, have cosines near 1 and scores near 1; only changes within one feature space mean something.
-    Half of n <= d samples have a smaller score that varies less: half-sample intervals then held the expectation .79 of the time
-    (n = 100, d = 120), .93 at n = 200, d = 8.
-    Samples whose features are all 0 have no cosine and are left out.
-    Memory: 8 bytes * min(n_f, d)^2, kept for the resamples where n_f <= d.
+    The real images do not enter. Compare with the floor, the score of held-out real images at the same n
+    (the score grows with n). Samples can be above it by noise: diversity is not quality. Features with a
+    large common mean, as those of most networks and all pixels, have cosines near 1 and scores near 1;
+    only changes within one feature space are meaningful. Half of n <= d samples have a smaller score that
+    varies less: half-sample intervals then covered the expectation .79 of the time (n = 100, d = 120),
+    and .93 at n = 200, d = 8. Samples whose features are all 0 have no cosine and are left out. Memory: 8
+    bytes * min(n_f, d)^2, kept for the resamples where n_f <= d.
 
     >>> round(Vendi.of(Pair(torch.eye(4), torch.eye(4)[[0, 0, 1, 1]])), 6)
     2.0
@@ -101,6 +105,7 @@ class Vendi(PairMetric):
     directions = ("fake",)
     range = (1.0, float("inf"))
     better = "real"
+    topic = "Diversity"
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:

@@ -7,8 +7,8 @@ so that it is refused before anything runs.
 
 from __future__ import annotations
 
-import difflib
 import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 
 from difflab.core.errors import ConfigError
 from difflab.core.files import read_json
+from difflab.core.suggest import closest
 from difflab.models.pretrained import Base
 from difflab.models.schedulers import SAME_LEVELS, scheduler_class, scheduler_names
 
@@ -83,6 +84,13 @@ def check_base(base: Base, component: str, backbone: Any, vae: Any) -> None:
     latent_scale(base)
 
 
+def _hint(key: str, known: Iterable[str]) -> str:
+    """What to do about a setting that diffusers would ignore."""
+    for match in closest(key, known):
+        return f"did it mean '{match}'?"
+    return "update diffusers, or remove the key if it has no effect"
+
+
 def _check_keys(file: Path, kind: Any) -> None:
     """Raise ConfigError for a config of another class, or with a setting that its class would ignore."""
     content = read_json(file)
@@ -92,12 +100,7 @@ def _check_keys(file: Path, kind: Any) -> None:
     known = inspect.signature(kind.__init__).parameters
     for key, value in content.items():
         if key not in known and not key.startswith("_") and value not in (None, False):
-            near = difflib.get_close_matches(key, list(known), 1)
-            hint = (
-                f"did it mean '{near[0]}'?"
-                if near
-                else "update diffusers, or remove the key if it has no effect"
-            )
+            hint = _hint(key, known)
             raise ConfigError(
                 f"{file}: {kind.__name__} of the installed diffusers ignores '{key}' ({value!r}); {hint}"
             )
@@ -181,12 +184,7 @@ def scheduler_settings(base: Base) -> dict[str, Any]:
             continue
     for key, value in config.items():
         if key not in known and not key.startswith("_") and value not in (None, False):
-            near = difflib.get_close_matches(key, sorted(known), 1)
-            hint = (
-                f"did it mean '{near[0]}'?"
-                if near
-                else "update diffusers, or remove the key if it has no effect"
-            )
+            hint = _hint(key, known)
             raise ConfigError(
                 f"{file}: no scheduler of the installed diffusers knows '{key}' ({value!r}); {hint}"
             )

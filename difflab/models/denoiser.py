@@ -47,19 +47,16 @@ class Denoiser(Family):
         super().__init__(spec, shape)
         self.embedding_change = EmbeddingChange()
 
+    def network(self) -> Any:
+        """The network, with its weights named as in training; also of a model that is not prepared yet."""
+        return self.net
+
     @abstractmethod
     def initialise(self, seed: int, scratch: bool = True) -> None:
         """Set fresh weights, a pure function of `seed`.
 
         With scratch=False set those of the pretrained base, if there is one.
         """
-
-    def network(self) -> Any:
-        """The module whose parameters are trained, with the names that they have in training.
-
-        It need not be prepared.
-        """
-        return self.net
 
     def prepare_training(self, train: Train, device: Any) -> None:
         """Move the network to the device, and let exactly the trained parameters require a gradient."""

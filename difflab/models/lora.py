@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 
 from difflab.core.errors import ConfigError, StoreError
 from difflab.core.files import read_json, write_bytes, write_json
+from difflab.core.suggest import closest
 from difflab.models.pretrained import Base
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -52,7 +52,7 @@ def check_targets(backbone: Any, targets: list[str], base: str) -> None:
             ends = {".".join(name.split(".")[-2:]) for name in layers} | {
                 name.rpartition(".")[2] for name in layers
             }
-            near = difflib.get_close_matches(target, sorted(e for e in ends if e and not e.isdigit()), 3)
+            near = closest(target, sorted(e for e in ends if e and not e.isdigit()), 3)
             hint = f"the nearest: {', '.join(near)}" if near else "see the names of `model.named_modules()`"
             raise ConfigError(f"model.lora_targets: no layer of {base} ends in '{target}'; {hint}")
         bare = [(name, layer) for name, layer in matched.items() if getattr(layer, "weight", None) is None]

@@ -19,10 +19,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from difflab.config import digest
 from difflab.core.errors import ConfigError, StoreError, reading
 from difflab.core.files import ASSETS, cache_home, read_json, read_tensors, write_json, write_tensors
-from difflab.runs.verify import file_hash
+from difflab.core.hashing import digest, file_hash
 
 BUNDLED = {"tiny-sd": ASSETS / "tiny-sd"}
 NOT_COPIED = (

@@ -7,7 +7,6 @@ forward process turns into that image, whatever its order and its number of step
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ import torch
 
 from difflab.config import Sample
 from difflab.core.errors import ConfigError
+from difflab.core.suggest import did_you_mean
 from difflab.models.steer import Steer, overrides
 
 FORWARD = (
@@ -140,8 +140,7 @@ def foreign(noise: Any) -> str:
 
 
 def _near(word: str, known: Any, otherwise: str) -> str:
-    near = difflib.get_close_matches(word, list(known), 1)
-    return f"did you mean '{near[0]}'?" if near else otherwise
+    return did_you_mean(word, known) or otherwise
 
 
 def _one_line(error: Exception) -> str:

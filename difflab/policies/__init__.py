@@ -12,6 +12,6 @@ it acts (`mix`, `train`, `sample`, `select`), with a `Policy` under ``@policy("n
 from difflab.config.policy_registry import KNOWN, known, policy
 from difflab.config.policy_registry import parse_policy as parse
 from difflab.policies.hooks import HOOKS, acting, check
-from difflab.policies.policy import At, Policy
+from difflab.policies.interface import At, Policy
 
 __all__ = ["HOOKS", "KNOWN", "At", "Policy", "acting", "check", "known", "parse", "policy"]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 
 from difflab.core.errors import MeasureError
-from difflab.metrics import Judge
+from difflab.metrics.judge import Judge
 from difflab.runs import ledger
 from difflab.runs.run import Run
 from difflab.runs.sizes import first_size

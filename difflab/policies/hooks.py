@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from difflab.core.errors import ConfigError
-from difflab.policies.policy import At, Policy
+from difflab.policies.interface import At, Policy
 from difflab.runs.folder import STAGE_TABLE
 
 HOOKS = tuple(hook for stage in STAGE_TABLE for hook in stage.hooks)

@@ -6,15 +6,18 @@ To add one, write a function (at, candidates, argument) -> float64 [n] under ``@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from torch.nn.functional import normalize
 
 from difflab.core.errors import ConfigError, MeasureError
-from difflab.policies.policy import At
+from difflab.core.suggest import nearest
+from difflab.features.aesthetic import AestheticHead
+from difflab.metrics.memorisation import nearest_real
+from difflab.policies.interface import At
 
 Scorer = Callable[[At, Any, str | None], np.ndarray]
 
@@ -60,12 +63,7 @@ def find(spec: str) -> tuple[Reward, str | None]:
     """The reward that `spec` names, and its argument. Raises ValueError, listing the known ones."""
     name, _, argument = spec.partition(":")
     if name not in REWARDS:
-        near = difflib.get_close_matches(name, REWARDS, 1)
-        raise ValueError(
-            f"unknown reward '{name}'; "
-            + (f"did you mean '{near[0]}'? " if near else "")
-            + f"known: {', '.join(sorted(REWARDS))}"
-        )
+        raise ValueError(f"unknown reward '{name}'; {nearest(name, sorted(REWARDS), 0.6)}")
     found = REWARDS[name]
     if argument and found.argument is None:
         raise ValueError(f"reward '{name}' takes nothing after its name; got '{argument}'")
@@ -178,8 +176,6 @@ def shows(at: At, candidates: Any, argument: str | None) -> np.ndarray:
 @reward("likeness", "features", "an extractor")
 def likeness(at: At, candidates: Any, argument: str | None) -> np.ndarray:
     """Minus the feature distance to the nearest image of generation 0's training set: 0 for copies."""
-    from difflab.metrics.memorisation import nearest_real
-
     extractor = at.extractor(argument)
     return -nearest_real(candidates.features(extractor), candidates.real(extractor)[0])[0].double().numpy()
 
@@ -187,8 +183,6 @@ def likeness(at: At, candidates: Any, argument: str | None) -> np.ndarray:
 @reward("clip_score", "text")
 def clip_score(at: At, candidates: Any, argument: str | None) -> np.ndarray:
     """Cosine of a sample with its prompt (without one, the name of its class) on the first open_clip extractor, -1 to 1."""
-    from torch.nn.functional import normalize
-
     reader = _reader(at)
     rows = candidates.rows
     asked = next((rows[name].to_pylist() for name in ("prompt", "class") if not rows[name].null_count), None)
@@ -207,8 +201,6 @@ def clip_score(at: At, candidates: Any, argument: str | None) -> np.ndarray:
 @reward("aesthetic", "text", "the file of a head", required=True)
 def aesthetic(at: At, candidates: Any, argument: str | None) -> np.ndarray:
     """The score of a head in the manner of LAION (see AestheticHead) on the first open_clip extractor, about 1 to 10."""
-    from difflab.metrics import AestheticHead
-
     reader = _reader(at)
     head = candidates.once(("head", argument, reader.key), lambda: AestheticHead.load(str(argument), reader))
     return head(candidates.features(reader)).double().numpy()

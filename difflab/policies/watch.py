@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from difflab.config import Train
+from difflab.models.ema import Average
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Moment:
     model: Any
     net: Any  # not wrapped
     weights: dict[str, Any]  # what is trained, by name
-    average: Any  # the EMA of the weights
+    average: Average  # the EMA of the weights
     train: Train
     steps: int
     images_seen: int

@@ -30,13 +30,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from difflab.config import Data, digest
+from difflab.config import Data
 from difflab.core.errors import ConfigError
 from difflab.core.files import read_tensors, write_json, write_tensors
+from difflab.core.hashing import digest
 from difflab.core.progress import Reporter
 from difflab.core.seeds import generator, numpy_generator, seed_of
 from difflab.data.builtin import DIGIT_NAMES
-from difflab.data.sources import open_source
+from difflab.data.registry import open_source
 from difflab.data.split import split
 from difflab.features.registry import open_extractor
 from difflab.features.resize import bicubic

@@ -24,7 +24,7 @@ from difflab.core.errors import ConfigError
 from difflab.core.files import write_json, write_tensors, write_text
 from difflab.core.seeds import seed_of
 from difflab.data.builtin import DIGIT_NAMES
-from difflab.data.sources import Source
+from difflab.data.source import Source
 from difflab.data.split import split
 from difflab.features.extractor import Extractor
 from difflab.features.registry import open_extractor

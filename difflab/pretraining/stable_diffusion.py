@@ -30,7 +30,7 @@ from difflab.core.progress import Reporter
 from difflab.core.seeds import seed_of
 from difflab.core.shape import Shape
 from difflab.data.content import contents, kept_together
-from difflab.data.sources import open_source
+from difflab.data.registry import open_source
 from difflab.data.split import split
 from difflab.loop.training_loop import fit
 from difflab.metrics.held_out_loss import errors

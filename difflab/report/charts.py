@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from difflab.core.rows import RowKind
+from difflab.core.rows import TOPICS, RowKind
 from difflab.loop.image_rows import FLAGGED
 from difflab.loop.row_kinds import row_kinds
 from difflab.metrics import METRICS
@@ -14,63 +14,10 @@ from difflab.report.rounding import rounded
 from difflab.report.table import number
 from difflab.studies.compare_runs import Arm, compare_runs
 
-GROUPS = {
-    "Diversity": (
-        "recall",
-        "coverage",
-        "vendi",
-        "knn_entropy",
-        "trace_ratio",
-        "logdet_ratio",
-        "within_class_ratio",
-        "class_entropy",
-        "repeats",
-        "spacing_ratio",
-    ),
-    "Concepts": ("class_accuracy", "class_margin", "between_class_ratio"),
-    "Fidelity": ("fd", "fd_infinity", "kid", "cmmd", "cmmd_biased", "precision", "density"),
-    "Aesthetics and texture": (),
-    "Tails and likelihood": (
-        "tail_recall",
-        "rare_class_survival",
-        "concept_survival",
-        "rare_concept_survival",
-    ),
-    "Memorisation": (),
-    "Between labs": (),
-    "Fitted distribution": (),
-    "Other": (),
-    "Training": (),
-}
-"""The headings of the curves in their order, with the measures under each that `BY_NEED` does not place."""
-BY_NEED = {
-    "concepts": "Concepts",
-    "judge": "Concepts",
-    "texture": "Aesthetics and texture",
-    "train": "Memorisation",
-    "own": "Memorisation",
-    "prompts": "Diversity",
-}
-"""The heading of other measures by what they need (`PairMetric.needs`)."""
 UNNAMED = ("none", "training", "texture")
 """Extractors that the title of a curve does not name."""
 RowsByArm = dict[str, list[dict[str, Any]]]
 """The rows of one measure by the name of the arm, in order of generations."""
-
-
-def group_of(metric: str) -> str:
-    """The heading under which the curve of a measure stands.
-
-    >>> group_of("recall"), group_of("gradient_norm"), group_of("held_out_loss")
-    ('Diversity', 'Training', 'Tails and likelihood')
-    """
-    topic = kind_of(metric).topic
-    if topic:
-        return topic
-    for group, metrics in GROUPS.items():
-        if metric in metrics:
-            return group
-    return BY_NEED.get(METRICS[metric].needs, "Other") if metric in METRICS else "Other"
 
 
 def kind_of(metric: str) -> RowKind:
@@ -79,24 +26,47 @@ def kind_of(metric: str) -> RowKind:
     return row_kinds().get(metric, unknown)
 
 
-def chart_groups(arms: Sequence[Arm]) -> list[dict[str, Any]]:
+def chart_groups(
+    arms: Sequence[Arm], between_labs: Mapping[str, list[dict[str, Any]]] | None = None
+) -> list[dict[str, Any]]:
     """The groups that have a curve or a note: [{title, charts, note}].
 
     An arm of several seeds is drawn as its mean over seeds. Flagged images are a check and not a result:
     they have no curve where there are none.
+
+    Args:
+        between_labs: the rows that an ecosystem has for no single lab, by the name of the ecosystem.
     """
-    rows = _rows_by_measure(arms)
+    rows = _rows_by_measure({arm.name: _rows(arm) for arm in arms})
     several = len({extractor for _, extractor in rows} - set(UNNAMED)) > 1
     groups: dict[str, dict[str, Any]] = {
-        title: {"title": title, "charts": [], "note": ""} for title in GROUPS
+        title: {"title": title, "charts": [], "note": ""} for title in TOPICS
     }
     for (metric, extractor), rows_by_arm in rows.items():
         if metric != FLAGGED.name or any(row["value"] for row in chain(*rows_by_arm.values())):
-            chart = _chart(metric, extractor, rows_by_arm, arms, several)
+            lines = [_arm_line(arms, i, rows_by_arm[name]) for i, name in _drawn(arms, rows_by_arm)]
+            chart = _chart(metric, extractor, rows_by_arm, lines, several)
             groups[chart["group"]]["charts"].append(chart)
+    for (metric, extractor), rows_by_name in _rows_by_measure(between_labs or {}).items():
+        lines = []
+        for i, (name, of_name) in enumerate(rows_by_name.items(), len(arms)):
+            lines.append({"arm": i, "name": f"between the labs of {name}", **_line(of_name)})
+        chart = _chart(metric, extractor, rows_by_name, lines, several)
+        groups[chart["group"]]["charts"].append(chart)
     if not all(_exact(arm) for arm in arms):
         groups["Memorisation"]["note"] = missing_copies_note({metric for metric, _ in rows})
     return [group for group in groups.values() if group["charts"] or group["note"]]
+
+
+def _drawn(arms: Sequence[Arm], rows_by_arm: RowsByArm) -> list[tuple[int, str]]:
+    """The arms that have rows, with their numbers."""
+    return [(i, arm.name) for i, arm in enumerate(arms) if arm.name in rows_by_arm]
+
+
+def _arm_line(arms: Sequence[Arm], i: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The curve of one arm, which counts seeds where it has several."""
+    line = {"arm": i, **_line(rows)}
+    return line | {"over": "seeds"} if len(arms[i].runs) > 1 else line
 
 
 def _exact(arm: Arm) -> bool:
@@ -104,13 +74,13 @@ def _exact(arm: Arm) -> bool:
     return all(run.config.exact for run in arm.runs.values())
 
 
-def _rows_by_measure(arms: Sequence[Arm]) -> dict[tuple[str, str], RowsByArm]:
+def _rows_by_measure(rows_by_arm: Mapping[str, list[dict[str, Any]]]) -> dict[tuple[str, str], RowsByArm]:
     """The rows that have a value, by (measure, extractor) and by arm."""
     rows: dict[tuple[str, str], RowsByArm] = {}
-    for arm in arms:
-        for row in _rows(arm):
+    for name, rows_of_arm in rows_by_arm.items():
+        for row in rows_of_arm:
             if row["value"] is not None:
-                rows.setdefault((row["metric"], row["extractor"]), {}).setdefault(arm.name, []).append(row)
+                rows.setdefault((row["metric"], row["extractor"]), {}).setdefault(name, []).append(row)
     return rows
 
 
@@ -137,7 +107,7 @@ def missing_copies_note(measured: set[str]) -> str:
 
 
 def _chart(
-    metric: str, extractor: str, rows_by_arm: RowsByArm, arms: Sequence[Arm], several: bool
+    metric: str, extractor: str, rows_by_arm: RowsByArm, lines: list[dict[str, Any]], several: bool
 ) -> dict[str, Any]:
     """One curve per arm, with what the page says about the measure.
 
@@ -147,21 +117,16 @@ def _chart(
     kind = kind_of(metric)
     counts = "chains" if extractor == "model" else kind.counts
     floor = first_floor(chain(*rows_by_arm.values()))
-    lines = []
-    for i, arm in enumerate(arms):
-        if arm.name in rows_by_arm:
-            over = "seeds" if len(arm.runs) > 1 else counts
-            lines.append({"arm": i, **_line(rows_by_arm[arm.name]), "over": over})
     return {
         "metric": metric,
         "extractor": extractor,
         "title": titled(kind.label, extractor, several),
-        "group": group_of(metric),
+        "group": kind.topic,
         "about": kind.about,
         "unit": kind.unit,
         "better": kind.better,
         "floor": rounded(floor),
-        "lines": lines,
+        "lines": [{"over": counts} | line for line in lines],
         "says": _in_words(kind.label, next(iter(rows_by_arm.values())), floor),
     }
 

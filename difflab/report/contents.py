@@ -14,8 +14,9 @@ from typing import Any
 
 from difflab.config import recipe_of
 from difflab.core.errors import ConfigError, StoreError
+from difflab.core.rows import TOPICS
 from difflab.loop.image_rows import FLAGGED
-from difflab.report.charts import GROUPS, UNNAMED, chart_groups, first_floor, group_of, kind_of, titled
+from difflab.report.charts import UNNAMED, chart_groups, first_floor, kind_of, titled
 from difflab.report.detail import detail
 from difflab.report.pictures import in_common
 from difflab.report.rounding import rounded
@@ -43,6 +44,7 @@ def contents(
     Raises:
         StoreError: no run has a measured generation.
     """
+    distances = between_labs(runs, names)
     runs, names = labs_of(runs, names)
     if not any(run.generations for run in runs):
         raise StoreError(
@@ -62,7 +64,7 @@ def contents(
         "planned": max(run.config.generations for run in runs),
         "arms": [{"name": arm.name, "seeds": sorted(arm.runs)} for arm in arms],
         "undetailed": [arm.name for arm in arms[DETAILED:]],
-        "groups": chart_groups(arms),
+        "groups": chart_groups(arms, distances),
         "runs": details,
         "fewer": in_common(pictures) if pictures else "",
         "compared": compared_arms(arms) if len(arms) > 1 else None,
@@ -78,6 +80,15 @@ def page_title(names: Sequence[str]) -> str:
     """
     title = ", ".join(names[:TITLED])
     return f"{title} and {len(names) - TITLED} more" if len(names) > TITLED else title
+
+
+def between_labs(runs: Sequence[Run], names: Sequence[str] | None) -> dict[str, list[dict[str, Any]]]:
+    """The rows of ecosystems that belong to no single lab, by the name of the ecosystem."""
+    rows = {}
+    for run, name in zip(runs, names or [run.config.name for run in runs], strict=True):
+        if isinstance(run, EcosystemRun):
+            rows[name] = [row for row in run.rows() if row["lab"] is None]
+    return rows
 
 
 def labs_of(runs: Sequence[Run], names: Sequence[str] | None) -> tuple[list[Run], list[str] | None]:
@@ -112,16 +123,16 @@ def compared_arms(arms: Sequence[Arm]) -> dict[str, Any]:
     for (metric, extractor), of_measure in results_by_measure.items():
         if metric == FLAGGED.name and not any(result["value"] for result in of_measure):
             continue
-        kind = kind_of(metric)
+        kind, floor, base = kind_of(metric), first_floor(of_measure), of_measure[0]["value"]
         row: dict[str, Any] = {
             "metric": metric,
             "title": titled(kind.label, extractor, several),
             "better": kind.better,
-            "floor": rounded(first_floor(of_measure)),
-            "cells": [_cell(result, kind.better) for result in of_measure],
+            "floor": rounded(floor),
+            "cells": [_cell(result, kind.better, floor, base) for result in of_measure],
         }
         rows.append(row)
-    rows.sort(key=lambda row: list(GROUPS).index(group_of(row["metric"])))
+    rows.sort(key=lambda row: TOPICS.index(kind_of(row["metric"]).topic))
     paired = any(result["diff_low"] is not None for result in results)
     generation = results[0]["generation"]
     return {"settings": settings, "generation": generation, "paired": paired, "rows": rows}
@@ -130,28 +141,41 @@ def compared_arms(arms: Sequence[Arm]) -> dict[str, Any]:
 def differing_settings(arms: Sequence[Arm]) -> list[dict[str, Any]]:
     """The settings that differ between arms: [{key, values}], with a value per arm.
 
-    Names and seeds are not compared.
+    Names, seeds and the numbers of labs are not compared.
     """
     recipes = [recipe_of(next(iter(arm.runs.values())).config) for arm in arms]
     keys = dict.fromkeys(chain(*recipes))
     rows = []
     for key in keys:
         values = [str(recipe.get(key, "-")) for recipe in recipes]
-        if len(set(values)) > 1 and key not in ("seed", "data.split_seed"):
+        if len(set(values)) > 1 and key not in ("seed", "data.split_seed", "ecosystem.lab"):
             rows.append({"key": key, "values": values})
     return rows
 
 
-def _cell(result: dict[str, Any], better: str) -> dict[str, Any]:
+def _cell(result: dict[str, Any], better: str, floor: float | None, base: float | None) -> dict[str, Any]:
     """One arm and measure. `effect` is 'higher' or 'lower' than the first arm; '' = cannot be told.
 
     `tone` says whether the effect is 'better' or 'worse'; '' = neither.
     """
     words = result["verdict"].split()
     effect = words[0] if words and words[0] in ("higher", "lower") else ""
-    tone = ""
-    if effect and better in ("higher", "lower"):
-        tone = "better" if effect == better else "worse"
     keys = ("value", "ci_low", "ci_high", "difference", "diff_low", "diff_high")
     cell = {key: rounded(result[key]) for key in keys}
+    tone = tone_of(effect, better, floor, base, result["value"]) if effect else ""
     return cell | {"seeds": result["seeds"], "effect": effect, "tone": tone}
+
+
+def tone_of(effect: str, better: str, floor: float | None, base: float | None, value: float | None) -> str:
+    """Whether a value that is 'higher' or 'lower' than `base` is 'better' or 'worse'; '' = neither.
+
+    A measure that is best at its floor is better if it is nearer to the floor.
+
+    >>> tone_of("lower", "lower", None, 2.0, 1.0), tone_of("lower", "real", 1.0, 2.0, -0.5)
+    ('better', 'worse')
+    """
+    if better in ("higher", "lower"):
+        return "better" if effect == better else "worse"
+    if better != "real" or floor is None or base is None or value is None:
+        return ""
+    return "better" if abs(value - floor) < abs(base - floor) else "worse"

@@ -9,6 +9,8 @@ from rich.console import Group
 from rich.text import Text
 
 from difflab.core.progress import clock
+from difflab.evaluation.finding import ALONE
+from difflab.metrics import METRICS
 from difflab.metrics.evaluate import left_out
 from difflab.metrics.row_name import measure_name
 from difflab.report.blocks import Blocks, Column, Roomy
@@ -55,8 +57,6 @@ def _heads(columns: Sequence[tuple[str, str]], unnamed: Sequence[str] = ()) -> l
 
 def comparison(rows: list[dict[str, Any]]) -> Blocks:
     """One row per measure: value, 95% interval, floor, n, and which value is best. For `difflab compare`."""
-    from difflab.metrics import METRICS
-
     heads = [
         Column("measure", "left", text=True),
         Column("on", "left", text=True),
@@ -224,9 +224,7 @@ def _story(result: Any) -> list[str]:
     lines += [f"{reason}: {', '.join(names)}" for reason, names in result.unknown.items()]
     lines += [f"left out: {line}" for line in left_out(last.left_out)]
     if len(result.findings) == 1:
-        lines.append(
-            "one generation alone: this says how it differs from real images, not whether a loop made it so; give generation 0 as well"
-        )
+        lines.append(ALONE)
     return lines
 
 

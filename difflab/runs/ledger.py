@@ -5,7 +5,6 @@ Readable by Hugging Face ``datasets`` (``load_dataset("parquet", data_files=...)
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -15,6 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from PIL import Image
+
+from difflab.core.hashing import content_hash
 
 REAL = -1  # the generation of an image that people made
 
@@ -53,12 +54,6 @@ def schema(images: bool) -> pa.Schema:
         value = kind.value_type if pa.types.is_dictionary(kind) else kind
         features[name] = {"dtype": plain[str(value)], "_type": "Value"}
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
-
-
-def content_hash(array: np.ndarray) -> str:
-    """SHA-256 over dtype, shape and content of one image or record."""
-    head = f"{array.dtype.str}{array.shape}".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

@@ -12,6 +12,7 @@ from difflab import config as configs
 from difflab.config import Config
 from difflab.core.errors import ConfigError, StoreError
 from difflab.core.files import write_text
+from difflab.core.hashing import digest
 
 PACKAGES = ("difflab", "torch", "diffusers", "accelerate", "torchmetrics", "numpy", "pillow", "pyarrow")
 
@@ -71,4 +72,4 @@ def check_recipe(record: Path, config: Config) -> None:
 
 def recipe_hash(config: Config) -> str:
     """Twelve hex digits: the hash of everything that determines a run's numbers."""
-    return configs.digest(configs.recipe_of(config))
+    return digest(configs.recipe_of(config))

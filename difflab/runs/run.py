@@ -10,7 +10,7 @@ from typing import Any
 from difflab.config import Config
 from difflab.core.errors import StoreError
 from difflab.core.files import read_json
-from difflab.core.rows import KEYS
+from difflab.core.rows import KEYS, read_rows
 from difflab.plots.curves import curve_figure
 from difflab.plots.sheet import below
 from difflab.runs import probe
@@ -197,17 +197,6 @@ class EcosystemRun(Run):
 def run_class(config: Config) -> type[Run]:
     """What kind of folder a config makes."""
     return EcosystemRun if config.ecosystem is not None and config.ecosystem.lab is None else Run
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of one file of measures. Raises StoreError."""
-    try:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        if not all(isinstance(row, dict) and {"generation", "metric", "value"} <= row.keys() for row in rows):
-            raise ValueError("a line holds no number")
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} is damaged ({error}); delete it and run the same command again") from error
-    return rows
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:

@@ -33,7 +33,8 @@ def fresh_needed(config: Config, n0: int) -> int:
 
 
 def measured_count(run: RunFolder) -> int:
-    """Images on either side of every measure and of its floor: the same in all generations, also in later extensions.
+    """Images on either side of every measure and of its floor: the same in all generations, also in later
+    extensions.
 
     Raises MeasureError where measure.count is more than samples, train split and held-out images all have.
     """
@@ -43,6 +44,7 @@ def measured_count(run: RunFolder) -> int:
     wanted = config.measure.count or most
     if wanted > most:
         raise MeasureError(
-            f"measure.count {wanted} is more than the {most} images that samples, train split and held-out all have"
+            f"measure.count {wanted} is more than the {most} images that samples, train split and held-out "
+            "all have"
         )
     return wanted

@@ -18,6 +18,7 @@ import torch
 
 from difflab.core.errors import StoreError
 from difflab.core.files import atomic, read_tensors, write_tensors
+from difflab.core.hashing import content_hash
 from difflab.runs import ledger
 
 
@@ -222,7 +223,7 @@ class Shards:
                     continue
                 hashes = rows["sha256"].to_pylist()
                 for row, pixels in enumerate(self.decode(shard)):
-                    if ledger.content_hash(pixels) != hashes[row]:
+                    if content_hash(pixels) != hashes[row]:
                         yield f"{path}: image {wanted[row]} differs from its content hash"
                         break
             except StoreError as error:

@@ -30,10 +30,10 @@ class TrainSet:
     """Reads the images that the rows of a ``train_set.parquet`` point at.
 
     Args:
-        rows: columns pool, lab, generation (-1 = real), index, replicate (-1 = all); without a column lab all
-            are the reader's own. A column condition says what an image is conditioned on instead of what it
-            was asked for; null = not so.
-        shards_of: generation, and lab where there is that column -> its Shards.
+        rows: columns pool, lab, generation (-1 = real), index and replicate (-1 = all). Without a column lab
+            all images are the run's own. An optional column condition replaces the condition of an image;
+            null = unchanged.
+        shards_of: generation, and lab if there is that column -> its Shards.
         conditions_of: Shards -> what each image is conditioned on, int64 [N], or None.
         read: (Shards, indices) -> what the model reads of these images; None = their pixels.
     """
@@ -48,29 +48,33 @@ class TrainSet:
         self.generation = rows["generation"].to_numpy()
         self.index = rows["index"].to_numpy()
         self.replicate = rows["replicate"].to_numpy()
-        labs = rows["lab"].to_numpy().astype(np.int64) if "lab" in rows.column_names else None
-        # Sets in order of (lab, generation), and of each row the position of its set.
-        _, first, self.member = np.unique(
-            self.generation + (0 if labs is None else labs << 32), return_index=True, return_inverse=True
-        )
+        has_labs = "lab" in rows.column_names
+        labs = rows["lab"].to_numpy() if has_labs else np.zeros(len(self.index), dtype=np.int64)
+        # The sets of images in order of (lab, generation), and for each row the position of its set.
+        sources = np.stack([labs, self.generation]).astype(np.int64)
+        pairs, member = np.unique(sources, axis=1, return_inverse=True)
+        self.member = member.ravel()
         self.sets: dict[tuple[int, int], Shards] = {}
-        for row in first:
-            lab, generation = 0 if labs is None else int(labs[row]), int(self.generation[row])
-            self.sets[lab, generation] = shards_of(generation) if labs is None else shards_of(generation, lab)
+        for lab, generation in pairs.T.tolist():
+            self.sets[lab, generation] = shards_of(generation, lab) if has_labs else shards_of(generation)
         self.read = read or (lambda shards, indices: shards.gather(indices))
-        known = (
-            [conditions_of(s) for s in self.sets.values()] if next(iter(self.sets.values())).images else []
-        )
-        self.conditions: np.ndarray | None = None  # int64 [n]; None unless every image has one
-        if known and all(v is not None for v in known):
-            self.conditions = np.empty(len(self.index), dtype=np.int64)
-            for k, values in enumerate(known):
-                at = self.member == k
-                self.conditions[at] = values[self.index[at]]  # type: ignore[index]
-            if "condition" in rows.column_names:
-                other = rows["condition"].combine_chunks()
-                at = other.is_valid().to_numpy(zero_copy_only=False)
-                self.conditions[at] = other.drop_null().to_numpy()
+        self.conditions = self._conditions(rows, conditions_of)
+
+    def _conditions(
+        self, rows: pa.Table, conditions_of: Callable[[Shards], np.ndarray | None]
+    ) -> np.ndarray | None:
+        """What each row is conditioned on, int64 [n]; None unless every image has a condition."""
+        conditions = np.empty(len(self.index), dtype=np.int64)
+        for place, shards in enumerate(self.sets.values()):
+            values = conditions_of(shards) if shards.images else None
+            if values is None:
+                return None
+            of_set = self.member == place
+            conditions[of_set] = values[self.index[of_set]]
+        if "condition" in rows.column_names:
+            changed = rows["condition"].combine_chunks()
+            conditions[changed.is_valid().to_numpy(zero_copy_only=False)] = changed.drop_null().to_numpy()
+        return conditions
 
     def __len__(self) -> int:
         return len(self.index)

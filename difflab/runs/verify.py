@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from difflab.core.errors import StoreError
 from difflab.core.files import read_json
+from difflab.core.hashing import file_hash
 from difflab.runs.folder import STAGES
 from difflab.runs.run import Run
 from difflab.runs.store import Shards
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as handle:
-        while chunk := handle.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def verify(run: Run) -> Iterator[str]:
-    """Yield one line per fault: shards of the real set and of every sampled generation, models, training
-    sets.
+    """Yield one line per fault in the real set, and in the samples, models and training sets of all
+    generations.
 
-    A stage that has not been run yet is no fault; a result whose stage is marked as done and that is gone is
-    one.
+    A stage that has not been run yet is no fault. A result that is gone although later stages are done is a
+    fault.
     """
     try:
         yield from run.real.verify()
@@ -39,25 +29,24 @@ def verify(run: Run) -> Iterator[str]:
         return
     stages = [(t, stage) for t in range(run.config.generations + 1) for stage in STAGES]
     # A sampled set that lost a shard is no longer done, but its record still says what must be there.
-    left = {
-        (t, stage)
-        for t, stage in stages
-        if run.done(t, stage) or (stage == "sample" and (run.gen(t) / "sampled.json").exists())
-    }
-    last = max((i for i, key in enumerate(stages) if key in left), default=-1)
+    finished = set()
+    for t, stage in stages:
+        if run.done(t, stage) or (stage == "sample" and (run.gen(t) / "sampled.json").exists()):
+            finished.add((t, stage))
+    last = max((i for i, key in enumerate(stages) if key in finished), default=-1)
     for t, stage in stages[: last + 1]:
-        if (t, stage) not in left:
-            yield f"{run.gen(t)}: the result of stage {stage} is missing, though later ones are there; run the same command again"
+        if (t, stage) not in finished:
+            yield (
+                f"{run.gen(t)}: the result of stage {stage} is missing, though later ones are there; "
+                "run the same command again"
+            )
         elif stage in CHECKS:
             try:
                 yield from CHECKS[stage](run, t)
             except StoreError as error:
                 yield str(error)
-            except (
-                KeyError,
-                TypeError,
-                AttributeError,
-            ) as error:  # JSON that parses but is not what the stage wrote
+            except (KeyError, TypeError, AttributeError) as error:
+                # JSON that parses but is not what the stage wrote
                 yield f"{run.gen(t)}: the record of stage {stage} is damaged ({type(error).__name__})"
 
 
@@ -67,9 +56,8 @@ def _model(run: Run, t: int) -> Iterator[str]:
     record = read_json(home / "hash.json")
     for name, wanted in record["files"].items():
         path = home / name
-        if not path.resolve().is_relative_to(
-            home.resolve()
-        ):  # a name out of a file must not make us read elsewhere
+        if not path.resolve().is_relative_to(home.resolve()):
+            # A name in a file must not make difflab read other files.
             yield f"{home / 'hash.json'} names a file outside the model's folder: {name!r}"
         elif not path.is_file():
             yield f"{path} is missing"
@@ -96,18 +84,17 @@ def _samples(run: Run, t: int) -> Iterator[str]:
 
 
 def _lineage(run: Run, t: int, shards: Shards) -> Iterator[str]:
-    """A model that was trained anew elsewhere can differ in its last bits from the one that drew the samples."""
+    """Check that the samples name the model beside them: one that was trained again elsewhere can differ in
+    its bits.
+    """
     try:
         record = read_json(run.gen(t) / "model" / "hash.json")
     except StoreError:
         return  # named by the check of the model
-    wanted = (
-        {"model_hash": record["model"], "parents_hash": record["train_set"]}
-        if isinstance(record, dict) and {"model", "train_set"} <= record.keys()
-        else {}
-    )
-    for column, one in wanted.items():
-        if set(shards.column(column)) != {one}:
+    if not isinstance(record, dict) or not {"model", "train_set"} <= record.keys():
+        return
+    for column, expected in (("model_hash", record["model"]), ("parents_hash", record["train_set"])):
+        if set(shards.column(column)) != {expected}:
             yield f"{shards.folder}: the {column} of these samples is not that of the model beside them"
 
 

@@ -18,6 +18,7 @@ from difflab import config as configs
 from difflab.config import Config, Spec
 from difflab.core.errors import ConfigError
 from difflab.core.files import read_json, write_json
+from difflab.core.hashing import digest
 from difflab.runs.record import read_record
 from difflab.runs.run import Run, open_run
 from difflab.studies import theory
@@ -147,7 +148,7 @@ def place(config: Config) -> str:
     The number of generations and the name are not part of it.
     """
     changed = config.model_dump(mode="json", exclude_defaults=True, exclude={"name", "generations"})
-    return configs.digest(changed)
+    return digest(changed)
 
 
 def _finished(job: Job) -> bool:

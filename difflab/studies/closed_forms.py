@@ -168,8 +168,8 @@ def guided(p: np.ndarray, mean: np.ndarray, variance: np.ndarray, w: float) -> t
     scores (probability-flow ODE).
 
     The variance of the samples is v (v/V)^w, where V is the variance of all classes together. This is neither
-    v/(1 + w) nor the variance of the density tilted by guidance, whose precision is (1 + w)/v - w/V. Means are
-    pushed away from the overall mean.
+    v/(1 + w) nor the variance of the density tilted by guidance, whose precision is (1 + w)/v - w/V. Means
+    are pushed away from the overall mean.
 
     Args:
         p, mean, variance: weights, means and variances of the classes [..., C].

@@ -18,6 +18,7 @@ from scipy.stats import t as student
 
 from difflab import config as configs
 from difflab.core.errors import ConfigError
+from difflab.core.hashing import digest
 from difflab.metrics import METRICS
 from difflab.metrics.row_name import measure_name
 from difflab.runs.run import Run
@@ -64,18 +65,18 @@ def arms_of(runs: Sequence[Run], names: Sequence[str] | None = None) -> list[Arm
 def _arm_names(runs: Sequence[Run]) -> list[str]:
     """The arm of each run: the name in its config, or what differs if several arms have one name."""
     recipes = [_recipe_without_seed(run) for run in runs]
-    digests = [configs.digest(recipe) for recipe in recipes]
+    hashes = [digest(recipe) for recipe in recipes]
     first_run: dict[str, int] = {}
-    for i, digest in enumerate(digests):
-        first_run.setdefault(digest, i)
-    name_by_digest = {digest: runs[i].config.name for digest, i in first_run.items()}
-    if len(set(name_by_digest.values())) < len(name_by_digest):
+    for i, recipe_hash in enumerate(hashes):
+        first_run.setdefault(recipe_hash, i)
+    name_by_hash = {recipe_hash: runs[i].config.name for recipe_hash, i in first_run.items()}
+    if len(set(name_by_hash.values())) < len(name_by_hash):
         different = [recipes[i] for i in first_run.values()]
         keys = [key for key in recipes[0] if _differs(key, different)]
-        for digest, i in first_run.items():
+        for recipe_hash, i in first_run.items():
             settings = [f"{key.split('.')[-1]} {recipes[i].get(key)}" for key in keys]
-            name_by_digest[digest] = ", ".join(settings)
-    return [name_by_digest[digest] for digest in digests]
+            name_by_hash[recipe_hash] = ", ".join(settings)
+    return [name_by_hash[recipe_hash] for recipe_hash in hashes]
 
 
 def _differs(key: str, recipes: Sequence[dict[str, Any]]) -> bool:

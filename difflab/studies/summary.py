@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from difflab.evaluation.summary import INTERNALS, Change, Summary, existing, largest
+from difflab.studies.budgets import budgets
 from difflab.studies.compare_runs import SAME, UNKNOWN, Arm, compare_runs, unfinished
 from difflab.studies.sweep import arms_in
 
@@ -19,12 +21,13 @@ def summary_of_sweep(out: Path) -> Summary:
     """
     arms = arms_in(out)
     name = shlex.quote(str(out))
-    return summary_of_arms(
+    summary = summary_of_arms(
         arms,
         compare_runs(arms),
         existing(out, ("report.html", "arms.png", "arms-strip.png")),
         [f"difflab compare-runs {name}", f"difflab report {name}"],
     )
+    return replace(summary, verdict=f"{summary.verdict}\n{budgets(arms)}")
 
 
 def summary_of_arms(

@@ -16,11 +16,13 @@ import numpy as np
 from difflab import config as configs
 from difflab.core.errors import ConfigError
 from difflab.core.files import read_tensors
+from difflab.core.hashing import digest
 from difflab.core.seeds import seed_of
 from difflab.core.suggest import nearest
 from difflab.loop.chain import run_chain
 from difflab.runs.run import EcosystemRun
-from difflab.studies.laws import LAWS, Law
+from difflab.studies.law import Law
+from difflab.studies.laws import LAWS
 
 APART = 2
 """Number of chains of a law with a known spread. These chains have a selector and run one by one."""
@@ -41,7 +43,7 @@ def check(names: list[str], chains: int = 1000, seed: int = 0) -> list[dict[str,
     rows = []
     for name in names:
         law = LAWS[name]
-        key = configs.digest(law.chain)
+        key = digest(law.chain)
         if key not in measures_by_chain:
             run_chains = _through_the_engine if law.spread is None else _one_by_one
             measures_by_chain[key] = run_chains(law.chain, law.fit - 1, chains, seed)
@@ -73,7 +75,7 @@ def _through_the_engine(
     """
     raw = {
         **chain,
-        "seed": seed_of("theory", seed, configs.digest(chain)),
+        "seed": seed_of("theory", seed, digest(chain)),
         "model": {**chain["model"], "replicates": chains},
     }
     with tempfile.TemporaryDirectory(prefix="difflab-theory-") as folder:

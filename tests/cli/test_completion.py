@@ -24,7 +24,7 @@ def scripts(tmp_path_factory) -> dict[str, Path]:
     """One script per shell."""
     made = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)  # where the claims are
+        patch.chdir(tmp_path_factory.mktemp("elsewhere"))  # presets are found from any folder
         for shell in ("bash", "zsh", "tcsh"):
             with pytest.MonkeyPatch.context() as inner:
                 lines: list[str] = []
@@ -85,10 +85,20 @@ def test_names(complete):
     assert "fresh-limit" in complete("claims", "fresh")
 
 
+def test_presets(complete):
+    assert complete("run", "emo") == ["emoji"]
+    assert complete("run", "papers/mad-f") == ["papers/mad-fresh", "papers/mad-fs"]
+    assert complete("sweep", "regi") == ["regimes"] and "digits" not in complete("sweep", "")
+    assert complete("pretrain", "tiny-s") == ["tiny-sd"]
+    assert complete("doctor", "sd15") == ["sd15-full", "sd15-lora"]
+    assert complete("presets", "sho") == ["show"] and complete("presets", "show", "emo") == ["emoji"]
+    assert complete("measure", "runs/x", "recal") == ["recall"]
+
+
 @pytest.mark.parametrize("shell", ["zsh", "tcsh"])
 def test_other_shells(scripts, shell):
     text = scripts[shell].read_text()
-    assert all(word in text for word in ("compare-runs", "guard", "recall", "fresh-limit"))
+    assert all(word in text for word in ("compare-runs", "guard", "recall", "fresh-limit", "papers/mad-fs"))
     assert {"zsh": "#compdef difflab", "tcsh": "complete difflab"}[shell] in text
     if found := shutil.which(shell):
         assert subprocess.run([found, "-n", scripts[shell]], capture_output=True).returncode == 0

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
-import socket
-from importlib.metadata import PackageNotFoundError
+import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from empty_hub import empty_caches, put_into_cache
 from huggingface_hub import constants
 
 from difflab.cli import doctor
 from difflab.cli.main import main
-from difflab.config import load
+from difflab.loop import missing
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -26,14 +26,8 @@ SD15 = CONFIGS / "sd15-lora.yaml"
 @pytest.fixture(autouse=True)
 def _alone(tmp_path, monkeypatch):
     """Empty caches, and a network that answers nobody."""
-
-    def refuse(*_: Any) -> None:
-        raise AssertionError("the doctor asked the network")
-
     monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+    empty_caches(monkeypatch, tmp_path)
 
 
 @pytest.fixture
@@ -49,14 +43,6 @@ def rows(capsys) -> Any:
         return code, parts
 
     return call
-
-
-def put_into_cache(folder: Path, repository: str, revision: str = "0" * 40) -> None:
-    """What the hub's client leaves of a repository, from a folder."""
-    home = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
-    shutil.copytree(folder, home / "snapshots" / revision)
-    (home / "refs").mkdir()
-    (home / "refs" / "main").write_text(revision)
 
 
 def test_a_working_machine_has_every_part_and_says_what_runs(rows):
@@ -83,6 +69,10 @@ def test_a_working_machine_has_every_part_and_says_what_runs(rows):
     }
     runs = {Path(row["path"]).stem for row in parts["preset"] if row["runs"]}
     assert {"digits", "emoji", "ecosystem"} <= runs and "sd15-lora" not in runs
+    settings = {row["name"]: row["value"] for row in parts["setting"]}
+    assert settings["difflab"] == version("difflab") and settings["python"] == platform.python_version()
+    assert {"platform", "HF_HUB_OFFLINE", "HF_HOME", "Hugging Face hub", "CUDA of torch"} <= settings.keys()
+    assert Path(settings["difflab is in"]) == Path(doctor.__file__).parents[1]
     cpu, *_, disk = parts["device"]
     assert cpu["memory"] >= cpu["free"] > 0 and "cores" in cpu["name"] and disk["free"] > 0
 
@@ -116,7 +106,7 @@ def test_a_local_base_is_judged_by_its_weights(kind, rows, tmp_path, monkeypatch
     size = sum(file.stat().st_size for file in base.glob("*/*.safetensors"))
     assert row["runs"] and row["base_bytes"] == size
     assert f"base of {size / 2**20:,.1f} MiB" in doctor._cells("preset", row)[2].plain
-    monkeypatch.setattr(doctor, "SLOW", size)
+    monkeypatch.setattr(missing, "SLOW", size)
     row = rows(config)[1]["preset"][0]
     assert not row["runs"] and any("torch sees none, and the weights of" in reason for reason in row["why"])
     tiny.amend(base / tiny.BACKBONE[kind] / "config.json", in_channels=9)
@@ -142,21 +132,14 @@ def test_weights_in_the_caches_are_found(rows, tmp_path):
     assert not any("cache" in reason or "Inception" in reason for reason in parts["preset"][0]["why"])
 
 
-def test_a_base_that_is_half_downloaded_is_named(tmp_path):
-    base = tiny.make("sd15", tmp_path / "base")
-    shutil.rmtree(base / "unet")
-    put_into_cache(base, "stable-diffusion-v1-5/stable-diffusion-v1-5")
-    assert "lacks its component 'unet'" in str(doctor.base_lacks(load(SD15).model))
-
-
 @pytest.mark.parametrize("state", ["missing", "old", "broken"])
 def test_a_required_package_that_is_not_right_is_exit_code_1(state, rows, monkeypatch, capsys):
-    version, module = doctor.version, doctor.import_module
+    installed, module = doctor.version, doctor.import_module
 
     def versions(name: str) -> str:
         if name == "peft" and state == "missing":
             raise PackageNotFoundError(name)
-        return "0.0.1" if name == "peft" and state == "old" else version(name)
+        return "0.0.1" if name == "peft" and state == "old" else installed(name)
 
     def imported(name: str) -> Any:
         if name == "peft" and state == "broken":
@@ -172,6 +155,14 @@ def test_a_required_package_that_is_not_right_is_exit_code_1(state, rows, monkey
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "the core does not work" in out and ("[bold]symbol" in out or state != "broken")
+
+
+def test_the_state_of_the_hub_is_that_of_its_client(rows, monkeypatch):
+    for offline, words in ((True, "offline: nothing is downloaded"), (False, "online")):
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        settings = {row["name"]: row["value"] for row in rows(CONFIGS / "digits.yaml")[1]["setting"]}
+        assert settings["Hugging Face hub"] == words
+        assert settings["cache of the hub"] == constants.HF_HUB_CACHE
 
 
 def test_an_engine_that_does_not_run_is_exit_code_1(rows, monkeypatch):

@@ -16,7 +16,7 @@ import difflab.data.split as splitting
 from difflab import Monitor, compare
 from difflab.config import Data, parse
 from difflab.data.content import contents, contents_of, doubled, halves, kept_together, overlaps
-from difflab.data.sources import open_source
+from difflab.data.registry import open_source
 from difflab.evaluation.diagnose import diagnose
 from difflab.loop.ingest import divided
 from difflab.runs.run import open_run

@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 from difflab.config import Data
 from difflab.core.errors import DataError
 from difflab.data.image_sets import open_sides
-from difflab.data.sources import open_source
+from difflab.data.registry import open_source
 
 
 def photo(side=12, seed=0):

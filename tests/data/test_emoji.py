@@ -13,7 +13,7 @@ from difflab.config import Data
 from difflab.core.errors import DataError
 from difflab.data.content import joined
 from difflab.data.emoji import FOLDER
-from difflab.data.sources import open_source
+from difflab.data.registry import open_source
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from PIL import Image
 from difflab.config import Data, load
 from difflab.core.errors import DataError, DifflabError
 from difflab.data.image_sets import open_sides
-from difflab.data.sources import Source, open_source
+from difflab.data.registry import open_source
+from difflab.data.source import Source
 from difflab.metrics.concept_set import read_concepts
 
 FORMATS = {

@@ -17,8 +17,9 @@ from difflab.config import Data
 from difflab.core.errors import DataError
 from difflab.data import parquet
 from difflab.data.decode import decode, look
-from difflab.data.sources import apportion, open_source
+from difflab.data.registry import open_source
 from difflab.data.split import split
+from difflab.data.subset import apportion
 
 
 def picture(path, size=(8, 8), colour=(10, 20, 30), mode="RGB", **options):
@@ -736,7 +737,7 @@ def test_hub_name_of_a_local_folder(tmp_path, monkeypatch):
 def test_hub_offline_says_so():
     pytest.importorskip("datasets")
     code = (
-        "from difflab.config import Data\nfrom difflab.data.sources import open_source\nfrom difflab.core.errors import DataError\n"
+        "from difflab.config import Data\nfrom difflab.data.registry import open_source\nfrom difflab.core.errors import DataError\n"
         "try: open_source(Data(source='hub:nobody/nothing-here'), 0)\nexcept DataError as error: print(error)"
     )
     run = subprocess.run(

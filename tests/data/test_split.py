@@ -6,7 +6,8 @@ import pytest
 from difflab.config import Data
 from difflab.core.account import Account
 from difflab.core.errors import DataError
-from difflab.data.sources import Source, open_source
+from difflab.data.registry import open_source
+from difflab.data.source import Source
 from difflab.data.split import split
 
 

@@ -10,7 +10,7 @@ from pictures import folder as pictures_in
 
 from difflab.config import Data
 from difflab.core.errors import DataError
-from difflab.data.sources import open_source
+from difflab.data.registry import open_source
 
 TEXTS = [
     "a cat",

@@ -12,7 +12,7 @@ from pictures import folder as pictures_in
 from difflab.config import Data
 from difflab.core.errors import DataError
 from difflab.data.image_sets import open_sides
-from difflab.data.sources import open_source
+from difflab.data.registry import open_source
 
 
 def parquet(path: Path, n: int = 4, seed: int = 0) -> Path:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from difflab.config import Data
 from difflab.core.errors import DataError, MeasureError
-from difflab.data.sources import open_source
+from difflab.data.registry import open_source
 from difflab.evaluation.compare import compare
 from difflab.metrics import METRICS, Pair, open_extractor
 from difflab.metrics.defaults import COMMON, TEXTURE
@@ -275,14 +275,11 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_the_command(emoji, tmp_path):
     real, fake = write(tmp_path / "real", emoji[:60]), write(tmp_path / "fake", emoji[60:90], "jpg")
     few = ["--extractors", "pixels", "--metrics", "fd", "recall", "--resamples", "20"]
-    shown = command(real, fake, *few)
-    assert shown.returncode == 0, shown.stderr
-    assert (
-        "recall" in shown.stdout
-        and "floor" in shown.stdout
-        and "95% interval" in shown.stdout
-        and "file format" in shown.stderr
-    )
+    short, full = command(real, fake, *few), command(real, fake, *few, "--all")
+    assert short.returncode == full.returncode == 0, short.stderr + full.stderr
+    assert "by more than the noise (n = 30)" in short.stdout and "difflab diagnose" in short.stdout
+    assert all(word in full.stdout for word in ("recall", "floor", "95% interval"))
+    assert "file format" in short.stderr
     told = command(real, fake, *few, "--json")
     rows = [json.loads(line) for line in told.stdout.splitlines()]
     assert rows == compare(real, fake, extractors=["pixels"], metrics=["fd", "recall"], resamples=20).rows

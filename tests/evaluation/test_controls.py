@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from difflab.config import Data
-from difflab.data.sources import open_source
+from difflab.data.registry import open_source
 from difflab.evaluation.controls import LUMA, matched, reencoded
 from difflab.evaluation.simulate import simulate
 from difflab.features.texture import STATISTICS, texture

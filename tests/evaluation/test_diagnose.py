@@ -61,19 +61,16 @@ def folders(digits, tmp_path_factory) -> dict[str, Path]:
 
 def test_the_command_on_anybody_s_folders(folders):
     quick = ["--extractors", "pixels", "--resamples", 12]
-    done = command(
-        "--reference", folders["real"], folders["gen0"], folders["gen1"], "--train", folders["train"], *quick
-    )
-    assert done.returncode == 0, done.stderr
-    assert (
-        "catastrophic collapse" in done.stdout
-        and "first alarm: generation 1" in done.stdout
-        and "what could help" in done.stdout
-    )
+    sets = ["--reference", folders["real"], folders["gen0"], folders["gen1"], "--train", folders["train"]]
+    short, full = command(*sets, *quick), command(*sets, *quick, "--all")
+    assert short.returncode == full.returncode == 0, short.stderr + full.stderr
+    assert "catastrophic collapse" in short.stdout and "first alarm in generation 1" in short.stdout
+    assert "catastrophic collapse" in full.stdout and "first alarm: generation 1" in full.stdout
+    assert "what could help" in short.stdout and "what could help" in full.stdout
     as_json = command("--reference", folders["real"], folders["gen0"], folders["gen1"], *quick, "--json")
     rows = [json.loads(line) for line in as_json.stdout.splitlines()]
     assert len(rows) == 16 and rows[-1]["stage"] == "catastrophic"
-    assert f"not answerable from one chain: {SCALING}" in done.stdout
+    assert f"not answerable from one chain: {SCALING}" in full.stdout
 
 
 def test_one_set_alone_says_what_it_cannot_say(folders):

@@ -17,7 +17,7 @@ from PIL import Image
 import difflab
 from difflab.config import Data
 from difflab.core.errors import DataError, MeasureError
-from difflab.data.sources import open_source
+from difflab.data.registry import open_source
 from difflab.evaluation.compare import compare
 from difflab.evaluation.monitor import CollapseWarning, Monitor
 
@@ -179,7 +179,7 @@ import json
 import numpy as np
 from accelerate import Accelerator
 from difflab.config import Data
-from difflab.data.sources import open_source
+from difflab.data.registry import open_source
 from difflab.evaluation.monitor import Monitor
 
 def watch(**more):

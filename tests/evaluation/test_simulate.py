@@ -7,7 +7,7 @@ import pytest
 
 from difflab.config import Data
 from difflab.core.errors import DataError
-from difflab.data.sources import open_source
+from difflab.data.registry import open_source
 from difflab.evaluation.simulate import HARMLESS, KINDS, simulate
 
 DEGREES = (0.2, 0.4, 0.6, 0.8, 1.0)

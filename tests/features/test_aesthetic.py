@@ -90,9 +90,9 @@ def test_heads_that_are_none(tmp_path):
     path = tmp_path / "head.safetensors"
     weight, bias = torch.randn(1, WIDTH), torch.zeros(1)
     for state, match in (
-        ({"weight": weight}, "no head that is known here: it holds weight; wanted"),
-        ({"weight": weight, "bias": bias, "scale": bias}, "no head that is known"),
-        ({"other.weight": weight, "other.bias": bias}, "no head that is known"),
+        ({"weight": weight}, "not a known aesthetic head: it holds weight; expected"),
+        ({"weight": weight, "bias": bias, "scale": bias}, "not a known aesthetic head"),
+        ({"other.weight": weight, "other.bias": bias}, "not a known aesthetic head"),
         (
             {
                 "layers.0.weight": weight,
@@ -100,7 +100,7 @@ def test_heads_that_are_none(tmp_path):
                 "layers.1.weight": bias.view(1, 1),
                 "layers.1.bias": bias,
             },
-            "no head that is known",
+            "not a known aesthetic head",
         ),
         (
             {"weight": weight.expand(2, -1).contiguous(), "bias": torch.zeros(2)},

@@ -1,4 +1,6 @@
-"""The small network trained on the real set: it knows its digits, the same bits again, no more than it can take."""
+"""The small network trained on the real set: it knows its digits, the same bits again, no more than it can
+take.
+"""
 
 import pytest
 import torch

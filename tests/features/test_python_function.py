@@ -14,7 +14,10 @@ def images(n, size=8, channels=1, seed=0):
 
 
 def test_a_function_of_the_user_s(tmp_path, monkeypatch):
-    code = "def corners(images):\n    return images[:, 0, 0].double() * {0}\n\ncorners.recipe = {{'weights': 'none'}}\n"
+    code = (
+        "def corners(images):\n    return images[:, 0, 0].double() * {0}\n\n"
+        "corners.recipe = {{'weights': 'none'}}\n"
+    )
     (tmp_path / "mine.py").write_text(code.format(2))
     extractor = open_extractor(f"python:{tmp_path}/mine.py:corners")
     x = images(70, 5, 3)
@@ -27,9 +30,8 @@ def test_a_function_of_the_user_s(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     assert open_extractor("python:mine:corners").recipe == extractor.recipe
     (tmp_path / "mine.py").write_text(code.format(3))
-    assert (
-        open_extractor(f"python:{tmp_path}/mine.py:corners").key != extractor.key
-    )  # another function, other features
+    # Another function, other features.
+    assert open_extractor(f"python:{tmp_path}/mine.py:corners").key != extractor.key
     (tmp_path / "wrong.py").write_text(
         "def flat(images):\n    return images.float().mean()\n\ndef fails(images):\n    return 1 / 0\n"
     )

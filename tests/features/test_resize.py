@@ -1,4 +1,6 @@
-"""Oracles: PIL in mode F (what clean-fid 0.1.35 calls), torchmetrics' Inception, TensorFlow 1's rule in numpy and torch-fidelity's Inception."""
+"""Oracles: PIL in mode F (what clean-fid 0.1.35 calls), torchmetrics' Inception, TensorFlow 1's rule in numpy
+and torch-fidelity's Inception.
+"""
 
 import numpy as np
 import pytest
@@ -44,21 +46,23 @@ def test_clean_is_pil_s_float_bicubic(height, width, size):
     images = noisy(height, width, n=1)
     ours, theirs = resized(images, size, "clean")[0], by_pil(images[0], size, Image.Resampling.BICUBIC)
     assert (ours - theirs).abs().max() < 0.0001
-    assert (
-        ours.min() >= 0 and ours.max() <= 255 and (ours != ours.round()).any()
-    )  # cut to the range, not rounded
+    # Cut to the range, not rounded.
+    assert ours.min() >= 0 and ours.max() <= 255 and (ours != ours.round()).any()
 
 
 @pytest.mark.parametrize(("height", "width", "size"), SIZES)
 def test_torchmetrics_is_an_antialiased_triangle(height, width, size):
     images = noisy(height, width, n=1)
+    # In float32, as there.
     assert (
         resized(images, size, "torchmetrics")[0] - by_pil(images[0], size, Image.Resampling.BILINEAR)
-    ).abs().max() < 0.01  # in float32, as there
+    ).abs().max() < 0.01
 
 
 def by_tensorflow_1(image_HWC, size):
-    """ResizeBilinear without align_corners or half_pixel_centers: output i samples at i * in/out, between floor and the next pixel."""
+    """ResizeBilinear without align_corners or half_pixel_centers: output i samples at i * in/out, between
+    floor and the next pixel.
+    """
 
     def weights(length):
         at = np.arange(size) * (length / size)
@@ -75,9 +79,8 @@ def by_tensorflow_1(image_HWC, size):
 @pytest.mark.parametrize(("height", "width", "size"), SIZES)
 def test_tf1_is_tensorflow_s_rule(height, width, size):
     images = noisy(height, width, n=1)
-    assert (
-        resized(images, size, "tf1")[0].double() - by_tensorflow_1(images[0], size)
-    ).abs().max() < 0.05  # float32 positions up to 1024
+    # Float32 positions up to 1024.
+    assert (resized(images, size, "tf1")[0].double() - by_tensorflow_1(images[0], size)).abs().max() < 0.05
 
 
 def test_they_differ():
@@ -160,6 +163,7 @@ def test_inception_takes_the_choice_and_says_so(tmp_path, monkeypatch):
     )
     theirs = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path)).eval()
     torch.testing.assert_close(antialiased, theirs(images.permute(0, 3, 1, 2)), rtol=1e-4, atol=1e-5)
-    # Going round torch-fidelity's own resize changes nothing else: its resize handed in by hand gives its own features.
+    # Going round torch-fidelity's own resize changes nothing else: its resize handed in by hand gives its own
+    # features.
     monkeypatch.setitem(RESIZES, "clean", RESIZES["tf1"])
     torch.testing.assert_close(by_resize["clean"](images), tf1, rtol=1e-4, atol=1e-5)

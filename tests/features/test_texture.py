@@ -136,9 +136,8 @@ def test_noise_cannot_be_compressed_and_a_ramp_can():
     noise = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)
     ramp = (torch.arange(64) * 3).to(torch.uint8).view(1, 1, 64, 1).expand(1, 64, 64, 3)
     assert 24 <= column(noise, "bits_per_pixel") < 24.2 and column(ramp, "bits_per_pixel") < 0.5
-    assert (
-        column(noise[..., :1], "local_entropy") > 3.5
-    )  # of at most 4 bits; 64 pixels over 16 levels fall short of it
+    # Of at most 4 bits; 64 pixels over 16 levels fall short of it.
+    assert column(noise[..., :1], "local_entropy") > 3.5
 
 
 def test_statistics_do_not_depend_on_company_or_order():

@@ -57,12 +57,13 @@ def timm_folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("timm")
     with torch.random.fork_rng():
         torch.manual_seed(0)
+        # As published, its scale of a layer starts at 1e-5.
         dino = {
             "depth": 1,
             "embed_dim": 32,
             "num_heads": 2,
             "init_values": 1.0,
-        }  # as published, its scale of a layer starts at 1e-5
+        }
         for name, kind, more in (
             ("dino", "vit_small_patch14_dinov2", {**dino, "img_size": 56}),
             ("small", "test_vit", {"num_classes": 10}),
@@ -83,7 +84,9 @@ def timm_folder(tmp_path_factory):
     [("small", "", 160), ("small", "@64", 64), ("dino", "@28", 28), ("dino", "@56", 56)],
 )
 def test_timm_from_a_local_folder(timm_folder, name, side, wanted):
-    """Features before the head, of images at the side that was asked for, as the network by itself gives them."""
+    """Features before the head, of images at the side that was asked for, as the network by itself gives
+    them.
+    """
     import timm
 
     extractor = open_extractor(f"timm:{timm_folder / name}{side}")

@@ -69,68 +69,6 @@ def content(path: Path) -> dict[str, bytes]:
 
 
 # ------------------------------------------------------------------------------------------------------------- config
-@pytest.mark.parametrize(
-    ("section", "said"),
-    [
-        ({"exchange": [[0.5, 0.5], [0.5, 0.4]]}, "'ecosystem.exchange': row 1 sums to 0.9, not to 1"),
-        ({"exchange": [[1, 0], [0, 1, 0]]}, "row 1 has 3 shares, there are 2 rows"),
-        ({"exchange": [[1, 0, 0], [0, 1, 0]]}, "row 0 has 3 shares, there are 2 rows"),
-        ({"exchange": [[1.5, -0.5], [0, 1]]}, r"row 0 is \[1.5, -0.5\]: every share is a number from 0 to 1"),
-        ({"exchange": [[1, float("nan")], [0, 1]]}, "row 0 is .*nan.*: every share"),
-        ({"exchange": [[1]]}, "at least 2 labs"),
-        ({"labs": 1}, "'ecosystem.labs': Input should be greater than or equal to 2"),
-        ({"labs": 3, "exchange": [[1, 0], [0, 1]]}, r"not the same in labs \(3\), exchange \(2\)"),
-        ({"labs": 2, "overrides": [{}, {}, {}]}, r"not the same in labs \(2\), overrides \(3\)"),
-        ({"exchange": "poled", "labs": 2}, "did you mean 'pooled'"),
-        ({"exchange": 0.5, "labs": 2}, "give a list with one row of shares per lab"),
-        ({"exchange": "pooled"}, "how many labs"),
-        ({"labs": 2, "exchagne": "pooled"}, "unknown key 'ecosystem.exchagne'; did you mean 'exchange'"),
-        ({"labs": 2, "overrides": [{"seed": 1}, {}]}, "'seed' is the same for all labs"),
-        (
-            {"labs": 2, "overrides": [{}, {"model.categoris": 4}]},
-            "overrides of lab 1: unknown key 'model.categoris'; did you mean 'categories'",
-        ),
-        ({"labs": 2, "overrides": [{}, {"sample.count": 1}]}, "overrides of lab 1: 'sample.count'"),
-        ({"labs": 2, "lab": 2}, "there is no lab 2 among 2"),
-    ],
-    ids=str,
-)
-def test_a_section_that_makes_no_sense_is_refused(section, said):
-    with pytest.raises(ConfigError, match=said):
-        exact(section)
-
-
-def test_the_names_stand_for_matrices():
-    def matrix(name: str) -> list[list[float]]:
-        return exact({"labs": 2, "exchange": name}).ecosystem.matrix
-
-    assert matrix("isolated") == [[1, 0], [0, 1]]
-    assert matrix("pooled") == [[0.5, 0.5], [0.5, 0.5]]
-    assert matrix("one_way") == [[1, 0], [1, 0]]
-
-
-def test_each_lab_has_the_config_with_its_overrides():
-    policies = [{"policy": "unflagged"}]
-    config = exact(
-        {
-            "exchange": MATRIX,
-            "overrides": [
-                {},
-                {"sample.count": 20},
-                {"policies": policies, "model": {"family": "categorical"}},
-            ],
-        }
-    )
-    labs = config.labs()
-    assert [lab.lab for lab in labs] == [0, 1, 2] and [lab.labs() for lab in labs] == [[lab] for lab in labs]
-    assert [lab.name for lab in labs] == ["run-lab-0", "run-lab-1", "run-lab-2"]
-    assert [lab.sample.count for lab in labs] == [10, 20, 10]
-    assert [p.policy for p in labs[2].policies] == ["unflagged"] and labs[2].model.replicates == 1
-    assert parse(labs[2].model_dump(mode="json")) == labs[2]
-    alone = exact(None)
-    assert alone.labs() == [alone] and alone.lab == 0
-
-
 # ----------------------------------------------------------------------------------------------------------- exchange
 def drawn(config: Config, lab: int, t: int, kept: list[int] | None = None, replicates: int = 1) -> Any:
     """Training set t of a lab as a DataFrame; every lab kept as many samples of each generation."""
@@ -509,16 +447,14 @@ def test_commands_know_ecosystems(tmp_path, capsys):
     assert {json.loads(line)["lab"] for line in capsys.readouterr().out.splitlines()} == {0, 1}
     assert main(["run", str(tmp_path / "two.yaml"), "--out", out]) == 0
     said = capsys.readouterr()
-    assert (
-        "run-lab-0" in said.out
-        and "run-lab-1" in said.out
-        and "distance" in said.out
-        and "strip.png" in said.out
-    )
+    assert "lab 0\n" in said.out and "lab 1\n" in said.out and "strip.png" in said.out
     assert "generation 1/1 lab 1 sample" in said.err
     assert main(["status", out]) == 0
     said = capsys.readouterr().out
     assert said.count("recipe") == 2 and said.endswith("complete\n")
+    assert main(["status", out, "--all"]) == 0
+    said = capsys.readouterr().out
+    assert "run-lab-0" in said and "run-lab-1" in said and "distance" in said
     assert main(["status", out, "--json"]) == 0
     assert [(r["lab"], r["generation"]) for r in map(json.loads, capsys.readouterr().out.splitlines())] == [
         (0, 0),

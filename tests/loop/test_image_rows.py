@@ -1,4 +1,4 @@
-"""The rows of a generation are the measures themselves on the same images, with floor, interval and recipe."""
+"""The rows of a generation are the measures on the same images, with floor, interval and recipe."""
 
 import json
 import math
@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from difflab.config import Config, parse
+from difflab.core.rows import KEYS
 from difflab.core.seeds import seed_of
 from difflab.loop import resamples
 from difflab.loop.chain import run_chain
@@ -23,7 +24,7 @@ from difflab.loop.image_rows import measure_images
 from difflab.loop.run_extractors import extractors_of
 from difflab.metrics import METRICS, Judge, Pair, interval, open_extractor, resampled
 from difflab.metrics.interval import wilson
-from difflab.runs.run import KEYS, Run
+from difflab.runs.run import Run
 
 run_chain = partial(run_chain, plots=False)  # curves take seconds
 ALL = [
@@ -129,9 +130,8 @@ def test_intervals_are_those_of_the_half_samples(run, taken):
 def test_measuring_again_gives_the_same_rows(run, taken):
     assert rows(run) == taken
     written = [json.loads(line) for line in (run.gen(1) / "metrics.jsonl").read_text().splitlines()]
-    assert [row for row in written if row["extractor"] != "training"] == list(
-        taken.values()
-    )  # the others were left by the training
+    # The others were left by the training.
+    assert [row for row in written if row["extractor"] != "training"] == list(taken.values())
 
 
 def test_no_resamples_no_intervals(run, taken):
@@ -150,9 +150,8 @@ def test_the_recipe_changes_with_what_makes_a_number_and_with_nothing_else(run, 
     assert recipes(run, resamples=0) == base and recipes(run, resamples=40) == base  # the number is the same
     assert recipes(run, metrics=["recall"])["recall/pixels"] == base["recall/pixels"]
     fewer = recipes(run, count=60)
-    assert {m for m in base if fewer[m] == base[m]} == {
-        "flagged_share/none"
-    }  # which is about all samples, whatever count
+    # Which is about all samples, whatever count.
+    assert {m for m in base if fewer[m] == base[m]} == {"flagged_share/none"}
     assert recipes(run, neighbours=4)["recall/pixels"] != base["recall/pixels"]
     fitted = recipes(run, extractors=["fitted"])
     assert not set(fitted.values()) & (set(base.values()) - {base["flagged_share/none"]})
@@ -252,10 +251,11 @@ def test_prompt_diversity_of_classes_has_a_floor(run):
 
 def test_the_aesthetic_score_of_a_head_on_its_backbone(tmp_path):
     spec, draw = f"open_clip:{tiny.clip(tmp_path / 'clip')}", torch.Generator().manual_seed(0)
+    # The format of LAION's linear heads.
     head = {
         "weight": torch.randn(1, 8, generator=draw),
         "bias": torch.tensor([5.0]),
-    }  # the format of LAION's linear heads
+    }
     save_file(head, tmp_path / "head.safetensors")
     measure = {"metrics": [], "extractors": ["pixels", spec], "aesthetic": str(tmp_path / "head.safetensors")}
     run = run_chain(digits(generations=0, measure=measure), tmp_path / "run")
@@ -278,17 +278,19 @@ def test_the_aesthetic_score_of_a_head_on_its_backbone(tmp_path):
     changed = Run(run.path, digits(generations=0, measure=measure))
     accelerator = Accelerator()
     other = measure_images(changed, 0, extractors_of(changed, accelerator), accelerator, lambda n: None)[-1]
-    assert other["recipe"] != r["recipe"] and other["value"] == pytest.approx(
-        r["value"] - 1, abs=1e-5
-    )  # the head's content is in the recipe
+    # The head's content is in the recipe.
+    assert other["recipe"] != r["recipe"] and other["value"] == pytest.approx(r["value"] - 1, abs=1e-5)
 
 
 def test_images_that_an_extractor_cannot_read_are_left_out_of_all_that_it_serves(tmp_path, run):
-    """An extractor of one's own that is not defined for some images: the judge and its drift go on without them."""
+    """An extractor of one's own that is not defined for some images: the judge and its drift go on without
+    them.
+    """
     (tmp_path / "space.py").write_text(
         "import torch\n"
         "def space(images):\n"
-        "    x = torch.nn.functional.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float(), 4).mean(1).flatten(1)\n"
+        "    x = torch.nn.functional.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float(), "
+        "4).mean(1).flatten(1)\n"
         "    return x.masked_fill(images.flatten(1).long().sum(1, keepdim=True) % 7 == 3, float('nan'))\n"
     )
     found = rows(

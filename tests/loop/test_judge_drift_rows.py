@@ -9,13 +9,14 @@ import torch
 from accelerate import Accelerator
 
 from difflab.config import Config, parse
+from difflab.core.rows import KEYS
 from difflab.core.seeds import numpy_generator
 from difflab.loop.chain import run_chain
 from difflab.loop.image_rows import measure_images
 from difflab.loop.run_extractors import extractors_of
 from difflab.metrics import Judge
 from difflab.metrics.interval import wilson
-from difflab.runs.run import KEYS, Run
+from difflab.runs.run import Run
 
 run_chain = partial(run_chain, plots=False)  # curves take seconds
 ALL = [
@@ -128,7 +129,7 @@ def test_judge_drift_without_classes_or_without_samples_of_one_has_reasons(run, 
     )
     unconditional = {r["metric"]: r for r in run_chain(config, tmp_path / "run").rows()}
     assert all(
-        "it wants classes" in unconditional[name]["reason"] and unconditional[name]["value"] is None
+        "it needs the classes" in unconditional[name]["reason"] and unconditional[name]["value"] is None
         for name in JUDGES
     )
     few = rows(

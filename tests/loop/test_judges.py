@@ -1,14 +1,12 @@
 """The class judge of a run is fitted only where a measure needs it."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
-from pictures import folder
+from spoken import folder_of_classes, spoken
 
 from difflab.config import Config, parse
-from difflab.core.progress import Reporter
 from difflab.loop.chain import run_chain
 from difflab.runs.run import Run
 
@@ -43,20 +41,6 @@ def digits(**changes: Any) -> Config:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
     return run_chain(digits(), tmp_path_factory.mktemp("measure") / "run")
-
-
-def spoken(config: Config, path: Path) -> tuple[Run, list[str]]:
-    """A run, and what it said before its first stage."""
-    said: list[str] = []
-    report = Reporter(quiet=True)
-    report.say = lambda text: said.append(text) if not list(path.glob("gen-*/samples")) else None  # type: ignore[method-assign]
-    return run_chain(config, path, report), said
-
-
-def folder_of_classes(path: Path, **classes: int) -> str:
-    for seed, (name, count) in enumerate(classes.items()):
-        folder(path / name, count, 16, seed)
-    return f"imagefolder:{path}"
 
 
 MEMORISER: dict[str, Any] = {

@@ -9,9 +9,10 @@ import pytest
 
 from difflab.config import Config, parse
 from difflab.core.errors import DifflabError, MeasureError
+from difflab.core.rows import KEYS
 from difflab.loop.chain import run_chain
 from difflab.loop.measure import collect
-from difflab.runs.run import KEYS, Run
+from difflab.runs.run import Run
 from difflab.runs.sizes import measured_count
 
 run_chain = partial(run_chain, plots=False)  # curves take seconds

@@ -185,7 +185,7 @@ def test_measures_that_are_there_are_not_taken_again_and_not_under_other_setting
         (["recal"], {}, "unknown measure 'recal'; did you mean 'recall'"),
         (["vendi"], {"extractors": ["pixel"]}, "unknown extractor 'pixel'"),
         (["contrast_shift"], {}, "add: --extractors pixels texture"),
-        (["vendi"], {"extractors": ["texture"]}, "vendi is not taken on the extractor texture"),
+        (["vendi"], {"extractors": ["texture"]}, "vendi is not measured on the extractor texture"),
         (["class_accuracy"], {"judge": "fitted"}, "add: --extractors fitted"),
         (["zero_shot_accuracy"], {}, "wants --concepts"),
         ([], {"concepts": "classes"}, "open_clip:tiny-clip"),

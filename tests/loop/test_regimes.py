@@ -1,20 +1,17 @@
 from __future__ import annotations
 
-import itertools
-import time
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from scipy import stats
 
 from difflab.config import Config, parse
 from difflab.core.errors import ConfigError
 from difflab.loop.mix import draw_rows
 from difflab.loop.regimes import check_possible, pools
 from difflab.runs.sizes import fresh_needed
-from difflab.runs.train_set import SHARED, Pool
+from difflab.runs.train_set import SHARED
 
 R = -1  # generation of a real image
 
@@ -142,10 +139,6 @@ def test_set_sizes_are_matched_and_no_image_is_drawn_twice(regime, sizes):
         assert set(rows["replicate"].to_pylist()) == {SHARED}
 
 
-def test_the_whole_train_split_is_generation_0_when_train_size_is_not_given():
-    assert shares(chain(n0=None), 0, n_train=37) == ([("fixed_real", R, 37, 37)], None)
-
-
 def test_generations_of_different_size():
     config = chain("accumulate", count=[4, 6, 8], generations=4)
     assert shares(config, 4)[0] == [fixed(10), syn(0, 4, 4), syn(1, 6, 6), syn(2, 8, 8), syn(3, 8, 8)]
@@ -175,20 +168,6 @@ def test_fresh_real_never_repeats_an_image():
     assert len(seen) == len(set(seen)) == 10 + 30 * 3
     assert sorted(seen) == list(range(100))
     assert fresh_needed(config, 10) == 90
-
-
-def test_fresh_real_that_would_run_out_says_when_before_anything_runs():
-    config = chain("fresh_real", real_fraction=0.3, generations=31)
-    with pytest.raises(
-        ConfigError,
-        match=r"runs out of unseen real images at generation 31: 31 generations x 3 = 93 asked, 90 in reserve",
-    ):
-        check_possible(config, 100)
-    with pytest.raises(ConfigError, match="at generation 1:"):
-        check_possible(chain("fresh_real", n0=10), 11)
-    check_possible(
-        chain("fresh_real", n0=10, real_fraction=0.0, generations=1000), 10
-    )  # none wanted, none missing
 
 
 @pytest.mark.parametrize(
@@ -223,95 +202,8 @@ def test_asking_for_more_than_will_exist_is_refused_before_anything_runs(config,
         check_possible(config, 100)
 
 
-def test_mixing_repeats_itself_and_differs_by_generation_and_seed():
-    config = chain("accumulate_subsample")
-    assert rows_of(config, 3).equals(rows_of(config, 3))
-    drawn, budget = pools(config, 3, 100, sampled(config, 3))
-    assert not draw_rows(drawn, budget, ("mix", 0, 3)).equals(draw_rows(drawn, budget, ("mix", 1, 3)))
-    assert not draw_rows(drawn, budget, ("mix", 0, 3)).equals(draw_rows(drawn, budget, ("mix", 0, 4)))
-
-
-def test_the_columns_are_pointers_of_fixed_type():
-    rows = rows_of(chain("accumulate"), 2)
-    assert rows.schema.names == ["pool", "lab", "generation", "index", "replicate"]
-    assert [str(rows.schema.field(n).type) for n in ("generation", "index", "replicate")] == [
-        "int32",
-        "int64",
-        "int32",
-    ]
-    assert rows["pool"].to_pylist() == ["fixed_real"] * 10 + ["synthetic"] * 20
-
-
 # ---------------------------------------------------------------------------------------------- replicates
-def test_pools_taken_whole_are_shared_by_all_replicates():
-    for name in ("replace", "accumulate"):
-        rows = rows_of(chain(name), 2, replicates=6)
-        assert set(rows["replicate"].to_pylist()) == {SHARED}
-        assert len(rows) == {"replace": 10, "accumulate": 30}[name]
-
-
-def test_what_is_drawn_at_random_is_drawn_for_each_replicate_on_its_own():
-    rows = rows_of(chain("accumulate_subsample"), 3, replicates=6).to_pandas()
-    assert sorted(rows["replicate"].unique()) == list(range(6))
-    draws = [frozenset(zip(d["generation"], d["index"], strict=True)) for _, d in rows.groupby("replicate")]
-    assert [len(d) for d in draws] == [10] * 6
-    assert len(set(draws)) == 6
-
-
-def test_real_rows_shared_and_synthetic_rows_per_replicate():
-    rows = rows_of(chain("fixed_real", real_fraction=0.4), 2, replicates=3).to_pandas()
-    assert (rows[rows["pool"] == "fixed_real"]["replicate"] == SHARED).all() and (
-        rows["pool"] == "fixed_real"
-    ).sum() == 4
-    assert rows[rows["pool"] == "synthetic"].groupby("replicate").size().to_dict() == {0: 6, 1: 6, 2: 6}
-
-
 # ---------------------------------------------------------------------------------------------- statistics
-def test_accumulate_subsample_draws_uniformly_over_the_union():
-    config, t, replicates = chain("accumulate_subsample"), 3, 2000
-    rows = rows_of(config, t, replicates=replicates).to_pandas()
-    # Real images in a draw of 10 of 40, 10 of them real: hypergeometric in every replicate.
-    real = (
-        rows[rows["generation"] == R]
-        .groupby("replicate")
-        .size()
-        .reindex(range(replicates), fill_value=0)
-        .to_numpy()
-    )
-    law = stats.hypergeom(40, 10, 10)
-    assert abs(real.mean() - law.mean()) / (law.std() / np.sqrt(replicates)) < 4
-    assert abs(real.var(ddof=1) / law.var() - 1) < 4 * np.sqrt(2 / replicates)
-    # Every one of the 40 images equally often.
-    often = rows.groupby(["generation", "index"]).size().to_numpy()
-    assert len(often) == 40
-    assert (abs(often - replicates / 4) / np.sqrt(replicates * 0.25 * 0.75) < 4).all()
-
-
-def test_draws_of_different_generations_are_independent():
-    config = chain("replace", set_size=5, generations=400)
-    first = [0 in rows_of(config, t, kept=[np.arange(10)] * t)["index"].to_pylist() for t in range(1, 401)]
-    z = (np.mean(first) - 0.5) / (0.5 / 20)
-    both = np.mean([a and b for a, b in itertools.pairwise(first)])
-    assert abs(z) < 4 and abs(both - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 399) * 1.3
-
-
-def test_twenty_generations_of_ten_thousand_are_rows_only():
-    config = chain("accumulate_subsample", n0=10_000, count=10_000, generations=20)
-    started = time.process_time()
-    rows = rows_of(config, 20, n_train=10_000)
-    assert time.process_time() - started < 1.0
-    assert len(rows) == 10_000 and rows.nbytes < 10_000 * 24
-    whole = rows_of(chain("accumulate", n0=10_000, count=10_000, generations=20), 20, n_train=10_000)
-    assert len(whole) == 210_000 and whole.nbytes < 210_000 * 24
-
-
-def test_a_budget_as_large_as_the_union_takes_it_whole():
-    drawn = [Pool("fixed_real", R, np.arange(3), 3), Pool("synthetic", 0, np.arange(2), 2)]
-    rows = draw_rows(drawn, 5, ("x",), replicates=4)
-    assert pairs(rows) == [(R, 0), (R, 1), (R, 2), (0, 0), (0, 1)]
-    assert set(rows["replicate"].to_pylist()) == {SHARED}
-
-
 def test_the_stratified_draw_takes_other_real_images_in_every_generation():
     config = chain("accumulate_subsample", n0=100, count=100, stratified=True)
     kept = sampled(config, 3)

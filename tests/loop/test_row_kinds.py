@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from difflab.config import parse
+from difflab.core.rows import TOPICS
 from difflab.core.shape import Shape
 from difflab.loop import row_kinds as table
 from difflab.loop.chain import run_chain
@@ -127,6 +128,30 @@ def test_an_entry_says_everything() -> None:
         assert kind.counts in ("images", "steps", "chains"), kind
 
 
+def test_every_row_has_a_topic() -> None:
+    topics = {name: kind.topic for name, kind in row_kinds().items()}
+    assert {name for name, topic in topics.items() if topic == "Other"} == set()
+    assert set(topics.values()) | {"Other"} == set(TOPICS)
+    some = {
+        "precision": "Fidelity",
+        "recall": "Diversity",
+        "between_class_ratio": "Concepts",
+        "zero_shot_accuracy": "Concepts",
+        "judge_retrained_on_real": "Concepts",
+        "prompt_diversity": "Diversity",
+        "saturation_shift": "Aesthetics and texture",
+        "aesthetic_score": "Aesthetics and texture",
+        "auth_pct": "Memorisation",
+        "loss_gap": "Memorisation",
+        "drift_from_base": "Training",
+        "held_out_loss_1": "Training",
+        "held_out_loss_rare": "Tails and likelihood",
+        "fid": "Fidelity",
+        "variance": "Fitted distribution",
+    }
+    assert {name: topics[name] for name in some} == some
+
+
 def test_a_measure_that_is_added_later_is_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     class Mine(METRICS["recall"]):  # type: ignore[misc]
         """My measure: says nothing."""
@@ -134,7 +159,8 @@ def test_a_measure_that_is_added_later_is_in_the_table(monkeypatch: pytest.Monke
         name = "mine"
 
     monkeypatch.setitem(table.METRICS, "mine", Mine)
-    assert row_kinds()["mine"].about == "My measure: says nothing."
+    kind = row_kinds()["mine"]
+    assert (kind.about, kind.topic) == ("My measure: says nothing.", "Diversity")
 
 
 def test_the_first_paragraph_of_a_docstring_as_text() -> None:

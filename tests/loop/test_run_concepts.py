@@ -98,14 +98,14 @@ def test_concepts_of_a_file_are_found_in_captions(tmp_path):
 @pytest.mark.parametrize(
     ("measure", "message"),
     [
-        ({"metrics": ["zero_shot_accuracy"]}, "zero_shot_accuracy wants measure.concepts"),
+        ({"metrics": ["zero_shot_accuracy"]}, "zero_shot_accuracy needs measure.concepts"),
         (
             {"metrics": ["zero_shot_accuracy"], "concepts": "classes"},
-            "told apart by a CLIP model; add open_clip",
+            "needs a CLIP model; add open_clip",
         ),
         (
             {"metrics": ["zero_shot_accuracy"], "concepts": "missing.txt", "extractors": ["CLIP"]},
-            "asked for by class, not by caption",
+            "conditioned on classes, not on caption",
         ),
     ],
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,16 @@ from accelerate import Accelerator
 from PIL import Image
 
 from difflab.config import Config, parse
-from difflab.core.errors import ConfigError
+from difflab.core.hashing import file_hash
 from difflab.core.progress import Reporter
 from difflab.core.seeds import image_seeds, probe_seeds
 from difflab.loop.chain import run_chain
-from difflab.loop.conditions import probe_conditions, probe_count, sample_conditions
+from difflab.loop.conditions import probe_count
 from difflab.loop.run_extractors import extractors_of
 from difflab.loop.sample import draw_probe, draw_samples
 from difflab.loop.work import Work
 from difflab.models import family_of
 from difflab.runs.run import Run
-from difflab.runs.verify import file_hash
 
 run_chain = partial(run_chain, plots=False)  # curves take seconds
 
@@ -104,63 +102,6 @@ def test_the_probe_differs_between_generations_only_by_the_weights(run):
 
 
 # ------------------------------------------------------------------------------------------------ quotas
-def imbalanced(run: Run, **sample: Any) -> Run:
-    """The same real set, of which training set 0 is only the first 80 images; other sampling settings."""
-    return Run(run.path, digits(sample={**BASE["sample"], **sample}))
-
-
-def test_classes_are_asked_for_as_often_as_training_set_0_has_them(run):
-    known = run.real.labels()[:80]
-    share = np.bincount(known, minlength=10) / 80
-    assert share.max() > share.min()
-    got = np.bincount(sample_conditions(run, 1, 50).conditions, minlength=10)
-    assert got.sum() == 50 and (np.abs(got - 50 * share) < 1).all()
-    assert (
-        np.bincount(sample_conditions(run, 1, 800).conditions, minlength=10)
-        == 10 * np.bincount(known, minlength=10)
-    ).all()
-    assert run.samples(1).column("label") == sample_conditions(run, 1, 50).conditions.tolist()
-
-
-def test_balanced_asks_for_every_class_equally_often(run):
-    balanced = imbalanced(run, conditions="balanced")
-    assert (np.bincount(sample_conditions(balanced, 1, 50).conditions) == 5).all()
-    assert sorted(np.bincount(sample_conditions(balanced, 1, 53).conditions)) == [5] * 7 + [6] * 3
-
-
-def test_balanced_never_asks_for_a_class_that_was_not_trained_on(run):
-    few = Run(
-        run.path,
-        digits(
-            data={"source": "digits", "train_size": 12}, sample={**BASE["sample"], "conditions": "balanced"}
-        ),
-    )
-    there = set(run.real.labels()[:12].tolist())
-    assert len(there) < 10
-    got = Counter(sample_conditions(few, 1, 50).conditions.tolist())
-    assert set(got) == there and max(got.values()) - min(got.values()) <= 1
-
-
-def test_the_order_of_the_classes_is_random_and_fresh_in_every_generation(run):
-    first, second = sample_conditions(run, 0, 50).conditions, sample_conditions(run, 1, 50).conditions
-    assert (first != second).any() and sorted(first) == sorted(second) and (np.diff(first) < 0).any()
-    assert (sample_conditions(run, 0, 50).conditions == first).all()
-
-
-def test_too_few_samples_for_a_class_are_an_error_that_names_it(run):
-    share = np.bincount(run.real.labels()[:80], minlength=10) / 80
-    with pytest.raises(
-        ConfigError,
-        match=r"sample\.count 6 is too small to ask for class '\d' even once; .*conditions=balanced",
-    ) as error:
-        sample_conditions(run, 1, 6)
-    assert share[int(str(error.value).split("'")[1])] * 6 < 1
-    with pytest.raises(
-        ConfigError, match=r"sample\.count 9 is too small to ask for class '9' even once; raise it$"
-    ):
-        sample_conditions(imbalanced(run, conditions="balanced"), 1, 9)
-
-
 # -------------------------------------------------------------------------------------------- provenance
 def test_every_row_says_where_it_came_from(run):
     for t in (0, 1):
@@ -238,22 +179,6 @@ def test_a_resumed_stage_draws_only_what_is_missing(copy):
     assert drawn == [seeds[20:30], seeds[30:40]] and sum(told) == 50
     assert copy.samples(1).hash() == before and feature.read_bytes() == content
     assert all(p.stat().st_mtime_ns == when for p, when in kept.items())
-
-
-def test_the_probe_shows_frequent_and_rare_classes(run):
-    four = Run(run.path, digits(probe={"per_condition": 3, "conditions": 4}))
-    frequency = np.bincount(run.real.labels()[: four.config.data.train_size or run.about["n_train"]])
-    labels = probe_conditions(four).conditions
-    ranked = np.argsort(-frequency, kind="stable")
-    assert (
-        labels is not None
-        and set(labels) == {*ranked[:2], *ranked[-2:]}
-        and (np.bincount(labels)[np.unique(labels)] == 3).all()
-    )
-    unconditional = Run(
-        run.path, digits(model={"family": "memoriser"}, sample={"count": 50}, probe={"per_condition": 3})
-    )
-    assert probe_conditions(unconditional) is None and probe_count(unconditional) == 24
 
 
 def test_a_run_without_probe_leaves_no_probe(tmp_path: Path):

@@ -15,13 +15,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 from diffusers import DDPMScheduler
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from difflab.config import Config, Train, parse
-from difflab.core.errors import ConfigError, StoreError, TrainingError
+from difflab.core.errors import ConfigError, TrainingError
 from difflab.core.shape import Shape
-from difflab.loop.gradients import Gradients
 from difflab.loop.training_loop import fit, learning_rate, mean_loss, order
 from difflab.models.pixel_mlp import PixelMLP
 from difflab.policies.watch import Watch
@@ -216,98 +214,8 @@ def test_the_curve_is_the_mean_loss_per_image_seen(tmp_path, monkeypatch):
         assert loss == pytest.approx(np.mean(by_hand), rel=1e-5)
 
 
-def norms(c: Config, steps: int) -> list[float]:
-    """Gradient norms of the first steps by plain autograd, at weights that stay where they are."""
-    from difflab.core.seeds import generator
-
-    model, out = fresh(c), []
-    for step in range(steps):
-        at = order(37, 16, step * 16, (c.seed, 0))
-        batch = torch.from_numpy(IMAGES[at]), torch.from_numpy(LABELS[at])
-        drawn = model.draws(*batch, slice(0, 16), 16, c.train, generator("noise", c.seed, 0, step * 16))
-        gradients = torch.autograd.grad(
-            model.loss(model.net, **drawn, train=c.train).mean(), list(model.net.parameters())
-        )
-        out.append(math.sqrt(sum(float(g.square().sum()) for g in gradients)))
-    return out
-
-
-@pytest.mark.parametrize("micro", [None, 5])
-def test_gradient_norms_and_clipped_steps_by_hand(tmp_path, micro):
-    still: dict[str, Any] = {
-        "images_seen": 16 * 120,
-        "learning_rate": 1e-30,
-        "ema_decay": 0,
-        "micro_batch_size": micro,
-    }
-    by_hand = norms(config(**still), 120)
-    middle = (sorted(by_hand)[69] + sorted(by_hand)[70]) / 2  # 50 of 120 lie above
-    for clip, share in ((middle, 50 / 120), (0.0, 0.0), (1e6, 0.0), (1e-6, 1.0)):
-        train(tmp_path, config(**still, gradient_clip=clip))
-        means = record(tmp_path)["means"]
-        assert set(means) == {
-            "train_loss",
-            "gradient_norm",
-            "clipped_share",
-        }  # no loss scaler, so no step is ever left out
-        assert means["gradient_norm"] == pytest.approx(np.mean(by_hand), rel=1e-5)
-        assert means["clipped_share"] == pytest.approx(share, abs=1e-12) and record(tmp_path)["steps"] == 120
-        assert means["train_loss"] == pytest.approx(
-            np.mean([loss for _, loss in record(tmp_path)["loss"]]), rel=1e-12
-        )
-
-
 def test_the_mean_loss_weighs_each_point_by_its_images():
     assert mean_loss([(20, 1.0), (40, 3.0), (50, 10.0)]) == pytest.approx((20 * 1 + 20 * 3 + 10 * 10) / 50)
-
-
-def test_steps_that_a_loss_scaler_leaves_out_are_counted_apart():
-    gradients = Gradients(torch.zeros(4), torch.zeros(4, dtype=torch.float64))
-    for norm in (1.0, math.inf, 3.0, math.nan):
-        gradients.add(torch.tensor(norm), 2.0)
-    gradients.read()
-    assert gradients.means(scaled=True) == {
-        "gradient_norm": 2.0,
-        "clipped_share": 0.25,
-        "nonfinite_share": 0.5,
-    }
-    assert gradients.means(scaled=False) == {"gradient_norm": 2.0, "clipped_share": 0.25}
-    assert (gradients.sums == 0).all()
-    lost = Gradients(torch.zeros(4), torch.zeros(4, dtype=torch.float64))
-    lost.add(torch.tensor(math.inf), 0.0)
-    lost.read()
-    assert lost.means(scaled=True) == {"gradient_norm": None, "clipped_share": 0.0, "nonfinite_share": 1.0}
-
-
-def test_a_long_training_loses_no_step_to_rounding():
-    gradients = Gradients(torch.zeros(4), torch.tensor([2.0**24, 0, 0, 2.0**24], dtype=torch.float64))
-    gradients.add(torch.tensor(1.0), 0.0)
-    gradients.read()
-    assert gradients.totals[3] == 2**24 + 1 and gradients.means(scaled=False)["gradient_norm"] == 1
-
-
-def test_a_checkpoint_of_an_earlier_version_goes_on(tmp_path):
-    """Without the sums it counts the steps that are left."""
-    c = config(checkpoint_every=320)
-
-    def advance(n: int, seen: list[int] = [0]) -> None:  # noqa: B006 - counts over calls
-        seen[0] += n
-        if seen[0] >= 400:
-            raise Stop
-
-    with pytest.raises(Stop):
-        train(tmp_path, c, advance)
-    path = tmp_path / "checkpoint.safetensors"
-    with safe_open(path, "pt") as handle:
-        metadata = handle.metadata()
-    save_file(
-        {name: t for name, t in load_file(path).items() if name not in ("sums", "totals")}, path, metadata
-    )
-    resumed, whole = train(tmp_path, c), train(tmp_path / "whole", c)
-    assert same(resumed, whole) and curve(tmp_path) == curve(tmp_path / "whole")
-    assert (
-        0 < record(tmp_path)["means"]["gradient_norm"] != record(tmp_path / "whole")["means"]["gradient_norm"]
-    )
 
 
 def test_the_averaged_weights_are_what_training_leaves(tmp_path):
@@ -317,73 +225,8 @@ def test_the_averaged_weights_are_what_training_leaves(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------- resuming
-LONG = (
-    16 * 130
-)  # steps; a point of the curve is then a mean over two of them, and a checkpoint may fall between
-
-
 class Stop(Exception):
     pass
-
-
-@pytest.mark.parametrize(
-    ("every", "stops"),
-    [
-        (16, [208]),
-        (48, [304]),
-        (112, [120, 336, 2064]),
-        (7, [320, 320, 400]),
-        (300, [330, 1620]),
-        (0, [400]),
-        (5000, [400]),
-    ],
-)
-def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path, every, stops):
-    whole = train(tmp_path / "whole", config(images_seen=LONG))
-    c = config(images_seen=LONG, checkpoint_every=every)
-    for stop in stops:
-        seen = 0
-
-        def advance(n: int, stop: int = stop) -> None:
-            nonlocal seen
-            seen += n
-            if seen >= stop:
-                raise Stop
-
-        with pytest.raises(Stop):
-            train(tmp_path / "cut", c, advance)
-        assert (tmp_path / "cut" / "checkpoint.safetensors").exists() == (0 < every < 1000)
-    told: list[int] = []
-    resumed = train(tmp_path / "cut", c, told.append)
-    assert same(whole, resumed)
-    assert record(tmp_path / "cut") == record(
-        tmp_path / "whole"
-    )  # checkpoints add no points to the curve, and the sums go on
-    assert sum(told) == LONG and min(told) >= 0
-    if 0 < every < 1000:
-        assert (
-            told[0] >= min(stops[-1], LONG - every) - every - 32
-        )  # it went on from its last checkpoint, not from the start
-
-
-def test_resuming_may_change_checkpoint_every(tmp_path):
-    whole = train(tmp_path / "whole", config(images_seen=LONG))
-
-    def advance(n: int, seen: list[int] = [0]) -> None:  # noqa: B006 - counts over calls
-        seen[0] += n
-        if seen[0] >= 400:
-            raise Stop
-
-    with pytest.raises(Stop):
-        train(tmp_path / "cut", config(images_seen=LONG, checkpoint_every=48), advance)
-    assert same(whole, train(tmp_path / "cut", config(images_seen=LONG, checkpoint_every=80)))
-    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
-
-
-def test_a_damaged_checkpoint_is_named(tmp_path):
-    (tmp_path / "checkpoint.safetensors").write_bytes(b"half")
-    with pytest.raises(StoreError, match=r"checkpoint\.safetensors cannot be read"):
-        train(tmp_path, config())
 
 
 def test_generations_see_other_noise_and_order(tmp_path):

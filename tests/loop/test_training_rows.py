@@ -12,9 +12,10 @@ import tiny
 
 from difflab.config import Config, parse
 from difflab.core.errors import StoreError
+from difflab.core.rows import KEYS
 from difflab.loop.chain import run_chain
 from difflab.loop.training_rows import measure_training
-from difflab.runs.run import KEYS, Run
+from difflab.runs.run import Run
 
 run_chain = partial(run_chain, plots=False)  # curves take seconds
 pytestmark = tiny.LIBRARIES

@@ -2,16 +2,14 @@
 
 import re
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
-from pictures import folder
+from spoken import folder_of_classes, spoken
 
 from difflab.config import Config, parse
 from difflab.core.errors import MeasureError
-from difflab.core.progress import Reporter
 from difflab.loop.chain import run_chain
 from difflab.runs.run import Run
 
@@ -51,20 +49,6 @@ def run(tmp_path_factory) -> Run:
 JUDGES = ["judge_frozen", "judge_retrained", "judge_rebased", "judge_retrained_on_real"]
 
 
-def spoken(config: Config, path: Path) -> tuple[Run, list[str]]:
-    """A run, and what it said before its first stage."""
-    said: list[str] = []
-    report = Reporter(quiet=True)
-    report.say = lambda text: said.append(text) if not list(path.glob("gen-*/samples")) else None  # type: ignore[method-assign]
-    return run_chain(config, path, report), said
-
-
-def folder_of_classes(path: Path, **classes: int) -> str:
-    for seed, (name, count) in enumerate(classes.items()):
-        folder(path / name, count, 16, seed)
-    return f"imagefolder:{path}"
-
-
 MEMORISER: dict[str, Any] = {
     "generations": 0,
     "model": {"family": "memoriser"},
@@ -72,18 +56,30 @@ MEMORISER: dict[str, Any] = {
 }
 
 
+JUDGED = "class_accuracy, class_entropy, rare_class_survival"
+UNASKED = "the samples are unconditional"
+NO_LABELS = "it needs the classes|carry no class labels"
+CLASSES_MISSING = {"class_entropy": "carry no class labels", "within_class_ratio": "class"}
+TWO = ["prompt_diversity", "tail_recall"]
+
+
 @pytest.mark.parametrize(
     ("classes", "measure", "lost"),
     [
-        ({"cats": 60}, {}, {"class_accuracy, class_entropy, rare_class_survival": "needs training images of at least 2 classes, got 1"}),
-        ({"cats": 30, "dogs": 30}, {"metrics": ["fd", "class_accuracy"]}, {"class_accuracy": "the samples are unconditional"}),
-        ({"": 60}, {"metrics": ["fd", "class_entropy", "within_class_ratio"]}, {"class_entropy": "carry no class labels", "within_class_ratio": "class"}),
-        ({"": 60}, {"metrics": ["kid", "recall"], "neighbours": 20}, {"recall": "needs at least 21 real images"}),  # of half of them
+        ({"cats": 60}, {}, {JUDGED: "needs training images of at least 2 classes, got 1"}),
+        ({"cats": 30, "dogs": 30}, {"metrics": ["fd", "class_accuracy"]}, {"class_accuracy": UNASKED}),
+        ({"": 60}, {"metrics": ["fd", "class_entropy", "within_class_ratio"]}, CLASSES_MISSING),
+        # of half of them
+        (
+            {"": 60},
+            {"metrics": ["kid", "recall"], "neighbours": 20},
+            {"recall": "needs at least 21 real images"},
+        ),
         ({"": 60}, {"metrics": ["fd", "fd_infinity"]}, {"fd_infinity": "needs at least 1536 real images"}),
-        ({"": 60}, {"metrics": ["fd", "prompt_diversity", "tail_recall"]}, {"prompt_diversity": "unconditional", "tail_recall": "at least 100"}),
-        ({"": 60}, {"metrics": ["kid"], "judge_drift": True}, {"judge_drift": "it wants classes|carry no class labels"}),
+        ({"": 60}, {"metrics": ["fd", *TWO]}, {"prompt_diversity": UNASKED, "tail_recall": "at least 100"}),
+        ({"": 60}, {"metrics": ["kid"], "judge_drift": True}, {"judge_drift": NO_LABELS}),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_measured_is_said_before_anything_is_fitted(tmp_path, classes, measure, lost):
     config = digits(
         **MEMORISER,
@@ -128,7 +124,7 @@ def test_concepts_that_the_set_cannot_have_are_an_error_before_anything_is_fitte
     (tmp_path / "concepts.txt").write_text("cat\ndog\n")
     for concepts, match in (
         ("classes", "there are none here"),
-        (str(tmp_path / "concepts.txt"), "asked for by class, not by caption"),
+        (str(tmp_path / "concepts.txt"), "conditioned on classes, not on caption"),
     ):
         measure = {"metrics": ["fd", "zero_shot_accuracy"], "extractors": [spec], "concepts": concepts}
         config = digits(

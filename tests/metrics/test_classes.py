@@ -37,9 +37,8 @@ def test_accuracy_entropy_and_survival_by_hand(judge):
     assert RareClassSurvival.of(pair) == pytest.approx(0.5)  # 5% for 10%
     only = torch.arange(95, 100)
     assert RareClassSurvival.of(pair, None, only) == 1  # more than enough is enough
-    assert (
-        RareClassSurvival.of(pair, torch.arange(10), torch.arange(10)) == 1
-    )  # nothing to lose in these rows
+    # Nothing to lose in these rows.
+    assert RareClassSurvival.of(pair, torch.arange(10), torch.arange(10)) == 1
     assert ClassEntropy.of(pair, None, only) == 0
 
 
@@ -59,7 +58,7 @@ def test_what_has_no_value_is_an_error(judge, tmp_path):
         (lambda: judge.predict(torch.zeros(2, 7)), "reads features"),
         (lambda: Judge.fit(x, y * 0, 4), "at least 2 classes"),
         (lambda: Judge.fit(x, y, 3), "3 classes are 0 to 2"),
-        (lambda: Judge.fit(x, y[:3], 4), "wants features"),
+        (lambda: Judge.fit(x, y[:3], 4), "needs features"),
         (lambda: Judge.fit(x / 0, y, 4), "NaN or infinite"),
         (lambda: Judge.load(tmp_path / "absent.safetensors"), "cannot read a class judge"),
         (lambda: Judge.load(tmp_path / "bad.safetensors"), "cannot read a class judge"),

@@ -1,4 +1,6 @@
-"""Oracles: scikit-learn for the confusion table, numpy and counts by hand, SciPy's adjustment of p-values, simulation for the level of the test."""
+"""Oracles: scikit-learn for the confusion table, numpy and counts by hand, SciPy's adjustment of p-values,
+simulation for the level of the test.
+"""
 
 import doctest
 import math
@@ -87,7 +89,9 @@ def test_a_concept_nobody_asked_for_is_in_the_table():
 
 
 def sides(seed, n=60, directions=None):
-    """Pairs of 5 concepts: samples around `directions` and real images around the axes, in the place of the samples."""
+    """Pairs of 5 concepts: samples around `directions` and real images around the axes, in the place of the
+    samples.
+    """
     labels = torch.arange(5 * n) % 5
     real = around(labels, 0.3, seed)
     fake = around(labels, 0.3, seed + 1, directions)
@@ -100,10 +104,11 @@ def sides(seed, n=60, directions=None):
 def test_what_merged_is_listed_and_hangs_together():
     directions = torch.eye(5, 8)
     directions[0] = directions[1] = (directions[0] + directions[1]) / 2  # cat and dog are one
+    # Seal and otter have changed places.
     directions[2], directions[3] = (
         directions[3].clone(),
         directions[2].clone(),
-    )  # seal and otter have changed places
+    )
     pair, real_pair = sides(10, directions=directions)
     found = merged(pair, real_pair)
     apart, now = aurocs(real_pair)[0], aurocs(pair)[0]
@@ -155,7 +160,7 @@ def test_few_images_list_nothing():
 
 @pytest.mark.parametrize(("m", "n"), [(20, 20), (15, 60)])
 def test_the_score_test_keeps_its_level(m, n):
-    """Normal scores whose true AUROC is the level: 5% tests, either side, reject in about 5% of 4000 draws."""
+    """Normal scores whose true AUROC is the level: 5% tests, either side, reject about 5% of 4000 draws."""
     draw = np.random.default_rng(0)
     a = draw.normal(math.sqrt(2) * norm.ppf(0.75), 1, (4000, m))
     b = draw.normal(0, 1, (4000, n))
@@ -172,7 +177,7 @@ def test_merges_that_cannot_be_looked_for(pair):
     low = Pair(pair.real, pair.fake, fake_labels=pair.fake_labels % 2, concepts=pair.concepts)
     high = Pair(pair.real, pair.fake, fake_labels=pair.fake_labels % 2 + 2, concepts=pair.concepts)
     for bad, match in (
-        (lambda: merged(pair, other), "other concepts"),
+        (lambda: merged(pair, other), "different concepts"),
         (lambda: merged(low, high), "no two concepts have both"),
         (lambda: merged(pair, pair, level=0.5), "a level between"),
         (lambda: merged(pair, pair, rate=0.0), "a rate between"),

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from difflab.core.errors import MeasureError
 from difflab.metrics import METRICS, Pair, open_extractor
-from difflab.metrics.concept_set import Concepts, assign, concepts_of, read_concepts, unasked
+from difflab.metrics.concept_set import Concepts, assign, concepts_of, read_concepts, unnamed
 
 NAMES = [
     "zero_shot_accuracy",
@@ -103,9 +103,8 @@ def test_texts_are_open_clip_s(tiny):
         and known.recipe["accuracy"] is None
     )
     assert known.recipe["template"] == "a picture of {}" and len(known.recipe["text_sha256"]) == 64
-    assert (
-        known.recipe != concepts_of(extractor, {**names, "seal": "seal"}, "a picture of {}").recipe
-    )  # another prompt is another judge
+    # Another prompt is another judge.
+    assert known.recipe != concepts_of(extractor, {**names, "seal": "seal"}, "a picture of {}").recipe
     many = concepts_of(extractor, [f"thing {i}" for i in range(70)])  # more than one batch
     torch.testing.assert_close(
         many.text[69], concepts_of(extractor, ["thing 69", "cat"]).text[0], rtol=1e-4, atol=1e-5
@@ -169,7 +168,7 @@ def test_concepts_that_cannot_be():
     x = torch.eye(3)
     for bad, match in (
         (lambda: Concepts(["a"], x[:1]), "at least 2, got 1"),
-        (lambda: Concepts(["a", "b"], x), r"want text embeddings \[2, d\]"),
+        (lambda: Concepts(["a", "b"], x), r"need text embeddings \[2, d\]"),
         (lambda: Concepts(["a", "b", "A"], x), "listed twice.*: a"),
         (lambda: Concepts(["a", "b", " "], x), "empty name"),
         (
@@ -178,8 +177,8 @@ def test_concepts_that_cannot_be():
         ),
         (lambda: Concepts(["a", "b"], torch.zeros(2, 3)), "have no direction"),
         (lambda: Concepts(["a", "b"], x[:2] / 0), "have no direction"),
-        (lambda: Concepts(["a", "b", "c"], x, torch.ones(2)), "frequency wants 3"),
-        (lambda: Concepts(["a", "b", "c"], x, torch.tensor([1, -1, 0])), "frequency wants 3"),
+        (lambda: Concepts(["a", "b", "c"], x, torch.ones(2)), "frequency needs 3"),
+        (lambda: Concepts(["a", "b", "c"], x, torch.tensor([1, -1, 0])), "frequency needs 3"),
     ):
         with pytest.raises(MeasureError, match=match):
             bad()
@@ -232,10 +231,10 @@ def test_lists_that_cannot_be_read(tmp_path, text, match):
 
 
 def test_no_such_list_and_unasked_concepts(tmp_path):
-    with pytest.raises(MeasureError, match=r"cannot read concepts from .*absent.*one concept a line"):
+    with pytest.raises(MeasureError, match=r"cannot read concepts from .*absent.*one concept per line"):
         read_concepts(tmp_path / "absent")
     (tmp_path / "list").write_text("cat\nseal\nred seal\nfire\n")
-    with pytest.raises(MeasureError, match=r"no prompt asks for 2 of 4 concepts in .*: 'seal', 'fire'"):
+    with pytest.raises(MeasureError, match=r"no prompt names 2 of 4 concepts in .*: 'seal', 'fire'"):
         read_concepts(tmp_path / "list", ["cat", "noto red seal"])
 
 
@@ -257,6 +256,6 @@ def test_prompts_ask_for_the_longest_whole_words():
     assert assign(prompts, names).tolist() == [1, 2, -1, 3, 0, 4, -1, 5, -1, 2, -1]
     assert assign(["dog cat"], ["cat", "dog"]).tolist() == [1]  # of one length: the first in the prompt
     assert assign(["red apple"], ["red apple", "red  apple"]).tolist() == [0]
-    assert unasked(assign(["cat"], names), names) == names[1:] and assign([], names).dtype == torch.long
+    assert unnamed(assign(["cat"], names), names) == names[1:] and assign([], names).dtype == torch.long
     with pytest.raises(MeasureError, match="no concepts to assign"):
         assign(["cat"], [])

@@ -138,10 +138,11 @@ def test_auroc_is_scikit_learn_s(pair):
 
 def test_auroc_counts_copies_as_ties_and_leaves_absent_concepts_out():
     one = torch.randn(8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    # Length is no difference.
     x, labels = (
         one * torch.tensor([[0.3], [1.0], [0.7], [3.1], [9.9], [1.7]]),
         torch.tensor([0, 0, 1, 1, 3, 3]),
-    )  # length is no difference
+    )
     same = Pair(x, x, fake_labels=labels, concepts=animals())
     assert METRICS["concept_auroc"].of(same) == 0.5
     table, count = aurocs(same)
@@ -189,9 +190,8 @@ def test_survival_by_hand():
     pair = Pair(axes[drawn], axes[shown], real_labels=real_labels, fake_labels=labels, concepts=animals())
     assert METRICS["concept_survival"].of(pair) == 0.5  # cat and seal of cat, dog, seal, otter
     assert rare(pair).tolist() == [3] and METRICS["rare_concept_survival"].of(pair) == 0
-    assert (
-        METRICS["concept_survival"].of(pair, None, torch.tensor([0, 1, 2])) == 0.25
-    )  # the concepts that count stay the same
+    # The concepts that count stay the same.
+    assert METRICS["concept_survival"].of(pair, None, torch.tensor([0, 1, 2])) == 0.25
     common = Pair(
         axes[drawn],
         axes[shown],
@@ -199,9 +199,8 @@ def test_survival_by_hand():
         fake_labels=labels,
         concepts=animals(torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5])),
     )
-    assert (
-        rare(common).tolist() == [0] and METRICS["rare_concept_survival"].of(common) == 1
-    )  # rare in training, whatever the held-out set says
+    # Rare in training, whatever the held-out set says.
+    assert rare(common).tolist() == [0] and METRICS["rare_concept_survival"].of(common) == 1
     unwanted = Pair(
         axes[drawn], axes[shown[:2]], real_labels=real_labels, fake_labels=labels[:2], concepts=animals()
     )

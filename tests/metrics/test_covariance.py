@@ -1,4 +1,6 @@
-"""Oracles: the bootstrap memoriser, (1 - 1/n)^t in any feature space; numpy's singular vectors; Bartlett's decomposition of a Wishart matrix."""
+"""Oracles: the bootstrap memoriser, (1 - 1/n)^t in any feature space; numpy's singular vectors; Bartlett's
+decomposition of a Wishart matrix.
+"""
 
 import numpy as np
 import pytest
@@ -81,7 +83,9 @@ def test_logdet_ratio_hears_a_lost_direction_that_the_trace_does_not():
 
 
 def test_logdet_ratio_bias_between_two_normal_samples():
-    """By Bartlett's decomposition: ln det of the real covariance has E psi((n-i)/2), the samples' variance in any fixed direction psi((n-1)/2)."""
+    """By Bartlett's decomposition: ln det of the real covariance has E psi((n-i)/2), the samples' variance in
+    any fixed direction psi((n-1)/2).
+    """
     draw, n, d, chains = torch.Generator().manual_seed(0), 100, 10, 300
     values = torch.tensor(
         [
@@ -119,7 +123,7 @@ def test_logdet_ratio_is_never_a_number_made_of_rounding(d):
     assert LOGDET.of(Pair(x[:10], x[:10])) == pytest.approx(0, abs=1e-9)  # one direction
 
 
-# ------------------------------------------------------------------------------------------------- between classes
+# ------------------------------------------------------------------------------------------ between classes
 BETWEEN = METRICS["between_class_ratio"]
 
 
@@ -174,7 +178,8 @@ def test_without_labels_or_with_classes_alike_there_is_nothing_between():
     for labels in ((None, y), (y, None)):
         with pytest.raises(
             MeasureError,
-            match="between_class_ratio has no value: it wants the class of every real image and of every sample",
+            match="between_class_ratio has no value: it needs the class of every real image and of every "
+            "sample",
         ):
             BETWEEN.of(Pair(real, real, real_labels=labels[0], fake_labels=labels[1]))
     with pytest.raises(
@@ -189,7 +194,7 @@ def test_without_labels_or_with_classes_alike_there_is_nothing_between():
     assert BETWEEN.of(Pair(real, real, real_labels=y, fake_labels=torch.zeros(40).long())) == 0
 
 
-# ------------------------------------------------------------------------------------------------ within a prompt
+# ------------------------------------------------------------------------------------------ within a prompt
 PROMPTS = METRICS["prompt_diversity"]
 
 
@@ -208,7 +213,9 @@ def test_prompt_diversity_is_the_ratio_of_scipy_s_pairwise_distances():
 
 
 def test_prompt_diversity_of_a_mixture():
-    """Prompts move the mean by N(0, b^2), images of one differ by N(0, w^2): w^2 / (w^2 + b^2) in expectation, and no scale in it."""
+    """Prompts move the mean by N(0, b^2), images of one differ by N(0, w^2): w^2 / (w^2 + b^2) in
+    expectation, and no scale in it.
+    """
     asked = torch.arange(400).repeat_interleave(5)
     values = []
     for seed in range(20):
@@ -225,7 +232,7 @@ def test_prompt_diversity_of_a_mixture():
 def test_prompt_diversity_without_two_samples_of_a_prompt_is_an_error():
     x = torch.randn(6, 2)
     for labels, match in (
-        (torch.arange(6), "each of 6 samples was asked for by a prompt of its own"),
+        (torch.arange(6), "each of 6 samples has a prompt of its own"),
         (None, "unconditional"),
     ):
         with pytest.raises(MeasureError, match=match):

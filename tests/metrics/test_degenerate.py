@@ -1,4 +1,6 @@
-"""Every measure on features that are hardly any: a number in its range, or a sentence that says why there is none."""
+"""Every measure on features that are hardly any: a number in its range, or a sentence that says why there is
+none.
+"""
 
 from __future__ import annotations
 
@@ -50,10 +52,11 @@ SAMPLES = {
     "tiny": normal(1) * 1e-30,
 }
 CLASSES = torch.arange(N) % 3
+# Classes with one image.
 ONE_CLASS, RARE = (
     torch.zeros(N, dtype=torch.long),
     torch.tensor([1, 2] + [0] * (N - 2)),
-)  # classes with one image
+)
 
 
 def rows(

@@ -17,7 +17,9 @@ def test_squared_distances_are_numpy_s_in_any_blocking(block):
 @pytest.mark.parametrize("kind", ["apart", "some near", "clusters", "steep"])
 @pytest.mark.parametrize("precision", ["highest", "medium"])
 def test_squared_distances_of_many_features_are_those_of_float64(kind, precision):
-    """A product in float32 would be wrong by 1e-7 of the norms: by all of a distance a thousandth as long as the rows."""
+    """A product in float32 would be wrong by 1e-7 of the norms: by all of a distance a thousandth as long as
+    the rows.
+    """
     scale = torch.arange(1, 301).float().pow(-1 if kind == "steep" else -0.25)
     x, y = torch.randn(400, 300) * scale + 3, torch.randn(300, 300) * scale + 3
     if kind == "some near":
@@ -36,7 +38,10 @@ def test_squared_distances_of_many_features_are_those_of_float64(kind, precision
 
 
 def test_distances_within_a_set_are_symmetric_to_the_bit():
-    """Near pairs are taken one by one: one that is near by a rounding must be so both ways. Without care 8 of these 30 sets are not."""
+    """Near pairs are taken one by one: one that is near by a rounding must be so both ways.
+
+    Without care 8 of these 30 sets are not.
+    """
     for seed in range(30):
         draw = torch.Generator().manual_seed(seed)
         side = torch.randn(333, 301, generator=draw) * torch.arange(1, 302).float().pow(-0.25) + 3

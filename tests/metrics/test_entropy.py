@@ -1,4 +1,6 @@
-"""Oracles: the closed forms of normal and uniform distributions, and scikit-learn's neighbours with scipy's special functions."""
+"""Oracles: the closed forms of normal and uniform distributions, and scikit-learn's neighbours with scipy's
+special functions.
+"""
 
 import math
 
@@ -39,7 +41,9 @@ def test_a_normal_distribution_in_two_dimensions_has_ln_2_pi_e_and_ln_det(mix):
 
 
 def test_variance_is_what_the_docstring_says():
-    """(psi'(k) + var log p) / n and a little more, since neighbours share distances; var log p = d/2 for a normal distribution."""
+    """(psi'(k) + var log p) / n and a little more, since neighbours share distances; var log p = d/2 for a
+    normal distribution.
+    """
     draw = torch.Generator().manual_seed(0)
     for k, trigamma in ((1, 1.6449), (5, 0.2213)):
         values = torch.tensor([knn_entropy(torch.randn(200, 2, generator=draw), k) for _ in range(200)])
@@ -51,9 +55,8 @@ def test_uniform_on_a_segment_has_the_log_of_its_length():
     values = torch.tensor(
         [knn_entropy(torch.rand(n, 1, generator=draw, dtype=torch.float64) * 7) for _ in range(chains)]
     )
-    assert (
-        abs(values.mean() - math.log(7)) < 4 * values.std() / chains**0.5 + 2 / n
-    )  # at its two ends a neighbour can be on one side only
+    # At its two ends a neighbour can be on one side only.
+    assert abs(values.mean() - math.log(7)) < 4 * values.std() / chains**0.5 + 2 / n
 
 
 def test_laws_of_differential_entropy():
@@ -93,9 +96,8 @@ def test_copies_are_counted_not_floored():
     pair = Pair(x, doubled)
     with pytest.raises(MeasureError, match="7 of 44 samples"):
         ENTROPY.of(pair)
-    assert ENTROPY.of(pair, None, torch.arange(40)) == pytest.approx(
-        knn_entropy(x), rel=1e-5
-    )  # a half without both copies has a value
+    # A half without both copies has a value.
+    assert ENTROPY.of(pair, None, torch.arange(40)) == pytest.approx(knn_entropy(x), rel=1e-5)
 
 
 def test_bad_input():

@@ -45,9 +45,8 @@ def test_rank_deficient_input_gives_a_real_number():
     x, y = torch.zeros(50, 30), torch.zeros(50, 30)
     x[:, 0], y[:, 1] = torch.linspace(-1, 1, 50), torch.linspace(-1, 1, 50)
     spread = x.double().var(0).sum().item()
-    assert frechet_distance(x, y) == pytest.approx(
-        2 * spread, rel=1e-12
-    )  # orthogonal lines: nothing is shared
+    # Orthogonal lines: nothing is shared.
+    assert frechet_distance(x, y) == pytest.approx(2 * spread, rel=1e-12)
     assert frechet_distance(x, x) < 1e-12
     assert frechet_distance(torch.ones(5, 3), torch.ones(7, 3)) == 0
 
@@ -140,7 +139,9 @@ def test_fd_infinity_is_the_intercept_of_a_line(parts):
 @pytest.mark.parametrize(("a", "b"), [(1.0, 0.0), (0.8, 0.3)])
 @pytest.mark.parametrize("n", [40, 80])
 def test_fd_infinity_has_the_distance_of_the_distributions_as_expectation(n, a, b):
-    """Between N(0, I_d) and N(b, a^2 I_d) it is d (1 - a)^2 + d b^2: `fd` is far above, here at n = 4 d and 8 d."""
+    """Between N(0, I_d) and N(b, a^2 I_d) it is d (1 - a)^2 + d b^2: `fd` is far above, here at n = 4 d and 8
+    d.
+    """
     d, chains = 10, 120
     draw = torch.Generator().manual_seed(n)
     values, plain = [], []

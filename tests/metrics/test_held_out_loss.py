@@ -47,7 +47,10 @@ def zero(x: torch.Tensor, t: torch.Tensor, labels: Any) -> torch.Tensor:
 
 
 def test_who_predicts_no_noise_has_loss_one():
-    """E noise^2 = 1 at every level. The mean of d squared normals has variance 2 / d: an exact Monte-Carlo error."""
+    """E noise^2 = 1 at every level.
+
+    The mean of d squared normals has variance 2 / d: an exact Monte-Carlo error.
+    """
     n = 100
     found = errors(
         stubbed(zero, prediction_type="epsilon"), grey(n), np.zeros(n, dtype=np.int64), range(n), (0,)
@@ -56,23 +59,22 @@ def test_who_predicts_no_noise_has_loss_one():
     error = math.sqrt(2 / SIDE**2)
     assert abs(found.mean() - 1) < 4 * error / math.sqrt(n * LEVELS)
     assert (np.abs(found.mean(0) - 1) < 4 * error / math.sqrt(n)).all()
-    assert found.mean(1).std() == pytest.approx(
-        error / math.sqrt(LEVELS), rel=0.3
-    )  # images have noise of their own
+    # Images have noise of their own.
+    assert found.mean(1).std() == pytest.approx(error / math.sqrt(LEVELS), rel=0.3)
 
 
 def test_levels_run_from_little_noise_to_much_and_are_spread_evenly():
-    """The velocity of a grey image is sqrt(abar) noise, so that who predicts 0 has the error abar(t), which falls with t."""
+    """The velocity of a grey image is sqrt(abar) noise, so that who predicts 0 has the error abar(t), which
+    falls with t.
+    """
     n, model = 400, stubbed(zero)
     found = errors(model, grey(n), np.zeros(n, dtype=np.int64), range(n), (0,))
-    expected = (
-        model.noise.alphas_cumprod.numpy().reshape(LEVELS, -1).mean(1)
-    )  # of a stratum: 125 of 1000 timesteps
+    # Of a stratum: 125 of 1000 timesteps.
+    expected = model.noise.alphas_cumprod.numpy().reshape(LEVELS, -1).mean(1)
     np.testing.assert_allclose(found.mean(0), expected, atol=4 * math.sqrt(2 / SIDE**2 / n + 0.11**2 / n))
     assert (np.diff(found.mean(0)) < 0).all()
-    assert (
-        abs(found.mean() - model.noise.alphas_cumprod.mean()) < 0.01
-    )  # unbiased for the mean over all timesteps
+    # Unbiased for the mean over all timesteps.
+    assert abs(found.mean() - model.noise.alphas_cumprod.mean()) < 0.01
 
 
 def test_every_stratum_of_timesteps_is_asked_once_per_image():
@@ -124,9 +126,8 @@ def test_noise_belongs_to_the_image_and_to_the_run():
     np.testing.assert_array_equal(np.concatenate([parts[1], parts[0]]), whole)
     assert torch.equal(torch.cat([seen[2], seen[1]]), seen[0])
     assert len(seen[0].unique(dim=0)) == 6 * LEVELS
-    assert (
-        seen[0][:, -1].reshape(6, LEVELS) == torch.from_numpy(labels)[:, None]
-    ).all()  # no caption is dropped: 3 would be "none"
+    # No caption is dropped: 3 would be "none".
+    assert (seen[0][:, -1].reshape(6, LEVELS) == torch.from_numpy(labels)[:, None]).all()
     assert not (errors(model, grey(6), labels, range(6), (8,)) == whole).any()
 
 

@@ -1,4 +1,6 @@
-"""How often the intervals hold the truth: a small, deterministic version of the simulation in interval.py's docstring."""
+"""How often the intervals hold the truth: a small, deterministic version of the simulation in interval.py's
+docstring.
+"""
 
 import math
 
@@ -59,8 +61,9 @@ def test_half_sample_variance_of_a_mean_is_that_of_the_mean():
     assert values.var().item() == pytest.approx(x.var().item() / 400, rel=0.15)
 
 
-# Least coverage: four binomial standard deviations below .95 at 80 data sets.
-# Half-samples overstate the spread of quadratic statistics where both sides are equal, so there the interval is only asked not to be too short.
+# Least coverage: four binomial standard deviations below .95 at 80 data sets. Half-samples overstate the
+# spread of quadratic statistics where both sides are equal, so there the interval is only asked not to be too
+# short.
 CASES = {
     "share": (
         Share,

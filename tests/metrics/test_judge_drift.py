@@ -28,7 +28,9 @@ def by(rows, generation, judge):
 
 @pytest.fixture(scope="module")
 def rows():
-    """Samples like real images, then classes that have changed places, then classes that are no longer told apart."""
+    """Samples like real images, then classes that have changed places, then classes that are no longer told
+    apart.
+    """
     samples = [world(200, 3), world(200, 4, CENTRES.roll(1, 0)), world(200, 5, torch.zeros(3, 6))]
     return judge_drift(
         world(200, 0), world(150, 1), samples, [world(200, 10 + t) for t in range(3)], n_classes=3

@@ -53,7 +53,9 @@ def test_equals_the_formula_in_float64_over_several_blocks(n, m, d, mean):
 
 
 def published_cmmd(x, y):
-    """The formula of google-research/cmmd on rows of length 1, in float64: every mean over all pairs, the diagonal too."""
+    """The formula of google-research/cmmd on rows of length 1, in float64: every mean over all pairs, the
+    diagonal too.
+    """
     x, y = (
         side.double().numpy() / np.linalg.norm(side.double().numpy(), axis=1, keepdims=True)
         for side in (x, y)
@@ -98,9 +100,8 @@ def test_cmmd_sees_directions_and_hardly_spread():
     u, v = unit_rows(x), unit_rows(y)
     shift = (u.mean(0) - v.mean(0)).square().sum() - (u.var(0).sum() + v.var(0).sum()) / 400
     assert CMMD.of(Pair(x, y)) == pytest.approx(10 * shift.item(), rel=0.03)
-    axis = torch.eye(16)[:1] * torch.tensor([1.0, -1.0]).repeat(200).view(
-        -1, 1
-    )  # two points instead of a sphere, same mean
+    # Two points instead of a sphere, same mean.
+    axis = torch.eye(16)[:1] * torch.tensor([1.0, -1.0]).repeat(200).view(-1, 1)
     assert 0 < CMMD.of(Pair(torch.randn(400, 16, generator=draw), axis)) < 0.1
     torch.testing.assert_close(
         CMMD.of(Pair(x * torch.rand(400, 1).add(0.1), y)), CMMD.of(Pair(x, y)), rtol=1e-4, atol=0
@@ -118,9 +119,8 @@ def test_cmmd_on_rows_equals_a_pair_of_those_rows(metric):
 def test_cmmd_of_a_set_and_its_copies():
     x = torch.randn(30, 6)
     assert cmmd_biased(x, x.clone()) == 0
-    assert (
-        CMMD.of(Pair(x, x.clone())) < 0
-    )  # the copies' zero distances stand in the mean between the sides only
+    # The copies' zero distances stand in the mean between the sides only.
+    assert CMMD.of(Pair(x, x.clone())) < 0
 
 
 def test_cmmd_says_what_it_cannot_take():

@@ -1,4 +1,6 @@
-"""Oracles: plain loops over numpy, scikit-learn's nearest neighbours, scipy's Mann-Whitney test, and laws of honest models."""
+"""Oracles: plain loops over numpy, scikit-learn's nearest neighbours, scipy's Mann-Whitney test, and laws of
+honest models.
+"""
 
 import math
 from functools import partial
@@ -32,7 +34,7 @@ def pair_of(seed=0, **sizes):
     return Pair(real, fake, train=train)
 
 
-# ------------------------------------------------------------------------------------------------ the formulas
+# --------------------------------------------------------------------------------------------- the formulas
 @pytest.mark.parametrize("block", [1, 7, 512])
 def test_nearest_real_is_scikit_learns_in_any_blocking(block):
     train, _, fake = three(1)
@@ -72,8 +74,9 @@ def test_ct_is_scipys_mann_whitney_z(decimals, sizes):
     held_out, sampled = (draw.gamma(3, size=n) + shift for n, shift in zip(sizes, (0.0, 0.4), strict=True))
     if decimals is not None:
         held_out, sampled = held_out.round(decimals), sampled.round(decimals)
-    to_features = lambda x: torch.from_numpy(x).float().unsqueeze(1)  # noqa: E731 - one training image at 0: distances are the values
-    value = METRICS["ct"].of(Pair(to_features(held_out), to_features(sampled), train=torch.zeros(1, 1)))
+    # The one training image is at 0, so that the distances are the values.
+    real, fake = (torch.from_numpy(x).float().unsqueeze(1) for x in (held_out, sampled))
+    value = METRICS["ct"].of(Pair(real, fake, train=torch.zeros(1, 1)))
     p = mannwhitneyu(
         sampled.astype(np.float32),
         held_out.astype(np.float32),
@@ -98,16 +101,15 @@ def test_near_duplicates_and_repeats_equal_loops():
     threshold = np.quantile(smallest(real_, train_), 0.01, method="weibull")
     assert METRICS["near_duplicates"].of(pair) == pytest.approx((smallest(fake_, train_) <= threshold).mean())
     assert METRICS["near_duplicates"].of(pair) >= 5 / 120
-    among = np.sort(smallest(real_, real_, True))[
-        1
-    ]  # the nearest two: below 200 images no nearer ones are expected among 1%
+    # The nearest two: below 200 images no nearer ones are expected among 1%.
+    among = np.sort(smallest(real_, real_, True))[1]
     assert METRICS["repeats"].of(Pair(real, fake)) == pytest.approx(
         (smallest(fake_, fake_, True) <= among).mean()
     )
     assert METRICS["repeats"].of(Pair(real, fake)) >= 4 / 120
 
 
-# ------------------------------------------------------------------------------ what they say of models we know
+# -------------------------------------------------------------------------- what they say of models we know
 def test_a_memoriser():
     train, real, _ = three(5)
     pair = Pair(real, train[torch.randint(len(train), (80,))], train=train)
@@ -122,9 +124,8 @@ def test_an_honest_model_scores_what_it_should():
     pairs = [pair_of(seed, n=200, train=120) for seed in range(150)]
     values = {name: torch.tensor([METRICS[name].of(pair) for pair in pairs]) for name in NAMES}
     error = {name: float(x.std() / len(pairs) ** 0.5) for name, x in values.items()}
-    assert (
-        abs(values["ct"].mean()) < 4 / 150**0.5 and 0.8 < values["ct"].std() < 1.35
-    )  # one training set serves both sides: about N(0, 1)
+    # One training set serves both sides: about N(0, 1).
+    assert abs(values["ct"].mean()) < 4 / 150**0.5 and 0.8 < values["ct"].std() < 1.35
     for name in ("near_duplicates", "repeats"):
         assert abs(values[name].mean() - 0.01) < 4 * error[name], name
 
@@ -151,9 +152,8 @@ def test_a_blurring_model_is_no_copy_but_is_no_floor_either():
 def test_one_image_for_all_repeats():
     _, real, fake = three(7)
     assert METRICS["repeats"].of(Pair(real, fake[:1].expand(80, -1))) == 1
-    assert (
-        METRICS["repeats"].of(Pair(torch.cat([real, real]), fake)) < 0.2
-    )  # of the larger side only 80 are read, and those hold no duplicates
+    # Of the larger side only 80 are read, and those hold no duplicates.
+    assert METRICS["repeats"].of(Pair(torch.cat([real, real]), fake)) < 0.2
 
 
 def test_duplicates_in_the_training_set_are_each_others_neighbours():
@@ -162,7 +162,7 @@ def test_duplicates_in_the_training_set_are_each_others_neighbours():
     assert METRICS["auth_pct"].of(Pair(train, train.clone(), train=train)) == 0
 
 
-# ------------------------------------------------------------------------------------ rows, intervals, torchmetrics
+# ---------------------------------------------------------------------------- rows, intervals, torchmetrics
 @pytest.mark.parametrize("name", NAMES)
 def test_of_rows_equals_a_pair_of_those_rows(name):
     train, real, fake = three(8, n=90)
@@ -230,7 +230,7 @@ def test_two_processes_share_the_training_images(cut):
         ].of(Pair(real, fake, train=train))
 
 
-# ----------------------------------------------------------------------------------------------------- bad input
+# ------------------------------------------------------------------------------------------------ bad input
 @pytest.mark.parametrize("name", TRAIN)
 @pytest.mark.parametrize("train", [None, torch.zeros(0, 3)])
 def test_without_training_images_there_is_no_number(name, train):
@@ -253,7 +253,7 @@ def test_what_cannot_be():
     for bad, match in (
         (lambda: Pair(real, fake, train=hole), "1 of 150 train rows hold NaN or infinity .first: row 7"),
         (lambda: Pair(real, fake, train=train[:, :2]), "3 dimensions, train ones 2"),
-        (lambda: Pair(real, fake, train=train.long()), "train features .* wants floats"),
+        (lambda: Pair(real, fake, train=train.long()), "train features .* needs floats"),
         (lambda: Pair(real, fake, train=train[0]), "train features have shape"),
         (lambda: METRICS["auth_pct"].of(Pair(real, fake, train=train[:1])), "at least 2, got 1"),
         (lambda: METRICS["ct"].of(Pair(train[:9], train[:9], train=train)), "all lie at distance 0"),
@@ -268,7 +268,7 @@ def test_what_cannot_be():
         (lambda: nearest_real(fake, train[:0]), "m >= 1"),
         (lambda: nearest_real(fake, train[:, :2]), r"got \(80, 3\) and \(150, 2\)"),
         (lambda: nearest_real(fake[0], train), "features"),
-        (lambda: METRICS["ct"]().update(fake[0], real=False, train=True), r"wants \[n, d\]"),
+        (lambda: METRICS["ct"]().update(fake[0], real=False, train=True), r"needs \[n, d\]"),
     ):
         with pytest.raises(MeasureError, match=match):
             bad()
@@ -289,7 +289,9 @@ def test_other_measures_do_not_look_at_the_training_images():
 
 # -------------------------------------------------------------------------------------------------- in a run
 def test_a_run_measures_against_what_it_trained_on(tmp_path):
-    """The memoriser on digits: samples are copies of the first 100 train images, and the floor is held-out images against those."""
+    """The memoriser on digits: samples are copies of the first 100 train images, and the floor is held-out
+    images against those.
+    """
     measure = {"metrics": NAMES, "resamples": 20, "count": 70}
     data = {"source": "digits", "train_size": 100}
     config = {
@@ -323,7 +325,9 @@ def test_a_run_measures_against_what_it_trained_on(tmp_path):
     ids=str,
 )
 def test_a_run_measures_against_the_training_set_of_each_generation(tmp_path, regime):
-    """The memoriser: its samples are copies of its own training set, which after generation 0 need not be real images."""
+    """The memoriser: its samples are copies of its own training set, which after generation 0 need not be
+    real images.
+    """
     names = ["generalisation_score", "generalisation_score_own"]
     config = {
         "generations": 2,

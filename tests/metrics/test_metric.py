@@ -150,7 +150,9 @@ def main(rank, out, place):
     for cut in (25, 30):
         for name in ("fd", "recall", "class_accuracy"):
             metric = METRICS[name](judge=judge)
-            mine_real, mine_fake = (slice(0, cut + 10), slice(0, cut)) if rank == 0 else (slice(cut + 10, 40), slice(cut, 30))
+            mine_real, mine_fake = slice(0, cut + 10), slice(0, cut)
+            if rank == 1:
+                mine_real, mine_fake = slice(cut + 10, 40), slice(cut, 30)
             metric.update(real[mine_real], real=True)
             metric.update(fake[mine_fake], real=False, labels=labels[:30][mine_fake])
             whole = METRICS[name].of(Pair(real, fake, fake_labels=labels[:30], judge=judge))

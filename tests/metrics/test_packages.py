@@ -1,4 +1,6 @@
-"""Oracles: the published packages on the very same features. prdc, vendi-score, torch-fidelity, to 1e-4 relative."""
+"""Oracles: the published packages on the very same features. prdc, vendi-score, torch-fidelity, to 1e-4
+relative.
+"""
 
 from __future__ import annotations
 

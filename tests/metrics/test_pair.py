@@ -19,8 +19,8 @@ def test_pairs_that_cannot_be():
     for bad, match in (
         (lambda: Pair(x, x[:, :2]), "3 dimensions, fake ones 2"),
         (lambda: Pair(x.flatten(), x), "shape"),
-        (lambda: Pair(x.long(), x), "wants floats"),
-        (lambda: Pair(x, x, real_labels=torch.zeros(5, dtype=torch.long)), "6 images want integers"),
+        (lambda: Pair(x.long(), x), "needs floats"),
+        (lambda: Pair(x, x, real_labels=torch.zeros(5, dtype=torch.long)), "6 images need integers"),
         (lambda: Pair(x, x, fake_labels=torch.zeros(6)), "integers"),
         (lambda: Pair(x, x, fake_labels=torch.full((6,), -1)), "count from 0"),
         (lambda: Pair(x, x, neighbours=0), "at least 1"),

@@ -43,9 +43,8 @@ def test_a_perfect_memoriser(d):
     real = torch.randn(80, d) * 3 + 50
     pair = Pair(real, real.clone()[torch.randperm(80)])
     assert METRICS["precision"].of(pair) == METRICS["recall"].of(pair) == METRICS["coverage"].of(pair) == 1
-    assert METRICS["density"].of(pair) == pytest.approx(
-        (5 + 1) * 80 / (5 * 80)
-    )  # k neighbours and the own copy, over k
+    # k neighbours and the own copy, over k.
+    assert METRICS["density"].of(pair) == pytest.approx((5 + 1) * 80 / (5 * 80))
 
 
 def test_duplicates_shrink_balls_to_points_that_still_hold_their_copies():

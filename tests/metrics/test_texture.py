@@ -43,9 +43,8 @@ def test_measures_equal_numpy_and_scipy():
     for at, name in enumerate(SHIFTS):
         x, y = real[:, at].double().numpy(), fake[:, at].double().numpy()
         iqr = stats.iqr(x)
-        centre = (
-            np.mean if name in ("colourfulness_shift", "saturation_shift") else np.median
-        )  # where many images are grey a median is blind
+        # Where many images are grey a median is blind.
+        centre = np.mean if name in ("colourfulness_shift", "saturation_shift") else np.median
         assert METRICS[name].of(pair) == pytest.approx((centre(y) - centre(x)) / iqr, rel=1e-6), name
         moved.append(stats.wasserstein_distance(x, y) / iqr)
     assert METRICS["texture_distance"].of(pair) == pytest.approx(np.mean(moved), rel=1e-9)
@@ -93,7 +92,8 @@ def test_grey_images_have_no_colour_and_say_so():
     for name in ("colourfulness", "saturation"):
         with pytest.raises(
             MeasureError,
-            match=f"{name}_shift has no value: {name} is the same in half of the real images .*: grey images have no colour",
+            match=f"{name}_shift has no value: {name} is the same in half of the real images .*: grey "
+            "images have no colour",
         ):
             METRICS[f"{name}_shift"].of(pair)
     assert all(math.isfinite(METRICS[name].of(pair)) for name in SHIFTS[2:])
@@ -171,15 +171,15 @@ def test_a_run_takes_texture_measures_on_their_extractor_and_the_others_on_the_r
     [
         (
             {"metrics": ["fd", "texture_distance"]},
-            "texture_distance is read off the extractor 'texture'; add it to measure.extractors",
+            "texture_distance is measured on the extractor 'texture'; add it to measure.extractors",
         ),
         (
             {"metrics": ["fd", "texture_distance"], "extractors": ["texture"]},
-            "fd is not taken on the extractor 'texture'; add another",
+            "fd is not measured on the extractor 'texture'; add another",
         ),
         (
             {"metrics": ["fd"], "extractors": ["pixels", "texture"], "judge": "texture"},
-            "measure.judge: 'texture' sees no classes",
+            "measure.judge: class judges read no 'texture' features",
         ),
     ],
 )

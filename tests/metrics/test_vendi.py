@@ -1,4 +1,6 @@
-"""Oracles: the eigenvalues of the whole kernel by scipy, sets of known diversity, and how the score grows with n."""
+"""Oracles: the eigenvalues of the whole kernel by scipy, sets of known diversity, and how the score grows
+with n.
+"""
 
 import math
 
@@ -35,17 +37,14 @@ def test_equals_the_eigenvalues_of_the_whole_kernel(n, d, q):
 @pytest.mark.parametrize("q", [0.0, 0.5, 1.0, 2.0, math.inf])
 def test_known_diversities(q):
     draw = torch.Generator().manual_seed(0)
-    turn = torch.linalg.qr(torch.randn(12, 12, generator=draw)).Q * torch.rand(12, 1, generator=draw).add(
-        0.1
-    )  # orthogonal rows, any length
+    # Orthogonal rows, any length.
+    turn = torch.linalg.qr(torch.randn(12, 12, generator=draw)).Q * torch.rand(12, 1, generator=draw).add(0.1)
     assert vendi_score(turn, q) == pytest.approx(12, rel=1e-5)
-    assert vendi_score(turn[:3].repeat(30, 1), q) == pytest.approx(
-        3, rel=1e-5
-    )  # equally many of three kinds, n > d
+    # Equally many of three kinds, n > d.
+    assert vendi_score(turn[:3].repeat(30, 1), q) == pytest.approx(3, rel=1e-5)
     assert vendi_score(turn[:1].repeat(5, 1), q) == pytest.approx(1, rel=1e-5)  # n < d
-    assert vendi_score(torch.tensor([[1.0], [2.0], [-3.0]]), q) == pytest.approx(
-        1
-    )  # opposite signs are one direction
+    # Opposite signs are one direction.
+    assert vendi_score(torch.tensor([[1.0], [2.0], [-3.0]]), q) == pytest.approx(1)
 
 
 def test_unequal_kinds_are_the_hill_numbers_of_their_shares():

@@ -23,7 +23,7 @@ from difflab.core.errors import ConfigError
 from difflab.core.files import ASSETS
 from difflab.core.hashing import sha256_of
 from difflab.core.seeds import seed_of
-from difflab.data.sources import open_source
+from difflab.data.registry import open_source
 from difflab.data.split import split
 from difflab.features.registry import open_extractor
 from difflab.pretraining import clip_parts as tiny_clip

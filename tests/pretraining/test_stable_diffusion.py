@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 
 from difflab.config import load, parse
 from difflab.core.errors import ConfigError
+from difflab.core.hashing import content_hash
 from difflab.core.progress import Reporter
 from difflab.loop.chain import run_chain
 from difflab.pretraining.stable_diffusion import Pretraining, _data, halve, pretrain
-from difflab.runs.ledger import content_hash
 
 run_chain = partial(run_chain, plots=False)  # curves take seconds
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
-from hostile import folder, settings
+from browser import CHROMIUM
+from hostile import VERDICT, folder, settings
 
 from difflab.config import parse
 from difflab.loop.chain import run_chain
+from difflab.report.page import report
 from difflab.runs.run import Run, open_run
 
 
@@ -24,3 +30,27 @@ def other(hostile: Run) -> Run:
     path = hostile.path.parent / "other"
     run_chain(parse(config | {"regime": {"name": "accumulate"}}), path)
     return open_run(path)
+
+
+@pytest.fixture(scope="session")
+def page(hostile: Run, other: Run) -> Path:
+    return report(
+        [hostile, other], hostile.path.parent / "both.html", ["<u>first</u>", "other"], lambda run: VERDICT
+    )
+
+
+@pytest.fixture(scope="session")
+def single(hostile: Run) -> Path:
+    """Of one run: half of the nodes that axe-core has to look at."""
+    return report([hostile], hostile.path.parent / "single.html", None, lambda run: VERDICT)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()

@@ -16,6 +16,31 @@ HOSTILE = [
     "a\u0007bell & {{ 7 * 7 }}",
 ]
 """Names of class folders: markup, script, quotes, text that turns around, control characters, a template."""
+VERDICT = {
+    "generation": 2,
+    "words": "early collapse <b>now</b>",
+    "stage": "early",
+    "alarm": True,
+    "n": 60,
+    "advice": "add real images",
+    "gone": [HOSTILE[0]],
+    "first_alarm": [1, ["recall"]],
+    "evidence": ["7 lost tails: recall (pixels) 0.1"],
+    "unknown": {
+        "not answerable from one chain": ["4 change of scaling law"],
+        "cannot tell at this n": ["6 entangled modes"],
+    },
+    "left_out": {"tail_recall": "too few <i>images</i>"},
+    "findings": [
+        {
+            "generation": t,
+            "words": "early collapse",
+            "profile": {"2 any increase of risk": "present", "7 lost tails": "absent"},
+        }
+        for t in range(3)
+    ],
+}
+"""A diagnosis as `difflab.report.verdict` makes it, with markup in it."""
 
 
 def folder(path: Path, names: list[str] = HOSTILE, each: int = 40, side: int = 8) -> Path:

@@ -158,6 +158,7 @@ COMPARE = (
     "kid",
     "recall",
     "contrast_shift",
+    "--all",
 )
 
 
@@ -216,6 +217,7 @@ def test_a_diagnosis_keeps_its_marks(place, monkeypatch):
             "pixels",
             "--resamples",
             "20",
+            "--all",
             columns=c,
         ).stdout
         for c in (160, 40, 60)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from difflab.loop.row_kinds import row_kinds
-from difflab.report.charts import GROUPS, group_of, kind_of, titled
+from difflab.core.rows import TOPICS
+from difflab.report.charts import kind_of, titled
 from difflab.report.contents import contents
 from difflab.runs.run import Run, open_run
 
@@ -37,27 +37,6 @@ def test_curves_are_the_rows_of_the_run(hostile: Run) -> None:
     assert found["compared"] is None and found["generations"] == [0, 1, 2] and found["planned"] == 2
 
 
-def test_every_row_has_a_heading(hostile: Run) -> None:
-    assert {name for name in row_kinds() if group_of(name) == "Other"} == set()
-    assert {group_of(name) for name in row_kinds()} | {"Other"} == set(GROUPS)
-    assert {row["metric"] for row in hostile.rows()} <= set(row_kinds())
-    headings = {
-        "zero_shot_accuracy": "Concepts",
-        "judge_retrained_on_real": "Concepts",
-        "saturation_shift": "Aesthetics and texture",
-        "aesthetic_score": "Aesthetics and texture",
-        "auth_pct": "Memorisation",
-        "loss_gap": "Memorisation",
-        "drift_from_base": "Training",
-        "held_out_loss_1": "Training",
-        "held_out_loss_rare": "Tails and likelihood",
-        "fid": "Fidelity",
-        "variance": "Fitted distribution",
-        "mine": "Other",
-    }
-    assert {name: group_of(name) for name in headings} == headings
-
-
 def with_rows(run: Run, path: Path, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> Run:
     """A copy of `run` whose measured rows are what `change` makes of them; None = without it."""
     copy = shutil.copytree(run.path, path)
@@ -78,6 +57,12 @@ def test_flagged_images_have_a_curve_where_there_are_any(hostile: Run, tmp_path:
         lambda row: row | {"value": 0.1} if row["metric"] == "flagged_share" else row,
     )
     assert titles(some)["images of one colour"] == "Fidelity"
+
+
+def test_no_curve_of_a_run_is_under_other(hostile: Run) -> None:
+    groups = contents([hostile])["groups"]
+    titles = [group["title"] for group in groups]
+    assert "Other" not in titles and titles == [topic for topic in TOPICS if topic in titles]
 
 
 def test_levels_of_noise_are_named(hostile: Run) -> None:
@@ -104,7 +89,7 @@ def test_where_no_copies_were_looked_for_it_is_said(hostile: Run, tmp_path: Path
 
 def test_a_name_that_no_code_declares_says_nothing() -> None:
     kind = kind_of("mine")
-    assert (kind.label, kind.about, kind.better, group_of("mine")) == ("mine", "", "none", "Other")
+    assert (kind.label, kind.about, kind.better, kind.topic) == ("mine", "", "none", "Other")
 
 
 def test_the_extractor_is_named_where_there_are_several() -> None:

@@ -55,7 +55,9 @@ def test_an_effect_is_better_or_worse_by_the_direction_of_the_measure(
     compared = module.compared_arms(arms_of([hostile, other]))
     tones = {row["metric"]: [cell["tone"] for cell in row["cells"]] for row in compared["rows"]}
     assert tones["recall"] == ["", "better"] and tones["fd"] == ["", "worse"]
-    assert tones["sharpness_shift"] == ["", ""], "best at the floor: neither"
+    (row,) = (row for row in compared["rows"] if row["metric"] == "sharpness_shift")
+    first, second = (abs(cell["value"] - row["floor"]) for cell in row["cells"])
+    assert tones["sharpness_shift"] == ["", "better" if second < first else "worse"], "best at the floor"
 
 
 def test_settings_that_differ_are_listed(hostile: Run, other: Run) -> None:
@@ -112,6 +114,11 @@ def test_an_ecosystem_is_shown_as_its_labs(tmp_path: Path) -> None:
     assert names == ["eco, lab 0", "eco, lab 1"] and [lab.config.lab for lab in labs] == [0, 1]
     assert labs_of([open_run(tmp_path / "eco")], ["mine"])[1] == ["mine, lab 0", "mine, lab 1"]
     groups = {group["title"]: group["charts"] for group in contents([open_run(tmp_path / "eco")])["groups"]}
-    assert set(groups) >= {"Fitted distribution"} and "Other" not in groups
+    assert set(groups) == {"Fitted distribution", "Between labs"}
+    (distance,) = groups["Between labs"]
+    rows = [row for row in open_run(tmp_path / "eco").rows() if row["metric"] == "lab_distance"]
+    (line,) = distance["lines"]
+    assert line["name"] == "between the labs of eco" and line["t"] == [row["generation"] for row in rows]
+    assert line["value"] == pytest.approx([row["value"] for row in rows], rel=1e-4)
     lines = [line for charts in groups.values() for chart in charts for line in chart["lines"]]
     assert {line["over"] for line in lines} == {"chains"}

@@ -10,9 +10,9 @@ from PIL import Image
 from difflab.config import Data, parse
 from difflab.core.errors import ConfigError, DataError
 from difflab.core.files import write_json
-from difflab.data.sources import open_source
+from difflab.core.hashing import content_hash
+from difflab.data.registry import open_source
 from difflab.runs.export import export
-from difflab.runs.ledger import content_hash
 from difflab.runs.run import Run
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 6, 6, 3), dtype=np.uint8)

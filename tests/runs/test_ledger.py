@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from difflab.core.hashing import content_hash
 from difflab.runs import ledger
 from difflab.runs.store import Shards
 
@@ -30,15 +31,15 @@ def test_the_content_hash_does_not_depend_on_the_encoder_but_on_shape_and_type()
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=9)
     assert buffer.getvalue() != ledger.encode_png(pixels)
-    assert ledger.content_hash(ledger.decode_png(buffer.getvalue())) == ledger.content_hash(pixels)
-    assert ledger.content_hash(pixels[:, ::-1][:, ::-1]) == ledger.content_hash(pixels)  # not contiguous
+    assert content_hash(ledger.decode_png(buffer.getvalue())) == content_hash(pixels)
+    assert content_hash(pixels[:, ::-1][:, ::-1]) == content_hash(pixels)  # not contiguous
     others = [pixels.reshape(3, 12, 3), pixels.astype(np.int16), pixels ^ np.uint8(1)]
-    assert len({ledger.content_hash(p) for p in [pixels, *others]}) == 4
+    assert len({content_hash(p) for p in [pixels, *others]}) == 4
 
 
 def test_the_content_hash_is_fixed():
     assert (
-        ledger.content_hash(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
+        content_hash(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
         == "27c6b7286667a36ddcb9b7a5dca14b7f20baa9ea8cbee5fd87eb533a56cc01e7"
     )
 
@@ -77,7 +78,7 @@ def test_rows_are_complete_and_typed():
     assert rows["generation"].to_pylist() == [2, 2, 2]
     assert rows["label"].to_pylist() == [0, None, 2] and rows["class"].to_pylist() == ["a", None, "b"]
     assert rows["flag"].to_pylist() == [None, "constant", None]
-    assert rows["sha256"].to_pylist() == [ledger.content_hash(p) for p in pixels]
+    assert rows["sha256"].to_pylist() == [content_hash(p) for p in pixels]
     assert rows["prompt"].null_count == rows["seed"].null_count == 3
 
 

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from difflab import open_run
 from difflab.config import parse
 from difflab.core.errors import StoreError
+from difflab.core.rows import KEYS
 from difflab.loop.chain import run_chain
-from difflab.runs.run import KEYS, Run
 
 CONFIG: dict[str, Any] = {
     "name": "small",
@@ -82,11 +81,6 @@ def test_samples_open_with_table_labels_and_pixels(path):
     )
 
 
-def test_the_real_set_is_generation_minus_one(path):
-    run = open_run(path)
-    assert len(run.samples(-1)) == run.about["n_train"] + run.about["n_held_out"] == 120
-
-
 def test_training_and_timings_are_there_to_read(path):
     run = open_run(path)
     assert (
@@ -130,51 +124,12 @@ def test_looking_changes_nothing_and_leaves_nothing_behind(path, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_engine_keeps_decoded_pixels_inside_the_run(tmp_path):
-    assert Run(tmp_path, parse(CONFIG)).cache == tmp_path / "cache"
-
-
 # ------------------------------------------------------------------------------------------------- trouble
 def test_a_place_without_a_run_names_those_beside_it(path, tmp_path):
     with pytest.raises(StoreError, match=r"smal holds no run \(no run.yaml\); runs beside it: small"):
         open_run(path.parent / "smal")
     with pytest.raises(StoreError, match=r"start one with: difflab run digits"):
         open_run(tmp_path / "nowhere" / "x")
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "TypeError"),
-        (b"config: [1, 2", "ParserError"),
-        (b"versions: {}", "KeyError"),
-        (b"\xff\xfe\x00", "UnicodeDecodeError"),
-        (b"config: 2026-13-45", "ValueError"),
-        (b"config: " + b"[" * 3000, "RecursionError|ParserError"),
-        (b"config: !!python/object/apply:os.mkdir [pwned]", "ConstructorError"),
-        (b"config: !!python/name:os.system", "ConstructorError"),
-    ],
-    ids=["empty", "half", "foreign", "binary", "date", "deep", "attack", "name"],
-)
-def test_a_damaged_record_is_said_with_what_to_do_and_runs_no_code(
-    copy, content, reason, monkeypatch, tmp_path
-):
-    monkeypatch.chdir(tmp_path)
-    (copy / "run.yaml").write_bytes(content)
-    with pytest.raises(
-        StoreError,
-        match=rf"run.yaml is missing or damaged \(({reason})\); put it back from a copy, or start anew",
-    ):
-        open_run(copy)
-    assert not (tmp_path / "pwned").exists()
-
-
-def test_a_record_of_another_version_is_a_store_error_too(copy):
-    record = yaml.safe_load((copy / "run.yaml").read_text())
-    record["config"]["colour"] = 1
-    (copy / "run.yaml").write_text(yaml.safe_dump(record))
-    with pytest.raises(StoreError, match=r"unknown key 'colour'.*comes from another version"):
-        open_run(copy)
 
 
 @pytest.mark.parametrize(
@@ -225,24 +180,3 @@ def test_pictures_that_are_not_there_are_said(copy, tmp_path):
     run_chain(exact, tmp_path / "exact")
     with pytest.raises(StoreError, match=r"its family draws numbers, or probe.per_condition is 0"):
         open_run(tmp_path / "exact").strip()
-
-
-@pytest.mark.parametrize("name", [".notes.tmp", ".templates/letter.txt", "notes.txt"])
-def test_a_folder_of_other_things_is_refused_and_left_as_it_was(tmp_path, name):
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_text("mine")
-    (tmp_path / ".lock").write_text("mine too")
-    with pytest.raises(StoreError, match="not empty and holds no run"):
-        run_chain(parse(CONFIG), tmp_path)
-    assert (tmp_path / name).read_text() == "mine" and (tmp_path / ".lock").read_text() == "mine too"
-
-
-def test_versions_that_started_a_run_stay_and_others_are_added(copy):
-    record = copy / "run.yaml"
-    content = yaml.safe_load(record.read_text())
-    first = {**content["versions"], "torch": "2.0.0"}
-    record.write_text(yaml.safe_dump({**content, "versions": first}))
-    for _ in range(2):
-        run_chain(parse(CONFIG), copy)
-    after = yaml.safe_load(record.read_text())
-    assert after["versions"] == first and after["resumed_with"] == [content["versions"]]

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from difflab.config import parse
+from difflab.core.hashing import file_hash
 from difflab.loop.chain import run_chain
 from difflab.runs.run import Run, open_run
-from difflab.runs.verify import file_hash, verify
+from difflab.runs.verify import verify
 
 RAW = {
     "generations": 2,

@@ -37,6 +37,7 @@ def test_a_sweep_ends_with_what_differs_between_its_arms(tmp_path):
     run_sweep(Sweep(base=BASE, seeds=3, arms=arms), tmp_path, tmp_path / "out")
     end = summary_of_sweep(tmp_path / "out")
     assert end.verdict.startswith("accumulate: differs from replace in ") and "in generation 5" in end.verdict
+    assert end.verdict.splitlines()[-1].startswith("budgets match")
     variance = next(change for change in end.changes if change.metric == "variance")
     assert variance.arm == "accumulate" and variance.last > variance.first and variance.clear
     assert variance.n == 3 and str(variance).startswith("accumulate: variance (model): ")

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from difflab.config import digest
 from difflab.core.errors import ConfigError
+from difflab.core.hashing import digest
 from difflab.studies import theory
 from difflab.studies.closed_forms import fresh, polya
 from difflab.studies.laws import LAWS

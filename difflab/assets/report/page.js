@@ -57,12 +57,13 @@ function bandOf(x, low, high, colour, opacity) {
     { type: "line", silent: true, data: edge, symbol: "none", lineStyle: { opacity: 0 }, tooltip: { show: false }, z: 0 },
   ];
 }
+const nameOf = (line) => line.name ?? data.arms[line.arm].name; // curves between labs have names of their own
 function curve(chart) {
   const options = base(), series = [];
   for (const line of chart.lines) {
     const colour = armColour(line.arm), [type, symbol] = armKind(line.arm), points = line.t.map((t, i) => [t, line.value[i]]);
     if (line.low.every((v) => v !== null) && line.low.length > 1) series.push(...bandOf(line.t, line.low, line.high, colour, 0.16));
-    series.push({ name: data.arms[line.arm].name, type: "line", data: points, symbolSize: 6, symbol, lineStyle: { color: colour, width: 2, type }, itemStyle: { color: colour }, z: 3 });
+    series.push({ name: nameOf(line), type: "line", data: points, symbolSize: 6, symbol, lineStyle: { color: colour, width: 2, type }, itemStyle: { color: colour }, z: 3 });
   }
   const main = series[series.length - 1], marks = [{ xAxis: generation(), lineStyle: { color: css("--faint"), type: "solid", width: 1, opacity: 0.6 } }];
   if (chart.floor !== null) marks.push({ yAxis: chart.floor, lineStyle: { color: css("--faint"), type: "dashed", width: 1.5 } });
@@ -76,7 +77,7 @@ function curve(chart) {
       const i = line.t.indexOf(t);
       if (i < 0) continue;
       const between = line.low[i] === null ? "" : ` [${number(line.low[i])}, ${number(line.high[i])}]`;
-      lines.push(`${data.arms.length > 1 ? data.arms[line.arm].name + ": " : ""}${number(line.value[i])}${between}, n = ${line.n[i] ?? "-"} ${line.over}`);
+      lines.push(`${data.arms.length > 1 ? nameOf(line) + ": " : ""}${number(line.value[i])}${between}, n = ${line.n[i] ?? "-"} ${line.over}`);
     }
     if (chart.floor !== null) lines.push(`floor ${number(chart.floor)}`);
     return lines.join("\n");
@@ -373,6 +374,8 @@ function judged(chart, before, after) {
   if (chart.better !== "real" || chart.floor === null) return "";
   return Math.abs(after - chart.floor) > Math.abs(before - chart.floor) ? "worse" : "better";
 }
+// n, with what it counts where that is not images.
+const counted = (n, over) => (n == null ? null : { value: n, nodes: [over === "images" ? number(n) : `${number(n)} ${over}`] });
 // A small curve for a table cell, with the floor as a dashed line.
 function sparkline(chart, line) {
   const svg = (tag, attributes) => { const node = document.createElementNS("http://www.w3.org/2000/svg", tag); for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value); return node; };
@@ -398,14 +401,14 @@ function valueRow(group, chart, line) {
   const strength = apart ? Math.abs(line.value[i] - line.value[start]) / (width || 1e-12) : -1;
   const title = { value: chart.title, nodes: [make("bdi", {}, chart.title), " ", arrow(chart.better)] };
   const drawn = { value: "", nodes: [sparkline(chart, line)], className: "drawing" };
-  return { strength, cells: [title, group.title, chart.floor, cell(start), cell(i), { value: change, className }, drawn, line.n[i] ?? null] };
+  return { strength, cells: [title, group.title, chart.floor, cell(start), cell(i), { value: change, className }, drawn, counted(line.n[i], line.over)] };
 }
 const SHOWN = 10; // rows of the table of values that are shown at first; page.css hides the rest
 let whole = false;
 function drawValues() {
   const rows = { values: [], training: [] };
   for (const group of data.groups) for (const chart of group.charts) {
-    const line = chart.lines.find((l) => l.arm === state.run), row = line && valueRow(group, chart, line);
+    const line = chart.lines.find((l) => l.arm === state.run || l.name), row = line && valueRow(group, chart, line);
     if (row) rows[group.title === "Training" ? "training" : "values"].push(row);
   }
   const heads = ["measure", "about", "floor", `generation ${data.generations[0]}`, `generation ${generation()}`, "change", "curve", "n"];

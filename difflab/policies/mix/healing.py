@@ -9,7 +9,7 @@ from pydantic import Field
 
 from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
-from difflab.policies.policy import At, Policy
+from difflab.policies.interface import At, Policy
 from difflab.runs.ledger import REAL
 from difflab.runs.sizes import first_size
 from difflab.runs.train_set import Pool

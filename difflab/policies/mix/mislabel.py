@@ -11,7 +11,7 @@ from pydantic import Field
 from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
 from difflab.core.seeds import lab_seed, numpy_generator
-from difflab.policies.policy import At, Policy
+from difflab.policies.interface import At, Policy
 from difflab.runs.ledger import REAL
 from difflab.runs.train_set import TrainSet
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
-from difflab.policies.policy import At, Policy
+from difflab.policies.interface import At, Policy
 from difflab.runs.sizes import first_size
 from difflab.runs.store import Shards
 from difflab.runs.train_set import TrainSet

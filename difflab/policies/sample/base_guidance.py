@@ -8,7 +8,7 @@ import torch
 
 from difflab.config.policy_registry import policy
 from difflab.models.steer import Steer, Step
-from difflab.policies.policy import At, Policy
+from difflab.policies.interface import At, Policy
 from difflab.policies.sample.common import check_guided, opened
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from difflab.config.policy_registry import policy
 from difflab.core.seeds import generator
 from difflab.models.steer import Steer, Step
-from difflab.policies.policy import At, Policy
+from difflab.policies.interface import At, Policy
 from difflab.policies.sample.common import check_conditional
 
 

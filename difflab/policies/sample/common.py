@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from difflab.core.errors import ConfigError
-from difflab.policies.policy import At
+from difflab.policies.interface import At
 
 GUIDANCE = ("guidance_schedule", "guidance_by_generation")  # policies that set the scale
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from difflab.config import Sample
 from difflab.config.policy_registry import policy
-from difflab.policies.policy import At, Policy
+from difflab.policies.interface import At, Policy
 from difflab.policies.sample.common import check_guidance
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
 from difflab.models.steer import Steer
-from difflab.policies.policy import At, Policy
+from difflab.policies.interface import At, Policy
 from difflab.policies.sample.common import check_guidance
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from difflab.config.policy_registry import policy
 from difflab.models.steer import Steer
-from difflab.policies.policy import At, Policy
+from difflab.policies.interface import At, Policy
 from difflab.policies.sample.common import check_denoises
 
 

@@ -12,8 +12,10 @@ import torch
 from pydantic import Field, field_validator, model_validator
 
 from difflab.core.errors import ConfigError
+from difflab.metrics.distances import squared_distances
 from difflab.policies import rewards
-from difflab.policies.policy import At, Policy
+from difflab.policies.candidates import Candidates
+from difflab.policies.interface import At, Policy
 
 
 # ------------------------------------------------------------------------------------------------ functions
@@ -43,8 +45,6 @@ def groups(candidates: Any, within: str) -> Iterator[tuple[str, np.ndarray]]:
 
 def real_spacing(real: torch.Tensor, block: int = 512) -> torch.Tensor:
     """Distance from each real image to the nearest other one, float32 [n], n >= 2."""
-    from difflab.metrics.distances import squared_distances
-
     if len(real) < 2:
         raise ConfigError(f"policies: the spacing of real images wants at least 2, there are {len(real)}")
     found = []
@@ -289,7 +289,6 @@ class Spread(Sized, Featured):
         wanted = self.quota(sum(pool.count for pool in drawn))
         if at.run is None:  # only numbers are asked for
             return drawn, wanted
-        from difflab.policies.candidates import Candidates
 
         extractor = at.extractor(self.extractor)
         features = [

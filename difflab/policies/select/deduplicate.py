@@ -9,7 +9,9 @@ import torch
 from pydantic import Field
 
 from difflab.config.policy_registry import policy
-from difflab.policies.policy import At
+from difflab.metrics.distances import squared_distances
+from difflab.metrics.memorisation import nearest_real
+from difflab.policies.interface import At
 from difflab.policies.select.common import Featured, real_spacing
 
 
@@ -19,9 +21,6 @@ def repeated(features: torch.Tensor, near: float, block: int = 512) -> np.ndarra
     >>> repeated(torch.tensor([[0.0], [0.9], [1.8], [1.8]]), 1.0).tolist()
     [-1, 0, -1, 2]
     """
-    from difflab.metrics.distances import squared_distances
-    from difflab.metrics.memorisation import nearest_real
-
     of, kept = np.full(len(features), -1), np.zeros(0, dtype=np.int64)
     for start in range(0, len(features), block):
         own = np.arange(start, min(start + block, len(features)))
@@ -62,8 +61,6 @@ class Deduplicate(Featured):
     )
 
     def select(self, at: At, candidates: Any) -> list[str | None]:
-        from difflab.metrics.memorisation import nearest_real
-
         extractor = at.extractor(self.extractor)
         features, real = candidates.features(extractor), candidates.real(extractor)[0]
         pairs = np.sort(real_spacing(real).double().numpy())[

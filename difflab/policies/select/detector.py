@@ -9,7 +9,7 @@ from pydantic import Field
 
 from difflab.config.policy_registry import policy
 from difflab.core.seeds import lab_seed, numpy_generator
-from difflab.policies.policy import At
+from difflab.policies.interface import At
 from difflab.policies.select.common import Selector
 from difflab.runs.ledger import REAL
 

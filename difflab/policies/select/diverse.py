@@ -9,8 +9,9 @@ from pydantic import Field
 
 from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
+from difflab.metrics.memorisation import nearest_real
 from difflab.policies import rewards
-from difflab.policies.policy import At
+from difflab.policies.interface import At
 from difflab.policies.select.common import Rewarded, groups
 
 
@@ -61,8 +62,6 @@ class Diverse(Rewarded):
 
     def neighbourhoods(self, at: At, candidates: Any) -> list[tuple[str, np.ndarray]]:
         """What each is called, and the positions of its candidates."""
-        from difflab.metrics.memorisation import nearest_real
-
         if self.per != "real":
             return list(groups(candidates, self.per))
         extractor = at.extractor(self.extractor)

@@ -10,7 +10,8 @@ import torch
 from pydantic import Field, model_validator
 
 from difflab.config.policy_registry import policy
-from difflab.policies.policy import At
+from difflab.metrics.memorisation import nearest_real
+from difflab.policies.interface import At
 from difflab.policies.select.common import Nearest, Spread
 
 
@@ -60,8 +61,6 @@ class Farthest(Spread):
         return self
 
     def spread(self, at: At, candidates: Any, features: torch.Tensor, n: int) -> np.ndarray:
-        from difflab.metrics.memorisation import nearest_real
-
         if not self.away_from_real:
             return farthest(features, n)
         return farthest(

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from difflab.config.policy_registry import policy
-from difflab.policies.policy import At
+from difflab.policies.interface import At
 from difflab.policies.select.common import OneOfK
 
 

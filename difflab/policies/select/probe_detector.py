@@ -11,7 +11,8 @@ from pydantic import Field
 
 from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
-from difflab.policies.policy import At
+from difflab.metrics.judge import Judge
+from difflab.policies.interface import At
 from difflab.policies.select.common import Featured
 
 
@@ -41,8 +42,6 @@ class ProbeDetector(Featured):
 
     def found(self, at: At, candidates: Any) -> np.ndarray:
         """Which candidates are taken for synthetic, bool [n]."""
-        from difflab.metrics import Judge
-
         extractor = at.extractor(self.extractor)
         fake, real = candidates.features(extractor), candidates.real(extractor)[0]
         halves = [

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from difflab.config.policy_registry import policy
-from difflab.policies.policy import At
+from difflab.policies.interface import At
 from difflab.policies.select.common import Sized
 
 

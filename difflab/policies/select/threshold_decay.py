@@ -10,7 +10,7 @@ from pydantic import Field
 
 from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
-from difflab.policies.policy import At
+from difflab.policies.interface import At
 from difflab.policies.select.common import Nearest, Spread
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from difflab.config.policy_registry import policy
-from difflab.policies.policy import At, Policy
+from difflab.policies.interface import At, Policy
 
 
 @policy("unflagged")

@@ -11,7 +11,8 @@ from pydantic import Field
 from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
 from difflab.core.seeds import lab_seed, numpy_generator
-from difflab.policies.policy import At
+from difflab.metrics.judge import Judge
+from difflab.policies.interface import At
 from difflab.policies.select.common import Featured, Sized, part
 
 
@@ -76,8 +77,6 @@ class Verifier(Sized, Featured):
 
     def fit(self, at: At, candidates: Any, extractor: Any) -> Any:
         """The verifier. Raises ConfigError for unknown classes, MeasureError where it has too little to learn from."""
-        from difflab.metrics import Judge
-
         (features, labels), known = candidates.real(extractor), candidates.run.about["classes"]
         if labels is None:
             raise ConfigError("policies: verifier learns from labelled real images, and there are none here")

@@ -10,7 +10,7 @@ from pydantic import Field
 from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
 from difflab.models.weights import like, trainable
-from difflab.policies.policy import At, Policy
+from difflab.policies.interface import At, Policy
 from difflab.policies.train.interpolation import other, weights_of
 from difflab.policies.watch import Moment, Watch
 

@@ -15,7 +15,7 @@ from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
 from difflab.metrics.held_out_loss import LEVELS, errors
 from difflab.models.weights import like
-from difflab.policies.policy import At, Policy
+from difflab.policies.interface import At, Policy
 from difflab.policies.watch import Moment, Watch
 from difflab.runs.sizes import first_size, fresh_needed
 

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from difflab.core.errors import ConfigError
+from difflab.models import family_of
 from difflab.models.weights import trainable
-from difflab.policies.policy import At
+from difflab.policies.interface import At
 
 EXACT = {
     "gaussian": ("mean", "cov"),
@@ -16,27 +17,16 @@ EXACT = {
 }  # numbers of the exact families that may be averaged
 
 
-def network(model: Any) -> Any:
-    """The network of a denoiser that was loaded and not yet prepared, with weights named as in training."""
-    if hasattr(model, "net"):
-        return model.net
-    from difflab.models.latent import WithText
-
-    return model.backbone if model.text_encoder is None else WithText(model.backbone, model.text_encoder)
-
-
 def other(at: At, which: str) -> Any:
     """'base' and 'previous' as in At.model, or 'generation_0'."""
     if which != "generation_0":
         return at.model(which)
-    from difflab.models import family_of
-
     return family_of(at.config.model).load(at.config.model, at.run.shape, at.run.gen(0) / "model")
 
 
 def weights_of(model: Any, names: Any) -> dict[str, torch.Tensor]:
     """Weights of a loaded denoiser by name."""
-    own = dict(network(model).named_parameters())
+    own = dict(model.network().named_parameters())
     return {name: own[name].detach() for name in names}
 
 

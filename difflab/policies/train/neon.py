@@ -8,7 +8,7 @@ from pydantic import Field
 
 from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
-from difflab.policies.policy import At, Policy
+from difflab.policies.interface import At, Policy
 from difflab.policies.train.interpolation import check_line, towards
 
 

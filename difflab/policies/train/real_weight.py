@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
-from difflab.policies.policy import At, Policy
+from difflab.policies.interface import At, Policy
 
 
 def golden(r: float) -> float:

@@ -9,7 +9,7 @@ from pydantic import Field
 from difflab.config import Train
 from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
-from difflab.policies.policy import At, Policy
+from difflab.policies.interface import At, Policy
 
 
 @policy("retraining")

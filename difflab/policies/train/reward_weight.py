@@ -11,7 +11,8 @@ from pydantic import Field, field_validator
 from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
 from difflab.policies import rewards
-from difflab.policies.policy import At, Policy
+from difflab.policies.candidates import Candidates
+from difflab.policies.interface import At, Policy
 from difflab.runs.ledger import REAL
 
 
@@ -65,8 +66,6 @@ class RewardWeight(Policy):
         return (f"the weight of samples by {self.reward}",)
 
     def row_weights(self, at: At, rows: pa.Table) -> np.ndarray:
-        from difflab.policies.candidates import Candidates
-
         lab, generation, index = (rows[name].to_numpy() for name in ("lab", "generation", "index"))
         out, synthetic, found = np.ones(len(rows)), generation != REAL, np.zeros(len(rows))
         for k, g in sorted(set(zip(lab[synthetic].tolist(), generation[synthetic].tolist(), strict=True))):

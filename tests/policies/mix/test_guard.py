@@ -12,7 +12,7 @@ from chains import COPIES, NUMBERS, checked, config, ran, rows
 from difflab.core.errors import ConfigError
 from difflab.core.files import read_json
 from difflab.core.progress import Reporter
-from difflab.loop.regimes import mix
+from difflab.loop.mix import draw_rows
 from difflab.policies import At, parse
 from difflab.runs.train_set import Pool
 
@@ -101,7 +101,7 @@ def at(n_train: int = 10, t: int = 1, folder=None, **more) -> At:
 def table(real: int, synthetic: dict[int, int], replicates: int = 1, budget: int | None = None) -> pa.Table:
     """All of `real` real images and of samples by generation, or `budget` of them."""
     pools = [Pool("fixed_real", -1, np.arange(real), real)] if real else []
-    return mix(
+    return draw_rows(
         [*pools, *(Pool("synthetic", g, np.arange(n), n) for g, n in synthetic.items())],
         budget,
         ("test",),
@@ -114,7 +114,7 @@ def test_what_was_drawn_is_looked_at_and_not_what_was_expected(tmp_path):
     guard = parse(GUARD)
     pools = [Pool("fixed_real", -1, np.arange(10), 10), Pool("synthetic", 0, np.arange(10), 10)]
     assert guard.pools(at(), pools, 9) == (pools, 9)
-    drawn = [mix(pools, 9, ("test", k), 1) for k in range(20)]
+    drawn = [draw_rows(pools, 9, ("test", k), 1) for k in range(20)]
     share = [np.mean(d["generation"].to_numpy() >= 0) for d in drawn]
     assert min(share) < 0.5 < max(share)
     for d, s in zip(drawn, share, strict=True):
@@ -219,7 +219,7 @@ def test_both_limits_and_filling_up(tmp_path):
 
 def test_a_share_of_images_from_the_reserve_does_not_use_up_generation_0s(tmp_path):
     guard = parse({**THIN, "fill": True})
-    drawn = mix(
+    drawn = draw_rows(
         [Pool("fresh_real", -1, np.arange(10, 14), 4), Pool("synthetic", 0, np.arange(16), 16)],
         None,
         ("test",),

@@ -12,6 +12,7 @@ import pyarrow as pa
 from difflab.config import PolicySpec, Sample, Train
 from difflab.core.errors import ConfigError
 from difflab.core.seeds import lab_seed, numpy_generator
+from difflab.models import family_of
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,6 @@ class At:
 
     def model(self, which: str) -> Any:
         """A model other than the generation's own: 'base' = the pretrained one, without one generation 0's; 'previous' = generation t-1's."""
-        from difflab.models import family_of
-
         config, family = self.config, family_of(self.config.model)
         if which == "base" and config.text:
             model = family(config.model, self.run.shape)

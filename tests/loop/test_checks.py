@@ -1,0 +1,95 @@
+"""What a chain finds out before anything is fitted."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from difflab.config import merged, parse
+from difflab.core.errors import ConfigError, MeasureError
+from difflab.core.progress import Reporter
+from difflab.loop import checks
+from difflab.loop.chain import run_chain
+
+DIGITS: dict[str, Any] = {
+    "generations": 1,
+    "data": {"source": "digits", "limit": 60},
+    "model": {"family": "memoriser"},
+    "sample": {"count": 20},
+    "measure": {"metrics": ["recall"], "resamples": 0},
+    "probe": {"per_condition": 0},
+}
+
+
+class Heard(Reporter):
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"measure.metrics": ["recal"]}, "did you mean 'recall'"),
+        ({"measure.extractors": ["pixls"]}, "did you mean 'pixels'"),
+        ({"model": {"family": "pixel-mlp"}, "sample.scheduler": "DDIMSheduler"}, "DDIMScheduler"),
+        ({"policies": [{"policy": "unflagged", "first": 5}]}, "the chain ends with generation 1"),
+        ({"ecosystem": {"labs": 2, "lab": 1}}, "which cannot go on without the others"),
+    ],
+)
+def test_unknown_names_and_impossible_combinations_stop_before_anything_is_written(
+    values: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises((ConfigError, MeasureError), match=words):
+        run_chain(parse(merged(DIGITS, values)), tmp_path / "run", plots=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_fp16_wants_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    config = parse(merged(DIGITS, {"model": {"family": "pixel-mlp"}, "train.precision": "fp16"}))
+    with pytest.raises(ConfigError, match="fp16 want a GPU"):
+        checks.check(config)
+
+
+@pytest.mark.parametrize(
+    ("capability", "machine", "emulated"),
+    [
+        ("AVX2", "x86_64", True),
+        ("DEFAULT", "AMD64", True),
+        ("AVX512", "x86_64", False),
+        ("DEFAULT", "arm64", False),
+    ],
+)
+def test_bf16_is_emulated_by_old_x86_cpus_only(
+    capability: str, machine: str, emulated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(checks, "machine", lambda: machine)
+    assert checks.emulates_bf16() == emulated and platform.machine()
+
+
+def test_more_images_than_there_are_is_said_before_training(tmp_path: Path) -> None:
+    config = parse(merged(DIGITS, {"measure.count": 500}))
+    with pytest.raises(MeasureError, match=r"measure\.count 500"):
+        run_chain(config, tmp_path / "run", plots=False)
+    assert not list((tmp_path / "run").glob("gen-*"))
+
+
+def test_a_measure_that_cannot_be_taken_is_said_once(tmp_path: Path) -> None:
+    report = Heard()
+    config = parse(merged(DIGITS, {"measure.metrics": ["recall", "class_accuracy"]}))
+    run_chain(config, tmp_path / "run", report, plots=False)
+    told = [line for line in report.lines if "class_accuracy" in line]
+    assert len(told) == 1 and "cannot even be measured between real images" in told[0]
+    report.lines.clear()
+    run_chain(config, tmp_path / "run", report, plots=False)
+    assert [line for line in report.lines if "class_accuracy" in line] == []

@@ -12,12 +12,12 @@ from types import ModuleType
 
 import pytest
 import yaml
-from difflab.policies.policy import Policy
 
 import difflab
 from difflab.evaluation import simulate
 from difflab.metrics.metric import PairMetric
 from difflab.metrics.pair import Pair
+from difflab.policies.interface import Policy
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

@@ -33,6 +33,37 @@ def joined() -> dict[str, Path]:
     return {str(path.relative_to(ROOT)): path for path in paths}
 
 
+def fenced(lines: list[str]) -> list[str]:
+    """Docstrings give examples as ``>>>`` lines, which Markdown would read as quotations: they become code."""
+    out: list[str] = []
+    inside = False
+    for line in lines:
+        if line.startswith(">>> ") and not inside:
+            out.append("```python")
+            inside = True
+        elif inside and not line.strip():
+            out.append("```")
+            inside = False
+        out.append(re.sub(r" +# doctest:.*", "", line) if inside else line)
+    return [*out, "```"] if inside else out
+
+
+def on_config(config: Any) -> Any:
+    from markdown import Extension
+    from markdown.preprocessors import Preprocessor
+
+    class Examples(Preprocessor):
+        def run(self, lines: list[str]) -> list[str]:
+            return fenced(lines)
+
+    class WithExamples(Extension):
+        def extendMarkdown(self, md: Any) -> None:
+            md.preprocessors.register(Examples(md), "examples", 100)
+
+    config.markdown_extensions.append(WithExamples())
+    return config
+
+
 def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File
 

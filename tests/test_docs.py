@@ -210,3 +210,9 @@ def test_the_hook_sets_links_right():
     assert (
         site.relinked("`[a](../b.py)` [w](https://x.org/y)", "x.md") == "`[a](../b.py)` [w](https://x.org/y)"
     )
+
+
+def test_examples_in_docstrings_become_code():
+    lines = ["text", "", ">>> f(1)  # doctest: +SKIP", "2", "", "text"]
+    assert loaded("site_files").fenced(lines) == ["text", "", "```python", ">>> f(1)", "2", "```", "", "text"]
+    assert loaded("site_files").fenced([">>> f()"]) == ["```python", ">>> f()", "```"]

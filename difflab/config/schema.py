@@ -104,7 +104,7 @@ class Config(Spec):
 
     @property
     def conditional(self) -> bool:
-        return bool(getattr(self.model, "conditional", False))
+        return self.model.is_conditional
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
@@ -163,7 +163,7 @@ class Config(Spec):
 
     def _check_batches(self) -> None:
         sample = self.sample
-        if getattr(self.model, "lora_rank", 0) and self.train.start_from == "scratch":
+        if self.model.trains_lora and self.train.start_from == "scratch":
             raise ValueError(
                 "model.lora_rank trains layers on the base's weights; train.start_from=scratch leaves none: "
                 "use base or previous"

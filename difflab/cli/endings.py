@@ -94,7 +94,11 @@ def end_of_compare(result: Any, real: Path, generated: Path, everything: bool) -
     sets = shlex.join([str(real), str(generated)])
     commands = [f"difflab compare {sets} --all", *summary.next_commands]
     print_summary(Summary(summary.verdict, summary.changes, summary.look_at, commands, summary.advice))
-    _count_missing(result.rows, "--all")
+    if summary.changes:
+        _count_missing(result.rows, "--all")
+    else:  # the reason is all that there is to say
+        for line in remarks(result.rows):
+            _paragraph(line)
 
 
 def _count_missing(rows: list[dict[str, Any]], command: str) -> None:

@@ -26,10 +26,10 @@ def test_a_misspelt_path_is_found_before_libraries_are(words):
 
 def test_compare_ends_with_the_clearest_measures_and_with_all_prints_every_one(call):
     for name in ("gen 0", "gen 1"):
-        for i in range(240):
-            picture(Path(name) / "images" / f"{i}.png", side=8)
+        for i in range(120):
+            picture(Path(name) / f"{i}.png", side=8)
     sets = ["gen 0", "gen 1"]
-    options = ["--extractors", "pixels", "texture", "--resamples", 10, "--image-size", 8]
+    options = ["--extractors", "pixels", "texture", "--resamples", 20]
     code, out, _ = call("compare", *sets, *options)
     assert code == 0 and "next:     difflab compare 'gen 0' 'gen 1' --all" in out and "floor" in out
     _, everything, _ = call("compare", *sets, *options, "--all")
@@ -37,6 +37,8 @@ def test_compare_ends_with_the_clearest_measures_and_with_all_prints_every_one(c
     measured = {row["metric"] for row in map(json.loads, rows.splitlines()) if row["value"] is not None}
     assert len(measured) > 5 and all(name in everything for name in measured)
     assert sum(f"  {name} " in out for name in measured) == 5
+    _, out, _ = call("compare", *sets, *options[:-1], 10)
+    assert out.startswith("no measure has a value") and "an interval needs at least 20" in out
 
 
 def test_diagnose_refuses_options_that_a_run_knows_itself(finished, refused):

@@ -20,7 +20,10 @@ class Family(ABC):
 
     @abstractmethod
     def sample(self, conditions: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
-        """Draw one record per seed: [n, *record]. Image i depends on its seed, its condition and the batch size alone."""
+        """Draw one record per seed: [n, *record].
+
+        Image i depends on its seed, its condition and the batch size alone.
+        """
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -55,4 +58,7 @@ class Exact(ClosedForm):
 
     @abstractmethod
     def apart(self, other: Any) -> np.ndarray:
-        """Squared distance to another model of the family, for each chain: [R]. Of frequencies, or of the means per dimension."""
+        """Squared distance to another model of the family, for each chain: [R].
+
+        Of frequencies, or of the means per dimension.
+        """

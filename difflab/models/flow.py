@@ -14,7 +14,10 @@ from difflab.models.schedulers import scheduler_of
 
 
 class Flow(Latent):
-    """Family ``flow``. The path from image x to noise e is (1 - s) x + s e; the network predicts its velocity e - x."""
+    """Family ``flow``.
+
+    The path from image x to noise e is (1 - s) x + s e; the network predicts its velocity e - x.
+    """
 
     pipelines = ("StableDiffusion3Pipeline",)
     component = "transformer"

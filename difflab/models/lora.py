@@ -19,7 +19,8 @@ FILE = "pytorch_lora_weights.safetensors"
 def add(backbone: Any, spec: Any, seed: int) -> None:
     """Add layers of model.lora_rank to the backbone, a pure function of `seed`; they start as nothing.
 
-    Raises ConfigError for an entry of model.lora_targets that no layer matches, or whose layers can have no LoRA.
+    Raises ConfigError for an entry of model.lora_targets that no layer matches, or whose layers can have no
+    LoRA.
     """
     from peft import LoraConfig
 
@@ -35,7 +36,8 @@ def add(backbone: Any, spec: Any, seed: int) -> None:
             backbone.add_adapter(settings)
         except (ValueError, TypeError, NotImplementedError) as error:
             raise ConfigError(
-                f"model.lora_targets {spec.lora_targets}: peft refuses these layers ({' '.join(str(error).split())[-300:]})"
+                f"model.lora_targets {spec.lora_targets}: peft refuses these layers "
+                f"({' '.join(str(error).split())[-300:]})"
             ) from error
 
 
@@ -63,7 +65,8 @@ def check_targets(backbone: Any, targets: list[str], base: str) -> None:
             ]
             hint = f"name {inner[0]}" if inner else "name the layers inside it"
             raise ConfigError(
-                f"model.lora_targets: '{target}' is a {type(layer).__name__} ({name}), which has no weights of its own; {hint}"
+                f"model.lora_targets: '{target}' is a {type(layer).__name__} ({name}), which has no "
+                f"weights of its own; {hint}"
             )
 
 
@@ -88,7 +91,8 @@ def save(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> 
 def _named(layers: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The layers under diffusers' names where it has names for all of them, else under peft's.
 
-    Diffusers has names for attention layers only, and its loader (0.42.1) reads a file of both kinds of names as one of peft's
+    Diffusers has names for attention layers only, and its loader (0.42.1) reads a file of both kinds of names
+    as one of peft's
     alone: the attention layers would be dropped without a word.
     """
     from diffusers.utils import convert_state_dict_to_diffusers
@@ -98,13 +102,17 @@ def _named(layers: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def load(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> None:
-    """Read what `save` wrote into the layers of `backbone`. Raises StoreError: another base, a damaged file, other layers."""
+    """Read what `save` wrote into the layers of `backbone`.
+
+    Raises StoreError: another base, a damaged file, other layers.
+    """
     from peft import set_peft_model_state_dict
 
     record = read_json(folder / "base.json")
     if record["weights"] != base.hash(component):
         raise StoreError(
-            f"{folder} was trained on other weights than those of {spec.base}; put the base back, or start anew with --out"
+            f"{folder} was trained on other weights than those of {spec.base}; put the base back, or start "
+            "anew with --out"
         )
     try:
         result: Any = set_peft_model_state_dict(
@@ -112,17 +120,22 @@ def load(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> 
         )
     except RuntimeError as error:
         raise StoreError(
-            f"{folder}: LoRA layers do not match model.lora_rank and lora_targets ({' '.join(str(error).split())[:160]})"
+            f"{folder}: LoRA layers do not match model.lora_rank and lora_targets "
+            f"({' '.join(str(error).split())[:160]})"
         ) from error
     missing = [k for k in result.missing_keys if "lora" in k]
     if missing or result.unexpected_keys:
         raise StoreError(
-            f"{folder}: LoRA layers do not match model.lora_rank and lora_targets ({(missing + result.unexpected_keys)[0]})"
+            f"{folder}: LoRA layers do not match model.lora_rank and lora_targets "
+            f"({(missing + result.unexpected_keys)[0]})"
         )
 
 
 def layers_of(folder: Path, component: str, base: Base) -> dict[str, torch.Tensor]:
-    """The layers in a folder that `save` wrote, by peft's names, as the base's pipeline reads the file. Raises StoreError."""
+    """The layers in a folder that `save` wrote, by peft's names, as the base's pipeline reads the file.
+
+    Raises StoreError.
+    """
     import diffusers
     from diffusers.utils import convert_unet_state_dict_to_peft
 
@@ -130,7 +143,8 @@ def layers_of(folder: Path, component: str, base: Base) -> dict[str, torch.Tenso
         state = getattr(diffusers, base.kind).lora_state_dict(folder / FILE, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise StoreError(
-            f"{folder} holds no readable LoRA ({' '.join(str(error).split())[:120]}); delete it and run the same command again"
+            f"{folder} holds no readable LoRA ({' '.join(str(error).split())[:120]}); delete it and run "
+            "the same command again"
         ) from error
     state = state[0] if isinstance(state, tuple) else state
     return convert_unet_state_dict_to_peft(
@@ -172,7 +186,8 @@ def check_saved(backbone: Any, component: str, base: Base, folder: Path) -> None
     lost += [name for name in wanted if name not in loaded]
     if lost:
         raise StoreError(
-            f"{len(set(lost))} of {len(wanted)} LoRA tensors do not survive saving in diffusers' layout, the first: {lost[0]}; change model.lora_targets"
+            f"{len(set(lost))} of {len(wanted)} LoRA tensors do not survive saving in diffusers' layout, "
+            f"the first: {lost[0]}; change model.lora_targets"
         )
 
 

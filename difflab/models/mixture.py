@@ -51,8 +51,9 @@ def guided(
 
         dx/dt = t (g (x - m) / (v + t^2) + (1 - g) (x - M) / (V + t^2)),    g = scale,
 
-    from noise N(M, t^2) of a large t down to 0 (variance exploding, Karras et al. 2206.00364; M, V of all components together). It is
-    linear in x, so that the path of the mean and that of a deviation say all; both are followed in log t by the exponential midpoint rule.
+    from noise N(M, t^2) of a large t down to 0 (variance exploding, Karras et al. 2206.00364; M, V of all
+    components together). It is linear in x, so that the path of the mean and that of a deviation say all;
+    both are followed in log t by the exponential midpoint rule.
     """
     overall = (p * mean).sum(1, keepdims=True)
     total = (p * (variance + (mean - overall) ** 2)).sum(1, keepdims=True)
@@ -73,7 +74,10 @@ def guided(
 
 
 class Mixture(Exact):
-    """Weights, means and variances [R, C] by maximum likelihood from labelled samples. Truth: equal weights, unit variances."""
+    """Weights, means and variances [R, C] by maximum likelihood from labelled samples.
+
+    Truth: equal weights, unit variances.
+    """
 
     p: np.ndarray
     mean: np.ndarray

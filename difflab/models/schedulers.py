@@ -1,8 +1,8 @@
 """The sampling schedulers of diffusers: made by name, tried on a case with a known answer, run on many images at once.
 
-A scheduler is accepted for what it computes, not for its name. Before anything is trained it denoises a data set of one
-image with that data set's exact prediction (`exact_prediction`), which every sampler of the same forward process turns into
-that image, whatever its order and its number of steps.
+A scheduler is accepted for what it computes, not for its name. Before anything is trained it denoises a data
+set of one image with that data set's exact prediction (`exact_prediction`), which every sampler of the same
+forward process turns into that image, whatever its order and its number of steps.
 """
 
 from __future__ import annotations
@@ -28,8 +28,12 @@ FORWARD = (
     "prediction_type",
 )  # settings of the forward process
 TRIED = (4, 4, 4)  # shape of the image that a scheduler is tried on; no scheduler looks at positions
-SAME_LEVELS = 1e-4  # largest difference of two alphas_cumprod that are the same noise schedule; diffusers itself clips the last one to 2^-24
-NEAR = 0.1  # largest root mean square error of the tried image; samplers that keep the last noise of training come as near as .03
+# largest difference of two alphas_cumprod that are the same noise schedule; diffusers itself clips the last
+# one to 2^-24
+SAME_LEVELS = 1e-4
+# largest root mean square error of the tried image; samplers that keep the last noise of training come as
+# near as .03
+NEAR = 0.1
 FEW = 6  # steps of the short trial
 
 
@@ -37,10 +41,12 @@ def scheduler_of(how: Sample, noise: Any, device: Any = "cpu", settings: dict[st
     """The sampling scheduler by its diffusers name, with the noise schedule of training and its timesteps set.
 
     Args:
-        settings: a pretrained base's own scheduler config, which is kept as far as the scheduler knows it; None = only the
-            forward process is handed on, since the other settings of a DDPMScheduler are not this scheduler's defaults.
+        settings: a pretrained base's own scheduler config, which is kept as far as the scheduler knows it;
+            None = only the forward process is handed on, since the other settings of a DDPMScheduler are not
+            this scheduler's defaults.
 
-    Raises ConfigError for an unknown name, an unknown option, a missing package, or a forward process of another kind.
+    Raises ConfigError for an unknown name, an unknown option, a missing package, or a forward process of
+    another kind.
     """
     name, options = how.scheduler, how.scheduler_options
     kind = scheduler_class(name)
@@ -60,7 +66,8 @@ def scheduler_of(how: Sample, noise: Any, device: Any = "cpu", settings: dict[st
     for key in options:
         if key not in accepted or key == "self":
             raise ConfigError(
-                f"sample.scheduler_options: {name} knows no '{key}'; {_near(key, accepted, 'see its page in the diffusers docs')}"
+                f"sample.scheduler_options: {name} knows no '{key}'; "
+                f"{_near(key, accepted, 'see its page in the diffusers docs')}"
             )
         if key == "trained_betas" or key in forward:
             where = (
@@ -85,7 +92,10 @@ SCHEDULER_FILE = "scheduler/scheduler_config.json in a copy of the base's folder
 
 
 def scheduler_class(name: str) -> Any:
-    """A scheduler class of diffusers by its name. Raises ConfigError for an unknown one, or one whose package is missing."""
+    """A scheduler class of diffusers by its name.
+
+    Raises ConfigError for an unknown one, or one whose package is missing.
+    """
     import diffusers
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
@@ -97,7 +107,8 @@ def scheduler_class(name: str) -> Any:
     ):  # stands in for a class of a package that is not installed
         raise ConfigError(f"sample.scheduler '{name}' needs another package: {_one_line(_refusal(kind))}")
     raise ConfigError(
-        f"sample.scheduler '{name}' is no scheduler of diffusers; {_near(name, scheduler_names(), 'for example DDIMScheduler')}"
+        f"sample.scheduler '{name}' is no scheduler of diffusers; "
+        f"{_near(name, scheduler_names(), 'for example DDIMScheduler')}"
     )
 
 
@@ -175,9 +186,9 @@ def _step_arguments(
 ) -> dict[str, Any]:
     """Per-image generators for the schedulers that add noise, and clipping that is consistent.
 
-    DDIM clips the predicted image but by default keeps the noise that belonged to the unclipped one. Images with many
-    pixels at black or white (digits: half of them) then keep a residue of noise that guidance amplifies; deriving the
-    noise from the clipped image removes it.
+    DDIM clips the predicted image but by default keeps the noise that belonged to the unclipped one. Images
+    with many pixels at black or white (digits: half of them) then keep a residue of noise that guidance
+    amplifies; deriving the noise from the clipped image removes it.
     """
     names = list(inspect.signature(scheduler.step).parameters)
     arguments: dict[str, Any] = {"generator": list(generators)} if "generator" in names else {}
@@ -194,7 +205,10 @@ def _step_arguments(
 
 @contextmanager
 def drawing(scheduler: Any, steers: Sequence[Steer]) -> Iterator[None]:
-    """While the block runs, the noise that `scheduler` adds goes through `steers`. All of diffusers' schedulers draw it by one function."""
+    """While the block runs, the noise that `scheduler` adds goes through `steers`.
+
+    All of diffusers' schedulers draw it by one function.
+    """
     module: Any = sys.modules[type(scheduler).__module__]
     drawn = getattr(module, "randn_tensor", None)
 
@@ -225,8 +239,8 @@ def check_scheduler(make: Callable[[Sample], Any], how: Sample, noise: Any) -> N
 def fault_of(make: Callable[[Sample], Any], how: Sample, noise: Any) -> str | None:
     """Why a scheduler cannot sample what `noise` trains, as the end of a sentence; None = it can. Two dry passes without a network.
 
-    One has the steps of `how`. The other has few: there a sampler of another process cannot make good in its last steps what it
-    got wrong before, since the exact prediction always leads back to the image.
+    One has the steps of `how`. The other has few: there a sampler of another process cannot make good in its
+    last steps what it got wrong before, since the exact prediction always leads back to the image.
 
     Args:
         make: gives a new scheduler with its timesteps set.
@@ -282,13 +296,17 @@ def late_start(scheduler: Any, noise: Any) -> str | None:
     ):  # the timesteps of an inverse scheduler rise
         return None
     return (
-        f"the scheduler starts from pure noise at timestep {first:g} of {steps}, so that pictures stay noisy: "
+        f"the scheduler starts from pure noise at timestep {first:g} of {steps}, so that pictures stay "
+        "noisy: "
         "use more sample.steps, or sample.scheduler_options={timestep_spacing: trailing}"
     )
 
 
 def other_levels(scheduler: Any, noise: Any) -> str | None:
-    """What differs between the noise levels of a sampler and of training, as the end of a sentence; None = nothing, or it knows no levels by timestep."""
+    """What differs between the noise levels of a sampler and of training, as the end of a sentence;
+
+    None = nothing, or it knows no levels by timestep.
+    """
     own, trained = getattr(scheduler, "alphas_cumprod", None), getattr(noise, "alphas_cumprod", None)
     if own is None or trained is None:
         return None
@@ -303,8 +321,8 @@ def other_levels(scheduler: Any, noise: Any) -> str | None:
 def exact_prediction(noise: Any, image: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """What a perfect network says about `x` [n, ...] at timestep `t`, where the data set is `image` [...] alone.
 
-    The timestep may lie between two of training: the log of the noise-to-signal ratio is then interpolated, as samplers with
-    continuous noise levels do (Karras et al. 2206.00364).
+    The timestep may lie between two of training: the log of the noise-to-signal ratio is then interpolated,
+    as samplers with continuous noise levels do (Karras et al. 2206.00364).
     """
     steps = noise.config.num_train_timesteps
     if not hasattr(

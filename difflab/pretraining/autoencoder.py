@@ -31,8 +31,9 @@ class Reconstruction(nn.Module):
 class Autoencoder:
     """What train.fit needs to train an AutoencoderKL: absolute error of pixels and of their differences, and a little KL.
 
-    The differences make edges count: with the pixel error alone the first thing that such a small network gives up is outlines.
-    Images are mirrored and their colour channels permuted at random, so that it learns shapes rather than the few thousand images.
+    The differences make edges count: with the pixel error alone the first thing that such a small network
+    gives up is outlines. Images are mirrored and their colour channels permuted at random, so that it learns
+    shapes rather than the few thousand images.
     """
 
     def __init__(self, vae: Any, kl_weight: float):

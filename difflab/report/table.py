@@ -10,6 +10,7 @@ from rich.text import Text
 
 from difflab.core.progress import clock
 from difflab.evaluation.finding import ALONE
+from difflab.metrics import METRICS
 from difflab.metrics.evaluate import left_out
 from difflab.metrics.row_name import measure_name
 from difflab.report.blocks import Blocks, Column, Roomy
@@ -56,8 +57,6 @@ def _heads(columns: Sequence[tuple[str, str]], unnamed: Sequence[str] = ()) -> l
 
 def comparison(rows: list[dict[str, Any]]) -> Blocks:
     """One row per measure: value, 95% interval, floor, n, and which value is best. For `difflab compare`."""
-    from difflab.metrics import METRICS
-
     heads = [
         Column("measure", "left", text=True),
         Column("on", "left", text=True),

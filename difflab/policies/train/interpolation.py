@@ -41,7 +41,7 @@ def check_line(config: Any, policy: str, which: str) -> None:
         raise ConfigError(
             f"policies: {policy} goes along the line between weights that share a start; set train.start_from to base or previous"
         )
-    if getattr(config.model, "lora_rank", 0) and not (which == "base" and start == "base"):
+    if config.model.trains_lora and not (which == "base" and start == "base"):
         raise ConfigError(
             f"policies: {policy} cannot mix LoRA layers of two generations: the sum of two of rank {config.model.lora_rank} has a larger rank; "
             "lead to the base with train.start_from=base, or set model.lora_rank=0"
@@ -62,7 +62,7 @@ def towards(at: At, model: Any, which: str, share: float) -> None:
             setattr(model, name, own + share * (getattr(there, name) - own))
         return
     own = trainable(model.net)
-    if getattr(at.config.model, "lora_rank", 0):
+    if at.config.model.trains_lora:
         for name, p in own.items():
             if "lora_B" in name:
                 p.mul_(1 - share)

@@ -39,8 +39,7 @@ def _fraction(value: Any) -> Any:
 
 @policy("guard")
 class Guard(Policy):
-    """A training set is refused, or thinned, if it holds too many synthetic images or images of late
-    generations.
+    """Refuses or thins training sets with too many synthetic images, or images of late generations.
 
     The guard counts the rows that were drawn, after the regime and all earlier policies, and writes
     guard.json beside the training set. If the counts are known from the config, the config is refused before

@@ -17,8 +17,7 @@ from difflab.runs.train_set import Pool
 
 @policy("healing")
 class Healing(Policy):
-    """Generations `first` to `last` are trained on generation 0's training set: all of its real images, no
-    synthetic ones.
+    """Generations `first` to `last` are trained on the real images of generation 0's training set alone.
 
     Later generations follow the regime again. With train.start_from=previous a damaged model is repaired
     (Bohacek & Farid 2311.12202); with scratch a new model is trained. Exact: training sets first..last hold

@@ -18,7 +18,7 @@ from difflab.runs.train_set import TrainSet
 
 @policy("mislabel")
 class Mislabel(Policy):
-    """Label noise: with probability `share` an image of the training set carries the label of another class.
+    """With probability `share` an image of the training set carries the label of another class.
 
     All other classes are equally likely. This is data poisoning, not collapse: a control for measures, or an
     attack. An image has the same wrong label in every training set. The images and the ledger are unchanged;

@@ -18,13 +18,12 @@ from difflab.runs.train_set import TrainSet
 
 @policy("omit")
 class Omit(Policy):
-    """Some classes are left out of the training sets, real and synthetic images alike: forgetting, not
-    collapse.
+    """Some classes are left out of the training sets, real and synthetic images alike.
 
-    A control for measures, or an attack. Samples of all classes are still generated, so the measures show
-    what the model makes of the classes that it no longer sees. Training sets become smaller; the number of
-    images seen stays the same. The class of a sample is the class that it was generated for. Exact: training
-    sets first..last hold no image of these classes.
+    The model forgets them; that is not collapse. A control for measures, or an attack. Samples of all classes
+    are still generated, so the measures show what the model makes of the classes that it no longer sees.
+    Training sets become smaller; the number of images seen stays the same. The class of a sample is the class
+    that it was generated for. Exact: training sets first..last hold no image of these classes.
     """
 
     source: ClassVar[str] = "catastrophic forgetting, as the popular accounts of collapse set it apart"

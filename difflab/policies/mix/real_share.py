@@ -32,12 +32,11 @@ def parts(total: int, sizes: list[int]) -> list[int]:
 
 @policy("real_share")
 class RealShare(Policy):
-    """The share of real images in training set t changes linearly from `start` to `end`; the size of the set
-    does not change.
+    """The share of real images in the training sets changes linearly from `start` to `end`.
 
-    These real images replace those of the regime. Its pools of synthetic images keep their proportions.
-    Exact: the number of real images is round(share * size) with share = start + (end - start) min(1, (t -
-    first) / over).
+    The size of the sets does not change. These real images replace those of the regime. Its pools of
+    synthetic images keep their proportions. Exact: the number of real images is round(share * size) with
+    share = start + (end - start) min(1, (t - first) / over).
     """
 
     source: ClassVar[str] = "Alemohammad et al., arXiv 2307.01850 (constant share)"

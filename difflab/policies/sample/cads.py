@@ -35,8 +35,8 @@ class Annealed(Steer):
 
 @policy("cads")
 class Cads(Policy):
-    """Condition-annealed sampling: noise on the condition embedding makes images of one condition more
-    diverse.
+    """Noise on the condition embedding makes images of one condition more diverse (condition-annealed
+    sampling).
 
     y' = sqrt(gamma) y + scale sqrt(1 - gamma) n for the embedding y of a class or caption and normal noise n,
     drawn anew in every step. gamma is 0 while the share of noise left in the image is above tau2, 1 below

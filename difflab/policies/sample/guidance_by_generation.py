@@ -14,10 +14,10 @@ from difflab.policies.sample.common import check_guidance
 
 @policy("guidance_by_generation")
 class GuidanceByGeneration(Policy):
-    """Another sample.guidance_scale in each generation: a list, or g_t = 1 + (start - 1) factor^t.
+    """Another sample.guidance_scale in each generation.
 
-    With a factor below 1 the scale goes to 1, which is no guidance. Exact: the samples of generation t are
-    those of a config with this guidance_scale.
+    The scales are a list, or g_t = 1 + (start - 1) factor^t. With a factor below 1 the scale goes to 1, which
+    is no guidance. Exact: the samples of generation t are those of a config with this guidance_scale.
     """
 
     scales: list[float] | None = Field(

@@ -27,13 +27,13 @@ class Away(Steer):
 
 @policy("sims")
 class Sims(Policy):
-    """The model's own prediction is negative guidance: (1 + w) times the prediction of a reference model
-    minus w times its own.
+    """The model's own prediction serves as negative guidance for a reference model.
 
-    The model was trained on samples of the reference model. Exact for normal scores of variance v_r
-    (reference) and v_s (this model) and the probability-flow equation: samples have variance v_r (v_r/v_s)^w,
-    more than the reference if v_s < v_r. As with classifier-free guidance, the combined score at zero noise
-    belongs to another density, here of precision (1 + w)/v_r - w/v_s, which is not the one sampled.
+    The prediction is (1 + w) times that of the reference model minus w times the model's own. The model was
+    trained on samples of the reference model. Exact for normal scores of variance v_r (reference) and v_s
+    (this model) and the probability-flow equation: samples have variance v_r (v_r/v_s)^w, more than the
+    reference if v_s < v_r. As with classifier-free guidance, the combined score at zero noise belongs to
+    another density, here of precision (1 + w)/v_r - w/v_s, which is not the one sampled.
     """
 
     source = "Alemohammad et al. 2408.16333"

@@ -33,11 +33,11 @@ class Eta(Steer):
 
 @policy("stochasticity")
 class Stochasticity(Policy):
-    """eta of DDIM (Song et al. 2010.02502, eq. 16): 0 is the deterministic sampler, 1 is ancestral sampling.
+    """Sets eta of DDIM, the share of fresh noise in each step.
 
-    Exact: with the true score and many steps, the distribution of the samples does not depend on eta. With a
-    learned score, a larger eta corrects more of the errors of earlier steps. Every image has its own random
-    stream.
+    0 is the deterministic sampler, 1 is ancestral sampling (Song et al. 2010.02502, eq. 16). Exact: with the
+    true score and many steps, the distribution of the samples does not depend on eta. With a learned score, a
+    larger eta corrects more of the errors of earlier steps. Every image has its own random stream.
     """
 
     source = "Song et al. 2010.02502"

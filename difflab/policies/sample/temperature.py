@@ -28,13 +28,13 @@ class Scaled(Steer):
 
 @policy("temperature")
 class Temperature(Policy):
-    """All noise in sampling, initial and added by stochastic schedulers, is multiplied by `scale`; below 1
-    this is truncation.
+    """All noise in sampling is multiplied by `scale`.
 
-    Exact if the prediction is linear in the image, as for the score of a normal distribution, and nothing is
-    clipped: with any scheduler and any number of steps, the variance of the samples is multiplied by scale^2,
-    which is the sampling bias lambda of Alemohammad et al. 2307.01850. For other models the direction of the
-    bias is the same, its size differs.
+    This is the initial noise and that of stochastic schedulers; a scale below 1 is truncation. Exact if the
+    prediction is linear in the image, as for the score of a normal distribution, and nothing is clipped: with
+    any scheduler and any number of steps, the variance of the samples is multiplied by scale^2, which is the
+    sampling bias lambda of Alemohammad et al. 2307.01850. For other models the direction of the bias is the
+    same, its size differs.
     """
 
     source = "Alemohammad et al. 2307.01850"

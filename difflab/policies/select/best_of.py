@@ -10,8 +10,7 @@ from difflab.policies.select.common import OneOfK
 
 @policy("best_of")
 class BestOf(OneOfK):
-    """Best of k: samples form random groups of k, and the sample with the highest reward of each group is
-    kept.
+    """The sample with the highest reward in each random group of k samples is kept (best of k).
 
     Groups are formed within the generation, a class or a prompt (`within`). This is the hard choice among k
     of Ferbach et al. 2407.09499. Samples of an incomplete group are dropped; ties are broken at random.

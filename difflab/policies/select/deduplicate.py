@@ -38,8 +38,7 @@ def repeated(features: torch.Tensor, near: float, block: int = 512) -> np.ndarra
 
 @policy("deduplicate")
 class Deduplicate(Featured):
-    """Drops near duplicates: samples too close to an earlier kept sample or, with `real`, to a real training
-    image.
+    """Drops samples too close to an earlier kept sample or, with `real`, to a real training image.
 
     The threshold comes from the real images of generation 0: a share `rate` of them is at most this far from
     the nearest other one, as in the measures `repeats` and `near_duplicates`. About this share of good

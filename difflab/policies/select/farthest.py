@@ -38,13 +38,14 @@ def farthest(features: torch.Tensor, n: int, apart: torch.Tensor | None = None) 
 
 @policy("farthest")
 class Farthest(Spread):
-    """Greedy farthest-point selection in feature space: the greedy filter of Shi et al. 2509.16499.
+    """Greedy farthest-point selection in feature space.
 
-    The first sample is kept (samples are in random order), then repeatedly the sample that is farthest from
-    its nearest kept sample. With `stage: mix` the training set is selected from all real images and samples
-    so far, as in their accumulating loop. Outliers, such as broken images, are preferred, as they are far
-    from all others. Time is proportional to the number of samples times the number of kept ones. Exact: the
-    smallest distance in the set is at least half of that in the best set of its size.
+    This is the greedy filter of Shi et al. 2509.16499. The first sample is kept (samples are in random
+    order), then repeatedly the sample that is farthest from its nearest kept sample. With `stage: mix` the
+    training set is selected from all real images and samples so far, as in their accumulating loop. Outliers,
+    such as broken images, are preferred, as they are far from all others. Time is proportional to the number
+    of samples times the number of kept ones. Exact: the smallest distance in the set is at least half of that
+    in the best set of its size.
     """
 
     source: ClassVar[str] = "Shi et al., arXiv 2509.16499"

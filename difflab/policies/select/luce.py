@@ -14,8 +14,8 @@ from difflab.policies.select.common import OneOfK
 
 @policy("luce")
 class Luce(OneOfK):
-    """One of every k samples is kept, with probability proportional to exp(reward / temperature) in its
-    random group.
+    """One sample of each random group of k is kept, with probability proportional to exp(reward /
+    temperature).
 
     This is the curation of Ferbach et al. 2407.09499 (Luce's choice rule; Bradley-Terry for k = 2). Their
     CIFAR-10 experiments multiply a probability by gamma = 1 / temperature. Exact: for large k, generation t

@@ -13,12 +13,11 @@ from difflab.policies.select.common import Sized
 
 @policy("random")
 class Random(Sized):
-    """Keeps a random share or number of the samples: the control of every other selector, with a training set
-    of equal size.
+    """Keeps a random share or number of the samples.
 
-    Exact: the number kept; which samples are kept depends only on the seed, the generation and the place in
-    the list. The selectors `best_of`, `luce`, `top_share` and `diverse` have a closer control, `reward:
-    chance`.
+    This is the control of every other selector, with a training set of equal size. Exact: the number kept;
+    which samples are kept depends only on the seed, the generation and the place in the list. The selectors
+    `best_of`, `luce`, `top_share` and `diverse` have a closer control, `reward: chance`.
     """
 
     source: ClassVar[str] = "the matched budget of any comparison of selectors"

@@ -45,13 +45,13 @@ def threshold_decay(features: torch.Tensor, n: int, tau: float, decay: float) ->
 
 @policy("threshold_decay")
 class ThresholdDecay(Spread):
-    """A sample is accepted if it is farther than tau from all accepted ones; tau falls after each pass until
-    there are enough.
+    """Accepts samples that are farther than tau from all accepted ones.
 
-    This is the Threshold Decay Filter of Shi et al. 2509.16499. They start at 60 for DINOv2 features and 2000
-    for pixels in 0..255, with a decay of .95, or of .8 over all generations so far (here `stage: mix`).
-    Unlike `farthest` it takes samples in their order, so it prefers outliers less. Exact: no two kept samples
-    are closer than the last tau. Exact copies are never accepted: too few distinct samples are an error.
+    After each pass over the samples tau falls, until there are enough. This is the Threshold Decay Filter of
+    Shi et al. 2509.16499. They start at 60 for DINOv2 features and 2000 for pixels in 0..255, with a decay of
+    .95, or of .8 over all generations so far (here `stage: mix`). Unlike `farthest` it takes samples in their
+    order, so it prefers outliers less. Exact: no two kept samples are closer than the last tau. Exact copies
+    are never accepted: too few distinct samples are an error.
     """
 
     source: ClassVar[str] = "Shi et al., arXiv 2509.16499"

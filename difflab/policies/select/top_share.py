@@ -13,10 +13,9 @@ from difflab.policies.select.common import Rewarded, Sized
 
 @policy("top_share")
 class TopShare(Sized, Rewarded):
-    """Truncation selection: keeps the share (or number) of samples with the highest reward, of all or of each
-    class or prompt.
+    """Keeps the share or number of samples with the highest reward, of all or of each class or prompt.
 
-    Exact: the number kept. Of equal rewards, the earlier sample comes first.
+    This is truncation selection. Exact: the number kept. Of equal rewards, the earlier sample comes first.
     """
 
     source: ClassVar[str] = "truncation selection, as in filtering by an aesthetic or a CLIP score"

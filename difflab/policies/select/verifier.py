@@ -18,14 +18,13 @@ from difflab.policies.select.common import Featured, Sized, part
 
 @policy("verifier")
 class Verifier(Sized, Featured):
-    """An imperfect classifier keeps samples by the probability of the requested class: a share, a number, or
-    above a threshold.
+    """An imperfect classifier keeps samples by the probability of the requested class.
 
-    The classifier is fitted once for the whole run to a part of generation 0's training set: fewer images, or
-    only some classes, which makes it biased (Feng et al. 2406.07515: an imperfect verifier suffices; Yi et
-    al. 2510.16657: the chain converges to what the verifier knows; Qiao et al. 2606.13732: siloed verifiers
-    prune tails). A class that it never saw has probability 0, so its samples are dropped first. Exact: the
-    number kept, unless `threshold` is set.
+    It keeps a share, a number, or all above a threshold. The classifier is fitted once for the whole run to a
+    part of generation 0's training set: fewer images, or only some classes, which makes it biased (Feng et
+    al. 2406.07515: an imperfect verifier suffices; Yi et al. 2510.16657: the chain converges to what the
+    verifier knows; Qiao et al. 2606.13732: siloed verifiers prune tails). A class that it never saw has
+    probability 0, so its samples are dropped first. Exact: the number kept, unless `threshold` is set.
     """
 
     source: ClassVar[str] = (

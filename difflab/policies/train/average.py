@@ -13,14 +13,13 @@ from difflab.policies.train.interpolation import check_line, towards
 
 @policy("average")
 class Average(Policy):
-    """The trained weights are averaged with other weights before they are saved: w = (1 - share) w_t + share
-    w_other.
+    """The trained weights are averaged with other weights before they are saved.
 
-    With the base this is WiSE-FT (Wortsman et al. 2109.01903). With generation t-1, whose weights are
-    averages too, it is a moving average over generations with decay `share`. With LoRA, the product of the
-    two factors is scaled, which gives the same weights. Exact on the gaussian family, whose weights are mean
-    and covariance: with maximum-likelihood fits and the regime replace, the variance after t fits is (1 -
-    1/n) (1 - (1 - share)/n)^(t-1).
+    w = (1 - share) w_t + share w_other. With the base this is WiSE-FT (Wortsman et al. 2109.01903). With
+    generation t-1, whose weights are averages too, it is a moving average over generations with decay
+    `share`. With LoRA, the product of the two factors is scaled, which gives the same weights. Exact on the
+    gaussian family, whose weights are mean and covariance: with maximum-likelihood fits and the regime
+    replace, the variance after t fits is (1 - 1/n) (1 - (1 - share)/n)^(t-1).
     """
 
     source: ClassVar[str] = "Wortsman et al., arXiv 2109.01903"

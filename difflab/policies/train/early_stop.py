@@ -140,7 +140,7 @@ class EarlyStop(Policy):
         return ("when a training ends",)
 
     def images(self, config: Any, n_train: int) -> tuple[np.ndarray, bool]:
-        """Positions of the validation images among the real ones, int64 [count], and whether they are in the reserve.
+        """Positions of the validation images in the real set, int64 [count]; whether they are in the reserve.
 
         Raises ConfigError if there are too few images.
         """

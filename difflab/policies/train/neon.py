@@ -14,13 +14,14 @@ from difflab.policies.train.interpolation import check_line, towards
 
 @policy("neon")
 class Neon(Policy):
-    """Negative extrapolation: w = (1 + strength) w_r - strength w_s.
+    """Extrapolates the weights away from where training on synthetic images moved them.
 
-    w_r are the weights that the training of generation t started from (train.start_from), w_s the weights
-    that it reached. Neon takes training on synthetic images as the direction in which a model gets worse. It
-    helps if sampling favours modes (guidance, few steps). Exact on the gaussian family, whose weights are
-    mean and covariance: if the sampler multiplies the variance by `bias` and maximum-likelihood fits use n
-    samples, the expected variance is multiplied by 1 + strength (1 - bias (1 - 1/n)) per generation.
+    w = (1 + strength) w_r - strength w_s. w_r are the weights that the training of generation t started from
+    (train.start_from), w_s the weights that it reached. Neon takes training on synthetic images as the
+    direction in which a model gets worse. It helps if sampling favours modes (guidance, few steps). Exact on
+    the gaussian family, whose weights are mean and covariance: if the sampler multiplies the variance by
+    `bias` and maximum-likelihood fits use n samples, the expected variance is multiplied by 1 + strength (1 -
+    bias (1 - 1/n)) per generation.
     """
 
     source: ClassVar[str] = "Alemohammad et al., arXiv 2510.03597"

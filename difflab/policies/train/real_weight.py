@@ -29,13 +29,12 @@ def golden(r: float) -> float:
 
 @policy("real_weight")
 class RealWeight(Policy):
-    """The real images of a training set have total weight w in the loss, the synthetic ones 1 - w, whatever
-    their numbers.
+    """The real images of a training set have total weight w in the loss, the synthetic ones 1 - w.
 
-    Sets of only real or only synthetic images are unchanged. With n real and k synthetic points of unit
-    variance and r = n/k, the variance of the estimated mean of a Gaussian converges to Var with n Var = (w^2
-    + r (1 - w)^2) / (w (2 - w)); for r = 1 it is smallest at w = 1 / golden ratio. If the variance is
-    estimated too, as in this package, the exact law is `closed_forms.weighted`.
+    Their numbers do not matter. Sets of only real or only synthetic images are unchanged. With n real and k
+    synthetic points of unit variance and r = n/k, the variance of the estimated mean of a Gaussian converges
+    to Var with n Var = (w^2 + r (1 - w)^2) / (w (2 - w)); for r = 1 it is smallest at w = 1 / golden ratio.
+    If the variance is estimated too, as in this package, the exact law is `closed_forms.weighted`.
     """
 
     source: ClassVar[str] = "He, Xu & Cheng, arXiv 2502.18049"

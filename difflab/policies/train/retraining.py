@@ -14,13 +14,12 @@ from difflab.policies.interface import At, Policy
 
 @policy("retraining")
 class Retraining(Policy):
-    """Other train.images_seen and train.learning_rate from generation `first` on: one long first training,
-    then short ones.
+    """Other train.images_seen and train.learning_rate from generation `first` on.
 
-    Published loops that continue from the previous weights do this: 50,000 images per generation (Bertrand et
-    al. 2310.00429), one epoch at 1/400 of the learning rate (Gillman et al. 2402.07087), less than 1% of the
-    compute (Alemohammad et al. 2510.03597). Exact: in these generations the training is that of a config with
-    these fields.
+    The first training is long, later ones are short. Published loops that continue from the previous weights
+    do this: 50,000 images per generation (Bertrand et al. 2310.00429), one epoch at 1/400 of the learning
+    rate (Gillman et al. 2402.07087), less than 1% of the compute (Alemohammad et al. 2510.03597). Exact: in
+    these generations the training is that of a config with these fields.
     """
 
     source: ClassVar[str] = (

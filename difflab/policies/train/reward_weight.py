@@ -28,8 +28,8 @@ def tilt(reward: np.ndarray, temperature: float) -> np.ndarray:
 
 @policy("reward_weight")
 class RewardWeight(Policy):
-    """Reward-weighted fine-tuning: synthetic images have weights proportional to exp(reward / temperature) in
-    the loss.
+    """Synthetic images have weights proportional to exp(reward / temperature) in the loss (reward-weighted
+    regression).
 
     The weights are divided by their mean over all synthetic images of the training set, so their total weight
     does not change; a real image has weight 1. The reward rises by construction; the other measures show the

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo quick test check samples docs clean
+.PHONY: demo quick test check samples docs site clean
 
 # The main job: a Stable Diffusion fine-tuned on its own pictures, five times over.
 demo: $(VENV)/.installed
@@ -32,6 +32,16 @@ samples: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python docs/make.py
 
+# All pages of docs/ as a site with search, in site/. Its environment is its own: it reads the docstrings and imports nothing of difflab.
+site: $(VENV)/.site
+	NO_MKDOCS_2_WARNING=1 $(VENV)/site/bin/mkdocs build --strict --quiet
+	@echo "site/index.html is written; for search: $(PYTHON) -m http.server --directory site"
+
+$(VENV)/.site: pyproject.toml
+	$(PYTHON) -m venv $(VENV)/site
+	$(VENV)/site/bin/python -m pip install --quiet $$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	touch $@
+
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable .
@@ -44,4 +54,4 @@ $(VENV)/.tested: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) runs build site *.egg-info

@@ -1,4 +1,4 @@
-"""Pages that are written from the code itself: measures, policies, command line, config, public API; and marked blocks in other pages.
+"""Pages that are written from the code itself: measures, policies, command line, config; and marked blocks in other pages.
 
     python docs/make.py             write what has changed, and name it
     python docs/make.py --check     write nothing; exit code 1 where a file no longer matches the code, and name it
@@ -15,7 +15,6 @@ on the code alone, neither on the time, the machine nor the versions of librarie
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import enum
 import inspect
 import json
@@ -501,116 +500,6 @@ def _argument(action: argparse.Action) -> tuple[str, str]:
     text = (action.help or "").replace("%%", "%")
     return f"`{' '.join([*action.option_strings[:1], word]).strip()}`", prose(
         text + (" (required)" if action.required and action.option_strings else "")
-    )
-
-
-# ---------------------------------------------------------------------------------------------------------------------- API
-@page("docs/api.md")
-def api() -> str:
-    from difflab import metrics
-    from difflab.core import errors
-    from difflab.evaluation import compare as comparison
-    from difflab.evaluation import diagnose as diagnosis
-    from difflab.evaluation import monitor, simulate, summary
-    from difflab.loop import measure_run as adding
-    from difflab.metrics.metric import PairMetric
-    from difflab.metrics.pair import Pair
-    from difflab.runs import run
-
-    parts = ["# Python", "What is meant to be used from outside. Everything else may change without notice."]
-    parts += ["## difflab"]
-    for thing in (
-        run.open_run,
-        comparison.compare,
-        diagnosis.diagnose,
-        diagnosis.diagnose_run,
-        adding.measure_run,
-    ):
-        parts += member(f"difflab.{thing.__name__}", thing)
-    parts += member("difflab.Monitor", monitor.Monitor) + members("Monitor", monitor.Monitor)
-    parts += ["## Results"]
-    for kind in (comparison.Comparison, diagnosis.Diagnosis, summary.Summary, summary.Change):
-        parts += member(kind.__name__, kind, signature=False) + members(kind.__name__, kind)
-    parts += [
-        "## Run",
-        documented(run.Run),
-        *members("Run", run.Run, skip=("create", "claim", "close", "add_time", "drop_cache")),
-    ]
-    parts += [
-        "## difflab.evaluation.simulate",
-        prose(f"Names: {', '.join(f'`{name}`' for name in simulate.KINDS)}."),
-    ]
-    parts += member("difflab.evaluation.simulate.simulate", simulate.simulate)
-    parts += [
-        "## difflab.metrics",
-        "Every measure, by its name in `METRICS`, is a `PairMetric`: [all of them](measures/README.md).",
-    ]
-    parts += member("PairMetric", PairMetric) + members("PairMetric", PairMetric, skip=("evaluate",))
-    parts += member("difflab.metrics.Pair", Pair, signature=False)
-    for thing in (metrics.open_extractor, metrics.resampled, metrics.interval):
-        parts += member(f"difflab.metrics.{thing.__name__}", thing)
-    parts += [
-        "## Errors",
-        table(
-            ("error", "means"),
-            [(f"`{n}`", prose(k.__doc__ or "")) for n, k in vars(errors).items() if isinstance(k, type)],
-        ),
-    ]
-    return "\n\n".join(parts)
-
-
-def member(name: str, thing: Any, signature: bool = True) -> list[str]:
-    """Heading, signature and docstring of a function or class."""
-    return [
-        f"### {name}",
-        *([f"```python\n{call(name, thing)}\n```"] if signature else []),
-        documented(thing),
-    ]
-
-
-def members(owner: str, kind: Any, skip: tuple[str, ...] = ()) -> list[str]:
-    """What a class itself defines and documents: methods and properties, in the order of the file."""
-    out = []
-    for name, thing in vars(kind).items():
-        bare = (
-            getattr(thing, "__func__", None)
-            or getattr(thing, "fget", None)
-            or getattr(thing, "func", None)
-            or thing
-        )
-        if name.startswith("_") or name in skip or not inspect.isfunction(bare) or not bare.__doc__:
-            continue
-        shown = f"{owner}.{name}" if isinstance(thing, property) else call(f"{owner}.{name}", bare, drop=1)
-        out += [f"#### {owner}.{name}", f"```python\n{shown}\n```", documented(bare)]
-    if dataclasses.is_dataclass(kind) and "Attributes:" not in (kind.__doc__ or ""):
-        fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(kind))
-        out.insert(0, f"Attributes: {fields}.")
-    return out
-
-
-def call(name: str, thing: Any, drop: int = 0) -> str:
-    """``name(a, b=1)``, one argument per line where it is long; `drop` = the first so many parameters are left out (self)."""
-    found = list(inspect.signature(thing).parameters.values())[drop:]
-    words, star = [], False
-    for p in found:
-        if p.kind is p.KEYWORD_ONLY and not star:
-            words, star = [*words, "*"], True
-        mark = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
-        star = star or p.kind is p.VAR_POSITIONAL
-        kind = f": {p.annotation}" if p.annotation is not p.empty else ""
-        words.append(
-            mark
-            + p.name
-            + kind
-            + ("" if p.default is p.empty else f" = {p.default!r}" if kind else f"={p.default!r}")
-        )
-    result = getattr(thing, "__annotations__", {}).get("return")
-    arrow = f" -> {result}" if result and not isinstance(thing, type) else ""
-    short = f"{name}({', '.join(words)}){arrow}"
-    return (
-        short
-        if len(short) <= 120
-        else f"{name}(\n" + "".join(f"    {word},\n" for word in words) + f"){arrow}"
     )
 
 

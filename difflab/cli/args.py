@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -64,7 +65,8 @@ class Commands:
         """Add a command and return its parser. `run` returns the exit code, None = 0."""
         self.top.examples[name] = list(examples)
         epilog = "\n  ".join(["examples:", *examples]).replace("%", "%%")
-        command = self.subparsers.add_parser(name, help=about, description=about, epilog=epilog)
+        description = textwrap.fill(about, 80)
+        command = self.subparsers.add_parser(name, help=about, description=description, epilog=epilog)
         command.set_defaults(command=run, parser=command)
         if json_too:
             command.add_argument("--json", action="store_true", help="print rows as JSON lines on stdout")

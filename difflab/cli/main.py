@@ -18,13 +18,13 @@ from difflab.core.errors import DifflabError
 DISK_FULL = re.compile(r"No space left|Disk quota exceeded|\d+ requested and \d+ written")
 """Libraries report a full disk in exceptions of their own types; this text is what they share."""
 
-FRONT = """difflab, the image-diffusion collapse lab: what happens to an image model that keeps
-being trained on images made by models
+FRONT = """difflab, the image-diffusion collapse lab: what happens to an image model that
+keeps being trained on images made by models
 
   run a chain       difflab run digits
-                    train a model on its own samples, generation after generation
+                    train a model on its own samples, again and again
   compare two sets  difflab compare real/ generated/
-                    FID, KID, recall, texture, copies: with n, floor and interval
+                    FID, recall, texture, copies: with n, floor, interval
   diagnose          difflab diagnose runs/digits
                     which kind of collapse, since which generation, how sure
   sweep             difflab sweep regimes
@@ -38,7 +38,7 @@ other commands
   setup             presets, doctor, pretrain, policies, schema, completion
 
 difflab COMMAND --help   the options of a command, with examples
-difflab presets          the configs that come with difflab, and published protocols
+difflab presets          the configs that come with it, published protocols too
 several GPUs             accelerate launch --multi_gpu -m difflab run digits
 
 exit codes
@@ -47,7 +47,7 @@ exit codes
   2    a problem that you can mend; the one line on stderr says how
   130  interrupted; the same command resumes
 
-NO_COLOR=1 switches colours off, DIFFLAB_DEBUG=1 shows the traceback of an error.
+NO_COLOR=1 switches colours off; DIFFLAB_DEBUG=1 shows the traceback of an error
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -9,7 +10,36 @@ from pydantic import Field, model_validator
 from difflab.config.spec import Spec
 
 
-class Gaussian(Spec):
+class FamilySpec(Spec):
+    """What can be asked of every family, whichever fields it has."""
+
+    @property
+    def chains(self) -> int:
+        """Independent chains carried side by side in every sample."""
+        return getattr(self, "replicates", 1)
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether samples are conditioned on classes or captions."""
+        return bool(getattr(self, "conditional", False))
+
+    @property
+    def trains_lora(self) -> bool:
+        """Whether LoRA layers are trained instead of all weights."""
+        return bool(getattr(self, "lora_rank", 0))
+
+    @property
+    def starts_as_base(self) -> bool:
+        """Whether generation 0 is the pretrained base itself, without any training."""
+        return getattr(self, "generation_0", "fit") == "base"
+
+    @property
+    def shown_name(self) -> str:
+        """The name of the base, else of the family, for titles."""
+        return Path(str(getattr(self, "base", getattr(self, "family", "")))).name
+
+
+class Gaussian(FamilySpec):
     """Fit-sample-refit of a normal distribution: exact laws are known. Truth: N(0, I)."""
 
     family: Literal["gaussian"]
@@ -27,7 +57,7 @@ class Gaussian(Spec):
     )
 
 
-class Mixture(Spec):
+class Mixture(FamilySpec):
     """A mixture of labelled normal components: weights, means and variances refitted each generation (MLE)."""
 
     family: Literal["mixture"]
@@ -48,7 +78,7 @@ class Mixture(Spec):
     replicates: int = Field(1, ge=1, description="Independent chains carried side by side.")
 
 
-class Categorical(Spec):
+class Categorical(FamilySpec):
     """Counts of categories, refitted each generation: the Wright-Fisher process."""
 
     family: Literal["categorical"]
@@ -61,13 +91,13 @@ class Categorical(Spec):
     replicates: int = Field(1, ge=1, description="Independent chains carried side by side.")
 
 
-class Memoriser(Spec):
+class Memoriser(FamilySpec):
     """Samples are copies of training images drawn with replacement: every stage is tried without training."""
 
     family: Literal["memoriser"]
 
 
-class DenoiserSpec(Spec):
+class DenoiserSpec(FamilySpec):
     conditional: bool = Field(
         True, description="Condition on the class label (needs a labelled set); false = unconditional."
     )
@@ -118,7 +148,7 @@ class PixelUNet(DenoiserSpec):
         return self
 
 
-class PretrainedSpec(Spec):
+class PretrainedSpec(FamilySpec):
     base: str = Field(
         description="The pretrained model: tiny-sd (bundled), a local diffusers folder, or a hub id like "
         "org/name."

@@ -104,11 +104,18 @@ class Config(Spec):
 
     @property
     def conditional(self) -> bool:
-        return bool(getattr(self.model, "conditional", False))
+        return self.model.is_conditional
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
-        regime, sample = self.regime, self.sample
+        self._check_data()
+        self._check_regime()
+        self._check_guidance()
+        self._check_batches()
+        self.labs()  # the config of each lab must be possible
+        return self
+
+    def _check_data(self) -> None:
         if self.exact != (self.data.source == "exact"):
             raise ValueError(
                 f"data.source={self.data.source} does not go with model.family={self.model.family}: the "
@@ -116,6 +123,9 @@ class Config(Spec):
             )
         if self.exact and self.data.train_size is None:
             raise ValueError("data.source=exact wants data.train_size, the number n of real samples")
+
+    def _check_regime(self) -> None:
+        regime = self.regime
         if regime.real_fraction is not None and regime.name not in ("fixed_real", "fresh_real"):
             raise ValueError(
                 f"regime.real_fraction has no meaning under regime.name={regime.name}; use fixed_real or "
@@ -133,18 +143,15 @@ class Config(Spec):
                 "regime.name=fresh_real needs data.train_size, so that a reserve of unseen real images is "
                 "left"
             )
-        if getattr(self.model, "lora_rank", 0) and self.train.start_from == "scratch":
-            raise ValueError(
-                "model.lora_rank trains layers on the base's weights; train.start_from=scratch leaves none: "
-                "use base or previous"
-            )
+
+    def _check_guidance(self) -> None:
+        sample = self.sample
         if sample.guidance_scale != 1 and not self.conditional:
             raise ValueError(
                 "sample.guidance_scale other than 1 needs a conditional model (model.conditional=true)"
             )
-        if (
-            sample.guidance_scale != 1 and self.train.condition_dropout == 0 and not self.text
-        ):  # a text base knows the empty prompt
+        # A text-to-image base knows the empty prompt.
+        if sample.guidance_scale != 1 and self.train.condition_dropout == 0 and not self.text:
             raise ValueError(
                 "sample.guidance_scale other than 1 needs train.condition_dropout above 0: without it the "
                 "model has no unconditional prediction"
@@ -153,13 +160,19 @@ class Config(Spec):
             raise ValueError(
                 "train.condition_dropout=1 never shows the model a label; use model.conditional=false"
             )
+
+    def _check_batches(self) -> None:
+        sample = self.sample
+        if self.model.trains_lora and self.train.start_from == "scratch":
+            raise ValueError(
+                "model.lora_rank trains layers on the base's weights; train.start_from=scratch leaves none: "
+                "use base or previous"
+            )
         if sample.shard_size % sample.batch_size and sample.shard_size > sample.batch_size:
             raise ValueError(
                 f"sample.shard_size {sample.shard_size} is not a multiple of sample.batch_size "
                 f"{sample.batch_size}"
             )
-        self.labs()  # each must be possible
-        return self
 
 
 def flat(config: Config) -> dict[str, Any]:

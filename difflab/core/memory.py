@@ -8,17 +8,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from difflab.core.errors import MemoryShort
 
-LOWER = {
-    "train": "set train.micro_batch_size lower, train.gradient_checkpointing=true, train.precision=bf16, train.optimizer=adamw8bit, train.ema_decay=0, or model.lora_rank=16",
-    "sample": "set sample.batch_size lower, or sample.precision=bf16",
-    "measure": "set measure.count lower, or measure with fewer extractors",
-}
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory")  # how torch's allocators say it
 
 
@@ -57,17 +51,21 @@ def _peak_bytes() -> int:
 
 
 @contextmanager
-def enough_memory(stage: str) -> Iterator[None]:
-    """Turn every library's way to say that memory ran out into one sentence that says what to lower. The run stays resumable."""
+def enough_memory(stage: str, advice: str) -> Iterator[None]:
+    """Replace every library's error about memory by one sentence. The run can be resumed.
+
+    Args:
+        stage: what was under way, for the message.
+        advice: what to set lower; "" = close other programs.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        text: Any = str(error)
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(
-            sign in text for sign in SIGNS
-        ):
+        text = str(error)
+        is_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not is_memory and not any(sign in text for sign in SIGNS):
             raise
-        advice = LOWER.get(stage, "close other programs")
         raise MemoryShort(
-            f"not enough memory in stage {stage}: {advice}; under a new name where that changes the recipe"
+            f"not enough memory in stage {stage}: {advice or 'close other programs'}; under a new name where that "
+            "changes the recipe"
         ) from error

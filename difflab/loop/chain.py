@@ -28,7 +28,7 @@ from difflab.loop.sample import sample
 from difflab.loop.select import select
 from difflab.loop.train import train
 from difflab.loop.work import Work, open_for_work
-from difflab.runs.folder import STAGES
+from difflab.runs.folder import STAGE, STAGES
 from difflab.runs.run import EcosystemRun, Run
 
 RUN_STAGE = {"mix": mix, "train": train, "sample": sample, "select": select, "measure": measure}
@@ -126,7 +126,7 @@ def one_generation(work: Work, generation: int) -> None:
             work.report.skip(generation, stage)
             continue
         started = time.perf_counter()
-        with peak_memory(accelerator.device) as peak, enough_memory(stage):
+        with peak_memory(accelerator.device) as peak, enough_memory(stage, STAGE[stage].lower):
             detail = RUN_STAGE[stage](work, generation) or {}
         work.wait()
         if work.main:

@@ -22,7 +22,7 @@ def mix(work: Work, generation: int) -> None:
     if not work.main:
         return
     key = ("mix", lab_seed(config.seed, config.lab), generation)
-    rows = draw_rows(pools, budget, key, getattr(config.model, "replicates", 1))
+    rows = draw_rows(pools, budget, key, config.model.chains)
     for policy, at in work.acting("rows", generation, n_train=n_train):
         rows = policy.rows(at, rows)
     write_table(run.gen(generation) / "train_set.parquet", rows)

@@ -86,7 +86,7 @@ def _train_cost(config: Config, generation: int, network: _Network | None, set_s
     settings = config.train
     for policy, at in acting("training", config, generation):
         settings = policy.training(at, settings)
-    untrained = generation == 0 and getattr(config.model, "generation_0", "fit") == "base"
+    untrained = generation == 0 and config.model.starts_as_base
     seen = 0 if untrained else settings.images_seen
     flops = network.training * network.flops * seen
     return Cost(generation, "train", seen, flops, network.bytes, seen * network.backward)
@@ -154,7 +154,7 @@ def stage_weights(config: Config) -> dict[tuple[int, str], float]:
     forward = 1e-4 / 3  # of one image through the network; a training step takes three times as long
     passes = config.sample.steps * (2 if config.sample.guidance_scale > 1 else 1)
     for t in range(config.generations + 1):
-        untrained = t == 0 and getattr(config.model, "generation_0", "fit") == "base"
+        untrained = t == 0 and config.model.starts_as_base
         weights[t, "train"] = 0.0 if untrained else 3 * forward * config.train.images_seen
         weights[t, "sample"] = forward * passes * config.sample.count_of(t)
         weights[t, "measure"], weights[t, "mix"], weights[t, "select"] = 2.0, 0.1, 0.1
@@ -250,7 +250,7 @@ def _network(config: Config, shape: Shape) -> _Network | None:
         1.1 * backward,
         finish,
         float(counter.get_total_flops()),
-        2 if getattr(config.model, "lora_rank", 0) else 3,
+        2 if config.model.trains_lora else 3,
     )
 
 

@@ -43,7 +43,7 @@ def train(work: Work, generation: int) -> dict[str, Any]:
         settings = policy.training(at, settings)
     if isinstance(model, ClosedForm):
         detail = fit_closed_form(work, generation, model, rows, weights)
-    elif generation == 0 and starts_as_base(run):
+    elif generation == 0 and run.config.model.starts_as_base:
         model.prepare_training(settings.model_copy(update={"compile": False}), work.accelerator.device)
         detail = {"images": 0}
     else:
@@ -57,11 +57,6 @@ def train(work: Work, generation: int) -> dict[str, Any]:
     if work.main:
         save(model, folder)
     return detail
-
-
-def starts_as_base(run: Run) -> bool:
-    """Whether generation 0 is the pretrained base itself, without any training."""
-    return getattr(run.config.model, "generation_0", "fit") == "base"
 
 
 def starting_model(run: Run, generation: int) -> Any:
@@ -78,7 +73,7 @@ def starting_model(run: Run, generation: int) -> Any:
         return family.load(config.model, run.shape, run.gen(parent) / "model")
     model = family(config.model, run.shape)
     if not isinstance(model, ClosedForm):
-        keeps_base = generation == 0 and starts_as_base(run)
+        keeps_base = generation == 0 and run.config.model.starts_as_base
         seed = seed_of("weights", lab_seed(config.seed, config.lab), generation)
         model.initialise(seed, scratch=start == "scratch" and not keeps_base)
     return model
@@ -142,7 +137,7 @@ def fit_network(
         )
         seconds = time.perf_counter() - begun
     # One forward pass and two backward passes; frozen weights need no gradient of their own.
-    passes = 2 if getattr(config.model, "lora_rank", 0) else 3
+    passes = 2 if config.model.trains_lora else 3
     used = flops * trained_images * passes / accelerator.num_processes
     return {"images": settings.images_seen, "mfu": mfu(used, seconds, accelerator.device, settings.precision)}
 

@@ -1,7 +1,8 @@
 """What the configs of a pretrained base say: all of it is honoured, or refused by its name.
 
-Diffusers ignores a key that a class does not know, and each pipeline applies only some of the settings of its parts. A base whose
-folder asks for more than difflab computes would be trained and sampled as another model, so that it is refused before anything runs.
+Diffusers ignores a key that a class does not know, and each pipeline applies only some of the settings of its
+parts. A base whose folder asks for more than difflab computes would be trained and sampled as another model,
+so that it is refused before anything runs.
 """
 
 from __future__ import annotations
@@ -59,22 +60,26 @@ def check_base(base: Base, component: str, backbone: Any, vae: Any) -> None:
     if own != wanted:
         what = CHANNELS.get(own, "a base that reads more than noisy latents")
         raise ConfigError(
-            f"{where}: in_channels is {own} and the autoencoder's latents have {wanted}: this is {what}; use a text-to-image base"
+            f"{where}: in_channels is {own} and the autoencoder's latents have {wanted}: this is {what}; "
+            "use a text-to-image base"
         )
     for key, what in INPUTS.items():
         if network.get(key) is not None:
             raise ConfigError(
-                f"{where}: {key} is {network[key]!r}: this network reads {what}, which difflab does not feed; use another base"
+                f"{where}: {key} is {network[key]!r}: this network reads {what}, which difflab does not "
+                "feed; use another base"
             )
     added = network.get("addition_embed_type")
     if added != ADDITION.get(base.kind):
         raise ConfigError(
-            f"{where}: addition_embed_type is {added!r}, and {base.kind} embeds {ADDITION.get(base.kind)!r}; use another base"
+            f"{where}: addition_embed_type is {added!r}, and {base.kind} embeds "
+            f"{ADDITION.get(base.kind)!r}; use another base"
         )
     flags = [key for key, value in base.index.items() if value is True and key not in INDEX]
     if flags:
         raise ConfigError(
-            f"{base.path / 'model_index.json'}: '{flags[0]}' is true, which difflab does not honour; use another base"
+            f"{base.path / 'model_index.json'}: '{flags[0]}' is true, which difflab does not honour; use "
+            "another base"
         )
     latent_scale(base)
 
@@ -104,7 +109,9 @@ def _check_keys(file: Path, kind: Any) -> None:
 # ------------------------------------------------------------------------------------------------- latents
 @dataclass(frozen=True)
 class LatentScale:
-    """Between the autoencoder's latents z and what the network is trained on, x = (z - shift) scale / std (Rombach et al. 2112.10752, app. G).
+    """The normalisation x = (z - shift) scale / std of the autoencoder's latents z for the network.
+
+    See Rombach et al. 2112.10752, app. G.
 
     shift, std: floats, or tensors [1, C, 1, 1]; std None = 1.
     """
@@ -129,7 +136,10 @@ def _like(value: Any, x: torch.Tensor) -> Any:
 
 
 def latent_scale(base: Base) -> LatentScale:
-    """The statistics that the base's pipeline applies. Raises ConfigError for those that it has and its pipeline would ignore."""
+    """The statistics that the base's pipeline applies.
+
+    Raises ConfigError for those that it has and its pipeline would ignore.
+    """
     file = base.path / "vae" / "config.json"
     config = read_json(file)
     applied = STATISTICS.get(base.kind, ())
@@ -141,7 +151,8 @@ def latent_scale(base: Base) -> LatentScale:
     ignored = [key for key in given if key not in applied]
     if ignored:
         raise ConfigError(
-            f"{file}: '{ignored[0]}' is set and {base.kind} does not apply it; remove the key, or use the pipeline that it was made for"
+            f"{file}: '{ignored[0]}' is set and {base.kind} does not apply it; remove the key, or use the "
+            "pipeline that it was made for"
         )
     scale = config.get("scaling_factor", 0.18215)
     if "latents_mean" not in given and "latents_std" not in given:
@@ -150,7 +161,8 @@ def latent_scale(base: Base) -> LatentScale:
     for key in ("latents_mean", "latents_std"):
         if len(given.get(key) or []) != channels:
             raise ConfigError(
-                f"{file}: latents_mean and latents_std go together, with {channels} numbers each; '{key}' is {config.get(key)!r}"
+                f"{file}: latents_mean and latents_std go together, with {channels} numbers each; '{key}' "
+                f"is {config.get(key)!r}"
             )
     mean, std = (
         torch.tensor(given[key], dtype=torch.float32).view(1, -1, 1, 1)
@@ -161,7 +173,10 @@ def latent_scale(base: Base) -> LatentScale:
 
 # --------------------------------------------------------------------------------------------- noise schedule
 def scheduler_settings(base: Base) -> dict[str, Any]:
-    """The base's scheduler config as its pipeline uses it. Raises ConfigError for a setting that no scheduler of diffusers knows."""
+    """The base's scheduler config as its pipeline uses it.
+
+    Raises ConfigError for a setting that no scheduler of diffusers knows.
+    """
     config, file = base.scheduler_config(), base.path / "scheduler" / "scheduler_config.json"
     known: set[str] = set()
     for name in scheduler_names():
@@ -185,8 +200,8 @@ def scheduler_settings(base: Base) -> dict[str, Any]:
 def training_process(base: Base, kind: Any) -> Any:
     """The forward process of training, a `kind` from the base's scheduler config.
 
-    Raises ConfigError where the base's own scheduler class computes other noise levels from that config, so that the weights
-    were made for another process than `kind` would train.
+    Raises ConfigError where the base's own scheduler class computes other noise levels from that config, so
+    that the weights were made for another process than `kind` would train.
     """
     config, file = scheduler_settings(base), base.path / "scheduler" / "scheduler_config.json"
     named = config.get("_class_name")
@@ -204,13 +219,15 @@ def training_process(base: Base, kind: Any) -> Any:
     if not hasattr(noise, "alphas_cumprod"):
         if own is not None and "FlowMatch" not in str(named):
             raise ConfigError(
-                f"{file}: {named} is no flow-matching scheduler, and {base.kind} is trained by flow matching; use another base"
+                f"{file}: {named} is no flow-matching scheduler, and {base.kind} is trained by flow "
+                "matching; use another base"
             )
         return noise
     levels = None if own is None else getattr(own, "alphas_cumprod", None)
     if own is not None and levels is None:
         raise ConfigError(
-            f"{file}: {named} has no alphas_cumprod: the base was trained by another process than {kind.__name__}; use another base"
+            f"{file}: {named} has no alphas_cumprod: the base was trained by another process than "
+            f"{kind.__name__}; use another base"
         )
     if levels is not None and (
         levels.shape != noise.alphas_cumprod.shape
@@ -225,7 +242,8 @@ def training_process(base: Base, kind: Any) -> Any:
             else ""
         )
         raise ConfigError(
-            f"{file}: {named} makes other noise levels of this config than {kind.__name__}, which trains{cause}; "
+            f"{file}: {named} makes other noise levels of this config than {kind.__name__}, which "
+            f"trains{cause}; "
             "set the scheduler that the base was trained with"
         )
     return noise

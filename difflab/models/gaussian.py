@@ -1,4 +1,7 @@
-"""Fit-sample-refit of a normal distribution (Shumailov et al. 2305.17493; Alemohammad et al. 2307.01850, App. A)."""
+"""Fit-sample-refit of a normal distribution (Shumailov et al. 2305.17493;
+
+Alemohammad et al. 2307.01850, App. A).
+"""
 
 from __future__ import annotations
 

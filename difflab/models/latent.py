@@ -1,7 +1,8 @@
 """What the latent text-to-image families share: a pretrained base, latents, text embeddings, LoRA, files.
 
-The autoencoder and (unless asked for) the text encoders stay frozen. Every image is encoded once, to mean and standard
-deviation of its posterior, so that each training step still draws; every distinct prompt is encoded once.
+The autoencoder is frozen, and so are the text encoders unless model.train_text_encoder is set. Each image is
+encoded once, to the mean and standard deviation of its posterior; each training step draws from that
+posterior. Each distinct prompt is encoded once.
 """
 
 from __future__ import annotations
@@ -29,15 +30,16 @@ from difflab.models.pretrained import Base, load_model, open_base
 from difflab.runs.store import Shards
 
 TYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-DECODED_PIXELS = 2**21  # per pass of the decoder: 8 images of 512 px
-ON_DEVICE = 2**29  # bytes of text embeddings that are kept beside the network
-KEPT = (
-    2**33
-)  # bytes of text embeddings that are kept at all; where there would be more, every batch is encoded anew
+DECODED_PIXELS = 2**21
+"""Pixels in one pass of the decoder: 8 images of 512 px."""
+ON_DEVICE = 2**29
+"""Largest text embeddings, in bytes, that are kept in the memory of the device."""
+KEPT = 2**33
+"""Largest text embeddings, in bytes, that are kept at all. Larger ones are computed anew for each batch."""
 
 
 class WithText(nn.Module):
-    """The backbone and the text encoder that is trained with it: (noisy, t, token ids [n, L]) -> prediction."""
+    """The backbone with its trained text encoder: (noisy latents, t, token ids [n, L]) -> prediction."""
 
     def __init__(self, backbone: Any, text_encoder: Any):
         super().__init__()
@@ -48,7 +50,10 @@ class WithText(nn.Module):
 
 
 class Encoder:
-    """Images to latents: uint8 [n, H, W, C] -> float32 [n, 2c, h, w], mean and standard deviation. `key` names the weights behind it."""
+    """Images uint8 [n, H, W, C] to mean and standard deviation of their latents, float32 [n, 2c, h, w].
+
+    `key` identifies the weights of the autoencoder.
+    """
 
     def __init__(self, vae: Any, key: str):
         self.vae, self.key = vae, key
@@ -75,42 +80,53 @@ def moments(vae: Any, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
     return torch.cat(out)
 
 
-class Latent(Denoiser):
-    """Base of the latent families. `backbone` is the denoising network, `net` what is trained (see WithText)."""
+def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The entries of a state dict whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
 
-    pipelines: tuple[str, ...]  # classes of diffusers that the family opens
-    component: str  # of the folder, for the backbone
+
+class Latent(Denoiser):
+    """Base of the latent families.
+
+    `backbone` is the denoising network. `net` is the trained module: the backbone, or WithText.
+    """
+
+    pipelines: tuple[str, ...]
+    """The pipeline classes of diffusers that the family opens."""
+    component: str
+    """The subfolder of the backbone in a diffusers folder."""
     backbone: Any
 
     def __init__(self, spec: Any, shape: Shape):
         super().__init__(spec, shape)
         self.base: Base = open_base(spec.base, self.pipelines, spec.family, spec.revision, spec.variant)
         with reading(f"model.base {self.base.path}", ConfigError):
-            self._settle(spec, shape)
+            self._read_configs(spec, shape)
         self.text_encoder: Any = None
-        self.tables: dict[str, torch.Tensor] | None = None  # of all prompts
-        self.reader: Callable[[list[str]], dict[str, torch.Tensor]] | None = (
-            None  # in their place, where they would be too large
-        )
-        self.vae: Any = None
+        # The embeddings (or token ids) of all prompts; set by prepare_training and prepare_sampling.
+        self.tables: dict[str, torch.Tensor] | None = None
+        # The text encoders, in place of the tables where those would be larger than KEPT.
+        self.reader: Callable[[list[str]], dict[str, torch.Tensor]] | None = None
 
-    def _settle(self, spec: Any, shape: Shape) -> None:
-        """What the configs of the base say, and whether the images go with it."""
+    def _read_configs(self, spec: Any, shape: Shape) -> None:
+        """Read the configs of the base. Raises ConfigError where the images do not fit them."""
         side, factor = shape.record[0], self.factor
         if side % factor:
             near = max(factor, round(side / factor) * factor)
             raise ConfigError(
-                f"data.image_size {side} is not a multiple of {factor}, by which the model's latents are smaller; use data.image_size={near}"
+                f"data.image_size {side} is not a multiple of {factor}, by which the model's latents are "
+                f"smaller; use data.image_size={near}"
             )
         if shape.record[2] != self.vae_config["in_channels"]:
             raise ConfigError(
-                f"the autoencoder of {spec.base} takes images of {self.vae_config['in_channels']} channels; set data.color=RGB"
+                f"the autoencoder of {spec.base} takes images of {self.vae_config['in_channels']} "
+                "channels; set data.color=RGB"
             )
         check_base(self.base, self.component, self.backbone_class(), AutoencoderKL)
         self.scale = latent_scale(self.base)
         self.noise = self.training_noise()
 
-    # ------------------------------------------------------------------------------ for each family to say
+    # -------------------------------------------------------------------------- to be defined by a family
     @abstractmethod
     def training_noise(self) -> Any:
         """The forward process of training, from the base's scheduler."""
@@ -127,9 +143,9 @@ class Latent(Denoiser):
 
     @property
     def factor(self) -> int:
-        """By how much a latent is smaller than its image, the backbone's own patches included."""
+        """Side of an image divided by the side of the backbone's grid of patches."""
         patch = read_json(self.base.path / self.component / "config.json").get("patch_size", 1) or 1
-        halvings = len(read_json(self.base.path / "vae" / "config.json")["block_out_channels"]) - 1
+        halvings = len(self.vae_config["block_out_channels"]) - 1
         return 2**halvings * patch
 
     @property
@@ -146,7 +162,10 @@ class Latent(Denoiser):
         self._check_networks()
 
     def _check_networks(self) -> None:
-        """Send one image through copies of the networks that have shapes but no numbers. Raises ConfigError where parts of the base do not go together."""
+        """Send one image through copies of the networks on the meta device, which have shapes but no numbers.
+
+        Raises ConfigError where the parts of the base do not fit together.
+        """
         texts = self.base.texts([""], "cpu")
         with reading(
             f"model.base {self.base.path}: its networks, on images of {self.shape.record[0]} px,", ConfigError
@@ -160,21 +179,23 @@ class Latent(Denoiser):
                 ).eval()
             h, w, c = self.shape.record
             z = vae.encode(torch.empty(1, c, h, w, device="meta")).latent_dist.mean
-            empty.tables, empty.reader = (
-                {name: t.expand(self.null + 1, *t.shape[1:]) for name, t in texts.items()},
-                None,
-            )
+            empty.tables = {name: t.expand(self.null + 1, *t.shape[1:]) for name, t in texts.items()}
+            empty.reader = None
             out = empty.predict(empty.net, z, torch.zeros(1, device="meta"), None)
             decoded = vae.decode(z).sample
         if z.shape[1:] != self.drawn or out.shape != z.shape or decoded.shape[2:] != (h, w):
-            shapes = f"latents {tuple(z.shape[1:])}, prediction {tuple(out.shape[1:])}, image {tuple(decoded.shape[1:])}"
+            shapes = (
+                f"latents {tuple(z.shape[1:])}, prediction {tuple(out.shape[1:])}, "
+                f"image {tuple(decoded.shape[1:])}"
+            )
             raise ConfigError(
-                f"model.base {self.base.path}: its networks do not go together on images of {h} px ({shapes}); use another base"
+                f"model.base {self.base.path}: its networks do not go together on images of {h} px "
+                f"({shapes}); use another base"
             )
 
     # -------------------------------------------------------------------------------------------- weights
     def initialise(self, seed: int, scratch: bool = False) -> None:
-        """The base's weights; with `scratch` fresh ones of the same architecture, a pure function of `seed`."""
+        """Load the base's weights; with `scratch` set fresh ones, a pure function of `seed`."""
         kind = self.backbone_class()
         if scratch:
             with torch.random.fork_rng(devices=[]):
@@ -193,9 +214,9 @@ class Latent(Denoiser):
         return load_model(CLIPTextModel, folder)
 
     def prepare_training(self, train: Train, device: Any) -> None:
-        """Freeze what is not trained, put everything where it is needed; `net` is then what train.fit trains."""
-        kind, lora = TYPES[train.precision], bool(self.spec.lora_rank)
-        if not lora:
+        """Freeze what is not trained, move everything to its device and set `net` to the trained module."""
+        kind = TYPES[train.precision]
+        if not self.spec.lora_rank:
             self.backbone.requires_grad_(True)
         elif train.precision != "no":  # frozen weights need no float32 copy
             for p in self.backbone.parameters():
@@ -204,10 +225,9 @@ class Latent(Denoiser):
             self.backbone.enable_gradient_checkpointing()
         if train.compile:
             compile_blocks(self.backbone)
-        self.net = self.backbone
         if self.spec.train_text_encoder:
             self.text_encoder.requires_grad_(True)
-            self.net = WithText(self.backbone, self.text_encoder)
+        self.net = self.network()
         self.net.to(device)
         self.backbone.to(memory_format=torch.channels_last)
         self.tables = self._ids(device) if self.spec.train_text_encoder else self._texts(device, kind)
@@ -219,7 +239,7 @@ class Latent(Denoiser):
         return WithText(self.backbone, self.text_encoder)
 
     def unshard(self, state: dict[str, torch.Tensor]) -> None:
-        """Take whole weights in the place of those that were sharded over processes."""
+        """Replace the networks, which were sharded over processes, by whole ones with the weights `state`."""
         kind = self.backbone_class()
         backbone = kind.from_config(self.backbone.config)
         if self.spec.lora_rank:
@@ -227,29 +247,20 @@ class Latent(Denoiser):
         if self.spec.train_text_encoder:
             from transformers import CLIPTextModel
 
-            parts = {
-                p: {n.removeprefix(f"{p}."): t for n, t in state.items() if n.startswith(f"{p}.")}
-                for p in ("backbone", "text_encoder")
-            }
-            text_encoder = CLIPTextModel(self.text_encoder.config)
-            text_encoder.load_state_dict(parts["text_encoder"])
-            backbone.load_state_dict(parts["backbone"])
-            self.backbone, self.text_encoder, self.net = (
-                backbone,
-                text_encoder,
-                WithText(backbone, text_encoder),
-            )
-            return
+            self.text_encoder = CLIPTextModel(self.text_encoder.config)
+            self.text_encoder.load_state_dict(_part(state, "text_encoder."))
+            state = _part(state, "backbone.")
         backbone.load_state_dict(state)
-        self.backbone = self.net = backbone
+        self.backbone = backbone
+        self.net = self.network()
 
     def prepare_sampling(self, how: Sample, device: Any) -> None:
-        """Everything that sampling needs, in its precision, on the device."""
+        """Load the autoencoder and move everything that sampling needs to the device, in its precision."""
         kind = TYPES[how.precision]
         self.tables = self._texts(device, kind)
         self.net = self.backbone.to(device, kind).eval()
         self.backbone.to(memory_format=torch.channels_last)
-        # An autoencoder that says it overflows in float16 is kept in float32 there.
+        # An autoencoder with force_upcast overflows in float16 and is loaded in float32.
         upcast = self.vae_config.get("force_upcast") and how.precision == "fp16"
         self.vae = self.base.load("vae", AutoencoderKL, torch.float32 if upcast else kind).to(device)
         if how.compile:
@@ -258,6 +269,16 @@ class Latent(Denoiser):
     # ------------------------------------------------------------------------------------ text and latents
     def _prompts(self) -> list[str]:
         return [*self.shape.prompts, ""]  # the last one is the null condition
+
+    def with_prompts(self, prompts: tuple[str, ...], device: Any) -> Latent:
+        """This model with other captions, for evaluation.
+
+        It shares the networks; the text encoder must be a trained one.
+        """
+        model = type(self)(self.spec, Shape(self.shape.record, 0, prompts))
+        model.backbone, model.text_encoder, model.net = self.backbone, self.text_encoder, self.net.eval()
+        model.tables = model._ids(device)
+        return model
 
     def _ids(self, device: Any) -> dict[str, torch.Tensor]:
         tokenizer = self.base.tokenizer()
@@ -278,22 +299,22 @@ class Latent(Denoiser):
                 self.reader = self.base.text_reader(device, coarse)
                 return {}
             tables = self.base.texts(self._prompts(), device, coarse)
-        else:  # trained ones change every generation and are asked once
+        else:  # a trained text encoder changes in every generation, so that its embeddings are not cached
             encoder, ids = self.text_encoder.to(device).eval(), self._ids(device)["ids"]
             tables = {"states": torch.cat([encoder(part)[0] for part in ids.split(256)])}
-        if self.base.index.get("force_zeros_for_empty_prompt"):  # SDXL's own idea of "no prompt"
+        if self.base.index.get("force_zeros_for_empty_prompt"):  # the null condition of SDXL
             for table in tables.values():
                 table[-1] = 0
         small = sum(t.nbytes for t in tables.values()) < ON_DEVICE
         return {name: t.to(device) if small else t for name, t in tables.items()}
 
     def text_bytes(self, device: Any = "cpu", kind: torch.dtype = torch.float32) -> int:
-        """Bytes of the embeddings of all captions, from those of the empty prompt."""
+        """Size in bytes of the embeddings of all captions, computed from those of the empty prompt."""
         one = self.base.texts([""], device, kind)
         return sum(t.nbytes for t in one.values()) * len(self._prompts())
 
     def _read(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Embeddings of the prompts at int64 [n], encoded now, each distinct one once."""
+        """Embeddings of the prompts at positions int64 [n], encoded now, each distinct prompt once."""
         assert self.reader is not None
         distinct, back = rows.unique(return_inverse=True)
         prompts = self._prompts()
@@ -304,21 +325,25 @@ class Latent(Denoiser):
         return {name: t[back.to(t.device)] for name, t in tables.items()}
 
     def texts(self, conditions: torch.Tensor | None, n: int, like: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Rows of the tables for conditions int64 [n] (None = no condition), in type and place of `like`."""
+        """Embeddings (or token ids) for conditions int64 [n], with the type and device of `like`.
+
+        None = no condition. Raises RuntimeError before prepare_training or prepare_sampling.
+        """
         rows = torch.full((n,), self.null) if conditions is None else conditions
         if self.reader is not None:
-            found = self._read(rows)
+            embeddings = self._read(rows)
+        elif self.tables is not None:
+            embeddings = {name: t[rows.to(t.device)] for name, t in self.tables.items()}
         else:
-            assert self.tables is not None
-            found = {name: t[rows.to(t.device)] for name, t in self.tables.items()}
-        given = {
-            name: t.to(like.device, t.dtype if t.dtype == torch.int64 else like.dtype)
-            for name, t in found.items()
-        }
-        return {name: self.embedding_change(t) for name, t in given.items()}
+            raise RuntimeError("call prepare_training or prepare_sampling before predict")
+        texts = {}
+        for name, t in embeddings.items():
+            dtype = t.dtype if t.dtype == torch.int64 else like.dtype
+            texts[name] = self.embedding_change(t.to(like.device, dtype))
+        return texts
 
     def encoder(self, device: Any) -> Encoder:
-        """What turns images into what is trained on, float32."""
+        """The encoder of images to latents, in float32."""
         if self.vae is None or self.vae.dtype != torch.float32:
             return Encoder(self.base.load("vae", AutoencoderKL).to(device), self.encoder_key)
         return Encoder(self.vae, self.encoder_key)
@@ -331,7 +356,7 @@ class Latent(Denoiser):
         return shards.gather_encoded(self.encoder_key, indices)
 
     def clean(self, inputs: torch.Tensor, rows: slice, total: int, rng: torch.Generator) -> torch.Tensor:
-        """A draw from the posterior of each image, scaled as the base wants it (Rombach et al. 2112.10752, app. G)."""
+        """A draw from the posterior of each image, normalised (Rombach et al. 2112.10752, app. G)."""
         mean, std = inputs.chunk(2, dim=1)
         noise = torch.randn((total, *mean.shape[1:]), generator=rng)[rows].to(mean.device)
         return self.scale.normalise(mean + std * noise)
@@ -344,15 +369,18 @@ class Latent(Denoiser):
 
     # ---------------------------------------------------------------------------------------------- files
     def save(self, folder: Path) -> None:
-        """Full: a whole diffusers folder, frozen components linked from the base. LoRA: the layers in diffusers' layout, and the base's name."""
+        """Write a whole diffusers folder, whose frozen components are linked from the base.
+
+        With LoRA write only the layers in the layout of diffusers, and the name of the base.
+        """
         if self.spec.lora_rank:
             lora.save(self.backbone, self.component, self.spec, self.base, folder)
             return
-        self.backbone.register_to_config(_name_or_path="")  # where it was read is nobody's business
+        self.backbone.register_to_config(_name_or_path="")  # the path is private
         self.backbone.to(memory_format=torch.contiguous_format).save_pretrained(
             folder / self.component, safe_serialization=True
         )
-        self.backbone.to(memory_format=torch.channels_last)  # training may go on with it
+        self.backbone.to(memory_format=torch.channels_last)  # training may continue
         if self.spec.train_text_encoder:
             self.text_encoder.save_pretrained(folder / "text_encoder")
         self.base.copy_to(folder, leave=self.trained)
@@ -363,7 +391,7 @@ class Latent(Denoiser):
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """Names of the components that full fine-tuning changes."""
+        """Names of the components that full fine-tuning trains."""
         return (self.component, "text_encoder") if self.spec.train_text_encoder else (self.component,)
 
     def trained_files(self, folder: Path) -> list[Path]:

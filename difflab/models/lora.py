@@ -1,4 +1,4 @@
-"""LoRA layers on a backbone: added, saved in diffusers' layout, loaded again (Hu et al. 2106.09685)."""
+"""LoRA layers (Hu et al. 2106.09685) of a backbone: add, save in the layout of diffusers, load."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ FILE = "pytorch_lora_weights.safetensors"
 def add(backbone: Any, spec: Any, seed: int) -> None:
     """Add layers of model.lora_rank to the backbone, a pure function of `seed`; they start as nothing.
 
-    Raises ConfigError for an entry of model.lora_targets that no layer matches, or whose layers can have no LoRA.
+    Raises ConfigError for an entry of model.lora_targets that no layer matches, or whose layers can have no
+    LoRA.
     """
     from peft import LoraConfig
 
@@ -35,12 +36,13 @@ def add(backbone: Any, spec: Any, seed: int) -> None:
             backbone.add_adapter(settings)
         except (ValueError, TypeError, NotImplementedError) as error:
             raise ConfigError(
-                f"model.lora_targets {spec.lora_targets}: peft refuses these layers ({' '.join(str(error).split())[-300:]})"
+                f"model.lora_targets {spec.lora_targets}: peft refuses these layers "
+                f"({' '.join(str(error).split())[-300:]})"
             ) from error
 
 
 def check_targets(backbone: Any, targets: list[str], base: str) -> None:
-    """Raise ConfigError unless every target is the end of the name of some layer that has weights of its own."""
+    """Raise ConfigError unless every target is the end of the name of a layer that has weights."""
     layers = dict(backbone.named_modules())
     for target in targets:
         matched = {
@@ -63,12 +65,16 @@ def check_targets(backbone: Any, targets: list[str], base: str) -> None:
             ]
             hint = f"name {inner[0]}" if inner else "name the layers inside it"
             raise ConfigError(
-                f"model.lora_targets: '{target}' is a {type(layer).__name__} ({name}), which has no weights of its own; {hint}"
+                f"model.lora_targets: '{target}' is a {type(layer).__name__} ({name}), which has no "
+                f"weights of its own; {hint}"
             )
 
 
 def save(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> None:
-    """Write the layers as the base's pipeline reads them, and base.json with the base's name and the hash of its weights."""
+    """Write the layers in the layout that the base's pipeline reads, and base.json.
+
+    base.json holds the name of the base, its pipeline class and the hash of its weights.
+    """
     import diffusers
     from peft.utils import get_peft_model_state_dict
 
@@ -88,7 +94,8 @@ def save(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> 
 def _named(layers: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The layers under diffusers' names where it has names for all of them, else under peft's.
 
-    Diffusers has names for attention layers only, and its loader (0.42.1) reads a file of both kinds of names as one of peft's
+    Diffusers has names for attention layers only, and its loader (0.42.1) reads a file of both kinds of names
+    as one of peft's
     alone: the attention layers would be dropped without a word.
     """
     from diffusers.utils import convert_state_dict_to_diffusers
@@ -98,13 +105,17 @@ def _named(layers: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def load(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> None:
-    """Read what `save` wrote into the layers of `backbone`. Raises StoreError: another base, a damaged file, other layers."""
+    """Read what `save` wrote into the layers of `backbone`.
+
+    Raises StoreError: another base, a damaged file, other layers.
+    """
     from peft import set_peft_model_state_dict
 
     record = read_json(folder / "base.json")
     if record["weights"] != base.hash(component):
         raise StoreError(
-            f"{folder} was trained on other weights than those of {spec.base}; put the base back, or start anew with --out"
+            f"{folder} was trained on other weights than those of {spec.base}; put the base back, or start "
+            "anew with --out"
         )
     try:
         result: Any = set_peft_model_state_dict(
@@ -112,17 +123,22 @@ def load(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> 
         )
     except RuntimeError as error:
         raise StoreError(
-            f"{folder}: LoRA layers do not match model.lora_rank and lora_targets ({' '.join(str(error).split())[:160]})"
+            f"{folder}: LoRA layers do not match model.lora_rank and lora_targets "
+            f"({' '.join(str(error).split())[:160]})"
         ) from error
     missing = [k for k in result.missing_keys if "lora" in k]
     if missing or result.unexpected_keys:
         raise StoreError(
-            f"{folder}: LoRA layers do not match model.lora_rank and lora_targets ({(missing + result.unexpected_keys)[0]})"
+            f"{folder}: LoRA layers do not match model.lora_rank and lora_targets "
+            f"({(missing + result.unexpected_keys)[0]})"
         )
 
 
 def layers_of(folder: Path, component: str, base: Base) -> dict[str, torch.Tensor]:
-    """The layers in a folder that `save` wrote, by peft's names, as the base's pipeline reads the file. Raises StoreError."""
+    """The layers in a folder that `save` wrote, by peft's names, as the base's pipeline reads the file.
+
+    Raises StoreError.
+    """
     import diffusers
     from diffusers.utils import convert_unet_state_dict_to_peft
 
@@ -130,7 +146,8 @@ def layers_of(folder: Path, component: str, base: Base) -> dict[str, torch.Tenso
         state = getattr(diffusers, base.kind).lora_state_dict(folder / FILE, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise StoreError(
-            f"{folder} holds no readable LoRA ({' '.join(str(error).split())[:120]}); delete it and run the same command again"
+            f"{folder} holds no readable LoRA ({' '.join(str(error).split())[:120]}); delete it and run "
+            "the same command again"
         ) from error
     state = state[0] if isinstance(state, tuple) else state
     return convert_unet_state_dict_to_peft(
@@ -139,7 +156,9 @@ def layers_of(folder: Path, component: str, base: Base) -> dict[str, torch.Tenso
 
 
 def check_saved(backbone: Any, component: str, base: Base, folder: Path) -> None:
-    """Raise StoreError unless the file in `folder` gives every layer of `backbone` back: to `load`, bit for bit, and to the base's own pipeline.
+    """Raise StoreError unless every layer of `backbone` can be read back from `folder`.
+
+    `load` must read it bit for bit, and the base's own pipeline must read it too.
 
     What the pipeline would load is seen on a copy of the backbone without memory.
     """
@@ -172,12 +191,16 @@ def check_saved(backbone: Any, component: str, base: Base, folder: Path) -> None
     lost += [name for name in wanted if name not in loaded]
     if lost:
         raise StoreError(
-            f"{len(set(lost))} of {len(wanted)} LoRA tensors do not survive saving in diffusers' layout, the first: {lost[0]}; change model.lora_targets"
+            f"{len(set(lost))} of {len(wanted)} LoRA tensors do not survive saving in diffusers' layout, "
+            f"the first: {lost[0]}; change model.lora_targets"
         )
 
 
 def _sort_header(file: Path) -> None:
-    """Write a safetensors file's metadata in sorted order: it comes in a random one, and equal weights shall be equal files."""
+    """Sort the metadata of a safetensors file, so that equal weights give equal files.
+
+    The library writes the metadata in random order.
+    """
     content = file.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])

@@ -1,7 +1,7 @@
 """The bootstrap memoriser: its samples are copies of training images, drawn with replacement.
 
-It obeys the trace-ratio law for any feature extractor, so it proves store, regimes, features and measures on real
-images without training (the extreme of the memorisation that Shi et al. 2509.16499 describe).
+It obeys the trace-ratio law for any feature extractor, so it proves store, regimes, features and measures on
+real images without training (the extreme of the memorisation that Shi et al. 2509.16499 describe).
 """
 
 from __future__ import annotations

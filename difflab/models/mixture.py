@@ -1,4 +1,8 @@
-"""A mixture of labelled normal components: modes are lost as categories are, each mode narrows as a Gaussian does, the faster under guidance."""
+"""A mixture of labelled normal components.
+
+It loses components as `categorical` loses categories, and each component narrows as `gaussian` does. Guidance
+makes both faster.
+"""
 
 from __future__ import annotations
 
@@ -47,12 +51,15 @@ def draw(p: np.ndarray, mean: np.ndarray, sd: np.ndarray, seeds: list[int]) -> n
 def guided(
     p: np.ndarray, mean: np.ndarray, variance: np.ndarray, scale: float, steps: int = 400
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation [R, C] of each component as guidance samples it: the probability-flow equation
+    """Mean and standard deviation [R, C] of the guided samples of each component.
+
+    Guided samples follow the probability-flow equation
 
         dx/dt = t (g (x - m) / (v + t^2) + (1 - g) (x - M) / (V + t^2)),    g = scale,
 
-    from noise N(M, t^2) of a large t down to 0 (variance exploding, Karras et al. 2206.00364; M, V of all components together). It is
-    linear in x, so that the path of the mean and that of a deviation say all; both are followed in log t by the exponential midpoint rule.
+    from noise N(M, t^2) of a large t down to 0 (variance exploding, Karras et al. 2206.00364; M, V of all
+    components together). It is linear in x, so that the path of the mean and that of a deviation say all;
+    both are followed in log t by the exponential midpoint rule.
     """
     overall = (p * mean).sum(1, keepdims=True)
     total = (p * (variance + (mean - overall) ** 2)).sum(1, keepdims=True)
@@ -73,7 +80,10 @@ def guided(
 
 
 class Mixture(Exact):
-    """Weights, means and variances [R, C] by maximum likelihood from labelled samples. Truth: equal weights, unit variances."""
+    """Weights, means and variances [R, C] by maximum likelihood from labelled samples.
+
+    Truth: equal weights, unit variances.
+    """
 
     p: np.ndarray
     mean: np.ndarray

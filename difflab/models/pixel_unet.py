@@ -20,7 +20,8 @@ class PixelUNet(Pixel):
         channels, levels = self.spec.channels, len(self.spec.channels)
         if h % 2 ** (levels - 1):
             raise ConfigError(
-                f"model.channels has {levels} resolutions, which {h} px images cannot be halved for; use fewer or another data.image_size"
+                f"model.channels has {levels} resolutions, which {h} px images cannot be halved for; use "
+                "fewer or another data.image_size"
             )
         attention = self.spec.attention or [False] * (levels - 1) + [True]
         return UNet2DModel(

@@ -1,6 +1,7 @@
-"""A pretrained base: a diffusers folder (or hub id) that is opened, looked over and read component by component.
+"""A pretrained base: a diffusers folder or hub id, which is checked and read component by component.
 
-Weights are safetensors, never pickles; no code from the folder is run; nothing that is missing is replaced by random weights.
+Weights are safetensors, never pickles; no code from the folder is run; nothing that is missing is replaced by
+random weights.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ LIBRARIES = (
 )  # a component of any other would be code that the folder brings along
 WEIGHTS = re.compile(
     r"[^.]+(\.(?P<own>\w+?))?(-\d{5}-of-\d{5})?\.safetensors(?P<index>\.index(\.(?P<index_own>\w+))?\.json)?"
-)  # model.fp16.safetensors, model.fp16-00001-of-00002.safetensors, model.safetensors.index.fp16.json; all of them without fp16
+    # model.fp16.safetensors, model.fp16-00001-of-00002.safetensors, model.safetensors.index.fp16.json; all of
+    # them without fp16
+)
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.safetensors.index.json"]
 
 
@@ -109,11 +112,14 @@ class Base:
     def texts(
         self, prompts: list[str], device: Any, dtype: torch.dtype = torch.float32, batch: int = 64
     ) -> dict[str, torch.Tensor]:
-        """Embeddings of prompts as the pipeline makes them: ``states`` [n, L, D] and, where it has them, ``pooled`` [n, P].
+        """Embeddings of prompts as the pipeline computes them.
+
+        They are ``states`` [n, L, D] and, where the pipeline has them, ``pooled`` [n, P].
 
         `dtype` is that of the text encoders while they work: SD3's T5 alone is 19 GB in float32.
 
-        Kept in the cache by the content of encoders and prompts, so that every distinct prompt is encoded once for all arms.
+        Kept in the cache by the content of encoders and prompts, so that every distinct prompt is encoded
+        once for all arms.
         """
         parts = [n for n in self.components if n.startswith(("text_encoder", "tokenizer"))]
         path = cache_home() / "texts" / f"{digest([self.hash(*parts), str(dtype), prompts])}.safetensors"
@@ -176,7 +182,9 @@ class Base:
         return sum(n > tokenizer.model_max_length for n in lengths)
 
     def copy_to(self, folder: Path, leave: tuple[str, ...]) -> None:
-        """Give `folder` all components but those in `leave`, and the index. Files on the same disk are linked, not copied.
+        """Copy the index and all components but those in `leave` to `folder`.
+
+        Files on the same disk are hard-linked.
 
         The weights of a variant lose its name, so that the folder opens without it.
         """
@@ -232,7 +240,10 @@ def link_or_copy(source: Path, target: Path) -> None:
 def load_model(
     kind: Any, folder: Path, dtype: torch.dtype = torch.float32, variant: str | None = None
 ) -> Any:
-    """A diffusers or transformers model from its own folder. Raises StoreError where weights and config do not match."""
+    """A diffusers or transformers model from its own folder.
+
+    Raises StoreError where weights and config do not match.
+    """
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -265,19 +276,21 @@ def open_base(
 ) -> Base:
     """The base of this name: bundled (tiny-sd), a local folder, or a hub id; checked before anything is run.
 
-    Raises ConfigError: no such folder, hub out of reach, half-downloaded, missing component, pickled weights, or a pipeline
-    of a class that `family` does not run.
+    Raises ConfigError: no such folder, hub out of reach, half-downloaded, missing component, pickled weights,
+    or a pipeline of a class that `family` does not run.
     """
     folder = BUNDLED.get(name) or Path(name).expanduser()
     if not folder.is_dir():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
             raise ConfigError(
-                f"model.base '{name}' is no folder and no hub id; give a diffusers folder, an id like org/name, or {', '.join(BUNDLED)}"
+                f"model.base '{name}' is no folder and no hub id; give a diffusers folder, an id like "
+                f"org/name, or {', '.join(BUNDLED)}"
             )
         folder = _download(name, revision, variant)
     if not (folder / "model_index.json").is_file():
         raise ConfigError(
-            f"model.base {folder} is no diffusers folder: it has no model_index.json; a single .safetensors or .ckpt file must be converted first"
+            f"model.base {folder} is no diffusers folder: it has no model_index.json; a single "
+            ".safetensors or .ckpt file must be converted first"
         )
     with reading(f"model.base {folder}", ConfigError):
         return _opened(folder, kinds, family, variant)
@@ -296,14 +309,16 @@ def _opened(folder: Path, kinds: tuple[str, ...], family: str, variant: str | No
         }.get(kind)
         hint = f"use model.family={other}" if other else f"this family runs {', '.join(kinds)}"
         raise ConfigError(
-            f"model.base {folder} is a {kind or 'pipeline of no class'}, which model.family={family} does not run; {hint}"
+            f"model.base {folder} is a {kind or 'pipeline of no class'}, which model.family={family} does "
+            f"not run; {hint}"
         )
     base = Base(folder, kind, variant)
     for component in base.components:
         library = index[component][0]
         if library not in LIBRARIES:
             raise ConfigError(
-                f"model.base {folder}: component '{component}' is of {library}, code of its own that difflab does not run"
+                f"model.base {folder}: component '{component}' is of {library}, code of its own that "
+                "difflab does not run"
             )
         _check(folder, component, variant)
     return base
@@ -324,7 +339,8 @@ def _download(name: str, revision: str | None, variant: str | None) -> Path:
     except Exception as error:  # the hub's client raises a dozen kinds
         reason = " ".join(str(error).split())[:160]
         raise ConfigError(
-            f"model.base '{name}' cannot be had from the hub ({type(error).__name__}: {reason}); offline, give a local diffusers folder"
+            f"model.base '{name}' cannot be had from the hub ({type(error).__name__}: {reason}); offline, "
+            "give a local diffusers folder"
         ) from error
 
 
@@ -333,7 +349,8 @@ def _check(folder: Path, component: str, variant: str | None) -> None:
     home = folder / component
     if not home.is_dir():
         raise ConfigError(
-            f"model.base {folder} lacks its component '{component}'; the download is not complete: fetch it again"
+            f"model.base {folder} lacks its component '{component}'; the download is not complete: fetch "
+            "it again"
         )
     if component.startswith("tokenizer"):
         if not list(home.glob("*.json")):
@@ -352,7 +369,8 @@ def _check(folder: Path, component: str, variant: str | None) -> None:
     missing = sorted(wanted - {p.name for p in files})
     if missing:
         raise ConfigError(
-            f"{home} lacks {missing[0]} ({len(missing)} of {len(wanted)} weight files); the download is not complete: fetch it again"
+            f"{home} lacks {missing[0]} ({len(missing)} of {len(wanted)} weight files); the download is "
+            "not complete: fetch it again"
         )
     if not files:
         others = sorted({v for p in found if (v := variant_of(p))})

@@ -20,7 +20,8 @@ FAMILIES = {
 def family_of(spec: Any) -> Any:
     """The Family class of a config's ``model`` section.
 
-    Its module is imported on demand, because the exact families do not need diffusers, which takes seconds to import.
+    Its module is imported on demand, because the exact families do not need diffusers, which takes seconds to
+    import.
     """
     module, name = FAMILIES[spec.family].split(":")
     return getattr(import_module(module), name)

@@ -1,8 +1,8 @@
-"""The sampling schedulers of diffusers: made by name, tried on a case with a known answer, run on many images at once.
+"""The sampling schedulers of diffusers: created by name, tried on a case with a known result, run on batches.
 
-A scheduler is accepted for what it computes, not for its name. Before anything is trained it denoises a data set of one
-image with that data set's exact prediction (`exact_prediction`), which every sampler of the same forward process turns into
-that image, whatever its order and its number of steps.
+A scheduler is accepted for what it computes, not for its name. Before anything is trained it denoises a data
+set of one image with that data set's exact prediction (`exact_prediction`), which every sampler of the same
+forward process turns into that image, whatever its order and its number of steps.
 """
 
 from __future__ import annotations
@@ -28,19 +28,25 @@ FORWARD = (
     "prediction_type",
 )  # settings of the forward process
 TRIED = (4, 4, 4)  # shape of the image that a scheduler is tried on; no scheduler looks at positions
-SAME_LEVELS = 1e-4  # largest difference of two alphas_cumprod that are the same noise schedule; diffusers itself clips the last one to 2^-24
-NEAR = 0.1  # largest root mean square error of the tried image; samplers that keep the last noise of training come as near as .03
+# Largest difference of alphas_cumprod in equal noise schedules. Diffusers itself clips the last value to
+# 2^-24.
+SAME_LEVELS = 1e-4
+# Largest root mean square error of the trial. Samplers that keep the last noise of training have errors of
+# .03.
+NEAR = 0.1
 FEW = 6  # steps of the short trial
 
 
 def scheduler_of(how: Sample, noise: Any, device: Any = "cpu", settings: dict[str, Any] | None = None) -> Any:
-    """The sampling scheduler by its diffusers name, with the noise schedule of training and its timesteps set.
+    """The diffusers scheduler of that name, with the noise schedule of training and its timesteps set.
 
     Args:
-        settings: a pretrained base's own scheduler config, which is kept as far as the scheduler knows it; None = only the
-            forward process is handed on, since the other settings of a DDPMScheduler are not this scheduler's defaults.
+        settings: a pretrained base's own scheduler config, which is kept as far as the scheduler knows it;
+            None = only the forward process is handed on, since the other settings of a DDPMScheduler are not
+            this scheduler's defaults.
 
-    Raises ConfigError for an unknown name, an unknown option, a missing package, or a forward process of another kind.
+    Raises ConfigError for an unknown name, an unknown option, a missing package, or a forward process of
+    another kind.
     """
     name, options = how.scheduler, how.scheduler_options
     kind = scheduler_class(name)
@@ -60,7 +66,8 @@ def scheduler_of(how: Sample, noise: Any, device: Any = "cpu", settings: dict[st
     for key in options:
         if key not in accepted or key == "self":
             raise ConfigError(
-                f"sample.scheduler_options: {name} knows no '{key}'; {_near(key, accepted, 'see its page in the diffusers docs')}"
+                f"sample.scheduler_options: {name} knows no '{key}'; "
+                f"{_near(key, accepted, 'see its page in the diffusers docs')}"
             )
         if key == "trained_betas" or key in forward:
             where = (
@@ -85,7 +92,10 @@ SCHEDULER_FILE = "scheduler/scheduler_config.json in a copy of the base's folder
 
 
 def scheduler_class(name: str) -> Any:
-    """A scheduler class of diffusers by its name. Raises ConfigError for an unknown one, or one whose package is missing."""
+    """A scheduler class of diffusers by its name.
+
+    Raises ConfigError for an unknown one, or one whose package is missing.
+    """
     import diffusers
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
@@ -97,7 +107,8 @@ def scheduler_class(name: str) -> Any:
     ):  # stands in for a class of a package that is not installed
         raise ConfigError(f"sample.scheduler '{name}' needs another package: {_one_line(_refusal(kind))}")
     raise ConfigError(
-        f"sample.scheduler '{name}' is no scheduler of diffusers; {_near(name, scheduler_names(), 'for example DDIMScheduler')}"
+        f"sample.scheduler '{name}' is no scheduler of diffusers; "
+        f"{_near(name, scheduler_names(), 'for example DDIMScheduler')}"
     )
 
 
@@ -175,9 +186,9 @@ def _step_arguments(
 ) -> dict[str, Any]:
     """Per-image generators for the schedulers that add noise, and clipping that is consistent.
 
-    DDIM clips the predicted image but by default keeps the noise that belonged to the unclipped one. Images with many
-    pixels at black or white (digits: half of them) then keep a residue of noise that guidance amplifies; deriving the
-    noise from the clipped image removes it.
+    DDIM clips the predicted image but by default keeps the noise that belonged to the unclipped one. Images
+    with many pixels at black or white (digits: half of them) then keep a residue of noise that guidance
+    amplifies; deriving the noise from the clipped image removes it.
     """
     names = list(inspect.signature(scheduler.step).parameters)
     arguments: dict[str, Any] = {"generator": list(generators)} if "generator" in names else {}
@@ -194,7 +205,10 @@ def _step_arguments(
 
 @contextmanager
 def drawing(scheduler: Any, steers: Sequence[Steer]) -> Iterator[None]:
-    """While the block runs, the noise that `scheduler` adds goes through `steers`. All of diffusers' schedulers draw it by one function."""
+    """While the block runs, the noise that `scheduler` adds goes through `steers`.
+
+    All of diffusers' schedulers draw it by one function.
+    """
     module: Any = sys.modules[type(scheduler).__module__]
     drawn = getattr(module, "randn_tensor", None)
 
@@ -216,17 +230,19 @@ def drawing(scheduler: Any, steers: Sequence[Steer]) -> Iterator[None]:
 
 # ---------------------------------------------------------------------------------------------- the trial
 def check_scheduler(make: Callable[[Sample], Any], how: Sample, noise: Any) -> None:
-    """Raise ConfigError unless the scheduler that `make` gives for `how` samples what `noise` trains; see `fault_of`."""
+    """Raise ConfigError unless the scheduler of `make` can sample what `noise` trains, see `fault_of`."""
     fault = fault_of(make, how, noise)
     if fault:
         raise ConfigError(f"sample.scheduler '{how.scheduler}' {fault}")
 
 
 def fault_of(make: Callable[[Sample], Any], how: Sample, noise: Any) -> str | None:
-    """Why a scheduler cannot sample what `noise` trains, as the end of a sentence; None = it can. Two dry passes without a network.
+    """Why a scheduler cannot sample what `noise` trains, as the end of a sentence; None = it can.
 
-    One has the steps of `how`. The other has few: there a sampler of another process cannot make good in its last steps what it
-    got wrong before, since the exact prediction always leads back to the image.
+    It denoises twice with the exact prediction in place of a network. The first pass has the steps of `how`,
+    the second
+    few: with many steps a sampler of another process corrects in its last steps its earlier errors, because
+    the exact prediction always leads back to the image.
 
     Args:
         make: gives a new scheduler with its timesteps set.
@@ -236,7 +252,10 @@ def fault_of(make: Callable[[Sample], Any], how: Sample, noise: Any) -> str | No
     steps = scheduler.timesteps
     if not torch.isfinite(steps.float()).all():
         shown = ", ".join(f"{float(t):.1f}" for t in steps[:6])
-        return f"has timesteps that are not finite with sample.steps {how.steps} ({shown}, ...); use other sample.steps or another scheduler"
+        return (
+            f"has timesteps that are not finite with sample.steps {how.steps} ({shown}, ...); "
+            "use other sample.steps or another scheduler"
+        )
     fault = other_levels(scheduler, noise)
     if fault:
         return f"{fault}; use for example {instead(noise)}"
@@ -255,11 +274,21 @@ def fault_of(make: Callable[[Sample], Any], how: Sample, noise: Any) -> str | No
     try:
         found, again, alone = tried(how, [1, 2], 0), tried(how, [1, 2], 1), tried(how, [2], 2)
     except Exception as reason:  # each scheduler refuses in its own way
-        return f"cannot be run as a plain sampler ({type(reason).__name__}: {_one_line(reason)[:120]}); use for example {instead(noise)}"
+        return (
+            f"cannot be run as a plain sampler ({type(reason).__name__}: {_one_line(reason)[:120]}); "
+            f"use for example {instead(noise)}"
+        )
     if not torch.isfinite(found).all() and how.steps >= noise.config.num_train_timesteps:
-        return f"gives numbers that are not finite with as many sample.steps ({how.steps}) as training has timesteps; use fewer steps"
+        return (
+            f"gives numbers that are not finite with as many sample.steps ({how.steps}) as training has "
+            "timesteps; use fewer steps"
+        )
     if not torch.isfinite(found).all():
-        return f"gives numbers that are not finite, since its noise schedule and prediction_type do not go together; use for example {instead(noise)}"
+        return (
+            "gives numbers that are not finite, since its noise schedule and prediction_type do not go "
+            "together; "
+            f"use for example {instead(noise)}"
+        )
     if not torch.equal(found, again):
         return f"draws noise that no seed determines; use for example {instead(noise)}"
     if not torch.allclose(found[1], alone[0], atol=1e-4):
@@ -270,25 +299,34 @@ def fault_of(make: Callable[[Sample], Any], how: Sample, noise: Any) -> str | No
         short = tried(how.model_copy(update={"steps": min(FEW, how.steps)}), [1], 0)
         found = torch.cat([found, short]) if torch.isfinite(short).all() else found
     if error(found) > NEAR:
-        return f"{foreign(noise)} (led by the exact prediction of one image, it ends {error(found):.2g} away from it)"
+        return (
+            f"{foreign(noise)} (led by the exact prediction of one image, it ends {error(found):.2g} away "
+            "from it)"
+        )
     return None
 
 
 def late_start(scheduler: Any, noise: Any) -> str | None:
-    """What to say of a sampler that begins with pure noise where training has little: its pictures are noisy, as those of diffusers; None = nothing."""
+    """A warning for a sampler that starts from pure noise where training has little; None = no warning.
+
+    Its pictures stay noisy, and so do those of the diffusers pipeline.
+    """
     first, steps = float(scheduler.timesteps[0]), noise.config.num_train_timesteps
     if first >= steps / 2 or first < float(
         scheduler.timesteps.max()
     ):  # the timesteps of an inverse scheduler rise
         return None
     return (
-        f"the scheduler starts from pure noise at timestep {first:g} of {steps}, so that pictures stay noisy: "
-        "use more sample.steps, or sample.scheduler_options={timestep_spacing: trailing}"
+        f"the scheduler starts from pure noise at timestep {first:g} of {steps}, so that pictures stay "
+        "noisy: use more sample.steps, or sample.scheduler_options={timestep_spacing: trailing}"
     )
 
 
 def other_levels(scheduler: Any, noise: Any) -> str | None:
-    """What differs between the noise levels of a sampler and of training, as the end of a sentence; None = nothing, or it knows no levels by timestep."""
+    """The difference between the noise levels of a sampler and of training, as the end of a sentence.
+
+    None = they are equal, or the sampler has no noise levels by timestep.
+    """
     own, trained = getattr(scheduler, "alphas_cumprod", None), getattr(noise, "alphas_cumprod", None)
     if own is None or trained is None:
         return None
@@ -297,14 +335,17 @@ def other_levels(scheduler: Any, noise: Any) -> str | None:
     at = int((own.cpu() - trained).abs().argmax())
     if abs(float(own[at]) - float(trained[at])) <= SAME_LEVELS:
         return None
-    return f"has other noise levels than training: alphas_cumprod[{at}] is {float(own[at]):.4g}, in training {float(trained[at]):.4g}"
+    return (
+        f"has other noise levels than training: alphas_cumprod[{at}] is {float(own[at]):.4g}, "
+        f"in training {float(trained[at]):.4g}"
+    )
 
 
 def exact_prediction(noise: Any, image: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """What a perfect network says about `x` [n, ...] at timestep `t`, where the data set is `image` [...] alone.
+    """The prediction of a perfect network for `x` [n, ...] at timestep `t`, for a data set of one `image`.
 
-    The timestep may lie between two of training: the log of the noise-to-signal ratio is then interpolated, as samplers with
-    continuous noise levels do (Karras et al. 2206.00364).
+    The timestep may lie between two of training: the log of the noise-to-signal ratio is then interpolated,
+    as samplers with continuous noise levels do (Karras et al. 2206.00364).
     """
     steps = noise.config.num_train_timesteps
     if not hasattr(

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x, 2.x and XL: a UNet over latents, conditioned on text by cross-attention (Rombach et al. 2112.10752)."""
+"""Stable Diffusion 1.x, 2.x and XL: a UNet on latents with cross-attention to text (2112.10752)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class StableDiffusion(Latent):
         if noise.config.prediction_type not in ("epsilon", "v_prediction"):
             file = self.base.path / "scheduler" / "scheduler_config.json"
             raise ConfigError(
-                f"{file}: the base predicts '{noise.config.prediction_type}'; epsilon and v_prediction are known. "
+                f"{file}: the base predicts '{noise.config.prediction_type}'; epsilon and v_prediction are "
+                "known. "
                 "Where that is a mistake, set prediction_type in a copy of the folder"
             )
         if self.spec.train_text_encoder and len(self.base.text_encoders()) > 1:

@@ -14,28 +14,34 @@ from difflab.core.errors import MeasureError, StoreError
 
 
 def distance(files: list[Path], before: list[Path]) -> float:
-    """||w - w0|| / ||w0||, Euclidean over all tensors of `files`, w0 the tensors of the same names in `before`. 0 = the same weights.
+    """Relative distance ||w - w0|| / ||w0||, Euclidean over all tensors; 0 = the same weights.
 
-    The same over folders: a tensor is named by its file's folder and its own name, whatever files it is spread over.
-    Raises MeasureError where `before` has other names or shapes or nothing but zeros, StoreError for a damaged file.
+    w are the tensors of `files`, w0 those of the same names in `before`. The name of a tensor consists of its
+    file's folder and its name in the file, so that the number of files does not matter. Tensors are read one by
+    one: no second model is in memory.
+
+    Raises MeasureError where `before` has other names or shapes or only zeros, StoreError for a damaged file.
     """
     where = _where(before)
     moved = size = 0.0
     for name, file in _where(files).items():
         if name not in where:
             raise MeasureError(
-                f"no weights are named {name} in {', '.join(sorted({str(f.parent) for f in before})) or 'any file'}"
+                f"no weights are named {name} in "
+                f"{', '.join(sorted({str(f.parent) for f in before})) or 'any file'}"
             )
         now, then = _read(file, name), _read(where[name], name)
         if now.shape != then.shape:
             raise MeasureError(
-                f"{name} is {tuple(now.shape)} in {file.parent} and {tuple(then.shape)} in {where[name].parent}"
+                f"{name} is {tuple(now.shape)} in {file.parent} and {tuple(then.shape)} in "
+                f"{where[name].parent}"
             )
         moved += float((now.float() - then.float()).square().sum(dtype=torch.float64))
         size += float(then.float().square().sum(dtype=torch.float64))
     if not size:
         raise MeasureError(
-            f"there are no weights but zeros to be relative to in {', '.join(str(f) for f in before) or 'any file'}"
+            "there are no weights but zeros to be relative to in "
+            f"{', '.join(str(f) for f in before) or 'any file'}"
         )
     return math.sqrt(moved / size)
 
@@ -46,7 +52,8 @@ def _where(files: list[Path]) -> dict[str, Path]:
     for file in files:
         try:
             with safe_open(file, "pt") as handle:
-                out.update({f"{file.parent.name}/{name}": file for name in handle.keys()})  # noqa: SIM118 (no dict)
+                for name in handle.keys():  # noqa: SIM118 (the handle is no dict)
+                    out[f"{file.parent.name}/{name}"] = file
         except (OSError, SafetensorError) as error:
             raise StoreError(
                 f"{file} cannot be read ({error}); delete it and run the same command again"
@@ -65,7 +72,10 @@ def trainable(net: Any) -> dict[str, torch.nn.Parameter]:
 
 
 def whole(tensor: Any) -> torch.Tensor:
-    """A copy of the whole tensor on the CPU. All processes must call this together for a sharded one, which is gathered."""
+    """A copy of the whole tensor on the CPU.
+
+    All processes must call this together for a sharded one, which is gathered.
+    """
     tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return tensor.detach().cpu().clone()
 

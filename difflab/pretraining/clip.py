@@ -359,7 +359,8 @@ def _distil(
 def _batches(lengths: Tensor, n_known: int, batch_size: int, draw: torch.Generator) -> Iterator[Tensor]:
     """Endless random batches of texts, int64 [batch_size].
 
-    Half of all draws are texts of pictures (the first `n_known`). Eight batches are drawn at a time and sorted by length, so that a batch has little padding.
+    Half of all draws are texts of pictures (the first `n_known`). Eight batches are drawn at a time and
+    sorted by length, so that a batch has little padding.
     """
     while True:
         halves = []

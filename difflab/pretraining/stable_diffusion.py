@@ -1,9 +1,10 @@
-"""Train a small, complete latent text-to-image model from nothing: the base that a chain without a hub starts from.
+"""Train a small, complete latent text-to-image model from nothing, as the base of a chain without a hub.
 
     real images --> autoencoder --> latents --+--> UNet and text encoder --> a diffusers folder
        captions --> tokenizer ----------------+
 
-Both trainings are the loop of difflab/loop/training_loop.py. Every part leaves its result under `out`, and the same command resumes.
+Both trainings are the loop of difflab/loop/training_loop.py. Every part leaves its result under `out`, and
+the same command resumes.
 """
 
 from __future__ import annotations
@@ -113,10 +114,11 @@ def pretrain(
 ) -> Path:
     """Train everything that is not there yet and return the diffusers folder `out`/model, weights in float16.
 
-    With `earlier`, a folder that this function made of the same parts, its weights are trained on (with a new optimiser)
-    until denoiser.train.images_seen is reached, the images that they have seen counted.
+    With `earlier`, a folder that this function made of the same parts, its weights are trained on (with a new
+    optimiser) until denoiser.train.images_seen is reached, the images that they have seen counted.
 
-    Raises ConfigError when the source has no captions, or `earlier` is of other parts or has nothing left to learn.
+    Raises ConfigError when the source has no captions, or `earlier` is of other parts or has nothing left to
+    learn.
     """
     report = report or Reporter(quiet=True)
     images, prompts, unseen = _data(config)
@@ -143,13 +145,15 @@ def pretrain(
         write_json(file, {name: value for name, value in read_json(file).items() if name != "_name_or_path"})
     shutil.rmtree(folder, ignore_errors=True)
     (out / ".model.tmp").rename(folder)
+    processor = platform.processor() or platform.machine()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     write_json(
         folder / "training.json",
         {
             "config": config.model_dump(mode="json"),
             "autoencoder": autoencoding,
             "denoiser": {**record, "loss_at_fixed_noise": losses},
-            "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {'cuda' if torch.cuda.is_available() else 'cpu'}",
+            "machine": f"{processor}, {torch.get_num_threads()} threads, {device}",
             "versions": {p: version(p) for p in ("difflab", "torch", "diffusers", "transformers")},
         },
     )
@@ -157,7 +161,7 @@ def pretrain(
 
 
 def _start(config: Pretraining, folder: Path, vae: Any, image_size: int, prompts: list[str]) -> Path:
-    """A diffusers folder with the trained autoencoder, a tokenizer learned from the captions, and fresh networks."""
+    """A diffusers folder: the trained autoencoder, a tokenizer learned from the captions, fresh networks."""
     if (folder / "model_index.json").is_file():
         return folder
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -230,7 +234,8 @@ def _before(config: Pretraining, earlier: Path) -> dict[str, Any]:
         )
     if record["denoiser"]["images_seen"] >= config.denoiser.train.images_seen:
         raise ConfigError(
-            f"{earlier} has seen {record['denoiser']['images_seen']:,} images; raise denoiser.train.images_seen above that"
+            f"{earlier} has seen {record['denoiser']['images_seen']:,} images; raise "
+            "denoiser.train.images_seen above that"
         )
     return record
 
@@ -278,17 +283,21 @@ def _denoiser(
 
 
 def held_loss(model: StableDiffusion, vae: Any, images: np.ndarray, prompts: list[str]) -> float:
-    """Mean error at fixed noise (difflab/loop/held_out.py), for images uint8 [n, H, W, C] and captions that may be new to the model."""
-    told = StableDiffusion(model.spec, Shape(model.shape.record, 0, tuple(prompts)))
-    told.backbone, told.text_encoder, told.net = model.backbone, model.text_encoder, model.net.eval()
-    told.tables = told._ids(model.backbone.device)
+    """Mean error at fixed noise (see difflab/loop/held_out.py).
+
+    Args:
+        images: uint8 [n, H, W, C].
+        prompts: their captions, which may be new to the model.
+    """
+    evaluated = model.with_prompts(tuple(prompts), model.backbone.device)
     latents = moments(vae, torch.from_numpy(images)).numpy()
-    parts = np.array_split(np.arange(len(images)), -(-len(images) // 16))
-    return float(np.concatenate([errors(told, latents[at], at, at.tolist(), ()) for at in parts]).mean())
+    batches = np.array_split(np.arange(len(images)), -(-len(images) // 16))
+    losses = [errors(evaluated, latents[rows], rows, rows.tolist(), ()) for rows in batches]
+    return float(np.concatenate(losses).mean())
 
 
 def halve(file: Path) -> None:
-    """Store the weights of a safetensors file in float16: half the size, and what rounds off is far below what training leaves open."""
+    """Store the weights of a safetensors file in float16, which halves its size."""
     write_tensors(
         file,
         {name: t.half() if t.is_floating_point() else t for name, t in read_tensors(file).items()},
@@ -302,7 +311,8 @@ def _data(config: Pretraining) -> tuple[np.ndarray, list[list[str]], np.ndarray]
     source = kept_together(source, contents(source))  # as a run splits it
     if source.prompts is None:
         raise ConfigError(
-            f"data.source={config.data.source} has no captions; a text-to-image model needs them, or data.caption"
+            f"data.source={config.data.source} has no captions; a text-to-image model needs them, or "
+            "data.caption"
         )
     sides = split(source, config.data.held_out, seed_of("split", config.data.drawn_with(config.seed)))
     images = [np.stack([source.read(int(i)) for i in side]) for side in sides]

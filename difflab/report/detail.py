@@ -74,7 +74,7 @@ def shown_path(run: Run) -> str:
 def setup(run: Run) -> list[tuple[str, str]]:
     """The settings of a run in words: (term, text)."""
     config = run.config
-    lines = [("model", Path(str(getattr(config.model, "base", config.model.family))).name)]
+    lines = [("model", config.model.shown_name)]
     if not config.exact:
         lines += _real_images(run)
     share = getattr(config.regime, "real_fraction", None)

@@ -44,12 +44,14 @@ class Stage:
         hooks: the hooks of policies that act in this stage, in order.
         files: what the stage leaves in the folder of its generation. The last one is written last.
         done_file: the file whose existence says that the stage is done.
+        lower: what to set lower when memory runs out.
     """
 
     name: str
     hooks: tuple[str, ...]
     files: tuple[str, ...]
     done_file: str
+    lower: str = ""
 
 
 STAGE_TABLE = (
@@ -59,10 +61,24 @@ STAGE_TABLE = (
         ("row_weights", "training", "trainer", "weights"),
         ("training.json", "held_out_loss.json", "model"),
         "model/hash.json",
+        "set train.micro_batch_size lower, train.gradient_checkpointing=true, train.precision=bf16, "
+        "train.optimizer=adamw8bit, train.ema_decay=0, or model.lora_rank=16",
     ),
-    Stage("sample", ("sampling", "steer"), ("samples", "features", "probe", "sampled.json"), "sampled.json"),
+    Stage(
+        "sample",
+        ("sampling", "steer"),
+        ("samples", "features", "probe", "sampled.json"),
+        "sampled.json",
+        "set sample.batch_size lower, or sample.precision=bf16",
+    ),
     Stage("select", ("select",), ("selected.parquet",), "selected.parquet"),
-    Stage("measure", (), ("replicates.safetensors", "metrics.jsonl"), "metrics.jsonl"),
+    Stage(
+        "measure",
+        (),
+        ("replicates.safetensors", "metrics.jsonl"),
+        "metrics.jsonl",
+        "set measure.count lower, or measure with fewer extractors",
+    ),
 )
 STAGES = tuple(stage.name for stage in STAGE_TABLE)
 STAGE = {stage.name: stage for stage in STAGE_TABLE}

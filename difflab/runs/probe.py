@@ -5,7 +5,6 @@ at.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -97,7 +96,7 @@ def caption(run: RunFolder) -> str:
     """What the chain is, in a few words."""
     c = run.config
     words = [
-        Path(getattr(c.model, "base", c.model.family)).name,
+        c.model.shown_name,
         c.regime.name,
         f"start from {c.train.start_from}",
     ]

@@ -54,3 +54,18 @@ def test_every_family_of_the_config_has_a_model() -> None:
         assert config.exact == isinstance(config.model, EXACT)
         assert config.text == ("base" in spec.model_fields)
         assert config.denoises == (not config.exact and name != "memoriser")
+
+
+def test_facts_can_be_asked_of_every_family() -> None:
+    for name in ("gaussian", "memoriser", "pixel-mlp"):
+        spec = model(family=name).model
+        assert (spec.chains, spec.trains_lora, spec.starts_as_base, spec.shown_name) == (
+            1,
+            False,
+            False,
+            name,
+        )
+    assert model(family="gaussian", replicates=5).model.chains == 5
+    assert model(family="pixel-mlp").conditional and not model(family="gaussian").conditional
+    base = model(**SD | {"base": "org/some-model", "lora_rank": 4, "generation_0": "base"}).model
+    assert (base.trains_lora, base.starts_as_base, base.shown_name) == (True, True, "some-model")

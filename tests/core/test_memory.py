@@ -9,6 +9,7 @@ import torch
 
 from difflab.core.errors import DifflabError, MemoryShort
 from difflab.core.memory import enough_memory, peak_memory
+from difflab.runs.folder import STAGE
 
 SAID = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
@@ -43,7 +44,7 @@ SAID = [
 def test_what_to_lower_is_said(stage, keys, error):
     with (
         pytest.raises(MemoryShort, match=f"not enough memory in stage {stage}: ") as caught,
-        enough_memory(stage),
+        enough_memory(stage, STAGE[stage].lower),
     ):
         raise error
     assert all(key in str(caught.value) for key in keys) and caught.value.__cause__ is error
@@ -52,7 +53,7 @@ def test_what_to_lower_is_said(stage, keys, error):
 
 
 def test_a_real_allocation_that_no_machine_has():
-    with pytest.raises(MemoryShort, match="in stage train"), enough_memory("train"):
+    with pytest.raises(MemoryShort, match="in stage train"), enough_memory("train", STAGE["train"].lower):
         torch.empty(2**60)
 
 
@@ -66,13 +67,13 @@ def test_a_real_allocation_that_no_machine_has():
     ],
 )
 def test_other_errors_stay_what_they_are(error):
-    with pytest.raises(type(error)) as caught, enough_memory("train"):
+    with pytest.raises(type(error)) as caught, enough_memory("train", STAGE["train"].lower):
         raise error
     assert caught.value is error
 
 
 def test_nothing_is_changed_where_memory_suffices():
-    with enough_memory("train"):
+    with enough_memory("train", STAGE["train"].lower):
         done = True
     assert done
 

@@ -184,8 +184,7 @@ def test_the_embeddings_of_captions_are_counted(kind, monkeypatch, tmp_path):
         per * 3001,
         1500,
     )
-    from difflab.models import latent
 
-    monkeypatch.setattr(latent, "KEPT", per * 3000)
+    monkeypatch.setattr(plan_module, "KEPT", per * 3000)
     assert plan(tiny.config(kind, base), shape, 40, captions=3000)[0].disk_bytes == 0  # encoded per batch
     assert plan(tiny.config(kind, base), shape, 40)[0].stage == "mix"

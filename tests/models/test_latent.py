@@ -545,3 +545,17 @@ def test_whole_weights_take_the_place_of_sharded_ones(changes, made, tmp_path):
         own.prepare_sampling(how, "cpu")
         out.append(own.sample(np.array([0, 1]), [1, 2], how))
     assert (out[0] == out[1]).all()
+
+
+def test_a_model_that_is_not_prepared_says_what_to_call(made):
+    model = tiny.model("sd15", made["sd15"])
+    with pytest.raises(RuntimeError, match="prepare_training or prepare_sampling"):
+        model.texts(None, 1, torch.zeros(1))
+
+
+def test_other_captions_share_the_networks(made, tmp_path):
+    model = tiny.model("sd15", made["sd15"], train_text_encoder=True)
+    model.prepare_training(Train(), "cpu")
+    other = model.with_prompts(("a new caption", "another"), "cpu")
+    assert other.net is model.net and other.null == 2 and model.null == len(tiny.CAPTIONS)
+    assert len(other.tables["ids"]) == 3

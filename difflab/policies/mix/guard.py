@@ -87,7 +87,7 @@ class Guard(Policy):
                     f"policies: {later.policy} comes after guard and could undo it; put guard after all that "
                     "change training sets"
                 )
-        if self.mode == "thin" and getattr(config.model, "replicates", 1) > 1:
+        if self.mode == "thin" and config.model.chains > 1:
             raise ConfigError(
                 "policies: guard cannot thin the sets of parallel chains, which share rows; set "
                 "model.replicates=1 and use several seeds"

@@ -74,7 +74,7 @@ class Anchor(Policy):
                 f"set strength below {1 / config.train.learning_rate:g}"
             )
         if (
-            getattr(config.model, "lora_rank", 0)
+            config.model.trains_lora
             and self.to != "start"
             and not (self.to == "generation_0" and config.train.start_from == "previous")
         ):

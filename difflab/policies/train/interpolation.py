@@ -43,7 +43,7 @@ def check_line(config: Any, policy: str, which: str) -> None:
             f"policies: {policy} goes along the line between weights that share a start; set "
             "train.start_from to base or previous"
         )
-    if getattr(config.model, "lora_rank", 0) and not (which == "base" and start == "base"):
+    if config.model.trains_lora and not (which == "base" and start == "base"):
         raise ConfigError(
             f"policies: {policy} cannot mix LoRA layers of two generations: the sum of two of rank "
             f"{config.model.lora_rank} has a larger rank; "
@@ -66,7 +66,7 @@ def towards(at: At, model: Any, which: str, share: float) -> None:
             setattr(model, name, value + share * (getattr(target, name) - value))
         return
     trained = trainable(model.net)
-    if getattr(at.config.model, "lora_rank", 0):
+    if at.config.model.trains_lora:
         for name, parameter in trained.items():
             if "lora_B" in name:
                 parameter.mul_(1 - share)

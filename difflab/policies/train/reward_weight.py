@@ -61,7 +61,7 @@ class RewardWeight(Policy):
 
     def check(self, config: Any) -> None:
         rewards.check(config, self.policy, self.reward)
-        if getattr(config.model, "replicates", 1) > 1:
+        if config.model.chains > 1:
             raise ConfigError(
                 "policies: reward_weight gives a sample one weight, which parallel chains share; set "
                 "model.replicates=1 and use several seeds"

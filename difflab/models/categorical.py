@@ -1,4 +1,4 @@
-"""Refitting the frequencies of categories: the Wright-Fisher process (Kazdan et al. 2410.16713, discrete loop)."""
+"""Frequencies of categories, refitted: the Wright-Fisher process (Kazdan et al. 2410.16713)."""
 
 from __future__ import annotations
 

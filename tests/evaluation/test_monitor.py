@@ -106,7 +106,11 @@ def test_every_extractor_has_its_own_curve_and_its_own_alarm(emoji):
         def log(self, values, step):
             self.values = values
 
-    spaces = ["pixels", f"python:{Path(__file__).parents[1] / 'space.py'}:rows_and_columns", "texture"]
+    spaces = [
+        "pixels",
+        f"python:{Path(__file__).parents[1] / 'helpers' / 'space.py'}:rows_and_columns",
+        "texture",
+    ]
     monitor = Monitor(
         emoji[:200],
         extractors=spaces,

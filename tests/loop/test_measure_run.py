@@ -84,7 +84,7 @@ def untouched(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.suffix in (".parquet", ".safetensors") and "features" not in p.parts and "judge" not in p.name and "fitted" not in p.name}  # fmt: skip
 
 
-SPACE = f"python:{Path(__file__).parents[1] / 'space.py'}:rows_and_columns"
+SPACE = f"python:{Path(__file__).parents[1] / 'helpers' / 'space.py'}:rows_and_columns"
 ADDED: list[tuple[list[str], dict[str, Any], dict[str, Any]]] = [
     (["vendi", "class_accuracy", "generalisation_score_own"], {}, {"metrics": ["fd", "recall", "vendi", "class_accuracy", "generalisation_score_own"]}),
     (["contrast_shift"], {"extractors": ["texture"]}, {"metrics": ["fd", "recall", "contrast_shift"], "extractors": ["pixels", "texture"]}),

@@ -1,18 +1,9 @@
 from __future__ import annotations
 
-import base64
-import io
-
 import numpy as np
-from PIL import Image
+from pictures import opened
 
 from difflab.report.data_uri import EXACT, SIDES, encoder, uri
-
-
-def opened(text: str) -> Image.Image:
-    head, content = text.split(",", 1)
-    assert head in ("data:image/png;base64", "data:image/webp;base64")
-    return Image.open(io.BytesIO(base64.b64decode(content)))
 
 
 def test_small_images_are_kept_to_the_bit() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_data_uri import opened
+from pictures import opened
 
 from difflab.metrics import nearest_real
 from difflab.report.feature_map import extent, feature_map, feature_spaces, first_space, nearest_pairs

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_data_uri import opened
+from pictures import opened
 
 from difflab.report.pictures import in_common, pictures
 from difflab.runs.probe import SameSeeds

@@ -4,18 +4,12 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from chains import COPIES, NUMBERS, checked, config, ran, weights
+from chains import COPIES, NUMBERS, TEXT, checked, config, numbers, ran, weights
 from safetensors.torch import load_file
 
 from difflab.core.errors import ConfigError
 
 AVERAGE = {"policy": "average", "share": 0.3}
-
-
-def numbers(run, t: int) -> tuple[np.ndarray, np.ndarray]:
-    """The fit of one generation written down once more, from its training set of samples."""
-    x = run.samples(t - 1).gather(np.arange(20))
-    return x.mean(0), x.var(0)[..., None]
 
 
 def test_mean_and_covariance_of_a_gaussian_move_over_generations(tmp_path):
@@ -72,10 +66,6 @@ def test_towards_a_pretrained_base(tmp_path, encoder):
         assert any(not torch.equal(after[name], start[name]) for name in found)
         for name, w in found.items():
             torch.testing.assert_close(w, 0.7 * after[name] + 0.3 * start[name], rtol=1e-5, atol=1e-6)
-
-
-LORA = {"family": "stable-diffusion", "base": "tiny-sd", "lora_rank": 2}
-TEXT = {"generations": 2, "data": {"source": "emoji"}, "model": LORA, "train": {"start_from": "base"}}
 
 
 @pytest.mark.parametrize(

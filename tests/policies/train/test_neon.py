@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
-from chains import COPIES, NUMBERS, checked, config, ran, weights
+from chains import COPIES, LORA, NUMBERS, TEXT, checked, config, numbers, ran, weights
 from safetensors.torch import load_file
-from test_average import LORA, TEXT, numbers
 
 from difflab.core.errors import ConfigError
 

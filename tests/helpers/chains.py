@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
@@ -44,6 +45,13 @@ NUMBERS: dict[str, Any] = {
     "model": {"family": "gaussian"},
     "sample": {"count": 20},
 }
+LORA: dict[str, Any] = {"family": "stable-diffusion", "base": "tiny-sd", "lora_rank": 2}
+TEXT: dict[str, Any] = {
+    "generations": 2,
+    "data": {"source": "emoji"},
+    "model": LORA,
+    "train": {"start_from": "base"},
+}
 
 
 def config(*entries: Any, base: dict[str, Any] = DIGITS, **sections: Any) -> Any:
@@ -70,6 +78,12 @@ def ran(made: Any, path: Path, report: Any = None) -> Run:
 
 def weights(run: Run, generation: int) -> dict[str, torch.Tensor]:
     return load_file(run.gen(generation) / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def numbers(run: Run, t: int) -> tuple[np.ndarray, np.ndarray]:
+    """The fit of one generation written down once more, from its training set of samples."""
+    x = run.samples(t - 1).gather(np.arange(20))
+    return x.mean(0), x.var(0)[..., None]
 
 
 def rows(run: Run, generation: int) -> list[tuple[str, int, int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 
 import numpy as np
@@ -21,3 +23,10 @@ def folder(path: Path, n: int, side: int = 32, seed: int = 0) -> Path:
     for i, picture in enumerate(pictures(n, side, seed)):
         picture.save(path / f"{i:03d}.png")
     return path
+
+
+def opened(text: str) -> Image.Image:
+    """The picture in a data URI of PNG or WebP."""
+    head, content = text.split(",", 1)
+    assert head in ("data:image/png;base64", "data:image/webp;base64")
+    return Image.open(io.BytesIO(base64.b64decode(content)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -64,7 +65,8 @@ class Commands:
         """Add a command and return its parser. `run` returns the exit code, None = 0."""
         self.top.examples[name] = list(examples)
         epilog = "\n  ".join(["examples:", *examples]).replace("%", "%%")
-        command = self.subparsers.add_parser(name, help=about, description=about, epilog=epilog)
+        description = textwrap.fill(about, 80)
+        command = self.subparsers.add_parser(name, help=about, description=description, epilog=epilog)
         command.set_defaults(command=run, parser=command)
         if json_too:
             command.add_argument("--json", action="store_true", help="print rows as JSON lines on stdout")
@@ -124,7 +126,7 @@ def image_set_arguments(command: argparse.ArgumentParser, resamples: int, count:
         "--extractors",
         nargs="+",
         metavar="NAME",
-        help="feature spaces (default: efficientnet-lite0 if it is installed, pixels, texture; of a run its own)",
+        help="feature spaces (default: efficientnet-lite0 if installed, pixels, texture; of a run its own)",
     )
     command.add_argument("--count", type=int, help=f"images on every side (default: {count})")
     command.add_argument(
@@ -148,5 +150,8 @@ def image_set_arguments(command: argparse.ArgumentParser, resamples: int, count:
 
 
 def read_config(args: argparse.Namespace, kind: Any = configs.Config, group: str = "") -> Any:
-    """The config that a command names: a file or a preset, with the overrides. Raises ConfigError with the nearest name."""
+    """The config that a command names: a file or a preset, with the overrides.
+
+    Raises ConfigError with the nearest name.
+    """
     return configs.load(find(args.config, group), args.overrides, kind)

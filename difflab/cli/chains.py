@@ -155,10 +155,10 @@ def _add_measure(commands: Commands) -> None:
         measure,
         "Add measures to a run from its stored samples. Nothing is trained or drawn again.",
         [
-            "difflab measure runs/digits                                          what there is and what can be added",
+            "difflab measure runs/digits                 # lists what there is and what can be added",
             "difflab measure runs/digits vendi knn_entropy",
-            "difflab measure runs/digits --extractors efficientnet-lite0          its measures in another feature space",
-            "difflab measure runs/digits zero_shot_accuracy --extractors open_clip:tiny-clip --concepts classes",
+            "difflab measure runs/digits --extractors efficientnet-lite0",
+            "difflab measure runs/emoji --extractors open_clip:tiny-clip --concepts classes",
         ],
     )
     run_argument(command, "a run, or an ecosystem of them, finished or not")

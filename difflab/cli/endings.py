@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +17,15 @@ from difflab.report.table import budget, changes, comparison, diagnosis, remarks
 from difflab.report.verdict import verdict
 
 WIDTH = 100
+"""Characters of a line of text at most, on a wide terminal."""
+LEGEND = "±: half the 95% interval; floor: the same measure between two real sets"
 
 
 def print_summary(summary: Summary, evidence: Sequence[str] = ()) -> None:
-    """Print the four parts of a summary, with the evidence below the verdict. Parts that are empty are left out."""
+    """Print the four parts of a summary, with the evidence below the verdict.
+
+    Parts that are empty are left out.
+    """
     for sentence in summary.verdict.splitlines():
         _paragraph(sentence)
     for line in evidence:
@@ -28,6 +35,8 @@ def print_summary(summary: Summary, evidence: Sequence[str] = ()) -> None:
     if summary.changes:
         print()
         show(changes(summary.changes))
+        if any(change.floor is not None or change.ci_low is not None for change in summary.changes):
+            _paragraph(LEGEND)
     for title, lines in (("look at:", summary.look_at), ("next:", summary.next_commands)):
         for place, line in enumerate(lines):
             print(f"{'' if place else title:10}{line}")
@@ -35,11 +44,15 @@ def print_summary(summary: Summary, evidence: Sequence[str] = ()) -> None:
 
 def _paragraph(text: str) -> None:
     """Wrap at word ends; never inside a word, so that a path or a number can be copied."""
-    print(textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
+    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+    print(textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 
 
 def end_of_run(run: Any) -> None:
-    """The verdict on a run, or on each lab of an ecosystem. Makes the diagnosis where it is missing and puts it into the report."""
+    """The verdict on a run, or on each lab of an ecosystem.
+
+    Makes the diagnosis where it is missing and puts it into the report.
+    """
     diagnoses, new = {}, False
     for part in run.parts:
         if not part.config.exact:
@@ -53,7 +66,7 @@ def end_of_run(run: Any) -> None:
         print(f"flagged: {flagged} samples of one colour (metric flagged_share)")
     if len(run.parts) == 1:
         print_summary(summary_of_run(run, diagnoses.get(run.path)))
-        _count_missing(run.rows())
+        _count_missing(run.rows(), "difflab status --all")
         return
     for lab, part in enumerate(run.parts):
         print(f"lab {lab}")
@@ -77,27 +90,34 @@ def all_numbers(run: Any) -> None:
 
 
 def end_of_compare(result: Any, real: Path, generated: Path, everything: bool) -> None:
-    """How generated images differ from real ones. everything: print all measures instead of the five clearest."""
+    """How generated images differ from real ones. everything: print all measures instead of the five
+    clearest.
+    """
     summary = result.summary(str(real), str(generated))
     if everything:
         show(comparison(result.rows))
         for line in remarks(result.rows):
             print(line)
         return
-    commands = [f"difflab compare {real} {generated} --all", *summary.next_commands]
+    sets = shlex.join([str(real), str(generated)])
+    commands = [f"difflab compare {sets} --all", *summary.next_commands]
     print_summary(Summary(summary.verdict, summary.changes, summary.look_at, commands, summary.advice))
-    _count_missing(result.rows)
+    if summary.changes:
+        _count_missing(result.rows, "--all")
+    else:  # the reason is all that there is to say
+        for line in remarks(result.rows):
+            _paragraph(line)
 
 
-def _count_missing(rows: list[dict[str, Any]]) -> None:
-    """Say how many measures have no value; --all says why."""
+def _count_missing(rows: list[dict[str, Any]], command: str) -> None:
+    """Say how many measures have no value, and which command says why."""
     missing = len({(row["metric"], row["extractor"]) for row in rows if row["value"] is None})
     if missing:
-        print(f"{missing} {'measure has' if missing == 1 else 'measures have'} no value; --all says why")
+        print(f"{missing} {'measure has' if missing == 1 else 'measures have'} no value; {command} says why")
 
 
 def end_of_diagnose(result: Any, summary: Summary, everything: bool) -> None:
-    """The table of findings, the verdict and what changed most. everything: the evidence of each verdict too."""
+    """The findings, the verdict and what changed most. everything: the evidence of each verdict too."""
     if everything:
         show(diagnosis(result))
         return

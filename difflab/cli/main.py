@@ -1,4 +1,7 @@
-"""The command line. Results go to stdout, progress to stderr; exit code 2 is a problem that the user can mend."""
+"""The command line.
+
+Results go to stdout, progress to stderr; exit code 2 is a problem that the user can mend.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,13 @@ from difflab.core.errors import DifflabError
 DISK_FULL = re.compile(r"No space left|Disk quota exceeded|\d+ requested and \d+ written")
 """Libraries report a full disk in exceptions of their own types; this text is what they share."""
 
-FRONT = """difflab, the image-diffusion collapse lab: what happens to an image model that keeps
-being trained on images made by models
+FRONT = """difflab, the image-diffusion collapse lab: what happens to an image model that
+keeps being trained on images made by models
 
   run a chain       difflab run digits
-                    train a model on its own samples, generation after generation
+                    train a model on its own samples, again and again
   compare two sets  difflab compare real/ generated/
-                    FID, KID, recall, texture, copies: with n, floor and interval
+                    FID, recall, texture, copies: with n, floor, interval
   diagnose          difflab diagnose runs/digits
                     which kind of collapse, since which generation, how sure
   sweep             difflab sweep regimes
@@ -38,7 +41,7 @@ other commands
   setup             presets, doctor, pretrain, policies, schema, completion
 
 difflab COMMAND --help   the options of a command, with examples
-difflab presets          the configs that come with difflab, and published protocols
+difflab presets          the configs that come with it, published protocols too
 several GPUs             accelerate launch --multi_gpu -m difflab run digits
 
 exit codes
@@ -47,7 +50,7 @@ exit codes
   2    a problem that you can mend; the one line on stderr says how
   130  interrupted; the same command resumes
 
-NO_COLOR=1 switches colours off, DIFFLAB_DEBUG=1 shows the traceback of an error.
+NO_COLOR=1 switches colours off; DIFFLAB_DEBUG=1 shows the traceback of an error
 """
 
 
@@ -80,7 +83,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def explained(error: Exception) -> str | None:
-    """An error of the operating system as a sentence; None for every other error, which is a fault of difflab."""
+    """An error of the operating system as a sentence; None for every other error, which is a fault of
+    difflab.
+    """
     if DISK_FULL.search(str(error)):
         return "no space left on the disk; free some and run the same command again, it resumes"
     if isinstance(error, OSError) and error.filename is not None:
@@ -92,7 +97,9 @@ def explained(error: Exception) -> str | None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Options may stand anywhere, also before or between the overrides, where argparse alone takes no further ones."""
+    """Options may stand anywhere, also before or between the overrides, where argparse alone takes no further
+    ones.
+    """
     args, rest = parser().parse_known_args(argv)
     listed = None
     for name in ("overrides", "laws", "names", "presets", "what"):

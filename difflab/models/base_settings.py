@@ -109,7 +109,9 @@ def _check_keys(file: Path, kind: Any) -> None:
 # ------------------------------------------------------------------------------------------------- latents
 @dataclass(frozen=True)
 class LatentScale:
-    """Between the autoencoder's latents z and what the network is trained on, x = (z - shift) scale / std (Rombach et al. 2112.10752, app. G).
+    """The normalisation x = (z - shift) scale / std of the autoencoder's latents z for the network.
+
+    See Rombach et al. 2112.10752, app. G.
 
     shift, std: floats, or tensors [1, C, 1, 1]; std None = 1.
     """

@@ -1,4 +1,4 @@
-"""Refitting the frequencies of categories: the Wright-Fisher process (Kazdan et al. 2410.16713, discrete loop)."""
+"""Frequencies of categories, refitted: the Wright-Fisher process (Kazdan et al. 2410.16713)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ ROWS = (
         "gini_simpson",
         unit="probability",
         better="real",
-        about="Probability that two draws from the fitted frequencies are of different categories (Gini-Simpson index).",
+        about="Probability that two draws from the fitted frequencies are of different categories "
+        "(Gini-Simpson index).",
         title="Gini-Simpson index",
         **_CHAINS,
     ),

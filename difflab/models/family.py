@@ -1,4 +1,4 @@
-"""The small interface behind which every model family hides."""
+"""The interface of every model family."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from difflab.core.shape import Shape
 
 
 class Family(ABC):
-    """A generative model: fitted to a training set, sampled image by image, saved to a folder and loaded again."""
+    """A generative model that is fitted to a training set, sampled, saved to a folder and loaded again."""
 
     def __init__(self, spec: Any, shape: Shape):
         self.spec, self.shape = spec, shape
@@ -40,8 +40,14 @@ class ClosedForm(Family):
 
     @abstractmethod
     def fit(self, records: np.ndarray, labels: np.ndarray | None, weights: np.ndarray | None = None) -> None:
-        """Fit to a training set: [n, *record]. `weights`: how much each counts, float64 [n], or [n, R] where chains
-        have training sets of their own; with mean 1 in a chain; None = all alike."""
+        """Fit the model to a training set.
+
+        Args:
+            records: [n, *record].
+            labels: int64 [n], or None.
+            weights: weight of each record, float64 [n], or [n, R] where each chain has its own; with mean 1
+                in each chain; None = equal weights.
+        """
 
 
 class Exact(ClosedForm):
@@ -54,11 +60,11 @@ class Exact(ClosedForm):
 
     @abstractmethod
     def measures(self) -> dict[str, np.ndarray]:
-        """What the laws speak of, for each chain: name -> [R]. All are measures of the fitted model."""
+        """Quantities of the fitted model that the exact laws predict, for each chain: name -> [R]."""
 
     @abstractmethod
     def apart(self, other: Any) -> np.ndarray:
         """Squared distance to another model of the family, for each chain: [R].
 
-        Of frequencies, or of the means per dimension.
+        It is that of the frequencies, or of the means, averaged over dimensions.
         """

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5: a transformer over latents, trained by flow matching (Esser et al. 2403.03206)."""
+"""Stable Diffusion 3 and 3.5: a transformer on latents, trained by flow matching (2403.03206)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Flow(Latent):
         return scheduler_of(how, self.noise, device, scheduler_settings(self.base))
 
     def timesteps(self, total: int, rng: torch.Generator) -> torch.Tensor:
-        """Positions in the scheduler's list of training times, int64 [total]; logit-normal or uniform in that list."""
+        """Logit-normal or uniform positions in the scheduler's list of training times: int64 [total]."""
         steps = self.noise.config.num_train_timesteps
         u = (
             torch.randn(total, generator=rng).sigmoid()
@@ -43,7 +43,7 @@ class Flow(Latent):
         return (u * steps).long().clamp(max=steps - 1)
 
     def noisy(self, levels: torch.Tensor) -> torch.Tensor:
-        """As of every family; the list of training times begins with the most noise."""
+        """As in every family. The list of training times begins with the most noise."""
         return self.noise.config.num_train_timesteps - 1 - super().noisy(levels)
 
     def error(
@@ -64,7 +64,7 @@ class Flow(Latent):
         conditions: torch.Tensor | None,
         train: Train,
     ) -> torch.Tensor:
-        """What is trained on, [b]: the error, times s squared with precondition_outputs."""
+        """Per-image training loss: [b]. With precondition_outputs the error is multiplied by s squared."""
         error = self.error(net, x, noise, t, conditions)
         return error * self.noise.sigmas.to(x.device)[t].square() if self.spec.precondition_outputs else error
 

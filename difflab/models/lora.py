@@ -1,4 +1,4 @@
-"""LoRA layers on a backbone: added, saved in diffusers' layout, loaded again (Hu et al. 2106.09685)."""
+"""LoRA layers (Hu et al. 2106.09685) of a backbone: add, save in the layout of diffusers, load."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def add(backbone: Any, spec: Any, seed: int) -> None:
 
 
 def check_targets(backbone: Any, targets: list[str], base: str) -> None:
-    """Raise ConfigError unless every target is the end of the name of some layer that has weights of its own."""
+    """Raise ConfigError unless every target is the end of the name of a layer that has weights."""
     layers = dict(backbone.named_modules())
     for target in targets:
         matched = {
@@ -71,7 +71,10 @@ def check_targets(backbone: Any, targets: list[str], base: str) -> None:
 
 
 def save(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> None:
-    """Write the layers as the base's pipeline reads them, and base.json with the base's name and the hash of its weights."""
+    """Write the layers in the layout that the base's pipeline reads, and base.json.
+
+    base.json holds the name of the base, its pipeline class and the hash of its weights.
+    """
     import diffusers
     from peft.utils import get_peft_model_state_dict
 
@@ -153,7 +156,9 @@ def layers_of(folder: Path, component: str, base: Base) -> dict[str, torch.Tenso
 
 
 def check_saved(backbone: Any, component: str, base: Base, folder: Path) -> None:
-    """Raise StoreError unless the file in `folder` gives every layer of `backbone` back: to `load`, bit for bit, and to the base's own pipeline.
+    """Raise StoreError unless every layer of `backbone` can be read back from `folder`.
+
+    `load` must read it bit for bit, and the base's own pipeline must read it too.
 
     What the pipeline would load is seen on a copy of the backbone without memory.
     """
@@ -192,7 +197,10 @@ def check_saved(backbone: Any, component: str, base: Base, folder: Path) -> None
 
 
 def _sort_header(file: Path) -> None:
-    """Write a safetensors file's metadata in sorted order: it comes in a random one, and equal weights shall be equal files."""
+    """Sort the metadata of a safetensors file, so that equal weights give equal files.
+
+    The library writes the metadata in random order.
+    """
     content = file.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])

@@ -1,4 +1,8 @@
-"""A mixture of labelled normal components: modes are lost as categories are, each mode narrows as a Gaussian does, the faster under guidance."""
+"""A mixture of labelled normal components.
+
+It loses components as `categorical` loses categories, and each component narrows as `gaussian` does. Guidance
+makes both faster.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +51,9 @@ def draw(p: np.ndarray, mean: np.ndarray, sd: np.ndarray, seeds: list[int]) -> n
 def guided(
     p: np.ndarray, mean: np.ndarray, variance: np.ndarray, scale: float, steps: int = 400
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation [R, C] of each component as guidance samples it: the probability-flow equation
+    """Mean and standard deviation [R, C] of the guided samples of each component.
+
+    Guided samples follow the probability-flow equation
 
         dx/dt = t (g (x - m) / (v + t^2) + (1 - g) (x - M) / (V + t^2)),    g = scale,
 

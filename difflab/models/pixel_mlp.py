@@ -48,7 +48,7 @@ class DenoisingMLP(ModelMixin, ConfigMixin):
 
 
 class Block(nn.Module):
-    """h + MLP(scale * norm(h) + shift): adaptive layer norm as in DiT (Peebles & Xie 2212.09748, sec. 3.2)."""
+    """h + MLP(scale * norm(h) + shift), the adaptive layer norm of DiT (2212.09748, sec. 3.2)."""
 
     def __init__(self, width: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A pretrained base: a diffusers folder (or hub id) that is opened, looked over and read component by component.
+"""A pretrained base: a diffusers folder or hub id, which is checked and read component by component.
 
 Weights are safetensors, never pickles; no code from the folder is run; nothing that is missing is replaced by
 random weights.
@@ -112,7 +112,9 @@ class Base:
     def texts(
         self, prompts: list[str], device: Any, dtype: torch.dtype = torch.float32, batch: int = 64
     ) -> dict[str, torch.Tensor]:
-        """Embeddings of prompts as the pipeline makes them: ``states`` [n, L, D] and, where it has them, ``pooled`` [n, P].
+        """Embeddings of prompts as the pipeline computes them.
+
+        They are ``states`` [n, L, D] and, where the pipeline has them, ``pooled`` [n, P].
 
         `dtype` is that of the text encoders while they work: SD3's T5 alone is 19 GB in float32.
 
@@ -180,7 +182,9 @@ class Base:
         return sum(n > tokenizer.model_max_length for n in lengths)
 
     def copy_to(self, folder: Path, leave: tuple[str, ...]) -> None:
-        """Give `folder` all components but those in `leave`, and the index. Files on the same disk are linked, not copied.
+        """Copy the index and all components but those in `leave` to `folder`.
+
+        Files on the same disk are hard-linked.
 
         The weights of a variant lose its name, so that the folder opens without it.
         """

@@ -1,4 +1,4 @@
-"""The sampling schedulers of diffusers: made by name, tried on a case with a known answer, run on many images at once.
+"""The sampling schedulers of diffusers: created by name, tried on a case with a known result, run on batches.
 
 A scheduler is accepted for what it computes, not for its name. Before anything is trained it denoises a data
 set of one image with that data set's exact prediction (`exact_prediction`), which every sampler of the same
@@ -28,17 +28,17 @@ FORWARD = (
     "prediction_type",
 )  # settings of the forward process
 TRIED = (4, 4, 4)  # shape of the image that a scheduler is tried on; no scheduler looks at positions
-# largest difference of two alphas_cumprod that are the same noise schedule; diffusers itself clips the last
-# one to 2^-24
+# Largest difference of alphas_cumprod in equal noise schedules. Diffusers itself clips the last value to
+# 2^-24.
 SAME_LEVELS = 1e-4
-# largest root mean square error of the tried image; samplers that keep the last noise of training come as
-# near as .03
+# Largest root mean square error of the trial. Samplers that keep the last noise of training have errors of
+# .03.
 NEAR = 0.1
 FEW = 6  # steps of the short trial
 
 
 def scheduler_of(how: Sample, noise: Any, device: Any = "cpu", settings: dict[str, Any] | None = None) -> Any:
-    """The sampling scheduler by its diffusers name, with the noise schedule of training and its timesteps set.
+    """The diffusers scheduler of that name, with the noise schedule of training and its timesteps set.
 
     Args:
         settings: a pretrained base's own scheduler config, which is kept as far as the scheduler knows it;
@@ -230,50 +230,53 @@ def drawing(scheduler: Any, steers: Sequence[Steer]) -> Iterator[None]:
 
 # ---------------------------------------------------------------------------------------------- the trial
 def check_scheduler(make: Callable[[Sample], Any], how: Sample, noise: Any) -> None:
-    """Raise ConfigError unless the scheduler that `make` gives for `how` samples what `noise` trains; see `fault_of`."""
+    """Raise ConfigError unless the scheduler of `make` can sample what `noise` trains, see `fault_of`."""
     fault = fault_of(make, how, noise)
     if fault:
         raise ConfigError(f"sample.scheduler '{how.scheduler}' {fault}")
 
 
 def fault_of(make: Callable[[Sample], Any], how: Sample, noise: Any) -> str | None:
-    """Why a scheduler cannot sample what `noise` trains, as the end of a sentence; None = it can. Two dry passes without a network.
+    """Why a scheduler cannot sample what `noise` trains, as the end of a sentence; None = it can.
 
-    One has the steps of `how`. The other has few: there a sampler of another process cannot make good in its
-    last steps what it got wrong before, since the exact prediction always leads back to the image.
+    It denoises twice with the exact prediction in place of a network. The first pass has the steps of `how`,
+    the second
+    few: with many steps a sampler of another process corrects in its last steps its earlier errors, because
+    the exact prediction always leads back to the image.
 
     Args:
         make: gives a new scheduler with its timesteps set.
         noise: the forward process of training, a diffusers scheduler.
     """
     scheduler = make(how)
-    steps = scheduler.timesteps
-    if not torch.isfinite(steps.float()).all():
-        shown = ", ".join(f"{float(t):.1f}" for t in steps[:6])
-        return f"has timesteps that are not finite with sample.steps {how.steps} ({shown}, ...); use other sample.steps or another scheduler"
+    if fault := _nonfinite_timesteps(scheduler, how):
+        return fault
     fault = other_levels(scheduler, noise)
     if fault:
         return f"{fault}; use for example {instead(noise)}"
     image = torch.rand(TRIED, generator=torch.Generator().manual_seed(0)) * 1.6 - 0.8
 
-    def tried(how: Sample, seeds: Sequence[int], elsewhere: int) -> torch.Tensor:
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        x = torch.stack([torch.randn(TRIED, generator=generator) for generator in generators])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(elsewhere)
-            return denoise(make(how), x, generators, lambda x, t: exact_prediction(noise, image, x, t))
-
-    def error(found: torch.Tensor) -> float:
-        return float((found - image).square().mean().sqrt())
+    def tried(how: Sample, seeds: Sequence[int], global_seed: int) -> torch.Tensor:
+        return _denoised_trial(lambda: make(how), noise, image, seeds, global_seed)
 
     try:
         found, again, alone = tried(how, [1, 2], 0), tried(how, [1, 2], 1), tried(how, [2], 2)
     except Exception as reason:  # each scheduler refuses in its own way
-        return f"cannot be run as a plain sampler ({type(reason).__name__}: {_one_line(reason)[:120]}); use for example {instead(noise)}"
+        return (
+            f"cannot be run as a plain sampler ({type(reason).__name__}: {_one_line(reason)[:120]}); "
+            f"use for example {instead(noise)}"
+        )
     if not torch.isfinite(found).all() and how.steps >= noise.config.num_train_timesteps:
-        return f"gives numbers that are not finite with as many sample.steps ({how.steps}) as training has timesteps; use fewer steps"
+        return (
+            f"gives numbers that are not finite with as many sample.steps ({how.steps}) as training has "
+            "timesteps; use fewer steps"
+        )
     if not torch.isfinite(found).all():
-        return f"gives numbers that are not finite, since its noise schedule and prediction_type do not go together; use for example {instead(noise)}"
+        return (
+            "gives numbers that are not finite, since its noise schedule and prediction_type do not go "
+            "together; "
+            f"use for example {instead(noise)}"
+        )
     if not torch.equal(found, again):
         return f"draws noise that no seed determines; use for example {instead(noise)}"
     if not torch.allclose(found[1], alone[0], atol=1e-4):
@@ -283,13 +286,46 @@ def fault_of(make: Callable[[Sample], Any], how: Sample, noise: Any) -> str | No
     with suppress(Exception):  # some know no few steps
         short = tried(how.model_copy(update={"steps": min(FEW, how.steps)}), [1], 0)
         found = torch.cat([found, short]) if torch.isfinite(short).all() else found
-    if error(found) > NEAR:
-        return f"{foreign(noise)} (led by the exact prediction of one image, it ends {error(found):.2g} away from it)"
+    distance = float((found - image).square().mean().sqrt())
+    if distance > NEAR:
+        return (
+            f"{foreign(noise)} (led by the exact prediction of one image, it ends {distance:.2g} away "
+            "from it)"
+        )
     return None
 
 
+def _nonfinite_timesteps(scheduler: Any, how: Sample) -> str | None:
+    """What is wrong with the timesteps, as the end of a sentence; None = all of them are finite."""
+    steps = scheduler.timesteps
+    if torch.isfinite(steps.float()).all():
+        return None
+    shown = ", ".join(f"{float(t):.1f}" for t in steps[:6])
+    return (
+        f"has timesteps that are not finite with sample.steps {how.steps} ({shown}, ...); "
+        "use other sample.steps or another scheduler"
+    )
+
+
+def _denoised_trial(
+    make: Callable[[], Any], noise: Any, image: torch.Tensor, seeds: Sequence[int], global_seed: int
+) -> torch.Tensor:
+    """Images [n, *TRIED] that the scheduler of `make` denoises with the exact prediction, one per seed.
+
+    `global_seed` seeds torch's global generator, which no scheduler should use.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    x = torch.stack([torch.randn(TRIED, generator=generator) for generator in generators])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(global_seed)
+        return denoise(make(), x, generators, lambda x, t: exact_prediction(noise, image, x, t))
+
+
 def late_start(scheduler: Any, noise: Any) -> str | None:
-    """What to say of a sampler that begins with pure noise where training has little: its pictures are noisy, as those of diffusers; None = nothing."""
+    """A warning for a sampler that starts from pure noise where training has little; None = no warning.
+
+    Its pictures stay noisy, and so do those of the diffusers pipeline.
+    """
     first, steps = float(scheduler.timesteps[0]), noise.config.num_train_timesteps
     if first >= steps / 2 or first < float(
         scheduler.timesteps.max()
@@ -297,15 +333,14 @@ def late_start(scheduler: Any, noise: Any) -> str | None:
         return None
     return (
         f"the scheduler starts from pure noise at timestep {first:g} of {steps}, so that pictures stay "
-        "noisy: "
-        "use more sample.steps, or sample.scheduler_options={timestep_spacing: trailing}"
+        "noisy: use more sample.steps, or sample.scheduler_options={timestep_spacing: trailing}"
     )
 
 
 def other_levels(scheduler: Any, noise: Any) -> str | None:
-    """What differs between the noise levels of a sampler and of training, as the end of a sentence;
+    """The difference between the noise levels of a sampler and of training, as the end of a sentence.
 
-    None = nothing, or it knows no levels by timestep.
+    None = they are equal, or the sampler has no noise levels by timestep.
     """
     own, trained = getattr(scheduler, "alphas_cumprod", None), getattr(noise, "alphas_cumprod", None)
     if own is None or trained is None:
@@ -315,11 +350,14 @@ def other_levels(scheduler: Any, noise: Any) -> str | None:
     at = int((own.cpu() - trained).abs().argmax())
     if abs(float(own[at]) - float(trained[at])) <= SAME_LEVELS:
         return None
-    return f"has other noise levels than training: alphas_cumprod[{at}] is {float(own[at]):.4g}, in training {float(trained[at]):.4g}"
+    return (
+        f"has other noise levels than training: alphas_cumprod[{at}] is {float(own[at]):.4g}, "
+        f"in training {float(trained[at]):.4g}"
+    )
 
 
 def exact_prediction(noise: Any, image: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """What a perfect network says about `x` [n, ...] at timestep `t`, where the data set is `image` [...] alone.
+    """The prediction of a perfect network for `x` [n, ...] at timestep `t`, for a data set of one `image`.
 
     The timestep may lie between two of training: the log of the noise-to-signal ratio is then interpolated,
     as samplers with continuous noise levels do (Karras et al. 2206.00364).

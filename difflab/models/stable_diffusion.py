@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x, 2.x and XL: a UNet over latents, conditioned on text by cross-attention (Rombach et al. 2112.10752)."""
+"""Stable Diffusion 1.x, 2.x and XL: a UNet on latents with cross-attention to text (2112.10752)."""
 
 from __future__ import annotations
 

@@ -15,7 +15,10 @@ from difflab.models.denoiser import to_pixels
 
 
 class Reconstruction(nn.Module):
-    """Encode, draw from the posterior, decode: (x [n, C, H, W], noise [n, c, h, w]) -> (reconstruction, KL per latent value [n])."""
+    """Encode, draw from the posterior, decode.
+
+    (x [n, C, H, W], noise [n, c, h, w]) -> (reconstruction [n, C, H, W], KL divergence per latent value [n]).
+    """
 
     def __init__(self, vae: Any):
         super().__init__()
@@ -29,7 +32,9 @@ class Reconstruction(nn.Module):
 
 
 class Autoencoder:
-    """What train.fit needs to train an AutoencoderKL: absolute error of pixels and of their differences, and a little KL.
+    """The model that the training loop needs to train an AutoencoderKL.
+
+    Its loss is the absolute error of pixels and of their differences, plus a small KL divergence.
 
     The differences make edges count: with the pixel error alone the first thing that such a small network
     gives up is outlines. Images are mirrored and their colour channels permuted at random, so that it learns
@@ -71,7 +76,7 @@ class Autoencoder:
 
 @torch.no_grad()
 def reconstruction_error(vae: Any, images: torch.Tensor) -> float:
-    """Mean absolute error of encoding to the posterior mean and decoding, in levels of 0..255, of uint8 images [n, H, W, C]."""
+    """Mean absolute error of decoded posterior means, in levels 0 to 255, for uint8 images [n, H, W, C]."""
     total = 0.0
     for part in images.split(64):
         x = to_pixels(part.to(vae.device)).to(vae.dtype)
@@ -88,7 +93,10 @@ def build(
     image_size: int,
     image_channels: int = 3,
 ) -> Any:
-    """A new AutoencoderKL, weights from torch's global generator; its latents are smaller by 2 for every further entry of `channels`."""
+    """A new AutoencoderKL with weights from torch's global generator.
+
+    Each entry of `channels` after the first halves the side of the latents.
+    """
     levels = len(channels)
     return AutoencoderKL(
         in_channels=image_channels,
@@ -104,7 +112,7 @@ def build(
 
 
 class Memory:
-    """A training set that is in memory: what train.fit reads."""
+    """A training set in memory, as the training loop reads it."""
 
     def __init__(self, values: np.ndarray, conditions: np.ndarray | None = None):
         self.values, self.conditions = values, conditions

@@ -197,7 +197,7 @@ class Teacher:
         return out
 
     def embeddings(self, pieces: list[str], width: int) -> Tensor:
-        """The teacher's input embeddings of `pieces` in their `width` principal directions, at unit length."""
+        """The teacher's input embeddings of `pieces`, in `width` principal directions, at unit length."""
         row = {piece: i for i, piece in enumerate(self.pieces)}
         embeddings = self.network.get_input_embeddings().weight.detach()[[row[piece] for piece in pieces]]
         embeddings = embeddings - embeddings.mean(0)

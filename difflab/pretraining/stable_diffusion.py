@@ -1,4 +1,4 @@
-"""Train a small, complete latent text-to-image model from nothing: the base that a chain without a hub starts from.
+"""Train a small, complete latent text-to-image model from nothing, as the base of a chain without a hub.
 
     real images --> autoencoder --> latents --+--> UNet and text encoder --> a diffusers folder
        captions --> tokenizer ----------------+
@@ -145,13 +145,15 @@ def pretrain(
         write_json(file, {name: value for name, value in read_json(file).items() if name != "_name_or_path"})
     shutil.rmtree(folder, ignore_errors=True)
     (out / ".model.tmp").rename(folder)
+    processor = platform.processor() or platform.machine()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     write_json(
         folder / "training.json",
         {
             "config": config.model_dump(mode="json"),
             "autoencoder": autoencoding,
             "denoiser": {**record, "loss_at_fixed_noise": losses},
-            "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {'cuda' if torch.cuda.is_available() else 'cpu'}",
+            "machine": f"{processor}, {torch.get_num_threads()} threads, {device}",
             "versions": {p: version(p) for p in ("difflab", "torch", "diffusers", "transformers")},
         },
     )
@@ -159,7 +161,7 @@ def pretrain(
 
 
 def _start(config: Pretraining, folder: Path, vae: Any, image_size: int, prompts: list[str]) -> Path:
-    """A diffusers folder with the trained autoencoder, a tokenizer learned from the captions, and fresh networks."""
+    """A diffusers folder: the trained autoencoder, a tokenizer learned from the captions, fresh networks."""
     if (folder / "model_index.json").is_file():
         return folder
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -295,7 +297,7 @@ def held_loss(model: StableDiffusion, vae: Any, images: np.ndarray, prompts: lis
 
 
 def halve(file: Path) -> None:
-    """Store the weights of a safetensors file in float16: half the size, and what rounds off is far below what training leaves open."""
+    """Store the weights of a safetensors file in float16, which halves its size."""
     write_tensors(
         file,
         {name: t.half() if t.is_floating_point() else t for name, t in read_tensors(file).items()},

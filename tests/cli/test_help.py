@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shlex
 import subprocess
@@ -16,7 +15,6 @@ import yaml
 
 from difflab.cli import main as cli
 from difflab.cli.main import main, parser
-from difflab.cli.output import show
 
 ROOT = Path(__file__).parents[2]
 CODES = ("0    fine", "1    something was found", "2    a problem that you can mend", "130  interrupted")
@@ -46,7 +44,7 @@ def test_help_names_every_command_and_the_exit_codes(said):
     assert (code, err) == (0, "") and all(line in out for line in CODES)
     assert [name for name in commands() if not re.search(rf"\b{name}\b", out)] == []
     lines = out.splitlines()
-    assert len(lines) <= 40 and max(map(len, lines)) <= 84
+    assert len(lines) <= 40 and max(map(len, lines)) <= 80
     assert said_alone() == out
 
 
@@ -77,7 +75,7 @@ def test_every_command_has_examples_that_its_parser_takes(said):
         assert code == 0 and "examples:" in out
         for example in examples_of[name]:
             assert example in out
-            words = shlex.split(example.split(" > ")[0])
+            words = shlex.split(example.split(" > ")[0], comments=True)
             words = words[words.index("difflab") + 1 :]
             assert words[0] == name
             cli.parse(words)
@@ -131,53 +129,6 @@ def test_options_of_doctor_may_stand_before_its_configs():
 
 
 # ------------------------------------------------------------------------------------------- JSON and colours
-@pytest.mark.parametrize("clip", [False, True])
-def test_pretrain_says_in_json_where_the_model_is(clip, monkeypatch, capsys):
-    from difflab.pretraining import clip as pretrain_clip
-    from difflab.pretraining import stable_diffusion as pretrain
-
-    seen = {}
-
-    def trained(config: Any, out: Path, report: Any, *_: Any) -> Path:
-        seen["quiet"] = report.quiet
-        return out / "model"
-
-    monkeypatch.setattr(pretrain, "pretrain", trained)
-    monkeypatch.setattr(pretrain_clip, "pretrain_clip", trained)
-    path = ROOT / "configs" / "assets" / ("tiny-clip.yaml" if clip else "tiny-sd.yaml")
-    kind = "open_clip" if clip else "diffusers"
-    assert main(["pretrain", str(path), "--out", "x", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"kind": kind, "folder": "x/model"} and seen == {
-        "quiet": True
-    }
-    assert main(["pretrain", str(path), "--out", "x"]) == 0
-    assert capsys.readouterr().out == f"{'an' if clip else 'a'} {kind} folder: x/model\n" and seen == {
-        "quiet": False
-    }
-
-
-@pytest.mark.parametrize(
-    ("env", "styled", "coloured"),
-    [
-        ({}, False, False),
-        ({"FORCE_COLOR": "1"}, True, True),
-        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, True, False),
-    ],
-)
-def test_tables_have_colours_only_where_they_are_wanted(env, styled, coloured, monkeypatch, capsys, tmp_path):
-    from rich.table import Table
-    from rich.text import Text
-
-    for key in ("FORCE_COLOR", "NO_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(key, raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    for key, value in env.items():
-        monkeypatch.setenv(key, value)
-    table = Table("head", header_style="bold")
-    table.add_row(Text("cell", style="red"))
-    show(table)
-    out = capsys.readouterr().out
-    assert ("\x1b[1m" in out) == styled and ("\x1b[31m" in out) == coloured and "cell" in out
 
 
 def test_errors_that_a_config_causes_say_what_to_type(capsys, tmp_path, monkeypatch):

@@ -1,0 +1,300 @@
+"""run, plan, status, export and verify, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cli_runs import (
+    BIN,
+    DIGITS,
+    ENV,
+    MEMORISER,
+    MLP,
+    copied,
+    files,
+    of_folder,
+    process,
+)
+
+from difflab.config import parse
+from difflab.core.rows import KEYS
+from difflab.runs.folder import STAGES
+
+
+def test_run_with_json_prints_rows_alone_on_stdout_and_again_when_resumed(tmp_path, call):
+    done = process(BIN / "difflab", "run", DIGITS, *MEMORISER, "--json", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert rows and all(tuple(row) == KEYS for row in rows)
+    assert done.stdout == (tmp_path / "out" / "metrics.jsonl").read_text()
+    assert done.stderr == ""
+    assert call("run", DIGITS, *MEMORISER, "--json", "--out", "out") == (0, done.stdout, "")
+
+
+def test_run_prints_table_budget_and_places_and_resumes_to_the_same(tmp_path, call):
+    code, out, err = call("run", DIGITS, *MLP, "--out", "out")
+    assert code == 0
+    assert "generation 1/1 train   1,000 images in" in err and "generation 1/1 sample  60 images in" in err
+    assert out.startswith("generation 1: ") and "what could help: " in out
+    for words in (
+        "measure",
+        "first",
+        "last",
+        "floor",
+        "look at:  out/report.html",
+        "next:     difflab diagnose out",
+    ):
+        assert words in out
+    assert len(out.splitlines()) <= 24
+    _, everything, _ = call("status", "out", "--all")
+    for words in (
+        "digits: recipe",
+        "recall",
+        "floor",
+        "budget: 1,024 images seen, the same in every generation; set size NOT matched: 100 to 60",
+    ):
+        assert words in everything
+    before = files(tmp_path / "out")
+    again = call("run", DIGITS, *MLP, "--out", "out")
+    assert again == (0, out, "")
+    redrawn = {name for name, when in files(tmp_path / "out").items() if before.get(name) != when}
+    assert redrawn <= {"strip.png", "curves.png", "metrics.jsonl", "run.yaml", ".lock"}
+
+
+def test_status_shows_every_stage(finished, call, tmp_path):
+    code, out, _ = call("status", finished)
+    assert code == 0 and out.splitlines()[-1] == "complete" and out.count("done") == 10
+    half = copied(finished, tmp_path / "half")
+    (half / "gen-001" / "metrics.jsonl").unlink()
+    code, out, _ = call("status", half, "--json")
+    first, second = map(json.loads, out.splitlines())
+    assert first == {"generation": 0, **dict.fromkeys(STAGES, True)} and second == {
+        **first,
+        "generation": 1,
+        "measure": False,
+    }
+    assert (
+        call("status", half)[1].splitlines()[-1]
+        == f"not complete; the command that started it resumes it: difflab run CONFIG --out {half}"
+    )
+
+
+def test_plan_says_costs_and_runs_nothing(call, tmp_path):
+    code, out, _ = call("plan", DIGITS, "generations=1", "sample.count=60")
+    assert code == 0 and "nothing was run" in out and "TFLOP" in out and "total" in out
+    code, out, _ = call("plan", DIGITS, "generations=1", "sample.count=60", "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(r["generation"], r["stage"]) for r in rows] == [(t, stage) for t in (0, 1) for stage in STAGES]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_refuses_what_run_would_refuse(refused, tmp_path):
+    assert "did you mean 'DDIMScheduler'?" in refused("plan", DIGITS, "sample.scheduler=DDIMSchedulr")
+    assert "unknown measure 'fdd'" in refused("plan", DIGITS, "measure.metrics=[fdd]")
+    assert "the train split has" in refused("plan", DIGITS, "data.train_size=5000")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_writes_pictures_or_says_why_not(finished, call, refused, tmp_path):
+    code, out, _ = call("export", finished, "--generation", 1, "--to", "deep/out")
+    assert (code, out) == (0, "60 images and metadata.jsonl in deep/out\n")
+    assert len(list(Path("deep/out").glob("*.png"))) == 60
+    code, out, _ = call("export", finished, "--generation", 0, "--to", "zero", "--json")
+    assert json.loads(out) == {"generation": 0, "images": 60, "folder": "zero"}
+    assert "has no samples of generation 7; it has [0, 1]" in refused(
+        "export", finished, "--generation", 7, "--to", "x"
+    )
+    assert "deep/out exists and is not empty; give --to a new folder" in refused(
+        "export", finished, "--generation", 1, "--to", "deep/out"
+    )
+    assert "cannot write to /proc/nothing/x" in refused(
+        "export", finished, "--generation", 1, "--to", "/proc/nothing/x"
+    )
+    Path("exact.yaml").write_text(
+        "data: {source: exact, train_size: 20}\nmodel: {family: gaussian}\nsample: {count: 20}\ngenerations: 0\n"
+    )
+    call("run", "exact.yaml", "--out", "exact")
+    assert "holds numbers, not images" in refused("export", "exact", "--generation", 0, "--to", "x")
+    assert not Path("x").exists()
+
+
+def test_verify_has_exit_code_1_for_a_fault_and_names_it(finished, call, tmp_path):
+    assert call("verify", finished) == (0, f"{finished}: no fault found\n", "")
+    assert call("verify", finished, "--json") == (0, "", "")
+    damaged = copied(finished, tmp_path / "run")
+    shard = damaged / "gen-001" / "samples" / "00000.parquet"
+    shard.write_bytes(shard.read_bytes()[:100])
+    code, out, err = call("verify", damaged)
+    assert code == 1 and out.startswith(str(shard)) and err == ""
+    code, out, _ = call("verify", damaged, "--json")
+    assert code == 1 and str(shard) in json.loads(out.splitlines()[0])["fault"]
+
+
+def test_processes_other_than_the_main_one_say_nothing(call, monkeypatch, finished):
+    from difflab.loop import chain
+    from difflab.runs.run import Run
+
+    seen = {}
+
+    def chained(config: Any, path: Path, report: Any, after_generation: Any) -> Run:
+        seen["quiet"] = report.quiet
+        return Run(finished, parse(yaml.safe_load((finished / "run.yaml").read_text())["config"]))
+
+    monkeypatch.setattr(chain, "run_chain", chained)
+    monkeypatch.setenv("RANK", "1")
+    assert call("run", DIGITS, *MEMORISER, "--out", "out") == (0, "", "") and seen == {"quiet": True}
+    monkeypatch.setenv("RANK", "0")
+    assert call("run", DIGITS, *MEMORISER, "--out", "out")[1] and seen == {"quiet": False}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_interrupting_says_how_to_go_on_and_the_same_command_does(tmp_path, call):
+    argv = ["run", str(DIGITS), *MLP, "generations=0", "train.images_seen=20000", "--out", "out"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    restored = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731 (a suite in the background of a shell ignores it)
+    with subprocess.Popen([str(BIN / "difflab"), *argv], env=ENV, preexec_fn=restored, **pipes) as running:
+        waited = time.monotonic()
+        while not list(tmp_path.glob("out/gen-000/*.parquet")):
+            assert running.poll() is None and time.monotonic() - waited < 60
+            time.sleep(0.05)
+        time.sleep(0.1)  # into the training
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=30)
+    assert running.returncode == 130 and out == ""
+    assert err.splitlines()[-1] == "difflab: stopped; the same command resumes" and "Traceback" not in err
+    assert (
+        call("status", "out")[1]
+        .splitlines()[-1]
+        .startswith("not complete; the command that started it resumes it")
+    )
+    assert call(*argv)[0] == 0 and call("status", "out")[1].splitlines()[-1] == "complete"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_file_that_is_no_image_is_named_and_the_same_command_runs_once_it_is_mended(folder, refused, call):
+    bad = folder / "cat" / "3.png"
+    good = bad.read_bytes()
+    for content in (b"no image", good[: len(good) // 2], b""):
+        bad.write_bytes(content)
+        line = refused(*of_folder(folder), "--out", "out")
+        assert "cat/3.png: cannot be decoded" in line and "data.bad_images=skip" in line
+    bad.write_bytes(good)
+    assert call(*of_folder(folder), "--out", "out")[0] == 0
+    assert call("verify", "out")[0] == 0
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_image_bombs_are_refused_by_their_header(folder, refused, call):
+    line = refused(*of_folder(folder, "data.max_pixels=255"), "--out", "out")
+    assert "16 x 16 pixels exceed data.max_pixels=255; remove or shrink it, or raise data.max_pixels" in line
+    assert call(*of_folder(folder, "data.max_pixels=256"), "--out", "other")[0] == 0
+
+
+def test_folders_without_images_are_refused(folder, refused, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "empty holds no image" in refused(*of_folder(tmp_path / "empty"), "--out", "a")
+    assert "does not exist" in refused(*of_folder(tmp_path / "gone"), "--out", "b")
+    (folder / "owl").mkdir()
+    assert "owl holds no image; fill it or remove it" in refused(*of_folder(folder), "--out", "c")
+
+
+def test_sets_that_are_too_small_are_refused_before_anything_is_fitted(refused):
+    assert "asks for 1000 real images, the train split has 140" in refused(
+        "run", DIGITS, *MEMORISER, "data.train_size=1000", "--out", "a"
+    )
+    fresh = ["regime={name: fresh_real, real_fraction: 0.5}"]
+    assert "fresh_real runs out of unseen real images" in refused(
+        "run", DIGITS, *MEMORISER, *fresh, "--out", "b"
+    )
+    assert not list(Path().glob("?/gen-*"))
+    assert "measure.count 90 is more than the 60 images" in refused(
+        "run", DIGITS, *MEMORISER, "measure.count=90", "--out", "c"
+    )
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "data.bad_images=error",
+        "data.source=imagefolder:gone",
+        "data.train_size=5000",
+        "measure.extractors=[pixls]",
+    ],
+)
+def test_a_mended_config_may_have_the_folder_of_one_that_could_not_start(folder, refused, call, wrong):
+    (folder / "cat" / "3.png").write_bytes(b"no image")
+    refused(*of_folder(folder, "data.bad_images=skip", wrong), "--out", "out")
+    code, out, _ = call(*of_folder(folder, "data.bad_images=skip"), "--out", "out", "--json")
+    assert code == 0 and call("verify", "out")[0] == 0
+    assert call(*of_folder(folder, "data.bad_images=skip"), "--out", "fresh", "--json")[1] == out
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_of_another_recipe_is_left_alone_and_a_folder_is_suggested(finished, refused, call):
+    before = files(finished)
+    line = refused("run", DIGITS, *MEMORISER, "seed=3", "sample.count=61", "--out", finished)
+    assert "sample.count: 60 there, 61 asked" in line and "seed: 0 there, 3 asked" in line
+    other = line.split("--out ")[1]
+    assert Path(other).parent == finished.parent and not Path(other).exists()
+    after = files(finished)
+    assert {k: v for k, v in before.items() if k != ".lock"} == {
+        k: v for k, v in after.items() if k != ".lock"
+    }
+    assert call("run", DIGITS, *MEMORISER, "seed=3", "sample.count=61", "--out", other)[0] == 0
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(refused):
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").write_text("x")
+    assert "mine is not empty and holds no run; choose another folder with --out" in refused(
+        "run", DIGITS, *MEMORISER, "--out", "mine"
+    )
+    assert Path("mine/thesis.tex").read_text() == "x"
+    Path("file").write_text("x")
+    assert "cannot write to file" in refused("run", DIGITS, *MEMORISER, "--out", "file")
+
+
+def test_a_folder_that_cannot_be_written_is_refused(refused):
+    assert "cannot write to /proc/run" in refused("run", DIGITS, *MEMORISER, "--out", "/proc/run")
+
+
+def test_a_folder_without_a_run_names_the_runs_beside_it(finished, refused):
+    for command in (["status"], ["verify"], ["export", "--generation", 0, "--to", "x"]):
+        assert "holds no run (no run.yaml); runs beside it: run" in refused(
+            command[0], finished.parent / "rum", *command[1:]
+        )
+    assert "start one with: difflab run" in refused("status", "nowhere/at/all")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_that_another_process_works_on_is_refused(refused, call):
+    hold = "import fcntl, sys; f = open('out/.lock', 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+    Path("out").mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout and holder.stdout.readline()
+        line = refused("run", DIGITS, *MEMORISER, "--out", "out")
+        assert "another process is working on out; wait for it, or choose another folder with --out" in line
+        assert call("status", "out")[0] == 2
+        holder.communicate()
+    assert call("run", DIGITS, *MEMORISER, "--out", "out")[0] == 0
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_loss_that_is_not_finite_says_what_to_lower(refused, call):
+    wild = ["train.learning_rate=1e30", "train.gradient_clip=0"]
+    line = refused("run", DIGITS, *MLP, *wild, "--out", "out")
+    assert "the loss is nan in gen-000" in line and "Lower train.learning_rate (now 1e+30)" in line
+    assert not Path("out/gen-000/model").exists()
+    assert call("status", "out")[0] == 0
+    assert call("run", DIGITS, *MLP, "--out", "calm")[0] == 0

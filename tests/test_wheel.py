@@ -1,4 +1,6 @@
-"""The wheel: built, installed into a folder of its own, and used from an empty folder outside of the checkout."""
+"""The wheel: built, installed into a folder of its own, and used from an empty folder outside of the
+checkout.
+"""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def image_set_arguments(command: argparse.ArgumentParser, resamples: int, count:
         "--extractors",
         nargs="+",
         metavar="NAME",
-        help="feature spaces (default: efficientnet-lite0 if it is installed, pixels, texture; of a run its own)",
+        help="feature spaces (default: efficientnet-lite0 if installed, pixels, texture; of a run its own)",
     )
     command.add_argument("--count", type=int, help=f"images on every side (default: {count})")
     command.add_argument(
@@ -150,5 +150,8 @@ def image_set_arguments(command: argparse.ArgumentParser, resamples: int, count:
 
 
 def read_config(args: argparse.Namespace, kind: Any = configs.Config, group: str = "") -> Any:
-    """The config that a command names: a file or a preset, with the overrides. Raises ConfigError with the nearest name."""
+    """The config that a command names: a file or a preset, with the overrides.
+
+    Raises ConfigError with the nearest name.
+    """
     return configs.load(find(args.config, group), args.overrides, kind)

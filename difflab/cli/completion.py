@@ -1,4 +1,5 @@
-"""A script that completes commands, options, paths and names in a shell, made by shtab from the parser itself.
+"""A script that completes commands, options, paths and names in a shell, made by shtab from the parser
+itself.
 
 The names of presets, measures, policies, laws and claims are written into the script when it is made.
 """

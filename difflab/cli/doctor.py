@@ -63,7 +63,9 @@ HUB = {
         "extractor timm:vit_large_patch14_dinov2.lvd142m@224",
     ),
 }
-"""Weights on the hub that presets and published numbers use: repository, files of which one must be there, what needs them."""
+"""Weights on the hub that presets and published numbers use: repository, files of which one must be there,
+what needs them.
+"""
 BUNDLED = {
     "tiny-sd": ("model_index.json", "model.base=tiny-sd"),
     "tiny-clip": ("open_clip_model.safetensors", "extractor open_clip:tiny-clip"),
@@ -85,8 +87,8 @@ ENVIRONMENT = (
 def examine(presets: Sequence[Path]) -> list[Row]:
     """The state of this machine as rows. The key `part` says what a row is about.
 
-    setting: name, value. package: name, version (None = not installed), wanted, required, state (ok | missing |
-    old | broken), about. trial: name, state, about. device: name, memory and free in bytes, bf16 (native |
+    setting: name, value. package: name, version (None = not installed), wanted, required, state (ok | missing
+    | old | broken), about. trial: name, state, about. device: name, memory and free in bytes, bf16 (native |
     emulated). weights: name, state, about. preset: path, runs, why (list of str), base_bytes.
 
     If a required package is not ok, the parts after the packages are left out: they cannot be examined.
@@ -98,11 +100,13 @@ def examine(presets: Sequence[Path]) -> list[Row]:
 
 
 def sound(rows: list[Row]) -> bool:
-    """Whether the core works: every required package can be imported and is new enough, and a small chain has run."""
+    """Whether the core works: every required package can be imported and is new enough, and a small chain has
+    run.
+    """
     return all(row["state"] == "ok" for row in rows if row["part"] == "trial" or row.get("required"))
 
 
-# ---------------------------------------------------------------------------------------------------- the parts
+# ------------------------------------------------------------------------------------------------ the parts
 def settings() -> Iterator[Row]:
     """difflab, Python, the platform, and variables of the environment."""
     values: dict[str, str | None] = {
@@ -147,7 +151,10 @@ def packages() -> Iterator[Row]:
 
 
 def package(name: str, required: bool, about: str = "", wanted: str = "") -> Row:
-    """One package. A required one is imported, to see whether that works. Of an optional one only the version is read."""
+    """One package.
+
+    A required one is imported, to see whether that works. Of an optional one only the version is read.
+    """
     from packaging.specifiers import SpecifierSet
 
     row: Row = {
@@ -222,7 +229,9 @@ def _device(name: str, memory: int | None = None, free: int | None = None, bf16:
 
 
 def weights() -> Iterator[Row]:
-    """Weights and data that are bundled, come with a package, or are in the caches of torch.hub and of the Hugging Face hub."""
+    """Weights and data that are bundled, come with a package, or are in the caches of torch.hub and of the
+    Hugging Face hub.
+    """
     from difflab.core.files import ASSETS
     from difflab.loop.missing import cached, missing_of_extractor
 
@@ -261,7 +270,7 @@ def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 
-# ------------------------------------------------------------------------------------------------- for a terminal
+# ------------------------------------------------------------------------------------------- for a terminal
 GOOD = ("ok", "bundled", "there", "cached", "yes")
 HEADS = {
     "setting": ("setting", "value"),
@@ -305,7 +314,9 @@ def _cells(part: str, row: Row) -> list[Any]:
 
 
 def _state(word: str, row: Row) -> Any:
-    """A word in the colour of its state: red for what the core needs, yellow for what only some settings need."""
+    """A word in the colour of its state: red for what the core needs, yellow for what only some settings
+    need.
+    """
     from rich.text import Text
 
     if word in GOOD:

@@ -22,7 +22,10 @@ LEGEND = "±: half the 95% interval; floor: the same measure between two real se
 
 
 def print_summary(summary: Summary, evidence: Sequence[str] = ()) -> None:
-    """Print the four parts of a summary, with the evidence below the verdict. Parts that are empty are left out."""
+    """Print the four parts of a summary, with the evidence below the verdict.
+
+    Parts that are empty are left out.
+    """
     for sentence in summary.verdict.splitlines():
         _paragraph(sentence)
     for line in evidence:
@@ -46,7 +49,10 @@ def _paragraph(text: str) -> None:
 
 
 def end_of_run(run: Any) -> None:
-    """The verdict on a run, or on each lab of an ecosystem. Makes the diagnosis where it is missing and puts it into the report."""
+    """The verdict on a run, or on each lab of an ecosystem.
+
+    Makes the diagnosis where it is missing and puts it into the report.
+    """
     diagnoses, new = {}, False
     for part in run.parts:
         if not part.config.exact:
@@ -84,7 +90,9 @@ def all_numbers(run: Any) -> None:
 
 
 def end_of_compare(result: Any, real: Path, generated: Path, everything: bool) -> None:
-    """How generated images differ from real ones. everything: print all measures instead of the five clearest."""
+    """How generated images differ from real ones. everything: print all measures instead of the five
+    clearest.
+    """
     summary = result.summary(str(real), str(generated))
     if everything:
         show(comparison(result.rows))
@@ -109,7 +117,7 @@ def _count_missing(rows: list[dict[str, Any]], command: str) -> None:
 
 
 def end_of_diagnose(result: Any, summary: Summary, everything: bool) -> None:
-    """The table of findings, the verdict and what changed most. everything: the evidence of each verdict too."""
+    """The findings, the verdict and what changed most. everything: the evidence of each verdict too."""
     if everything:
         show(diagnosis(result))
         return

@@ -1,4 +1,7 @@
-"""The command line. Results go to stdout, progress to stderr; exit code 2 is a problem that the user can mend."""
+"""The command line.
+
+Results go to stdout, progress to stderr; exit code 2 is a problem that the user can mend.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +83,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def explained(error: Exception) -> str | None:
-    """An error of the operating system as a sentence; None for every other error, which is a fault of difflab."""
+    """An error of the operating system as a sentence; None for every other error, which is a fault of
+    difflab.
+    """
     if DISK_FULL.search(str(error)):
         return "no space left on the disk; free some and run the same command again, it resumes"
     if isinstance(error, OSError) and error.filename is not None:
@@ -92,7 +97,9 @@ def explained(error: Exception) -> str | None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Options may stand anywhere, also before or between the overrides, where argparse alone takes no further ones."""
+    """Options may stand anywhere, also before or between the overrides, where argparse alone takes no further
+    ones.
+    """
     args, rest = parser().parse_known_args(argv)
     listed = None
     for name in ("overrides", "laws", "names", "presets", "what"):

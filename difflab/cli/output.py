@@ -26,7 +26,9 @@ def is_main_process() -> bool:
 
 
 def show(renderable: Any) -> None:
-    """Print a table of rich through Python's own stdout: rich would end with exit code 1 when the reader has gone."""
+    """Print a table of rich through Python's own stdout: rich would end with exit code 1 when the reader has
+    gone.
+    """
     console = Console()
     with console.capture() as text:
         console.print(renderable, crop=False)
@@ -46,7 +48,9 @@ def print_rows(rows: Iterable[dict[str, Any]]) -> None:
 
 
 def quiet_libraries() -> None:
-    """Switch off warnings of libraries about optional parts that are not used here; they would hide the progress."""
+    """Switch off warnings of libraries about optional parts that are not used here; they would hide the
+    progress.
+    """
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")

@@ -70,9 +70,8 @@ def _show_presets(rows: list[dict[str, Any]]) -> None:
             group = row["group"]
             width = 2 + max(len(other["preset"]) for other in rows if other["group"] == group)
             print(("" if row is rows[0] else "\n") + presets.GROUPS[group])
-        print(
-            f"  {row['preset']:{width}}{textwrap.shorten(row['about'], columns - width - 3, placeholder=' ...')}"
-        )
+        about = textwrap.shorten(row["about"], columns - width - 3, placeholder=" ...")
+        print(f"  {row['preset']:{width}}{about}")
 
 
 # --------------------------------------------------------------------------------------------------- doctor
@@ -80,7 +79,7 @@ def _add_doctor(commands: Commands) -> None:
     command = commands.add(
         "doctor",
         doctor,
-        "What is installed, which devices and weights are here, and which presets would run. Asks no network.",
+        "What is installed, which devices and weights are here, which presets would run. Asks no network.",
         ["difflab doctor", "difflab doctor configs/papers/*.yaml --json"],
     )
     command.add_argument(

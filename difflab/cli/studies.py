@@ -54,7 +54,7 @@ def _add_sweep(commands: Commands) -> None:
     command = commands.add(
         "sweep",
         sweep,
-        "Run several arms with several seeds, or resume them. Arms share the stages that they have in common.",
+        "Run several arms with several seeds, or resume them. Arms share the stages they have in common.",
         [
             "difflab sweep regimes",
             "difflab sweep sweeps/policies seeds=5 --workers 2",
@@ -246,7 +246,8 @@ def _runs(paths: list[Path]) -> tuple[list[Any], list[str] | None]:
             names.append(arm.name)
     if not runs:
         raise ConfigError(
-            f"no run of the sweep {paths[0]} is finished; go on with: difflab sweep SWEEP.yaml --out {paths[0]}"
+            f"no run of the sweep {paths[0]} is finished; go on with: "
+            f"difflab sweep SWEEP.yaml --out {paths[0]}"
         )
     unfinished = [arm.name for arm in arms if not arm.runs]
     if unfinished:
@@ -380,8 +381,8 @@ def _show_calibration(result: dict[str, Any], args: argparse.Namespace, out: Pat
     )
     if result["ci_low"] is not None:
         print(
-            f"a further seed holds at a share of {result['max_synthetic_fraction']:.3f} with 95% probability, "
-            "if the seeds' shares are normally distributed; more seeds narrow this"
+            f"a further seed holds at a share of {result['max_synthetic_fraction']:.3f} with 95% "
+            "probability, if the seeds' shares are normally distributed; more seeds narrow this"
         )
     file = out / "calibration.json"
     print(f"the guard reads it: policies: [{{policy: guard, max_synthetic_fraction: {file}}}]")

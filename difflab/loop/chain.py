@@ -118,7 +118,7 @@ def one_generation_of_all(run: Run, works: list[Work], generation: int) -> bool:
 
 
 def one_generation(work: Work, generation: int) -> None:
-    """The five stages of one generation of one chain or lab, except those that are done; then its pictures."""
+    """The five stages of one generation of one chain or lab, except those that are done, and its pictures."""
     run, accelerator = work.run, work.accelerator
     work.report.lab = run.config.lab if run.config.ecosystem else None
     for stage in STAGES:

@@ -1,4 +1,5 @@
-"""Labs that train on each other's samples: what must fit together, and how far apart their models are.
+"""Labs that train on each other's samples: the checks before they run, and the distances between their
+models.
 
 The chain runs the labs in lock-step, one generation of each in turn; mixing splits every pool of samples over
 them (regimes.exchanged).
@@ -48,94 +49,103 @@ ROWS = (
 
 # --------------------------------------------------------------------------------------- what fits together
 def check(labs: Sequence[Config]) -> None:
-    """Raise ConfigError where labs cannot be run by one call, before anything is opened."""
-    for i, own in enumerate(labs):
-        if own.train.precision != labs[0].train.precision:
+    """Raise ConfigError if one call cannot run all labs. Nothing is opened."""
+    for i, lab in enumerate(labs):
+        if lab.train.precision != labs[0].train.precision:
             raise ConfigError(
-                f"train.precision is {own.train.precision} in lab {i} and {labs[0].train.precision} in lab "
+                f"train.precision is {lab.train.precision} in lab {i} and {labs[0].train.precision} in lab "
                 "0: one for all labs"
             )
 
 
 def check_labs(run: EcosystemRun) -> None:
-    """Raise ConfigError where a lab could not read what it gets from another, or would train on what the
-    other holds out.
+    """Raise ConfigError if a lab cannot read the samples that it gets, or if a lab trains on what another
+    holds out.
     """
     labs, shares = run.labs, run.config.ecosystem.matrix  # type: ignore[union-attr]
-    for i, j in itertools.permutations(range(len(labs)), 2):
+    pairs = list(itertools.permutations(range(len(labs)), 2))
+    for i, j in pairs:
         if shares[i][j]:
             _check_readable(labs[i], labs[j], f"lab {i} trains on samples of lab {j}")
     if any(shares[i][i] < 1 for i in range(len(labs))):
-        for i, j in itertools.permutations(range(len(labs)), 2):
+        for i, j in pairs:
             _check_held_out(labs[i], labs[j])
 
 
-def _check_readable(own: Run, other: Run, who: str) -> None:
-    mine, theirs = own.config, other.config
-    if own.about["record"] != other.about["record"]:
+def _check_readable(reader: Run, other: Run, who: str) -> None:
+    """Raise ConfigError if `reader` cannot train on samples of `other`: another size, another family, other
+    conditions.
+    """
+    if reader.about["record"] != other.about["record"]:
         raise ConfigError(
-            f"{who}, which are {other.about['record']} instead of {own.about['record']}; use one "
-            "data.image_size and data.color"
+            f"{who}, which are {other.about['record']} instead of {reader.about['record']}; "
+            "use one data.image_size and data.color"
         )
-    if mine.exact or theirs.exact:
-        if mine.model.family != theirs.model.family:
-            raise ConfigError(
-                f"{who}, which are numbers of family {theirs.model.family}; use {mine.model.family} in both"
-            )
+    if reader.config.exact or other.config.exact:
+        family, other_family = reader.config.model.family, other.config.model.family
+        if family != other_family:
+            raise ConfigError(f"{who}, which are numbers of family {other_family}; use {family} in both")
         return
-    if not mine.conditional:
+    if not reader.config.conditional:
         return
-    kind = "captions" if mine.text else "classes"
-    known = own.prompts if mine.text else own.about["classes"]
-    given = (
-        (other.prompts if theirs.text else None)
-        if mine.text
-        else other.about["classes"]
-        if theirs.conditional
-        else None
-    )
-    if given is None:
+    kind = "captions" if reader.config.text else "classes"
+    known, of_other = _conditions(reader, kind), _conditions(other, kind)
+    if of_other is None:
         raise ConfigError(
-            f"{who} and is conditioned on {kind}, which those have not; use a model there that is, or "
-            "model.conditional=false here"
+            f"{who} and is conditioned on {kind}, which those have not; use a model there that is, "
+            "or model.conditional=false here"
         )
-    if list(given) != list(known):
+    if of_other != known:
         raise ConfigError(
-            f"{who}, whose {kind} are others: {_some(given)} there, {_some(known)} here. Labs that are "
-            f"conditioned need equal lists of {kind}: use one "
-            "data.source (ecosystem.real=disjoint gives each lab its own part), or model.conditional=false"
+            f"{who}, whose {kind} are others: {_some(of_other)} there, {_some(known or [])} here. Labs that "
+            "are "
+            f"conditioned need equal lists of {kind}: use one data.source (ecosystem.real=disjoint gives "
+            "each lab "
+            "its own part), or model.conditional=false"
         )
+
+
+def _conditions(run: Run, kind: str) -> list[str] | None:
+    """The captions or classes that a lab's samples are asked for; None = they are not."""
+    if kind == "captions":
+        return list(run.prompts) if run.config.text else None
+    return list(run.about["classes"] or []) if run.config.conditional else None
 
 
 def _some(names: Sequence[str]) -> str:
-    return (
-        f"{len(names)} ({', '.join(str(name)[:30] for name in names[:4])}{', ...' if len(names) > 4 else ''})"
-    )
+    """How many names there are, and the first four."""
+    first = ", ".join(str(name)[:30] for name in names[:4])
+    return f"{len(names)} ({first}{', ...' if len(names) > 4 else ''})"
 
 
-def _check_held_out(own: Run, other: Run) -> None:
-    """Images that one lab measures with must not train the other, whose samples come back."""
-    if own.config.exact or own.about["source"] != other.about["source"]:
+def _check_held_out(reader: Run, other: Run) -> None:
+    """Raise ConfigError if `other` trains on images that `reader` measures with: they would come back in its
+    samples.
+    """
+    if reader.config.exact or reader.about["source"] != other.about["source"]:
         return
-    held, trained = (
-        {k for k, s in zip(*(r.real.column(c) for c in ("key", "split")), strict=True) if s == side}
-        for r, side in ((own, "held_out"), (other, "train"))
-    )
-    if both := len(held & trained):
-        i, j = own.config.lab, other.config.lab
+    both = len(_keys(reader, "held_out") & _keys(other, "train"))
+    if both:
+        i, j = reader.config.lab, other.config.lab
         raise ConfigError(
             f"{both} images that lab {i} holds out are in the train split of lab {j}, since their data "
-            "sections differ; "
-            "leave data.held_out, split_seed, limit, tail, label and styles as they are in all labs that "
-            "share a source"
+            "sections "
+            "differ; leave data.held_out, split_seed, limit, tail, label and styles as they are in all labs "
+            "that share a source"
         )
+
+
+def _keys(run: Run, split: str) -> set[str]:
+    """The source's names of the real images in one split."""
+    columns = zip(run.real.column("key"), run.real.column("split"), strict=True)
+    return {key for key, of_split in columns if of_split == split}
 
 
 # --------------------------------------------------------------------------------------------- between labs
 def between(
     run: EcosystemRun, generation: int, extractors: Sequence[Sequence[Any]], accelerator: Accelerator
 ) -> None:
-    """Write the rows between the labs of one generation, and metrics.jsonl of the ecosystem anew.
+    """Write the rows between the labs of one generation, and metrics.jsonl of the whole ecosystem.
 
     All processes take part.
 
@@ -152,11 +162,11 @@ def between(
 
 
 def _models_apart(run: EcosystemRun, generation: int) -> list[Row]:
-    """Squared distance of the parameters (see Exact.apart), mean over pairs of labs, then over chains, whose
-    number is n.
+    """The squared distance between the parameters of two labs (see Exact.apart), mean over pairs, then over n
+    chains.
 
-    The floor is the same between two models fitted to real records: lab 0's training set 0 and its held-out
-    ones.
+    The noise floor is the distance between two models fitted to real records of lab 0: as many of its train
+    split as it holds out, and those that it holds out.
     """
     labs = run.labs
     models: list[Any] = [
@@ -179,8 +189,10 @@ def _models_apart(run: EcosystemRun, generation: int) -> list[Row]:
 def _samples_apart(
     labs: Sequence[Run], generation: int, extractors: Sequence[Sequence[Any]], accelerator: Accelerator
 ) -> list[Row]:
-    """Frechet distance of the samples on the first extractor but texture, mean over pairs of labs; the floor
-    is that of two real sets of lab 0.
+    """The Frechet distance between the samples of two labs, mean over all pairs, on the first extractor but
+    texture.
+
+    The noise floor is the distance between two real sets of lab 0. The interval is over half-samples.
     """
     readers: list[Any] = [next((e for e in opened if not e.is_texture), None) for opened in extractors]
     if readers[0] is None:
@@ -198,12 +210,15 @@ def _samples_apart(
     )
     alike = {None if reader is None else digest(reader.recipe) for reader in readers}
     if len(alike) > 1 or len({tuple(lab.about["record"]) for lab in labs}) > 1:
-        reason = "the labs see their samples through different extractors (measure.extractors, or one that is fitted to other real images) or sizes"
+        reason = (
+            "the labs read their samples with different extractors (measure.extractors, or one that is "
+            "fitted to "
+            "other real images) or in different sizes"
+        )
         return [row(generation, DISTANCE, name, None, None, n, None, recipe, reason)]
     for lab, reader in zip(labs, readers, strict=True):
-        extract_features(
-            lab.samples(generation), [reader], accelerator
-        )  # a no-op unless feature files were lost since sampling
+        # Features were taken while sampling; only files that were lost since then are made again.
+        extract_features(lab.samples(generation), [reader], accelerator)
     features = [
         lab.samples(generation).features(reader.key)[:n] for lab, reader in zip(labs, readers, strict=True)
     ]
@@ -217,8 +232,7 @@ def _samples_apart(
         )
 
     def halves(numbers: Iterable[int]) -> list[float]:
-        # A half-sample of a lab stands in all of its pairs, so that what these have in common is not taken
-        # for independent.
+        # One half-sample of a lab is used in all of its pairs: the pairs are not independent.
         return [value([half_rows(n, n, number, seed)[0] for seed in seeds]) for number in numbers]
 
     try:
@@ -232,7 +246,7 @@ def _samples_apart(
 
 
 def finish(run: EcosystemRun, plots: bool = True) -> None:
-    """metrics.jsonl of all labs, their strips below each other, and their curves in one plot."""
+    """Write metrics.jsonl of all labs, their strips in one picture and their curves in one plot."""
     collect(run)
     if run.labs[0].config.exact:
         return

@@ -54,7 +54,7 @@ def _missing_images(source: str) -> Iterator[str]:
         yield f"images of your own: data.source={kind}:FOLDER"
 
 
-# ------------------------------------------------------------------------------------------------- a base model
+# --------------------------------------------------------------------------------------------- a base model
 def missing_of_base(model: Any) -> str | None:
     """What a pretrained base lacks, read from its folder or the hub's cache; None = all its parts are here.
 
@@ -97,7 +97,7 @@ def base_bytes(model: Any) -> int | None:
     return weight_bytes(folder, model.variant) if folder.is_dir() else None
 
 
-# ------------------------------------------------------------------------------------------ a feature extractor
+# -------------------------------------------------------------------------------------- a feature extractor
 def missing_of_extractor(spec: str) -> str | None:
     """What a feature extractor lacks; None = it can be opened offline."""
     name, _, rest = spec.partition(":")

@@ -184,7 +184,7 @@ def check_possible(config: Config, n_train: int, labs: Sequence[Config] = ()) ->
 
 
 def expected(config: Config, generation: int) -> int:
-    """Samples of a generation that selection leaves at least, as far as that is known before they are drawn."""
+    """The samples of a generation that selection keeps at least, as far as that is known beforehand."""
     count = config.sample.count_of(generation)
     for policy, _ in acting("select", config, generation):
         count = policy.keeps(count)

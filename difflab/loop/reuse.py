@@ -1,9 +1,9 @@
-"""What two runs have in common, and how one takes it over from the other instead of computing it again.
+"""What two runs have in common: one takes it over from the other instead of computing it again.
 
-A stage's key is the hash of everything that determines its files: the fields that it reads, the policies that
-act in it, and the keys of the stages before it. Two runs share a stage where its keys are equal, hence
-everything up to where they part. Files are immutable once renamed into place, so they are shared as hard
-links (copies where the file system has none).
+The key of a stage is the hash of everything that determines its files: the config fields that it reads, the
+policies that act in it, and the keys of the stages before it. Two runs share a stage if its keys are equal.
+Files never change once they have their final name, so that they are shared as hard links (as copies on a file
+system without links).
 """
 
 from __future__ import annotations
@@ -75,41 +75,47 @@ def _acting(config: Config, generation: int, stage: str) -> list[Any]:
 
 
 def adopt(run: Run, donors: Iterable[Run]) -> list[tuple[int, str]]:
-    """Take over what finished stages of `donors` have in common with `run`, which must be locked by the
-    caller; returns the stages.
+    """Take over the finished stages of `donors` that `run` would compute too. Returns these stages.
+
+    The caller holds the lock of `run`.
     """
-    wanted, taken = keys(run.config), list[tuple[int, str]]()
-    keyed = [(donor, keys(donor.config)) for donor in donors if donor.path != run.path]
-    for donor, own in keyed:
-        if own["real"] == wanted["real"] and (donor.path / "real" / "about.json").exists():
-            _link(donor.path / "real", run.path / "real")
+    wanted_keys, taken = keys(run.config), list[tuple[int, str]]()
+    keyed_donors = [(donor, keys(donor.config)) for donor in donors if donor.path != run.path]
+    for other, donor_keys in keyed_donors:
+        if donor_keys["real"] == wanted_keys["real"] and (other.path / "real" / "about.json").exists():
+            _link(other.path / "real", run.path / "real")
     for t in range(run.config.generations + 1):
         for stage in STAGES:
             if (run.path / "real" / "about.json").exists() and run.done(t, stage):
                 continue
-            source = next(
-                (
-                    d
-                    for d, own in keyed
-                    if own.get((t, stage)) == wanted[t, stage] and d.done(t, stage) and shared(d, stage)
-                ),
-                None,
-            )
-            if source is None:
+            donor = _donor_of(t, stage, wanted_keys[t, stage], keyed_donors)
+            if donor is None:
                 if stage != "measure":
                     return taken
                 continue
             for name in STAGE[stage].files:
-                if (source.gen(t) / name).exists():
-                    _link(source.gen(t) / name, run.gen(t) / name)
+                if (donor.gen(t) / name).exists():
+                    _link(donor.gen(t) / name, run.gen(t) / name)
             taken.append((t, stage))
     return taken
 
 
+def _donor_of(
+    generation: int, stage: str, key: str, keyed_donors: list[tuple[Run, dict[Any, str]]]
+) -> Run | None:
+    """The first donor that has finished a stage with this key."""
+    for donor, donor_keys in keyed_donors:
+        if (
+            donor_keys.get((generation, stage)) == key
+            and donor.done(generation, stage)
+            and shared(donor, stage)
+        ):
+            return donor
+    return None
+
+
 def shared(donor: Run, stage: str) -> bool:
-    """Whether a stage of a run is what its config alone asks for: measures that were added to it later are
-    its own.
-    """
+    """Whether a stage of a run follows from its config alone. Measures that were added later do not."""
     return stage != "measure" or not (donor.path / ADDED).exists()
 
 

@@ -24,7 +24,7 @@ from difflab.runs.run import Run
 
 
 def check(config: Config) -> None:
-    """Raise ConfigError where the package of a tracker is not installed, with the command that installs it."""
+    """Raise ConfigError if the package of a tracker is not installed. The error names the command."""
     for name in config.track:
         if find_spec(name) is None:
             raise ConfigError(

@@ -417,7 +417,7 @@ def learning_rate(train: Train, seen: int) -> float:
 
 
 def order(size: int, batch: int, seen: int, key: tuple[object, ...]) -> np.ndarray:
-    """Rows of the batch that starts after `seen` images: every epoch is its own permutation. int64 [batch]."""
+    """Rows of the batch after `seen` images: every epoch is a permutation of its own. int64 [batch]."""
     epochs, offsets = np.divmod(np.arange(seen, seen + batch), size)
     out = np.empty(batch, dtype=np.int64)
     for epoch in np.unique(epochs):

@@ -1,4 +1,4 @@
-"""What a selection policy sees: the samples of one generation that no earlier policy of the list has rejected."""
+"""What a selection policy sees: the samples of one generation that no earlier policy has dropped."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Candidates:
         return len(self.index)
 
     def only(self, index: np.ndarray) -> Candidates:
-        """Fewer candidates, which share what was read already."""
+        """A subset of the candidates, which shares what was read already."""
         return Candidates(self.run, self.generation, index, self.extractors, self._shared)
 
     def once(self, key: Any, read: Callable[[], Any]) -> Any:
@@ -56,12 +56,12 @@ class Candidates:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """The class asked of each, int64 [n]; None = unconditional."""
+        """The requested class of each, int64 [n]; None = unconditional."""
         labels = self.once("labels", self.run.samples(self.generation).labels)
         return None if labels is None else labels[self.index]
 
     def images(self) -> np.ndarray:
-        """Pixels, uint8 [n, H, W, C]; of the exact families values, float64 [n, R, d]."""
+        """Pixels, uint8 [n, H, W, C]; for the exact families values, float64 [n, R, d]."""
         return self.run.samples(self.generation).gather(self.index)
 
     def blocks(self, size: int = 512) -> Iterator[Candidates]:
@@ -70,14 +70,14 @@ class Candidates:
             yield self.only(self.index[start : start + size])
 
     def features(self, extractor: Any) -> torch.Tensor:
-        """Features of one opened extractor, float32 [n, d]. Raises MeasureError where some are not finite."""
+        """Features of one opened extractor, float32 [n, d]. Raises MeasureError if some are not finite."""
         whole = self.once(extractor.key, lambda: self.run.samples(self.generation).features(extractor.key))
         return _finite(
             whole[torch.from_numpy(self.index)], self.index, f"sample {{}} of generation {self.generation}"
         )
 
     def real(self, extractor: Any) -> tuple[torch.Tensor, np.ndarray | None]:
-        """Features [m, d] and classes [m] (None = unlabelled) of generation 0's training set: what a pipeline has of real images."""
+        """Features [m, d] and classes [m] (None = unlabelled) of generation 0's training set."""
         run = self.run
 
         def read() -> torch.Tensor:
@@ -88,7 +88,10 @@ class Candidates:
         return features, None if labels is None else labels[: len(features)]
 
     def judge(self, extractor: Any) -> Any:
-        """The class judge of the run on the features of `extractor`, fitted to generation 0's training set. Raises MeasureError without classes."""
+        """The class judge of the run, fitted to generation 0's training set on the features of `extractor`.
+
+        Raises MeasureError without classes.
+        """
         features, labels = self.real(extractor)
         if labels is None:
             raise MeasureError("a class judge learns from labelled real images, and there are none here")
@@ -107,6 +110,7 @@ def _finite(features: torch.Tensor, index: np.ndarray, whose: str) -> torch.Tens
     bad = ~torch.isfinite(features).all(1)
     if bad.any():
         raise MeasureError(
-            f"{whose.format(index[int(bad.nonzero()[0])])} has features that are NaN or infinite; look at it before selecting by them"
+            f"{whose.format(index[int(bad.nonzero()[0])])} has features that are NaN or infinite; look at it "
+            "before selecting by them"
         )
     return features

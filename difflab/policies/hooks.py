@@ -1,4 +1,4 @@
-"""Where a policy can act, which policies act there, and whether the policies of a config fit together."""
+"""The hooks of policies, the policies that act in each, and the check that policies fit together."""
 
 from __future__ import annotations
 
@@ -14,32 +14,42 @@ HOOKS = tuple(hook for stage in STAGE_TABLE for hook in stage.hooks)
 
 
 def acting(hook: str, config: Any, generation: int, **shared: Any) -> Iterator[tuple[Policy, At]]:
-    """The policies that act through `hook` in this generation, in order, each with where it stands (`shared`: the other fields of At)."""
-    for position, own in enumerate(config.policies):
-        if own.acts(hook, generation):
-            yield own, At(generation=generation, position=position, config=config, **shared)
+    """The policies that act through `hook` in this generation, in order, each with its At.
+
+    `shared`: the other fields of At.
+    """
+    for position, policy in enumerate(config.policies):
+        if policy.acts(hook, generation):
+            yield policy, At(generation=generation, position=position, config=config, **shared)
 
 
 def check(config: Any) -> None:
-    """Raise ConfigError where policies do not fit the config or contradict each other."""
+    """Raise ConfigError if policies do not fit the config or contradict each other."""
     policies: Sequence[Policy] = config.policies
-    for i, own in enumerate(policies):
-        if own.last is not None and own.last < own.first:
+    for i, policy in enumerate(policies):
+        if policy.last is not None and policy.last < policy.first:
             raise ConfigError(
-                f"policies: {own.policy} acts from generation {own.first} to {own.last}, which is never"
+                f"policies: {policy.policy} acts from generation {policy.first} to {policy.last}, which is "
+                "never"
             )
-        if own.first > config.generations:
+        if policy.first > config.generations:
             raise ConfigError(
-                f"policies: {own.policy} acts from generation {own.first} on, the chain ends with generation {config.generations}"
+                f"policies: {policy.policy} acts from generation {policy.first} on, "
+                f"the chain ends with generation {config.generations}"
             )
         for k, earlier in enumerate(policies[:i]):
-            both, t = (
-                [what for what in own.decides() if what in earlier.decides()],
-                own.meets(earlier, config.generations),
-            )
-            if both and t is not None:
-                raise ConfigError(
-                    f"policies: {earlier.policy} (entry {k + 1}) and {own.policy} (entry {i + 1}) both settle {both[0]} in generation {t}; "
-                    "leave one out, or part their generations with first and last"
-                )
-        own.check(config)
+            _check_pair(earlier, k + 1, policy, i + 1, config.generations)
+        policy.check(config)
+
+
+def _check_pair(earlier: Policy, entry: int, later: Policy, later_entry: int, generations: int) -> None:
+    """Raise ConfigError if both decide the same thing in one generation. Entries count from 1."""
+    generation = earlier.meets(later, generations)
+    decisions = [decision for decision in later.decides() if decision in earlier.decides()]
+    if decisions and generation is not None:
+        raise ConfigError(
+            f"policies: {earlier.policy} (entry {entry}) and {later.policy} (entry {later_entry}) both "
+            "settle "
+            f"{decisions[0]} in generation {generation}; "
+            "leave one out, or part their generations with first and last"
+        )

@@ -1,4 +1,4 @@
-"""What every policy is: a frozen spec with hooks, and where it stands when it is asked."""
+"""The interface of a policy: a frozen spec with hooks, and the context that each hook gets."""
 
 from __future__ import annotations
 
@@ -40,13 +40,17 @@ class At:
     say: Callable[[str], None] = lambda text: None
 
     def rng(self, *words: object) -> np.random.Generator:
-        """Random numbers that depend on the run's seed, the lab, the generation, the policy's place and `words` alone."""
+        """A random stream that depends only on the run's seed, the lab, the generation, the policy's position
+        and `words`.
+        """
         return numpy_generator(
             "policy", lab_seed(self.config.seed, self.config.lab), self.generation, self.position, *words
         )
 
     def extractor(self, name: str | None = None) -> Any:
-        """The opened extractor `name` of measure.extractors; None = the one that the class judge reads. Raises ConfigError."""
+        """The opened extractor `name` of measure.extractors; None = that of the class judge. Raises
+        ConfigError.
+        """
         specs = list(self.config.measure.extractors)
         name = name or self.config.measure.judge_extractor
         if name not in specs:
@@ -54,7 +58,11 @@ class At:
         return self.extractors[specs.index(name)]
 
     def model(self, which: str) -> Any:
-        """A model other than the generation's own: 'base' = the pretrained one, without one generation 0's; 'previous' = generation t-1's."""
+        """A model of another generation.
+
+        'base': the pretrained base, or generation 0's model if there is none. 'previous': that of generation
+        t-1.
+        """
         config, family = self.config, family_of(self.config.model)
         if which == "base" and config.text:
             model = family(config.model, self.run.shape)
@@ -68,14 +76,17 @@ class At:
 
 
 class Policy(PolicySpec):
-    """One policy. Its fields are its settings; it acts through the hooks that it overrides, listed in the order of a generation."""
+    """A policy. Its fields are its settings; it acts through the hooks that it overrides.
+
+    The hooks below are in the order of a generation.
+    """
 
     source: ClassVar[str] = ""
     """Where it comes from."""
 
     @classmethod
     def overrides(cls, hook: str) -> bool:
-        """Whether it has its own `hook`."""
+        """Whether it overrides `hook`."""
         return getattr(cls, hook) is not getattr(Policy, hook)
 
     def acts(self, hook: str, generation: int) -> bool:
@@ -88,53 +99,71 @@ class Policy(PolicySpec):
         """Raise ConfigError where it does not fit the rest of the config."""
 
     def decides(self) -> tuple[str, ...]:
-        """What it settles alone in its generations, in words: two policies that settle the same contradict each other. () = it stacks."""
+        """What it decides alone in its generations, in words; () = nothing.
+
+        Two policies that decide the same thing in one generation contradict each other.
+        """
         return ()
 
     def meets(self, other: Policy, generations: int) -> int | None:
-        """The first generation in which both act, None = there is none up to `generations`."""
+        """The first generation in which both act; None = there is none up to `generations`."""
         first = max(self.first, other.first)
-        last = min(own for own in (self.last, other.last, generations) if own is not None)
+        last = min(end for end in (self.last, other.last, generations) if end is not None)
         return first if first <= last else None
 
     # ------------------------------------------------------------------------------------------------ hooks
     def pools(self, at: At, drawn: list[Any], budget: int | None) -> tuple[list[Any], int | None]:
-        """Stage mix: other pools (see regimes.Pool), counts or budget for training set t."""
+        """Stage mix: change the pools (difflab.runs.train_set.Pool), their counts, or the budget of training
+        set t.
+        """
         return drawn, budget
 
     def rows(self, at: At, rows: pa.Table) -> pa.Table:
-        """Stage mix: other rows (pool, lab, generation, index, replicate, and condition: see TrainSet) than were drawn from the pools for training set t."""
+        """Stage mix: change the rows that were drawn from the pools for training set t.
+
+        Columns: pool, lab, generation, index, replicate, and optionally condition (see TrainSet).
+        """
         return rows
 
     def row_weights(self, at: At, rows: pa.Table) -> np.ndarray:
-        """Stage train: how much each row of training set t counts in the loss, float64 [n], >= 0; only ratios matter."""
+        """Stage train: the weight of each row of training set t in the loss, float64 [n], >= 0; only ratios
+        matter.
+        """
         return np.ones(len(rows))
 
     def training(self, at: At, train: Train) -> Train:
-        """Stage train: other settings for the training of t."""
+        """Stage train: change the settings of this training."""
         return train
 
     def trainer(self, at: At, model: Any) -> Any:
-        """Stage train: a `difflab.policies.watch.Watch`, asked after every step of the optimiser."""
+        """Stage train: a callback (difflab.policies.watch.Watch) that is called after every step of the
+        optimiser.
+        """
 
     def weights(self, at: At, model: Any) -> None:
         """Stage train: change the trained model in place before it is saved and sampled."""
 
     def sampling(self, at: At, how: Sample) -> Sample:
-        """Stage sample: other settings for the samples of t."""
+        """Stage sample: change the settings of sampling."""
         return how
 
     def steer(self, at: At, model: Any) -> Any:
-        """Stage sample: a `difflab.models.denoiser.Steer`, asked at every denoising step."""
+        """Stage sample: a callback (difflab.models.steer.Steer) that is called in every denoising step."""
 
     def select(self, at: At, candidates: Any) -> list[str | None]:
-        """Stage select: for each candidate (see difflab.policies.candidates.Candidates) None = it may train, or the reason why not."""
+        """Stage select: None for each candidate that may be trained on, a reason for each that is dropped.
+
+        See difflab.policies.candidates.Candidates.
+        """
         return [None] * len(candidates)
 
     def fresh(self, config: Any, n0: int) -> int:
-        """Unseen real images that it draws from the reserve over the whole chain; n0 = size of generation 0's training set."""
+        """The number of unseen real images that it draws from the reserve over the whole chain.
+
+        n0: the size of generation 0's training set.
+        """
         return 0
 
     def keeps(self, count: int) -> int:
-        """How many of `count` samples `select` leaves at least, as far as that is known before they are drawn."""
+        """How many of `count` samples `select` keeps at least, as far as this is known before sampling."""
         return count

@@ -1,7 +1,8 @@
-"""Rewards: what a selector prefers, one number per sample. No policy itself.
+"""Rewards: one number per sample, by which selection policies rank samples.
 
-A reward is named in a config as `NAME` or `NAME:ARGUMENT`, for example `likeness:pixels` or `aesthetic:heads/vit-l-14.safetensors`.
-To add one, write a function (at, candidates, argument) -> float64 [n] under ``@reward``.
+A reward is named in a config as `NAME` or `NAME:ARGUMENT`, for example `likeness:pixels` or
+`aesthetic:heads/vit-l-14.safetensors`. To add one, write a function
+(at, candidates, argument) -> float64 [n] under ``@reward``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class Reward:
 
     Attributes:
         of: (where the policy stands, candidates, argument) -> float64 [n].
-        reads: features = of one extractor; text = of an open_clip extractor; pixels; numbers = the values of the exact families; nothing.
+        reads: features = of one extractor; text = of an open_clip extractor; pixels; numbers = values of the
+            exact families; nothing.
         argument: what may follow the name after a colon; None = nothing.
         required: whether the argument has to be there.
     """
@@ -60,7 +62,7 @@ def reward(
 
 
 def find(spec: str) -> tuple[Reward, str | None]:
-    """The reward that `spec` names, and its argument. Raises ValueError, listing the known ones."""
+    """The reward that `spec` names, and its argument. Raises ValueError that lists the known rewards."""
     name, _, argument = spec.partition(":")
     if name not in REWARDS:
         raise ValueError(f"unknown reward '{name}'; {nearest(name, sorted(REWARDS), 0.6)}")
@@ -73,50 +75,62 @@ def find(spec: str) -> tuple[Reward, str | None]:
 
 
 def scores(spec: str, at: At, candidates: Any) -> np.ndarray:
-    """The reward of each candidate, float64 [n]. Raises MeasureError that names the first sample whose reward is not a finite number."""
-    found, argument = find(spec)
-    out = np.asarray(found.of(at, candidates, argument), dtype=np.float64)
+    """The reward of each candidate, float64 [n].
+
+    Raises MeasureError that names the first sample without a finite reward.
+    """
+    scorer, argument = find(spec)
+    out = np.asarray(scorer.of(at, candidates, argument), dtype=np.float64)
     bad = ~np.isfinite(out)
     if bad.any():
         first = int(bad.argmax())
         raise MeasureError(
-            f"reward {spec}: sample {candidates.index[first]} of generation {candidates.generation} has the reward {out[first]:g}"
+            f"reward {spec}: sample {candidates.index[first]} of generation {candidates.generation} has the "
+            f"reward {out[first]:g}"
             f" ({int(bad.sum())} of {len(out)} samples have no finite one); look at that image"
         )
     return out
 
 
 def check(config: Any, policy: str, spec: str) -> None:
-    """Raise ConfigError where the samples of this config have no such reward."""
-    (found, argument), family = find(spec), config.model.family
-    if config.exact and found.reads not in ("numbers", "nothing"):
+    """Raise ConfigError if samples of this config cannot have this reward."""
+    reward, argument = find(spec)
+    family = config.model.family
+    if config.exact and reward.reads not in ("numbers", "nothing"):
         raise ConfigError(
-            f"policies: {policy}: reward {spec} is of images, the samples of model.family={family} are numbers; use value"
+            f"policies: {policy}: reward {spec} is of images, the samples of model.family={family} are "
+            "numbers; use value"
         )
-    if found.reads == "numbers" and (not config.exact or getattr(config.model, "dim", 1) > 1):
+    if reward.reads == "numbers" and (not config.exact or getattr(config.model, "dim", 1) > 1):
         raise ConfigError(
-            f"policies: {policy}: reward {spec} is of samples that are one number each; those of model.family={family} are not"
+            f"policies: {policy}: reward {spec} is of samples that are one number each; those of "
+            f"model.family={family} are not"
         )
-    if found.reads == "features":
-        check_features(config, policy, argument if found.argument == "an extractor" else None)
-    if found.reads == "text":
+    if reward.reads == "features":
+        check_features(config, policy, argument if reward.argument == "an extractor" else None)
+    if reward.reads == "text":
         check_features(config, policy, None)
         if not any(name.startswith("open_clip") for name in config.measure.extractors):
             raise ConfigError(
-                f"policies: {policy}: reward {spec} reads CLIP features; add open_clip:NAME_OR_PATH to measure.extractors"
+                f"policies: {policy}: reward {spec} reads CLIP features; add open_clip:NAME_OR_PATH to "
+                "measure.extractors"
             )
     if spec.startswith("class_confidence") and not config.conditional:
         raise ConfigError(
-            f"policies: {policy}: reward {spec} is about the class asked for, and samples of this model are not asked for by class"
+            f"policies: {policy}: reward {spec} is about the class asked for, and samples of this model are "
+            "not asked for by class"
         )
 
 
 def check_features(config: Any, policy: str, extractor: str | None) -> None:
-    """Raise ConfigError where the features of `extractor` (None = the class judge's) are not taken."""
+    """Raise ConfigError if the features of `extractor` (None = that of the class judge) are not computed in
+    this run.
+    """
     specs = config.measure.extractors
     if not config.measure.metrics or not config.measure.feature_extractors:
         raise ConfigError(
-            f"policies: {policy} reads features, which are taken for measures alone; name an extractor in measure.extractors and a measure in measure.metrics"
+            f"policies: {policy} reads features, which are taken for measures alone; name an extractor in "
+            "measure.extractors and a measure in measure.metrics"
         )
     if extractor is not None and extractor not in specs:
         raise ConfigError(
@@ -124,7 +138,6 @@ def check_features(config: Any, policy: str, extractor: str | None) -> None:
         )
 
 
-# ------------------------------------------------------------------------------------------------------ the rewards
 @reward("chance", "nothing")
 def chance(at: At, candidates: Any, argument: str | None) -> np.ndarray:
     """A uniform random number: the control of every other reward, with the same numbers of samples."""
@@ -139,7 +152,7 @@ def value(at: At, candidates: Any, argument: str | None) -> np.ndarray:
 
 @reward("class_confidence", "features", "an extractor")
 def class_confidence(at: At, candidates: Any, argument: str | None) -> np.ndarray:
-    """The probability that the class judge gives the class asked for, 0 to 1."""
+    """The probability that the class judge gives to the requested class, 0 to 1."""
     labels = candidates.labels
     if labels is None:
         raise MeasureError("reward class_confidence: these samples were asked for without a class")
@@ -153,14 +166,14 @@ def class_confidence(at: At, candidates: Any, argument: str | None) -> np.ndarra
 
 @reward("confidence", "features", "an extractor")
 def confidence(at: At, candidates: Any, argument: str | None) -> np.ndarray:
-    """The largest probability that the class judge gives to any class, 0 to 1, whatever was asked for (Ferbach et al. 2407.09499)."""
+    """The largest probability that the class judge gives to any class, 0 to 1 (Ferbach et al. 2407.09499)."""
     extractor = at.extractor(argument)
     return candidates.judge(extractor).probabilities(candidates.features(extractor)).amax(1).numpy()
 
 
 @reward("shows", "features", "the name of a class", required=True)
 def shows(at: At, candidates: Any, argument: str | None) -> np.ndarray:
-    """The probability that the class judge gives to one class, 0 to 1, whatever was asked for (Ferbach et al. 2407.09499)."""
+    """The probability that the class judge gives to one named class, 0 to 1 (Ferbach et al. 2407.09499)."""
     known, extractor = candidates.run.about["classes"], at.extractor()
     if argument not in known:
         raise ConfigError(
@@ -182,25 +195,30 @@ def likeness(at: At, candidates: Any, argument: str | None) -> np.ndarray:
 
 @reward("clip_score", "text")
 def clip_score(at: At, candidates: Any, argument: str | None) -> np.ndarray:
-    """Cosine of a sample with its prompt (without one, the name of its class) on the first open_clip extractor, -1 to 1."""
+    """CLIP score: cosine similarity of a sample and its prompt (or class name), -1 to 1.
+
+    The first open_clip extractor embeds both.
+    """
     reader = _reader(at)
     rows = candidates.rows
-    asked = next((rows[name].to_pylist() for name in ("prompt", "class") if not rows[name].null_count), None)
-    if asked is None:
+    requested = next(
+        (rows[name].to_pylist() for name in ("prompt", "class") if not rows[name].null_count), None
+    )
+    if requested is None:
         raise MeasureError(
             "reward clip_score: these samples were asked for without a prompt and without a class"
         )
-    texts = sorted(set(asked))
-    read = candidates.once(
+    texts = sorted(set(requested))
+    embeddings = candidates.once(
         ("texts", reader.key, *texts), lambda: normalize(reader.encode_text(texts).double(), dim=1)
     )
-    own = read[[texts.index(text) for text in asked]]
-    return (normalize(candidates.features(reader).double(), dim=1) * own).sum(1).numpy()
+    wanted = embeddings[[texts.index(text) for text in requested]]
+    return (normalize(candidates.features(reader).double(), dim=1) * wanted).sum(1).numpy()
 
 
 @reward("aesthetic", "text", "the file of a head", required=True)
 def aesthetic(at: At, candidates: Any, argument: str | None) -> np.ndarray:
-    """The score of a head in the manner of LAION (see AestheticHead) on the first open_clip extractor, about 1 to 10."""
+    """The score of an aesthetic head (see AestheticHead) on the first open_clip extractor, about 1 to 10."""
     reader = _reader(at)
     head = candidates.once(("head", argument, reader.key), lambda: AestheticHead.load(str(argument), reader))
     return head(candidates.features(reader)).double().numpy()
@@ -227,7 +245,7 @@ def saturation(at: At, candidates: Any, argument: str | None) -> np.ndarray:
 
 @reward("sharpness")
 def sharpness(at: At, candidates: Any, argument: str | None) -> np.ndarray:
-    """Variance of the 4-neighbour Laplacian of luminance in 0..1, without the border: 0 where nothing changes."""
+    """Variance of the 4-neighbour Laplacian of luminance in 0..1, without the border."""
 
     def of(x: np.ndarray) -> np.ndarray:
         light = _luminance(x)
@@ -252,10 +270,8 @@ def _luminance(x: np.ndarray) -> np.ndarray:
 
 
 def _reader(at: At) -> Any:
-    """The first extractor that reads texts."""
-    found = next((extractor for extractor in at.extractors if extractor.encode_text is not None), None)
-    if found is None:
-        raise MeasureError(
-            "this reward reads CLIP features; add open_clip:NAME_OR_PATH to measure.extractors"
-        )
-    return found
+    """The first extractor that embeds texts."""
+    for extractor in at.extractors:
+        if extractor.encode_text is not None:
+            return extractor
+    raise MeasureError("this reward reads CLIP features; add open_clip:NAME_OR_PATH to measure.extractors")

@@ -1,4 +1,4 @@
-"""What watches a training: asked after every step of the optimiser."""
+"""Callbacks of the training loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from difflab.models.ema import Average
 
 @dataclass(frozen=True)
 class Moment:
-    """Where a training stands after a step of the optimiser; a Watch may look at all of it and change the weights in place."""
+    """The state of a training after a step of the optimiser. A Watch may change the weights in place."""
 
     model: Any
     net: Any  # not wrapped
@@ -28,25 +28,29 @@ class Moment:
 
 
 class Watch:
-    """What a policy does during a training. All of it is a function of (seed, generation, step) and of `state`, so that a resumed training is the same."""
+    """A callback of the training loop.
+
+    All methods must be functions of (seed, generation, step) and `state`, so that a resumed training gives
+    the same weights.
+    """
 
     def adjust(self, now: Moment) -> None:
-        """After each step of the optimiser, before the weights are averaged: change them in place."""
+        """Called after each step of the optimiser, before the EMA is updated: change the weights in place."""
 
     def step(self, now: Moment) -> bool:
-        """After that. True ends the training here."""
+        """Called after the EMA is updated. True stops the training."""
         return False
 
     def state(self) -> dict[str, Any]:
-        """Tensors that go into every checkpoint."""
+        """Tensors that are saved in every checkpoint."""
         return {}
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
-        """Take back what a checkpoint holds of `state`; not asked where there is nothing."""
+        """Restore `state` from a checkpoint; not called without a checkpoint."""
 
     def end(self, weights: dict[str, Any]) -> None:
-        """After the averaged weights were put in the place of the trained ones."""
+        """Called after the EMA weights have replaced the trained ones."""
 
     def record(self) -> dict[str, Any]:
-        """What it leaves in training.json, under a name of its own."""
+        """Entries for training.json, under a name of its own."""
         return {}

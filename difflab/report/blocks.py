@@ -1,4 +1,7 @@
-"""Tables for any width: a number is never cut. Texts wrap; what still does not fit goes into a further table with the same first columns."""
+"""Tables for any width: a number is never cut.
+
+Texts wrap; what still does not fit goes into a further table with the same first columns.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,8 @@ class Blocks:
         ends: that many of the last rows stand below a line.
         width: characters; None = those of the console that prints it.
 
-    Where not even one column fits beside the first ones the table is wider than asked for: print it with ``crop=False``.
+    Where not even one column fits beside the first ones the table is wider than asked for: print it with
+    ``crop=False``.
     """
 
     def __init__(
@@ -75,7 +79,9 @@ class Blocks:
         return [[*self.keys, *group] for group in out]
 
     def least(self, chosen: Sequence[int], tight: bool = False) -> int:
-        """Characters that a table of these columns takes at least without cutting a number; `tight`: its first columns wrap too."""
+        """Characters that a table of these columns takes at least without cutting a number; `tight`: its
+        first columns wrap too.
+        """
         return measured(self.table(chosen, least=True, tight=tight))
 
     def table(self, chosen: Sequence[int], least: bool = False, tight: bool = True) -> Table:

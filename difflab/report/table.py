@@ -1,4 +1,7 @@
-"""The tables of the command line: a run, a comparison, a diagnosis, arms. How they fit a terminal: blocks.py."""
+"""The tables of the command line: a run, a comparison, a diagnosis, arms.
+
+How they fit a terminal: blocks.py.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +111,10 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def changes(rows: Sequence[Any]) -> Blocks:
-    """The measures that changed most, of `difflab.evaluation.summary.Change`. Columns that are empty are left out."""
+    """The measures that changed most, of `difflab.evaluation.summary.Change`.
+
+    Columns that are empty are left out.
+    """
     arms, pairs = any(row.arm for row in rows), any(row.first is not None for row in rows)
     keys = [Column("arm", "left", text=True)] * arms + [Column("measure", "left", text=True)]
     heads = [*keys, Column("on", "left", text=True)]
@@ -174,7 +180,7 @@ def laws(rows: Sequence[dict[str, Any]], title: str) -> Blocks:
 
 
 def budget(run: Run) -> str:
-    """One sentence on whether the generations had the same budget: images seen and size of the training set."""
+    """One sentence: whether the generations had the same budget (images seen, size of the training set)."""
     trained = [training for t in run.generations if (training := run.training(t))]
     if not trained:
         return "budget: fitted by a formula, nothing to match"
@@ -191,7 +197,10 @@ MARKS = {"present": "yes", "absent": "no", "cannot tell": "?"}
 
 
 def diagnosis(result: Any) -> Group:
-    """Generations by definitions, then the verdict of the last generation in words with its evidence. For `difflab diagnose`."""
+    """Generations by definitions, then the verdict of the last generation in words with its evidence.
+
+    For `difflab diagnose`.
+    """
     definitions = list(result.findings[0].profile)
     heads = [
         Column("gen."),
@@ -253,9 +262,11 @@ VERDICTS = {"higher": "*", "lower": "*", "not": "=", "cannot": "?"}
 
 
 def arms(rows: list[dict[str, Any]], width: int | None = None) -> Group:
-    """Arms by measures, one table per generation: mean over seeds with half its 95% interval, and a mark for the verdict against the first arm.
+    """Arms by measures, one table per generation: mean over seeds with half its 95% interval, and a mark for
+    the verdict against the first arm.
 
-    Arms without a value have a dash; how many seeds each has is a column where that differs. For `compare-runs`.
+    Arms without a value have a dash; how many seeds each has is a column where that differs. For
+    `compare-runs`.
     """
     names = list(dict.fromkeys(row["arm"] for row in rows))
     seeds = {name: max(row["seeds"] for row in rows if row["arm"] == name) for name in names}

@@ -17,10 +17,11 @@ from difflab.runs.train_set import Pool
 
 @policy("healing")
 class Healing(Policy):
-    """From generation `first` to `last` every training set is generation 0's: all of its real images and no sample; then the regime again.
+    """Generations `first` to `last` are trained on the real images of generation 0's training set alone.
 
-    With train.start_from=previous this is the healing of a damaged model (Bohacek & Farid 2311.12202); with scratch it is a new start.
-    Exact: training sets first..last hold the same images as training set 0.
+    Later generations follow the regime again. With train.start_from=previous a damaged model is repaired
+    (Bohacek & Farid 2311.12202); with scratch a new model is trained. Exact: training sets first..last hold
+    the same images as training set 0.
     """
 
     source: ClassVar[str] = "Bohacek & Farid, arXiv 2311.12202"
@@ -29,12 +30,13 @@ class Healing(Policy):
 
     def check(self, config: Any) -> None:
         after = config.policies[config.policies.index(self) + 1 :]
-        for own in after:
-            if own.policy != "guard" and any(
-                own.acts("pools", t) and self.acts("pools", t) for t in range(config.generations + 1)
+        for other in after:
+            if other.policy != "guard" and any(
+                other.acts("pools", t) and self.acts("pools", t) for t in range(config.generations + 1)
             ):
                 raise ConfigError(
-                    f"policies: {own.policy} would change the real images of healing again; put healing after it"
+                    f"policies: {other.policy} would change the real images of healing again; put healing "
+                    "after it"
                 )
 
     def pools(self, at: At, drawn: list[Any], budget: int | None) -> tuple[list[Any], int | None]:

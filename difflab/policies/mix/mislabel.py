@@ -18,11 +18,12 @@ from difflab.runs.train_set import TrainSet
 
 @policy("mislabel")
 class Mislabel(Policy):
-    """Every image of a training set carries, with probability `share`, the label of another class, each of them equally likely.
+    """With probability `share` an image of the training set carries the label of another class.
 
-    Poisoning, which is not collapse: a control for measures, or an attack. An image that is mislabelled is so in every training set, and
-    with the same label. Pictures and the ledger stay as they are, the wrong labels are the column `condition` of train_set.parquet. Exact:
-    of C classes that are equally frequent and as many samples a label tells the truth with probability 1 - share.
+    All other classes are equally likely. This is data poisoning, not collapse: a control for measures, or an
+    attack. An image has the same wrong label in every training set. The images and the ledger are unchanged;
+    the wrong labels are the column `condition` of train_set.parquet. Exact: a label is right with probability
+    1 - share.
     """
 
     source: ClassVar[str] = "data poisoning, as the popular accounts of collapse set it apart"
@@ -38,9 +39,10 @@ class Mislabel(Policy):
     def check(self, config: Any) -> None:
         if not config.conditional or config.text:
             raise ConfigError(
-                f"policies: mislabel changes labels, and model.family={config.model.family} is not trained on labels here"
+                f"policies: mislabel changes labels, and model.family={config.model.family} is not trained "
+                "on labels here"
             )
-        if sum(own.policy == self.policy for own in config.policies) > 1:
+        if sum(other.policy == self.policy for other in config.policies) > 1:
             raise ConfigError("policies: two of mislabel would overwrite each other's labels; give one share")
 
     def rows(self, at: At, rows: pa.Table) -> pa.Table:
@@ -56,7 +58,7 @@ class Mislabel(Policy):
                 "mislabel", lab_seed(at.config.seed, lab), at.position, generation
             )  # the same in every training set
             struck, shift = rng.random(len(shards)) < self.share, rng.integers(1, classes, len(shards))
-            own = np.flatnonzero(data.member == member)
-            wrong[own] = struck[data.index[own]]
-            labels[own] = (labels[own] + shift[data.index[own]]) % classes
+            places = np.flatnonzero(data.member == member)
+            wrong[places] = struck[data.index[places]]
+            labels[places] = (labels[places] + shift[data.index[places]]) % classes
         return rows.append_column("condition", pa.array(labels, pa.int64(), mask=~wrong))

@@ -18,11 +18,12 @@ from difflab.runs.train_set import TrainSet
 
 @policy("omit")
 class Omit(Policy):
-    """Real images and samples of some classes train no more: forgetting, which is not collapse. A control for measures, or an attack.
+    """Some classes are left out of the training sets, real and synthetic images alike.
 
-    The model is asked for all classes as before, so that the measures see what it makes of those that it has forgotten. Training sets
-    become smaller by what is left out, the images seen stay. Exact: no image of these classes is in training sets first..last. The
-    class of a sample is the one that it was asked for.
+    The model forgets them; that is not collapse. A control for measures, or an attack. Samples of all classes
+    are still generated, so the measures show what the model makes of the classes that it no longer sees.
+    Training sets become smaller; the number of images seen stays the same. The class of a sample is the class
+    that it was generated for. Exact: training sets first..last hold no image of these classes.
     """
 
     source: ClassVar[str] = "catastrophic forgetting, as the popular accounts of collapse set it apart"
@@ -48,14 +49,16 @@ class Omit(Policy):
     def check(self, config: Any) -> None:
         if not config.conditional:
             raise ConfigError(
-                "policies: omit tells samples apart by the class asked for, and samples of this model are not asked for by class"
+                "policies: omit tells samples apart by the class asked for, and samples of this model are "
+                "not asked for by class"
             )
 
     def rows(self, at: At, rows: pa.Table) -> pa.Table:
         out, labels = self.left_out(at), TrainSet(rows, at.run.samples, Shards.labels).conditions
         if labels is None:
             raise ConfigError(
-                "policies: omit tells samples apart by the class asked for, and some were asked for without one"
+                "policies: omit tells samples apart by the class asked for, and some were asked for without "
+                "one"
             )
         keep = np.flatnonzero(~np.isin(labels, out))
         if not len(keep):
@@ -69,8 +72,8 @@ class Omit(Policy):
         labels, known = at.run.real.labels(), at.run.about["classes"]
         if labels is None:
             raise ConfigError("policies: omit leaves out classes, and the real images have none")
-        own = np.bincount(labels[: first_size(at.config, at.run.about["n_train"])], minlength=len(known))
-        shown = np.flatnonzero(own)
+        counts = np.bincount(labels[: first_size(at.config, at.run.about["n_train"])], minlength=len(known))
+        shown = np.flatnonzero(counts)
         if self.classes is not None:
             unknown = [name for name in self.classes if name not in known]
             if unknown:
@@ -79,7 +82,7 @@ class Omit(Policy):
                 )
             out = np.array([known.index(name) for name in self.classes])
         else:
-            out = shown[np.argsort(own[shown], kind="stable")][: self.count]
+            out = shown[np.argsort(counts[shown], kind="stable")][: self.count]
         if np.isin(shown, out).all():
             raise ConfigError(
                 f"policies: omit leaves none of the {len(shown)} classes of training set 0; leave out fewer"

@@ -32,10 +32,11 @@ def parts(total: int, sizes: list[int]) -> list[int]:
 
 @policy("real_share")
 class RealShare(Policy):
-    """Training set t holds a share of real images that goes from `start` to `end` in equal steps; its size stays what the regime makes it.
+    """The share of real images in the training sets changes linearly from `start` to `end`.
 
-    The regime's own real images give way; its pools of samples keep their proportions. Exact: the number of real images is
-    round(share * size) with share = start + (end - start) min(1, (t - first) / over).
+    The size of the sets does not change. These real images replace those of the regime. Its pools of
+    synthetic images keep their proportions. Exact: the number of real images is round(share * size) with
+    share = start + (end - start) min(1, (t - first) / over).
     """
 
     source: ClassVar[str] = "Alemohammad et al., arXiv 2307.01850 (constant share)"
@@ -54,16 +55,18 @@ class RealShare(Policy):
     over: int = Field(1, ge=1, description="Generations that the way from start to end takes.")
     real: Literal["fixed", "fresh"] = Field(
         "fixed",
-        description="fixed = the first ones of generation 0's training set, every time; fresh = unseen ones of the reserve (data.train_size).",
+        description="fixed = the first ones of generation 0's training set, every time; fresh = unseen ones "
+        "of the reserve (data.train_size).",
     )
 
     def check(self, config: Any) -> None:
         name = config.regime.name
         if name == "fresh_real" or config.regime.real_fraction is not None:
             raise ConfigError(
-                "policies: real_share and regime.real_fraction both say how much is real; leave real_fraction null and use regime.name=replace or fixed_real"
+                "policies: real_share and regime.real_fraction both say how much is real; leave "
+                "real_fraction null and use regime.name=replace or fixed_real"
             )
-        if sum(own.policy == self.policy for own in config.policies) > 1:
+        if sum(other.policy == self.policy for other in config.policies) > 1:
             raise ConfigError(
                 "policies: two of real_share would undo each other; give one start, end and over"
             )
@@ -71,7 +74,8 @@ class RealShare(Policy):
             name == "accumulate" or (name == "replace" and config.regime.set_size is None)
         ):
             raise ConfigError(
-                f"policies: real_share with real=fresh must know how many images it will need; set regime.set_size (regime.name={name})"
+                "policies: real_share with real=fresh must know how many images it will need; set "
+                f"regime.set_size (regime.name={name})"
             )
 
     def share(self, generation: int) -> float:
@@ -92,12 +96,14 @@ class RealShare(Policy):
             have, mend = len(real.rows), "lower data.train_size, which leaves the reserve"
         if n_real > have:
             raise ConfigError(
-                f"policies: real_share asks for {n_real} {self.real} real images in training set {t} ({self.share(t):.3g} of {total}), {have} are there; "
+                f"policies: real_share asks for {n_real} {self.real} real images in training set {t} "
+                f"({self.share(t):.3g} of {total}), {have} are there; "
                 f"{mend}, or lower start, end or regime.set_size"
             )
         if total > n_real and not sum(pool.count for pool in synthetic):
             raise ConfigError(
-                f"policies: real_share finds no samples for the other {total - n_real} images of training set {t}; put it first in the list"
+                f"policies: real_share finds no samples for the other {total - n_real} images of training "
+                f"set {t}; put it first in the list"
             )
         counts = (
             parts(total - n_real, [pool.count for pool in synthetic])

@@ -1,4 +1,4 @@
-"""Guidance away from what the base would paint without a condition."""
+"""Classifier-free guidance with the unconditional prediction of the base model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from difflab.policies.sample.common import check_guided, opened
 
 
 class Without(Steer):
-    """The unconditional prediction of another model."""
+    """Replaces the unconditional prediction by that of another model."""
 
     def __init__(self, model: Any):
         self.model = model
@@ -25,12 +25,13 @@ class Without(Steer):
 
 @policy("base_guidance")
 class BaseGuidance(Policy):
-    """eps = eps_base(none) + g (eps_t(condition) - eps_base(none)): the unconditional half of guidance stays that of the base.
+    """Classifier-free guidance with the base model's unconditional prediction.
 
-    A model that was fine-tuned on few images, or on its own, has an unconditional prediction that drifted with it. Here it is the
-    pretrained one's; without a pretrained base it is generation 0's, which in generation 0 changes nothing. Exact for scores of normal
-    distributions and the probability-flow equation: a class of variance v is sampled with v (v/V)^(g-1), V being the base's
-    unconditional variance.
+    eps = eps_base(none) + g (eps_t(condition) - eps_base(none)). Fine-tuning on few images, or on synthetic
+    ones, also changes the unconditional prediction of a model. Here it is that of the pretrained base;
+    without a pretrained base it is that of generation 0, which changes nothing in generation 0. Exact for
+    scores of normal distributions and the probability-flow equation: a class of variance v is sampled with
+    variance v (v/V)^(g-1), where V is the base's unconditional variance.
     """
 
     source = "Phunyaphibarn et al. 2503.20240"

@@ -1,4 +1,4 @@
-"""Conditions under noise that fades while an image is made."""
+"""Condition-annealed sampling: noise on the condition embedding."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from difflab.policies.sample.common import check_conditional
 
 
 class Annealed(Steer):
-    """Noise on the embedding of conditions."""
+    """Adds noise to the condition embedding."""
 
-    def __init__(self, own: Cads):
-        self.own = own
+    def __init__(self, policy: Cads):
+        self.policy = policy
 
     def embedding(self, e: torch.Tensor, step: Step) -> torch.Tensor:
-        gamma, shape = self.own.gamma(step.share), tuple(e.shape[1:])
+        gamma, shape = self.policy.gamma(step.share), tuple(e.shape[1:])
         if gamma == 1:
             return e
         # A function of image and step alone: another model that is asked in the same step is told the same.
@@ -30,16 +30,19 @@ class Annealed(Steer):
             [torch.randn(shape, generator=generator("cads", seed, step.share, shape)) for seed in step.seeds]
         ).to(e.device)
         y = e.float()
-        return self.own.noisy(y, n, gamma).to(e.dtype)
+        return self.policy.noisy(y, n, gamma).to(e.dtype)
 
 
 @policy("cads")
 class Cads(Policy):
-    """Condition annealing: images of one condition become more various, since their beginnings are told it only in part.
+    """Noise on the condition embedding makes images of one condition more diverse (condition-annealed
+    sampling).
 
-    y' = sqrt(gamma) y + scale sqrt(1 - gamma) n for the embedding y of a class or caption and normal n, drawn anew in every step;
-    gamma is 0 while the share of noise that is left is above tau2, 1 when it is below tau1, linear between. Mean and spread of y' are
-    those of y, mixed with y' as it is by `mixing`. They are taken over one image's embedding, not over a batch. "None" stays as it is.
+    y' = sqrt(gamma) y + scale sqrt(1 - gamma) n for the embedding y of a class or caption and normal noise n,
+    drawn anew in every step. gamma is 0 while the share of noise left in the image is above tau2, 1 below
+    tau1, and linear between. `mixing` interpolates between y' and y' rescaled to the mean and standard
+    deviation of y, which are those of one image's embedding, not of a batch. The embedding of no condition is
+    unchanged.
     """
 
     source = "Sadat et al. 2310.17347"
@@ -51,7 +54,8 @@ class Cads(Policy):
         0.9,
         ge=0,
         le=1,
-        description="Share of noise left, 0 to 1, at and above which only noise is told; 1 with tau1 1 = off.",
+        description="Share of noise left, 0 to 1, at and above which only noise is told; 1 with tau1 1 = "
+        "off.",
     )
     scale: float = Field(
         0.25, ge=0, description="Standard deviation s of the noise, in units of the embedding's entries."

@@ -1,4 +1,4 @@
-"""What the policies of the stage sample share: what they need of a config, and other models to ask."""
+"""What the policies of the stage sample share: checks of the config, and opening other models."""
 
 from __future__ import annotations
 
@@ -11,40 +11,43 @@ GUIDANCE = ("guidance_schedule", "guidance_by_generation")  # policies that set 
 
 
 def check_denoises(name: str, config: Any) -> None:
-    """Raise ConfigError unless images are made by removing noise."""
+    """Raise ConfigError unless the family samples by denoising."""
     if not config.denoises:
         raise ConfigError(
-            f"policies: {name} changes how noise is removed, which the family {config.model.family} does not do"
+            f"policies: {name} changes how noise is removed, which the family {config.model.family} does not "
+            "do"
         )
 
 
 def check_conditional(name: str, config: Any) -> None:
-    """Raise ConfigError unless the model is told a class or a caption."""
+    """Raise ConfigError unless the model has a condition, a class or a caption."""
     check_denoises(name, config)
     if not config.conditional:
         raise ConfigError(f"policies: {name} needs a conditional model; set model.conditional=true")
 
 
 def check_guidance(name: str, config: Any) -> None:
-    """Raise ConfigError unless the model can be guided."""
+    """Raise ConfigError unless the model can use classifier-free guidance."""
     check_conditional(name, config)
     if config.train.condition_dropout == 0 and not config.text:  # a text base knows the empty prompt
         raise ConfigError(
-            f"policies: {name} needs train.condition_dropout above 0: without it the model has no unconditional prediction"
+            f"policies: {name} needs train.condition_dropout above 0: without it the model has no "
+            "unconditional prediction"
         )
 
 
 def check_guided(name: str, config: Any) -> None:
-    """Raise ConfigError where the model could be guided but is not."""
+    """Raise ConfigError unless the samples use classifier-free guidance with a scale other than 1."""
     check_guidance(name, config)
-    if config.sample.guidance_scale == 1 and not any(own.policy in GUIDANCE for own in config.policies):
+    if config.sample.guidance_scale == 1 and not any(other.policy in GUIDANCE for other in config.policies):
         raise ConfigError(
-            f"policies: {name} changes nothing at sample.guidance_scale=1; set another scale, or one of {', '.join(GUIDANCE)}"
+            f"policies: {name} changes nothing at sample.guidance_scale=1; set another scale, or one of "
+            f"{', '.join(GUIDANCE)}"
         )
 
 
 def opened(at: At, which: str) -> Any:
-    """Another model, 'base' or 'previous', as At.model has it, ready to predict."""
+    """Another model, 'base' or 'previous' (see At.model), prepared for prediction."""
     model = at.model(which)
     model.prepare_sampling(at.config.sample, at.device)
     if at.config.text:

@@ -1,4 +1,4 @@
-"""Guidance that changes from generation to generation."""
+"""A guidance scale that changes from generation to generation."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from difflab.policies.sample.common import check_guidance
 
 @policy("guidance_by_generation")
 class GuidanceByGeneration(Policy):
-    """Another sample.guidance_scale in each generation: a list, or g_t = 1 + (start - 1) factor^t, which goes to 1, no guidance.
+    """Another sample.guidance_scale in each generation.
 
-    Exact: the samples of t are those of a config with this guidance_scale.
+    The scales are a list, or g_t = 1 + (start - 1) factor^t. With a factor below 1 the scale goes to 1, which
+    is no guidance. Exact: the samples of generation t are those of a config with this guidance_scale.
     """
 
     scales: list[float] | None = Field(
         None,
         min_length=1,
-        description="Generation t's guidance scale is its t-th entry, the last one repeated; 1 = no guidance; null = by factor.",
+        description="Generation t's guidance scale is its t-th entry, the last one repeated; 1 = no "
+        "guidance; null = by factor.",
     )
     start: float | None = Field(
         None, ge=0, description="Guidance scale of generation 0; null = sample.guidance_scale."

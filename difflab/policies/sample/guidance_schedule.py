@@ -1,4 +1,4 @@
-"""Guidance that changes while the noise of an image is removed."""
+"""A guidance scale that changes during sampling."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from difflab.policies.sample.common import check_guidance
 
 
 class Schedule(Steer):
-    """The scale of a step from the noise that is left."""
+    """Sets the guidance scale of a step from the share of noise left."""
 
-    def __init__(self, own: GuidanceSchedule):
-        self.own = own
+    def __init__(self, policy: GuidanceSchedule):
+        self.policy = policy
 
     def guidance(self, scale: float, share: float) -> float:
-        return self.own.scale(scale, share)
+        return self.policy.scale(scale, share)
 
 
 @policy("guidance_schedule")
 class GuidanceSchedule(Policy):
-    """Guidance scale g as a function of the share s of noise that is left, from s = 1 (nothing else) to s = 0 (none).
+    """The guidance scale g is a function of the share s of noise left, from s = 1 (pure noise) to s = 0 (no
+    noise).
 
-    exponential: g = start^s end^(1-s), the decay of ReDiFine, whose other half is the policy condition_drop; linear: g = s start +
-    (1-s) end; interval: g = start for s in [low, high], else end (Kynkaanniemi et al. 2404.07724, who give the limits as noise levels
-    sigma). s is the timestep over model.train_timesteps. The samples are exactly those of a loop with this g in every step.
+    exponential: g = start^s end^(1-s), the schedule of ReDiFine, whose other half is the policy
+    `condition_drop`. linear: g = s start + (1-s) end. interval: g = start for s in [low, high], else end
+    (Kynkaanniemi et al. 2404.07724, who give the limits as noise levels sigma). s is the timestep divided by
+    model.train_timesteps. The samples are exactly those of a sampling loop with this g in every step.
     """
 
     source = "Yoon et al. 2407.17493; Kynkaanniemi et al. 2404.07724"
@@ -40,7 +42,8 @@ class GuidanceSchedule(Policy):
     start: float | None = Field(
         None,
         ge=0,
-        description="Guidance scale in pure noise, of interval that inside; 1 = no guidance; null = sample.guidance_scale.",
+        description="Guidance scale in pure noise, of interval that inside; 1 = no guidance; null = "
+        "sample.guidance_scale.",
     )
     end: float = Field(
         1.0, ge=0, description="Guidance scale without noise, of interval that outside; 1 = no guidance."
@@ -55,7 +58,8 @@ class GuidanceSchedule(Policy):
         1.0,
         ge=0,
         le=1,
-        description="interval only: largest share of noise that is guided by start, 0 to 1; 1 = from the beginning.",
+        description="interval only: largest share of noise that is guided by start, 0 to 1; 1 = from the "
+        "beginning.",
     )
 
     @model_validator(mode="after")
@@ -74,15 +78,17 @@ class GuidanceSchedule(Policy):
 
     def check(self, config: Any) -> None:
         check_guidance(self.policy, config)
-        varies = any(own.policy == "guidance_by_generation" for own in config.policies)
+        varies = any(other.policy == "guidance_by_generation" for other in config.policies)
         if self.start is None and not varies:
             if config.sample.guidance_scale == self.end:
                 raise ConfigError(
-                    f"policies: guidance_schedule goes from {self.end:g} to {self.end:g}; set start, end or sample.guidance_scale"
+                    f"policies: guidance_schedule goes from {self.end:g} to {self.end:g}; set start, end or "
+                    "sample.guidance_scale"
                 )
             if config.sample.guidance_scale == 0 and self.kind == "exponential":
                 raise ConfigError(
-                    "policies: guidance_schedule: an exponential does not start at sample.guidance_scale=0; set start or kind=linear"
+                    "policies: guidance_schedule: an exponential does not start at sample.guidance_scale=0; "
+                    "set start or kind=linear"
                 )
 
     def decides(self) -> tuple[str, ...]:

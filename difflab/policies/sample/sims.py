@@ -1,4 +1,4 @@
-"""A model's own prediction, learned from samples, as negative guidance."""
+"""Self-improving sampling: the model's own prediction as negative guidance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from difflab.policies.sample.common import check_denoises, opened
 
 
 class Away(Steer):
-    """From a model's prediction to another's, and beyond."""
+    """Extrapolates from the model's prediction through that of a reference model."""
 
     def __init__(self, model: Any, reference: Any, strength: float):
         self.model, self.reference, self.strength = model, reference, strength
@@ -27,11 +27,13 @@ class Away(Steer):
 
 @policy("sims")
 class Sims(Policy):
-    """Samples by (1 + w) of a reference model's prediction minus w of this generation's own, which was trained on the reference's samples.
+    """The model's own prediction serves as negative guidance for a reference model.
 
-    Exact for normal scores of variance v_r (reference) and v_s (own) and the probability-flow equation: samples have the variance
-    v_r (v_r/v_s)^w, more than the reference's where the own one has lost some. The density of the combined score at zero noise has the
-    precision (1 + w)/v_r - w/v_s instead; that is not what is sampled, just as with guidance.
+    The prediction is (1 + w) times that of the reference model minus w times the model's own. The model was
+    trained on samples of the reference model. Exact for normal scores of variance v_r (reference) and v_s
+    (this model) and the probability-flow equation: samples have variance v_r (v_r/v_s)^w, more than the
+    reference if v_s < v_r. As with classifier-free guidance, the combined score at zero noise belongs to
+    another density, here of precision (1 + w)/v_r - w/v_s, which is not the one sampled.
     """
 
     source = "Alemohammad et al. 2408.16333"
@@ -42,11 +44,13 @@ class Sims(Policy):
     strength: float = Field(
         1.0,
         ge=0,
-        description="w, in units of the difference between the two predictions; 0 = samples of the reference alone.",
+        description="w, in units of the difference between the two predictions; 0 = samples of the "
+        "reference alone.",
     )
     reference: Literal["previous", "base"] = Field(
         "previous",
-        description="previous = generation t-1's model; base = the pretrained one, without a pretrained base generation 0's.",
+        description="previous = generation t-1's model; base = the pretrained one, without a pretrained "
+        "base generation 0's.",
     )
 
     def check(self, config: Any) -> None:

@@ -1,4 +1,4 @@
-"""How much fresh noise DDIM adds in every step."""
+"""The stochasticity of DDIM."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from difflab.models.steer import Steer
 from difflab.policies.interface import At, Policy
 from difflab.policies.sample.common import check_denoises
 
-LARGEST = (
-    1 - 1e-6
-)  # at 1, in pure noise, diffusers takes the root of a difference that is 0 up to rounding: NaN where it comes out below
+LARGEST = 1 - 1e-6
+"""The largest eta that is passed on.
+
+At 1, in pure noise, diffusers takes the root of a difference that is 0 up to rounding: NaN if it is negative.
+"""
 
 
 class Eta(Steer):
-    """The argument eta of a scheduler's step."""
+    """Sets the argument eta of a scheduler's step."""
 
     def __init__(self, eta: float):
         self.eta = eta
@@ -31,10 +33,11 @@ class Eta(Steer):
 
 @policy("stochasticity")
 class Stochasticity(Policy):
-    """eta of DDIM (Song et al. 2010.02502, eq. 16): 0 follows the ordinary differential equation, 1 is ancestral sampling.
+    """Sets eta of DDIM, the share of fresh noise in each step.
 
-    Exact: for the true score and many steps the distribution of the samples is the same for every eta; what a model gets wrong is
-    forgotten the more the larger eta is. Every image draws from a stream of its own.
+    0 is the deterministic sampler, 1 is ancestral sampling (Song et al. 2010.02502, eq. 16). Exact: with the
+    true score and many steps, the distribution of the samples does not depend on eta. With a learned score, a
+    larger eta corrects more of the errors of earlier steps. Every image has its own random stream.
     """
 
     source = "Song et al. 2010.02502"
@@ -52,7 +55,8 @@ class Stochasticity(Policy):
         kind = getattr(diffusers, config.sample.scheduler, None)
         if "eta" not in inspect.signature(getattr(kind, "step", lambda: None)).parameters:
             raise ConfigError(
-                f"policies: stochasticity sets eta, which {config.sample.scheduler} does not take; use sample.scheduler=DDIMScheduler"
+                f"policies: stochasticity sets eta, which {config.sample.scheduler} does not take; use "
+                "sample.scheduler=DDIMScheduler"
             )
 
     def decides(self) -> tuple[str, ...]:

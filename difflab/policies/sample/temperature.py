@@ -1,4 +1,4 @@
-"""Less or more noise than the model was trained for: sampling bias."""
+"""Sampling with scaled noise: sampling bias."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from difflab.policies.sample.common import check_denoises
 
 
 class Scaled(Steer):
-    """All noise times a factor."""
+    """Multiplies all noise by a factor."""
 
     def __init__(self, scale: float):
         self.scale = scale
@@ -28,11 +28,13 @@ class Scaled(Steer):
 
 @policy("temperature")
 class Temperature(Policy):
-    """The noise that images start from, and the noise that stochastic schedulers add, times `scale`: truncation below 1.
+    """All noise in sampling is multiplied by `scale`.
 
-    Exact where the prediction is linear in the image, as for the score of a normal distribution, and nothing is clipped: with any
-    scheduler and any number of steps a sample's deviation from the one without noise is multiplied by `scale`, so that the variance is
-    multiplied by scale^2, the bias lambda of Alemohammad et al. 2307.01850. For other models it is a bias to the same side, of another size.
+    This is the initial noise and that of stochastic schedulers; a scale below 1 is truncation. Exact if the
+    prediction is linear in the image, as for the score of a normal distribution, and nothing is clipped: with
+    any scheduler and any number of steps, the variance of the samples is multiplied by scale^2, which is the
+    sampling bias lambda of Alemohammad et al. 2307.01850. For other models the direction of the bias is the
+    same, its size differs.
     """
 
     source = "Alemohammad et al. 2307.01850"
@@ -40,7 +42,8 @@ class Temperature(Policy):
     scale: float = Field(
         gt=0,
         le=10,
-        description="Factor on the noise's standard deviation; below 1 = less variety, above 1 = more; 1 = off.",
+        description="Factor on the noise's standard deviation; below 1 = less variety, above 1 = more; 1 = "
+        "off.",
     )
 
     def check(self, config: Any) -> None:

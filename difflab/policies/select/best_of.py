@@ -10,10 +10,12 @@ from difflab.policies.select.common import OneOfK
 
 @policy("best_of")
 class BestOf(OneOfK):
-    """Samples (of one class or prompt, by `within`) form groups of k at random, and of each the one with the highest reward is kept.
+    """The sample with the highest reward in each random group of k samples is kept (best of k).
 
-    The hard choice among k of Ferbach et al. 2407.09499, and what picking the best of k pictures does. Exact: the reward of what is kept is
-    distributed as F^k, so after t generations as F^(k^t). What is left over of an incomplete group is dropped, ties are broken at random.
+    Groups are formed within the generation, a class or a prompt (`within`). This is the hard choice among k
+    of Ferbach et al. 2407.09499. Samples of an incomplete group are dropped; ties are broken at random.
+    Exact: if rewards have the distribution function F, those of kept samples have F^k, and after t
+    generations F^(k^t).
     """
 
     source: ClassVar[str] = "Ferbach et al., arXiv 2407.09499"

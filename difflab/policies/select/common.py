@@ -1,4 +1,4 @@
-"""What selectors share: groups of candidates, how many are kept, features, rewards. No policy itself."""
+"""What selection policies share: groups of candidates, numbers kept, features, rewards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from difflab.policies.candidates import Candidates
 from difflab.policies.interface import At, Policy
 
 
-# ------------------------------------------------------------------------------------------------ functions
 def part(share: float, n: int) -> int:
     """`share` of n, rounded up.
 
@@ -29,14 +28,18 @@ def part(share: float, n: int) -> int:
 
 
 def groups(candidates: Any, within: str) -> Iterator[tuple[str, np.ndarray]]:
-    """The candidates of each condition: what it is called and their positions, ascending. Raises ConfigError where none was asked for."""
+    """Name and positions, ascending, of the candidates of each class or prompt.
+
+    Raises ConfigError if some samples have none.
+    """
     if within == "all":
         yield f"generation {candidates.generation}", np.arange(len(candidates))
         return
     asked = candidates.rows[within]
     if asked.null_count:
         raise ConfigError(
-            f"policies: samples are told apart by {within}, but {asked.null_count} of them were asked for without one; use within: all"
+            f"policies: samples are told apart by {within}, but {asked.null_count} of them were asked for "
+            "without one; use within: all"
         )
     names = np.array(asked.to_pylist(), dtype=object)
     for name in sorted(set(names)):
@@ -50,14 +53,16 @@ def real_spacing(real: torch.Tensor, block: int = 512) -> torch.Tensor:
     found = []
     for start in range(0, len(real), block):
         to_all = squared_distances(real[start : start + block], real)
-        own = torch.arange(len(to_all))
-        to_all[own, start + own] = float("inf")  # by index: a duplicate is a neighbour
+        itself = torch.arange(len(to_all))
+        to_all[itself, start + itself] = float("inf")  # by index: a duplicate is a neighbour
         found.append(to_all.min(1).values)
     return torch.cat(found).sqrt()
 
 
 class Nearest:
-    """Squared distances float64 [n] from each of n points to the nearest of those that were added; infinite before the first."""
+    """Squared distance of each of n points to the nearest point added so far, float64 [n]; infinite before
+    the first.
+    """
 
     def __init__(self, points: torch.Tensor) -> None:
         self._x = points.double() - points.double().mean(0)
@@ -72,7 +77,6 @@ class Nearest:
         )  # copies are at distance 0, whatever the rounding
 
 
-# ------------------------------------------------------------------------------------------------- parts of specs
 class Selector(Policy):
     """A policy that leaves out samples."""
 
@@ -83,30 +87,34 @@ class Selector(Policy):
         super().check(config)
         if config.exact and not self.on_numbers:
             raise ConfigError(
-                f"policies: {self.policy} compares images, the samples of model.family={config.model.family} are numbers"
+                f"policies: {self.policy} compares images, the samples of model.family={config.model.family} "
+                "are numbers"
             )
         if config.exact and config.model.replicates > 1:
             raise ConfigError(
-                f"policies: {self.policy} selects samples, which parallel chains share; set model.replicates=1 and use several seeds"
+                f"policies: {self.policy} selects samples, which parallel chains share; set "
+                "model.replicates=1 and use several seeds"
             )
 
 
 class Within(Selector):
     within: Literal["all", "class", "prompt"] = Field(
         "all",
-        description="Compare all samples of a generation with each other (all, off), or only those asked for with the same class or prompt.",
+        description="Compare all samples of a generation with each other (all, off), or only those asked "
+        "for with the same class or prompt.",
     )
 
     def check(self, config: Any) -> None:
         super().check(config)
         if self.within != "all" and not (config.conditional and (config.text or self.within == "class")):
             raise ConfigError(
-                f"policies: {self.policy}: the samples of this model are not asked for by {self.within}; use within: all"
+                f"policies: {self.policy}: the samples of this model are not asked for by {self.within}; use "
+                "within: all"
             )
 
 
 class Sized(Within):
-    """Keeps a share or a number of the candidates: `pick` says which."""
+    """Keeps a share or a number of the candidates of each group; `pick` selects them."""
 
     share: float | None = Field(
         None,
@@ -139,7 +147,8 @@ class Sized(Within):
             return n if self.share is None else part(self.share, n)
         if self.count > n:
             raise ConfigError(
-                f"policies: {self.policy} keeps {self.count} samples, but there are {n}; lower count or raise sample.count"
+                f"policies: {self.policy} keeps {self.count} samples, but there are {n}; lower count or "
+                "raise sample.count"
             )
         return self.count
 
@@ -152,8 +161,9 @@ class Sized(Within):
 
     def select(self, at: At, candidates: Any) -> list[str | None]:
         reasons: list[str | None] = [self.why] * len(candidates)
-        for group, own in groups(candidates, self.within):
-            for i in own[self.pick(at, candidates.only(candidates.index[own]), self.quota(len(own)), group)]:
+        for group, members in groups(candidates, self.within):
+            among = candidates.only(candidates.index[members])
+            for i in members[self.pick(at, among, self.quota(len(members)), group)]:
                 reasons[i] = None
         return reasons
 
@@ -161,7 +171,8 @@ class Sized(Within):
 class Featured(Selector):
     extractor: str | None = Field(
         None,
-        description="Which of measure.extractors tells how far images lie apart; null = the one of the class judge.",
+        description="Which of measure.extractors tells how far images lie apart; null = the one of the "
+        "class judge.",
     )
 
     on_numbers: ClassVar[bool] = False
@@ -173,11 +184,13 @@ class Featured(Selector):
 
 class Rewarded(Selector):
     reward: str = Field(
-        description="What is preferred, by name, see difflab/policies/rewards.py; 'chance' = nothing: a control of equal size."
+        description="What is preferred, by name, see difflab/policies/rewards.py; 'chance' = nothing: a "
+        "control of equal size."
     )
     lowest: bool = Field(
         False,
-        description="Prefer the lowest reward, as an adversarial curator does (Wei & Zhang 2505.09768); false = the highest.",
+        description="Prefer the lowest reward, as an adversarial curator does (Wei & Zhang 2505.09768); "
+        "false = the highest.",
     )
 
     @field_validator("reward")
@@ -206,17 +219,19 @@ class OneOfK(Within, Rewarded):
         fewest = min(config.sample.count_of(t) for t in range(self.first, config.generations + 1))
         if self.k > fewest:
             raise ConfigError(
-                f"policies: {self.policy} takes one of {self.k}, but there are {fewest} samples; lower k or raise sample.count"
+                f"policies: {self.policy} takes one of {self.k}, but there are {fewest} samples; lower k or "
+                "raise sample.count"
             )
-        for own in config.policies[config.policies.index(self) + 1 :]:
+        for later in config.policies[config.policies.index(self) + 1 :]:
             opposite = (
-                isinstance(own, OneOfK)
-                and own.reward == self.reward != "chance"
-                and own.lowest != self.lowest
+                isinstance(later, OneOfK)
+                and later.reward == self.reward != "chance"
+                and later.lowest != self.lowest
             )
-            if opposite and self.k > 1 < own.k and self.meets(own, config.generations) is not None:
+            if opposite and self.k > 1 < later.k and self.meets(later, config.generations) is not None:
                 raise ConfigError(
-                    f"policies: {self.policy} and {own.policy} prefer the highest and the lowest {self.reward} of the same samples; "
+                    f"policies: {self.policy} and {later.policy} prefer the highest and the lowest "
+                    f"{self.reward} of the same samples; "
                     "leave one out, or part their generations with first and last"
                 )
 
@@ -230,14 +245,15 @@ class OneOfK(Within, Rewarded):
     def select(self, at: At, candidates: Any) -> list[str | None]:
         reasons: list[str | None] = [f"another of its {self.k} was preferred"] * len(candidates)
         scores = self.scores(at, candidates)
-        for group, own in groups(candidates, self.within):
-            if len(own) < self.k:
+        for group, members in groups(candidates, self.within):
+            if len(members) < self.k:
                 raise ConfigError(
-                    f"policies: {self.policy} takes one of {self.k}, but {group} has {len(own)} candidates in generation {candidates.generation}, "
+                    f"policies: {self.policy} takes one of {self.k}, but {group} has {len(members)} "
+                    f"candidates in generation {candidates.generation}, "
                     "so none of them would be kept; lower k, raise sample.count or use within: all"
                 )
-            order = at.rng("groups", group).permutation(own)
-            full = order[: len(own) // self.k * self.k].reshape(-1, self.k)
+            order = at.rng("groups", group).permutation(members)
+            full = order[: len(members) // self.k * self.k].reshape(-1, self.k)
             for i in order[full.size :]:
                 reasons[i] = f"left over: too few for a group of {self.k}"
             for i in full[np.arange(len(full)), self.prefer(at, scores[full], group).argmax(1)]:
@@ -246,11 +262,15 @@ class OneOfK(Within, Rewarded):
 
 
 class Spread(Sized, Featured):
-    """Keeps images that lie far apart, of the samples of a generation or of all that a training set would be made of: `spread` says which."""
+    """Keeps images that are far apart; `spread` selects them.
+
+    It selects from the samples of a generation, or from all images of a training set (`stage: mix`).
+    """
 
     stage: Literal["select", "mix"] = Field(
         "select",
-        description="select = of the samples of each generation; mix = of all that training set t would be made of, real images included.",
+        description="select = of the samples of each generation; mix = of all that training set t would be "
+        "made of, real images included.",
     )
 
     @model_validator(mode="after")
@@ -263,7 +283,8 @@ class Spread(Sized, Featured):
         super().check(config)
         if self.stage == "mix" and config.ecosystem is not None:
             raise ConfigError(
-                f"policies: {self.policy} with stage: mix chooses before labs exchange their samples; use stage: select in an ecosystem"
+                f"policies: {self.policy} with stage: mix chooses before labs exchange their samples; use "
+                "stage: select in an ecosystem"
             )
 
     def spread(self, at: At, candidates: Any, features: torch.Tensor, n: int) -> np.ndarray:
@@ -284,21 +305,23 @@ class Spread(Sized, Featured):
             return drawn, budget
         if budget is not None or any(pool.count != len(pool.rows) for pool in drawn):
             raise ConfigError(
-                f"policies: {self.policy} with stage: mix chooses instead of a random draw; use regime.name=replace or accumulate without set_size"
+                f"policies: {self.policy} with stage: mix chooses instead of a random draw; use "
+                "regime.name=replace or accumulate without set_size"
             )
         wanted = self.quota(sum(pool.count for pool in drawn))
         if at.run is None:  # only numbers are asked for
             return drawn, wanted
 
         extractor = at.extractor(self.extractor)
-        features = [
-            Candidates(at.run, pool.generation, pool.rows, at.extractors).features(extractor)
-            for pool in drawn
-        ]
-        kept = np.zeros(sum(map(len, features)), dtype=bool)
+        features = []
+        for pool in drawn:
+            candidates = Candidates(at.run, pool.generation, pool.rows, at.extractors)
+            features.append(candidates.features(extractor))
+        kept = np.zeros(sum(len(pool.rows) for pool in drawn), dtype=bool)
         kept[self.spread(at, None, torch.cat(features), wanted)] = True
-        parts = np.split(kept, np.cumsum([len(pool.rows) for pool in drawn])[:-1])
-        return [
-            replace(pool, rows=pool.rows[own], count=int(own.sum()))
-            for pool, own in zip(drawn, parts, strict=True)
-        ], None
+        selected, start = [], 0
+        for pool in drawn:
+            rows = pool.rows[kept[start : start + len(pool.rows)]]
+            selected.append(replace(pool, rows=rows, count=len(rows)))
+            start += len(pool.rows)
+        return selected, None

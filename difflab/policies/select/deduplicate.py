@@ -1,4 +1,4 @@
-"""Drop samples that nearly repeat another one, or a real image."""
+"""Drop near duplicates of samples or of real images."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ from difflab.policies.select.common import Featured, real_spacing
 
 
 def repeated(features: torch.Tensor, near: float, block: int = 512) -> np.ndarray:
-    """For each image [n, d], in order, the earlier kept one that lies within `near` of it, int64 [n]; -1 = there is none, it is kept.
+    """For each image [n, d], in order, an earlier kept image within distance `near`, or -1: int64 [n].
 
     >>> repeated(torch.tensor([[0.0], [0.9], [1.8], [1.8]]), 1.0).tolist()
     [-1, 0, -1, 2]
     """
     of, kept = np.full(len(features), -1), np.zeros(0, dtype=np.int64)
     for start in range(0, len(features), block):
-        own = np.arange(start, min(start + block, len(features)))
+        rows = np.arange(start, min(start + block, len(features)))
         if len(kept):
-            distance, index = nearest_real(features[own], features[kept])
-            of[own] = np.where(distance.numpy() <= near, kept[index.numpy()], -1)
-        among = squared_distances(features[own], features[own]).sqrt().numpy()
-        for i in range(len(own)):
-            if of[own[i]] < 0:
-                later = own[i + 1 :]
-                of[later] = np.where((of[later] < 0) & (among[i, i + 1 :] <= near), own[i], of[later])
-        kept = np.concatenate([kept, own[of[own] < 0]])
+            distance, index = nearest_real(features[rows], features[kept])
+            of[rows] = np.where(distance.numpy() <= near, kept[index.numpy()], -1)
+        among = squared_distances(features[rows], features[rows]).sqrt().numpy()
+        for i in range(len(rows)):
+            if of[rows[i]] < 0:
+                later = rows[i + 1 :]
+                of[later] = np.where((of[later] < 0) & (among[i, i + 1 :] <= near), rows[i], of[later])
+        kept = np.concatenate([kept, rows[of[rows] < 0]])
     return of
 
 
 @policy("deduplicate")
 class Deduplicate(Featured):
-    """Drops samples as near to an earlier kept one (with `real` also to a training image of generation 0) as real images hardly ever are to each other.
+    """Drops samples too close to an earlier kept sample or, with `real`, to a real training image.
 
-    How near that is comes from the real images: `rate` of them lie as near to their nearest other one, as in the measures `repeats` and
-    `near_duplicates`; so about that share of honest samples is lost, more when there are many more samples than real images, as
-    nearest distances shrink. Exact copies are always dropped. Exact: of the kept samples no two are that near.
+    The threshold comes from the real images of generation 0: a share `rate` of them is at most this far from
+    the nearest other one, as in the measures `repeats` and `near_duplicates`. About this share of good
+    samples is lost, and more if there are many more samples than real images. Exact copies are always
+    dropped. Exact: no two kept samples are that close.
     """
 
     source: ClassVar[str] = (
@@ -53,11 +54,13 @@ class Deduplicate(Featured):
         0.01,
         gt=0,
         lt=1,
-        description="Share of real images that count as too near to another one; towards 0 only ever nearer copies.",
+        description="Share of real images that count as too near to another one; towards 0 only ever nearer "
+        "copies.",
     )
     real: bool = Field(
         False,
-        description="Also drop samples that nearly repeat an image of generation 0's training set; false = off.",
+        description="Also drop samples that nearly repeat an image of generation 0's training set; false = "
+        "off.",
     )
 
     def select(self, at: At, candidates: Any) -> list[str | None]:
@@ -74,8 +77,8 @@ class Deduplicate(Featured):
                 f"nearly real image {i}" if d <= near else None
                 for d, i in zip(distance.tolist(), index.tolist(), strict=True)
             ]
-        left = np.array([i for i, reason in enumerate(reasons) if reason is None], dtype=np.int64)
-        for i, of in zip(left, repeated(features[left], near), strict=True):
+        rest = np.array([i for i, reason in enumerate(reasons) if reason is None], dtype=np.int64)
+        for i, of in zip(rest, repeated(features[rest], near), strict=True):
             if of >= 0:
-                reasons[i] = f"nearly sample {candidates.index[left[of]]}"
+                reasons[i] = f"nearly sample {candidates.index[rest[of]]}"
         return reasons

@@ -1,4 +1,4 @@
-"""A detector of synthetic images, as two rates."""
+"""A detector of synthetic images with given error rates."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from difflab.runs.ledger import REAL
 
 @policy("detector")
 class Detector(Selector):
-    """Whoever collects the training data runs a detector of synthetic images over them: samples are dropped with probability
-    `true_positive_rate`, real images with probability `false_positive_rate`, whatever they show.
+    """A detector of synthetic images with given error rates filters the training data.
 
-    A sample is judged when it is made. A real image gets one verdict for the whole run; generation 0 is trained on all of them, as nobody
-    looks for synthetic images before there are any. Where a part of the real images is asked for, it is drawn from those that pass; where
-    all are, and of the unseen ones of `fresh_real`, those that fail are lost. Exact: both rates, independently of one another. What
-    passes is not harder to tell from real images, as it would be with a real detector: see `probe_detector`.
+    A sample is dropped with probability `true_positive_rate`, a real image with probability
+    `false_positive_rate`, independently of its content. A real image gets one verdict for the whole run.
+    Generation 0 is trained on all real images. If the regime draws a part of the real images, it draws from
+    those that pass; if it uses all, and for the unseen images of `fresh_real`, those that fail are lost.
+    Exact: both rates, independently of each other. A real detector leaves the samples that are harder to
+    detect; see `probe_detector`.
     """
 
     source: ClassVar[str] = (
-        "a model of any detector; accuracies near 95% are reached in-distribution only (arXiv 2507.10236, 2509.12995)"
+        "a model of any detector; accuracies near 95% are reached in-distribution only (arXiv 2507.10236, "
+        "2509.12995)"
     )
 
     true_positive_rate: float = Field(

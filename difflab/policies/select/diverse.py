@@ -17,10 +17,10 @@ from difflab.policies.select.common import Rewarded, groups
 
 @policy("diverse")
 class Diverse(Rewarded):
-    """At most k samples are kept of each neighbourhood, those with the highest reward: a mode that is drawn too often counts no more than k.
+    """At most k samples of each neighbourhood are kept, those with the highest reward.
 
-    A sample belongs to the real training image (of generation 0) that is nearest to it, or to its class or prompt. Exact: no neighbourhood has
-    more than k; one that no sample lies in stays empty.
+    The neighbourhood of a sample is the nearest real image of generation 0's training set, or its class or
+    prompt. Exact: no neighbourhood has more than k samples; empty neighbourhoods stay empty.
     """
 
     source: ClassVar[str] = "quotas per cluster, as in balanced data curation (Vo et al. 2405.15613)"
@@ -43,7 +43,8 @@ class Diverse(Rewarded):
         if self.per == "real":
             if config.exact:
                 raise ConfigError(
-                    f"policies: diverse compares images, the samples of model.family={config.model.family} are numbers"
+                    f"policies: diverse compares images, the samples of model.family={config.model.family} "
+                    "are numbers"
                 )
             rewards.check_features(config, self.policy, self.extractor)
         elif not (config.conditional and (config.text or self.per == "class")):
@@ -55,8 +56,8 @@ class Diverse(Rewarded):
         reasons: list[str | None] = [None] * len(candidates)
         best_first = np.argsort(-self.scores(at, candidates), kind="stable")
         rank = np.argsort(best_first)
-        for name, own in self.neighbourhoods(at, candidates):
-            for i in own[np.argsort(rank[own])][self.k :]:
+        for name, members in self.neighbourhoods(at, candidates):
+            for i in members[np.argsort(rank[members])][self.k :]:
                 reasons[i] = f"{self.k} others of {name} are kept"
         return reasons
 

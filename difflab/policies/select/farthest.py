@@ -16,9 +16,11 @@ from difflab.policies.select.common import Nearest, Spread
 
 
 def farthest(features: torch.Tensor, n: int, apart: torch.Tensor | None = None) -> np.ndarray:
-    """Positions of n of the images [m, d] in the order of choice: each time the one farthest from those chosen, the first of equals.
+    """Positions of n of the images [m, d], int64 [n], in the order of selection.
 
-    `apart`: distances float [m] to what is not among them but to be kept away from as well; None = nothing, and the first image comes first.
+    Each one is the farthest from those selected so far; of equals the first.
+
+    `apart`: distances to other images to stay away from, float [m]; None = the first image comes first.
 
     >>> farthest(torch.tensor([[0.0], [1.0], [9.0], [4.0]]), 3).tolist()
     [0, 2, 3]
@@ -36,12 +38,14 @@ def farthest(features: torch.Tensor, n: int, apart: torch.Tensor | None = None) 
 
 @policy("farthest")
 class Farthest(Spread):
-    """Greedy farthest-point selection in feature space: the Greedy filter of Shi et al. 2509.16499, against the loss of entropy.
+    """Greedy farthest-point selection in feature space.
 
-    The first sample is kept (samples come in random order), then again and again the one whose nearest kept one is farthest. With `stage: mix`
-    training set t is chosen so from all real images and samples so far, as in their accumulating loop. Exact: the smallest distance
-    in the set is at least half of what it is in the best set of its size. It also likes outliers: broken images are far from all others.
-    Time grows as samples times kept ones.
+    This is the greedy filter of Shi et al. 2509.16499. The first sample is kept (samples are in random
+    order), then repeatedly the sample that is farthest from its nearest kept sample. With `stage: mix` the
+    training set is selected from all real images and samples so far, as in their accumulating loop. Outliers,
+    such as broken images, are preferred, as they are far from all others. Time is proportional to the number
+    of samples times the number of kept ones. Exact: the smallest distance in the set is at least half of that
+    in the best set of its size.
     """
 
     source: ClassVar[str] = "Shi et al., arXiv 2509.16499"
@@ -49,7 +53,8 @@ class Farthest(Spread):
 
     away_from_real: bool = Field(
         False,
-        description="Also keep away from generation 0's training images, from the first sample on; false = off.",
+        description="Also keep away from generation 0's training images, from the first sample on; false = "
+        "off.",
     )
 
     @model_validator(mode="after")

@@ -14,10 +14,12 @@ from difflab.policies.select.common import OneOfK
 
 @policy("luce")
 class Luce(OneOfK):
-    """Of every k samples, grouped at random, one is kept with probability exp(reward / temperature) over the sum of that in its group.
+    """One sample of each random group of k is kept, with probability proportional to exp(reward /
+    temperature).
 
-    The curation of Ferbach et al. 2407.09499: Luce's choice rule, for k = 2 Bradley and Terry's; their tests on CIFAR-10 multiply a
-    probability by gamma = 1 / temperature. Exact: for large k generation t is distributed as p exp(t reward / temperature), normalised.
+    This is the curation of Ferbach et al. 2407.09499 (Luce's choice rule; Bradley-Terry for k = 2). Their
+    CIFAR-10 experiments multiply a probability by gamma = 1 / temperature. Exact: for large k, generation t
+    has the density p exp(t reward / temperature), normalised.
     """
 
     source: ClassVar[str] = "Ferbach et al., arXiv 2407.09499"

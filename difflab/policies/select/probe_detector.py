@@ -18,17 +18,19 @@ from difflab.policies.select.common import Featured
 
 @policy("probe_detector")
 class ProbeDetector(Featured):
-    """A logistic regression between real and synthetic features drops the samples that it takes for synthetic: as strong as its features.
+    """A linear probe, fitted in every generation, drops the samples that it classifies as synthetic.
 
-    Generation 0's training images and the samples are both halved at random. Fitted to one half of each, the probe is calibrated on the
-    other half of the real ones to `false_positive_rate` and judges the other half of the samples; then the halves change places, so that
-    no sample is judged by a probe that learned from it. How many samples are found (the true positive rate) is said in their reason.
-    Exact: a new real image is taken for synthetic with at most that probability (split conformal). No real image is dropped, for which
-    `detector` has a rate.
+    The probe is a logistic regression on features. Generation 0's training images and the samples are both
+    split into random halves. The probe is fitted to one half of each and calibrated on the other half of the
+    real images to `false_positive_rate`; it then judges the other half of the samples. Then the halves are
+    swapped, so no probe judges a sample that it was fitted to. The reason of a dropped sample states the
+    share detected (the true positive rate). Exact: a new real image is classified as synthetic with at most
+    that probability (split conformal calibration). No real image is dropped; see `detector` for that.
     """
 
     source: ClassVar[str] = (
-        "linear probes as detectors of synthetic images (for one, arXiv 2509.12995); split conformal calibration"
+        "linear probes as detectors of synthetic images (for one, arXiv 2509.12995); split conformal "
+        "calibration"
     )
 
     false_positive_rate: float = Field(
@@ -37,7 +39,10 @@ class ProbeDetector(Featured):
 
     def select(self, at: At, candidates: Any) -> list[str | None]:
         found = self.found(at, candidates)
-        why = f"the probe takes it for synthetic, as {found.mean():.1%} of the samples at {self.false_positive_rate:.1%} of real images"
+        why = (
+            f"the probe takes it for synthetic, as {found.mean():.1%} of the samples "
+            f"at {self.false_positive_rate:.1%} of real images"
+        )
         return [why if f else None for f in found]
 
     def found(self, at: At, candidates: Any) -> np.ndarray:
@@ -51,7 +56,8 @@ class ProbeDetector(Featured):
         (fakes, reals), smallest = halves, math.ceil(1 / self.false_positive_rate - 1 - 1e-9)
         if min(map(len, reals)) < smallest or min(map(len, fakes)) < 1:
             raise ConfigError(
-                f"policies: probe_detector wants {smallest} real images in either half for false_positive_rate={self.false_positive_rate:g} and at least "
+                f"policies: probe_detector wants {smallest} real images in either half for "
+                f"false_positive_rate={self.false_positive_rate:g} and at least "
                 f"2 samples; there are {len(real)} real images and {len(fake)} samples"
             )
         out = np.zeros(len(candidates), dtype=bool)

@@ -13,10 +13,11 @@ from difflab.policies.select.common import Sized
 
 @policy("random")
 class Random(Sized):
-    """Keeps a share or a number of the samples at random: the control of every other selector, with an equally large training set.
+    """Keeps a random share or number of the samples.
 
-    Exact: how many are kept; which ones depends on nothing but seed, generation and place in the list. (`best_of`, `luce`, `top_share`
-    and `diverse` have a closer control of the same shape: `reward: chance`.)
+    This is the control of every other selector, with a training set of equal size. Exact: the number kept;
+    which samples are kept depends only on the seed, the generation and the place in the list. The selectors
+    `best_of`, `luce`, `top_share` and `diverse` have a closer control, `reward: chance`.
     """
 
     source: ClassVar[str] = "the matched budget of any comparison of selectors"

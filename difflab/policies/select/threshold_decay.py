@@ -1,4 +1,4 @@
-"""Keep samples that differ from all kept ones by more than a threshold, which falls until there are enough."""
+"""Keep samples that are farther from all kept ones than a threshold, which falls until there are enough."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from difflab.policies.select.common import Nearest, Spread
 
 
 def threshold_decay(features: torch.Tensor, n: int, tau: float, decay: float) -> np.ndarray:
-    """Positions of n of the images [m, d] in the order of choice. Passes over all of them accept what lies further than tau from all
-    accepted ones; after each pass tau is multiplied by `decay`. Fewer than n where the rest are copies.
+    """Positions of n of the images [m, d] in the order of selection; fewer than n if the rest are copies.
+
+    Each pass over all images accepts those that are farther than tau from all accepted ones.
+    After each pass tau is multiplied by `decay`.
 
     >>> threshold_decay(torch.tensor([[0.0], [1.0], [9.0], [4.0]]), 3, tau=8.0, decay=0.4).tolist()
     [0, 2, 3]
@@ -43,11 +45,13 @@ def threshold_decay(features: torch.Tensor, n: int, tau: float, decay: float) ->
 
 @policy("threshold_decay")
 class ThresholdDecay(Spread):
-    """Accepts a sample if its distance to all accepted ones is above tau; at the end of a pass tau falls, until enough are accepted.
+    """Accepts samples that are farther than tau from all accepted ones.
 
-    The Threshold Decay Filter of Shi et al. 2509.16499; they start DINOv2 features at 60 and pixels in 0..255 at 2000 and decay by .95, or by
-    .8 over all generations so far (here `stage: mix`). Unlike `farthest` it takes what comes first, so that it prefers outliers less.
-    Exact: no two kept samples are nearer than the last tau. Exact copies never fill a set: too few that differ are an error.
+    After each pass over the samples tau falls, until there are enough. This is the Threshold Decay Filter of
+    Shi et al. 2509.16499. They start at 60 for DINOv2 features and 2000 for pixels in 0..255, with a decay of
+    .95, or of .8 over all generations so far (here `stage: mix`). Unlike `farthest` it takes samples in their
+    order, so it prefers outliers less. Exact: no two kept samples are closer than the last tau. Exact copies
+    are never accepted: too few distinct samples are an error.
     """
 
     source: ClassVar[str] = "Shi et al., arXiv 2509.16499"
@@ -56,7 +60,8 @@ class ThresholdDecay(Spread):
     tau: float | None = Field(
         None,
         gt=0,
-        description="First threshold, a feature distance; null = above every distance, so that nothing is tuned.",
+        description="First threshold, a feature distance; null = above every distance, so that nothing is "
+        "tuned.",
     )
     decay: float = Field(0.95, gt=0, lt=1, description="Factor of the threshold at the end of a pass.")
 
@@ -65,7 +70,8 @@ class ThresholdDecay(Spread):
         chosen = threshold_decay(features, n, self.tau or widest, self.decay)
         if len(chosen) < n:
             raise ConfigError(
-                f"policies: threshold_decay wants {n} of {len(features)} images at generation {at.generation}, "
+                f"policies: threshold_decay wants {n} of {len(features)} images at generation "
+                f"{at.generation}, "
                 f"but only {len(chosen)} differ, the others are exact copies of them; ask for fewer"
             )
         return chosen

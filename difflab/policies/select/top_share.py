@@ -13,9 +13,9 @@ from difflab.policies.select.common import Rewarded, Sized
 
 @policy("top_share")
 class TopShare(Sized, Rewarded):
-    """Keeps the share (or number) of samples with the highest reward, of all or of each class or prompt: truncation selection.
+    """Keeps the share or number of samples with the highest reward, of all or of each class or prompt.
 
-    Exact: how many are kept; of equal rewards the earlier sample goes first.
+    This is truncation selection. Exact: the number kept. Of equal rewards, the earlier sample comes first.
     """
 
     source: ClassVar[str] = "truncation selection, as in filtering by an aesthetic or a CLIP score"

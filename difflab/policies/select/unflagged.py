@@ -8,7 +8,9 @@ from difflab.policies.interface import At, Policy
 
 @policy("unflagged")
 class Unflagged(Policy):
-    """Images of one colour, a black one say, may not train. Such failures are counted in any case (measure flagged_share)."""
+    """Images of one colour, such as black ones, are dropped. The measure flagged_share counts them with or
+    without this policy.
+    """
 
     def select(self, at: At, candidates) -> list[str | None]:  # type: ignore[no-untyped-def]
         return candidates.rows["flag"].to_pylist()

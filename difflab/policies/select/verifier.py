@@ -1,4 +1,4 @@
-"""Keep the samples in which an imperfect classifier sees what was asked for."""
+"""Keep the samples that an imperfect classifier accepts."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from difflab.policies.select.common import Featured, Sized, part
 
 @policy("verifier")
 class Verifier(Sized, Featured):
-    """Keeps samples by the probability that a class judge gives the class asked for: the best share or number, or all above a threshold.
+    """An imperfect classifier keeps samples by the probability of the requested class.
 
-    The judge is a verifier of its own, fitted once and for all generations alike to part of generation 0's training set: to fewer images, or to
-    some classes only, so that it is biased (Feng et al. 2406.07515: an imperfect one suffices; Yi et al. 2510.16657: the chain ends at what the
-    verifier knows; Qiao et al. 2606.13732: siloed verifiers prune tails). A class that it never saw has probability 0: its samples are
-    dropped first. Exact: how many are kept, unless by threshold.
+    It keeps a share, a number, or all above a threshold. The classifier is fitted once for the whole run to a
+    part of generation 0's training set: fewer images, or only some classes, which makes it biased (Feng et
+    al. 2406.07515: an imperfect verifier suffices; Yi et al. 2510.16657: the chain converges to what the
+    verifier knows; Qiao et al. 2606.13732: siloed verifiers prune tails). A class that it never saw has
+    probability 0, so its samples are dropped first. Exact: the number kept, unless `threshold` is set.
     """
 
     source: ClassVar[str] = (
@@ -52,7 +53,8 @@ class Verifier(Sized, Featured):
         super().check(config)
         if not config.conditional:
             raise ConfigError(
-                "policies: verifier compares samples with the class asked for, and samples of this model are not asked for by class"
+                "policies: verifier compares samples with the class asked for, and samples of this model are "
+                "not asked for by class"
             )
 
     def select(self, at: At, candidates: Any) -> list[str | None]:
@@ -67,7 +69,8 @@ class Verifier(Sized, Featured):
         """Probability of the class asked for, float64 [n]."""
         if candidates.labels is None:
             raise ConfigError(
-                "policies: verifier compares samples with the class asked for, and these were asked for without one"
+                "policies: verifier compares samples with the class asked for, and these were asked for "
+                "without one"
             )
         extractor = at.extractor(self.extractor)
         judge = candidates.once(("verifier", at.position), lambda: self.fit(at, candidates, extractor))
@@ -76,7 +79,7 @@ class Verifier(Sized, Featured):
         ]
 
     def fit(self, at: At, candidates: Any, extractor: Any) -> Any:
-        """The verifier. Raises ConfigError for unknown classes, MeasureError where it has too little to learn from."""
+        """The verifier. Raises ConfigError for unknown classes, MeasureError for too few images."""
         (features, labels), known = candidates.real(extractor), candidates.run.about["classes"]
         if labels is None:
             raise ConfigError("policies: verifier learns from labelled real images, and there are none here")

@@ -1,4 +1,4 @@
-"""Pull the weights back to where they were while they are trained."""
+"""Weight decay towards other weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from difflab.policies.watch import Moment, Watch
 
 
 class Pull(Watch):
-    """w -= learning_rate * strength * (w - anchor) after every step of the optimiser, before the weights are averaged."""
+    """w -= learning_rate * strength * (w - anchor) after every optimiser step, before the EMA is updated."""
 
     def __init__(self, strength: float, anchor: dict[str, torch.Tensor]):
         self.strength, self.anchor = strength, anchor
@@ -31,11 +31,12 @@ class Pull(Watch):
 
 @policy("anchor")
 class Anchor(Policy):
-    """Weights are drawn to an anchor as AdamW's decay draws them to 0: decoupled from the gradient and scaled by the learning rate.
+    """Weights decay towards an anchor, as AdamW's weight decay pulls them towards 0.
 
-    As a penalty on the loss this is L2-SP (Li et al. 1802.01483); decoupled as in Loshchilov & Hutter 1711.05101, with the
-    weights after the step instead of before it. Exact: without gradients the distance to the anchor falls by the product over steps of
-    1 - learning_rate * strength. Of LoRA layers it is the two factors that are pulled.
+    The decay is decoupled from the gradient and scaled by the learning rate (Loshchilov & Hutter 1711.05101),
+    and acts on the weights after the step. As a penalty on the loss this is L2-SP (Li et al. 1802.01483).
+    Exact: without gradients, the distance to the anchor is multiplied by 1 - learning_rate * strength in
+    every step. With LoRA, the two factors of each layer decay.
     """
 
     source: ClassVar[str] = "Li et al., arXiv 1802.01483"
@@ -43,28 +44,33 @@ class Anchor(Policy):
     first: int = Field(
         1,
         ge=0,
-        description="First generation in which it acts; 0 only where the anchor is there before generation 0.",
+        description="First generation in which it acts; 0 only where the anchor is there before generation "
+        "0.",
     )
     strength: float = Field(
         0.1, ge=0, description="Decay per step and unit of learning rate, as train.weight_decay; 0 = off."
     )
     to: Literal["start", "base", "generation_0"] = Field(
         "start",
-        description="The anchor: start = what this training started from; base = the pretrained weights, without them generation 0's; generation_0.",
+        description="The anchor: start = what this training started from; base = the pretrained weights, "
+        "without them generation 0's; generation_0.",
     )
 
     def check(self, config: Any) -> None:
         if not config.denoises:
             raise ConfigError(
-                f"policies: anchor acts on the steps of a training, and the family {config.model.family} is fitted by a formula"
+                f"policies: anchor acts on the steps of a training, and the family {config.model.family} is "
+                "fitted by a formula"
             )
         if self.first == 0 and (self.to == "generation_0" or (self.to == "base" and not config.text)):
             raise ConfigError(
-                f"policies: anchor to {self.to} in generation 0 would be to its own weights; set first to 1 or more"
+                f"policies: anchor to {self.to} in generation 0 would be to its own weights; set first to 1 "
+                "or more"
             )
         if config.train.learning_rate * self.strength >= 1:
             raise ConfigError(
-                f"policies: anchor with strength {self.strength:g} at train.learning_rate {config.train.learning_rate:g} jumps over the anchor; "
+                f"policies: anchor with strength {self.strength:g} at train.learning_rate "
+                f"{config.train.learning_rate:g} jumps over the anchor; "
                 f"set strength below {1 / config.train.learning_rate:g}"
             )
         if (
@@ -73,8 +79,10 @@ class Anchor(Policy):
             and not (self.to == "generation_0" and config.train.start_from == "previous")
         ):
             raise ConfigError(
-                f"policies: anchor to {self.to}: LoRA layers of train.start_from={config.train.start_from} have factors of their own; "
-                "set to: start (with train.start_from=base that is the base), or train full weights with model.lora_rank=0"
+                f"policies: anchor to {self.to}: LoRA layers of train.start_from={config.train.start_from} "
+                "have factors of their own; "
+                "set to: start (with train.start_from=base that is the base), or train full weights with "
+                "model.lora_rank=0"
             )
 
     def decides(self) -> tuple[str, ...]:

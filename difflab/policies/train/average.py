@@ -13,12 +13,13 @@ from difflab.policies.train.interpolation import check_line, towards
 
 @policy("average")
 class Average(Policy):
-    """w = (1 - share) w_t + share w_other, before the weights are saved and sampled.
+    """The trained weights are averaged with other weights before they are saved.
 
-    Towards the base it is WiSE-FT (Wortsman et al. 2109.01903); towards the generation before, whose weights are averaged already,
-    a moving average over generations with decay `share`. Of LoRA layers the product is scaled, which is the same thing.
-    Exact on the gaussian family, whose weights are mean and covariance: with ML fits under replace the variance left after t fits
-    is (1 - 1/n) (1 - (1 - share)/n)^(t-1).
+    w = (1 - share) w_t + share w_other. With the base this is WiSE-FT (Wortsman et al. 2109.01903). With
+    generation t-1, whose weights are averages too, it is a moving average over generations with decay
+    `share`. With LoRA, the product of the two factors is scaled, which gives the same weights. Exact on the
+    gaussian family, whose weights are mean and covariance: with maximum-likelihood fits and the regime
+    replace, the variance after t fits is (1 - 1/n) (1 - (1 - share)/n)^(t-1).
     """
 
     source: ClassVar[str] = "Wortsman et al., arXiv 2109.01903"
@@ -29,7 +30,8 @@ class Average(Policy):
     share: float = Field(ge=0, le=1, description="Share of the other weights, 0 to 1; 0 = off.")
     to: Literal["base", "previous"] = Field(
         "previous",
-        description="The other weights: base = the pretrained ones, without a pretrained base generation 0's; previous = generation t-1's.",
+        description="The other weights: base = the pretrained ones, without a pretrained base generation "
+        "0's; previous = generation t-1's.",
     )
 
     def check(self, config: Any) -> None:

@@ -14,9 +14,11 @@ from difflab.policies.interface import At, Policy
 
 @policy("condition_drop")
 class ConditionDrop(Policy):
-    """Another train.condition_dropout from generation `first` on: one half of ReDiFine, the other is a guidance that decays while sampling.
+    """Another train.condition_dropout from generation `first` on.
 
-    What is exact: the training is that of a config with this condition_dropout, for the generations in which it acts.
+    This is one half of ReDiFine; the other half is a guidance scale that decays during sampling
+    (`guidance_schedule`). Exact: in these generations the training is that of a config with this
+    condition_dropout.
     """
 
     source: ClassVar[str] = "Yoon et al., arXiv 2407.17493"
@@ -34,11 +36,13 @@ class ConditionDrop(Policy):
     def check(self, config: Any) -> None:
         if not config.conditional:
             raise ConfigError(
-                "policies: condition_drop leaves out labels and captions, and this model is given none; set model.conditional=true"
+                "policies: condition_drop leaves out labels and captions, and this model is given none; set "
+                "model.conditional=true"
             )
         if self.share == 0 and config.sample.guidance_scale != 1 and not config.text:
             raise ConfigError(
-                "policies: condition_drop with share 0 leaves no unconditional prediction for sample.guidance_scale other than 1; raise share"
+                "policies: condition_drop with share 0 leaves no unconditional prediction for "
+                "sample.guidance_scale other than 1; raise share"
             )
 
     def decides(self) -> tuple[str, ...]:

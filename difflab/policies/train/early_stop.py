@@ -1,4 +1,4 @@
-"""Stop a training when the error on real images that it is not trained on no longer falls."""
+"""Early stopping on real validation images."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ class Stopper(Watch):
 
     @torch.no_grad()
     def _look(self, now: Moment) -> float:
-        own = {name: w.detach().clone() for name, w in now.weights.items()} if now.average.weights else {}
+        trained = {}
+        if now.average.weights:
+            trained = {name: w.detach().clone() for name, w in now.weights.items()}
         now.average.copy_to(now.weights)
         now.net.eval()
         with (
@@ -61,7 +63,7 @@ class Stopper(Watch):
         ):  # compiled for training, these shapes would be compiled anew
             loss = [self.loss(now)]
         now.net.train()
-        for name, w in own.items():
+        for name, w in trained.items():
             now.weights[name].copy_(w)
         if (
             now.accelerator.num_processes > 1
@@ -99,12 +101,14 @@ class Stopper(Watch):
 
 @policy("early_stop")
 class EarlyStop(Policy):
-    """Training ends when the denoising error on a validation set of real images has not fallen for a while; the best weights are kept.
+    """Training stops when the denoising error on validation images no longer falls; the best weights are
+    kept.
 
-    The validation set is the last `count` images of the train split where they are in the reserve (data.train_size leaves one), so that
-    no generation is trained on them; without a reserve the last `count` of generation 0's training set, on which generation 0 is
-    trained, so that it stops later than it should. Held-out images are never used. The error is that of measure held_out_loss, of the
-    averaged weights, with the same noise at every look. A schedule that decays to images_seen is cut short: train.decay=none suits better.
+    The validation set is the last `count` images of the reserve (data.train_size leaves one), which no
+    generation is trained on. Without a reserve it is the last `count` images of generation 0's training set;
+    generation 0 is trained on these, so it stops too late. Held-out images are never used. The error is that
+    of the measure held_out_loss, computed with the EMA weights and with the same noise every time. Early
+    stopping cuts a learning-rate schedule short: use train.decay=none.
     """
 
     source: ClassVar[str] = "Prechelt 1998, Early stopping - but when?"
@@ -115,35 +119,43 @@ class EarlyStop(Policy):
     patience: int = Field(
         3,
         ge=1,
-        description="Looks in a row without a new best after which training ends; a large number = never, yet the best weights are kept.",
+        description="Looks in a row without a new best after which training ends; a large number = never, "
+        "yet the best weights are kept.",
     )
     count: int = Field(128, ge=2, description="Real images in the validation set.")
 
     def check(self, config: Any) -> None:
         if not config.denoises:
             raise ConfigError(
-                f"policies: early_stop looks at a training, and the family {config.model.family} is fitted by a formula"
+                f"policies: early_stop looks at a training, and the family {config.model.family} is fitted "
+                "by a formula"
             )
         if self.every > config.train.images_seen:
             raise ConfigError(
-                f"policies: early_stop looks every {self.every} images, a training sees {config.train.images_seen} (train.images_seen)"
+                f"policies: early_stop looks every {self.every} images, a training sees "
+                f"{config.train.images_seen} (train.images_seen)"
             )
 
     def decides(self) -> tuple[str, ...]:
         return ("when a training ends",)
 
     def images(self, config: Any, n_train: int) -> tuple[np.ndarray, bool]:
-        """Places of the validation set in the real set, int64 [count], and whether they are in the reserve. Raises ConfigError."""
+        """Positions of the validation images in the real set, int64 [count]; whether they are in the reserve.
+
+        Raises ConfigError if there are too few images.
+        """
         n0 = first_size(config, n_train)
         reserve, used = n_train - n0, fresh_needed(config, n0)
         if reserve and self.count > reserve - used:
             raise ConfigError(
-                f"policies: early_stop wants {self.count} real images of a reserve of {reserve}, {used} of which train; "
+                f"policies: early_stop wants {self.count} real images of a reserve of {reserve}, {used} of "
+                "which train; "
                 "lower its count or data.train_size (null = no reserve)"
             )
         if self.count > n0 // 2 and not reserve:
             raise ConfigError(
-                f"policies: early_stop wants {self.count} real images, more than half of the {n0} in the train split; lower its count"
+                f"policies: early_stop wants {self.count} real images, more than half of the {n0} in the "
+                "train split; lower its count"
             )
         return np.arange(n_train - self.count, n_train), bool(reserve)
 
@@ -152,7 +164,8 @@ class EarlyStop(Policy):
         places, apart = self.images(config, at.run.about["n_train"])
         if at.generation == self.first and not apart:
             at.say(
-                f"early_stop: there is no reserve, so the error is taken on {self.count} images of generation 0's own training set; set data.train_size"
+                f"early_stop: there is no reserve, so the error is taken on {self.count} images of "
+                "generation 0's own training set; set data.train_size"
             )
         if model.encoder_key:
             lacking = sorted(set((places // real.shard_size).tolist()) & set(real.lacks(model.encoder_key)))

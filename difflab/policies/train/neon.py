@@ -1,4 +1,4 @@
-"""Go the other way than training on samples went."""
+"""Negative extrapolation of weights."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from difflab.policies.train.interpolation import check_line, towards
 
 @policy("neon")
 class Neon(Policy):
-    """w = (1 + strength) w_r - strength w_s, with w_r what the training of t started from (train.start_from) and w_s what it led to.
+    """Extrapolates the weights away from where training on synthetic images moved them.
 
-    Neon takes training on samples as the direction in which a model gets worse. It helps where sampling favours modes (guidance, few
-    steps). Exact on the gaussian family, which moves mean and covariance: with a sampler that multiplies the variance by `bias` and ML
-    fits to n samples, the expected variance is multiplied by 1 + strength (1 - bias (1 - 1/n)) per generation.
+    w = (1 + strength) w_r - strength w_s. w_r are the weights that the training of generation t started from
+    (train.start_from), w_s the weights that it reached. Neon takes training on synthetic images as the
+    direction in which a model gets worse. It helps if sampling favours modes (guidance, few steps). Exact on
+    the gaussian family, whose weights are mean and covariance: if the sampler multiplies the variance by
+    `bias` and maximum-likelihood fits use n samples, the expected variance is multiplied by 1 + strength (1 -
+    bias (1 - 1/n)) per generation.
     """
 
     source: ClassVar[str] = "Alemohammad et al., arXiv 2510.03597"
@@ -29,17 +32,20 @@ class Neon(Policy):
     strength: float = Field(
         0.5,
         ge=0,
-        description="How far beyond the start, in units of the step that training made (w of the paper); 0 = back at the start.",
+        description="How far beyond the start, in units of the step that training made (w of the paper); 0 "
+        "= back at the start.",
     )
 
     def check(self, config: Any) -> None:
         if config.train.start_from == "scratch":
             raise ConfigError(
-                "policies: neon goes back beyond what a training started from, and new weights know nothing; set train.start_from to base or previous"
+                "policies: neon goes back beyond what a training started from, and new weights know nothing; "
+                "set train.start_from to base or previous"
             )
         if config.exact and config.model.family != "gaussian":
             raise ConfigError(
-                f"policies: neon would lead the shares of the family {config.model.family} out of 0 to 1; of the exact families it works with gaussian"
+                f"policies: neon would lead the shares of the family {config.model.family} out of 0 to 1; of "
+                "the exact families it works with gaussian"
             )
         check_line(config, self.policy, config.train.start_from)
 

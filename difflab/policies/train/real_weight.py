@@ -1,4 +1,4 @@
-"""Let the real rows of a training set count more, or less, than the synthetic ones."""
+"""Weights of real and synthetic images in the loss."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from difflab.policies.interface import At, Policy
 
 
 def golden(r: float) -> float:
-    """The weight of real data under which the mean of a Gaussian is estimated best in the long run, for r real points per synthetic one.
+    """The weight of real data that minimises the long-run variance of the estimated mean of a Gaussian.
 
-    (He, Xu & Cheng 2502.18049.) It minimises (w^2 + r (1 - w)^2) / (w (2 - w)), and its value is the minimum too.
+    r: real points per synthetic one.
+
+    It minimises (w^2 + r (1 - w)^2) / (w (2 - w)), and is the minimum too (He, Xu & Cheng 2502.18049).
 
     >>> round(golden(1), 4)
     0.618
@@ -27,11 +29,12 @@ def golden(r: float) -> float:
 
 @policy("real_weight")
 class RealWeight(Policy):
-    """The real rows of each training set together have the weight w in the loss, the synthetic ones 1 - w, whatever their numbers.
+    """The real images of a training set have total weight w in the loss, the synthetic ones 1 - w.
 
-    Sets of one kind only are left alone. The law: with n real and k synthetic points, r = n/k, and synthetic points of unit variance the
-    mean of a Gaussian ends with n Var = (w^2 + r (1 - w)^2) / (w (2 - w)); r = 1: smallest at 1 / golden ratio. With the variance refitted
-    as in this package the exact one is `closed_forms.weighted`.
+    Their numbers do not matter. Sets of only real or only synthetic images are unchanged. With n real and k
+    synthetic points of unit variance and r = n/k, the variance of the estimated mean of a Gaussian converges
+    to Var with n Var = (w^2 + r (1 - w)^2) / (w (2 - w)); for r = 1 it is smallest at w = 1 / golden ratio.
+    If the variance is estimated too, as in this package, the exact law is `closed_forms.weighted`.
     """
 
     source: ClassVar[str] = "He, Xu & Cheng, arXiv 2502.18049"
@@ -41,7 +44,8 @@ class RealWeight(Policy):
     )
     weight: float | str = Field(
         "golden",
-        description="Share w of the real rows in the loss, above 0 to 1; golden = (sqrt(r^2 + 4r) - r)/2, r = real / synthetic rows; the share of rows = off.",
+        description="Share w of the real rows in the loss, above 0 to 1; golden = (sqrt(r^2 + 4r) - r)/2, r "
+        "= real / synthetic rows; the share of rows = off.",
     )
 
     @field_validator("weight", mode="plain")
@@ -53,10 +57,11 @@ class RealWeight(Policy):
 
     def check(self, config: Any) -> None:
         if config.regime.name == "replace" and not any(
-            own.policy == "real_share" or getattr(own, "fill", False) for own in config.policies
+            other.policy == "real_share" or getattr(other, "fill", False) for other in config.policies
         ):
             raise ConfigError(
-                "policies: real_weight weighs real images against samples, and regime.name=replace trains on samples only; use another regime or real_share"
+                "policies: real_weight weighs real images against samples, and regime.name=replace trains on "
+                "samples only; use another regime or real_share"
             )
 
     def decides(self) -> tuple[str, ...]:

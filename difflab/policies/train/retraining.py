@@ -1,4 +1,4 @@
-"""Another length and rate for the trainings after the first."""
+"""Another length and learning rate for the trainings after the first."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from difflab.policies.interface import At, Policy
 
 @policy("retraining")
 class Retraining(Policy):
-    """Other train.images_seen and train.learning_rate from generation `first` on: a model is fitted once and then tuned briefly on samples.
+    """Other train.images_seen and train.learning_rate from generation `first` on.
 
-    Published loops that hand weights on do so: 50,000 images after the first fit (Bertrand et al. 2310.00429), one pass at 1/400 of the rate
-    (Gillman et al. 2402.07087), less than 1% of the compute (Alemohammad et al. 2510.03597). Exact: the training is that of a
-    config with these fields, for the generations in which it acts.
+    The first training is long, later ones are short. Published loops that continue from the previous weights
+    do this: 50,000 images per generation (Bertrand et al. 2310.00429), one epoch at 1/400 of the learning
+    rate (Gillman et al. 2402.07087), less than 1% of the compute (Alemohammad et al. 2510.03597). Exact: in
+    these generations the training is that of a config with these fields.
     """
 
     source: ClassVar[str] = (
@@ -40,12 +41,14 @@ class Retraining(Policy):
             raise ConfigError("policies: retraining changes nothing; set images_seen or learning_rate")
         if not config.denoises:
             raise ConfigError(
-                f"policies: retraining changes a training by steps, and model.family={config.model.family} is fitted by a formula"
+                f"policies: retraining changes a training by steps, and model.family={config.model.family} "
+                "is fitted by a formula"
             )
-        for own in config.policies:
-            if own.policy == "early_stop" and own.every > (self.images_seen or config.train.images_seen):
+        for other in config.policies:
+            if other.policy == "early_stop" and other.every > (self.images_seen or config.train.images_seen):
                 raise ConfigError(
-                    f"policies: early_stop looks every {own.every} images, a retraining sees {self.images_seen}"
+                    f"policies: early_stop looks every {other.every} images, a retraining sees "
+                    f"{self.images_seen}"
                 )
 
     def decides(self) -> tuple[str, ...]:
@@ -54,5 +57,5 @@ class Retraining(Policy):
         )
 
     def training(self, at: At, train: Train) -> Train:
-        own = {"images_seen": self.images_seen, "learning_rate": self.learning_rate}
-        return train.model_copy(update={name: value for name, value in own.items() if value is not None})
+        settings = {"images_seen": self.images_seen, "learning_rate": self.learning_rate}
+        return train.model_copy(update={name: value for name, value in settings.items() if value is not None})

@@ -1,4 +1,4 @@
-"""Let samples count in the loss by how much they are preferred."""
+"""Reward weights of synthetic images in the loss."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ def tilt(reward: np.ndarray, temperature: float) -> np.ndarray:
 
 @policy("reward_weight")
 class RewardWeight(Policy):
-    """Reward-weighted fine-tuning: a sample counts exp(reward / temperature), over the mean of all samples in the training set; a real image 1.
+    """Synthetic images have weights proportional to exp(reward / temperature) in the loss (reward-weighted
+    regression).
 
-    What samples weigh together thus stays what their number makes it, and only the balance among them shifts. A small preference tuning:
-    the reward rises by construction, and the other measures tell what that hides. Exact: what is fitted is the training set tilted by
-    exp(reward / temperature), which moves the mean of N(m, v) by v / temperature for the reward x.
+    The weights are divided by their mean over all synthetic images of the training set, so their total weight
+    does not change; a real image has weight 1. The reward rises by construction; the other measures show the
+    cost. Exact: the model is fitted to the training set tilted by exp(reward / temperature). With the reward
+    x this moves the mean of N(m, v) by v / temperature.
     """
 
     source: ClassVar[str] = "Peters & Schaal 2007 (reward-weighted regression); Lee et al., arXiv 2302.12192"
@@ -41,12 +43,14 @@ class RewardWeight(Policy):
         1, ge=1, description="First generation in which it acts; generation 0 has no samples to train on."
     )
     reward: str = Field(
-        description="What is preferred, by name, see difflab/policies/rewards.py; 'chance' = nothing: a control with weights of that spread."
+        description="What is preferred, by name, see difflab/policies/rewards.py; 'chance' = nothing: a "
+        "control with weights of that spread."
     )
     temperature: float = Field(
         1.0,
         gt=0,
-        description="Difference of reward that makes a factor e of weight, in the unit of the reward; very large = off.",
+        description="Difference of reward that makes a factor e of weight, in the unit of the reward; very "
+        "large = off.",
     )
 
     @field_validator("reward")
@@ -59,7 +63,8 @@ class RewardWeight(Policy):
         rewards.check(config, self.policy, self.reward)
         if config.model.chains > 1:
             raise ConfigError(
-                "policies: reward_weight gives a sample one weight, which parallel chains share; set model.replicates=1 and use several seeds"
+                "policies: reward_weight gives a sample one weight, which parallel chains share; set "
+                "model.replicates=1 and use several seeds"
             )
 
     def decides(self) -> tuple[str, ...]:

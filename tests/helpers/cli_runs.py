@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 DIGITS = CONFIGS / "digits.yaml"
 BIN = Path(sys.executable).parent
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}

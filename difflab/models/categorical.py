@@ -21,7 +21,8 @@ ROWS = (
         "gini_simpson",
         unit="probability",
         better="real",
-        about="Probability that two draws from the fitted frequencies are of different categories (Gini-Simpson index).",
+        about="Probability that two draws from the fitted frequencies are of different categories "
+        "(Gini-Simpson index).",
         title="Gini-Simpson index",
         **_CHAINS,
     ),

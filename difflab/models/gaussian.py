@@ -53,7 +53,8 @@ ROWS = (
         "w2_squared",
         unit="squared data units",
         better="lower",
-        about="Squared Wasserstein-2 distance between the fitted and the true normal distribution, in one dimension.",
+        about="Squared Wasserstein-2 distance between the fitted and the true normal distribution, "
+        "in one dimension.",
         title="squared Wasserstein-2 distance",
         **_CHAINS,
     ),

@@ -249,27 +249,15 @@ def fault_of(make: Callable[[Sample], Any], how: Sample, noise: Any) -> str | No
         noise: the forward process of training, a diffusers scheduler.
     """
     scheduler = make(how)
-    steps = scheduler.timesteps
-    if not torch.isfinite(steps.float()).all():
-        shown = ", ".join(f"{float(t):.1f}" for t in steps[:6])
-        return (
-            f"has timesteps that are not finite with sample.steps {how.steps} ({shown}, ...); "
-            "use other sample.steps or another scheduler"
-        )
+    if fault := _nonfinite_timesteps(scheduler, how):
+        return fault
     fault = other_levels(scheduler, noise)
     if fault:
         return f"{fault}; use for example {instead(noise)}"
     image = torch.rand(TRIED, generator=torch.Generator().manual_seed(0)) * 1.6 - 0.8
 
-    def tried(how: Sample, seeds: Sequence[int], elsewhere: int) -> torch.Tensor:
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        x = torch.stack([torch.randn(TRIED, generator=generator) for generator in generators])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(elsewhere)
-            return denoise(make(how), x, generators, lambda x, t: exact_prediction(noise, image, x, t))
-
-    def error(found: torch.Tensor) -> float:
-        return float((found - image).square().mean().sqrt())
+    def tried(how: Sample, seeds: Sequence[int], global_seed: int) -> torch.Tensor:
+        return _denoised_trial(lambda: make(how), noise, image, seeds, global_seed)
 
     try:
         found, again, alone = tried(how, [1, 2], 0), tried(how, [1, 2], 1), tried(how, [2], 2)
@@ -298,12 +286,39 @@ def fault_of(make: Callable[[Sample], Any], how: Sample, noise: Any) -> str | No
     with suppress(Exception):  # some know no few steps
         short = tried(how.model_copy(update={"steps": min(FEW, how.steps)}), [1], 0)
         found = torch.cat([found, short]) if torch.isfinite(short).all() else found
-    if error(found) > NEAR:
+    distance = float((found - image).square().mean().sqrt())
+    if distance > NEAR:
         return (
-            f"{foreign(noise)} (led by the exact prediction of one image, it ends {error(found):.2g} away "
+            f"{foreign(noise)} (led by the exact prediction of one image, it ends {distance:.2g} away "
             "from it)"
         )
     return None
+
+
+def _nonfinite_timesteps(scheduler: Any, how: Sample) -> str | None:
+    """What is wrong with the timesteps, as the end of a sentence; None = all of them are finite."""
+    steps = scheduler.timesteps
+    if torch.isfinite(steps.float()).all():
+        return None
+    shown = ", ".join(f"{float(t):.1f}" for t in steps[:6])
+    return (
+        f"has timesteps that are not finite with sample.steps {how.steps} ({shown}, ...); "
+        "use other sample.steps or another scheduler"
+    )
+
+
+def _denoised_trial(
+    make: Callable[[], Any], noise: Any, image: torch.Tensor, seeds: Sequence[int], global_seed: int
+) -> torch.Tensor:
+    """Images [n, *TRIED] that the scheduler of `make` denoises with the exact prediction, one per seed.
+
+    `global_seed` seeds torch's global generator, which no scheduler should use.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    x = torch.stack([torch.randn(TRIED, generator=generator) for generator in generators])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(global_seed)
+        return denoise(make(), x, generators, lambda x, t: exact_prediction(noise, image, x, t))
 
 
 def late_start(scheduler: Any, noise: Any) -> str | None:

@@ -17,8 +17,8 @@ def distance(files: list[Path], before: list[Path]) -> float:
     """Relative distance ||w - w0|| / ||w0||, Euclidean over all tensors; 0 = the same weights.
 
     w are the tensors of `files`, w0 those of the same names in `before`. The name of a tensor consists of its
-    file's folder and its name in the file, so that the number of files does not matter. Tensors are read one by
-    one: no second model is in memory.
+    file's folder and its name in the file, so that the number of files does not matter. Tensors are read one
+    by one: no second model is in memory.
 
     Raises MeasureError where `before` has other names or shapes or only zeros, StoreError for a damaged file.
     """

@@ -1,1 +1,1 @@
-"""What everything stands on: errors, randomness, files that are whole or absent, progress, memory."""
+"""What all other folders use: errors, randomness, files that are whole or absent, progress, memory."""

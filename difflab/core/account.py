@@ -1,6 +1,7 @@
-"""The account of a set of images: how many came in, how many are read, and what became of the others.
+"""The account of a set of images: how many were found, read, skipped, cropped or duplicated.
 
-Every way in (folder, parquet, arrays, hub) fills one `Account`; the commands print it, a run stores it in real/about.json.
+Every reader (folder, parquet, arrays, hub) fills one `Account`. The commands print it; a run stores it in
+real/about.json.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ class Entry:
 
 @dataclass
 class Account:
-    """What became of every image of a set.
+    """How many images of a set were found and read, and why others were not.
 
-    found: images that the set holds. read: images that are used. entries: kind of `KINDS` -> which images, and why.
-    ignored: files that are no images and were not opened, suffix -> count.
-    lost_area: mean share of the area of the cropped images that is cut away, 0 to 1.
-    notes: what else a user should know of how the set was understood, one sentence each.
+    found: images that the set holds. read: images that are used. entries: kind of `KINDS` -> which images,
+    and why. ignored: files that are no images and were not opened, suffix -> count. lost_area: mean share of
+    the area of the cropped images that is cut away, 0 to 1. notes: further sentences about how the set was
+    read.
     """
 
     found: int = 0
@@ -85,9 +86,10 @@ class Account:
         return TypeAdapter(cls).validate_python(given)
 
     def lines(self, reasons: bool = True) -> list[str]:
-        """The account in one or two lines: what is read, then what is not or not as it was; [] entries are left out.
+        """The account in one or two lines: first how many images are read, then what was skipped or changed,
+        if anything.
 
-        reasons: with what is wrong with the first image of each kind, which may name folders of this machine.
+        reasons: add the reason for the first image of each kind, which may name folders of this machine.
         """
         whole = (
             f"{self.read:,} of {self.found:,} images are read"
@@ -98,7 +100,9 @@ class Account:
         return [whole, *(["; ".join(parts)] if parts else [])]
 
     def parts(self, without: Collection[str] = (), reasons: bool = True) -> list[str]:
-        """What is not read or not as it was, one part for each kind of `KINDS` but those of `without`, then files and notes."""
+        """What is not read or not as it was, one part for each kind of `KINDS` but those of `without`, then
+        files and notes.
+        """
         kinds = [(kind, text) for kind, text in KINDS.items() if self.count(kind) and kind not in without]
         parts = [f"{self.count(kind):,} {text}{self._example(kind, reasons)}" for kind, text in kinds]
         if self.ignored:
@@ -109,7 +113,9 @@ class Account:
         return [*parts, *self.notes]
 
     def told(self, name: str, used: int | None = None) -> list[str]:
-        """`lines` for a terminal, under the name of the set. used: images that are left where a config takes a part of the set."""
+        """`lines` for a terminal, under the name of the set. used: images that are left where a config takes
+        a part of the set.
+        """
         first, *rest = self.lines()
         part = f", of which {used:,} are used" if used is not None and used < self.read else ""
         return [plain(line) for line in (f"{name}: {first}{part}", *(f"{name}: {line}" for line in rest))]

@@ -1,4 +1,4 @@
-"""The errors a user is meant to read: one sentence on what was wrong, where, and what to type next."""
+"""Errors for the user: one sentence that says what is wrong, where, and what to do next."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class DifflabError(Exception):
-    """A problem that the user can mend. The command line prints it as one line and exits with code 2."""
+    """A problem that the user can fix. The command line prints it as one line and exits with code 2."""
 
 
 class ConfigError(DifflabError):
@@ -28,7 +28,7 @@ class TrainingError(DifflabError):
 
 
 class MemoryShort(DifflabError):
-    """Memory that ran out in a stage; what was finished before is kept."""
+    """A stage ran out of memory. Finished stages are kept."""
 
 
 class MeasureError(DifflabError):
@@ -39,11 +39,12 @@ class MeasureError(DifflabError):
 def reading(
     what: object, kind: type[DifflabError] = DataError, then: str = "repair it or put it back from a copy"
 ) -> Iterator[None]:
-    """The last net under what users bring along: inside the block any exception becomes a one-line `kind` that names `what`.
+    """Context manager for reading user files: any exception inside becomes a one-line error of type `kind`
+    that names `what`.
 
-    Libraries that read damaged files raise nearly every type there is. Errors of difflab itself, a full disk and memory that ran
-    out pass as they are. The original exception stays the cause. Around difflab's own work the net has no place: there an unforeseen
-    exception is a bug, with its traceback.
+    Libraries that read damaged files raise nearly every type there is. Errors of difflab, a full disk and
+    missing memory are not changed. The original exception is kept as the cause. Do not use it around
+    difflab's own computations, where an unexpected exception is a bug and needs its traceback.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: write under a temporary name, then rename."""
+"""Write files atomically (temporary name, then rename), and read text, JSON and tensors with clear errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from difflab.core.errors import DataError, StoreError
 
 
 def cache_home() -> Path:
-    """Where things that can be computed again and are shared by runs lie: $DIFFLAB_CACHE or ~/.cache/difflab. May be deleted at any time."""
+    """Folder of data that runs share and that can be computed again: $DIFFLAB_CACHE or ~/.cache/difflab.
+
+    It may be deleted at any time.
+    """
     return Path(
         os.environ.get("DIFFLAB_CACHE")
         or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "difflab"
@@ -49,7 +52,8 @@ def atomic(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(
-                f"no space left on the disk while writing {path}; free some and run the same command again, it resumes"
+                f"no space left on the disk while writing {path}; free some and run the same command again, "
+                "it resumes"
             ) from error
         raise
     finally:
@@ -78,7 +82,10 @@ def write_table(path: Path, rows: Any) -> None:
 
 
 def read_json(path: Path, kind: Any = Any) -> Any:
-    """What a JSON file holds. Raises StoreError where it is missing, damaged, or not of the type `kind` (as pydantic reads types)."""
+    """The content of a JSON file.
+
+    Raises StoreError if it is missing, damaged, or not of the type `kind`, which pydantic validates.
+    """
     try:
         found = json.loads(path.read_text())
         _adapter(kind).validate_python(found)
@@ -125,24 +132,28 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def existing(path: Path, side: str) -> Path:
-    """`path` of images, ~ expanded; its last part may be a pattern such as train-*.parquet. Raises DataError where nothing is."""
+    """`path` with ~ expanded.
+
+    Its last part may be a pattern such as train-*.parquet. Raises DataError if nothing exists there.
+    """
     path = path.expanduser()
     if not path.exists() and not matches(path):
         raise DataError(
-            f"{side}: {path} does not exist (looked from {Path.cwd()}); give a folder of images, a parquet file, .npz or .npy"
+            f"{side}: {path} does not exist (looked from {Path.cwd()}); give a folder of images, a parquet "
+            "file, .npz or .npy"
         )
     return path
 
 
 def matches(pattern: Path) -> list[Path]:
-    """The files whose names a pattern with * or ? in its last part fits, in order."""
+    """The files that match a pattern with * or ? in the last part, sorted; [] for paths without one."""
     if not set("*?") & set(pattern.name):
         return []
     return sorted(path for path in pattern.parent.glob(pattern.name) if path.is_file())
 
 
-# ------------------------------------------------------------------------------------------------- text of users
-# The longer marks first: that of UTF-16 begins as that of UTF-32 does.
+# -------------------------------------------------------------------------------------------- text of users
+# UTF-32 before UTF-16: the little-endian mark of UTF-32 begins with that of UTF-16.
 BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -170,21 +181,30 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = body[: error.start].decode(encoding, "ignore").count("\n") + 1
         raise DataError(
-            f"{path}, line {line}: cannot be read as {encoding.upper()} text ({error.reason}); save it as UTF-8"
+            f"{path}, line {line}: cannot be read as {encoding.upper()} text ({error.reason}); save it as "
+            "UTF-8"
         ) from error
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file. They end at "\\n" alone: str.splitlines() also cuts at characters that texts may hold."""
+    """The lines of a text file.
+
+    They end at "\\n" alone: str.splitlines() also cuts at characters that texts may hold.
+    """
     return read_text(path).split("\n")
 
 
 def sound(text: str, where: str) -> str:
-    """`text` itself. Raises DataError that names `where` for half of a surrogate pair, which no file or tokenizer takes."""
+    """Return `text`.
+
+    Raises DataError that names `where` if it holds half of a surrogate pair, which cannot be encoded as
+    UTF-8.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{where}: {text[:60]!a} holds half of a surrogate pair ({error.object[error.start]!a}); write the text again"
+            f"{where}: {text[:60]!a} holds half of a surrogate pair ({error.object[error.start]!a}); write "
+            "the text again"
         ) from error
     return text

@@ -1,4 +1,6 @@
-"""Model FLOPs utilisation: which share of what the machine could compute went into the network (Chowdhery et al. 2204.02311, app. B)."""
+"""Model FLOPs utilisation: the FLOP/s of the network as a share of the device's peak (Chowdhery et al.
+2204.02311, app. B).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from typing import Any
 
 import torch
 
-# Dense peak FLOP/s of tensor cores by the maker's data sheets, at 16 bits (bf16, fp16) and at 32 (TF32 where there is).
+# Dense peak FLOP/s of tensor cores by the maker's data sheets, at 16 bits (bf16, fp16) and at 32 (TF32 where
+# there is).
 PEAKS = {
     "H200": (989e12, 494e12),
     "H100": (989e12, 494e12),
@@ -26,7 +29,9 @@ _counted: dict[tuple[Any, ...], float] = {}
 
 @lru_cache
 def peak(kind: str, precision: str) -> float | None:
-    """FLOP/s that this machine's device of type `kind` could do: by its data sheet, a CPU's by a measured matrix product; None = not known."""
+    """Peak FLOP/s of this machine's device of type `kind`: from the data sheet for a GPU, from a timed matrix
+    product for a CPU; None = unknown.
+    """
     if kind == "cuda":
         name = torch.cuda.get_device_name()
         found = next((p for key, p in PEAKS.items() if key in name), None)
@@ -49,7 +54,10 @@ def peak(kind: str, precision: str) -> float | None:
 
 
 def forward_flops(model: Any) -> float:
-    """FLOPs of one forward pass of a diffusion model per image, counted while one image passes through it, once for each architecture."""
+    """FLOPs of one forward pass of a diffusion model for one image.
+
+    They are counted once for each architecture.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     key = (type(model), tuple(model.drawn), repr(model.null), repr(model.net))

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def sha256_of(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of a state dict, in name order: the identity of a network's weights."""
+    """SHA-256 over names, types, shapes and bytes of a state dict, in name order: the identity of a network's
+    weights.
+    """
     import torch
 
     whole = hashlib.sha256()

@@ -18,7 +18,8 @@ SIGNS = ("out of memory", "can't allocate memory", "not enough memory")  # how t
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[dict[str, float]]:
-    """Yield a dict that holds ``peak_gb`` afterwards: the most memory that tensors took on a GPU, or that the process took on a CPU.
+    """Yield a dict that holds ``peak_gb`` afterwards: the most memory that tensors took on a GPU, or that the
+    process took on a CPU.
 
     Linux forgets the peak at the start; elsewhere it is the most that the process has ever taken.
     """
@@ -66,6 +67,7 @@ def enough_memory(stage: str, advice: str) -> Iterator[None]:
         if not is_memory and not any(sign in text for sign in SIGNS):
             raise
         raise MemoryShort(
-            f"not enough memory in stage {stage}: {advice or 'close other programs'}; under a new name where that "
+            f"not enough memory in stage {stage}: {advice or 'close other programs'}; under a new name where "
+            "that "
             "changes the recipe"
         ) from error

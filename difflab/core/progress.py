@@ -1,6 +1,6 @@
-"""What a run tells while it works: a bar with stage, speed and time left on a terminal, plain lines elsewhere.
+"""Progress of a run: a bar with stage, speed and time left on a terminal, plain lines elsewhere.
 
-Only the main process speaks, always on stderr, so that stdout holds results alone.
+Only the main process prints, and only to stderr: stdout is for results.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ class Reporter:
 
     Args:
         quiet: say nothing (processes other than the main one; ``--json``).
-        weights: expected seconds per (generation, stage), from which the time left of the whole run is guessed; the
-            guess is corrected by the speed seen so far, that of a stage's own kind once it has been seen for SURE seconds.
+        weights: expected seconds per (generation, stage), from which the time left of the whole run is
+            guessed; the guess is corrected by the speed seen so far, that of a stage's own kind once it has
+            been seen for SURE seconds.
     """
 
     def __init__(self, quiet: bool = False, weights: dict[tuple[int, str], float] | None = None):
@@ -63,7 +64,10 @@ class Reporter:
 
     @contextmanager
     def stage(self, generation: int, stage: str, total: int, unit: str = "images") -> Iterator[Any]:
-        """Yield ``advance(n)``. On a terminal a bar is drawn while the block runs, and one line stays behind."""
+        """Yield ``advance(n)``.
+
+        On a terminal a bar is drawn while the block runs, and one line stays behind.
+        """
         started = last = time.monotonic()
         done = 0
         weight = self.weights.pop((generation, self._named(stage)), 0.0)
@@ -116,7 +120,9 @@ class Reporter:
 
 
 def _pace(seen: dict[str, tuple[float, float]], stage: str) -> float:
-    """Seconds spent per second expected: of this kind of stage; while it is new, of training and sampling for one another, or of whatever was seen; else 1."""
+    """Seconds spent per second expected: of this kind of stage; while it is new, of training and sampling for
+    one another, or of whatever was seen; else 1.
+    """
     kind = stage.rpartition(" ")[2]  # 'lab 1 train' is a train
     for kinds in ([kind], NETWORK, list(seen)) if kind in NETWORK else ([kind],):
         spent, expected = (sum(seen.get(k, (0.0, 0.0))[i] for k in kinds) for i in (0, 1))

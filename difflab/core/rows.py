@@ -39,7 +39,10 @@ def row(
     recipe: str,
     reason: str | None = None,
 ) -> Row:
-    """One row, of lab 0. `ci` is the 95% interval; `recipe` the hash of how the number was made; `reason` why it is missing."""
+    """One row, of lab 0.
+
+    `ci` is the 95% interval; `recipe` the hash of how the number was made; `reason` why it is missing.
+    """
     low, high = ci if ci else (None, None)
     values = (generation, 0, metric, extractor, value, low, high, n, floor, recipe, reason)
     return dict(zip(KEYS, values, strict=True))

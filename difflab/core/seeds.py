@@ -1,4 +1,5 @@
-"""Randomness as a pure function of names: no stream is ever shared, so nothing depends on order or on processes.
+"""Randomness as a pure function of names: no stream is ever shared, so nothing depends on order or on
+processes.
 
 Every random number of a run comes from a generator keyed by what it is for, for example
 ``("sample", run seed, lab, generation, index)``. Resuming therefore needs no random state on disk.
@@ -32,12 +33,17 @@ def numpy_generator(*key: object) -> np.random.Generator:
 
 
 def lab_seed(run_seed: int, lab: int) -> int:
-    """The seed of all that differs between the labs of an ecosystem: weights, draws, noise. Lab 0 has the run's own, as a chain by itself."""
+    """The seed of all that differs between the labs of an ecosystem: weights, draws, noise.
+
+    Lab 0 has the run's own, as a chain by itself.
+    """
     return seed_of("lab", run_seed, lab) if lab else run_seed
 
 
 def image_seeds(run_seed: int, lab: int, generation: int, indices: Iterable[int]) -> list[int]:
-    """One seed per image of a generation; fresh ones every generation, since replayed noise may change the drift."""
+    """One seed per image of a generation; fresh ones every generation, since replayed noise may change the
+    drift.
+    """
     return _distinct(seed_of("sample", run_seed, lab, generation), indices)
 
 
@@ -47,5 +53,7 @@ def probe_seeds(run_seed: int, count: int) -> list[int]:
 
 
 def _distinct(base: int, indices: Iterable[int]) -> list[int]:
-    """Seeds whose low 32 bits count up from `base`: all that torch's CPU generator reads of a seed, so no two can coincide."""
+    """Seeds whose low 32 bits count up from `base`: all that torch's CPU generator reads of a seed, so no two
+    can coincide.
+    """
     return [seed_of(base, index) >> 32 << 32 | (base + index) & 0xFFFFFFFF for index in indices]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 
 def plain(text: str) -> str:
-    """One line that a terminal can show: file names may hold line ends, control characters and bytes that are no text.
+    """One line that a terminal can show: file names may hold line ends, control characters and bytes that are
+    no text.
 
     >>> plain("a\\nb \\udcff")
     'a\\\\nb \\\\udcff'

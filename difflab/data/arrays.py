@@ -1,4 +1,6 @@
-"""Images in .npy and .npz files, as suites for evaluating generators exchange them: uint8 [n, H, W, 3], mapped, never unpickled."""
+"""Images in .npy and .npz files, as suites for evaluating generators exchange them: uint8 [n, H, W, 3],
+mapped, never unpickled.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ SHAPES = "uint8 [n, H, W], [n, H, W, 1] or [n, H, W, 3]"
 def read_arrays(path: Path, notes: list[str]) -> np.ndarray:
     """The images of a .npy or .npz file, mapped into memory: uint8 [n, H, W], [n, H, W, 1] or [n, H, W, 3].
 
-    Of several arrays `arr_0` is taken, or the only one of such a shape; the others are named in `notes`. A compressed one is
-    unpacked into an unnamed temporary file. Raises DataError that names the file.
+    Of several arrays `arr_0` is taken, or the only one of such a shape; the others are named in `notes`. A
+    compressed one is unpacked into an unnamed temporary file. Raises DataError that names the file.
     """
     try:
         with warnings.catch_warnings():
@@ -99,14 +101,16 @@ def _mapped(path: Path, archive: zipfile.ZipFile, member: _Member) -> np.ndarray
     size, order = math.prod(member.shape), "F" if member.fortran else "C"
     if member.info.file_size - member.start != size or min(member.shape) < 1:
         raise DataError(
-            f"{path}: array {member} does not have the {size} bytes that its header says; write the file again"
+            f"{path}: array {member} does not have the {size} bytes that its header says; write the file "
+            "again"
         )
     stored = member.info.compress_type == zipfile.ZIP_STORED
     with tempfile.TemporaryFile() as unpacked, archive.open(member.info) as handle:
         free = shutil.disk_usage(tempfile.gettempdir()).free
         if not stored and size > free:
             raise DataError(
-                f"{path}: {member} needs {size / 2**30:.1f} GiB unpacked, {tempfile.gettempdir()} has {free / 2**30:.1f}; use numpy.savez, or set TMPDIR"
+                f"{path}: {member} needs {size / 2**30:.1f} GiB unpacked, {tempfile.gettempdir()} has "
+                f"{free / 2**30:.1f}; use numpy.savez, or set TMPDIR"
             )
         while piece := handle.read(PIECE):
             if not stored:
@@ -118,7 +122,9 @@ def _mapped(path: Path, archive: zipfile.ZipFile, member: _Member) -> np.ndarray
 
 
 def _offset(path: Path, info: zipfile.ZipInfo) -> int:
-    """Where the bytes of a stored member begin: behind its own header, whose extra field is not that of the directory."""
+    """Where the bytes of a stored member begin: behind its own header, whose extra field is not that of the
+    directory.
+    """
     with open(path, "rb") as handle:
         handle.seek(info.header_offset + 26)
         name, extra = struct.unpack("<HH", handle.read(4))

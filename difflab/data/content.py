@@ -1,7 +1,8 @@
 """The content of images: which of them are equal pixel for pixel, within one set and between sets.
 
-Content is what difflab reads (decoded, cropped, resized), so that one picture as PNG, BMP and lossless WebP is one content.
-Equal images are one: never on both sides of a comparison that should be between different images.
+Content is what difflab reads (decoded, cropped, resized), so that one picture as PNG, BMP and lossless WebP
+is one content. Equal images are one: never on both sides of a comparison that should be between different
+images.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ BLOCK = 1024  # images whose decoding is under way at a time
 def contents(
     source: Source, positions: np.ndarray | None = None, kept: dict[int, np.ndarray] | None = None
 ) -> list[str]:
-    """The content hash of each image at `positions` (None = of all), decoded in threads. `kept`: gets the pixels by position.
+    """The content hash of each image at `positions` (None = of all), decoded in threads.
+
+    `kept`: gets the pixels by position.
 
     Raises DataError that names a damaged image.
     """
@@ -54,9 +57,10 @@ def contents_of(pixels: np.ndarray) -> list[str]:
         return list(pool.map(content_hash, pixels))
 
 
-# ------------------------------------------------------------------------------------------------- within one set
+# ------------------------------------------------------------------------------------------- within one set
 def kept_together(source: Source, hashes: Sequence[str]) -> Source:
-    """`source` with groups that hold equal images together, and the copies counted in its account (a new one).
+    """`source` with groups that hold equal images together, and the copies counted in its account (a new
+    one).
 
     Groups that hold them together already, and a set without copies, stay as they are.
     """
@@ -74,7 +78,9 @@ def kept_together(source: Source, hashes: Sequence[str]) -> Source:
 
 
 def joined(*columns: Iterable[object]) -> np.ndarray:
-    """int64 [N] group numbers, 0 upwards: rows that agree in any column, directly or over others, share a group."""
+    """int64 [N] group numbers, 0 upwards: rows that agree in any column, directly or over others, share a
+    group.
+    """
     rows = list(zip(*columns, strict=True))
     parent = list(range(len(rows)))
 
@@ -96,8 +102,8 @@ def joined(*columns: Iterable[object]) -> np.ndarray:
 def halves(hashes: Sequence[str], n: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions of two sets of equal size, at most `n`, with no content in common: int64 [m] each.
 
-    Without copies they are the first n and the next n. Copies go where the first of them goes, all to the second half where the
-    first has no room for all.
+    Without copies they are the first n and the next n. Copies go where the first of them goes, all to the
+    second half where the first has no room for all.
 
     >>> halves(["a", "b", "c", "a", "b"], 2)
     (array([0, 3]), array([1, 2]))
@@ -123,7 +129,7 @@ def doubled(hashes: Sequence[str]) -> float:
     return sum(count for count in Counter(hashes).values() if count > 1) / max(1, len(hashes))
 
 
-# -------------------------------------------------------------------------------------------------- between sets
+# --------------------------------------------------------------------------------------------- between sets
 def within(hashes: Sequence[str], others: Iterable[str]) -> np.ndarray:
     """bool [n]: whether each image is, pixel for pixel, one of others."""
     known = set(others)
@@ -141,6 +147,7 @@ def overlaps(sets: Mapping[str, Sequence[str]]) -> list[str]:
             )
         elif mine:
             out.append(
-                f"{one} and {other} share images, pixel for pixel: {mine:,} of {len(a):,} of {one}, {theirs:,} of {len(b):,} of {other}"
+                f"{one} and {other} share images, pixel for pixel: {mine:,} of {len(a):,} of {one}, "
+                f"{theirs:,} of {len(b):,} of {other}"
             )
     return out

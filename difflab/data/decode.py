@@ -1,6 +1,8 @@
-"""From whatever holds an untrusted image to uint8 [size, size, channels]: header checks first, pixels only afterwards.
+"""From whatever holds an untrusted image to uint8 [size, size, channels]: header checks first, pixels only
+afterwards.
 
-Files, encoded bytes, PIL images and arrays all pass through here, so that one picture gives one array however it came in.
+Files, encoded bytes, PIL images and arrays all pass through here, so that one picture gives one array however
+it came in.
 """
 
 from __future__ import annotations
@@ -20,13 +22,16 @@ from difflab.config import Data
 from difflab.core.errors import DataError
 from difflab.data.strip import png_chunks, without_metadata
 
-# What an image may come as: a file, an encoded image, an image of PIL, uint8 [H, W], [H, W, 1] or [H, W, 3]. None = an empty cell.
+# What an image may come as: a file, an encoded image, an image of PIL, uint8 [H, W], [H, W, 1] or [H, W, 3].
+# None = an empty cell.
 Item = Path | bytes | Image.Image | np.ndarray | None
 T = TypeVar("T")
 
-# Nothing else is tried: exotic decoders (ICO, EPS, PSD, ...) can hold more pixels than their header says, or run programs.
+# Nothing else is tried: exotic decoders (ICO, EPS, PSD, ...) can hold more pixels than their header says, or
+# run programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "DIB")
-# Images that are not read. They must not pass as 'some other file': a user would train on a part of the set unknowingly.
+# Images that are not read. They must not pass as 'some other file': a user would train on a part of the set
+# unknowingly.
 FOREIGN_SUFFIXES = frozenset(
     [
         ".avif",
@@ -72,7 +77,10 @@ TURNS = {  # EXIF orientation -> how the picture is put upright
 
 @cache
 def suffixes() -> frozenset[str]:
-    """All suffixes of FORMATS, as Pillow knows them, such as .jpg, .jpe and .jfif. MPO is a JPEG file with further ones behind it."""
+    """All suffixes of FORMATS, as Pillow knows them, such as .jpg, .jpe and .jfif.
+
+    MPO is a JPEG file with further ones behind it.
+    """
     return frozenset(
         suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")
     ) | {".jif"}
@@ -80,7 +88,9 @@ def suffixes() -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Header:
-    """What an image says of itself. frames, metadata: what is not read of it, in words; "" = nothing. format: "" = no file."""
+    """What an image says of itself. frames, metadata: what is not read of it, in words; "" = nothing. format:
+    "" = no file.
+    """
 
     width: int
     height: int
@@ -91,7 +101,10 @@ class Header:
 
 
 def look(item: Item, where: str, max_pixels: int, whole: bool = False) -> Header:
-    """The header of an image. whole = decode it too, so that a damaged body is found. Raises DataError as `decode`."""
+    """The header of an image. whole = decode it too, so that a damaged body is found.
+
+    Raises DataError as `decode`.
+    """
     if isinstance(item, np.ndarray):
         return Header(item.shape[1], item.shape[0], item.ndim == 2 or item.shape[2] == 1)
 
@@ -113,9 +126,11 @@ def look(item: Item, where: str, max_pixels: int, whole: bool = False) -> Header
 
 
 def decode(item: Item, where: str, max_pixels: int, size: int, channels: int) -> np.ndarray:
-    """uint8 [size, size, channels] of an image: upright, first frame, transparent parts on white, its central square.
+    """uint8 [size, size, channels] of an image: upright, first frame, transparent parts on white, its central
+    square.
 
-    Metadata that cannot be parsed are left out. Raises DataError that names `where`: no image, a damaged one, more than `max_pixels`.
+    Metadata that cannot be parsed are left out. Raises DataError that names `where`: no image, a damaged one,
+    more than `max_pixels`.
     """
     if isinstance(item, np.ndarray):
         return fit_array(item[..., 0] if item.ndim == 3 and item.shape[2] == 1 else item, size, channels)
@@ -131,7 +146,10 @@ def _used(
     max_pixels: int,
     use: Callable[[Image.Image, list[str]], T],
 ) -> tuple[T, str]:
-    """(what `use` makes of the image, what was wrong with its metadata). Everything that goes wrong is a DataError that names `where`."""
+    """(what `use` makes of the image, what was wrong with its metadata).
+
+    Everything that goes wrong is a DataError that names `where`.
+    """
     if item is None:
         raise DataError(
             f"{where} holds no image bytes; export the images into the file, or set data.bad_images=skip"
@@ -167,7 +185,8 @@ def _attempt(
     item: Path | bytes | Image.Image, where: str, max_pixels: int, use: Callable[[Image.Image, list[str]], T]
 ) -> tuple[T, str]:
     remarks: list[str] = []
-    # Pillow says by warnings what it could not parse, and warns of bombs from 89 million pixels on, whatever the user allowed.
+    # Pillow says by warnings what it could not parse, and warns of bombs from 89 million pixels on, whatever
+    # the user allowed.
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         if isinstance(item, Image.Image):
@@ -194,7 +213,8 @@ def _check_size(image: Image.Image, where: str, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         size = f"{image.width} x {image.height}"
         raise DataError(
-            f"{where}: {size} pixels exceed data.max_pixels={max_pixels}; remove or shrink it, or raise data.max_pixels"
+            f"{where}: {size} pixels exceed data.max_pixels={max_pixels}; remove or shrink it, or raise "
+            "data.max_pixels"
         )
 
 
@@ -241,7 +261,10 @@ def _turn(image: Image.Image, remarks: list[str]) -> Image.Transpose | None:
 
 
 def flatten(image: Image.Image) -> Image.Image:
-    """Mode L or RGB, 8 bit, transparent parts on white. Raises ValueError for numbers that have no agreed white."""
+    """Mode L or RGB, 8 bit, transparent parts on white.
+
+    Raises ValueError for numbers that have no agreed white.
+    """
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
         raise ValueError(f"32-bit pixels (mode {image.mode}) have no agreed white; save it with 8 or 16 bits")
     if image.mode in SIXTEEN_BIT:

@@ -1,4 +1,6 @@
-"""The bundled emoji: the same 1,906 concepts in several drawing styles, a content label and a style label on each."""
+"""The bundled emoji: the same 1,906 concepts in several drawing styles, a content label and a style label on
+each.
+"""
 
 from __future__ import annotations
 
@@ -40,11 +42,12 @@ class _EncodedReader:
 
 
 def open_emoji(data: Data) -> Source:
-    """Emoji at up to 32 px; the class is data.label (style, category, subcategory or concept; default category).
+    """Emoji at up to 32 px; the class is data.label (style, category, subcategory or concept; default
+    category).
 
-    A concept and its twins form one group: pictures of one thing in several styles are near copies, and some pictures are
-    identical although the thing has two names (the flags of Norway and of Bouvet Island).
-    Raises DataError: unknown label or style, data.image_size above the bundled size, missing asset.
+    A concept and its twins form one group: pictures of one thing in several styles are near copies, and some
+    pictures are identical although the thing has two names (the flags of Norway and of Bouvet Island). Raises
+    DataError: unknown label or style, data.image_size above the bundled size, missing asset.
     """
     label, size = data.label or "category", data.image_size or SIZE
     label = "category" if label == NO_LABELS else label

@@ -1,4 +1,6 @@
-"""Image sets as anybody has them (folders, parquet, arrays, PIL images, datasets), side by side in one size and one colour mode."""
+"""Image sets as anybody has them (folders, parquet, arrays, PIL images, datasets), side by side in one size
+and one colour mode.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,13 @@ from difflab.data.walk import inside_folder, suffix_of, walk
 def open_sides(
     given: dict[str, Any], image_size: int | None, max_bad: float, notes: list[str]
 ) -> dict[str, Source]:
-    """Every side as a source of one size and one colour mode; what differed, what was left out and what was ignored is said in `notes`.
+    """Every side as a source of one size and one colour mode; what differed, what was left out and what was
+    ignored is said in `notes`.
 
-    A side is a folder (also a snapshot in the hub's cache), a parquet file, folder or pattern, a .npy or .npz file, uint8 images
-    [n, H, W, C] or [n, H, W] (NumPy or torch), a datasets.Dataset, or a list of PIL images, arrays, encoded images or paths.
-    Raises DataError: nothing there, or more unreadable images than a share of `max_bad`.
+    A side is a folder (also a snapshot in the hub's cache), a parquet file, folder or pattern, a .npy or .npz
+    file, uint8 images [n, H, W, C] or [n, H, W] (NumPy or torch), a datasets.Dataset, or a list of PIL
+    images, arrays, encoded images or paths. Raises DataError: nothing there, or more unreadable images than a
+    share of `max_bad`.
     """
     data = Data(bad_images="skip")
     listings = {side: _usable(_listing(what, side, notes), side, notes) for side, what in given.items()}
@@ -97,7 +101,7 @@ def _usable(listing: Listing, side: str, notes: list[str]) -> Listing:
     return listing
 
 
-# ------------------------------------------------------------------------------------------------ what is given
+# -------------------------------------------------------------------------------------------- what is given
 def _listing(what: Any, side: str, notes: list[str]) -> Listing:
     if isinstance(what, (str, Path)):
         return _of_path(existing(Path(what), side), side, notes)
@@ -130,15 +134,18 @@ def _list(images: Sequence[Any], side: str) -> list[Any]:
         if isinstance(image, np.ndarray):
             if not are_images(image.dtype, (1, *image.shape)) or 0 in image.shape:
                 raise DataError(
-                    f"{side}: image {i} must be uint8 [H, W], [H, W, 1] or [H, W, 3], not {image.dtype} {list(image.shape)}"
+                    f"{side}: image {i} must be uint8 [H, W], [H, W, 1] or [H, W, 3], not {image.dtype} "
+                    f"{list(image.shape)}"
                 )
         elif not isinstance(image, (Image.Image, Path, bytes)):
             raise DataError(
-                f"{side}: a list must hold PIL images, uint8 arrays, encoded images or paths, not {type(image).__name__}; or give a folder"
+                f"{side}: a list must hold PIL images, uint8 arrays, encoded images or paths, not "
+                f"{type(image).__name__}; or give a folder"
             )
         elif isinstance(image, Path) and not image.is_file():
             raise DataError(
-                f"{side}: {image} is no file (looked from {Path.cwd()}); a list must hold PIL images, uint8 arrays, encoded images or paths"
+                f"{side}: {image} is no file (looked from {Path.cwd()}); a list must hold PIL images, uint8 "
+                "arrays, encoded images or paths"
             )
     return out
 

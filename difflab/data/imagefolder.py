@@ -1,4 +1,7 @@
-"""Images in a folder: class folders, a metadata file, text files beside them, or a flat heap. Nothing outside the folder is ever read."""
+"""Images in a folder: class folders, a metadata file, text files beside them, or a flat heap.
+
+Nothing outside the folder is ever read.
+"""
 
 from __future__ import annotations
 
@@ -40,17 +43,23 @@ class Files:
 
 
 def open_folder(data: Data, argument: str) -> Source:
-    """imagefolder:PATH. Class folders (the class is the first level), a metadata file (file_name, text, label), or no labels.
+    """imagefolder:PATH.
 
-    Images are cropped to their central square and resized to data.image_size, which may be left out when all are squares of
-    one size. Raises DataError: nothing there, an empty class folder, a link or file_name that leads out of the folder, a bad
-    line of metadata, unreadable images (data.bad_images=skip leaves those out).
+    Class folders (the class is the first level), a metadata file (file_name, text, label), or no labels.
+
+    Images are cropped to their central square and resized to data.image_size, which may be left out when all
+    are squares of one size. Raises DataError: nothing there, an empty class folder, a link or file_name that
+    leads out of the folder, a bad line of metadata, unreadable images (data.bad_images=skip leaves those
+    out).
     """
     return source_of(list_folder(data, argument), data)
 
 
 def list_folder(data: Data, argument: str | Path) -> Listing:
-    """The images of a folder with their labels and captions, none of them opened yet. Raises DataError as `open_folder`."""
+    """The images of a folder with their labels and captions, none of them opened yet.
+
+    Raises DataError as `open_folder`.
+    """
     root = inside_folder(argument, data.source)
     files = walk(root)
     metadata = metadata_of(root, files)
@@ -97,11 +106,13 @@ def list_folder(data: Data, argument: str | Path) -> Listing:
     )
 
 
-# ------------------------------------------------------------------------------------------ labels from folder names
+# --------------------------------------------------------------------------------- labels from folder names
 def _from_folders(
     root: Path, images: list[str], data: Data, account: Account
 ) -> tuple[list[Any] | None, list[str] | None]:
-    """(labels, prompts): the names of class folders; of folders 10_NAME the class and the caption is NAME, as where such sets are made."""
+    """(labels, prompts): the names of class folders; of folders 10_NAME the class and the caption is NAME, as
+    where such sets are made.
+    """
     no_label_choice(data)
     if not images:
         raise DataError(f"{root} holds no image; images end in {', '.join(sorted(suffixes()))}")
@@ -111,7 +122,8 @@ def _from_folders(
         return None, None
     if flat:
         raise DataError(
-            f"{root} holds images beside class folders, for example {flat[0]}; move them into a class folder or away"
+            f"{root} holds images beside class folders, for example {flat[0]}; move them into a class folder "
+            "or away"
         )
     folders = sorted(
         entry.name
@@ -120,7 +132,8 @@ def _from_folders(
     )
     if all(SPLIT_FOLDER.fullmatch(name) for name in folders):
         raise DataError(
-            f"{root}: {', '.join(folders)} look like splits, not classes; give one of them, for example {root / folders[0]}"
+            f"{root}: {', '.join(folders)} look like splits, not classes; give one of them, for example "
+            f"{root / folders[0]}"
         )
     labels = [key.partition("/")[0] for key in images]
     empty = sorted(set(folders) - set(labels))
@@ -131,16 +144,21 @@ def _from_folders(
     if len(names) < len(folders):
         return labels, None
     account.notes.append(
-        f"folders are called REPEATS_NAME, such as {folders[0]}: {len(folders)} folders are {len(set(names.values()))} classes "
-        "by NAME, which is the caption too where there is no other; every image counts once, repeats are not applied"
+        f"folders are called REPEATS_NAME, such as {folders[0]}: {len(folders)} folders are "
+        f"{len(set(names.values()))} classes "
+        "by NAME, which is the caption too where there is no other; every image counts once, repeats are not "
+        "applied"
     )
     labels = [names[label] for label in labels]
     return labels, labels
 
 
-# ----------------------------------------------------------------------------------------------- the listed images
+# ---------------------------------------------------------------------------------------- the listed images
 def _checked(table: Table, root: Path) -> Table:
-    """The table itself. Raises DataError for a file_name that leads out of the folder, is no file, or is listed twice."""
+    """The table itself.
+
+    Raises DataError for a file_name that leads out of the folder, is no file, or is listed twice.
+    """
     seen: dict[str, int] = {}
     for i, row in enumerate(table.rows):
         key = _contained(row["file_name"], root, table.where(i))

@@ -34,8 +34,9 @@ class Items(Protocol):
 class Listing:
     """What is known of N images before any is opened.
 
-    name: of the source. where: names the set in errors. labels, prompts: one of each image, None = the set has none.
-    columns: the names that captions could have been read from. account: ignored files, unlisted images and notes so far.
+    name: of the source. where: names the set in errors. labels, prompts: one of each image, None = the set
+    has none. columns: the names that captions could have been read from. account: ignored files, unlisted
+    images and notes so far.
     """
 
     name: str
@@ -53,7 +54,8 @@ class Listing:
 class Survey:
     """What a first look at all images of a set found.
 
-    kept: positions of the usable images. sizes: (width, height) -> images of that size; first: -> the key of the first one.
+    kept: positions of the usable images. sizes: (width, height) -> images of that size; first: -> the key of
+    the first one.
     """
 
     kept: list[int]
@@ -66,8 +68,9 @@ class Survey:
 def survey(listing: Listing, data: Data) -> Survey:
     """Look at the header of every image, and fill the account.
 
-    Under data.bad_images=skip every image is decoded fully once, so that what is counted now can be read later; otherwise
-    a damaged body raises when it is read. Raises DataError: the first bad image, or none left.
+    Under data.bad_images=skip every image is decoded fully once, so that what is counted now can be read
+    later; otherwise a damaged body raises when it is read. Raises DataError: the first bad image, or none
+    left.
     """
     account, skip = listing.account, data.bad_images == "skip"
     out = Survey([], Counter(), {}, True, set())
@@ -101,7 +104,8 @@ def survey(listing: Listing, data: Data) -> Survey:
         bad = account.entries.get("skipped")
         found = f" ({bad.count} were unusable, the first: {bad.first[0][1]})" if bad else ""
         raise DataError(
-            f"{listing.where} holds no image that can be read{found}; images end in {', '.join(sorted(suffixes()))}"
+            f"{listing.where} holds no image that can be read{found}; images end in "
+            f"{', '.join(sorted(suffixes()))}"
         )
     account.read += len(out.kept)
     account.lost_area = lost_area / max(1, account.count("cropped"))
@@ -132,7 +136,10 @@ class Reader:
 
 
 def source_of(listing: Listing, data: Data) -> Source:
-    """The set as data.image_size and data.color want it. Raises DataError: bad images, no common size, unusable labels."""
+    """The set as data.image_size and data.color want it.
+
+    Raises DataError: bad images, no common size, unusable labels.
+    """
     if listing.labels is not None:
         refuse_row_numbers(listing.labels, listing.where)
     found = survey(listing, data)
@@ -168,25 +175,31 @@ def _common_side(found: Survey, where: str) -> int:
     if others:
         other, other_key = others[0]
         raise DataError(
-            f"{where}: images differ in size ({key} is {first[0]} x {first[1]}, {other_key} is {other[0]} x {other[1]}); "
+            f"{where}: images differ in size ({key} is {first[0]} x {first[1]}, {other_key} is {other[0]} x "
+            f"{other[1]}); "
             "say which size to use, for example data.image_size=64"
         )
     if first[0] != first[1]:
         raise DataError(
-            f"{where}: images are {first[0]} x {first[1]}, not square; say which size to crop and resize to, for example data.image_size=64"
+            f"{where}: images are {first[0]} x {first[1]}, not square; say which size to crop and resize to, "
+            "for example data.image_size=64"
         )
     if not 4 <= first[0] <= 4096:
         raise DataError(
-            f"{where}: images are {first[0]} x {first[1]}; say which size to use (4 to 4096), for example data.image_size=64"
+            f"{where}: images are {first[0]} x {first[1]}; say which size to use (4 to 4096), for example "
+            "data.image_size=64"
         )
     return first[0]
 
 
-# ------------------------------------------------------------------------------------------------- columns of a table
+# --------------------------------------------------------------------------------------- columns of a table
 def chosen(
     wanted: str | None, usual: Sequence[str], columns: Sequence[str], field: str, where: str
 ) -> str | None:
-    """The column that config field `field` asks for; null = the first of `usual` that is there. Raises DataError that lists the columns."""
+    """The column that config field `field` asks for; null = the first of `usual` that is there.
+
+    Raises DataError that lists the columns.
+    """
     if wanted is None:
         return next((name for name in usual if name in columns), None)
     if wanted not in columns:
@@ -202,11 +215,15 @@ def label_column(data: Data, columns: Sequence[str], where: str) -> str | None:
 
 
 def captions(values: list[Any], column: str, place: Callable[[int], str]) -> list[str]:
-    """A column of captions. Raises DataError that names the `place` of one that is missing, no text, or half a surrogate pair."""
+    """A column of captions.
+
+    Raises DataError that names the `place` of one that is missing, no text, or half a surrogate pair.
+    """
     for i, value in enumerate(complete(values, column, place)):
         if not isinstance(value, str):
             raise DataError(
-                f"{place(i)}: '{column}' must be a string, not {type(value).__name__}; name another column with data.caption_column"
+                f"{place(i)}: '{column}' must be a string, not {type(value).__name__}; name another column "
+                "with data.caption_column"
             )
         sound(value, place(i))
     return values
@@ -231,12 +248,15 @@ def refuse_row_numbers(labels: Sequence[Any], where: str) -> None:
     ):
         shown = ", ".join(str(label)[:20] for label in labels[:3])
         raise DataError(
-            f"{where}: each of {len(labels)} images has a label of its own ({shown}, ...), so it is no class; {IGNORE_LABELS}"
+            f"{where}: each of {len(labels)} images has a label of its own ({shown}, ...), so it is no "
+            f"class; {IGNORE_LABELS}"
         )
 
 
 def named(labels: list[Any], names: list[str]) -> list[Any]:
-    """Class names in place of whole numbers; what is out of range (`datasets` writes -1 for 'none') becomes None."""
+    """Class names in place of whole numbers; what is out of range (`datasets` writes -1 for 'none') becomes
+    None.
+    """
     return [names[label] if isinstance(label, int) and 0 <= label < len(names) else None for label in labels]
 
 

@@ -37,9 +37,11 @@ CACHE_BYTES = 256 * 2**20  # of encoded images that a reader keeps
 
 
 class RowGroups:
-    """Row -> encoded bytes of its image, decoded one row group at a time; the last ones are kept up to CACHE_BYTES.
+    """Row -> encoded bytes of its image, decoded one row group at a time; the last ones are kept up to
+    CACHE_BYTES.
 
-    Reading in ascending order decodes every row group once, whatever the size of the set. Raises DataError for a damaged one.
+    Reading in ascending order decodes every row group once, whatever the size of the set. Raises DataError
+    for a damaged one.
     """
 
     def __init__(self, files: list[Path], counts: list[list[int]], column: str) -> None:
@@ -78,7 +80,8 @@ class RowGroups:
             ).to_pylist()
         if len(encoded) != self.counts[file][inside]:
             raise DataError(
-                f"{self.files[file]} is damaged: row group {inside} has {len(encoded)} rows of {self.counts[file][inside]}"
+                f"{self.files[file]} is damaged: row group {inside} has {len(encoded)} rows of "
+                f"{self.counts[file][inside]}"
             )
         return encoded
 
@@ -88,17 +91,22 @@ def _size(group: list[bytes | None] | DataError) -> int:
 
 
 def open_parquet(data: Data, argument: str) -> Source:
-    """parquet:PATH, a file, a folder, or a pattern such as data/train-*.parquet, with a column of images (struct with bytes, or bytes).
+    """parquet:PATH, a file, a folder, or a pattern such as data/train-*.parquet, with a column of images
+    (struct with bytes, or bytes).
 
-    The images are in the column `image`, or in the only one that is made as `datasets` makes them. Optional columns: `label` (or the
-    one named by data.label; whole numbers or strings), and for captions `text`, `prompt`, `caption` or the one named by
-    data.caption_column. Raises DataError: nothing there, several splits, a damaged file, a missing column, unreadable images.
+    The images are in the column `image`, or in the only one that is made as `datasets` makes them. Optional
+    columns: `label` (or the one named by data.label; whole numbers or strings), and for captions `text`,
+    `prompt`, `caption` or the one named by data.caption_column. Raises DataError: nothing there, several
+    splits, a damaged file, a missing column, unreadable images.
     """
     return source_of(list_parquet(data, argument), data)
 
 
 def list_parquet(data: Data, argument: str | Path) -> Listing:
-    """The rows of parquet files with their labels and captions, no image opened yet. Raises DataError as `open_parquet`."""
+    """The rows of parquet files with their labels and captions, no image opened yet.
+
+    Raises DataError as `open_parquet`.
+    """
     path = Path(argument).expanduser()
     account = Account()
     base, files = _files(path, data.source, account)
@@ -110,7 +118,8 @@ def list_parquet(data: Data, argument: str | Path) -> Listing:
     for file in files:
         if _columns(file, data) != columns:
             raise DataError(
-                f"{file} has other label or text columns than {files[0]}; make them alike, or open each on its own"
+                f"{file} has other label or text columns than {files[0]}; make them alike, or open each on "
+                "its own"
             )
         with opened_parquet(file) as handle:
             groups = [handle.metadata.row_group(i).num_rows for i in range(handle.metadata.num_row_groups)]
@@ -144,7 +153,7 @@ def list_parquet(data: Data, argument: str | Path) -> Listing:
     )
 
 
-# --------------------------------------------------------------------------------------------------- what is there
+# -------------------------------------------------------------------------------------------- what is there
 @dataclass(frozen=True)
 class _Columns:
     image: str
@@ -163,7 +172,8 @@ def _files(path: Path, source: str, account: Account) -> tuple[Path, list[Path]]
         return path.parent, matches(path)
     if not path.exists():
         raise DataError(
-            f"data.source={source}: {path} does not exist (looked from {Path.cwd()}); give a parquet file or a folder of them"
+            f"data.source={source}: {path} does not exist (looked from {Path.cwd()}); give a parquet file or "
+            "a folder of them"
         )
     base = inside_folder(path, source)
     inside = walk(base)
@@ -177,13 +187,17 @@ def _files(path: Path, source: str, account: Account) -> tuple[Path, list[Path]]
 
 @contextmanager
 def opened_parquet(file: Path) -> Iterator[pq.ParquetFile]:
-    """The file, its page checksums verified. Whatever goes wrong while it is open is a DataError that names it."""
+    """The file, its page checksums verified.
+
+    Whatever goes wrong while it is open is a DataError that names it.
+    """
     try:
         with pq.ParquetFile(file, page_checksum_verification=True) as handle:
             yield handle
     except DataError:
         raise
-    except Exception as error:  # of a damaged file: ArrowException, OSError, UnicodeDecodeError, OverflowError, MemoryError, ...
+    # of a damaged file: ArrowException, OSError, UnicodeDecodeError, OverflowError, MemoryError, ...
+    except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(
             f"{file} is no readable parquet file ({reason}); write or download it again"
@@ -191,7 +205,10 @@ def opened_parquet(file: Path) -> Iterator[pq.ParquetFile]:
 
 
 def _columns(file: Path, data: Data) -> _Columns:
-    """The columns that matter. Raises DataError when the images are missing or of another type, or a field of the config names none."""
+    """The columns that matter.
+
+    Raises DataError when the images are missing or of another type, or a field of the config names none.
+    """
     with opened_parquet(file) as handle:
         schema = handle.schema_arrow
         own, kinds = (
@@ -206,14 +223,16 @@ def _columns(file: Path, data: Data) -> _Columns:
     image = "image" if "image" in kinds or len(made) != 1 else made[0]
     if image not in kinds:
         raise DataError(
-            f"{file} has no column 'image' (it has: {', '.join(kinds)}); rename the column with the images to 'image'"
+            f"{file} has no column 'image' (it has: {', '.join(kinds)}); rename the column with the images "
+            "to 'image'"
         )
     kind = kinds[image]
     if pa.types.is_struct(kind):
         kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else kind
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         raise DataError(
-            f"{file}: column '{image}' is of type {kind}; it must hold encoded image bytes, or a struct with a field 'bytes'"
+            f"{file}: column '{image}' is of type {kind}; it must hold encoded image bytes, or a struct with "
+            "a field 'bytes'"
         )
     label = label_column(data, list(kinds), str(file))
     text = chosen(data.caption_column, CAPTIONS, list(kinds), "data.caption_column", str(file))

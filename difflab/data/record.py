@@ -1,7 +1,8 @@
-"""What a run remembers of the set that it was made from: names, sizes in bytes, captions and labels, without a look into any image.
+"""What a run remembers of the set that it was made from: names, sizes in bytes, captions and labels, without
+a look into any image.
 
-The same command on changed data is noticed by it. Built-in sets and sets of the hub have none. What it cannot see is an image
-replaced by another of exactly as many bytes.
+The same command on changed data is noticed by it. Built-in sets and sets of the hub have none. What it cannot
+see is an image replaced by another of exactly as many bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ LISTS = {"imagefolder": list_folder, "parquet": list_parquet}
 
 
 def record(data: Data) -> Record | None:
-    """What lies at `data.source` now; None where nothing does, and for sets that are no files of the user. Raises DataError where it is unsound."""
+    """What lies at `data.source` now; None where nothing does, and for sets that are no files of the user.
+
+    Raises DataError where it is unsound.
+    """
     kind, _, argument = data.source.partition(":")
     if kind not in LISTS or not argument:
         return None

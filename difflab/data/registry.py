@@ -17,9 +17,11 @@ WITH_ARGUMENT = {"imagefolder": "imagefolder:PATH", "parquet": "parquet:PATH", "
 
 
 def open_source(data: Data, seed: int) -> Source:
-    """Open `data.source`, then apply data.tail and data.limit, both drawn with data.split_seed, or with `seed` where that is null.
+    """Open `data.source`, then apply data.tail and data.limit, both drawn with data.split_seed, or with
+    `seed` where that is null.
 
-    Raises DataError: unknown source, missing files or packages, unusable images, options that do not fit the source.
+    Raises DataError: unknown source, missing files or packages, unusable images, options that do not fit the
+    source.
     """
     kind, colon, argument = data.source.partition(":")
     seed = data.drawn_with(seed)
@@ -27,7 +29,8 @@ def open_source(data: Data, seed: int) -> Source:
         raise DataError(f"data.styles is for data.source=emoji only; remove it for data.source={data.source}")
     if data.caption_column is not None and kind in PLAIN:
         raise DataError(
-            f"data.caption_column is for images of your own; remove it for data.source={data.source}, or make captions with data.caption"
+            f"data.caption_column is for images of your own; remove it for data.source={data.source}, or "
+            "make captions with data.caption"
         )
     source = _open(kind, argument if colon else None, data)
     if data.label == NO_LABELS:
@@ -69,7 +72,10 @@ def _open(kind: str, argument: str | None, data: Data) -> Source:
 
 
 def _captions(source: Source, text: str) -> list[str]:
-    """One caption per image from a text with {class}, {prompt} or the name of an attribute. Raises DataError for what an image has not."""
+    """One caption per image from a text with {class}, {prompt} or the name of an attribute.
+
+    Raises DataError for what an image has not.
+    """
     known = dict(source.attributes)
     if source.labels is not None and source.classes is not None:
         known["class"] = [source.classes[label] for label in source.labels.tolist()]

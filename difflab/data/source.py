@@ -19,12 +19,13 @@ IGNORE_LABELS = f"name another column with data.label=COLUMN, or ignore labels w
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """N real images of one size, read one at a time, with what is known about each.
+    """N real images of one size, read one at a time, with their labels, captions and keys.
 
-    size: side in pixels. channels: 1 or 3. labels: int64 [N], positions in `classes`. prompts: one caption per image.
-    groups: int64 [N]; images of one group never fall on both sides of the split. attributes: N strings per name.
-    keys: a stable id per image. account: what became of every image that came in. columns: where captions could come from.
-    read: index -> uint8 [size, size, channels]; decodes only that image, raises DataError naming a damaged one.
+    size: side in pixels. channels: 1 or 3. labels: int64 [N], positions in `classes`. prompts: one caption
+    per image. groups: int64 [N]; images of one group never fall on both sides of the split. attributes: N
+    strings per name. keys: a stable id per image. account: how many images were read, skipped or changed.
+    columns: names of the columns that captions can be read from. read: index -> uint8 [size, size, channels];
+    decodes only that image. Raises DataError that names a damaged image.
     """
 
     name: str
@@ -64,21 +65,27 @@ def no_label_choice(data: Data) -> None:
     """Raise DataError when data.label is set for a source that has only one kind of label."""
     if data.label not in (None, NO_LABELS):
         raise DataError(
-            f"data.label={data.label}: data.source={data.source} has only one kind of label; remove data.label, or set it to {NO_LABELS}"
+            f"data.label={data.label}: data.source={data.source} has only one kind of label; remove "
+            f"data.label, or set it to {NO_LABELS}"
         )
 
 
 def encode_labels(values: Sequence[Any], where: str) -> tuple[np.ndarray, list[str]]:
-    """(int64 [N], classes) from whole numbers or strings, classes in ascending order. Raises DataError: a missing label, mixed types."""
+    """(int64 [N], classes) from whole numbers or strings, classes in ascending order.
+
+    Raises DataError: a missing label, mixed types.
+    """
     missing = [i for i, value in enumerate(values) if value is None]
     if missing:
         raise DataError(
-            f"{where}: {len(missing)} of {len(values)} images have no label, the first is image {missing[0]}; label all of them, or {IGNORE_LABELS}"
+            f"{where}: {len(missing)} of {len(values)} images have no label, the first is image "
+            f"{missing[0]}; label all of them, or {IGNORE_LABELS}"
         )
     types = {type(value) for value in values}
     if types - {int, str} or len(types) > 1:
         raise DataError(
-            f"{where}: labels must all be whole numbers or all be strings, not {', '.join(sorted(t.__name__ for t in types))}; {IGNORE_LABELS}"
+            f"{where}: labels must all be whole numbers or all be strings, not "
+            f"{', '.join(sorted(t.__name__ for t in types))}; {IGNORE_LABELS}"
         )
     present = sorted(set(values))
     position = {value: i for i, value in enumerate(present)}
@@ -88,13 +95,17 @@ def encode_labels(values: Sequence[Any], where: str) -> tuple[np.ndarray, list[s
 def labels_of_kept(
     values: Sequence[Any] | None, kept: list[int], where: str
 ) -> tuple[np.ndarray | None, list[str] | None]:
-    """encode_labels for the usable images of a set; (None, None) without labels. Raises DataError naming a class that lost all its images."""
+    """encode_labels for the usable images of a set; (None, None) without labels.
+
+    Raises DataError naming a class that lost all its images.
+    """
     if values is None:
         return None, None
     labels, classes = encode_labels(values, where)
     left = np.bincount(labels[kept], minlength=len(classes))
     if left.min() == 0:
         raise DataError(
-            f"{where}: no image of class '{classes[int(np.argmin(left))]}' can be read; repair them or remove the class"
+            f"{where}: no image of class '{classes[int(np.argmin(left))]}' can be read; repair them or "
+            "remove the class"
         )
     return labels[kept], classes

@@ -1,4 +1,4 @@
-"""The one split of a run: what may train, and what is held out for measuring. A pure function of its inputs."""
+"""Split a source into training images and held-out images. A pure function of its inputs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from difflab.data.subset import apportion
 
 
 def split(source: Source, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(train, held-out) positions, int64 [n], each in a random order of its own; together every image once.
+    """Positions of the training images and of the held-out images: two int64 [n], each in random order. Every
+    image is in one of them.
 
-    held_out: share in (0, 1). Classes keep their shares on both sides, and every class of two or more images occurs on
-    both, unless its images all belong to one group: groups stay whole. Raises DataError: a class of one image, or a side
-    of fewer than two images.
+    held_out: share in (0, 1). Classes keep their shares on both sides, and every class of two or more images
+    occurs on both, unless its images all belong to one group: groups stay whole. Raises DataError: a class of
+    one image, or a side of fewer than two images.
     """
     n = len(source)
     if n < 4:
@@ -30,7 +31,8 @@ def split(source: Source, held_out: float, seed: int) -> tuple[np.ndarray, np.nd
         if counts.min() < 2:
             name = source.classes[int(np.argmin(counts))]
             raise DataError(
-                f"{source.name}: class '{name}' has {counts.min()} image(s), but needs 2, one for each side of the split; add images or remove the class"
+                f"{source.name}: class '{name}' has {counts.min()} image(s), but needs 2, one for each side "
+                "of the split; add images or remove the class"
             )
     total = int(np.clip(round(held_out * n), 1, n - 1))
     side = (
@@ -41,7 +43,8 @@ def split(source: Source, held_out: float, seed: int) -> tuple[np.ndarray, np.nd
     for name, members in (("training", ~side), ("held-out", side)):
         if members.sum() < 2:
             raise DataError(
-                f"{source.name}: data.held_out={held_out} leaves {members.sum()} of {n} images to the {name} side"
+                f"{source.name}: data.held_out={held_out} leaves {members.sum()} of {n} images to the {name} "
+                "side"
                 + (
                     ""
                     if source.groups is None
@@ -56,11 +59,15 @@ def split(source: Source, held_out: float, seed: int) -> tuple[np.ndarray, np.nd
 
 
 def _targets(counts: np.ndarray, total: int) -> np.ndarray:
-    """Images of each class to hold out, int64 [C]: at least one, and at least one left, wherever a class has two."""
+    """Number of images to hold out per class, int64 [C].
+
+    A class of two or more images keeps at least one on each side.
+    """
     least = (counts >= 2).astype(np.int64)
     most = counts - least
     total = int(np.clip(total, least.sum(), most.sum()))
-    # apportion knows a lower bound only: give each class its least first, then share what is left under the upper bound.
+    # apportion knows a lower bound only: give each class its least first, then share what is left under the
+    # upper bound.
     return (
         least + apportion(most - least, total - int(least.sum()), np.zeros_like(counts))
         if (most > least).any()
@@ -69,7 +76,7 @@ def _targets(counts: np.ndarray, total: int) -> np.ndarray:
 
 
 def _by_image(labels: np.ndarray, total: int, seed: int) -> np.ndarray:
-    """bool [N], True = held out: the first images of a shuffled class."""
+    """bool [N], True = held out: the first images of each shuffled class."""
     side = np.zeros(len(labels), dtype=bool)
     for label, target in enumerate(_targets(np.bincount(labels), total).tolist()):
         members = np.flatnonzero(labels == label)
@@ -80,9 +87,9 @@ def _by_image(labels: np.ndarray, total: int, seed: int) -> np.ndarray:
 def _by_group(labels: np.ndarray, groups: np.ndarray, total: int, seed: int) -> np.ndarray:
     """bool [N], True = held out, whole groups at a time.
 
-    Groups come in random order, those with the rarest class first; one is held out when that brings the counts of its
-    classes closer to their targets. Classes that are one group can only fall on one side: they are shared out together,
-    as if they were one class.
+    Groups come in random order, those with the rarest class first; one is held out when that brings the
+    counts of its classes closer to their targets. Classes that are one group can only fall on one side: they
+    are shared out together, as if they were one class.
     """
     groups = np.unique(groups, return_inverse=True)[1]
     spread = np.bincount(
@@ -114,17 +121,22 @@ def _by_group(labels: np.ndarray, groups: np.ndarray, total: int, seed: int) -> 
 
 
 def _mend(content: list[dict[int, int]], out: np.ndarray, order: list[int], classes: int) -> None:
-    """Give every class of two or more groups a group on both sides, in place: move one that no other class misses there."""
+    """Move groups, in place, until every class of two or more groups has one on each side.
+
+    Only groups that no other class needs on their side are moved.
+    """
     members: list[list[int]] = [[] for _ in range(classes)]
     for group in order:
         for label in content[group]:
             members[label].append(group)
-    for own in members:
-        if len(own) < 2 or len({bool(out[group]) for group in own}) == 2:
+    for groups_of_class in members:
+        if len(groups_of_class) < 2 or len({bool(out[group]) for group in groups_of_class}) == 2:
             continue
-        where = out[own[0]]
+        where = out[groups_of_class[0]]
         spare = [
-            g for g in own if all(sum(out[other] == where for other in members[c]) >= 2 for c in content[g])
+            g
+            for g in groups_of_class
+            if all(sum(out[other] == where for other in members[c]) >= 2 for c in content[g])
         ]
         if spare:
             mover = min(spare, key=lambda g: sum(content[g].values()))

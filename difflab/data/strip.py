@@ -1,4 +1,6 @@
-"""An image file without its metadata: what is left to read when texts, profiles or comments cannot be parsed."""
+"""Remove the metadata of an image file, so that pixels can be read although texts, profiles or comments are
+damaged.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 PNG, JPEG, RIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"RIFF"
-# of TIFF: what says where the pixels are and what they mean; every other tag is metadata
+# TIFF tags that describe the pixels; every other tag is metadata
 TIFF_TAGS = frozenset(
     (
         *range(254, 260),
@@ -37,9 +39,11 @@ TIFF_TAGS |= {*range(512, 522), *range(529, 533)}  # JPEG in TIFF
 
 
 def without_metadata(file: Path | bytes) -> bytes | None:
-    """The same pixels without metadata, EXIF kept for its orientation; None for other formats and for files that are no images.
+    """The file without metadata except EXIF, which holds the orientation. None for other formats and other
+    files.
 
-    Only whole parts of the file are dropped, no pixel data is touched: what is damaged there stays so. Later frames go too.
+    Only whole chunks or segments are dropped. Pixel data is not changed, so damaged pixels stay damaged.
+    Later frames are dropped.
     """
     handle: BinaryIO = io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb")  # noqa: SIM115
     with handle:
@@ -71,7 +75,10 @@ def png_chunks(handle: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 def _png(handle: BinaryIO) -> bytes:
     parts = [PNG]
     for kind, start, length in png_chunks(handle):
-        if kind[0] & 32 and kind not in (b"tRNS", b"eXIf"):  # a small first letter: not needed for the pixels
+        if kind[0] & 32 and kind not in (
+            b"tRNS",
+            b"eXIf",
+        ):  # a lower-case first letter marks a chunk that the pixels do not need
             continue
         handle.seek(start)
         data, check = handle.read(length), handle.read(4)
@@ -97,7 +104,10 @@ def _jpeg(data: bytes) -> bytes:
 
 
 def _is_metadata_of_jpeg(marker: int, content: bytes) -> bool:
-    """APP0 and APP14 say which colours are meant, where they are as long as libjpeg wants them; COM and the other APPs are metadata."""
+    """APP0 and APP14 define the colour space where they have the length that libjpeg expects.
+
+    COM and all other APP segments are metadata.
+    """
     if marker == 0xE0:
         return len(content) < 14
     if marker == 0xEE:
@@ -113,7 +123,9 @@ def _webp(data: bytes) -> bytes:
         kind, length = struct.unpack("<4sI", data[at : at + 8])
         chunk = data[at : at + 8 + length + length % 2]
         if kind == b"VP8X" and length >= 10:
-            chunk = chunk[:8] + bytes([chunk[8] & ~0x24]) + chunk[9:]  # neither profile nor XMP follow
+            chunk = (
+                chunk[:8] + bytes([chunk[8] & ~0x24]) + chunk[9:]
+            )  # clear the flags of ICC profile and XMP, which are dropped
             parts.append(chunk)
         elif kind in (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF") or (
             kind == b"EXIF" and at + 8 + length <= len(data)
@@ -125,7 +137,7 @@ def _webp(data: bytes) -> bytes:
 
 
 def _tiff(data: bytes, order: str) -> bytes | None:
-    """The first directory again, at the end of the file, with the tags of the pixels alone."""
+    """A copy of the first directory with the tags of TIFF_TAGS only, appended to the file."""
     start = struct.unpack(f"{order}I", data[4:8])[0] if len(data) >= 8 else len(data)
     if len(data) < start + 2:
         return None

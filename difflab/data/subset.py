@@ -22,7 +22,10 @@ class _SubsetReader:
 
 
 def subset(source: Source, kept: np.ndarray) -> Source:
-    """The images at positions `kept`, int64 [M]. Every class must survive; `zipf` and `limited` see to that."""
+    """The images at positions `kept`, int64 [M].
+
+    Every class must survive; `zipf` and `limited` see to that.
+    """
     return replace(
         source,
         labels=None if source.labels is None else source.labels[kept],
@@ -35,10 +38,13 @@ def subset(source: Source, kept: np.ndarray) -> Source:
 
 
 def zipf(source: Source, exponent: float, seed: int) -> np.ndarray:
-    """Positions kept when the class of rank r keeps round(n_max r^-exponent) images, at least 2 and at most its own."""
+    """Positions kept when the class of rank r keeps round(n_max r^-exponent) images, at least 2 and at most
+    its own.
+    """
     if source.labels is None or source.classes is None:
         raise DataError(
-            f"data.tail.kind=zipf needs classes, and data.source={source.name} has no labels; use data.tail.kind=none"
+            f"data.tail.kind=zipf needs classes, and data.source={source.name} has no labels; use "
+            "data.tail.kind=none"
         )
     counts = np.bincount(source.labels, minlength=len(source.classes))
     ranked = np.argsort(-counts, kind="stable")  # by frequency, then by index
@@ -56,13 +62,16 @@ def limited(source: Source, limit: int, seed: int) -> np.ndarray:
     least = np.minimum(counts, 2)
     if least.sum() > limit:
         raise DataError(
-            f"data.limit={limit} leaves fewer than 2 images to some of {len(counts)} classes; use at least data.limit={least.sum()}"
+            f"data.limit={limit} leaves fewer than 2 images to some of {len(counts)} classes; use at least "
+            f"data.limit={least.sum()}"
         )
     return _draw(source.labels, apportion(counts, limit, least), "limit", seed)
 
 
 def apportion(counts: np.ndarray, total: int, least: np.ndarray) -> np.ndarray:
-    """int64 [C] summing to `total`, in proportion to `counts` by largest remainder, between `least` and `counts`."""
+    """int64 [C] summing to `total`, in proportion to `counts` by largest remainder, between `least` and
+    `counts`.
+    """
     exact = counts * (total / counts.sum())
     sizes = np.maximum(np.floor(exact).astype(np.int64), least)
     while sizes.sum() != total:  # at most C steps in either direction

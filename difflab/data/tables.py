@@ -1,4 +1,4 @@
-"""Captions and labels beside the images: metadata.jsonl, .csv or .parquet, and text files NAME.txt."""
+"""Read captions and labels from metadata.jsonl, .csv or .parquet, and from text files beside the images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXAMPLE = '{"file_name": "a.png", "text": "a cat"}'
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a metadata file, and where each stands in it."""
+    """The rows of a metadata file, and the line or row number of each."""
 
     path: Path
     rows: list[dict[str, Any]]
@@ -34,17 +34,20 @@ class Table:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names that have a value in some row."""
+        """Names of the columns that have a value in at least one row."""
         return tuple(
             dict.fromkeys(name for row in self.rows for name, value in row.items() if value is not None)
         )
 
     def column(self, name: str) -> list[Any]:
-        """One value per row. Raises DataError for a row that has none."""
+        """The values of one column, one per row. Raises DataError for a row without a value."""
         return complete([row.get(name) for row in self.rows], name, self.where)
 
     def labels(self, name: str) -> list[Any]:
-        """One class per row: cells of CSV are text, and whole numbers where all of them are. Raises DataError for a row that has none."""
+        """One class per row: cells of CSV are text, and whole numbers where all of them are.
+
+        Raises DataError for a row that has none.
+        """
         values = self.column(name)
         for i, value in enumerate(values):
             if isinstance(value, str):
@@ -53,13 +56,17 @@ class Table:
 
 
 def metadata_of(root: Path, files: Iterable[str]) -> str | None:
-    """The metadata file at the top of a folder. Raises DataError for several, and where one lies deeper down alone."""
+    """The metadata file at the top of a folder; None if there is none.
+
+    Raises DataError for several files, and if the only one is in a subfolder.
+    """
     everywhere = [key for key in files if PurePosixPath(key).name in NAMES]
     found = [key for key in everywhere if "/" not in key]
     deeper = [key for key in everywhere if "/" in key]
     if deeper and not found:
         raise DataError(
-            f"{root / deeper[0]} is not read: metadata lies at the top of the folder; give {root / PurePosixPath(deeper[0]).parent}, or move it up"
+            f"{root / deeper[0]} is not read: metadata lies at the top of the folder; give "
+            f"{root / PurePosixPath(deeper[0]).parent}, or move it up"
         )
     if len(found) > 1:
         raise DataError(f"{root} holds {' and '.join(found)}; keep one of them")
@@ -106,7 +113,8 @@ def _from_csv(path: Path) -> Table:
                 places.append(f"line {reader.line_num}")
     except csv.Error as error:
         raise DataError(
-            f"{path}, line {reader.line_num}: not valid CSV ({error}); put texts with commas or line ends in double quotes"
+            f"{path}, line {reader.line_num}: not valid CSV ({error}); put texts with commas or line ends in "
+            "double quotes"
         ) from error
     if not cells:
         return Table(path, [], [])
@@ -117,7 +125,8 @@ def _from_csv(path: Path) -> Table:
     uneven = next((i for i, row in enumerate(rows) if len(row) != len(header)), None)
     if uneven is not None:
         raise DataError(
-            f"{path}, {places[uneven + 1]}: {len(rows[uneven])} cells where the first line has {len(header)}; put texts with commas in double quotes"
+            f"{path}, {places[uneven + 1]}: {len(rows[uneven])} cells where the first line has "
+            f"{len(header)}; put texts with commas in double quotes"
         )
     return Table(
         path,
@@ -139,9 +148,11 @@ def _from_parquet(path: Path) -> Table:
     return Table(path, rows, [f"row {i}" for i in range(len(rows))])
 
 
-# ------------------------------------------------------------------------------------------------------- sidecars
+# ------------------------------------------------------------------------------------------------- sidecars
 def sidecars_of(files: Iterable[str], images: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Suffix -> image -> the text file beside it that has its name, for the suffixes of SIDECARS that are there."""
+    """Suffix -> image -> the text file beside it that has its name, for the suffixes of SIDECARS that are
+    there.
+    """
     texts: dict[str, dict[str, str]] = {suffix: {} for suffix in SIDECARS}
     for key in files:
         if suffix_of(key) in texts:
@@ -156,13 +167,17 @@ def sidecars_of(files: Iterable[str], images: Iterable[str]) -> dict[str, dict[s
 
 
 def read_sidecars(root: Path, sidecars: dict[str, str], images: Iterable[str], suffix: str) -> list[str]:
-    """The caption of each image: the whole text of its file, white space at the ends cut. Raises DataError for an image without one."""
+    """The caption of each image: the whole text of its file, white space at the ends cut.
+
+    Raises DataError for an image without one.
+    """
     out = []
     for image in images:
         if image not in sidecars:
             wanted = PurePosixPath(image).with_suffix(suffix)
             raise DataError(
-                f"{root / image} has no {wanted.name} beside it, which others have; write one for every image, or for none"
+                f"{root / image} has no {wanted.name} beside it, which others have; write one for every "
+                "image, or for none"
             )
         out.append(read_text(root / sidecars[image]).strip())
     return out

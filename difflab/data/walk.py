@@ -1,4 +1,4 @@
-"""What lies in a folder, and what of it may be read: links stay inside, and splits are told apart."""
+"""List the files of a folder. Links that lead out of it and folders that look like splits are refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from difflab.data.decode import FOREIGN_SUFFIXES, suffixes
 SPLITS = {"train": "train", "training": "train", "trainval": "train"}
 SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
 SPLITS |= dict.fromkeys(("test", "testing", "eval", "evaluation"), "test")
-# A class may be called "train station": of a folder of images the whole name must be a split's, as in train, val2017 or test_images.
+# A class may be called "train station": of a folder of images the whole name must be a split's, as in train,
+# val2017 or test_images.
 SPLIT_FOLDER = re.compile(
     rf"(?:images?[-_ ])?({'|'.join(SPLITS)})[-_ ]?\d*(?:[-_ ]?(?:set|split|images?|imgs?|data))?",
     re.IGNORECASE,
@@ -23,11 +24,15 @@ SPLIT_FOLDER = re.compile(
 
 
 def inside_folder(argument: str | Path, source: str) -> Path:
-    """The resolved folder; of a repository in the hub's cache its only snapshot. Raises DataError when it is not one."""
+    """The resolved path of a folder; for a repository in the hub's cache, its only snapshot.
+
+    Raises DataError if it is no folder.
+    """
     path = Path(argument).expanduser()
     if not path.is_dir():
         raise DataError(
-            f"data.source={source}: {path} {'is not a folder' if path.exists() else 'does not exist'} (looked from {Path.cwd()}); give the path of a folder"
+            f"data.source={source}: {path} {'is not a folder' if path.exists() else 'does not exist'} "
+            f"(looked from {Path.cwd()}); give the path of a folder"
         )
     path = path.resolve()
     if not ((path / "snapshots").is_dir() and (path / "blobs").is_dir()):
@@ -35,15 +40,18 @@ def inside_folder(argument: str | Path, source: str) -> Path:
     snapshots = sorted(entry for entry in (path / "snapshots").iterdir() if entry.is_dir())
     if len(snapshots) != 1:
         raise DataError(
-            f"{path} is a cache with {len(snapshots)} snapshots; give one of them, for example {path / 'snapshots' / 'REVISION'}"
+            f"{path} is a cache with {len(snapshots)} snapshots; give one of them, for example "
+            f"{path / 'snapshots' / 'REVISION'}"
         )
     return snapshots[0]
 
 
 def walk(root: Path) -> list[str]:
-    """All files below `root` as sorted relative paths with '/', without hidden ones. Raises DataError at a link that leads out.
+    """All files below `root` as sorted relative paths with '/', without hidden ones.
 
-    Links to folders are not followed, not even inside: their images would count twice.
+    Raises DataError at a link that leads out.
+
+    Links to folders are not followed: their images would be counted twice.
     """
     found, todo = [], [root]
     while todo:
@@ -64,7 +72,7 @@ def walk(root: Path) -> list[str]:
                     )
             if entry.is_dir(follow_symlinks=False):
                 todo.append(path)
-            elif entry.is_symlink() or entry.is_file():  # a pipe or device would block whoever opens it
+            elif entry.is_symlink() or entry.is_file():  # opening a pipe or a device would block
                 found.append(path.relative_to(root).as_posix())
     return sorted(found)
 
@@ -72,7 +80,7 @@ def walk(root: Path) -> list[str]:
 def check_inside(path: Path, root: Path) -> None:
     """Raise DataError when `path`, all links followed, lies outside `root`.
 
-    A snapshot in the hub's cache is made of links to ../../blobs, its own files under other names: these are inside.
+    A snapshot in the hub's cache consists of links to ../../blobs. These count as inside.
     """
     target = Path(os.path.realpath(path))
     if target.is_relative_to(root):
@@ -80,7 +88,8 @@ def check_inside(path: Path, root: Path) -> None:
     caches = [folder.parent.parent for folder in (root, *root.parents) if folder.parent.name == "snapshots"]
     if not any(target.is_relative_to(cache / "blobs") for cache in caches):
         raise DataError(
-            f"{path} is or lies behind a symbolic link that leads out of {root} (to {target}); copy the file there instead"
+            f"{path} is or lies behind a symbolic link that leads out of {root} (to {target}); copy the file "
+            "there instead"
         )
 
 
@@ -89,7 +98,10 @@ def suffix_of(key: str) -> str:
 
 
 def is_image(key: str) -> bool:
-    """Whether a file is to be read, by its suffix. Raises DataError for images in formats that are not read, and for names no text can hold."""
+    """Whether a file is an image to be read, by its suffix.
+
+    Raises DataError for formats that are not supported and for names that are not UTF-8.
+    """
     suffix = suffix_of(key)
     if suffix in FOREIGN_SUFFIXES:
         raise DataError(f"{key}: images of type {suffix} are not read; convert it to PNG, or remove it")
@@ -103,13 +115,15 @@ def is_image(key: str) -> bool:
 
 
 def ignored(files: Iterable[str], used: Iterable[str]) -> dict[str, int]:
-    """Suffix -> files that were not looked at."""
+    """The number of unused files for each suffix."""
     return dict(Counter(suffix_of(key) for key in set(files) - set(used)))
 
 
-# -------------------------------------------------------------------------------------------------------- splits
+# --------------------------------------------------------------------------------------------------- splits
 def split_folders(images: Iterable[str]) -> tuple[str, dict[str, str]] | None:
-    """The first folder in which several folders with images look like the splits of one set: (its path, split -> name), at any depth."""
+    """The first folder, at any depth, whose subfolders look like splits: (its path, split -> name of the
+    subfolder). None if there is none.
+    """
     found: dict[str, dict[str, str]] = {}
     for parent in {str(parent) for key in images for parent in PurePosixPath(key).parents if parent.name}:
         match = SPLIT_FOLDER.fullmatch(PurePosixPath(parent).name)
@@ -121,7 +135,7 @@ def split_folders(images: Iterable[str]) -> tuple[str, dict[str, str]] | None:
 
 
 def refuse_split_folders(root: Path, images: Iterable[str]) -> None:
-    """Raise DataError where folders with images look like splits: what to test on would be trained on."""
+    """Raise DataError if folders of images look like splits: a run would train on test images."""
     found = split_folders(images)
     if found is not None:
         above, names = root / found[0], sorted(found[1].values())
@@ -132,7 +146,7 @@ def refuse_split_folders(root: Path, images: Iterable[str]) -> None:
 
 
 def refuse_split_files(root: Path, keys: Iterable[str]) -> None:
-    """Raise DataError where the names of parquet files, or of their folders, say that they are splits of one set."""
+    """Raise DataError if the names of parquet files, or of their folders, name several splits."""
     found: dict[str, list[str]] = {}
     for key in keys:
         split = _split_of(key)
@@ -145,12 +159,13 @@ def refuse_split_files(root: Path, keys: Iterable[str]) -> None:
         )
         one = found.get("train") or found[min(found)]
         raise DataError(
-            f"{root} holds several splits ({named}), which would be read as one set; give one of them, for example {_pattern(root, one)}"
+            f"{root} holds several splits ({named}), which would be read as one set; give one of them, for "
+            f"example {_pattern(root, one)}"
         )
 
 
 def _split_of(key: str) -> str | None:
-    """The split that the file's name says, else the nearest folder's."""
+    """The split that the name of a file contains, or else that of the nearest folder."""
     for part in reversed(PurePosixPath(key).with_suffix("").parts):
         words = re.split(r"[\W_\d]+", part.lower())
         split = next((SPLITS[word] for word in words if word in SPLITS), None)
@@ -160,7 +175,7 @@ def _split_of(key: str) -> str | None:
 
 
 def _pattern(root: Path, keys: list[str]) -> str:
-    """What to type for some files of a folder: the file, or a pattern in one folder."""
+    """A path or a pattern that selects the files `keys` of one folder."""
     folder = PurePosixPath(keys[0]).parent
     names = sorted(PurePosixPath(key).name for key in keys if PurePosixPath(key).parent == folder)
     if len(names) == 1:

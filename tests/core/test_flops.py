@@ -1,4 +1,4 @@
-"""Model FLOPs utilisation: FLOPs counted by hand, peaks of the data sheets, and None where nothing is known."""
+"""Model FLOPs utilisation: FLOPs counted by hand, peaks of data sheets, None for unknown devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory: every library's way to say that it ran out becomes one sentence; other errors stay what they are."""
+"""Memory: out-of-memory errors of every library become one sentence; other errors stay."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ SAID = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
     MemoryError(),
     RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 1000 bytes."
+        "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried "
+        "to allocate 1000 bytes."
     ),
     RuntimeError("CUDA error: out of memory"),
     RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"),

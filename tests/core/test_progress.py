@@ -65,7 +65,9 @@ def test_the_time_left_of_the_run_counts_what_comes_and_follows_the_pace(now, ca
 
 
 def test_a_guess_that_was_far_off_for_one_kind_of_stage_does_not_outlive_its_first(now, capsys):
-    """A speed test that something disturbed: training is a hundred times faster than expected, sampling as expected."""
+    """A speed test that something disturbed: training is a hundred times faster than expected, sampling as
+    expected.
+    """
     report = Reporter(
         weights={
             (0, "sample"): 10.0,

@@ -89,7 +89,8 @@ def test_generators_repeat_and_differ_by_key():
 
 
 def test_first_draws_across_consecutive_seeds_are_independent_uniforms():
-    # One stream per image: it is the first draw of each stream that must be uniform and uncorrelated along the index.
+    # One stream per image: it is the first draw of each stream that must be uniform and uncorrelated along
+    # the index.
     u = np.array([numpy_generator(seed).random() for seed in image_seeds(0, 0, 0, range(4000))])
     assert stats.kstest(u, "uniform").pvalue > 1e-4
     assert abs(np.corrcoef(u[:-1], u[1:])[0, 1]) * np.sqrt(len(u)) < 4

@@ -1,4 +1,4 @@
-"""Images in .npy and .npz files: which array they are, that they are mapped, and that nothing is unpickled."""
+"""Images in .npy and .npz files: which array is read, that it is mapped, and that nothing is unpickled."""
 
 import pickle
 import zipfile

@@ -1,4 +1,6 @@
-"""Equal content: found whatever the file is, kept on one side of every split, counted, and without effect where there is none."""
+"""Equal content: found whatever the file is, kept on one side of every split, counted, and without effect
+where there is none.
+"""
 
 from __future__ import annotations
 
@@ -132,7 +134,7 @@ def test_a_small_set_is_decoded_once(tmp_path, monkeypatch):
     assert len(calls) == 30 and run.real.complete()
 
 
-# ---------------------------------------------------------------------------------------------- halves for a floor
+# --------------------------------------------------------------------------------------- halves for a floor
 def test_halves_are_the_first_and_the_next_without_copies_and_share_nothing_with_them():
     for a, b in (halves(list("abcdefgh"), 3), halves(list("abcdefgh"), 4)):
         assert a.tolist() == list(range(len(a))) and b.tolist() == list(range(len(a), 2 * len(a)))
@@ -152,7 +154,8 @@ def test_the_halves_of_compare_and_monitor_share_no_picture(tmp_path):
     real, fake = twice(tmp_path / "real"), folder(tmp_path / "fake", 40, 16, 9)
     result = compare(real, fake, metrics=["fd", "coverage"], **FEW)
     alone = compare(folder(tmp_path / "once", 80, 16), fake, metrics=["fd", "coverage"], **FEW)
-    # Twenty pictures in each half are further apart than forty; with their copies in the other half they were nearer to it.
+    # Twenty pictures in each half are further apart than forty; with their copies in the other half they were
+    # nearer to it.
     assert result["fd"]["floor"] > alone["fd"]["floor"] and result["fd"]["n"] == 40
     monitor = Monitor(real, metrics=["fd"], **FEW)
     assert monitor.update(fake, 0)[0]["floor"] > alone["fd"]["floor"]
@@ -182,7 +185,7 @@ def test_the_control_of_a_diagnosis_shares_no_picture_with_its_reference(tmp_pat
     assert "reference: all 180 images are read" in result.notes
 
 
-# --------------------------------------------------------------------------------------------------- between sets
+# --------------------------------------------------------------------------------------------- between sets
 def test_what_sets_have_in_common_is_said_by_name_and_number():
     a, b, c = list("abcd"), list("cdefg"), list("xy")
     assert overlaps({"a": a, "b": b, "c": c}) == [
@@ -231,8 +234,8 @@ def test_a_reference_that_was_trained_on_is_no_control_for_copies(tmp_path):
     assert "nothing seen" not in done.stdout and "nothing lost" not in done.stdout
     told = " ".join(done.stdout.split())
     assert (
-        "reference and train are the same images, pixel for pixel: near copies of training images cannot be told"
-        in told
+        "reference and train are the same images, pixel for pixel: near copies of training images cannot be "
+        "told" in told
     )
     assert "all 40 samples are training images, pixel for pixel" in told and "overfitting" in told
     assert "generation 0 and train share images" in done.stderr

@@ -1,4 +1,6 @@
-"""One picture gives one array however it comes in; what its metadata are like is of no matter, and is counted."""
+"""One picture gives one array however it comes in; what its metadata are like is of no matter, and is
+counted.
+"""
 
 import io
 import struct
@@ -251,7 +253,7 @@ def test_limits_of_pillow_are_left_as_they_are(tmp_path):
     )
 
 
-# ----------------------------------------------------------------------------------------- frames and suffixes
+# -------------------------------------------------------------------------------------- frames and suffixes
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
@@ -317,7 +319,7 @@ def test_images_of_other_formats_do_not_vanish(tmp_path, name):
         opened(tmp_path / "set", {"a.png": SOUND, name: b"x"})
 
 
-# ---------------------------------------------------------------------------------------------------- conversions
+# ---------------------------------------------------------------------------------------------- conversions
 def read_one(path, size=4, channels=3):
     return decode(path, str(path), 10_000, size, channels)
 

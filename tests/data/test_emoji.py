@@ -49,7 +49,9 @@ def test_every_image_decodes_to_an_opaque_square(emoji):
 
 
 def test_pictures_of_one_concept_agree_across_styles(emoji):
-    """Names alone cannot show a shifted table: the colours of a concept must be nearer than those of another concept."""
+    """Names alone cannot show a shifted table: the colours of a concept must be nearer than those of another
+    concept.
+    """
     places = defaultdict(dict)
     for index, (style, concept) in enumerate(
         zip(emoji.attributes["style"], emoji.attributes["concept"], strict=True)
@@ -162,7 +164,7 @@ def test_notice_covers_every_style():
         assert words in notice
 
 
-# --------------------------------------------------------------------------------------------------------- make.py
+# -------------------------------------------------------------------------------------------------- make.py
 def test_transparent_pixels_do_not_bleed(make):
     """A red disc whose transparent surround is black inside: no dark rim, and plain white outside."""
     pixels = np.zeros((64, 48, 4), np.uint8)

@@ -1,4 +1,6 @@
-"""Seeded random damages of everything a user can bring: it is read with the damage accounted for, or refused in one line that says where."""
+"""Seeded random damages of everything a user can bring: it is read with the damage accounted for, or refused
+in one line that says where.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def damaged(raw: bytes, rng: np.random.Generator) -> bytes:
 
 
 def encoded(suffix: str, rng: np.random.Generator) -> bytes:
-    """A small picture in any mode that the format knows, with metadata that may be junk and frames that may be several."""
+    """A small picture in any mode that the format knows, with metadata that may be junk and frames that may
+    be several.
+    """
     mode, out = MODES[rng.integers(len(MODES))], io.BytesIO()
     picture = pictures(1, 12, int(rng.integers(1000)))[0]
     options = [
@@ -134,7 +138,7 @@ def written(folder: Path, rng: np.random.Generator, n: int = 4) -> list[str]:
     return [f"{i}.png" for i in range(n)]
 
 
-# -------------------------------------------------------------------------------------- one set of every kind, damaged
+# --------------------------------------------------------------------------- one set of every kind, damaged
 def images_of(suffix: str):
     def make(root: Path, rng: np.random.Generator) -> str:
         written(root, rng, 2)

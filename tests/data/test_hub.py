@@ -87,7 +87,8 @@ def test_hub_name_of_a_local_folder(tmp_path, monkeypatch):
 def test_hub_offline_says_so():
     pytest.importorskip("datasets")
     code = (
-        "from difflab.config import Data\nfrom difflab.data.registry import open_source\nfrom difflab.core.errors import DataError\n"
+        "from difflab.config import Data\nfrom difflab.data.registry import open_source\nfrom "
+        "difflab.core.errors import DataError\n"
         "try: open_source(Data(source='hub:nobody/nothing-here'), 0)\nexcept DataError as error: print(error)"
     )
     run = subprocess.run(

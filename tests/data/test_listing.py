@@ -76,7 +76,10 @@ def test_image_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
 
 
 def test_pillows_own_bomb_limits(tmp_path, monkeypatch):
-    """Between Pillow's warning and its error data.max_pixels decides; above the error Pillow does. Neither escapes as it is."""
+    """Between Pillow's warning and its error data.max_pixels decides; above the error Pillow does.
+
+    Neither escapes as it is.
+    """
     path = picture(tmp_path / "1.png", size=(30, 30))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
     assert look(path, "x", 1000).width == 30

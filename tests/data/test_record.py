@@ -1,4 +1,6 @@
-"""What a run was made from is compared when it resumes: names, sizes, captions and labels, without decoding anything."""
+"""What a run was made from is compared when it resumes: names, sizes, captions and labels, without decoding
+anything.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +119,9 @@ def test_the_same_command_on_changed_data_says_what_changed_and_what_to_type(tmp
 
 
 def test_data_that_became_unsound_are_other_data(tmp_path):
-    """One caption file where the other images have none: the set cannot be opened any more, and the run was not made from it."""
+    """One caption file where the other images have none: the set cannot be opened any more, and the run was
+    not made from it.
+    """
     asked = config(f"imagefolder:{folder(tmp_path / 'set', 20, 16)}")
     run_chain(asked, tmp_path / "run", plots=False)
     (tmp_path / "set" / "002.txt").write_text("a caption")

@@ -38,10 +38,8 @@ def test_limit_is_stratified_and_exact():
     source = open_source(Data(source="digits", limit=101), 0)
     assert len(source) == 101
     assert set(np.bincount(source.labels)) <= {9, 10, 11}
-    assert (
-        source.prompts[0]
-        == f"a handwritten digit {['zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine'][source.labels[0]]}"
-    )
+    names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    assert source.prompts[0] == f"a handwritten digit {names[source.labels[0]]}"
 
 
 def test_one_split_seed_keeps_the_same_images_in_runs_of_other_seeds():

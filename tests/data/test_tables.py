@@ -71,7 +71,8 @@ def test_captions_come_through_every_table_as_they_are(form, mark, tmp_path):
     assert opened(root, caption_column="caption").prompts == list("abcdef")
     with pytest.raises(
         DataError,
-        match=r"no column 'title' that data.caption_column asks for \(it has: file_name, text, label, caption\)",
+        match=r"no column 'title' that data.caption_column asks for "
+        r"\(it has: file_name, text, label, caption\)",
     ):
         opened(root, caption_column="title")
 
@@ -176,7 +177,7 @@ def test_two_tables_and_one_deeper_down_are_refused(tmp_path):
         opened(tmp_path / "deep")
 
 
-# ------------------------------------------------------------------------------------------------------- sidecars
+# ------------------------------------------------------------------------------------------------- sidecars
 def with_sidecars(root, texts, suffix=".txt", mark=b""):
     for i, text in enumerate(texts):
         (root / f"{i:03d}{suffix}").write_bytes(mark + text.encode() + b"\n")
@@ -220,7 +221,7 @@ def test_which_captions_are_taken_can_be_said(tmp_path):
         opened(root, caption_column="prompt")
 
 
-# ------------------------------------------------------------------------------------------- folders with repeats
+# ------------------------------------------------------------------------------------- folders with repeats
 def test_folders_with_repeats_give_class_and_caption(tmp_path):
     for name, n in (("10_sks dog", 2), ("5_sks dog", 1), ("1_a cat_tabby", 2)):
         pictures_in(tmp_path / name, n, 8, seed=n)
@@ -253,7 +254,7 @@ def test_other_folders_are_classes_by_their_whole_name(names, tmp_path):
     assert source.classes == sorted(names) and source.prompts is None and not source.account.notes
 
 
-# ------------------------------------------------------------------------------------------------ labels that are none
+# ------------------------------------------------------------------------------------- labels that are none
 @pytest.mark.parametrize("form", [*FORMS, "rows"])
 @pytest.mark.parametrize("label", [list(range(6)), list("uvwxyz")])
 def test_a_label_that_is_a_row_number_is_refused_and_can_be_switched_off(form, label, tmp_path):

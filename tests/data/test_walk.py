@@ -1,4 +1,6 @@
-"""What of a folder is read: splits are told apart, and links of the hub's cache are followed into its blobs alone."""
+"""What of a folder is read: splits are told apart, and links of the hub's cache are followed into its blobs
+alone.
+"""
 
 import shutil
 from pathlib import Path
@@ -126,7 +128,7 @@ def test_a_list_over_several_splits_is_one_set_and_that_is_said(tmp_path):
     )
 
 
-# ----------------------------------------------------------------------------------------------- the hub's cache
+# ------------------------------------------------------------------------------------------ the hub's cache
 def cached(cache: Path, files: dict[str, Path], revision: str = "abc") -> Path:
     """A snapshot as huggingface_hub lays it out: links to blobs that are called by their hashes."""
     snapshot = cache / "snapshots" / revision

@@ -1,8 +1,11 @@
-"""The identity of weights: names, types, shapes and bytes, whatever the order and the memory layout."""
+"""The identity of weights, JSON-able things, images and files."""
 
+import hashlib
+
+import numpy as np
 import torch
 
-from difflab.core.hashing import sha256_of
+from difflab.core.hashing import content_hash, digest, file_hash, sha256_of
 
 
 def test_the_hash_depends_on_names_types_shapes_and_values_alone():
@@ -17,3 +20,21 @@ def test_the_hash_depends_on_names_types_shapes_and_values_alone():
         {"a": weights["a"]},
     ]
     assert len({sha256_of(weights), *(sha256_of(state) for state in changed)}) == 6
+
+
+def test_the_content_hash_is_fixed():
+    assert (
+        content_hash(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
+        == "27c6b7286667a36ddcb9b7a5dca14b7f20baa9ea8cbee5fd87eb533a56cc01e7"
+    )
+
+
+def test_file_hash_is_sha256(tmp_path):
+    payload = bytes(range(256)) * 9000  # more than one chunk
+    (tmp_path / "a").write_bytes(payload)
+    assert file_hash(tmp_path / "a") == hashlib.sha256(payload).hexdigest()
+
+
+def test_the_digest_does_not_depend_on_the_order_of_keys():
+    assert digest({"a": 1, "b": [2, 3]}) == digest({"b": [2, 3], "a": 1}) != digest({"a": 1, "b": [3, 2]})
+    assert digest({}) == hashlib.sha256(b"{}").hexdigest()[:12]

@@ -14,3 +14,8 @@ def test_plain_text_is_one_line_that_a_terminal_can_show():
 def test_encodable_text_can_be_stored_and_valid_text_stays():
     assert encodable("caf\u00e9\n") == "caf\u00e9\n"
     assert encodable("x\udcff").encode("utf-8") == b"x\\udcff"
+
+
+def test_names_are_shown_in_one_line_and_stored_as_text():
+    assert plain("a\nb\x1b[31m\u202e\udcff") == "a\\nb\\x1b[31m\\u202e\\udcff" and plain("ü 猫") == "ü 猫"
+    assert encodable("a\nü\udcff") == "a\nü\\udcff"

@@ -8,11 +8,13 @@ import zlib
 
 import numpy as np
 import pytest
+from image_files import picture
 from pictures import pictures
 from PIL import Image, PngImagePlugin
 
 from difflab.config import Data
 from difflab.core.errors import DataError
+from difflab.data.decode import decode, look
 from difflab.data.image_sets import open_sides
 from difflab.data.registry import open_source
 
@@ -313,3 +315,71 @@ def test_files_that_were_not_looked_at_are_counted_by_suffix(tmp_path):
 def test_images_of_other_formats_do_not_vanish(tmp_path, name):
     with pytest.raises(DataError, match=f"{name}: images of type .* are not read"):
         opened(tmp_path / "set", {"a.png": SOUND, name: b"x"})
+
+
+# ---------------------------------------------------------------------------------------------------- conversions
+def read_one(path, size=4, channels=3):
+    return decode(path, str(path), 10_000, size, channels)
+
+
+def test_alpha_is_flattened_on_white(tmp_path):
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[:2] = (255, 0, 0, 255)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image = read_one(tmp_path / "a.png")
+    assert image[0, 0].tolist() == [255, 0, 0] and image[3, 3].tolist() == [255, 255, 255]
+
+
+def test_transparent_palette(tmp_path):
+    image = Image.new("P", (4, 4), 0)
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    image.putpixel((0, 0), 1)
+    image.save(tmp_path / "a.png", transparency=0)
+    assert read_one(tmp_path / "a.png")[0, 0].tolist() == [0, 255, 0]
+    assert read_one(tmp_path / "a.png")[2, 2].tolist() == [255, 255, 255]
+
+
+def test_sixteen_bit_grey_keeps_its_range(tmp_path):
+    values = np.array([[0, 257, 32896, 65535]] * 4, dtype=np.uint16)
+    for name in ("a.png", "a.tif", "a.pgm"):
+        Image.fromarray(values).save(tmp_path / name)
+        assert read_one(tmp_path / name, channels=1)[0, :, 0].tolist() == [0, 1, 128, 255], name
+    assert look(tmp_path / "a.png", "x", 100).grey
+
+
+def test_float_image_is_refused(tmp_path):
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match="no agreed white"):
+        read_one(tmp_path / "a.tif")
+
+
+def test_cmyk(tmp_path):
+    picture(tmp_path / "a.jpg", mode="CMYK", colour=(0, 255, 255, 0), quality=100)
+    red = read_one(tmp_path / "a.jpg")[0, 0]
+    assert red[0] > 240 and red[1] < 15 and red[2] < 15
+
+
+def test_black_and_white_and_grey_with_alpha(tmp_path):
+    picture(tmp_path / "a.png", mode="1", colour=1)
+    assert read_one(tmp_path / "a.png", channels=1).max() == 255
+    picture(tmp_path / "b.png", mode="LA", colour=(0, 0))
+    assert read_one(tmp_path / "b.png", channels=1).min() == 255
+
+
+def test_exif_orientation(tmp_path):
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[:4] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera lay on its side: turn by 90 degrees clockwise
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    image = read_one(tmp_path / "a.png", size=8)
+    assert image[:, 7].min() == 255 and image[:, 0].max() == 0
+
+
+def test_centre_crop_and_antialiased_resize(tmp_path):
+    stripes = np.zeros((64, 128), np.uint8)
+    stripes[:, ::2] = 255
+    stripes[:, :32] = stripes[:, 96:] = 7  # cropped away
+    Image.fromarray(stripes).save(tmp_path / "a.png")
+    image = read_one(tmp_path / "a.png", size=8, channels=1).astype(int)
+    assert np.all(np.abs(image[2:6, 2:6] - 127) < 12), "fine stripes become even grey, not moire"

@@ -147,14 +147,6 @@ def test_a_record_of_another_form_is_a_fault_and_no_crash(run, victim, content):
     assert "record of stage" in only_fault(run) and "is damaged" in only_fault(run)
 
 
-def test_file_hash_is_sha256(tmp_path):
-    import hashlib
-
-    payload = bytes(range(256)) * 9000  # more than one chunk
-    (tmp_path / "a").write_bytes(payload)
-    assert file_hash(tmp_path / "a") == hashlib.sha256(payload).hexdigest()
-
-
 def test_samples_of_another_model_than_the_one_beside_them_are_named(run):
     record = run.gen(1) / "model" / "hash.json"
     record.write_text(record.read_text().replace('"model": "', '"model": "0'))

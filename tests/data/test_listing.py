@@ -1,0 +1,85 @@
+"""One size for all images, and images that cannot be read."""
+
+from __future__ import annotations
+
+import pytest
+from image_files import cut, folder, picture
+from PIL import Image
+
+from difflab.core.errors import DataError
+from difflab.data.decode import look
+
+
+def test_size_is_asked_for_when_images_differ(tmp_path):
+    picture(tmp_path / "1.png", size=(8, 8))
+    picture(tmp_path / "2.png", size=(12, 12))
+    with pytest.raises(
+        DataError, match=r"differ in size \(1.png is 8 x 8, 2.png is 12 x 12\).*data.image_size"
+    ):
+        folder(tmp_path)
+    assert folder(tmp_path, image_size=6).read(1).shape == (6, 6, 3)
+
+
+def test_size_is_asked_for_when_images_are_not_square(tmp_path):
+    picture(tmp_path / "1.png", size=(8, 12))
+    with pytest.raises(DataError, match="8 x 12, not square"):
+        folder(tmp_path)
+
+
+def test_unreadable_image_stops_at_once(tmp_path):
+    picture(tmp_path / "1.png")
+    (tmp_path / "2.png").write_bytes(b"this is text")
+    with pytest.raises(DataError, match=r"2.png: cannot be decoded: not an image.*data.bad_images=skip"):
+        folder(tmp_path)
+
+
+def test_truncated_image_is_named_when_it_is_read(tmp_path):
+    picture(tmp_path / "1.png")
+    cut(tmp_path / "2.png")
+    source = folder(tmp_path)
+    assert source.read(0).shape == (8, 8, 3)
+    with pytest.raises(DataError, match=r"2.png: cannot be decoded"):
+        source.read(1)
+
+
+def test_bad_images_are_left_out_and_recorded(tmp_path):
+    for i in range(3):
+        picture(tmp_path / "cat" / f"{i}.png", colour=(i, i, i))
+    cut(tmp_path / "cat" / "0.png")
+    (tmp_path / "cat" / "1.jpg").write_bytes(b"")
+    picture(tmp_path / "cat" / "big.png", size=(100, 100))
+    source = folder(tmp_path, bad_images="skip", max_pixels=5000)
+    assert source.keys == ["cat/1.png", "cat/2.png"]
+    assert [key for key, _ in source.skipped] == ["cat/0.png", "cat/1.jpg", "cat/big.png"]
+    assert all(key in reason for key, reason in source.skipped)
+    assert source.read(1)[0, 0, 0] == 2
+
+
+def test_a_class_that_loses_all_images_is_named(tmp_path):
+    picture(tmp_path / "cat" / "1.png")
+    cut(tmp_path / "dog" / "1.png")
+    with pytest.raises(DataError, match="no image of class 'dog' can be read"):
+        folder(tmp_path, bad_images="skip")
+
+
+def test_nothing_left(tmp_path):
+    cut(tmp_path / "1.png")
+    with pytest.raises(DataError, match="1 were unusable"):
+        folder(tmp_path, bad_images="skip")
+
+
+def test_image_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    picture(tmp_path / "1.png", size=(3000, 3000), mode="1", colour=0)
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(DataError, match=r"3000 x 3000 pixels exceed data.max_pixels=1000000"):
+        folder(tmp_path, max_pixels=1_000_000)
+
+
+def test_pillows_own_bomb_limits(tmp_path, monkeypatch):
+    """Between Pillow's warning and its error data.max_pixels decides; above the error Pillow does. Neither escapes as it is."""
+    path = picture(tmp_path / "1.png", size=(30, 30))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
+    assert look(path, "x", 1000).width == 30
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match="x: more pixels than Pillow will ever open"):
+        look(path, "x", 1000)

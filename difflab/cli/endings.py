@@ -61,6 +61,7 @@ def end_of_run(run: Any) -> None:
             new |= known is None and "words" in (diagnoses[part.path] or {})
     if new:
         live.after_generation(run, run.config.generations)
+    run.drop_cache()  # the diagnosis decodes samples
     flagged = sum(round(row["value"] * row["n"]) for row in run.rows() if row["metric"] == "flagged_share")
     if flagged:
         print(f"flagged: {flagged} samples of one colour (metric flagged_share)")

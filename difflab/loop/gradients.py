@@ -22,13 +22,15 @@ def clipped(accelerator: Accelerator, weights: dict[str, Any], most: float) -> t
 
 
 class Gradients:
-    """What became of the gradients, summed over steps: norm before clipping, steps clipped, steps with a
-    non-finite norm, steps.
+    """Statistics of the gradients, summed over steps.
+
+    The four sums are the norm before clipping, the steps that were clipped, the steps with a non-finite norm,
+    and all steps.
 
     Args:
-        sums: float32 [4] on the device, since the last `read`; nothing waits for them in between.
-        totals: float64 [4] on the CPU, before that: single precision would lose single steps in a long
-            training.
+        sums: float32 [4] on the device, since the last `read`. Nothing waits for them in between.
+        totals: float64 [4] on the CPU, before that. In single precision a long training would lose single
+            steps.
     """
 
     def __init__(self, sums: torch.Tensor, totals: torch.Tensor):

@@ -238,7 +238,8 @@ def split_by(concepts: Concepts, trained: Collection[str]) -> tuple[Tensor, Tens
     for name in trained:
         if name not in concepts.names:
             raise MeasureError(
-                f"trained: '{name}' is none of the {len(concepts)} concepts; {nearest_few(name, concepts.names)}"
+                f"trained: '{name}' is none of the {len(concepts)} concepts; "
+                f"{nearest_few(name, concepts.names)}"
             )
     seen = torch.tensor([name in trained for name in concepts.names])
     if bool(seen.all()):

@@ -35,9 +35,9 @@ class TailRecall(PairMetric):
     the k-th nearest real image. Loops lose the tail first (Shumailov et al. 2023), when recall over all
     images has hardly changed. Images in the tail are by definition far from all others: between equal
     distributions they are covered less often than the rest, so compare with the floor. Each resample
-    determines the tenth anew from its own half. Outlying samples, whose balls are large, inflate it, as
-    they do recall. A coverage of the tail would not help: the ball of a rare image is so large that it
-    reaches into dense regions, whose samples then cover it.
+    determines the tenth anew from its own half. A sample far from all others has a large radius. It covers
+    many real images and inflates this measure, as it inflates recall. A coverage of the tail would not help:
+    the radius of a rare image is so large that it reaches into dense regions, whose samples then cover it.
 
     >>> TailRecall.of(Pair(torch.arange(100.0).view(-1, 1), torch.arange(100.0).view(-1, 1)))
     1.0

@@ -1,4 +1,4 @@
-"""Turn the samples of a generation into an imagefolder with ``metadata.jsonl``, for people and other tools."""
+"""Write the samples of a generation as an imagefolder with ``metadata.jsonl``, for other tools."""
 
 from __future__ import annotations
 

@@ -155,8 +155,9 @@ class RunFolder:
 
     @property
     def account(self) -> Account | None:
-        """What became of the images of the real set; None without images, and where an older version made the
-        set.
+        """How many images of the real set came in, were left out or altered.
+
+        None for exact families, and for a set that was made by an older version.
         """
         path = self.path / "real" / "about.json"
         given = self.about.get("account") if path.exists() else None
@@ -184,14 +185,17 @@ class RunFolder:
 
     @property
     def prompts(self) -> list[str]:
-        """The distinct captions of the real set, for a model that is conditioned on text; their positions are
-        its conditions.
+        """The distinct captions of the real set.
+
+        Their positions are the conditions of a text-to-image model.
         """
         return self.about["prompts"] if self.config.text and self.config.conditional else []
 
     def conditions(self, shards: Shards) -> np.ndarray | None:
-        """What each image of a set is conditioned on, int64 [N]: its class, its caption (position in
-        `prompts`), or nothing.
+        """The condition of each image of a set, int64 [N]: its class, or the position of its caption in
+        `prompts`.
+
+        None for an unconditional model.
         """
         if not self.config.conditional:
             return None

@@ -130,7 +130,7 @@ class Shards:
         return np.stack([ledger.decode_png(blob) for blob in blobs])
 
     def pixels(self, shard: int) -> np.ndarray:
-        """The pixels of one shard, memory-mapped from the cache, so that memory does not grow with the set."""
+        """The pixels of one shard, memory-mapped from the cache: memory does not grow with the set."""
         path = self._cache_path(shard)
         if path not in self._open and not path.exists():
             self._cache(shard, self.decode(shard))

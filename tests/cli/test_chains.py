@@ -54,6 +54,7 @@ def test_run_prints_table_budget_and_places_and_resumes_to_the_same(tmp_path, ca
     ):
         assert words in out
     assert len(out.splitlines()) <= 24
+    assert (tmp_path / "out" / "diagnosis.json").exists() and not (tmp_path / "out" / "cache").exists()
     _, everything, _ = call("status", "out", "--all")
     for words in (
         "digits: recipe",

@@ -1,4 +1,6 @@
-"""difflab, the image-diffusion collapse lab: what happens to an image model that keeps being trained on model output.
+"""difflab, the image-diffusion collapse lab.
+
+What happens to an image model that keeps being trained on images made by models?
 
 >>> import difflab
 >>> run = difflab.open_run("runs/digits")    # doctest: +SKIP

@@ -58,7 +58,7 @@ class Gaussian(FamilySpec):
 
 
 class Mixture(FamilySpec):
-    """A mixture of labelled normal components: weights, means and variances refitted each generation (MLE)."""
+    """A mixture of labelled normal components: weights, means and variances are refitted each time (MLE)."""
 
     family: Literal["mixture"]
     components: int = Field(

@@ -215,7 +215,9 @@ NOT_IN_RECIPE = tuple(key for key, stages in READERS.items() if not stages)
 
 
 def stages_of(key: str) -> tuple[str, ...]:
-    """The stages that read a key of `flat`, which may lie inside a field, such as sample.scheduler_options.eta."""
+    """The stages that read a key of `flat`, which may lie inside a field, such as
+    sample.scheduler_options.eta.
+    """
     while key not in READERS:
         key = key.rpartition(".")[0]
     return READERS[key]

@@ -29,9 +29,9 @@ class Spec(BaseModel):
 def read_by(*stages: str) -> dict[str, Any]:
     """The mark of a config field: the stages whose results depend on it.
 
-    One of "real" (the real set), the five stages of a generation, and "policies" (the stages in which the policies act).
-    A field without its own mark has that of its section. A field that is read by no stage changes no number: it is
-    not part of the recipe.
+    A stage is "real" (the real set), one of the five stages of a generation, or "policies" (the stages in
+    which the policies act). A field without its own mark has that of its section. A field that is read by no
+    stage changes no number: it is not part of the recipe.
     """
     return {"read_by": list(stages)}
 

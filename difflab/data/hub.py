@@ -134,7 +134,7 @@ def list_dataset(dataset: Any, data: Data, name: str, anywhere: bool) -> Listing
 
 
 def _image_column(dataset: Any, where: str) -> str:
-    """The only column of type Image. Raises DataError for another object, and for no or several such columns."""
+    """The only column of type Image. Raises DataError if there is none or more than one."""
     import datasets
 
     if isinstance(dataset, dict):

@@ -74,7 +74,7 @@ def sheet(
 
 
 def one_line(text: str) -> str:
-    """One line without control characters, which the font cannot draw and which could turn the text around."""
+    """One line without control characters: the font cannot draw them, and some reverse the text."""
     return "".join(c if c.isprintable() else " " for c in text[:200]).strip()
 
 

@@ -118,7 +118,7 @@ def test_the_command_runs_in_several_processes_compares_and_draws(tmp_path, caps
         yaml.safe_dump({"name": "s", "base": "base.yaml", "seeds": 2, "arms": arms}, sort_keys=False)
     )
     assert main(["sweep", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out"), "--workers", "2"]) == 0
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
     assert (
         "4 of 4 runs are complete; 10 stages were taken over" in shown
         and "generation 1" in shown
@@ -141,7 +141,7 @@ def swept(tmp_path, capsys, arms):
         yaml.safe_dump({"name": "s", "base": BASE, "seeds": 2, "arms": arms}, sort_keys=False)
     )
     assert main(["sweep", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out")]) == 1
-    return capsys.readouterr().out
+    return " ".join(capsys.readouterr().out.split())  # sentences are wrapped
 
 
 def test_a_failed_arm_stays_in_the_table_and_where_it_is_the_first_nothing_is_compared(

@@ -24,9 +24,6 @@ PEAKS = {
 }
 
 
-_counted: dict[tuple[Any, ...], float] = {}
-
-
 @lru_cache
 def peak(kind: str, precision: str) -> float | None:
     """Peak FLOP/s of this machine's device of type `kind`: from the data sheet for a GPU, from a timed matrix
@@ -54,23 +51,16 @@ def peak(kind: str, precision: str) -> float | None:
 
 
 def forward_flops(model: Any) -> float:
-    """FLOPs of one forward pass of a diffusion model for one image.
-
-    They are counted once for each architecture.
-    """
+    """FLOPs of one forward pass of a diffusion model for one image, counted in such a pass."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    key = (type(model), tuple(model.drawn), repr(model.null), repr(model.net))
-    if key in _counted:
-        return _counted[key]
     c, h, w = model.drawn
     device = next(model.net.parameters()).device
     x, t = torch.zeros(1, c, h, w, device=device), torch.zeros(1, dtype=torch.long, device=device)
     conditions = torch.full((1,), model.null, device=device) if model.spec.conditional else None
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.predict(model.net, x, t, conditions)
-    _counted[key] = float(counter.get_total_flops())
-    return _counted[key]
+    return float(counter.get_total_flops())
 
 
 def mfu(flops: float, seconds: float, device: torch.device, precision: str) -> float | None:

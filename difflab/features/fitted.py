@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -42,6 +44,17 @@ class LeNet(nn.Module):
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         return self.out(self.features(images_NCHW))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread. Sums over several threads round differently on other machines."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def fit_extractor(images: Tensor, labels: Tensor, n_classes: int, path: Path, seed: int) -> Extractor:
@@ -80,17 +93,13 @@ def fit_extractor(images: Tensor, labels: Tensor, n_classes: int, path: Path, se
     order = torch.randperm(n, generator=draw)
     kept, held_out = order[n // 5 :], order[: n // 5]
     images_NCHW = images.cpu().permute(0, 3, 1, 2).contiguous()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums over several threads round differently from machine to machine
-    try:
+    with one_thread():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = LeNet(channels, n_classes)
         _train(network, images_NCHW[kept], labels[kept], draw)
         with torch.no_grad():
             seen = torch.cat([network(batch).argmax(1) for batch in images_NCHW[held_out].split(256)])
-    finally:
-        torch.set_num_threads(threads)
     recipe = {
         "channels": channels,
         "n_classes": n_classes,

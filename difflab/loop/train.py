@@ -128,7 +128,8 @@ def fit_network(
     model.prepare_training(settings, accelerator.device)
     rehearse_saving(model, settings, work, folder)
     watches = [policy.trainer(at, model) for policy, at in work.acting("trainer", generation)]
-    flops = forward_flops(model)
+    if work.forward_flops is None:
+        work.forward_flops = forward_flops(model)
     key = (lab_seed(config.seed, config.lab), generation)
     with work.report.stage(generation, "train", settings.images_seen) as advance:
         begun = time.perf_counter()
@@ -138,7 +139,7 @@ def fit_network(
         seconds = time.perf_counter() - begun
     # One forward pass and two backward passes; frozen weights need no gradient of their own.
     passes = 2 if config.model.trains_lora else 3
-    used = flops * trained_images * passes / accelerator.num_processes
+    used = work.forward_flops * trained_images * passes / accelerator.num_processes
     return {"images": settings.images_seen, "mfu": mfu(used, seconds, accelerator.device, settings.precision)}
 
 

@@ -32,6 +32,7 @@ class Work:
         plots: whether curves.png is drawn.
         done: the (generation, stage) pairs that earlier calls have finished.
         rehearsed: whether a model has been saved in this call, so that later ones can be saved too.
+        forward_flops: FLOPs of a forward pass for one image, once they were counted.
     """
 
     run: Run
@@ -42,6 +43,7 @@ class Work:
     plots: bool = True
     done: set[tuple[int, str]] = field(default_factory=set)
     rehearsed: bool = False
+    forward_flops: float | None = None
 
     @cached_property
     def tracked(self) -> trackers.Trackers:

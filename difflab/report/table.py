@@ -115,18 +115,30 @@ def changes(rows: Sequence[Any]) -> Blocks:
 
     Columns that are empty are left out.
     """
-    arms, pairs = any(row.arm for row in rows), any(row.first is not None for row in rows)
-    keys = [Column("arm", "left", text=True)] * arms + [Column("measure", "left", text=True)]
-    heads = [*keys, Column("on", "left", text=True)]
-    heads += [Column("first")] * pairs + [Column("last" if pairs else "value"), Column("floor"), Column("n")]
-    body = []
-    for row in rows:
-        last = number(row.last)
-        if row.ci_low is not None:
-            last += f" ±{number((row.ci_high - row.ci_low) / 2, 1)}"
-        cells = [row.arm] * arms + [row.metric, row.extractor] + [number(row.first)] * pairs
-        body.append([*cells, last, number(row.floor), str(row.n)])
-    return Blocks(heads, body, keys=len(keys) + 1)
+    columns = [("measure", lambda row: row.metric), ("on", lambda row: row.extractor)]
+    if any(row.arm for row in rows):
+        columns.insert(0, ("arm", lambda row: row.arm))
+    keys, last = len(columns), "value"
+    if any(row.first is not None for row in rows):
+        columns.append(("first", lambda row: number(row.first)))
+        last = "last"
+    columns += [
+        (last, _with_interval),
+        ("floor", lambda row: number(row.floor)),
+        ("n", lambda row: str(row.n)),
+    ]
+    heads = []
+    for place, (head, _) in enumerate(columns):
+        heads.append(Column(head, "left", text=True) if place < keys else Column(head))
+    return Blocks(heads, [[cell_of(row) for _, cell_of in columns] for row in rows], keys=keys)
+
+
+def _with_interval(row: Any) -> str:
+    """The last value of a change, with half of its interval."""
+    text = number(row.last)
+    if row.ci_low is not None:
+        text += f" ±{number((row.ci_high - row.ci_low) / 2, 1)}"
+    return text
 
 
 def stages(run: Run, rows: list[dict[str, Any]]) -> Blocks:
@@ -270,37 +282,56 @@ def arms(rows: list[dict[str, Any]], width: int | None = None) -> Group:
     """
     names = list(dict.fromkeys(row["arm"] for row in rows))
     seeds = {name: max(row["seeds"] for row in rows if row["arm"] == name) for name in names}
-    based, counted = seeds[names[0]] > 0, len(set(seeds.values())) > 1
-    keys = [Column("arm", "left", text=True), *[Column("seeds")] * counted]
+    shown_seeds = seeds if len(set(seeds.values())) > 1 else None
     parts: list[Any] = []
     for t in dict.fromkeys(row["generation"] for row in rows):
-        own = [row for row in rows if row["generation"] == t]
-        columns = list(dict.fromkeys((row["metric"], row["extractor"]) for row in own))
-        by = {(row["arm"], row["metric"], row["extractor"]): row for row in own}
-        floors = [
-            next((by[name, *c]["floor"] for name in names if by[name, *c]["floor"] is not None), None)
-            for c in columns
-        ]
-        body = [["floor", *[""] * counted, *(number(floor) + "  " for floor in floors)]]
-        body += [
-            [name, *[str(seeds[name])] * counted, *(_arm_cell(by[name, *c], based) for c in columns)]
-            for name in names
-        ]
-        heads = [*keys, *(Column(head) for head in _heads(columns, ("none", "training")))]
-        parts.append(Blocks(heads, body, f"generation {t}", keys=len(keys), dim=1, width=width))
-    note = ["mean over seeds ± half its 95% interval" if max(seeds.values()) > 1 else "one seed: no interval"]
-    known = {VERDICTS.get(row["verdict"].split()[0]) for row in rows if based and row["value"] is not None}
-    meant = {
-        "*": f"higher or lower than {names[0]}",
+        of_generation = [row for row in rows if row["generation"] == t]
+        parts.append(_arms_of_generation(of_generation, t, names, seeds[names[0]] > 0, shown_seeds, width))
+    notes = [
+        "mean over seeds ± half its 95% interval" if max(seeds.values()) > 1 else "one seed: no interval"
+    ]
+    if seeds[names[0]] > 0:
+        notes += _marks(rows, names[0])
+    return Group(*parts, Text("; ".join(notes), style="dim"))
+
+
+def _arms_of_generation(
+    rows: list[dict[str, Any]],
+    generation: int,
+    names: list[str],
+    marked: bool,
+    seeds: dict[str, int] | None,
+    width: int | None,
+) -> Blocks:
+    """The table of one generation. seeds: by arm, for a column of their own; None = without it."""
+    columns = list(dict.fromkeys((row["metric"], row["extractor"]) for row in rows))
+    by_cell = {(row["arm"], row["metric"], row["extractor"]): row for row in rows}
+    heads, floors = [Column("arm", "left", text=True)], ["floor"]
+    if seeds is not None:
+        heads.append(Column("seeds"))
+        floors.append("")
+    keys = len(heads)
+    heads += [Column(head) for head in _heads(columns, ("none", "training"))]
+    for column in columns:
+        known = [by_cell[name, *column]["floor"] for name in names]
+        floors.append(number(next((floor for floor in known if floor is not None), None)) + "  ")
+    body = [floors]
+    for name in names:
+        first = [name] if seeds is None else [name, str(seeds[name])]
+        body.append([*first, *(_arm_cell(by_cell[name, *column], marked) for column in columns)])
+    return Blocks(heads, body, f"generation {generation}", keys=keys, dim=1, width=width)
+
+
+def _marks(rows: list[dict[str, Any]], baseline: str) -> list[str]:
+    """What the marks that occur in a table of arms mean."""
+    meanings = {
+        "*": f"higher or lower than {baseline}",
         "=": "not distinguishable",
         "?": "cannot tell (fewer than two seeds in common)",
     }
-    note += (
-        [", ".join(f"{mark} {meaning}" for mark, meaning in meant.items() if mark in known)]
-        if known - {None}
-        else []
-    )
-    return Group(*parts, Text("; ".join(note), style="dim"))
+    used = {VERDICTS.get(row["verdict"].split()[0]) for row in rows if row["value"] is not None}
+    shown = [f"{mark} {meaning}" for mark, meaning in meanings.items() if mark in used]
+    return [", ".join(shown)] if shown else []
 
 
 def _arm_cell(row: dict[str, Any], marked: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def plan(args: argparse.Namespace) -> int:
             lab = {"lab": i} if len(labs) > 1 else {}
             print_rows(lab | vars(cost) for cost in of_lab)
         return 0
-    listed = [cost for of_lab in costs_by_lab for cost in of_lab]
+    listed = list(chain.from_iterable(costs_by_lab))
     show(costs(listed, f"{config.name}: nothing was run"))
     if any(cost.stage == "captions" and not cost.disk_bytes for cost in listed):
         print(
@@ -123,7 +124,7 @@ def status(args: argparse.Namespace) -> int:
         rows_by_part.append(
             [{"generation": t, **{stage: part.done(t, stage) for stage in STAGES}} for t in generations]
         )
-    account = [line for part in run.parts for line in part.came_in]
+    account = list(chain.from_iterable(part.came_in for part in run.parts))
     if args.json:
         for i, rows in enumerate(rows_by_part):
             print_rows(({"lab": i} if len(rows_by_part) > 1 else {}) | row for row in rows)
@@ -133,7 +134,7 @@ def status(args: argparse.Namespace) -> int:
 
     for part, rows in zip(run.parts, rows_by_part, strict=True):
         show(stages(part, rows))
-    measured = all(row["measure"] for rows in rows_by_part for row in rows)
+    measured = all(row["measure"] for row in chain.from_iterable(rows_by_part))
     if measured and run.generations == list(generations):
         print("complete")
     else:
@@ -294,7 +295,7 @@ def verify(args: argparse.Namespace) -> int:
     from difflab.runs.run import open_run
     from difflab.runs.verify import verify as faults_of
 
-    faults = [fault for part in open_run(args.dir).parts for fault in faults_of(part)]
+    faults = list(chain.from_iterable(faults_of(part) for part in open_run(args.dir).parts))
     if args.json:
         print_rows({"fault": fault} for fault in faults)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -85,17 +86,12 @@ class Ecosystem(Spec):
             )
         if self.lab is not None and self.lab >= self.count:
             raise ValueError(f"there is no lab {self.lab} among {self.count}; the first one is lab 0")
-        own = [
-            key
-            for mapping in self.overrides
-            for key in mapping
-            if key.split(".")[0] in ("name", "seed", "generations", "ecosystem")
-        ]
-        if own:
-            raise ValueError(
-                f"overrides: '{own[0]}' is the same for all labs (which draw different random numbers in any "
-                "case)"
-            )
+        for key in chain.from_iterable(self.overrides):
+            if key.split(".")[0] in ("name", "seed", "generations", "ecosystem"):
+                raise ValueError(
+                    f"overrides: '{key}' is the same for all labs "
+                    "(which draw different random numbers in any case)"
+                )
         return self
 
     @property

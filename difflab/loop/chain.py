@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -95,7 +96,8 @@ def prepare(run: Run, works: list[Work]) -> None:
     # Before any stage runs: a process that looked later could find a result of the main process and skip a
     # stage in which the others wait for it.
     for work in works:
-        work.done = {(t, stage) for t in work.generations for stage in STAGES if work.run.done(t, stage)}
+        stages = product(work.generations, STAGES)
+        work.done = {(t, stage) for t, stage in stages if work.run.done(t, stage)}
     works[0].wait()
     for work in works:
         checks.check_measures(work)
@@ -114,7 +116,7 @@ def one_generation_of_all(run: Run, works: list[Work], generation: int) -> bool:
         one_generation(work, generation)
     if isinstance(run, EcosystemRun) and not compared:
         ecosystem.between(run, generation, [work.extractors for work in works], works[0].accelerator)
-    return any((generation, stage) not in work.done for work in works for stage in STAGES)
+    return any((generation, stage) not in work.done for work, stage in product(works, STAGES))
 
 
 def one_generation(work: Work, generation: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from itertools import chain, product
 from typing import Any
 
 import torch
@@ -13,7 +14,6 @@ from accelerate import Accelerator
 from difflab.config import Measure, parse
 from difflab.core.errors import ConfigError, MeasureError
 from difflab.core.progress import Reporter
-from difflab.core.rows import read_rows
 from difflab.loop import added_measures as added
 from difflab.loop import ecosystem
 from difflab.loop.measure import catch_up, measure, open_extractors
@@ -103,7 +103,8 @@ def _check_measurable(run: Run) -> None:
             f"{run.path} is one lab of an ecosystem; measure all of them: difflab measure "
             f"{run.path.resolve().parent}"
         )
-    if not any(part.done(t, "sample") for part in run.parts for t in range(config.generations + 1)):
+    generations = range(config.generations + 1)
+    if not any(part.done(t, "sample") for part, t in product(run.parts, generations)):
         raise MeasureError(
             f"{run.path} has no samples yet; make them with: difflab run CONFIG --out {run.path}"
         )
@@ -129,7 +130,7 @@ def wanted(run: Run, metrics: Sequence[str], given: dict[str, Any], judge_drift:
     Raises MeasureError that says what to type.
     """
     sections = [run.config.measure, *added.added(run)]
-    own = list(dict.fromkeys(name for section in sections for name in section.metrics))
+    own = list(dict.fromkeys(chain.from_iterable(section.metrics for section in sections)))
     alone = judge_drift or "aesthetic" in given  # these are asked for by their own names
     names = list(metrics) or (
         CONCEPTS if "concepts" in given else [] if alone and "extractors" not in given else own
@@ -213,12 +214,7 @@ def listing(run: Run) -> list[dict[str, Any]]:
             f"family {run.config.model.family} makes no images: its measures are its moments, which every "
             "run has"
         )
-    rows = [
-        row
-        for part in run.parts
-        for t in part.generations
-        for row in read_rows(part.gen(t) / "metrics.jsonl")
-    ]
+    rows = list(chain.from_iterable(part.rows() for part in run.parts))
     found: dict[tuple[str, str], str | None] = {}
     for row in rows:
         if row["extractor"] not in ("none", "training"):

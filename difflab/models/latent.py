@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -397,14 +398,15 @@ class Latent(Denoiser):
     def trained_files(self, folder: Path) -> list[Path]:
         if self.spec.lora_rank:
             return [folder / lora.FILE]
-        return [file for part in self.trained for file in sorted((folder / part).glob("*.safetensors"))]
+        return list(
+            chain.from_iterable(sorted((folder / part).glob("*.safetensors")) for part in self.trained)
+        )
 
     def base_files(self) -> list[Path]:
         if self.spec.lora_rank:
             return []
-        return [
-            file for part in self.trained for file in self.base.files(part) if file.suffix == ".safetensors"
-        ]
+        files = chain.from_iterable(self.base.files(part) for part in self.trained)
+        return [file for file in files if file.suffix == ".safetensors"]
 
     @classmethod
     def load(cls, spec: Any, shape: Shape, folder: Path) -> Latent:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,13 +69,11 @@ class Base:
     @lru_cache(maxsize=32)  # noqa: B019 (bases are few and live as long as the process)
     def hash(self, *components: str) -> str:
         """Hash of the weights of some components: what their outputs depend on."""
-        files = [
-            p
-            for name in components
-            for p in self.files(name)
-            if p.suffix in (".safetensors", ".json", ".txt", ".model")
-        ]
-        return digest({str(p.relative_to(self.path)): file_hash(p) for p in files})
+        hashes = {}
+        for path in chain.from_iterable(self.files(name) for name in components):
+            if path.suffix in (".safetensors", ".json", ".txt", ".model"):
+                hashes[str(path.relative_to(self.path))] = file_hash(path)
+        return digest(hashes)
 
     def files(self, component: str) -> list[Path]:
         """All files of a component, of its weights only those of this variant."""
@@ -365,7 +364,8 @@ def _check(folder: Path, component: str, variant: str | None) -> None:
     found = [p for p in home.iterdir() if WEIGHTS.fullmatch(p.name)]
     own = [p for p in found if variant_of(p) == variant]
     files = [p for p in own if p.suffix == ".safetensors"]
-    wanted = {n for i in own if i.suffix == ".json" for n in read_json(i)["weight_map"].values()}
+    indexes = [read_json(index)["weight_map"] for index in own if index.suffix == ".json"]
+    wanted = set(chain.from_iterable(index.values() for index in indexes))
     missing = sorted(wanted - {p.name for p in files})
     if missing:
         raise ConfigError(

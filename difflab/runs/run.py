@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ class Run(RunFolder):
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl as dicts."""
-        return [row for t in self.generations for row in read_rows(self.gen(t) / "metrics.jsonl")]
+        files = [self.gen(t) / "metrics.jsonl" for t in self.generations]
+        return list(chain.from_iterable(read_rows(file) for file in files))
 
     def training(self, generation: int) -> dict[str, Any]:
         """Images seen, size of the training set and the loss curve of one generation ({} for formula-fitted
@@ -163,18 +165,14 @@ class EcosystemRun(Run):
     def rows(self) -> list[dict[str, Any]]:
         """The rows of all labs (column lab) and those between them (lab None), by generation."""
         return sorted(
-            [row for lab in self._labs for row in lab.rows()] + self.rows_between(),
+            [*chain.from_iterable(lab.rows() for lab in self._labs), *self.rows_between()],
             key=lambda row: row["generation"],
         )
 
     def rows_between(self) -> list[dict[str, Any]]:
         """The rows between the labs."""
-        return [
-            row
-            for t in range(self.config.generations + 1)
-            if self.between(t).exists()
-            for row in read_rows(self.between(t))
-        ]
+        files = [self.between(t) for t in range(self.config.generations + 1)]
+        return list(chain.from_iterable(read_rows(file) for file in files if file.exists()))
 
     def timings(self) -> list[dict[str, Any]]:
         return [{"lab": i, **row} for i, lab in enumerate(self._labs) for row in lab.timings()]

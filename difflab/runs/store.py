@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,8 @@ class Shards:
 
     def column(self, name: str) -> list[Any]:
         """One column over the whole set, in order of the index."""
-        return [value for shard in self.shards for value in self.table(shard, [name])[name].to_pylist()]
+        parts = (self.table(shard, [name])[name].to_pylist() for shard in self.shards)
+        return list(chain.from_iterable(parts))
 
     def labels(self) -> np.ndarray | None:
         """int64 [n], or None for an unlabelled set."""

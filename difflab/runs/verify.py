@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,7 +28,7 @@ def verify(run: Run) -> Iterator[str]:
     except StoreError as error:
         yield str(error)
         return
-    stages = [(t, stage) for t in range(run.config.generations + 1) for stage in STAGES]
+    stages = list(product(range(run.config.generations + 1), STAGES))
     # A sampled set that lost a shard is no longer done, but its record still says what must be there.
     finished = set()
     for t, stage in stages:

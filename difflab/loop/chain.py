@@ -44,13 +44,10 @@ def run_chain(
 ) -> Run:
     """Run or resume the chain of `config`, or all labs of an ecosystem, in the folder `path`.
 
-    It can be stopped at any time.
-
     Args:
         report: shows progress and messages; None = silent.
         plots: also draw curves.png, which takes seconds.
-        after_generation: called in the main process with the run, the generation and whether anything of it
-            is new.
+        after_generation: called in the main process with the run, the generation, and whether it is new.
 
     Raises:
         ConfigError: the config cannot be run, with the key to change.

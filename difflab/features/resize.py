@@ -23,7 +23,8 @@ from difflab.core.suggest import nearest
 
 
 def resized(images: Tensor, size: int, how: str) -> Tensor:
-    """uint8 images [n, H, W, C] or [n, C, H, W], C = 1 or 3, as float32 [n, C, size, size] in [0, 255];
+    """uint8 images [n, H, W, C] or [n, C, H, W], C = 1 or 3, as float32 [n, C, size, size] in [0, 255].
+
     `how` is a key of `RESIZES`.
 
     Where both readings are possible (3 pixels wide) the channels are last. Nothing is rounded to bytes.

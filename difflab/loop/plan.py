@@ -199,9 +199,9 @@ class _Network:
 
 
 def _network(config: Config, shape: Shape) -> _Network | None:
-    """What the network costs;
+    """What the network costs. None for a family without a network.
 
-    None for a family without one. Raises ConfigError for a scheduler that does not exist.
+    Raises ConfigError for a scheduler that does not exist.
     """
     family: Any = family_of(config.model)
     model = family(config.model, shape)

@@ -115,8 +115,9 @@ def merged(
 
 
 def spread(auroc: float, m: Tensor, n: Tensor) -> Tensor:
-    """Standard error of an AUROC between m and n scores where the truth is `auroc` (Hanley & McNeil 1982;
-    Newcombe 2006, method 5).
+    """Standard error of an AUROC between m and n scores whose expectation is `auroc`.
+
+    Sources: Hanley & McNeil 1982; Newcombe 2006, method 5.
 
     >>> # (m + n + 1) / (12 m n), as Mann & Whitney
     >>> round(spread(0.5, torch.tensor(10), torch.tensor(10)).item() ** 2, 6)

@@ -130,8 +130,9 @@ def _gaussians(pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def cmmd_biased(x_ND: Tensor, y_MD: Tensor) -> float:
-    """CMMD exactly as published: 1000 times the V-statistic, in which each row is also paired with itself;
-    range [0, 40).
+    """CMMD exactly as published: 1000 times the V-statistic, which pairs each row with itself too.
+
+    The range is [0, 40).
 
     On CLIP ViT-L/14@336 embeddings, which the published code (google-research/cmmd) scales to length 1,
     it is the number of the paper. Its bias is 1000 ((1 - a)/n + (1 - b)/m), where a and b are the mean

@@ -1,6 +1,6 @@
-"""Fit-sample-refit of a normal distribution (Shumailov et al. 2305.17493;
+"""Fit, sample, refit: the chain of a normal distribution.
 
-Alemohammad et al. 2307.01850, App. A).
+Sources: Shumailov et al. 2305.17493; Alemohammad et al. 2307.01850, App. A.
 """
 
 from __future__ import annotations

@@ -49,9 +49,9 @@ class Steer:
         return e
 
     def without(self, step: Step) -> torch.Tensor | None:
-        """The unconditional prediction of guidance;
+        """The unconditional prediction of guidance, or None for the model's own.
 
-        None = the model's own. The first policy that has one decides.
+        The first policy that returns a prediction decides.
         """
         return None
 

@@ -78,7 +78,7 @@ class Denoiser(Family):
         return None
 
     def encoder(self, device: Any) -> Any:
-        """A callable with a ``key`` that turns images into training inputs. None = the images are the inputs."""
+        """A callable with a ``key`` that turns images into training inputs. None = it trains on images."""
         return None
 
     def inputs(self, shards: Any, indices: np.ndarray) -> np.ndarray:

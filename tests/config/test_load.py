@@ -1,28 +1,15 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from config_files import merged, written
 
 from difflab.config import load, parse
 from difflab.core.errors import ConfigError
 
 DIGITS: dict[str, Any] = {"model": {"family": "pixel-mlp"}}
-
-
-def written(folder: Path, text: str) -> Path:
-    path = folder / "wanted.yaml"
-    path.write_text(text)
-    return path
-
-
-def merged(base: dict[str, Any], **sections: Any) -> dict[str, Any]:
-    out = {**base}
-    for name, content in sections.items():
-        out[name] = {**out.get(name, {}), **content} if isinstance(content, dict) else content
-    return out
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from config_files import merged, written
 
 from difflab import config as configs
 from difflab.config import NOT_IN_RECIPE, Config, flat, load, parse, recipe_of, stages_of
@@ -21,19 +22,6 @@ DIGITS: dict[str, Any] = {"model": {"family": "pixel-mlp"}}
 
 
 EXACT: dict[str, Any] = {"data": {"source": "exact", "train_size": 10}, "model": {"family": "gaussian"}}
-
-
-def written(folder: Path, text: str) -> Path:
-    path = folder / "wanted.yaml"
-    path.write_text(text)
-    return path
-
-
-def merged(base: dict[str, Any], **sections: Any) -> dict[str, Any]:
-    out = {**base}
-    for name, content in sections.items():
-        out[name] = {**out.get(name, {}), **content} if isinstance(content, dict) else content
-    return out
 
 
 def test_every_bundled_config_is_valid_and_agrees_with_the_schema():

@@ -3,17 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from config_files import merged
 
 from difflab.config import parse
 
 DIGITS: dict[str, Any] = {"model": {"family": "pixel-mlp"}}
-
-
-def merged(base: dict[str, Any], **sections: Any) -> dict[str, Any]:
-    out = {**base}
-    for name, content in sections.items():
-        out[name] = {**out.get(name, {}), **content} if isinstance(content, dict) else content
-    return out
 
 
 def test_count_of_repeats_the_last_entry():

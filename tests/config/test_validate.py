@@ -1,29 +1,16 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from config_files import merged, written
 
 from difflab.config import Config, load, parse
 from difflab.core.errors import ConfigError
 
 DIGITS: dict[str, Any] = {"model": {"family": "pixel-mlp"}}
 EXACT: dict[str, Any] = {"data": {"source": "exact", "train_size": 10}, "model": {"family": "gaussian"}}
-
-
-def written(folder: Path, text: str) -> Path:
-    path = folder / "wanted.yaml"
-    path.write_text(text)
-    return path
-
-
-def merged(base: dict[str, Any], **sections: Any) -> dict[str, Any]:
-    out = {**base}
-    for name, content in sections.items():
-        out[name] = {**out.get(name, {}), **content} if isinstance(content, dict) else content
-    return out
 
 
 # -------------------------------------------------------------------------------------------------- reading

@@ -1,46 +1,16 @@
 """Stage 5 writes the rows of each generation and metrics.jsonl of the run."""
 
 import shutil
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
+from measured_digits import BASE, digits, run_chain
 
-from difflab.config import Config, parse
 from difflab.core.errors import DifflabError, MeasureError
 from difflab.core.rows import KEYS
-from difflab.loop.chain import run_chain
 from difflab.loop.measure import collect
 from difflab.runs.run import Run
 from difflab.runs.sizes import measured_count
-
-run_chain = partial(run_chain, plots=False)  # curves take seconds
-ALL = [
-    "fd",
-    "kid",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "trace_ratio",
-    "class_accuracy",
-    "class_entropy",
-    "rare_class_survival",
-]
-BASE: dict[str, Any] = {
-    "generations": 1,
-    "data": {"source": "digits", "train_size": 100},
-    "model": {"family": "pixel-mlp", "width": 32, "depth": 1},
-    "train": {"images_seen": 2560, "batch_size": 64, "learning_rate": 3e-3},
-    "sample": {"count": 80, "steps": 4, "shard_size": 40, "batch_size": 40},
-    "probe": {"per_condition": 0},
-    "measure": {"metrics": ALL, "resamples": 20, "count": 70, "neighbours": 3},
-}
-
-
-def digits(**changes: Any) -> Config:
-    return parse({**BASE, **changes})
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from drawn_rows import chain, rows_of, sampled
 
-from difflab.config import Config, parse
+from difflab.config import Config
 from difflab.core.errors import ConfigError
-from difflab.loop.mix import draw_rows
 from difflab.loop.regimes import check_possible, pools
 from difflab.runs.sizes import fresh_needed
 from difflab.runs.train_set import SHARED
@@ -16,35 +16,10 @@ from difflab.runs.train_set import SHARED
 R = -1  # generation of a real image
 
 
-def chain(
-    name: str = "replace", n0: int | None = 10, generations: int = 3, count: Any = 10, **regime: Any
-) -> Config:
-    return parse(
-        {
-            "generations": generations,
-            "data": {"train_size": n0},
-            "model": {"family": "memoriser"},
-            "regime": {"name": name, **regime},
-            "sample": {"count": count},
-        }
-    )
-
-
-def sampled(config: Config, t: int) -> list[np.ndarray]:
-    return [np.arange(config.sample.count_of(g)) for g in range(t)]
-
-
 def shares(config: Config, t: int, n_train: int = 100) -> tuple[list[tuple[str, int, int, int]], int | None]:
     """(kind, generation, rows in the pool, count) of every pool, and the budget."""
     drawn, budget = pools(config, t, n_train, sampled(config, t))
     return [(p.kind, p.generation, len(p.rows), p.count) for p in drawn], budget
-
-
-def rows_of(
-    config: Config, t: int, n_train: int = 100, replicates: int = 1, kept: list[np.ndarray] | None = None
-) -> pa.Table:
-    drawn, budget = pools(config, t, n_train, sampled(config, t) if kept is None else kept)
-    return draw_rows(drawn, budget, ("mix", config.seed, t), replicates)
 
 
 def pairs(rows: pa.Table) -> list[tuple[int, int]]:

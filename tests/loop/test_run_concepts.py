@@ -1,49 +1,19 @@
 """Concepts of a run: by class or from captions, on a CLIP model; what does not go together is refused."""
 
-from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import tiny
 import torch
 from accelerate import Accelerator
+from measured_digits import digits, run_chain
 from safetensors.torch import save_file
 
-from difflab.config import Config, parse
 from difflab.core.errors import MeasureError
-from difflab.loop.chain import run_chain
 from difflab.loop.run_concepts import concept_labels
 from difflab.loop.run_extractors import extractors_of
 from difflab.metrics import METRICS, Pair, concepts_of, open_extractor
 from difflab.runs.run import Run
-
-run_chain = partial(run_chain, plots=False)  # curves take seconds
-ALL = [
-    "fd",
-    "kid",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "trace_ratio",
-    "class_accuracy",
-    "class_entropy",
-    "rare_class_survival",
-]
-BASE: dict[str, Any] = {
-    "generations": 1,
-    "data": {"source": "digits", "train_size": 100},
-    "model": {"family": "pixel-mlp", "width": 32, "depth": 1},
-    "train": {"images_seen": 2560, "batch_size": 64, "learning_rate": 3e-3},
-    "sample": {"count": 80, "steps": 4, "shard_size": 40, "batch_size": 40},
-    "probe": {"per_condition": 0},
-    "measure": {"metrics": ALL, "resamples": 20, "count": 70, "neighbours": 3},
-}
-
-
-def digits(**changes: Any) -> Config:
-    return parse({**BASE, **changes})
 
 
 @pytest.fixture(scope="module")

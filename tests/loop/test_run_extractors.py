@@ -1,41 +1,10 @@
 """Measures, extractors and judges that do not go together are refused before anything runs."""
 
-from functools import partial
-from typing import Any
-
 import pytest
+from measured_digits import digits, run_chain
 
-from difflab.config import Config, parse
 from difflab.core.errors import ConfigError, MeasureError
-from difflab.loop.chain import run_chain
 from difflab.runs.run import Run
-
-run_chain = partial(run_chain, plots=False)  # curves take seconds
-ALL = [
-    "fd",
-    "kid",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "trace_ratio",
-    "class_accuracy",
-    "class_entropy",
-    "rare_class_survival",
-]
-BASE: dict[str, Any] = {
-    "generations": 1,
-    "data": {"source": "digits", "train_size": 100},
-    "model": {"family": "pixel-mlp", "width": 32, "depth": 1},
-    "train": {"images_seen": 2560, "batch_size": 64, "learning_rate": 3e-3},
-    "sample": {"count": 80, "steps": 4, "shard_size": 40, "batch_size": 40},
-    "probe": {"per_condition": 0},
-    "measure": {"metrics": ALL, "resamples": 20, "count": 70, "neighbours": 3},
-}
-
-
-def digits(**changes: Any) -> Config:
-    return parse({**BASE, **changes})
 
 
 @pytest.fixture(scope="module")

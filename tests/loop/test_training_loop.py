@@ -16,70 +16,13 @@ import torch
 from accelerate import Accelerator
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file
+from trainings import IMAGES, LABELS, Data, Stop, config, curve, fresh, record, same, train
 
 from difflab.config import Config, Train, parse
 from difflab.core.errors import ConfigError, TrainingError
-from difflab.core.shape import Shape
 from difflab.loop.training_loop import fit, learning_rate, mean_loss, order
 from difflab.models.pixel_mlp import PixelMLP
 from difflab.policies.watch import Watch
-
-IMAGES = np.random.default_rng(0).integers(0, 256, (37, 4, 4, 1), dtype=np.uint8)
-LABELS = np.arange(37) % 3
-SHAPE = Shape((4, 4, 1), 3)
-
-
-class Data:
-    """A training set in memory."""
-
-    def __init__(self, images: np.ndarray = IMAGES, labels: np.ndarray | None = LABELS):
-        self.pixels, self.conditions = images, labels
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def inputs(self, at: np.ndarray) -> np.ndarray:
-        return self.pixels[at]
-
-
-def config(**train: Any) -> Config:
-    settings = {
-        "images_seen": 640,
-        "batch_size": 16,
-        "checkpoint_every": 0,
-        "learning_rate": 3e-3,
-        "ema_decay": 0.9,
-        **train,
-    }
-    return parse({"model": {"family": "pixel-mlp", "width": 16, "depth": 1}, "train": settings})
-
-
-def fresh(c: Config, shape: Shape = SHAPE) -> PixelMLP:
-    model = PixelMLP(c.model, shape)
-    model.initialise(3)
-    return model
-
-
-def train(
-    folder: Path, c: Config, advance: Any = lambda n: None, data: Any = None, accelerator: Any = None
-) -> PixelMLP:
-    model = fresh(c)
-    model.prepare_training(c.train, "cpu")
-    fit(model, data or Data(), c.train, (c.seed, 0), folder, accelerator or Accelerator(), advance)  # type: ignore[arg-type]
-    return model
-
-
-def record(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "training.json").read_text())
-
-
-def curve(folder: Path) -> list[list[float]]:
-    return record(folder)["loss"]
-
-
-def same(a: PixelMLP, b: PixelMLP) -> bool:
-    other = b.net.state_dict()
-    return all(torch.equal(p, other[name]) for name, p in a.net.state_dict().items())
 
 
 # --------------------------------------------------------------------------------------- order and rates
@@ -225,10 +168,6 @@ def test_the_averaged_weights_are_what_training_leaves(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------- resuming
-class Stop(Exception):
-    pass
-
-
 def test_generations_see_other_noise_and_order(tmp_path):
     c, models = config(), []
     for generation in (0, 1):

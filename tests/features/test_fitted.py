@@ -8,7 +8,7 @@ import torch
 from difflab.core.errors import MeasureError
 from difflab.features import fitted as module
 from difflab.features.extractor import BATCH
-from difflab.features.fitted import fit_extractor
+from difflab.features.fitted import fit_extractor, one_thread
 from difflab.features.registry import open_extractor
 
 
@@ -77,3 +77,15 @@ def test_fitted_says_what_it_cannot_take(tmp_path):
         with pytest.raises(MeasureError, match=match):
             bad()
     assert not list(tmp_path.iterdir())
+
+
+def test_it_is_fitted_in_one_thread_and_the_number_of_threads_comes_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(KeyError), one_thread():
+            assert torch.get_num_threads() == 1
+            raise KeyError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -51,6 +51,11 @@ def parts(a, b):
         ({"model__sampling_bias": 0.5}, "real"),  # of the exact families the truth belongs to the model
         ({"sample__count": 30}, (0, "sample")),
         ({"measure__resamples": 0}, (0, "measure")),
+        ({"measure__extractors": []}, (0, "sample")),  # features are taken while sampling
+        ({"measure__held_out_loss": 0}, (0, "train")),
+        ({"measure__judge": "inception"}, (0, "select")),
+        ({"train__start_from": "previous"}, (1, "train")),
+        ({"train__checkpoint_every": 7}, None),
         ({"policies": [{"policy": "unflagged", "first": 1}]}, (1, "select")),
         ({"policies": ["unflagged"]}, (0, "select")),
         ({"generations": 5}, None),

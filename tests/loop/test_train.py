@@ -118,3 +118,18 @@ def test_a_model_that_cannot_be_saved_is_not_trained(tmp_path: Path, monkeypatch
         run_chain(parse(MLP), tmp_path / "run", plots=False)
     assert not (tmp_path / "run" / "gen-000" / "training.json").exists()
     assert not list((tmp_path / "run" / "gen-000").glob(".*rehearsal*"))
+
+
+def test_the_flops_of_a_forward_pass_are_counted_once_in_a_chain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[Any] = []
+    count = train.forward_flops
+
+    def watched(model: Any) -> float:
+        counted.append(model)
+        return count(model)
+
+    monkeypatch.setattr(train, "forward_flops", watched)
+    run_chain(parse(MLP), tmp_path / "run", plots=False)
+    assert len(counted) == 1

@@ -10,7 +10,7 @@ from difflab.cli.main import main
 from difflab.core.errors import ConfigError
 from difflab.runs.folder import STAGES
 from difflab.runs.run import open_run
-from difflab.studies.sweep import Sweep, arms_in, jobs, read, run_sweep, runs_of
+from difflab.studies.sweep import Sweep, arms_in, base_file, jobs, read, run_sweep, runs_of
 
 BASE = {
     "generations": 1,
@@ -208,3 +208,12 @@ def test_arms_that_are_ecosystems_are_compared(tmp_path, capsys):
     )
     assert main(["sweep", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out")]) == 0
     assert "budgets match" in capsys.readouterr().out
+
+
+def test_a_base_beside_the_sweep_comes_before_a_preset_of_its_name(tmp_path):
+    (tmp_path / "digits.yaml").write_text(yaml.safe_dump(BASE))
+    assert base_file(tmp_path, "digits.yaml") == tmp_path / "digits.yaml"
+    assert (
+        base_file(tmp_path / "copied", "../emoji.yaml").read_text().startswith("#")
+    )  # only the preset is there
+    assert base_file(tmp_path, "gone.yaml") == tmp_path / "gone.yaml"

@@ -66,10 +66,10 @@ class Denoiser(Family):
         if train.compile:
             compile_blocks(self.net)
 
-    def prepare_sampling(self, how: Sample, device: Any) -> None:
+    def prepare_sampling(self, sampling: Sample, device: Any) -> None:
         """Move everything that `sample` needs to the device, in its precision."""
         self.net.to(device).eval()
-        if how.compile:
+        if sampling.compile:
             compile_blocks(self.net)
 
     @property
@@ -186,34 +186,34 @@ class Denoiser(Family):
 
     # ------------------------------------------------------------------------------------------- sampling
     @torch.inference_mode()
-    def sample(self, conditions: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
+    def sample(self, conditions: np.ndarray | None, seeds: list[int], sampling: Sample) -> np.ndarray:
         images = []
-        for start in range(0, len(seeds), how.batch_size):
-            batch = slice(start, start + how.batch_size)
+        for start in range(0, len(seeds), sampling.batch_size):
+            batch = slice(start, start + sampling.batch_size)
             batch_conditions = None if conditions is None else conditions[batch]
-            images.append(self._batch(batch_conditions, [int(seed) for seed in seeds[batch]], how))
+            images.append(self._batch(batch_conditions, [int(seed) for seed in seeds[batch]], sampling))
         return np.concatenate(images)
 
-    def _batch(self, conditions: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
+    def _batch(self, conditions: np.ndarray | None, seeds: list[int], sampling: Sample) -> np.ndarray:
         """Images of one batch: uint8 [n, H, W, C]."""
         n = len(seeds)
-        if how.compile and n < how.batch_size:  # another batch size would be compiled anew
-            seeds = [int(seed) for seed in np.resize(seeds, how.batch_size)]
-            conditions = None if conditions is None else np.resize(conditions, how.batch_size)
-        x = self._denoised(conditions, seeds, how)
+        if sampling.compile and n < sampling.batch_size:  # another batch size would be compiled anew
+            seeds = [int(seed) for seed in np.resize(seeds, sampling.batch_size)]
+            conditions = None if conditions is None else np.resize(conditions, sampling.batch_size)
+        x = self._denoised(conditions, seeds, sampling)
         if not torch.isfinite(x).all():
             networks = [network for network in (self.net, self.vae) if network is not None]
             with watched(*networks) as nonfinite_layers:
-                self._denoised(conditions, seeds, how)
+                self._denoised(conditions, seeds, sampling)
             raise StoreError(
                 f"sampling produced non-finite pixels{named(nonfinite_layers)}; the weights or the "
                 "scheduler's settings"
-                f" are broken, or sample.precision={how.precision} is too coarse, so nothing was written"
+                f" are broken, or sample.precision={sampling.precision} is too coarse, so nothing was written"
             )
         levels = (x.clamp(-1, 1).add(1).mul(127.5)).round().to(torch.uint8)
         return levels.permute(0, 2, 3, 1).cpu().numpy()[:n]
 
-    def _denoised(self, conditions: np.ndarray | None, seeds: list[int], how: Sample) -> torch.Tensor:
+    def _denoised(self, conditions: np.ndarray | None, seeds: list[int], sampling: Sample) -> torch.Tensor:
         """Pixels in [-1, 1] before rounding, [n, C, H, W]."""
         device = next(self.net.parameters()).device
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -223,7 +223,7 @@ class Denoiser(Family):
             condition = torch.from_numpy(conditions).to(device)
 
         def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            share, scale = float(t) / self.noise.config.num_train_timesteps, how.guidance_scale
+            share, scale = float(t) / self.noise.config.num_train_timesteps, sampling.guidance_scale
             for steer in self.steers:
                 scale = steer.guidance(scale, share)
             step = Step(x, t.expand(len(x)), share, condition, scale, seeds)
@@ -232,7 +232,7 @@ class Denoiser(Family):
                 prediction = steer.prediction(prediction, step)
             return prediction
 
-        return self.finish(denoise(self.scheduler(how, device), noise, generators, predict, self.steers))
+        return self.finish(denoise(self.scheduler(sampling, device), noise, generators, predict, self.steers))
 
     def guided(self, step: Step) -> torch.Tensor:
         """The prediction of one step with classifier-free guidance: [n, C, H, W]."""
@@ -248,19 +248,19 @@ class Denoiser(Family):
         """Pixels in [-1, 1] from the denoised tensor [n, C, H, W]."""
         return x
 
-    def scheduler(self, how: Sample, device: Any = "cpu") -> Any:
+    def scheduler(self, sampling: Sample, device: Any = "cpu") -> Any:
         """The sampling scheduler with its timesteps set.
 
-        Raises ConfigError where `how` does not fit the family.
+        Raises ConfigError where `sampling` does not fit the family.
         """
-        return scheduler_of(how, self.noise, device)
+        return scheduler_of(sampling, self.noise, device)
 
-    def check_sampling(self, how: Sample) -> None:
+    def check_sampling(self, sampling: Sample) -> None:
         """Try the scheduler before anything is trained.
 
         Raises ConfigError where it cannot sample the family.
         """
-        check_scheduler(self.scheduler, how, self.noise)
+        check_scheduler(self.scheduler, sampling, self.noise)
 
     def predict(
         self, net: Any, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None

@@ -158,8 +158,8 @@ class Latent(Denoiser):
     def null(self) -> int:
         return len(self.shape.prompts)
 
-    def check_sampling(self, how: Sample) -> None:
-        super().check_sampling(how)
+    def check_sampling(self, sampling: Sample) -> None:
+        super().check_sampling(sampling)
         self._check_networks()
 
     def _check_networks(self) -> None:
@@ -255,16 +255,16 @@ class Latent(Denoiser):
         self.backbone = backbone
         self.net = self.network()
 
-    def prepare_sampling(self, how: Sample, device: Any) -> None:
+    def prepare_sampling(self, sampling: Sample, device: Any) -> None:
         """Load the autoencoder and move everything that sampling needs to the device, in its precision."""
-        kind = TYPES[how.precision]
+        kind = TYPES[sampling.precision]
         self.tables = self._texts(device, kind)
         self.net = self.backbone.to(device, kind).eval()
         self.backbone.to(memory_format=torch.channels_last)
         # An autoencoder with force_upcast overflows in float16 and is loaded in float32.
-        upcast = self.vae_config.get("force_upcast") and how.precision == "fp16"
+        upcast = self.vae_config.get("force_upcast") and sampling.precision == "fp16"
         self.vae = self.base.load("vae", AutoencoderKL, torch.float32 if upcast else kind).to(device)
-        if how.compile:
+        if sampling.compile:
             compile_blocks(self.backbone)
 
     # ------------------------------------------------------------------------------------ text and latents

@@ -61,8 +61,8 @@ class Pixel(Denoiser):
     def labels(self) -> Any:
         """The module of `net` that embeds class labels; None = the model is unconditional."""
 
-    def prepare_sampling(self, how: Sample, device: Any) -> None:
-        super().prepare_sampling(how, device)
+    def prepare_sampling(self, sampling: Sample, device: Any) -> None:
+        super().prepare_sampling(sampling, device)
         if self._embedding_hook is not None:
             self._embedding_hook.remove()
             self._embedding_hook = None

@@ -273,7 +273,7 @@ def _measure(
         )
         settings = MeasureSettings(
             [name for name in names if METRICS[name].needs != "concepts" or extractor is clip],
-            resample,
+            resample if resamples else None,
             neighbours,
             concepts=concepts if extractor is clip else None,
         )

@@ -163,7 +163,9 @@ class Monitor:
             return resampled(metric, pair, range(self.resamples), seed)
 
         n = min(self.count, len(samples[0]))
-        settings = MeasureSettings(self.metrics, resample, self.neighbours, generation=step)
+        settings = MeasureSettings(
+            self.metrics, resample if self.resamples else None, self.neighbours, generation=step
+        )
         rows: list[Row] = []
         for extractor, real, fake in zip(self._extractors, self._real, samples, strict=True):
             second_real = Side(real[self.count : self.count + n])

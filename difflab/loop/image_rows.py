@@ -78,7 +78,7 @@ def measure_images(
         for comparison in comparisons(run, extractor, extractors, samples, trained_on):
             settings = MeasureSettings(
                 comparison.metrics,
-                resample,
+                resample if measure.resamples else None,
                 measure.neighbours,
                 judge,
                 no_judge,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from difflab.core.errors import MeasureError
+from difflab.metrics.influence import Influence
 from difflab.metrics.metric import PairMetric, measure
 from difflab.metrics.pair import Pair, Rows
 
@@ -42,6 +43,12 @@ class ClassAccuracy(_ByClass):
         if pair.fake_labels is None:
             raise MeasureError("class_accuracy has no value: the samples are unconditional")
         return float((pair.judged_fake[fake] == pair.fake_labels[fake]).double().mean())
+
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        assert pair.fake_labels is not None
+        right = (pair.judged_fake[fake] == pair.fake_labels[fake]).double()
+        return Influence.of(right.new_zeros(len(pair.real[real])), right)
 
 
 def margins(pair: Pair) -> Tensor:
@@ -80,6 +87,11 @@ class ClassMargin(_ByClass):
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         return float(pair.once(margins)[fake].mean())
 
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        margin = pair.once(margins)[fake]
+        return Influence.of(margin.new_zeros(len(pair.real[real])), margin)
+
 
 @measure("class_entropy")
 class ClassEntropy(_ByClass):
@@ -105,6 +117,14 @@ class ClassEntropy(_ByClass):
         share = torch.bincount(pair.judged_fake[fake]).double()
         share = share[share > 0] / share.sum()
         return float(-(share * share.log()).sum()) + 0.0  # + 0.0: one class alone is 0, not -0
+
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        judged = pair.judged_fake[fake]
+        share = torch.bincount(judged).double() / len(judged)
+        # The second-order term is -chi^2 / 2n, with as many degrees of freedom as classes but one.
+        quadratic = (int((share > 0).sum()) - 1) / (2 * len(judged) ** 2)
+        return Influence.of(share.new_zeros(len(pair.real[real])), -share[judged].log(), quadratic)
 
 
 def rare_classes(pair: Pair) -> Tensor:

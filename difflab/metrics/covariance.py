@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from difflab.core.errors import MeasureError
+from difflab.metrics.influence import Influence
 from difflab.metrics.metric import PairMetric, measure
 from difflab.metrics.pair import Pair, Rows
 
@@ -55,6 +56,22 @@ class TraceRatio(PairMetric):
             )
         return trace_of_covariance(pair.fake[fake]) / whole
 
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        x, y = (_squared_deviations(side) for side in (pair.real[real], pair.fake[fake]))
+        return ratio_influence(x, y)
+
+
+def ratio_influence(x_N: Tensor, y_M: Tensor) -> Influence:
+    """Influences on mean(y) / mean(x), from one number for each image."""
+    ratio = y_M.mean() / x_N.mean()
+    return Influence.of(-ratio * x_N / x_N.mean(), y_M / x_N.mean())
+
+
+def _squared_deviations(x_ND: Tensor) -> Tensor:
+    """Squared distance of each row from the mean, float64 [n]."""
+    return (x_ND.double() - x_ND.double().mean(0)).square().sum(1)
+
 
 class _ByClass(PairMetric):
     """A part of the total variance that depends on the classes: samples divided by real images."""
@@ -81,6 +98,20 @@ class _ByClass(PairMetric):
             )
         return cls.part(pair.fake[fake], pair.fake_labels[fake]) / whole
 
+    @staticmethod
+    def derivative(total_N: Tensor, within_N: Tensor) -> Tensor:
+        """Of `part` in the direction of each image, from its squared distances to the mean of all and to
+        that of its class.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        assert pair.real_labels is not None and pair.fake_labels is not None
+        x = cls.derivative(*_deviations(pair.real[real], pair.real_labels[real]))
+        y = cls.derivative(*_deviations(pair.fake[fake], pair.fake_labels[fake]))
+        return ratio_influence(x, y)
+
 
 @measure("within_class_ratio")
 class WithinClassRatio(_ByClass):
@@ -101,6 +132,10 @@ class WithinClassRatio(_ByClass):
     @staticmethod
     def part(x_ND: Tensor, labels_N: Tensor) -> float:
         return _parts(x_ND, labels_N)[0]
+
+    @staticmethod
+    def derivative(total_N: Tensor, within_N: Tensor) -> Tensor:
+        return within_N
 
 
 @measure("between_class_ratio")
@@ -125,6 +160,18 @@ class BetweenClassRatio(_ByClass):
     @staticmethod
     def part(x_ND: Tensor, labels_N: Tensor) -> float:
         return _parts(x_ND, labels_N)[1]
+
+    @staticmethod
+    def derivative(total_N: Tensor, within_N: Tensor) -> Tensor:
+        return total_N - within_N
+
+
+def _deviations(x_ND: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distance of each row from the mean of all rows and from that of its class, float64 [n] each."""
+    x = x_ND.double()
+    _, number, count = labels_N.unique(return_inverse=True, return_counts=True)
+    means = x.new_zeros(len(count), x.shape[1]).index_add_(0, number, x) / count.unsqueeze(1)
+    return _squared_deviations(x), (x - means[number]).square().sum(1)
 
 
 def _parts(x_ND: Tensor, labels_N: Tensor) -> tuple[float, ...]:

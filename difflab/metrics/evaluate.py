@@ -94,8 +94,8 @@ class MeasureSettings:
 
     Those that do not belong on the extractor are skipped: texture measures on others, and others there.
     """
-    resample: Resample
-    """(metric, pair) -> the measure on half-samples; [] = no interval."""
+    resample: Resample | None
+    """(metric, pair) -> half-samples, for measures without influences; None = no intervals."""
     neighbours: int = 5
     """k of the nearest-neighbour measures."""
     judge: Judge | None = None

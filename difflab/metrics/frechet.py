@@ -28,6 +28,8 @@ from torch import Tensor
 from difflab.core.errors import MeasureError
 from difflab.core.rows import RowKind
 from difflab.metrics.deferred import deferred
+from difflab.metrics.frechet_influence import frechet_influence
+from difflab.metrics.influence import Influence
 from difflab.metrics.metric import PairMetric, measure
 from difflab.metrics.pair import Pair, Rows
 from difflab.metrics.scatter import scatter
@@ -190,6 +192,10 @@ class FrechetDistance(PairMetric):
         )
         cross = contrasts(contrasts(products[real][:, fake]).T) / ((n - 1) * (m - 1)) ** 0.5
         return _distance(mu_1 - mu_2, scatter_1 / (n - 1) + scatter_2 / (m - 1), cross)
+
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        return frechet_influence(pair.real[real], pair.fake[fake])
 
 
 def fd_infinity(x_ND: Tensor, y_MD: Tensor, parts: Sequence[int] = (1, 2), seed: int = 0) -> float:

@@ -36,6 +36,8 @@ from difflab.metrics.pair import Pair
 
 LEVEL = 0.95
 """Nominal coverage of every interval."""
+Z95 = 1.959964
+"""Half the width of a 95% interval of a normal distribution, in standard deviations."""
 
 
 def half_rows(n_real: int, n_fake: int, resample: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -69,7 +71,7 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     >>> [round(x, 4) for x in wilson(1.0, 500)]
     [0.9924, 1.0]
     """
-    z2 = 1.959964**2
+    z2 = Z95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(share * (1 - share) * z2 / n + z2 * z2 / (4 * n * n)) / (1 + z2 / n)
     return max(0.0, centre - half), min(1.0, centre + half)
@@ -100,6 +102,25 @@ def interval(
     if not (np.isfinite(theta).all() and math.isfinite(value)):
         raise MeasureError("an interval needs finite values; some resamples are not")
     low, high = value + np.quantile(theta - theta.mean(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    if share_of:
+        low, high = min(low, wilson(value, share_of)[0]), max(high, wilson(value, share_of)[1])
+    return float(np.clip(low, *range)), float(np.clip(high, *range))
+
+
+def normal_interval(
+    value: float,
+    error: float,
+    range: tuple[float, float] = (-math.inf, math.inf),
+    share_of: int | None = None,
+) -> tuple[float, float]:
+    """95% interval (low, high) of a `value` with a standard error, clipped to the `range` of the measure.
+
+    With `share_of`, the value is a share of that many images, and the interval is joined with Wilson's.
+
+    >>> [round(bound, 3) for bound in normal_interval(0.5, 0.1, (0.0, 0.6))]
+    [0.304, 0.6]
+    """
+    low, high = value - Z95 * error, value + Z95 * error
     if share_of:
         low, high = min(low, wilson(value, share_of)[0]), max(high, wilson(value, share_of)[1])
     return float(np.clip(low, *range)), float(np.clip(high, *range))

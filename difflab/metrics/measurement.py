@@ -1,4 +1,7 @@
-"""One measure on one pair: its value, and half-samples that give its interval and standard error."""
+"""One measure on one pair: its value, and what gives its interval and standard error.
+
+That is the influence of each image where the measure is smooth, else half-samples.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from difflab.metrics.interval import interval, wilson
+from difflab.metrics.influence import Influence
+from difflab.metrics.interval import interval, normal_interval, wilson
 from difflab.metrics.metric import PairMetric
 from difflab.metrics.pair import Pair
 
@@ -17,7 +21,7 @@ SHARES = ("share of samples", "share of real images")
 All half-samples of a share of 0 or 1 agree, so Wilson's interval is joined.
 """
 Resample = Callable[[type[PairMetric], Pair], Sequence[float]]
-"""(metric, pair) -> the measure on half-samples, see `difflab.metrics.interval.resampled`; [] = none."""
+"""(metric, pair) -> the measure on half-samples, see `difflab.metrics.interval.resampled`."""
 
 
 @dataclass(frozen=True)
@@ -26,36 +30,53 @@ class Measurement:
 
     Attributes:
         value: on all rows.
-        half_samples: on half of the rows each.
+        influence: of each image; None = not known, or no error was asked for.
+        half_samples: the measure on half of the rows each; empty where `influence` is known.
         note: which images were left out, None = all count.
     """
 
     metric: type[PairMetric]
     value: float
-    half_samples: Sequence[float]
     n: int
+    influence: Influence | None = None
+    half_samples: Sequence[float] = ()
     note: str | None = None
 
     @property
+    def is_share(self) -> bool:
+        """Whether the value is a share of images."""
+        return self.metric.unit in SHARES
+
+    @property
     def interval(self) -> tuple[float, float] | None:
-        """95% interval; None without half-samples. Raises MeasureError for fewer than 20 of them."""
+        """95% interval; None without influences and half-samples. Raises MeasureError for fewer than 20
+        half-samples.
+        """
+        share_of = self.n if self.is_share else None
+        if self.influence is not None:
+            return normal_interval(self.value, self.influence.error, self.metric.range, share_of)
         if not self.half_samples:
             return None
-        share_of = self.n if self.metric.unit in SHARES else None
         return interval(self.value, sorted(self.half_samples), self.metric.range, share_of)
 
     @property
     def error(self) -> float:
         """Standard error; for a share not below that of Wilson's interval."""
-        error = float(np.std(self.half_samples, ddof=1))
-        if self.metric.unit in SHARES:
+        if self.influence is not None:
+            error = self.influence.error
+        else:
+            error = float(np.std(self.half_samples, ddof=1))
+        if self.is_share:
             low, high = wilson(self.value, self.n)
             error = max(error, (high - low) / 3.92)
         return error
 
 
-def take(metric: type[PairMetric], pair: Pair, resample: Resample) -> Measurement:
+def take(metric: type[PairMetric], pair: Pair, resample: Resample | None) -> Measurement:
     """Take a measure on a pair. Raises MeasureError if it has no value, on all rows or on half of them.
+
+    Args:
+        resample: gives half-samples of the measures without influences; None = take no error at all.
 
     >>> import torch
     >>> from difflab.metrics import METRICS, resampled
@@ -64,6 +85,12 @@ def take(metric: type[PairMetric], pair: Pair, resample: Resample) -> Measuremen
     >>> recall = take(METRICS["recall"], pair, lambda metric, pair: resampled(metric, pair, range(20), 0))
     >>> recall.value, recall.n, len(recall.half_samples), recall.error > 0
     (0.0, 40, 20, True)
+    >>> take(METRICS["trace_ratio"], pair, None).interval is None
+    True
     """
-    value = metric.of(pair)
-    return Measurement(metric, value, resample(metric, pair), len(pair.fake), metric.note(pair))
+    value, n, note = metric.of(pair), len(pair.fake), metric.note(pair)
+    if resample is None:
+        return Measurement(metric, value, n, note=note)
+    influence = metric.influence_of(pair)
+    half_samples = resample(metric, pair) if influence is None else ()
+    return Measurement(metric, value, n, influence, half_samples, note)

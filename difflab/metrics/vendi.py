@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from difflab.core.errors import MeasureError
+from difflab.metrics.influence import Influence
 from difflab.metrics.kernel import lengths
 from difflab.metrics.metric import PairMetric, measure
 from difflab.metrics.pair import Pair, Rows
@@ -116,3 +117,21 @@ class Vendi(PairMetric):
             kernel = pair.once(_cosines_fake)[fake][:, fake]
             shares = torch.linalg.eigvalsh(kernel / len(kernel))
         return max(1.0, _hill(shares, 1.0))  # equal samples are 1 but for rounding
+
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        n, d = pair.fake.shape
+        if n > d:
+            rows = pair.fake[fake]
+            units = rows.double() / lengths(rows).unsqueeze(1)
+            shares, vectors = torch.linalg.eigh(units.T @ units / len(units))
+            weights = (units @ vectors).square()
+        else:
+            kernel = pair.once(_cosines_fake)[fake][:, fake]
+            shares, vectors = torch.linalg.eigh(kernel / len(kernel))
+            weights = vectors.square() * shares.clamp(min=0) * len(kernel)
+        # With S = sum of u u' / n, the derivative of -tr S log S in the direction of the unit row u is
+        # -u' (log S) u, up to a constant.
+        derivative = -(weights @ shares.clamp(min=torch.finfo(torch.float64).tiny).log())
+        score = _hill(shares.clamp(min=0), 1.0)
+        return Influence.of(derivative.new_zeros(len(pair.real[real])), score * derivative)

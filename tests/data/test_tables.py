@@ -92,7 +92,7 @@ def test_a_column_that_nobody_asked_for_is_named_where_captions_are_wanted(tmp_p
     as_jsonl(root, rows(title=TEXTS))
     assert opened(root).prompts is None
     with pytest.raises(
-        DataError, match=r"known: nothing; columns that data.caption_column may name: file_name, title"
+        DataError, match=r"known fields: none; columns that data.caption_column may name: file_name, title"
     ):
         opened(root, caption="{prompt}, a photo")
 

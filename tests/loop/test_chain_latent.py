@@ -583,7 +583,7 @@ def test_captions_that_are_missing_can_be_made(made, nameless, tmp_path):
     refused(ConfigError, missing, config(), path)
     refused(
         DataError,
-        r"data\.caption 'a \{name\}': 'name' is not known of these images; known: .*\{class\}",
+        r"data\.caption 'a \{name\}': these images have no field 'name'; known fields: .*\{class\}",
         config(caption="a {name}"),
         path,
     )

@@ -56,7 +56,7 @@ def test_hub_never_follows_a_path_out_of_its_cache(hub, tmp_path):
 
     path = picture(tmp_path / "private.png")
     hub({"image": [{"bytes": None, "path": str(path)}]}, {"image": Image()})
-    with pytest.raises(DataError, match="holds no image bytes"):
+    with pytest.raises(DataError, match="has no image bytes"):
         open_source(Data(source="hub:name"), 0)
 
 

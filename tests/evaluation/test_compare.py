@@ -216,7 +216,7 @@ def test_unusable_sets_are_refused(fake, said, emoji):
 def test_an_empty_folder_and_a_link_that_leads_out(emoji, tmp_path):
     real, empty = write(tmp_path / "real", emoji[:40]), tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(DataError, match="holds no image"):
+    with pytest.raises(DataError, match="contains no image"):
         compare(real, empty, **FEW)
     (real / "link.png").symlink_to(write(tmp_path / "secret", emoji[:1]) / "0000.png")
     with pytest.raises(DataError, match="leads out of"):

@@ -19,6 +19,11 @@ class FamilySpec(Spec):
         return getattr(self, "replicates", 1)
 
     @property
+    def dimension(self) -> int:
+        """The number of values in one sample of an exact family."""
+        return getattr(self, "dim", 1)
+
+    @property
     def is_conditional(self) -> bool:
         """Whether samples are conditioned on classes or captions."""
         return bool(getattr(self, "conditional", False))
@@ -27,6 +32,11 @@ class FamilySpec(Spec):
     def trains_lora(self) -> bool:
         """Whether LoRA layers are trained instead of all weights."""
         return bool(getattr(self, "lora_rank", 0))
+
+    @property
+    def trains_text_encoder(self) -> bool:
+        """Whether the text encoder is trained as well as the backbone."""
+        return bool(getattr(self, "train_text_encoder", False))
 
     @property
     def starts_as_base(self) -> bool:

@@ -79,8 +79,8 @@ def exchanged(
     The shares are the lab's row of the exchange matrix. Counts are rounded by largest remainder, and their
     total is that of the regime. The part of each lab is drawn without replacement from the samples that this
     lab kept, independently of the draws of other labs. If a pool is a whole generation, its parts are the
-    same in every later training set. A budget over several pools is drawn from their union after the exchange, so
-    it keeps the shares on average. A budget over a single pool keeps them exactly.
+    same in every later training set. A budget over several pools is drawn from their union after the
+    exchange, so it keeps the shares on average. A budget over a single pool keeps them exactly.
 
     Args:
         config: the config of the lab.

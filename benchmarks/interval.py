@@ -5,19 +5,22 @@
 
 Real data are N(0, I), with --others of four classes whose means lie 3 apart; the class judge and the training images are the same in all
 data sets, since intervals take them as given. The samples are *equal* (the same), *apart* (0.8 times as wide, shifted by 0.5) or *narrow* (0.7 times
-as wide). An interval covers when it holds the mean of the measure over all data sets of that setting.
+as wide). An interval covers when it holds the mean of the measure over all data sets of that setting. The
+width is the standard error over the standard deviation over data sets: 1 is the best possible.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from difflab.metrics import METRICS, Judge, Pair, interval, resampled
-from difflab.metrics.measurement import SHARES
+from difflab.metrics import METRICS, Judge, Pair, resampled
+from difflab.metrics.measurement import take
 
 SETTINGS = {"equal": (1.0, 0.0), "apart": (0.8, 0.5), "narrow": (0.7, 0.0)}
 NAMES = ("fd", "kid", "precision", "recall", "density", "coverage", "trace_ratio")
@@ -53,13 +56,29 @@ def drawn(
     return width * noise + shift + (3 / 2**0.5 * torch.eye(d)[labels] if classes else 0), labels
 
 
+@dataclass(frozen=True)
+class Coverage:
+    """Of one measure in one setting: mean value, share of intervals that hold it, and their width.
+
+    The width is the mean standard error over the standard deviation of the values: 1 is the best possible.
+    """
+
+    mean: float
+    covered: float
+    width: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ({self.covered:.2f}, {self.width:.2f})"
+
+
 def covered(
     n: int, d: int, setting: str, data_sets: int, resamples: int, names: Sequence[str]
-) -> dict[str, tuple[float, float]]:
-    """For each measure its mean value and the share of data sets whose interval holds that mean."""
+) -> dict[str, Coverage]:
+    """For each measure how its intervals hold the mean over all data sets."""
     width, shift = SETTINGS[setting]
     values: dict[str, list[float]] = {name: [] for name in names}
     bounds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    errors: dict[str, list[float]] = {name: [] for name in names}
     others = names is OTHERS
     train = drawn(400, d, 1, others)[0]
     judge = Judge.fit(*drawn(400, d, 2, others), n_classes=CLASSES) if others else None
@@ -70,18 +89,19 @@ def covered(
         )
         pair = Pair(x, y, real_labels=x_labels, fake_labels=y_labels, judge=judge, train=train)
         for name in names:
-            metric = METRICS[name]
-            value = metric.of(pair)
-            values[name].append(value)
-            share = n if metric.unit in SHARES else None
-            bounds[name].append(
-                interval(value, resampled(metric, pair, range(resamples), seed=k), metric.range, share)
-            )
-    out = {}
-    for name in names:
-        mean, (low, high) = float(np.mean(values[name])), np.array(bounds[name]).T
-        out[name] = mean, float(np.mean((low <= mean) & (mean <= high)))
-    return out
+            taken = take(METRICS[name], pair, lambda m, p, seed=k: resampled(m, p, range(resamples), seed))
+            values[name].append(taken.value)
+            errors[name].append(taken.error)
+            assert taken.interval is not None
+            bounds[name].append(taken.interval)
+    return {name: _coverage(values[name], bounds[name], errors[name]) for name in names}
+
+
+def _coverage(values: list[float], bounds: list[tuple[float, float]], errors: list[float]) -> Coverage:
+    mean, (low, high) = float(np.mean(values)), np.array(bounds).T
+    spread = float(np.std(values, ddof=1))
+    width = float(np.mean(errors)) / spread if spread else float("nan")
+    return Coverage(mean, float(np.mean((low <= mean) & (mean <= high))), width)
 
 
 def main() -> None:
@@ -91,18 +111,23 @@ def main() -> None:
     parser.add_argument("--data-sets", type=int, default=100, help="default: 100")
     parser.add_argument("--resamples", type=int, default=60, help="default: 60")
     parser.add_argument("--dimension", type=int, default=16, help="default: 16")
+    parser.add_argument(
+        "--counts", type=int, nargs="+", default=[100, 200, 500, 2000], help="images of a side"
+    )
     parser.add_argument("--others", action="store_true", help="the other measures, on data of four classes")
     args = parser.parse_args()
     names = OTHERS if args.others else NAMES
-    print(f"{args.data_sets} data sets, {args.resamples} resamples, d = {args.dimension}; value (coverage)\n")
-    places = [(setting, n) for setting in SETTINGS for n in ((200, 500) if args.others else (100, 500))]
+    print(
+        f"{args.data_sets} data sets, {args.resamples} resamples, d = {args.dimension}; value (coverage, width)\n"
+    )
+    places = list(itertools.product(SETTINGS, args.counts))
     found = [
         covered(n, args.dimension, setting, args.data_sets, args.resamples, names) for setting, n in places
     ]
     print("| measure | " + " | ".join(f"{setting}, n = {n}" for setting, n in places) + " |")
     print("|---" * (len(places) + 1) + "|")
     for name in names:
-        print(f"| {name} | " + " | ".join(f"{one[name][0]:.3f} ({one[name][1]:.2f})" for one in found) + " |")
+        print(f"| {name} | " + " | ".join(str(one[name]) for one in found) + " |")
 
 
 if __name__ == "__main__":

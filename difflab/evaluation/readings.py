@@ -28,14 +28,14 @@ from difflab.evaluation.signs import (
 from difflab.metrics import METRICS, Extractor, Judge, Pair, PairMetric
 from difflab.metrics.covariance import trace_of_covariance
 from difflab.metrics.interval import resampled
-from difflab.metrics.measurement import take
+from difflab.metrics.measurement import Measurement, error_of_difference, take
 
 LEAST = 30
 """Fewest images on a side. A standard error from fewer images is a guess."""
 Key = tuple[str, str]
 """Extractor and measure."""
-Measured = tuple[float, float] | str
-"""Value and standard error, or the reason why there is no value."""
+Measured = Measurement | str
+"""A measure on samples or on a control, or the reason why it has no value."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class RealSide:
             except MeasureError as reason:
                 measured[space, name] = str(reason)
                 continue
-            measured[space, name] = (measurement.value, measurement.error)
+            measured[space, name] = measurement
             if measurement.note:
                 self.notes[f"{name} ({space}): {measurement.note}"] = None
         return measured
@@ -269,22 +269,23 @@ def _reading(
 ) -> Reading | str:
     """The reading of a measure on one extractor, or the reason why there is none."""
     key = (space, sign.metric)
-    value, floor = samples[key], controls["real images"].get(key, "not taken between real images")
-    if isinstance(value, str):
-        return value
+    sample, floor = samples[key], controls["real images"].get(key, "not taken between real images")
+    if isinstance(sample, str):
+        return sample
     if isinstance(floor, str):
         return f"{sign.metric} has no value between real images: {floor}"
-    controls_with_value = {}
+    controls_with_value, differences = {}, {}
     for name, measured in controls.items():
         control = measured.get(key)
-        if isinstance(control, tuple) and (sign.in_look or not name.endswith(LOOK)):
-            controls_with_value[name] = control
+        if isinstance(control, Measurement) and (sign.in_look or not name.endswith(LOOK)):
+            controls_with_value[name] = (control.value, control.error)
+            differences[name] = error_of_difference(sample, control)
     unit = 1.0
     if sign.of == "floor":
-        unit = abs(floor[0])
+        unit = abs(floor.value)
     elif sign.of == "variance":
         unit = real.variance.get(space, 1.0)
-    return Reading(sign, *value, controls_with_value, unit, n, space)
+    return Reading(sign, sample.value, sample.error, controls_with_value, unit, n, space, differences)
 
 
 def _tensor(labels: np.ndarray | None) -> torch.Tensor | None:

@@ -16,7 +16,7 @@ are those of Schaeffer et al. 2503.03150.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Z = 3.0
@@ -106,6 +106,8 @@ class Reading:
 
     Attributes:
         unit: what `sign.relevant` is a multiple of.
+        differences: the standard error of the difference to a control, where both were measured on the same
+            real images; without it the two are taken as independent.
         n: number of samples.
         space: the extractor.
     """
@@ -117,6 +119,7 @@ class Reading:
     unit: float
     n: int
     space: str = ""
+    differences: dict[str, float] = field(default_factory=dict)
 
     def effects(self) -> dict[str, tuple[float, float]]:
         """Harm beyond each control with its standard error; above 0 = the samples are worse.
@@ -125,7 +128,10 @@ class Reading:
         """
         direction = 1 if self.sign.worse == "higher" else -1
         return {
-            name: (direction * (self.value - value), math.hypot(self.error, error))
+            name: (
+                direction * (self.value - value),
+                self.differences.get(name, math.hypot(self.error, error)),
+            )
             for name, (value, error) in self.controls.items()
         }
 

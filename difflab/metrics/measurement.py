@@ -5,13 +5,14 @@ That is the influence of each image where the measure is smooth, else half-sampl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from difflab.metrics.influence import Influence
-from difflab.metrics.interval import interval, normal_interval, wilson
+from difflab.metrics.influence import Influence, variance_of
+from difflab.metrics.interval import Z95, interval, normal_interval, wilson
 from difflab.metrics.metric import PairMetric
 from difflab.metrics.pair import Pair
 
@@ -70,6 +71,26 @@ class Measurement:
             low, high = wilson(self.value, self.n)
             error = max(error, (high - low) / 3.92)
         return error
+
+
+def error_of_difference(a: Measurement, b: Measurement) -> float:
+    """Standard error of a.value - b.value, two values of one measure on the same real images and different
+    samples.
+
+    The influence of the real images on both cancels in part. Half-samples number i of both hold the same real
+    images, if they were drawn with the same seed. For shares the error is at least that of Wilson's
+    intervals at 0 and 1.
+    """
+    if a.influence is not None and b.influence is not None and len(a.influence.real) == len(b.influence.real):
+        parts = [a.influence.real - b.influence.real, a.influence.fake, b.influence.fake]
+        error = variance_of(parts, a.influence.quadratic + b.influence.quadratic) ** 0.5
+    elif a.half_samples and len(a.half_samples) == len(b.half_samples):
+        error = float(np.std(np.subtract(a.half_samples, b.half_samples), ddof=1))
+    else:
+        error = math.hypot(a.error, b.error)
+    if a.is_share:
+        error = max(error, math.hypot(Z95 / (2 * a.n), Z95 / (2 * b.n)))
+    return error
 
 
 def take(metric: type[PairMetric], pair: Pair, resample: Resample | None) -> Measurement:

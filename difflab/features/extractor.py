@@ -117,6 +117,10 @@ def _never_called(images: Tensor) -> Tensor:
 def ready(network: nn.Module, device: str | torch.device) -> Any:
     """`network` on `device` in evaluation mode, without gradients.
 
-    Typed Any: each network has its own methods.
+    On a CPU the weights are in the layout channels_last, in which convolutions are faster. The features then
+    differ from those of the other layout by rounding (a relative 2e-6 for efficientnet-lite0). Typed Any:
+    each network has its own methods.
     """
-    return network.eval().requires_grad_(False).to(device)
+    on_cpu = torch.device(device).type == "cpu"
+    layout = torch.channels_last if on_cpu else torch.preserve_format
+    return network.eval().requires_grad_(False).to(device, memory_format=layout)

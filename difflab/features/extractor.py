@@ -121,6 +121,5 @@ def ready(network: nn.Module, device: str | torch.device) -> Any:
     differ from those of the other layout by rounding (a relative 2e-6 for efficientnet-lite0). Typed Any:
     each network has its own methods.
     """
-    on_cpu = torch.device(device).type == "cpu"
-    layout = torch.channels_last if on_cpu else torch.preserve_format
-    return network.eval().requires_grad_(False).to(device, memory_format=layout)
+    network = network.eval().requires_grad_(False).to(device)
+    return network.to(memory_format=torch.channels_last) if torch.device(device).type == "cpu" else network

@@ -39,7 +39,7 @@ def open_sides(
     share of `max_bad`.
     """
     data = Data(bad_images="skip")
-    listings = {side: _usable(_listing(what, side, notes), side, notes) for side, what in given.items()}
+    listings = {side: _usable(listing_of(what, side, notes), side, notes) for side, what in given.items()}
     found = {side: survey(listing, data) for side, listing in listings.items()}
     sides = {side: _side(seen.sizes) for side, seen in found.items()}
     size = image_size or min(sides.values())
@@ -102,7 +102,11 @@ def _usable(listing: Listing, side: str, notes: list[str]) -> Listing:
 
 
 # -------------------------------------------------------------------------------------------- what is given
-def _listing(what: Any, side: str, notes: list[str]) -> Listing:
+def listing_of(what: Any, side: str, notes: list[str]) -> Listing:
+    """The images of one side before any is opened.
+
+    `open_sides` says what a side may be, and what is raised.
+    """
     if isinstance(what, (str, Path)):
         return _of_path(existing(Path(what), side), side, notes)
     if is_dataset(what):

@@ -11,12 +11,17 @@ from difflab.config.spec import Spec
 
 
 class FamilySpec(Spec):
-    """What can be asked of every family, whichever fields it has."""
+    """Base of the specs. Its properties exist for every family, whichever fields the family has."""
 
     @property
     def chains(self) -> int:
         """Independent chains carried side by side in every sample."""
         return getattr(self, "replicates", 1)
+
+    @property
+    def dimension(self) -> int:
+        """Numbers in one sample of an exact family."""
+        return getattr(self, "dim", 1)
 
     @property
     def is_conditional(self) -> bool:
@@ -27,6 +32,11 @@ class FamilySpec(Spec):
     def trains_lora(self) -> bool:
         """Whether LoRA layers are trained instead of all weights."""
         return bool(getattr(self, "lora_rank", 0))
+
+    @property
+    def trains_text_encoder(self) -> bool:
+        """Whether the text encoder is trained as well as the backbone."""
+        return bool(getattr(self, "train_text_encoder", False))
 
     @property
     def starts_as_base(self) -> bool:

@@ -1,8 +1,7 @@
-"""From whatever holds an untrusted image to uint8 [size, size, channels]: header checks first, pixels only
-afterwards.
+"""Decode one untrusted image to uint8 [size, size, channels].
 
-Files, encoded bytes, PIL images and arrays all pass through here, so that one picture gives one array however
-it came in.
+The header is checked before pixels are decoded. All images are decoded here: files, encoded bytes, PIL
+images and arrays. So the same picture always gives the same array.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from difflab.config import Data
 from difflab.core.errors import DataError
 from difflab.data.strip import png_chunks, without_metadata
 
-# What an image may come as: a file, an encoded image, an image of PIL, uint8 [H, W], [H, W, 1] or [H, W, 3].
-# None = an empty cell.
+# One image: a path, the bytes of an encoded image, a PIL image, or a uint8 array of the shape [H, W],
+# [H, W, 1] or [H, W, 3]. None is an empty cell of a table.
 Item = Path | bytes | Image.Image | np.ndarray | None
 T = TypeVar("T")
 
-# Nothing else is tried: exotic decoders (ICO, EPS, PSD, ...) can hold more pixels than their header says, or
-# run programs.
+# Only these formats are read. A file of another format (ICO, EPS, PSD, ...) can hold more pixels than its
+# header says, and some decoders run external programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "DIB")
-# Images that are not read. They must not pass as 'some other file': a user would train on a part of the set
-# unknowingly.
+# Image formats that are not supported. Such a file is an error. If it were ignored, the user would train on a
+# part of the set without noticing.
 FOREIGN_SUFFIXES = frozenset(
     [
         ".avif",
@@ -64,7 +63,7 @@ SIXTEEN_BIT = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
 GREY = SIXTEEN_BIT | {"1", "L", "LA", "La"}
 WITH_ALPHA = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
 
-TURNS = {  # EXIF orientation -> how the picture is put upright
+TURNS = {  # EXIF orientation -> the transposition that makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -77,9 +76,9 @@ TURNS = {  # EXIF orientation -> how the picture is put upright
 
 @cache
 def suffixes() -> frozenset[str]:
-    """All suffixes of FORMATS, as Pillow knows them, such as .jpg, .jpe and .jfif.
+    """All file suffixes that Pillow registers for FORMATS, for example .jpg, .jpe and .jfif.
 
-    MPO is a JPEG file with further ones behind it.
+    MPO is included: an MPO file is a JPEG file that further JPEG images follow.
     """
     return frozenset(
         suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")
@@ -88,8 +87,11 @@ def suffixes() -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Header:
-    """What an image says of itself. frames, metadata: what is not read of it, in words; "" = nothing. format:
-    "" = no file.
+    """Properties of an image that are known without its pixels.
+
+    width, height: in pixels. grey: the image has no colour. format: the name of the format in Pillow; "" for
+    arrays and for PIL images without a file. frames: a description of the frames that are not read; "" if
+    there is only one. metadata: a description of the damaged metadata; "" if there are none.
     """
 
     width: int
@@ -101,9 +103,9 @@ class Header:
 
 
 def look(item: Item, where: str, max_pixels: int, whole: bool = False) -> Header:
-    """The header of an image. whole = decode it too, so that a damaged body is found.
+    """The header of an image. With `whole` the pixels are decoded too, so that damaged pixels are found.
 
-    Raises DataError as `decode`.
+    Raises the same DataError as `decode`.
     """
     if isinstance(item, np.ndarray):
         return Header(item.shape[1], item.shape[0], item.ndim == 2 or item.shape[2] == 1)
@@ -115,9 +117,8 @@ def look(item: Item, where: str, max_pixels: int, whole: bool = False) -> Header
         else:
             if _metadata_follows(image):
                 image.load()
-            if image.format != "PNG" or image.info.get(
-                "exif"
-            ):  # a PNG file without would be decoded to look for more
+            # For a PNG file without EXIF in its header, Pillow would decode all pixels to search for EXIF.
+            if image.format != "PNG" or image.info.get("exif"):
                 _turn(image, remarks)
         return Header(width, height, mode in GREY, image.format or "", _frames(image))
 
@@ -126,11 +127,13 @@ def look(item: Item, where: str, max_pixels: int, whole: bool = False) -> Header
 
 
 def decode(item: Item, where: str, max_pixels: int, size: int, channels: int) -> np.ndarray:
-    """uint8 [size, size, channels] of an image: upright, first frame, transparent parts on white, its central
-    square.
+    """The central square of an image, resized: uint8 [size, size, channels].
 
-    Metadata that cannot be parsed are left out. Raises DataError that names `where`: no image, a damaged one,
-    more than `max_pixels`.
+    Only the first frame is read. The image is turned upright as EXIF says, and transparent parts become
+    white. Damaged metadata is ignored.
+
+    Raises DataError that names `where` if the image is missing or damaged, or has more than `max_pixels`
+    pixels.
     """
     if isinstance(item, np.ndarray):
         return fit_array(item[..., 0] if item.ndim == 3 and item.shape[2] == 1 else item, size, channels)
@@ -158,13 +161,13 @@ def _used(
     max_pixels: int,
     use: Callable[[Image.Image, list[str]], T],
 ) -> tuple[T, str]:
-    """(what `use` makes of the image, what was wrong with its metadata).
+    """The result of `use`, and a description of damaged metadata ("" = none is damaged).
 
-    Everything that goes wrong is a DataError that names `where`.
+    Every failure is raised as a DataError that names `where`.
     """
     if item is None:
         raise DataError(
-            f"{where} holds no image bytes; export the images into the file, or set data.bad_images=skip"
+            f"{where} has no image bytes; write the images into the file, or set data.bad_images=skip"
         )
     try:
         return _attempt(item, where, max_pixels, use)
@@ -172,34 +175,36 @@ def _used(
         raise
     except Image.DecompressionBombError as error:
         raise DataError(
-            f"{where}: more pixels than Pillow will ever open ({error}); remove or shrink it"
+            f"{where} has more pixels than Pillow allows ({error}); remove the image or make it smaller"
         ) from error
-    except Exception as error:  # decoders of damaged files raise nearly every type there is
+    except Exception as error:  # decoders raise exceptions of almost any type for damaged files
         unknown = "cannot identify" in str(error)
         reason = " ".join(str(error).split()) or type(error).__name__
         try:
             file = _file_of(item) if isinstance(item, Image.Image) else item
-            bare = None if file is None else without_metadata(file)
-            if bare is not None:
-                return _attempt(bare, where, max_pixels, use)[0], "cannot be parsed" if unknown else reason
+            pixels_only = None if file is None else without_metadata(file)
+            if pixels_only is not None:
+                result, _ = _attempt(pixels_only, where, max_pixels, use)
+                return result, "cannot be parsed" if unknown else reason
         except DataError:
             raise
         except Exception:
-            pass  # it was not the metadata: the first error says more
+            pass  # the metadata was not the cause: the first error is more informative
         if unknown:
-            reason = "not an image in a format that is read (" + ", ".join(FORMATS) + ")"
+            reason = f"not an image in a supported format ({', '.join(FORMATS)})"
         raise DataError(
-            f"{where}: cannot be decoded: {reason}; repair or remove it, or set data.bad_images=skip"
+            f"{where}: cannot be decoded: {reason}; repair or remove the image, or set data.bad_images=skip"
         ) from error
 
 
 def _attempt(
     item: Path | bytes | Image.Image, where: str, max_pixels: int, use: Callable[[Image.Image, list[str]], T]
 ) -> tuple[T, str]:
+    """Open the image and call `use` on it. Returns as `_used`."""
     remarks: list[str] = []
-    # Pillow says by warnings what it could not parse, and warns of bombs from 89 million pixels on, whatever
-    # the user allowed.
-    with warnings.catch_warnings(record=True) as said:
+    # Pillow warns about metadata that it cannot parse. It also warns about every image of more than 89
+    # million pixels, which data.max_pixels may allow.
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if isinstance(item, Image.Image):
             _check_size(item, where, max_pixels)
@@ -208,12 +213,14 @@ def _attempt(
             with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item, formats=FORMATS) as image:
                 _check_size(image, where, max_pixels)
                 result = use(image, remarks)
-    remarks += [" ".join(str(warning.message).split()) for warning in said if warning.category is UserWarning]
+    for warning in caught:
+        if warning.category is UserWarning:
+            remarks.append(" ".join(str(warning.message).split()))
     return result, remarks[0] if remarks else ""
 
 
 def _file_of(image: Image.Image) -> bytes | None:
-    """What lies in the file that an image of PIL still has open."""
+    """The content of the file that a PIL image still has open; None if it has none."""
     handle = getattr(image, "fp", None)
     if handle is None:
         return None
@@ -225,13 +232,13 @@ def _check_size(image: Image.Image, where: str, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         size = f"{image.width} x {image.height}"
         raise DataError(
-            f"{where}: {size} pixels exceed data.max_pixels={max_pixels}; remove or shrink it, or raise "
-            "data.max_pixels"
+            f"{where}: {size} pixels exceed data.max_pixels={max_pixels}; remove the image, make it smaller, "
+            "or increase data.max_pixels"
         )
 
 
 def _frames(image: Image.Image) -> str:
-    """The frames of an image that has several, in words."""
+    """A description of the frames of an image with several; "" for an image with one."""
     try:
         if not getattr(image, "is_animated", False) or image.tell():
             return ""
@@ -241,19 +248,19 @@ def _frames(image: Image.Image) -> str:
 
 
 def _metadata_follows(image: Image.Image) -> bool:
-    """Whether a PNG file has texts or EXIF behind its pixels, which Pillow reads with them."""
+    """Whether a PNG file has metadata after its pixels. Pillow reads this metadata only with the pixels."""
     if image.format != "PNG" or getattr(image, "fp", None) is None:
         return False
-    at = image.fp.tell()  # type: ignore[attr-defined]
+    position = image.fp.tell()  # type: ignore[attr-defined]
     kinds = [kind for kind, _, _ in png_chunks(image.fp)]  # type: ignore[attr-defined]
-    image.fp.seek(at)  # type: ignore[attr-defined]
+    image.fp.seek(position)  # type: ignore[attr-defined]
     after = kinds[kinds.index(b"IDAT") :] if b"IDAT" in kinds else []
     return any(kind[0] & 32 and kind not in (b"fcTL", b"fdAT") for kind in after)
 
 
 # --------------------------------------------------------------------------------------------------- pixels
 def _upright(image: Image.Image, remarks: list[str]) -> Image.Image:
-    """Mode L or RGB, turned as EXIF says."""
+    """The image in mode L or RGB, turned as EXIF says."""
     image.load()
     turn = _turn(image, remarks)
     flat = flatten(image)
@@ -261,7 +268,10 @@ def _upright(image: Image.Image, remarks: list[str]) -> Image.Image:
 
 
 def _turn(image: Image.Image, remarks: list[str]) -> Image.Transpose | None:
-    """None = it is upright. What is no orientation, or cannot be parsed, is remarked on."""
+    """The transposition that makes the image upright; None if it is upright.
+
+    An unknown orientation or damaged EXIF data is added to `remarks`.
+    """
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception as error:
@@ -273,18 +283,19 @@ def _turn(image: Image.Image, remarks: list[str]) -> Image.Transpose | None:
 
 
 def flatten(image: Image.Image) -> Image.Image:
-    """Mode L or RGB, 8 bit, transparent parts on white.
+    """The image in mode L or RGB with 8 bits per channel. Transparent parts become white.
 
-    Raises ValueError for numbers that have no agreed white.
+    Raises ValueError for 32-bit pixels, because no standard says which value is white.
     """
+    unscaled = (
+        f"32-bit pixels (mode {image.mode}) have no standard white value; save the image with 8 or 16 bits"
+    )
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
-        raise ValueError(f"32-bit pixels (mode {image.mode}) have no agreed white; save it with 8 or 16 bits")
+        raise ValueError(unscaled)
     if image.mode in SIXTEEN_BIT:
         values = np.asarray(image).astype(np.int64)
         if values.size and not 0 <= values.min() <= values.max() <= 65535:
-            raise ValueError(
-                f"32-bit pixels (mode {image.mode}) have no agreed white; save it with 8 or 16 bits"
-            )
+            raise ValueError(unscaled)
         return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode in WITH_ALPHA or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
@@ -294,7 +305,7 @@ def flatten(image: Image.Image) -> Image.Image:
 
 
 def fit(image: Image.Image, size: int, channels: int) -> np.ndarray:
-    """uint8 [size, size, channels]: the central square of a flattened image, resized with antialiasing."""
+    """The central square of a flattened image, resized by Lanczos: uint8 [size, size, channels]."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.convert("L" if channels == 1 else "RGB").crop((left, top, left + side, top + side))
@@ -304,12 +315,12 @@ def fit(image: Image.Image, size: int, channels: int) -> np.ndarray:
 
 
 def fit_array(values: np.ndarray, size: int, channels: int) -> np.ndarray:
-    """uint8 [size, size, channels] from uint8 [H, W] or [H, W, 3]; a copy."""
+    """The same as `fit` for an array, uint8 [H, W] or [H, W, 3]. The result is a copy."""
     if values.shape == ((size, size) if channels == 1 else (size, size, channels)):
         return np.array(values).reshape(size, size, channels)
     return fit(Image.fromarray(np.ascontiguousarray(values)), size, channels)
 
 
-def channels_of(data: Data, own: int) -> int:
-    """1 or 3: what data.color asks for, or the source's `own` number."""
-    return {"auto": own, "L": 1, "RGB": 3}[data.color]
+def channels_of(data: Data, source_channels: int) -> int:
+    """The number of channels that data.color selects, 1 or 3. "auto" selects `source_channels`."""
+    return {"auto": source_channels, "L": 1, "RGB": 3}[data.color]

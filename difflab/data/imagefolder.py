@@ -1,10 +1,11 @@
-"""Images in a folder: class folders, a metadata file, text files beside them, or a flat heap.
+"""Read images from a folder, with labels and captions from subfolders, a metadata file or text files.
 
-Nothing outside the folder is ever read.
+No file outside the folder is read.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -28,12 +29,12 @@ from difflab.data.walk import (
     walk,
 )
 
-REPEATS = re.compile(r"([1-9]\d*)_(.+)")  # folders of kohya's training scripts: 10_sks dog
+REPEATS = re.compile(r"([1-9]\d*)_(.+)")  # names of folders for kohya's training scripts: 10_sks dog
 
 
 @dataclass(frozen=True)
 class Files:
-    """Position -> path."""
+    """Maps a position to the path of an image."""
 
     root: Path
     keys: list[str]
@@ -43,22 +44,24 @@ class Files:
 
 
 def open_folder(data: Data, argument: str) -> Source:
-    """imagefolder:PATH.
+    """Open imagefolder:PATH.
 
-    Class folders (the class is the first level), a metadata file (file_name, text, label), or no labels.
+    Labels come from class folders (the first level of subfolders is the class) or from a metadata file with
+    the columns file_name, text and label. A set may have no labels.
 
-    Images are cropped to their central square and resized to data.image_size, which may be left out when all
-    are squares of one size. Raises DataError: nothing there, an empty class folder, a link or file_name that
-    leads out of the folder, a bad line of metadata, unreadable images (data.bad_images=skip leaves those
-    out).
+    Images are cropped to their central square and resized to data.image_size. This field is optional if all
+    images are squares of one size.
+
+    Raises DataError for a missing folder, an empty class folder, a link or file_name that leads out of the
+    folder, a bad line of metadata, and images that cannot be read (unless data.bad_images=skip).
     """
     return source_of(list_folder(data, argument), data)
 
 
 def list_folder(data: Data, argument: str | Path) -> Listing:
-    """The images of a folder with their labels and captions, none of them opened yet.
+    """The images of a folder with their labels and captions. No image is opened.
 
-    Raises DataError as `open_folder`.
+    Raises the same DataError as `open_folder`.
     """
     root = inside_folder(argument, data.source)
     files = walk(root)
@@ -72,7 +75,7 @@ def list_folder(data: Data, argument: str | Path) -> Listing:
         labels = None if column is None else table.labels(column)
         prompts = None
         splits = split_folders(keys)
-        if splits is not None:  # a list is what the user means: they are one set, and that is said
+        if splits is not None:  # the user listed these images, so they are read, with a note
             names = " and ".join(sorted(splits[1].values()))
             account.notes.append(
                 f"{metadata} lists images in {names}, which look like splits; they are read as one set"
@@ -89,9 +92,9 @@ def list_folder(data: Data, argument: str | Path) -> Listing:
         "data.caption_column",
         str(table.path if table else root),
     )
-    used = {*images, *keys, *(key for own in sidecars.values() for key in own.values())} | (
-        {metadata} if metadata else set()
-    )
+    used = {*images, *keys, *itertools.chain.from_iterable(texts.values() for texts in sidecars.values())}
+    if metadata:
+        used.add(metadata)
     if column in sidecars and not (table and column in table.columns):
         prompts = read_sidecars(root, sidecars[column], keys, column)
     elif column is not None and table is not None:
@@ -110,20 +113,24 @@ def list_folder(data: Data, argument: str | Path) -> Listing:
 def _from_folders(
     root: Path, images: list[str], data: Data, account: Account
 ) -> tuple[list[Any] | None, list[str] | None]:
-    """(labels, prompts): the names of class folders; of folders 10_NAME the class and the caption is NAME, as
-    where such sets are made.
+    """Labels and captions from the names of class folders; (None, None) if there are none.
+
+    The label is the name of the folder. If all folders are called REPEATS_NAME, as kohya's training scripts
+    require, both the label and the caption are NAME. Otherwise there are no captions.
     """
     no_label_choice(data)
     if not images:
-        raise DataError(f"{root} holds no image; images end in {', '.join(sorted(suffixes()))}")
+        raise DataError(
+            f"{root} contains no image; the suffixes of images are {', '.join(sorted(suffixes()))}"
+        )
     refuse_split_folders(root, images)
     flat = [key for key in images if "/" not in key]
     if (flat and len(flat) == len(images)) or data.label == NO_LABELS:
         return None, None
     if flat:
         raise DataError(
-            f"{root} holds images beside class folders, for example {flat[0]}; move them into a class folder "
-            "or away"
+            f"{root} contains images beside class folders, for example {flat[0]}; move them into a class "
+            "folder, or remove them"
         )
     folders = sorted(
         entry.name
@@ -132,22 +139,21 @@ def _from_folders(
     )
     if all(SPLIT_FOLDER.fullmatch(name) for name in folders):
         raise DataError(
-            f"{root}: {', '.join(folders)} look like splits, not classes; give one of them, for example "
+            f"{root}: {', '.join(folders)} look like splits, not classes; use one of them, for example "
             f"{root / folders[0]}"
         )
     labels = [key.partition("/")[0] for key in images]
     empty = sorted(set(folders) - set(labels))
     if empty:
-        raise DataError(f"class folder {root / empty[0]} holds no image; fill it or remove it")
+        raise DataError(f"class folder {root / empty[0]} contains no image; add images or remove the folder")
     matches = {name: REPEATS.fullmatch(name) for name in folders}
     names = {name: match[2] for name, match in matches.items() if match}
     if len(names) < len(folders):
         return labels, None
     account.notes.append(
-        f"folders are called REPEATS_NAME, such as {folders[0]}: {len(folders)} folders are "
-        f"{len(set(names.values()))} classes "
-        "by NAME, which is the caption too where there is no other; every image counts once, repeats are not "
-        "applied"
+        f"folders are called REPEATS_NAME, for example {folders[0]}: the {len(folders)} folders are "
+        f"{len(set(names.values()))} classes; the class is NAME, which is also the caption if the images "
+        "have no other; every image is used once, REPEATS is ignored"
     )
     labels = [names[label] for label in labels]
     return labels, labels
@@ -155,31 +161,32 @@ def _from_folders(
 
 # ---------------------------------------------------------------------------------------- the listed images
 def _checked(table: Table, root: Path) -> Table:
-    """The table itself.
+    """Return the table, unchanged.
 
-    Raises DataError for a file_name that leads out of the folder, is no file, or is listed twice.
+    Raises DataError for a file_name that leads out of the folder, is not a file, or is listed twice.
     """
     seen: dict[str, int] = {}
     for i, row in enumerate(table.rows):
         key = _contained(row["file_name"], root, table.where(i))
         if key in seen:
             raise DataError(
-                f"{table.where(i)}: {key} is already on {table.places[seen[key]]}; list every image once"
+                f"{table.where(i)}: {key} is already listed in {table.places[seen[key]]}; list every image "
+                "once"
             )
         seen[key] = i
     return table
 
 
 def _contained(name: str, root: Path, where: str) -> str:
-    """The relative path of a listed file. Raises DataError when it leads out of the folder, or is no file."""
+    """The relative path of a listed file. Raises DataError if it leads out of the folder or is not a file."""
     if "\0" in name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise DataError(f"{where}: file_name {name!r} leads out of {root}; use paths below the folder")
     key = PurePosixPath(name).as_posix()
     check_inside(root / key, root)
     try:
-        there = (root / key).is_file()
-    except OSError:  # a name that is too long
-        there = False
-    if not there:
+        exists = (root / key).is_file()
+    except OSError:  # the name is too long
+        exists = False
+    if not exists:
         raise DataError(f"{where}: {root / key} does not exist; correct the line or add the file")
     return key

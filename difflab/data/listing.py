@@ -1,6 +1,7 @@
-"""A set of images before any is opened, the first look at all of them, and the `Source` that comes out.
+"""`Listing`: a set of images before any is opened. `survey` reads all headers, `source_of` makes a `Source`.
 
-Every way in (folder, parquet, hub, arrays, PIL images) makes a `Listing`; from there on there is one way.
+Every kind of input (folder, parquet, hub, arrays, PIL images) is first made a `Listing`. All later steps are
+the same for every kind.
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ from difflab.core.files import sound
 from difflab.data.decode import Item, channels_of, decode, look, suffixes
 from difflab.data.source import IGNORE_LABELS, NO_LABELS, Source, labels_of_kept
 
-CAPTIONS = ("text", "prompt", "caption")  # columns that are captions, the first that is there
-LABELS = ("label",)
-ROW_NUMBERS = 4  # from so many images on, as many classes as images are taken for row numbers
+CAPTIONS = ("text", "prompt", "caption")  # names of caption columns; the first one that exists is used
+LABELS = ("label",)  # names of label columns
+ROW_NUMBERS = 4  # a set of at least this many images with a different label each is refused
 
 
 class Items(Protocol):
-    """Position -> what is to be decoded; travels to worker processes."""
+    """Maps a position to the image to decode. It is pickled for worker processes."""
 
     def __getitem__(self, position: int, /) -> Item: ...
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What is known of N images before any is opened.
+    """N images with their keys, labels and captions, before any image is opened.
 
-    name: of the source. where: names the set in errors. labels, prompts: one of each image, None = the set
-    has none. columns: the names that captions could have been read from. account: ignored files, unlisted
-    images and notes so far.
+    name: the name of the source. where: the name of the set in error messages. labels, prompts: one per
+    image; None if the set has none. columns: the columns that captions can be read from. account: the ignored
+    files, unlisted images and notes so far.
     """
 
     name: str
@@ -52,10 +53,11 @@ class Listing:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a first look at all images of a set found.
+    """The result of `survey`.
 
-    kept: positions of the usable images. sizes: (width, height) -> images of that size; first: -> the key of
-    the first one.
+    kept: positions of the usable images. sizes: (width, height) -> the number of images of that size. first:
+    (width, height) -> the key of the first image of that size. grey: no usable image has colour. formats: the
+    file formats in lower case.
     """
 
     kept: list[int]
@@ -66,11 +68,12 @@ class Survey:
 
 
 def survey(listing: Listing, data: Data) -> Survey:
-    """Look at the header of every image, and fill the account.
+    """Read the header of every image, and add the results to the account of the listing.
 
-    Under data.bad_images=skip every image is decoded fully once, so that what is counted now can be read
-    later; otherwise a damaged body raises when it is read. Raises DataError: the first bad image, or none
-    left.
+    With data.bad_images=skip every image is also decoded once, so that every image that is counted here can
+    be read later. Otherwise damaged pixels raise DataError when the image is read.
+
+    Raises DataError for the first bad image (unless bad images are skipped), and if no image can be read.
     """
     account, skip = listing.account, data.bad_images == "skip"
     out = Survey([], Counter(), {}, True, set())
@@ -102,9 +105,9 @@ def survey(listing: Listing, data: Data) -> Survey:
             account.add("metadata", key, header.metadata)
     if not out.kept:
         bad = account.entries.get("skipped")
-        found = f" ({bad.count} were unusable, the first: {bad.first[0][1]})" if bad else ""
+        reason = f" ({bad.count} cannot be read; the first: {bad.first[0][1]})" if bad else ""
         raise DataError(
-            f"{listing.where} holds no image that can be read{found}; images end in "
+            f"{listing.where} has no image that can be read{reason}; the suffixes of images are "
             f"{', '.join(sorted(suffixes()))}"
         )
     account.read += len(out.kept)
@@ -114,7 +117,7 @@ def survey(listing: Listing, data: Data) -> Survey:
 
 @dataclass(frozen=True)
 class Reader:
-    """Index among the kept images -> uint8 [size, size, channels]."""
+    """Decodes one image, given its index among the kept images: uint8 [size, size, channels]."""
 
     items: Items
     kept: list[int]
@@ -136,57 +139,56 @@ class Reader:
 
 
 def source_of(listing: Listing, data: Data) -> Source:
-    """The set as data.image_size and data.color want it.
+    """The set as a `Source`, with the size of data.image_size and the colour mode of data.color.
 
-    Raises DataError: bad images, no common size, unusable labels.
+    Raises DataError for bad images, for images of several sizes without data.image_size, and for labels that
+    cannot be used.
     """
     if listing.labels is not None:
         refuse_row_numbers(listing.labels, listing.where)
-    found = survey(listing, data)
-    size, channels = (
-        data.image_size or _common_side(found, listing.where),
-        channels_of(data, 1 if found.grey else 3),
-    )
-    return assembled(listing, found, size, channels, data.max_pixels)
+    surveyed = survey(listing, data)
+    size = data.image_size or _common_side(surveyed, listing.where)
+    channels = channels_of(data, 1 if surveyed.grey else 3)
+    return assembled(listing, surveyed, size, channels, data.max_pixels)
 
 
-def assembled(listing: Listing, found: Survey, size: int, channels: int, max_pixels: int) -> Source:
-    """The usable images of a set as a Source. Raises DataError for a class that has lost all its images."""
-    labels, classes = labels_of_kept(listing.labels, found.kept, listing.where)
+def assembled(listing: Listing, surveyed: Survey, size: int, channels: int, max_pixels: int) -> Source:
+    """The usable images of a set as a `Source`. Raises DataError for a class without a usable image."""
+    labels, classes = labels_of_kept(listing.labels, surveyed.kept, listing.where)
     return Source(
         name=listing.name,
         size=size,
         channels=channels,
         labels=labels,
         classes=classes,
-        prompts=None if listing.prompts is None else [listing.prompts[i] for i in found.kept],
+        prompts=None if listing.prompts is None else [listing.prompts[i] for i in surveyed.kept],
         groups=None,
         attributes={},
-        keys=[listing.keys[i] for i in found.kept],
+        keys=[listing.keys[i] for i in surveyed.kept],
         licence=listing.licence,
         account=listing.account,
-        read=Reader(listing.items, found.kept, listing.keys, listing.where, max_pixels, size, channels),
+        read=Reader(listing.items, surveyed.kept, listing.keys, listing.where, max_pixels, size, channels),
         columns=listing.columns,
     )
 
 
-def _common_side(found: Survey, where: str) -> int:
-    (first, key), *others = found.first.items()
+def _common_side(surveyed: Survey, where: str) -> int:
+    """The side in pixels of images that are all squares of one size. Raises DataError for others."""
+    (first, key), *others = surveyed.first.items()
     if others:
         other, other_key = others[0]
         raise DataError(
-            f"{where}: images differ in size ({key} is {first[0]} x {first[1]}, {other_key} is {other[0]} x "
-            f"{other[1]}); "
-            "say which size to use, for example data.image_size=64"
+            f"{where}: the images have different sizes ({key} is {first[0]} x {first[1]}, {other_key} is "
+            f"{other[0]} x {other[1]}); set a size, for example data.image_size=64"
         )
     if first[0] != first[1]:
         raise DataError(
-            f"{where}: images are {first[0]} x {first[1]}, not square; say which size to crop and resize to, "
-            "for example data.image_size=64"
+            f"{where}: the images are {first[0]} x {first[1]}, not square; set the size to which they are "
+            "cropped and resized, for example data.image_size=64"
         )
     if not 4 <= first[0] <= 4096:
         raise DataError(
-            f"{where}: images are {first[0]} x {first[1]}; say which size to use (4 to 4096), for example "
+            f"{where}: the images are {first[0]} x {first[1]}; set a size from 4 to 4096, for example "
             "data.image_size=64"
         )
     return first[0]
@@ -196,70 +198,78 @@ def _common_side(found: Survey, where: str) -> int:
 def chosen(
     wanted: str | None, usual: Sequence[str], columns: Sequence[str], field: str, where: str
 ) -> str | None:
-    """The column that config field `field` asks for; null = the first of `usual` that is there.
+    """The column to read: `wanted` if it is set, else the first of `usual` that exists, else None.
 
-    Raises DataError that lists the columns.
+    Raises DataError that lists the columns if `wanted`, the value of the config field `field`, is not among
+    them.
     """
     if wanted is None:
         return next((name for name in usual if name in columns), None)
     if wanted not in columns:
         raise DataError(
-            f"{where} has no column '{wanted}' that {field} asks for (it has: {', '.join(columns) or 'none'})"
+            f"{where} has no column '{wanted}', which {field} names (its columns: "
+            f"{', '.join(columns) or 'none'})"
         )
     return wanted
 
 
 def label_column(data: Data, columns: Sequence[str], where: str) -> str | None:
-    """The column of the class, None = the set has none or data.label=none."""
+    """The column with the class; None if the set has none, or if data.label=none."""
     return None if data.label == NO_LABELS else chosen(data.label, LABELS, columns, "data.label", where)
 
 
 def captions(values: list[Any], column: str, place: Callable[[int], str]) -> list[str]:
-    """A column of captions.
+    """Return the captions of a column, unchanged.
 
-    Raises DataError that names the `place` of one that is missing, no text, or half a surrogate pair.
+    Raises DataError for a caption that is missing, is not a string, or contains half of a surrogate pair. The
+    message names its `place`.
     """
     for i, value in enumerate(complete(values, column, place)):
         if not isinstance(value, str):
             raise DataError(
-                f"{place(i)}: '{column}' must be a string, not {type(value).__name__}; name another column "
-                "with data.caption_column"
+                f"{place(i)}: '{column}' must be a string, not {type(value).__name__}; set "
+                "data.caption_column to another column"
             )
         sound(value, place(i))
     return values
 
 
 def complete(values: list[Any], column: str, place: Callable[[int], str]) -> list[Any]:
-    """The values themselves. Raises DataError that names the `place` of the first one that is missing."""
+    """Return the values, unchanged. Raises DataError that names the `place` of the first missing value."""
     missing = next((i for i, value in enumerate(values) if value is None), None)
     if missing is not None:
         raise DataError(
-            f"{place(missing)}: no '{column}', which others have; give it to every image or to none"
+            f"{place(missing)} has no '{column}', but other images have one; add it to every image, or "
+            "remove it from all"
         )
     return values
 
 
 def refuse_row_numbers(labels: Sequence[Any], where: str) -> None:
-    """Raise DataError where every image has a label of its own: such a column is a row number or a name."""
-    if (
-        len(labels) >= ROW_NUMBERS
-        and None not in labels
-        and len({str(label) for label in labels}) == len(labels)
-    ):
+    """Raise DataError if no two images have the same label: the column holds row numbers or names."""
+    distinct = {str(label) for label in labels}
+    if len(labels) >= ROW_NUMBERS and None not in labels and len(distinct) == len(labels):
         shown = ", ".join(str(label)[:20] for label in labels[:3])
         raise DataError(
-            f"{where}: each of {len(labels)} images has a label of its own ({shown}, ...), so it is no "
-            f"class; {IGNORE_LABELS}"
+            f"{where}: each of the {len(labels)} images has a different label ({shown}, ...), so the labels "
+            f"are not classes; {IGNORE_LABELS}"
         )
 
 
 def named(labels: list[Any], names: list[str]) -> list[Any]:
-    """Class names in place of whole numbers; what is out of range (`datasets` writes -1 for 'none') becomes
-    None.
+    """Replace whole-number labels by class names.
+
+    A label out of range becomes None (`datasets` writes -1 for a missing label).
     """
     return [names[label] if isinstance(label, int) and 0 <= label < len(names) else None for label in labels]
 
 
 def sound_labels(labels: list[Any], place: Any) -> list[Any]:
-    """The labels themselves. Raises DataError that names the `place` of one that is half a surrogate pair."""
-    return [sound(label, place(i)) if isinstance(label, str) else label for i, label in enumerate(labels)]
+    """Return the labels, unchanged.
+
+    Raises DataError for a label with half of a surrogate pair. The message names its `place`.
+    """
+    for i, label in enumerate(labels):
+        if isinstance(label, str):
+            sound(label, place(i))
+    return labels

@@ -1,7 +1,8 @@
-"""Images in parquet files, as Hugging Face `datasets` and difflab write them; read with pyarrow alone."""
+"""Read images from parquet files that Hugging Face `datasets` or difflab wrote. Only pyarrow is needed."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections import OrderedDict
@@ -33,22 +34,23 @@ from difflab.data.listing import (
 from difflab.data.source import LICENCE, Source
 from difflab.data.walk import ignored, inside_folder, refuse_split_files, walk
 
-CACHE_BYTES = 256 * 2**20  # of encoded images that a reader keeps
+CACHE_BYTES = 256 * 2**20  # limit of the encoded images that a reader keeps in memory
 
 
 class RowGroups:
-    """Row -> encoded bytes of its image, decoded one row group at a time; the last ones are kept up to
-    CACHE_BYTES.
+    """Maps a row to the bytes of its encoded image; None for an empty cell.
 
-    Reading in ascending order decodes every row group once, whatever the size of the set. Raises DataError
-    for a damaged one.
+    One row group is read at a time. The last ones stay in memory, up to CACHE_BYTES. If rows are read in
+    ascending order, every row group is read once. Raises DataError for a damaged row group.
     """
 
     def __init__(self, files: list[Path], counts: list[list[int]], column: str) -> None:
-        """counts: rows of each row group of each file. column: that of the images."""
+        """counts: the number of rows of each row group of each file. column: the column with the images."""
         self.files, self.counts, self.column = files, counts, column
-        self.places = [(file, group) for file, groups in enumerate(counts) for group in range(len(groups))]
-        self.starts = np.cumsum([0, *(count for groups in counts for count in groups)])
+        self.places: list[tuple[int, int]] = []  # of each row group: (position of its file, position in it)
+        for file, groups in enumerate(counts):
+            self.places += [(file, group) for group in range(len(groups))]
+        self.starts = np.cumsum([0, *itertools.chain.from_iterable(counts)])
         self.cache: OrderedDict[int, list[bytes | None] | DataError] = OrderedDict()
         self.lock = threading.Lock()
 
@@ -61,51 +63,57 @@ class RowGroups:
             if group not in self.cache:
                 try:
                     self.cache[group] = self._load(group)
-                except DataError as error:  # of all its rows, each of which may be left out
+                except DataError as error:  # it is raised for every row of the group
                     self.cache[group] = error
                 while len(self.cache) > 1 and sum(map(_size, self.cache.values())) > CACHE_BYTES:
                     self.cache.popitem(last=False)
             self.cache.move_to_end(group)
-            held = self.cache[group]
-        if isinstance(held, DataError):
-            raise held
-        return held[row - int(self.starts[group])]
+            images = self.cache[group]
+        if isinstance(images, DataError):
+            raise images
+        return images[row - int(self.starts[group])]
 
     def _load(self, group: int) -> list[bytes | None]:
-        file, inside = self.places[group]
+        file, group_of_file = self.places[group]
+        expected = self.counts[file][group_of_file]
         with opened_parquet(self.files[file]) as handle:
-            images = handle.read_row_group(inside, columns=[self.column]).column(self.column)
-            encoded = (
-                pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images
-            ).to_pylist()
-        if len(encoded) != self.counts[file][inside]:
+            images = handle.read_row_group(group_of_file, columns=[self.column]).column(self.column)
+            if pa.types.is_struct(images.type):
+                images = pc.struct_field(images, "bytes")
+            encoded = images.to_pylist()
+        if len(encoded) != expected:
             raise DataError(
-                f"{self.files[file]} is damaged: row group {inside} has {len(encoded)} rows of "
-                f"{self.counts[file][inside]}"
+                f"{self.files[file]} is damaged: row group {group_of_file} has {len(encoded)} rows, not "
+                f"{expected}"
             )
         return encoded
 
 
 def _size(group: list[bytes | None] | DataError) -> int:
+    """The number of bytes of the images of a row group."""
     return 0 if isinstance(group, DataError) else sum(len(encoded or b"") for encoded in group)
 
 
 def open_parquet(data: Data, argument: str) -> Source:
-    """parquet:PATH, a file, a folder, or a pattern such as data/train-*.parquet, with a column of images
-    (struct with bytes, or bytes).
+    """Open parquet:PATH: a file, a folder, or a pattern such as data/train-*.parquet.
 
-    The images are in the column `image`, or in the only one that is made as `datasets` makes them. Optional
-    columns: `label` (or the one named by data.label; whole numbers or strings), and for captions `text`,
-    `prompt`, `caption` or the one named by data.caption_column. Raises DataError: nothing there, several
-    splits, a damaged file, a missing column, unreadable images.
+    The images are in the column `image`, or in the only column of the type that `datasets` uses for images (a
+    struct with `bytes` and `path`). They are encoded images: binary, or a struct with the field `bytes`.
+
+    Labels are optional. They are whole numbers or strings in the column data.label, by default `label`.
+    Captions are optional. They are in the column data.caption_column, by default the first of `text`,
+    `prompt` and `caption`.
+
+    Raises DataError if nothing exists at PATH, for several splits, a damaged file, a missing column, and for
+    images that cannot be read.
     """
     return source_of(list_parquet(data, argument), data)
 
 
 def list_parquet(data: Data, argument: str | Path) -> Listing:
-    """The rows of parquet files with their labels and captions, no image opened yet.
+    """The rows of parquet files with their labels and captions. No image is opened.
 
-    Raises DataError as `open_parquet`.
+    Raises the same DataError as `open_parquet`.
     """
     path = Path(argument).expanduser()
     account = Account()
@@ -118,8 +126,8 @@ def list_parquet(data: Data, argument: str | Path) -> Listing:
     for file in files:
         if _columns(file, data) != columns:
             raise DataError(
-                f"{file} has other label or text columns than {files[0]}; make them alike, or open each on "
-                "its own"
+                f"{file} has other label or text columns than {files[0]}; use the same columns in both, or "
+                "open each file separately"
             )
         with opened_parquet(file) as handle:
             groups = [handle.metadata.row_group(i).num_rows for i in range(handle.metadata.num_row_groups)]
@@ -129,7 +137,9 @@ def list_parquet(data: Data, argument: str | Path) -> Listing:
         counts.append(groups)
         keys += [f"{file.relative_to(base).as_posix()}/{row}" for row in range(sum(groups))]
         if len(labels) not in (0, len(keys)) or len(texts) not in (0, len(keys)):
-            raise DataError(f"{file} is damaged: its columns differ in length; write or download it again")
+            raise DataError(
+                f"{file} is damaged: its columns have different lengths; write or download it again"
+            )
     if columns.label and all(label is None for label in labels) and data.label is None:
         labels = []
     if columns.text and all(text is None for text in texts) and data.caption_column is None:
@@ -153,18 +163,23 @@ def list_parquet(data: Data, argument: str | Path) -> Listing:
     )
 
 
-# -------------------------------------------------------------------------------------------- what is there
+# ----------------------------------------------------------------------------------------- files and columns
 @dataclass(frozen=True)
 class _Columns:
+    """The names of the columns of a file: images, labels, captions, and all but the images.
+
+    names: the class names of whole-number labels, if `datasets` wrote them into the file.
+    """
+
     image: str
     label: str | None
     text: str | None
-    names: tuple[str, ...] | None  # what whole-number labels stand for, where `datasets` wrote it down
+    names: tuple[str, ...] | None
     others: tuple[str, ...] = field(compare=False)
 
 
 def _files(path: Path, source: str, account: Account) -> tuple[Path, list[Path]]:
-    """(the folder that names are relative to, the files)."""
+    """The folder to which the keys of images are relative, and the files."""
     if path.is_file():
         return path.parent, [path]
     if matches(path):
@@ -172,14 +187,14 @@ def _files(path: Path, source: str, account: Account) -> tuple[Path, list[Path]]
         return path.parent, matches(path)
     if not path.exists():
         raise DataError(
-            f"data.source={source}: {path} does not exist (looked from {Path.cwd()}); give a parquet file or "
-            "a folder of them"
+            f"data.source={source}: {path} does not exist (current folder: {Path.cwd()}); give a parquet "
+            "file, or a folder of parquet files"
         )
     base = inside_folder(path, source)
     inside = walk(base)
     keys = [key for key in inside if key.endswith(".parquet")]
     if not keys:
-        raise DataError(f"{path} holds no file that ends in .parquet")
+        raise DataError(f"{path} contains no .parquet file")
     refuse_split_files(base, keys)
     account.ignored = ignored(inside, keys)
     return base, [base / key for key in keys]
@@ -187,62 +202,66 @@ def _files(path: Path, source: str, account: Account) -> tuple[Path, list[Path]]
 
 @contextmanager
 def opened_parquet(file: Path) -> Iterator[pq.ParquetFile]:
-    """The file, its page checksums verified.
+    """Open a parquet file. Its page checksums are verified.
 
-    Whatever goes wrong while it is open is a DataError that names it.
+    Every exception inside the block becomes a DataError that names the file.
     """
     try:
         with pq.ParquetFile(file, page_checksum_verification=True) as handle:
             yield handle
     except DataError:
         raise
-    # of a damaged file: ArrowException, OSError, UnicodeDecodeError, OverflowError, MemoryError, ...
+    # a damaged file raises ArrowException, OSError, UnicodeDecodeError, OverflowError, MemoryError, ...
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(
-            f"{file} is no readable parquet file ({reason}); write or download it again"
+            f"{file} cannot be read as a parquet file ({reason}); write or download it again"
         ) from error
 
 
 def _columns(file: Path, data: Data) -> _Columns:
-    """The columns that matter.
+    """The columns of a file.
 
-    Raises DataError when the images are missing or of another type, or a field of the config names none.
+    Raises DataError if the column of images is missing or of another type, and if a column that the config
+    names is missing.
     """
     with opened_parquet(file) as handle:
         schema = handle.schema_arrow
-        own, kinds = (
-            (handle.schema_arrow.metadata or {}).get(b"huggingface", b"{}"),
-            dict(zip(schema.names, schema.types, strict=True)),
-        )
-    made = [
-        name
-        for name, kind in kinds.items()
-        if pa.types.is_struct(kind) and {"bytes", "path"} <= {part.name for part in kind}
-    ]
-    image = "image" if "image" in kinds or len(made) != 1 else made[0]
-    if image not in kinds:
+        features = (schema.metadata or {}).get(b"huggingface", b"{}")
+        types = dict(zip(schema.names, schema.types, strict=True))
+    image = _image_column(types, file)
+    label = label_column(data, list(types), str(file))
+    text = chosen(data.caption_column, CAPTIONS, list(types), "data.caption_column", str(file))
+    names = _class_names(features, label)
+    return _Columns(image, label, text, names, tuple(name for name in types if name != image))
+
+
+def _image_column(types: dict[str, pa.DataType], file: Path) -> str:
+    """The name of the column of images. Raises DataError if it is missing or of another type."""
+    structs = [name for name, column_type in types.items() if pa.types.is_struct(column_type)]
+    of_datasets = [name for name in structs if {"bytes", "path"} <= {part.name for part in types[name]}]
+    image = "image" if "image" in types or len(of_datasets) != 1 else of_datasets[0]
+    if image not in types:
         raise DataError(
-            f"{file} has no column 'image' (it has: {', '.join(kinds)}); rename the column with the images "
-            "to 'image'"
+            f"{file} has no column 'image' (its columns: {', '.join(types)}); rename the column with the "
+            "images to 'image'"
         )
-    kind = kinds[image]
-    if pa.types.is_struct(kind):
-        kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else kind
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+    image_type = types[image]
+    if pa.types.is_struct(image_type) and image_type.get_field_index("bytes") >= 0:
+        image_type = image_type.field("bytes").type
+    if not (pa.types.is_binary(image_type) or pa.types.is_large_binary(image_type)):
         raise DataError(
-            f"{file}: column '{image}' is of type {kind}; it must hold encoded image bytes, or a struct with "
-            "a field 'bytes'"
+            f"{file}: column '{image}' has the type {image_type}; it must contain encoded images as bytes, "
+            "or a struct with a field 'bytes'"
         )
-    label = label_column(data, list(kinds), str(file))
-    text = chosen(data.caption_column, CAPTIONS, list(kinds), "data.caption_column", str(file))
-    names = None
-    with suppress(
-        ValueError, KeyError, TypeError, RecursionError
-    ):  # written by another tool than `datasets`, or no ClassLabel
-        names = json.loads(own)["info"]["features"][label]["names"] if label else None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        names = None
-    return _Columns(
-        image, label, text, tuple(names) if names else None, tuple(name for name in kinds if name != image)
-    )
+    return image
+
+
+def _class_names(features: bytes, label: str | None) -> tuple[str, ...] | None:
+    """The class names of whole-number labels in the metadata of `datasets`; None if there are none."""
+    # Other tools write no such metadata, and the label may not be a ClassLabel.
+    with suppress(ValueError, KeyError, TypeError, RecursionError):
+        names = json.loads(features)["info"]["features"][label]["names"] if label else None
+        if names and isinstance(names, list) and all(isinstance(name, str) for name in names):
+            return tuple(names)
+    return None

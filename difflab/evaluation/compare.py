@@ -66,6 +66,9 @@ class Comparison:
             real, generated: paths for the commands.
         """
         sets = f"{shlex.quote(real)} {shlex.quote(generated)}"
+        if self.protocol != NATIVE:
+            values = [f"{row['metric']} {row['value']:.7g}" for row in self.rows if row["value"] is not None]
+            return Summary(f"{self.protocol}: {', '.join(values) or 'no measure has a value'}")
         return Summary(
             count_in_words(changes_of(self.rows), 0),
             changes_most(self.rows),

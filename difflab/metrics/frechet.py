@@ -19,17 +19,23 @@ falling spectra the two ways differed by 1e-10 at most.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.image.fid import FrechetInceptionDistance as _TorchmetricsFID
 
 from difflab.core.errors import MeasureError
 from difflab.core.rows import RowKind
+from difflab.metrics.deferred import deferred
 from difflab.metrics.metric import PairMetric, measure
 from difflab.metrics.pair import Pair, Rows
 from difflab.metrics.scatter import scatter
+
+if TYPE_CHECKING:
+    from torchmetrics.image.fid import FrechetInceptionDistance as _TorchmetricsFID
+else:
+    _TorchmetricsFID = deferred("torchmetrics.image.fid", "FrechetInceptionDistance")
 
 FID = RowKind(
     "fid",
@@ -259,7 +265,8 @@ class FrechetDistanceInfinity(PairMetric):
 class FrechetInceptionDistance(_TorchmetricsFID):
     """torchmetrics' FID with a symmetric matrix root: same images, same value, never NaN.
 
-    Constructor, states and `update` are inherited, so the states of one can be loaded into the other.
+    The first instance imports torchmetrics, see `deferred`. Constructor, states and `update` are inherited,
+    so the states of one can be loaded into the other.
 
     >>> from torch.nn import AdaptiveAvgPool2d, Flatten, Sequential
     >>> network = Sequential(AdaptiveAvgPool2d(1), Flatten())

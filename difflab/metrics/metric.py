@@ -8,18 +8,22 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.data import dim_zero_cat
 
 from difflab.core.errors import MeasureError
 from difflab.core.suggest import nearest
 from difflab.metrics.concept_set import Concepts
+from difflab.metrics.deferred import deferred
 from difflab.metrics.judge import Judge
 from difflab.metrics.pair import Pair, Rows, checked_labels
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+else:
+    Metric = deferred("torchmetrics", "Metric")
 
 STATES = ("real", "fake", "real_labels", "fake_labels", "trained")
 NO_DIRECTION = "have features of length 0, hence no direction, and are left out"
@@ -30,7 +34,7 @@ class PairMetric(Metric):
 
     `update` collects features, `compute` compares them. The states are concatenated over processes. `of`
     evaluates the same formula on any rows of a `Pair` and reuses what the pair has cached: the intervals are
-    computed in this way.
+    computed in this way. The first instance imports torchmetrics, see `deferred`.
 
     Args:
         judge: class judge, for measures whose `needs` is 'judge'.
@@ -142,10 +146,10 @@ class PairMetric(Metric):
         return torch.tensor(value, dtype=torch.float64, device=self.device)
 
     def _gathered(self, state: str) -> Tensor:
-        rows = getattr(self, state)
-        if len(rows):
-            return dim_zero_cat(rows)
-        return torch.zeros(0, device=self.device, dtype=self.dtype)
+        rows = getattr(self, state)  # a list of parts; one tensor after a sync
+        if isinstance(rows, Tensor):
+            return rows
+        return torch.cat(rows) if rows else torch.zeros(0, device=self.device, dtype=self.dtype)
 
     @classmethod
     def of(cls, pair: Pair, rows_real: Tensor | None = None, rows_fake: Tensor | None = None) -> float:

@@ -1,4 +1,7 @@
-"""Frequencies of categories, refitted: the Wright-Fisher process (Kazdan et al. 2410.16713)."""
+"""Frequencies of categories that are fitted again to their samples.
+
+This is the Wright-Fisher process (Kazdan et al. 2410.16713).
+"""
 
 from __future__ import annotations
 
@@ -46,24 +49,28 @@ ROWS = (
 
 
 def uniforms(seeds: list[int], replicates: int) -> np.ndarray:
-    """One uniform per seed and chain: [n, R]."""
+    """Uniform random numbers in [0, 1), one per seed and chain: [n, R]."""
     return np.stack([numpy_generator(seed).random(replicates) for seed in seeds])
 
 
 def pick(p: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """Inverse CDF: categories [n, R] from frequencies [R, C] and uniforms [n, R]."""
+    """Draw categories [n, R] by the inverse CDF, from frequencies [R, C] and uniform numbers [n, R]."""
     cdf = np.cumsum(p, axis=1)
     cdf /= cdf[:, -1:]
-    # Counting the thresholds below u, chain by chain; a category of frequency 0 has an empty interval.
+    # The category is the number of thresholds that are at most u. A category of frequency 0 is never drawn.
     return (u[:, :, None] >= cdf[None, :, :-1]).sum(-1)
 
 
 def count(x: np.ndarray, categories: int, weights: np.ndarray | None = None) -> np.ndarray:
-    """Counts [R, C] of categories [n, R], each row counted `weights` times, [n] or [n, R]."""
+    """Counts [R, C] of the categories `x` [n, R]. `weights` [n] or [n, R] says how often each row counts."""
     replicates = x.shape[1]
     flat = x.astype(np.int64) + categories * np.arange(replicates)
-    each = None if weights is None else np.broadcast_to(weights.reshape(len(x), -1), x.shape).ravel()
-    return np.bincount(flat.ravel(), each, minlength=replicates * categories).reshape(replicates, categories)
+    flat_weights = None
+    if weights is not None:
+        flat_weights = np.broadcast_to(weights.reshape(len(x), -1), x.shape).ravel()
+    return np.bincount(flat.ravel(), flat_weights, minlength=replicates * categories).reshape(
+        replicates, categories
+    )
 
 
 def truth_of(spec: Any) -> np.ndarray:
@@ -74,9 +81,12 @@ def truth_of(spec: Any) -> np.ndarray:
 
 
 class Categorical(Exact):
-    """Frequencies p [R, C]; sampling at temperature T divides log-odds by T."""
+    """Family ``categorical``: frequencies of C categories, for each of R chains.
 
-    p: np.ndarray
+    Sampling at temperature T divides the log-odds by T.
+    """
+
+    p: np.ndarray  # frequencies, [R, C]
 
     @classmethod
     def truth(cls, spec: Any, seeds: list[int]) -> np.ndarray:
@@ -88,10 +98,9 @@ class Categorical(Exact):
     ) -> None:
         self.p = count(records[..., 0], self.spec.categories, weights) / len(records)
 
-    def sample(self, labels: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
-        p = (self.p / self.p.max(1, keepdims=True)) ** (
-            1 / self.spec.temperature
-        )  # so that not every power underflows
+    def sample(self, labels: np.ndarray | None, seeds: list[int], sampling: Sample) -> np.ndarray:
+        # The division keeps the largest power at 1, so that not all powers underflow.
+        p = (self.p / self.p.max(1, keepdims=True)) ** (1 / self.spec.temperature)
         return pick(p / p.sum(1, keepdims=True), uniforms(seeds, len(p)))[..., None].astype(np.float64)
 
     def measures(self) -> dict[str, np.ndarray]:

@@ -13,26 +13,36 @@ from difflab.core.shape import Shape
 
 
 class Family(ABC):
-    """A generative model that is fitted to a training set, sampled, saved to a folder and loaded again."""
+    """A generative model that is fitted to a training set, sampled, saved to a folder and loaded again.
+
+    Args:
+        spec: the section `model` of a config.
+        shape: the shape of a record and the number of classes or captions.
+    """
 
     def __init__(self, spec: Any, shape: Shape):
         self.spec, self.shape = spec, shape
 
     @abstractmethod
-    def sample(self, conditions: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
+    def sample(self, conditions: np.ndarray | None, seeds: list[int], sampling: Sample) -> np.ndarray:
         """Draw one record per seed: [n, *record].
 
-        Image i depends on its seed, its condition and the batch size alone.
+        Record i depends only on its seed, its condition and the batch size.
+
+        Args:
+            conditions: class labels or positions of captions, int64 [n]; None = unconditional.
+            seeds: n seeds.
+            sampling: the section `sample` of a config.
         """
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write the model; weights as safetensors."""
+        """Write the model to `folder`, with its weights as safetensors."""
 
     @classmethod
     @abstractmethod
     def load(cls, spec: Any, shape: Shape, folder: Path) -> Family:
-        """Read what `save` wrote. Raises StoreError when it is damaged."""
+        """Read a model that `save` wrote. Raises StoreError if it is damaged."""
 
 
 class ClosedForm(Family):
@@ -45,13 +55,13 @@ class ClosedForm(Family):
         Args:
             records: [n, *record].
             labels: int64 [n], or None.
-            weights: weight of each record, float64 [n], or [n, R] where each chain has its own; with mean 1
-                in each chain; None = equal weights.
+            weights: weight of each record, float64 [n], or [n, R] if the chains have different weights. Their
+                mean is 1 in each chain. None = equal weights.
         """
 
 
 class Exact(ClosedForm):
-    """A family with exact laws. Its records are float64 [R, d]: R independent chains side by side."""
+    """A family whose chains follow exact laws. A record is float64 [R, d]: one sample of each of R chains."""
 
     @classmethod
     @abstractmethod
@@ -66,5 +76,6 @@ class Exact(ClosedForm):
     def apart(self, other: Any) -> np.ndarray:
         """Squared distance to another model of the family, for each chain: [R].
 
-        It is that of the frequencies, or of the means, averaged over dimensions.
+        It is the squared distance between the frequencies, or the mean over dimensions of that between the
+        means.
         """

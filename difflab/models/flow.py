@@ -16,7 +16,7 @@ from difflab.models.schedulers import scheduler_of
 class Flow(Latent):
     """Family ``flow``.
 
-    The path from image x to noise e is (1 - s) x + s e; the network predicts its velocity e - x.
+    The path from image x to noise e is (1 - s) x + s e. The network predicts the velocity e - x of the path.
     """
 
     pipelines = ("StableDiffusion3Pipeline",)
@@ -29,21 +29,23 @@ class Flow(Latent):
     def backbone_class(cls) -> Any:
         return SD3Transformer2DModel
 
-    def scheduler(self, how: Sample, device: Any = "cpu") -> Any:
-        return scheduler_of(how, self.noise, device, scheduler_settings(self.base))
+    def scheduler(self, sampling: Sample, device: Any = "cpu") -> Any:
+        return scheduler_of(sampling, self.noise, device, scheduler_settings(self.base))
 
     def timesteps(self, total: int, rng: torch.Generator) -> torch.Tensor:
-        """Logit-normal or uniform positions in the scheduler's list of training times: int64 [total]."""
+        """Random positions in the scheduler's list of training times: int64 [total].
+
+        They are logit-normal or uniform, as model.timestep_sampling says.
+        """
         steps = self.noise.config.num_train_timesteps
-        u = (
-            torch.randn(total, generator=rng).sigmoid()
-            if self.spec.timestep_sampling == "logit_normal"
-            else torch.rand(total, generator=rng)
-        )
+        if self.spec.timestep_sampling == "logit_normal":
+            u = torch.randn(total, generator=rng).sigmoid()
+        else:
+            u = torch.rand(total, generator=rng)
         return (u * steps).long().clamp(max=steps - 1)
 
     def noisy(self, levels: torch.Tensor) -> torch.Tensor:
-        """As in every family. The list of training times begins with the most noise."""
+        """See Denoiser. Here position 0 is the time with the most noise, so the order is reversed."""
         return self.noise.config.num_train_timesteps - 1 - super().noisy(levels)
 
     def error(
@@ -64,19 +66,24 @@ class Flow(Latent):
         conditions: torch.Tensor | None,
         train: Train,
     ) -> torch.Tensor:
-        """Per-image training loss: [b]. With precondition_outputs the error is multiplied by s squared."""
+        """Per-image training loss: [b].
+
+        With model.precondition_outputs the error is multiplied by s squared.
+        """
         error = self.error(net, x, noise, t, conditions)
-        return error * self.noise.sigmas.to(x.device)[t].square() if self.spec.precondition_outputs else error
+        if self.spec.precondition_outputs:
+            error = error * self.noise.sigmas.to(x.device)[t].square()
+        return error
 
     def predict(
         self, net: Any, x: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None
     ) -> torch.Tensor:
         x = x if self.backbone.training else x.to(self.backbone.dtype)
-        given = self.texts(conditions, len(x), x)
+        texts = self.texts(conditions, len(x), x)
         return net(
             hidden_states=x,
             timestep=t,
-            encoder_hidden_states=given["states"],
-            pooled_projections=given["pooled"],
+            encoder_hidden_states=texts["states"],
+            pooled_projections=texts["pooled"],
             return_dict=False,
         )[0]

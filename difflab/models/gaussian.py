@@ -1,4 +1,4 @@
-"""Fit, sample, refit: the chain of a normal distribution.
+"""A normal distribution that is fitted, sampled and fitted again to its samples.
 
 Sources: Shumailov et al. 2305.17493; Alemohammad et al. 2307.01850, App. A.
 """
@@ -62,17 +62,20 @@ ROWS = (
 
 
 def normals(seeds: list[int], *shape: int) -> np.ndarray:
-    """Standard normals, one stream per seed: [n, *shape]."""
+    """Standard normal numbers, from one random stream per seed: [n, *shape]."""
     return np.stack([numpy_generator(seed).standard_normal(shape) for seed in seeds])
 
 
 def counted(weights: np.ndarray | None, records: np.ndarray) -> np.ndarray | float:
-    """Weights [n] or [n, R] as a factor of records [n, R, d]."""
+    """Reshape weights [n] or [n, R] so that they can be multiplied with records [n, R, d]; 1 for None."""
     return 1.0 if weights is None else weights.reshape(len(records), -1, 1)
 
 
 class Gaussian(Exact):
-    """N(mean, cov) per chain. Truth N(0, I). Samples are drawn from N(mean, sampling_bias * cov)."""
+    """Family ``gaussian``: one normal distribution N(mean, cov) for each of R chains.
+
+    The true distribution is N(0, I). Samples are drawn from N(mean, sampling_bias * cov).
+    """
 
     mean: np.ndarray  # [R, d]
     cov: np.ndarray  # [R, d, d]
@@ -90,9 +93,9 @@ class Gaussian(Exact):
         n = len(records) - (self.spec.estimator == "unbiased")
         self.cov = np.einsum("nri,nrj->rij", w * centred, centred, optimize=True) / n
 
-    def sample(self, labels: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
+    def sample(self, labels: np.ndarray | None, seeds: list[int], sampling: Sample) -> np.ndarray:
         z = normals(seeds, *self.mean.shape)
-        # The symmetric root by eigh exists for singular covariances too, which is where chains end.
+        # The symmetric root by eigh exists for singular covariances too, which long chains have.
         values, vectors = np.linalg.eigh(self.cov)
         root = vectors * np.sqrt(np.clip(values, 0, None) * self.spec.sampling_bias)[:, None, :]
         return self.mean + np.einsum("rij,nrj->nri", root, z, optimize=True)

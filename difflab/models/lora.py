@@ -1,4 +1,4 @@
-"""LoRA layers (Hu et al. 2106.09685) of a backbone: add, save in the layout of diffusers, load."""
+"""Adds LoRA layers (Hu et al. 2106.09685) to a backbone, saves and loads them in the layout of diffusers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ FILE = "pytorch_lora_weights.safetensors"
 
 
 def add(backbone: Any, spec: Any, seed: int) -> None:
-    """Add layers of model.lora_rank to the backbone, a pure function of `seed`; they start as nothing.
+    """Add LoRA layers of rank model.lora_rank to the backbone.
 
-    Raises ConfigError for an entry of model.lora_targets that no layer matches, or whose layers can have no
-    LoRA.
+    Their weights are a pure function of `seed`. At first they do not change the output of the backbone.
+
+    Raises ConfigError if no layer matches an entry of model.lora_targets, or if peft does not support the
+    layers that match.
     """
     from peft import LoraConfig
 
@@ -36,52 +38,60 @@ def add(backbone: Any, spec: Any, seed: int) -> None:
             backbone.add_adapter(settings)
         except (ValueError, TypeError, NotImplementedError) as error:
             raise ConfigError(
-                f"model.lora_targets {spec.lora_targets}: peft refuses these layers "
+                f"model.lora_targets {spec.lora_targets}: peft does not support these layers "
                 f"({' '.join(str(error).split())[-300:]})"
             ) from error
 
 
 def check_targets(backbone: Any, targets: list[str], base: str) -> None:
-    """Raise ConfigError unless every target is the end of the name of a layer that has weights."""
+    """Raise ConfigError unless each target is the last part of the name of a layer that has weights."""
     layers = dict(backbone.named_modules())
     for target in targets:
         matched = {
             name: layer for name, layer in layers.items() if name == target or name.endswith(f".{target}")
         }
         if not matched:
-            ends = {".".join(name.split(".")[-2:]) for name in layers} | {
-                name.rpartition(".")[2] for name in layers
-            }
-            near = closest(target, sorted(e for e in ends if e and not e.isdigit()), 3)
-            hint = f"the nearest: {', '.join(near)}" if near else "see the names of `model.named_modules()`"
-            raise ConfigError(f"model.lora_targets: no layer of {base} ends in '{target}'; {hint}")
-        bare = [(name, layer) for name, layer in matched.items() if getattr(layer, "weight", None) is None]
-        if bare:
-            name, layer = bare[0]
-            inner = [
-                f"{target}.{child}"
-                for child, part in layer.named_children()
-                if getattr(part, "weight", None) is not None
-            ]
-            hint = f"name {inner[0]}" if inner else "name the layers inside it"
+            raise ConfigError(
+                f"model.lora_targets: no layer of {base} has a name that ends in '{target}'; "
+                f"{_nearest_names(target, list(layers))}"
+            )
+        without_weights = [name for name, layer in matched.items() if not _has_weight(layer)]
+        if without_weights:
+            name = without_weights[0]
+            layer = layers[name]
+            inner = [f"{target}.{child}" for child, part in layer.named_children() if _has_weight(part)]
+            hint = f"use {inner[0]}" if inner else "use the names of the layers inside it"
             raise ConfigError(
                 f"model.lora_targets: '{target}' is a {type(layer).__name__} ({name}), which has no "
                 f"weights of its own; {hint}"
             )
 
 
-def save(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> None:
-    """Write the layers in the layout that the base's pipeline reads, and base.json.
+def _has_weight(layer: Any) -> bool:
+    return getattr(layer, "weight", None) is not None
 
-    base.json holds the name of the base, its pipeline class and the hash of its weights.
+
+def _nearest_names(target: str, names: list[str]) -> str:
+    """The advice of an error message about a target that matches none of the layers `names`."""
+    ends = {".".join(name.split(".")[-2:]) for name in names} | {name.rpartition(".")[2] for name in names}
+    nearest = closest(target, sorted(end for end in ends if end and not end.isdigit()), 3)
+    if nearest:
+        return f"the nearest names: {', '.join(nearest)}"
+    return "`model.named_modules()` lists all names"
+
+
+def save(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> None:
+    """Write the layers in the layout that the base's pipeline reads, and the file base.json.
+
+    base.json contains the name of the base, its pipeline class and the hash of its weights.
     """
     import diffusers
     from peft.utils import get_peft_model_state_dict
 
-    # Layers of a network in channels-last order are not contiguous, and safetensors takes no others.
+    # safetensors requires contiguous tensors. Weights in channels-last order are not contiguous.
     layers = {name: tensor.contiguous() for name, tensor in get_peft_model_state_dict(backbone).items()}
     pipeline = getattr(diffusers, base.kind)
-    # Rank, scale and targets go into the file's metadata, in an order that is the same every time.
+    # The file's metadata contains rank, scale and targets, always in the same order.
     settings = backbone.peft_config["default"].to_dict() | {"target_modules": sorted(spec.lora_targets)}
     named = {f"{component}_lora_layers": _named(layers), f"{component}_lora_adapter_metadata": settings}
     pipeline.save_lora_weights(folder, safe_serialization=True, **named)
@@ -92,11 +102,10 @@ def save(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> 
 
 
 def _named(layers: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The layers under diffusers' names where it has names for all of them, else under peft's.
+    """Rename the layers from peft's to diffusers' names, if diffusers has names for all of them.
 
-    Diffusers has names for attention layers only, and its loader (0.42.1) reads a file of both kinds of names
-    as one of peft's
-    alone: the attention layers would be dropped without a word.
+    Diffusers has names for attention layers only. Its loader (0.42.1) reads a file with both kinds of names
+    as if all names were those of peft, and ignores the attention layers without a warning.
     """
     from diffusers.utils import convert_state_dict_to_diffusers
 
@@ -105,17 +114,18 @@ def _named(layers: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def load(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> None:
-    """Read what `save` wrote into the layers of `backbone`.
+    """Load the layers that `save` wrote into `backbone`.
 
-    Raises StoreError: another base, a damaged file, other layers.
+    Raises StoreError if they were trained on another base, do not match the layers of `backbone`, or if the
+    file is damaged.
     """
     from peft import set_peft_model_state_dict
 
     record = read_json(folder / "base.json")
     if record["weights"] != base.hash(component):
         raise StoreError(
-            f"{folder} was trained on other weights than those of {spec.base}; put the base back, or start "
-            "anew with --out"
+            f"{folder} was trained on other weights than those of {spec.base}; restore the base, or start a "
+            "new run with --out"
         )
     try:
         result: Any = set_peft_model_state_dict(
@@ -126,7 +136,7 @@ def load(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> 
             f"{folder}: LoRA layers do not match model.lora_rank and lora_targets "
             f"({' '.join(str(error).split())[:160]})"
         ) from error
-    missing = [k for k in result.missing_keys if "lora" in k]
+    missing = [key for key in result.missing_keys if "lora" in key]
     if missing or result.unexpected_keys:
         raise StoreError(
             f"{folder}: LoRA layers do not match model.lora_rank and lora_targets "
@@ -135,9 +145,9 @@ def load(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> 
 
 
 def layers_of(folder: Path, component: str, base: Base) -> dict[str, torch.Tensor]:
-    """The layers in a folder that `save` wrote, by peft's names, as the base's pipeline reads the file.
+    """The layers in a folder that `save` wrote, by the names of peft.
 
-    Raises StoreError.
+    The file is read by the base's pipeline class. Raises StoreError if it is damaged.
     """
     import diffusers
     from diffusers.utils import convert_unet_state_dict_to_peft
@@ -146,60 +156,62 @@ def layers_of(folder: Path, component: str, base: Base) -> dict[str, torch.Tenso
         state = getattr(diffusers, base.kind).lora_state_dict(folder / FILE, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise StoreError(
-            f"{folder} holds no readable LoRA ({' '.join(str(error).split())[:120]}); delete it and run "
+            f"{folder} contains no readable LoRA ({' '.join(str(error).split())[:120]}); delete it and run "
             "the same command again"
         ) from error
     state = state[0] if isinstance(state, tuple) else state
-    return convert_unet_state_dict_to_peft(
-        {k.removeprefix(f"{component}."): v for k, v in state.items() if k.startswith(component)}
-    )
+    of_component = {
+        name.removeprefix(f"{component}."): tensor
+        for name, tensor in state.items()
+        if name.startswith(component)
+    }
+    return convert_unet_state_dict_to_peft(of_component)
 
 
 def check_saved(backbone: Any, component: str, base: Base, folder: Path) -> None:
-    """Raise StoreError unless every layer of `backbone` can be read back from `folder`.
+    """Raise StoreError unless every LoRA layer of `backbone` can be read back from `folder`.
 
-    `load` must read it bit for bit, and the base's own pipeline must read it too.
-
-    What the pipeline would load is seen on a copy of the backbone without memory.
+    The saved tensors must be equal bit for bit, and the base's own pipeline must load all of them. The
+    pipeline loads them into a copy of the backbone on the meta device, which needs no memory.
     """
     import diffusers
     from accelerate import init_empty_weights
     from peft.utils import get_peft_model_state_dict
 
-    wanted, found = get_peft_model_state_dict(backbone), layers_of(folder, component, base)
+    trained, saved = get_peft_model_state_dict(backbone), layers_of(folder, component, base)
     lost = [
         name
-        for name, tensor in wanted.items()
-        if name not in found or not torch.equal(found[name], tensor.cpu())
+        for name, tensor in trained.items()
+        if name not in saved or not torch.equal(saved[name], tensor.cpu())
     ]
     with init_empty_weights(), torch.random.fork_rng(devices=[]):
         empty = type(backbone).from_config(backbone.config)
         pipeline = getattr(diffusers, base.kind)
-        state, *more = pipeline.lora_state_dict(
+        state, *alphas_and_metadata = pipeline.lora_state_dict(
             folder / FILE, local_files_only=True, return_lora_metadata=True
         )
         settings = {
             "adapter_name": "saved",
-            "metadata": more[-1],
+            "metadata": alphas_and_metadata[-1],
             "low_cpu_mem_usage": True,
             component: empty,
         }
-        if len(more) == 2:
-            settings["network_alphas"] = more[0]
+        if len(alphas_and_metadata) == 2:
+            settings["network_alphas"] = alphas_and_metadata[0]
         getattr(pipeline, f"load_lora_into_{component}")(state, **settings)
         loaded = get_peft_model_state_dict(empty, adapter_name="saved")
-    lost += [name for name in wanted if name not in loaded]
+    lost += [name for name in trained if name not in loaded]
     if lost:
         raise StoreError(
-            f"{len(set(lost))} of {len(wanted)} LoRA tensors do not survive saving in diffusers' layout, "
-            f"the first: {lost[0]}; change model.lora_targets"
+            f"{len(set(lost))} of {len(trained)} LoRA tensors are lost or changed when they are saved in "
+            f"diffusers' layout, the first is {lost[0]}; change model.lora_targets"
         )
 
 
 def _sort_header(file: Path) -> None:
     """Sort the metadata of a safetensors file, so that equal weights give equal files.
 
-    The library writes the metadata in random order.
+    The safetensors library writes the metadata in random order.
     """
     content = file.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")

@@ -1,7 +1,8 @@
-"""The bootstrap memoriser: its samples are copies of training images, drawn with replacement.
+"""A model whose samples are copies of training images, drawn with replacement (a bootstrap).
 
-It obeys the trace-ratio law for any feature extractor, so it proves store, regimes, features and measures on
-real images without training (the extreme of the memorisation that Shi et al. 2509.16499 describe).
+It is the extreme case of the memorisation that Shi et al. 2509.16499 describe. It obeys the trace-ratio law
+for any feature extractor. It therefore tests storage, regimes, features and measures on real images without
+training.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from difflab.models.family import ClosedForm
 
 
 class Memoriser(ClosedForm):
-    """Keeps its training images; unconditional, so its samples carry no label."""
+    """Family ``memoriser``: it stores its training images. It is unconditional: samples have no label."""
 
     images: np.ndarray  # uint8 [n, H, W, C]
-    shares: np.ndarray | None = None  # of each image among the samples, float64 [n]; None = all alike
+    shares: np.ndarray | None = None  # probability of drawing each image, float64 [n]; None = equal
 
     def fit(self, records: np.ndarray, labels: np.ndarray | None, weights: np.ndarray | None = None) -> None:
         self.images, self.shares = records, None if weights is None else weights / weights.sum()
 
-    def sample(self, labels: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
+    def sample(self, labels: np.ndarray | None, seeds: list[int], sampling: Sample) -> np.ndarray:
         picks = np.array([numpy_generator(seed).choice(len(self.images), p=self.shares) for seed in seeds])
         return self.images[picks]
 

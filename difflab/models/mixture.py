@@ -1,7 +1,7 @@
-"""A mixture of labelled normal components.
+"""A mixture of normal components whose samples carry the number of their component.
 
-It loses components as `categorical` loses categories, and each component narrows as `gaussian` does. Guidance
-makes both faster.
+In a chain the mixture loses components as the family `categorical` loses categories, and the variance of each
+component shrinks as in the family `gaussian`. Guidance speeds up both.
 """
 
 from __future__ import annotations
@@ -31,19 +31,26 @@ ROWS = (
         counts="chains",
     ),
 )
-"""The measures that are not among those of `gaussian` and `categorical`."""
+"""The measures that `gaussian` and `categorical` do not define."""
 
 
 def centres(spec: Any) -> np.ndarray:
-    """True means of the components, in units of a component's standard deviation: [C]."""
+    """The true means of the components, in units of a component's standard deviation: [C]."""
     return spec.spacing * (np.arange(spec.components) - (spec.components - 1) / 2)
 
 
 def draw(p: np.ndarray, mean: np.ndarray, sd: np.ndarray, seeds: list[int]) -> np.ndarray:
-    """Records (component, value) [n, R, 2] from weights, means and standard deviations [R, C]."""
+    """Draw records (component, value) [n, R, 2], one per seed.
+
+    Args:
+        p: weights of the components, [R, C].
+        mean: their means, [R, C].
+        sd: their standard deviations, [R, C].
+        seeds: n seeds.
+    """
     streams = [numpy_generator(seed) for seed in seeds]
-    component = pick(p, np.stack([s.random(len(p)) for s in streams]))
-    z = np.stack([s.standard_normal(len(p)) for s in streams])
+    component = pick(p, np.stack([stream.random(len(p)) for stream in streams]))
+    z = np.stack([stream.standard_normal(len(p)) for stream in streams])
     rows = np.arange(len(p))
     return np.stack([component.astype(np.float64), mean[rows, component] + sd[rows, component] * z], axis=-1)
 
@@ -57,37 +64,45 @@ def guided(
 
         dx/dt = t (g (x - m) / (v + t^2) + (1 - g) (x - M) / (V + t^2)),    g = scale,
 
-    from noise N(M, t^2) of a large t down to 0 (variance exploding, Karras et al. 2206.00364; M, V of all
-    components together). It is linear in x, so that the path of the mean and that of a deviation say all;
-    both are followed in log t by the exponential midpoint rule.
+    from noise N(M, t^2) at a large t down to t = 0 (variance exploding, Karras et al. 2206.00364). m and v
+    are the mean and variance of the component, M and V those of the whole mixture. The equation is linear in
+    x, so it is enough to follow the mean and the standard deviation. Both are integrated in log t by the
+    exponential midpoint rule.
+
+    Args:
+        p: weights of the components, [R, C].
+        mean: their means m, [R, C].
+        variance: their variances v, [R, C].
+        scale: the guidance scale g.
+        steps: number of integration steps.
     """
     overall = (p * mean).sum(1, keepdims=True)
     total = (p * (variance + (mean - overall) ** 2)).sum(1, keepdims=True)
     total = np.where(total > 0, total, 1)
-    own = np.where(variance > 0, variance, total)
-    at = np.broadcast_to(np.log(1e6 * np.sqrt(total)), mean.shape)
-    h = (np.log(1e-3 * np.sqrt(own)) - at) / steps
-    path, deviation = overall - mean, np.exp(at)  # the path is relative to the component's mean
+    positive = np.where(variance > 0, variance, total)
+    log_start = np.broadcast_to(np.log(1e6 * np.sqrt(total)), mean.shape)
+    h = (np.log(1e-3 * np.sqrt(positive)) - log_start) / steps
+    offset, deviation = overall - mean, np.exp(log_start)  # the offset is relative to the component's mean
     for k in range(steps):
-        t2 = np.exp(2 * (at + (k + 0.5) * h))
-        all_ = (1 - scale) * t2 / (total + t2)
-        half = np.exp(h / 2 * (scale * t2 / (own + t2) + all_))
-        path = half * (half * path + h * all_ * (mean - overall))
+        t2 = np.exp(2 * (log_start + (k + 0.5) * h))
+        rate_of_whole = (1 - scale) * t2 / (total + t2)
+        half = np.exp(h / 2 * (scale * t2 / (positive + t2) + rate_of_whole))
+        offset = half * (half * offset + h * rate_of_whole * (mean - overall))
         deviation = half * half * deviation
-    return mean + np.where(variance > 0, path, 0), np.where(
-        variance > 0, deviation, 0
-    )  # a component of one point stays there
+    # A component of variance 0 keeps its mean and its variance.
+    return mean + np.where(variance > 0, offset, 0), np.where(variance > 0, deviation, 0)
 
 
 class Mixture(Exact):
-    """Weights, means and variances [R, C] by maximum likelihood from labelled samples.
+    """Family ``mixture``: weights, means and variances of C components, for each of R chains.
 
-    Truth: equal weights, unit variances.
+    They are fitted by maximum likelihood to samples that carry the number of their component. The true
+    mixture has equal weights and unit variances.
     """
 
-    p: np.ndarray
-    mean: np.ndarray
-    variance: np.ndarray
+    p: np.ndarray  # weights of the components, [R, C]
+    mean: np.ndarray  # [R, C]
+    variance: np.ndarray  # [R, C]
 
     @classmethod
     def truth(cls, spec: Any, seeds: list[int]) -> np.ndarray:
@@ -103,17 +118,16 @@ class Mixture(Exact):
             weights, records
         )  # [n, R, C]
         counts = member.sum(0)
-        some = np.where(counts > 0, counts, 1)
+        divisor = np.where(counts > 0, counts, 1)
         value = records[..., 1:]
         self.p = counts / len(records)
-        self.mean = (member * value).sum(0) / some
-        self.variance = (member * (value - self.mean) ** 2).sum(0) / some
+        self.mean = (member * value).sum(0) / divisor
+        self.variance = (member * (value - self.mean) ** 2).sum(0) / divisor
 
-    def sample(self, labels: np.ndarray | None, seeds: list[int], how: Sample) -> np.ndarray:
-        g = self.spec.guidance_scale
-        mean, sd = (
-            (self.mean, np.sqrt(self.variance)) if g == 1 else guided(self.p, self.mean, self.variance, g)
-        )
+    def sample(self, labels: np.ndarray | None, seeds: list[int], sampling: Sample) -> np.ndarray:
+        mean, sd, scale = self.mean, np.sqrt(self.variance), self.spec.guidance_scale
+        if scale != 1:
+            mean, sd = guided(self.p, self.mean, self.variance, scale)
         return draw(self.p, mean, sd, seeds)
 
     def measures(self) -> dict[str, np.ndarray]:

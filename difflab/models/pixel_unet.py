@@ -1,4 +1,4 @@
-"""diffusers' UNet2DModel in pixel space: MNIST- and CIFAR-size science."""
+"""The UNet2DModel of diffusers in pixel space, for small images such as MNIST and CIFAR."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from difflab.models.pixel import Pixel
 
 
 class PixelUNet(Pixel):
-    """Family ``pixel-unet``. Unconditional models are saved as a whole DDPMPipeline that any tool loads."""
+    """Family ``pixel-unet``. Unconditional models are saved as a complete DDPMPipeline of diffusers."""
 
     def build(self) -> Any:
         h, _, c = self.shape.record
         channels, levels = self.spec.channels, len(self.spec.channels)
         if h % 2 ** (levels - 1):
             raise ConfigError(
-                f"model.channels has {levels} resolutions, which {h} px images cannot be halved for; use "
-                "fewer or another data.image_size"
+                f"model.channels has {levels} resolutions, but {h} px cannot be halved {levels - 1} times; "
+                "use fewer resolutions or another data.image_size"
             )
         attention = self.spec.attention or [False] * (levels - 1) + [True]
         return UNet2DModel(
@@ -30,8 +30,8 @@ class PixelUNet(Pixel):
             out_channels=c,
             layers_per_block=self.spec.layers_per_block,
             block_out_channels=tuple(channels),
-            down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attention),
-            up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)),
+            down_block_types=tuple("AttnDownBlock2D" if on else "DownBlock2D" for on in attention),
+            up_block_types=tuple("AttnUpBlock2D" if on else "UpBlock2D" for on in reversed(attention)),
             norm_num_groups=self.spec.norm_groups,
             num_class_embeds=self.shape.classes + 1 if self.spec.conditional else None,
         )

@@ -1,7 +1,7 @@
-"""A pretrained base: a diffusers folder or hub id, which is checked and read component by component.
+"""Opens a pretrained base model, which is a diffusers folder or a hub id.
 
-Weights are safetensors, never pickles; no code from the folder is run; nothing that is missing is replaced by
-random weights.
+Every component is checked before it is read. Only safetensors weights are read, never pickles. Code in the
+folder is never run. Missing weights are an error; they are never replaced by random ones.
 """
 
 from __future__ import annotations
@@ -25,26 +25,29 @@ from difflab.core.files import ASSETS, cache_home, read_json, read_tensors, writ
 from difflab.core.hashing import digest, file_hash
 
 BUNDLED = {"tiny-sd": ASSETS / "tiny-sd"}
-NOT_COPIED = (
-    "safety_checker",
-    "feature_extractor",
-    "image_encoder",
-)  # a checker that paints images black has no place in a training set
-LIBRARIES = (
-    "diffusers",
-    "transformers",
-)  # a component of any other would be code that the folder brings along
+# Optional components that are never loaded. The safety checker would put black images into a training set.
+NOT_COPIED = ("safety_checker", "feature_extractor", "image_encoder")
+# A component of any other library would need code from the folder.
+LIBRARIES = ("diffusers", "transformers")
+# The names of weight files and of their indexes, for example model.fp16.safetensors,
+# model.fp16-00001-of-00002.safetensors and model.safetensors.index.fp16.json. "fp16" is the variant, which
+# may be absent.
 WEIGHTS = re.compile(
-    r"[^.]+(\.(?P<own>\w+?))?(-\d{5}-of-\d{5})?\.safetensors(?P<index>\.index(\.(?P<index_own>\w+))?\.json)?"
-    # model.fp16.safetensors, model.fp16-00001-of-00002.safetensors, model.safetensors.index.fp16.json; all of
-    # them without fp16
+    r"[^.]+(\.(?P<variant>\w+?))?(-\d{5}-of-\d{5})?\.safetensors"
+    r"(?P<index>\.index(\.(?P<index_variant>\w+))?\.json)?"
 )
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.safetensors.index.json"]
 
 
 @dataclass(frozen=True)
 class Base:
-    """A diffusers folder. `kind` is the class of its pipeline, for example StableDiffusionPipeline."""
+    """A diffusers folder.
+
+    Attributes:
+        path: the folder.
+        kind: the class name of its pipeline, for example "StableDiffusionPipeline".
+        variant: the variant of the weight files, for example "fp16"; None = the files without a variant.
+    """
 
     path: Path
     kind: str
@@ -52,23 +55,25 @@ class Base:
 
     @cached_property
     def index(self) -> dict[str, Any]:
+        """The content of model_index.json."""
         return read_json(self.path / "model_index.json")
 
     @property
     def components(self) -> list[str]:
-        """Names of the components that a run needs."""
+        """The names of the components that a run needs."""
         return [
-            n
-            for n, v in self.index.items()
-            if isinstance(v, list) and v[0] is not None and n not in NOT_COPIED
+            name
+            for name, value in self.index.items()
+            if isinstance(value, list) and value[0] is not None and name not in NOT_COPIED
         ]
 
     def text_encoders(self) -> list[str]:
-        return [n for n in self.components if n.startswith("text_encoder")]
+        """The names of the text encoders."""
+        return [name for name in self.components if name.startswith("text_encoder")]
 
     @lru_cache(maxsize=32)  # noqa: B019 (bases are few and live as long as the process)
     def hash(self, *components: str) -> str:
-        """Hash of the weights of some components: what their outputs depend on."""
+        """Hash of the weights, configs and vocabularies of `components`."""
         hashes = {}
         for path in chain.from_iterable(self.files(name) for name in components):
             if path.suffix in (".safetensors", ".json", ".txt", ".model"):
@@ -76,23 +81,34 @@ class Base:
         return digest(hashes)
 
     def files(self, component: str) -> list[Path]:
-        """All files of a component, of its weights only those of this variant."""
-        found = sorted(p for p in (self.path / component).rglob("*") if p.is_file())
-        return [p for p in found if not WEIGHTS.fullmatch(p.name) or variant_of(p) == self.variant]
+        """All files of a component. Weight files of other variants are left out."""
+        paths = sorted(path for path in (self.path / component).rglob("*") if path.is_file())
+        return [
+            path for path in paths if not WEIGHTS.fullmatch(path.name) or variant_of(path) == self.variant
+        ]
 
     def load(self, component: str, kind: Any, dtype: torch.dtype = torch.float32) -> Any:
-        """One component with its weights. Raises StoreError when they do not fit its config."""
+        """Load one component as class `kind`. Raises StoreError if its weights do not match its config."""
         return load_model(kind, self.path / component, dtype, self.variant)
 
     def scheduler_config(self) -> dict[str, Any]:
+        """The content of scheduler_config.json."""
         return read_json(self.path / "scheduler" / "scheduler_config.json")
 
     def pipeline(self, dtype: torch.dtype = torch.float32, **parts: Any) -> Any:
-        """The pipeline of this folder without the components that `parts` sets to None."""
+        """The diffusers pipeline of this folder.
+
+        Args:
+            dtype: type of the weights.
+            parts: component name -> the object to use instead of the stored one, or None to load no such
+                component.
+        """
         import diffusers
 
         diffusers.utils.logging.disable_progress_bar()
-        absent = {n: None for n, v in self.index.items() if n in NOT_COPIED or v == [None, None]}
+        absent = {
+            name: None for name, value in self.index.items() if name in NOT_COPIED or value == [None, None]
+        }
         kind = getattr(diffusers, self.kind)
         with reading(self.path, StoreError):
             pipe = kind.from_pretrained(
@@ -113,67 +129,73 @@ class Base:
     ) -> dict[str, torch.Tensor]:
         """Embeddings of prompts as the pipeline computes them.
 
-        They are ``states`` [n, L, D] and, where the pipeline has them, ``pooled`` [n, P].
+        They are ``states`` [n, L, D] and, if the pipeline has pooled embeddings, ``pooled`` [n, P].
+        The result is cached on disk. The key of the cache is the content of the encoders and the prompts.
 
-        `dtype` is that of the text encoders while they work: SD3's T5 alone is 19 GB in float32.
-
-        Kept in the cache by the content of encoders and prompts, so that every distinct prompt is encoded
-        once for all arms.
+        Args:
+            prompts: n texts.
+            device: the torch device that runs the encoders.
+            dtype: type of the encoders' weights. (The T5 encoder of SD3 takes 19 GB in float32.)
+            batch: number of prompts in one pass.
         """
-        parts = [n for n in self.components if n.startswith(("text_encoder", "tokenizer"))]
+        parts = [name for name in self.components if name.startswith(("text_encoder", "tokenizer"))]
         path = cache_home() / "texts" / f"{digest([self.hash(*parts), str(dtype), prompts])}.safetensors"
         if path.exists():
             return read_tensors(path)
         read = self.text_reader(device, dtype)
-        out = [read(prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
-        tables = {name: torch.cat([part[name] for part in out]).cpu() for name in out[0]}
+        parts_of_table = [read(prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
+        tables = {
+            name: torch.cat([part[name] for part in parts_of_table]).cpu() for name in parts_of_table[0]
+        }
         write_tensors(path, tables)
         return tables
 
     def text_reader(
         self, device: Any, dtype: torch.dtype = torch.float32
     ) -> Callable[[list[str]], dict[str, torch.Tensor]]:
-        """The base's text encoders, loaded: prompts -> what `texts` says of them, float32 on the device."""
+        """Load the text encoders. Returns a function from prompts to the embeddings of `texts` (float32)."""
         import transformers
 
-        # Read one by one, because the pipeline fills what is missing with random weights and only warns.
+        # The pipeline would replace missing weights by random ones, so each encoder is loaded separately.
         encoders = {
-            n: self.load(n, getattr(transformers, self.index[n][1]), dtype) for n in self.text_encoders()
+            name: self.load(name, getattr(transformers, self.index[name][1]), dtype)
+            for name in self.text_encoders()
         }
-        pipe = self.pipeline(
-            dtype, **encoders, **{n: None for n in self.components if n in ("unet", "transformer", "vae")}
-        ).to(device)
-        if (
-            self.kind == "StableDiffusion3Pipeline" and pipe.transformer is None
-        ):  # it asks the transformer for a width
+        not_needed = {name: None for name in self.components if name in ("unet", "transformer", "vae")}
+        pipe = self.pipeline(dtype, **encoders, **not_needed).to(device)
+        # encode_prompt of SD3 reads a width from the transformer's config.
+        if self.kind == "StableDiffusion3Pipeline" and pipe.transformer is None:
             pipe.transformer = SimpleNamespace(
                 config=SimpleNamespace(**read_json(self.path / "transformer" / "config.json"))
             )
 
         @torch.no_grad()
         def read(prompts: list[str]) -> dict[str, torch.Tensor]:
-            with reading(f"{self.path}: its tokenizers and text encoders", StoreError):
+            with reading(f"the tokenizers and text encoders of {self.path}", StoreError):
                 if self.kind == "StableDiffusion3Pipeline":
-                    given = pipe.encode_prompt(
+                    outputs = pipe.encode_prompt(
                         prompts, prompts, prompts, device=device, do_classifier_free_guidance=False
                     )
                 else:
-                    given = pipe.encode_prompt(
+                    outputs = pipe.encode_prompt(
                         prompts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
                     )
-            states, pooled = (given[0], None) if len(given) == 2 else (given[0], given[2])
-            return {"states": states.float()} | ({} if pooled is None else {"pooled": pooled.float()})
+            tables = {"states": outputs[0].float()}
+            if len(outputs) > 2:
+                tables["pooled"] = outputs[2].float()
+            return tables
 
         return read
 
     def tokenizer(self) -> Any:
+        """The first tokenizer of the base. Raises StoreError if it cannot be read."""
         from transformers import AutoTokenizer
 
         with reading(self.path / "tokenizer", StoreError):
             return AutoTokenizer.from_pretrained(self.path / "tokenizer", local_files_only=True)
 
     def too_long(self, prompts: list[str]) -> int:
-        """How many prompts are longer than the tokenizer takes: the model reads only their beginning."""
+        """The number of prompts that have more tokens than the model reads. They are truncated."""
         if not prompts or "tokenizer" not in self.components:
             return 0
         tokenizer = self.tokenizer()
@@ -181,15 +203,15 @@ class Base:
         return sum(n > tokenizer.model_max_length for n in lengths)
 
     def copy_to(self, folder: Path, leave: tuple[str, ...]) -> None:
-        """Copy the index and all components but those in `leave` to `folder`.
+        """Copy model_index.json and all components except those in `leave` to `folder`.
 
-        Files on the same disk are hard-linked.
-
-        The weights of a variant lose its name, so that the folder opens without it.
+        Files on the same disk are hard-linked. The variant is removed from the names of weight files, so that
+        the copy can be opened without naming the variant.
         """
-        index = {
-            n: ([None, None] if n in NOT_COPIED else v) for n, v in self.index.items() if n != "_name_or_path"
-        }
+        index = {}
+        for name, value in self.index.items():
+            if name != "_name_or_path":
+                index[name] = [None, None] if name in NOT_COPIED else value
         if "requires_safety_checker" in index:
             index["requires_safety_checker"] = False
         for name in self.components:
@@ -213,22 +235,24 @@ class Base:
         write_json(folder / "model_index.json", index)
 
     def _plain(self, name: str) -> str:
-        """The name of a file of weights without its variant."""
+        """The name of a weight file without its variant."""
         return name.replace(f".{self.variant}", "", 1)
 
 
 def variant_of(file: Path) -> str | None:
-    """The variant in the name of a file of weights or of an index of such files; None where it has none."""
+    """The variant in the name of a weight file or of an index of weight files; None = no variant."""
     match = WEIGHTS.fullmatch(file.name)
-    return (match["own"] or match["index_own"]) if match else None
+    return (match["variant"] or match["index_variant"]) if match else None
 
 
 def weight_bytes(folder: Path, variant: str | None = None) -> int:
-    """Bytes of the weights of a diffusers folder, of all components and of this variant."""
-    return sum(p.stat().st_size for p in folder.glob("*/*.safetensors") if variant_of(p) == variant)
+    """Total size in bytes of a diffusers folder's weight files of this variant, over all components."""
+    files = folder.glob("*/*.safetensors")
+    return sum(file.stat().st_size for file in files if variant_of(file) == variant)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
+    """Hard-link `target` to `source`, or copy it where the file system allows no link."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
@@ -239,9 +263,9 @@ def link_or_copy(source: Path, target: Path) -> None:
 def load_model(
     kind: Any, folder: Path, dtype: torch.dtype = torch.float32, variant: str | None = None
 ) -> Any:
-    """A diffusers or transformers model from its own folder.
+    """Load a diffusers or transformers model of class `kind` from its folder.
 
-    Raises StoreError where weights and config do not match.
+    Raises StoreError if a file is damaged or the weights do not match the config.
     """
     from transformers.utils import logging
 
@@ -256,14 +280,16 @@ def load_model(
             torch_dtype=dtype,
             low_cpu_mem_usage=False,
         )
-    except Exception as error:  # damaged files raise nearly every type there is
+    except Exception as error:  # damaged files raise errors of many types
         raise StoreError(
             f"{folder} holds no readable model ({' '.join(str(error).split())[:160]}); fetch or make it again"
         ) from error
     wrong = {
-        n: sorted(k) for n, k in info.items() if k and n in ("missing_keys", "mismatched_keys", "error_msgs")
+        name: sorted(keys)
+        for name, keys in info.items()
+        if keys and name in ("missing_keys", "mismatched_keys", "error_msgs")
     }
-    if wrong:  # the library would fill the gaps with random weights
+    if wrong:  # the library would replace missing weights by random ones
         raise StoreError(
             f"{folder}: weights do not match its config: {str(wrong)[:200]}; fetch or make it again"
         )
@@ -273,23 +299,30 @@ def load_model(
 def open_base(
     name: str, kinds: tuple[str, ...], family: str, revision: str | None = None, variant: str | None = None
 ) -> Base:
-    """The base of this name: bundled (tiny-sd), a local folder, or a hub id; checked before anything is run.
+    """Open a base and check that it is complete.
 
-    Raises ConfigError: no such folder, hub out of reach, half-downloaded, missing component, pickled weights,
-    or a pipeline of a class that `family` does not run.
+    Args:
+        name: a bundled base (tiny-sd), a local diffusers folder, or a hub id.
+        kinds: the pipeline classes that the model family supports.
+        family: the name of the model family, for error messages.
+        revision: branch, tag or commit of a hub id.
+        variant: the variant of the weight files, for example "fp16".
+
+    Raises ConfigError if the folder does not exist, the hub cannot be reached, a component is missing or
+    incomplete, the weights are pickled, or the pipeline class is not one of `kinds`.
     """
     folder = BUNDLED.get(name) or Path(name).expanduser()
     if not folder.is_dir():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
             raise ConfigError(
-                f"model.base '{name}' is no folder and no hub id; give a diffusers folder, an id like "
+                f"model.base '{name}' is neither a folder nor a hub id; give a diffusers folder, an id like "
                 f"org/name, or {', '.join(BUNDLED)}"
             )
         folder = _download(name, revision, variant)
     if not (folder / "model_index.json").is_file():
         raise ConfigError(
-            f"model.base {folder} is no diffusers folder: it has no model_index.json; a single "
-            ".safetensors or .ckpt file must be converted first"
+            f"model.base {folder} is not a diffusers folder, because it has no model_index.json. Convert a "
+            "single .safetensors or .ckpt file to a diffusers folder first"
         )
     with reading(f"model.base {folder}", ConfigError):
         return _opened(folder, kinds, family, variant)
@@ -298,7 +331,7 @@ def open_base(
 def _opened(folder: Path, kinds: tuple[str, ...], family: str, variant: str | None) -> Base:
     index = read_json(folder / "model_index.json")
     if not isinstance(index, dict):
-        raise ConfigError(f"{folder / 'model_index.json'} is damaged: it holds no components; fetch it again")
+        raise ConfigError(f"{folder / 'model_index.json'} is damaged: it lists no components; fetch it again")
     kind = index.get("_class_name", "")
     if kind not in kinds:
         other = {
@@ -306,18 +339,18 @@ def _opened(folder: Path, kinds: tuple[str, ...], family: str, variant: str | No
             "StableDiffusionXLPipeline": "stable-diffusion",
             "StableDiffusion3Pipeline": "flow",
         }.get(kind)
-        hint = f"use model.family={other}" if other else f"this family runs {', '.join(kinds)}"
+        hint = f"use model.family={other}" if other else f"this family supports {', '.join(kinds)}"
         raise ConfigError(
-            f"model.base {folder} is a {kind or 'pipeline of no class'}, which model.family={family} does "
-            f"not run; {hint}"
+            f"model.base {folder} is a {kind or 'pipeline without a class name'}, which "
+            f"model.family={family} does not support; {hint}"
         )
     base = Base(folder, kind, variant)
     for component in base.components:
         library = index[component][0]
         if library not in LIBRARIES:
             raise ConfigError(
-                f"model.base {folder}: component '{component}' is of {library}, code of its own that "
-                "difflab does not run"
+                f"model.base {folder}: component '{component}' needs code of {library}, which difflab does "
+                "not run"
             )
         _check(folder, component, variant)
     return base
@@ -335,16 +368,16 @@ def _download(name: str, revision: str | None, variant: str | None) -> Path:
                 name, revision=revision, allow_patterns=wanted, ignore_patterns=[*others, "safety_checker/*"]
             )
         )
-    except Exception as error:  # the hub's client raises a dozen kinds
+    except Exception as error:  # the hub's client raises errors of many types
         reason = " ".join(str(error).split())[:160]
         raise ConfigError(
-            f"model.base '{name}' cannot be had from the hub ({type(error).__name__}: {reason}); offline, "
-            "give a local diffusers folder"
+            f"model.base '{name}' cannot be downloaded from the hub ({type(error).__name__}: {reason}); "
+            "without a network connection give a local diffusers folder"
         ) from error
 
 
 def _check(folder: Path, component: str, variant: str | None) -> None:
-    """Raise ConfigError unless a component is all there."""
+    """Raise ConfigError unless all files of a component are there."""
     home = folder / component
     if not home.is_dir():
         raise ConfigError(
@@ -361,32 +394,34 @@ def _check(folder: Path, component: str, variant: str | None) -> None:
         return
     if not (home / "config.json").is_file():
         raise ConfigError(f"{home} holds no config.json; the download is not complete: fetch it again")
-    found = [p for p in home.iterdir() if WEIGHTS.fullmatch(p.name)]
-    own = [p for p in found if variant_of(p) == variant]
-    files = [p for p in own if p.suffix == ".safetensors"]
-    indexes = [read_json(index)["weight_map"] for index in own if index.suffix == ".json"]
+    all_variants = [path for path in home.iterdir() if WEIGHTS.fullmatch(path.name)]
+    of_variant = [path for path in all_variants if variant_of(path) == variant]
+    files = [path for path in of_variant if path.suffix == ".safetensors"]
+    indexes = [read_json(path)["weight_map"] for path in of_variant if path.suffix == ".json"]
     wanted = set(chain.from_iterable(index.values() for index in indexes))
-    missing = sorted(wanted - {p.name for p in files})
+    missing = sorted(wanted - {path.name for path in files})
     if missing:
         raise ConfigError(
             f"{home} lacks {missing[0]} ({len(missing)} of {len(wanted)} weight files); the download is "
             "not complete: fetch it again"
         )
     if not files:
-        others = sorted({v for p in found if (v := variant_of(p))})
+        others = sorted({name for path in all_variants if (name := variant_of(path))})
         if others:
             raise ConfigError(
-                f"{home} has weights of variant {', '.join(others)} only; set model.variant={others[0]}"
+                f"{home} has only weights of variant {', '.join(others)}; set model.variant={others[0]}"
             )
-        pickled = (
-            "; pickled .bin weights are not read, since they can run code: fetch the safetensors"
-            if list(home.glob("*.bin"))
-            else ""
-        )
-        raise ConfigError(f"{home} has no safetensors weights{pickled}")
+        raise ConfigError(f"{home} has no safetensors weights{_pickle_hint(home)}")
     for file in files:
         try:
             with safe_open(file, "pt"):
                 pass
         except (SafetensorError, OSError) as error:
             raise ConfigError(f"{file} is damaged or half-downloaded ({error}); fetch it again") from error
+
+
+def _pickle_hint(home: Path) -> str:
+    """The end of an error message about missing weights, if the folder has pickled ones; else ""."""
+    if not list(home.glob("*.bin")):
+        return ""
+    return "; pickled .bin weights are not read, since they can run code: fetch the safetensors"

@@ -1,8 +1,8 @@
-"""The sampling schedulers of diffusers: created by name, tried on a case with a known result, run on batches.
+"""Creates the sampling schedulers of diffusers by name, tests them, and runs them on batches.
 
-A scheduler is accepted for what it computes, not for its name. Before anything is trained it denoises a data
-set of one image with that data set's exact prediction (`exact_prediction`), which every sampler of the same
-forward process turns into that image, whatever its order and its number of steps.
+Whether a scheduler is accepted depends on what it computes, not on its name. Before anything is trained, the
+scheduler denoises a data set of one image, for which the exact prediction is known (`exact_prediction`).
+Every sampler of the same forward process ends at that image, with any order and any number of steps.
 """
 
 from __future__ import annotations
@@ -20,70 +20,71 @@ from difflab.core.errors import ConfigError
 from difflab.core.suggest import did_you_mean
 from difflab.models.steer import Steer, overrides
 
-FORWARD = (
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "prediction_type",
-)  # settings of the forward process
-TRIED = (4, 4, 4)  # shape of the image that a scheduler is tried on; no scheduler looks at positions
-# Largest difference of alphas_cumprod in equal noise schedules. Diffusers itself clips the last value to
-# 2^-24.
+# Settings of the forward process.
+FORWARD = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
+# Shape (C, H, W) of the image of the trial. It is small, because schedulers treat all pixels alike.
+TRIED = (4, 4, 4)
+# Largest difference of alphas_cumprod between noise schedules that count as equal. Some schedulers of
+# diffusers clip the last value to 2^-24.
 SAME_LEVELS = 1e-4
-# Largest root mean square error of the trial. Samplers that keep the last noise of training have errors of
-# .03.
+# Largest root mean square error of a trial. Samplers that end at the lowest noise level of training have an
+# error of about 0.03.
 NEAR = 0.1
 FEW = 6  # steps of the short trial
 
 
-def scheduler_of(how: Sample, noise: Any, device: Any = "cpu", settings: dict[str, Any] | None = None) -> Any:
-    """The diffusers scheduler of that name, with the noise schedule of training and its timesteps set.
+def scheduler_of(
+    sampling: Sample, noise: Any, device: Any = "cpu", settings: dict[str, Any] | None = None
+) -> Any:
+    """Create the diffusers scheduler `sampling.scheduler` and set its timesteps.
+
+    Its noise schedule is that of training.
 
     Args:
-        settings: a pretrained base's own scheduler config, which is kept as far as the scheduler knows it;
-            None = only the forward process is handed on, since the other settings of a DDPMScheduler are not
-            this scheduler's defaults.
+        sampling: the section `sample` of a config.
+        noise: the forward process of training, a diffusers scheduler.
+        device: the torch device of the timesteps.
+        settings: a pretrained base's own scheduler config. The settings that the scheduler accepts are used.
+            None = only the settings of the forward process are used.
 
-    Raises ConfigError for an unknown name, an unknown option, a missing package, or a forward process of
-    another kind.
+    Raises ConfigError for an unknown name, an unknown option, a missing package, or a scheduler that does not
+    accept the settings of the forward process.
     """
-    name, options = how.scheduler, how.scheduler_options
+    name, options = sampling.scheduler, sampling.scheduler_options
     kind = scheduler_class(name)
     accepted = inspect.signature(kind.__init__).parameters
     forward = [key for key in FORWARD if key in noise.config]
     if not set(forward) <= accepted.keys():
         lacking = next(key for key in forward if key not in accepted)
         raise ConfigError(f"sample.scheduler '{name}' {foreign(noise)} (it takes no {lacking})")
-    given = {key: noise.config[key] for key in forward}
+    arguments = {key: noise.config[key] for key in forward}
     if settings is not None:
-        given = {key: value for key, value in settings.items() if key in accepted} | given
+        arguments = {key: value for key, value in settings.items() if key in accepted} | arguments
     spacing = accepted.get("timestep_spacing")
     if settings is None and spacing is not None and spacing.default == "leading":
-        given["timestep_spacing"] = (
-            "trailing"  # the first step must start from pure noise (Lin et al. 2305.08891)
-        )
+        # The first step must start from pure noise (Lin et al. 2305.08891).
+        arguments["timestep_spacing"] = "trailing"
     for key in options:
         if key not in accepted or key == "self":
             raise ConfigError(
-                f"sample.scheduler_options: {name} knows no '{key}'; "
+                f"sample.scheduler_options: {name} has no option '{key}'; "
                 f"{_near(key, accepted, 'see its page in the diffusers docs')}"
             )
         if key == "trained_betas" or key in forward:
-            where = (
-                "model.train_timesteps, beta_schedule or prediction_type"
-                if settings is None
-                else SCHEDULER_FILE
-            )
+            where = SCHEDULER_FILE
+            if settings is None:
+                where = "model.train_timesteps, beta_schedule or prediction_type"
             raise ConfigError(
-                f"sample.scheduler_options: '{key}' is settled by training; remove it here and change {where}"
+                f"sample.scheduler_options: '{key}' must be the same as in training; remove it here and "
+                f"change {where}"
             )
     try:
-        scheduler: Any = kind(**{**given, **options})
-        scheduler.set_timesteps(how.steps, device=device)
-    except Exception as error:  # each scheduler refuses in its own way
+        scheduler: Any = kind(**{**arguments, **options})
+        scheduler.set_timesteps(sampling.steps, device=device)
+    except Exception as error:  # each scheduler raises other types of errors
         raise ConfigError(
-            f"sample.scheduler '{name}' refuses {options} with sample.steps {how.steps}: {_one_line(error)}"
+            f"sample.scheduler '{name}' refuses {options} with sample.steps {sampling.steps}: "
+            f"{_one_line(error)}"
         ) from error
     return scheduler
 
@@ -94,7 +95,7 @@ SCHEDULER_FILE = "scheduler/scheduler_config.json in a copy of the base's folder
 def scheduler_class(name: str) -> Any:
     """A scheduler class of diffusers by its name.
 
-    Raises ConfigError for an unknown one, or one whose package is missing.
+    Raises ConfigError for an unknown name, or a class that needs a package that is not installed.
     """
     import diffusers
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -102,9 +103,8 @@ def scheduler_class(name: str) -> Any:
     kind = getattr(diffusers, name, None) if name.isidentifier() else None
     if isinstance(kind, type) and issubclass(kind, SchedulerMixin):
         return kind
-    if (
-        isinstance(kind, type) and "dummy" in kind.__module__
-    ):  # stands in for a class of a package that is not installed
+    # diffusers has a dummy class for each class that needs a package that is not installed.
+    if isinstance(kind, type) and "dummy" in kind.__module__:
         raise ConfigError(f"sample.scheduler '{name}' needs another package: {_one_line(_refusal(kind))}")
     raise ConfigError(
         f"sample.scheduler '{name}' is no scheduler of diffusers; "
@@ -113,6 +113,7 @@ def scheduler_class(name: str) -> Any:
 
 
 def _refusal(kind: Any) -> ImportError:
+    """The error that a dummy class of diffusers raises, which names the missing package."""
     try:
         kind()
     except ImportError as error:
@@ -130,12 +131,12 @@ def scheduler_names() -> list[str]:
 
 
 def instead(noise: Any) -> str:
-    """A scheduler that samples what `noise` trains."""
+    """The name of a scheduler that can sample models trained with the forward process `noise`."""
     return "FlowMatchEulerDiscreteScheduler" if "FlowMatch" in type(noise).__name__ else "DDIMScheduler"
 
 
 def foreign(noise: Any) -> str:
-    """The end of the sentence for a scheduler of another process than that of training."""
+    """The end of an error message about a scheduler whose process differs from that of training."""
     return f"does not denoise what this family is trained on; for example {instead(noise)} does"
 
 
@@ -158,44 +159,43 @@ def denoise(
     predict: Predict,
     steers: Sequence[Steer] = (),
 ) -> torch.Tensor:
-    """From pure noise to what the network was trained on: [n, C, H, W].
+    """Denoise images, or latents, from pure noise: [n, C, H, W].
 
     Args:
-        x: unit normal noise [n, C, H, W].
-        generators: one per image; the noise that the scheduler adds depends on them alone.
-        predict: (noisy images as the network sees them, timestep) -> prediction [n, C, H, W].
-        steers: of the policies that act while sampling.
+        scheduler: a diffusers scheduler with its timesteps set.
+        x: standard normal noise [n, C, H, W].
+        generators: one per image. They determine the noise that the scheduler adds.
+        predict: (scaled input of the network [n, C, H, W], timestep) -> prediction [n, C, H, W].
+        steers: the hooks of the active sampling policies.
     """
     x = x * getattr(scheduler, "init_noise_sigma", 1.0)
     for steer in steers:
         x = steer.start(x)
     arguments = _step_arguments(scheduler, generators, steers)
-    if hasattr(
-        scheduler, "noise_sampler_seed"
-    ):  # DPMSolverSDEScheduler takes no generators: without seeds its noise would be another one each time
+    # DPMSolverSDEScheduler accepts no generators. Its noise is reproducible only if it gets seeds.
+    if hasattr(scheduler, "noise_sampler_seed"):
         scheduler.noise_sampler_seed = [generator.initial_seed() for generator in generators]
     with drawing(scheduler, steers) if overrides(steers, "noise") else nullcontext():
         for t in scheduler.timesteps:
-            seen = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-            x = scheduler.step(predict(seen, t).float(), t, x, **arguments).prev_sample
+            scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+            x = scheduler.step(predict(scaled, t).float(), t, x, **arguments).prev_sample
     return x
 
 
 def _step_arguments(
     scheduler: Any, generators: Sequence[torch.Generator], steers: Sequence[Steer]
 ) -> dict[str, Any]:
-    """Per-image generators for the schedulers that add noise, and clipping that is consistent.
+    """The keyword arguments of the scheduler's `step`.
 
-    DDIM clips the predicted image but by default keeps the noise that belonged to the unclipped one. Images
-    with many pixels at black or white (digits: half of them) then keep a residue of noise that guidance
-    amplifies; deriving the noise from the clipped image removes it.
+    They are the generators of the images, where the scheduler adds noise, and use_clipped_model_output. DDIM
+    clips the predicted image, but by default computes the next step with the noise of the unclipped image.
+    Images with many black or white pixels (for example digits) then keep some noise, which guidance
+    amplifies. With use_clipped_model_output the noise is computed from the clipped image.
     """
     names = list(inspect.signature(scheduler.step).parameters)
     arguments: dict[str, Any] = {"generator": list(generators)} if "generator" in names else {}
-    if (
-        "eta" in names
-    ):  # the default of the pipelines, which is not that of every scheduler (TCDScheduler: 0.3)
-        arguments["eta"] = 0.0
+    if "eta" in names:
+        arguments["eta"] = 0.0  # the default of the pipelines; that of TCDScheduler is 0.3
     if "use_clipped_model_output" in names and scheduler.config.get("clip_sample"):
         arguments["use_clipped_model_output"] = True
     for steer in steers:
@@ -205,20 +205,21 @@ def _step_arguments(
 
 @contextmanager
 def drawing(scheduler: Any, steers: Sequence[Steer]) -> Iterator[None]:
-    """While the block runs, the noise that `scheduler` adds goes through `steers`.
+    """Let `steers` change the noise that `scheduler` adds while the block runs.
 
-    All of diffusers' schedulers draw it by one function.
+    All schedulers of diffusers draw noise with the function `randn_tensor`, which is replaced in the module
+    of the scheduler.
     """
     module: Any = sys.modules[type(scheduler).__module__]
     drawn = getattr(module, "randn_tensor", None)
 
-    def steered(*given: Any, **named: Any) -> torch.Tensor:
-        z = drawn(*given, **named)  # type: ignore[misc]
+    def steered(*args: Any, **kwargs: Any) -> torch.Tensor:
+        z = drawn(*args, **kwargs)  # type: ignore[misc]
         for steer in steers:
             z = steer.noise(z)
         return z
 
-    if drawn is None:  # it adds none
+    if drawn is None:  # the scheduler adds no noise
         yield
         return
     module.randn_tensor = steered
@@ -229,64 +230,67 @@ def drawing(scheduler: Any, steers: Sequence[Steer]) -> Iterator[None]:
 
 
 # ---------------------------------------------------------------------------------------------- the trial
-def check_scheduler(make: Callable[[Sample], Any], how: Sample, noise: Any) -> None:
-    """Raise ConfigError unless the scheduler of `make` can sample what `noise` trains, see `fault_of`."""
-    fault = fault_of(make, how, noise)
+def check_scheduler(make: Callable[[Sample], Any], sampling: Sample, noise: Any) -> None:
+    """Raise ConfigError if `fault_of` finds that the scheduler cannot sample models of this family."""
+    fault = fault_of(make, sampling, noise)
     if fault:
-        raise ConfigError(f"sample.scheduler '{how.scheduler}' {fault}")
+        raise ConfigError(f"sample.scheduler '{sampling.scheduler}' {fault}")
 
 
-def fault_of(make: Callable[[Sample], Any], how: Sample, noise: Any) -> str | None:
-    """Why a scheduler cannot sample what `noise` trains, as the end of a sentence; None = it can.
+def fault_of(make: Callable[[Sample], Any], sampling: Sample, noise: Any) -> str | None:
+    """The reason why a scheduler cannot sample models of the forward process `noise`; None = it can.
 
-    It denoises twice with the exact prediction in place of a network. The first pass has the steps of `how`,
-    the second
-    few: with many steps a sampler of another process corrects in its last steps its earlier errors, because
-    the exact prediction always leads back to the image.
+    The scheduler denoises twice, with the exact prediction instead of a network. The first pass has
+    `sampling.steps` steps, the second at most FEW. With many steps a sampler of a different process can
+    correct its earlier errors, because the exact prediction always points to the image.
 
     Args:
-        make: gives a new scheduler with its timesteps set.
+        make: returns a new scheduler with its timesteps set.
+        sampling: the section `sample` of a config.
         noise: the forward process of training, a diffusers scheduler.
+
+    Returns the end of an error message that begins with the name of the scheduler.
     """
-    scheduler = make(how)
-    if fault := _nonfinite_timesteps(scheduler, how):
+    scheduler = make(sampling)
+    if fault := _nonfinite_timesteps(scheduler, sampling):
         return fault
-    fault = other_levels(scheduler, noise)
-    if fault:
+    if fault := other_levels(scheduler, noise):
         return f"{fault}; use for example {instead(noise)}"
     image = torch.rand(TRIED, generator=torch.Generator().manual_seed(0)) * 1.6 - 0.8
 
-    def tried(how: Sample, seeds: Sequence[int], global_seed: int) -> torch.Tensor:
-        return _denoised_trial(lambda: make(how), noise, image, seeds, global_seed)
+    def trial(settings: Sample, seeds: Sequence[int], global_seed: int) -> torch.Tensor:
+        return _denoised_trial(lambda: make(settings), noise, image, seeds, global_seed)
 
     try:
-        found, again, alone = tried(how, [1, 2], 0), tried(how, [1, 2], 1), tried(how, [2], 2)
-    except Exception as reason:  # each scheduler refuses in its own way
+        denoised = trial(sampling, [1, 2], 0)
+        repeated = trial(sampling, [1, 2], 1)
+        second_alone = trial(sampling, [2], 2)
+    except Exception as reason:  # each scheduler raises other types of errors
         return (
             f"cannot be run as a plain sampler ({type(reason).__name__}: {_one_line(reason)[:120]}); "
             f"use for example {instead(noise)}"
         )
-    if not torch.isfinite(found).all() and how.steps >= noise.config.num_train_timesteps:
+    if not torch.isfinite(denoised).all() and sampling.steps >= noise.config.num_train_timesteps:
         return (
-            f"gives numbers that are not finite with as many sample.steps ({how.steps}) as training has "
+            f"gives numbers that are not finite with as many sample.steps ({sampling.steps}) as training has "
             "timesteps; use fewer steps"
         )
-    if not torch.isfinite(found).all():
+    if not torch.isfinite(denoised).all():
         return (
             "gives numbers that are not finite, since its noise schedule and prediction_type do not go "
-            "together; "
-            f"use for example {instead(noise)}"
+            f"together; use for example {instead(noise)}"
         )
-    if not torch.equal(found, again):
+    if not torch.equal(denoised, repeated):
         return f"draws noise that no seed determines; use for example {instead(noise)}"
-    if not torch.allclose(found[1], alone[0], atol=1e-4):
+    if not torch.allclose(denoised[1], second_alone[0], atol=1e-4):
         return f"draws noise that depends on the other images of a batch; use for example {instead(noise)}"
     if hasattr(scheduler, "alphas_cumprod") and late_start(scheduler, noise):
-        return None  # its levels are those of training; that it begins too low is said and not refused
-    with suppress(Exception):  # some know no few steps
-        short = tried(how.model_copy(update={"steps": min(FEW, how.steps)}), [1], 0)
-        found = torch.cat([found, short]) if torch.isfinite(short).all() else found
-    distance = float((found - image).square().mean().sqrt())
+        return None  # a start at too low a noise level is a warning, not an error
+    with suppress(Exception):  # some schedulers do not support few steps
+        short = trial(sampling.model_copy(update={"steps": min(FEW, sampling.steps)}), [1], 0)
+        if torch.isfinite(short).all():
+            denoised = torch.cat([denoised, short])
+    distance = float((denoised - image).square().mean().sqrt())
     if distance > NEAR:
         return (
             f"{foreign(noise)} (led by the exact prediction of one image, it ends {distance:.2g} away "
@@ -295,14 +299,14 @@ def fault_of(make: Callable[[Sample], Any], how: Sample, noise: Any) -> str | No
     return None
 
 
-def _nonfinite_timesteps(scheduler: Any, how: Sample) -> str | None:
-    """What is wrong with the timesteps, as the end of a sentence; None = all of them are finite."""
+def _nonfinite_timesteps(scheduler: Any, sampling: Sample) -> str | None:
+    """The end of an error message about timesteps that are not finite; None = all are finite."""
     steps = scheduler.timesteps
     if torch.isfinite(steps.float()).all():
         return None
     shown = ", ".join(f"{float(t):.1f}" for t in steps[:6])
     return (
-        f"has timesteps that are not finite with sample.steps {how.steps} ({shown}, ...); "
+        f"has timesteps that are not finite with sample.steps {sampling.steps} ({shown}, ...); "
         "use other sample.steps or another scheduler"
     )
 
@@ -310,9 +314,14 @@ def _nonfinite_timesteps(scheduler: Any, how: Sample) -> str | None:
 def _denoised_trial(
     make: Callable[[], Any], noise: Any, image: torch.Tensor, seeds: Sequence[int], global_seed: int
 ) -> torch.Tensor:
-    """Images [n, *TRIED] that the scheduler of `make` denoises with the exact prediction, one per seed.
+    """Images [n, *TRIED] that a scheduler denoises with the exact prediction, one per seed.
 
-    `global_seed` seeds torch's global generator, which no scheduler should use.
+    Args:
+        make: returns a new scheduler.
+        noise: the forward process of training.
+        image: the only image of the data set, [*TRIED].
+        seeds: one per image.
+        global_seed: the seed of torch's global generator, on which the result should not depend.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     x = torch.stack([torch.randn(TRIED, generator=generator) for generator in generators])
@@ -322,58 +331,59 @@ def _denoised_trial(
 
 
 def late_start(scheduler: Any, noise: Any) -> str | None:
-    """A warning for a sampler that starts from pure noise where training has little; None = no warning.
+    """A warning if the sampler's first timestep is in the lower half of those of training; None = it is not.
 
-    Its pictures stay noisy, and so do those of the diffusers pipeline.
+    Such a sampler starts from pure noise at a timestep where training had little noise. Its images stay
+    noisy, as those of the diffusers pipeline do.
     """
     first, steps = float(scheduler.timesteps[0]), noise.config.num_train_timesteps
-    if first >= steps / 2 or first < float(
-        scheduler.timesteps.max()
-    ):  # the timesteps of an inverse scheduler rise
+    rising = first < float(scheduler.timesteps.max())  # as those of an inverse scheduler
+    if first >= steps / 2 or rising:
         return None
     return (
-        f"the scheduler starts from pure noise at timestep {first:g} of {steps}, so that pictures stay "
+        f"the scheduler starts from pure noise at timestep {first:g} of {steps}, so that images stay "
         "noisy: use more sample.steps, or sample.scheduler_options={timestep_spacing: trailing}"
     )
 
 
 def other_levels(scheduler: Any, noise: Any) -> str | None:
-    """The difference between the noise levels of a sampler and of training, as the end of a sentence.
+    """The end of an error message about a sampler whose noise levels differ from those of training.
 
-    None = they are equal, or the sampler has no noise levels by timestep.
+    None = they are equal, or the sampler has no list of noise levels by timestep.
     """
-    own, trained = getattr(scheduler, "alphas_cumprod", None), getattr(noise, "alphas_cumprod", None)
-    if own is None or trained is None:
+    sampled = getattr(scheduler, "alphas_cumprod", None)
+    trained = getattr(noise, "alphas_cumprod", None)
+    if sampled is None or trained is None:
         return None
-    if own.shape != trained.shape:
-        return f"has {len(own)} noise levels and training has {len(trained)}"
-    at = int((own.cpu() - trained).abs().argmax())
-    if abs(float(own[at]) - float(trained[at])) <= SAME_LEVELS:
+    if sampled.shape != trained.shape:
+        return f"has {len(sampled)} noise levels and training has {len(trained)}"
+    worst = int((sampled.cpu() - trained).abs().argmax())
+    if abs(float(sampled[worst]) - float(trained[worst])) <= SAME_LEVELS:
         return None
     return (
-        f"has other noise levels than training: alphas_cumprod[{at}] is {float(own[at]):.4g}, "
-        f"in training {float(trained[at]):.4g}"
+        f"has other noise levels than training: alphas_cumprod[{worst}] is {float(sampled[worst]):.4g}, "
+        f"in training {float(trained[worst]):.4g}"
     )
 
 
 def exact_prediction(noise: Any, image: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """The prediction of a perfect network for `x` [n, ...] at timestep `t`, for a data set of one `image`.
+    """The prediction of a perfect network for `x` [n, ...] at timestep `t`, if `image` is the whole data set.
 
-    The timestep may lie between two of training: the log of the noise-to-signal ratio is then interpolated,
-    as samplers with continuous noise levels do (Karras et al. 2206.00364).
+    `t` may lie between two timesteps of training. Then the log of the noise-to-signal ratio is interpolated,
+    as in samplers with continuous noise levels (Karras et al. 2206.00364).
     """
     steps = noise.config.num_train_timesteps
-    if not hasattr(
-        noise, "alphas_cumprod"
-    ):  # flow matching: x = (1 - s) image + s e, the velocity is e - image
+    if not hasattr(noise, "alphas_cumprod"):
+        # Flow matching: x = (1 - s) image + s e, and the velocity is e - image = (x - image) / s.
         return (x - image) / (t.double() / steps).clamp(min=1e-6).to(x.dtype)
-    ratio = (
-        (1 - noise.alphas_cumprod.double()) / noise.alphas_cumprod.double().clamp(min=1e-12)
-    ).log()  # of variances
-    at = float(t)
-    low = min(max(int(at), 0), steps - 1)
+    alphas = noise.alphas_cumprod.double()
+    log_ratio = ((1 - alphas) / alphas.clamp(min=1e-12)).log()  # of the variances of noise and signal
+    timestep = float(t)
+    low = min(max(int(timestep), 0), steps - 1)
     high = min(low + 1, steps - 1)
-    alpha = torch.sigmoid(-(ratio[low] + (at - low) * (ratio[high] - ratio[low])))
+    alpha = torch.sigmoid(-(log_ratio[low] + (timestep - low) * (log_ratio[high] - log_ratio[low])))
     signal, spread = alpha.sqrt().to(x.dtype), (1 - alpha).sqrt().to(x.dtype)
     epsilon = (x - signal * image) / spread
-    return signal * epsilon - spread * image if noise.config.prediction_type == "v_prediction" else epsilon
+    if noise.config.prediction_type == "v_prediction":
+        return signal * epsilon - spread * image
+    return epsilon

@@ -1,4 +1,7 @@
-"""Stable Diffusion 1.x, 2.x and XL: a UNet on latents with cross-attention to text (2112.10752)."""
+"""Stable Diffusion 1.x, 2.x and XL: a UNet on latents with cross-attention to text.
+
+Source: Rombach et al. 2112.10752.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from difflab.models.schedulers import scheduler_of
 
 
 class StableDiffusion(Latent):
-    """Family ``stable-diffusion``. Prediction type and noise schedule are those of the base."""
+    """Family ``stable-diffusion``. It keeps the prediction type and the noise schedule of the base."""
 
     pipelines = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
     component = "unet"
@@ -25,13 +28,12 @@ class StableDiffusion(Latent):
         if noise.config.prediction_type not in ("epsilon", "v_prediction"):
             file = self.base.path / "scheduler" / "scheduler_config.json"
             raise ConfigError(
-                f"{file}: the base predicts '{noise.config.prediction_type}'; epsilon and v_prediction are "
-                "known. "
-                "Where that is a mistake, set prediction_type in a copy of the folder"
+                f"{file}: the base predicts '{noise.config.prediction_type}', but difflab supports only "
+                "epsilon and v_prediction. If the file is wrong, set prediction_type in a copy of the folder"
             )
         if self.spec.train_text_encoder and len(self.base.text_encoders()) > 1:
             raise ConfigError(
-                "model.train_text_encoder is for bases with one text encoder (SD 1.x, 2.x); set it to false"
+                "model.train_text_encoder needs a base with one text encoder (SD 1.x, 2.x); set it to false"
             )
         return noise
 
@@ -39,22 +41,24 @@ class StableDiffusion(Latent):
     def backbone_class(cls) -> Any:
         return UNet2DConditionModel
 
-    def scheduler(self, how: Sample, device: Any = "cpu") -> Any:
-        return scheduler_of(how, self.noise, device, {"clip_sample": False} | scheduler_settings(self.base))
+    def scheduler(self, sampling: Sample, device: Any = "cpu") -> Any:
+        return scheduler_of(
+            sampling, self.noise, device, {"clip_sample": False} | scheduler_settings(self.base)
+        )
 
     def predict(
         self, net: Any, x: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None
     ) -> torch.Tensor:
-        kind = self.backbone.dtype if not self.backbone.training else x.dtype
-        x = x.to(kind)
-        given = self.texts(conditions, len(x), x)
-        if "ids" in given:
-            return net(x, t, given["ids"])
+        if not self.backbone.training:
+            x = x.to(self.backbone.dtype)
+        texts = self.texts(conditions, len(x), x)
+        if "ids" in texts:
+            return net(x, t, texts["ids"])
         extra = {}
-        if "pooled" in given:  # SDXL is told the size of the image and how it was cropped
+        if "pooled" in texts:  # SDXL has the size of the image and its crop as additional inputs
             side = self.shape.record[0]
             sizes = torch.tensor([side, side, 0, 0, side, side], device=x.device, dtype=x.dtype).expand(
                 len(x), -1
             )
-            extra["added_cond_kwargs"] = {"text_embeds": given["pooled"], "time_ids": sizes}
-        return net(x, t, encoder_hidden_states=given["states"], **extra).sample
+            extra["added_cond_kwargs"] = {"text_embeds": texts["pooled"], "time_ids": sizes}
+        return net(x, t, encoder_hidden_states=texts["states"], **extra).sample

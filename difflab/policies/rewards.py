@@ -101,7 +101,7 @@ def check(config: Any, policy: str, spec: str) -> None:
             f"policies: {policy}: reward {spec} is of images, the samples of model.family={family} are "
             "numbers; use value"
         )
-    if reward.reads == "numbers" and (not config.exact or getattr(config.model, "dim", 1) > 1):
+    if reward.reads == "numbers" and (not config.exact or config.model.dimension > 1):
         raise ConfigError(
             f"policies: {policy}: reward {spec} is of samples that are one number each; those of "
             f"model.family={family} are not"

@@ -57,7 +57,7 @@ def test_a_file_that_is_no_config_is_refused(refused, text, message):
             "sample.scheduler=DDIMSchedulr",
             "'DDIMSchedulr' is no scheduler of diffusers; did you mean 'DDIMScheduler'?",
         ),
-        ("sample.scheduler_options={etta: 1}", "knows no 'etta'"),
+        ("sample.scheduler_options={etta: 1}", "has no option 'etta'"),
     ],
     ids=lambda text: text.split("=")[0] if "=" in text else None,
 )

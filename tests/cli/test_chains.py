@@ -195,16 +195,21 @@ def test_a_file_that_is_no_image_is_named_and_the_same_command_runs_once_it_is_m
 @pytest.mark.usefixtures("undrawn")
 def test_image_bombs_are_refused_by_their_header(folder, refused, call):
     line = refused(*of_folder(folder, "data.max_pixels=255"), "--out", "out")
-    assert "16 x 16 pixels exceed data.max_pixels=255; remove or shrink it, or raise data.max_pixels" in line
+    assert (
+        "16 x 16 pixels exceed data.max_pixels=255; remove the image, make it smaller, or increase "
+        "data.max_pixels" in line
+    )
     assert call(*of_folder(folder, "data.max_pixels=256"), "--out", "other")[0] == 0
 
 
 def test_folders_without_images_are_refused(folder, refused, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "empty holds no image" in refused(*of_folder(tmp_path / "empty"), "--out", "a")
+    assert "empty contains no image" in refused(*of_folder(tmp_path / "empty"), "--out", "a")
     assert "does not exist" in refused(*of_folder(tmp_path / "gone"), "--out", "b")
     (folder / "owl").mkdir()
-    assert "owl holds no image; fill it or remove it" in refused(*of_folder(folder), "--out", "c")
+    assert "owl contains no image; add images or remove the folder" in refused(
+        *of_folder(folder), "--out", "c"
+    )
 
 
 def test_sets_that_are_too_small_are_refused_before_anything_is_fitted(refused):

@@ -104,7 +104,9 @@ def test_files_bytes_paths_pil_images_and_datasets_are_the_same_pictures(tmp_pat
 
 def test_numbers_beyond_16_bit_have_no_white_in_pil_either():
     image = Image.fromarray(np.array([[0, 70_000]] * 2, np.int32))
-    with pytest.raises(DataError, match=r"1 of 2 images are left out, the first: 0 .*no agreed white"):
+    with pytest.raises(
+        DataError, match=r"1 of 2 images are left out, the first: 0 .*no standard white value"
+    ):
         open_sides({"real": [image, photo()]}, 8, 0.0, [])
 
 
@@ -351,7 +353,7 @@ def test_sixteen_bit_grey_keeps_its_range(tmp_path):
 
 def test_float_image_is_refused(tmp_path):
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(DataError, match="no agreed white"):
+    with pytest.raises(DataError, match="no standard white value"):
         read_one(tmp_path / "a.tif")
 
 

@@ -55,7 +55,8 @@ def test_metadata(tmp_path):
     assert source.account.entries["unlisted"].first == [("stray.png", "")] and source.account.found == 3
     assert folder(tmp_path, label="kind").classes == ["x", "y"]
     with pytest.raises(
-        DataError, match=r"no column 'colour' that data.label asks for .it has: file_name, text, label, kind"
+        DataError,
+        match=r"no column 'colour', which data.label names .its columns: file_name, text, label, kind",
     ):
         folder(tmp_path, label="colour")
 
@@ -68,14 +69,14 @@ def test_reader_travels_to_worker_processes(tmp_path):
 
 def test_empty_folder(tmp_path):
     (tmp_path / "readme.txt").write_text("x")
-    with pytest.raises(DataError, match=r"holds no image; images end in .apng, .bmp"):
+    with pytest.raises(DataError, match=r"contains no image; the suffixes of images are .apng, .bmp"):
         folder(tmp_path)
 
 
 def test_empty_class_folder_is_named(tmp_path):
     picture(tmp_path / "cat" / "1.png")
     (tmp_path / "dog").mkdir()
-    with pytest.raises(DataError, match=r"class folder .*dog holds no image"):
+    with pytest.raises(DataError, match=r"class folder .*dog contains no image"):
         folder(tmp_path)
 
 
@@ -154,8 +155,8 @@ def test_pipe_does_not_block(tmp_path):
         ('{"file_name": "../x.png", "text": "x"}', "line 2: file_name '../x.png' leads out"),
         ('{"file_name": "/etc/passwd", "text": "x"}', "line 2: file_name '/etc/passwd' leads out"),
         ('{"file_name": "a\\u0000.png", "text": "x"}', "line 2: file_name"),
-        ('{"file_name": "./1.png", "text": "x"}', "line 2: 1.png is already on line 1"),
-        ('{"file_name": "2.png"}', "line 2: no 'text', which others have"),
+        ('{"file_name": "./1.png", "text": "x"}', "line 2: 1.png is already listed in line 1"),
+        ('{"file_name": "2.png"}', "line 2 has no 'text', but other images have one"),
         ('{"file_name": "2.png", "text": 3}', "'text' must be a string"),
     ],
 )

@@ -80,17 +80,21 @@ def test_the_bundled_emoji_are_such_a_folder():
 @pytest.mark.parametrize(
     ("rows", "options", "what"),
     [
-        ([{"picture": b"x"}], {}, r"no column 'image' \(it has: picture\)"),
-        ([{"image": "x"}], {}, "'image' is of type string"),
-        ([{"image": {"path": "/etc/passwd"}}], {}, "'image' is of type struct"),
+        ([{"picture": b"x"}], {}, r"no column 'image' \(its columns: picture\)"),
+        ([{"image": "x"}], {}, "'image' has the type string"),
+        ([{"image": {"path": "/etc/passwd"}}], {}, "'image' has the type struct"),
         (
             [{"image": {"bytes": None, "path": "/etc/passwd"}}, {"image": {"bytes": b"x", "path": ""}}],
             {},
-            "a.parquet/0 holds no image bytes",
+            "a.parquet/0 has no image bytes",
         ),
         ([{"image": b"not an image"}], {}, "image a.parquet/0: cannot be decoded"),
         ([{"image": png(), "label": 1}, {"image": png(), "label": None}], {}, "1 of 2 images have no label"),
-        ([{"image": png(), "text": None}, {"image": png(), "text": "x"}], {}, "image a.parquet/0: no 'text'"),
+        (
+            [{"image": png(), "text": None}, {"image": png(), "text": "x"}],
+            {},
+            "image a.parquet/0 has no 'text'",
+        ),
         ([{"image": png()}], {"label": "style"}, "no column 'style'"),
         (
             [{"image": png(), "label": "a"}, {"image": b"bad", "label": "b"}],
@@ -125,19 +129,19 @@ def test_rows_of_a_damaged_part_of_a_file_are_left_out_and_counted(tmp_path):
     source = open_rows(tmp_path, bad_images="skip")
     assert [int(key.rpartition("/")[2]) for key in source.keys] == [0, 1, 2, 3, 6, 7]
     assert source.account.count("skipped") == 2 and "CRC" in source.skipped[0][1]
-    with pytest.raises(DataError, match=r"a.parquet is no readable parquet file"):
+    with pytest.raises(DataError, match=r"a.parquet cannot be read as a parquet file"):
         open_rows(tmp_path)
 
 
 def test_damaged_different_or_no_parquet(tmp_path):
-    with pytest.raises(DataError, match=r"no file that ends in .parquet"):
+    with pytest.raises(DataError, match=r"contains no .parquet file"):
         open_rows(tmp_path)
     write_parquet(tmp_path / "a.parquet", rows_of(2, label=[0, 1]))
     write_parquet(tmp_path / "b.parquet", rows_of(2))
     with pytest.raises(DataError, match="other label or text columns"):
         open_rows(tmp_path)
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and nothing else")
-    with pytest.raises(DataError, match=r"a.parquet is no readable parquet file"):
+    with pytest.raises(DataError, match=r"a.parquet cannot be read as a parquet file"):
         open_rows(tmp_path)
 
 

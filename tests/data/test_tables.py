@@ -71,8 +71,8 @@ def test_captions_come_through_every_table_as_they_are(form, mark, tmp_path):
     assert opened(root, caption_column="caption").prompts == list("abcdef")
     with pytest.raises(
         DataError,
-        match=r"no column 'title' that data.caption_column asks for "
-        r"\(it has: file_name, text, label, caption\)",
+        match=r"no column 'title', which data.caption_column names "
+        r"\(its columns: file_name, text, label, caption\)",
     ):
         opened(root, caption_column="title")
 
@@ -92,7 +92,7 @@ def test_a_column_that_nobody_asked_for_is_named_where_captions_are_wanted(tmp_p
     as_jsonl(root, rows(title=TEXTS))
     assert opened(root).prompts is None
     with pytest.raises(
-        DataError, match=r"known: nothing; columns that data.caption_column may name: file_name, title"
+        DataError, match=r"known fields: none; columns that data.caption_column may name: file_name, title"
     ):
         opened(root, caption="{prompt}, a photo")
 
@@ -139,7 +139,7 @@ def test_columns_of_csv_that_look_like_numbers_and_are_names(tmp_path):
         (
             "metadata.jsonl",
             b'{"file_name": "000.png", "text": ["a", "b"]}',
-            "line 1: 'text' must be a string, not list; name another column",
+            "line 1: 'text' must be a string, not list; set data.caption_column to another column",
         ),
         ("metadata.csv", b'file_name,text\n000.png,"a\nb"\n001.png,\xff', "line 4: cannot be read as UTF-8"),
         (
@@ -149,10 +149,14 @@ def test_columns_of_csv_that_look_like_numbers_and_are_names(tmp_path):
         ),
         ("metadata.csv", b"file_name,text,text\n000.png,a,b", "line 1: column 'text' is there twice"),
         ("metadata.csv", b'file_name,text\n000.png,"a', "line 2: not valid CSV"),
-        ("metadata.csv", b"file_name,text\n000.png,a\n001.png,", "line 3: no 'text', which others have"),
+        (
+            "metadata.csv",
+            b"file_name,text\n000.png,a\n001.png,",
+            "line 3 has no 'text', but other images have one",
+        ),
         ("metadata.csv", b"image,text\n000.png,a", "line 2: no 'file_name'"),
         ("metadata.csv", b"", "lists no image"),
-        ("metadata.parquet", b"PAR1", "is no readable parquet file"),
+        ("metadata.parquet", b"PAR1", "cannot be read as a parquet file"),
     ],
 )
 def test_refusals_name_file_and_line(name, raw, said, tmp_path):
@@ -217,7 +221,7 @@ def test_which_captions_are_taken_can_be_said(tmp_path):
     assert opened(root).prompts == list("abcdef") and opened(root).classes == ["0", "1"]
     as_jsonl(root, rows(text=TEXTS))
     assert opened(root).prompts == TEXTS and opened(root, caption_column=".txt").prompts == list("abcdef")
-    with pytest.raises(DataError, match=r"it has: file_name, text, .txt, .caption"):
+    with pytest.raises(DataError, match=r"its columns: file_name, text, .txt, .caption"):
         opened(root, caption_column="prompt")
 
 
@@ -233,8 +237,8 @@ def test_folders_with_repeats_give_class_and_caption(tmp_path):
     )
     assert source.prompts == ["sks dog", "sks dog", "a cat_tabby", "a cat_tabby", "sks dog"]
     assert (
-        "3 folders are 2 classes by NAME" in source.account.lines()[1]
-        and "repeats are not applied" in source.account.lines()[1]
+        "the 3 folders are 2 classes; the class is NAME" in source.account.lines()[1]
+        and "REPEATS is ignored" in source.account.lines()[1]
     )
     with_sidecars(tmp_path / "10_sks dog", ["x", "y"])
     with_sidecars(tmp_path / "5_sks dog", ["z"])
@@ -268,7 +272,7 @@ def test_a_label_that_is_a_row_number_is_refused_and_can_be_switched_off(form, l
     else:
         FORMS[form](root, rows(label=label))
         source = f"imagefolder:{root}"
-    with pytest.raises(DataError, match=r"each of 6 images has a label of its own .*data.label=none"):
+    with pytest.raises(DataError, match=r"each of the 6 images has a different label .*data.label=none"):
         open_source(Data(source=source), 0)
     opened = open_source(Data(source=source, label="none"), 0)
     assert opened.labels is None and opened.classes is None and len(opened) == 6

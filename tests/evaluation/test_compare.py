@@ -203,7 +203,7 @@ def test_few_unreadable_images_are_left_out_and_named_many_are_an_error(emoji, t
         (np.zeros((10, 8, 8, 4), np.uint8), r"must be uint8"),
         (np.zeros((0, 8, 8, 3), np.uint8), "there is no image"),
         ([], "there is no image"),
-        (["a.png"], "a list must hold PIL images"),
+        (["a.png"], "a list must contain PIL images"),
         ("nowhere", "generated: nowhere does not exist"),
     ],
     ids=["floats", "four channels", "empty array", "empty list", "names", "no folder"],
@@ -216,7 +216,7 @@ def test_unusable_sets_are_refused(fake, said, emoji):
 def test_an_empty_folder_and_a_link_that_leads_out(emoji, tmp_path):
     real, empty = write(tmp_path / "real", emoji[:40]), tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(DataError, match="holds no image"):
+    with pytest.raises(DataError, match="contains no image"):
         compare(real, empty, **FEW)
     (real / "link.png").symlink_to(write(tmp_path / "secret", emoji[:1]) / "0000.png")
     with pytest.raises(DataError, match="leads out of"):

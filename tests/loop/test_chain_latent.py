@@ -583,7 +583,7 @@ def test_captions_that_are_missing_can_be_made(made, nameless, tmp_path):
     refused(ConfigError, missing, config(), path)
     refused(
         DataError,
-        r"data\.caption 'a \{name\}': 'name' is not known of these images; known: .*\{class\}",
+        r"data\.caption 'a \{name\}': these images have no field 'name'; known fields: .*\{class\}",
         config(caption="a {name}"),
         path,
     )
@@ -651,7 +651,10 @@ def test_a_base_of_another_class_is_refused_before_anything_is_fitted(made, tmp_
         ConfigError, r"use model\.family=stable-diffusion", tiny.config("sd3", made["sd15"]), tmp_path / "b"
     )
     refused(
-        ConfigError, r"is no folder and no hub id", tiny.config("sd15", tmp_path / "nothing"), tmp_path / "c"
+        ConfigError,
+        r"is neither a folder nor a hub id",
+        tiny.config("sd15", tmp_path / "nothing"),
+        tmp_path / "c",
     )
 
 
@@ -666,7 +669,7 @@ def test_settings_that_contradict_each_other(made, tmp_path):
         tiny.config("sd3", made["sd3"], model={"train_text_encoder": True})
     refused(
         ConfigError,
-        r"model\.train_text_encoder is for bases with one text encoder",
+        r"model\.train_text_encoder needs a base with one text encoder",
         tiny.config("sdxl", made["sdxl"], model={"train_text_encoder": True}),
         tmp_path / "a",
     )
@@ -684,7 +687,7 @@ def test_a_base_that_predicts_something_else_is_refused(made, tmp_path):
     tiny.amend(other / "scheduler" / "scheduler_config.json", prediction_type="sample")
     refused(
         ConfigError,
-        r"predicts 'sample'; epsilon and v_prediction are known",
+        r"predicts 'sample', but difflab supports only epsilon and v_prediction",
         tiny.config("sd15", other),
         tmp_path / "run",
     )
@@ -775,7 +778,7 @@ def test_a_lora_of_another_base_is_not_loaded(component, runs, made, tmp_path):
     Base.hash.cache_clear()
     with pytest.raises(
         StoreError,
-        match=r"was trained on other weights than those of .*base; put the base back, or start anew with --out",
+        match=r"was trained on other weights than those of .*base; restore the base, or start a new run with --out",
     ):
         run_chain(config, path)
 

@@ -1,4 +1,4 @@
-"""Whatever a base's configs say is honoured, or refused by its name."""
+"""Every setting in a base's configs is supported, or is an error that names it."""
 
 from __future__ import annotations
 
@@ -42,60 +42,60 @@ def amended(made: dict[str, Path], kind: str, to: Path, component: str, **change
             "sd15",
             "unet",
             {"in_channels": 9},
-            "in_channels is 9 and the autoencoder's latents have 4: this is an inpainting base",
+            "in_channels is 9 and the autoencoder's latents have 4 channels: this is an inpainting base",
         ),
         ("sd21", "unet", {"in_channels": 8}, "this is an InstructPix2Pix base"),
-        ("sd3", "transformer", {"in_channels": 33}, "this is a base that reads more than noisy latents"),
+        ("sd3", "transformer", {"in_channels": 33}, "this is a base with inputs besides noisy latents"),
         (
             "sd15",
             "unet",
             {"time_cond_proj_dim": 256},
-            "time_cond_proj_dim is 256: this network reads an embedded guidance scale",
+            "time_cond_proj_dim is 256: this network needs an embedded guidance scale",
         ),
         ("sd21", "unet", {"num_class_embeds": 1000}, "num_class_embeds is 1000"),
         (
             "sdxl",
             "unet",
             {"addition_embed_type": "text"},
-            "addition_embed_type is 'text', and StableDiffusionXLPipeline embeds 'text_time'",
+            "addition_embed_type is 'text', but StableDiffusionXLPipeline needs 'text_time'",
         ),
         (
             "sd15",
             "unet",
             {"dropuot": 0.1},
-            "UNet2DConditionModel of the installed diffusers ignores 'dropuot'.*did it mean 'dropout'",
+            "UNet2DConditionModel of the installed diffusers ignores 'dropuot'.*did you mean 'dropout'",
         ),
         ("sd3", "transformer", {"guidance_embeds": True}, "ignores 'guidance_embeds'"),
-        ("sdxl", "vae", {"latent_mean": [0.0] * 4}, "ignores 'latent_mean'.*did it mean 'latents_mean'"),
+        ("sdxl", "vae", {"latent_mean": [0.0] * 4}, "ignores 'latent_mean'.*did you mean 'latents_mean'"),
         (
             "sd15",
             "vae",
             {"_class_name": "AutoencoderTiny"},
-            "is of a AutoencoderTiny; difflab reads a AutoencoderKL",
+            "is the config of a AutoencoderTiny; difflab supports only AutoencoderKL",
         ),
         (
             "sd15",
             "vae",
             {"latents_mean": [0.1] * 4, "latents_std": [1.0] * 4},
-            "'latents_mean' is set and StableDiffusionPipeline does not apply it",
+            "'latents_mean' is set, but StableDiffusionPipeline does not apply it",
         ),
         (
             "sdxl",
             "vae",
             {"shift_factor": 0.1},
-            "'shift_factor' is set and StableDiffusionXLPipeline does not apply it",
+            "'shift_factor' is set, but StableDiffusionXLPipeline does not apply it",
         ),
         (
             "sd3",
             "vae",
             {"latents_std": [1.0] * 4},
-            "'latents_std' is set and StableDiffusion3Pipeline does not apply it",
+            "'latents_std' is set, but StableDiffusion3Pipeline does not apply it",
         ),
         (
             "sdxl",
             "vae",
             {"latents_mean": [0.1] * 4},
-            "latents_mean and latents_std go together, with 4 numbers each; 'latents_std' is None",
+            "latents_mean and latents_std must both be set, with 4 numbers each; 'latents_std' is None",
         ),
         (
             "sdxl",
@@ -107,34 +107,39 @@ def amended(made: dict[str, Path], kind: str, to: Path, component: str, **change
             "sdxl",
             "",
             {"requires_aesthetics_score": True},
-            "'requires_aesthetics_score' is true, which difflab does not honour",
+            "'requires_aesthetics_score' is true, which difflab does not support",
         ),
         (
             "sd15",
             "scheduler",
             {"snr_shift": 2.0},
-            "no scheduler of the installed diffusers knows 'snr_shift'.*did it mean 'snr_shift_scale'",
+            "no scheduler of the installed diffusers accepts 'snr_shift'.*did you mean 'snr_shift_scale'",
         ),
         (
             "sd15",
             "scheduler",
             {"rescale_betas_zero_snr": True},
-            r"PNDMScheduler makes other noise levels.*rescale_betas_zero_snr: True",
+            r"PNDMScheduler computes other noise levels.*rescale_betas_zero_snr: True",
         ),
         (
             "sd21",
             "scheduler",
             {"_class_name": "CogVideoXDDIMScheduler"},
-            "CogVideoXDDIMScheduler makes other noise levels",
+            "CogVideoXDDIMScheduler computes other noise levels",
         ),
         (
             "sdxl",
             "scheduler",
             {"_class_name": "EDMEulerScheduler"},
-            "EDMEulerScheduler (has no alphas_cumprod|refuses its own config)",
+            "EDMEulerScheduler (has no alphas_cumprod|cannot be created from its own config)",
         ),
         ("sd15", "scheduler", {"_class_name": "MyScheduler"}, "'MyScheduler' is no scheduler of diffusers"),
-        ("sd3", "scheduler", {"_class_name": "DDIMScheduler"}, "DDIMScheduler is no flow-matching scheduler"),
+        (
+            "sd3",
+            "scheduler",
+            {"_class_name": "DDIMScheduler"},
+            "DDIMScheduler is not a flow-matching scheduler",
+        ),
         (
             "sd15",
             "scheduler",
@@ -240,5 +245,5 @@ def test_min_snr_weights_are_finite_where_there_is_no_signal(made, tmp_path):
 def test_networks_that_do_not_go_together_are_found_before_their_weights_are_used(made, tmp_path):
     """Each config is sound, and no key is unknown; together they do not compute."""
     vae = amended(made, "sd21", tmp_path / "vae", "vae", up_block_types=["UpDecoderBlock2D"])
-    with pytest.raises(ConfigError, match=r"model.base .*its networks"):
+    with pytest.raises(ConfigError, match=r"the networks of model.base .*cannot be read"):
         tiny.model("sd21", vae).check_sampling(Sample(steps=2))

@@ -238,16 +238,20 @@ def test_options_reach_the_scheduler():
         (
             "DDIMScheduler",
             {"clip_samples": True},
-            "DDIMScheduler knows no 'clip_samples'; did you mean 'clip_sample'",
+            "DDIMScheduler has no option 'clip_samples'; did you mean 'clip_sample'",
         ),
-        ("DDIMScheduler", {"self": 1}, "knows no 'self'"),
+        ("DDIMScheduler", {"self": 1}, "has no option 'self'"),
         (
             "DDIMScheduler",
             {"alphas": 1},
-            "knows no 'alphas'",
+            "has no option 'alphas'",
         ),  # a local variable of its constructor, no option
-        ("DDIMScheduler", {"prediction_type": "epsilon"}, "'prediction_type' is settled by training"),
-        ("DDIMScheduler", {"trained_betas": [0.1]}, "'trained_betas' is settled by training"),
+        (
+            "DDIMScheduler",
+            {"prediction_type": "epsilon"},
+            "'prediction_type' must be the same as in training",
+        ),
+        ("DDIMScheduler", {"trained_betas": [0.1]}, "'trained_betas' must be the same as in training"),
         ("DDIMScheduler", {"timestep_spacing": "loose"}, r"refuses .*'loose'.* with sample\.steps 50"),
         ("DPMSolverMultistepScheduler", {"algorithm_type": "dpm"}, "refuses .*'dpm'"),
     ],

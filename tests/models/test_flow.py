@@ -234,14 +234,14 @@ def test_a_perfect_velocity_leads_from_noise_to_the_image(base):
         ({"scheduler": "FlowMatchEulerDiscretScheduler"}, "did you mean 'FlowMatchEulerDiscreteScheduler'"),
         (
             {"scheduler": "FlowMatchEulerDiscreteScheduler", "scheduler_options": {"shfit": 1.0}},
-            "knows no 'shfit'; did you mean 'shift'",
+            "has no option 'shfit'; did you mean 'shift'",
         ),
         (
             {
                 "scheduler": "FlowMatchEulerDiscreteScheduler",
                 "scheduler_options": {"num_train_timesteps": 10},
             },
-            "settled by training",
+            "must be the same as in training",
         ),
     ],
 )

@@ -26,16 +26,20 @@ def made(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("kind", "targets", "message"),
     [
-        ("sd15", ["to_k", "to_q", "to_vv", "to_out.0"], "no layer of .* ends in 'to_vv'; the nearest: to_v"),
-        ("sd15", ["to_k", "prjo_in"], "ends in 'prjo_in'; the nearest: .*proj_in"),
-        ("sd3", ["to_kk"], "ends in 'to_kk'; the nearest: .*to_k"),
+        (
+            "sd15",
+            ["to_k", "to_q", "to_vv", "to_out.0"],
+            "no layer of .* has a name that ends in 'to_vv'; the nearest names: to_v",
+        ),
+        ("sd15", ["to_k", "prjo_in"], "ends in 'prjo_in'; the nearest names: .*proj_in"),
+        ("sd3", ["to_kk"], "ends in 'to_kk'; the nearest names: .*to_k"),
         (
             "sd15",
             ["to_out"],
-            r"'to_out' is a ModuleList \(.*to_out\), which has no weights of its own; name to_out.0",
+            r"'to_out' is a ModuleList \(.*to_out\), which has no weights of its own; use to_out.0",
         ),
-        ("sd15", ["attn1"], r"'attn1' is a Attention .*; name attn1.to_q"),
-        ("sd15", ["norm1"], "peft refuses these layers|'norm1'"),
+        ("sd15", ["attn1"], r"'attn1' is a Attention .*; use attn1.to_q"),
+        ("sd15", ["norm1"], "peft does not support these layers|'norm1'"),
     ],
 )
 def test_a_target_that_can_have_no_layer_is_named(kind, targets, message, made):
@@ -76,7 +80,7 @@ def test_a_layer_that_is_lost_in_saving_is_found(made, tmp_path):
     content = load_file(tmp_path / lora.FILE)
     name = next(iter(content))
     save_file({key: value for key, value in content.items() if key != name}, tmp_path / lora.FILE)
-    with pytest.raises(StoreError, match=r"1 of .* LoRA tensors do not survive saving"):
+    with pytest.raises(StoreError, match=r"1 of .* LoRA tensors are lost or changed when they are saved"):
         model.check_saved(tmp_path)
 
 

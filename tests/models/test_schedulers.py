@@ -208,12 +208,12 @@ def test_what_training_settled_is_changed_where_the_family_has_it(option, value)
     how, noise = Sample(scheduler_options={option: value}), DDPMScheduler.from_config(SETTINGS)
     with pytest.raises(
         ConfigError,
-        match=rf"'{option}' is settled by training; .*scheduler/scheduler_config.json in a copy of the base's folder",
+        match=rf"'{option}' must be the same as in training; .*scheduler/scheduler_config.json in a copy of the base's folder",
     ):
         scheduler_of(how, noise, "cpu", SETTINGS)
     with pytest.raises(
         ConfigError,
-        match=rf"'{option}' is settled by training; .*model.train_timesteps, beta_schedule or prediction_type",
+        match=rf"'{option}' must be the same as in training; .*model.train_timesteps, beta_schedule or prediction_type",
     ):
         scheduler_of(how, noise)
 

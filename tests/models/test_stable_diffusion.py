@@ -281,13 +281,13 @@ def test_latents_are_never_clipped_to_the_range_of_pixels(folder):
         ({"scheduler": "StableDiffusionPipeline"}, "is no scheduler of diffusers"),
         (
             {"scheduler_options": {"clip_samples": True}},
-            "DDIMScheduler knows no 'clip_samples'; did you mean 'clip_sample'",
+            "DDIMScheduler has no option 'clip_samples'; did you mean 'clip_sample'",
         ),
         (
             {"scheduler_options": {"prediction_type": "v_prediction"}},
-            "'prediction_type' is settled by training",
+            "'prediction_type' must be the same as in training",
         ),
-        ({"scheduler_options": {"beta_end": 0.1}}, "'beta_end' is settled by training"),
+        ({"scheduler_options": {"beta_end": 0.1}}, "'beta_end' must be the same as in training"),
         ({"steps": 1001}, r"sample\.steps 1001"),
     ],
 )
@@ -299,13 +299,15 @@ def test_what_cannot_sample_is_refused(made, settings, message):
 @pytest.mark.parametrize("kind", ["sample", "nothing"])
 def test_other_predictions_are_refused(folder, kind):
     tiny.amend(folder / "scheduler" / "scheduler_config.json", prediction_type=kind)
-    with pytest.raises(ConfigError, match=rf"predicts '{kind}'; epsilon and v_prediction are known"):
+    with pytest.raises(
+        ConfigError, match=rf"predicts '{kind}', but difflab supports only epsilon and v_prediction"
+    ):
         tiny.model("sd15", folder)
 
 
 def test_a_text_encoder_of_xl_is_not_trained(made):
     with pytest.raises(
-        ConfigError, match=r"model\.train_text_encoder is for bases with one text encoder.*set it to false"
+        ConfigError, match=r"model\.train_text_encoder needs a base with one text encoder.*set it to false"
     ):
         tiny.model("sdxl", made["sdxl"], train_text_encoder=True)
 

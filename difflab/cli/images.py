@@ -135,7 +135,7 @@ def compare(args: argparse.Namespace) -> int:
     if args.generated is None:
         if args.reference is None:
             raise ConfigError(
-                "give two sets, or statistics: difflab compare REAL GEN, or GEN --reference STATS"
+                "GEN is missing; type difflab compare REAL GEN, or difflab compare GEN --reference STATS"
             )
         sides = {"real": None, "generated": args.real}
     check_paths(**sides, train=args.train, reference=args.reference)

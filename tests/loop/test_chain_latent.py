@@ -659,10 +659,10 @@ def test_a_base_of_another_class_is_refused_before_anything_is_fitted(made, tmp_
 
 
 def test_settings_that_contradict_each_other(made, tmp_path):
-    with pytest.raises(ConfigError, match="lora_alpha has no meaning without lora_rank"):
+    with pytest.raises(ConfigError, match="lora_alpha has no effect without lora_rank"):
         tiny.config("sd15", made["sd15"], model={"lora_alpha": 4})
     with pytest.raises(
-        ConfigError, match=r"train_text_encoder goes with full fine-tuning only; set lora_rank=0"
+        ConfigError, match=r"train_text_encoder works only with full fine-tuning; set lora_rank=0"
     ):
         tiny.config("sd15", made["sd15"], model={"lora_rank": 2, "train_text_encoder": True})
     with pytest.raises(ConfigError, match="train_text_encoder"):
@@ -890,7 +890,7 @@ def test_a_base_that_is_generation_0_is_the_base_wherever_later_ones_start(start
 
 def test_layers_on_fresh_weights_are_refused(made, tmp_path):
     """A LoRA's file names its base; fresh weights under it would be lost with the process, and samples come from layers on the base."""
-    with pytest.raises(ConfigError, match=r"lora_rank .* train.start_from=scratch leaves none"):
+    with pytest.raises(ConfigError, match=r"lora_rank .* train.start_from=scratch does not use them"):
         run_chain(
             tiny.config(
                 "sd15", made["sd15"], generations=0, model={"lora_rank": 2}, train={"start_from": "scratch"}

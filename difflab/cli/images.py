@@ -68,7 +68,6 @@ def _add_reference(commands: Commands) -> None:
         reference,
         "Write statistics of real images, so that published numbers need not read the images again.",
         ["difflab reference real/ --out real.safetensors --protocol published:clean-fid"],
-        json_too=False,
     )
     command.add_argument("images", type=Path, metavar="DIR", help="real images, as for compare")
     command.add_argument(
@@ -187,7 +186,12 @@ def reference(args: argparse.Namespace) -> int:
     for line in notes:
         print(line, file=sys.stderr)
     write_reference(args.out, made)
-    print(f"{args.out}: statistics of {made.count} images, {len(made.mean)} features")
+    if args.json:
+        print_rows(
+            [{"file": str(args.out), "n": made.count, "features": len(made.mean), "recipe": made.recipe}]
+        )
+    else:
+        print(f"{args.out}: statistics of {made.count} images, {len(made.mean)} features")
     return 0
 
 

@@ -212,10 +212,10 @@ def test_statistics_take_the_place_of_the_real_images(mixed, tmp_path):
     assert values(result) == pytest.approx(whole, rel=1e-6)
     assert result["KID"]["recipe"] == compare(*mixed, protocol="published:clean-fid")["KID"]["recipe"]
     for real, reference in ((None, "moments.npz"), (tmp_path / "moments.npz", None)):
-        result = compare(real, mixed[1], protocol="published:clean-fid", reference=reference and tmp_path / reference)
-        assert result["FID"]["value"] == pytest.approx(
-            whole["FID"], rel=1e-6
+        result = compare(
+            real, mixed[1], protocol="published:clean-fid", reference=reference and tmp_path / reference
         )
+        assert result["FID"]["value"] == pytest.approx(whole["FID"], rel=1e-6)
         assert (
             result["KID"]["value"] is None
             and "give REAL too, or make them with --features" in result["KID"]["reason"]

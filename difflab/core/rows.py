@@ -67,6 +67,11 @@ TOPICS = (
 )
 """What rows can be about, in the order in which a report shows them."""
 
+STATISTICS = ("texture", "artefacts")
+"""Extractors whose features are statistics of the look of an image. Each has measures of its own, which read
+no other features, and no other measure reads these.
+"""
+
 
 @dataclass(frozen=True)
 class RowKind:

@@ -1,8 +1,8 @@
-"""What to run: one typed config, read from YAML with dotted ``key=value`` overrides.
+"""The typed config of a run, read from YAML with dotted ``key=value`` overrides.
 
-Every field states its unit and the value that turns it off in its description, so that ``difflab schema`` is
-the reference. How to run a config (processes, devices, output folder) is set on the command line and is never
-part of it.
+The description of every field states its unit and the value that turns it off, so ``difflab schema`` is the
+reference. The command line sets how a config is run (processes, devices, output folder). These settings are
+never part of the config.
 """
 
 from difflab.config.ecosystem import Ecosystem

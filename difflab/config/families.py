@@ -1,4 +1,4 @@
-"""The section `model`: one spec per model family, chosen by `model.family`."""
+"""The section `model`: one spec per model family. `model.family` selects the spec."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from difflab.config.spec import Spec
 
 
 class FamilySpec(Spec):
-    """What can be asked of every family, whichever fields it has."""
+    """Properties that every family has, whichever fields its spec has."""
 
     @property
     def chains(self) -> int:
-        """Independent chains carried side by side in every sample."""
+        """The number of independent chains that every sample holds."""
         return getattr(self, "replicates", 1)
+
+    @property
+    def dimension(self) -> int:
+        """The number of values in one sample of an exact family."""
+        return getattr(self, "dim", 1)
 
     @property
     def is_conditional(self) -> bool:
@@ -29,40 +34,50 @@ class FamilySpec(Spec):
         return bool(getattr(self, "lora_rank", 0))
 
     @property
+    def trains_text_encoder(self) -> bool:
+        """Whether the text encoder is trained as well as the backbone."""
+        return bool(getattr(self, "train_text_encoder", False))
+
+    @property
     def starts_as_base(self) -> bool:
         """Whether generation 0 is the pretrained base itself, without any training."""
         return getattr(self, "generation_0", "fit") == "base"
 
     @property
     def shown_name(self) -> str:
-        """The name of the base, else of the family, for titles."""
+        """The name of the base, or of the family if there is no base. Titles show it."""
         return Path(str(getattr(self, "base", getattr(self, "family", "")))).name
 
 
 class Gaussian(FamilySpec):
-    """Fit-sample-refit of a normal distribution: exact laws are known. Truth: N(0, I)."""
+    """A normal distribution that is fitted and sampled again and again.
+
+    Its laws are known exactly. The true distribution is N(0, I).
+    """
 
     family: Literal["gaussian"]
     dim: int = Field(1, ge=1, description="Dimension d of one sample.")
-    replicates: int = Field(1, ge=1, description="Independent chains carried side by side in every sample.")
+    replicates: int = Field(1, ge=1, description="Number of independent chains that every sample holds.")
     estimator: Literal["mle", "unbiased"] = Field(
-        "mle", description="mle divides the variance by n, unbiased by n - 1."
+        "mle", description="Estimator of the variance: mle divides by n, unbiased divides by n - 1."
     )
     sampling_bias: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="Variance factor of the sampler (lambda of MAD); 1 = off. Applied from generation 0's "
-        "samples on.",
+        description="Factor by which the sampler multiplies the variance (lambda in Alemohammad et al. "
+        "2307.01850), above 0 to 1. It applies to the samples of every generation; 1 = off.",
     )
 
 
 class Mixture(FamilySpec):
-    """A mixture of labelled normal components: weights, means and variances are refitted each time (MLE)."""
+    """A mixture of labelled normal components. Each generation fits weights, means and variances (MLE)."""
 
     family: Literal["mixture"]
     components: int = Field(
-        5, ge=2, description="Number of components; their means lie `spacing` apart on a line, centred on 0."
+        5,
+        ge=2,
+        description="Number of components. Their means lie on a line, `spacing` apart and centred on 0.",
     )
     spacing: float = Field(
         4.0,
@@ -72,27 +87,30 @@ class Mixture(FamilySpec):
     guidance_scale: float = Field(
         1.0,
         ge=0,
-        description="Guidance of the sampler, on the exact scores of a component and of all together (taken "
-        "as one normal distribution); 1 = off.",
+        description="Guidance scale of the sampler. It combines the exact score of a component with that of "
+        "the whole mixture, approximated by one normal distribution; 1 = off.",
     )
-    replicates: int = Field(1, ge=1, description="Independent chains carried side by side.")
+    replicates: int = Field(1, ge=1, description="Number of independent chains that every sample holds.")
 
 
 class Categorical(FamilySpec):
-    """Counts of categories, refitted each generation: the Wright-Fisher process."""
+    """Frequencies of categories that are fitted again in each generation: the Wright-Fisher process."""
 
     family: Literal["categorical"]
-    categories: int = Field(10, ge=2, description="Number of categories of the truth.")
-    truth: Literal["uniform", "zipf"] = Field("uniform", description="Frequencies of the truth.")
-    exponent: float = Field(1.0, ge=0, description="Exponent of the Zipf truth; unused for uniform.")
+    categories: int = Field(10, ge=2, description="Number of categories of the true distribution.")
+    truth: Literal["uniform", "zipf"] = Field("uniform", description="Frequencies of the true distribution.")
+    exponent: float = Field(1.0, ge=0, description="Exponent of truth=zipf; unused with truth=uniform.")
     temperature: float = Field(
         1.0, gt=0, description="Sampling temperature T: log-odds are divided by T; 1 = off."
     )
-    replicates: int = Field(1, ge=1, description="Independent chains carried side by side.")
+    replicates: int = Field(1, ge=1, description="Number of independent chains that every sample holds.")
 
 
 class Memoriser(FamilySpec):
-    """Samples are copies of training images drawn with replacement: every stage is tried without training."""
+    """Samples are copies of training images, drawn with replacement.
+
+    It runs every stage without training a network.
+    """
 
     family: Literal["memoriser"]
 
@@ -111,8 +129,9 @@ class DenoiserSpec(FamilySpec):
 
 
 class PixelMLP(DenoiserSpec):
-    """A small multi-layer perceptron that denoises flattened images: about twelve seconds a generation on
-    digits.
+    """A small multi-layer perceptron that denoises flattened images.
+
+    A generation on digits takes about twelve seconds.
     """
 
     family: Literal["pixel-mlp"]
@@ -121,18 +140,18 @@ class PixelMLP(DenoiserSpec):
 
 
 class PixelUNet(DenoiserSpec):
-    """diffusers' UNet2DModel in pixel space."""
+    """The UNet2DModel of diffusers in pixel space."""
 
     family: Literal["pixel-unet"]
     channels: list[int] = Field(
-        [32, 64], min_length=1, description="Channels per resolution (block_out_channels)."
+        [32, 64], min_length=1, description="Channels at each resolution (block_out_channels in diffusers)."
     )
-    layers_per_block: int = Field(1, ge=1, description="Residual layers per resolution.")
+    layers_per_block: int = Field(1, ge=1, description="Residual layers at each resolution.")
     attention: list[bool] | None = Field(
-        None, description="Self-attention per resolution; null = at the lowest resolution only."
+        None, description="Whether each resolution has self-attention; null = only the lowest resolution."
     )
     norm_groups: int = Field(
-        8, ge=1, description="Groups of the group norm; must divide every entry of channels."
+        8, ge=1, description="Number of groups of the group norm. It must divide every entry of channels."
     )
 
     @model_validator(mode="after")
@@ -150,71 +169,80 @@ class PixelUNet(DenoiserSpec):
 
 class PretrainedSpec(FamilySpec):
     base: str = Field(
-        description="The pretrained model: tiny-sd (bundled), a local diffusers folder, or a hub id like "
-        "org/name."
+        description="The pretrained model: tiny-sd (bundled), a local folder in diffusers layout, or a hub "
+        "id such as org/name."
     )
-    revision: str | None = Field(None, description="Branch, tag or commit of a hub id; null = the newest.")
+    revision: str | None = Field(
+        None,
+        description="Branch, tag or commit of a hub repository; null = the newest version of the main "
+        "branch.",
+    )
     variant: str | None = Field(
-        None, description="Weight files of this variant, for example fp16; null = the plain ones."
+        None, description="Variant of the weight files, for example fp16; null = the files without a variant."
     )
     conditional: bool = Field(
-        True, description="Condition on the caption of each image; false = the empty prompt for all."
+        True, description="Condition on the caption of each image; false = all images have the empty prompt."
     )
     generation_0: Literal["fit", "base"] = Field(
         "fit",
-        description="fit = generation 0 is the base fine-tuned on the real train set; base = the base taken "
-        "as it is.",
+        description="Model of generation 0: fit = the base, fine-tuned on the real training set; base = the "
+        "base without training.",
     )
     lora_rank: int = Field(
         0,
         ge=0,
-        description="Rank of the LoRA layers that are trained instead of all weights; 0 = full fine-tuning.",
+        description="Rank of the LoRA layers that are trained instead of all weights; 0 = all weights are "
+        "trained.",
     )
     lora_alpha: int | None = Field(
-        None, ge=1, description="LoRA scale, alpha / rank multiplies the layers; null = the rank."
+        None, ge=1, description="LoRA alpha. The layers are multiplied by alpha / rank; null = the rank."
     )
     lora_targets: list[str] = Field(
         ["to_k", "to_q", "to_v", "to_out.0"],
         min_length=1,
-        description="Layers that get a LoRA, by the end of their names.",
+        description="Ends of the names of the layers that get a LoRA.",
     )
 
     @model_validator(mode="after")
     def _lora(self) -> PretrainedSpec:
         if self.lora_alpha is not None and not self.lora_rank:
-            raise ValueError("lora_alpha has no meaning without lora_rank")
+            raise ValueError("lora_alpha has no effect without lora_rank")
         return self
 
 
 class StableDiffusion(PretrainedSpec):
-    """Stable Diffusion 1.x, 2.x, XL or tiny-sd: noise schedule and prediction type are the base's own."""
+    """Stable Diffusion 1.x, 2.x, XL or tiny-sd.
+
+    The base defines the noise schedule and the prediction type.
+    """
 
     family: Literal["stable-diffusion"]
     train_text_encoder: bool = Field(
         False,
-        description="Train the text encoder too (bases with one text encoder); false = frozen, prompts "
-        "cached.",
+        description="Also train the text encoder, for bases with one text encoder; false = the text encoder "
+        "is frozen and text embeddings are cached.",
     )
 
     @model_validator(mode="after")
     def _text(self) -> StableDiffusion:
         if self.train_text_encoder and self.lora_rank:
-            raise ValueError("train_text_encoder goes with full fine-tuning only; set lora_rank=0")
+            raise ValueError("train_text_encoder works only with full fine-tuning; set lora_rank=0")
         return self
 
 
 class Flow(PretrainedSpec):
-    """A transformer trained by flow matching over latents: Stable Diffusion 3 and 3.5."""
+    """A transformer that is trained by flow matching in latent space: Stable Diffusion 3 and 3.5."""
 
     family: Literal["flow"]
     train_text_encoder: Literal[False] = Field(False, description="Text encoders are frozen in this family.")
     timestep_sampling: Literal["logit_normal", "uniform"] = Field(
-        "logit_normal", description="Density of training times (Esser et al. 2403.03206, sec. 3.1)."
+        "logit_normal",
+        description="Density from which training timesteps are drawn (Esser et al. 2403.03206, sec. 3.1).",
     )
     precondition_outputs: bool = Field(
         True,
-        description="Error of the denoised image, as diffusers' SD3 script has it: the velocity's error "
-        "times sigma squared; false = of the velocity.",
+        description="Compute the loss on the denoised image, as in the SD3 script of diffusers. This is the "
+        "loss on the velocity, times sigma squared; false = compute the loss on the velocity.",
     )
 
 
@@ -222,7 +250,7 @@ Model = Annotated[
     Gaussian | Mixture | Categorical | Memoriser | PixelMLP | PixelUNet | StableDiffusion | Flow,
     Field(
         discriminator="family",
-        description="What is trained: `family` says which kind, and what its other fields are.",
+        description="The model that is trained. `family` selects the kind of model and its other fields.",
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""Reading a config from YAML, with dotted key=value overrides from the command line."""
+"""Reads a config from YAML, with dotted key=value overrides from the command line."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from difflab.core.files import read_text
 
 
 class Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-3 as a number and refuses a key given twice, of which PyYAML would keep the
-    last.
+    """A safe YAML loader that reads 1e-3 as a number and refuses a repeated key.
+
+    PyYAML would silently keep the last value of a repeated key.
     """
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -40,20 +41,22 @@ Loader.add_implicit_resolver(
 
 
 def load(path: str | Path, overrides: list[str] | None = None, kind: Any = Config) -> Any:
-    """Read a YAML config, or the one in a run's run.yaml, and apply ``a.b=value`` overrides.
+    """Read a YAML config, or the config in the run.yaml of a run, and apply ``a.b=value`` overrides.
 
-    Raises ConfigError that names key, file and nearest key.
+    Raises ConfigError. The message names the key, the file and the nearest known key.
     """
     path = Path(path)
     with reading(f"config {path}", ConfigError, "correct it; configs/digits.yaml is an example"):
         try:
             raw = yaml.load(read_text(path), Loader)
         except DataError as error:
-            raise ConfigError(f"cannot read config {error}") from error
+            raise ConfigError(f"config {error}") from error
         except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
             raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path} holds no mapping of keys; see configs/digits.yaml for an example")
+        raise ConfigError(
+            f"{path} is not a mapping of keys to values; see configs/digits.yaml for an example"
+        )
     if {"config", "recipe"} <= raw.keys() and isinstance(raw["config"], dict):
         raw = raw["config"]
     for override in overrides or []:
@@ -62,9 +65,9 @@ def load(path: str | Path, overrides: list[str] | None = None, kind: Any = Confi
 
 
 def parse(raw: dict[str, Any], where: str = "config", kind: Any = Config) -> Any:
-    """Validate a plain mapping as a `kind`, by default the config of a chain.
+    """Validate a plain mapping as an instance of `kind`, by default the config of a chain.
 
-    Errors name `where`. Raises ConfigError.
+    Raises ConfigError. The message names `where`.
     """
     return validate.parse(raw, where, kind)
 

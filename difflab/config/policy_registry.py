@@ -1,8 +1,9 @@
-"""The registry of policies: the list `policies` of a config is read without importing what a policy needs to
-act.
+"""The registry of policies. It reads the list `policies` of a config without importing the libraries that
+policies use.
 
-The modules of policies are found when a name is first looked up: all files below `difflab/policies`, and the
-modules that other installed packages name under the entry point group ``difflab.policies``.
+The modules of policies are imported when a name is first looked up. These are all files below
+`difflab/policies`, and the modules that other installed packages name under the entry point group
+``difflab.policies``.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ P = TypeVar("P", bound=type[PolicySpec])
 def policy(name: str) -> Callable[[P], P]:
     """Class decorator that registers a policy under its config name.
 
-    Raises ValueError if another class has the name.
+    Raises ValueError if another class has this name.
     """
 
     def register(cls: P) -> P:
@@ -57,9 +58,9 @@ def policy(name: str) -> Callable[[P], P]:
 
 
 def known() -> dict[str, type[Any]]:
-    """Every policy by its config name: those of difflab, and those of installed packages that register some.
+    """All policies by config name: those of difflab, and those that other installed packages register.
 
-    Raises ConfigError that names the package whose policies cannot be imported.
+    Raises ConfigError if the policies of a package cannot be imported. The message names the package.
     """
     _import_all("difflab.policies")
     for point in entry_points(group=GROUP):
@@ -81,16 +82,17 @@ def _import_all(name: str) -> None:
 
 
 def parse_policy(raw: Any) -> Any:
-    """One entry of the list `policies`: a mapping, or the name of a policy all of whose fields have defaults.
+    """Parse one entry of the list `policies`: a mapping, or a name if all fields of the policy have
+    defaults.
 
-    Raises ConfigError that lists the known policies.
+    Raises ConfigError. The message for an unknown name lists the known policies.
     """
     if isinstance(raw, PolicySpec):
         return raw
     entry = {"policy": raw} if isinstance(raw, str) else raw
     if not isinstance(entry, dict) or not isinstance(entry.get("policy"), str):
         raise ConfigError(
-            "policies: every entry is a mapping with the key 'policy', such as {policy: unflagged}; "
+            "policies: every entry must be a mapping with the key 'policy', such as {policy: unflagged}; "
             f"got {entry!r}"
         )
     name, specs = entry["policy"], known()

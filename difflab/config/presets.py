@@ -1,4 +1,4 @@
-"""The configs that come with difflab: found by name from any folder, listed, copied out.
+"""Presets: the configs that come with difflab. They are listed and found by name from any folder.
 
 In a checkout they lie in ``configs/`` at the top. An installed package holds the same folder as
 ``difflab/configs``.
@@ -15,16 +15,16 @@ from difflab.core.errors import ConfigError
 from difflab.core.suggest import closest
 
 HOME = Path(__file__).parents[1] / "configs"
-"""In a checkout a link to the folder at the top."""
+"""The folder of the presets. In a checkout it is a link to the folder at the top."""
 
 GROUPS = {
-    "": "chains, and Stable Diffusion on your own images: difflab run NAME",
+    "": "chains, also of Stable Diffusion on your own images: difflab run NAME",
     "papers": "published protocols: difflab run NAME",
     "sweeps": "several arms and seeds: difflab sweep NAME",
     "claims": "published claims as experiments: difflab claims NAME (without claims/)",
     "assets": "how the bundled models were trained: difflab pretrain NAME",
 }
-"""Folder -> what its files are, and the command that takes them."""
+"""Folder -> description of its files, and the command that runs them."""
 
 
 def names() -> dict[str, Path]:
@@ -36,24 +36,24 @@ def names() -> dict[str, Path]:
     return presets
 
 
-def find(given: str | Path, group: str = "") -> Path:
-    """The file of a config: `given` itself if there is such a file, else the preset of that name.
+def find(config: str | Path, group: str = "") -> Path:
+    """The file of a config: `config` itself if there is such a file, else the preset of that name.
 
-    A preset is found with or without ``configs/``, its group and ``.yaml``.
+    The name of a preset may include or omit ``configs/``, its group and ``.yaml``.
 
     Args:
-        group: where a name without a group is looked for first.
+        group: the group that is searched first for a name without a group.
 
     Raises:
-        ConfigError: there is neither a file nor a preset of that name. The message holds the nearest one.
+        ConfigError: there is neither a file nor a preset of that name. The message suggests the nearest name.
     """
-    path = Path(given)
+    path = Path(config)
     return path if path.is_file() else preset(path, group)
 
 
-def preset(given: str | Path, group: str = "") -> Path:
-    """The file of a preset, whether or not there is another file of that path; see `find`."""
-    path = Path(given)
+def preset(config: str | Path, group: str = "") -> Path:
+    """The file of a preset, even if another file has that path; see `find`."""
+    path = Path(config)
     presets = names()
     name = re.sub(r"^(\.\.?/)*(configs/)?", "", path.as_posix()).removesuffix(".yaml")
     if f"{group}/{name}" in presets:
@@ -70,7 +70,9 @@ def preset(given: str | Path, group: str = "") -> Path:
 
 
 def about(path: Path) -> str:
-    """What a preset is, in one line: its claim, or the first sentence of the comment at its beginning."""
+    """A description of a preset in one line: its claim, or the first sentence of the comment at its
+    beginning.
+    """
     text = path.read_text(encoding="utf-8")
     if not text.startswith("#"):
         claim = (yaml.safe_load(text) or {}).get("claim", "")

@@ -24,20 +24,21 @@ class Config(Spec):
     name: str = Field(
         "run",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="Folder under runs/ when --out is not given.",
+        description="Name of the run. Without --out it is the name of the folder under runs/.",
         json_schema_extra=read_by(),
     )
     seed: int = Field(
         0,
         ge=0,
         lt=2**63,
-        description="The one seed everything is derived from.",
+        description="Seed from which all random numbers of the run are derived.",
         json_schema_extra=read_by("real"),
     )
     generations: int = Field(
         5,
         ge=0,
-        description="Last generation T; 0 = only the fit to real images. Raising it later extends the run.",
+        description="Last generation T; 0 = only the training on real images. A larger value later extends "
+        "the run.",
         json_schema_extra=read_by(),
     )
     data: Data = Field(default_factory=Data, json_schema_extra=read_by("real"))
@@ -47,49 +48,49 @@ class Config(Spec):
     sample: Sample = Field(default_factory=Sample, json_schema_extra=read_by("sample"))
     policies: Annotated[list[Any], BeforeValidator(_policies)] = Field(
         default_factory=list,
-        description="What is done for or against collapse, in order, see difflab/policies/; [] = nothing.",
+        description="List of policies, applied in order; docs/policies/ describes them all; [] = none.",
         json_schema_extra=read_by("policies"),
     )
     probe: Probe = Field(default_factory=Probe, json_schema_extra=read_by("sample"))
     measure: Measure = Field(default_factory=Measure, json_schema_extra=read_by("measure"))
     track: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
         default_factory=list,
-        description="Trackers that get every generation's measures and pictures; [] = none. Changes no "
-        "number.",
+        description="Trackers that receive the measures and pictures of every generation; [] = none. They "
+        "do not change the results.",
         json_schema_extra=read_by(),
     )
     ecosystem: Ecosystem | None = Field(
         None,
-        description="Several labs that train on each other's samples; null = a chain by itself.",
+        description="Several labs that train on each other's samples; null = a single chain.",
         json_schema_extra=read_by("real"),
     )
 
     @property
     def lab(self) -> int:
-        """The lab that this is the config of; 0 in a chain by itself."""
+        """The lab that this config belongs to; 0 for a single chain."""
         return (self.ecosystem and self.ecosystem.lab) or 0
 
     def labs(self) -> list[Config]:
-        """The configs of an ecosystem's labs; of a chain by itself, and of one lab, only its own.
+        """The configs of all labs of an ecosystem. A single chain, or one lab, has only its own config.
 
-        Raises ConfigError that names the lab.
+        Raises ConfigError. The message names the lab.
         """
         if self.ecosystem is None or self.ecosystem.lab is not None:
             return [self]
         raw = self.model_dump(mode="json")
-        own = self.ecosystem.overrides or [{}] * self.ecosystem.count
+        overrides_by_lab = self.ecosystem.overrides or [{}] * self.ecosystem.count
         return [
             parse(
                 merged(raw, {**values, "name": f"{self.name}-lab-{i}", "ecosystem.lab": i}),
                 f"ecosystem.overrides of lab {i}",
                 Config,
             )
-            for i, values in enumerate(own)
+            for i, values in enumerate(overrides_by_lab)
         ]
 
     @property
     def exact(self) -> bool:
-        """True for the families with exact laws, whose samples are numbers and carry a replicate axis."""
+        """True for the families with exact laws. Their samples are numbers and have a replicate axis."""
         return isinstance(self.model, EXACT)
 
     @property
@@ -99,7 +100,7 @@ class Config(Spec):
 
     @property
     def denoises(self) -> bool:
-        """True for the families that sample by removing noise."""
+        """True for the families that sample by denoising."""
         return isinstance(self.model, (DenoiserSpec, PretrainedSpec))
 
     @property
@@ -112,36 +113,36 @@ class Config(Spec):
         self._check_regime()
         self._check_guidance()
         self._check_batches()
-        self.labs()  # the config of each lab must be possible
+        self.labs()  # validates the config of each lab
         return self
 
     def _check_data(self) -> None:
         if self.exact != (self.data.source == "exact"):
             raise ValueError(
-                f"data.source={self.data.source} does not go with model.family={self.model.family}: the "
-                "families gaussian, mixture and categorical want data.source=exact, all others real images"
+                f"data.source={self.data.source} does not fit model.family={self.model.family}: the families "
+                "gaussian, mixture and categorical need data.source=exact, all others need real images"
             )
         if self.exact and self.data.train_size is None:
-            raise ValueError("data.source=exact wants data.train_size, the number n of real samples")
+            raise ValueError("data.source=exact needs data.train_size, the number n of real samples")
 
     def _check_regime(self) -> None:
         regime = self.regime
         if regime.real_fraction is not None and regime.name not in ("fixed_real", "fresh_real"):
             raise ValueError(
-                f"regime.real_fraction has no meaning under regime.name={regime.name}; use fixed_real or "
+                f"regime.real_fraction has no effect with regime.name={regime.name}; use fixed_real or "
                 "fresh_real"
             )
         if regime.name == "accumulate" and regime.set_size is not None:
             raise ValueError(
-                "regime.set_size has no meaning under regime.name=accumulate, which keeps everything; use "
+                "regime.set_size has no effect with regime.name=accumulate, which keeps all images; use "
                 "accumulate_subsample"
             )
         if regime.stratified and regime.name != "accumulate_subsample":
             raise ValueError("regime.stratified needs regime.name=accumulate_subsample")
         if regime.name == "fresh_real" and not self.exact and self.data.train_size is None:
             raise ValueError(
-                "regime.name=fresh_real needs data.train_size, so that a reserve of unseen real images is "
-                "left"
+                "regime.name=fresh_real needs data.train_size, so that there is a reserve of unseen real "
+                "images"
             )
 
     def _check_guidance(self) -> None:
@@ -150,7 +151,7 @@ class Config(Spec):
             raise ValueError(
                 "sample.guidance_scale other than 1 needs a conditional model (model.conditional=true)"
             )
-        # A text-to-image base knows the empty prompt.
+        # A text-to-image base has an unconditional prediction: the empty prompt.
         if sample.guidance_scale != 1 and self.train.condition_dropout == 0 and not self.text:
             raise ValueError(
                 "sample.guidance_scale other than 1 needs train.condition_dropout above 0: without it the "
@@ -158,15 +159,15 @@ class Config(Spec):
             )
         if self.conditional and self.train.condition_dropout == 1:
             raise ValueError(
-                "train.condition_dropout=1 never shows the model a label; use model.conditional=false"
+                "with train.condition_dropout=1 the model never sees a label; use model.conditional=false"
             )
 
     def _check_batches(self) -> None:
         sample = self.sample
         if self.model.trains_lora and self.train.start_from == "scratch":
             raise ValueError(
-                "model.lora_rank trains layers on the base's weights; train.start_from=scratch leaves none: "
-                "use base or previous"
+                "model.lora_rank trains layers on top of the weights of the base, but "
+                "train.start_from=scratch does not use them; set train.start_from to base or previous"
             )
         if sample.shard_size % sample.batch_size and sample.shard_size > sample.batch_size:
             raise ValueError(
@@ -191,9 +192,10 @@ def flat(config: Config) -> dict[str, Any]:
 
 
 def readers() -> dict[str, tuple[str, ...]]:
-    """The stages that read a field (see `spec.read_by`), by the key of the field, such as train.batch_size.
+    """The stages that read each field (see `spec.read_by`), by the key of the field, such as
+    train.batch_size.
 
-    The fields of `model`, which depend on the family, are all read by the stages of `model`.
+    The fields of `model` depend on the family. The stages of the section `model` read all of them.
     """
     stages: dict[str, tuple[str, ...]] = {}
     for section, field in Config.model_fields.items():
@@ -211,12 +213,13 @@ def _mark(field: Any) -> tuple[str, ...]:
 
 READERS = readers()
 NOT_IN_RECIPE = tuple(key for key, stages in READERS.items() if not stages)
-"""Fields that change where, how long or how safely a run goes, but no number of it."""
+"""Fields that do not change the results of a run, only where, how long or how safely it runs."""
 
 
 def stages_of(key: str) -> tuple[str, ...]:
-    """The stages that read a key of `flat`, which may lie inside a field, such as
-    sample.scheduler_options.eta.
+    """The stages that read a key of `flat`.
+
+    The key may lie inside a field, such as sample.scheduler_options.eta.
     """
     while key not in READERS:
         key = key.rpartition(".")[0]
@@ -224,5 +227,5 @@ def stages_of(key: str) -> tuple[str, ...]:
 
 
 def recipe_of(config: Config) -> dict[str, Any]:
-    """The flat config without the fields that change no number."""
+    """The flat config without the fields that do not change the results."""
     return {key: value for key, value in flat(config).items() if stages_of(key)}

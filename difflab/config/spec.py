@@ -1,4 +1,4 @@
-"""What every section of a config is: a frozen, strict pydantic model."""
+"""The base class of every section of a config: a frozen, strict pydantic model."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ Precision = Annotated[
 
 
 class Spec(BaseModel):
-    """A section of a config: unknown keys, wrong types and infinite numbers are errors; instances are
-    immutable.
+    """A section of a config.
+
+    Unknown keys, wrong types and infinite numbers are errors. Instances are immutable.
     """
 
-    # strict: `seed: true` or `batch_size: "128"` is a slip of the pen, and the JSON schema refuses it too.
+    # strict: `seed: true` or `batch_size: "128"` is a mistake, and the JSON schema refuses it too.
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, protected_namespaces=(), allow_inf_nan=False
     )
 
 
 def read_by(*stages: str) -> dict[str, Any]:
-    """The mark of a config field: the stages whose results depend on it.
+    """Mark a config field with the stages whose results depend on it.
 
     A stage is "real" (the real set), one of the five stages of a generation, or "policies" (the stages in
-    which the policies act). A field without its own mark has that of its section. A field that is read by no
-    stage changes no number: it is not part of the recipe.
+    which the policies act). A field without its own mark has that of its section. A field that no stage reads
+    does not change the results, so it is not part of the recipe.
     """
     return {"read_by": list(stages)}
 
 
 def merged(raw: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a plain mapping with the values of dotted keys set.
+    """A copy of a plain mapping in which the dotted keys are set to their values.
 
-    Raises ConfigError where a key leads through a value.
+    Raises ConfigError if a part of a key other than the last names a value instead of a section.
     """
     out = copy.deepcopy(raw)
     for key, value in values.items():

@@ -1,4 +1,4 @@
-"""A plain mapping into a spec. Errors name the key, the file and the nearest known key."""
+"""Validates a plain mapping as a spec. Errors name the key, the file and the nearest known key."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pydantic import BaseModel, ValidationError
 from difflab.core.errors import ConfigError, reading
 from difflab.core.suggest import did_you_mean
 
-UNION_MEMBERS = {"int", "list[int]"}  # pydantic puts these into the location of an error; they are no keys
+# pydantic adds these to the location of an error, but they are not keys
+UNION_MEMBERS = {"int", "list[int]"}
 
 
 def parse(raw: Any, where: str, kind: Any) -> Any:
     """Validate a plain mapping as an instance of the spec class `kind`.
 
-    Errors name `where`. Raises ConfigError.
+    Raises ConfigError. The message names `where`.
     """
     with reading(where, ConfigError, "correct it; configs/digits.yaml is an example"):
         try:
@@ -25,7 +26,7 @@ def parse(raw: Any, where: str, kind: Any) -> Any:
 
 
 def spec_of(field: Any) -> Any:
-    """The spec class of a section, also of one that may be null.
+    """The spec class of a section, also if the section may be null.
 
     None for a plain value and for a union of specs.
     """
@@ -64,7 +65,7 @@ def _keys_of(location: tuple[Any, ...], root: Any) -> list[str]:
 
 
 def _known_keys(location: tuple[Any, ...], last: str, root: Any) -> str:
-    """What to type instead of an unknown key: the nearest one here, or the nearest of the whole config."""
+    """A hint for an unknown key: the nearest key of this section, or the nearest key of the whole config."""
     spec: Any = root
     for part in location[:-1]:
         spec = _child(spec, str(part))
@@ -84,10 +85,9 @@ def _members(field: Any) -> dict[str, Any]:
 
 
 def _child(parent: Any, part: str) -> Any:
-    """What lies one step of an error's location below `parent`; None for a plain value.
+    """The spec that one step of the location of an error leads to from `parent`; None for a plain value.
 
-    Below a field with a discriminator lie its members: the step is a dict of them, and the next step picks
-    one.
+    A field with a discriminator leads to a dict of its members. The next step selects a member.
     """
     if isinstance(parent, dict):
         return parent.get(part)

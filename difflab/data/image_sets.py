@@ -1,5 +1,6 @@
-"""Image sets as anybody has them (folders, parquet, arrays, PIL images, datasets), side by side in one size
-and one colour mode.
+"""Open several image sets of any kind in one size and one colour mode, so that they can be compared.
+
+A set is a folder, a parquet file, an array, a list of PIL images, or a data set of `datasets`.
 """
 
 from __future__ import annotations
@@ -28,26 +29,34 @@ from difflab.data.walk import inside_folder, suffix_of, walk
 
 
 def open_sides(
-    given: dict[str, Any], image_size: int | None, max_bad: float, notes: list[str]
+    sets: dict[str, Any], image_size: int | None, max_bad: float, notes: list[str]
 ) -> dict[str, Source]:
-    """Every side as a source of one size and one colour mode; what differed, what was left out and what was
-    ignored is said in `notes`.
+    """Open every set as a `Source`, all with one size and one colour mode.
 
-    A side is a folder (also a snapshot in the hub's cache), a parquet file, folder or pattern, a .npy or .npz
-    file, uint8 images [n, H, W, C] or [n, H, W] (NumPy or torch), a datasets.Dataset, or a list of PIL
-    images, arrays, encoded images or paths. Raises DataError: nothing there, or more unreadable images than a
-    share of `max_bad`.
+    The size is `image_size` in pixels, by default the smallest of the typical sizes of the sets. `notes`
+    receives sentences about differences between the sets, and about images and files that are not read.
+
+    A set is one of these:
+
+    - the path of a folder (also of a snapshot in the hub's cache), of parquet files, or of a .npy or .npz
+    file; - uint8 images [n, H, W, C] or [n, H, W], in NumPy or torch; - a datasets.Dataset; - a list of PIL
+    images, arrays, encoded images or paths.
+
+    Raises DataError for a set that is missing, and if the share of images that cannot be read is above
+    `max_bad`, a number from 0 to 1.
     """
     data = Data(bad_images="skip")
-    listings = {side: _usable(_listing(what, side, notes), side, notes) for side, what in given.items()}
-    found = {side: survey(listing, data) for side, listing in listings.items()}
-    sides = {side: _side(seen.sizes) for side, seen in found.items()}
-    size = image_size or min(sides.values())
-    for side, seen in found.items():
-        if len(seen.sizes) > 1 or sides[side] != size:
-            kinds = f"{len(seen.sizes)} different sizes" if len(seen.sizes) > 1 else f"{sides[side]} px"
-            notes.append(f"{side}: {kinds}; the central square of each is resized to {size} px")
-    grey = _say_differences(found, notes)
+    listings = {side: _usable(_listing(images, side, notes), side, notes) for side, images in sets.items()}
+    surveys = {side: survey(listing, data) for side, listing in listings.items()}
+    lengths = {side: _side(surveyed.sizes) for side, surveyed in surveys.items()}
+    size = image_size or min(lengths.values())
+    for side, surveyed in surveys.items():
+        if len(surveyed.sizes) > 1 or lengths[side] != size:
+            sizes = f"{lengths[side]} px"
+            if len(surveyed.sizes) > 1:
+                sizes = f"{len(surveyed.sizes)} different sizes"
+            notes.append(f"{side}: {sizes}; the central square of each is resized to {size} px")
+    grey = _say_differences(surveys, notes)
     out = {}
     for side, listing in listings.items():
         account = listing.account
@@ -57,40 +66,37 @@ def open_sides(
             text = f"{side}: {bad} of {len(listing.keys)} images are left out, the first: {key} ({reason})"
             if bad / len(listing.keys) > max_bad:
                 raise DataError(
-                    f"{text}; repair or remove them, or allow a share of more than {max_bad:g} (--max-bad)"
+                    f"{text}; repair or remove them, or allow a share above {max_bad:g} with --max-bad"
                 )
             notes.append(text)
         notes += [f"{side}: {part}" for part in account.parts(without=("skipped",))]
-        out[side] = assembled(listing, found[side], size, 1 if grey else 3, data.max_pixels)
+        out[side] = assembled(listing, surveys[side], size, 1 if grey else 3, data.max_pixels)
     return out
 
 
-def _say_differences(found: dict[str, Survey], notes: list[str]) -> bool:
-    """Whether all sides are grey; colours and file formats that differ are said."""
-    colours = {side: "grey" if seen.grey else "colour" for side, seen in found.items()}
+def _say_differences(surveys: dict[str, Survey], notes: list[str]) -> bool:
+    """Whether all sets are grey. Differences in colour and file format are added to `notes`."""
+    colours = {side: "grey" if surveyed.grey else "colour" for side, surveyed in surveys.items()}
     if len(set(colours.values())) > 1:
-        notes.append(
-            "colour: "
-            + ", ".join(f"{side} is {kind}" for side, kind in colours.items())
-            + "; all are read as RGB"
-        )
-    formats = {side: " and ".join(sorted(seen.formats)) for side, seen in found.items() if seen.formats}
+        listed = ", ".join(f"{side} is {colour}" for side, colour in colours.items())
+        notes.append(f"colour: {listed}; all are read as RGB")
+    formats = {}
+    for side, surveyed in surveys.items():
+        if surveyed.formats:
+            formats[side] = " and ".join(sorted(surveyed.formats))
     if len(set(formats.values())) > 1:
-        notes.append(
-            "file format: "
-            + ", ".join(f"{side} is {kind}" for side, kind in formats.items())
-            + "; a lossy format alone shifts measures"
-        )
+        listed = ", ".join(f"{side} is {kind}" for side, kind in formats.items())
+        notes.append(f"file format: {listed}; a lossy format by itself changes the measures")
     return set(colours.values()) == {"grey"}
 
 
 def _side(shapes: Counter[tuple[int, int]]) -> int:
-    """The most frequent short side in pixels, as far as it can be asked for."""
+    """The shorter side of the most frequent image size, in pixels, limited to 4 to 4096."""
     return max(4, min(4096, min(shapes.most_common(1)[0][0])))
 
 
 def _usable(listing: Listing, side: str, notes: list[str]) -> Listing:
-    """The listing, without labels that are no classes: two sets can be compared without."""
+    """The listing. Labels that are not classes are removed: they are not needed to compare two sets."""
     try:
         if listing.labels is not None:
             encode_labels(listing.labels, listing.where)
@@ -101,34 +107,36 @@ def _usable(listing: Listing, side: str, notes: list[str]) -> Listing:
     return listing
 
 
-# -------------------------------------------------------------------------------------------- what is given
-def _listing(what: Any, side: str, notes: list[str]) -> Listing:
-    if isinstance(what, (str, Path)):
-        return _of_path(existing(Path(what), side), side, notes)
-    if is_dataset(what):
-        return list_dataset(what, Data(), side, anywhere=True)
-    items: Any = _list(what, side) if isinstance(what, (list, tuple)) else _array(what, side)
+# ------------------------------------------------------------------------------------------- kinds of sets
+def _listing(images: Any, side: str, notes: list[str]) -> Listing:
+    """The listing of a set of any kind. Raises DataError if it has no image."""
+    if isinstance(images, (str, Path)):
+        return _of_path(existing(Path(images), side), side, notes)
+    if is_dataset(images):
+        return list_dataset(images, Data(), side, anywhere=True)
+    items: Any = _list(images, side) if isinstance(images, (list, tuple)) else _array(images, side)
     if not len(items):
         raise DataError(f"{side}: there is no image")
     return Listing(side, side, [str(i) for i in range(len(items))], items)
 
 
 def _of_path(path: Path, side: str, notes: list[str]) -> Listing:
+    """The listing of a folder or file. Raises DataError for a file of another type."""
     if path.is_file() and path.suffix.lower() in (".npy", ".npz"):
         images = read_arrays(path, notes)
         return Listing(str(path), str(path), [str(i) for i in range(len(images))], images)
     if path.is_dir():
         root = inside_folder(path, f"imagefolder:{path}")
         kinds = {suffix_of(key) for key in walk(root)}
-        if ".parquet" not in kinds or kinds & suffixes():  # beside images it is their metadata
+        if ".parquet" not in kinds or kinds & suffixes():  # a parquet file beside images is their metadata
             return list_folder(Data(source=f"imagefolder:{path}"), path)
     elif path.suffix != ".parquet" and not matches(path):
-        raise DataError(f"{side}: {path} is no folder and no .parquet, .npz or .npy file; give one of these")
+        raise DataError(f"{side}: {path} must be a folder, or a .parquet, .npz or .npy file")
     return list_parquet(Data(source=f"parquet:{path}"), path)
 
 
 def _list(images: Sequence[Any], side: str) -> list[Any]:
-    """Paths for strings; otherwise as it is."""
+    """The list with strings replaced by paths. Raises DataError for an item that is not an image."""
     out = [Path(image) if isinstance(image, str) else image for image in images]
     for i, image in enumerate(out):
         if isinstance(image, np.ndarray):
@@ -139,23 +147,25 @@ def _list(images: Sequence[Any], side: str) -> list[Any]:
                 )
         elif not isinstance(image, (Image.Image, Path, bytes)):
             raise DataError(
-                f"{side}: a list must hold PIL images, uint8 arrays, encoded images or paths, not "
-                f"{type(image).__name__}; or give a folder"
+                f"{side}: a list must contain PIL images, uint8 arrays, encoded images or paths, not "
+                f"{type(image).__name__}"
             )
         elif isinstance(image, Path) and not image.is_file():
             raise DataError(
-                f"{side}: {image} is no file (looked from {Path.cwd()}); a list must hold PIL images, uint8 "
-                "arrays, encoded images or paths"
+                f"{side}: {image} is not a file (current folder: {Path.cwd()}); a list must contain PIL "
+                "images, uint8 arrays, encoded images or paths"
             )
     return out
 
 
-def _array(what: Any, side: str) -> np.ndarray:
+def _array(images: Any, side: str) -> np.ndarray:
+    """The images as a NumPy array. Raises DataError unless it is uint8 images."""
     try:
-        array = what.detach().cpu().numpy() if isinstance(what, torch.Tensor) else np.asarray(what)
+        array = images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
     except Exception as error:  # bfloat16, sparse, ragged
         raise DataError(
-            f"{side}: cannot be made an array ({' '.join(str(error).split())}); images must be {SHAPES}"
+            f"{side}: cannot be converted to an array ({' '.join(str(error).split())}); images must be "
+            f"{SHAPES}"
         ) from error
     if not are_images(array.dtype, array.shape):
         raise DataError(f"{side}: images must be {SHAPES}, not {array.dtype} {list(array.shape)}")

@@ -1,8 +1,8 @@
-"""What a run remembers of the set that it was made from: names, sizes in bytes, captions and labels, without
-a look into any image.
+"""The record of a user's image set: the key, size in bytes, caption and label of each image.
 
-The same command on changed data is noticed by it. Built-in sets and sets of the hub have none. What it cannot
-see is an image replaced by another of exactly as many bytes.
+No image is opened. A run stores this record, so that it notices when the same command is given with changed
+data. Built-in sets and hub sets have no record. It does not notice an image that is replaced by another one
+of the same size in bytes.
 """
 
 from __future__ import annotations
@@ -24,15 +24,18 @@ from difflab.data.parquet import RowGroups, list_parquet
 FILE = "listing.json.gz"
 
 Record = dict[str, list[Any]]
-"""Key of an image -> [size in bytes or None, digest of what is said about it or '']."""
+"""Key of an image -> [its size in bytes or None, the digest of its label and caption or ''].
+
+Images in parquet files have no size of their own. There the size of each file is recorded, under its name.
+"""
 
 LISTS = {"imagefolder": list_folder, "parquet": list_parquet}
 
 
 def record(data: Data) -> Record | None:
-    """What lies at `data.source` now; None where nothing does, and for sets that are no files of the user.
+    """The record of the files at `data.source`; None if nothing exists there, and for built-in and hub sets.
 
-    Raises DataError where it is unsound.
+    Raises DataError if the set cannot be listed.
     """
     kind, _, argument = data.source.partition(":")
     if kind not in LISTS or not argument:
@@ -47,36 +50,37 @@ def record(data: Data) -> Record | None:
         else:
             files, sizes = {}, [Path(listing.items[i]).stat().st_size for i in range(len(listing.keys))]  # type: ignore[arg-type]
     nothing = [None] * len(listing.keys)
-    said = zip(listing.labels or nothing, listing.prompts or nothing, strict=True)
-    digests = ["" if label is None and prompt is None else _digest([label, prompt]) for label, prompt in said]
+    described = zip(listing.labels or nothing, listing.prompts or nothing, strict=True)
+    digests = [
+        "" if label is None and prompt is None else _digest([label, prompt]) for label, prompt in described
+    ]
     return files | {key: [size, text] for key, size, text in zip(listing.keys, sizes, digests, strict=True)}
 
 
-def digest(found: Record) -> str:
-    """Hash of a record, sixteen hex digits."""
-    return _digest(found)
+def digest(entries: Record) -> str:
+    """The hash of a record, sixteen hex digits."""
+    return _digest(entries)
 
 
-def keep(folder: Path, found: Record) -> None:
+def keep(folder: Path, entries: Record) -> None:
     """Write the record into the folder of a real set."""
-    write_bytes(folder / FILE, gzip.compress(json.dumps(found, sort_keys=True).encode(), 1, mtime=0))
+    write_bytes(folder / FILE, gzip.compress(json.dumps(entries, sort_keys=True).encode(), 1, mtime=0))
 
 
 def kept(folder: Path) -> Record | None:
-    """The record that lies there; None where it does not, or is damaged."""
+    """The record in the folder of a real set; None if it is missing or damaged."""
     try:
-        found = json.loads(gzip.decompress((folder / FILE).read_bytes()))
+        entries = json.loads(gzip.decompress((folder / FILE).read_bytes()))
     except (OSError, EOFError, ValueError, zlib.error):
         return None
-    return (
-        found
-        if isinstance(found, dict) and all(isinstance(row, list) and len(row) == 2 for row in found.values())
-        else None
-    )
+    if not isinstance(entries, dict):
+        return None
+    valid = all(isinstance(entry, list) and len(entry) == 2 for entry in entries.values())
+    return entries if valid else None
 
 
 def changes(before: Record, now: Record) -> list[str]:
-    """What is not as it was, in words, by the kind of change.
+    """The differences between two records, one phrase for each kind of change.
 
     >>> changes({"a.png": [10, ""], "b.png": [10, "x"]}, {"b.png": [10, "y"], "c.png": [12, ""]})
     ['1 added (c.png)', '1 removed (a.png)', '1 with another caption or label (b.png)']
@@ -92,8 +96,9 @@ def changes(before: Record, now: Record) -> list[str]:
 
 
 def _named(keys: list[str]) -> str:
+    """The first three keys."""
     return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
 
 
-def _digest(thing: Any) -> str:
-    return hashlib.sha256(json.dumps(thing, sort_keys=True, default=str).encode()).hexdigest()[:16]
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -17,20 +17,23 @@ WITH_ARGUMENT = {"imagefolder": "imagefolder:PATH", "parquet": "parquet:PATH", "
 
 
 def open_source(data: Data, seed: int) -> Source:
-    """Open `data.source`, then apply data.tail and data.limit, both drawn with data.split_seed, or with
-    `seed` where that is null.
+    """Open `data.source`, then apply data.label, data.caption, data.tail and data.limit.
 
-    Raises DataError: unknown source, missing files or packages, unusable images, options that do not fit the
-    source.
+    data.tail and data.limit draw images at random, with data.split_seed, or with `seed` if that is null.
+
+    Raises DataError for an unknown source, missing files or packages, images that cannot be used, and options
+    that do not apply to the source.
     """
     kind, colon, argument = data.source.partition(":")
     seed = data.drawn_with(seed)
     if data.styles is not None and kind != "emoji":
-        raise DataError(f"data.styles is for data.source=emoji only; remove it for data.source={data.source}")
+        raise DataError(
+            f"data.styles applies only to data.source=emoji; remove it for data.source={data.source}"
+        )
     if data.caption_column is not None and kind in PLAIN:
         raise DataError(
-            f"data.caption_column is for images of your own; remove it for data.source={data.source}, or "
-            "make captions with data.caption"
+            f"data.caption_column applies only to your own images; remove it for data.source={data.source}, "
+            "or set data.caption instead"
         )
     source = _open(kind, argument if colon else None, data)
     if data.label == NO_LABELS:
@@ -45,14 +48,18 @@ def open_source(data: Data, seed: int) -> Source:
 
 
 def _open(kind: str, argument: str | None, data: Data) -> Source:
+    """Open a source of one kind.
+
+    Raises DataError for an unknown kind, and for a wrong or missing argument.
+    """
     if kind == "exact":
         raise DataError(
-            "data.source=exact holds no images: it goes with model.family=gaussian, mixture or categorical"
+            "data.source=exact has no images; use it with model.family=gaussian, mixture or categorical"
         )
     if kind in PLAIN and argument is not None:
-        raise DataError(f"data.source={data.source}: {kind} takes nothing after it; use data.source={kind}")
+        raise DataError(f"data.source={data.source}: {kind} takes no argument; use data.source={kind}")
     if kind in WITH_ARGUMENT and not argument:
-        raise DataError(f"data.source={data.source} says no place; use data.source={WITH_ARGUMENT[kind]}")
+        raise DataError(f"data.source={data.source} needs an argument; use data.source={WITH_ARGUMENT[kind]}")
     openers: dict[str, Callable[..., Source]] = {
         "digits": builtin.open_digits,
         "mnist5k": builtin.open_mnist5k,
@@ -72,9 +79,9 @@ def _open(kind: str, argument: str | None, data: Data) -> Source:
 
 
 def _captions(source: Source, text: str) -> list[str]:
-    """One caption per image from a text with {class}, {prompt} or the name of an attribute.
+    """One caption per image from a template with fields: {class}, {prompt} or the name of an attribute.
 
-    Raises DataError for what an image has not.
+    Raises DataError for a field that the images do not have.
     """
     known = dict(source.attributes)
     if source.labels is not None and source.classes is not None:
@@ -86,12 +93,9 @@ def _captions(source: Source, text: str) -> list[str]:
             text.format_map({name: values[i] for name, values in known.items()}) for i in range(len(source))
         ]
     except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
-        names = ", ".join(f"{{{name}}}" for name in known) or "nothing"
-        names += (
-            f"; columns that data.caption_column may name: {', '.join(source.columns)}"
-            if source.columns
-            else ""
-        )
+        names = ", ".join(f"{{{name}}}" for name in known) or "none"
+        if source.columns:
+            names += f"; columns that data.caption_column may name: {', '.join(source.columns)}"
         raise DataError(
-            f"data.caption '{text}': {error} is not known of these images; known: {names}"
+            f"data.caption '{text}': these images have no field {error}; known fields: {names}"
         ) from None

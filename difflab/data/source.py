@@ -1,4 +1,4 @@
-"""`Source`: real images that are read one at a time, and the helpers with which every reader builds one."""
+"""`Source`: a set of real images, read one at a time. The functions here are used by every reader."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from difflab.core.account import Account
 from difflab.core.errors import DataError
 
 LICENCE = "unknown (your own images)"
-NO_LABELS = "none"  # data.label: labels are not read
+NO_LABELS = "none"  # the value of data.label with which labels are not read
 IGNORE_LABELS = f"name another column with data.label=COLUMN, or ignore labels with data.label={NO_LABELS}"
 
 
@@ -22,10 +22,12 @@ class Source:
     """N real images of one size, read one at a time, with their labels, captions and keys.
 
     size: side in pixels. channels: 1 or 3. labels: int64 [N], positions in `classes`. prompts: one caption
-    per image. groups: int64 [N]; images of one group never fall on both sides of the split. attributes: N
-    strings per name. keys: a stable id per image. account: how many images were read, skipped or changed.
-    columns: names of the columns that captions can be read from. read: index -> uint8 [size, size, channels];
-    decodes only that image. Raises DataError that names a damaged image.
+    per image. groups: int64 [N]; all images of one group are on the same side of the split. attributes: N
+    strings per name. keys: a stable identifier per image. licence: the licence of the images. account: the
+    numbers of images that were read, skipped or changed. columns: the columns that captions can be read from.
+
+    read: maps an index to uint8 [size, size, channels]. It decodes only that image, and raises DataError that
+    names a damaged image.
     """
 
     name: str
@@ -53,7 +55,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ArrayReader:
-    """Reads from images that are in memory anyway: uint8 [N, size, size, channels]."""
+    """Reads images that are in memory, uint8 [N, size, size, channels]."""
 
     images: np.ndarray
 
@@ -62,7 +64,7 @@ class ArrayReader:
 
 
 def no_label_choice(data: Data) -> None:
-    """Raise DataError when data.label is set for a source that has only one kind of label."""
+    """Raise DataError if data.label names a column. For sources that have only one kind of label."""
     if data.label not in (None, NO_LABELS):
         raise DataError(
             f"data.label={data.label}: data.source={data.source} has only one kind of label; remove "
@@ -71,15 +73,16 @@ def no_label_choice(data: Data) -> None:
 
 
 def encode_labels(values: Sequence[Any], where: str) -> tuple[np.ndarray, list[str]]:
-    """(int64 [N], classes) from whole numbers or strings, classes in ascending order.
+    """Labels as positions in a list of classes: int64 [N], and the classes in ascending order.
 
-    Raises DataError: a missing label, mixed types.
+    The values are all whole numbers or all strings. Raises DataError for a missing label and for other or
+    mixed types.
     """
     missing = [i for i, value in enumerate(values) if value is None]
     if missing:
         raise DataError(
             f"{where}: {len(missing)} of {len(values)} images have no label, the first is image "
-            f"{missing[0]}; label all of them, or {IGNORE_LABELS}"
+            f"{missing[0]}; add the missing labels, or {IGNORE_LABELS}"
         )
     types = {type(value) for value in values}
     if types - {int, str} or len(types) > 1:
@@ -95,17 +98,17 @@ def encode_labels(values: Sequence[Any], where: str) -> tuple[np.ndarray, list[s
 def labels_of_kept(
     values: Sequence[Any] | None, kept: list[int], where: str
 ) -> tuple[np.ndarray | None, list[str] | None]:
-    """encode_labels for the usable images of a set; (None, None) without labels.
+    """The result of `encode_labels` for the images at positions `kept`; (None, None) without labels.
 
-    Raises DataError naming a class that lost all its images.
+    Raises DataError that names a class without a usable image.
     """
     if values is None:
         return None, None
     labels, classes = encode_labels(values, where)
-    left = np.bincount(labels[kept], minlength=len(classes))
-    if left.min() == 0:
+    counts = np.bincount(labels[kept], minlength=len(classes))
+    if counts.min() == 0:
         raise DataError(
-            f"{where}: no image of class '{classes[int(np.argmin(left))]}' can be read; repair them or "
-            "remove the class"
+            f"{where}: no image of class '{classes[int(np.argmin(counts))]}' can be read; repair its images "
+            "or remove the class"
         )
     return labels[kept], classes

@@ -1,4 +1,7 @@
-"""Split a source into training images and held-out images. A pure function of its inputs."""
+"""Split a source into training images and held-out images.
+
+The split depends only on the source, share and seed.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,19 @@ from difflab.data.subset import apportion
 
 
 def split(source: Source, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the training images and of the held-out images: two int64 [n], each in random order. Every
-    image is in one of them.
+    """Positions of the training images and of the held-out images: int64 [n] each, in random order.
 
-    held_out: share in (0, 1). Classes keep their shares on both sides, and every class of two or more images
-    occurs on both, unless its images all belong to one group: groups stay whole. Raises DataError: a class of
-    one image, or a side of fewer than two images.
+    held_out: share of images to hold out, between 0 and 1 (exclusive). Every image is on exactly one side.
+    Groups are never divided. The split is stratified: classes have the same shares on both sides, as far as
+    the groups allow. Every class of two or more images is on both sides, unless all its images are in one
+    group.
+
+    Raises DataError for a class of one image, and if a side has fewer than two images.
     """
     n = len(source)
     if n < 4:
         raise DataError(
-            f"{source.name} has {n} images; at least 4 are needed, 2 to train on and 2 to hold out"
+            f"{source.name} has {n} images; at least 4 are needed: 2 to train on and 2 to hold out"
         )
     labels = np.zeros(n, dtype=np.int64) if source.labels is None else source.labels
     if source.labels is not None and source.classes is not None:
@@ -31,52 +36,44 @@ def split(source: Source, held_out: float, seed: int) -> tuple[np.ndarray, np.nd
         if counts.min() < 2:
             name = source.classes[int(np.argmin(counts))]
             raise DataError(
-                f"{source.name}: class '{name}' has {counts.min()} image(s), but needs 2, one for each side "
-                "of the split; add images or remove the class"
+                f"{source.name}: class '{name}' has {counts.min()} image(s), but needs at least 2, one for "
+                "each side of the split; add images or remove the class"
             )
     total = int(np.clip(round(held_out * n), 1, n - 1))
-    side = (
-        _by_image(labels, total, seed)
-        if source.groups is None
-        else _by_group(labels, source.groups, total, seed)
-    )
+    whole_groups = ""
+    if source.groups is None:
+        side = _by_image(labels, total, seed)
+    else:
+        side = _by_group(labels, source.groups, total, seed)
+        count = len(np.unique(source.groups))
+        whole_groups = f" (equal images are in one group, and the {count} groups are not divided)"
     for name, members in (("training", ~side), ("held-out", side)):
         if members.sum() < 2:
             raise DataError(
                 f"{source.name}: data.held_out={held_out} leaves {members.sum()} of {n} images to the {name} "
-                "side"
-                + (
-                    ""
-                    if source.groups is None
-                    else f" ({len(np.unique(source.groups))} groups, with equal images in one, stay whole)"
-                )
-                + "; change data.held_out or add images"
+                f"side{whole_groups}; change data.held_out or add images"
             )
-    train, held = np.flatnonzero(~side), np.flatnonzero(side)
-    return numpy_generator("split train", seed).permutation(train), numpy_generator(
-        "split held-out", seed
-    ).permutation(held)
+    train = numpy_generator("split train", seed).permutation(np.flatnonzero(~side))
+    held = numpy_generator("split held-out", seed).permutation(np.flatnonzero(side))
+    return train, held
 
 
 def _targets(counts: np.ndarray, total: int) -> np.ndarray:
-    """Number of images to hold out per class, int64 [C].
+    """The number of images to hold out of each class, int64 [C].
 
-    A class of two or more images keeps at least one on each side.
+    A class of two or more images has at least one image on each side.
     """
     least = (counts >= 2).astype(np.int64)
     most = counts - least
     total = int(np.clip(total, least.sum(), most.sum()))
-    # apportion knows a lower bound only: give each class its least first, then share what is left under the
-    # upper bound.
-    return (
-        least + apportion(most - least, total - int(least.sum()), np.zeros_like(counts))
-        if (most > least).any()
-        else least
-    )
+    if not (most > least).any():
+        return least
+    # Every class first gets `least`. The remaining images are then apportioned, up to `most`.
+    return least + apportion(most - least, total - int(least.sum()), np.zeros_like(counts))
 
 
 def _by_image(labels: np.ndarray, total: int, seed: int) -> np.ndarray:
-    """bool [N], True = held out: the first images of each shuffled class."""
+    """Hold out the first images of each shuffled class: bool [N], True = held out."""
     side = np.zeros(len(labels), dtype=bool)
     for label, target in enumerate(_targets(np.bincount(labels), total).tolist()):
         members = np.flatnonzero(labels == label)
@@ -85,17 +82,16 @@ def _by_image(labels: np.ndarray, total: int, seed: int) -> np.ndarray:
 
 
 def _by_group(labels: np.ndarray, groups: np.ndarray, total: int, seed: int) -> np.ndarray:
-    """bool [N], True = held out, whole groups at a time.
+    """Hold out whole groups: bool [N], True = held out.
 
-    Groups come in random order, those with the rarest class first; one is held out when that brings the
-    counts of its classes closer to their targets. Classes that are one group can only fall on one side: they
-    are shared out together, as if they were one class.
+    The algorithm is greedy. Groups are visited in random order, those with the rarest classes first. A group
+    is held out if that brings the counts of its classes closer to their targets. A class with only one group
+    cannot be on both sides. All such classes are treated as one class.
     """
     groups = np.unique(groups, return_inverse=True)[1]
-    spread = np.bincount(
-        np.unique(np.stack([labels, groups], 1), axis=0)[:, 0], minlength=labels.max() + 1
-    )  # groups per class
-    labels = np.where(spread[labels] < 2, len(spread), labels)
+    pairs = np.unique(np.stack([labels, groups], 1), axis=0)  # distinct pairs of class and group
+    group_counts = np.bincount(pairs[:, 0], minlength=labels.max() + 1)  # the number of groups of each class
+    labels = np.where(group_counts[labels] < 2, len(group_counts), labels)
     labels = np.unique(labels, return_inverse=True)[1]
     counts = np.bincount(labels)
     targets = _targets(counts, total)
@@ -121,9 +117,9 @@ def _by_group(labels: np.ndarray, groups: np.ndarray, total: int, seed: int) -> 
 
 
 def _mend(content: list[dict[int, int]], out: np.ndarray, order: list[int], classes: int) -> None:
-    """Move groups, in place, until every class of two or more groups has one on each side.
+    """Move groups to the other side, in place, so that every class of two or more groups is on both sides.
 
-    Only groups that no other class needs on their side are moved.
+    A group is moved only if every class in it keeps another group on the old side.
     """
     members: list[list[int]] = [[] for _ in range(classes)]
     for group in order:
@@ -132,12 +128,12 @@ def _mend(content: list[dict[int, int]], out: np.ndarray, order: list[int], clas
     for groups_of_class in members:
         if len(groups_of_class) < 2 or len({bool(out[group]) for group in groups_of_class}) == 2:
             continue
-        where = out[groups_of_class[0]]
-        spare = [
-            g
-            for g in groups_of_class
-            if all(sum(out[other] == where for other in members[c]) >= 2 for c in content[g])
-        ]
-        if spare:
-            mover = min(spare, key=lambda g: sum(content[g].values()))
-            out[mover] = ~where
+        side = out[groups_of_class[0]]
+        movable = []
+        for group in groups_of_class:
+            on_side = [sum(out[other] == side for other in members[label]) for label in content[group]]
+            if min(on_side) >= 2:
+                movable.append(group)
+        if movable:
+            smallest = min(movable, key=lambda group: sum(content[group].values()))
+            out[smallest] = ~side

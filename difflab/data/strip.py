@@ -1,6 +1,4 @@
-"""Remove the metadata of an image file, so that pixels can be read although texts, profiles or comments are
-damaged.
-"""
+"""Remove the metadata of an image file, so that its pixels can be read although the metadata is damaged."""
 
 from __future__ import annotations
 
@@ -35,15 +33,14 @@ TIFF_TAGS = frozenset(
         347,
     )
 )
-TIFF_TAGS |= {*range(512, 522), *range(529, 533)}  # JPEG in TIFF
+TIFF_TAGS |= {*range(512, 522), *range(529, 533)}  # tags for JPEG compression
 
 
 def without_metadata(file: Path | bytes) -> bytes | None:
-    """The file without metadata except EXIF, which holds the orientation. None for other formats and other
-    files.
+    """The content of a PNG, JPEG, WebP or TIFF file without its metadata; None for other files.
 
-    Only whole chunks or segments are dropped. Pixel data is not changed, so damaged pixels stay damaged.
-    Later frames are dropped.
+    EXIF is kept, because it contains the orientation. Only whole chunks, segments or tags are removed, so the
+    data of the pixels is unchanged. Frames after the first may be removed too.
     """
     handle: BinaryIO = io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb")  # noqa: SIM115
     with handle:
@@ -61,7 +58,7 @@ def without_metadata(file: Path | bytes) -> bytes | None:
 
 
 def png_chunks(handle: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, where its data starts, length) of the chunks of a PNG file."""
+    """Yield the kind, the offset of the data and the length of the data of each chunk of a PNG file."""
     handle.seek(len(PNG))
     while len(head := handle.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
@@ -75,10 +72,8 @@ def png_chunks(handle: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 def _png(handle: BinaryIO) -> bytes:
     parts = [PNG]
     for kind, start, length in png_chunks(handle):
-        if kind[0] & 32 and kind not in (
-            b"tRNS",
-            b"eXIf",
-        ):  # a lower-case first letter marks a chunk that the pixels do not need
+        # A chunk is ancillary, not needed for the pixels, if the first letter of its name is lower case.
+        if kind[0] & 32 and kind not in (b"tRNS", b"eXIf"):
             continue
         handle.seek(start)
         data, check = handle.read(length), handle.read(4)
@@ -88,25 +83,25 @@ def _png(handle: BinaryIO) -> bytes:
 
 
 def _jpeg(data: bytes) -> bytes:
-    parts, at = [JPEG], 2
-    while data[at : at + 1] == b"\xff" and len(data) >= at + 4:
-        if data[at + 1] == 0xFF:  # fill byte
-            at += 1
+    parts, offset = [JPEG], 2
+    while data[offset : offset + 1] == b"\xff" and len(data) >= offset + 4:
+        if data[offset + 1] == 0xFF:  # fill byte
+            offset += 1
             continue
-        marker, length = data[at + 1], struct.unpack(">H", data[at + 2 : at + 4])[0]
-        if marker == 0xDA:  # the pixels
+        marker, length = data[offset + 1], struct.unpack(">H", data[offset + 2 : offset + 4])[0]
+        if marker == 0xDA:  # start of scan: the pixels follow
             break
-        content = data[at + 4 : at + 2 + length]
+        content = data[offset + 4 : offset + 2 + length]
         if not _is_metadata_of_jpeg(marker, content):
-            parts.append(data[at : at + 2 + length])
-        at += 2 + max(length, 2)
-    return b"".join([*parts, data[at:]])
+            parts.append(data[offset : offset + 2 + length])
+        offset += 2 + max(length, 2)
+    return b"".join([*parts, data[offset:]])
 
 
 def _is_metadata_of_jpeg(marker: int, content: bytes) -> bool:
-    """APP0 and APP14 define the colour space where they have the length that libjpeg expects.
+    """Whether a segment of a JPEG file is metadata: COM, and all APP segments except EXIF, APP0 and APP14.
 
-    COM and all other APP segments are metadata.
+    APP0 and APP14 define the colour space. They are metadata if they are shorter than libjpeg expects.
     """
     if marker == 0xE0:
         return len(content) < 14
@@ -118,26 +113,24 @@ def _is_metadata_of_jpeg(marker: int, content: bytes) -> bool:
 
 
 def _webp(data: bytes) -> bytes:
-    parts, at = [b"WEBP"], 12
-    while at + 8 <= len(data):
-        kind, length = struct.unpack("<4sI", data[at : at + 8])
-        chunk = data[at : at + 8 + length + length % 2]
+    parts, offset = [b"WEBP"], 12
+    while offset + 8 <= len(data):
+        kind, length = struct.unpack("<4sI", data[offset : offset + 8])
+        chunk = data[offset : offset + 8 + length + length % 2]
         if kind == b"VP8X" and length >= 10:
-            chunk = (
-                chunk[:8] + bytes([chunk[8] & ~0x24]) + chunk[9:]
-            )  # clear the flags of ICC profile and XMP, which are dropped
-            parts.append(chunk)
+            flags = chunk[8] & ~0x24  # without the flags of the ICC profile and of XMP, which are removed
+            parts.append(chunk[:8] + bytes([flags]) + chunk[9:])
         elif kind in (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF") or (
-            kind == b"EXIF" and at + 8 + length <= len(data)
+            kind == b"EXIF" and offset + 8 + length <= len(data)
         ):
             parts.append(chunk)
-        at += 8 + length + length % 2
+        offset += 8 + length + length % 2
     body = b"".join(parts)
     return RIFF + struct.pack("<I", len(body)) + body
 
 
 def _tiff(data: bytes, order: str) -> bytes | None:
-    """A copy of the first directory with the tags of TIFF_TAGS only, appended to the file."""
+    """The file with a new first directory at its end, which contains only the tags of TIFF_TAGS."""
     start = struct.unpack(f"{order}I", data[4:8])[0] if len(data) >= 8 else len(data)
     if len(data) < start + 2:
         return None

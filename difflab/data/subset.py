@@ -1,4 +1,4 @@
-"""A part of a source: the long tail of data.tail, and the first images of data.limit."""
+"""Select a part of a source: a long tail of class sizes (data.tail), a number of images (data.limit)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class _SubsetReader:
 
 
 def subset(source: Source, kept: np.ndarray) -> Source:
-    """The images at positions `kept`, int64 [M].
+    """The images at positions `kept`, int64 [M], as a source.
 
-    Every class must survive; `zipf` and `limited` see to that.
+    Every class must keep an image. `zipf` and `limited` guarantee this.
     """
     return replace(
         source,
@@ -38,16 +38,18 @@ def subset(source: Source, kept: np.ndarray) -> Source:
 
 
 def zipf(source: Source, exponent: float, seed: int) -> np.ndarray:
-    """Positions kept when the class of rank r keeps round(n_max r^-exponent) images, at least 2 and at most
-    its own.
+    """Positions to keep so that class sizes follow Zipf's law: int64 [M].
+
+    Classes are ranked by size. The class of rank r keeps round(n_max r^-exponent) images, where n_max is the
+    size of the largest class. It keeps at least 2 images and at most all. Raises DataError without labels.
     """
     if source.labels is None or source.classes is None:
         raise DataError(
-            f"data.tail.kind=zipf needs classes, and data.source={source.name} has no labels; use "
+            f"data.tail.kind=zipf needs classes, but data.source={source.name} has no labels; use "
             "data.tail.kind=none"
         )
     counts = np.bincount(source.labels, minlength=len(source.classes))
-    ranked = np.argsort(-counts, kind="stable")  # by frequency, then by index
+    ranked = np.argsort(-counts, kind="stable")  # by falling size, then by index
     sizes = np.empty_like(counts)
     for rank, label in enumerate(ranked, 1):
         sizes[label] = min(counts[label], max(2, round(float(counts[ranked[0]]) * rank**-exponent)))
@@ -55,22 +57,27 @@ def zipf(source: Source, exponent: float, seed: int) -> np.ndarray:
 
 
 def limited(source: Source, limit: int, seed: int) -> np.ndarray:
-    """`limit` positions; with labels in proportion to the classes, at least 2 of each that has 2."""
+    """`limit` random positions in ascending order, int64.
+
+    With labels, every class is reduced by the same factor, but keeps at least 2 images if it has them. Raises
+    DataError if `limit` is too small for this.
+    """
     if source.labels is None or source.classes is None:
         return np.sort(numpy_generator("limit", seed).permutation(len(source))[:limit])
     counts = np.bincount(source.labels, minlength=len(source.classes))
     least = np.minimum(counts, 2)
     if least.sum() > limit:
         raise DataError(
-            f"data.limit={limit} leaves fewer than 2 images to some of {len(counts)} classes; use at least "
+            f"data.limit={limit} gives some of the {len(counts)} classes fewer than 2 images; use at least "
             f"data.limit={least.sum()}"
         )
     return _draw(source.labels, apportion(counts, limit, least), "limit", seed)
 
 
 def apportion(counts: np.ndarray, total: int, least: np.ndarray) -> np.ndarray:
-    """int64 [C] summing to `total`, in proportion to `counts` by largest remainder, between `least` and
-    `counts`.
+    """Apportion `total` in proportion to `counts`, by the largest remainders: int64 [C] with the sum `total`.
+
+    Each result is between `least` and `counts`.
     """
     exact = counts * (total / counts.sum())
     sizes = np.maximum(np.floor(exact).astype(np.int64), least)
@@ -83,7 +90,7 @@ def apportion(counts: np.ndarray, total: int, least: np.ndarray) -> np.ndarray:
 
 
 def _draw(labels: np.ndarray, sizes: np.ndarray, purpose: str, seed: int) -> np.ndarray:
-    """sizes[c] positions of every class c, ascending. Each class has a stream of its own."""
+    """sizes[c] random positions of every class c, ascending. Each class has its own random stream."""
     kept = [
         numpy_generator(purpose, seed, label).permutation(np.flatnonzero(labels == label))[:size]
         for label, size in enumerate(sizes.tolist())

@@ -11,12 +11,12 @@ from pathlib import Path, PurePosixPath
 from difflab.core.errors import DataError
 from difflab.data.decode import FOREIGN_SUFFIXES, suffixes
 
-# word -> the split that it stands for, as Hugging Face `datasets` reads the names of files and folders
+# word in the name of a file or folder -> the split that it means, with the words of Hugging Face `datasets`
 SPLITS = {"train": "train", "training": "train", "trainval": "train"}
 SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
 SPLITS |= dict.fromkeys(("test", "testing", "eval", "evaluation"), "test")
-# A class may be called "train station": of a folder of images the whole name must be a split's, as in train,
-# val2017 or test_images.
+# The whole name of a folder must be a split, for example train, val2017 or test_images, because a class may
+# be called "train station".
 SPLIT_FOLDER = re.compile(
     rf"(?:images?[-_ ])?({'|'.join(SPLITS)})[-_ ]?\d*(?:[-_ ]?(?:set|split|images?|imgs?|data))?",
     re.IGNORECASE,
@@ -24,15 +24,16 @@ SPLIT_FOLDER = re.compile(
 
 
 def inside_folder(argument: str | Path, source: str) -> Path:
-    """The resolved path of a folder; for a repository in the hub's cache, its only snapshot.
+    """The resolved path of a folder. For a repository in the hub's cache it is the path of its only snapshot.
 
-    Raises DataError if it is no folder.
+    Raises DataError if the path is not a folder, and if the repository does not have exactly one snapshot.
     """
     path = Path(argument).expanduser()
     if not path.is_dir():
+        problem = "is not a folder" if path.exists() else "does not exist"
         raise DataError(
-            f"data.source={source}: {path} {'is not a folder' if path.exists() else 'does not exist'} "
-            f"(looked from {Path.cwd()}); give the path of a folder"
+            f"data.source={source}: {path} {problem} (current folder: {Path.cwd()}); give the path of a "
+            "folder"
         )
     path = path.resolve()
     if not ((path / "snapshots").is_dir() and (path / "blobs").is_dir()):
@@ -40,20 +41,19 @@ def inside_folder(argument: str | Path, source: str) -> Path:
     snapshots = sorted(entry for entry in (path / "snapshots").iterdir() if entry.is_dir())
     if len(snapshots) != 1:
         raise DataError(
-            f"{path} is a cache with {len(snapshots)} snapshots; give one of them, for example "
+            f"{path} is a cache with {len(snapshots)} snapshots; give one of them: "
             f"{path / 'snapshots' / 'REVISION'}"
         )
     return snapshots[0]
 
 
 def walk(root: Path) -> list[str]:
-    """All files below `root` as sorted relative paths with '/', without hidden ones.
+    """All files below `root` except hidden ones, as sorted relative paths with '/'.
 
-    Raises DataError at a link that leads out.
-
-    Links to folders are not followed: their images would be counted twice.
+    Raises DataError for a link that leads out of `root` and for a link to a folder, because the images in it
+    could be counted twice.
     """
-    found, todo = [], [root]
+    files, todo = [], [root]
     while todo:
         folder = todo.pop()
         try:
@@ -67,20 +67,18 @@ def walk(root: Path) -> list[str]:
             if entry.is_symlink():
                 check_inside(path, root)
                 if entry.is_dir():
-                    raise DataError(
-                        f"{path} is a symbolic link to a folder; put the folder itself in its place"
-                    )
+                    raise DataError(f"{path} is a symbolic link to a folder; replace the link by the folder")
             if entry.is_dir(follow_symlinks=False):
                 todo.append(path)
             elif entry.is_symlink() or entry.is_file():  # opening a pipe or a device would block
-                found.append(path.relative_to(root).as_posix())
-    return sorted(found)
+                files.append(path.relative_to(root).as_posix())
+    return sorted(files)
 
 
 def check_inside(path: Path, root: Path) -> None:
-    """Raise DataError when `path`, all links followed, lies outside `root`.
+    """Raise DataError if `path` is outside `root` after all links are resolved.
 
-    A snapshot in the hub's cache consists of links to ../../blobs. These count as inside.
+    A snapshot in the hub's cache consists of links to ../../blobs. They are allowed.
     """
     target = Path(os.path.realpath(path))
     if target.is_relative_to(root):
@@ -88,23 +86,26 @@ def check_inside(path: Path, root: Path) -> None:
     caches = [folder.parent.parent for folder in (root, *root.parents) if folder.parent.name == "snapshots"]
     if not any(target.is_relative_to(cache / "blobs") for cache in caches):
         raise DataError(
-            f"{path} is or lies behind a symbolic link that leads out of {root} (to {target}); copy the file "
-            "there instead"
+            f"{path} is reached through a symbolic link that leads out of {root} (to {target}); copy the "
+            "file instead"
         )
 
 
 def suffix_of(key: str) -> str:
+    """The suffix of a file name in lower case, with the dot."""
     return PurePosixPath(key).suffix.lower()
 
 
 def is_image(key: str) -> bool:
-    """Whether a file is an image to be read, by its suffix.
+    """Whether the suffix of a file is that of a supported image format.
 
-    Raises DataError for formats that are not supported and for names that are not UTF-8.
+    Raises DataError for an image format that is not supported, and for an image whose name is not UTF-8.
     """
     suffix = suffix_of(key)
     if suffix in FOREIGN_SUFFIXES:
-        raise DataError(f"{key}: images of type {suffix} are not read; convert it to PNG, or remove it")
+        raise DataError(
+            f"{key}: images of type {suffix} are not supported; convert the file to PNG, or remove it"
+        )
     if suffix not in suffixes():
         return False
     try:
@@ -115,57 +116,61 @@ def is_image(key: str) -> bool:
 
 
 def ignored(files: Iterable[str], used: Iterable[str]) -> dict[str, int]:
-    """The number of unused files for each suffix."""
+    """The number of unused files of each suffix."""
     return dict(Counter(suffix_of(key) for key in set(files) - set(used)))
 
 
 # --------------------------------------------------------------------------------------------------- splits
 def split_folders(images: Iterable[str]) -> tuple[str, dict[str, str]] | None:
-    """The first folder, at any depth, whose subfolders look like splits: (its path, split -> name of the
-    subfolder). None if there is none.
+    """The first folder, at any depth, with subfolders that look like different splits; None if there is none.
+
+    Returns the path of the folder, and split -> the name of its subfolder.
     """
-    found: dict[str, dict[str, str]] = {}
-    for parent in {str(parent) for key in images for parent in PurePosixPath(key).parents if parent.name}:
-        match = SPLIT_FOLDER.fullmatch(PurePosixPath(parent).name)
+    folders: set[PurePosixPath] = set()
+    for key in images:
+        folders.update(folder for folder in PurePosixPath(key).parents if folder.name)
+    splits_in: dict[str, dict[str, str]] = {}  # folder -> split -> the name of its subfolder
+    for folder in folders:
+        match = SPLIT_FOLDER.fullmatch(folder.name)
         if match:
-            found.setdefault(str(PurePosixPath(parent).parent), {}).setdefault(
-                SPLITS[match[1].lower()], PurePosixPath(parent).name
-            )
-    return next(((above, splits) for above, splits in sorted(found.items()) if len(splits) > 1), None)
+            splits = splits_in.setdefault(str(folder.parent), {})
+            splits.setdefault(SPLITS[match[1].lower()], folder.name)
+    return next(((above, splits) for above, splits in sorted(splits_in.items()) if len(splits) > 1), None)
 
 
 def refuse_split_folders(root: Path, images: Iterable[str]) -> None:
-    """Raise DataError if folders of images look like splits: a run would train on test images."""
-    found = split_folders(images)
-    if found is not None:
-        above, names = root / found[0], sorted(found[1].values())
-        one = above / found[1].get("train", names[0])
+    """Raise DataError if folders of images look like splits, because a run would train on test images."""
+    above_and_splits = split_folders(images)
+    if above_and_splits is not None:
+        above, splits = root / above_and_splits[0], above_and_splits[1]
+        names = sorted(splits.values())
+        one = above / splits.get("train", names[0])
         raise DataError(
-            f"{above}: {', '.join(names)} look like splits, not classes; give one of them, for example {one}"
+            f"{above}: {', '.join(names)} look like splits, not classes; use one of them, for example {one}"
         )
 
 
 def refuse_split_files(root: Path, keys: Iterable[str]) -> None:
-    """Raise DataError if the names of parquet files, or of their folders, name several splits."""
-    found: dict[str, list[str]] = {}
+    """Raise DataError if the names of parquet files, or of their folders, contain several splits."""
+    files: dict[str, list[str]] = {}  # split -> its files
     for key in keys:
         split = _split_of(key)
         if split is not None:
-            found.setdefault(split, []).append(key)
-    if len(found) > 1:
-        named = "; ".join(
-            f"{split}: {own[0]}{f' and {len(own) - 1} more' if len(own) > 1 else ''}"
-            for split, own in sorted(found.items())
-        )
-        one = found.get("train") or found[min(found)]
+            files.setdefault(split, []).append(key)
+    if len(files) > 1:
+        listed = []
+        for split, of_split in sorted(files.items()):
+            more = f" and {len(of_split) - 1} more" if len(of_split) > 1 else ""
+            listed.append(f"{split}: {of_split[0]}{more}")
+        one = files.get("train") or files[min(files)]
         raise DataError(
-            f"{root} holds several splits ({named}), which would be read as one set; give one of them, for "
-            f"example {_pattern(root, one)}"
+            f"{root} contains several splits ({'; '.join(listed)}), which would be read as one set; use one "
+            f"of them, for example {_pattern(root, one)}"
         )
 
 
 def _split_of(key: str) -> str | None:
-    """The split that the name of a file contains, or else that of the nearest folder."""
+    """The split in the name of a file, or else in the name of the nearest folder above it; None if none."""
     for part in reversed(PurePosixPath(key).with_suffix("").parts):
         words = re.split(r"[\W_\d]+", part.lower())
         split = next((SPLITS[word] for word in words if word in SPLITS), None)

@@ -1,8 +1,8 @@
-"""What all diffusion families share, in pixels or latents: noise, loss, guidance, sampling.
+"""The base class of all diffusion families, in pixel space or latent space: noise, loss, guidance, sampling.
 
 A denoiser is a diffusers model that maps (noisy images, timesteps, conditions) to a prediction. A condition
-is a class label or the position of a caption; the last one is the null condition of classifier-free guidance
-(Ho & Salimans 2207.12598).
+is a class label or the position of a caption. The highest number is the null condition of classifier-free
+guidance (Ho & Salimans 2207.12598).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from difflab.models.steer import Steer, Step
 class Denoiser(Family):
     """Base of the diffusion families. `net` is the trained torch module.
 
-    The order of calls: `initialise` or `load`; then `prepare_training` before a training, `prepare_sampling`
+    Call `initialise` or `load` first. Then call `prepare_training` before a training, and `prepare_sampling`
     before `sample`.
     """
 
@@ -48,18 +48,18 @@ class Denoiser(Family):
         self.embedding_change = EmbeddingChange()
 
     def network(self) -> Any:
-        """The network, with its weights named as in training; also of a model that is not prepared yet."""
+        """The network with the parameter names of training. It exists before `prepare_training` is called."""
         return self.net
 
     @abstractmethod
     def initialise(self, seed: int, scratch: bool = True) -> None:
-        """Set fresh weights, a pure function of `seed`.
+        """Set new random weights, which are a pure function of `seed`.
 
-        With scratch=False set those of the pretrained base, if there is one.
+        With scratch=False, set the weights of the pretrained base, if there is one.
         """
 
     def prepare_training(self, train: Train, device: Any) -> None:
-        """Move the network to the device, and let exactly the trained parameters require a gradient."""
+        """Move the network to the device. Afterwards only the trained parameters require a gradient."""
         if train.gradient_checkpointing:
             self.net.enable_gradient_checkpointing()
         self.net.to(device)
@@ -74,11 +74,11 @@ class Denoiser(Family):
 
     @property
     def encoder_key(self) -> str | None:
-        """Name under which the encoder's results are cached; None = there is no encoder."""
+        """The name under which the encoder's outputs are cached; None = there is no encoder."""
         return None
 
     def encoder(self, device: Any) -> Any:
-        """A callable with a ``key`` that turns images into training inputs. None = it trains on images."""
+        """A callable with a ``key`` that converts images to training inputs; None = images are the inputs."""
         return None
 
     def inputs(self, shards: Any, indices: np.ndarray) -> np.ndarray:
@@ -99,8 +99,11 @@ class Denoiser(Family):
         Args:
             inputs: training inputs of this process's part of a batch of `total` images, see `clean`.
             conditions: int64 [b], or None.
-            rows: this process's part of the batch. Everything is drawn for the whole batch from `rng` and
-                cut, so that it does not depend on the number of processes.
+            rows: the position of this process's part in the batch.
+            total: number of images in the whole batch.
+            train: the section `train` of a config.
+            rng: all numbers are drawn from it for the whole batch, and then cut to `rows`. The result
+                therefore does not depend on the number of processes.
 
         Returns clean images `x`, `noise`, timesteps `t` and `conditions`.
         """
@@ -113,11 +116,11 @@ class Denoiser(Family):
         return {"x": x, "noise": noise, "t": t, "conditions": conditions}
 
     def clean(self, inputs: torch.Tensor, rows: slice, total: int, rng: torch.Generator) -> torch.Tensor:
-        """Clean images [b, C, H, W] in the space of the network, from training inputs: pixels in [-1, 1]."""
+        """Convert training inputs to clean images [b, C, H, W] for the network; here pixels in [-1, 1]."""
         return to_pixels(inputs)
 
     def timesteps(self, total: int, rng: torch.Generator) -> torch.Tensor:
-        """Random timesteps of a batch, uniform: int64 [total]."""
+        """Uniform random timesteps of a batch: int64 [total]."""
         return torch.randint(self.noise.config.num_train_timesteps, (total,), generator=rng)
 
     def noisy(self, levels: torch.Tensor) -> torch.Tensor:
@@ -133,8 +136,8 @@ class Denoiser(Family):
     ) -> torch.Tensor:
         """Per-image mean squared error of the prediction: [b] (Ho et al. 2006.11239, eq. 14).
 
-        A v-prediction is compared with the velocity (Salimans & Ho 2202.00512, app. D). `net` may be wrapped
-        for several processes.
+        A v-prediction is compared with the velocity (Salimans & Ho 2202.00512, app. D). `net` may be a
+        wrapper for several processes.
         """
         if self.noise.config.prediction_type == "v_prediction":
             target = self.noise.get_velocity(x, noise, t)
@@ -163,16 +166,16 @@ class Denoiser(Family):
         snr = compute_snr(self.noise, t)
         if self.noise.config.prediction_type == "v_prediction":
             return error * snr.clamp(max=train.min_snr_gamma) / (snr + 1)
-        # The clamp gives 1 where there is no signal, instead of 0 / 0.
+        # Where there is no signal, the clamp gives 1 instead of 0 / 0.
         return error * (train.min_snr_gamma / snr).clamp(max=1)
 
     @property
     def null(self) -> int:
-        """The null condition, which means "no condition"."""
+        """The null condition, which means that there is no class or caption."""
         return self.shape.classes
 
     def check_saved(self, folder: Path) -> None:
-        """Raise StoreError unless the trained weights can be read from a folder that `save` wrote."""
+        """Raise StoreError if the trained weights cannot be read from a folder that `save` wrote."""
         for file in self.trained_files(folder):
             read_tensors(file)
 
@@ -181,12 +184,13 @@ class Denoiser(Family):
         """The safetensors files of the trained weights, in a folder that `save` wrote."""
 
     def base_files(self) -> list[Path]:
-        """The same files of the pretrained base; [] where there is no base or it has no such weights."""
+        """The base's weight files of the trained components; [] if there is no base, or for LoRA."""
         return []
 
     # ------------------------------------------------------------------------------------------- sampling
     @torch.inference_mode()
     def sample(self, conditions: np.ndarray | None, seeds: list[int], sampling: Sample) -> np.ndarray:
+        """Draw one image per seed: uint8 [n, H, W, C]. See Family."""
         images = []
         for start in range(0, len(seeds), sampling.batch_size):
             batch = slice(start, start + sampling.batch_size)
@@ -197,7 +201,7 @@ class Denoiser(Family):
     def _batch(self, conditions: np.ndarray | None, seeds: list[int], sampling: Sample) -> np.ndarray:
         """Images of one batch: uint8 [n, H, W, C]."""
         n = len(seeds)
-        if sampling.compile and n < sampling.batch_size:  # another batch size would be compiled anew
+        if sampling.compile and n < sampling.batch_size:  # another batch size would be compiled again
             seeds = [int(seed) for seed in np.resize(seeds, sampling.batch_size)]
             conditions = None if conditions is None else np.resize(conditions, sampling.batch_size)
         x = self._denoised(conditions, seeds, sampling)
@@ -251,14 +255,14 @@ class Denoiser(Family):
     def scheduler(self, sampling: Sample, device: Any = "cpu") -> Any:
         """The sampling scheduler with its timesteps set.
 
-        Raises ConfigError where `sampling` does not fit the family.
+        Raises ConfigError if the family does not support the scheduler or its options.
         """
         return scheduler_of(sampling, self.noise, device)
 
     def check_sampling(self, sampling: Sample) -> None:
-        """Try the scheduler before anything is trained.
+        """Test the scheduler before anything is trained.
 
-        Raises ConfigError where it cannot sample the family.
+        Raises ConfigError if it cannot sample models of this family.
         """
         check_scheduler(self.scheduler, sampling, self.noise)
 
@@ -267,20 +271,21 @@ class Denoiser(Family):
     ) -> torch.Tensor:
         """The prediction of `net` for noisy images [n, C, H, W] at timesteps [n].
 
-        `net` may be wrapped for several processes.
+        `net` may be a wrapper for several processes.
         """
         return net(x, t, labels)
 
 
 def to_pixels(images: torch.Tensor) -> torch.Tensor:
-    """uint8 [n, H, W, C] to float32 [n, C, H, W] in [-1, 1]."""
+    """Convert images uint8 [n, H, W, C] to float32 [n, C, H, W] in [-1, 1]."""
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def compile_blocks(net: Any) -> None:
     """Compile the repeated blocks of a network.
 
-    This takes seconds, the whole network takes minutes, and most of the speed-up is the same.
+    Compiling the blocks takes seconds; compiling the whole network takes minutes and is hardly faster
+    afterwards.
     """
     if getattr(net, "_repeated_blocks", None):
         net.compile_repeated_blocks()

@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho & Salimans 2207.12598), with what sampling policies change of it."""
+"""Classifier-free guidance (Ho & Salimans 2207.12598), and the changes of sampling policies to it."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def guided(
 ) -> torch.Tensor:
     """The guided prediction eps_u + g (eps_c - eps_u), where g = 1 + w of the paper: [n, C, H, W].
 
-    As in the pipelines of diffusers there is no guidance where g is at most 1: the conditional prediction is
+    As in the pipelines of diffusers there is no guidance if g is at most 1: the conditional prediction is
     returned unchanged. Distilled models are sampled in this way (guidance_scale 0).
 
     Args:
         step: noisy images, timesteps, conditions and the guidance scale g.
         null: the condition that means "no condition".
         steers: the active sampling policies. They may change the condition embedding, or replace eps_u.
-        embedding_change: where the network sends its condition embeddings.
+        embedding_change: the object through which the network passes its condition embeddings.
     """
     x, t, conditions, scale = step.x, step.t, step.conditions, step.scale
     changes_embedding, replaces_null = overrides(steers, "embedding"), overrides(steers, "without")

@@ -1,7 +1,7 @@
-"""What the latent text-to-image families share: a pretrained base, latents, text embeddings, LoRA, files.
+"""The base class of the latent text-to-image families: a pretrained base, latents, text embeddings, LoRA.
 
-The autoencoder is frozen, and so are the text encoders unless model.train_text_encoder is set. Each image is
-encoded once, to the mean and standard deviation of its posterior; each training step draws from that
+The autoencoder is frozen. The text encoders are frozen unless model.train_text_encoder is set. Each image is
+encoded once, to the mean and standard deviation of its posterior. Each training step draws a latent from that
 posterior. Each distinct prompt is encoded once.
 """
 
@@ -34,13 +34,13 @@ TYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DECODED_PIXELS = 2**21
 """Pixels in one pass of the decoder: 8 images of 512 px."""
 ON_DEVICE = 2**29
-"""Largest text embeddings, in bytes, that are kept in the memory of the device."""
+"""Largest total size in bytes of text embeddings that are stored in the memory of the device."""
 KEPT = 2**33
-"""Largest text embeddings, in bytes, that are kept at all. Larger ones are computed anew for each batch."""
+"""Largest total size in bytes of text embeddings that are stored. Above it each batch computes its own."""
 
 
 class WithText(nn.Module):
-    """The backbone with its trained text encoder: (noisy latents, t, token ids [n, L]) -> prediction."""
+    """The backbone and its trained text encoder: (noisy latents, t, token ids [n, L]) -> prediction."""
 
     def __init__(self, backbone: Any, text_encoder: Any):
         super().__init__()
@@ -51,9 +51,11 @@ class WithText(nn.Module):
 
 
 class Encoder:
-    """Images uint8 [n, H, W, C] to mean and standard deviation of their latents, float32 [n, 2c, h, w].
+    """Encodes images uint8 [n, H, W, C] as mean and standard deviation of latents, float32 [n, 2c, h, w].
 
-    `key` identifies the weights of the autoencoder.
+    Args:
+        vae: the AutoencoderKL.
+        key: identifies the weights of the autoencoder.
     """
 
     def __init__(self, vae: Any, key: str):
@@ -82,7 +84,7 @@ def moments(vae: Any, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
 
 
 def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The entries of a state dict whose names begin with `prefix`, without it."""
+    """The entries of a state dict whose names begin with `prefix`. The prefix is removed."""
     return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
 
 
@@ -106,17 +108,17 @@ class Latent(Denoiser):
         self.text_encoder: Any = None
         # The embeddings (or token ids) of all prompts; set by prepare_training and prepare_sampling.
         self.tables: dict[str, torch.Tensor] | None = None
-        # The text encoders, in place of the tables where those would be larger than KEPT.
+        # The text encoders. They are used instead of the tables if those would be larger than KEPT.
         self.reader: Callable[[list[str]], dict[str, torch.Tensor]] | None = None
 
     def _read_configs(self, spec: Any, shape: Shape) -> None:
-        """Read the configs of the base. Raises ConfigError where the images do not fit them."""
+        """Read the configs of the base. Raises ConfigError if the base does not support the images."""
         side, factor = shape.record[0], self.factor
         if side % factor:
             near = max(factor, round(side / factor) * factor)
             raise ConfigError(
-                f"data.image_size {side} is not a multiple of {factor}, by which the model's latents are "
-                f"smaller; use data.image_size={near}"
+                f"data.image_size {side} is not a multiple of {factor}, which this base needs; use "
+                f"data.image_size={near}"
             )
         if shape.record[2] != self.vae_config["in_channels"]:
             raise ConfigError(
@@ -163,13 +165,14 @@ class Latent(Denoiser):
         self._check_networks()
 
     def _check_networks(self) -> None:
-        """Send one image through copies of the networks on the meta device, which have shapes but no numbers.
+        """Pass one image through copies of the networks on the meta device, which computes only shapes.
 
-        Raises ConfigError where the parts of the base do not fit together.
+        Raises ConfigError if the components of the base do not fit together.
         """
         texts = self.base.texts([""], "cpu")
         with reading(
-            f"model.base {self.base.path}: its networks, on images of {self.shape.record[0]} px,", ConfigError
+            f"the networks of model.base {self.base.path}, with images of {self.shape.record[0]} px,",
+            ConfigError,
         ):
             with init_empty_weights(include_buffers=True), torch.random.fork_rng(devices=[]):
                 vae = AutoencoderKL.from_config(AutoencoderKL.load_config(self.base.path / "vae"))
@@ -190,13 +193,13 @@ class Latent(Denoiser):
                 f"image {tuple(decoded.shape[1:])}"
             )
             raise ConfigError(
-                f"model.base {self.base.path}: its networks do not go together on images of {h} px "
+                f"the networks of model.base {self.base.path} do not fit together for images of {h} px "
                 f"({shapes}); use another base"
             )
 
     # -------------------------------------------------------------------------------------------- weights
     def initialise(self, seed: int, scratch: bool = False) -> None:
-        """Load the base's weights; with `scratch` set fresh ones, a pure function of `seed`."""
+        """Load the base's weights. With `scratch`, set random weights that are a pure function of `seed`."""
         kind = self.backbone_class()
         if scratch:
             with torch.random.fork_rng(devices=[]):
@@ -215,13 +218,14 @@ class Latent(Denoiser):
         return load_model(CLIPTextModel, folder)
 
     def prepare_training(self, train: Train, device: Any) -> None:
-        """Freeze what is not trained, move everything to its device and set `net` to the trained module."""
+        """Freeze all other weights, move everything to the device and set `net` to the trained module."""
         kind = TYPES[train.precision]
         if not self.spec.lora_rank:
             self.backbone.requires_grad_(True)
         elif train.precision != "no":  # frozen weights need no float32 copy
-            for p in self.backbone.parameters():
-                p.data = p.data if p.requires_grad else p.data.to(kind)
+            for parameter in self.backbone.parameters():
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.to(kind)
         if train.gradient_checkpointing:
             self.backbone.enable_gradient_checkpointing()
         if train.compile:
@@ -240,7 +244,7 @@ class Latent(Denoiser):
         return WithText(self.backbone, self.text_encoder)
 
     def unshard(self, state: dict[str, torch.Tensor]) -> None:
-        """Replace the networks, which were sharded over processes, by whole ones with the weights `state`."""
+        """Replace networks that were sharded over processes by unsharded ones with the weights `state`."""
         kind = self.backbone_class()
         backbone = kind.from_config(self.backbone.config)
         if self.spec.lora_rank:
@@ -274,7 +278,7 @@ class Latent(Denoiser):
     def with_prompts(self, prompts: tuple[str, ...], device: Any) -> Latent:
         """This model with other captions, for evaluation.
 
-        It shares the networks; the text encoder must be a trained one.
+        The copy shares the networks. model.train_text_encoder must be true.
         """
         model = type(self)(self.spec, Shape(self.shape.record, 0, prompts))
         model.backbone, model.text_encoder, model.net = self.backbone, self.text_encoder, self.net.eval()
@@ -300,7 +304,7 @@ class Latent(Denoiser):
                 self.reader = self.base.text_reader(device, coarse)
                 return {}
             tables = self.base.texts(self._prompts(), device, coarse)
-        else:  # a trained text encoder changes in every generation, so that its embeddings are not cached
+        else:  # a trained text encoder changes in every generation, so its embeddings are not cached
             encoder, ids = self.text_encoder.to(device).eval(), self._ids(device)["ids"]
             tables = {"states": torch.cat([encoder(part)[0] for part in ids.split(256)])}
         if self.base.index.get("force_zeros_for_empty_prompt"):  # the null condition of SDXL
@@ -311,24 +315,25 @@ class Latent(Denoiser):
 
     def text_bytes(self, device: Any = "cpu", kind: torch.dtype = torch.float32) -> int:
         """Size in bytes of the embeddings of all captions, computed from those of the empty prompt."""
-        one = self.base.texts([""], device, kind)
-        return sum(t.nbytes for t in one.values()) * len(self._prompts())
+        embeddings = self.base.texts([""], device, kind)
+        return sum(t.nbytes for t in embeddings.values()) * len(self._prompts())
 
     def _read(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Embeddings of the prompts at positions int64 [n], encoded now, each distinct prompt once."""
+        """Encode the prompts at positions int64 [n]. Each distinct prompt is encoded once."""
         assert self.reader is not None
-        distinct, back = rows.unique(return_inverse=True)
+        distinct, inverse = rows.unique(return_inverse=True)
         prompts = self._prompts()
         tables = self.reader([prompts[i] for i in distinct.tolist()])
         if self.base.index.get("force_zeros_for_empty_prompt"):
             for table in tables.values():
                 table[(distinct == self.null).to(table.device)] = 0
-        return {name: t[back.to(t.device)] for name, t in tables.items()}
+        return {name: t[inverse.to(t.device)] for name, t in tables.items()}
 
     def texts(self, conditions: torch.Tensor | None, n: int, like: torch.Tensor) -> dict[str, torch.Tensor]:
         """Embeddings (or token ids) for conditions int64 [n], with the type and device of `like`.
 
-        None = no condition. Raises RuntimeError before prepare_training or prepare_sampling.
+        None as `conditions` means the null condition for all. Raises RuntimeError if neither prepare_training
+        nor prepare_sampling was called.
         """
         rows = torch.full((n,), self.null) if conditions is None else conditions
         if self.reader is not None:
@@ -357,7 +362,7 @@ class Latent(Denoiser):
         return shards.gather_encoded(self.encoder_key, indices)
 
     def clean(self, inputs: torch.Tensor, rows: slice, total: int, rng: torch.Generator) -> torch.Tensor:
-        """A draw from the posterior of each image, normalised (Rombach et al. 2112.10752, app. G)."""
+        """Draw a latent from the posterior of each image and normalise it (2112.10752, app. G)."""
         mean, std = inputs.chunk(2, dim=1)
         noise = torch.randn((total, *mean.shape[1:]), generator=rng)[rows].to(mean.device)
         return self.scale.normalise(mean + std * noise)
@@ -365,19 +370,19 @@ class Latent(Denoiser):
     @torch.inference_mode()
     def finish(self, x: torch.Tensor) -> torch.Tensor:
         z = self.scale.denormalise(x).to(self.vae.dtype)
-        per = max(1, DECODED_PIXELS // (self.shape.record[0] * self.shape.record[1]))
-        return torch.cat([self.vae.decode(part).sample.float() for part in z.split(per)])
+        batch = max(1, DECODED_PIXELS // (self.shape.record[0] * self.shape.record[1]))
+        return torch.cat([self.vae.decode(part).sample.float() for part in z.split(batch)])
 
     # ---------------------------------------------------------------------------------------------- files
     def save(self, folder: Path) -> None:
-        """Write a whole diffusers folder, whose frozen components are linked from the base.
+        """Write a complete diffusers folder. Its frozen components are hard links to those of the base.
 
-        With LoRA write only the layers in the layout of diffusers, and the name of the base.
+        With LoRA, write only the layers (in the layout of diffusers) and the name of the base.
         """
         if self.spec.lora_rank:
             lora.save(self.backbone, self.component, self.spec, self.base, folder)
             return
-        self.backbone.register_to_config(_name_or_path="")  # the path is private
+        self.backbone.register_to_config(_name_or_path="")  # the file should not contain a local path
         self.backbone.to(memory_format=torch.contiguous_format).save_pretrained(
             folder / self.component, safe_serialization=True
         )

@@ -1,4 +1,4 @@
-"""Find the layer in which a number first stops being finite."""
+"""Find the first layer whose output is not finite."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ def watched(*networks: Any) -> Iterator[list[str]]:
 
 
 def named(nonfinite_layers: list[str]) -> str:
-    """', first in layer NAME' for an error message; '' where no layer was found."""
+    """ ", first in layer NAME" for an error message; "" if no layer was found."""
     return f", first in layer {nonfinite_layers[0]}" if nonfinite_layers else ""

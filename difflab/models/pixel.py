@@ -1,7 +1,7 @@
-"""What the pixel-space families pixel-mlp and pixel-unet share.
+"""The base class of the pixel-space families pixel-mlp and pixel-unet.
 
-They start from fresh weights and are conditioned on class labels. Label `classes` is the null condition of
-classifier-free guidance (Ho & Salimans 2207.12598).
+They start from random weights and are conditioned on class labels. The label `classes` is the null condition
+of classifier-free guidance (Ho & Salimans 2207.12598).
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class Pixel(Denoiser):
 
     @abstractmethod
     def build(self) -> Any:
-        """A new network with fresh weights, drawn from torch's global generator."""
+        """A new network with random weights from torch's global generator."""
 
     @classmethod
     @abstractmethod
     def network_class(cls) -> Any:
-        """The diffusers model class, for loading."""
+        """The diffusers model class that loads the network."""
 
     def initialise(self, seed: int, scratch: bool = True) -> None:
         with torch.random.fork_rng(devices=[]):
@@ -85,7 +85,7 @@ class Pixel(Denoiser):
                 output_loading_info=True,
             )
             wrong = {name: keys for name, keys in info.items() if keys}
-            if wrong:  # diffusers would fill the gaps with random weights
+            if wrong:  # diffusers would replace missing weights by random ones
                 raise ValueError(f"weights do not match its config: {wrong}")
         except (OSError, ValueError, TypeError, json.JSONDecodeError, RuntimeError) as error:
             raise StoreError(

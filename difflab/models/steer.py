@@ -1,4 +1,4 @@
-"""The hooks of the sampling loop: what a sampling policy may change, and what it knows of a step."""
+"""The hooks of the sampling loop, through which sampling policies change it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Step:
         share: the timestep divided by the number of timesteps: 1 = pure noise, 0 = no noise.
         conditions: int64 [n]; None = the model is unconditional.
         scale: the guidance scale.
-        seeds: one per image. A policy draws its random numbers from the seeds and the step alone.
+        seeds: one per image. Random numbers of a policy must depend only on the seeds and the step.
     """
 
     x: torch.Tensor
@@ -31,9 +31,9 @@ class Step:
 
 
 class Steer:
-    """Base of the sampling hooks. Each method returns its argument unchanged until a policy overrides it.
+    """Base of the sampling hooks. By default each method returns its argument unchanged.
 
-    Where several policies act, the result of one is the argument of the next.
+    If several policies are active, the result of one is the argument of the next.
     """
 
     def start(self, x: torch.Tensor) -> torch.Tensor:
@@ -59,9 +59,9 @@ class Steer:
         """The guided prediction of a step."""
         return prediction
 
-    def arguments(self, given: dict[str, Any], accepted: Sequence[str]) -> dict[str, Any]:
-        """Keyword arguments of the scheduler's `step`. `accepted` are the names that it takes."""
-        return given
+    def arguments(self, arguments: dict[str, Any], accepted: Sequence[str]) -> dict[str, Any]:
+        """Keyword arguments of the scheduler's `step`. `accepted` are the names of its parameters."""
+        return arguments
 
     def noise(self, z: torch.Tensor) -> torch.Tensor:
         """The noise [n, C, H, W] that a stochastic scheduler adds in a step."""
@@ -69,5 +69,5 @@ class Steer:
 
 
 def overrides(steers: Sequence[Steer], method: str) -> bool:
-    """Whether any of `steers` overrides this method of Steer."""
+    """Whether any of `steers` overrides the method of Steer with this name."""
     return any(getattr(type(steer), method) is not getattr(Steer, method) for steer in steers)

@@ -1,4 +1,4 @@
-"""Weights: which ones are trained, their distance on disk, and whole tensors of sharded ones."""
+"""Functions on weights: the trained ones, the distance between two models on disk, and sharded tensors."""
 
 from __future__ import annotations
 
@@ -16,37 +16,38 @@ from difflab.core.errors import MeasureError, StoreError
 def distance(files: list[Path], before: list[Path]) -> float:
     """Relative distance ||w - w0|| / ||w0||, Euclidean over all tensors; 0 = the same weights.
 
-    w are the tensors of `files`, w0 those of the same names in `before`. The name of a tensor consists of its
-    file's folder and its name in the file, so that the number of files does not matter. Tensors are read one
-    by one: no second model is in memory.
+    w are the tensors of `files`, w0 the tensors of `before` with the same names. The name of a tensor
+    consists of its file's folder and its name in the file, so the number of files does not matter. Tensors
+    are read one by one, so no whole model is in memory.
 
-    Raises MeasureError where `before` has other names or shapes or only zeros, StoreError for a damaged file.
+    Raises MeasureError if `before` has other names, other shapes or only zeros. Raises StoreError for a
+    damaged file.
     """
-    where = _where(before)
-    moved = size = 0.0
-    for name, file in _where(files).items():
-        if name not in where:
+    file_of = _files_by_name(before)
+    squared_change = squared_norm = 0.0
+    for name, file in _files_by_name(files).items():
+        if name not in file_of:
             raise MeasureError(
                 f"no weights are named {name} in "
-                f"{', '.join(sorted({str(f.parent) for f in before})) or 'any file'}"
+                f"{', '.join(sorted({str(other.parent) for other in before})) or 'any file'}"
             )
-        now, then = _read(file, name), _read(where[name], name)
+        now, then = _read(file, name), _read(file_of[name], name)
         if now.shape != then.shape:
             raise MeasureError(
-                f"{name} is {tuple(now.shape)} in {file.parent} and {tuple(then.shape)} in "
-                f"{where[name].parent}"
+                f"{name} has shape {tuple(now.shape)} in {file.parent} and {tuple(then.shape)} in "
+                f"{file_of[name].parent}"
             )
-        moved += float((now.float() - then.float()).square().sum(dtype=torch.float64))
-        size += float(then.float().square().sum(dtype=torch.float64))
-    if not size:
+        squared_change += float((now.float() - then.float()).square().sum(dtype=torch.float64))
+        squared_norm += float(then.float().square().sum(dtype=torch.float64))
+    if not squared_norm:
         raise MeasureError(
-            "there are no weights but zeros to be relative to in "
-            f"{', '.join(str(f) for f in before) or 'any file'}"
+            "a relative distance needs weights other than zero, but there are none in "
+            f"{', '.join(str(file) for file in before) or 'any file'}"
         )
-    return math.sqrt(moved / size)
+    return math.sqrt(squared_change / squared_norm)
 
 
-def _where(files: list[Path]) -> dict[str, Path]:
+def _files_by_name(files: list[Path]) -> dict[str, Path]:
     """Folder and name of each tensor -> its file."""
     out = {}
     for file in files:
@@ -74,16 +75,16 @@ def trainable(net: Any) -> dict[str, torch.nn.Parameter]:
 def whole(tensor: Any) -> torch.Tensor:
     """A copy of the whole tensor on the CPU.
 
-    All processes must call this together for a sharded one, which is gathered.
+    A sharded tensor is gathered, so all processes must call this function together.
     """
     tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return tensor.detach().cpu().clone()
 
 
 def like(tensor: torch.Tensor, other: Any) -> Any:
-    """`tensor`, sharded and laid out in memory as `other`; unchanged where their shapes differ.
+    """`tensor` with the sharding and the memory layout of `other`; unchanged if their shapes differ.
 
-    Fused optimisers read weights and state in the order of memory, so that both must have the same layout.
+    Fused optimisers read weights and state in memory order, so both must have the same layout.
     """
     if tensor.shape != other.shape:
         return tensor

@@ -1,4 +1,4 @@
-"""What a selection policy sees: the samples of one generation that no earlier policy has dropped."""
+"""The input of a selection policy: the samples of one generation that no earlier policy has dropped."""
 
 from __future__ import annotations
 
@@ -20,28 +20,31 @@ from difflab.runs.sizes import first_size
 
 @dataclass
 class Candidates:
-    """Samples of one generation that are still in the running.
+    """Samples of one generation that no policy has dropped yet.
 
     Attributes:
         index: int64 [n], ascending positions among the samples of the generation.
-        extractors: opened feature extractors, as in measure.extractors.
+        extractors: opened feature extractors, in the order of measure.extractors.
     """
 
     run: Run
     generation: int
     index: np.ndarray
     extractors: Any = ()
-    _shared: dict[Any, Any] = field(default_factory=dict)  # what was read once for all policies of the stage
+    # values that are read once for all policies of the stage
+    _shared: dict[Any, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def only(self, index: np.ndarray) -> Candidates:
-        """A subset of the candidates, which shares what was read already."""
+        """The candidates at these positions. They share the values that were read already."""
         return Candidates(self.run, self.generation, index, self.extractors, self._shared)
 
     def once(self, key: Any, read: Callable[[], Any]) -> Any:
-        """``read()``, at the first call for `key` among all policies of the stage."""
+        """The result of ``read()``, which is called once for each `key` in the stage, whichever policy asks
+        first.
+        """
         if key not in self._shared:
             self._shared[key] = read()
         return self._shared[key]
@@ -56,12 +59,12 @@ class Candidates:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """The requested class of each, int64 [n]; None = unconditional."""
+        """The requested class of each candidate, int64 [n]; None = unconditional."""
         labels = self.once("labels", self.run.samples(self.generation).labels)
         return None if labels is None else labels[self.index]
 
     def images(self) -> np.ndarray:
-        """Pixels, uint8 [n, H, W, C]; for the exact families values, float64 [n, R, d]."""
+        """Pixels, uint8 [n, H, W, C]. The exact families have values instead, float64 [n, R, d]."""
         return self.run.samples(self.generation).gather(self.index)
 
     def blocks(self, size: int = 512) -> Iterator[Candidates]:
@@ -70,7 +73,7 @@ class Candidates:
             yield self.only(self.index[start : start + size])
 
     def features(self, extractor: Any) -> torch.Tensor:
-        """Features of one opened extractor, float32 [n, d]. Raises MeasureError if some are not finite."""
+        """Features of one opened extractor, float32 [n, d]. Raises MeasureError if a value is not finite."""
         whole = self.once(extractor.key, lambda: self.run.samples(self.generation).features(extractor.key))
         return _finite(
             whole[torch.from_numpy(self.index)], self.index, f"sample {{}} of generation {self.generation}"
@@ -94,7 +97,10 @@ class Candidates:
         """
         features, labels = self.real(extractor)
         if labels is None:
-            raise MeasureError("a class judge learns from labelled real images, and there are none here")
+            raise MeasureError(
+                "a class judge is fitted to labelled real images, and the real images of this run have no "
+                "labels"
+            )
         classes = len(self.run.about["classes"])
         return self.once(
             ("judge", extractor.key), lambda: Judge.fit(features, torch.from_numpy(labels), classes)
@@ -102,7 +108,7 @@ class Candidates:
 
     @property
     def exact(self) -> bool:
-        """Whether they are numbers instead of images."""
+        """Whether the candidates are numbers instead of images."""
         return self.run.config.exact
 
 
@@ -110,7 +116,7 @@ def _finite(features: torch.Tensor, index: np.ndarray, whose: str) -> torch.Tens
     bad = ~torch.isfinite(features).all(1)
     if bad.any():
         raise MeasureError(
-            f"{whose.format(index[int(bad.nonzero()[0])])} has features that are NaN or infinite; look at it "
-            "before selecting by them"
+            f"{whose.format(index[int(bad.nonzero()[0])])} has features that are NaN or infinite; look at "
+            "that image before you select by features"
         )
     return features

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from difflab.core.errors import ConfigError
 from difflab.policies.interface import At, Policy
 from difflab.runs.folder import STAGE_TABLE
 
-HOOKS = tuple(hook for stage in STAGE_TABLE for hook in stage.hooks)
-"""Where a policy can act, in the order of a generation."""
+HOOKS = tuple(chain.from_iterable(stage.hooks for stage in STAGE_TABLE))
+"""The names of all hooks, in the order in which a generation calls them."""
 
 
 def acting(hook: str, config: Any, generation: int, **shared: Any) -> Iterator[tuple[Policy, At]]:
-    """The policies that act through `hook` in this generation, in order, each with its At.
+    """Yield each policy that acts through `hook` in this generation, with its At, in the order of the list.
 
     `shared`: the other fields of At.
     """
@@ -29,13 +30,13 @@ def check(config: Any) -> None:
     for i, policy in enumerate(policies):
         if policy.last is not None and policy.last < policy.first:
             raise ConfigError(
-                f"policies: {policy.policy} acts from generation {policy.first} to {policy.last}, which is "
-                "never"
+                f"policies: {policy.policy} would act from generation {policy.first} to {policy.last}, but "
+                "last must not be below first"
             )
         if policy.first > config.generations:
             raise ConfigError(
-                f"policies: {policy.policy} acts from generation {policy.first} on, "
-                f"the chain ends with generation {config.generations}"
+                f"policies: {policy.policy} would act from generation {policy.first} on, but the chain ends "
+                f"with generation {config.generations}"
             )
         for k, earlier in enumerate(policies[:i]):
             _check_pair(earlier, k + 1, policy, i + 1, config.generations)
@@ -43,13 +44,12 @@ def check(config: Any) -> None:
 
 
 def _check_pair(earlier: Policy, entry: int, later: Policy, later_entry: int, generations: int) -> None:
-    """Raise ConfigError if both decide the same thing in one generation. Entries count from 1."""
+    """Raise ConfigError if both policies set the same thing in one generation. Entries count from 1."""
     generation = earlier.meets(later, generations)
     decisions = [decision for decision in later.decides() if decision in earlier.decides()]
     if decisions and generation is not None:
         raise ConfigError(
-            f"policies: {earlier.policy} (entry {entry}) and {later.policy} (entry {later_entry}) both "
-            "settle "
-            f"{decisions[0]} in generation {generation}; "
-            "leave one out, or part their generations with first and last"
+            f"policies: {earlier.policy} (entry {entry}) and {later.policy} (entry {later_entry}) both set "
+            f"{decisions[0]} in generation {generation}; remove one of them, or give them different "
+            "generations with first and last"
         )

@@ -17,17 +17,19 @@ from difflab.models import family_of
 
 @dataclass(frozen=True)
 class At:
-    """Where a policy is asked.
+    """The context of a call of a hook.
 
     Attributes:
-        generation: t.
-        position: of the policy in the config's list: two of a kind draw different random numbers.
-        config: of the run.
-        run: the run, None where a config is only checked.
-        n_train: real images in the train split; the first n0 are generation 0's, the rest the reserve.
+        generation: the generation t in which the policy acts.
+        position: position of the policy in the list `policies`. Two policies of one kind draw different
+            random numbers.
+        config: the config of the run.
+        run: the run; None while a config is only checked.
+        n_train: number of real images in the train split. The first n0 are generation 0's training set, the
+            rest are the reserve.
         extractors: the opened feature extractors, in the order of measure.extractors.
-        device: where models run.
-        say: shows a line to whoever runs the chain.
+        device: the device on which models run.
+        say: a function that shows a line of text to the user.
     """
 
     generation: int
@@ -48,20 +50,23 @@ class At:
         )
 
     def extractor(self, name: str | None = None) -> Any:
-        """The opened extractor `name` of measure.extractors; None = that of the class judge. Raises
-        ConfigError.
+        """The opened extractor `name`; None = the extractor of the class judge.
+
+        Raises ConfigError if measure.extractors does not list it.
         """
         specs = list(self.config.measure.extractors)
         name = name or self.config.measure.judge_extractor
         if name not in specs:
-            raise ConfigError(f"policies: '{name}' is none of measure.extractors {specs}; add it there")
+            raise ConfigError(
+                f"policies: extractor '{name}' is not in measure.extractors {specs}; add it there"
+            )
         return self.extractors[specs.index(name)]
 
     def model(self, which: str) -> Any:
         """A model of another generation.
 
-        'base': the pretrained base, or generation 0's model if there is none. 'previous': that of generation
-        t-1.
+        'base' is the pretrained base, or the model of generation 0 if there is no pretrained base.
+        'previous' is the model of generation t-1.
         """
         config, family = self.config, family_of(self.config.model)
         if which == "base" and config.text:
@@ -76,45 +81,45 @@ class At:
 
 
 class Policy(PolicySpec):
-    """A policy. Its fields are its settings; it acts through the hooks that it overrides.
+    """A policy. Its fields are its settings, and it acts through the hooks that it overrides.
 
-    The hooks below are in the order of a generation.
+    The hooks below are in the order in which a generation calls them.
     """
 
     source: ClassVar[str] = ""
-    """Where it comes from."""
+    """The publication that the policy comes from; '' = none."""
 
     @classmethod
     def overrides(cls, hook: str) -> bool:
-        """Whether it overrides `hook`."""
+        """Whether the policy overrides `hook`."""
         return getattr(cls, hook) is not getattr(Policy, hook)
 
     def acts(self, hook: str, generation: int) -> bool:
-        """Whether it overrides `hook` and this is one of its generations."""
+        """Whether the policy overrides `hook` and acts in this generation."""
         return self.overrides(hook) and self.first <= generation <= (
             generation if self.last is None else self.last
         )
 
     def check(self, config: Any) -> None:
-        """Raise ConfigError where it does not fit the rest of the config."""
+        """Raise ConfigError if the policy does not fit the rest of the config."""
 
     def decides(self) -> tuple[str, ...]:
-        """What it decides alone in its generations, in words; () = nothing.
+        """Names, in words, of the things that this policy alone sets in its generations; () = nothing.
 
-        Two policies that decide the same thing in one generation contradict each other.
+        Two policies that set the same thing in one generation contradict each other.
         """
         return ()
 
     def meets(self, other: Policy, generations: int) -> int | None:
-        """The first generation in which both act; None = there is none up to `generations`."""
+        """The first generation in which both policies act; None = there is none up to `generations`."""
         first = max(self.first, other.first)
         last = min(end for end in (self.last, other.last, generations) if end is not None)
         return first if first <= last else None
 
     # ------------------------------------------------------------------------------------------------ hooks
     def pools(self, at: At, drawn: list[Any], budget: int | None) -> tuple[list[Any], int | None]:
-        """Stage mix: change the pools (difflab.runs.train_set.Pool), their counts, or the budget of training
-        set t.
+        """Stage mix: change the pools of training set t (difflab.runs.train_set.Pool), their counts, or the
+        budget.
         """
         return drawn, budget
 
@@ -143,9 +148,9 @@ class Policy(PolicySpec):
     def weights(self, at: At, model: Any) -> None:
         """Stage train: change the trained model in place before it is saved and sampled."""
 
-    def sampling(self, at: At, how: Sample) -> Sample:
+    def sampling(self, at: At, sample: Sample) -> Sample:
         """Stage sample: change the settings of sampling."""
-        return how
+        return sample
 
     def steer(self, at: At, model: Any) -> Any:
         """Stage sample: a callback (difflab.models.steer.Steer) that is called in every denoising step."""
@@ -158,12 +163,12 @@ class Policy(PolicySpec):
         return [None] * len(candidates)
 
     def fresh(self, config: Any, n0: int) -> int:
-        """The number of unseen real images that it draws from the reserve over the whole chain.
+        """The number of unseen real images that the policy draws from the reserve over the whole chain.
 
         n0: the size of generation 0's training set.
         """
         return 0
 
     def keeps(self, count: int) -> int:
-        """How many of `count` samples `select` keeps at least, as far as this is known before sampling."""
+        """The least number of `count` samples that `select` keeps, as far as it is known before sampling."""
         return count

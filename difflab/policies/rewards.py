@@ -28,11 +28,11 @@ class Reward:
     """One reward.
 
     Attributes:
-        of: (where the policy stands, candidates, argument) -> float64 [n].
-        reads: features = of one extractor; text = of an open_clip extractor; pixels; numbers = values of the
-            exact families; nothing.
-        argument: what may follow the name after a colon; None = nothing.
-        required: whether the argument has to be there.
+        of: the function (at, candidates, argument) -> float64 [n].
+        reads: what the reward is computed from. features = features of one extractor; text = features of an
+            open_clip extractor and texts; pixels; numbers = values of the exact families; nothing.
+        argument: what the argument after the colon means; None = the reward takes no argument.
+        required: whether the argument is required.
     """
 
     of: Scorer
@@ -47,9 +47,9 @@ REWARDS: dict[str, Reward] = {}
 def reward(
     name: str, reads: Any = "pixels", argument: str | None = None, required: bool = False
 ) -> Callable[[Scorer], Scorer]:
-    """Function decorator: enter a reward under its name; the other arguments are those of `Reward`.
+    """Function decorator: register a reward under its name. The other arguments are those of `Reward`.
 
-    A function of the same name replaces it, as a notebook's cell does.
+    A function with the same name replaces the earlier one, so a notebook cell can be run again.
     """
 
     def enter(of: Scorer) -> Scorer:
@@ -66,18 +66,18 @@ def find(spec: str) -> tuple[Reward, str | None]:
     name, _, argument = spec.partition(":")
     if name not in REWARDS:
         raise ValueError(f"unknown reward '{name}'; {nearest(name, sorted(REWARDS), 0.6)}")
-    found = REWARDS[name]
-    if argument and found.argument is None:
-        raise ValueError(f"reward '{name}' takes nothing after its name; got '{argument}'")
-    if found.required and not argument:
-        raise ValueError(f"reward '{name}' wants {found.argument}: {name}:...")
-    return found, argument or None
+    entry = REWARDS[name]
+    if argument and entry.argument is None:
+        raise ValueError(f"reward '{name}' takes no argument; got '{argument}'")
+    if entry.required and not argument:
+        raise ValueError(f"reward '{name}' needs {entry.argument} as its argument: {name}:...")
+    return entry, argument or None
 
 
 def scores(spec: str, at: At, candidates: Any) -> np.ndarray:
     """The reward of each candidate, float64 [n].
 
-    Raises MeasureError that names the first sample without a finite reward.
+    Raises MeasureError if a reward is not finite. The message names the first such sample.
     """
     scorer, argument = find(spec)
     out = np.asarray(scorer.of(at, candidates, argument), dtype=np.float64)
@@ -86,8 +86,8 @@ def scores(spec: str, at: At, candidates: Any) -> np.ndarray:
         first = int(bad.argmax())
         raise MeasureError(
             f"reward {spec}: sample {candidates.index[first]} of generation {candidates.generation} has the "
-            f"reward {out[first]:g}"
-            f" ({int(bad.sum())} of {len(out)} samples have no finite one); look at that image"
+            f"reward {out[first]:g} ({int(bad.sum())} of {len(out)} samples have no finite reward); look at "
+            "that image"
         )
     return out
 
@@ -98,12 +98,12 @@ def check(config: Any, policy: str, spec: str) -> None:
     family = config.model.family
     if config.exact and reward.reads not in ("numbers", "nothing"):
         raise ConfigError(
-            f"policies: {policy}: reward {spec} is of images, the samples of model.family={family} are "
-            "numbers; use value"
+            f"policies: {policy}: reward {spec} is computed from images, but the samples of "
+            f"model.family={family} are numbers; use the reward value"
         )
-    if reward.reads == "numbers" and (not config.exact or getattr(config.model, "dim", 1) > 1):
+    if reward.reads == "numbers" and (not config.exact or config.model.dimension > 1):
         raise ConfigError(
-            f"policies: {policy}: reward {spec} is of samples that are one number each; those of "
+            f"policies: {policy}: reward {spec} needs samples that are one number each, but those of "
             f"model.family={family} are not"
         )
     if reward.reads == "features":
@@ -112,41 +112,45 @@ def check(config: Any, policy: str, spec: str) -> None:
         check_features(config, policy, None)
         if not any(name.startswith("open_clip") for name in config.measure.extractors):
             raise ConfigError(
-                f"policies: {policy}: reward {spec} reads CLIP features; add open_clip:NAME_OR_PATH to "
+                f"policies: {policy}: reward {spec} needs CLIP features; add open_clip:NAME_OR_PATH to "
                 "measure.extractors"
             )
     if spec.startswith("class_confidence") and not config.conditional:
         raise ConfigError(
-            f"policies: {policy}: reward {spec} is about the class asked for, and samples of this model are "
-            "not asked for by class"
+            f"policies: {policy}: reward {spec} compares a sample with its requested class, but the samples "
+            "of this model have no requested class"
         )
 
 
 def check_features(config: Any, policy: str, extractor: str | None) -> None:
-    """Raise ConfigError if the features of `extractor` (None = that of the class judge) are not computed in
-    this run.
+    """Raise ConfigError if this run does not compute the features of `extractor`.
+
+    None = the extractor of the class judge.
     """
     specs = config.measure.extractors
     if not config.measure.metrics or not config.measure.feature_extractors:
         raise ConfigError(
-            f"policies: {policy} reads features, which are taken for measures alone; name an extractor in "
-            "measure.extractors and a measure in measure.metrics"
+            f"policies: {policy} needs features, but a run extracts features only if it has measures; name "
+            "an extractor in measure.extractors and a measure in measure.metrics"
         )
     if extractor is not None and extractor not in specs:
         raise ConfigError(
-            f"policies: {policy}: '{extractor}' is none of measure.extractors {specs}; add it there"
+            f"policies: {policy}: extractor '{extractor}' is not in measure.extractors {specs}; add it there"
         )
 
 
 @reward("chance", "nothing")
 def chance(at: At, candidates: Any, argument: str | None) -> np.ndarray:
-    """A uniform random number: the control of every other reward, with the same numbers of samples."""
+    """A uniform random number in [0, 1).
+
+    It is the control of every other reward: it keeps equally many samples.
+    """
     return at.rng("chance").random(at.config.sample.count_of(candidates.generation))[candidates.index]
 
 
 @reward("value", "numbers")
 def value(at: At, candidates: Any, argument: str | None) -> np.ndarray:
-    """Of the exact families the number itself: the value, or the number of the category."""
+    """The sample itself, for the exact families: its value, or the number of its category."""
     return candidates.images()[:, 0, -1]
 
 
@@ -155,7 +159,7 @@ def class_confidence(at: At, candidates: Any, argument: str | None) -> np.ndarra
     """The probability that the class judge gives to the requested class, 0 to 1."""
     labels = candidates.labels
     if labels is None:
-        raise MeasureError("reward class_confidence: these samples were asked for without a class")
+        raise MeasureError("reward class_confidence: these samples have no requested class")
     extractor = at.extractor(argument)
     return (
         candidates.judge(extractor)
@@ -177,7 +181,8 @@ def shows(at: At, candidates: Any, argument: str | None) -> np.ndarray:
     known, extractor = candidates.run.about["classes"], at.extractor()
     if argument not in known:
         raise ConfigError(
-            f"policies: reward shows:{argument}: that is none of the classes {', '.join(known[:20])}"
+            f"policies: reward shows:{argument}: '{argument}' is not one of the classes "
+            f"{', '.join(known[:20])}"
         )
     return (
         candidates.judge(extractor)
@@ -188,14 +193,14 @@ def shows(at: At, candidates: Any, argument: str | None) -> np.ndarray:
 
 @reward("likeness", "features", "an extractor")
 def likeness(at: At, candidates: Any, argument: str | None) -> np.ndarray:
-    """Minus the feature distance to the nearest image of generation 0's training set: 0 for copies."""
+    """The negative feature distance to the nearest image of generation 0's training set; 0 for copies."""
     extractor = at.extractor(argument)
     return -nearest_real(candidates.features(extractor), candidates.real(extractor)[0])[0].double().numpy()
 
 
 @reward("clip_score", "text")
 def clip_score(at: At, candidates: Any, argument: str | None) -> np.ndarray:
-    """CLIP score: cosine similarity of a sample and its prompt (or class name), -1 to 1.
+    """The CLIP score: the cosine similarity of a sample and its prompt or class name, -1 to 1.
 
     The first open_clip extractor embeds both.
     """
@@ -205,9 +210,7 @@ def clip_score(at: At, candidates: Any, argument: str | None) -> np.ndarray:
         (rows[name].to_pylist() for name in ("prompt", "class") if not rows[name].null_count), None
     )
     if requested is None:
-        raise MeasureError(
-            "reward clip_score: these samples were asked for without a prompt and without a class"
-        )
+        raise MeasureError("reward clip_score: these samples have neither a prompt nor a requested class")
     texts = sorted(set(requested))
     embeddings = candidates.once(
         ("texts", reader.key, *texts), lambda: normalize(reader.encode_text(texts).double(), dim=1)
@@ -232,22 +235,22 @@ def brightness(at: At, candidates: Any, argument: str | None) -> np.ndarray:
 
 @reward("saturation")
 def saturation(at: At, candidates: Any, argument: str | None) -> np.ndarray:
-    """Mean over pixels of (max - min) / max of the channels, 0 to 1."""
+    """The saturation (max - min) / max over the channels, averaged over pixels, 0 to 1."""
 
-    def of(x: np.ndarray) -> np.ndarray:
+    def per_image(x: np.ndarray) -> np.ndarray:
         if x.shape[-1] == 1:
             raise MeasureError("reward saturation: grey images have no colour")
         most = x.max(-1)
         return ((most - x.min(-1)) / np.maximum(most, 1 / 255)).mean((1, 2))
 
-    return _pixelwise(candidates, of)
+    return _pixelwise(candidates, per_image)
 
 
 @reward("sharpness")
 def sharpness(at: At, candidates: Any, argument: str | None) -> np.ndarray:
-    """Variance of the 4-neighbour Laplacian of luminance in 0..1, without the border."""
+    """The variance of the 4-neighbour Laplacian of the luminance (0 to 1), without the border pixels."""
 
-    def of(x: np.ndarray) -> np.ndarray:
+    def per_image(x: np.ndarray) -> np.ndarray:
         light = _luminance(x)
         return (
             light[:, :-2, 1:-1]
@@ -257,12 +260,12 @@ def sharpness(at: At, candidates: Any, argument: str | None) -> np.ndarray:
             - 4 * light[:, 1:-1, 1:-1]
         ).var((1, 2))
 
-    return _pixelwise(candidates, of)
+    return _pixelwise(candidates, per_image)
 
 
-def _pixelwise(candidates: Any, of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """`of` images float64 [n, H, W, C] in 0..1, block by block."""
-    return np.concatenate([of(block.images() / 255) for block in candidates.blocks()])
+def _pixelwise(candidates: Any, per_image: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """`per_image`, applied to images float64 [n, H, W, C] in 0..1, block by block."""
+    return np.concatenate([per_image(block.images() / 255) for block in candidates.blocks()])
 
 
 def _luminance(x: np.ndarray) -> np.ndarray:
@@ -274,4 +277,4 @@ def _reader(at: At) -> Any:
     for extractor in at.extractors:
         if extractor.encode_text is not None:
             return extractor
-    raise MeasureError("this reward reads CLIP features; add open_clip:NAME_OR_PATH to measure.extractors")
+    raise MeasureError("this reward needs CLIP features; add open_clip:NAME_OR_PATH to measure.extractors")

@@ -17,13 +17,13 @@ class Moment:
     """The state of a training after a step of the optimiser. A Watch may change the weights in place."""
 
     model: Any
-    net: Any  # not wrapped
-    weights: dict[str, Any]  # what is trained, by name
+    net: Any  # the network itself, without the wrapper of accelerate
+    weights: dict[str, Any]  # the trained weights, by name
     average: Average  # the EMA of the weights
     train: Train
     steps: int
     images_seen: int
-    learning_rate: float  # of the step that was taken
+    learning_rate: float  # of the last step
     accelerator: Accelerator
 
 
@@ -46,11 +46,11 @@ class Watch:
         return {}
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
-        """Restore `state` from a checkpoint; not called without a checkpoint."""
+        """Restore `state` from a checkpoint. It is not called if there is no checkpoint."""
 
     def end(self, weights: dict[str, Any]) -> None:
         """Called after the EMA weights have replaced the trained ones."""
 
     def record(self) -> dict[str, Any]:
-        """Entries for training.json, under a name of its own."""
+        """Entries for training.json. Each callback uses its own key."""
         return {}

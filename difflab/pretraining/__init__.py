@@ -1,1 +1,1 @@
-"""The bundled models from nothing."""
+"""Trains the bundled models from scratch."""

@@ -1,4 +1,4 @@
-"""The AutoencoderKL of a latent model, trained from scratch."""
+"""Trains the AutoencoderKL of a latent model from scratch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from difflab.models.denoiser import to_pixels
 
 
 class Reconstruction(nn.Module):
-    """Encode, draw from the posterior, decode.
+    """Encodes images, draws latents from the posterior and decodes them.
 
     (x [n, C, H, W], noise [n, c, h, w]) -> (reconstruction [n, C, H, W], KL divergence per latent value [n]).
     """
@@ -32,13 +32,16 @@ class Reconstruction(nn.Module):
 
 
 class Autoencoder:
-    """The model that the training loop needs to train an AutoencoderKL.
+    """An AutoencoderKL with the methods that the training loop calls.
 
-    Its loss is the absolute error of pixels and of their differences, plus a small KL divergence.
+    The loss is the absolute error of the pixels, plus that of the differences between neighbouring pixels,
+    plus a KL divergence. The differences give edges more weight. With the pixel error alone such a small
+    network blurs outlines. Images are mirrored and their colour channels are permuted at random, so that the
+    network does not memorise a training set of a few thousand images.
 
-    The differences make edges count: with the pixel error alone the first thing that such a small network
-    gives up is outlines. Images are mirrored and their colour channels permuted at random, so that it learns
-    shapes rather than the few thousand images.
+    Args:
+        vae: the AutoencoderKL.
+        kl_weight: weight of the KL divergence per latent value.
     """
 
     def __init__(self, vae: Any, kl_weight: float):
@@ -53,6 +56,7 @@ class Autoencoder:
         train: Train,
         rng: torch.Generator,
     ) -> dict[str, Any]:
+        """All random inputs of one training step, see `Denoiser.draws`."""
         x = to_pixels(inputs)
         flip = torch.rand(total, generator=rng)[rows] < 0.5
         colours = torch.rand((total, x.shape[1]), generator=rng)[rows].argsort(1).to(x.device)
@@ -67,10 +71,7 @@ class Autoencoder:
         """Per-image loss [b]."""
         out, kl = net(x, noise)
         out = out.float()
-        edges = sum(
-            (d(out) - d(x)).abs().flatten(1).mean(1)
-            for d in (lambda i: i.diff(dim=2), lambda i: i.diff(dim=3))
-        )
+        edges = sum((out.diff(dim=dim) - x.diff(dim=dim)).abs().flatten(1).mean(1) for dim in (2, 3))
         return F.l1_loss(out, x, reduction="none").flatten(1).mean(1) + edges + self.kl_weight * kl
 
 
@@ -80,8 +81,8 @@ def reconstruction_error(vae: Any, images: torch.Tensor) -> float:
     total = 0.0
     for part in images.split(64):
         x = to_pixels(part.to(vae.device)).to(vae.dtype)
-        back = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
-        total += float((back.float() - x.float()).abs().mean(dim=(1, 2, 3)).sum()) * 127.5
+        decoded = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
+        total += float((decoded.float() - x.float()).abs().mean(dim=(1, 2, 3)).sum()) * 127.5
     return total / len(images)
 
 
@@ -93,7 +94,7 @@ def build(
     image_size: int,
     image_channels: int = 3,
 ) -> Any:
-    """A new AutoencoderKL with weights from torch's global generator.
+    """A new AutoencoderKL with random weights from torch's global generator.
 
     Each entry of `channels` after the first halves the side of the latents.
     """
@@ -112,7 +113,7 @@ def build(
 
 
 class Memory:
-    """A training set in memory, as the training loop reads it."""
+    """A training set in memory, with the methods that the training loop calls."""
 
     def __init__(self, values: np.ndarray, conditions: np.ndarray | None = None):
         self.values, self.conditions = values, conditions
@@ -120,5 +121,6 @@ class Memory:
     def __len__(self) -> int:
         return len(self.values)
 
-    def inputs(self, at: np.ndarray) -> np.ndarray:
-        return self.values[at]
+    def inputs(self, rows: np.ndarray) -> np.ndarray:
+        """The values at positions `rows`."""
+        return self.values[rows]

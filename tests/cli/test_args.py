@@ -28,9 +28,9 @@ def test_a_missing_config_names_the_nearest_one(refused):
     ("text", "message"),
     [
         (b"a: [1,\n b", "is not valid YAML"),
-        (b"- 1\n- 2", "holds no mapping of keys"),
-        (b"", "holds no mapping of keys"),
-        (b"\xff\xfe\x00", "cannot read config"),
+        (b"- 1\n- 2", "is not a mapping of keys to values"),
+        (b"", "is not a mapping of keys to values"),
+        (b"\xff\xfe\x00", "cannot be read as UTF-16-LE text"),
         (b"model: !!python/object/apply:os.system [touch pwned]", "is not valid YAML"),
     ],
     ids=["half", "list", "empty", "binary", "attack"],
@@ -48,7 +48,7 @@ def test_a_file_that_is_no_config_is_refused(refused, text, message):
         ("train.batch_size=many", "'train.batch_size': Input should be a valid integer (got 'many')"),
         (
             "regime.real_fraction=0.5",
-            "regime.real_fraction has no meaning under regime.name=replace; use fixed_real or fresh_real",
+            "regime.real_fraction has no effect with regime.name=replace; use fixed_real or fresh_real",
         ),
         ("foo", "override 'foo' is not of the form key=value"),
         ("policies=[unflaged]", "policies: 'unflaged' is unknown; did you mean 'unflagged'?"),

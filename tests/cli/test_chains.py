@@ -120,8 +120,7 @@ def test_export_writes_pictures_or_says_why_not(finished, call, refused, tmp_pat
         "export", finished, "--generation", 1, "--to", "/proc/nothing/x"
     )
     Path("exact.yaml").write_text(
-        "data: {source: exact, train_size: 20}\nmodel: {family: gaussian}\nsample: {count: 20}\ngenerations: "
-        "0\n"
+        "data: {source: exact, train_size: 20}\nmodel: {family: gaussian}\nsample: {count: 20}\ngenerations: 0\n"
     )
     call("run", "exact.yaml", "--out", "exact")
     assert "holds numbers, not images" in refused("export", "exact", "--generation", 0, "--to", "x")

@@ -15,9 +15,9 @@ DIGITS: dict[str, Any] = {"model": {"family": "pixel-mlp"}}
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "holds no mapping of keys"),
-        ("- 1\n- 2\n", "holds no mapping of keys"),
-        ("just words", "holds no mapping of keys"),
+        ("", "is not a mapping of keys to values"),
+        ("- 1\n- 2\n", "is not a mapping of keys to values"),
+        ("just words", "is not a mapping of keys to values"),
         ("model: {", "is not valid YAML"),
         ("a:\tb: c", "is not valid YAML"),
         ("train: {batch_size: 1}\ntrain: {batch_size: 2}\n", "'train' is given twice"),
@@ -59,7 +59,7 @@ def test_a_file_that_cannot_be_read_is_a_config_error(tmp_path, what):
         path.mkdir()
     if what == "binary":
         path.write_bytes(b"\xff\xfe\x80")
-    with pytest.raises(ConfigError, match=r"cannot read config .*x\.yaml"):
+    with pytest.raises(ConfigError, match=r"config .*x\.yaml.* cannot be read"):
         load(path)
 
 

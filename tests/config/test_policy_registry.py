@@ -37,8 +37,8 @@ def test_entries_are_mappings_or_names_and_come_back_with_every_field():
         ("zzz", "known: .*unflagged"),
         ({"policy": "unflagged", "frist": 1}, "unknown key 'frist'; did you mean 'first'"),
         ({"policy": "unflagged", "first": -1}, "'first'.*greater than or equal to 0"),
-        ({"policy": 3}, "every entry is a mapping"),
-        (7, "every entry is a mapping"),
+        ({"policy": 3}, "every entry must be a mapping"),
+        (7, "every entry must be a mapping"),
     ],
 )
 def test_a_wrong_entry_is_named(entry, message):

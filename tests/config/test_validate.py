@@ -118,14 +118,14 @@ def test_a_wrong_value_is_refused_under_its_key(raw, key):
     [
         (
             merged(DIGITS, data={"source": "exact", "train_size": 10}),
-            "does not go with model.family=pixel-mlp",
+            "does not fit model.family=pixel-mlp",
         ),
-        (merged(EXACT, data={"source": "digits"}), "does not go with model.family=gaussian"),
-        ({"data": {"source": "exact"}, "model": {"family": "gaussian"}}, "wants data.train_size"),
-        (merged(DIGITS, regime={"real_fraction": 0.5}), "no meaning under regime.name=replace"),
+        (merged(EXACT, data={"source": "digits"}), "does not fit model.family=gaussian"),
+        ({"data": {"source": "exact"}, "model": {"family": "gaussian"}}, "needs data.train_size"),
+        (merged(DIGITS, regime={"real_fraction": 0.5}), "no effect with regime.name=replace"),
         (
             merged(DIGITS, regime={"name": "accumulate", "real_fraction": 0.0}),
-            "no meaning under regime.name=accumulate",
+            "no effect with regime.name=accumulate",
         ),
         (merged(DIGITS, regime={"name": "accumulate", "stratified": True}), "regime.stratified needs"),
         (merged(DIGITS, regime={"name": "fresh_real"}), "fresh_real needs data.train_size"),
@@ -138,7 +138,7 @@ def test_a_wrong_value_is_refused_under_its_key(raw, key):
             merged(DIGITS, sample={"guidance_scale": 2}, train={"condition_dropout": 0}),
             "needs train.condition_dropout above 0",
         ),
-        (merged(DIGITS, train={"condition_dropout": 1}), "never shows the model a label"),
+        (merged(DIGITS, train={"condition_dropout": 1}), "the model never sees a label"),
         (
             merged(DIGITS, sample={"shard_size": 300, "batch_size": 200}),
             "shard_size 300 is not a multiple of sample.batch_size 200",

@@ -317,7 +317,7 @@ def test_files_that_were_not_looked_at_are_counted_by_suffix(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.avif", "a.j2k", "a.CR2"])
 def test_images_of_other_formats_do_not_vanish(tmp_path, name):
-    with pytest.raises(DataError, match=f"{name}: images of type .* are not read"):
+    with pytest.raises(DataError, match=f"{name}: images of type .* are not supported"):
         opened(tmp_path / "set", {"a.png": SOUND, name: b"x"})
 
 

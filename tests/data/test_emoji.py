@@ -126,7 +126,7 @@ def test_styles_size_and_colour():
         ({"image_size": 64}, "at most data.image_size=32"),
         ({"styles": ["apple"]}, "'apple' is not among noto, twemoji, fluent"),
         ({"styles": ["openmoji"]}, "make.py --openmoji"),
-        ({"styles": []}, "leaves no image"),
+        ({"styles": []}, "selects no image"),
     ],
 )
 def test_bad_options(options, what):
@@ -136,7 +136,7 @@ def test_bad_options(options, what):
 
 def test_missing_asset(monkeypatch, tmp_path):
     monkeypatch.setattr("difflab.data.emoji.FOLDER", tmp_path)
-    with pytest.raises(DataError, match=r"holds no emoji; reinstall difflab"):
+    with pytest.raises(DataError, match=r"contains no emoji; reinstall difflab"):
         open_source(Data(source="emoji"), 0)
 
 

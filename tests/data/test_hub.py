@@ -64,10 +64,10 @@ def test_hub_without_image_column_or_train_split(hub):
     from datasets import Image, Value
 
     hub({"text": ["x"]}, {"text": Value("string")})
-    with pytest.raises(DataError, match=r"no image column \(it has: text\)"):
+    with pytest.raises(DataError, match=r"no image column \(its columns: text\)"):
         open_source(Data(source="hub:name"), 0)
     hub({"image": [{"bytes": png(), "path": None}]}, {"image": Image()}, splits=("a", "b"))
-    with pytest.raises(DataError, match=r"no split 'train' \(it has: a, b\)"):
+    with pytest.raises(DataError, match=r"no split 'train' \(its splits: a, b\)"):
         open_source(Data(source="hub:name"), 0)
 
 

@@ -53,7 +53,7 @@ def test_a_dataset_is_taken_by_compare_monitor_and_diagnose(folder):
         open_sides({"real": datasets.DatasetDict(train=dataset, test=dataset)}, None, 0.0, [])
     with pytest.raises(DataError, match=r"real is a IterableDataset; give a datasets.Dataset"):
         open_sides({"real": dataset.to_iterable_dataset()}, None, 0.0, [])
-    with pytest.raises(DataError, match=r"no image column \(it has: caption\)"):
+    with pytest.raises(DataError, match=r"no image column \(its columns: caption\)"):
         open_sides({"real": dataset.remove_columns("img")}, None, 0.0, [])
 
 
@@ -125,6 +125,6 @@ def test_every_bad_image_of_a_list_is_counted(folder):
 def test_a_file_that_is_no_set(name, tmp_path):
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(
-        DataError, match=f"real: {tmp_path / name} is no folder and no .parquet, .npz or .npy file"
+        DataError, match=f"real: {tmp_path / name} must be a folder, or a .parquet, .npz or .npy file"
     ):
         open_sides({"real": tmp_path / name}, None, 0.0, [])

@@ -97,7 +97,7 @@ def test_split_folders_are_not_taken_for_classes(tmp_path):
 def test_formats_that_are_not_read_do_not_vanish(tmp_path):
     picture(tmp_path / "1.png")
     (tmp_path / "2.heic").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"2.heic: images of type .heic are not read"):
+    with pytest.raises(DataError, match=r"2.heic: images of type .heic are not supported"):
         folder(tmp_path)
 
 
@@ -149,8 +149,8 @@ def test_pipe_does_not_block(tmp_path):
     ("line", "what"),
     [
         ("{bad", "line 2: not valid JSON"),
-        ("[1]", "line 2: no 'file_name'"),
-        ('{"text": "x"}', "line 2: no 'file_name'"),
+        ("[1]", "line 2 has no 'file_name'"),
+        ('{"text": "x"}', "line 2 has no 'file_name'"),
         ('{"file_name": "gone.png", "text": "x"}', "line 2: .*gone.png does not exist"),
         ('{"file_name": "../x.png", "text": "x"}', "line 2: file_name '../x.png' leads out"),
         ('{"file_name": "/etc/passwd", "text": "x"}', "line 2: file_name '/etc/passwd' leads out"),

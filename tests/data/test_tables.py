@@ -92,7 +92,7 @@ def test_a_column_that_nobody_asked_for_is_named_where_captions_are_wanted(tmp_p
     as_jsonl(root, rows(title=TEXTS))
     assert opened(root).prompts is None
     with pytest.raises(
-        DataError, match=r"known: nothing; columns that data.caption_column may name: file_name, title"
+        DataError, match=r"known fields: none; columns that data.caption_column may name: file_name, title"
     ):
         opened(root, caption="{prompt}, a photo")
 
@@ -145,16 +145,16 @@ def test_columns_of_csv_that_look_like_numbers_and_are_names(tmp_path):
         (
             "metadata.csv",
             b"file_name,text\n000.png,a\n001.png,b,c",
-            "line 3: 3 cells where the first line has 2",
+            "line 3 has 3 cells, but the first line has 2",
         ),
-        ("metadata.csv", b"file_name,text,text\n000.png,a,b", "line 1: column 'text' is there twice"),
+        ("metadata.csv", b"file_name,text,text\n000.png,a,b", "line 1: there are two columns 'text'"),
         ("metadata.csv", b'file_name,text\n000.png,"a', "line 2: not valid CSV"),
         (
             "metadata.csv",
             b"file_name,text\n000.png,a\n001.png,",
             "line 3 has no 'text', but other images have one",
         ),
-        ("metadata.csv", b"image,text\n000.png,a", "line 2: no 'file_name'"),
+        ("metadata.csv", b"image,text\n000.png,a", "line 2 has no 'file_name'"),
         ("metadata.csv", b"", "lists no image"),
         ("metadata.parquet", b"PAR1", "cannot be read as a parquet file"),
     ],
@@ -177,7 +177,9 @@ def test_two_tables_and_one_deeper_down_are_refused(tmp_path):
         opened(root)
     deep = pictures_in(tmp_path / "deep" / "cat", 6, 8)
     as_jsonl(deep, rows(text=TEXTS))
-    with pytest.raises(DataError, match=r"cat/metadata.jsonl is not read: metadata lies at the top"):
+    with pytest.raises(
+        DataError, match=r"cat/metadata.jsonl is not read: the metadata file must be at the top"
+    ):
         opened(tmp_path / "deep")
 
 
@@ -199,7 +201,9 @@ def test_text_files_beside_the_images_are_captions(suffix, mark, tmp_path):
 
 def test_images_without_a_text_file_are_named_when_others_have_one(tmp_path):
     root = with_sidecars(pictures_in(tmp_path / "set", 5, 8), TEXTS[:3])
-    with pytest.raises(DataError, match=r"003.png has no 003.txt beside it, which others have"):
+    with pytest.raises(
+        DataError, match=r"003.png has no 003.txt beside it, but other images have such a file"
+    ):
         opened(root)
 
 

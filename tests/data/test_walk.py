@@ -58,7 +58,7 @@ def test_parquet_files_of_several_splits_are_refused_and_named(names, typed, by,
             else open_sides({"real": path}, None, 0.0, [])["real"]
         )
 
-    with pytest.raises(DataError, match="holds several splits") as refused:
+    with pytest.raises(DataError, match="contains several splits") as refused:
         opened(tmp_path)
     message = str(refused.value)
     assert (

@@ -203,7 +203,7 @@ def test_few_unreadable_images_are_left_out_and_named_many_are_an_error(emoji, t
         (np.zeros((10, 8, 8, 4), np.uint8), r"must be uint8"),
         (np.zeros((0, 8, 8, 3), np.uint8), "there is no image"),
         ([], "there is no image"),
-        (["a.png"], "a list must hold PIL images"),
+        (["a.png"], "a list must contain PIL images"),
         ("nowhere", "generated: nowhere does not exist"),
     ],
     ids=["floats", "four channels", "empty array", "empty list", "names", "no folder"],

@@ -583,7 +583,7 @@ def test_captions_that_are_missing_can_be_made(made, nameless, tmp_path):
     refused(ConfigError, missing, config(), path)
     refused(
         DataError,
-        r"data\.caption 'a \{name\}': 'name' is not known of these images; known: .*\{class\}",
+        r"data\.caption 'a \{name\}': these images have no field 'name'; known fields: .*\{class\}",
         config(caption="a {name}"),
         path,
     )
@@ -659,10 +659,10 @@ def test_a_base_of_another_class_is_refused_before_anything_is_fitted(made, tmp_
 
 
 def test_settings_that_contradict_each_other(made, tmp_path):
-    with pytest.raises(ConfigError, match="lora_alpha has no meaning without lora_rank"):
+    with pytest.raises(ConfigError, match="lora_alpha has no effect without lora_rank"):
         tiny.config("sd15", made["sd15"], model={"lora_alpha": 4})
     with pytest.raises(
-        ConfigError, match=r"train_text_encoder goes with full fine-tuning only; set lora_rank=0"
+        ConfigError, match=r"train_text_encoder works only with full fine-tuning; set lora_rank=0"
     ):
         tiny.config("sd15", made["sd15"], model={"lora_rank": 2, "train_text_encoder": True})
     with pytest.raises(ConfigError, match="train_text_encoder"):

@@ -33,7 +33,7 @@ def test_time_and_class_matter():
 
 
 def test_a_conditional_network_wants_labels():
-    with pytest.raises(ValueError, match="class_labels are needed"):
+    with pytest.raises(ValueError, match="needs class_labels"):
         DenoisingMLP(4, 1, 16, 1, 3)(torch.zeros(1, 1, 4, 4), torch.tensor([0]))
 
 

@@ -15,7 +15,7 @@ def config(*entries):
 
 @pytest.mark.parametrize(
     ("span", "message"),
-    [({"first": 2, "last": 1}, "which is never"), ({"first": 4}, "ends with generation 3")],
+    [({"first": 2, "last": 1}, "last must not be below first"), ({"first": 4}, "ends with generation 3")],
 )
 def test_a_policy_that_never_acts_is_an_error(span, message):
     with pytest.raises(ConfigError, match=message):
@@ -27,7 +27,7 @@ PAIRS = [  # of a kind, or not, that cannot both have their way
     ({"policy": "retraining", "images_seen": 500}, {"policy": "retraining", "images_seen": 900}, "train.images_seen"),
     ({"policy": "early_stop", "every": 100}, {"policy": "early_stop", "every": 200}, "when a training ends"),
     ({"policy": "stochasticity", "eta": 0}, {"policy": "stochasticity", "eta": 1}, "eta of the scheduler"),
-    ({"policy": "sims"}, {"policy": "sims", "reference": "base"}, "what the prediction is led away from"),
+    ({"policy": "sims"}, {"policy": "sims", "reference": "base"}, "the negative guidance of the prediction"),
     ({"policy": "temperature", "scale": 0.8}, {"policy": "temperature", "scale": 1.2}, "the scale of the noise"),
     ("base_guidance", "base_guidance", "the prediction without condition"),
     ("cads", {"policy": "cads", "scale": 0.5}, "the noise on conditions"),
@@ -35,7 +35,7 @@ PAIRS = [  # of a kind, or not, that cannot both have their way
     ({"policy": "guidance_schedule"}, {"policy": "guidance_schedule", "kind": "linear"}, "the guidance schedule"),
     ({"policy": "guidance_by_generation", "factor": 0.5}, {"policy": "guidance_schedule", "start": 4.0}, "the guidance scale"),
     ({"policy": "real_weight", "weight": 0.2}, {"policy": "real_weight", "weight": 0.8}, "the weight of real images"),
-    ({"policy": "neon", "strength": 0.5}, {"policy": "neon", "strength": 1.0}, "how far weights go beyond the start"),
+    ({"policy": "neon", "strength": 0.5}, {"policy": "neon", "strength": 1.0}, "the extrapolation of weights"),
     ({"policy": "average", "share": 0.5, "to": "base"}, {"policy": "average", "share": 0.1, "to": "base"}, "the average with base"),
     ({"policy": "anchor", "strength": 0.5}, {"policy": "anchor"}, "the pull to start"),
     ({"policy": "reward_weight", "reward": "chance"}, {"policy": "reward_weight", "reward": "chance", "temperature": 2}, "the weight of samples by chance"),
@@ -62,8 +62,8 @@ def test_two_that_settle_the_same_thing_in_one_generation_are_refused(one, other
     with pytest.raises(ConfigError) as found:
         checked({**one, "last": 3}, "unflagged", {**other, "first": 3})
     assert str(found.value) == (
-        f"policies: {one['policy']} (entry 1) and {other['policy']} (entry 3) both settle {what} in generation 3; "
-        "leave one out, or part their generations with first and last"
+        f"policies: {one['policy']} (entry 1) and {other['policy']} (entry 3) both set {what} in generation 3; "
+        "remove one of them, or give them different generations with first and last"
     )
 
 
@@ -96,7 +96,7 @@ def test_opposite_choices_of_one_of_k_are_refused():
     for other in ({}, {"policy": "luce"}, {"k": 4, "first": 2}):
         with pytest.raises(
             ConfigError,
-            match="prefer the highest and the lowest brightness of the same samples; leave one out",
+            match="prefer the highest and the lowest brightness of the same samples; remove one of them",
         ):
             checked(**other)
     checked(k=1)

@@ -30,6 +30,9 @@ def test_the_page_and_the_command_name_every_policy(capsys):
 def test_the_command_explains_one_policy_and_names_the_nearest(capsys):
     assert main(["policies", "unflagged"]) == 0
     one = capsys.readouterr().out
-    assert one.startswith("unflagged (select): Images of one colour") and "first (0): First generation" in one
+    assert (
+        one.startswith("unflagged (select): Drops images of a single colour")
+        and "first (0): First generation" in one
+    )
     assert main(["policies", "unflaged"]) == 2
     assert "did you mean 'unflagged'" in capsys.readouterr().err

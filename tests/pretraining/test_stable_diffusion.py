@@ -244,7 +244,7 @@ def test_going_on_from_a_finished_model_alone(made, tmp_path):
 def test_what_cannot_be_gone_on_from(made, tmp_path):
     with pytest.raises(ConfigError, match=r"has seen 64 images; raise denoiser\.train\.images_seen"):
         pretrain(config(), tmp_path / "out", None, made)
-    with pytest.raises(ConfigError, match="another unet section"):
+    with pytest.raises(ConfigError, match="another section unet"):
         pretrain(
             config(unet={"channels": [8, 8]}, denoiser={"train": {**TRAIN, "images_seen": 128}}),
             tmp_path / "out",
@@ -305,7 +305,7 @@ def test_images_without_captions_are_refused(tmp_path):
         Image.fromarray(picture).save(path)
     source = {"source": f"imagefolder:{tmp_path / 'pictures'}", "limit": None, "label": None}
     with pytest.raises(
-        ConfigError, match=r"has no captions; a text-to-image model needs them, or data\.caption"
+        ConfigError, match=r"has no captions, which a text-to-image model needs; set data\.caption"
     ):
         pretrain(config(data=source), tmp_path / "out")
     images, prompts, _ = _data(config(data={**source, "caption": "a {class}"}))

@@ -1,1 +1,1 @@
-"""Policies that act on what a training set is made of."""
+"""Policies that change which images a training set contains."""

@@ -18,12 +18,13 @@ from difflab.runs.ledger import REAL
 from difflab.runs.sizes import first_size
 from difflab.runs.train_set import SHARED
 
-SLACK = 1e-9  # 0.29 * 100 is not 29
+SLACK = 1e-9  # for rounding errors: 0.29 * 100 is not 29
 
 
 def _fraction(value: Any) -> Any:
-    """Read max_synthetic_fraction from a JSON file if a path is value. The number becomes part of the run's
-    recipe.
+    """`value`, or the max_synthetic_fraction of the JSON file if `value` is a path.
+
+    The recipe of the run then contains the number, not the path.
     """
     if not isinstance(value, str):
         return value
@@ -33,64 +34,66 @@ def _fraction(value: Any) -> Any:
         raise ValueError(f"{value} cannot be read as JSON ({error})") from None
     fraction = content.get("max_synthetic_fraction") if isinstance(content, dict) else None
     if isinstance(fraction, bool) or not isinstance(fraction, int | float):
-        raise ValueError(f"{value} holds no number max_synthetic_fraction")
+        raise ValueError(f"{value} contains no number max_synthetic_fraction")
     return fraction
 
 
 @policy("guard")
 class Guard(Policy):
-    """Refuses or thins training sets with too many synthetic images, or images of late generations.
+    """Refuses or thins training sets with too many synthetic images or with images of late generations.
 
-    The guard counts the rows that were drawn, after the regime and all earlier policies, and writes
-    guard.json beside the training set. If the counts are known from the config, the config is refused before
-    anything runs. Exact: in the generations in which the guard acts, no training set has a share of synthetic
-    images above max_synthetic_fraction, or an image of a generation after max_generation.
+    The guard counts the rows that the regime and all earlier policies have drawn, and writes guard.json
+    beside the training set. If the config alone determines the counts, the config is refused before anything
+    runs. Exact: in the generations in which the guard acts, no training set has a share of synthetic images
+    above max_synthetic_fraction, and none has an image of a generation after max_generation.
     """
 
     source: ClassVar[str] = "Bertrand et al., arXiv 2310.00429 (stability below a share of samples)"
 
     first: int = Field(
-        1, ge=1, description="First generation in which it acts; generation 0 has real images only."
+        1,
+        ge=1,
+        description="First generation in which the policy acts. Generation 0 trains on real images only.",
     )
     max_synthetic_fraction: Annotated[float, BeforeValidator(_fraction), Field(ge=0, le=1)] = Field(
         1.0,
-        description="Largest share of samples in a training set, 0 to 1, or the path of a JSON file with "
-        "this key (difflab calibrate); 1 = off.",
+        description="Largest share of synthetic images in a training set, 0 to 1, or the path of a JSON "
+        "file with this key (written by difflab calibrate); 1 = off.",
     )
     max_generation: int | None = Field(
         None,
         ge=0,
-        description="Last generation whose samples may train later ones: samples of 0 are one step from "
-        "real images; null = off.",
+        description="Last generation whose samples may be trained on. With 0, only samples of the model "
+        "that was trained on real images; null = off.",
     )
     mode: Literal["refuse", "thin"] = Field(
         "refuse",
-        description="refuse = stop with an error; thin = leave samples out at random until it holds.",
+        description="refuse = stop with an error; thin = remove random samples until the limits hold.",
     )
     fill: bool = Field(
         False,
-        description="thin: put real images of generation 0's training set in the place of what is left out; "
-        "false = smaller sets.",
+        description="With mode=thin, replace removed samples by real images of generation 0's training set; "
+        "false = the training set becomes smaller.",
     )
 
     def check(self, config: Any) -> None:
         if not self.model_fields_set & {"max_synthetic_fraction", "max_generation"}:
-            raise ConfigError("policies: guard guards nothing; set max_synthetic_fraction, or max_generation")
+            raise ConfigError("policies: guard has no limit; set max_synthetic_fraction or max_generation")
         if self.fill and self.mode == "refuse":
             raise ConfigError(
-                "policies: guard with mode=refuse leaves nothing out that fill could make up for; set "
+                "policies: guard with mode=refuse removes no samples, so fill=true has no effect; set "
                 "mode=thin"
             )
         for later in config.policies[config.policies.index(self) + 1 :]:
             if later.overrides("pools") or later.overrides("rows"):
                 raise ConfigError(
-                    f"policies: {later.policy} comes after guard and could undo it; put guard after all that "
-                    "change training sets"
+                    f"policies: {later.policy} comes after guard and could exceed its limits; put guard "
+                    "after all policies that change training sets"
                 )
         if self.mode == "thin" and config.model.chains > 1:
             raise ConfigError(
-                "policies: guard cannot thin the sets of parallel chains, which share rows; set "
-                "model.replicates=1 and use several seeds"
+                "policies: guard cannot thin the training sets of parallel chains, because the chains share "
+                "rows; set model.replicates=1 and use several seeds"
             )
 
     def pools(self, at: At, drawn: list[Any], budget: int | None) -> tuple[list[Any], int | None]:
@@ -98,7 +101,7 @@ class Guard(Policy):
         if not drawable:
             return drawn, budget
         size = drawable if budget is None else min(budget, drawable)
-        fraction = size / drawable  # of each pool, on average
+        fraction = size / drawable  # the expected share of each pool that is drawn
         real = fraction * sum(pool.count for pool in drawn if pool.generation == REAL)
         late = fraction * sum(pool.count for pool in drawn if self._late(pool.generation))
         first = fraction * sum(pool.count for pool in drawn if pool.kind == "fixed_real")
@@ -106,44 +109,47 @@ class Guard(Policy):
         return drawn, budget
 
     def _late(self, generation: Any) -> Any:
-        """Whether samples of this generation, a number or an array, may not be trained on."""
+        """Whether this generation, a number or an array, comes after max_generation."""
         return generation > (np.inf if self.max_generation is None else self.max_generation)
 
     def _allowed(self, at: At, size: float, real: float, synthetic: float, spare: float) -> tuple[int, int]:
-        """How many of the `synthetic` images are kept, and how many real images are added.
-
-        Raises ConfigError if a limit is exceeded and cannot be kept by this mode.
+        """The number of `synthetic` images that are kept, and the number of real images that are added.
 
         Args:
-            size: rows that were drawn. The rest, neither `real` nor `synthetic`, are too late.
-            real: real images among them.
-            synthetic: synthetic images among them that are not too late.
-            spare: real images of generation 0's training set that are not among them.
+            size: rows that were drawn. Those that are neither `real` nor `synthetic` come from late
+                generations.
+            real: real images among the rows.
+            synthetic: synthetic images among the rows that do not come from late generations.
+            spare: real images of generation 0's training set that are not among the rows.
+
+        Raises:
+            ConfigError: a limit is exceeded, and this mode cannot restore it.
         """
         late = size - real - synthetic
         share = (size - real) / size
         if late <= SLACK and share <= self.max_synthetic_fraction + SLACK:
             return round(synthetic), 0
-        found = f"{share:.4g} of training set {at.generation} "
-        found += f"({size - real:.6g} of {size:.6g} images) are samples"
+        excess = f"{share:.4g} of training set {at.generation} "
+        excess += f"({size - real:.6g} of {size:.6g} images) are synthetic"
         if late > SLACK:
-            found += f", {late:.6g} of them of generations after {self.max_generation}"
+            excess += f", {late:.6g} of them from generations after {self.max_generation}"
         if self.mode == "refuse":
             raise ConfigError(
-                f"policies: guard refuses: {found}; allowed: {self._limits()}. "
+                f"policies: guard refuses: {excess}; allowed: {self._limits()}. "
                 "Use more real images, or mode=thin"
             )
         kept = int(min(synthetic, self._room(size, real)) + SLACK)
         added = round(size - real) - kept if self.fill else 0
         if kept + added + real < 1:
             raise ConfigError(
-                f"policies: guard leaves nothing: {found}, and there are no real images; "
-                "set fill=true or add real images to the regime"
+                f"policies: guard would remove every image: {excess}, and there are no real images; set "
+                "fill=true or add real images to the regime"
             )
         if added > spare + SLACK:
             raise ConfigError(
-                f"policies: guard wants {added} more real images to fill training set {at.generation}, "
-                f"{spare:.6g} are left of generation 0's; set fill=false or lower regime.set_size"
+                f"policies: guard needs {added} more real images to fill training set {at.generation}, but "
+                f"only {spare:.6g} images of generation 0's training set are not in it yet; set fill=false "
+                "or lower regime.set_size"
             )
         return kept, added
 
@@ -159,7 +165,7 @@ class Guard(Policy):
     def _room(self, size: float, real: float) -> float:
         """The largest number of synthetic images that the limit allows beside `real` real images.
 
-        With `fill` the size of the set stays, without it the set shrinks.
+        With `fill` the training set keeps its size. Without it the set becomes smaller.
         """
         most = self.max_synthetic_fraction
         if self.fill:
@@ -175,7 +181,7 @@ class Guard(Policy):
         spare = np.setdiff1d(first, rows["index"].to_numpy()[real])
         chain = rows["replicate"].to_numpy()
         kept, added = len(rows), 0
-        for replicate in range(max(1, chain.max() + 1)):  # each of parallel chains has its own rows
+        for replicate in range(max(1, chain.max() + 1)):  # parallel chains have their own rows
             here = (chain < 0) | (chain == replicate)
             n_real, n_synthetic = int((real & here).sum()), int((~real & ~late & here).sum())
             kept, added = self._allowed(at, int(here.sum()), n_real, n_synthetic, len(spare))
@@ -191,7 +197,7 @@ class Guard(Policy):
         return out
 
     def _record(self, at: At, drawn: pa.Table, used: pa.Table, added: int) -> None:
-        """Write guard.json, and say what was left out."""
+        """Write guard.json, and report how many images were removed."""
         n, removed = len(drawn), len(drawn) - (len(used) - added)
         before, after = (float((rows["generation"].to_numpy() != REAL).mean()) for rows in (drawn, used))
         record = {
@@ -207,9 +213,8 @@ class Guard(Policy):
         write_json(at.run.gen(at.generation) / "guard.json", record)
         if removed:
             at.say(
-                f"guard: training set {at.generation} had {before:.3g} samples; {removed} of {n} images left "
-                "out, "
-                f"{added} real ones put in, {after:.3g} now"
+                f"guard: {before:.3g} of training set {at.generation} were synthetic; {removed} of {n} "
+                f"images were removed and {added} real images added; {after:.3g} are synthetic now"
             )
 
 

@@ -17,11 +17,11 @@ from difflab.runs.train_set import Pool
 
 @policy("healing")
 class Healing(Policy):
-    """Generations `first` to `last` are trained on the real images of generation 0's training set alone.
+    """Generations `first` to `last` are trained only on the real images of generation 0's training set.
 
-    Later generations follow the regime again. With train.start_from=previous a damaged model is repaired
-    (Bohacek & Farid 2311.12202); with scratch a new model is trained. Exact: training sets first..last hold
-    the same images as training set 0.
+    Later generations follow the regime again. With train.start_from=previous a damaged model is trained
+    further (Bohacek & Farid 2311.12202). With scratch a new model is trained. Exact: training sets
+    first..last contain the same images as training set 0.
     """
 
     source: ClassVar[str] = "Bohacek & Farid, arXiv 2311.12202"
@@ -35,8 +35,7 @@ class Healing(Policy):
                 other.acts("pools", t) and self.acts("pools", t) for t in range(config.generations + 1)
             ):
                 raise ConfigError(
-                    f"policies: {other.policy} would change the real images of healing again; put healing "
-                    "after it"
+                    f"policies: {other.policy} would change the training set of healing; put healing after it"
                 )
 
     def pools(self, at: At, drawn: list[Any], budget: int | None) -> tuple[list[Any], int | None]:

@@ -18,37 +18,40 @@ from difflab.runs.train_set import TrainSet
 
 @policy("mislabel")
 class Mislabel(Policy):
-    """With probability `share` an image of the training set carries the label of another class.
+    """With probability `share` an image of the training set gets the label of another class.
 
-    All other classes are equally likely. This is data poisoning, not collapse: a control for measures, or an
-    attack. An image has the same wrong label in every training set. The images and the ledger are unchanged;
-    the wrong labels are the column `condition` of train_set.parquet. Exact: a label is right with probability
-    1 - share.
+    All other classes are equally likely. This is data poisoning, not collapse. It serves as a control for
+    measures, or as an attack. An image has the same wrong label in every training set. The images and the
+    ledger are unchanged; the wrong labels are in the column `condition` of train_set.parquet. Exact: a label
+    is right with probability 1 - share.
     """
 
-    source: ClassVar[str] = "data poisoning, as the popular accounts of collapse set it apart"
+    source: ClassVar[str] = "label noise as data poisoning, which popular accounts distinguish from collapse"
 
     first: int = Field(1, ge=0, description="First generation whose training set is poisoned.")
     share: float = Field(
-        ge=0, le=1, description="Probability that an image carries another class's label, 0 to 1; 0 = off."
+        ge=0, le=1, description="Probability that an image gets the label of another class, 0 to 1; 0 = off."
     )
     of: Literal["all", "real", "synthetic"] = Field(
-        "all", description="Which images: all, real ones alone or samples alone."
+        "all",
+        description="Which images can get a wrong label: all, only real images, or only synthetic images.",
     )
 
     def check(self, config: Any) -> None:
         if not config.conditional or config.text:
             raise ConfigError(
-                f"policies: mislabel changes labels, and model.family={config.model.family} is not trained "
-                "on labels here"
+                f"policies: mislabel changes labels, but model.family={config.model.family} is not trained "
+                "on labels in this config"
             )
         if sum(other.policy == self.policy for other in config.policies) > 1:
-            raise ConfigError("policies: two of mislabel would overwrite each other's labels; give one share")
+            raise ConfigError(
+                "policies: two entries mislabel would overwrite each other's labels; use one entry"
+            )
 
     def rows(self, at: At, rows: pa.Table) -> pa.Table:
         classes, data = len(at.run.about["classes"]), TrainSet(rows, at.run.samples, at.run.conditions)
         if classes < 2 or data.conditions is None:
-            raise ConfigError("policies: mislabel wants images of at least 2 classes")
+            raise ConfigError("policies: mislabel needs images of at least 2 classes")
         wrong = np.zeros(len(rows), dtype=bool)
         labels = data.conditions.copy()
         for member, ((lab, generation), shards) in enumerate(data.sets.items()):

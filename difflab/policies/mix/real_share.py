@@ -17,7 +17,8 @@ from difflab.runs.train_set import Pool
 
 
 def parts(total: int, sizes: list[int]) -> list[int]:
-    """`total` in parts proportional to `sizes`, by largest remainder, ties to the first.
+    """Split `total` into integers proportional to `sizes`, by the largest-remainder method. Ties go to the
+    first.
 
     >>> parts(5, [10, 10, 5])
     [2, 2, 1]
@@ -34,47 +35,50 @@ def parts(total: int, sizes: list[int]) -> list[int]:
 class RealShare(Policy):
     """The share of real images in the training sets changes linearly from `start` to `end`.
 
-    The size of the sets does not change. These real images replace those of the regime. Its pools of
-    synthetic images keep their proportions. Exact: the number of real images is round(share * size) with
-    share = start + (end - start) min(1, (t - first) / over).
+    The size of the sets does not change. The real images of this policy replace those of the regime. The
+    pools of synthetic images keep their proportions. Exact: the number of real images is round(share * size)
+    with share = start + (end - start) min(1, (t - first) / over).
     """
 
     source: ClassVar[str] = "Alemohammad et al., arXiv 2307.01850 (constant share)"
 
     first: int = Field(
-        1, ge=1, description="First generation in which it acts; generation 0 has real images only."
+        1,
+        ge=1,
+        description="First generation in which the policy acts. Generation 0 trains on real images only.",
     )
     start: float = Field(
         ge=0,
         le=1,
-        description="Share of real images in training set `first`, 0 to 1; equal to end = a constant share.",
+        description="Share of real images in training set `first`, 0 to 1. The share is constant if start "
+        "equals end.",
     )
     end: float = Field(
-        ge=0, le=1, description="Share of real images after `over` generations and from then on, 0 to 1."
+        ge=0, le=1, description="Share of real images from generation first + over on, 0 to 1."
     )
-    over: int = Field(1, ge=1, description="Generations that the way from start to end takes.")
+    over: int = Field(
+        1, ge=1, description="Number of generations in which the share changes from start to end."
+    )
     real: Literal["fixed", "fresh"] = Field(
         "fixed",
-        description="fixed = the first ones of generation 0's training set, every time; fresh = unseen ones "
-        "of the reserve (data.train_size).",
+        description="fixed = the first images of generation 0's training set, in every generation; fresh = "
+        "unseen images from the reserve (see data.train_size).",
     )
 
     def check(self, config: Any) -> None:
         name = config.regime.name
         if name == "fresh_real" or config.regime.real_fraction is not None:
             raise ConfigError(
-                "policies: real_share and regime.real_fraction both say how much is real; leave "
+                "policies: real_share and regime.real_fraction both set the share of real images; leave "
                 "real_fraction null and use regime.name=replace or fixed_real"
             )
         if sum(other.policy == self.policy for other in config.policies) > 1:
-            raise ConfigError(
-                "policies: two of real_share would undo each other; give one start, end and over"
-            )
+            raise ConfigError("policies: two entries real_share would overwrite each other; use one entry")
         if self.real == "fresh" and (
             name == "accumulate" or (name == "replace" and config.regime.set_size is None)
         ):
             raise ConfigError(
-                "policies: real_share with real=fresh must know how many images it will need; set "
+                "policies: real_share with real=fresh must know the size of the training sets; set "
                 f"regime.set_size (regime.name={name})"
             )
 
@@ -93,17 +97,17 @@ class RealShare(Policy):
         else:
             start = n0 + self._drawn(at.config, n0, t)
             real = Pool("fresh_real", REAL, np.arange(start, min(at.n_train, start + n_real)), n_real)
-            have, mend = len(real.rows), "lower data.train_size, which leaves the reserve"
+            have, mend = len(real.rows), "lower data.train_size, so that the reserve is larger"
         if n_real > have:
             raise ConfigError(
-                f"policies: real_share asks for {n_real} {self.real} real images in training set {t} "
-                f"({self.share(t):.3g} of {total}), {have} are there; "
-                f"{mend}, or lower start, end or regime.set_size"
+                f"policies: real_share needs {n_real} {self.real} real images in training set {t} "
+                f"({self.share(t):.3g} of {total}), but there are {have}; {mend}, or lower start, end or "
+                "regime.set_size"
             )
         if total > n_real and not sum(pool.count for pool in synthetic):
             raise ConfigError(
-                f"policies: real_share finds no samples for the other {total - n_real} images of training "
-                f"set {t}; put it first in the list"
+                f"policies: there are no samples for the other {total - n_real} images of training set {t} "
+                "of real_share; put real_share first in the list"
             )
         counts = (
             parts(total - n_real, [pool.count for pool in synthetic])
@@ -119,7 +123,7 @@ class RealShare(Policy):
         return self._drawn(config, n0, config.generations + 1)
 
     def _drawn(self, config: Any, n0: int, before: int) -> int:
-        """Fresh images in the training sets before generation `before`."""
+        """The number of fresh images in the training sets before generation `before`."""
         if self.real != "fresh":
             return 0
         return sum(

@@ -1,1 +1,1 @@
-"""Policies that act while sampling."""
+"""Policies that change sampling."""

@@ -28,10 +28,10 @@ class BaseGuidance(Policy):
     """Classifier-free guidance with the base model's unconditional prediction.
 
     eps = eps_base(none) + g (eps_t(condition) - eps_base(none)). Fine-tuning on few images, or on synthetic
-    ones, also changes the unconditional prediction of a model. Here it is that of the pretrained base;
-    without a pretrained base it is that of generation 0, which changes nothing in generation 0. Exact for
-    scores of normal distributions and the probability-flow equation: a class of variance v is sampled with
-    variance v (v/V)^(g-1), where V is the base's unconditional variance.
+    images, also changes the unconditional prediction of a model. This policy takes that prediction from the
+    pretrained base. Without a pretrained base it takes the prediction of generation 0, so nothing changes in
+    generation 0. Exact for scores of normal distributions and the probability-flow equation: a class of
+    variance v is sampled with variance v (v/V)^(g-1), where V is the base's unconditional variance.
     """
 
     source = "Phunyaphibarn et al. 2503.20240"

@@ -25,7 +25,8 @@ class Annealed(Steer):
         gamma, shape = self.policy.gamma(step.share), tuple(e.shape[1:])
         if gamma == 1:
             return e
-        # A function of image and step alone: another model that is asked in the same step is told the same.
+        # The noise depends only on the image and the step, so a second model in the same step gets the same
+        # noise.
         n = torch.stack(
             [torch.randn(shape, generator=generator("cads", seed, step.share, shape)) for seed in step.seeds]
         ).to(e.device)
@@ -38,30 +39,37 @@ class Cads(Policy):
     """Noise on the condition embedding makes images of one condition more diverse (condition-annealed
     sampling).
 
-    y' = sqrt(gamma) y + scale sqrt(1 - gamma) n for the embedding y of a class or caption and normal noise n,
-    drawn anew in every step. gamma is 0 while the share of noise left in the image is above tau2, 1 below
-    tau1, and linear between. `mixing` interpolates between y' and y' rescaled to the mean and standard
-    deviation of y, which are those of one image's embedding, not of a batch. The embedding of no condition is
-    unchanged.
+    y' = sqrt(gamma) y + scale sqrt(1 - gamma) n for the embedding y of a class or caption and normal noise
+    n, which is drawn again in every step. gamma is 0 while the share of noise left in the image is above
+    tau2, 1 below tau1, and linear between. `mixing` interpolates between y' and y' rescaled to the mean and
+    standard deviation of y. Both are computed over the embedding of one image, not over a batch. The
+    embedding of the empty condition is unchanged.
     """
 
     source = "Sadat et al. 2310.17347"
 
     tau1: float = Field(
-        0.6, ge=0, le=1, description="Share of noise left, 0 to 1, at and below which the condition is whole."
+        0.6,
+        ge=0,
+        le=1,
+        description="Share of noise left, 0 to 1, at and below which the condition has no noise.",
     )
     tau2: float = Field(
         0.9,
         ge=0,
         le=1,
-        description="Share of noise left, 0 to 1, at and above which only noise is told; 1 with tau1 1 = "
-        "off.",
+        description="Share of noise left, 0 to 1, at and above which the condition is pure noise; tau1 = "
+        "tau2 = 1 = off.",
     )
     scale: float = Field(
         0.25, ge=0, description="Standard deviation s of the noise, in units of the embedding's entries."
     )
     mixing: float = Field(
-        1.0, ge=0, le=1, description="psi: 1 = mean and spread of the embedding are restored, 0 = not."
+        1.0,
+        ge=0,
+        le=1,
+        description="Mixing factor psi, 0 to 1; 1 = the mean and standard deviation of the embedding are "
+        "fully restored, 0 = not at all.",
     )
 
     @model_validator(mode="after")
@@ -77,20 +85,20 @@ class Cads(Policy):
         return ("the noise on conditions",)
 
     def gamma(self, share: float) -> float:
-        """How much of the condition is told when `share` of the noise is left."""
+        """gamma, 0 to 1, when `share` of the noise is left. 1 = the condition has no noise."""
         if share <= self.tau1:
             return 1.0
         return 0.0 if share >= self.tau2 else (self.tau2 - share) / (self.tau2 - self.tau1)
 
     def noisy(self, y: torch.Tensor, n: torch.Tensor, gamma: float) -> torch.Tensor:
-        """Embeddings [b, ...] under noise n of the same shape."""
-        over = tuple(range(1, y.ndim))
-        told = math.sqrt(gamma) * y + self.scale * math.sqrt(1 - gamma) * n
-        spread = told.std(over, keepdim=True)
-        restored = (told - told.mean(over, keepdim=True)) / torch.where(spread > 0, spread, 1) * y.std(
-            over, keepdim=True
-        ) + y.mean(over, keepdim=True)
-        return self.mixing * restored + (1 - self.mixing) * told
+        """Embeddings y [b, ...] with noise n of the same shape."""
+        dims = tuple(range(1, y.ndim))
+        noised = math.sqrt(gamma) * y + self.scale * math.sqrt(1 - gamma) * n
+        spread = noised.std(dims, keepdim=True)
+        restored = (noised - noised.mean(dims, keepdim=True)) / torch.where(spread > 0, spread, 1) * y.std(
+            dims, keepdim=True
+        ) + y.mean(dims, keepdim=True)
+        return self.mixing * restored + (1 - self.mixing) * noised
 
     def steer(self, at: At, model: Any) -> Steer:
         return Annealed(self)

@@ -1,4 +1,4 @@
-"""What the policies of the stage sample share: checks of the config, and opening other models."""
+"""Functions that the policies of the stage sample share: checks of the config, and opening of models."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 from difflab.core.errors import ConfigError
 from difflab.policies.interface import At
 
-GUIDANCE = ("guidance_schedule", "guidance_by_generation")  # policies that set the scale
+GUIDANCE = ("guidance_schedule", "guidance_by_generation")  # policies that set the guidance scale
 
 
 def check_denoises(name: str, config: Any) -> None:
     """Raise ConfigError unless the family samples by denoising."""
     if not config.denoises:
         raise ConfigError(
-            f"policies: {name} changes how noise is removed, which the family {config.model.family} does not "
-            "do"
+            f"policies: {name} changes denoising, but the family {config.model.family} does not sample by "
+            "denoising"
         )
 
 
 def check_conditional(name: str, config: Any) -> None:
-    """Raise ConfigError unless the model has a condition, a class or a caption."""
+    """Raise ConfigError unless the model is conditioned on a class or a caption."""
     check_denoises(name, config)
     if not config.conditional:
         raise ConfigError(f"policies: {name} needs a conditional model; set model.conditional=true")
@@ -29,7 +29,7 @@ def check_conditional(name: str, config: Any) -> None:
 def check_guidance(name: str, config: Any) -> None:
     """Raise ConfigError unless the model can use classifier-free guidance."""
     check_conditional(name, config)
-    if config.train.condition_dropout == 0 and not config.text:  # a text base knows the empty prompt
+    if config.train.condition_dropout == 0 and not config.text:  # a text-to-image base has the empty prompt
         raise ConfigError(
             f"policies: {name} needs train.condition_dropout above 0: without it the model has no "
             "unconditional prediction"
@@ -47,9 +47,9 @@ def check_guided(name: str, config: Any) -> None:
 
 
 def opened(at: At, which: str) -> Any:
-    """Another model, 'base' or 'previous' (see At.model), prepared for prediction."""
+    """Load another model, 'base' or 'previous' (see At.model), and prepare it for prediction."""
     model = at.model(which)
     model.prepare_sampling(at.config.sample, at.device)
     if at.config.text:
-        model.vae = None  # nothing is decoded by it
+        model.vae = None  # this model decodes no images
     return model

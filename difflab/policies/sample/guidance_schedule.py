@@ -31,35 +31,39 @@ class GuidanceSchedule(Policy):
     exponential: g = start^s end^(1-s), the schedule of ReDiFine, whose other half is the policy
     `condition_drop`. linear: g = s start + (1-s) end. interval: g = start for s in [low, high], else end
     (Kynkaanniemi et al. 2404.07724, who give the limits as noise levels sigma). s is the timestep divided by
-    model.train_timesteps. The samples are exactly those of a sampling loop with this g in every step.
+    model.train_timesteps. Exact: the samples are those of a sampling loop that uses this g in every step.
     """
 
     source = "Yoon et al. 2407.17493; Kynkaanniemi et al. 2404.07724"
 
     kind: Literal["exponential", "linear", "interval"] = Field(
-        "exponential", description="The function; see above."
+        "exponential", description="The function g(s); see above."
     )
     start: float | None = Field(
         None,
         ge=0,
-        description="Guidance scale in pure noise, of interval that inside; 1 = no guidance; null = "
-        "sample.guidance_scale.",
+        description="Guidance scale at pure noise; with kind=interval, the scale inside the interval; 1 = "
+        "no guidance; null = sample.guidance_scale.",
     )
     end: float = Field(
-        1.0, ge=0, description="Guidance scale without noise, of interval that outside; 1 = no guidance."
+        1.0,
+        ge=0,
+        description="Guidance scale without noise; with kind=interval, the scale outside the interval; 1 = "
+        "no guidance.",
     )
     low: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="interval only: least share of noise that is guided by start, 0 to 1; 0 = to the end.",
+        description="kind=interval only: lower limit of the interval, a share of noise from 0 to 1; 0 = "
+        "until the end of sampling.",
     )
     high: float = Field(
         1.0,
         ge=0,
         le=1,
-        description="interval only: largest share of noise that is guided by start, 0 to 1; 1 = from the "
-        "beginning.",
+        description="kind=interval only: upper limit of the interval, a share of noise from 0 to 1; 1 = "
+        "from the beginning of sampling.",
     )
 
     @model_validator(mode="after")
@@ -70,10 +74,12 @@ class GuidanceSchedule(Policy):
             )
         if self.low >= self.high:
             raise ValueError(
-                f"low {self.low:g} is not below high {self.high:g}: no step would be guided by start"
+                f"low {self.low:g} is not below high {self.high:g}: the interval would contain no step"
             )
         if self.kind == "exponential" and 0 in (self.start, self.end):
-            raise ValueError("an exponential neither starts nor ends at 0; use kind=linear or a small number")
+            raise ValueError(
+                "start and end of kind=exponential must not be 0; use kind=linear or a small number"
+            )
         return self
 
     def check(self, config: Any) -> None:
@@ -87,7 +93,7 @@ class GuidanceSchedule(Policy):
                 )
             if config.sample.guidance_scale == 0 and self.kind == "exponential":
                 raise ConfigError(
-                    "policies: guidance_schedule: an exponential does not start at sample.guidance_scale=0; "
+                    "policies: guidance_schedule: kind=exponential cannot start at sample.guidance_scale=0; "
                     "set start or kind=linear"
                 )
 
@@ -98,9 +104,12 @@ class GuidanceSchedule(Policy):
             else ("the guidance schedule", "the guidance scale")
         )
 
-    def scale(self, given: float, share: float) -> float:
-        """The guidance scale at noise share `share`; `given` stands in for a start that is not set."""
-        start = given if self.start is None else self.start
+    def scale(self, default: float, share: float) -> float:
+        """The guidance scale when `share` of the noise is left.
+
+        `default` replaces a start that is not set.
+        """
+        start = default if self.start is None else self.start
         if self.kind == "interval":
             return start if self.low <= share <= self.high else self.end
         return (

@@ -15,9 +15,10 @@ from difflab.policies.interface import At, Policy
 from difflab.policies.sample.common import check_denoises
 
 LARGEST = 1 - 1e-6
-"""The largest eta that is passed on.
+"""The largest eta that the scheduler gets.
 
-At 1, in pure noise, diffusers takes the root of a difference that is 0 up to rounding: NaN if it is negative.
+At eta 1 and pure noise, diffusers takes the square root of a difference that is 0 up to rounding. The result
+is NaN if that difference is negative.
 """
 
 
@@ -27,8 +28,8 @@ class Eta(Steer):
     def __init__(self, eta: float):
         self.eta = eta
 
-    def arguments(self, given: dict[str, Any], accepted: Sequence[str]) -> dict[str, Any]:
-        return {**given, "eta": min(self.eta, LARGEST)}
+    def arguments(self, keywords: dict[str, Any], accepted: Sequence[str]) -> dict[str, Any]:
+        return {**keywords, "eta": min(self.eta, LARGEST)}
 
 
 @policy("stochasticity")
@@ -45,7 +46,8 @@ class Stochasticity(Policy):
     eta: float = Field(
         ge=0,
         le=1,
-        description="Share of the noise that is drawn anew in each step, 0 to 1; 0 = off, DDIM's own.",
+        description="Share of the noise that is drawn again in each step, 0 to 1; 0 = off, the default of "
+        "DDIM.",
     )
 
     def check(self, config: Any) -> None:
@@ -55,7 +57,7 @@ class Stochasticity(Policy):
         kind = getattr(diffusers, config.sample.scheduler, None)
         if "eta" not in inspect.signature(getattr(kind, "step", lambda: None)).parameters:
             raise ConfigError(
-                f"policies: stochasticity sets eta, which {config.sample.scheduler} does not take; use "
+                f"policies: stochasticity sets eta, but {config.sample.scheduler} has no argument eta; use "
                 "sample.scheduler=DDIMScheduler"
             )
 

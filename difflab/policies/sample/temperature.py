@@ -1,4 +1,4 @@
-"""Sampling with scaled noise: sampling bias."""
+"""Sampling with scaled noise, which gives a sampling bias."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Scaled(Steer):
 class Temperature(Policy):
     """All noise in sampling is multiplied by `scale`.
 
-    This is the initial noise and that of stochastic schedulers; a scale below 1 is truncation. Exact if the
-    prediction is linear in the image, as for the score of a normal distribution, and nothing is clipped: with
-    any scheduler and any number of steps, the variance of the samples is multiplied by scale^2, which is the
-    sampling bias lambda of Alemohammad et al. 2307.01850. For other models the direction of the bias is the
-    same, its size differs.
+    This includes the initial noise and the noise of stochastic schedulers. A scale below 1 is truncation.
+    Exact if the prediction is linear in the image, as for the score of a normal distribution, and nothing is
+    clipped: with any scheduler and any number of steps, the variance of the samples is multiplied by scale^2.
+    This factor is the sampling bias lambda of Alemohammad et al. 2307.01850. For other models the bias has
+    the same direction but another size.
     """
 
     source = "Alemohammad et al. 2307.01850"
@@ -42,8 +42,8 @@ class Temperature(Policy):
     scale: float = Field(
         gt=0,
         le=10,
-        description="Factor on the noise's standard deviation; below 1 = less variety, above 1 = more; 1 = "
-        "off.",
+        description="Factor on the standard deviation of the noise; below 1 = less variety, above 1 = more "
+        "variety; 1 = off.",
     )
 
     def check(self, config: Any) -> None:

@@ -1,1 +1,1 @@
-"""Policies that choose which samples may train."""
+"""Policies that select the samples that later generations may train on."""

@@ -1,4 +1,4 @@
-"""What selection policies share: groups of candidates, numbers kept, features, rewards."""
+"""Base classes and functions of selection policies: groups of candidates, numbers kept, features, rewards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from difflab.policies.interface import At, Policy
 
 
 def part(share: float, n: int) -> int:
-    """`share` of n, rounded up.
+    """`share` times n, rounded up.
 
     >>> part(0.1, 30), part(0.25, 5)
     (3, 2)
@@ -28,40 +28,45 @@ def part(share: float, n: int) -> int:
 
 
 def groups(candidates: Any, within: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and positions, ascending, of the candidates of each class or prompt.
+    """Yield the name of each class or prompt and the ascending positions of its candidates.
 
-    Raises ConfigError if some samples have none.
+    Raises ConfigError if a sample has no class or prompt.
     """
     if within == "all":
         yield f"generation {candidates.generation}", np.arange(len(candidates))
         return
-    asked = candidates.rows[within]
-    if asked.null_count:
+    requested = candidates.rows[within]
+    if requested.null_count:
         raise ConfigError(
-            f"policies: samples are told apart by {within}, but {asked.null_count} of them were asked for "
-            "without one; use within: all"
+            f"policies: samples are grouped by {within}, but {requested.null_count} of them have no "
+            f"{within}; "
+            "use within: all"
         )
-    names = np.array(asked.to_pylist(), dtype=object)
+    names = np.array(requested.to_pylist(), dtype=object)
     for name in sorted(set(names)):
         yield f"{within} '{name}'", np.flatnonzero(names == name)
 
 
 def real_spacing(real: torch.Tensor, block: int = 512) -> torch.Tensor:
-    """Distance from each real image to the nearest other one, float32 [n], n >= 2."""
+    """The distance from each real image to the nearest other real image, float32 [n], n >= 2."""
     if len(real) < 2:
-        raise ConfigError(f"policies: the spacing of real images wants at least 2, there are {len(real)}")
-    found = []
+        raise ConfigError(
+            f"policies: the spacing of real images needs at least 2 real images, but there are {len(real)}"
+        )
+    distances = []
     for start in range(0, len(real), block):
         to_all = squared_distances(real[start : start + block], real)
         itself = torch.arange(len(to_all))
-        to_all[itself, start + itself] = float("inf")  # by index: a duplicate is a neighbour
-        found.append(to_all.min(1).values)
-    return torch.cat(found).sqrt()
+        # exclude by index, so that a duplicate still counts as a neighbour
+        to_all[itself, start + itself] = float("inf")
+        distances.append(to_all.min(1).values)
+    return torch.cat(distances).sqrt()
 
 
 class Nearest:
-    """Squared distance of each of n points to the nearest point added so far, float64 [n]; infinite before
-    the first.
+    """The squared distance of each of n points to the nearest point that was added, float64 [n].
+
+    The distances are infinite before a point is added.
     """
 
     def __init__(self, points: torch.Tensor) -> None:
@@ -74,25 +79,25 @@ class Nearest:
         squared = torch.addmv(scale, self._x, self._x[i], alpha=-2)
         self.squared = torch.minimum(
             self.squared, squared.where(squared > 1e-12 * scale, 0)
-        )  # copies are at distance 0, whatever the rounding
+        )  # copies have distance 0 in spite of rounding
 
 
 class Selector(Policy):
-    """A policy that leaves out samples."""
+    """A policy that drops samples."""
 
     on_numbers: ClassVar[bool] = True
-    """Whether it also selects samples of the exact families."""
+    """Whether the policy can also select samples of the exact families."""
 
     def check(self, config: Any) -> None:
         super().check(config)
         if config.exact and not self.on_numbers:
             raise ConfigError(
-                f"policies: {self.policy} compares images, the samples of model.family={config.model.family} "
-                "are numbers"
+                f"policies: {self.policy} compares images, but the samples of "
+                f"model.family={config.model.family} are numbers"
             )
         if config.exact and config.model.replicates > 1:
             raise ConfigError(
-                f"policies: {self.policy} selects samples, which parallel chains share; set "
+                f"policies: {self.policy} selects samples, but parallel chains share samples; set "
                 "model.replicates=1 and use several seeds"
             )
 
@@ -100,15 +105,15 @@ class Selector(Policy):
 class Within(Selector):
     within: Literal["all", "class", "prompt"] = Field(
         "all",
-        description="Compare all samples of a generation with each other (all, off), or only those asked "
-        "for with the same class or prompt.",
+        description="Which samples are compared with each other: all samples of a generation (all, off), or "
+        "only samples with the same requested class or prompt.",
     )
 
     def check(self, config: Any) -> None:
         super().check(config)
         if self.within != "all" and not (config.conditional and (config.text or self.within == "class")):
             raise ConfigError(
-                f"policies: {self.policy}: the samples of this model are not asked for by {self.within}; use "
+                f"policies: {self.policy}: the samples of this model have no requested {self.within}; use "
                 "within: all"
             )
 
@@ -120,29 +125,35 @@ class Sized(Within):
         None,
         gt=0,
         le=1,
-        description="Share of the candidates of each group that is kept, rounded up; 1 = all, null = unused.",
+        description="Share of the candidates of each group that are kept, above 0 to 1, rounded up; 1 = "
+        "all, null = unused.",
     )
     count: int | None = Field(
-        None, ge=1, description="Samples that are kept of each generation, with within: all; null = unused."
+        None,
+        ge=1,
+        description="Number of samples of each generation that are kept. It needs within: all; null = "
+        "unused.",
     )
 
     ways: ClassVar[tuple[str, ...]] = ("share", "count")
     why: ClassVar[str] = "not chosen"
-    """The reason of those that are left out."""
+    """The reason that dropped samples get."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Sized:
-        given = [way for way in self.ways if getattr(self, way) is not None]
-        if len(given) != 1:
+        set_ways = [way for way in self.ways if getattr(self, way) is not None]
+        if len(set_ways) != 1:
             raise ValueError(
-                f"give exactly one of {', '.join(self.ways)}; got {' and '.join(given) or 'none'}"
+                f"set exactly one of {', '.join(self.ways)}; got {' and '.join(set_ways) or 'none'}"
             )
         if self.count is not None and self.within != "all":
-            raise ValueError(f"count is of the whole generation; with within: {self.within} give a share")
+            raise ValueError(
+                f"count applies to the whole generation; with within: {self.within} set share instead"
+            )
         return self
 
     def quota(self, n: int) -> int:
-        """How many of n are kept."""
+        """The number of n candidates that are kept."""
         if self.count is None:
             return n if self.share is None else part(self.share, n)
         if self.count > n:
@@ -156,7 +167,7 @@ class Sized(Within):
         return self.quota(count)
 
     def pick(self, at: At, candidates: Any, n: int, group: str) -> np.ndarray:
-        """The positions of the n that are kept among the candidates of one group."""
+        """The positions of the n candidates of one group that are kept."""
         raise NotImplementedError
 
     def select(self, at: At, candidates: Any) -> list[str | None]:
@@ -171,8 +182,8 @@ class Sized(Within):
 class Featured(Selector):
     extractor: str | None = Field(
         None,
-        description="Which of measure.extractors tells how far images lie apart; null = the one of the "
-        "class judge.",
+        description="The extractor of measure.extractors whose features give the distances; null = the "
+        "extractor of the class judge.",
     )
 
     on_numbers: ClassVar[bool] = False
@@ -184,8 +195,8 @@ class Featured(Selector):
 
 class Rewarded(Selector):
     reward: str = Field(
-        description="What is preferred, by name, see difflab/policies/rewards.py; 'chance' = nothing: a "
-        "control of equal size."
+        description="Name of the reward; difflab/policies/rewards.py lists all rewards. 'chance' is random: "
+        "a control that keeps equally many samples."
     )
     lowest: bool = Field(
         False,
@@ -204,23 +215,25 @@ class Rewarded(Selector):
         rewards.check(config, self.policy, self.reward)
 
     def scores(self, at: At, candidates: Any) -> np.ndarray:
-        """How much each candidate is preferred, float64 [n], finite."""
-        found = rewards.scores(self.reward, at, candidates)
-        return -found if self.lowest else found
+        """The reward of each candidate, float64 [n], finite; its negative with `lowest`."""
+        scores = rewards.scores(self.reward, at, candidates)
+        return -scores if self.lowest else scores
 
 
 class OneOfK(Within, Rewarded):
-    """One of every k candidates is kept."""
+    """Keeps one of every k candidates."""
 
-    k: int = Field(ge=1, description="Samples of which one is kept; 1 = all are kept (off).")
+    k: int = Field(
+        ge=1, description="Number of samples of which one is kept; 1 = all samples are kept (off)."
+    )
 
     def check(self, config: Any) -> None:
         super().check(config)
         fewest = min(config.sample.count_of(t) for t in range(self.first, config.generations + 1))
         if self.k > fewest:
             raise ConfigError(
-                f"policies: {self.policy} takes one of {self.k}, but there are {fewest} samples; lower k or "
-                "raise sample.count"
+                f"policies: {self.policy} keeps one of {self.k} samples, but a generation has only {fewest}; "
+                "lower k or raise sample.count"
             )
         for later in config.policies[config.policies.index(self) + 1 :]:
             opposite = (
@@ -231,15 +244,18 @@ class OneOfK(Within, Rewarded):
             if opposite and self.k > 1 < later.k and self.meets(later, config.generations) is not None:
                 raise ConfigError(
                     f"policies: {self.policy} and {later.policy} prefer the highest and the lowest "
-                    f"{self.reward} of the same samples; "
-                    "leave one out, or part their generations with first and last"
+                    f"{self.reward} of the same samples; remove one of them, or give them different "
+                    "generations with first and last"
                 )
 
     def keeps(self, count: int) -> int:
-        return count // self.k  # within classes up to one fewer for each class
+        return count // self.k  # with within: class, up to one fewer for each class
 
     def prefer(self, at: At, scores: np.ndarray, group: str) -> np.ndarray:
-        """What the largest of is kept: [m, k], from the scores [m, k]."""
+        """Preferences [m, k] from the scores [m, k].
+
+        The candidate with the largest preference of each row is kept.
+        """
         return scores
 
     def select(self, at: At, candidates: Any) -> list[str | None]:
@@ -248,9 +264,9 @@ class OneOfK(Within, Rewarded):
         for group, members in groups(candidates, self.within):
             if len(members) < self.k:
                 raise ConfigError(
-                    f"policies: {self.policy} takes one of {self.k}, but {group} has {len(members)} "
-                    f"candidates in generation {candidates.generation}, "
-                    "so none of them would be kept; lower k, raise sample.count or use within: all"
+                    f"policies: {self.policy} keeps one of {self.k} samples, but {group} has {len(members)} "
+                    f"candidates in generation {candidates.generation}, so none of them would be kept; lower "
+                    "k, raise sample.count or use within: all"
                 )
             order = at.rng("groups", group).permutation(members)
             full = order[: len(members) // self.k * self.k].reshape(-1, self.k)
@@ -262,33 +278,36 @@ class OneOfK(Within, Rewarded):
 
 
 class Spread(Sized, Featured):
-    """Keeps images that are far apart; `spread` selects them.
+    """Keeps images that are far apart; the method `spread` selects them.
 
-    It selects from the samples of a generation, or from all images of a training set (`stage: mix`).
+    The policy selects from the samples of a generation, or from all images of a training set (`stage: mix`).
     """
 
     stage: Literal["select", "mix"] = Field(
         "select",
-        description="select = of the samples of each generation; mix = of all that training set t would be "
-        "made of, real images included.",
+        description="select = select from the samples of each generation; mix = select from all images of "
+        "training set t, real images included.",
     )
 
     @model_validator(mode="after")
     def _whole(self) -> Spread:
         if self.stage == "mix" and self.within != "all":
-            raise ValueError("stage: mix chooses among all images alike; use within: all")
+            raise ValueError("stage: mix selects from all images together; use within: all")
         return self
 
     def check(self, config: Any) -> None:
         super().check(config)
         if self.stage == "mix" and config.ecosystem is not None:
             raise ConfigError(
-                f"policies: {self.policy} with stage: mix chooses before labs exchange their samples; use "
+                f"policies: {self.policy} with stage: mix selects before labs exchange their samples; use "
                 "stage: select in an ecosystem"
             )
 
     def spread(self, at: At, candidates: Any, features: torch.Tensor, n: int) -> np.ndarray:
-        """Positions of the n images that are kept, by features [m, d]; `candidates` None = stage mix."""
+        """The positions of the n images that are kept, from features [m, d].
+
+        In stage mix `candidates` is None.
+        """
         raise NotImplementedError
 
     def pick(self, at: At, candidates: Any, n: int, group: str) -> np.ndarray:
@@ -305,11 +324,11 @@ class Spread(Sized, Featured):
             return drawn, budget
         if budget is not None or any(pool.count != len(pool.rows) for pool in drawn):
             raise ConfigError(
-                f"policies: {self.policy} with stage: mix chooses instead of a random draw; use "
+                f"policies: {self.policy} with stage: mix replaces the random draw of the regime; use "
                 "regime.name=replace or accumulate without set_size"
             )
         wanted = self.quota(sum(pool.count for pool in drawn))
-        if at.run is None:  # only numbers are asked for
+        if at.run is None:  # the config is only checked
             return drawn, wanted
 
         extractor = at.extractor(self.extractor)

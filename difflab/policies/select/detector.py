@@ -19,37 +19,38 @@ class Detector(Selector):
     """A detector of synthetic images with given error rates filters the training data.
 
     A sample is dropped with probability `true_positive_rate`, a real image with probability
-    `false_positive_rate`, independently of its content. A real image gets one verdict for the whole run.
-    Generation 0 is trained on all real images. If the regime draws a part of the real images, it draws from
-    those that pass; if it uses all, and for the unseen images of `fresh_real`, those that fail are lost.
-    Exact: both rates, independently of each other. A real detector leaves the samples that are harder to
-    detect; see `probe_detector`.
+    `false_positive_rate`, independently of its content. The decision on a real image is the same in the
+    whole run. Generation 0 is trained on all real images. If the regime draws only some of the real images,
+    it draws them from those that pass. If it uses all of them, and for the unseen images of `fresh_real`, the
+    images that fail are lost. Exact: both rates, independently of each other. A real detector would keep the
+    samples that are harder to detect; see `probe_detector`.
     """
 
     source: ClassVar[str] = (
-        "a model of any detector; accuracies near 95% are reached in-distribution only (arXiv 2507.10236, "
-        "2509.12995)"
+        "a model of any detector; detectors reach accuracies near 95% only in-distribution (arXiv "
+        "2507.10236, 2509.12995)"
     )
 
     true_positive_rate: float = Field(
-        ge=0, le=1, description="Probability that a sample is found and dropped; 0 = off."
+        ge=0, le=1, description="Probability that a sample is detected and dropped, 0 to 1; 0 = off."
     )
     false_positive_rate: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="Probability that a real image is taken for synthetic and dropped; 0 = off.",
+        description="Probability that a real image is classified as synthetic and dropped, 0 to 1; 0 = off.",
     )
 
     def select(self, at: At, candidates: Any) -> list[str | None]:
-        found = (
+        detected = (
             at.rng().random(at.config.sample.count_of(candidates.generation))[candidates.index]
             < self.true_positive_rate
         )
-        return ["detected" if f else None for f in found]
+        return ["detected" if flag else None for flag in detected]
 
     def keeps(self, count: int) -> int:
-        return round(count * (1 - self.true_positive_rate))  # on average; that is all that is known
+        # the expected number: the exact one is not known before sampling
+        return round(count * (1 - self.true_positive_rate))
 
     def pools(self, at: At, drawn: list[Any], budget: int | None) -> tuple[list[Any], int | None]:
         if at.generation == 0:

@@ -1,4 +1,4 @@
-"""Keep few samples of each neighbourhood."""
+"""Keep at most a few samples of each neighbourhood."""
 
 from __future__ import annotations
 
@@ -25,17 +25,23 @@ class Diverse(Rewarded):
 
     source: ClassVar[str] = "quotas per cluster, as in balanced data curation (Vo et al. 2405.15613)"
 
-    k: int = Field(ge=1, description="Most samples that are kept of one neighbourhood; sample.count = off.")
+    k: int = Field(
+        ge=1, description="Largest number of samples of one neighbourhood that are kept; sample.count = off."
+    )
     per: Literal["real", "class", "prompt"] = Field(
         "real",
-        description="Neighbourhoods: the nearest real training image, the class or the prompt asked for.",
+        description="What defines a neighbourhood: the nearest real training image, the requested class, or "
+        "the requested prompt.",
     )
     reward: str = Field(
         "chance",
-        description="Which are kept, by name of a reward, see difflab/policies/rewards.py; chance = any.",
+        description="Name of the reward that ranks the samples of a neighbourhood; "
+        "difflab/policies/rewards.py lists all rewards. chance = random samples are kept.",
     )
     extractor: str | None = Field(
-        None, description="Which of measure.extractors says what is near; null = the one of the class judge."
+        None,
+        description="The extractor of measure.extractors whose features give the nearest real image; null = "
+        "the extractor of the class judge.",
     )
 
     def check(self, config: Any) -> None:
@@ -43,13 +49,13 @@ class Diverse(Rewarded):
         if self.per == "real":
             if config.exact:
                 raise ConfigError(
-                    f"policies: diverse compares images, the samples of model.family={config.model.family} "
-                    "are numbers"
+                    "policies: diverse compares images, but the samples of "
+                    f"model.family={config.model.family} are numbers"
                 )
             rewards.check_features(config, self.policy, self.extractor)
         elif not (config.conditional and (config.text or self.per == "class")):
             raise ConfigError(
-                f"policies: diverse: the samples of this model are not asked for by {self.per}; use per: real"
+                f"policies: diverse: the samples of this model have no requested {self.per}; use per: real"
             )
 
     def select(self, at: At, candidates: Any) -> list[str | None]:
@@ -62,7 +68,7 @@ class Diverse(Rewarded):
         return reasons
 
     def neighbourhoods(self, at: At, candidates: Any) -> list[tuple[str, np.ndarray]]:
-        """What each is called, and the positions of its candidates."""
+        """The name of each neighbourhood and the positions of its candidates."""
         if self.per != "real":
             return list(groups(candidates, self.per))
         extractor = at.extractor(self.extractor)

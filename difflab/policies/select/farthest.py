@@ -1,4 +1,4 @@
-"""Keep samples that lie as far apart as they can."""
+"""Keep samples that lie far apart from each other."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from difflab.policies.select.common import Nearest, Spread
 def farthest(features: torch.Tensor, n: int, apart: torch.Tensor | None = None) -> np.ndarray:
     """Positions of n of the images [m, d], int64 [n], in the order of selection.
 
-    Each one is the farthest from those selected so far; of equals the first.
+    Each selected image is the one farthest from all images selected so far. Of equally far images, the first
+    is selected.
 
-    `apart`: distances to other images to stay away from, float [m]; None = the first image comes first.
+    `apart`: distances to other images that are avoided, float [m]; None = the selection starts with the
+    first image.
 
     >>> farthest(torch.tensor([[0.0], [1.0], [9.0], [4.0]]), 3).tolist()
     [0, 2, 3]
@@ -42,10 +44,10 @@ class Farthest(Spread):
 
     This is the greedy filter of Shi et al. 2509.16499. The first sample is kept (samples are in random
     order), then repeatedly the sample that is farthest from its nearest kept sample. With `stage: mix` the
-    training set is selected from all real images and samples so far, as in their accumulating loop. Outliers,
-    such as broken images, are preferred, as they are far from all others. Time is proportional to the number
-    of samples times the number of kept ones. Exact: the smallest distance in the set is at least half of that
-    in the best set of its size.
+    training set is selected from all real images and samples so far, as in their accumulating loop. The
+    policy prefers outliers, such as broken images, because they are far from all others. Time is proportional
+    to the number of samples times the number of kept ones. Exact: the smallest distance within the kept set
+    is at least half of the largest possible smallest distance of a set of this size.
     """
 
     source: ClassVar[str] = "Shi et al., arXiv 2509.16499"
@@ -53,16 +55,13 @@ class Farthest(Spread):
 
     away_from_real: bool = Field(
         False,
-        description="Also keep away from generation 0's training images, from the first sample on; false = "
-        "off.",
+        description="Also select samples far from the images of generation 0's training set; false = off.",
     )
 
     @model_validator(mode="after")
     def _once(self) -> Farthest:
         if self.away_from_real and self.stage == "mix":
-            raise ValueError(
-                "away_from_real has no meaning with stage: mix, where real images are chosen among"
-            )
+            raise ValueError("away_from_real has no effect with stage: mix, which selects real images too")
         return self
 
     def spread(self, at: At, candidates: Any, features: torch.Tensor, n: int) -> np.ndarray:

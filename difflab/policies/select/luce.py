@@ -1,4 +1,4 @@
-"""Keep one of every k samples, the likelier the higher its reward."""
+"""Keep one of every k samples, with a probability that rises with its reward."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ class Luce(OneOfK):
     temperature: float = Field(
         1.0,
         gt=0,
-        description="In units of the reward: near 0 the best of k is kept, large = one at random (off).",
+        description="Temperature, in units of the reward; near 0 = the best of k is kept, very large = a "
+        "random one is kept (off).",
     )
 
     def prefer(self, at: At, scores: np.ndarray, group: str) -> np.ndarray:
         return scores / self.temperature + at.rng("choice", group).gumbel(
             size=scores.shape
-        )  # the largest of these is Luce's choice
+        )  # the largest entry is a draw by Luce's choice rule (Gumbel-max trick)

@@ -34,19 +34,22 @@ class ProbeDetector(Featured):
     )
 
     false_positive_rate: float = Field(
-        0.05, gt=0, lt=1, description="Share of real images that the probe may take for synthetic."
+        0.05,
+        gt=0,
+        lt=1,
+        description="Largest share of real images that the probe may classify as synthetic, 0 to 1.",
     )
 
     def select(self, at: At, candidates: Any) -> list[str | None]:
-        found = self.found(at, candidates)
-        why = (
-            f"the probe takes it for synthetic, as {found.mean():.1%} of the samples "
-            f"at {self.false_positive_rate:.1%} of real images"
+        detected = self.detected(at, candidates)
+        reason = (
+            f"the probe classifies it as synthetic; it detects {detected.mean():.1%} of the samples "
+            f"at a false positive rate of {self.false_positive_rate:.1%}"
         )
-        return [why if f else None for f in found]
+        return [reason if flag else None for flag in detected]
 
-    def found(self, at: At, candidates: Any) -> np.ndarray:
-        """Which candidates are taken for synthetic, bool [n]."""
+    def detected(self, at: At, candidates: Any) -> np.ndarray:
+        """Whether the probe classifies each candidate as synthetic, bool [n]."""
         extractor = at.extractor(self.extractor)
         fake, real = candidates.features(extractor), candidates.real(extractor)[0]
         halves = [
@@ -56,9 +59,9 @@ class ProbeDetector(Featured):
         (fakes, reals), smallest = halves, math.ceil(1 / self.false_positive_rate - 1 - 1e-9)
         if min(map(len, reals)) < smallest or min(map(len, fakes)) < 1:
             raise ConfigError(
-                f"policies: probe_detector wants {smallest} real images in either half for "
-                f"false_positive_rate={self.false_positive_rate:g} and at least "
-                f"2 samples; there are {len(real)} real images and {len(fake)} samples"
+                f"policies: probe_detector needs {smallest} real images in each half for "
+                f"false_positive_rate={self.false_positive_rate:g}, and at least 2 samples; there are "
+                f"{len(real)} real images and {len(fake)} samples"
             )
         out = np.zeros(len(candidates), dtype=bool)
         for fit, judged in ((0, 1), (1, 0)):

@@ -15,12 +15,12 @@ from difflab.policies.select.common import Sized
 class Random(Sized):
     """Keeps a random share or number of the samples.
 
-    This is the control of every other selector, with a training set of equal size. Exact: the number kept;
-    which samples are kept depends only on the seed, the generation and the place in the list. The selectors
-    `best_of`, `luce`, `top_share` and `diverse` have a closer control, `reward: chance`.
+    This is the control of every other selector: the training set has the same size. Exact: the number kept.
+    The choice depends only on the seed, the generation and the position in the list. The selectors `best_of`,
+    `luce`, `top_share` and `diverse` have their own control, `reward: chance`.
     """
 
-    source: ClassVar[str] = "the matched budget of any comparison of selectors"
+    source: ClassVar[str] = "the control of equal size in comparisons of selectors"
     why: ClassVar[str] = "not drawn"
 
     def pick(self, at: At, candidates: Any, n: int, group: str) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""Keep samples that are farther from all kept ones than a threshold, which falls until there are enough."""
+"""Keep samples that are farther than a threshold from all kept samples.
+
+The threshold falls until enough are kept.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ from difflab.policies.select.common import Nearest, Spread
 
 
 def threshold_decay(features: torch.Tensor, n: int, tau: float, decay: float) -> np.ndarray:
-    """Positions of n of the images [m, d] in the order of selection; fewer than n if the rest are copies.
+    """Positions of n of the images [m, d], in the order of selection; fewer than n if the rest are copies.
 
-    Each pass over all images accepts those that are farther than tau from all accepted ones.
-    After each pass tau is multiplied by `decay`.
+    Each pass over all images accepts those that are farther than tau from all accepted images. After each
+    pass tau is multiplied by `decay`.
 
     >>> threshold_decay(torch.tensor([[0.0], [1.0], [9.0], [4.0]]), 3, tau=8.0, decay=0.4).tolist()
     [0, 2, 3]
@@ -26,52 +29,54 @@ def threshold_decay(features: torch.Tensor, n: int, tau: float, decay: float) ->
     nearest = Nearest(features)
     chosen: list[int] = []
     while len(chosen) < n:
-        at = 0
+        position = 0
         while len(chosen) < n:
-            ahead = (nearest.squared[at:] > tau * tau).nonzero()
+            ahead = (nearest.squared[position:] > tau * tau).nonzero()
             if not len(ahead):
                 break
-            at += int(ahead[0])
-            chosen.append(at)
-            nearest.add(at)
+            position += int(ahead[0])
+            chosen.append(position)
+            nearest.add(position)
         furthest = float(nearest.squared.max())
         if not furthest:
             break
         tau *= decay
-        while tau * tau >= furthest:  # passes that accept nothing
+        while tau * tau >= furthest:  # skip passes that would accept nothing
             tau *= decay
     return np.array(chosen, dtype=np.int64)
 
 
 @policy("threshold_decay")
 class ThresholdDecay(Spread):
-    """Accepts samples that are farther than tau from all accepted ones.
+    """Accepts samples that are farther than tau from all accepted samples.
 
-    After each pass over the samples tau falls, until there are enough. This is the Threshold Decay Filter of
-    Shi et al. 2509.16499. They start at 60 for DINOv2 features and 2000 for pixels in 0..255, with a decay of
-    .95, or of .8 over all generations so far (here `stage: mix`). Unlike `farthest` it takes samples in their
-    order, so it prefers outliers less. Exact: no two kept samples are closer than the last tau. Exact copies
-    are never accepted: too few distinct samples are an error.
+    tau falls after each pass over the samples, until enough samples are accepted. This is the Threshold
+    Decay Filter of Shi et al. 2509.16499. They start at 60 for DINOv2 features and 2000 for pixels in 0..255,
+    with a decay of .95, or of .8 over all generations so far (here `stage: mix`). Unlike `farthest`, the
+    policy visits samples in their order, so it prefers outliers less. Exact: no two kept samples are closer
+    than the last tau. Exact copies are never accepted, and too few distinct samples are an error.
     """
 
     source: ClassVar[str] = "Shi et al., arXiv 2509.16499"
-    why: ClassVar[str] = "nearer than the threshold to others that are kept"
+    why: ClassVar[str] = "closer than the threshold to a kept sample"
 
     tau: float | None = Field(
         None,
         gt=0,
-        description="First threshold, a feature distance; null = above every distance, so that nothing is "
-        "tuned.",
+        description="First threshold, a feature distance; null = a value above all distances, which needs "
+        "no tuning.",
     )
-    decay: float = Field(0.95, gt=0, lt=1, description="Factor of the threshold at the end of a pass.")
+    decay: float = Field(
+        0.95, gt=0, lt=1, description="Factor that multiplies the threshold after each pass, 0 to 1."
+    )
 
     def spread(self, at: At, candidates: Any, features: torch.Tensor, n: int) -> np.ndarray:
         widest = 2 * float((features.double() - features.double().mean(0)).norm(dim=1).max()) or 1.0
         chosen = threshold_decay(features, n, self.tau or widest, self.decay)
         if len(chosen) < n:
             raise ConfigError(
-                f"policies: threshold_decay wants {n} of {len(features)} images at generation "
-                f"{at.generation}, "
-                f"but only {len(chosen)} differ, the others are exact copies of them; ask for fewer"
+                f"policies: threshold_decay must keep {n} of {len(features)} images in generation "
+                f"{at.generation}, but only {len(chosen)} are distinct; the others are exact copies; "
+                "keep fewer images"
             )
         return chosen

@@ -13,7 +13,8 @@ from difflab.policies.select.common import Rewarded, Sized
 
 @policy("top_share")
 class TopShare(Sized, Rewarded):
-    """Keeps the share or number of samples with the highest reward, of all or of each class or prompt.
+    """Keeps a share or number of samples with the highest rewards, among all samples or within each class or
+    prompt.
 
     This is truncation selection. Exact: the number kept. Of equal rewards, the earlier sample comes first.
     """

@@ -1,4 +1,4 @@
-"""Leave out images that are flagged as degenerate."""
+"""Drop images that are flagged as degenerate."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from difflab.policies.interface import At, Policy
 
 @policy("unflagged")
 class Unflagged(Policy):
-    """Images of one colour, such as black ones, are dropped. The measure flagged_share counts them with or
-    without this policy.
+    """Drops images of a single colour, such as black images.
+
+    The measure flagged_share counts them with or without this policy.
     """
 
     def select(self, at: At, candidates) -> list[str | None]:  # type: ignore[no-untyped-def]

@@ -1,1 +1,1 @@
-"""Policies that act in training, or on its weights."""
+"""Policies that change training or the trained weights."""

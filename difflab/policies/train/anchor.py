@@ -20,7 +20,7 @@ class Pull(Watch):
 
     def __init__(self, strength: float, anchor: dict[str, torch.Tensor]):
         self.strength, self.anchor = strength, anchor
-        self.laid: list[Any] = []  # the anchor, in place and layout of the weights
+        self.laid: list[Any] = []  # the anchor, on the device and in the layout of the weights
 
     @torch.no_grad()
     def adjust(self, now: Moment) -> None:
@@ -31,12 +31,12 @@ class Pull(Watch):
 
 @policy("anchor")
 class Anchor(Policy):
-    """Weights decay towards an anchor, as AdamW's weight decay pulls them towards 0.
+    """Weights decay towards an anchor, as AdamW's weight decay lets them decay towards 0.
 
-    The decay is decoupled from the gradient and scaled by the learning rate (Loshchilov & Hutter 1711.05101),
-    and acts on the weights after the step. As a penalty on the loss this is L2-SP (Li et al. 1802.01483).
-    Exact: without gradients, the distance to the anchor is multiplied by 1 - learning_rate * strength in
-    every step. With LoRA, the two factors of each layer decay.
+    The decay is decoupled from the gradient and scaled by the learning rate (Loshchilov & Hutter
+    1711.05101). It acts on the weights after the step. The same decay as a penalty on the loss is L2-SP (Li
+    et al. 1802.01483). Exact: without gradients, the distance to the anchor is multiplied by 1 -
+    learning_rate * strength in every step. With LoRA, the two factors of each layer decay.
     """
 
     source: ClassVar[str] = "Li et al., arXiv 1802.01483"
@@ -44,34 +44,36 @@ class Anchor(Policy):
     first: int = Field(
         1,
         ge=0,
-        description="First generation in which it acts; 0 only where the anchor is there before generation "
-        "0.",
+        description="First generation in which the policy acts; 0 is possible only if the anchor exists "
+        "before generation 0.",
     )
     strength: float = Field(
-        0.1, ge=0, description="Decay per step and unit of learning rate, as train.weight_decay; 0 = off."
+        0.1,
+        ge=0,
+        description="Decay per step and per unit of learning rate, like train.weight_decay; 0 = off.",
     )
     to: Literal["start", "base", "generation_0"] = Field(
         "start",
-        description="The anchor: start = what this training started from; base = the pretrained weights, "
-        "without them generation 0's; generation_0.",
+        description="The anchor: start = the weights that the training of this generation started from; "
+        "base = the pretrained base, or generation 0 if there is no pretrained base; generation_0 = the "
+        "weights of generation 0.",
     )
 
     def check(self, config: Any) -> None:
         if not config.denoises:
             raise ConfigError(
-                f"policies: anchor acts on the steps of a training, and the family {config.model.family} is "
-                "fitted by a formula"
+                f"policies: anchor acts in the steps of the optimiser, but the family {config.model.family} "
+                "is fitted by a formula"
             )
         if self.first == 0 and (self.to == "generation_0" or (self.to == "base" and not config.text)):
             raise ConfigError(
-                f"policies: anchor to {self.to} in generation 0 would be to its own weights; set first to 1 "
-                "or more"
+                f"policies: the anchor {self.to} does not exist yet in generation 0; set first to 1 or more"
             )
         if config.train.learning_rate * self.strength >= 1:
             raise ConfigError(
                 f"policies: anchor with strength {self.strength:g} at train.learning_rate "
-                f"{config.train.learning_rate:g} jumps over the anchor; "
-                f"set strength below {1 / config.train.learning_rate:g}"
+                f"{config.train.learning_rate:g} would overshoot the anchor in each step; set strength below "
+                f"{1 / config.train.learning_rate:g}"
             )
         if (
             config.model.trains_lora
@@ -80,9 +82,8 @@ class Anchor(Policy):
         ):
             raise ConfigError(
                 f"policies: anchor to {self.to}: LoRA layers of train.start_from={config.train.start_from} "
-                "have factors of their own; "
-                "set to: start (with train.start_from=base that is the base), or train full weights with "
-                "model.lora_rank=0"
+                "have other factors than the anchor; set to: start (with train.start_from=base that is the "
+                "base), or train all weights with model.lora_rank=0"
             )
 
     def decides(self) -> tuple[str, ...]:
@@ -90,9 +91,8 @@ class Anchor(Policy):
 
     def trainer(self, at: At, model: Any) -> Watch:
         trained = trainable(model.net)
-        there = (
-            {name: w.detach() for name, w in trained.items()}
-            if self.to == "start"
-            else weights_of(other(at, self.to), trained)
-        )
-        return Pull(self.strength, {name: w.clone() for name, w in there.items()})
+        if self.to == "start":
+            anchor = {name: w.detach() for name, w in trained.items()}
+        else:
+            anchor = weights_of(other(at, self.to), trained)
+        return Pull(self.strength, {name: w.clone() for name, w in anchor.items()})

@@ -1,4 +1,4 @@
-"""Another share of dropped conditions while a generation trains on samples."""
+"""A different share of dropped conditions while a generation trains on samples."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from difflab.policies.interface import At, Policy
 
 @policy("condition_drop")
 class ConditionDrop(Policy):
-    """Another train.condition_dropout from generation `first` on.
+    """Sets a different train.condition_dropout from generation `first` on.
 
-    This is one half of ReDiFine; the other half is a guidance scale that decays during sampling
+    This is one half of ReDiFine. The other half is a guidance scale that decays during sampling
     (`guidance_schedule`). Exact: in these generations the training is that of a config with this
     condition_dropout.
     """
@@ -24,25 +24,28 @@ class ConditionDrop(Policy):
     source: ClassVar[str] = "Yoon et al., arXiv 2407.17493"
 
     first: int = Field(
-        1, ge=0, description="First generation in which it acts; 0 = already on the real images."
+        1,
+        ge=0,
+        description="First generation in which the policy acts; 0 = also when training on real images.",
     )
     share: float = Field(
         0.2,
         ge=0,
         lt=1,
-        description="Share of labels or captions replaced by 'none' in training, 0 to below 1; 0 = none.",
+        description="Share of labels or captions that training replaces by the empty condition, 0 to below "
+        "1; 0 = no dropout.",
     )
 
     def check(self, config: Any) -> None:
         if not config.conditional:
             raise ConfigError(
-                "policies: condition_drop leaves out labels and captions, and this model is given none; set "
+                "policies: condition_drop drops labels and captions, but this model is unconditional; set "
                 "model.conditional=true"
             )
         if self.share == 0 and config.sample.guidance_scale != 1 and not config.text:
             raise ConfigError(
-                "policies: condition_drop with share 0 leaves no unconditional prediction for "
-                "sample.guidance_scale other than 1; raise share"
+                "policies: condition_drop with share 0 trains no unconditional prediction, but "
+                "sample.guidance_scale other than 1 needs one; raise share"
             )
 
     def decides(self) -> tuple[str, ...]:

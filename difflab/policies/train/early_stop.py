@@ -21,19 +21,19 @@ from difflab.runs.sizes import first_size, fresh_needed
 
 
 class Stopper(Watch):
-    """Takes `loss` of the averaged weights every `every` images and at the end, and keeps the best ones.
+    """Evaluates the EMA weights every `every` images and at the end, and keeps the best weights.
 
     Args:
-        loss: Moment -> the error of the network as it stands.
-        patience: looks in a row without a new best that end the training.
-        about: added to the record.
+        loss: Moment -> the validation error of the current network.
+        patience: number of evaluations in a row without a new best after which the training ends.
+        about: entries that are added to the record.
     """
 
     def __init__(self, loss: Callable[[Moment], float], every: int, patience: int, about: dict[str, Any]):
         self.loss, self.every, self.patience, self.about = loss, every, patience, about
         self.looks: list[tuple[int, float]] = []  # images seen, loss
-        self.best = 0  # which of them
-        self.weights: dict[str, Any] = {}  # at the best one
+        self.best = 0  # position of the best evaluation
+        self.weights: dict[str, Any] = {}  # the weights of the best evaluation
 
     def step(self, now: Moment) -> bool:
         before = max(0, now.images_seen - now.train.batch_size)
@@ -60,14 +60,14 @@ class Stopper(Watch):
         with (
             now.accelerator.autocast(),
             torch.compiler.set_stance("force_eager"),
-        ):  # compiled for training, these shapes would be compiled anew
+        ):  # a network compiled for training would be compiled again for these shapes
             loss = [self.loss(now)]
         now.net.train()
         for name, w in trained.items():
             now.weights[name].copy_(w)
         if (
             now.accelerator.num_processes > 1
-        ):  # a last bit that differs must not send one process home and keep the others
+        ):  # all processes must take the same decision, even if their losses differ in the last bit
             broadcast_object_list(loss)
         return loss[0]
 
@@ -101,38 +101,38 @@ class Stopper(Watch):
 
 @policy("early_stop")
 class EarlyStop(Policy):
-    """Training stops when the denoising error on validation images no longer falls; the best weights are
-    kept.
+    """Stops training when the denoising error on validation images no longer falls, and keeps the best
+    weights.
 
-    The validation set is the last `count` images of the reserve (data.train_size leaves one), which no
-    generation is trained on. Without a reserve it is the last `count` images of generation 0's training set;
-    generation 0 is trained on these, so it stops too late. Held-out images are never used. The error is that
-    of the measure held_out_loss, computed with the EMA weights and with the same noise every time. Early
-    stopping cuts a learning-rate schedule short: use train.decay=none.
+    The validation set is the last `count` images of the reserve (see data.train_size). No generation is
+    trained on them. Without a reserve it is the last `count` images of generation 0's training set.
+    Generation 0 is trained on these, so it stops too late. Held-out images are never used. The error is that
+    of the measure held_out_loss, computed with the EMA weights and with the same noise in every evaluation.
+    Early stopping ends a learning-rate schedule early, so use train.decay=none.
     """
 
     source: ClassVar[str] = "Prechelt 1998, Early stopping - but when?"
 
     every: int = Field(
-        10_000, ge=1, description="Images seen between two looks; the last step is looked at too."
+        10_000, ge=1, description="Images seen between two evaluations. The last step is evaluated too."
     )
     patience: int = Field(
         3,
         ge=1,
-        description="Looks in a row without a new best after which training ends; a large number = never, "
-        "yet the best weights are kept.",
+        description="Number of evaluations in a row without a new best after which training ends; a large "
+        "number = training never ends early, but the best weights are still kept.",
     )
-    count: int = Field(128, ge=2, description="Real images in the validation set.")
+    count: int = Field(128, ge=2, description="Number of real images in the validation set.")
 
     def check(self, config: Any) -> None:
         if not config.denoises:
             raise ConfigError(
-                f"policies: early_stop looks at a training, and the family {config.model.family} is fitted "
-                "by a formula"
+                "policies: early_stop acts in the steps of the optimiser, but the family "
+                f"{config.model.family} is fitted by a formula"
             )
         if self.every > config.train.images_seen:
             raise ConfigError(
-                f"policies: early_stop looks every {self.every} images, a training sees "
+                f"policies: early_stop evaluates every {self.every} images, but a training sees only "
                 f"{config.train.images_seen} (train.images_seen)"
             )
 
@@ -140,7 +140,8 @@ class EarlyStop(Policy):
         return ("when a training ends",)
 
     def images(self, config: Any, n_train: int) -> tuple[np.ndarray, bool]:
-        """Positions of the validation images in the real set, int64 [count]; whether they are in the reserve.
+        """The positions of the validation images in the real set, int64 [count], and whether they are in the
+        reserve.
 
         Raises ConfigError if there are too few images.
         """
@@ -148,14 +149,13 @@ class EarlyStop(Policy):
         reserve, used = n_train - n0, fresh_needed(config, n0)
         if reserve and self.count > reserve - used:
             raise ConfigError(
-                f"policies: early_stop wants {self.count} real images of a reserve of {reserve}, {used} of "
-                "which train; "
-                "lower its count or data.train_size (null = no reserve)"
+                f"policies: early_stop needs {self.count} real images, but the reserve has {reserve}, and "
+                f"training uses {used} of them; lower count or data.train_size (null = no reserve)"
             )
         if self.count > n0 // 2 and not reserve:
             raise ConfigError(
-                f"policies: early_stop wants {self.count} real images, more than half of the {n0} in the "
-                "train split; lower its count"
+                f"policies: early_stop needs {self.count} real images, which is more than half of the {n0} "
+                "in the train split; lower count"
             )
         return np.arange(n_train - self.count, n_train), bool(reserve)
 
@@ -164,8 +164,8 @@ class EarlyStop(Policy):
         places, apart = self.images(config, at.run.about["n_train"])
         if at.generation == self.first and not apart:
             at.say(
-                f"early_stop: there is no reserve, so the error is taken on {self.count} images of "
-                "generation 0's own training set; set data.train_size"
+                f"early_stop: there is no reserve, so the error is computed on {self.count} images of "
+                "generation 0's training set; set data.train_size"
             )
         if model.encoder_key:
             lacking = sorted(set((places // real.shard_size).tolist()) & set(real.lacks(model.encoder_key)))
@@ -179,7 +179,7 @@ class EarlyStop(Policy):
         def loss(now: Moment) -> float:
             parts = [slice(k, k + size) for k in range(0, self.count, size)]
             key = ("early_stop", config.seed)
-            taken = [
+            errors_by_part = [
                 errors(
                     now.model,
                     inputs[rows],
@@ -189,7 +189,7 @@ class EarlyStop(Policy):
                 ).ravel()
                 for rows in parts
             ]
-            return float(np.concatenate(taken).mean())
+            return float(np.concatenate(errors_by_part).mean())
 
         return Stopper(
             loss,

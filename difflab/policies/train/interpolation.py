@@ -1,4 +1,4 @@
-"""What the policies on weights share: models of other generations, and interpolation between two models."""
+"""Functions that policies on weights share: models of other generations, and interpolation of weights."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from difflab.policies.interface import At
 EXACT = {
     "gaussian": ("mean", "cov"),
     "categorical": ("p",),
-}  # numbers of the exact families that may be averaged
+}  # parameters of the exact families that can be averaged
 
 
 def other(at: At, which: str) -> Any:
-    """Another model: 'base' or 'previous' as in At.model, or 'generation_0'."""
+    """Load another model: 'base' or 'previous' as in At.model, or 'generation_0'."""
     if which != "generation_0":
         return at.model(which)
     return family_of(at.config.model).load(at.config.model, at.run.shape, at.run.gen(0) / "model")
 
 
 def weights_of(model: Any, names: Any) -> dict[str, torch.Tensor]:
-    """Weights of a loaded denoiser by name."""
+    """The weights of these names of a loaded denoiser."""
     parameters = dict(model.network().named_parameters())
     return {name: parameters[name].detach() for name in names}
 
@@ -35,26 +35,27 @@ def check_line(config: Any, policy: str, which: str) -> None:
     family, start = config.model.family, config.train.start_from
     if not config.denoises and family not in EXACT:
         raise ConfigError(
-            f"policies: {policy} moves weights, and those of the family {family} cannot be moved; it works "
-            f"with denoising families, {', '.join(EXACT)}"
+            f"policies: {policy} interpolates weights, but the family {family} has no weights that can be "
+            f"interpolated; it works with denoising families and with {', '.join(EXACT)}"
         )
     if config.denoises and start == "scratch":
         raise ConfigError(
-            f"policies: {policy} goes along the line between weights that share a start; set "
-            "train.start_from to base or previous"
+            f"policies: {policy} interpolates between weights, so both trainings must start from the same "
+            "weights; set train.start_from to base or previous"
         )
     if config.model.trains_lora and not (which == "base" and start == "base"):
         raise ConfigError(
-            f"policies: {policy} cannot mix LoRA layers of two generations: the sum of two of rank "
-            f"{config.model.lora_rank} has a larger rank; "
-            "lead to the base with train.start_from=base, or set model.lora_rank=0"
+            f"policies: {policy} cannot interpolate LoRA layers of two generations: the sum of two layers of "
+            f"rank {config.model.lora_rank} has a larger rank; interpolate with the base and set "
+            "train.start_from=base, or set model.lora_rank=0"
         )
 
 
 @torch.no_grad()
 def towards(at: At, model: Any, which: str, share: float) -> None:
-    """w += share * (w_other - w) in place for all trained weights; 0 changes nothing, 1 gives the other's
-    weights.
+    """Add share * (w_other - w) to all trained weights w in place.
+
+    Share 0 changes nothing, share 1 gives the other weights.
 
     LoRA layers of the base have B = 0, so scaling B by 1 - share is exact.
     """

@@ -1,4 +1,4 @@
-"""Another length and learning rate for the trainings after the first."""
+"""A different length and learning rate for the trainings after the first."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from difflab.policies.interface import At, Policy
 
 @policy("retraining")
 class Retraining(Policy):
-    """Other train.images_seen and train.learning_rate from generation `first` on.
+    """Sets a different train.images_seen and train.learning_rate from generation `first` on.
 
-    The first training is long, later ones are short. Published loops that continue from the previous weights
-    do this: 50,000 images per generation (Bertrand et al. 2310.00429), one epoch at 1/400 of the learning
-    rate (Gillman et al. 2402.07087), less than 1% of the compute (Alemohammad et al. 2510.03597). Exact: in
-    these generations the training is that of a config with these fields.
+    With it the first training is long and later ones are short. Published loops that continue from the
+    previous weights do this: 50,000 images per generation (Bertrand et al. 2310.00429), one epoch at 1/400 of
+    the learning rate (Gillman et al. 2402.07087), less than 1% of the compute (Alemohammad et al.
+    2510.03597). Exact: in these generations the training is that of a config with these fields.
     """
 
     source: ClassVar[str] = (
@@ -27,10 +27,10 @@ class Retraining(Policy):
     )
 
     first: int = Field(
-        1, ge=0, description="First generation in which it acts; generation 0 is the first fit."
+        1, ge=0, description="First generation in which the policy acts. Generation 0 is the first training."
     )
     images_seen: int | None = Field(
-        None, ge=1, description="Images that a training sees; null = train.images_seen."
+        None, ge=1, description="Images seen in each of these trainings; null = train.images_seen."
     )
     learning_rate: float | None = Field(
         None, gt=0, description="Peak learning rate; null = train.learning_rate."
@@ -41,13 +41,13 @@ class Retraining(Policy):
             raise ConfigError("policies: retraining changes nothing; set images_seen or learning_rate")
         if not config.denoises:
             raise ConfigError(
-                f"policies: retraining changes a training by steps, and model.family={config.model.family} "
-                "is fitted by a formula"
+                "policies: retraining changes training by gradient steps, but "
+                f"model.family={config.model.family} is fitted by a formula"
             )
         for other in config.policies:
             if other.policy == "early_stop" and other.every > (self.images_seen or config.train.images_seen):
                 raise ConfigError(
-                    f"policies: early_stop looks every {other.every} images, a retraining sees "
+                    f"policies: early_stop evaluates every {other.every} images, but a retraining sees only "
                     f"{self.images_seen}"
                 )
 

@@ -32,7 +32,7 @@ def counts(run, t: int) -> Counter:
         (
             {},
             {},
-            r"guard refuses: 1 of training set 1 \(40 of 40 images\) are samples; allowed: at most 0\.5\. Use more real images, or mode=thin",
+            r"guard refuses: 1 of training set 1 \(40 of 40 images\) are synthetic; allowed: at most 0\.5\. Use more real images, or mode=thin",
         ),
         (
             {},
@@ -52,7 +52,7 @@ def counts(run, t: int) -> Counter:
         (
             {"max_synthetic_fraction": 0.9, "max_generation": 1},
             {"regime": {"name": "accumulate"}},
-            r"0\.75 of training set 3 \(120 of 160 images\) are samples, 40 of them of generations after 1; allowed: at most 0\.9, none after generation 1",
+            r"0\.75 of training set 3 \(120 of 160 images\) are synthetic, 40 of them from generations after 1; allowed: at most 0\.9, none after generation 1",
         ),
     ],
 )
@@ -155,7 +155,7 @@ def test_samples_are_left_out_until_it_holds_and_it_says_so(tmp_path, regime):
             record["left_out"] == record["images"] - real - samples > 0
             and record["synthetic_fraction"] <= 0.4 < record["synthetic_fraction_drawn"]
         )
-        assert len([line for line in said if f"training set {t} had" in line]) == 1
+        assert len([line for line in said if f"of training set {t} were synthetic" in line]) == 1
     if regime == "accumulate":
         assert (
             counts(run, 3)[("fixed_real", -1)] == 40
@@ -212,7 +212,7 @@ def test_both_limits_and_filling_up(tmp_path):
     )
     with pytest.raises(
         ConfigError,
-        match=r"guard wants 7 more real images to fill training set 4, 6 are left of generation 0's",
+        match=r"guard needs 7 more real images to fill training set 4, but only 6 images of generation 0's training set are not in it",
     ):
         guard.rows(at(n_train=10, t=4, folder=tmp_path), table(4, {1: 6, 3: 7}))
 
@@ -252,7 +252,7 @@ def test_whole_numbers_are_not_lost_to_rounding(tmp_path, most):
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        (["guard"], "guard guards nothing; set max_synthetic_fraction, or max_generation"),
+        (["guard"], "guard has no limit; set max_synthetic_fraction or max_generation"),
         ([{**GUARD, "max_synthetic_fraction": 1.5}], r"'max_synthetic_fraction'.*less than or equal to 1"),
         (
             [{**GUARD, "max_synthetic_fraction": -0.5}],
@@ -261,10 +261,10 @@ def test_whole_numbers_are_not_lost_to_rounding(tmp_path, most):
         ([{**GUARD, "max_synthetic_fraction": True}], r"'max_synthetic_fraction'.*valid number"),
         ([{**GUARD, "max_generation": -1}], r"'max_generation'.*greater than or equal to 0"),
         ([{**GUARD, "mode": "warn"}], r"'mode'.*'refuse' or 'thin'"),
-        ([{**GUARD, "fill": True}], "mode=refuse leaves nothing out that fill could make up for"),
+        ([{**GUARD, "fill": True}], "mode=refuse removes no samples, so fill=true has no effect"),
         (
             [GUARD, {"policy": "healing", "first": 2}],
-            "healing comes after guard and could undo it; put guard after all that change training sets",
+            "healing comes after guard and could exceed its limits; put guard after all policies that change training sets",
         ),
         ([GUARD, {"policy": "real_share", "start": 0.5, "end": 0.5}], "real_share comes after guard"),
         ([GUARD, {**GUARD, "first": 2}], "guard comes after guard"),
@@ -288,16 +288,17 @@ def test_others_that_do_not_change_training_sets_may_follow():
 
 def test_thinning_that_leaves_nothing_is_refused_before_anything_runs():
     with pytest.raises(
-        ConfigError, match=r"guard leaves nothing: 1 of training set 1 .*set fill=true or add real images"
+        ConfigError,
+        match=r"guard would remove every image: 1 of training set 1 .*set fill=true or add real images",
     ):
         checked(THIN, base=COPIES, n_train=40)
     with pytest.raises(
         ConfigError,
-        match=r"guard leaves nothing: 1 of training set 2 \(40 of 40 images\) are samples, 40 of them of generations after 0",
+        match=r"guard would remove every image: 1 of training set 2 \(40 of 40 images\) are synthetic, 40 of them from generations after 0",
     ):
         checked({"policy": "guard", "max_generation": 0, "mode": "thin"}, base=COPIES, n_train=40)
     with pytest.raises(
-        ConfigError, match=r"guard wants 20 more real images to fill training set 2, 0 are left"
+        ConfigError, match=r"guard needs 20 more real images to fill training set 2, but only 0 images"
     ):
         checked({**THIN, "fill": True}, base=MIXED, n_train=40)
 
@@ -315,10 +316,10 @@ def test_the_largest_share_may_come_from_a_file(tmp_path):
         == 0.25
     )  # the recipe has the number
     for content, message in (
-        ("{}", "holds no number max_synthetic_fraction"),
-        ("[1]", "holds no number"),
-        ('{"max_synthetic_fraction": null}', "holds no number"),
-        ('{"max_synthetic_fraction": true}', "holds no number"),
+        ("{}", "contains no number max_synthetic_fraction"),
+        ("[1]", "contains no number"),
+        ('{"max_synthetic_fraction": null}', "contains no number"),
+        ('{"max_synthetic_fraction": true}', "contains no number"),
         ('{"max_synthetic_fraction": 3}', "less than or equal to 1"),
         ("half", "cannot be read as JSON"),
     ):

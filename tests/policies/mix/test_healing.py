@@ -41,13 +41,13 @@ def test_a_guard_has_nothing_to_refuse_while_it_heals():
     [
         ([{"policy": "healing"}], "'first' is missing"),
         ([{"policy": "healing", "first": 0}], r"'first'.*greater than or equal to 1"),
-        ([{"policy": "healing", "first": 3, "last": 2}], "which is never"),
+        ([{"policy": "healing", "first": 3, "last": 2}], "last must not be below first"),
         ([{"policy": "healing", "first": 4}], "ends with generation 3"),
         (
             [HEALING, {"policy": "real_share", "start": 0.5, "end": 0.1}],
-            "real_share would change the real images of healing again; put healing after it",
+            "real_share would change the training set of healing; put healing after it",
         ),
-        ([HEALING, HEALING], "healing would change the real images of healing again"),
+        ([HEALING, HEALING], "healing would change the training set of healing"),
     ],
 )
 def test_bad_input(entries, message):

@@ -103,7 +103,7 @@ def test_the_chain_trains_on_what_the_labels_say(tmp_path):
         ([{"policy": "mislabel", "share": 1.1}], "'share'.*less than or equal to 1"),
         ([{"policy": "mislabel", "share": -0.1}], "'share'.*greater than or equal to 0"),
         ([{"policy": "mislabel", "share": 0.1, "of": "some"}], "'of'"),
-        ([{"policy": "mislabel", "share": 0.1}] * 2, "two of mislabel"),
+        ([{"policy": "mislabel", "share": 0.1}] * 2, "two entries mislabel"),
     ],
 )
 def test_bad_input(entries, message):

@@ -91,7 +91,7 @@ def test_the_exact_families_draw_as_many_fresh_ones_as_it_needs(tmp_path):
         ({"over": 0}, {}, r"'over'.*greater than or equal to 1"),
         ({"first": 0}, {}, r"'first'.*greater than or equal to 1"),
         ({"real": "new"}, {}, r"'real'.*'fixed' or 'fresh'"),
-        ({}, {"regime": {"name": "fresh_real"}}, "both say how much is real"),
+        ({}, {"regime": {"name": "fresh_real"}}, "both set the share of real images"),
         ({}, {"regime": {"name": "fixed_real", "real_fraction": 0.5}}, "leave real_fraction null"),
         ({"real": "fresh"}, {}, r"set regime\.set_size \(regime\.name=replace\)"),
         (
@@ -102,12 +102,12 @@ def test_the_exact_families_draw_as_many_fresh_ones_as_it_needs(tmp_path):
         (
             {"start": 1.0},
             {"regime": {"name": "replace", "set_size": 60}, "sample": {"count": 60}},
-            r"asks for 60 fixed real images in training set 1 \(1 of 60\), 40 are there; raise data\.train_size",
+            r"needs 60 fixed real images in training set 1 \(1 of 60\), but there are 40; raise data\.train_size",
         ),
         (
             {"real": "fresh"},
             {"regime": {"name": "replace", "set_size": 40}},
-            r"asks for 12 fresh real images in training set 3 .*, 8 are there; lower data\.train_size",
+            r"needs 12 fresh real images in training set 3 .*, but there are 8; lower data\.train_size",
         ),
         (
             {"start": 0.0, "end": 0.0},
@@ -122,5 +122,5 @@ def test_bad_input(entry, sections, message):
 
 
 def test_two_of_them_or_no_samples_left():
-    with pytest.raises(ConfigError, match="two of real_share would undo each other"):
+    with pytest.raises(ConfigError, match="two entries real_share would overwrite each other"):
         checked(SHARE, {**SHARE, "first": 2}, base=COPIES)

@@ -81,7 +81,7 @@ def test_text_families_are_led_away_from_the_empty_prompt_of_the_base(kind, tmp_
         ({}, "base_guidance changes nothing at sample.guidance_scale=1"),
         ({"model": {"conditional": False}}, "needs a conditional model"),
         ({"train": {"condition_dropout": 0.0}}, "condition_dropout above 0"),
-        ({"base": COPIES}, "the family memoriser does not do"),
+        ({"base": COPIES}, "the family memoriser does not sample by denoising"),
     ],
 )
 def test_what_does_not_fit_is_refused(sections, message):

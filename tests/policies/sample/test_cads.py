@@ -123,7 +123,7 @@ def test_text_families_tell_all_their_embeddings_under_noise(kind, tmp_path):
         ({"tau1": 0.9, "tau2": 0.5}, {}, "tau1 0.9 is above tau2 0.5"),
         ({"scale": -1.0}, {}, "'scale'.*greater than or equal to 0"),
         ({}, {"model": {"conditional": False}}, "cads needs a conditional model"),
-        ({}, {"base": COPIES}, "the family memoriser does not do"),
+        ({}, {"base": COPIES}, "the family memoriser does not sample by denoising"),
     ],
 )
 def test_what_does_not_fit_is_refused(fields, sections, message):

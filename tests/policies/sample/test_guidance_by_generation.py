@@ -58,13 +58,13 @@ def test_samples_are_those_of_a_config_with_that_scale(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "sections", "message"),
     [
-        ({}, {}, "give either scales, a list, or factor"),
-        ({"scales": [2.0], "factor": 1.0}, {}, "give either"),
-        ({"scales": [2.0], "start": 1.0}, {}, "start belongs to factor"),
-        ({"scales": [2.0, -1.0]}, {}, "is not negative"),
+        ({}, {}, "set either scales \\(a list\\) or factor"),
+        ({"scales": [2.0], "factor": 1.0}, {}, "set either"),
+        ({"scales": [2.0], "start": 1.0}, {}, "start can be set only with factor"),
+        ({"scales": [2.0, -1.0]}, {}, "must not be negative"),
         ({"scales": [2.0]}, {"model": {"conditional": False}}, "needs a conditional model"),
         ({"scales": [2.0]}, {"train": {"condition_dropout": 0.0}}, "condition_dropout above 0"),
-        ({"scales": [2.0]}, {"base": COPIES}, "the family memoriser does not do"),
+        ({"scales": [2.0]}, {"base": COPIES}, "the family memoriser does not sample by denoising"),
     ],
 )
 def test_what_does_not_fit_is_refused(fields, sections, message):

@@ -63,15 +63,15 @@ def test_outside_its_interval_the_label_alone_is_asked():
         ({}, {}, "goes from 1 to 1; set start, end"),
         ({"low": 0.2}, {}, "have no meaning for exponential"),
         ({"kind": "interval", "low": 0.5, "high": 0.5}, {}, "low 0.5 is not below high 0.5"),
-        ({"start": 0.0}, {}, "neither starts nor ends at 0"),
-        ({}, {"sample": {"guidance_scale": 0.0}}, "does not start at"),
+        ({"start": 0.0}, {}, "must not be 0"),
+        ({}, {"sample": {"guidance_scale": 0.0}}, "cannot start at"),
         ({"start": 3.0}, {"model": {"conditional": False}}, "guidance_schedule needs a conditional model"),
         (
             {"start": 3.0},
             {"train": {"condition_dropout": 0.0}},
             r"guidance_schedule needs train\.condition_dropout above 0",
         ),
-        ({"start": 3.0}, {"base": COPIES}, "the family memoriser does not do"),
+        ({"start": 3.0}, {"base": COPIES}, "the family memoriser does not sample by denoising"),
     ],
 )
 def test_what_does_not_fit_is_refused(fields, sections, message):

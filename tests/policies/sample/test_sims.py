@@ -117,5 +117,5 @@ def test_what_does_not_fit_is_refused():
     checked("sims", model={"conditional": False})
     with pytest.raises(ConfigError, match=r"'first'.*greater than or equal to 1"):
         checked({"policy": "sims", "first": 0})
-    with pytest.raises(ConfigError, match="the family memoriser does not do"):
+    with pytest.raises(ConfigError, match="the family memoriser does not sample by denoising"):
         checked("sims", base=COPIES)

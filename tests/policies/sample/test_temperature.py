@@ -63,7 +63,8 @@ def test_one_is_off_and_the_library_is_left_as_it_was():
 
 def test_it_wants_a_family_that_denoises_and_a_positive_factor():
     with pytest.raises(
-        ConfigError, match="temperature changes how noise is removed, which the family memoriser does not do"
+        ConfigError,
+        match="temperature changes denoising, but the family memoriser does not sample by denoising",
     ):
         checked({"policy": "temperature", "scale": 0.9}, base=COPIES)
     with pytest.raises(ConfigError, match=r"'scale'.*greater than 0"):

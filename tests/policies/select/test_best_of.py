@@ -63,10 +63,10 @@ def test_samples_of_one_class_are_compared_with_each_other():
 def test_a_class_with_fewer_than_k_is_an_error_instead_of_vanishing():
     at, all_ = candidates(images=np.zeros((7, 8, 8, 1), dtype=np.uint8), labels=[0] * 4 + [1] * 3)
     with pytest.raises(
-        ConfigError, match=r"one of 4, but class 'bee' has 3 candidates in generation 1.*within: all"
+        ConfigError, match=r"one of 4 samples, but class 'bee' has 3 candidates in generation 1.*within: all"
     ):
         kept({"policy": "best_of", "k": 4, "reward": "brightness", "within": "class"}, at, all_)
-    with pytest.raises(ConfigError, match="one of 60, but there are 50 samples"):
+    with pytest.raises(ConfigError, match="one of 60 samples, but a generation has only 50"):
         checked({**BEST, "k": 60}, base=NUMBERS, sample={"count": [100, 50]})
     checked({**BEST, "k": 60, "last": 0}, base=NUMBERS, sample={"count": 100})
 
@@ -100,18 +100,18 @@ def test_two_with_different_rewards_follow_each_other():
         (
             {},
             {"base": UNCONDITIONAL},
-            "reward value is of samples that are one number each; those of model.family=memoriser are not",
+            "reward value needs samples that are one number each, but those of model.family=memoriser are not",
         ),
         (
             {"reward": "brightness"},
             {},
-            "reward brightness is of images, the samples of model.family=categorical are numbers",
+            "reward brightness is computed from images, but the samples of model.family=categorical are numbers",
         ),
         ({}, {"model": {"family": "gaussian", "dim": 2}}, "family=gaussian are not"),
         (
             {},
             {"model": {"family": "categorical", "replicates": 5}},
-            "parallel chains share; set model.replicates=1",
+            "parallel chains share samples; set model.replicates=1",
         ),
     ],
 )

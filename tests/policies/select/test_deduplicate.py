@@ -73,8 +73,8 @@ def test_what_does_not_fit_is_refused():
     for rate in (0.0, 1.0):
         with pytest.raises(ConfigError, match="'rate'"):
             config({"policy": "deduplicate", "rate": rate})
-    with pytest.raises(ConfigError, match=r"none of measure.extractors"):
+    with pytest.raises(ConfigError, match=r"not in measure.extractors"):
         checked({"policy": "deduplicate", "extractor": "inception"})
     at, all_ = candidates([[1.0]], real=[[1.0]])
-    with pytest.raises(ConfigError, match="at least 2, there are 1"):
+    with pytest.raises(ConfigError, match="at least 2 real images, but there are 1"):
         kept("deduplicate", at, all_)

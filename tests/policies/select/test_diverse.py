@@ -66,8 +66,8 @@ def test_what_does_not_fit_is_refused():
         config({"policy": "diverse", "k": 1, "reward": "x"})
     with pytest.raises(ConfigError, match="are numbers"):
         checked({"policy": "diverse", "k": 1}, base=NUMBERS)
-    with pytest.raises(ConfigError, match="not asked for by class; use per: real"):
+    with pytest.raises(ConfigError, match="have no requested class; use per: real"):
         checked({"policy": "diverse", "k": 1, "per": "class"}, base=UNCONDITIONAL)
-    with pytest.raises(ConfigError, match="taken for measures alone"):
+    with pytest.raises(ConfigError, match="extracts features only if it has measures"):
         checked({"policy": "diverse", "k": 1}, measure={"extractors": [], "metrics": []})
     checked({"policy": "diverse", "k": 1, "per": "class"}, measure={"extractors": [], "metrics": []})

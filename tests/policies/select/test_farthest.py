@@ -83,15 +83,15 @@ def test_of_all_that_a_training_set_would_be_made_of(tmp_path):
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ConfigError, match="exactly one of share, count"):
         config({"policy": "farthest"})
-    with pytest.raises(ConfigError, match="away_from_real has no meaning with stage: mix"):
+    with pytest.raises(ConfigError, match="away_from_real has no effect with stage: mix"):
         config({"policy": "farthest", "count": 5, "stage": "mix", "away_from_real": True})
-    with pytest.raises(ConfigError, match="stage: mix chooses among all images alike"):
+    with pytest.raises(ConfigError, match="stage: mix selects from all images together"):
         config({"policy": "farthest", "share": 0.5, "stage": "mix", "within": "class"})
     with pytest.raises(
-        ConfigError, match=r"compares images, the samples of model.family=categorical are numbers"
+        ConfigError, match=r"compares images, but the samples of model.family=categorical are numbers"
     ):
         checked({"policy": "farthest", "count": 5}, base=NUMBERS)
-    with pytest.raises(ConfigError, match="'inception' is none of"):
+    with pytest.raises(ConfigError, match="'inception' is not in"):
         checked({"policy": "farthest", "count": 5, "extractor": "inception"})
     with pytest.raises(ConfigError, match="before labs exchange their samples"):
         checked({"policy": "farthest", "count": 5, "stage": "mix"}, ecosystem={"labs": 2})
@@ -99,5 +99,5 @@ def test_what_does_not_fit_is_refused():
     check_possible(config(mix, base=UNCONDITIONAL, sample=sample, regime={"name": "accumulate"}), 100)
     with pytest.raises(ConfigError, match="farthest keeps 120 samples, but there are 50"):
         check_possible(config(mix, base=UNCONDITIONAL, sample=sample), 100)
-    with pytest.raises(ConfigError, match="chooses instead of a random draw"):
+    with pytest.raises(ConfigError, match="replaces the random draw of the regime"):
         check_possible(config(mix, base=UNCONDITIONAL, sample=sample, regime={"name": "fixed_real"}), 60)

@@ -35,5 +35,5 @@ def test_its_bad_input_is_that_of_best_of():
         config({"policy": "luce", "k": 2, "reward": "brightness", "temperature": 0.0})
     with pytest.raises(ConfigError, match="unknown reward"):
         config({"policy": "luce", "k": 2, "reward": "x"})
-    with pytest.raises(ConfigError, match="luce takes one of 60, but there are 50"):
+    with pytest.raises(ConfigError, match="luce keeps one of 60 samples, but a generation has only 50"):
         checked({"policy": "luce", "k": 60, "reward": "brightness"}, sample={"count": 50})

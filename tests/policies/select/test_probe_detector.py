@@ -26,7 +26,7 @@ def test_what_can_be_told_apart_is_found_and_the_reason_says_how_much():
     assert set(range(50)) <= set(dropped) and len(dropped) < 90
     assert set(why) == {
         None,
-        f"the probe takes it for synthetic, as {len(dropped):.1f}% of the samples at 5.0% of real images",
+        f"the probe classifies it as synthetic; it detects {len(dropped):.1f}% of the samples at a false positive rate of 5.0%",
     }
 
 
@@ -40,7 +40,7 @@ def test_too_few_real_images_to_calibrate_on_are_named():
     at, all_ = candidates(RNG.normal(size=(40, 2)), RNG.normal(size=(37, 2)))
     assert kept({"policy": "probe_detector", "false_positive_rate": 0.06}, at, all_)
     with pytest.raises(
-        ConfigError, match=r"wants 19 real images in either half .*=0.05 .* 37 real images and 40 samples"
+        ConfigError, match=r"needs 19 real images in each half .*=0.05, .* 37 real images and 40 samples"
     ):
         kept({"policy": "probe_detector", "false_positive_rate": 0.05}, at, all_)
     with pytest.raises(ConfigError, match="and 1 samples"):
@@ -56,5 +56,5 @@ def test_the_rate_is_a_probability(rate):
 def test_it_wants_features():
     with pytest.raises(ConfigError, match="are numbers"):
         checked("probe_detector", base=NUMBERS)
-    with pytest.raises(ConfigError, match="taken for measures alone"):
+    with pytest.raises(ConfigError, match="extracts features only if it has measures"):
         checked("probe_detector", measure={"metrics": []})

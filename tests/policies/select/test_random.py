@@ -64,7 +64,7 @@ def test_what_it_keeps_is_known_before():
         ({"share": 0.0}, "'share'.*greater than 0"),
         ({"share": 1.5}, "'share'.*less than or equal to 1"),
         ({"count": 0}, "'count'.*greater than or equal to 1"),
-        ({"count": 3, "within": "class"}, "count is of the whole generation"),
+        ({"count": 3, "within": "class"}, "count applies to the whole generation"),
     ],
 )
 def test_a_wrong_size_is_named(entry, message):
@@ -74,10 +74,10 @@ def test_a_wrong_size_is_named(entry, message):
 
 def test_groups_want_a_model_that_is_asked_by_them():
     checked({"policy": "random", "share": 0.5, "within": "class"})
-    with pytest.raises(ConfigError, match="not asked for by class; use within: all"):
+    with pytest.raises(ConfigError, match="have no requested class; use within: all"):
         checked({"policy": "random", "share": 0.5, "within": "class"}, base=UNCONDITIONAL)
-    with pytest.raises(ConfigError, match="not asked for by prompt"):
+    with pytest.raises(ConfigError, match="have no requested prompt"):
         checked({"policy": "random", "share": 0.5, "within": "prompt"})
     at, unlabelled = candidates(n=5)
-    with pytest.raises(ConfigError, match="told apart by class, but 5 of them were asked for without one"):
+    with pytest.raises(ConfigError, match="grouped by class, but 5 of them have no class"):
         kept({"policy": "random", "share": 0.5, "within": "class"}, at, unlabelled)

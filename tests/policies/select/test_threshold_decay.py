@@ -48,11 +48,11 @@ def test_without_a_first_threshold_it_starts_above_every_distance():
 def test_copies_never_fill_the_set():
     at, all_ = candidates([[0.0], [1.0], [0.0], [1.0]])
     assert kept({"policy": "threshold_decay", "count": 2}, at, all_) == [0, 1]
-    with pytest.raises(ConfigError, match="wants 3 of 4 images at generation 1, but only 2 differ"):
+    with pytest.raises(ConfigError, match="must keep 3 of 4 images in generation 1, but only 2 are distinct"):
         kept({"policy": "threshold_decay", "count": 3}, at, all_)
     at, same = candidates([[2.0]] * 3)
     assert kept({"policy": "threshold_decay", "count": 1}, at, same) == [0]
-    with pytest.raises(ConfigError, match="only 1 differ"):
+    with pytest.raises(ConfigError, match="only 1 are distinct"):
         kept({"policy": "threshold_decay", "count": 2}, at, same)
 
 

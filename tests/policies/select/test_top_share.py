@@ -30,9 +30,9 @@ def test_of_each_class():
 def test_a_reward_of_features_wants_features():
     entry = {"policy": "top_share", "share": 0.5, "reward": "likeness"}
     checked(entry)
-    with pytest.raises(ConfigError, match="taken for measures alone"):
+    with pytest.raises(ConfigError, match="extracts features only if it has measures"):
         checked(entry, measure={"metrics": []})
-    with pytest.raises(ConfigError, match=r"'inception' is none of measure.extractors"):
+    with pytest.raises(ConfigError, match=r"'inception' is not in measure.extractors"):
         checked({**entry, "reward": "likeness:inception"})
     with pytest.raises(ConfigError, match=r"'share'.*greater than 0"):
         config({**entry, "share": 0})

@@ -77,13 +77,13 @@ def test_what_does_not_fit_is_refused():
         config({"policy": "verifier", "share": 0.5, "threshold": 0.5})
     with pytest.raises(ConfigError, match=r"'threshold'.*less than or equal to 1"):
         config({"policy": "verifier", "threshold": 1.5})
-    with pytest.raises(ConfigError, match="samples of this model are not asked for by class"):
+    with pytest.raises(ConfigError, match="samples of this model have no requested class"):
         checked({"policy": "verifier", "share": 0.5}, base=UNCONDITIONAL)
     at, all_ = some()
-    with pytest.raises(ConfigError, match="'dog' is none of the classes ant, bee, cat"):
+    with pytest.raises(ConfigError, match="'dog' is not one of the classes ant, bee, cat"):
         kept({"policy": "verifier", "share": 0.5, "classes": ["ant", "dog"]}, at, all_)
     with pytest.raises(MeasureError, match="at least 2 classes"):
         kept({"policy": "verifier", "share": 0.5, "real_share": 0.001}, at, some()[1])
     at, unasked = candidates(FAKE, REAL, None, REAL_LABELS)
-    with pytest.raises(ConfigError, match="asked for without one"):
+    with pytest.raises(ConfigError, match="but these samples have none"):
         kept({"policy": "verifier", "share": 0.5}, at, unasked)

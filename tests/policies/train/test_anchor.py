@@ -140,16 +140,20 @@ TEXT = {"generations": 2, "data": {"source": "emoji"}, "model": LORA, "train": {
         (
             {"strength": 400.0},
             {},
-            r"strength 400 at train\.learning_rate 0\.003 jumps over the anchor; set strength below 333",
+            r"strength 400 at train\.learning_rate 0\.003 would overshoot the anchor in each step; set strength below 333",
         ),
         (
             {"first": 0, "to": "generation_0"},
             {},
-            "to generation_0 in generation 0 would be to its own weights",
+            "anchor generation_0 does not exist yet in generation 0",
         ),
-        ({"first": 0, "to": "base"}, {}, "to base in generation 0 would be to its own weights"),
+        ({"first": 0, "to": "base"}, {}, "anchor base does not exist yet in generation 0"),
         ({}, {"base": NUMBERS}, "the family gaussian is fitted by a formula"),
-        ({"to": "base"}, {"base": TEXT}, "LoRA layers of train.start_from=base have factors of their own"),
+        (
+            {"to": "base"},
+            {"base": TEXT},
+            "LoRA layers of train.start_from=base have other factors than the anchor",
+        ),
         ({"to": "generation_0"}, {"base": TEXT}, "set to: start"),
     ],
 )

@@ -78,16 +78,16 @@ def test_towards_a_pretrained_base(tmp_path, encoder):
         (
             {},
             {"train": {"start_from": "scratch"}},
-            r"weights that share a start; set train\.start_from to base or previous",
+            r"must start from the same weights; set train\.start_from to base or previous",
         ),
-        ({"to": "base"}, {"train": {"start_from": "scratch"}}, "share a start"),
-        ({}, {"base": COPIES}, "those of the family memoriser cannot be moved"),
+        ({"to": "base"}, {"train": {"start_from": "scratch"}}, "must start from the same weights"),
+        ({}, {"base": COPIES}, "the family memoriser has no weights that can be interpolated"),
         (
             {},
             {"base": {**NUMBERS, "model": {"family": "mixture"}}},
-            "those of the family mixture cannot be moved",
+            "the family mixture has no weights that can be interpolated",
         ),
-        ({}, {"base": TEXT}, "cannot mix LoRA layers of two generations"),
+        ({}, {"base": TEXT}, "cannot interpolate LoRA layers of two generations"),
         ({"to": "base"}, {"base": TEXT, "train": {"start_from": "previous"}}, r"set model\.lora_rank=0"),
     ],
 )

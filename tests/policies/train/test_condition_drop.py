@@ -37,9 +37,9 @@ def test_the_training_is_that_of_a_config_with_this_dropout(tmp_path):
     [
         ({"share": 1.0}, {}, r"'share'.*less than 1"),
         ({"share": -0.1}, {}, r"'share'.*greater than or equal to 0"),
-        ({"share": 0.0}, {"sample": {"guidance_scale": 2.0}}, "share 0 leaves no unconditional prediction"),
-        ({}, {"model": {"conditional": False}}, r"is given none; set model\.conditional=true"),
-        ({}, {"base": NUMBERS}, "is given none"),
+        ({"share": 0.0}, {"sample": {"guidance_scale": 2.0}}, "share 0 trains no unconditional prediction"),
+        ({}, {"model": {"conditional": False}}, r"this model is unconditional; set model\.conditional=true"),
+        ({}, {"base": NUMBERS}, "this model is unconditional"),
         ({"first": 3}, {}, "the chain ends with generation 2"),
     ],
 )

@@ -214,7 +214,7 @@ def test_a_latent_model_reads_latents_again_that_were_deleted(tmp_path):
         ({"every": 0}, {}, r"'every'.*greater than or equal to 1"),
         ({"patience": 0}, {}, r"'patience'.*greater than or equal to 1"),
         ({"count": 1}, {}, r"'count'.*greater than or equal to 2"),
-        ({"every": 1000}, {}, r"every 1000 images, a training sees 640 \(train\.images_seen\)"),
+        ({"every": 1000}, {}, r"every 1000 images, but a training sees only 640 \(train\.images_seen\)"),
         ({}, {"base": NUMBERS}, "the family gaussian is fitted by a formula"),
     ],
 )
@@ -232,11 +232,13 @@ def places(n_train: int, count: int = 20, **sections):
 def test_where_the_validation_set_lies():
     assert places(120)[0].tolist() == list(range(100, 120)) and places(120)[1]
     assert places(80)[0].tolist() == list(range(60, 80)) and not places(80)[1]
-    with pytest.raises(ConfigError, match=r"wants 20 real images of a reserve of 15, 0 of which train"):
+    with pytest.raises(
+        ConfigError, match=r"needs 20 real images, but the reserve has 15, and training uses 0"
+    ):
         places(95)
     fresh = {"name": "fresh_real", "real_fraction": 0.125}  # 10 in each of 2 generations
     assert places(120, regime=fresh)[0].tolist() == list(range(100, 120))  # behind those that train
-    with pytest.raises(ConfigError, match=r"of a reserve of 39, 20 of which train"):
+    with pytest.raises(ConfigError, match=r"the reserve has 39, and training uses 20"):
         places(119, regime=fresh)
-    with pytest.raises(ConfigError, match=r"wants 50 real images, more than half of the 80"):
+    with pytest.raises(ConfigError, match=r"needs 50 real images, which is more than half of the 80"):
         places(80, count=50)

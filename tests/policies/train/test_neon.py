@@ -66,23 +66,23 @@ def test_of_lora_layers_it_is_the_product_that_moves(tmp_path):
         (
             {},
             {"train": {"start_from": "scratch"}},
-            r"new weights know nothing; set train\.start_from to base or previous",
+            r"starts from random weights; set train\.start_from to base or previous",
         ),
-        ({}, {"base": NUMBERS}, "new weights know nothing"),
+        ({}, {"base": NUMBERS}, "starts from random weights"),
         (
             {},
             {"base": {**NUMBERS, "model": {"family": "categorical"}}, "train": {"start_from": "previous"}},
-            "lead the shares of the family categorical",
+            "move the probabilities of the family categorical",
         ),
         (
             {},
             {"base": COPIES, "train": {"start_from": "previous"}},
-            "those of the family memoriser cannot be moved",
+            "the family memoriser has no weights that can be interpolated",
         ),
         (
             {},
             {"base": TEXT, "train": {"start_from": "previous"}},
-            "cannot mix LoRA layers of two generations",
+            "cannot interpolate LoRA layers of two generations",
         ),
     ],
 )

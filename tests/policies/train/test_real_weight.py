@@ -91,7 +91,7 @@ def test_parallel_chains_that_draw_their_own_rows_are_fitted_with_weights_of_mea
 @pytest.mark.parametrize(
     ("weight", "sections", "message"),
     [
-        (0, {}, r"'weight': wants a number above 0 and up to 1, or golden \(got 0\)"),
+        (0, {}, r"'weight': the weight must be a number above 0 and up to 1, or golden \(got 0\)"),
         (1.2, {}, "above 0 and up to 1"),
         (True, {}, "above 0 and up to 1"),
         ("gold", {}, "or golden"),
@@ -100,7 +100,7 @@ def test_parallel_chains_that_draw_their_own_rows_are_fitted_with_weights_of_mea
         (
             0.5,
             {"regime": {"name": "replace"}},
-            r"regime\.name=replace trains on samples only; use another regime or real_share",
+            r"regime\.name=replace trains only on samples; use another regime or real_share",
         ),
     ],
 )
@@ -116,7 +116,7 @@ def test_replace_with_real_images_from_another_policy_is_allowed():
         "real_weight",
         base=COPIES,
     )
-    with pytest.raises(ConfigError, match="trains on samples only"):
+    with pytest.raises(ConfigError, match="trains only on samples"):
         checked(
             {"policy": "guard", "max_synthetic_fraction": 0.5, "mode": "thin"}, "real_weight", base=COPIES
         )

@@ -44,5 +44,5 @@ def test_bad_input(entry, sections, message):
 
 
 def test_it_does_not_end_before_early_stop_has_looked():
-    with pytest.raises(ConfigError, match="looks every 100 images, a retraining sees 64"):
+    with pytest.raises(ConfigError, match="evaluates every 100 images, but a retraining sees only 64"):
         checked({"policy": "early_stop", "every": 100}, SHORT)

@@ -92,7 +92,11 @@ def test_training_on_samples_is_drawn_to_the_reward(tmp_path):
         ({"temperature": -1.0}, {}, r"'temperature'.*greater than 0"),
         ({"first": 0}, {}, r"'first'.*greater than or equal to 1"),
         ({"reward": "brigthness"}, {}, "unknown reward 'brigthness'; did you mean 'brightness'"),
-        ({"reward": "brightness"}, {"base": NUMBERS}, "reward_weight: reward brightness is of images"),
+        (
+            {"reward": "brightness"},
+            {"base": NUMBERS},
+            "reward_weight: reward brightness is computed from images",
+        ),
         ({"reward": "likeness:inception"}, {}, "reward_weight"),
         (
             {"reward": "value"},

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# datasets 5.2.0: images that metadata.jsonl does not list vanish from an imagefolder, and class folders lose their labels.
+# datasets 5.2.0: an imagefolder drops images that metadata.jsonl does not list, and class folders lose their labels.
 #
-# Eight images in two class folders: load_dataset("imagefolder") gives 8 rows with labels. Add a metadata.jsonl with captions for
-# four of them, as half-captioned sets have, and one expects an error, or eight rows of which four lack a caption. Seen: four
-# rows, no label column, and no word about the other four.
+# Eight images lie in two class folders. load_dataset("imagefolder") gives 8 rows with labels. Then a metadata.jsonl with
+# captions for four of them is added. Expected: an error, or eight rows of which four have no caption. Observed: four rows,
+# no label column, and no message about the other four.
 #
-# Why it matters: a training set shrinks by as much as the captions are behind, and a class-conditional model loses its classes
+# Why it matters: the training set loses every image without a caption, and a class-conditional model loses its classes
 # because somebody added captions. Compare the number of rows with the number of files.
 #
 # Output seen:

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# diffusers 0.42.1: DPMSolverMultistepScheduler, UniPC, DEIS and DPMSolverSinglestep, freshly made, add noise in reverse.
+# diffusers 0.42.1: new DPMSolverMultistepScheduler, UniPC, DEIS and DPMSolverSinglestep objects add noise in reverse.
 #
-# Training code calls scheduler.add_noise(images, noise, timesteps) on a scheduler that has just been made. Timestep t should
-# give the noise sqrt(1 - alphas_cumprod[t]), as with DDPMScheduler. These four count the timesteps from the other end until
-# set_timesteps is called: t = 10 is almost pure noise, t = 990 almost a clean image. After set_timesteps(20), as for a preview
-# during training, a timestep that is not one of the 20 gets the noise of the last step, whatever it is. Nothing is said.
+# Training code calls scheduler.add_noise(images, noise, timesteps) on a new scheduler. Expected: timestep t gives the noise
+# sqrt(1 - alphas_cumprod[t]), as with DDPMScheduler. Observed: these four schedulers count the timesteps from the other end
+# until set_timesteps is called. t = 10 is almost pure noise, and t = 990 is almost a clean image. After set_timesteps(20),
+# as for a preview during training, every timestep that is not one of the 20 gets the noise of the last step. There is no
+# warning.
 #
-# Why it matters: the network is told one noise level and shown another. The loss goes down, the pictures are bad, and a test
-# that only checks that the loss falls does not see it. Add noise with DDPMScheduler; use the others for sampling only.
+# Why it matters: the network gets one noise level as input and an image of another noise level. The loss falls and the
+# pictures are bad. A test that only checks that the loss falls does not detect this. Add noise with DDPMScheduler, and use
+# the others for sampling only.
 #
 # Output seen:
 #   diffusers 0.42.1
@@ -32,8 +34,7 @@ print("diffusers", diffusers.__version__)
 timesteps = torch.tensor([10, 300, 700, 990])
 image, noise = torch.zeros(4, 1, 1, 1), torch.ones(4, 1, 1, 1)
 expected = (1 - diffusers.DDPMScheduler().alphas_cumprod[timesteps]).sqrt()
-told = ["share of noise at t =", *timesteps.tolist()]
-print(*told)
+print("share of noise at t =", *timesteps.tolist())
 print("expected                     ", [round(x, 4) for x in expected.tolist()])
 for name in ("DDPMScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler"):
     scheduler = getattr(diffusers, name)()

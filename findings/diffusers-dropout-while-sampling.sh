@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# diffusers 0.42.1: a pipeline made from a network in training samples with dropout on.
+# diffusers 0.42.1: a pipeline made from a network in training mode samples with dropout.
 #
-# DDIMPipeline(unet=unet, scheduler=scheduler) in the middle of training is how previews and samples are drawn. The call
-# switches gradients off, so one expects that it switches to evaluation as well. It does not: unet.training stays True and
-# dropout acts in every step. The same seed gives other pictures each time, and the samples are those of a noisier model.
-# from_pretrained does call eval, so the published model behaves otherwise than the previews.
+# Previews during training are drawn with DDIMPipeline(unet=unet, scheduler=scheduler). The call switches gradients off.
+# Expected: it also switches the network to evaluation mode. Observed: unet.training stays True, and dropout acts in every
+# step. The same seed gives different pictures each time, and the samples are those of a noisier model. from_pretrained
+# calls eval, so the published model behaves differently from the previews.
 #
-# Why it matters: measures during training are not those of the model that is saved, and seeds do not reproduce.
+# Why it matters: measures during training are not those of the saved model, and seeds do not reproduce.
 #
 # Output seen:
 #   diffusers 0.42.1

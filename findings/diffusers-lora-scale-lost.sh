@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# diffusers 0.42.1 with peft 0.21.2: save_lora_weights forgets lora_alpha; a LoRA trained at scale 4 is loaded at scale 1.
+# diffusers 0.42.1 with peft 0.21.2: save_lora_weights does not save lora_alpha; a LoRA trained at scale 4 is loaded at
+# scale 1.
 #
-# The call of the training scripts, save_lora_weights(folder, unet_lora_layers=get_peft_model_state_dict(unet)), writes the
-# matrices and neither the rank nor alpha. Loading takes alpha = rank. With lora_alpha equal to the rank nobody notices; with
-# any other value the loaded adapter acts alpha / rank times too weakly (or too strongly). No warning on either side. The
-# optional argument unet_lora_adapter_metadata, filled from unet.peft_config, keeps the scale.
+# The training scripts call save_lora_weights(folder, unet_lora_layers=get_peft_model_state_dict(unet)). This writes the
+# matrices, but not the rank and not alpha. Loading then sets alpha = rank. Expected: the loaded adapter acts as in
+# training. Observed: if lora_alpha differs from the rank, it acts too weakly or too strongly, by the factor alpha / rank.
+# Neither side gives a warning. The optional argument unet_lora_adapter_metadata, filled from unet.peft_config, keeps the
+# scale.
 #
-# Why it matters: the samples that are measured are not those of the trained model, and "use strength 2" becomes folklore.
+# Why it matters: the samples that are measured are not those of the trained model. Users then find by trial that they need
+# another strength.
 #
 # Output seen:
 #   diffusers 0.42.1 peft 0.21.2

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# diffusers 0.42.1: DPMSolverMultistep, UniPC, DEIS and SASolver give NaN when sampled with as many steps as were trained.
+# diffusers 0.42.1: DPMSolverMultistep, UniPC, DEIS and SASolver give NaN if they sample with as many steps as there are
+# training timesteps.
 #
-# Expected: 1,000 steps of a model with 1,000 timesteps is the slowest and safest setting, no worse than 999. Seen: with default
-# settings the samples are NaN at 1,000 steps and finite at 999. The timesteps are 1,001 rounded numbers from 999 to 0, so one
-# of them comes twice, the step between the two is of length zero, and the solver divides by it. With "leading" spacing, which
-# Stable Diffusion's own config asks for, all 1,000 timesteps are the same one and the last step raises IndexError or
-# AssertionError; "trailing" works. DDIM and Euler work with 1,000 steps. The same holds for 100 steps of 100.
+# Expected: 1,000 steps of a model with 1,000 timesteps is the slowest and safest setting, no worse than 999. Observed: with
+# default settings the samples are NaN at 1,000 steps and finite at 999. The timesteps are 1,001 rounded numbers from 999 to
+# 0, so one of them occurs twice. The step between the two has length zero, and the solver divides by it. With "leading"
+# spacing, the setting in Stable Diffusion's own config, all 1,000 timesteps are equal and the last step raises IndexError
+# or AssertionError. "trailing" works. DDIM and Euler work with 1,000 steps. The same holds for 100 steps of 100.
 #
-# Why it matters: "all steps" is the reference against which few-step sampling is compared, and small lab models are often
-# trained with 100 timesteps and sampled with 100.
+# Why it matters: sampling with all steps is the reference for sampling with few steps, and small research models often have
+# 100 timesteps in training and in sampling.
 #
 # Output seen:
 #   diffusers 0.42.1 - standard deviation of the samples, truth .5

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # diffusers 0.42.1: one pixel just below 0 in one picture turns off normalisation for the whole batch (VaeImageProcessor).
 #
-# preprocess takes tensors in [0, 1] and returns [-1, 1] for the autoencoder. It looks at the smallest value of the whole batch:
-# if that is below 0, the batch is taken to be in [-1, 1] already and left as it is. A resize with bicubic or Lanczos filters
-# overshoots by a hundredth, so a valid picture brings such a pixel along, and so do models' own outputs. All pictures of
-# the batch then lose half their contrast and become brighter: black turns into mid grey. A FutureWarning is all that is said.
+# preprocess takes tensors in [0, 1] and returns [-1, 1] for the autoencoder. It looks at the smallest value of the whole
+# batch. If this value is below 0, it assumes that the batch is in [-1, 1] already and does not change it. Bicubic and
+# Lanczos resizing overshoot by a hundredth, so a resized valid picture can contain such a pixel. The outputs of models can
+# too. All pictures of the batch then lose half their contrast and become brighter: black becomes mid grey. The only message
+# is a FutureWarning.
 #
-# Why it matters: picture-to-picture loops and autoencoder round trips measure a brightness drift that no model has caused, and
-# it depends on who shares the batch. Clamp to [0, 1] first.
+# Why it matters: image-to-image loops and autoencoder round trips measure a brightness drift that no model caused. The
+# drift depends on the other images of the batch. Clamp to [0, 1] first.
 #
 # Output seen:
 #   diffusers 0.42.1

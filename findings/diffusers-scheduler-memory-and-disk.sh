@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# diffusers 0.42.1: Scheduler.from_config(other.config) differs from the same thing after a trip through a file.
+# diffusers 0.42.1: Scheduler.from_config(other.config) gives another scheduler than the same call after saving and loading.
 #
-# HeunDiscreteScheduler.from_config(ddim.config) is how a sampler is exchanged, and it should keep the noise schedule of the
-# model. Seen: values that the first scheduler left at its own defaults are not handed on while it is in memory; the new class
-# takes its own defaults instead. Heun, KDPM2 and their relatives default to betas .00085 to .012, all others to .0001 to .02:
-# Heun samples with another noise schedule than the model was trained with. After save_pretrained and from_pretrained the
-# same two lines keep the betas, and take "leading" timesteps instead of "linspace" as well. Nothing is said in either case.
+# HeunDiscreteScheduler.from_config(ddim.config) is the usual way to exchange a sampler. Expected: it keeps the noise
+# schedule of the model. Observed: values that the first scheduler left at its defaults are not passed on while it is in
+# memory. The new class uses its own defaults instead. Heun, KDPM2 and their relatives have default betas of .00085 to .012,
+# all others .0001 to .02. So Heun samples with another noise schedule than the one that the model was trained with. After
+# save_pretrained and from_pretrained the same two lines keep the betas, but they also use "leading" timesteps instead of
+# "linspace". There is no warning in either case.
 #
-# Why it matters: previews during training (in memory) and the published model (from disk) use different samplers, and a
-# model trained with DDPMScheduler() is sampled by Heun on a schedule it has never seen. Write every beta out.
+# Why it matters: previews during training (in memory) and the published model (from disk) use different samplers. Heun
+# samples a model trained with DDPMScheduler() on a noise schedule that was not used in training. State every beta
+# explicitly.
 #
 # Output seen:
 #   diffusers 0.42.1
@@ -35,11 +37,11 @@ for name in ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "EulerDiscreteSc
     kind = getattr(diffusers, name)
     memory = kind.from_config(trained.config)
     disk = kind.from_config(diffusers.DDPMScheduler.from_pretrained("scheduler").config)
-    told = []
+    descriptions = []
     for scheduler in (memory, disk):
         scheduler.set_timesteps(10)
-        told.append(f"betas {scheduler.config.beta_start} to {scheduler.config.beta_end}, {scheduler.config.timestep_spacing}, first timestep {float(scheduler.timesteps[0]):.0f}")
-    print(f"{name:<28} in memory: {told[0]};  over disk: {told[1]}")
+        descriptions.append(f"betas {scheduler.config.beta_start} to {scheduler.config.beta_end}, {scheduler.config.timestep_spacing}, first timestep {float(scheduler.timesteps[0]):.0f}")
+    print(f"{name:<28} in memory: {descriptions[0]};  over disk: {descriptions[1]}")
     assert memory.config.timestep_spacing == "linspace" and disk.config.timestep_spacing == "leading"
     assert disk.config.beta_start == trained.config.beta_start
     if name in ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler"):

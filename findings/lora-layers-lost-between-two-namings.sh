@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# diffusers 0.42.1, peft 0.21.2: a LoRA on attention layers and on a convolution, saved the way the official training scripts save
-# it, loses its attention layers when it is loaded.
+# diffusers 0.42.1, peft 0.21.2: a LoRA on attention layers and on a convolution loses its attention layers when it is
+# loaded, if it was saved as the official training scripts do it.
 #
-# What: `convert_state_dict_to_diffusers` has names of its own (`to_k.lora.down.weight`) for attention layers and leaves all other
-# layers under peft's names (`conv_in.lora_A.weight`). `save_lora_weights` writes both kinds into one file. `load_lora_weights` takes
-# the file for one of peft's and reads the layers with peft's names alone. No error is raised: only a warning of peft about "an
-# inconsistency" says that the layers are missing.
-# Expected: every layer that was saved is loaded.
-# Why it matters: whoever adds a convolution to `target_modules` trains layers that no user of the file ever gets. Saved under peft's
-# names throughout (without the conversion), the same layers load whole.
+# `convert_state_dict_to_diffusers` uses its own names (`to_k.lora.down.weight`) for attention layers and leaves all other
+# layers under peft's names (`conv_in.lora_A.weight`). `save_lora_weights` writes both kinds into one file.
+# `load_lora_weights` treats the file as one with peft's names and reads only the layers with such names. Expected: every
+# layer that was saved is loaded. Observed: the attention layers are missing. There is no error, only a warning of peft
+# about "an inconsistency".
+#
+# Why it matters: if a convolution is added to `target_modules`, users of the file do not get all trained layers. If all
+# layers are saved under peft's names (without the conversion), all of them are loaded.
 #
 # Output seen:
 #   diffusers 0.42.1, peft 0.21.2

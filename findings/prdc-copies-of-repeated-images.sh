@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# prdc 0.2: a perfect copy of a set in which images come several times has a precision and recall far below 1.
+# prdc 0.2: a perfect copy of a set with repeated images has a precision and recall far below 1.
 #
-# An image counts as covered if its distance to a neighbour is *less than* that neighbour's radius, the distance to its k-th
-# nearest image. Where every image comes six times and k = 5, all radii are 0 and nothing is less than 0. Expected: a copy of the
-# set has precision, recall and coverage 1. Seen: 0, or a fifth with another build of numpy, where rounding errors of the distances
-# decide which images count. The paper that defines precision and recall this way uses less than or equal.
+# An image counts as covered if its distance to a neighbour is *less than* that neighbour's radius, which is the distance to
+# its k-th nearest image. If every image occurs six times and k = 5, all radii are 0, and no distance is less than 0.
+# Expected: a copy of the set has precision, recall and coverage 1. Observed: 0. With another build of numpy it is a fifth,
+# because rounding errors of the distances decide which images count. The paper that defines precision and recall in this
+# way uses less than or equal.
 #
-# Why it matters: repeated images are what a collapsing loop makes, and data sets with duplicates are common. The measure then
-# says "far from the data" of the data itself. Remove duplicates first, or use <= with a small tolerance.
+# Why it matters: a collapsing loop produces repeated images, and data sets with duplicates are common. The measure then
+# reports that the data are far from themselves. Remove duplicates first, or use <= with a small tolerance.
 #
 # Output seen:
 #   prdc 0.2

@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
-# diffusers 0.42.1: StableDiffusion3Pipeline with a scheduler that adds noise in its steps gives other pictures for the same generator.
+# diffusers 0.42.1: StableDiffusion3Pipeline with a scheduler that adds noise in its steps gives different pictures for the
+# same generator.
 #
-# What: the pipeline draws its first latents from `generator` and calls `scheduler.step(prediction, t, latents)` without it. A flow-matching
-# scheduler that adds noise (FlowMatchLCMScheduler, for distilled models) then draws from torch's global state. StableDiffusionPipeline
-# hands its generator on: the same kind of scheduler (LCMScheduler) repeats there.
-# Expected: one generator, one picture, as the documentation of `generator` says.
-# Why it matters: grids of "the same seeds" over checkpoints or generations are not of the same seeds, and a set cannot be drawn again.
+# The pipeline draws its first latents from `generator`, but it calls `scheduler.step(prediction, t, latents)` without it. A
+# flow-matching scheduler that adds noise (FlowMatchLCMScheduler, for distilled models) then draws from torch's global
+# state. StableDiffusionPipeline passes its generator on, so the same kind of scheduler (LCMScheduler) is reproducible
+# there. Expected: one generator gives one picture, as the documentation of `generator` says. Observed: two calls give
+# different pictures.
+#
+# Why it matters: a grid of "the same seeds" over checkpoints or generations does not show the same seeds, and a set of
+# samples cannot be drawn again.
 #
 # Output seen:
 #   diffusers 0.42.1

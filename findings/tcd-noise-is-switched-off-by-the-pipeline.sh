@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # diffusers 0.42.1: StableDiffusionPipeline samples TCDScheduler without the noise that this scheduler adds by default.
 #
-# What: `TCDScheduler.step` has eta = 0.3 by default, which trades determinism for quality (Zheng et al. 2402.19159). The pipeline's own
-# argument `eta` is 0.0 by default and is handed to every scheduler that takes one. So the sampler that runs is not the sampler whose
-# defaults are documented: with eta left out the pictures are those of eta = 0, and a loop over `scheduler.step` gives other ones.
-# Expected: without `eta` the pipeline leaves the scheduler's default alone.
-# Why it matters: two codes that both use "TCD with default settings" draw from different distributions.
+# `TCDScheduler.step` has the default eta = 0.3, which trades determinism for quality (Zheng et al. 2402.19159). The
+# pipeline has its own argument `eta` with the default 0.0, and passes it to every scheduler that takes one. Expected:
+# without `eta` the pipeline keeps the scheduler's default. Observed: without `eta` the pictures are those of eta = 0. A
+# loop over `scheduler.step` gives different pictures.
+#
+# Why it matters: two programs that both use "TCD with default settings" draw from different distributions.
 #
 # Output seen:
 #   diffusers 0.42.1; default eta of TCDScheduler.step: 0.3

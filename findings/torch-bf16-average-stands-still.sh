@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# torch 2.14.1 (AveragedModel) and diffusers 0.42.1 (EMAModel): the moving average of bf16 weights never moves.
+# torch 2.14.1 (AveragedModel) and diffusers 0.42.1 (EMAModel): the moving average of bf16 weights never changes.
 #
-# Both keep the average in the dtype of the weights. With decay .999 one update adds a thousandth of the difference, and bf16
-# has 8 bits: the sum rounds to what it was. Expected: a noisy average, or one kept in float32. Seen: after 3,000 updates
-# towards weights that went from 1 to 2, float32 stands at 1.95 and bf16 still at exactly 1; fp16 stops half way. decay,
-# step count and dtype all look right, and nothing is said.
+# Both keep the average in the dtype of the weights. With decay .999 one update adds a thousandth of the difference. bf16
+# has 8 bits, so the sum is rounded to its old value. Expected: a noisy average, or an average in float32. Observed: after
+# 3,000 updates towards weights that went from 1 to 2, float32 is at 1.95 and bf16 is still at exactly 1. fp16 stops half
+# way. decay, step count and dtype all look right, and there is no warning.
 #
-# Why it matters: "EMA weights" of a model that is trained in pure bf16 are the weights of the first steps, and what is sampled
-# and measured from them shows a model that stopped learning. Keep the average in float32.
+# Why it matters: the "EMA weights" of a model that is trained in pure bf16 are the weights of the first steps. Samples and
+# measures of them show a model that stopped learning. Keep the average in float32.
 #
 # Output seen:
 #   torch 2.14.1 diffusers 0.42.1

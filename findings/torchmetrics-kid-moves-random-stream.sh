@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# torchmetrics 1.9.0: asking for KID or the Inception Score moves torch's global random stream.
+# torchmetrics 1.9.0: computing KID or the Inception Score advances torch's global random generator.
 #
-# compute() of both draws subsets or permutations from the global generator. Expected: measuring does not touch the training.
-# Seen: every random number that training draws after a KID is another one, so a run with a metric in its validation loop has
-# other noise, other dropout and other batches than the same run without it. It also means that the same features give another
-# KID each time it is computed. FID leaves the stream alone.
+# compute() of both draws subsets or permutations from the global generator. Expected: measuring does not change the
+# training. Observed: every random number that training draws after a KID is different. A run with such a metric in its
+# validation loop has other noise, other dropout and other batches than the same run without it. The same features also give
+# another KID each time it is computed. FID does not use the generator.
 #
-# Why it matters: switching a metric on, or measuring more often, changes the model. "Reproducible with seed 0" then holds only
-# for one set of metrics. Save and restore the generator's state around it (torch.random.fork_rng), or key the draws.
+# Why it matters: adding a metric, or measuring more often, changes the model. "Reproducible with seed 0" then holds only
+# for one set of metrics. Save and restore the generator's state around the metric (torch.random.fork_rng), or use a
+# separate generator.
 #
 # Output seen:
 #   torchmetrics 1.9.0

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# torchmetrics 1.9.0: MiFID, made to punish memorisation, does not see a generator that returns copies of half its training set.
+# torchmetrics 1.9.0: MiFID, which should penalise memorisation, does not detect a generator that returns copies of half its
+# training set.
 #
-# MiFID divides FID by the mean distance from each *generated* image to its nearest training image, if that mean is below .1 (the
-# definition of the Kaggle contest: copies have distance 0 and score enormously). torchmetrics takes the mean the other way
-# round, from each *real* image to its nearest generated one. Copies of half of the real images leave the other half far away, the mean
-# is above .1, and nothing is punished: the copies score better than really new images of the same distribution. Copies of all
-# of them get 0, the best score there is, since a FID below 1e-8 returns 0 before the distance is looked at.
+# MiFID divides FID by the mean distance from each *generated* image to its nearest training image, if that mean is below
+# .1. This is the definition of the Kaggle contest, in which copies have distance 0 and get a very large value. Expected:
+# copies of training images get a large value. Observed: torchmetrics uses the mean in the other direction, from each *real*
+# image to its nearest generated one. If half of the real images are copied, the other half is far away, the mean is above
+# .1, and there is no penalty. The copies then have a better value than new images of the same distribution. Copies of all
+# real images get 0, the best possible value, because a FID below 1e-8 returns 0 before the distance is used.
 #
-# Why it matters: small fine-tunes and collapsed loops return part or all of their training set, and this is the number people
-# take to find out. Look at the distances themselves, from generated to real (nearest neighbours, near duplicates).
+# Why it matters: small fine-tunes and collapsed loops return part or all of their training set, and MiFID is used to detect
+# this. Use the distances from generated to real images instead (nearest neighbours, near duplicates).
 #
 # Output seen:
 #   torchmetrics 1.9.0

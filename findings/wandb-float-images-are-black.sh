@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# wandb 0.31.0: pictures given as float numbers from 0 to 1 are logged black, and from -1 to 1 partly white, without a warning.
+# wandb 0.31.0: float pictures from 0 to 1 are logged as black, and pictures from -1 to 1 as partly white, without a
+# warning.
 #
-# Expected: wandb.Image takes a float array as matplotlib, tensorboard and its own version 0.22 do, as 0 to 1. Seen: it is cast to
-# uint8 as it is. Everything below 1 becomes level 0; values of exactly -1 wrap round to 255, so black becomes white; the argument
-# normalize is gone. uint8 arrays and PIL images are logged as they are.
+# Expected: wandb.Image reads a float array as values from 0 to 1, as matplotlib, tensorboard and wandb 0.22 do. Observed:
+# it casts the array to uint8 without scaling. Every value below 1 becomes level 0. Values of exactly -1 wrap round to 255,
+# so black becomes white. The argument normalize no longer exists. uint8 arrays and PIL images are logged correctly.
 #
-# Why it matters: a panel of black previews looks like a model that has collapsed or overflowed to NaN. Give it uint8.
+# Why it matters: a panel of black previews looks like a model that has collapsed or overflowed to NaN. Pass uint8.
 #
 # Output seen:
 #   wandb 0.31.0

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# webdataset 1.0.2: images whose names contain a dot become one sample.
+# webdataset 1.0.2: images whose names contain a dot are merged into one sample.
 #
-# The key of a sample is the file name up to the *first* dot, the rest is the field's name. Expected: "cfg7.5_seed000.png" is an image
-# in field "png". Seen: key "cfg7", field "5_seed000.png"; all images of the same guidance scale have the same key and are put into
-# one sample as its fields. Twelve images become two samples, and neither has a field "png". Writing and counting files in the
-# archive shows nothing wrong.
+# The key of a sample is the file name up to the *first* dot; the rest is the name of the field. Expected:
+# "cfg7.5_seed000.png" is an image in field "png". Observed: its key is "cfg7" and its field is "5_seed000.png". All images
+# of the same guidance scale have the same key, so they become fields of one sample. Twelve images become two samples, and
+# neither has a field "png". The number of files in the archive is right, so counting them does not show the fault.
 #
-# Why it matters: guidance scales, learning rates and versions are what generated images are named after. Reading code with
-# missing_is_error=False, or a filter on "png", then drops everything or takes one picture of many.
+# Why it matters: generated images are often named after guidance scales, learning rates and versions. Code that reads with
+# missing_is_error=False, or filters on "png", then drops all images or uses one of many.
 #
 # Output seen:
 #   webdataset 1.0.2

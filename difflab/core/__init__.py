@@ -1,1 +1,1 @@
-"""What all other folders use: errors, randomness, files that are whole or absent, progress, memory."""
+"""Modules that all other packages use: errors, random seeds, atomic files, hashes, progress, memory."""

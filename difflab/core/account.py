@@ -1,6 +1,6 @@
-"""The account of a set of images: how many were found, read, skipped, cropped or duplicated.
+"""`Account`: the numbers of images of a set that were found, read, skipped, cropped or duplicated.
 
-Every reader (folder, parquet, arrays, hub) fills one `Account`. The commands print it; a run stores it in
+Every reader (folder, parquet, arrays, hub) fills one `Account`. Commands print it. A run stores it in
 real/about.json.
 """
 
@@ -14,9 +14,9 @@ from pydantic import TypeAdapter
 
 from difflab.core.text import plain
 
-SHOWN = 5  # names that are kept of each kind
+SHOWN = 5  # images of each kind whose names are stored
 
-# kind -> the end of "12 of 40 images ..."; the order is the order of printing.
+# kind -> the end of a sentence such as "12 images ..."; kinds are printed in this order
 KINDS = {
     "skipped": "cannot be read and are left out",
     "unlisted": "are not listed in the metadata and are left out",
@@ -29,7 +29,7 @@ KINDS = {
 
 @dataclass
 class Entry:
-    """How many images are of one kind, and the first of them: (key, detail)."""
+    """The number of images of one kind, and (key, detail) of the first ones."""
 
     count: int = 0
     first: list[tuple[str, str]] = field(default_factory=list)
@@ -37,12 +37,12 @@ class Entry:
 
 @dataclass
 class Account:
-    """How many images of a set were found and read, and why others were not.
+    """The numbers of images of a set that were found and read, and the images that were skipped or changed.
 
-    found: images that the set holds. read: images that are used. entries: kind of `KINDS` -> which images,
-    and why. ignored: files that are no images and were not opened, suffix -> count. lost_area: mean share of
-    the area of the cropped images that is cut away, 0 to 1. notes: further sentences about how the set was
-    read.
+    found: number of images in the set. read: number of images that are used. entries: a kind of `KINDS` ->
+    the images of this kind. ignored: suffix -> the number of files that are not images and were not opened.
+    lost_area: mean share of the area that is cut off from cropped images, from 0 to 1. notes: further
+    sentences about how the set was read.
     """
 
     found: int = 0
@@ -62,11 +62,11 @@ class Account:
             entry.first.append((key, detail))
 
     def count(self, kind: str) -> int:
-        """How many images are of one kind."""
+        """The number of images of one kind."""
         return self.entries[kind].count if kind in self.entries else 0
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; `from_dict` reads it back."""
+        """The account as a dict for JSON. `from_dict` converts it back."""
         entries = {
             kind: {"count": e.count, "first": [list(pair) for pair in e.first]}
             for kind, e in self.entries.items()
@@ -81,27 +81,27 @@ class Account:
         }
 
     @classmethod
-    def from_dict(cls, given: dict[str, Any]) -> Account:
-        """Raises ValueError for what is no account."""
-        return TypeAdapter(cls).validate_python(given)
+    def from_dict(cls, content: dict[str, Any]) -> Account:
+        """The account from the result of `as_dict`. Raises ValueError for any other content."""
+        return TypeAdapter(cls).validate_python(content)
 
     def lines(self, reasons: bool = True) -> list[str]:
-        """The account in one or two lines: first how many images are read, then what was skipped or changed,
-        if anything.
+        """The account in one or two lines: the number of images that are read, then the result of `parts`.
 
-        reasons: add the reason for the first image of each kind, which may name folders of this machine.
+        reasons: add the reason for the first image of each kind. A reason may contain paths of this machine.
         """
-        whole = (
-            f"{self.read:,} of {self.found:,} images are read"
-            if self.read != self.found
-            else f"all {self.found:,} images are read"
-        )
+        lines = [f"{self.read:,} of {self.found:,} images are read"]
+        if self.read == self.found:
+            lines = [f"all {self.found:,} images are read"]
         parts = self.parts(reasons=reasons)
-        return [whole, *(["; ".join(parts)] if parts else [])]
+        if parts:
+            lines.append("; ".join(parts))
+        return lines
 
     def parts(self, without: Collection[str] = (), reasons: bool = True) -> list[str]:
-        """What is not read or not as it was, one part for each kind of `KINDS` but those of `without`, then
-        files and notes.
+        """Images that are skipped or changed, ignored files, and notes: one part of a sentence for each.
+
+        There is one part for each kind of `KINDS`, except the kinds in `without`.
         """
         kinds = [(kind, text) for kind, text in KINDS.items() if self.count(kind) and kind not in without]
         parts = [f"{self.count(kind):,} {text}{self._example(kind, reasons)}" for kind, text in kinds]
@@ -109,18 +109,21 @@ class Account:
             files = ", ".join(
                 f"{count:,} {suffix or 'without suffix'}" for suffix, count in sorted(self.ignored.items())
             )
-            parts.append(f"files that are no images were not opened: {files}")
+            parts.append(f"files that are not images were not opened: {files}")
         return [*parts, *self.notes]
 
     def told(self, name: str, used: int | None = None) -> list[str]:
-        """`lines` for a terminal, under the name of the set. used: images that are left where a config takes
-        a part of the set.
+        """The result of `lines` for a terminal. Each line starts with the name of the set.
+
+        used: number of images that remain if the config selects a part of the set.
         """
-        first, *rest = self.lines()
-        part = f", of which {used:,} are used" if used is not None and used < self.read else ""
-        return [plain(line) for line in (f"{name}: {first}{part}", *(f"{name}: {line}" for line in rest))]
+        lines = self.lines()
+        if used is not None and used < self.read:
+            lines[0] += f", of which {used:,} are used"
+        return [plain(f"{name}: {line}") for line in lines]
 
     def _example(self, kind: str, reasons: bool) -> str:
+        """The first image of a kind, or the lost area of cropped images, in brackets."""
         key, detail = self.entries[kind].first[0]
         if kind == "cropped":
             return f" ({self.lost_area:.0%} of their area is lost)"

@@ -1,4 +1,4 @@
-"""Errors for the user: one sentence that says what is wrong, where, and what to do next."""
+"""Errors for the user. A message is one sentence: the problem, its place, and what to do next."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class DifflabError(Exception):
 
 
 class ConfigError(DifflabError):
-    """A config that cannot be run: unknown key, wrong type, impossible combination."""
+    """A config that cannot be run, because of an unknown key, a wrong type or a conflict between fields."""
 
 
 class DataError(DifflabError):
-    """Images that cannot be used: unreadable, too large, too few, without the labels that were asked for."""
+    """Images that cannot be used, because they are damaged, too large, too few, or have no labels."""
 
 
 class StoreError(DifflabError):
@@ -24,7 +24,7 @@ class StoreError(DifflabError):
 
 
 class TrainingError(DifflabError):
-    """Training that cannot go on: a non-finite loss. The last good checkpoint is kept."""
+    """Training that cannot continue, because the loss is not finite. The last good checkpoint is kept."""
 
 
 class MemoryShort(DifflabError):
@@ -32,19 +32,23 @@ class MemoryShort(DifflabError):
 
 
 class MeasureError(DifflabError):
-    """A measure that cannot be taken honestly: too few images, missing weights, non-finite features."""
+    """A measure that cannot be computed: too few images, missing weights or non-finite features."""
 
 
 @contextmanager
 def reading(
     what: object, kind: type[DifflabError] = DataError, then: str = "repair it or put it back from a copy"
 ) -> Iterator[None]:
-    """Context manager for reading user files: any exception inside becomes a one-line error of type `kind`
-    that names `what`.
+    """Context manager for reading files of the user.
 
-    Libraries that read damaged files raise nearly every type there is. Errors of difflab, a full disk and
-    missing memory are not changed. The original exception is kept as the cause. Do not use it around
-    difflab's own computations, where an unexpected exception is a bug and needs its traceback.
+    Any exception in the block becomes an error of type `kind`.
+
+    The message is one line that names `what` and ends with the advice `then`. This is needed because
+    libraries raise exceptions of almost any type for damaged files. Errors of difflab, a full disk and
+    missing memory are passed on unchanged. The original exception is the cause of the new one.
+
+    Do not use it around difflab's own computations. An unexpected exception there is a bug and needs its
+    traceback.
     """
     try:
         yield

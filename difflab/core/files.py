@@ -18,14 +18,12 @@ from difflab.core.errors import DataError, StoreError
 
 
 def cache_home() -> Path:
-    """Folder of data that runs share and that can be computed again: $DIFFLAB_CACHE or ~/.cache/difflab.
+    """The folder of data that runs share and can compute again. It may be deleted at any time.
 
-    It may be deleted at any time.
+    It is $DIFFLAB_CACHE, else $XDG_CACHE_HOME/difflab, else ~/.cache/difflab.
     """
-    return Path(
-        os.environ.get("DIFFLAB_CACHE")
-        or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "difflab"
-    )
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("DIFFLAB_CACHE") or caches / "difflab")
 
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -34,16 +32,17 @@ ASSETS = Path(__file__).parent.parent / "assets"
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it becomes `path`, on failure nothing is left behind.
+    """Yield a temporary path in the folder of `path`. After the block it is renamed to `path`.
 
-    Raises StoreError when the disk is full, with what to do.
+    If the block fails, the temporary file is deleted. Raises StoreError if the disk is full, and if `path` is
+    a folder.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise StoreError(
-                f"{path} is a folder where a file is to be written; delete it and run the same command again"
+                f"{path} is a folder, but must be a file; delete it and run the same command again"
             )
         yield temporary
         with open(temporary, "rb") as handle:
@@ -52,8 +51,8 @@ def atomic(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(
-                f"no space left on the disk while writing {path}; free some and run the same command again, "
-                "it resumes"
+                f"no space left on the disk while writing {path}; free some space and run the same command "
+                "again to resume"
             ) from error
         raise
     finally:
@@ -61,20 +60,23 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, payload: bytes) -> None:
+    """Write bytes to a file atomically, as `atomic` does."""
     with atomic(path) as temporary:
         temporary.write_bytes(payload)
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, thing: Any) -> None:
-    write_text(path, json.dumps(thing, indent=1, sort_keys=True) + "\n")
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file atomically."""
+    write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def write_table(path: Path, rows: Any) -> None:
-    """Write a pyarrow table as parquet, compressed and with checksums, whole or not at all."""
+    """Write a pyarrow table atomically as a parquet file, compressed and with checksums of its pages."""
     import pyarrow.parquet as pq
 
     with atomic(path) as temporary:
@@ -87,8 +89,8 @@ def read_json(path: Path, kind: Any = Any) -> Any:
     Raises StoreError if it is missing, damaged, or not of the type `kind`, which pydantic validates.
     """
     try:
-        found = json.loads(path.read_text())
-        _adapter(kind).validate_python(found)
+        content = json.loads(path.read_text())
+        _adapter(kind).validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
@@ -97,7 +99,7 @@ def read_json(path: Path, kind: Any = Any) -> Any:
         raise StoreError(
             f"{path} is missing or damaged ({error}); delete it and run the same command again"
         ) from error
-    return found
+    return content
 
 
 @cache
@@ -106,54 +108,54 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> None:
-    """Save a dict of torch tensors as safetensors."""
+    """Write a dict of torch tensors atomically as a safetensors file."""
     from safetensors.torch import save_file
 
     with atomic(path) as temporary:
         try:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
-        except (
-            Exception
-        ) as error:  # safetensors reports I/O trouble as its own exception type; pass it on as what it is
+        except Exception as error:  # safetensors raises I/O errors as its own type
             if "No space left" in str(error):
                 raise OSError(errno.ENOSPC, "No space left on device") from error
             raise
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
+    """The torch tensors of a safetensors file. Raises StoreError if it is missing or damaged."""
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
-    except Exception as error:  # one message for a missing, truncated or foreign file
+    except Exception as error:  # the message is the same for a missing, truncated or foreign file
         raise StoreError(
             f"{path} cannot be read ({error}); delete it and run the same command again"
         ) from error
 
 
 def existing(path: Path, side: str) -> Path:
-    """`path` with ~ expanded.
+    """`path` with ~ expanded. Its last part may be a pattern such as train-*.parquet.
 
-    Its last part may be a pattern such as train-*.parquet. Raises DataError if nothing exists there.
+    Raises DataError if the path does not exist, or no file matches the pattern. `side` is the name of the set
+    in the message.
     """
     path = path.expanduser()
     if not path.exists() and not matches(path):
         raise DataError(
-            f"{side}: {path} does not exist (looked from {Path.cwd()}); give a folder of images, a parquet "
-            "file, .npz or .npy"
+            f"{side}: {path} does not exist (current folder: {Path.cwd()}); give a folder of images, or a "
+            ".parquet, .npz or .npy file"
         )
     return path
 
 
 def matches(pattern: Path) -> list[Path]:
-    """The files that match a pattern with * or ? in the last part, sorted; [] for paths without one."""
+    """The sorted files that match a pattern with * or ? in its last part; [] for a path without a pattern."""
     if not set("*?") & set(pattern.name):
         return []
     return sorted(path for path in pattern.parent.glob(pattern.name) if path.is_file())
 
 
-# -------------------------------------------------------------------------------------------- text of users
-# UTF-32 before UTF-16: the little-endian mark of UTF-32 begins with that of UTF-16.
+# ---------------------------------------------------------------------------------------- text files of users
+# UTF-32 comes before UTF-16, because the little-endian mark of UTF-32 starts with that of UTF-16.
 BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -164,9 +166,10 @@ BOMS = (
 
 
 def read_text(path: Path) -> str:
-    """The text of a file that a user wrote: UTF-8, or what its byte-order mark says; no line end is changed.
+    """The text of a file that a user wrote. Line ends are not changed.
 
-    Raises DataError that names the file, and the line that is no such text.
+    The encoding is that of the byte-order mark, else UTF-8. Raises DataError that names the file and the line
+    that cannot be decoded.
     """
     try:
         raw = path.read_bytes()
@@ -187,24 +190,24 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file.
+    """The lines of a text file, split at "\\n" only.
 
-    They end at "\\n" alone: str.splitlines() also cuts at characters that texts may hold.
+    str.splitlines() is not used, because it also splits at other characters that a text may contain.
     """
     return read_text(path).split("\n")
 
 
 def sound(text: str, where: str) -> str:
-    """Return `text`.
+    """Return `text`, unchanged.
 
-    Raises DataError that names `where` if it holds half of a surrogate pair, which cannot be encoded as
-    UTF-8.
+    Raises DataError that names `where` if the text contains half of a surrogate pair, which UTF-8 cannot
+    encode.
     """
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{where}: {text[:60]!a} holds half of a surrogate pair ({error.object[error.start]!a}); write "
-            "the text again"
+            f"{where}: {text[:60]!a} contains half of a surrogate pair ({error.object[error.start]!a}); "
+            "write the text again"
         ) from error
     return text

@@ -1,5 +1,6 @@
-"""Model FLOPs utilisation: the FLOP/s of the network as a share of the device's peak (Chowdhery et al.
-2204.02311, app. B).
+"""Model FLOPs utilisation (MFU): FLOP/s of the network as a share of the device's peak.
+
+Source: Chowdhery et al. 2204.02311, appendix B.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from typing import Any
 
 import torch
 
-# Dense peak FLOP/s of tensor cores by the maker's data sheets, at 16 bits (bf16, fp16) and at 32 (TF32 where
-# there is).
+# Peak FLOP/s of dense matrix products, from the data sheets of the manufacturer: (at 16 bits: bf16 or fp16,
+# at 32 bits: TF32 if the GPU has it).
 PEAKS = {
     "H200": (989e12, 494e12),
     "H100": (989e12, 494e12),
@@ -26,18 +27,19 @@ PEAKS = {
 
 @lru_cache
 def peak(kind: str, precision: str) -> float | None:
-    """Peak FLOP/s of this machine's device of type `kind`: from the data sheet for a GPU, from a timed matrix
-    product for a CPU; None = unknown.
+    """Peak FLOP/s of this machine's device of type `kind`; None if it is unknown.
+
+    For a GPU it is the number of the data sheet (`PEAKS`). For a CPU it is measured with a matrix product.
     """
     if kind == "cuda":
         name = torch.cuda.get_device_name()
-        found = next((p for key, p in PEAKS.items() if key in name), None)
-        return None if found is None else found[0 if precision in ("bf16", "fp16") else 1]
+        peaks = next((pair for key, pair in PEAKS.items() if key in name), None)
+        return None if peaks is None else peaks[0 if precision in ("bf16", "fp16") else 1]
     if kind != "cpu":
         return None
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     fastest = 0.0
-    for side in (256, 1024):  # a processor without bfloat16 would take minutes over the large one
+    for side in (256, 1024):  # a CPU without bfloat16 would need minutes for the large product
         a = torch.ones(side, side, dtype=dtype)
         spent: list[float] = []
         while len(spent) < 6 and sum(spent) < 0.5:
@@ -51,7 +53,7 @@ def peak(kind: str, precision: str) -> float | None:
 
 
 def forward_flops(model: Any) -> float:
-    """FLOPs of one forward pass of a diffusion model for one image, counted in such a pass."""
+    """FLOPs of one forward pass of a diffusion model for one image. They are counted while the pass runs."""
     from torch.utils.flop_counter import FlopCounterMode
 
     c, h, w = model.drawn
@@ -64,6 +66,6 @@ def forward_flops(model: Any) -> float:
 
 
 def mfu(flops: float, seconds: float, device: torch.device, precision: str) -> float | None:
-    """Share of the device's peak that `flops` in `seconds` are; None where the peak is not known."""
+    """`flops` / `seconds` as a share of the device's peak FLOP/s; None if the peak is unknown."""
     best = peak(device.type, precision)
     return None if best is None or seconds <= 0 else flops / seconds / best

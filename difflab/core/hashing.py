@@ -1,4 +1,4 @@
-"""Hashes that identify what was used."""
+"""Hashes of weights, configs, images and files, which identify the inputs of a result."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 
 def sha256_of(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of a state dict, in name order: the identity of a network's
-    weights.
-    """
+    """SHA-256 over names, types, shapes and bytes of the tensors of a state dict, in the order of names."""
     import torch
 
     whole = hashlib.sha256()
@@ -28,13 +26,15 @@ def sha256_of(state: Mapping[str, Tensor]) -> str:
     return whole.hexdigest()
 
 
-def digest(thing: Any) -> str:
-    """Twelve hex digits of the SHA-256 of any JSON-able thing: the recipe hash."""
-    return hashlib.sha256(json.dumps(thing, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]
+def digest(content: Any) -> str:
+    """The first twelve hex digits of the SHA-256 of JSON content. A recipe hash is made this way."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[
+        :12
+    ]
 
 
 def content_hash(array: np.ndarray) -> str:
-    """SHA-256 over dtype, shape and content of one image or record."""
+    """SHA-256 over the dtype, shape and values of one image or record."""
     head = f"{array.dtype.str}{array.shape}".encode()
     return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Memory: how much a stage took, and what to lower when there was not enough."""
+"""Measure the peak memory of a stage, and replace memory errors by a message with advice."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ import torch
 
 from difflab.core.errors import MemoryShort
 
-SIGNS = ("out of memory", "can't allocate memory", "not enough memory")  # how torch's allocators say it
+SIGNS = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+)  # parts of the messages of torch's allocators
 
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[dict[str, float]]:
-    """Yield a dict that holds ``peak_gb`` afterwards: the most memory that tensors took on a GPU, or that the
-    process took on a CPU.
+    """Yield a dict. After the block its key ``peak_gb`` is the peak memory in the block, in GB (10^9 bytes).
 
-    Linux forgets the peak at the start; elsewhere it is the most that the process has ever taken.
+    On a GPU it is the memory of tensors, on a CPU the memory of the process. On Linux the peak of the process
+    is reset at the start of the block. On other systems it is the peak since the start of the process.
     """
     out: dict[str, float] = {}
     gpu = device.type == "cuda"
@@ -40,8 +44,9 @@ def peak_memory(device: torch.device) -> Iterator[dict[str, float]]:
 
 
 def _peak_bytes() -> int:
+    """The peak memory of this process in bytes."""
     try:
-        # Not ru_maxrss, which begins with what the launching process had taken.
+        # ru_maxrss is not used on Linux, because it includes the memory of the parent process at the start.
         return next(
             int(line.split()[1]) * 1024
             for line in Path("/proc/self/status").read_text().splitlines()
@@ -53,11 +58,11 @@ def _peak_bytes() -> int:
 
 @contextmanager
 def enough_memory(stage: str, advice: str) -> Iterator[None]:
-    """Replace every library's error about memory by one sentence. The run can be resumed.
+    """Replace every memory error in the block by `MemoryShort` with a message of one line.
 
     Args:
-        stage: what was under way, for the message.
-        advice: what to set lower; "" = close other programs.
+        stage: the name of the stage, for the message.
+        advice: which settings to change; "" = close other programs.
     """
     try:
         yield
@@ -67,7 +72,6 @@ def enough_memory(stage: str, advice: str) -> Iterator[None]:
         if not is_memory and not any(sign in text for sign in SIGNS):
             raise
         raise MemoryShort(
-            f"not enough memory in stage {stage}: {advice or 'close other programs'}; under a new name where "
-            "that "
+            f"not enough memory in stage {stage}: {advice or 'close other programs'}; use a new name if this "
             "changes the recipe"
         ) from error

@@ -1,6 +1,6 @@
-"""Progress of a run: a bar with stage, speed and time left on a terminal, plain lines elsewhere.
+"""Show the progress of a run: a bar with stage, speed and remaining time on a terminal, else plain lines.
 
-Only the main process prints, and only to stderr: stdout is for results.
+Only the main process prints. It prints to stderr, because stdout is for results.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 EVERY = 5.0  # seconds between plain lines
-NETWORK = ["train", "sample"]  # how fast the network is decides how long these take, and nothing else
-SURE = 3.0  # seconds from which on a speed says something about the machine
+NETWORK = ["train", "sample"]  # stages whose time depends only on the speed of the network
+SURE = 3.0  # a speed is used for predictions after it was measured for this many seconds
 
 
 def clock(seconds: float | None) -> str:
-    """75 -> '1:15'; None, not known yet -> '-:--'."""
+    """Format seconds as minutes and seconds: 75 -> '1:15'. None (unknown) -> '-:--'."""
     if seconds is None:
         return "-:--"
     minutes, rest = divmod(round(seconds), 60)
@@ -28,13 +28,12 @@ def clock(seconds: float | None) -> str:
 
 
 class Reporter:
-    """Reports the stages of one run.
+    """Shows the progress of the stages of one run.
 
     Args:
-        quiet: say nothing (processes other than the main one; ``--json``).
-        weights: expected seconds per (generation, stage), from which the time left of the whole run is
-            guessed; the guess is corrected by the speed seen so far, that of a stage's own kind once it has
-            been seen for SURE seconds.
+        quiet: print nothing. For ``--json``, and for processes other than the main one.
+        weights: expected seconds per (generation, stage). The remaining time of the run is estimated from
+            them. The estimate is corrected by the measured speed of finished and running stages.
     """
 
     def __init__(self, quiet: bool = False, weights: dict[tuple[int, str], float] | None = None):
@@ -42,17 +41,17 @@ class Reporter:
         self.console = Console(stderr=True)
         self.terminal = self.console.is_terminal and not quiet
         self.generations = max((t for t, _ in self.weights), default=0)
-        self.seen: dict[str, tuple[float, float]] = {}  # by kind of stage: seconds spent, seconds expected
-        self.lab: int | None = (
-            None  # of an ecosystem, the one that is at work; part of the stage's name in `weights`
-        )
+        self.seen: dict[str, tuple[float, float]] = {}  # stage -> (seconds spent, seconds expected)
+        # The current lab of an ecosystem. It is part of the names of stages in `weights`.
+        self.lab: int | None = None
 
     def say(self, text: str) -> None:
+        """Print one line, unless the reporter is quiet."""
         if not self.quiet:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def skip(self, generation: int, stage: str) -> None:
-        """A stage that an earlier call has already done."""
+        """Remove a stage that an earlier command has finished from the expected time."""
         self.weights.pop((generation, self._named(stage)), None)
 
     def _named(self, stage: str) -> str:
@@ -64,9 +63,10 @@ class Reporter:
 
     @contextmanager
     def stage(self, generation: int, stage: str, total: int, unit: str = "images") -> Iterator[Any]:
-        """Yield ``advance(n)``.
+        """Yield a function ``advance(n)``, which reports that `n` more of `total` units are done.
 
-        On a terminal a bar is drawn while the block runs, and one line stays behind.
+        On a terminal a bar is drawn while the block runs. Afterwards one line is printed for training and
+        sampling.
         """
         started = last = time.monotonic()
         done = 0
@@ -88,14 +88,15 @@ class Reporter:
         def status() -> str:
             elapsed = time.monotonic() - started
             rate = done / elapsed if elapsed > 0 else 0.0
-            left = (total - done) / rate if rate else None
+            remaining = (total - done) / rate if rate else None
             share = done / total if total else 1.0
             seen = {**self.seen, stage: self._more(stage, elapsed, weight * share)}
-            rest = sum(_pace(seen, of) * expected for (_, of), expected in self.weights.items())
-            rest += _pace(seen, stage) * weight * (1 - share) if left is None else left
-            if bar:  # the bar shows the count; the line has to fit into 80 columns
-                return f"{done / total:4.0%}  {rate:,.0f} {unit}/s  {clock(left)} left  (run {clock(rest)})"
-            return f"{done:,}/{total:,} {unit}  {rate:,.0f}/s  {clock(left)} left  (run: {clock(rest)} left)"
+            run = sum(_pace(seen, later) * expected for (_, later), expected in self.weights.items())
+            run += _pace(seen, stage) * weight * (1 - share) if remaining is None else remaining
+            stage_left, run_left = clock(remaining), clock(run)
+            if bar:  # this line is shorter, because the bar and the text must fit into 80 columns
+                return f"{done / total:4.0%}  {rate:,.0f} {unit}/s  {stage_left} left  (run {run_left})"
+            return f"{done:,}/{total:,} {unit}  {rate:,.0f}/s  {stage_left} left  (run: {run_left} left)"
 
         def advance(n: int) -> None:
             nonlocal done, last
@@ -120,10 +121,12 @@ class Reporter:
 
 
 def _pace(seen: dict[str, tuple[float, float]], stage: str) -> float:
-    """Seconds spent per second expected: of this kind of stage; while it is new, of training and sampling for
-    one another, or of whatever was seen; else 1.
+    """The ratio of spent to expected seconds for a stage. 1 if nothing comparable has been measured.
+
+    It is the ratio of the same stage. For a stage in NETWORK that was measured for less than SURE seconds, it
+    is the ratio over NETWORK, or else over all stages.
     """
-    kind = stage.rpartition(" ")[2]  # 'lab 1 train' is a train
+    kind = stage.rpartition(" ")[2]  # 'lab 1 train' -> 'train'
     for kinds in ([kind], NETWORK, list(seen)) if kind in NETWORK else ([kind],):
         spent, expected = (sum(seen.get(k, (0.0, 0.0))[i] for k in kinds) for i in (0, 1))
         if spent > SURE and expected:

@@ -1,4 +1,4 @@
-"""The rows of metrics.jsonl: their keys, how they are written, what they are called and what they mean."""
+"""The rows of metrics.jsonl: their keys, reading and writing, names and meanings."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ def row(
     recipe: str,
     reason: str | None = None,
 ) -> Row:
-    """One row, of lab 0.
+    """One row of lab 0.
 
-    `ci` is the 95% interval; `recipe` the hash of how the number was made; `reason` why it is missing.
+    ci: the 95% interval. n: number of images, steps or chains. recipe: the hash of everything that determines
+    the number. reason: why the value is missing, if it is.
     """
     low, high = ci if ci else (None, None)
     values = (generation, 0, metric, extractor, value, low, high, n, floor, recipe, reason)
@@ -65,7 +66,7 @@ TOPICS = (
     "Other",
     "Training",
 )
-"""What rows can be about, in the order in which a report shows them."""
+"""Topics of rows, in the order of a report."""
 
 STATISTICS = ("texture", "artefacts")
 """Extractors whose features are statistics of the look of an image. Each has measures of its own, which read
@@ -77,8 +78,8 @@ no other features, and no other measure reads these.
 class RowKind:
     """The meaning of all rows of metrics.jsonl that have one name.
 
-    Every module that makes rows declares its kinds beside the code that makes them, mostly in a tuple `ROWS`.
-    `difflab.loop.row_kinds` collects them together with the measures in `METRICS`.
+    Every module that makes rows declares their kinds, mostly in a tuple `ROWS`. `difflab.loop.row_kinds`
+    collects them together with the measures in `METRICS`.
 
     >>> RowKind("train_loss", unit="loss", better="none", about="Mean loss.", topic="Training").label
     'train loss'
@@ -91,26 +92,26 @@ class RowKind:
     better: str
     """'higher' | 'lower' | 'real' (best at the value between two sets of real images) | 'none'."""
     about: str
-    """One or two sentences for a stranger: what is measured, and on what."""
+    """One or two sentences for a stranger: what is measured, and on which data."""
     topic: str
-    """What it is about: one of `TOPICS`."""
+    """One of `TOPICS`."""
     counts: str = "images"
     """What `n` of the row counts: 'images' | 'steps' | 'chains'."""
     title: str = ""
-    """The title of its curve where the name alone does not say enough."""
+    """The title of the curve, if it should not be the name."""
 
     @property
     def label(self) -> str:
-        """The title of its curve."""
+        """The title of the curve."""
         return self.title or self.name.replace("_", " ")
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of one file of measures. Raises StoreError."""
+    """The rows of a metrics.jsonl file. Raises StoreError if it is missing or damaged."""
     try:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         if not all(isinstance(row, dict) and {"generation", "metric", "value"} <= row.keys() for row in rows):
-            raise ValueError("a line holds no number")
+            raise ValueError("a line is not a row of measures")
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} is damaged ({error}); delete it and run the same command again") from error
     return rows

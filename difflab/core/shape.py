@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shape:
-    """Shape of one record, number of classes and distinct captions of a data set.
+    """The shape of one record, the number of classes and the distinct captions of a data set.
 
     Attributes:
         record: (H, W, C) of a uint8 image, or (R, d) of a float64 record of an exact family with R chains.

@@ -1,4 +1,4 @@
-"""Hints in messages about an unknown name: the nearest known names."""
+"""Hints for messages about an unknown name: the most similar known names."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 
 
 def closest(name: str, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
-    """At most `count` names of `known` that resemble `name`, the most similar first.
+    """At most `count` names of `known` that are similar to `name`, the most similar first.
 
-    cutoff: lowest similarity, 0 to 1, as `difflib.SequenceMatcher.ratio` measures it; 0 = any name will do.
+    cutoff: the lowest accepted similarity, from 0 to 1, as `difflib.SequenceMatcher.ratio` measures it. With
+    0 every name is accepted.
 
     >>> closest("recal", ["recall", "precision"])
     ['recall']
@@ -18,7 +19,7 @@ def closest(name: str, known: Iterable[str], count: int = 1, cutoff: float = 0.6
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """A question that names the most similar known name; "" where none is similar enough.
+    """A question with the most similar known name; "" if none is similar enough.
 
     >>> did_you_mean("recal", ["recall", "precision"])
     "did you mean 'recall'?"
@@ -39,5 +40,8 @@ def nearest(name: str, known: Sequence[str], cutoff: float = 0.4) -> str:
 
 
 def nearest_few(name: str, known: Sequence[str]) -> str:
-    """As `nearest`, but lists only the five most similar names: for lists of hundreds."""
+    """The same as `nearest`, but only the five most similar names are listed.
+
+    For lists of hundreds of names.
+    """
     return nearest(name, closest(name, known, 5, 0.0))

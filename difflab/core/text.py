@@ -1,11 +1,10 @@
-"""Text that a terminal can show and a file can hold."""
+"""Make text safe to print on a terminal or to store as UTF-8."""
 
 from __future__ import annotations
 
 
 def plain(text: str) -> str:
-    """One line that a terminal can show: file names may hold line ends, control characters and bytes that are
-    no text.
+    """One printable line. Line ends, control characters and undecodable bytes of file names are escaped.
 
     >>> plain("a\\nb \\udcff")
     'a\\\\nb \\\\udcff'
@@ -14,5 +13,5 @@ def plain(text: str) -> str:
 
 
 def encodable(text: str) -> str:
-    """`text` that can be stored as UTF-8: bytes of file names that are no text are spelled out."""
+    """`text` as it can be stored in UTF-8. Undecodable bytes of file names are escaped."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

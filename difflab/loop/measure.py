@@ -1,7 +1,7 @@
-"""Stage 5, measure: every number of a generation, with n, floor and 95% interval.
+"""Stage 5, measure: computes the rows of a generation, with n, floor and 95% interval.
 
-One feature pass over the samples serves all measures. All processes share the half-samples of the intervals.
-Measures that were added to the run later (see added_measures.py) are taken in the same stage.
+Features are extracted once for all measures. The half-samples of the intervals are divided among all
+processes. Measures that were added to the run later (see added_measures.py) are computed in the same stage.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from difflab.runs.run import Run
 
 
 def measure(work: Work, generation: int) -> None:
-    """Stage 5 of one generation: write its rows, and metrics.jsonl of the run. All processes take part."""
+    """Stage 5 of one generation: write its rows and metrics.jsonl of the run. All processes take part."""
     run = work.run
     total = sum(
         len(extractors) * len(part.config.measure.metrics)
@@ -42,17 +42,17 @@ def measure(work: Work, generation: int) -> None:
 
 
 def open_extractors(work: Work) -> None:
-    """Open the extractors of the config and those of measures that were added later."""
+    """Open the extractors of the config and those of the measures that were added later."""
     work.extractors = extractors_of(work.run, work.accelerator)
     work.more = [] if work.run.config.exact else added.opened(work.run, work.accelerator)
 
 
 def catch_up(work: Work) -> None:
-    """Take the added measures of generations that were measured before the measures were added."""
+    """Compute added measures for the generations that were measured before the measures were added."""
     run = work.run
     rows = {t: read_rows(run.gen(t) / "metrics.jsonl") for t in run.generations} if work.more else {}
     missing = {t: added.missing(work.more, before) for t, before in rows.items()}
-    work.wait()  # all processes have looked before one of them writes
+    work.wait()  # no process may write before all have read the rows
     for t, more in missing.items():
         if more:
             total = sum(len(part.config.measure.metrics) for part, _ in more)
@@ -63,7 +63,7 @@ def catch_up(work: Work) -> None:
 
 
 def write_rows(run: Run, generation: int, rows: Sequence[Row]) -> None:
-    """Write the rows of a generation, then metrics.jsonl of the whole run anew."""
+    """Write the rows of a generation, and write metrics.jsonl of the whole run again."""
     path = run.gen(generation) / "metrics.jsonl"
     write_lines(path, [{**row, "lab": run.config.lab} for row in rows])
     collect(run)

@@ -13,7 +13,7 @@ from difflab.runs.train_set import SHARED, Pool
 
 
 def mix(work: Work, generation: int) -> None:
-    """Stage 1 of one generation: writes the rows of training set t to train_set.parquet."""
+    """Stage 1 of one generation: write the rows of training set t to train_set.parquet."""
     run, config = work.run, work.run.config
     n_train = run.about["n_train"]
     kept_of_labs = [[lab.kept(g) for g in range(generation)] for lab in run.labs]
@@ -33,12 +33,13 @@ def draw_rows(
 ) -> pa.Table:
     """Draw the rows of one training set without replacement: columns pool, lab, generation, index, replicate.
 
-    A pool that is taken whole gives rows shared by all replicates (replicate -1). What is drawn at random is
-    drawn for each replicate separately, so that replicates stay independent chains.
+    All replicates share the rows of a pool that is taken whole (replicate -1). Random draws are made for each
+    replicate separately, so that replicates stay independent chains.
 
     Args:
+        pools: the pools, each with the number of rows to draw from it.
         budget: rows drawn from the union of the pools' draws; None = all of them.
-        key: what the draws are keyed by.
+        key: the key of the random numbers.
         replicates: independent chains carried side by side.
     """
     ends = np.cumsum([len(pool.rows) for pool in pools])
@@ -50,7 +51,7 @@ def draw_rows(
     def from_pool(i: int, replicate: int) -> np.ndarray:
         """Positions in the union of all pools.
 
-        The train split is shuffled already, so that its first rows are a draw.
+        The train split is already shuffled, so its first rows are a random draw.
         """
         pool = pools[i]
         if is_whole(i):

@@ -1,4 +1,4 @@
-"""Stage 1, mix: which images training set t is made of. The five regimes are five settings of one formula.
+"""Stage 1, mix: the images of training set t. The five regimes are five settings of one formula.
 
 Training set t >= 1 is drawn from three pools, with a count for each and an optional budget over their union:
 
@@ -19,7 +19,7 @@ Shi et al. 2509.16499 (the stratified draw). Training set 0 is the first n0 imag
 In an ecosystem every pool of samples is then split over the labs, by the row of the exchange matrix of the
 lab that trains.
 
-Mixing writes rows that point at images; it never copies one.
+The rows of a training set point at images. No image is copied.
 """
 
 from __future__ import annotations
@@ -47,19 +47,20 @@ def pools(
     policies: Iterable[tuple[Any, Any]] = (),
     labs: Sequence[list[np.ndarray]] | None = None,
 ) -> tuple[list[Pool], int | None]:
-    """The pools of training set `generation`, and the budget that is drawn from their union (None = all of
-    it).
+    """The pools of training set `generation`, and the number of rows drawn from their union (None = all).
 
-    The regime decides; then the policies that act on pools change its decision.
+    They follow from the regime. Policies that act on pools can then change them.
 
     Args:
+        config: the config of the run, or of one lab.
+        generation: the number t of the training set.
         n_train: real images in the train split. The first n0 are training set 0, the others are the reserve.
         kept: for each earlier generation, the indices of its samples that selection kept.
-        policies: those that act on pools in this generation, each with its context.
+        policies: the policies that act on pools in this generation, each with its context.
         labs: `kept` of every lab of an ecosystem; None = all labs kept the same indices.
 
     Raises:
-        ConfigError: more images are asked for than there are.
+        ConfigError: a pool has fewer images than are to be drawn from it.
     """
     drawn, budget = _of_regime(config, generation, n_train, kept)
     for policy, at in policies:
@@ -67,7 +68,7 @@ def pools(
     if config.ecosystem and config.ecosystem.lab is not None:
         drawn, budget = exchanged(config, drawn, budget, labs or [kept] * config.ecosystem.count)
     _check(drawn, budget, generation, config.ecosystem is not None)
-    return [p for p in drawn if p.count], budget
+    return [pool for pool in drawn if pool.count], budget
 
 
 def exchanged(
@@ -75,20 +76,22 @@ def exchanged(
 ) -> tuple[list[Pool], int | None]:
     """The pools of one lab of an ecosystem: every pool of samples is split over the labs.
 
-    The shares are the lab's row of the exchange matrix; counts are rounded by largest remainder. The total is
-    what the regime asks for. The part of each lab is drawn without replacement from the samples that this lab
-    kept, independently of the draws of other labs. If a pool is a whole generation, its parts are the same in
-    every later training set: the lab has received these images. A budget over several pools is drawn from
-    their union after the exchange, so that it keeps the shares on average; a budget over a single pool keeps
-    them exactly.
+    The shares are the lab's row of the exchange matrix. Counts are rounded by largest remainder, and their
+    total is that of the regime. The part of each lab is drawn without replacement from the samples that this
+    lab kept, independently of the draws of other labs. If a pool is a whole generation, its parts are the
+    same in every later training set. A budget over several pools is drawn from their union after the
+    exchange, so it keeps the shares on average. A budget over a single pool keeps them exactly.
 
     Args:
+        config: the config of the lab.
+        drawn: its pools before the exchange.
+        budget: the number of rows drawn from their union; None = all.
         kept: for each lab and each earlier generation, the indices of the samples that selection kept.
     """
     assert config.ecosystem is not None
-    own, shares = config.lab, config.ecosystem.matrix[config.lab]
-    if shares[own] == 1:
-        return [p if p.generation == REAL else replace(p, lab=own) for p in drawn], budget
+    this_lab, shares = config.lab, config.ecosystem.matrix[config.lab]
+    if shares[this_lab] == 1:
+        return [pool if pool.generation == REAL else replace(pool, lab=this_lab) for pool in drawn], budget
     if budget is not None and len(drawn) == 1 and drawn[0].generation != REAL:
         drawn, budget = [replace(drawn[0], count=budget)], None
     out = []
@@ -98,12 +101,12 @@ def exchanged(
             continue
         whole = pool.count == len(pool.rows)
         for lab, count in enumerate(_remainders(pool.count, shares)):
-            key = ("exchange", lab_seed(config.seed, own), pool.generation, lab) if whole else ()
+            key = ("exchange", lab_seed(config.seed, this_lab), pool.generation, lab) if whole else ()
             if count:
                 out.append(
                     replace(
                         pool,
-                        rows=pool.rows if lab == own else kept[lab][pool.generation],
+                        rows=pool.rows if lab == this_lab else kept[lab][pool.generation],
                         count=count,
                         lab=lab,
                         key=key,
@@ -115,7 +118,7 @@ def exchanged(
 def _of_regime(
     config: Config, generation: int, n_train: int, kept: list[np.ndarray]
 ) -> tuple[list[Pool], int | None]:
-    """The pools and the budget of the regime by itself, see the table at the top."""
+    """The pools and the budget of the regime, see the table at the top of this file."""
     regime, n0 = config.regime, first_size(config, n_train)
     if generation == 0:
         return [_first_real(n0)], None
@@ -146,9 +149,7 @@ def _first_real(n0: int) -> Pool:
 def _real_and_synthetic(
     config: Config, generation: int, n_train: int, kept: list[np.ndarray], sources: range
 ) -> list[Pool]:
-    """The pools of fixed_real and fresh_real: a share of real images, the others from the generations
-    `sources`.
-    """
+    """The pools of fixed_real and fresh_real: real images, and samples of the generations `sources`."""
     n0 = first_size(config, n_train)
     n_real = real_count(config, n0)
     if config.regime.name == "fixed_real":
@@ -162,10 +163,12 @@ def _real_and_synthetic(
 
 
 def check_possible(config: Config, n_train: int, labs: Sequence[Config] = ()) -> None:
-    """Raise ConfigError before anything runs when some generation would ask for more images than there will
-    be.
+    """Raise ConfigError if some generation needs more images than there will be. Nothing is run.
 
-    `labs`: the configs of all labs of an ecosystem.
+    Args:
+        config: the config of the run, or of one lab.
+        n_train: real images in the train split.
+        labs: the configs of all labs of an ecosystem.
     """
     n0 = first_size(config, n_train)
     reserve, needed = n_train - n0, fresh_needed(config, n0)
@@ -173,18 +176,23 @@ def check_possible(config: Config, n_train: int, labs: Sequence[Config] = ()) ->
         per = real_count(config, n0)
         raise ConfigError(
             f"fresh_real runs out of unseen real images at generation {reserve // per + 1}: "
-            f"{config.generations} generations x {per} = {needed} asked, "
-            f"{reserve} in reserve (train split {n_train}, data.train_size {n0}); lower "
+            f"{config.generations} generations x {per} = {needed} are needed, "
+            f"{reserve} are in reserve (train split {n_train}, data.train_size {n0}); lower "
             "regime.real_fraction, regime.set_size, data.train_size or generations"
         )
-    kept = [[np.arange(expected(own, g)) for g in range(config.generations)] for own in (config, *labs)]
+    kept = [_expected_indices(part) for part in (config, *labs)]
     for t in range(1, config.generations + 1):
-        mine, *of_labs = [whole[:t] for whole in kept]
-        pools(config, t, n_train, mine, acting("pools", config, t, n_train=n_train), of_labs or None)
+        of_config, *of_labs = [indices[:t] for indices in kept]
+        pools(config, t, n_train, of_config, acting("pools", config, t, n_train=n_train), of_labs or None)
+
+
+def _expected_indices(config: Config) -> list[np.ndarray]:
+    """Indices of as many samples as selection will keep at least, for each generation."""
+    return [np.arange(expected(config, g)) for g in range(config.generations)]
 
 
 def expected(config: Config, generation: int) -> int:
-    """The samples of a generation that selection keeps at least, as far as that is known beforehand."""
+    """The least number of samples that selection keeps in a generation, as far as it is known."""
     count = config.sample.count_of(generation)
     for policy, _ in acting("select", config, generation):
         count = policy.keeps(count)
@@ -192,38 +200,41 @@ def expected(config: Config, generation: int) -> int:
 
 
 def _shares(total: int, parts: int) -> list[int]:
-    """`total` in equal parts; the first ones get the remainder."""
+    """Split `total` into equal parts. The remainder is added to the first parts, one each."""
     return [total // parts + (i < total % parts) for i in range(parts)]
 
 
 def _remainders(total: int, shares: Sequence[float]) -> list[int]:
-    """`total` in parts by `shares`, which sum to 1: whole numbers by largest remainder, ties to the first."""
+    """Split `total` by `shares`, which sum to 1, into whole numbers by largest remainder.
+
+    Ties go to the first part.
+    """
     exact = [total * share for share in shares]
-    out = [int(x + 1e-9) for x in exact]
-    for i in sorted(range(len(out)), key=lambda i: (round(out[i] - exact[i], 9), i))[: total - sum(out)]:
-        out[i] += 1
-    return out
+    counts = [int(part + 1e-9) for part in exact]
+    by_remainder = sorted(range(len(counts)), key=lambda i: (round(counts[i] - exact[i], 9), i))
+    for i in by_remainder[: total - sum(counts)]:
+        counts[i] += 1
+    return counts
 
 
 def _check(drawn: list[Pool], budget: int | None, generation: int, named: bool = False) -> None:
+    """Raise ConfigError if the pools have too few images. With `named`, the message names the lab."""
     for pool in drawn:
         if pool.count > len(pool.rows):
-            origin = (
-                "real images"
-                if pool.generation == REAL
-                else f"samples of generation {pool.generation}{f' of lab {pool.lab}' if named else ''}"
-            )
-            more = "sample.count" if pool.kind == "synthetic" else "data.train_size"
+            origin = "real images"
+            if pool.generation != REAL:
+                lab = f" of lab {pool.lab}" if named else ""
+                origin = f"samples of generation {pool.generation}{lab}"
+            field = "sample.count" if pool.kind == "synthetic" else "data.train_size"
             raise ConfigError(
-                f"training set {generation} asks for {pool.count} {origin} ({pool.kind}), {len(pool.rows)} "
-                "are there; "
-                f"raise {more}, or lower regime.set_size or change regime.real_fraction"
+                f"training set {generation} asks for {pool.count} {origin} ({pool.kind}), but there are only "
+                f"{len(pool.rows)}; raise {field}, or lower regime.set_size or change regime.real_fraction"
             )
-    available = sum(p.count for p in drawn)
+    available = sum(pool.count for pool in drawn)
     if budget is not None and budget > available:
         raise ConfigError(
-            f"training set {generation} has a budget of {budget} images, its pools hold {available}; lower "
-            "regime.set_size or raise sample.count"
+            f"training set {generation} has a budget of {budget} images, but its pools have {available}; "
+            "lower regime.set_size or raise sample.count"
         )
     if available == 0:
         raise ConfigError(f"training set {generation} would be empty; raise sample.count or regime.set_size")

@@ -1,7 +1,7 @@
 """Stage 3, sample: one sharded loop for every family. Every image is decoded, encoded and written once.
 
-While the images of a shard are in memory they are written, and their features are taken. A shard is drawn by
-exactly one process in fixed batches, so that the set is the same for any number of processes.
+While the images of a shard are in memory, they are written and their features are extracted. One process
+draws a whole shard in fixed batches, so the set is the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from difflab.runs.store import Shards
 
 
 def sample(work: Work, generation: int) -> dict[str, Any]:
-    """Stage 3 of one generation: its samples, drawn from the weights on disk, so that a resumed run draws the
-    same.
+    """Stage 3 of one generation: draw its samples.
+
+    The weights are read from disk, so a resumed run draws the same samples. Returns additional columns for
+    timings.jsonl.
     """
     run, config = work.run, work.run.config
     model = family_of(config.model).load(config.model, run.shape, run.gen(generation) / "model")
@@ -54,15 +56,15 @@ def sample(work: Work, generation: int) -> dict[str, Any]:
 def draw_samples(
     work: Work, generation: int, model: Any, settings: Sample, advance: Callable[[int], None]
 ) -> float:
-    """Draw, write and describe the samples of one generation.
+    """Draw and write the samples of one generation, and extract their features.
 
-    Returns the seconds that this process spent in the store.
+    Returns the seconds that this process spent writing.
     """
     run, config, accelerator = work.run, work.run.config, work.accelerator
     shards = run.samples(generation)
     conditions = sample_conditions(run, generation, len(shards)) if config.conditional else None
-    # Later generations train on the latents, which are taken while the image is in memory; the last one
-    # trains nothing.
+    # Later generations train on the latents, which are computed while the images are in memory. No generation
+    # trains on the samples of the last one.
     encoder = None
     if not isinstance(model, ClosedForm) and generation < config.generations:
         encoder = model.encoder(accelerator.device)
@@ -76,8 +78,8 @@ def draw_samples(
             else:
                 seeds = image_seeds(config.seed, config.lab, generation, span)
                 part = None if conditions is None else conditions.part(span)
-                wanted = None if part is None else part.conditions
-                pixels = draw_shard(model, wanted, seeds, settings, config.exact, advance)
+                part_conditions = None if part is None else part.conditions
+                pixels = draw_shard(model, part_conditions, seeds, settings, config.exact, advance)
                 writer.write(shard, pixels, {**columns, "seed": seeds, **(part.columns() if part else {})})
             if encoder is not None:
                 shards.encode(encoder, shard, pixels)
@@ -87,7 +89,7 @@ def draw_samples(
 
 
 class Writer:
-    """Writes one shard in a thread while the next one is drawn. `seconds`: spent writing."""
+    """Writes one shard in a thread while the next one is drawn. `seconds` is the time spent writing."""
 
     def __init__(self, shards: Shards):
         self.shards, self.seconds = shards, 0.0
@@ -105,7 +107,7 @@ class Writer:
             self._pool.shutdown()
 
     def write(self, shard: int, pixels: np.ndarray, columns: dict[str, Any]) -> None:
-        """Write a shard once the one before is written. Raises what writing that one raised."""
+        """Start to write a shard after the previous one is written. Raises errors of the previous one."""
         self._finish()
         self._pending = self._pool.submit(self._write, shard, pixels, columns)
 
@@ -127,7 +129,7 @@ def draw_shard(
     exact: bool,
     advance: Callable[[int], None],
 ) -> np.ndarray:
-    """The images of one shard, drawn in batches so that progress moves within it: uint8 [n, H, W, C].
+    """Draw the images of one shard in batches, uint8 [n, H, W, C]. Progress is reported after each batch.
 
     Exact families draw the whole shard at once: float64 [n, R, d].
     """
@@ -166,10 +168,7 @@ def provenance(run: Run, generation: int, settings: Sample) -> dict[str, Any]:
 
 
 def draw_probe(work: Work, generation: int, model: Family, settings: Sample) -> None:
-    """Draw the probe.
-
-    Its batches are spread over the processes, so that none waits for the main one to draw pictures.
-    """
+    """Draw the images of the probe. Each process draws some of the shards."""
     run, accelerator = work.run, work.accelerator
     count = 0 if run.config.exact else probe_count(run)
     if not count:
@@ -181,6 +180,6 @@ def draw_probe(work: Work, generation: int, model: Family, settings: Sample) -> 
         if shards.has(shard):
             continue
         span = shards.span(shard)
-        part, drawn = conditions.part(span) if conditions else None, seeds[span.start : span.stop]
-        pixels = model.sample(None if part is None else part.conditions, drawn, settings)
-        shards.write(shard, pixels, {**columns, "seed": drawn, **(part.columns() if part else {})})
+        part, part_seeds = conditions.part(span) if conditions else None, seeds[span.start : span.stop]
+        pixels = model.sample(None if part is None else part.conditions, part_seeds, settings)
+        shards.write(shard, pixels, {**columns, "seed": part_seeds, **(part.columns() if part else {})})

@@ -1,6 +1,7 @@
-"""Stage 4, select: which samples may train later generations, and why the others may not.
+"""Stage 4, select: chooses the samples that later generations may train on.
 
-The policies of the config decide, in their order. Each sees the samples that those before it have kept.
+The policies of the config decide, in their order. Each gets the samples that the previous policies kept. A
+sample that is not kept has a reason.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from difflab.runs.run import Run
 
 
 def select(work: Work, generation: int) -> None:
-    """Stage 4 of one generation: writes selected.parquet."""
+    """Stage 4 of one generation: write selected.parquet."""
     if work.main:
         rows = decide(work.run, generation, work.extractors)
         write_table(work.run.gen(generation) / "selected.parquet", rows)
@@ -28,14 +29,14 @@ def select(work: Work, generation: int) -> None:
 def decide(run: Run, generation: int, extractors: Any) -> pa.Table:
     """One row per sample: index, kept, reason (null = kept).
 
-    Raises ConfigError when all samples of a generation are rejected and a later generation needs some.
+    Raises ConfigError if all samples of a generation are rejected and a later generation needs them.
     """
     count = run.config.sample.count_of(generation)
     reasons: list[str | None] = [None] * count
     all_samples = Candidates(run, generation, np.arange(count), extractors)
     for policy, at in acting("select", run.config, generation, run=run, extractors=extractors):
         kept = np.array([i for i in range(count) if reasons[i] is None], dtype=np.int64)
-        if not len(kept):  # possible in the last generation only, which trains no other
+        if not len(kept):  # only in the last generation, whose samples no generation trains on
             break
         remaining = all_samples.only(kept)
         for i, reason in zip(kept, policy.select(at, remaining), strict=True):

@@ -1,4 +1,4 @@
-"""Stage 2, train: the model fitted to training set t, from the weights that train.start_from names."""
+"""Stage 2, train: fits the model to training set t. train.start_from says which weights it starts from."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from difflab.runs.train_set import TrainSet
 def train(work: Work, generation: int) -> dict[str, Any]:
     """Stage 2 of one generation.
 
-    Leaves training.json, held_out_loss.json and model/; returns what timings.jsonl records.
+    Writes training.json, held_out_loss.json and model/. Returns additional columns for timings.jsonl.
     """
     run, config, folder = work.run, work.run.config, work.run.gen(generation)
     rows = pq.read_table(folder / "train_set.parquet", page_checksum_verification=True)
@@ -60,11 +60,11 @@ def train(work: Work, generation: int) -> dict[str, Any]:
 
 
 def starting_model(run: Run, generation: int) -> Any:
-    """The model that generation t's training starts from.
+    """The model from which the training of a generation starts.
 
-    Generation 0 and start_from=scratch: a model with new weights, or the pretrained base. Later generations
-    with start_from=base: the pretrained base, or generation 0 of a family without one; start_from=previous:
-    generation t-1.
+    In generation 0, and always with start_from=scratch, it is a model with new weights, or the pretrained
+    base. In later generations start_from=base means the pretrained base, or the model of generation 0 if the
+    family has no base. start_from=previous means the model of the previous generation.
     """
     config = run.config
     family, start = family_of(config.model), config.train.start_from
@@ -80,11 +80,10 @@ def starting_model(run: Run, generation: int) -> Any:
 
 
 def row_weights(work: Work, generation: int, rows: pa.Table) -> np.ndarray | None:
-    """How much each row of training set t counts in the loss: float64 [n] with mean 1. None = all rows count
-    alike.
+    """The weight of each row of training set t in the loss: float64 [n] with mean 1; None = equal weights.
 
-    Several policies multiply their weights. Raises ConfigError for weights that are negative, not finite or
-    all 0.
+    The weights of several policies are multiplied. Raises ConfigError for weights that are negative, not
+    finite or all 0.
     """
     acting = list(work.acting("row_weights", generation))
     if not acting:
@@ -117,13 +116,13 @@ def fit_network(
 ) -> dict[str, Any]:
     """Fit a family by gradient descent.
 
-    Records the images seen and the share of the device's peak FLOPs (MFU).
+    Returns the number of images seen and the share of the device's peak FLOPs that was used (MFU).
     """
     run, config, accelerator = work.run, work.run.config, work.accelerator
     folder = run.gen(generation)
     data = TrainSet(rows, run.samples, run.conditions, model.inputs)
     for extractor in work.extractors:
-        extractor.rest()  # frees its memory on the device
+        extractor.rest()  # frees the memory that it uses on the device
     encode([(shards, shards.shards) for shards in data.sets.values()], model, work)
     model.prepare_training(settings, accelerator.device)
     rehearse_saving(model, settings, work, folder)
@@ -139,16 +138,19 @@ def fit_network(
         seconds = time.perf_counter() - begun
     # One forward pass and two backward passes; frozen weights need no gradient of their own.
     passes = 2 if config.model.trains_lora else 3
-    used = work.forward_flops * trained_images * passes / accelerator.num_processes
-    return {"images": settings.images_seen, "mfu": mfu(used, seconds, accelerator.device, settings.precision)}
+    flops = work.forward_flops * trained_images * passes / accelerator.num_processes
+    return {
+        "images": settings.images_seen,
+        "mfu": mfu(flops, seconds, accelerator.device, settings.precision),
+    }
 
 
 def rehearse_saving(model: Any, settings: Train, work: Work, folder: Path) -> None:
-    """Save the untrained model once, by the call that will save the trained one, and delete it again.
+    """Save the untrained model in the same way as the trained one, and delete the files again.
 
-    A training whose result cannot be kept is not begun; the disk must hold the model too. Weights that will
-    be sharded over processes are gathered as they will be. Raises StoreError where the model cannot be saved,
-    or where the saved files do not hold the model's weights.
+    A model that cannot be saved, for example on a full disk, is therefore an error before the training.
+    Weights that will be sharded over processes are gathered as after the training. Raises StoreError if the
+    model cannot be saved, or if the saved files do not contain the model's weights.
     """
     if work.rehearsed:
         return
@@ -175,10 +177,12 @@ def rehearse_saving(model: Any, settings: Train, work: Work, folder: Path) -> No
 
 
 def encode(wanted: list[tuple[Shards, Sequence[int]]], model: Any, work: Work) -> None:
-    """Compute the latents that are missing in the store: of the real set, or after a cache was deleted.
+    """Compute the latents that are not stored yet: those of the real set, or all after a cache was deleted.
 
     Args:
-        wanted: for each set of images the numbers of its shards. Each process encodes its part of them.
+        wanted: (set of images, numbers of its shards). Each process encodes a part of the shards.
+        model: a Denoiser; without an encoder nothing is done.
+        work: the chain.
     """
     key = model.encoder_key
     if key and any(set(numbers) & set(shards.lacks(key)) for shards, numbers in wanted):
@@ -190,8 +194,9 @@ def encode(wanted: list[tuple[Shards, Sequence[int]]], model: Any, work: Work) -
 
 
 def save(model: Any, folder: Path) -> None:
-    """Save the model under a temporary name, rename it, and write its hashes last: they say that training is
-    done.
+    """Save the model under a temporary name and rename it.
+
+    The hashes in hash.json are written last; they mark the training as done.
     """
     temporary, final = folder / ".model.tmp", folder / "model"
     shutil.rmtree(temporary, ignore_errors=True)

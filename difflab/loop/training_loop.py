@@ -1,8 +1,8 @@
 """One training loop for every model family. Progress is counted in images seen.
 
 The order of the data, the noise and the learning rate are pure functions of (seed, generation, images seen).
-A training that was stopped therefore goes on from its last checkpoint to the same weights, bit for bit on a
-CPU, and any number of processes sees the same batches (idea: Karras et al. 2024, EDM2).
+A training that was stopped therefore continues from its last checkpoint to the same weights, bit for bit on a
+CPU. Any number of processes sees the same batches. (The idea is from Karras et al. 2024, EDM2.)
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from difflab.models.weights import trainable, whole
 from difflab.policies.watch import Moment, Watch
 
 REPORTS = 50
-"""Points of the loss curve."""
+"""Number of points of the loss curve."""
 
 
 def fit(
@@ -56,19 +56,22 @@ def fit(
         model: has ``net`` (the parameters that require a gradient are trained), ``draws`` and ``loss``, see
             difflab/models/denoiser.py.
         data: has ``len``, ``inputs(rows)`` and ``conditions``, see difflab/runs/train_set.py.
-        key: what all randomness is keyed by, for example (run seed, generation).
+        train: the section `train` of a config.
+        key: the key of all random numbers, for example (run seed, generation).
+        folder: the folder for training.json and the checkpoint.
+        accelerator: the processes and their devices.
         advance: called with the number of images seen since the last call.
-        extendable: write a checkpoint at the end too, from which a larger train.images_seen goes on.
-        weights: how much each row of `data` counts in the loss, float64 [N] with mean 1; None = all rows
-            count alike.
-        watches: called after every step, in order. Their state goes into the checkpoint.
+        extendable: also write a checkpoint at the end. A training with larger train.images_seen can continue
+            from it.
+        weights: weight of each row of `data` in the loss, float64 [N] with mean 1; None = equal weights.
+        watches: called after every step, in order. Their state is part of the checkpoint.
 
     Returns:
         The number of images seen in this call.
 
     Raises:
-        TrainingError: the loss or a weight is not finite. The message names the layer in which it began; the
-            last good checkpoint stays.
+        TrainingError: the loss or a weight is not finite. The message names the first layer with a non-finite
+            output. The last good checkpoint is kept.
     """
     training = Training(model, data, train, key, folder, accelerator, weights, watches)
     first_step = training.step
@@ -84,10 +87,11 @@ class Training:
     """The state of one training; see `fit` for its arguments.
 
     Attributes:
-        step, steps: optimiser steps taken, and to take.
+        step: number of optimiser steps so far.
+        steps: number of optimiser steps at the end.
         trained: the trained parameters by name.
         ema: their exponential moving average.
-        curve: (images seen, mean loss since the point before).
+        curve: points (images seen, mean loss since the previous point).
         running: loss summed over the steps since the last point of the curve, a scalar on the device.
         gradients: statistics of the gradients.
     """
@@ -114,17 +118,15 @@ class Training:
         self.rows = slice(rank * train.batch_size // world, (rank + 1) * train.batch_size // world)
         self.steps = math.ceil(train.images_seen / train.batch_size)
         self.checkpoint_path = folder / "checkpoint.safetensors"
-        self.batch: dict[str, Any] = {}  # the last one, to look for the layer of a non-finite loss
+        self.batch: dict[str, Any] = {}  # the last batch, to find the layer of a non-finite loss
         self.raw = model.net.to(accelerator.device).train()
         if shards_weights(accelerator):
-            self.raw.to(memory_format=torch.contiguous_format)  # FSDP takes no other layout
+            self.raw.to(memory_format=torch.contiguous_format)  # FSDP supports no other layout
         self._restore(Checkpoint.read(self.checkpoint_path))
         self.saved = self.reported = self.step
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        """Prepare network, optimiser and EMA, and set all state to that of `checkpoint` (step 0: to the
-        beginning).
-        """
+        """Prepare network, optimiser and EMA, and set them to the state in `checkpoint`."""
         accelerator, train = self.accelerator, self.train
         checkpoint.into_weights(trainable(self.raw))
         optimizer = optimizer_of(train, list(trainable(self.raw).values()))
@@ -141,7 +143,7 @@ class Training:
 
     @property
     def images_seen(self) -> int:
-        """By all processes together."""
+        """Number of images that all processes together have seen."""
         return self.step * self.train.batch_size
 
     # ------------------------------------------------------------------------------------------- one step
@@ -151,8 +153,8 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(train, self.images_seen)
         self._accumulate_gradients()
-        # Looked at before the step spreads it over all weights. A GPU would have to wait for the value,
-        # several processes for each other.
+        # A non-finite loss is found here before the step changes all weights. On a GPU, or with several
+        # processes, this check would force them to wait, so it is made on a single CPU process only.
         alone_on_cpu = accelerator.device.type == "cpu" and accelerator.num_processes == 1
         if alone_on_cpu and not math.isfinite(float(self.running)):
             self._fail(f"the loss is {float(self.running)}", self.step + 1)
@@ -163,16 +165,16 @@ class Training:
         self._call_watches()
 
     def _accumulate_gradients(self) -> None:
-        """Forward and backward passes over the next batch, in parts of micro_batch_size images."""
+        """Run forward and backward passes over the next batch, in parts of micro_batch_size images."""
         train, accelerator, seen = self.train, self.accelerator, self.images_seen
         rows = order(len(self.data), train.batch_size, seen, self.key)[self.rows]
         device = accelerator.device
         inputs = torch.from_numpy(self.data.inputs(rows)).to(device, non_blocking=True)
-        conditions, counts = None, None
+        conditions, weights = None, None
         if self.data.conditions is not None:
             conditions = torch.from_numpy(self.data.conditions[rows]).to(device)
         if self.weights is not None:
-            counts = torch.from_numpy(self.weights[rows]).to(device, torch.float32)
+            weights = torch.from_numpy(self.weights[rows]).to(device, torch.float32)
         noise = generator("noise", *self.key, seen)
         self.batch = self.model.draws(inputs, conditions, self.rows, train.batch_size, train, noise)
         micro = train.micro_batch_size or train.batch_size
@@ -180,24 +182,22 @@ class Training:
             part = {}
             for name, value in self.batch.items():
                 part[name] = None if value is None else value[start : start + micro]
-            last = start + micro >= len(rows)  # gradients travel between processes with the last part only
+            last = start + micro >= len(rows)  # processes exchange gradients in the last part only
             with (
                 nullcontext() if last else accelerator.no_sync(self.net),
                 accelerator.autocast(),
                 attention(accelerator),
             ):
                 losses = self.model.loss(self.net, **part, train=train)
-                if counts is not None:
-                    losses = losses * counts[start : start + micro]
-                # Gradients are averaged over processes; this factor makes that the mean over the whole batch.
+                if weights is not None:
+                    losses = losses * weights[start : start + micro]
+                # Gradients are averaged over processes. This factor turns that into the mean over the batch.
                 loss = losses.sum() * (accelerator.num_processes / train.batch_size)
                 accelerator.backward(loss)
             self.running += loss.detach()
 
     def _call_watches(self) -> None:
-        """Let the watches change the weights, average the weights, then ask the watches whether training ends
-        here.
-        """
+        """Let the watches change the weights, update the EMA, then let the watches end the training."""
         now = Moment(
             self.model,
             self.raw,
@@ -218,7 +218,7 @@ class Training:
 
     # ------------------------------------------------------------------------------ reports, checkpoints
     def report(self, advance: Callable[[int], None]) -> None:
-        """Where it is time for it: a point of the loss curve, a checkpoint.
+        """Add a point to the loss curve and write a checkpoint, if they are due after this step.
 
         Raises TrainingError for non-finite values.
         """
@@ -244,10 +244,9 @@ class Training:
             self.saved = self.step
 
     def _check_finite(self, mean: float, weights: bool) -> None:
-        """Raise TrainingError for a mean loss that is not finite, and if `weights`, for weights that are not.
+        """Raise TrainingError if the mean loss is not finite or, with `weights`, if a weight is not finite.
 
-        A finite loss may still have had an infinite gradient, so that weights are checked before they are
-        written.
+        A finite loss can have an infinite gradient, so weights are checked before they are written.
         """
         if not math.isfinite(mean):
             self._fail(f"the loss is {mean}", self.step)
@@ -281,7 +280,7 @@ class Training:
             with torch.no_grad(), self.accelerator.autocast(), watched(self.raw) as layers:
                 self.model.loss(self.raw, **self.batch, train=train)
             where = named(layers)
-        else:  # a step has spread it over all weights, so that the first layer would be named
+        else:  # a step has made all weights non-finite, so the layer where it began is unknown
             where = f", somewhere in the last {(step - self.reported) * batch_size:,} images"
         raise TrainingError(
             f"{what} in {self.folder.name} after {step * batch_size:,} images{where}; {kept}. "
@@ -300,13 +299,13 @@ class Training:
         if any(isinstance(p, DTensor) for p in self.trained.values()):
             self.model.unshard({name: whole(p) for name, p in self.raw.state_dict().items()})
         self.raw.eval()
-        # Accelerate keeps a reference to all that it prepared: one more model and optimiser per generation.
+        # Accelerate keeps references to all prepared objects, so each generation would need more memory.
         self.accelerator.free_memory()
         if self.accelerator.is_main_process:
             self._write_record()
 
     def _write_record(self) -> None:
-        """training.json: images seen, loss curve, means over the steps, and what the watches add."""
+        """Write training.json: images seen, loss curve, means over the steps, and records of the watches."""
         means = self.gradients.means(scaled=self.accelerator.scaler is not None)
         record = {
             "images_seen": self.steps * self.train.batch_size,
@@ -321,14 +320,14 @@ class Training:
 
 
 def shards_weights(accelerator: Accelerator) -> bool:
-    """Whether weights are spread over processes."""
+    """Whether the weights are sharded over processes (FSDP)."""
     return accelerator.distributed_type == DistributedType.FSDP
 
 
 def optimizer_of(train: Train, weights: list[Any]) -> Any:
-    """AdamW, fused where torch has it; or the one of bitsandbytes with 8-bit state.
+    """Fused AdamW of torch, or AdamW of bitsandbytes with 8-bit state.
 
-    Raises ConfigError where that is not installed.
+    Raises ConfigError if bitsandbytes is needed and not installed.
     """
     if train.optimizer == "adamw":
         return torch.optim.AdamW(
@@ -382,16 +381,17 @@ ROWS = (
 
 
 def mean_loss(curve: list[tuple[int, float]]) -> float:
-    """Mean over all images seen, from the points of a curve: each is the mean since the point before."""
-    before = [0, *(seen for seen, _ in curve)]
-    return (
-        sum(loss * (seen - start) for (seen, loss), start in zip(curve, before, strict=False)) / curve[-1][0]
-    )
+    """Mean loss over all images seen, from a curve whose points are means since the previous point."""
+    starts = [0, *(seen for seen, _ in curve)]
+    total = sum(loss * (seen - start) for (seen, loss), start in zip(curve, starts, strict=False))
+    return total / curve[-1][0]
 
 
 def attention(accelerator: Accelerator) -> Any:
-    """On a CPU the backward pass of torch's fused attention in bfloat16 takes as long as all the rest; the
-    plain one does not.
+    """A context manager that chooses torch's implementation of attention.
+
+    On a CPU the backward pass of the fused attention in bfloat16 takes as long as the rest of the step. There
+    the plain implementation is used.
     """
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
         return sdpa_kernel(SDPBackend.MATH)
@@ -399,31 +399,31 @@ def attention(accelerator: Accelerator) -> Any:
 
 
 def learning_rate(train: Train, seen: int) -> float:
-    """Learning rate after `seen` images: linear warm-up times the decay of that name (formulas of diffusers'
-    schedules).
+    """Learning rate after `seen` images: linear warm-up times the decay train.decay.
+
+    The formulas are those of the schedules of diffusers.
     """
     share = min(1.0, seen / train.images_seen)
-    decayed = {
+    restarted = 0.0 if share >= 1 else 0.5 * (1 + math.cos(math.pi * (share * train.restarts % 1.0)))
+    decay = {
         "none": 1.0,
         "linear": 1 - share,
         "cosine": 0.5 * (1 + math.cos(math.pi * share)),
-        "cosine_with_restarts": 0.0
-        if share >= 1
-        else 0.5 * (1 + math.cos(math.pi * (share * train.restarts % 1.0))),
+        "cosine_with_restarts": restarted,
         "polynomial": (1 - share) ** 2,
     }[train.decay]
-    warm = seen / train.warmup_images if seen < train.warmup_images else 1.0
-    return train.learning_rate * decayed * warm
+    warm_up = seen / train.warmup_images if seen < train.warmup_images else 1.0
+    return train.learning_rate * decay * warm_up
 
 
 def order(size: int, batch: int, seen: int, key: tuple[object, ...]) -> np.ndarray:
-    """Rows of the batch after `seen` images: every epoch is a permutation of its own. int64 [batch]."""
+    """Rows of the batch after `seen` images, int64 [batch]. Every epoch has its own permutation."""
     epochs, offsets = np.divmod(np.arange(seen, seen + batch), size)
-    out = np.empty(batch, dtype=np.int64)
+    rows = np.empty(batch, dtype=np.int64)
     for epoch in np.unique(epochs):
-        at = epochs == epoch
-        out[at] = _permutation(size, int(epoch), key)[offsets[at]]
-    return out
+        of_epoch = epochs == epoch
+        rows[of_epoch] = _permutation(size, int(epoch), key)[offsets[of_epoch]]
+    return rows
 
 
 @lru_cache(maxsize=4)

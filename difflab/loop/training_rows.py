@@ -1,8 +1,6 @@
-"""The rows about the training of a generation: loss and gradients, drift of the weights, loss on held-out
-images.
+"""The rows about the training of a generation: loss, gradients, drift of the weights and held-out loss.
 
-Their extractor is "training". They are read from what the training wrote: training.json, model/ and
-held_out_loss.json.
+Their extractor is "training". They are computed from training.json, model/ and held_out_loss.json.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ DRIFT_FROM_BASE = RowKind(
     "drift_from_base",
     unit="share of the norm",
     better="none",
-    about="Distance of the weights from those of the pretrained base, or of generation 0 where there is no "
+    about="Distance of the weights from those of the pretrained base, or of generation 0 if there is no "
     "base, relative to their norm.",
     topic="Training",
     counts="steps",
@@ -41,9 +39,9 @@ ROWS = (DRIFT_FROM_BASE, DRIFT_FROM_PREVIOUS)
 
 
 def measure_training(run: Run, generation: int) -> list[Row]:
-    """Rows of the training (n = steps) and of the loss on held-out images (n = images).
+    """Rows of the training (n = steps) and of the held-out loss (n = images).
 
-    Empty for families that are fitted by a formula. Raises StoreError for a damaged file.
+    The list is empty for families that are fitted by a formula. Raises StoreError for a damaged file.
     """
     config = run.config
     if not config.denoises:
@@ -122,5 +120,5 @@ def _losses(path: Path) -> list[_Loss]:
         ]
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(
-            f"{path} is damaged ({type(error).__name__}); delete it, and its rows are left out"
+            f"{path} is damaged ({type(error).__name__}); delete it to leave its rows out"
         ) from error

@@ -21,7 +21,7 @@ from cli_runs import picture, process
 def test_a_misspelt_path_is_found_before_libraries_are(words):
     code = f"import sys, difflab.cli.main; print(difflab.cli.main.main({words!r}), 'torch' in sys.modules)"
     done = process(sys.executable, "-c", code)
-    assert done.stdout == "2 False\n" and "nope does not exist (looked from " in done.stderr
+    assert done.stdout == "2 False\n" and "nope does not exist (current folder: " in done.stderr
 
 
 def test_compare_ends_with_the_clearest_measures_and_with_all_prints_every_one(call):

@@ -890,7 +890,7 @@ def test_a_base_that_is_generation_0_is_the_base_wherever_later_ones_start(start
 
 def test_layers_on_fresh_weights_are_refused(made, tmp_path):
     """A LoRA's file names its base; fresh weights under it would be lost with the process, and samples come from layers on the base."""
-    with pytest.raises(ConfigError, match=r"lora_rank .* train.start_from=scratch leaves none"):
+    with pytest.raises(ConfigError, match=r"lora_rank .* train.start_from=scratch does not use them"):
         run_chain(
             tiny.config(
                 "sd15", made["sd15"], generations=0, model={"lora_rank": 2}, train={"start_from": "scratch"}

@@ -151,7 +151,7 @@ def test_too_few_samples_of_another_lab_are_named_before_anything_runs():
     config = exact({"labs": 2, "exchange": "one_way", "overrides": [{"sample.count": 6}, {}]})
     with pytest.raises(
         ConfigError,
-        match=r"training set 1 asks for 10 samples of generation 0 of lab 0 \(synthetic\), 6 are there",
+        match=r"training set 1 asks for 10 samples of generation 0 of lab 0 \(synthetic\), but there are only 6",
     ):
         check_possible(config.labs()[1], 10, config.labs())
     check_possible(config.labs()[0], 10, config.labs())

@@ -149,22 +149,22 @@ def test_fresh_real_never_repeats_an_image():
     ("config", "said"),
     [
         (chain(n0=101), r"data.train_size asks for 101 real images, the train split has 100"),
-        (chain("replace", set_size=11), r"training set 1 has a budget of 11 images, its pools hold 10"),
+        (chain("replace", set_size=11), r"training set 1 has a budget of 11 images, but its pools have 10"),
         (
             chain("replace", set_size=10, count=[10, 10, 9]),
-            r"training set 3 has a budget of 10 images, its pools hold 9",
+            r"training set 3 has a budget of 10 images, but its pools have 9",
         ),
         (
             chain("accumulate_subsample", set_size=21),
-            r"training set 1 has a budget of 21 images, its pools hold 20",
+            r"training set 1 has a budget of 21 images, but its pools have 20",
         ),
         (
             chain("fixed_real", real_fraction=0.9, set_size=20),
-            r"training set 1 asks for 18 real images \(fixed_real\), 10 are there",
+            r"training set 1 asks for 18 real images \(fixed_real\), but there are only 10",
         ),
         (
             chain("fixed_real", count=4),
-            r"training set 1 asks for 5 samples of generation 0 \(synthetic\), 4 are there; raise sample.count",
+            r"training set 1 asks for 5 samples of generation 0 \(synthetic\), but there are only 4; raise sample.count",
         ),
         (
             chain("accumulate_subsample", stratified=True, count=4),

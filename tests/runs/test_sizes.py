@@ -44,7 +44,7 @@ def test_fresh_real_that_would_run_out_says_when_before_anything_runs():
     config = chain("fresh_real", real_fraction=0.3, generations=31)
     with pytest.raises(
         ConfigError,
-        match=r"runs out of unseen real images at generation 31: 31 generations x 3 = 93 asked, 90 in reserve",
+        match=r"runs out of unseen real images at generation 31: 31 generations x 3 = 93 are needed, 90 are in reserve",
     ):
         check_possible(config, 100)
     with pytest.raises(ConfigError, match="at generation 1:"):

@@ -52,7 +52,7 @@ def test_what_it_keeps_is_known_before():
     short = config(
         {"policy": "random", "count": 20}, base=UNCONDITIONAL, sample=sample, regime={"name": "fixed_real"}
     )
-    with pytest.raises(ConfigError, match=r"asks for 50 samples of generation 0 .* 20 are there"):
+    with pytest.raises(ConfigError, match=r"asks for 50 samples of generation 0 .* but there are only 20"):
         check_possible(short, 100)
 
 

@@ -40,14 +40,14 @@ def features(
         hashes += [content_hash(image) for image in images]
         batch = [extractor(torch.from_numpy(images)) for extractor in extractors]
         if not features_by_extractor:
-            features_by_extractor = [_on_disk(len(rows), part.shape[1]) for part in batch]
+            features_by_extractor = [on_disk(len(rows), part.shape[1]) for part in batch]
         for whole, part in zip(features_by_extractor, batch, strict=True):
             whole[start : start + len(part)] = part
     notes += notes_on_copies(side, hashes)
     return hashes, features_by_extractor
 
 
-def _on_disk(n: int, d: int) -> torch.Tensor:
+def on_disk(n: int, d: int) -> torch.Tensor:
     """Zeros float32 [n, d] in an unnamed temporary file."""
     with tempfile.TemporaryFile() as file:
         return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=(n, d)))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from difflab.core.errors import MeasureError
 from difflab.core.hashing import digest, sha256_of
+from difflab.core.rows import STATISTICS
 
 BATCH = 64
 """Images in every forward pass."""
@@ -56,11 +57,9 @@ class Extractor:
         self._network = network
 
     @property
-    def is_texture(self) -> bool:
-        """Whether the features are the statistics of difflab/features/texture.py, which have measures of
-        their own.
-        """
-        return self.name == "texture"
+    def statistics(self) -> str | None:
+        """The name, if the features are statistics with measures of their own (see STATISTICS), else None."""
+        return self.name if self.name in STATISTICS else None
 
     def rest(self) -> None:
         """Move the network to the CPU to free memory of the device. The next call moves it back."""

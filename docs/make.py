@@ -211,7 +211,6 @@ NEEDS = {
     "concepts": "a CLIP extractor and the names of concepts",
     "prompts": "what each sample was asked for: a class or a caption",
     "train": "the images that the model was trained on",
-    "texture": "the extractor texture",
 }
 BETTER = {"lower": "lower", "higher": "higher", "real": "as between two sets of real images: the floor"}
 
@@ -265,7 +264,10 @@ def measures() -> dict[str, str]:
             ("unit", kind.unit),
             ("range", f"{number(low)} to {number(high)}"),
             ("better", BETTER[kind.better]),
-            ("needs", NEEDS.get(kind.needs, kind.needs)),
+            (
+                "needs",
+                f"the extractor {kind.extractor}" if kind.extractor else NEEDS.get(kind.needs, kind.needs),
+            ),
             (
                 "fewest images on either side",
                 str(kind.min_n)

@@ -13,7 +13,7 @@ from difflab.cli.output import show
 from difflab.evaluation.summary import Summary, summary_of_run
 from difflab.report import live
 from difflab.report.blocks import Blocks, Column
-from difflab.report.table import budget, changes, comparison, diagnosis, remarks, table
+from difflab.report.table import budget, changes, comparison, diagnosis, published, remarks, table
 from difflab.report.verdict import verdict
 
 WIDTH = 100
@@ -96,6 +96,7 @@ def end_of_compare(result: Any, real: Path, generated: Path, everything: bool) -
     """
     summary = result.summary(str(real), str(generated))
     if everything:
+        print(f"protocol: {result.protocol}")
         show(comparison(result.rows))
         for line in remarks(result.rows):
             print(line)
@@ -103,11 +104,21 @@ def end_of_compare(result: Any, real: Path, generated: Path, everything: bool) -
     sets = shlex.join([str(real), str(generated)])
     commands = [f"difflab compare {sets} --all", *summary.next_commands]
     print_summary(Summary(summary.verdict, summary.changes, summary.look_at, commands, summary.advice))
+    print(f"protocol: {result.protocol}")
     if summary.changes:
         _count_missing(result.rows, "--all")
     else:  # the reason is all that there is to say
         for line in remarks(result.rows):
             _paragraph(line)
+
+
+def end_of_published(result: Any) -> None:
+    """The numbers of a published protocol, and why one is missing."""
+    print(f"protocol: {result.protocol}")
+    if any(row["value"] is not None for row in result.rows):
+        show(published(result.rows))
+    for line in remarks(result.rows):
+        _paragraph(line)
 
 
 def _count_missing(rows: list[dict[str, Any]], command: str) -> None:

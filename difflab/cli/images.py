@@ -1,4 +1,4 @@
-"""Commands on images that difflab need not have made: compare, diagnose."""
+"""Commands on images that difflab need not have made: compare, reference, diagnose."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ from difflab.core.files import existing
 
 def add(commands: Commands) -> None:
     """Add the commands of this file."""
+    _add_compare(commands)
+    _add_reference(commands)
+    _add_diagnose(commands)
+
+
+def _add_compare(commands: Commands) -> None:
     command = commands.add(
         "compare",
         compare,
@@ -22,21 +28,66 @@ def add(commands: Commands) -> None:
         [
             "difflab compare real/ generated/",
             "difflab compare real/ generated/ --train trained_on/ --extractors pixels --json",
+            "difflab compare real/ generated/ --protocol published:clean-fid",
+            "difflab compare generated/ --protocol published --reference real.safetensors",
         ],
     )
     command.add_argument(
         "real",
         type=Path,
         metavar="REAL",
-        help="real images: a folder (class folders, metadata.jsonl or flat) or parquet",
+        help="real images: a folder (class folders, metadata.jsonl or flat) or parquet; leave them out with "
+        "--reference",
     )
-    command.add_argument("generated", type=Path, metavar="GEN", help="generated images, as REAL")
+    command.add_argument("generated", type=Path, nargs="?", metavar="GEN", help="generated images, as REAL")
+    command.add_argument(
+        "--protocol",
+        default="native",
+        metavar="NAME",
+        help="native (n, floor, interval), or the numbers that a package prints, of all images: "
+        "published[:torch-fidelity | :clean-fid | :pytorch-fid | :adm] (default: native)",
+    )
+    command.add_argument(
+        "--reference",
+        type=Path,
+        metavar="STATS",
+        help="with a published protocol: statistics of the real images, from difflab reference, pytorch-fid, "
+        "clean-fid or ADM",
+    )
+    device_argument(command)
     command.add_argument(
         "--metrics", nargs="+", metavar="NAME", help="measures by name (default: those that the images allow)"
     )
     image_set_arguments(command, 100, "as many as there are; half of the real ones make the floor")
     command.add_argument("--all", action="store_true", help="print every measure, not the five clearest")
 
+
+def _add_reference(commands: Commands) -> None:
+    command = commands.add(
+        "reference",
+        reference,
+        "Write statistics of real images, so that published numbers need not read the images again.",
+        ["difflab reference real/ --out real.safetensors --protocol published:clean-fid"],
+    )
+    command.add_argument("images", type=Path, metavar="DIR", help="real images, as for compare")
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="where to write: .safetensors or .npz"
+    )
+    command.add_argument(
+        "--protocol", default="published", metavar="NAME", help="as for compare (default: published)"
+    )
+    command.add_argument(
+        "--extractors", nargs=1, metavar="NAME", help="inception or inception:PATH (default: inception)"
+    )
+    command.add_argument(
+        "--features",
+        action="store_true",
+        help="store the features too, 8 KiB per image, for KID, precision and recall",
+    )
+    device_argument(command)
+
+
+def _add_diagnose(commands: Commands) -> None:
     command = commands.add(
         "diagnose",
         diagnose,
@@ -63,6 +114,13 @@ def add(commands: Commands) -> None:
     command.add_argument("--all", action="store_true", help="print the findings of every generation in full")
 
 
+def device_argument(command: argparse.ArgumentParser) -> None:
+    """--device, where networks run."""
+    command.add_argument(
+        "--device", default="cpu", metavar="NAME", help="where the networks run, such as cuda (default: cpu)"
+    )
+
+
 def check_paths(**images: Path | None) -> None:
     """Raise DataError for a path that does not exist, before libraries are imported that take seconds."""
     for side, path in images.items():
@@ -72,14 +130,20 @@ def check_paths(**images: Path | None) -> None:
 
 def compare(args: argparse.Namespace) -> int:
     """Measure generated images against real ones."""
-    check_paths(real=args.real, generated=args.generated, train=args.train)
+    sides = {"real": args.real, "generated": args.generated}
+    if args.generated is None:
+        if args.reference is None:
+            raise ConfigError(
+                "GEN is missing; type difflab compare REAL GEN, or difflab compare GEN --reference STATS"
+            )
+        sides = {"real": None, "generated": args.real}
+    check_paths(**sides, train=args.train, reference=args.reference)
     quiet_libraries()
-    from difflab.cli.endings import end_of_compare
+    from difflab.cli.endings import end_of_compare, end_of_published
     from difflab.evaluation import compare as comparing
 
     result = comparing.compare(
-        args.real,
-        args.generated,
+        **sides,
         train=args.train,
         concepts=args.concepts,
         extractors=args.extractors,
@@ -89,13 +153,45 @@ def compare(args: argparse.Namespace) -> int:
         max_bad=args.max_bad,
         resamples=args.resamples,
         seed=args.seed,
+        device=args.device,
+        protocol=args.protocol,
+        reference=args.reference,
     )
     for line in result.notes:
         print(line, file=sys.stderr)
     if args.json:
         print_rows(result.rows)
-    else:
+    elif result.protocol == "native":
         end_of_compare(result, args.real, args.generated, args.all)
+    else:
+        end_of_published(result)
+    return 0
+
+
+def reference(args: argparse.Namespace) -> int:
+    """Write statistics of real images."""
+    check_paths(real=args.images)
+    quiet_libraries()
+    from difflab.evaluation import published
+    from difflab.evaluation.reference import check_suffix, write_reference
+
+    check_suffix(args.out)
+    made, notes = published.make_reference(
+        args.images,
+        args.protocol,
+        extractors=args.extractors,
+        with_features=args.features,
+        device=args.device,
+    )
+    for line in notes:
+        print(line, file=sys.stderr)
+    write_reference(args.out, made)
+    if args.json:
+        print_rows(
+            [{"file": str(args.out), "n": made.count, "features": len(made.mean), "recipe": made.recipe}]
+        )
+    else:
+        print(f"{args.out}: statistics of {made.count} images, {len(made.mean)} features")
     return 0
 
 

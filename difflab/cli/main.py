@@ -12,6 +12,7 @@ import re
 import sys
 import traceback
 from importlib.metadata import version
+from pathlib import Path
 
 from difflab.cli import chains, images, setup, studies
 from difflab.cli.args import Commands, Parser
@@ -36,6 +37,7 @@ keeps being trained on images made by models
                     one HTML file: verdict, pictures, curves, what helps
 
 other commands
+  images            reference
   chains            plan, status, measure, export, verify
   studies           compare-runs, claims, calibrate, theory
   setup             presets, doctor, pretrain, policies, schema, completion
@@ -101,6 +103,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     ones.
     """
     args, rest = parser().parse_known_args(argv)
+    if rest and getattr(args, "generated", args) is None and not rest[0].startswith("-"):
+        # Before Python 3.12.8 an optional GEN counts as left out where an option stands before it.
+        args.generated = Path(rest.pop(0))
     listed = None
     for name in ("overrides", "laws", "names", "presets", "what"):
         listed = getattr(args, name, listed)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from difflab.config.spec import Precision, Spec, read_by
+from difflab.core.rows import STATISTICS
 
 
 class Tail(Spec):
@@ -286,9 +287,9 @@ class Measure(Spec):
 
     extractors: list[str] = Field(
         ["pixels"],
-        description="Feature extractors: pixels | texture (its own measures only) | fitted | "
-        "efficientnet-lite0 | inception[:PATH] | open_clip:NAME_OR_PATH | timm:NAME_OR_PATH | "
-        "python:FILE.py:NAME; [] = no distribution measures.",
+        description="Feature extractors: pixels | texture, artefacts (their own measures only) | fitted "
+        "| efficientnet-lite0 | inception[:PATH] | open_clip:NAME_OR_PATH | timm:NAME_OR_PATH "
+        "| python:FILE.py:NAME; [] = no distribution measures.",
         json_schema_extra=read_by("sample", "measure"),
     )
     metrics: list[str] = Field(
@@ -349,14 +350,14 @@ class Measure(Spec):
     )
 
     @property
-    def with_texture(self) -> bool:
-        """Whether the texture extractor is used. It has measures of its own."""
-        return "texture" in self.extractors
+    def statistics_extractors(self) -> list[str]:
+        """The extractors of statistics, which have measures of their own, in order."""
+        return [spec for spec in self.extractors if spec in STATISTICS]
 
     @property
     def feature_extractors(self) -> list[str]:
-        """The extractors of all other measures, in order."""
-        return [spec for spec in self.extractors if spec != "texture"]
+        """The extractors that all other measures are taken on, in order."""
+        return [spec for spec in self.extractors if spec not in STATISTICS]
 
     @property
     def judge_extractor(self) -> str | None:

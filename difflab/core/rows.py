@@ -68,6 +68,11 @@ TOPICS = (
 )
 """Topics of rows, in the order of a report."""
 
+STATISTICS = ("texture", "artefacts")
+"""Extractors whose features are statistics of the look of an image. Each has measures of its own, which read
+no other features, and no other measure reads these.
+"""
+
 
 @dataclass(frozen=True)
 class RowKind:

@@ -142,6 +142,18 @@ def decode(item: Item, where: str, max_pixels: int, size: int, channels: int) ->
     )[0]
 
 
+def as_stored(item: Item, where: str, max_pixels: int) -> np.ndarray:
+    """uint8 [H, W, 3] of an image in its own size, as Pillow's `convert("RGB")` alone makes it.
+
+    This is how torch-fidelity, clean-fid and pytorch-fid read images. EXIF does not turn them, colours under
+    transparent parts count, and 16-bit grey values above 255 are white. Raises DataError as `decode`.
+    """
+    if isinstance(item, np.ndarray):
+        values = item if item.ndim == 3 else item[..., None]
+        return np.array(np.broadcast_to(values, (*values.shape[:2], 3)))
+    return _used(item, where, max_pixels, lambda image, remarks: np.array(image.convert("RGB")))[0]
+
+
 # ------------------------------------------------------------------------------------------------- opening
 def _used(
     item: Path | bytes | Image.Image | None,

@@ -46,7 +46,7 @@ def open_sides(
     `max_bad`, a number from 0 to 1.
     """
     data = Data(bad_images="skip")
-    listings = {side: _usable(_listing(images, side, notes), side, notes) for side, images in sets.items()}
+    listings = {side: _usable(listing_of(images, side, notes), side, notes) for side, images in sets.items()}
     surveys = {side: survey(listing, data) for side, listing in listings.items()}
     lengths = {side: _side(surveyed.sizes) for side, surveyed in surveys.items()}
     size = image_size or min(lengths.values())
@@ -108,7 +108,7 @@ def _usable(listing: Listing, side: str, notes: list[str]) -> Listing:
 
 
 # ------------------------------------------------------------------------------------------- kinds of sets
-def _listing(images: Any, side: str, notes: list[str]) -> Listing:
+def listing_of(images: Any, side: str, notes: list[str]) -> Listing:
     """The listing of a set of any kind. Raises DataError if it has no image."""
     if isinstance(images, (str, Path)):
         return _of_path(existing(Path(images), side), side, notes)

@@ -25,6 +25,8 @@ from difflab.data.content import halves
 from difflab.data.image_sets import open_sides
 from difflab.data.source import Source
 from difflab.evaluation.extract import default_extractor, features, notes_on_overlaps, rows_at
+from difflab.evaluation.protocols import NATIVE
+from difflab.evaluation.published import compare_published
 from difflab.evaluation.summary import Summary, changes_most, changes_of, count_in_words
 from difflab.metrics import METRICS, Concepts, assign, concepts_of, open_extractor, read_concepts
 from difflab.metrics.defaults import COMMON, CONCEPTS, MEMORY, TEXTURE
@@ -37,12 +39,14 @@ class Comparison:
     """The result of `difflab.compare`.
 
     Attributes:
-        rows: as in metrics.jsonl of a run.
+        rows: as in metrics.jsonl of a run, each with the key `protocol`.
         notes: what was special about the images, and what was done about it.
+        protocol: how the numbers were made: 'native' or 'published:PACKAGE'.
     """
 
     rows: list[Row]
     notes: list[str]
+    protocol: str = NATIVE
 
     @property
     def frame(self) -> Any:
@@ -62,6 +66,9 @@ class Comparison:
             real, generated: paths for the commands.
         """
         sets = f"{shlex.quote(real)} {shlex.quote(generated)}"
+        if self.protocol != NATIVE:
+            values = [f"{row['metric']} {row['value']:.7g}" for row in self.rows if row["value"] is not None]
+            return Summary(f"{self.protocol}: {', '.join(values) or 'no measure has a value'}")
         return Summary(
             count_in_words(changes_of(self.rows), 0),
             changes_most(self.rows),
@@ -84,29 +91,30 @@ def compare(
     max_bad: float = 0.01,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    protocol: str = NATIVE,
+    reference: str | Path | None = None,
 ) -> Comparison:
     """Measure `generated` against `real` and return all measures as one table.
 
     Args:
         real, generated, train: a folder (class folders or metadata.jsonl), a parquet file or folder, a .npz
             or .npy file, uint8 images [n, H, W, C] or [n, H, W], a datasets.Dataset, or a list of PIL images
-            or files. `train` is what the model was trained on; it is needed for the memorisation measures.
+            or files. `train` is what the model was trained on, for the memorisation measures.
         extractors: feature spaces as in measure.extractors of a config, except `fitted`; None = texture, and
             efficientnet-lite0 if its package is installed, else pixels.
         metrics: names of measures; None = all that these images allow.
-        concepts: names of concepts, or a file of them (one per line). Adds the concept measures on an
-            open_clip extractor. Each image belongs to the concept that its caption or class names.
+        concepts: names, or a file of them (one per line): the concept measures, on an open_clip extractor.
         count: images on either side; None = as many as possible. The real set is halved for the floor.
         neighbours: k of the nearest-neighbour measures.
         resamples: half-samples behind each interval; 0 = no intervals.
-        image_size: side in pixels to which both sets are cropped and resized; None = the size of the smaller
-            images.
-        max_bad: largest share of unreadable images, which are left out and counted. A larger share is an
-            error.
+        image_size: side in pixels of both sets, cropped and resized; None = that of the smaller images.
+        max_bad: largest share of unreadable images, which are left out and counted. More are an error.
         seed: of the choice of images and of the half-samples.
         device: where features are extracted.
+        protocol: 'native', or 'published:PACKAGE': the numbers that a package prints, of all images.
+        reference: file of statistics in place of the real images; `real` may then be None.
 
-    Raises DataError for unusable sets, MeasureError for unusable measures.
+    Raises DataError for unusable sets, MeasureError for unusable measures, protocols and references.
 
     >>> rng = np.random.default_rng(0)
     >>> real, fake = (rng.integers(0, 256, (60, 8, 8, 3), dtype=np.uint8) for _ in range(2))
@@ -114,6 +122,10 @@ def compare(
     >>> [(row["metric"], row["n"]) for row in result.rows]
     [('trace_ratio', 30)]
     """
+    if protocol != NATIVE or reference is not None:
+        _check_published(protocol, train=train, concepts=concepts, count=count, image_size=image_size)
+        options = (reference, metrics, extractors, seed, device)
+        return Comparison(*compare_published(real, generated, protocol, *options))
     notes: list[str] = []
     sources = _open(real, generated, train, image_size, max_bad, notes)
     spaces = _open_extractors(extractors, device)
@@ -123,7 +135,21 @@ def compare(
     sides = _extract(sources, _count(sources, count, notes), spaces, seed, notes)
     sides.labels = _labels(sources, sides, concept_set)
     rows = _measure(sides, names, concept_set, clip, neighbours, resamples, seed)
-    return Comparison(rows, notes)
+    return Comparison([made | {"protocol": NATIVE} for made in rows], notes)
+
+
+def _check_published(protocol: str, **options: Any) -> None:
+    """Raise MeasureError for an option that a published protocol does not have."""
+    if protocol == NATIVE:
+        raise MeasureError(
+            "statistics (--reference) are read by a published protocol; add --protocol published"
+        )
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise MeasureError(
+            f"protocol {protocol} measures all images in their own size and has no option "
+            f"{', '.join(given)}; leave it out, or use the native protocol"
+        )
 
 
 def _open(

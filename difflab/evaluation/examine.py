@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from difflab.core.errors import MeasureError
+from difflab.core.rows import STATISTICS
 from difflab.data.content import contents_of, doubled, within
 from difflab.evaluation.finding import Diagnosis, Finding
 from difflab.evaluation.readings import LEAST, Images, Key, Measured, RealSide, readings_of
@@ -62,7 +63,7 @@ def examine(
         train,
         unseen,
         extractors,
-        open_extractor("texture"),
+        [open_extractor(spec) for spec in STATISTICS],
         classes,
         neighbours,
         resamples,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,8 +16,8 @@ from difflab.core.hashing import content_hash
 from difflab.data.content import copies, overlaps
 from difflab.data.source import Source
 
-BATCH = 256
-"""Images that are decoded at a time."""
+BATCH = 128
+"""Images that are decoded at a time. One batch is decoded while the networks read the one before it."""
 
 
 def default_extractor() -> str:
@@ -34,20 +35,38 @@ def features(
     """
     features_by_extractor: list[torch.Tensor] = []
     hashes: list[str] = []
-    for start in range(0, len(rows), BATCH):
-        with reading(side):
-            images = np.stack([source.read(int(i)) for i in rows[start : start + BATCH]])
-        hashes += [content_hash(image) for image in images]
+    for images, batch_hashes in _decoded(source, rows, side):
+        start = len(hashes)
+        hashes += batch_hashes
         batch = [extractor(torch.from_numpy(images)) for extractor in extractors]
         if not features_by_extractor:
-            features_by_extractor = [_on_disk(len(rows), part.shape[1]) for part in batch]
+            features_by_extractor = [on_disk(len(rows), part.shape[1]) for part in batch]
         for whole, part in zip(features_by_extractor, batch, strict=True):
             whole[start : start + len(part)] = part
     notes += notes_on_copies(side, hashes)
     return hashes, features_by_extractor
 
 
-def _on_disk(n: int, d: int) -> torch.Tensor:
+def _decoded(source: Source, rows: np.ndarray, side: str) -> Iterator[tuple[np.ndarray, list[str]]]:
+    """Images uint8 [b, H, W, C] and their content hashes in batches, the next one in a thread of its own."""
+
+    def decode(batch: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        with reading(side):
+            images = np.stack([source.read(int(i)) for i in batch])
+        return images, [content_hash(image) for image in images]
+
+    waiting = None
+    with ThreadPoolExecutor(1, "decode") as thread:
+        for start in range(0, len(rows), BATCH):
+            following = thread.submit(decode, rows[start : start + BATCH])
+            if waiting:
+                yield waiting.result()
+            waiting = following
+        if waiting:
+            yield waiting.result()
+
+
+def on_disk(n: int, d: int) -> torch.Tensor:
     """Zeros float32 [n, d] in an unnamed temporary file."""
     with tempfile.TemporaryFile() as file:
         return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=(n, d)))

@@ -96,7 +96,7 @@ class RealSide:
     train: Images | None
     unseen: Images | None
     extractors: Sequence[Extractor]
-    texture: Extractor
+    statistics: Sequence[Extractor]
     classes: list[str] | None
     neighbours: int
     resamples: int
@@ -190,9 +190,13 @@ class RealSide:
         return self._measure(extractor.name, pair, METRICS_OF_COPIES)
 
     def measure_look(self, images: Images) -> dict[Key, Measured]:
-        """The texture measures of `images`."""
-        pair = Pair(self.features(self.texture, self.reference), self.features(self.texture, images))
-        return self._measure("texture", pair, METRICS_OF_LOOK)
+        """The measures of the look of `images`, on the extractors of statistics."""
+        measured: dict[Key, Measured] = {}
+        for extractor in self.statistics:
+            pair = Pair(self.features(extractor, self.reference), self.features(extractor, images))
+            own = [name for name in METRICS_OF_LOOK if METRICS[name].extractor == extractor.statistics]
+            measured |= self._measure(extractor.name, pair, own)
+        return measured
 
     def measure_all(self, images: Images) -> dict[Key, Measured]:
         """All measures of a set of samples."""

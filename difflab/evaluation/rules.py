@@ -15,6 +15,7 @@ from difflab.evaluation.signs import (
     LOOK,
     LOOKS,
     PRESENT,
+    RANK,
     SCALING,
     SIGNS,
     TAILS,
@@ -24,7 +25,7 @@ from difflab.evaluation.signs import (
     Z,
 )
 
-VERSION = 3
+VERSION = 4
 """To be raised when the same images would get another verdict.
 
 Stored verdicts of another version are computed again.
@@ -102,16 +103,13 @@ def _like_real(readings: Readings) -> bool:
 
 
 def _looks(readings: Readings) -> list[str]:
-    """The looks that are present, the largest shift (in real interquartile ranges) first.
-
-    Contrast comes last: blurring lowers it and sharpening raises it, so by itself it says least.
-    """
+    """The looks that are present, by `RANK`, and within a group the largest shift first."""
     shift_by_look = {}
     for name in LOOKS:
         shifts = [reading.effect for reading in readings[f"look: {name}"] if reading.verdict == PRESENT]
         if shifts:
             shift_by_look[name] = max(shifts)
-    return sorted(shift_by_look, key=lambda name: ("contrast" in name, -shift_by_look[name]))
+    return sorted(shift_by_look, key=lambda name: (RANK.get(name, 2), -shift_by_look[name]))
 
 
 def _only_encoding(readings: Readings) -> bool:

@@ -81,15 +81,23 @@ COPIES = (Sign("near_duplicates", "higher", 0.05, "one"),)
 ENCODING = (Sign("texture_distance", "higher", 0.0, "one"),)
 
 
-def _shifts(worse: str, *statistics: str) -> tuple[Sign, ...]:
-    """Shifts of texture statistics of at least a quarter of the real interquartile range.
+def _shifts(worse: str, *statistics: str, relevant: float = 0.25) -> tuple[Sign, ...]:
+    """Shifts of statistics by at least `relevant` of the real interquartile range.
 
     A quarter is half way from the median real image to the upper quartile.
     """
-    return tuple(Sign(f"{statistic}_shift", worse, 0.25, "one") for statistic in statistics)
+    return tuple(Sign(f"{statistic}_shift", worse, relevant, "one") for statistic in statistics)
 
 
 LOOKS = {
+    # Real images differ little in the levels that they use: nobody sees a quarter of their range. With 2
+    # the typical sample would be an outlier among real images (outside the fences of Tukey's box plot).
+    "posterised": _shifts("lower", "palette", relevant=2.0),
+    "blocked": _shifts("higher", "blocking"),
+    # Sharpening and contrast make steps of ramps as well: half a range at most, see docs/DIAGNOSIS.md.
+    "banded": _shifts("higher", "banding", relevant=1.0),
+    # A quarter is within what a blur does to clean drawings.
+    "ringing": _shifts("higher", "ringing", relevant=0.5),
     "blurred": _shifts("lower", "sharpness", "high_frequency"),
     "sharpened": _shifts("higher", "sharpness", "high_frequency"),
     "saturated": _shifts("higher", "saturation", "colourfulness"),
@@ -97,7 +105,13 @@ LOOKS = {
     "more contrast": _shifts("higher", "contrast"),
     "less contrast": _shifts("lower", "contrast"),
 }
-"""Changes of the look of images, which are no loss of content."""
+"""Changes of the look of images, which are no loss of content.
+
+The first one that is present in this order of groups gives the name, because it explains the later ones: few
+levels make bands and sharp steps, JPEG blocks ring, a filter that rings blurs, and blur lowers contrast.
+"""
+RANK = {"posterised": 0, "blocked": 0, "banded": 1, "ringing": 1, "more contrast": 3, "less contrast": 3}
+"""The group of each look; 2 = the others."""
 
 
 @dataclass(frozen=True)

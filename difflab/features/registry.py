@@ -3,6 +3,7 @@ take.
 
     pixels                                the pixels themselves, divided by 255
     texture                               eight statistics of each image, no weights (see texture.py)
+    artefacts                             four more: palette, banding, blocking, ringing (see artefacts.py)
     fitted                                a small CNN trained on the run's real train set (see fitted.py)
     efficientnet-lite0                    ImageNet features from a pip wheel: needs no hub
     inception | inception:PATH            torch-fidelity's port of the TensorFlow FID network
@@ -26,7 +27,9 @@ from pathlib import Path
 import torch
 
 from difflab.core.errors import MeasureError
+from difflab.core.rows import STATISTICS
 from difflab.core.suggest import nearest
+from difflab.features.artefacts import open_artefacts
 from difflab.features.extractor import Extractor, open_pixels
 from difflab.features.fitted import read_fitted
 from difflab.features.inception import open_inception
@@ -35,7 +38,16 @@ from difflab.features.python_function import open_python_function
 from difflab.features.texture import open_texture
 from difflab.features.timm import open_efficientnet_lite0, open_timm
 
-SPECS = ("pixels", "texture", "fitted", "efficientnet-lite0", "inception", "open_clip", "timm", "python")
+SPECS = (
+    "pixels",
+    *STATISTICS,
+    "fitted",
+    "efficientnet-lite0",
+    "inception",
+    "open_clip",
+    "timm",
+    "python",
+)
 WITH_ARGUMENT = ("inception", "open_clip", "timm", "python")
 """Extractors whose spec goes on after a colon."""
 
@@ -82,7 +94,7 @@ def _open(spec: str, fitted: Path | None, device: str | torch.device, resize: st
         return read_fitted(fitted, device)
     if name == "efficientnet-lite0":
         return open_efficientnet_lite0(device)
-    return open_texture() if name == "texture" else open_pixels()
+    return {"texture": open_texture, "artefacts": open_artefacts, "pixels": open_pixels}[name]()
 
 
 def known_extractor(spec: str) -> None:

@@ -1,5 +1,5 @@
-"""How images are resized to the input of a network. Four packages call four of these FID, and they differ by
-more than the gains of many papers.
+"""How images are resized to the input of a network. Packages that use different ones of these all call the
+result FID. The results differ by more than the gains of many papers.
 
     clean         bicubic, antialiased, float: clean-fid (Parmar et al. 2022, arXiv 2104.11222), there by
         PIL
@@ -8,6 +8,7 @@ more than the gains of many papers.
     tf1           TensorFlow 1's bilinear, corners off-centre and no antialiasing: FID of Heusel et al.
         and
                   torch-fidelity
+    pytorch-fid   bilinear, pixel centres at half positions and no antialiasing: pytorch-fid
 """
 
 from __future__ import annotations
@@ -88,9 +89,14 @@ def _tf1(x_NCHW: Tensor, size: int) -> Tensor:
     return interpolate_bilinear_2d_like_tensorflow1x(x_NCHW, size=(size, size), align_corners=False)
 
 
+def _pytorch_fid(x_NCHW: Tensor, size: int) -> Tensor:
+    return F.interpolate(x_NCHW, (size, size), mode="bilinear", align_corners=False)
+
+
 RESIZES: dict[str, Callable[[Tensor, int], Tensor]] = {
     "clean": _clean,
     "torchmetrics": _torchmetrics,
     "tf1": _tf1,
+    "pytorch-fid": _pytorch_fid,
 }
 """Every resize by name: float32 [n, C, H, W] in [0, 255] and a size in, [n, C, size, size] out."""

@@ -72,8 +72,8 @@ def texture(images: Tensor) -> Tensor:
 
 def _texture(images_NHWC: Tensor) -> Tensor:
     x = images_NHWC.double()
-    luminance = _luminance(x)
-    light = luminance / 255
+    grey = luminance(x)
+    light = grey / 255
     laplacian = (
         light[:, :-2, 1:-1]
         + light[:, 2:, 1:-1]
@@ -85,14 +85,15 @@ def _texture(images_NHWC: Tensor) -> Tensor:
         *_colour(x),
         light.flatten(1).std(1, correction=0),
         laplacian.flatten(1).var(1, correction=0),
-        *spectrum(luminance),
+        *spectrum(grey),
         _bits_per_pixel(images_NHWC),
-        _local_entropy(luminance),
+        _local_entropy(grey),
     ]
     return torch.stack(columns, 1).float()
 
 
-def _luminance(x_NHWC: Tensor) -> Tensor:
+def luminance(x_NHWC: Tensor) -> Tensor:
+    """Brightness [n, H, W] of float64 images, in the units of their values."""
     if x_NHWC.shape[3] == 1:
         return x_NHWC[..., 0]
     return (x_NHWC @ torch.tensor([299.0, 587.0, 114.0], dtype=x_NHWC.dtype)) / 1000
@@ -135,8 +136,8 @@ def radial_spectrum(images_NHWC: Tensor) -> tuple[Tensor, Tensor]:
     These are the points that `spectrum` fits its slope to: without the ring nearest to the mean, and with
     power at least that of the noise of rounding.
     """
-    luminance = _luminance(images_NHWC.double())
-    return _rings(luminance, *_power(luminance))
+    grey = luminance(images_NHWC.double())
+    return _rings(grey, *_power(grey))
 
 
 def _power(luminance_NHW: Tensor) -> tuple[Tensor, Tensor, float]:

@@ -70,13 +70,10 @@ def taken(measure: Measure) -> dict[tuple[str, str], dict[str, Any]]:
     clip = next((spec for spec in specs if spec.startswith("open_clip")), None)
     settings: dict[tuple[str, str], dict[str, Any]] = {}
     for name in measure.metrics:
-        needs = METRICS[name].needs
-        special: dict[str, list[str | None]] = {
-            "texture": ["texture"] if measure.with_texture else [],
-            "judge": [judge],
-            "concepts": [clip],
-        }
-        for spec in special.get(needs, [*specs]):
+        needs, statistics = METRICS[name].needs, METRICS[name].extractor
+        special: dict[str, list[str | None]] = {"judge": [judge], "concepts": [clip]}
+        own = [spec for spec in measure.statistics_extractors if spec == statistics]
+        for spec in own if statistics else special.get(needs, [*specs]):
             if spec is not None:
                 settings[name, spec] = {"neighbours": measure.neighbours} | (
                     {"concepts": measure.concepts} if needs == "concepts" else {}

@@ -189,12 +189,12 @@ def _models_apart(run: EcosystemRun, generation: int) -> list[Row]:
 def _samples_apart(
     labs: Sequence[Run], generation: int, extractors: Sequence[Sequence[Any]], accelerator: Accelerator
 ) -> list[Row]:
-    """The Frechet distance between the samples of two labs, mean over all pairs, on the first extractor but
-    texture.
+    """The Frechet distance between the samples of two labs, mean over all pairs, on the first extractor that
+    is none of statistics.
 
     The noise floor is the distance between two real sets of lab 0. The interval is over half-samples.
     """
-    readers: list[Any] = [next((e for e in opened if not e.is_texture), None) for opened in extractors]
+    readers: list[Any] = [next((e for e in opened if e.statistics is None), None) for opened in extractors]
     if readers[0] is None:
         return []
     config, first, name = labs[0].config, labs[0], readers[0].name

@@ -146,13 +146,13 @@ def comparisons(
         return Comparison(names, sets, concepts)
 
     kinds = {METRICS[name].needs for name in config.measure.metrics}
-    plain: tuple[str, ...] = ("features", "texture", "train")
+    plain: tuple[str, ...] = ("features", "train")
     if extractor is judge_extractor(run, extractors):
         plain = (*plain, "judge")
     labels, fake_labels = as_tensor(real.labels()), as_tensor(samples.labels())
     trained = train_side.features[: _n_trained(run)] if "train" in kinds else None
     yield by_labels(plain, labels, fake_labels, identity, trained)
-    if "own" in kinds and not extractor.is_texture:
+    if "own" in kinds and extractor.statistics is None:
         yield by_labels(("own",), None, None, f"{identity} and its own", trained_on(extractor))
     if "prompts" in kinds:
         prompts, fake_prompts = as_tensor(run.conditions(real)), as_tensor(run.conditions(samples))

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from difflab.config import Measure, parse
 from difflab.core.errors import ConfigError, MeasureError
 from difflab.core.progress import Reporter
+from difflab.core.rows import STATISTICS
 from difflab.loop import added_measures as added
 from difflab.loop import ecosystem
 from difflab.loop.measure import catch_up, measure, open_extractors
@@ -27,9 +28,8 @@ from difflab.metrics.row_name import measure_name
 from difflab.runs.run import EcosystemRun, Run, open_run
 
 ABOUT = {
-    "texture": "--extractors texture",
     "concepts": "--concepts classes or a file, on an extractor open_clip:NAME",
-    "judge": "class labels, and another extractor than texture",
+    "judge": f"class labels, and another extractor than {' or '.join(STATISTICS)}",
     "prompts": "samples that are asked for by class or caption",
 }
 """What a measure wants besides the samples, by its `needs`."""
@@ -139,16 +139,8 @@ def wanted(run: Run, metrics: Sequence[str], given: dict[str, Any], judge_drift:
         given.get("extractors") or dict.fromkeys(spec for section in sections for spec in section.extractors)
     )
     needs = {METRICS[name].needs: name for name in reversed(names)}
-    others = [name for name in names if METRICS[name].needs != "texture"]
-    if metrics and "texture" in needs and "texture" not in specs:
-        raise MeasureError(
-            f"{needs['texture']} is measured on the extractor texture; add: --extractors "
-            f"{' '.join([*specs, 'texture'])}"
-        )
-    if metrics and others and not set(specs) - {"texture"}:
-        raise MeasureError(
-            f"{others[0]} is not measured on the extractor texture; add another, such as --extractors pixels"
-        )
+    if metrics:
+        _check_extractors(names, specs)
     if given.get("judge") is not None and given["judge"] not in specs:
         raise MeasureError(
             f"--judge {given['judge']} is none of the extractors {' '.join(specs)}; add: --extractors "
@@ -176,6 +168,21 @@ def wanted(run: Run, metrics: Sequence[str], given: dict[str, Any], judge_drift:
         "judge_drift": judge_drift,
     }
     return parse(run.config.measure.model_dump() | added.NOTHING | settings, "measure", Measure)  # type: ignore[no-any-return]
+
+
+def _check_extractors(names: Sequence[str], specs: Sequence[str]) -> None:
+    """Raise MeasureError for a measure that is taken on none of the extractors."""
+    for name in names:
+        own = METRICS[name].extractor
+        if own is not None and own not in specs:
+            raise MeasureError(
+                f"{name} is measured on the extractor {own}; add: --extractors {' '.join([*specs, own])}"
+            )
+        if own is None and not set(specs) - set(STATISTICS):
+            raise MeasureError(
+                f"{name} is not measured on the extractor {specs[0]}; add another, such as --extractors "
+                "pixels"
+            )
 
 
 def check(work: Any, sections: Sequence[dict[str, Any]]) -> None:
@@ -227,7 +234,7 @@ def listing(run: Run) -> list[dict[str, Any]]:
     labels = run.parts[0].real.labels()
     known = {measure_name(metric) for metric, _ in found}
     for name in sorted(set(METRICS) - known):
-        needs = METRICS[name].needs
+        needs, own = METRICS[name].needs, METRICS[name].extractor
         unlabelled = needs == "judge" and (labels is None or len(set(labels.tolist())) < 2)
         why = (
             (
@@ -236,7 +243,7 @@ def listing(run: Run) -> list[dict[str, Any]]:
                 else "all real images are of one class"
             )
             if unlabelled
-            else ABOUT.get(needs, "")
+            else ABOUT.get(needs, f"--extractors {own}" if own else "")
         )
         out.append(
             {

@@ -35,21 +35,20 @@ def check_measure_settings(config: Config) -> None:
         return
     for spec in measure.extractors:
         known_extractor(spec)
-    texture_measures = [name for name in measure.metrics if METRICS[name].needs == "texture"]
-    other_measures = [name for name in measure.metrics if name not in texture_measures]
-    if texture_measures and not measure.with_texture:
-        raise MeasureError(
-            f"measure.metrics: {texture_measures[0]} is measured on the extractor 'texture'; add it to "
-            "measure.extractors"
-        )
-    if other_measures and measure.with_texture and not measure.feature_extractors:
-        raise MeasureError(
-            f"measure.metrics: {other_measures[0]} is not measured on the extractor 'texture'; add another "
-            "to measure.extractors, such as pixels"
-        )
+    for name in measure.metrics:
+        own = METRICS[name].extractor
+        if own is not None and own not in measure.extractors:
+            raise MeasureError(
+                f"measure.metrics: {name} is measured on the extractor '{own}'; add it to measure.extractors"
+            )
+        if own is None and measure.statistics_extractors and not measure.feature_extractors:
+            raise MeasureError(
+                f"measure.metrics: {name} is not measured on the extractor '{measure.extractors[0]}'; add "
+                "another to measure.extractors, such as pixels"
+            )
     if measure.judge is not None and measure.judge not in measure.feature_extractors:
         raise MeasureError(
-            "measure.judge: class judges read no 'texture' features; "
+            f"measure.judge: class judges read no '{measure.judge}' features; "
             "name another of measure.extractors, or null"
         )
     if measure.judge_drift and not measure.feature_extractors:

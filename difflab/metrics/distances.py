@@ -9,6 +9,8 @@ from torch import Tensor
 
 PAIRS = 2**23
 """Most distances that are computed at a time."""
+TILE = 64
+"""Rows of distances that stay in the processor's cache between two steps."""
 COPY = 1e-12
 """Squared distance, relative to the squared norms, below which two rows of float32 features count as equal.
 """
@@ -32,9 +34,8 @@ def squared_distances(x_ND: Tensor, y_MD: Tensor, block: int = 1024) -> Tensor:
     """
     distances = torch.empty(len(x_ND), len(y_MD), dtype=torch.float32, device=x_ND.device)
     same, start = x_ND is y_MD, 0
-    for part in distance_blocks(x_ND, y_MD, block, triangle=same):
+    for part in distance_blocks(x_ND, y_MD, block, triangle=same, into_NM=distances):
         stop = start + len(part)
-        distances[start:stop, -part.shape[1] :] = part
         if same:  # rounding may differ between (i, j) and (j, i): one of them is written to both
             upper = distances[start:stop, start:stop].triu()
             distances[start:stop, start:stop] = upper + upper.triu(1).T
@@ -43,10 +44,13 @@ def squared_distances(x_ND: Tensor, y_MD: Tensor, block: int = 1024) -> Tensor:
     return distances
 
 
-def distance_blocks(x_ND: Tensor, y_MD: Tensor, block: int, triangle: bool = False) -> Iterator[Tensor]:
+def distance_blocks(
+    x_ND: Tensor, y_MD: Tensor, block: int, triangle: bool = False, into_NM: Tensor | None = None
+) -> Iterator[Tensor]:
     """`squared_distances` in blocks of at most `block` rows of x, in order: float32 [b, M].
 
-    With `triangle`, each block begins at the column of its own first row: [b, M - first row].
+    With `triangle`, each block begins at the column of its own first row: [b, M - first row]. With `into_NM`
+    the blocks are parts of that matrix, else each has memory of its own.
     """
     same = x_ND is y_MD
     x_ND, y_MD = (side if side.dtype == torch.float64 else side.float() for side in (x_ND, y_MD))
@@ -63,13 +67,16 @@ def distance_blocks(x_ND: Tensor, y_MD: Tensor, block: int, triangle: bool = Fal
     products = _Products(x_ND, y_MD, order, torch.float64 if exact else torch.float32)
     block = min(block, 1 + PAIRS // (1 + len(y_MD)))
     for start in range(0, len(x_ND), block):
-        rows, first_column = slice(start, start + block), start if triangle else 0
-        squared = None
-        if products.dtype == torch.float32:
-            squared = products.refined(rows, first_column)
-            if squared is None:  # too many near pairs: float64 from here on
-                products = _Products(x_ND, y_MD, order, torch.float64)
-        yield products.exact(rows, first_column) if squared is None else squared
+        rows, first_column = slice(start, min(start + block, len(x_ND))), start if triangle else 0
+        if into_NM is None:
+            out = x_ND.new_empty(rows.stop - start, len(y_MD) - first_column, dtype=torch.float32)
+        else:
+            out = into_NM[rows, first_column:]
+        if products.dtype == torch.float32 and not products.refined(rows, first_column, out):
+            products = _Products(x_ND, y_MD, order, torch.float64)  # too many near pairs: from here on
+        if products.dtype == torch.float64:
+            products.exact(rows, out)
+        yield out
 
 
 class _Products:
@@ -87,39 +94,49 @@ class _Products:
         rows = (features.to(self.dtype) - self.shift.to(self.dtype)).index_select(1, self.order)
         return rows, torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square()
 
-    def _block(self, rows: slice, first_column: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Squared distances, a quarter of the sum of squared norms, and the squared norms of x."""
+    def _block(self, rows: slice, squared: Tensor) -> Tensor:
+        """Write the squared distances from `rows` of x to the last rows of y. Returns the norms of x."""
         if self.x_ND is self.y_MD:
             x, x_norm = self.y[rows], self.y_norm[rows]
         else:
             x, x_norm = self._centred(self.x_ND[rows])
-        # |x|^2 + |y|^2 is rounded pair by pair. Norms rounded row by row would leave errors that do not
-        # average out.
-        squared = torch.add(
-            x_norm.unsqueeze(1),
-            self.y_norm[first_column:],
-            out=x.new_empty(len(x), len(self.y) - first_column),
-        )
-        quarter = squared * 0.25
-        return squared.addmm_(x, self.y[first_column:].T, alpha=-2), quarter, x_norm
+        for part, norms in self._with_norms(squared, x_norm):
+            part.copy_(norms)
+        squared.addmm_(x, self.y[-squared.shape[1] :].T, alpha=-2)
+        return x_norm
 
-    def exact(self, rows: slice, first_column: int) -> Tensor:
-        """The distances of a block from float64 products."""
-        squared, quarter, _ = self._block(rows, first_column)
-        return squared.where(squared > 4 * COPY * quarter, 0).float()
+    def _with_norms(self, squared: Tensor, x_norm: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Parts of `squared` that stay in the processor's cache, each with |x|^2 + |y|^2 in float64.
 
-    def refined(self, rows: slice, first_column: int) -> Tensor | None:
-        """The distances of a block from float32 products, near pairs from differences; None where too many
-        are near.
+        The sum is rounded pair by pair. Norms rounded row by row would leave errors that do not average out.
         """
-        squared, quarter, x_norm = self._block(rows, first_column)
-        near = squared < quarter
+        y_norm = self.y_norm[-squared.shape[1] :]
+        for part, norm in zip(squared.split(TILE), x_norm.split(TILE), strict=True):
+            yield part, norm.unsqueeze(1) + y_norm
+
+    def exact(self, rows: slice, out: Tensor) -> None:
+        """Write the distances of a block from float64 products."""
+        squared = torch.empty_like(out, dtype=torch.float64)
+        x_norm = self._block(rows, squared)
+        for part, norms in self._with_norms(squared, x_norm):
+            part.masked_fill_(part <= norms.mul_(COPY), 0)
+        out.copy_(squared)
+
+    def refined(self, rows: slice, first_column: int, out: Tensor) -> bool:
+        """Write the distances of a block from float32 products, near pairs from differences.
+
+        False where too many are near; what is written is then not valid.
+        """
+        x_norm = self._block(rows, out)
+        near = torch.empty_like(out, dtype=torch.bool)
+        for (part, norms), found in zip(self._with_norms(out, x_norm), near.split(TILE), strict=True):
+            torch.lt(part, norms.float().mul_(0.25), out=found)
         if 32 * int(near.count_nonzero()) > near.numel():
-            return None
+            return False
         i, j = near.nonzero(as_tuple=True)
         apart = _of_pairs(self.x_ND[rows], self.y_MD[first_column:], i, j)
-        squared[i, j] = apart.where(apart > COPY * (x_norm[i] + self.y_norm[first_column:][j]), 0).float()
-        return squared
+        out[i, j] = apart.where(apart > COPY * (x_norm[i] + self.y_norm[first_column:][j]), 0).float()
+        return True
 
 
 def _of_pairs(x_ND: Tensor, y_MD: Tensor, i: Tensor, j: Tensor, block: int = 256) -> Tensor:

@@ -92,7 +92,8 @@ class MeasureSettings:
     metrics: Sequence[str]
     """Names in METRICS.
 
-    Those that do not belong on the extractor are skipped: texture measures on others, and others there.
+    Those that do not belong on the extractor are skipped: measures of its statistics on others, and others
+    there.
     """
     resample: Resample
     """(metric, pair) -> the measure on half-samples; [] = no interval."""
@@ -121,7 +122,7 @@ def measured(extractor: Extractor, sets: ComparedSets, settings: MeasureSettings
     pairs = _Pairs.of(sets, settings)
     rows = []
     for name in settings.metrics:
-        if (METRICS[name].needs == "texture") == extractor.is_texture:
+        if METRICS[name].extractor == extractor.statistics:
             rows.append(_row(METRICS[name], extractor, sets, pairs, settings, notes))
             settings.advance(1)
     return rows

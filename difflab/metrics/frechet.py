@@ -64,11 +64,13 @@ def frechet_distance(x_ND: Tensor, y_MD: Tensor) -> float:
         raise MeasureError(
             f"a Frechet distance needs at least 2 images on each side, got {len(x_ND)} and {len(y_MD)}"
         )
-    if not (torch.isfinite(x_ND).all() and torch.isfinite(y_MD).all()):
-        raise MeasureError("a Frechet distance needs finite features; some are NaN or infinite")
     mu_1, mu_2 = (side.mean(0, dtype=torch.float64) for side in (x_ND, y_MD))
+    if not (torch.isfinite(mu_1).all() and torch.isfinite(mu_2).all()):
+        raise MeasureError("a Frechet distance needs finite features; some are NaN or infinite")
     a, b = _factor_of_rows(x_ND, mu_1), _factor_of_rows(y_MD, mu_2)
-    return _distance(mu_1 - mu_2, a.square().sum() + b.square().sum(), a @ b.T)
+    triangular = min(len(x_ND), len(y_MD)) - 1 > x_ND.shape[1]
+    cross = _product_of_triangles(a, b) if triangular else a @ b.T
+    return _distance(mu_1 - mu_2, a.square().sum() + b.square().sum(), cross)
 
 
 def frechet_from_moments(mu1: Tensor, cov1: Tensor, mu2: Tensor, cov2: Tensor) -> float:
@@ -110,6 +112,15 @@ def _factor_of_rows(x_ND: Tensor, mu_D: Tensor, block: int = 1024) -> Tensor:
     if not failed and pivots.min() > 1e-10 * pivots.max():
         return lower.T
     return torch.linalg.qr((x_ND - mu_D) / (n - 1) ** 0.5, mode="r").R
+
+
+def _product_of_triangles(a_DD: Tensor, b_DD: Tensor, step: int = 256) -> Tensor:
+    """AB' of two upper triangular matrices, without most of the products that are 0."""
+    product = torch.zeros_like(a_DD)
+    for start in range(0, len(product), step):
+        stop = start + step
+        product[:stop, :stop].addmm_(a_DD[:stop, start:stop], b_DD[:stop, start:stop].T)
+    return product
 
 
 def _factor(cov_DD: Tensor) -> Tensor:

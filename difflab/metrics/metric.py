@@ -60,11 +60,13 @@ class PairMetric(Metric):
     topic: ClassVar[str] = "Other"
     """What the measure is about: one of `difflab.core.rows.TOPICS`. A report groups its curves by it."""
     needs: ClassVar[str] = "features"
-    """'features' | 'judge' | 'concepts' | 'prompts' | 'texture' | 'train' | 'own'.
+    """'features' | 'judge' | 'concepts' | 'prompts' | 'train' | 'own'.
 
-    'texture' reads features of the texture extractor. 'train' also reads the real images that the model was
-    trained on. 'own' reads, in a run, the training set of the generation itself instead, samples included.
+    'train' also reads the real images that the model was trained on. 'own' reads, in a run, the training set
+    of the generation itself instead, samples included.
     """
+    extractor: ClassVar[str | None] = None
+    """The extractor whose statistics it reads, one of `difflab.core.rows.STATISTICS`; None = all others."""
     min_n: ClassVar[int] = 2
     """Fewest images on either side. The nearest-neighbour measures need `neighbours` + 1."""
     directions: ClassVar[tuple[str, ...]] = ()

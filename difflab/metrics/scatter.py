@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def scatter(blocks: Iterable[Tensor], step: int = 512) -> Tensor:
+def scatter(blocks: Iterable[Tensor], step: int = 256) -> Tensor:
     """Sum of B'B over `blocks` of rows [b, d]: a matrix [d, d] of which only the lower triangle is valid.
 
     Cholesky and eigvalsh read nothing else. `step` is the number of columns computed at a time.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from difflab.core.rows import TOPICS, RowKind
+from difflab.core.rows import STATISTICS, TOPICS, RowKind
 from difflab.loop.image_rows import FLAGGED
 from difflab.loop.row_kinds import row_kinds
 from difflab.metrics import METRICS
@@ -14,7 +14,7 @@ from difflab.report.rounding import rounded
 from difflab.report.table import number
 from difflab.studies.compare_runs import Arm, compare_runs
 
-UNNAMED = ("none", "training", "texture")
+UNNAMED = ("none", "training", *STATISTICS)
 """Extractors that the title of a curve does not name."""
 RowsByArm = dict[str, list[dict[str, Any]]]
 """The rows of one measure by the name of the arm, in order of generations."""

@@ -84,6 +84,13 @@ def comparison(rows: list[dict[str, Any]]) -> Blocks:
     return Blocks([*heads, Column("better", "left")], body, keys=2)
 
 
+def published(rows: list[dict[str, Any]]) -> Blocks:
+    """The numbers of a published protocol with seven digits. For `difflab compare`."""
+    heads = [Column("measure", "left", text=True), Column("value"), Column("n generated")]
+    body = [[row["metric"], f"{row['value']:.7g}", str(row["n"])] for row in rows if row["value"] is not None]
+    return Blocks(heads, body)
+
+
 def measures(rows: list[dict[str, Any]]) -> Blocks:
     """The measures that a run has, can have and cannot have. For `difflab measure`."""
     heads = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,38 @@ def test_every_extractor_sees_each_image_once_in_the_order_of_the_rows(monkeypat
     assert notes == ["real: 1 of 5 images are exact copies of another; they are measured as they are"]
     with pytest.raises(DataError, match=r"99\.png"):
         features(Source(images), np.array([99]), [pixels], "real", [])
+
+
+def test_one_batch_is_decoded_ahead_and_no_more(monkeypatch):
+    """While the network reads batch i, batch i + 1 is decoded."""
+    monkeypatch.setattr(extract, "BATCH", 2)
+    read: list[int] = []
+    ahead = threading.Event()
+
+    class Counted(Source):
+        def read(self, index: int) -> np.ndarray:
+            read.append(index)
+            if index == 3:
+                ahead.set()
+            return super().read(index)
+
+    def network(batch: torch.Tensor) -> torch.Tensor:
+        assert ahead.wait(10), "the second batch is not decoded while the first one is read"
+        assert len(read) <= 2 * (len(passes) + 2), "more than one batch was decoded ahead"
+        passes.append(len(batch))
+        return batch.flatten(1).float()
+
+    passes: list[int] = []
+    features(Counted(np.zeros((9, 2, 2, 1), np.uint8)), np.arange(9), [network], "real", [])
+    assert passes == [2, 2, 2, 2, 1] and read == list(range(9))
+
+
+def test_no_rows_are_no_features_and_a_late_damage_is_named(monkeypatch):
+    monkeypatch.setattr(extract, "BATCH", 2)
+    source = Source(np.zeros((5, 2, 2, 1), np.uint8))
+    assert features(source, np.arange(0), [torch.clone], "real", []) == ([], [])
+    with pytest.raises(DataError, match=r"real cannot be read .IndexError"):
+        features(source, np.array([0, 1, 2, 7]), [lambda x: x.flatten(1).float()], "real", [])
 
 
 def test_consecutive_rows_are_a_view_and_others_a_copy():

@@ -37,7 +37,7 @@ def reading(sign: Sign, value: float | None, **controls: tuple[float, float]) ->
 
 
 def worse(sign: Sign) -> float:
-    return 3.0 if sign.worse == "higher" else 0.02
+    return 3.0 if sign.worse == "higher" else -3.0
 
 
 def readings(*present: str, **controls: tuple[float, float]) -> dict[str, list[Reading]]:
@@ -71,6 +71,10 @@ def test_a_definition_is_present_by_one_measure_and_absent_by_all():
         ((ENTANGLED, HALLUCINATED), "late", [], []),
         (("copies",), "none", ["overfitting"], []),
         (("look: blurred", "look: less contrast"), "none", [], ["blurred", "less contrast"]),
+        (("look: banded", "look: posterised"), "none", [], ["posterised", "banded"]),
+        (("look: blurred", "look: ringing", "look: blocked"), "none", [], ["blocked", "ringing", "blurred"]),
+        (("look: sharpened", "look: banded"), "none", [], ["banded", "sharpened"]),
+        ((TAILS, "look: posterised"), "early", [], ["posterised"]),
     ],
 )  # fmt: skip
 def test_the_stage_follows_from_what_is_present(present, stage, instead, looks):
@@ -86,6 +90,8 @@ def test_worse_than_real_but_not_than_reencoded_images_is_a_changed_encoding():
     same_as_jpeg["encoding"] = [reading(sign, 2.0, re_encoded=(2.0, 0.01))]
     same_as_jpeg["encoding"][0].controls["re-encoded"] = (2.0, 0.01)
     assert judge(same_as_jpeg, 1).instead == ["changed encoding"]
+    posterised = same_as_jpeg | {"look: posterised": readings("look: posterised")["look: posterised"]}
+    assert (judge(posterised, 1).instead, judge(posterised, 1).name) == ([], "posterised")
     same_as_jpeg["encoding"][0].controls["re-encoded"] = (1.0, 0.01)
     assert judge(same_as_jpeg, 1).instead == []
 

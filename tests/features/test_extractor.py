@@ -1,9 +1,13 @@
 """An extractor takes bytes, and pixels are read as they are."""
 
+import copy
+
 import pytest
 import torch
 
 from difflab.core.errors import MeasureError
+from difflab.core.hashing import sha256_of
+from difflab.features.extractor import ready
 from difflab.features.registry import open_extractor
 
 
@@ -27,3 +31,19 @@ def test_only_bytes_are_images():
     for bad in (images(2).float(), images(2)[..., 0], images(2, channels=2)):
         with pytest.raises(MeasureError, match="uint8"):
             open_extractor("pixels")(bad)
+
+
+def test_the_layout_changes_features_by_rounding_and_the_hash_of_the_weights_not_at_all():
+    torch.manual_seed(0)
+    plain = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(16, 8, 3, groups=8),
+        torch.nn.Conv2d(8, 8, 1),
+    )
+    placed = ready(copy.deepcopy(plain), "cpu")
+    assert placed[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert sha256_of(placed.state_dict()) == sha256_of(plain.state_dict())
+    assert not any(weight.requires_grad for weight in placed.parameters()) and not placed.training
+    x = images(4, channels=3).permute(0, 3, 1, 2).float() / 255
+    torch.testing.assert_close(placed(x), plain(x), rtol=1e-5, atol=1e-6)

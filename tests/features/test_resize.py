@@ -83,6 +83,27 @@ def test_tf1_is_tensorflow_s_rule(height, width, size):
     assert (resized(images, size, "tf1")[0].double() - by_tensorflow_1(images[0], size)).abs().max() < 0.05
 
 
+def by_pytorch(image_HWC, size):
+    """Output i samples at (i + 1/2) in/out - 1/2, cut to the image, between floor and the next pixel."""
+
+    def weights(length):
+        at = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, None)
+        low = np.minimum(np.floor(at).astype(int), length - 1)
+        matrix = np.zeros((size, length))
+        np.add.at(matrix, (np.arange(size), low), 1 - (at - low))
+        np.add.at(matrix, (np.arange(size), np.minimum(low + 1, length - 1)), at - low)
+        return matrix
+
+    image = image_HWC.double().numpy()
+    return torch.from_numpy(weights(image.shape[0]) @ image.transpose(2, 0, 1) @ weights(image.shape[1]).T)
+
+
+@pytest.mark.parametrize(("height", "width", "size"), SIZES)
+def test_pytorch_fid_samples_at_pixel_centres(height, width, size):
+    images = noisy(height, width, n=1)
+    assert (resized(images, size, "pytorch-fid")[0].double() - by_pytorch(images[0], size)).abs().max() < 0.05
+
+
 def test_they_differ():
     images = noisy(256, 256)
     results = {how: resized(images, 128, how) for how in RESIZES}
@@ -110,7 +131,7 @@ def test_bad_input():
     for bad, match in (
         (
             lambda: resized(images, 4, "cleen"),
-            r"unknown resize 'cleen'; did you mean 'clean'\? known: clean, torchmetrics, tf1",
+            r"unknown resize 'cleen'; did you mean 'clean'\? known: clean, torchmetrics, tf1, pytorch-fid",
         ),
         (lambda: resized(images.float(), 4, "clean"), "uint8 images"),
         (lambda: resized(images[0], 4, "clean"), "uint8 images"),
@@ -155,7 +176,7 @@ def test_inception_takes_the_choice_and_says_so(tmp_path, monkeypatch):
         "torch-fidelity" in by_resize["tf1"].recipe["resize"]
         and by_resize["clean"].recipe["resize"] == "bicubic antialias (clean-fid)"
     )
-    assert len({extractor.key for extractor in by_resize.values()}) == 3
+    assert len({extractor.key for extractor in by_resize.values()}) == 4
     tf1, clean, antialiased = (by_resize[how](images) for how in ("tf1", "clean", "torchmetrics"))
     assert all(
         (one - other).abs().mean() > 1e-2 * tf1.abs().mean()

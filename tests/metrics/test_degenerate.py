@@ -65,8 +65,8 @@ def rows(
     """The row of one measure, as a run takes it, with all that any measure asks for."""
     clean = normal(2)
     concepts = Concepts(["cat", "dog", "seal"], torch.eye(D)[:3] + 0.1)
-    texture = METRICS[name].needs == "texture"
-    space = SimpleNamespace(name="texture" if texture else "pixels", recipe={}, is_texture=texture)
+    own = METRICS[name].extractor
+    space = SimpleNamespace(name=own or "pixels", recipe={}, statistics=own)
     sets = ComparedSets(Side(real, labels), Side(fake, labels), Side(clean, labels), normal(3))
     settings = MeasureSettings(
         [name],

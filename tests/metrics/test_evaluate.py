@@ -10,8 +10,8 @@ from difflab.metrics import METRICS, Pair
 from difflab.metrics.evaluate import ComparedSets, MeasureSettings, Side, left_out, measured
 from difflab.metrics.interval import interval, resampled
 
-PIXELS = SimpleNamespace(name="pixels", recipe={"name": "pixels"}, is_texture=False)
-TEXTURE = SimpleNamespace(name="texture", recipe={"name": "texture"}, is_texture=True)
+PIXELS = SimpleNamespace(name="pixels", recipe={"name": "pixels"}, statistics=None)
+TEXTURE = SimpleNamespace(name="texture", recipe={"name": "texture"}, statistics="texture")
 
 
 def normal(seed, n=60, d=3):

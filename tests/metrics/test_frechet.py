@@ -13,6 +13,7 @@ from difflab.metrics import (
     FrechetInceptionDistance,
     Pair,
     fd_infinity,
+    frechet,
     frechet_distance,
     frechet_from_moments,
     resampled,
@@ -106,6 +107,14 @@ def test_fid_with_fewer_images_than_features_is_never_nan():
     metric.update(images, real=False)
     metric._computed = None
     assert 0 <= metric.compute() < 1e-6
+
+
+@pytest.mark.parametrize(("d", "step"), [(7, 3), (7, 256), (1, 1)])
+def test_the_product_of_triangles_is_numpy_s(d, step):
+    draw = np.random.default_rng(0)
+    a, b = (np.triu(draw.normal(size=(d, d))) for _ in range(2))
+    product = frechet._product_of_triangles(torch.from_numpy(a), torch.from_numpy(b), step)
+    np.testing.assert_allclose(product.numpy(), a @ b.T, rtol=1e-12, atol=1e-12)
 
 
 def test_bad_input():

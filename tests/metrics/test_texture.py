@@ -114,13 +114,17 @@ def test_real_images_that_are_all_the_same_give_no_unit():
 @pytest.mark.parametrize("name", [*SHIFTS, "texture_distance"])
 def test_every_texture_measure_says_what_it_is_and_takes_rows(name):
     cls = METRICS[name]
-    assert cls.needs == "texture" and cls.unit == "real interquartile ranges" and cls.range[0] < cls.range[1]
+    assert (
+        cls.extractor == "texture" and cls.unit == "real interquartile ranges" and cls.range[0] < cls.range[1]
+    )
     real, fake = texture(images(60, seed=3)), texture(images(50, seed=4))
     r, f = torch.randperm(60)[:30].sort().values, torch.randperm(50)[:20].sort().values
     assert cls.of(Pair(real, fake), r, f) == pytest.approx(
         cls.of(Pair(real[r], fake[f])), rel=1e-9, abs=1e-12
     )
-    with pytest.raises(MeasureError, match="the 8 statistics of the texture extractor, got 3 features"):
+    with pytest.raises(
+        MeasureError, match="measures of the extractor texture read its 8 statistics, got 3 features"
+    ):
         cls.of(Pair(torch.randn(9, 3), torch.randn(9, 3)))
     metric = cls()
     metric.update(real, real=True)

@@ -1,15 +1,15 @@
-"""Pages that are written from the code itself: measures, policies, command line, config; and marked blocks in other pages.
+"""Write the pages that are generated from the code: measures, policies, command line, config, and blocks in other pages.
 
-    python docs/make.py             write what has changed, and name it
-    python docs/make.py --check     write nothing; exit code 1 where a file no longer matches the code, and name it
+    python docs/make.py             write the files that have changed, and print their names
+    python docs/make.py --check     write nothing; print the files that do not match the code, and exit with 1 if there are any
 
-A whole page is a function under ``@page("docs/NAME.md")``. A block is what lies between the two marks
+A function under ``@page("docs/NAME.md")`` writes a whole page. A function under ``@block("NAME")`` writes the text between the marks
 
     <!-- generated: NAME -->
     <!-- end -->
 
-of a page written by hand, made by the function under ``@block("NAME")``; pages with blocks are found by looking. The output depends
-on the code alone, neither on the time, the machine nor the versions of libraries.
+in pages that are written by hand. All pages in WITH_BLOCKS are searched for these marks. The output depends on the code alone, not on
+the time, the machine or the versions of libraries.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MARK = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.S)
 WITH_BLOCKS = ("*.md", "docs/*.md", "docs/claims/*.md", "samples/*.md", "benchmarks/*.md")
 OWN_FOLDERS = ("docs/measures", "docs/policies")
-"""Folders that hold nothing but generated pages: what is left over there is removed."""
+"""Folders that hold generated pages only. Files there that no function writes are removed."""
 
 Pages = Callable[[], dict[str, str]]
 PAGES: list[Pages] = []
@@ -66,7 +66,7 @@ def block(name: str) -> Callable[[Callable[[], str]], Callable[[], str]]:
 
 # ---------------------------------------------------------------------------------------------------- what is to be written
 def wanted(root: Path = ROOT) -> dict[str, str | None]:
-    """The text that every page made here, or with a block in it, should have, by path; None = the page should not be there."""
+    """The text of every generated page and of every page with a block, by path; None = the page must be removed."""
     out: dict[str, str | None] = {}
     for write in PAGES:
         out.update({path: text.rstrip() + "\n" for path, text in write().items()})
@@ -85,7 +85,7 @@ def wanted(root: Path = ROOT) -> dict[str, str | None]:
 
 
 def filled(text: str, where: str = "the page") -> str:
-    """`text` with every marked block written anew. Raises ValueError for a block of an unknown name or without an end."""
+    """`text` with new text in every marked block. Raises ValueError for a block with an unknown name or without an end."""
 
     def write(match: re.Match[str]) -> str:
         if match["name"] not in BLOCKS:
@@ -100,7 +100,7 @@ def filled(text: str, where: str = "the page") -> str:
 
 
 def stale(root: Path = ROOT) -> dict[str, str | None]:
-    """The part of `wanted` that is not what the files hold."""
+    """The part of `wanted` that differs from the files."""
 
     def held(name: str) -> str | None:
         return (root / name).read_text(encoding="utf-8") if (root / name).exists() else None
@@ -113,11 +113,11 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--check", action="store_true", help="write nothing, exit with 1 where something does not match"
+        "--check", action="store_true", help="write nothing; exit with 1 if a file does not match the code"
     )
     check = parser.parse_args(argv).check
-    found = stale()
-    for name, text in found.items():
+    stale_files = stale()
+    for name, text in stale_files.items():
         print(f"{name} does not match the code: make docs" if check else name)
         if check:
             continue
@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             (ROOT / name).parent.mkdir(parents=True, exist_ok=True)
             (ROOT / name).write_text(text, encoding="utf-8")
-    return int(check and bool(found))
+    return int(check and bool(stale_files))
 
 
 # ----------------------------------------------------------------------------------------------------------- pieces of pages
@@ -134,7 +134,7 @@ ARXIV = re.compile(r"(?<![\w/.\[])(?:arXiv[: ])?(\d{2}(?:0[1-9]|1[0-2])\.\d{5})(
 
 
 def prose(text: str) -> str:
-    """Plain text as Markdown: what would be read as markup is escaped outside of `code`, arXiv numbers become links."""
+    """Plain text as Markdown. Markup outside of `code` is escaped, and arXiv numbers become links."""
     parts = re.split(r"(``.+?``|`.+?`|(?<![\w*])\*{1,2}[^\s*][^*\n]*\*{1,2}(?![\w*]))", text, flags=re.S)
     for i, part in enumerate(parts):
         if i % 2:
@@ -163,7 +163,7 @@ def documented(thing: Any) -> str:
 
 
 def entries(lines: list[str]) -> Iterator[str]:
-    """``name: text`` under Args as a list; deeper lines go on with the one before."""
+    """The entries ``name: text`` under Args as items of a list. Lines with a deeper indent continue an entry."""
     indent = min(len(line) - len(line.lstrip()) for line in lines)
     joined: list[str] = []
     for line in lines:
@@ -197,11 +197,11 @@ def number(value: float) -> str:
     return {float("inf"): "infinity", float("-inf"): "-infinity"}.get(value, f"{value:g}")
 
 
-def source_of(thing: Any, at: str) -> str:
-    """A link from the folder `at` to the file that defines a class or function."""
+def source_of(thing: Any, folder: str) -> str:
+    """A link from a page in `folder` to the file that defines a class or function."""
     name = thing.__module__.replace(".", "/") + ".py"
     path = name if (ROOT / name).exists() else name.replace(".py", "/__init__.py")
-    return f"[{path}]({os.path.relpath(path, at)})"
+    return f"[{path}]({os.path.relpath(path, folder)})"
 
 
 # ----------------------------------------------------------------------------------------------------------------- measures
@@ -217,7 +217,7 @@ BETTER = {"lower": "lower", "higher": "higher", "real": "as between two sets of 
 
 @block("measures")
 def measures_table() -> str:
-    return table(("measure", "what it says", "unit", "range", "better"), _measure_rows())
+    return table(("measure", "what it measures", "unit", "range", "better"), _measure_rows())
 
 
 def _measure_rows(linked: bool = False) -> Iterator[list[str]]:
@@ -250,13 +250,13 @@ def measures() -> dict[str, str]:
 
     out = {
         "docs/measures/README.md": "# Measures\n\n"
-        "Each compares real images with samples in one feature space and works alone as a torchmetrics `Metric`: "
-        "`from difflab.metrics import METRICS`. In a run every number comes with its n, its floor and a 95% interval; what to beware of: "
-        "[the FAQ](../FAQ.md).\n\n"
-        + table(("measure", "what it says", "unit", "range", "better"), _measure_rows(linked=True))
+        "A measure compares real images with samples in one feature space. It can be used alone, as a torchmetrics `Metric`: "
+        "`from difflab.metrics import METRICS`. In a run every value has an n, a floor and a 95% interval. "
+        "[The FAQ](../FAQ.md) lists the pitfalls.\n\n"
+        + table(("measure", "what it measures", "unit", "range", "better"), _measure_rows(linked=True))
         + "\n\n## Other rows of metrics.jsonl\n\n"
-        "These are no measures between two sets of features: rows of the training, of the judges, of exact families and of ecosystems.\n\n"
-        + table(("row", "what it says", "unit", "n counts", "better"), _other_rows())
+        "These rows do not compare two sets of features. They come from the training, the judges, exact families and ecosystems.\n\n"
+        + table(("row", "what it measures", "unit", "n counts", "better"), _other_rows())
     }
     for name, kind in METRICS.items():
         low, high = kind.range
@@ -317,7 +317,7 @@ def policies() -> dict[str, str]:
     hooks = [(f"`{hook}`", prose(" ".join((getattr(Policy, hook).__doc__ or "").split()))) for hook in HOOKS]
     out = {
         "docs/policies/README.md": "# Policies\n\n"
-        "Each is an entry of the list `policies` of a config; how they go together: [POLICIES.md](../POLICIES.md).\n\n"
+        "A policy is an entry of the list `policies` of a config. [POLICIES.md](../POLICIES.md) explains how policies are combined.\n\n"
         + table(("policy", "acts on", "what it does"), _policy_rows(linked=True))
         + "\n\n## Hooks\n\n"
         + table(("hook", "what it changes"), hooks)
@@ -340,26 +340,25 @@ def policies() -> dict[str, str]:
 
 # ------------------------------------------------------------------------------------------------------------------- config
 def fields_table(spec: Any, skip: tuple[str, ...] = (), section: str = "") -> str:
-    """The fields of a spec: name, type, default, description. `section`: which one it is, for links to those inside it."""
+    """A table of the fields of a spec: name, type, default, description. Links to sections inside it start with `section`."""
     rows = []
     for name, field in spec.model_fields.items():
         if name in skip:
             continue
         value = None if field.is_required() else field.get_default(call_default_factory=True)
-        own = kind_of(field.annotation) == "section"
-        default = (
-            f"[below](#{section}{name})"
-            if own
-            else "required"
-            if field.is_required()
-            else f"`{json.dumps(value)}`"
-        )
+        is_section = kind_of(field.annotation) == "section"
+        if is_section:
+            default = f"[below](#{section}{name})"
+        elif field.is_required():
+            default = "required"
+        else:
+            default = f"`{json.dumps(value)}`"
         rows.append(
             (
                 f"`{name}`",
                 kind_of(field.annotation) + bounds(field.metadata),
                 default,
-                prose(field.description or (first_sentence(field.annotation) if own else "")),
+                prose(field.description or (first_sentence(field.annotation) if is_section else "")),
             )
         )
     return table(("field", "type", "default", "what it is"), rows)
@@ -392,13 +391,13 @@ def kind_of(annotation: Any) -> str:
 def bounds(metadata: Iterable[Any]) -> str:
     """The limits of a number: `, 0 to 1`."""
     words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-    found = [
-        f"{word} {getattr(limit, key):g}"
-        for limit in metadata
-        for key, word in words.items()
-        if getattr(limit, key, None) is not None
-    ]
-    return "".join(f", {text}" for text in found if "9.22337e+18" not in text)
+    limits = []
+    for limit in metadata:
+        for key, word in words.items():
+            value = getattr(limit, key, None)
+            if value is not None and value != 2**63:
+                limits.append(f", {word} {value:g}")
+    return "".join(limits)
 
 
 @page("docs/config.md")
@@ -410,27 +409,25 @@ def config() -> str:
     }
     parts = [
         "# Config",
-        "One YAML file is one chain. `difflab schema` prints the same as a JSON schema, and `a.b=value` on the command line sets a field. "
-        f"Fields that change no number and are left out of the recipe hash: {', '.join(f'`{key}`' for key in configs.NOT_IN_RECIPE)}.",
+        "A YAML file describes one chain. `difflab schema` prints the fields below as a JSON schema, and `a.b=value` on the command line sets a field. "
+        f"These fields do not change the results and are not part of the recipe hash: {', '.join(f'`{key}`' for key in configs.NOT_IN_RECIPE)}.",
         fields_table(configs.Config),
     ]
     for section, field in configs.Config.model_fields.items():
         spec = configs.spec_of(field)
         if section == "model":
-            parts += ["## model", "`model.family` says which fields there are:"]
-            for family, own in specs.items():
-                parts += [
-                    f"### {family}",
-                    documented(own),
-                    fields_table(own, skip=("family",))
-                    if len(own.model_fields) > 1
-                    else "No further fields.",
-                ]
+            parts += ["## model", "`model.family` selects the family, which determines the other fields:"]
+            for family, family_spec in specs.items():
+                parts += [f"### {family}", documented(family_spec)]
+                if len(family_spec.model_fields) > 1:
+                    parts.append(fields_table(family_spec, skip=("family",)))
+                else:
+                    parts.append("No further fields.")
         elif spec:
             parts += [f"## {section}", documented(spec), fields_table(spec, section=section)]
             for key, inner in spec.model_fields.items():
-                if own := configs.spec_of(inner):
-                    parts += [f"### {section}.{key}", documented(own), fields_table(own)]
+                if inner_spec := configs.spec_of(inner):
+                    parts += [f"### {section}.{key}", documented(inner_spec), fields_table(inner_spec)]
         elif section == "policies":
             parts += [
                 "## policies",
@@ -468,7 +465,7 @@ def cli() -> str:
     ]
     parts = [
         "# Command line",
-        "Results go to stdout, progress to stderr. `--json` prints rows as JSON lines. `NO_COLOR=1` takes the colours away.",
+        "Results go to stdout, progress to stderr. `--json` prints rows as JSON lines. `NO_COLOR=1` turns colours off.",
         table(
             ("command", "what it does"),
             [
@@ -511,93 +508,106 @@ def kept(path: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (ROOT / path).read_text(encoding="utf-8").splitlines()]
 
 
-def measured(found: list[float | None] | None) -> str:
-    """'0.49 [0.431, 0.541]' of value, ci_low and ci_high."""
+def measured(interval: list[float | None] | None) -> str:
+    """'0.49 [0.431, 0.541]' for [value, ci_low, ci_high], and '' for None."""
     from difflab.report.table import number
 
-    if found is None:
+    if interval is None:
         return ""
-    value, low, high = found
+    value, low, high = interval
     return number(value) + ("" if low is None else f" [{number(low)}, {number(high)}]")
 
 
 def table_of(parts: list[dict[str, Any]], shown: Iterable[str]) -> str:
-    """Floor, first and last generation of the first part; the last one of the others."""
+    """A table of the measures `shown`: the floor, the first generation of the first part, and the last
+    generation of every part.
+    """
     from difflab.report.table import number
 
     shown = list(shown)
     lines = ["| run | generation | " + " | ".join(shown) + " |", "|---|---|" + "---|" * len(shown)]
-    lines.append(
-        "| floor (real against real) |  | "
-        + " | ".join(number(parts[0]["floor"].get(m)) for m in shown)
-        + " |"
-    )
+    floors = [number(parts[0]["floor"].get(name)) for name in shown]
+    lines.append("| floor (real against real) |  | " + " | ".join(floors) + " |")
     for part in parts:
-        for t in ("0", str(part["last"])) if part is parts[0] else (str(part["last"]),):
-            lines.append(
-                f"| {part['name']} | {t} | "
-                + " | ".join(measured(part["values"][t].get(m)) for m in shown)
-                + " |"
-            )
+        generations = [str(part["last"])]
+        if part is parts[0]:
+            generations.insert(0, "0")
+        for t in generations:
+            cells = [measured(part["values"][t].get(name)) for name in shown]
+            lines.append(f"| {part['name']} | {t} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+SAMPLES_TEXT = """# Samples
+
+The pictures and numbers of real runs, made with `make samples`. Other work ran on the machine at the same time. The seconds are the
+total of all stages. The floor is the measure between two disjoint sets of real images of the same size. Brackets are 95% intervals
+over images. Every chain was run with one seed, so the numbers are an illustration, not a test.
+"""
 
 
 @page("samples/README.md")
 def samples() -> str:
-    lines = [
-        "# Samples",
-        "",
-        "Real runs of this repository, made by `make samples` beside other work; seconds are those of all stages. The floor is the measure",
-    ]
-    lines += [
-        "between two disjoint real sets of the same size. Brackets: 95% interval over images; one seed each, so an illustration and no verdict.",
-        "",
-    ]
-    runs = kept("samples/runs.jsonl")
-    for title in dict.fromkeys(run["sample"] for run in runs):
-        own = [run for run in runs if run["sample"] == title]
-        lines += [f"## {title[0].upper()}{title[1:]}", "", own[0]["says"], ""]
+    sections = [sample_section(title, runs) for title, runs in sample_runs().items()]
+    return "\n".join([SAMPLES_TEXT, *sections])
+
+
+def sample_runs() -> dict[str, list[dict[str, Any]]]:
+    """The rows of samples/runs.jsonl, one per run, by the title of their sample."""
+    runs_of: dict[str, list[dict[str, Any]]] = {}
+    for run in kept("samples/runs.jsonl"):
+        runs_of.setdefault(run["sample"], []).append(run)
+    return runs_of
+
+
+def parts_of(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The parts of all runs: one for a chain, one for each lab of an ecosystem."""
+    parts = []
+    for run in runs:
+        parts += run["parts"]
+    return parts
+
+
+def sample_section(title: str, runs: list[dict[str, Any]]) -> str:
+    """The section of samples/README.md about one sample: text, pictures, table and commands."""
+    first_run = runs[0]["run"]
+    lines = [f"## {title[0].upper()}{title[1:]}", "", runs[0]["says"], ""]
+    for run in runs:
+        if (ROOT / f"samples/{run['run']}-strip.png").exists():
+            lines += [f"![{run['run']}: the same seeds in every generation]({run['run']}-strip.png)", ""]
+    lines += [f"![{title}: all measures, with 95% intervals and floors]({first_run}-curves.png)", ""]
+    if runs[0]["report"]:
         lines += [
-            line
-            for run in own
-            if (ROOT / f"samples/{run['run']}-strip.png").exists()
-            for line in (f"![{run['run']}: the same seeds in every generation]({run['run']}-strip.png)", "")
+            f"[The report]({first_run}-report.html) is one file. Download and open it.",
+            "",
+            f"![the head of the report]({first_run}-report.png)",
+            "",
         ]
-        lines += [f"![{title}: every measure, with 95% intervals and floors]({own[0]['run']}-curves.png)", ""]
-        if own[0]["report"]:
-            name = f"{own[0]['run']}-report"
-            lines += [
-                f"[The report]({name}.html), one file to download and open:",
-                "",
-                f"![the head of the report]({name}.png)",
-                "",
-            ]
-        parts = [part for run in own for part in run["parts"]]
-        lines += [table_of(parts, parts[0]["floor"]), ""]
-        lines += [
+    parts = parts_of(runs)
+    lines += [table_of(parts, parts[0]["floor"]), ""]
+    for run in runs:
+        lines.append(
             f"- `{run['command']}`: {run['seconds']} s on {run['machine']}; recipe `{run['recipe']}`, n = {run['parts'][0]['n']}"
-            for run in own
-        ]
-        lines.append("")
+        )
+    lines.append("")
     return "\n".join(lines)
 
 
 @block("expect-digits")
 def expect_digits() -> str:
-    return table_of(
-        [part for run in kept("samples/runs.jsonl") if run["sample"] == "digits" for part in run["parts"]],
-        ("precision", "recall", "coverage", "fd"),
-    )
+    return table_of(parts_of(sample_runs()["digits"]), ("precision", "recall", "coverage", "fd"))
 
 
 @block("expect-emoji")
 def expect_emoji() -> str:
-    parts = [part for run in kept("samples/runs.jsonl") if run["sample"] == "emoji" for part in run["parts"]]
-    return table_of(parts, ("precision", "recall", "coverage", "class_accuracy"))
+    return table_of(parts_of(sample_runs()["emoji"]), ("precision", "recall", "coverage", "class_accuracy"))
 
 
 def arms_by_measures(path: str) -> str:
-    """Mean over seeds ± half its 95% interval, bold where the paired difference to the first arm has an interval without 0."""
+    """A table of arms and measures: the mean over seeds ± half of its 95% interval.
+
+    A value is bold if the 95% interval of the paired difference from the first arm excludes 0.
+    """
     from difflab.report.table import number
 
     rows = kept(path)
@@ -641,7 +651,7 @@ BASES = {
 
 @block("schedulers-accepted")
 def schedulers_accepted() -> str:
-    """Scheduler by base: how far pictures are from those of the folder's own pipeline, in levels of 0 to 255."""
+    """A table of schedulers and bases: the largest difference from the pictures of the diffusers pipeline, in levels (0 to 255)."""
     rows = kept("docs/results/schedulers.jsonl")
     by = {(row["scheduler"], row["base"]): row for row in rows if row["accepted"]}
     names = sorted({scheduler for scheduler, _ in by})
@@ -657,7 +667,7 @@ def schedulers_accepted() -> str:
 
 @block("schedulers-refused")
 def schedulers_refused() -> str:
-    """What is refused and why, bases with the same reason together."""
+    """A table of the refused schedulers with the reason. Bases with the same reason share a row."""
     groups: dict[tuple[str, str], list[str]] = {}
     for row in kept("docs/results/schedulers.jsonl"):
         if not row["accepted"]:
@@ -671,7 +681,7 @@ def schedulers_refused() -> str:
 
 @block("verdicts")
 def verdicts() -> str:
-    """The claims by their verdict, from the page that `difflab claims --page` wrote."""
+    """A table of the claims by verdict, from docs/CLAIMS.md, which `difflab claims --page` writes."""
     rows = re.findall(
         r"^\| \[(.+?)\.?\]\(#(.+?)\) \| \*\*(.+?)\*\* \|",
         (ROOT / "docs/CLAIMS.md").read_text(encoding="utf-8"),
@@ -679,12 +689,12 @@ def verdicts() -> str:
     )
     lines = ["| verdict | claims |", "|---|---|"]
     for verdict in ("reproduced", "refuted here", "cannot tell"):
-        own = [
+        links = [
             f"[{claim[0].lower() + claim[1:]}](CLAIMS.md#{name})"
-            for claim, name, found in rows
-            if found == verdict
+            for claim, name, verdict_of_claim in rows
+            if verdict_of_claim == verdict
         ]
-        lines.append(f"| {verdict} ({len(own)}) | {'<br>'.join(own)} |")
+        lines.append(f"| {verdict} ({len(links)}) | {'<br>'.join(links)} |")
     return "\n".join(lines)
 
 

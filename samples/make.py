@@ -1,7 +1,8 @@
-"""Make the pictures in samples/ anew from real runs: ``python samples/make.py [TITLE ...]`` (or ``make samples``).
+"""Make the files in samples/ from real runs: ``python samples/make.py [TITLE ...]`` (or ``make samples``).
 
-Runs the chains below under runs/, resumes what is there, and writes strips, curves, two reports, and runs.jsonl with the numbers, the command, the
-machine and the time of each, from which `make docs` writes the page. With titles only those are run.
+The chains below are run, or resumed, under runs/. Titles select some of the samples; the default is all. For each sample, strips and
+curves are written, for some also a report. runs.jsonl gets the numbers, the command, the machine and the time of each run.
+`make docs` writes samples/README.md from runs.jsonl.
 """
 
 from __future__ import annotations
@@ -31,7 +32,15 @@ SHOWN = ("precision", "recall", "coverage", "fd", "trace_ratio", "class_accuracy
 
 @dataclass(frozen=True)
 class Sample:
-    """runs: name of each run, its config and what is different in it; the first one's strip leads."""
+    """A section of samples/README.md.
+
+    Attributes:
+        title: its title.
+        says: the text below the title.
+        runs: for each run, its name and the arguments of ``difflab run``: a config and changed fields. The files
+            of the sample have the name of the first run.
+        report: whether the report is written too.
+    """
 
     title: str
     says: str
@@ -42,20 +51,20 @@ class Sample:
 SAMPLES = (
     Sample(
         "digits",
-        "A small model is fitted to 500 handwritten digits, a new one to 500 samples of that, and so on; then the same budget with all data kept, and with "
-        "30% fresh real images.",
+        "A small diffusion model is trained on 500 handwritten digits, a new model on 500 samples of the first, and so on. Two more chains have the same "
+        "training budget: one keeps all data, the other adds 30% fresh real images.",
         {name: (f"configs/{name}.yaml",) for name in ("digits", "digits-accumulate", "digits-fresh")},
         report=True,
     ),
     Sample(
         "emoji",
-        "A tiny Stable Diffusion fine-tuned on its own pictures of the same captions.",
+        "A tiny Stable Diffusion is fine-tuned on its own images of the same captions.",
         {"emoji": ("configs/emoji.yaml",)},
         report=True,
     ),
     Sample(
         "guidance 1 against 7.5",
-        "The same chain without guidance and with much of it: soft or burnt.",
+        "The same chain without guidance and with a guidance scale of 7.5. Images become soft without guidance and oversaturated with it.",
         {
             f"emoji-guidance-{scale}": (
                 "configs/emoji.yaml",
@@ -68,7 +77,7 @@ SAMPLES = (
     ),
     Sample(
         "healing",
-        "Three generations on nothing but samples, then three on nothing but the first real images.",
+        "Generations 1 to 3 are trained on samples only, generations 4 to 6 on the first real images only.",
         {
             "digits-healed": (
                 "configs/digits.yaml",
@@ -82,7 +91,7 @@ SAMPLES = (
     ),
     Sample(
         "an ecosystem",
-        "Three labs that train on each other's samples; the third has a smaller network.",
+        "Three labs train on each other's samples. The third lab has a smaller network.",
         {"ecosystem": ("configs/ecosystem.yaml", "train.images_seen=50000")},
     ),
 )
@@ -127,13 +136,13 @@ def make(sample: Sample) -> None:
 
 
 def photograph(page: Path, to: Path) -> None:
-    """The head of a report as Chromium shows it, where there is one."""
+    """Save a screenshot of the top of a report. Without Chromium, print a message instead."""
     chromium = next(
         (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))),
         None,
     )
     if chromium is None:
-        print(f"no Chromium here: {to.name} is not made anew")
+        print(f"Chromium is not installed: {to.name} was not updated")
         return
     from playwright.sync_api import sync_playwright
 
@@ -148,7 +157,7 @@ def photograph(page: Path, to: Path) -> None:
 
 
 def keep(sample: Sample, runs: list[Run]) -> None:
-    """Write what the page says of a sample into runs.jsonl, a line for each run, in the order of `SAMPLES`."""
+    """Write a line for each run of a sample into runs.jsonl. The samples have the order of `SAMPLES`."""
     path = FOLDER / "runs.jsonl"
     known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     known = [line for line in known if line["sample"] != sample.title]
@@ -172,7 +181,7 @@ def keep(sample: Sample, runs: list[Run]) -> None:
 
 
 def numbers(run: Run) -> dict[str, Any]:
-    """Floor, first and last generation of the measures that are shown."""
+    """The values of the measures SHOWN in the first and the last generation, and their floors."""
     name = run.config.name if run.config.ecosystem is None else f"lab {run.config.lab}"
     rows = {
         (r["generation"], r["metric"]): r

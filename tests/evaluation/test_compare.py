@@ -232,7 +232,7 @@ def test_an_empty_folder_and_a_link_that_leads_out(emoji, tmp_path):
         ({"metrics": ["class_accuracy"]}, "needs a judge trained in a run"),
         ({"concepts": ["cat", "dog"]}, "add an extractor open_clip"),
         ({"count": 50}, "count 50 is more than the 20 images"),
-        ({"resamples": 5}, "at least 20 resamples"),
+        ({"resamples": 5, "metrics": ["recall"]}, "at least 20 resamples"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -89,7 +89,7 @@ def explained(error: Exception) -> str | None:
     difflab.
     """
     if DISK_FULL.search(str(error)):
-        return "no space left on the disk; free some and run the same command again, it resumes"
+        return "no space left on the disk; free some space and run the same command again to resume"
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
         if isinstance(error, IsADirectoryError):

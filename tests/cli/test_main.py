@@ -84,7 +84,7 @@ def test_on_a_full_disk_the_run_stops_and_goes_on_when_room_is_made(disk, size, 
     argv = ["run", str(DIGITS), *MLP, "model.width=128", "train.images_seen=256", "measure.metrics=[]"]
     resize(size)
     line = refused(*argv, "--out", place / "run")
-    assert "no space left on the disk" in line and "run the same command again, it resumes" in line
+    assert "no space left on the disk" in line and "run the same command again to resume" in line
     resize("50m")
     assert call(*argv, "--out", place / "run")[0] == 0
     assert call("verify", place / "run")[0] == 0

@@ -323,7 +323,10 @@ class Measure(Spec):
         5, ge=1, description="k, the number of nearest neighbours in precision, recall, density and coverage."
     )
     resamples: int = Field(
-        100, ge=0, description="Number of half-samples for each 95% interval, at least 20; 0 = no intervals."
+        100,
+        ge=0,
+        description="Number of half-samples for each 95% interval of a measure that is not smooth, at least "
+        "20; 0 = no intervals at all.",
     )
 
     concepts: str | None = Field(

@@ -22,8 +22,8 @@ from typing import Any
 Z = 3.0
 """Standard errors that make an effect.
 
-About 15 measures are read: 5% over all of them, one-sided, needs 2.7 for each (Bonferroni), and intervals
-from half-samples are slightly too narrow.
+About 15 measures are read in one or two feature spaces: 5% over 30 readings, one-sided, needs 2.9 for each
+(Bonferroni).
 """
 LOOK = "in this look"
 """The name of a control that looks like the samples ends with this."""

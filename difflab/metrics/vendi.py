@@ -93,10 +93,8 @@ class Vendi(PairMetric):
     The real images do not enter. Compare with the floor, the score of held-out real images at the same n
     (the score grows with n). Samples can be above it by noise: diversity is not quality. Features with a
     large common mean, as those of most networks and all pixels, have cosines near 1 and scores near 1;
-    only changes within one feature space are meaningful. Half of n <= d samples have a smaller score that
-    varies less: half-sample intervals then covered the expectation .79 of the time (n = 100, d = 120),
-    and .93 at n = 200, d = 8. Samples whose features are all 0 have no cosine and are left out. Memory: 8
-    bytes * min(n_f, d)^2, kept for the resamples where n_f <= d.
+    only changes within one feature space are meaningful. Samples whose features are all 0 have
+    no cosine and are left out. Memory: 8 bytes * min(n_f, d)^2.
 
     >>> round(Vendi.of(Pair(torch.eye(4), torch.eye(4)[[0, 0, 1, 1]])), 6)
     2.0

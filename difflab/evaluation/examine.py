@@ -17,8 +17,8 @@ from difflab.evaluation.signs import COPIES, LOOK, Z
 from difflab.metrics import Extractor, open_extractor
 from difflab.metrics.interval import wilson
 
-EXPECTED = 8
-"""Real images of a class above which its absence among as many samples is no chance: e^-8 is one in 3,000."""
+CHANCE = 0.01
+"""Probability that some class is called missing although samples show it as often as real images do."""
 Controls = dict[str, dict[Key, Measured]]
 Generation0 = tuple[Images, dict[Key, Measured]]
 
@@ -177,9 +177,11 @@ def _finding(
 
 
 def _missing_classes(real: RealSide, images: Images) -> np.ndarray:
-    """Classes of at least `EXPECTED` real images that no sample was asked for.
+    """Classes that no sample was asked for, although by their share of the real images some should have been.
 
-    Without labels of samples: that no sample shows.
+    Without labels of samples: that no sample shows. If samples show a class as often as real images do, all c
+    images of the class are real ones with probability (N / (N + n))^c, for N real images and n samples
+    (Fisher's exact test). Over all classes together this happens with a probability of at most `CHANCE`.
     """
     none = np.zeros(0, np.int64)
     if real.reference.labels is None:
@@ -190,8 +192,11 @@ def _missing_classes(real: RealSide, images: Images) -> np.ndarray:
             return none
         extractor = real.extractors[-1]
         shown = real.judges[extractor.name].predict(real.features(extractor, images)).numpy()
-    classes, counts = np.unique(real.reference.labels, return_counts=True)
-    return np.asarray(classes[(counts >= EXPECTED) & ~np.isin(classes, shown)])
+    labels = [side.labels for side in (real.reference, real.other) if side.labels is not None]
+    classes, counts = np.unique(np.concatenate(labels), return_counts=True)
+    n_real = sum(len(part) for part in labels)
+    by_chance = (n_real / (n_real + len(images))) ** counts
+    return np.asarray(classes[(by_chance * len(classes) < CHANCE) & ~np.isin(classes, shown)])
 
 
 def _explain_by_missing_classes(real: RealSide, images: Images, gone: np.ndarray, finding: Finding) -> None:

@@ -1,7 +1,7 @@
 """What `diagnose`, `compare` and the measures cost: ratios against an earlier build and against other packages.
 
     OMP_NUM_THREADS=2 python benchmarks/instrument.py                                # all three parts
-    OMP_NUM_THREADS=2 python benchmarks/instrument.py diagnose --count 761 --build before-instrument
+    OMP_NUM_THREADS=2 python benchmarks/instrument.py diagnose --count 761 --build e9f7aac
     OMP_NUM_THREADS=2 python benchmarks/instrument.py compare --images 5000 --side 256
     OMP_NUM_THREADS=2 python benchmarks/instrument.py measures
 
@@ -188,7 +188,7 @@ def main() -> None:
     parts = ("diagnose", "compare", "measures")
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(parts)}; all if none is given")
     parser.add_argument("--count", type=int, default=761, help="images that diagnose reads on each side")
-    parser.add_argument("--build", default="before-instrument", help="the tag that diagnose compares with")
+    parser.add_argument("--build", default="e9f7aac", help="the commit that diagnose compares with")
     parser.add_argument("--images", type=int, default=5000, help="images on each side of compare")
     parser.add_argument("--side", type=int, default=256, help="of the images of compare, in pixels")
     parser.add_argument("--rows", type=int, default=5000, help="of features on each side of the measures")

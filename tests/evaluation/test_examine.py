@@ -113,3 +113,17 @@ def test_a_class_that_no_sample_shows_is_missing_if_it_is_common(digits):
     real = SimpleNamespace(reference=digits["reference"], other=digits["other"])
     kept = digits["other"][digits["other"].labels != 3]
     assert _missing_classes(real, kept).tolist() == [3]
+
+
+def test_both_halves_of_the_real_images_say_how_common_a_class_is(digits):
+    """9 of 100 are too few to say so in one half: its absence among 100 samples has a chance of 2^-9."""
+
+    def half(name: str) -> Images:
+        images = digits[name]
+        nines, others = np.flatnonzero(images.labels == 9)[:9], np.flatnonzero(images.labels != 9)[:91]
+        return images[np.concatenate([nines, others])]
+
+    pool = digits["other"]
+    samples = pool[pool.labels != 9][:100]
+    real = SimpleNamespace(reference=half("reference"), other=half("other"))
+    assert _missing_classes(real, samples).tolist() == [9]

@@ -139,3 +139,15 @@ def test_cmmd_says_what_it_cannot_take():
     ):
         with pytest.raises(MeasureError, match=match):
             bad()
+
+
+@pytest.mark.parametrize("name", ["kid", "cmmd"])
+def test_between_equal_distributions_the_error_is_the_spread_over_draws(name):
+    """There the jackknife alone counts the variance twice: 1.41 times the spread. 150 draws know it to 6%."""
+    values, errors = [], []
+    for k in range(150):
+        x, y = (torch.randn(60, 12, generator=torch.Generator().manual_seed(2 * k + i)) for i in range(2))
+        pair = Pair(x, y)
+        values.append(METRICS[name].of(pair))
+        errors.append(METRICS[name].influence_of(pair).error)
+    assert 0.85 < np.mean(errors) / np.std(values, ddof=1) < 1.2

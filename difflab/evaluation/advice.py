@@ -14,7 +14,7 @@ HELP = {
     "nothing since then",
     "reference images": "compare samples of a model with a reference that no model was trained on: these "
     "samples are reference images",
-    "changed encoding": "nothing is lost: compare images that were saved and resized in the same way",
+    "changed encoding": "compare images that were saved and resized in the same way",
     "none": "nothing to repair at this number of images",
     "cannot tell": "measure more images on both sides",
 }
@@ -67,7 +67,7 @@ def advice(name: str, chain: Chain) -> str:
     if name in HELP:
         return HELP[name]
     check = f"resizing and guidance{_now(chain)}" if chain.guided else "resizing"
-    return f"train on the original images: the look has changed, the content has not; check {check}"
+    return f"train on the original images: the look has changed; check {check}"
 
 
 def _against_early(chain: Chain) -> str:

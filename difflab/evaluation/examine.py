@@ -12,14 +12,13 @@ from difflab.core.rows import STATISTICS
 from difflab.data.content import contents_of, doubled, within
 from difflab.evaluation.finding import Diagnosis, Finding
 from difflab.evaluation.readings import LEAST, Images, Key, Measured, RealSide, readings_of
-from difflab.evaluation.rules import failed, judge, over_time
-from difflab.evaluation.signs import COPIES, LOOK, Z
+from difflab.evaluation.rules import failed, judge, over_time, unexplained
+from difflab.evaluation.signs import COPIES, LOOK, Reading, Z
 from difflab.metrics import Extractor, open_extractor
 from difflab.metrics.interval import wilson
 
 CHANCE = 0.01
 """Probability that some class is called missing although samples show it as often as real images do."""
-Controls = dict[str, dict[Key, Measured]]
 Generation0 = tuple[Images, dict[Key, Measured]]
 
 
@@ -72,10 +71,9 @@ def examine(
     )
     findings: list[Finding] = []
     first: Generation0 | None = None
-    controls = real.controls()
     several = len(generations) > 1
     for number, images in zip(numbers or range(len(generations)), generations, strict=True):
-        finding, first = _finding(real, images[:n], controls, number, first, several)
+        finding, first = _finding(real, images[:n], number, first, several)
         equal.judge(finding, contents_of(images[:n].pixels))
         findings.append(finding)
     over_time(findings)
@@ -141,7 +139,6 @@ class EqualImages:
 def _finding(
     real: RealSide,
     images: Images,
-    controls: Controls,
     number: int,
     first: Generation0 | None,
     several: bool,
@@ -153,14 +150,7 @@ def _finding(
         several: whether there are further generations.
     """
     samples = real.measure_all(images)
-    if first is None:
-        more = {f"real images {LOOK}": real.measure_in_look(real.other, images)}
-    else:
-        more = {
-            "generation 0": first[1],
-            f"generation 0 {LOOK}": real.measure_in_look(first[0], images),
-        }
-    readings, left_out = readings_of(real, samples, controls | more, len(images))
+    readings, left_out = _readings(real, images, samples, first)
     finding = judge(readings, number)
     gone = _missing_classes(real, images)
     finding.left_out, finding.gone, finding.n = left_out, _names(real, gone), len(images)
@@ -174,6 +164,22 @@ def _finding(
     elif first is not None and not finding.alarm and failed(readings):
         finding.instead = ["weak first model"]
     return finding, first or (images, samples)
+
+
+def _readings(
+    real: RealSide, images: Images, samples: dict[Key, Measured], first: Generation0 | None = None
+) -> tuple[dict[str, list[Reading]], dict[str, str]]:
+    """As `readings_of`. Controls that cost a pass of the networks are taken only if something is worse than
+    real images, because they could explain nothing else.
+    """
+    base, name = (real.other, "real images") if first is None else (first[0], "generation 0")
+    generation_0 = {} if first is None else {"generation 0": first[1]}
+    readings = readings_of(real, samples, {"real images": real.floor, **generation_0}, len(images))
+    if not unexplained(readings[0]):
+        return readings
+    controls = {"real images": real.floor, "re-encoded": real.reencoded, **generation_0}
+    controls[f"{name} {LOOK}"] = real.measure_in_look(base, images)
+    return readings_of(real, samples, controls, len(images))
 
 
 def _missing_classes(real: RealSide, images: Images) -> np.ndarray:
@@ -219,8 +225,7 @@ def _rest(real: RealSide, images: Images, kept: np.ndarray, number: int) -> Find
         return None
     part = real.only(kept, n)
     samples = part.measure_all(images[:n])
-    in_look = {f"real images {LOOK}": part.measure_in_look(part.other, images[:n])}
-    return judge(readings_of(part, samples, part.controls() | in_look, n)[0], number)
+    return judge(_readings(part, images[:n], samples)[0], number)
 
 
 def _names(real: RealSide, classes: np.ndarray) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from difflab.evaluation.advice import Chain, advice
+from difflab.evaluation.equivalence import bounds_in_words, enough
 from difflab.evaluation.signs import CATASTROPHIC, DIVERGING, PRESENT, SCALING, SIGNS, UNKNOWN, Reading
 from difflab.evaluation.summary import Summary, changes_most, sentence
 
@@ -69,10 +70,15 @@ class Finding:
         if self.stage in ("early", "late", "catastrophic"):
             words = [f"{self.stage} collapse", *words]
         if not words:
-            words = ["nothing lost" if self.stage == "none" else "nothing seen at this n"]
+            words = ["no collapse found" if self.stage == "none" else "nothing seen at this n"]
         if not self.copies_told and "overfitting" not in words:
             words.append("copies cannot be told")
         return ", ".join(words)
+
+    @property
+    def excluded(self) -> str:
+        """How much can be lost at most, if there is no stage; '' if it is not known."""
+        return bounds_in_words(self.readings) if self.stage == "none" else ""
 
     @property
     def advice(self) -> str:
@@ -172,7 +178,10 @@ class Diagnosis:
             return f"not answerable from fewer than {COURSE} generations"
         if definition in SIGNS and not self.findings[-1].readings[definition]:
             return "not measured"
-        return "cannot tell at this n"
+        wanted = enough(self.findings[-1].readings.get(definition, ()))
+        if wanted is None or wanted <= self.findings[-1].n:
+            return "cannot tell at this n"
+        return f"cannot tell at this n; about {wanted:,} images on each side would be enough"
 
     def summary(self, run: str | None = None, reference: str = "REAL", samples: str = "GENERATED") -> Summary:
         """The verdict on the last generation, the measures that changed most, and what to type next.
@@ -187,6 +196,8 @@ class Diagnosis:
         else:
             commands = [f"difflab report {shlex.quote(run)}", f"difflab status {shlex.quote(run)} --all"]
         sentences = [sentence(last.words, last.generation, last.n, self.first_alarm)]
+        if last.excluded:
+            sentences.append(last.excluded)
         if len(self.findings) == 1:
             sentences.append(ALONE)
         return Summary(

@@ -134,11 +134,6 @@ class RealSide:
         return self._features[key][1]
 
     @cached_property
-    def encoded(self) -> Images:
-        """Other real images saved as JPEG."""
-        return replace(self.other, pixels=reencoded(self.other.pixels))
-
-    @cached_property
     def variance(self) -> dict[str, float]:
         """Total variance of the reference images, by extractor."""
         return {
@@ -224,14 +219,19 @@ class RealSide:
                 self.notes[f"{name} ({space}): {measurement.note}"] = None
         return measured
 
-    def controls(self) -> dict[str, dict[Key, Measured]]:
-        """The measures of other real images, as they are and re-encoded, in place of samples."""
-        controls = {}
-        for name, images in (("real images", self.other), ("re-encoded", self.encoded)):
-            controls[name] = self.measure_content(images) | self.measure_look(images)
+    @cached_property
+    def floor(self) -> dict[Key, Measured]:
+        """The measures of other real images in place of samples."""
+        measured = self.measure_content(self.other) | self.measure_look(self.other)
         for extractor in self.extractors:
-            controls["real images"] |= self.measure_copies(extractor, None)
-        return controls
+            measured |= self.measure_copies(extractor, None)
+        return measured
+
+    @cached_property
+    def reencoded(self) -> dict[Key, Measured]:
+        """The measures of other real images saved as JPEG."""
+        encoded = replace(self.other, pixels=reencoded(self.other.pixels))
+        return self.measure_content(encoded) | self.measure_look(encoded)
 
     def only(self, kept: np.ndarray, n: int) -> RealSide:
         """The same with at most n images of the classes `kept` alone."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from difflab.evaluation.equivalence import excluded
 from difflab.evaluation.finding import COURSE, Finding
 from difflab.evaluation.signs import (
     ABSENT,
+    CONTENT,
     DIVERGING,
     ENTANGLED,
     HALLUCINATED,
     INCREASE,
     LOOK,
     LOOKS,
+    ONE_SIDED,
     PRESENT,
     RANK,
     SCALING,
@@ -25,7 +28,7 @@ from difflab.evaluation.signs import (
     Z,
 )
 
-VERSION = 4
+VERSION = 5
 """To be raised when the same images would get another verdict.
 
 Stored verdicts of another version are computed again.
@@ -36,11 +39,12 @@ Readings = dict[str, list[Reading]]
 
 
 def verdict(readings: Sequence[Reading]) -> str:
-    """Present if any measure of a definition is present, absent if all are absent, else cannot tell."""
-    verdicts = {reading.verdict for reading in readings}
-    if PRESENT in verdicts:
+    """Present if any measure of a definition is present, absent if a relevant harm is excluded (see
+    `difflab.evaluation.equivalence`), else cannot tell.
+    """
+    if any(reading.verdict == PRESENT for reading in readings):
         return PRESENT
-    return ABSENT if verdicts == {ABSENT} else UNKNOWN
+    return ABSENT if excluded(readings) else UNKNOWN
 
 
 def judge(readings: Readings, number: int) -> Finding:
@@ -116,6 +120,22 @@ def _only_encoding(readings: Readings) -> bool:
     """Whether the samples are worse than real images, but in no measure worse than re-encoded ones."""
     shifted = [r for r in (*readings["encoding"], *readings[INCREASE]) if r.worse_than("real images")]
     return bool(shifted) and not any(reading.worse_than("re-encoded") for reading in shifted)
+
+
+def unexplained(readings: Readings) -> bool:
+    """Whether something is worse than real images, so that further controls could explain it.
+
+    By `Z` standard errors, because less is never present. By those of a one-sided test for measures of
+    content that are not absent either, because a control that explains the harm would make them absent.
+    """
+    for name, of_definition in readings.items():
+        if name in ("copies", "repeats"):  # no control of these has another encoding or look
+            continue
+        for reading in of_definition:
+            undecided = name in CONTENT and reading.verdict == UNKNOWN
+            if reading.worse_than("real images", ONE_SIDED if undecided else Z):
+                return True
+    return False
 
 
 def failed(readings: Readings) -> bool:

@@ -5,8 +5,9 @@ floor), real images saved as JPEG, generation 0, and generation 0 (without one: 
 recoloured to look like the samples (`difflab.evaluation.controls`). An effect is
 
     present      if the samples are worse than *every* control by `Z` standard errors and by a relevant amount
-    absent       if, compared with some control, the upper end of the 95% interval of the harm is less than a
-    relevant amount cannot tell  otherwise, and wherever a measure has no value
+    absent       if, compared with some control, the harm is less than a relevant amount by a one-sided test
+                 at 5% (an equivalence test: Schuirmann 1987)
+    cannot tell  otherwise, and wherever a measure has no value
 
 No threshold is learned from a data set. What a blur, a file format, a small set or a weak first model
 explains is not called collapse. The rules and their reasons are in docs/DIAGNOSIS.md. The eight definitions
@@ -25,6 +26,8 @@ Z = 3.0
 About 15 measures are read in one or two feature spaces: 5% over 30 readings, one-sided, needs 2.9 for each
 (Bonferroni).
 """
+ONE_SIDED = 1.645
+"""Standard errors of a one-sided test at 5%."""
 LOOK = "in this look"
 """The name of a control that looks like the samples ends with this."""
 PRESENT, ABSENT, UNKNOWN = "present", "absent", "cannot tell"
@@ -39,6 +42,8 @@ class Sign:
         relevant: a multiple of the noise floor's value (of = 'floor'), of the total variance of the real
             images ('variance'), of each control's own value ('control'), or an absolute number ('one').
         in_look: whether the samples are also compared with the control that looks like them.
+        decides: whether a definition is absent only if this measure is. A measure of few images or few
+            classes has an error so large that it can raise an alarm but excludes little.
     """
 
     metric: str
@@ -46,6 +51,7 @@ class Sign:
     relevant: float = 0.1
     of: str = "floor"
     in_look: bool = True
+    decides: bool = True
 
 
 CATASTROPHIC = "1 catastrophic increase of risk"
@@ -61,14 +67,14 @@ SIGNS: dict[str, tuple[Sign, ...]] = {
     CATASTROPHIC: (Sign("fd", "higher", 0.5, "variance"),),  # one repeated image has 1: all variance is lost
     INCREASE: (Sign("fd", "higher", 0.01, "variance"),),
     VARIANCE: (Sign("trace_ratio", "lower"), Sign("within_class_ratio", "lower"), Sign("vendi", "lower")),
-    ENTANGLED: (Sign("class_accuracy", "lower"), Sign("class_margin", "lower")),
+    ENTANGLED: (Sign("class_accuracy", "lower"), Sign("class_margin", "lower", decides=False)),
     # 0.3 for a measure that reads a tenth of the images or a few classes, or has no upper bound (density): a
     # smaller change could not be told from chance.
     TAILS: (
         Sign("recall", "lower"),
         Sign("coverage", "lower"),
-        Sign("tail_recall", "lower", 0.3),
-        Sign("rare_class_survival", "lower", 0.3),
+        Sign("tail_recall", "lower", 0.3, decides=False),
+        Sign("rare_class_survival", "lower", 0.3, decides=False),
     ),
     HALLUCINATED: (Sign("precision", "lower"), Sign("density", "lower", 0.3)),
 }
@@ -182,10 +188,24 @@ class Reading:
         for name, (effect, error) in self.effects().items():
             relevant = self._relevant_beyond(name)
             present = present and _ratio(effect, error) > Z and effect >= relevant
-            absent = absent or effect + 1.96 * error < relevant
+            absent = absent or effect + ONE_SIDED * error < relevant
         if present:
             return PRESENT
         return ABSENT if absent else UNKNOWN
+
+    @property
+    def seems_worse(self) -> bool:
+        """Whether the estimated harm is relevant beyond every control, sure or not."""
+        effects = self.effects().items()
+        return all(effect >= self._relevant_beyond(name) for name, (effect, _) in effects)
+
+    @property
+    def bound(self) -> float:
+        """The least harm that is excluded, compared with the control that excludes most: above 0, in units of
+        `unit`.
+        """
+        ends = [effect + ONE_SIDED * error for effect, error in self.effects().values()]
+        return max(0.0, min(ends)) / self.unit if self.unit else 0.0
 
     def worse_than(self, control: str, z: float = Z) -> bool:
         """Whether the samples are worse than a control by more than `z` standard errors."""

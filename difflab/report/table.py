@@ -241,6 +241,8 @@ def _story(result: Any) -> list[str]:
     last = result.findings[-1]
     lines = [f"generation {last.generation} (n = {last.n}): {last.words}"]
     lines += [f"  {line}" for line in last.evidence()]
+    if last.excluded:
+        lines.append(f"  {last.excluded}")
     if last.gone:
         lines.append(f"  classes that no sample was asked for: {', '.join(last.gone[:8])}")
     if result.first_alarm:

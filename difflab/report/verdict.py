@@ -53,6 +53,7 @@ def as_data(result: Any) -> dict[str, Any]:
         "gone": last.gone,
         "first_alarm": list(result.first_alarm) if result.first_alarm else None,
         "alarms": result.alarms,
+        "excluded": last.excluded,
         "evidence": last.evidence(),
         "unknown": result.unknown,
         "left_out": last.left_out,

@@ -44,7 +44,8 @@ def test_what_is_open_is_said_with_the_reason() -> None:
     )
     findings = [Finding(t, profile, "cannot tell", [], [], readings) for t in range(5)]
     assert Diagnosis(findings, [], {}).unknown == {
-        "cannot tell at this n": [DIVERGING, TAILS],
+        "cannot tell at this n": [DIVERGING],
+        "cannot tell at this n; about 8,700 images on each side would be enough": [TAILS],
         "not answerable from one chain": [SCALING],
         "not measured": [ENTANGLED],
     }

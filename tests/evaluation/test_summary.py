@@ -83,7 +83,7 @@ def test_verdicts_are_sentences():
     )
     same = changes_of([row(0, "recall", 0.9)])
     assert count_in_words(same, 0) == "no measure differs from real images by more than the noise (n = 100)"
-    assert sentence("nothing lost", 2, 50) == "generation 2: nothing lost (n = 50)"
+    assert sentence("late collapse", 2, 50) == "generation 2: late collapse (n = 50)"
 
 
 def test_a_run_ends_with_its_diagnosis_or_with_the_number_of_measures_that_changed(tmp_path):

@@ -41,7 +41,10 @@ class Heard(Reporter):
         ({"measure.extractors": ["pixls"]}, "did you mean 'pixels'"),
         ({"model": {"family": "pixel-mlp"}, "sample.scheduler": "DDIMSheduler"}, "DDIMScheduler"),
         ({"policies": [{"policy": "unflagged", "first": 5}]}, "the chain ends with generation 1"),
-        ({"ecosystem": {"labs": 2, "lab": 1}}, "which cannot go on without the others"),
+        (
+            {"ecosystem": {"labs": 2, "lab": 1}},
+            "which cannot run without the other labs: run the ecosystem's config",
+        ),
     ],
 )
 def test_unknown_names_and_impossible_combinations_stop_before_anything_is_written(
@@ -55,7 +58,7 @@ def test_unknown_names_and_impossible_combinations_stop_before_anything_is_writt
 def test_fp16_wants_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     config = parse(merged(DIGITS, {"model": {"family": "pixel-mlp"}, "train.precision": "fp16"}))
-    with pytest.raises(ConfigError, match="fp16 want a GPU"):
+    with pytest.raises(ConfigError, match="fp16 need a GPU"):
         checks.check(config)
 
 

@@ -206,7 +206,7 @@ def test_every_lab_is_a_run_in_its_own_folder(whole):
         lambda: whole_run.done(0, "mix"),
     ):
         with pytest.raises(
-            StoreError, match=r"an ecosystem of 3 labs, each a run of its own: name one, such as .*lab-0"
+            StoreError, match=r"an ecosystem of 3 labs, and each lab is a run: name one, such as .*lab-0"
         ):
             look()
 

@@ -130,8 +130,8 @@ def _check_held_out(reader: Run, other: Run) -> None:
         i, j = reader.config.lab, other.config.lab
         raise ConfigError(
             f"{n_shared} images that lab {i} holds out are in the train split of lab {j}, because their "
-            "settings of data differ; use the same data.held_out, split_seed, limit, tail, label and styles in "
-            "all labs that share a source"
+            "settings of data differ; use the same data.held_out, split_seed, limit, tail, label and styles "
+            "in all labs that share a source"
         )
 
 

@@ -23,6 +23,9 @@ from difflab.models.schedulers import check_scheduler, late_start, scheduler_of
 from difflab.runs.run import Run
 from difflab.runs.sizes import measured_count
 
+LEFT_OUT = "a measure that has no value even between real images will be left out"
+"""The start of a message that names a measure and the reason."""
+
 
 def check(config: Config) -> None:
     """Raise ConfigError for unknown names and for settings that do not go together, before anything runs."""
@@ -129,4 +132,4 @@ def check_measures(work: Work) -> None:
         return
     lab = f"lab {run.config.lab}: " if run.config.ecosystem else ""
     for line in left_out(unmeasurable(run, work.extractors, work.accelerator)):
-        work.report.say(f"{lab}will be left out, as it cannot even be measured between real images: {line}")
+        work.report.say(f"{lab}{LEFT_OUT}: {line}")

@@ -61,15 +61,18 @@ class Checkpoint:
 
     @torch.no_grad()
     def into_weights(self, weights: dict[str, Any]) -> None:
+        """Copy the stored weights into `weights`."""
         for name, t in self.part("net.").items():
             weights[name].copy_(t)
 
     @torch.no_grad()
     def into_average(self, ema: Average) -> None:
+        """Copy the stored moving average into `ema`."""
         for name, t in self.part("ema.").items():
             ema.weights[name].copy_(like(t, ema.weights[name]))
 
     def into_optimizer(self, optimizer: Any, weights: list[Any]) -> None:
+        """Load the stored state of the optimiser; `weights` are in its order."""
         state: dict[int, dict[str, Any]] = {}
         for name, t in self.part("optimizer.").items():
             index, key = name.split(".", 1)
@@ -79,12 +82,14 @@ class Checkpoint:
             inner.load_state_dict({"state": state, "param_groups": inner.state_dict()["param_groups"]})
 
     def into_watches(self, watches: Sequence[Watch]) -> None:
+        """Restore the watches that have a stored state."""
         for i, watch in enumerate(watches):
             state = self.part(f"watch.{i}.")
             if state:
                 watch.restore(state)
 
     def into_scaler(self, scaler: Any) -> None:
+        """Load the stored state of the loss scaler, if there is one."""
         if scaler and self.scale:
             scaler.load_state_dict(self.scale)
 

@@ -45,7 +45,7 @@ ROWS = (
 )
 
 
-# --------------------------------------------------------------------------------------- checks
+# ----------------------------------------------------------------------------------------------------- checks
 def check(labs: Sequence[Config]) -> None:
     """Raise ConfigError if one call cannot run all labs. Reads nothing but the configs."""
     for i, lab in enumerate(labs):
@@ -125,13 +125,13 @@ def _check_held_out(reader: Run, other: Run) -> None:
     """
     if reader.config.exact or reader.about["source"] != other.about["source"]:
         return
-    both = len(_keys(reader, "held_out") & _keys(other, "train"))
-    if both:
+    n_shared = len(_keys(reader, "held_out") & _keys(other, "train"))
+    if n_shared:
         i, j = reader.config.lab, other.config.lab
         raise ConfigError(
-            f"{both} images that lab {i} holds out are in the train split of lab {j}, because their "
-            "sections data differ; use the same data.held_out, split_seed, limit, tail, label and styles in "
-            "all labs that share a source"
+            f"{n_shared} images that lab {i} holds out are in the train split of lab {j}, because their "
+            "settings of data differ; use the same data.held_out, split_seed, limit, tail, label and styles "
+            "in all labs that share a source"
         )
 
 
@@ -196,7 +196,7 @@ def _samples_apart(
     Without one there is no row. The noise floor is the distance between two real sets of lab 0. The interval
     is over half-samples.
     """
-    readers: list[Any] = [next((e for e in opened if e.statistics is None), None) for opened in extractors]
+    readers = [_feature_extractor(of_lab) for of_lab in extractors]
     if readers[0] is None:
         return []
     config, first, name = labs[0].config, labs[0], readers[0].name
@@ -227,6 +227,7 @@ def _samples_apart(
     seeds = [seed_of("interval", config.seed, generation, DISTANCE, lab) for lab in range(len(labs))]
 
     def value(rows: Sequence[torch.Tensor | None]) -> float:
+        """The mean distance on these rows of the features of each lab; None = all rows."""
         pairs = itertools.combinations(range(len(labs)), 2)
         return float(
             np.mean([FrechetDistance.of(Pair(features[i], features[j]), rows[i], rows[j]) for i, j in pairs])
@@ -244,6 +245,11 @@ def _samples_apart(
         return [row(generation, DISTANCE, name, whole, ci, n, floor, recipe)]
     except MeasureError as error:
         return [row(generation, DISTANCE, name, None, None, n, None, recipe, str(error))]
+
+
+def _feature_extractor(extractors: Sequence[Any]) -> Any:
+    """The first extractor whose features are not statistics, or None."""
+    return next((extractor for extractor in extractors if extractor.statistics is None), None)
 
 
 def finish(run: EcosystemRun, plots: bool = True) -> None:

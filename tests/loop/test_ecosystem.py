@@ -416,7 +416,7 @@ def test_equal_labs_have_different_models_and_are_told_apart_by_the_same_extract
         ({"data.limit": 200}, r"images that lab \d holds out are in the train split of lab \d"),
         ({"data.split_seed": 7}, r"images that lab \d holds out are in the train split of lab \d"),
         ({"train.precision": "bf16"}, "train.precision is bf16 in lab 1 and no in lab 0"),
-        ({"measure.judge": "texture"}, "measure.judge 'texture' is none of measure.extractors"),
+        ({"measure.judge": "texture"}, "measure.judge 'texture' is not among measure.extractors"),
     ],
     ids=str,
 )

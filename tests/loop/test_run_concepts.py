@@ -75,7 +75,7 @@ def test_concepts_of_a_file_are_found_in_captions(tmp_path):
         ),
         (
             {"metrics": ["zero_shot_accuracy"], "concepts": "missing.txt", "extractors": ["CLIP"]},
-            "conditioned on classes, not on caption",
+            "conditioned on classes, not on captions: use 'classes'",
         ),
     ],
 )

@@ -16,10 +16,10 @@ from difflab.core.suggest import closest
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line: what is wrong, and what to type instead.
+    """argparse with errors of one line that state what is wrong and what to type instead.
 
     Attributes:
-        examples: name of a command -> lines that are shown under its help, of the parser of all commands.
+        examples: only in the parser of all commands: name of a command -> the lines of examples in its help.
     """
 
     def __init__(self, *args: Any, front: str = "", **kwargs: Any) -> None:
@@ -37,12 +37,15 @@ class Parser(argparse.ArgumentParser):
             message = f"there is no command '{unknown[1]}'{meant(unknown[1], self.examples)}"
         elif message.startswith("unrecognized arguments: "):
             wrong = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
-            message += meant(wrong, [option for action in self._actions for option in action.option_strings])
+            options: list[str] = []
+            for action in self._actions:
+                options += action.option_strings
+            message += meant(wrong, options)
         self.exit(problem(f"{message}; see {self.prog} --help"))
 
 
 def meant(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word, '' if no known one is like it."""
+    """The end of a message about an unknown word: the known word that is most similar, or '' if none is."""
     near = closest(word, known, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else ""
 

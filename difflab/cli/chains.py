@@ -121,9 +121,11 @@ def status(args: argparse.Namespace) -> int:
     generations = range(run.config.generations + 1)
     rows_by_part: list[list[dict[str, Any]]] = []
     for part in run.parts:
-        rows_by_part.append(
-            [{"generation": t, **{stage: part.done(t, stage) for stage in STAGES}} for t in generations]
-        )
+        rows = []
+        for t in generations:
+            done = {stage: part.done(t, stage) for stage in STAGES}
+            rows.append({"generation": t, **done})
+        rows_by_part.append(rows)
     account = list(chain.from_iterable(part.came_in for part in run.parts))
     if args.json:
         for i, rows in enumerate(rows_by_part):

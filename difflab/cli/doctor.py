@@ -249,17 +249,22 @@ def _weights(name: str, state: str, about: str) -> Row:
 
 
 def preset(path: Path) -> Row:
-    """Whether a config would run here, and if not, why. base_bytes: size of the weights of a local base."""
+    """The row of one config: whether it would run on this machine, and the reasons if it would not.
+
+    base_bytes is the size of the weights of a local base.
+    """
     from difflab import config as configs
     from difflab.loop.checks import check
     from difflab.loop.missing import base_bytes, missing
 
     size = None
+    reasons: list[str] = []
     try:
         config = configs.load(path)
         size = base_bytes(config.model) if config.text else None
         check(config)
-        reasons = [reason for lab in config.labs() for reason in missing(lab)]
+        for lab in config.labs():
+            reasons += missing(lab)
     except DifflabError as error:
         reasons = [str(error)]
     why = list(dict.fromkeys(reasons))

@@ -1,4 +1,4 @@
-"""A function written by the user as a feature extractor."""
+"""A feature extractor from a function that the user wrote."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ from difflab.features.extractor import BATCH, Extractor
 
 
 def open_python_function(spec: str, device: str | torch.device) -> Extractor:
-    """The extractor of a user's function from uint8 [n, H, W, C] to floats [n, d]. `spec` is FILE.py:NAME or
-    MODULE:NAME.
+    """The extractor of a user's function from uint8 [n, H, W, C] to floats [n, d].
 
-    The hash of the source file is part of the recipe. What the function reads besides, such as weights,
-    becomes part of the recipe where the function has an attribute `recipe`, a dict. Raises MeasureError.
+    The hash of the source file is part of the recipe. If the function reads other files, such as weights, its
+    attribute `recipe`, a dict, should describe them; the dict becomes part of the recipe.
+
+    Args:
+        spec: FILE.py:NAME or MODULE:NAME.
+        device: the device of the images that the function is called with.
+
+    Raises MeasureError if the function cannot be loaded or does not return [n, d].
     """
     place, _, name = spec.rpartition(":")
     if not place or not name:
@@ -28,7 +33,7 @@ def open_python_function(spec: str, device: str | torch.device) -> Extractor:
         )
     path = Path(place).expanduser()
     if place.endswith(".py") and not path.is_file():
-        raise MeasureError(f"python:{spec}: {path} does not exist (looked from {Path.cwd()})")
+        raise MeasureError(f"python:{spec}: {path} does not exist; the current folder is {Path.cwd()}")
     try:
         if place.endswith(".py"):
             module_spec = importlib.util.spec_from_file_location(path.stem, path)

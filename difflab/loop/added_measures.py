@@ -1,9 +1,9 @@
-"""Measures that were added to a run after it was started: measures.yaml, one section of settings per feature
+"""Measures that are added to a run after its start. measures.yaml stores one section of settings per feature
 space.
 
-They do not affect training, so they are not part of the run's recipe. Each row has its own recipe, which
-is the same, as is the number, as if the run had been started with the measure. Both the command `measure`
-and a chain that resumes or extends the run take the added measures of every generation that they measure.
+Added measures do not affect training, so they are not part of the run's recipe. Each row has its own recipe.
+The recipe and the number are the same as if the run had been started with the measure. The command `measure`
+takes the added measures in every generation. A chain that resumes or extends the run takes them too.
 """
 
 from __future__ import annotations
@@ -35,12 +35,16 @@ NOTHING: dict[str, Any] = {
     "judge_drift": False,
     "aesthetic": None,
 }
+"""The settings of a section that asks for no measure."""
 Opened = tuple[Run, list[Any]]
-"""The run as if it had been asked for one section alone, and the extractors of that."""
+"""The run with the measures of one added section only, and the opened extractors of that section."""
 
 
 def added(run: Run) -> list[Measure]:
-    """The added sections, in order. count and resamples are those of the run. Raises StoreError."""
+    """The added sections, in order. `count` and `resamples` are those of the run.
+
+    Raises StoreError if measures.yaml is damaged.
+    """
     path = run.path / FILE
     if not path.exists():
         return []
@@ -63,8 +67,8 @@ def add(run: Run, sections: Sequence[dict[str, Any]]) -> None:
 
 
 def taken(measure: Measure) -> dict[tuple[str, str], dict[str, Any]]:
-    """(measure, extractor) of every row that these settings make, in order, and the other settings that the
-    row depends on.
+    """The rows that these settings make, in order: (measure, extractor) -> the other settings that the row
+    depends on.
     """
     specs, judge = measure.feature_extractors, measure.judge_extractor
     clip = next((spec for spec in specs if spec.startswith("open_clip")), None)
@@ -72,12 +76,15 @@ def taken(measure: Measure) -> dict[tuple[str, str], dict[str, Any]]:
     for name in measure.metrics:
         needs, statistics = METRICS[name].needs, METRICS[name].extractor
         special: dict[str, list[str | None]] = {"judge": [judge], "concepts": [clip]}
-        own = [spec for spec in measure.statistics_extractors if spec == statistics]
-        for spec in own if statistics else special.get(needs, [*specs]):
-            if spec is not None:
-                settings[name, spec] = {"neighbours": measure.neighbours} | (
-                    {"concepts": measure.concepts} if needs == "concepts" else {}
-                )
+        readers = special.get(needs, [*specs])
+        if statistics:
+            readers = [spec for spec in measure.statistics_extractors if spec == statistics]
+        for spec in readers:
+            if spec is None:
+                continue
+            settings[name, spec] = {"neighbours": measure.neighbours}
+            if needs == "concepts":
+                settings[name, spec]["concepts"] = measure.concepts
     if measure.judge_drift and judge is not None:
         settings["judge_drift", judge] = {}
     if measure.aesthetic is not None and clip is not None:
@@ -86,24 +93,24 @@ def taken(measure: Measure) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def lacking(run: Run, wanted: Measure) -> list[dict[str, Any]]:
-    """The sections to add so that the run takes all measures of `wanted`, one per extractor.
+    """The sections to add so that the run takes all measures of `wanted`: one section per extractor.
 
-    Raises MeasureError where a measure is already there with other settings: a run has one number per
-    measure and extractor.
+    Raises MeasureError if the run already takes a measure with other settings, because a run has one number
+    per measure and extractor.
     """
-    there: dict[tuple[str, str], dict[str, Any]] = {}
+    present: dict[tuple[str, str], dict[str, Any]] = {}
     for before in (run.config.measure, *added(run)):
-        there |= taken(before)
+        present |= taken(before)
     sections: dict[str, dict[str, Any]] = {}
     for (name, spec), settings in taken(wanted).items():
-        if (name, spec) in there:
-            known = there[name, spec]
+        if (name, spec) in present:
+            known = present[name, spec]
             other = next((key for key in settings if settings[key] != known[key]), None)
             if other is not None:
                 raise MeasureError(
                     f"{name} ({spec}) is in this run with {other} {known[other]}, not {settings[other]}: a "
-                    "run has one number of each measure and extractor; name measures that it has not, or "
-                    f"leave --{other} out"
+                    "run has one number for each measure and extractor; name only measures that the run "
+                    f"does not have, or leave --{other} out"
                 )
             continue
         section = sections.setdefault(
@@ -113,12 +120,13 @@ def lacking(run: Run, wanted: Measure) -> list[dict[str, Any]]:
             section[name] = getattr(wanted, name)
         else:
             section["metrics"].append(name)
-            section |= {"concepts": wanted.concepts} if "concepts" in settings else {}
+            if "concepts" in settings:
+                section["concepts"] = wanted.concepts
     return list(sections.values())
 
 
 def view(run: Run, measure: Measure) -> Run:
-    """The same run, as if its config had these measures."""
+    """A copy of the run whose config has these measures."""
     labs = run.labs
     changed = copy.copy(run)
     changed.config = run.config.model_copy(update={"measure": measure})
@@ -127,21 +135,22 @@ def view(run: Run, measure: Measure) -> Run:
 
 
 def opened(run: Run, accelerator: Accelerator) -> list[Opened]:
-    """Every added section with its extractors; the real set's features are extracted. All processes take
-    part.
+    """Open the extractors of every added section and extract the features of the real set.
+
+    All processes take part.
     """
     views = [view(run, section) for section in added(run)]
     return [(part, extractors_of(part, accelerator)) for part in views]
 
 
 def missing(more: Sequence[Opened], rows: Sequence[Row]) -> list[Opened]:
-    """The sections of which `rows` of one generation lack some rows."""
+    """The sections with a row that is not among `rows`, the rows of one generation."""
     known = {(row["metric"], row["extractor"]) for row in rows}
     return [(part, extractors) for part, extractors in more if not expected(part, extractors) <= known]
 
 
 def expected(run: Run, extractors: Sequence[Any]) -> set[tuple[str, str]]:
-    """Measure and extractor of the rows of one section, as they are named in metrics.jsonl."""
+    """(measure, extractor) of the rows of one section, as metrics.jsonl names them."""
     (extractor,) = extractors
     names = [row_name(name, extractor.name) for name in run.config.measure.metrics]
     names += JUDGES if run.config.measure.judge_drift else []

@@ -1,10 +1,10 @@
-"""The chain: generations 0..T, five stages each. Running it again resumes at the first stage that is missing.
+"""The chain: generations 0..T with five stages each. A repeated call resumes at the first missing stage.
 
 real set --+
            v
 pools --> mix --> train --> sample --> select --> measure --> (pool of the next generation)
 
-The labs of an ecosystem take turns: each makes generation t before any makes t + 1.
+The labs of an ecosystem take turns: every lab makes generation t before any lab makes generation t + 1.
 """
 
 from __future__ import annotations
@@ -46,18 +46,19 @@ def run_chain(
 
     Args:
         report: shows progress and messages; None = silent.
-        plots: also draw curves.png, which takes seconds.
-        after_generation: called in the main process with the run, the generation, and whether it is new.
+        plots: also draw curves.png, which takes a few seconds.
+        after_generation: called in the main process with the run, the generation, and whether the generation
+            is new.
 
     Raises:
-        ConfigError: the config cannot be run, with the key to change.
-        StoreError: the folder belongs to another recipe, is damaged, or another process works on it.
+        ConfigError: the config cannot be run; the message names the key to change.
+        StoreError: the folder belongs to another recipe, is damaged, or is in use by another process.
         TrainingError: a training diverged.
     """
     checks.check(config)
     report = report or Reporter(quiet=True)
     checks.warn_of_slow_precision(config, report)
-    # Without cpu=True several processes of a machine without a GPU would each believe that they are alone.
+    # On a machine without a GPU, each of several processes would assume without cpu=True that it is alone.
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(), mixed_precision=config.train.precision
     )
@@ -79,7 +80,7 @@ def run_chain(
 
 
 def prepare(run: Run, works: list[Work]) -> None:
-    """Write the real set, check all that can be checked before anything is fitted, and see which stages are
+    """Write the real set, make every check that is possible before a stage runs, and note which stages are
     done.
     """
     for work in works:
@@ -90,8 +91,8 @@ def prepare(run: Run, works: list[Work]) -> None:
         ecosystem.check_labs(run)
     for work in works:
         open_extractors(work)
-    # Before any stage runs: a process that looked later could find a result of the main process and skip a
-    # stage in which the others wait for it.
+    # All processes look before any stage runs. A process that looked later could find a result that the main
+    # process has just written, and skip a stage in which the others wait for it.
     for work in works:
         stages = product(work.generations, STAGES)
         work.done = {(t, stage) for t, stage in stages if work.run.done(t, stage)}
@@ -103,12 +104,12 @@ def prepare(run: Run, works: list[Work]) -> None:
 
 
 def one_generation_of_all(run: Run, works: list[Work], generation: int) -> bool:
-    """One generation of the chain, or of every lab and between the labs.
+    """Make one generation of the chain, or of every lab, with the rows between the labs.
 
-    Returns whether anything of it is new.
+    Returns whether any stage of it is new.
     """
     compared = isinstance(run, EcosystemRun) and run.between(generation).exists()
-    works[0].wait()  # all processes have looked before one of them writes
+    works[0].wait()  # all processes must look before any of them writes
     for work in works:
         one_generation(work, generation)
     if isinstance(run, EcosystemRun) and not compared:
@@ -117,7 +118,7 @@ def one_generation_of_all(run: Run, works: list[Work], generation: int) -> bool:
 
 
 def one_generation(work: Work, generation: int) -> None:
-    """The five stages of one generation of one chain or lab, except those that are done, and its pictures."""
+    """Run the stages of one generation of one chain or lab that are not done, and draw its pictures."""
     run, accelerator = work.run, work.accelerator
     work.report.lab = run.config.lab if run.config.ecosystem else None
     for stage in STAGES:
@@ -137,9 +138,9 @@ def one_generation(work: Work, generation: int) -> None:
 
 
 def finish(run: Run, plots: bool) -> None:
-    """What lies beside the generations: metrics.jsonl, of an ecosystem its pictures.
+    """Write the files beside the generations: metrics.jsonl, and the pictures of an ecosystem.
 
-    The decoded pixels are deleted.
+    Deletes the cache of decoded pixels.
     """
     for part in run.parts:
         collect(part)

@@ -1,4 +1,4 @@
-"""The checkpoint inside one training: all that a stopped training needs to go on to the same weights."""
+"""The checkpoint within one training: all that a stopped training needs to end with the same weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,16 @@ from difflab.policies.watch import Watch
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What an earlier call left: the state of a training after `step` steps; nothing at step 0."""
+    """The state of a training after `step` steps, as an earlier call wrote it. At step 0 it is empty.
+
+    Attributes:
+        curve: points of the loss curve, (images seen, mean loss since the previous point).
+        running: loss summed over the steps since the last point of the curve, a scalar.
+        sums, totals: see `Gradients`.
+        tensors: all stored tensors. The prefix of a name tells what the tensor belongs to: ``net.``,
+            ``ema.``, ``optimizer.`` or ``watch.``.
+        scale: the state of the loss scaler; empty without one.
+    """
 
     step: int = 0
     curve: list[tuple[int, float]] = field(default_factory=list)
@@ -34,34 +43,36 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
-        """Raises StoreError for a damaged checkpoint."""
+        """Read a checkpoint; without a file it is empty. Raises StoreError if the file is damaged."""
         if not path.exists():
             return cls()
         tensors = read_tensors(path)
         with safe_open(path, "pt") as handle:
             metadata = handle.metadata()
         curve = [(int(seen), float(loss)) for seen, loss in tensors["curve"]]
-        sums = {
-            name: tensors.get(name, fresh)
-            for name, fresh in (("sums", torch.zeros(4)), ("totals", torch.zeros(4, dtype=torch.float64)))
-        }
+        sums = tensors.get("sums", torch.zeros(4))
+        totals = tensors.get("totals", torch.zeros(4, dtype=torch.float64))
         scale = json.loads(metadata.get("scaler", "{}"))
-        return cls(int(metadata["step"]), curve, tensors["running"], **sums, tensors=tensors, scale=scale)
+        return cls(int(metadata["step"]), curve, tensors["running"], sums, totals, tensors, scale)
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
+        """The tensors whose names start with `prefix`, by their names without it."""
         return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
 
     @torch.no_grad()
     def into_weights(self, weights: dict[str, Any]) -> None:
+        """Copy the stored weights into `weights`."""
         for name, t in self.part("net.").items():
             weights[name].copy_(t)
 
     @torch.no_grad()
     def into_average(self, ema: Average) -> None:
+        """Copy the stored moving average into `ema`."""
         for name, t in self.part("ema.").items():
             ema.weights[name].copy_(like(t, ema.weights[name]))
 
     def into_optimizer(self, optimizer: Any, weights: list[Any]) -> None:
+        """Load the stored state of the optimiser; `weights` are in its order."""
         state: dict[int, dict[str, Any]] = {}
         for name, t in self.part("optimizer.").items():
             index, key = name.split(".", 1)
@@ -71,12 +82,14 @@ class Checkpoint:
             inner.load_state_dict({"state": state, "param_groups": inner.state_dict()["param_groups"]})
 
     def into_watches(self, watches: Sequence[Watch]) -> None:
+        """Restore the watches that have a stored state."""
         for i, watch in enumerate(watches):
             state = self.part(f"watch.{i}.")
             if state:
                 watch.restore(state)
 
     def into_scaler(self, scaler: Any) -> None:
+        """Load the stored state of the loss scaler, if there is one."""
         if scaler and self.scale:
             scaler.load_state_dict(self.scale)
 
@@ -93,16 +106,18 @@ def write_checkpoint(
     watches: Sequence[Watch],
     accelerator: Accelerator,
 ) -> None:
-    """Write a checkpoint as safetensors (accelerate's own would pickle the optimiser); `running` is the loss
-    since the curve's last point.
+    """Write a checkpoint as safetensors. A checkpoint of accelerate would pickle the optimiser.
 
-    Every process takes part, since sharded tensors are gathered; the main one writes.
+    All processes take part, because sharded tensors are gathered. The main process writes.
+
+    Args:
+        curve, running: as in `Checkpoint`.
+        weights: the trained weights by name.
     """
     tensors = {f"net.{name}": p for name, p in weights.items()}
     tensors |= {f"ema.{name}": p for name, p in ema.weights.items()}
-    tensors |= {
-        f"watch.{i}.{name}": t for i, watch in enumerate(watches) for name, t in watch.state().items()
-    }
+    for i, watch in enumerate(watches):
+        tensors |= {f"watch.{i}.{name}": value for name, value in watch.state().items()}
     for i, state in getattr(optimizer, "optimizer", optimizer).state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
     sharded = any(isinstance(t, DTensor) for t in tensors.values())

@@ -1,6 +1,4 @@
-"""What is found out before anything is fitted: unknown names, impossible numbers, a base that cannot be
-opened.
-"""
+"""Checks before anything is fitted: unknown names, impossible numbers, a base that cannot be opened."""
 
 from __future__ import annotations
 
@@ -25,13 +23,16 @@ from difflab.models.schedulers import check_scheduler, late_start, scheduler_of
 from difflab.runs.run import Run
 from difflab.runs.sizes import measured_count
 
+LEFT_OUT = "a measure that has no value even between real images will be left out"
+"""The start of a message that names a measure and the reason."""
+
 
 def check(config: Config) -> None:
-    """Raise ConfigError for unknown names and for what does not go together, before anything is run."""
+    """Raise ConfigError for unknown names and for settings that do not go together, before anything runs."""
     if config.ecosystem is not None and config.ecosystem.lab is not None:
         raise ConfigError(
-            f"this is the config of lab {config.lab} of an ecosystem, which cannot go on without the others: "
-            "run the ecosystem's config"
+            f"this is the config of lab {config.lab} of an ecosystem, which cannot run without the other "
+            "labs: run the ecosystem's config"
         )
     check_lab(config)
 
@@ -47,11 +48,11 @@ def check_lab(config: Config) -> None:
     policies.check(config)
     trackers.check(config)
     if "fp16" in (config.train.precision, config.sample.precision) and not torch.accelerator.is_available():
-        raise ConfigError("train.precision and sample.precision fp16 want a GPU; use bf16 or no")
+        raise ConfigError("train.precision and sample.precision fp16 need a GPU; use bf16 or no")
     check_measure_settings(config)
     if config.denoises and not config.text:
         noise = noise_of(config.model)
-        check_scheduler(lambda how: scheduler_of(how, noise), config.sample, noise)
+        check_scheduler(lambda sampling: scheduler_of(sampling, noise), config.sample, noise)
 
 
 def emulates_bf16() -> bool:
@@ -64,28 +65,29 @@ def emulates_bf16() -> bool:
 
 
 def warn_of_slow_precision(config: Config, report: Reporter) -> None:
-    """Say so where bf16 is emulated."""
+    """Report that bf16 is slow here, if the config uses it and the CPU emulates it."""
     if "bf16" in (config.train.precision, config.sample.precision) and emulates_bf16():
         report.say(
-            "this CPU has no instructions for bf16, which makes it many times slower here than precision=no"
+            "this CPU has no instructions for bf16, so bf16 is many times slower here than precision=no"
         )
 
 
 def report_account(works: list[Work]) -> None:
-    """Say which images of the real sets were left out or altered.
+    """Report which images of the real sets were left out or altered.
 
-    A set that is read as it is needs no line.
+    A set that was read without changes gets no line.
     """
     lines = []
     for work in works:
         account = work.run.came_in
-        lines += account if len(account) > 1 else []
+        if len(account) > 1:
+            lines += account
     for line in dict.fromkeys(lines):
         works[0].report.say(line)
 
 
 def check_counts(run: Run) -> None:
-    """Find out about numbers of images that do not go together before anything is fitted."""
+    """Raise MeasureError or ConfigError for numbers of images that do not go together."""
     config = run.config
     if not config.exact and config.measure.metrics:
         measured_count(run)
@@ -95,8 +97,11 @@ def check_counts(run: Run) -> None:
 
 
 def check_text(run: Run, report: Reporter) -> None:
-    """Open the base of a text-to-image family before anything is fitted, and say how many captions it will
-    not read to the end.
+    """Open the base of a text-to-image family before anything is fitted, and report how many captions it
+    will cut off.
+
+    Raises ConfigError if the base cannot be opened, if it cannot be sampled with the settings, or if
+    probe.prompts has an unknown caption.
     """
     if not run.config.text:
         return
@@ -115,16 +120,16 @@ def check_text(run: Run, report: Reporter) -> None:
     cut = model.base.too_long(run.prompts)
     if cut:
         report.say(
-            f"{cut} of {len(run.prompts)} captions are longer than the tokenizer takes: the model reads only "
-            "their beginning"
+            f"{cut} of {len(run.prompts)} captions are longer than the tokenizer's limit: the model reads "
+            "only their beginning"
         )
 
 
 def check_measures(work: Work) -> None:
-    """Say which measures will have no value, and why, before anything is fitted for them."""
+    """Report which measures will have no value, and why, before any stage runs."""
     run = work.run
     if all((t, "measure") in work.done for t in range(run.config.generations + 1)):
         return
     lab = f"lab {run.config.lab}: " if run.config.ecosystem else ""
     for line in left_out(unmeasurable(run, work.extractors, work.accelerator)):
-        work.report.say(f"{lab}will be left out, as it cannot even be measured between real images: {line}")
+        work.report.say(f"{lab}{LEFT_OUT}: {line}")

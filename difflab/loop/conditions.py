@@ -20,7 +20,7 @@ class Conditions:
     """What n samples are conditioned on.
 
     Attributes:
-        conditions: what the model gets, int64 [n]: classes, or positions in the list of captions.
+        conditions: the inputs of the model, int64 [n]: classes, or positions in the list of captions.
         labels: the class of each sample, int64 [n]; None = the real set has no classes.
         classes: the names of the classes, [n], or None.
         prompts: the captions, [n]; None = the model is conditioned on classes.
@@ -35,7 +35,12 @@ class Conditions:
     def named(
         cls, run: Run, conditions: np.ndarray, labels: np.ndarray | None, captions: np.ndarray | None
     ) -> Conditions:
-        """With the names of classes and captions looked up in the run."""
+        """Conditions whose class names and captions are looked up in the run.
+
+        Args:
+            labels: classes, int64 [n], or None.
+            captions: positions in the list of captions, int64 [n], or None.
+        """
         class_names, prompts = None, None
         if labels is not None:
             class_names = [run.about["classes"][label] for label in labels.tolist()]
@@ -45,7 +50,7 @@ class Conditions:
         return cls(conditions, labels, class_names, prompts)
 
     def part(self, span: range) -> Conditions:
-        """Those of the samples in `span`."""
+        """The conditions of the samples in `span`."""
         part = slice(span.start, span.stop)
         return Conditions(
             self.conditions[part],
@@ -55,7 +60,7 @@ class Conditions:
         )
 
     def columns(self) -> dict[str, Any]:
-        """As columns of the ledger; what is None is left out."""
+        """The columns of the ledger. A column that would be None is left out."""
         labels = None if self.labels is None else self.labels.tolist()
         columns = {"label": labels, "class": self.classes, "prompt": self.prompts}
         return {name: values for name, values in columns.items() if values is not None}
@@ -66,9 +71,11 @@ def sample_conditions(run: Run, generation: int, count: int) -> Conditions:
     """The conditions of `count` samples, in random order.
 
     Classes are as frequent as in training set 0, or equally frequent (sample.conditions=balanced), with exact
-    quotas. Captions are those of the images of each class in turn; they are the same in every generation.
+    quotas. The samples of a class take the captions of its images in a fixed order, again from the start when
+    all are used. So the captions are the same in every generation. Without classes, the samples take the
+    captions of all images in this way.
 
-    Raises ConfigError when a class would get no sample: the experiment itself would make it disappear.
+    Raises ConfigError if a class would get no sample, because the experiment itself would remove it.
     """
     labels = _quotas(run, generation, count)
     if not run.config.text:
@@ -105,7 +112,7 @@ def _quotas(run: Run, generation: int, count: int) -> np.ndarray | None:
     n0 = first_size(run.config, run.about["n_train"])
     share = np.bincount(real_labels[:n0], minlength=len(classes)).astype(float)
     if run.config.sample.conditions == "balanced":
-        share = (share > 0).astype(float)  # the model has learnt no class without a training image
+        share = (share > 0).astype(float)  # the model has not learnt classes without training images
     share /= share.sum()
     quota = np.floor(share * count).astype(int)
     largest_remainders = np.argsort(-(share * count - quota), kind="stable")[: count - quota.sum()]
@@ -122,10 +129,10 @@ def _quotas(run: Run, generation: int, count: int) -> np.ndarray | None:
 
 # ----------------------------------------------------------------------------------------------------- probe
 def probe_conditions(run: Run) -> Conditions | None:
-    """The conditions of the probe, `per_condition` images of each; None = unconditional.
+    """The conditions of the probe, with `per_condition` images of each; None = unconditional.
 
-    Captions are those of probe.prompts, or a draw from training set 0. Classes are the most frequent and the
-    rarest ones, alternating.
+    Captions are those of probe.prompts, or a random choice from training set 0. Half of the classes are the
+    most frequent ones of training set 0 and half are the rarest ones, sorted by number.
     """
     if not run.config.conditional:
         return None
@@ -133,7 +140,7 @@ def probe_conditions(run: Run) -> Conditions | None:
 
 
 def probe_count(run: Run) -> int:
-    """How many images the probe has."""
+    """The number of images in the probe."""
     conditions = probe_conditions(run)
     if conditions is None:
         return UNCONDITIONAL_PROBE * run.config.probe.per_condition
@@ -145,8 +152,8 @@ def _probe_captions(run: Run) -> Conditions:
     captions = run.conditions(run.real)
     assert captions is not None
     if probe.prompts is not None:
-        place = {prompt: i for i, prompt in enumerate(run.prompts)}
-        chosen = np.array([place[prompt] for prompt in probe.prompts])
+        position = {prompt: i for i, prompt in enumerate(run.prompts)}
+        chosen = np.array([position[prompt] for prompt in probe.prompts])
     else:
         order = numpy_generator("probe", run.config.seed).permutation(np.unique(captions[:n0]))
         chosen = np.sort(order[: probe.conditions])

@@ -1,8 +1,7 @@
-"""Labs that train on each other's samples: the checks before they run, and the distances between their
-models.
+"""Labs that train on each other's samples: checks before they run, and distances between their models.
 
-The chain runs the labs in lock-step, one generation of each in turn; mixing splits every pool of samples over
-them (regimes.exchanged).
+The chain makes one generation of each lab in turn. The stage mix splits every pool of samples over the labs
+(regimes.exchanged).
 """
 
 from __future__ import annotations
@@ -40,27 +39,26 @@ ROWS = (
         unit="squared distance",
         better="none",
         about="Distance between the labs, mean over pairs of labs: the Frechet distance between their "
-        "samples, or for "
-        "exact families the squared distance between the fitted parameters.",
+        "samples, or for exact families the squared distance between the fitted parameters.",
         topic="Between labs",
     ),
 )
 
 
-# --------------------------------------------------------------------------------------- what fits together
+# ----------------------------------------------------------------------------------------------------- checks
 def check(labs: Sequence[Config]) -> None:
-    """Raise ConfigError if one call cannot run all labs. Nothing is opened."""
+    """Raise ConfigError if one call cannot run all labs. Reads nothing but the configs."""
     for i, lab in enumerate(labs):
         if lab.train.precision != labs[0].train.precision:
             raise ConfigError(
                 f"train.precision is {lab.train.precision} in lab {i} and {labs[0].train.precision} in lab "
-                "0: one for all labs"
+                "0; set the same value in all labs"
             )
 
 
 def check_labs(run: EcosystemRun) -> None:
-    """Raise ConfigError if a lab cannot read the samples that it gets, or if a lab trains on what another
-    holds out.
+    """Raise ConfigError if a lab cannot train on the samples that it gets, or if a lab trains on images that
+    another lab holds out.
     """
     labs, shares = run.labs, run.config.ecosystem.matrix  # type: ignore[union-attr]
     pairs = list(itertools.permutations(range(len(labs)), 2))
@@ -73,18 +71,18 @@ def check_labs(run: EcosystemRun) -> None:
 
 
 def _check_readable(reader: Run, other: Run, who: str) -> None:
-    """Raise ConfigError if `reader` cannot train on samples of `other`: another size, another family, other
-    conditions.
+    """Raise ConfigError if `reader` cannot train on samples of `other`, because sizes, families or conditions
+    differ. The message starts with `who`.
     """
     if reader.about["record"] != other.about["record"]:
         raise ConfigError(
             f"{who}, which are {other.about['record']} instead of {reader.about['record']}; "
-            "use one data.image_size and data.color"
+            "use the same data.image_size and data.color in both labs"
         )
     if reader.config.exact or other.config.exact:
         family, other_family = reader.config.model.family, other.config.model.family
         if family != other_family:
-            raise ConfigError(f"{who}, which are numbers of family {other_family}; use {family} in both")
+            raise ConfigError(f"{who}, which are records of family {other_family}; use {family} in both labs")
         return
     if not reader.config.conditional:
         return
@@ -92,51 +90,53 @@ def _check_readable(reader: Run, other: Run, who: str) -> None:
     known, of_other = _conditions(reader, kind), _conditions(other, kind)
     if of_other is None:
         raise ConfigError(
-            f"{who} and is conditioned on {kind}, which those have not; use a model there that is, "
-            "or model.conditional=false here"
+            f"{who} and is conditioned on {kind}, which these samples do not have; use a model that is "
+            f"conditioned on {kind} in lab {other.config.lab}, or model.conditional=false in lab "
+            f"{reader.config.lab}"
         )
     if of_other != known:
         raise ConfigError(
-            f"{who}, whose {kind} are others: {_some(of_other)} there, {_some(known or [])} here. Labs that "
-            "are "
-            f"conditioned need equal lists of {kind}: use one data.source (ecosystem.real=disjoint gives "
-            "each lab "
-            "its own part), or model.conditional=false"
+            f"{who}, whose {kind} differ: lab {other.config.lab} has {_some(of_other)}, lab "
+            f"{reader.config.lab} has {_some(known or [])}. Conditional labs need equal lists of {kind}: use "
+            "the same data.source (ecosystem.real=disjoint gives each lab its own part), or "
+            "model.conditional=false"
         )
 
 
 def _conditions(run: Run, kind: str) -> list[str] | None:
-    """The captions or classes that a lab's samples are asked for; None = they are not."""
+    """The captions or classes that the samples of a lab are conditioned on; None = they have none."""
     if kind == "captions":
         return list(run.prompts) if run.config.text else None
     return list(run.about["classes"] or []) if run.config.conditional else None
 
 
 def _some(names: Sequence[str]) -> str:
-    """How many names there are, and the first four."""
+    """The number of names, and the first four of them."""
     first = ", ".join(str(name)[:30] for name in names[:4])
-    return f"{len(names)} ({first}{', ...' if len(names) > 4 else ''})"
+    if len(names) > 4:
+        first += ", ..."
+    return f"{len(names)} ({first})"
 
 
 def _check_held_out(reader: Run, other: Run) -> None:
-    """Raise ConfigError if `other` trains on images that `reader` measures with: they would come back in its
-    samples.
+    """Raise ConfigError if `other` trains on images that `reader` holds out for its measures.
+
+    Those images could come back to `reader` in the samples of `other`.
     """
     if reader.config.exact or reader.about["source"] != other.about["source"]:
         return
-    both = len(_keys(reader, "held_out") & _keys(other, "train"))
-    if both:
+    n_shared = len(_keys(reader, "held_out") & _keys(other, "train"))
+    if n_shared:
         i, j = reader.config.lab, other.config.lab
         raise ConfigError(
-            f"{both} images that lab {i} holds out are in the train split of lab {j}, since their data "
-            "sections "
-            "differ; leave data.held_out, split_seed, limit, tail, label and styles as they are in all labs "
-            "that share a source"
+            f"{n_shared} images that lab {i} holds out are in the train split of lab {j}, because their "
+            "settings of data differ; use the same data.held_out, split_seed, limit, tail, label and styles "
+            "in all labs that share a source"
         )
 
 
 def _keys(run: Run, split: str) -> set[str]:
-    """The source's names of the real images in one split."""
+    """The keys of the real images in one split. A key is the name of an image in its source."""
     columns = zip(run.real.column("key"), run.real.column("split"), strict=True)
     return {key for key, of_split in columns if of_split == split}
 
@@ -145,7 +145,7 @@ def _keys(run: Run, split: str) -> set[str]:
 def between(
     run: EcosystemRun, generation: int, extractors: Sequence[Sequence[Any]], accelerator: Accelerator
 ) -> None:
-    """Write the rows between the labs of one generation, and metrics.jsonl of the whole ecosystem.
+    """Write the rows between the labs for one generation, and metrics.jsonl of the whole ecosystem.
 
     All processes take part.
 
@@ -162,11 +162,11 @@ def between(
 
 
 def _models_apart(run: EcosystemRun, generation: int) -> list[Row]:
-    """The squared distance between the parameters of two labs (see Exact.apart), mean over pairs, then over n
-    chains.
+    """The squared distance between the parameters of two labs (see Exact.apart): the mean over all pairs of
+    labs, then over n independent chains.
 
-    The noise floor is the distance between two models fitted to real records of lab 0: as many of its train
-    split as it holds out, and those that it holds out.
+    The noise floor is the distance between two models fitted to real records of lab 0: one to its held-out
+    records, the other to equally many records of its train split.
     """
     labs = run.labs
     models: list[Any] = [
@@ -180,21 +180,23 @@ def _models_apart(run: EcosystemRun, generation: int) -> list[Row]:
     )
     n_train, n_held_out = labs[0].about["n_train"], labs[0].about["n_held_out"]
     halves: list[Exact] = []
-    for part in (np.arange(n_held_out), np.arange(n_train, n_train + n_held_out)):
+    for positions in (np.arange(n_held_out), np.arange(n_train, n_train + n_held_out)):
         halves.append(type(models[0])(models[0].spec, models[0].shape))
-        halves[-1].fit(labs[0].real.gather(part), None)
-    return [over_chains(labs[0], generation, DISTANCE, chains, float(halves[0].apart(halves[1]).mean()))]
+        halves[-1].fit(labs[0].real.gather(positions), None)
+    floor = float(halves[0].apart(halves[1]).mean())
+    return [over_chains(labs[0], generation, DISTANCE, chains, floor)]
 
 
 def _samples_apart(
     labs: Sequence[Run], generation: int, extractors: Sequence[Sequence[Any]], accelerator: Accelerator
 ) -> list[Row]:
-    """The Frechet distance between the samples of two labs, mean over all pairs, on the first extractor that
-    is none of statistics.
+    """The Frechet distance between the samples of two labs: the mean over all pairs of labs.
 
-    The noise floor is the distance between two real sets of lab 0. The interval is over half-samples.
+    It is measured on the first extractor whose features are not statistics (see `Extractor.statistics`).
+    Without one there is no row. The noise floor is the distance between two real sets of lab 0. The interval
+    is over half-samples.
     """
-    readers: list[Any] = [next((e for e in opened if e.statistics is None), None) for opened in extractors]
+    readers = [_feature_extractor(of_lab) for of_lab in extractors]
     if readers[0] is None:
         return []
     config, first, name = labs[0].config, labs[0], readers[0].name
@@ -208,16 +210,15 @@ def _samples_apart(
             "real": first.real.hash(),
         }
     )
-    alike = {None if reader is None else digest(reader.recipe) for reader in readers}
-    if len(alike) > 1 or len({tuple(lab.about["record"]) for lab in labs}) > 1:
+    reader_recipes = {None if reader is None else digest(reader.recipe) for reader in readers}
+    if len(reader_recipes) > 1 or len({tuple(lab.about["record"]) for lab in labs}) > 1:
         reason = (
-            "the labs read their samples with different extractors (measure.extractors, or one that is "
-            "fitted to "
-            "other real images) or in different sizes"
+            "the labs have different extractors (measure.extractors, or an extractor that is fitted to other "
+            "real images) or different image sizes"
         )
         return [row(generation, DISTANCE, name, None, None, n, None, recipe, reason)]
     for lab, reader in zip(labs, readers, strict=True):
-        # Features were taken while sampling; only files that were lost since then are made again.
+        # The features were extracted while sampling. Only files that were lost since then are written again.
         extract_features(lab.samples(generation), [reader], accelerator)
     features = [
         lab.samples(generation).features(reader.key)[:n] for lab, reader in zip(labs, readers, strict=True)
@@ -226,6 +227,7 @@ def _samples_apart(
     seeds = [seed_of("interval", config.seed, generation, DISTANCE, lab) for lab in range(len(labs))]
 
     def value(rows: Sequence[torch.Tensor | None]) -> float:
+        """The mean distance on these rows of the features of each lab; None = all rows."""
         pairs = itertools.combinations(range(len(labs)), 2)
         return float(
             np.mean([FrechetDistance.of(Pair(features[i], features[j]), rows[i], rows[j]) for i, j in pairs])
@@ -245,8 +247,13 @@ def _samples_apart(
         return [row(generation, DISTANCE, name, None, None, n, None, recipe, str(error))]
 
 
+def _feature_extractor(extractors: Sequence[Any]) -> Any:
+    """The first extractor whose features are not statistics, or None."""
+    return next((extractor for extractor in extractors if extractor.statistics is None), None)
+
+
 def finish(run: EcosystemRun, plots: bool = True) -> None:
-    """Write metrics.jsonl of all labs, their strips in one picture and their curves in one plot."""
+    """Write metrics.jsonl of all labs, strip.png with the strips of all labs, and curves.png if `plots`."""
     collect(run)
     if run.labs[0].config.exact:
         return

@@ -1,4 +1,4 @@
-"""The rows of families that are fitted by a formula: moments of the model, over independent chains."""
+"""The rows of families that are fitted by a formula: moments of the model over independent chains."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from difflab.runs.run import Run
 
 
 def measure_exact(run: Run, generation: int, model: Exact) -> list[Row]:
-    """The moments that the closed-form laws predict. n counts independent chains, the unit of replication.
+    """The rows of the moments that the closed-form laws predict. n is the number of independent chains.
 
-    The floor is the measure of a model fitted to the held-out records, a second real set of the same size.
+    Also writes the values of all chains to replicates.safetensors. The floor is the measure of a model fitted
+    to the held-out records, a second real set of the same size.
     """
     values = model.measures()
     write_tensors(
@@ -33,7 +34,11 @@ def measure_exact(run: Run, generation: int, model: Exact) -> list[Row]:
 
 
 def over_chains(run: Run, generation: int, name: str, chains: np.ndarray, floor: float) -> Row:
-    """The row of one measure: mean and normal 95% interval over independent chains [R]."""
+    """The row of one measure: mean and normal 95% interval over independent chains.
+
+    Args:
+        chains: the value of each chain, [R].
+    """
     n = len(chains)
     recipe = digest(
         {"measure": name, "model": run.config.model.model_dump(), "n": run.config.data.train_size}

@@ -1,5 +1,6 @@
-"""Take the held-out loss of a trained model, with all processes. The measure itself:
-difflab/metrics/held_out_loss.py.
+"""Compute the held-out loss of a trained model with all processes.
+
+difflab/metrics/held_out_loss.py holds the measure itself.
 """
 
 from __future__ import annotations
@@ -21,15 +22,14 @@ from difflab.runs.sizes import first_size
 
 def positions(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Positions in the real set, int64, of held-out images and of images of generation 0's training set.
-    Each side is already shuffled.
 
-    As many as measure.held_out_loss asks for, or as there are.
+    There are measure.held_out_loss images on each side, or fewer if there are fewer. The training set never
+    gives more images than there are held out. The real set is already shuffled, so these are the first images
+    of each side.
     """
     about, wanted = run.about, run.config.measure.held_out_loss
-    held, trained = (
-        min(wanted, about["n_held_out"]),
-        min(wanted, about["n_held_out"], first_size(run.config, about["n_train"])),
-    )
+    held = min(wanted, about["n_held_out"])
+    trained = min(held, first_size(run.config, about["n_train"]))
     return about["n_train"] + np.arange(held), np.arange(trained)
 
 
@@ -40,12 +40,13 @@ def take(
     accelerator: Accelerator,
     encode: Callable[[list[tuple[Any, Sequence[int]]]], None],
 ) -> None:
-    """Write `folder`/held_out_loss.json: the summary of a trained model's errors. All processes take part
-    and share the images.
+    """Write the summary of a trained model's errors to held_out_loss.json in `folder`.
+
+    All processes take part and share the images.
 
     Args:
         model: a Denoiser after training, see `errors`.
-        encode: makes sure that the encoded inputs of these shards, [(set, shard numbers)], exist.
+        encode: makes sure that the encoded inputs of shards exist. It gets [(set, shard numbers)].
     """
     config, real = run.config, run.real
     held, trained = positions(run)
@@ -54,12 +55,12 @@ def take(
     encode([(real, np.unique(images // real.shard_size).tolist())])
     conditions = run.conditions(real)
     model.net.to(accelerator.device).eval()
-    # Fixed batches: which process computes one does not change its numbers.
+    # The batches do not depend on the number of processes, so that the numbers do not either.
     batches = list(
         _batches(len(images), max(1, (config.train.micro_batch_size or config.train.batch_size) // LEVELS))
     )
     parts: list[Any] = []
-    # The network is compiled for the shapes of training. Eager mode avoids compiling it for these.
+    # The network is compiled for the shapes of training. Eager mode avoids compiling it for these shapes.
     with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
         for k in range(accelerator.process_index, len(batches), accelerator.num_processes):
             rows = batches[k]
@@ -79,5 +80,6 @@ def take(
 
 
 def _batches(n: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of 0..n with at most `size` elements each."""
     for start in range(0, n, size):
         yield slice(start, min(n, start + size))

@@ -1,7 +1,8 @@
-"""The rows of one generation of images: what is compared with what, and with which judge and concepts.
+"""The rows of one generation of images. This file chooses the image sets, the judge and the concepts of each
+measure.
 
 The reference is the held-out real set. The floor is the same measure between two disjoint real sets of the
-same size, train split and held-out: the value of "no difference".
+same size, one from the train split and one of held-out images. It is the value of "no difference".
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ FLAGGED = RowKind(
     "flagged_share",
     unit="share of samples",
     better="lower",
-    about="Share of samples that are of one colour, such as black: failures of the sampler.",
+    about="Share of samples that have only one colour, such as black. Such images are failures of the "
+    "sampler.",
     topic="Fidelity",
     title="images of one colour",
 )
@@ -62,7 +64,7 @@ def measure_images(
 ) -> list[Row]:
     """All rows of one generation of an image family. All processes take part and get the same rows."""
     samples, measure = run.samples(generation), run.config.measure
-    # Does nothing unless feature files were lost since sampling.
+    # This does nothing unless feature files were lost since sampling.
     extract_features(samples, extractors, accelerator)
 
     def resample(metric: type[PairMetric], pair: Pair) -> list[float]:
@@ -114,12 +116,14 @@ def comparisons(
     samples: Any,
     trained_on: Callable[[Extractor], torch.Tensor],
 ) -> Iterator[Comparison]:
-    """What is compared on one extractor, one after the other: by class, with the training set, by prompt, by
-    concept.
+    """The comparisons on one extractor. Only those that the measures of the run need are made.
+
+    The first one has the classes as labels. Then follow the comparisons with the generation's own training
+    set, by prompt, and by concept.
 
     Args:
         samples: Shards of the generation, or a `StandIn` for them.
-        trained_on: an extractor -> the features of the generation's training set.
+        trained_on: returns the features of the generation's training set on an extractor.
     """
     config, real, n_train = run.config, run.real, run.about["n_train"]
     train_side, held_out, fake = _sides(run, extractor, samples)
@@ -134,8 +138,8 @@ def comparisons(
         concepts: Concepts | None = None,
     ) -> Comparison:
         names = [name for name in config.measure.metrics if METRICS[name].needs in needs]
-        # Samples are compared with held-out images, so that a judge fitted on the train split never judges
-        # its own data.
+        # Samples are compared with held-out images, so that a judge that was fitted on the train split never
+        # judges its own training data.
         sets = ComparedSets(
             Side(held_out.features, _rows(real_labels, slice(n_train, n_train + n))),
             Side(fake.features, _rows(fake_labels, slice(0, n))),
@@ -164,10 +168,10 @@ def comparisons(
 
 
 def _n_trained(run: Run) -> int:
-    """How many real images the memorisation measures count as trained on.
+    """The number of real images that the memorisation measures count as training images.
 
-    Where fresh real images are drawn, the reserve enters training in later generations; elsewhere it never
-    does.
+    If the chain draws fresh real images, this is the size of the train split, because later generations train
+    on the rest of it. Otherwise it is the size of generation 0's training set.
     """
     n_train = run.about["n_train"]
     n_first = first_size(run.config, n_train)
@@ -175,7 +179,10 @@ def _n_trained(run: Run) -> int:
 
 
 def _sides(run: Run, extractor: Extractor, samples: Any) -> tuple[Side, Side, Side]:
-    """The train split, as many held-out images as are measured, and as many samples, with their classes."""
+    """The train split, the held-out images and the samples, with their classes.
+
+    The last two have as many images as are measured.
+    """
     n, n_train = measured_count(run), run.about["n_train"]
     real = Side(run.real.features(extractor.key), as_tensor(run.real.labels()))
     fake_labels = _rows(as_tensor(samples.labels()), slice(0, n))
@@ -201,7 +208,7 @@ def training_set_features(
 def _aesthetic(
     run: Run, generation: int, extractor: Extractor, head: AestheticHead, real: Side, fake: Side
 ) -> Row:
-    """Mean score of the samples with its normal interval. The floor is that of held-out real images."""
+    """The mean score of the samples with its normal interval. The floor is that of held-out images."""
     (real, notes_real), (fake, notes_fake) = real.finite("real images"), fake.finite("samples")
     n = len(fake.features)
     scores, floor = (
@@ -217,9 +224,9 @@ def _aesthetic(
 
 
 def _flagged(run: Run, generation: int) -> Row:
-    """Share of flagged samples, over all of them, with its Wilson interval.
+    """The share of flagged samples among all samples, with its Wilson interval.
 
-    The floor is that of held-out real images.
+    The floor is the share of flagged held-out images.
     """
     flags, real_flags = run.samples(generation).column("flag"), run.real.column("flag")
     share, real_share = (
@@ -232,4 +239,5 @@ def _flagged(run: Run, generation: int) -> Row:
 
 
 def _rows(labels: torch.Tensor | None, rows: slice) -> torch.Tensor | None:
+    """The labels of `rows`; None without labels."""
     return None if labels is None else labels[rows]

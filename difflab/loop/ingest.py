@@ -1,4 +1,4 @@
-"""The real set of a run: decoded once, split once, written once. Train split first, then held-out."""
+"""Write the real set of a run. It is split and written once: first the train split, then held-out images."""
 
 from __future__ import annotations
 
@@ -32,59 +32,71 @@ from difflab.runs.store import Shards
 SHARD = 1000  # real images per parquet file at most, and no more than SHARD_BYTES of pixels
 SHARD_BYTES = 64 * 2**20
 KEPT_BYTES = 256 * 2**20
-"""Pixels that stay in memory between the look for copies and the writing, so that small sets are decoded
-once.
+"""Limit of the pixels that a process keeps in memory between the search for copies and the writing, in bytes.
+
+Images within the limit are decoded once, others twice.
 """
 
 
 def divided(
     config: Config, accelerator: Accelerator | None = None, kept: dict[int, np.ndarray] | None = None
 ) -> tuple[Source, np.ndarray, np.ndarray]:
-    """The real set, its positions to train on (those of this lab), and those held out.
+    """The source, the positions of the train split (of this lab), and the positions of held-out images.
 
-    Equal images stay on one side, and in one lab.
+    Equal images stay in the same split and in the same lab. Raises DataError in all processes.
 
-    The processes of `accelerator` decode a part each. kept: gets the pixels of this process's part, where
-    they are few. Raises DataError.
+    Args:
+        accelerator: each of its processes decodes a part of the images; None = one process decodes all.
+        kept: gets the pixels of this process's part by position, if they are at most KEPT_BYTES.
     """
     world, rank = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
     with reading(f"data.source={config.data.source}"):
         source = open_source(config.data, config.seed)
-        own = np.array_split(np.arange(len(source)), world)[rank]
-        found: list[Any]
+        part = np.array_split(np.arange(len(source)), world)[rank]
+        if len(part) * source.size**2 * source.channels > KEPT_BYTES:
+            kept = None
+        hashes: list[Any]
         try:
-            found = contents(
-                source, own, kept if len(own) * source.size**2 * source.channels <= KEPT_BYTES else None
-            )
-        except DataError as error:  # an error in all processes, so that none waits
-            found = [error]
-    for one in found if world == 1 else (found := gather_object(found)):
-        if isinstance(one, DataError):
-            raise one
-    source = _encodable(kept_together(source, found))
+            hashes = contents(source, part, kept)
+        except DataError as error:  # gathered and raised in all processes, so that none waits
+            hashes = [error]
+    if world > 1:
+        hashes = gather_object(hashes)
+    for item in hashes:
+        if isinstance(item, DataError):
+            raise item
+    source = _encodable(kept_together(source, hashes))
     train, held_out = split(
         source, config.data.held_out, seed_of("split", config.data.drawn_with(config.seed))
     )
-    return source, own_part(config, train, found), held_out
+    return source, own_part(config, train, hashes), held_out
 
 
 def _encodable(source: Source) -> Source:
-    """`source` with names that the ledger can hold."""
-    classes, prompts = (
-        None if names is None else [encodable(name) for name in names]
-        for names in (source.classes, source.prompts)
+    """`source` with names that can be stored in the ledger."""
+    return replace(
+        source,
+        keys=[encodable(key) for key in source.keys],
+        classes=_all_encodable(source.classes),
+        prompts=_all_encodable(source.prompts),
     )
-    return replace(source, keys=[encodable(key) for key in source.keys], classes=classes, prompts=prompts)
+
+
+def _all_encodable(names: list[str] | None) -> list[str] | None:
+    return None if names is None else [encodable(name) for name in names]
 
 
 def own_part(config: Config, train: np.ndarray, content: list[str]) -> np.ndarray:
-    """The positions of the train split that this lab has: all, or its part of them. content: hashes, by
-    position.
+    """The positions of the train split that this lab has: all of them, or its part (ecosystem.real=disjoint).
+
+    Args:
+        train: positions of the train split, int64 [n].
+        content: the content hash of each image, by position.
     """
     ecosystem = config.ecosystem
     if not ecosystem or ecosystem.real != "disjoint":
         return train
-    turns: dict[str, int] = {}  # labs take turns; a copy goes where the first of them went
+    turns: dict[str, int] = {}  # labs take turns; copies of an image go to the lab of the first one
     turn = np.array([turns.setdefault(content[i], len(turns)) for i in train])
     return train[turn % ecosystem.count == config.lab]
 
@@ -92,15 +104,14 @@ def own_part(config: Config, train: np.ndarray, content: list[str]) -> np.ndarra
 def check_unchanged(run: Run, say: Callable[[str], None]) -> None:
     """Compare the data with the listing that ``real/`` was made from.
 
-    What was not trained on yet is made anew.
-
-    Raises StoreError that says what has changed. Sets made by older versions, and data that are gone, are not
-    compared.
+    If the data have changed and nothing was trained on them yet, ``real/`` is deleted so that it is written
+    again. If something was trained on them, raises StoreError that says what has changed. Sets that were made
+    by older versions are not compared, nor are data that do not exist any more.
     """
     folder, source = run.path / "real", run.config.data.source
     before = records.kept(folder)
-    told = run.about.get("listing") if (folder / "about.json").exists() else None
-    if before is None and told is None:
+    stored_digest = run.about.get("listing") if (folder / "about.json").exists() else None
+    if before is None and stored_digest is None:
         return
     try:
         now = records.record(run.config.data)
@@ -108,24 +119,23 @@ def check_unchanged(run: Run, say: Callable[[str], None]) -> None:
         if not run.started:
             raise
         raise StoreError(
-            f"{run.path} was made from other images than {source} holds now ({error}); put them back as they "
-            "were, or mend them and "
-            f"give the new ones a folder of their own: --out {run.path.with_name(run.path.name + '-new')}"
+            f"{run.path} was made from other images than {source} holds now ({error}); restore the old "
+            "images, or repair the new ones and use another folder for their run: --out "
+            f"{run.path.with_name(run.path.name + '-new')}"
         ) from error
     if now is None:
-        say(plain(f"{source} is not there any more: the run goes on with the images that it has"))
+        say(plain(f"{source} does not exist any more: the run continues with the images that it has stored"))
         return
-    if records.digest(now) == (told or records.digest(before or {})):
+    if records.digest(now) == (stored_digest or records.digest(before or {})):
         return
-    changed = (
-        ", ".join(records.changes(before, now) if before is not None else []) or "its listing is another one"
-    )
+    changed = "its listing has changed"
+    if before is not None:
+        changed = ", ".join(records.changes(before, now)) or changed
     if run.started:
-        place = run.path.with_name(f"{run.path.name}-{records.digest(now)[:6]}")
+        other = run.path.with_name(f"{run.path.name}-{records.digest(now)[:6]}")
         raise StoreError(
-            f"{run.path} was made from other images than {source} holds now: {changed}; put them back as "
-            "they were, or give the "
-            f"new ones a folder of their own: --out {place}"
+            f"{run.path} was made from other images than {source} holds now: {changed}; restore the old "
+            f"images, or use another folder for the run of the new ones: --out {other}"
         )
     say(
         plain(
@@ -133,16 +143,17 @@ def check_unchanged(run: Run, say: Callable[[str], None]) -> None:
             "read again"
         )
     )
-    for part in (folder, run.cache):
-        shutil.rmtree(part, ignore_errors=True)
+    for outdated in (folder, run.cache):
+        shutil.rmtree(outdated, ignore_errors=True)
 
 
 def ingest(run: Run, accelerator: Accelerator, say: Callable[[str], None] = lambda text: None) -> None:
-    """Write ``real/``.
+    """Write the real set of a run to ``real/``. Every process writes its own shards.
 
-    Every process writes its own shards. Raises DataError or ConfigError before anything is fitted.
+    Raises DataError, ConfigError or StoreError before anything is fitted.
 
-    `say`: gets what the user should know and is no error.
+    Args:
+        say: gets messages for the user that are not errors.
     """
     config = run.config
     labs = [lab.config for lab in run.labs] if config.ecosystem else []
@@ -159,7 +170,8 @@ def ingest(run: Run, accelerator: Accelerator, say: Callable[[str], None] = lamb
     folder = run.path / "real"
     entries = records.record(config.data)
     if entries is not None and accelerator.is_main_process:
-        records.keep(folder, entries)  # before the first shard: what a killed process leaves is compared, too
+        # Before the first shard, so that the files of a killed process are compared, too.
+        records.keep(folder, entries)
         about["listing"] = records.digest(entries)
     shards = Shards(
         folder / "images",
@@ -172,8 +184,8 @@ def ingest(run: Run, accelerator: Accelerator, say: Callable[[str], None] = lamb
     for shard in shards.shards[accelerator.process_index :: accelerator.num_processes]:
         if not shards.has(shard):
             span = shards.span(shard)
-            own = {name: values[span.start : span.stop] for name, values in columns.items()}
-            shards.write(shard, pixels(span), {**own, "generation": REAL, "lab": 0, "kind": "real"})
+            ledger = {name: values[span.start : span.stop] for name, values in columns.items()}
+            shards.write(shard, pixels(span), {**ledger, "generation": REAL, "lab": 0, "kind": "real"})
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         about["content"] = shards.hash()[:16]
@@ -184,6 +196,9 @@ def ingest(run: Run, accelerator: Accelerator, say: Callable[[str], None] = lamb
 def _images(
     run: Run, accelerator: Accelerator
 ) -> tuple[dict[str, Any], tuple[int, ...], dict[str, list[Any]], Any]:
+    """The real set of an image family: about.json, the shape of an image, the columns of the ledger, and a
+    function that reads the pixels of a range of images.
+    """
     config = run.config
     decoded: dict[int, np.ndarray] = {}
     source, train, held_out = divided(config, accelerator, decoded)
@@ -211,13 +226,12 @@ def _images(
         "account": source.account.as_dict(),
     }
     if config.text:
-        about["prompts"] = sorted(
-            set(source.prompts or [])
-        )  # of all labs, whichever part of the images is this one's
+        # The captions of all images, so that the list is the same in every lab.
+        about["prompts"] = sorted(set(source.prompts or []))
     record = (source.size, source.size, source.channels)
 
     def pixels(span: range) -> np.ndarray:
-        # In the source's own order, which is how archives are read fast; the shuffle happens in memory.
+        # Archives are fast when they are read in the order of the source. The shuffle happens in memory.
         wanted = order[span.start : span.stop]
         with reading(f"data.source={config.data.source}"):
             read = {
@@ -229,7 +243,10 @@ def _images(
 
 
 def _exact(run: Run) -> tuple[dict[str, Any], tuple[int, ...], dict[str, list[Any]], Any]:
-    """Records drawn from the family's own truth: as many as the chain will ever ask for, and n0 held out."""
+    """The same as `_images`, with records that are drawn from the true distribution of the family.
+
+    There are as many training records as the whole chain needs, and n0 held-out records.
+    """
     config = run.config
     n0 = config.data.train_size or 0
     n_train = n0 + fresh_needed(config, n0)

@@ -1,4 +1,4 @@
-"""The rows of judge drift in a run, see `difflab.metrics.judge_drift`."""
+"""The rows of judge drift in a run. See `difflab.metrics.judge_drift`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ JUDGED = {
     "judge_rebased": ("re-based", "on_samples"),
     "judge_retrained_on_real": ("retrained", "on_real"),
 }
-"""Row name -> the judge and the images of the accuracy in it."""
+"""Name of a row -> the judge, and the images on which the row gives its accuracy."""
 JUDGES = list(JUDGED)
 UNCONDITIONAL = "samples are unconditional"
 
@@ -38,12 +38,15 @@ def judge_drift_rows(
     real: Side,
     fake: Side,
 ) -> list[Row]:
-    """Accuracy of the three judges on the half of the samples that the retrained judge was not fitted on.
+    """The accuracy of the three judges on the half of the samples that the retrained judge was not fitted on.
 
-    Fresh real images are limited, so the re-based judge is fitted on a bootstrap of the train split: as many
-    images, and others in every generation. Its distance from the frozen judge is due to chance in the
-    training images. The floor has held-out images in the place of the samples, and images of the train split
-    in the place of those.
+    Fresh real images are limited. So the re-based judge is fitted on a bootstrap sample of the train split,
+    which is as large as the split and is drawn anew in every generation. The difference between the re-based
+    and the frozen judge is due to chance in the training images. For the floor, held-out images replace the
+    samples, and images of the train split replace the held-out images.
+
+    Args:
+        no_judge: the reason why `judge` is None.
     """
     (train, notes_train), (real, notes_real), (fake, notes_fake) = (
         train.finite("training images"),
@@ -75,11 +78,11 @@ def _judged(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The rows of `three_judges` for the samples and for the floor.
 
-    Raises MeasureError where classes are missing.
+    Raises MeasureError if classes are missing.
     """
     if judge is None or fake.labels is None or real.labels is None or train.labels is None:
         raise MeasureError(
-            "judge drift has no value: it needs the classes of real images and of samples: "
+            "judge drift has no value: it needs the classes of real images and of samples, but "
             f"{no_judge or UNCONDITIONAL}"
         )
     seed, n_train = run.config.seed, len(train.features)
@@ -106,12 +109,13 @@ def _row(
     notes: Sequence[str],
 ) -> Row:
     judge_name, images = JUDGED[name]
-    found, floor = (next(r for r in rows if r["judge"] == judge_name) for rows in (judged, floors))
-    reason = found["reason"] or (floor["reason"] and f"its floor: {floor['reason']}")
-    value, ci, floor_value = found[images], None, None
+    accuracy = next(r for r in judged if r["judge"] == judge_name)
+    floor = next(r for r in floors if r["judge"] == judge_name)
+    reason = accuracy["reason"] or (floor["reason"] and f"its floor: {floor['reason']}")
+    value, ci, floor_value = accuracy[images], None, None
     if value is not None:
-        ci = (found[f"{images}_low"], found[f"{images}_high"])
+        ci = (accuracy[f"{images}_low"], accuracy[f"{images}_high"])
         floor_value = floor[images]
     reasons = "; ".join(filter(None, [reason, *notes])) or None
-    n = found[f"{images}_n"]
+    n = accuracy[f"{images}_n"]
     return row(generation, name, extractor.name, value, ci, n, floor_value, recipe, reasons)

@@ -1,5 +1,6 @@
-"""The class judge of a run: fitted once on the real train split, read by the class measures and by judge
-drift.
+"""The class judge of a run. It is fitted once on the real train split.
+
+The class measures and judge drift use it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,7 @@ from difflab.runs.run import Run
 
 
 def judge_extractor(run: Run, extractors: Sequence[Extractor]) -> Extractor | None:
-    """The extractor whose features the class judge reads, see `Measure.judge_extractor`; None where there is
-    none.
-    """
+    """The extractor whose features the class judge reads, or None. See `Measure.judge_extractor`."""
     spec = run.config.measure.judge_extractor
     if not extractors or spec is None:
         return None
@@ -32,11 +31,11 @@ def judge_extractor(run: Run, extractors: Sequence[Extractor]) -> Extractor | No
 def judge_of(
     run: Run, extractor: Extractor, extractors: Sequence[Extractor], accelerator: Accelerator
 ) -> tuple[Judge | None, str | None]:
-    """The class judge on the features of `extractor`, and why there is none.
+    """The class judge on the features of `extractor`, and the reason why it is None.
 
-    It is fitted on the real train split once per run and stored. There is none on another extractor than the
-    judge's, without a measure that needs it, and where it cannot be fitted; only the last has a reason. All
-    processes take part.
+    The judge is fitted on the real train split once per run and stored. It is None without a reason if
+    `extractor` is not the judge's extractor, or if no measure needs a judge. It is None with a reason if it
+    cannot be fitted. All processes take part.
     """
     measure = run.config.measure
     wanted = measure.judge_drift or any(METRICS[name].needs == "judge" for name in measure.metrics)

@@ -1,4 +1,4 @@
-"""Add measures to a run: from its stored samples and real set, without training or drawing anything again."""
+"""Add measures to a run from its stored samples and real set. Nothing is trained or sampled again."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from difflab.core.progress import Reporter
 from difflab.core.rows import STATISTICS
 from difflab.loop import added_measures as added
 from difflab.loop import ecosystem
+from difflab.loop.checks import LEFT_OUT
 from difflab.loop.measure import catch_up, measure, open_extractors
 from difflab.loop.run_extractors import check_measure_settings, extractors_of
 from difflab.loop.unmeasurable import unmeasurable
@@ -30,9 +31,9 @@ from difflab.runs.run import EcosystemRun, Run, open_run
 ABOUT = {
     "concepts": "--concepts classes or a file, on an extractor open_clip:NAME",
     "judge": f"class labels, and another extractor than {' or '.join(STATISTICS)}",
-    "prompts": "samples that are asked for by class or caption",
+    "prompts": "samples of a conditional model (classes or captions)",
 }
-"""What a measure wants besides the samples, by its `needs`."""
+"""What a measure needs besides the samples, by its `needs`."""
 
 
 def measure_run(
@@ -49,20 +50,21 @@ def measure_run(
 ) -> Run:
     """Take further measures of every generation that has samples, and return the run.
 
-    The call can be stopped at any time and repeated. The numbers are those of a run that was asked for them
-    from the start. The run remembers the measures (measures.yaml) and takes them in later generations too. A
-    generation whose samples are there but that was never measured gets all measures. All labs of an ecosystem
-    are measured.
+    The call can be stopped at any time and repeated. The numbers are the same as if the run had been started
+    with the measures. The run stores them in measures.yaml and takes them in later generations too. A
+    generation that has samples but was never measured gets all measures. All labs of an ecosystem are
+    measured.
 
     Args:
-        metrics: measures by name; none = those that the run takes, on the `extractors` that are given here
-            (with `concepts`: the concept measures).
+        metrics: measures by name; empty = the measures of the run, on `extractors`. If it is empty and
+            `concepts` is set, it is the concept measures.
         extractors: feature spaces as in measure.extractors; None = those of the run.
-        judge, concepts, neighbours, judge_drift, aesthetic: as in the section `measure` of a config; None =
-            as in the run.
+        judge, concepts, neighbours, aesthetic: as in the section `measure` of a config; None = as in the run.
+        judge_drift: as in the section `measure` of a config.
 
     Raises:
-        MeasureError: a measure cannot be taken, or is there with other settings.
+        MeasureError: a measure cannot be taken, or the run already takes it with other settings.
+        ConfigError: a setting is invalid, or the run is one lab of an ecosystem.
         StoreError: another process works on the run.
     """
     run = run if isinstance(run, Run) else open_run(run)
@@ -96,7 +98,7 @@ def _check_measurable(run: Run) -> None:
     config = run.config
     if config.exact:
         raise MeasureError(
-            f"family {config.model.family} makes no images: its measures are its moments, which every run has"
+            f"family {config.model.family} makes no images: every run already has its measures, the moments"
         )
     if config.ecosystem is not None and config.ecosystem.lab is not None:
         raise ConfigError(
@@ -111,7 +113,7 @@ def _check_measurable(run: Run) -> None:
 
 
 def _add_and_measure(works: list[Work], sections_by_part: Sequence[Sequence[dict[str, Any]]]) -> None:
-    """Check the settings in all parts before any is changed, store them, then measure."""
+    """Check the sections of all labs before any lab is changed, store them, then measure."""
     for work, sections in zip(works, sections_by_part, strict=True):
         check(work, sections)
     for work, sections in zip(works, sections_by_part, strict=True):
@@ -124,45 +126,42 @@ def _add_and_measure(works: list[Work], sections_by_part: Sequence[Sequence[dict
         whole(work)
 
 
-def wanted(run: Run, metrics: Sequence[str], given: dict[str, Any], judge_drift: bool) -> Measure:
-    """The settings that are asked for, as a section `measure` by themselves.
+def wanted(run: Run, metrics: Sequence[str], options: dict[str, Any], judge_drift: bool) -> Measure:
+    """The section `measure` that a call of `measure_run` asks for.
+
+    Args:
+        options: the arguments of `measure_run` that are set, by name.
 
     Raises MeasureError that says what to type.
     """
     sections = [run.config.measure, *added.added(run)]
-    own = list(dict.fromkeys(chain.from_iterable(section.metrics for section in sections)))
-    alone = judge_drift or "aesthetic" in given  # these are asked for by their own names
-    names = list(metrics) or (
-        CONCEPTS if "concepts" in given else [] if alone and "extractors" not in given else own
-    )
-    specs = list(
-        given.get("extractors") or dict.fromkeys(spec for section in sections for spec in section.extractors)
-    )
+    names = list(metrics) or _default_metrics(sections, options, judge_drift)
+    of_run = dict.fromkeys(chain.from_iterable(section.extractors for section in sections))
+    specs = list(options.get("extractors") or of_run)
     needs = {METRICS[name].needs: name for name in reversed(names)}
     if metrics:
         _check_extractors(names, specs)
-    if given.get("judge") is not None and given["judge"] not in specs:
+    judge = options.get("judge")
+    if judge is not None and judge not in specs:
         raise MeasureError(
-            f"--judge {given['judge']} is none of the extractors {' '.join(specs)}; add: --extractors "
-            f"{given['judge']}"
+            f"--judge {judge} is not among the extractors {' '.join(specs)}; add: --extractors {judge}"
         )
-    concepts = given.get("concepts", run.config.measure.concepts)
+    concepts = options.get("concepts", run.config.measure.concepts)
     if "concepts" in needs and concepts is None:
         raise MeasureError(
-            f"{needs['concepts']} wants --concepts: classes, or a file of names that captions hold"
+            f"{needs['concepts']} needs --concepts: classes, or a file of names that occur in the captions"
         )
-    if ("concepts" in needs or "aesthetic" in given) and not any(
-        spec.startswith("open_clip") for spec in specs
-    ):
+    has_clip = any(spec.startswith("open_clip") for spec in specs)
+    if ("concepts" in needs or "aesthetic" in options) and not has_clip:
         raise MeasureError(
-            "concepts and aesthetic scores are read by a CLIP model; add: --extractors open_clip:tiny-clip, "
+            "concepts and aesthetic scores need a CLIP model; add: --extractors open_clip:tiny-clip, "
             "or open_clip:NAME_OR_PATH"
         )
     inherited = run.config.measure.judge if run.config.measure.judge in specs else None
     settings = {
         "judge": inherited,
         "concepts": concepts,
-        **given,
+        **options,
         "metrics": names,
         "extractors": specs,
         "judge_drift": judge_drift,
@@ -170,15 +169,27 @@ def wanted(run: Run, metrics: Sequence[str], given: dict[str, Any], judge_drift:
     return parse(run.config.measure.model_dump() | added.NOTHING | settings, "measure", Measure)  # type: ignore[no-any-return]
 
 
+def _default_metrics(
+    sections: Sequence[Measure], options: dict[str, Any], judge_drift: bool
+) -> Sequence[str]:
+    """The measures of a call that names none."""
+    if "concepts" in options:
+        return CONCEPTS
+    if (judge_drift or "aesthetic" in options) and "extractors" not in options:
+        return []  # only the rows of judge drift and the aesthetic score, which have options of their own
+    return list(dict.fromkeys(chain.from_iterable(section.metrics for section in sections)))
+
+
 def _check_extractors(names: Sequence[str], specs: Sequence[str]) -> None:
-    """Raise MeasureError for a measure that is taken on none of the extractors."""
+    """Raise MeasureError for a measure that cannot be taken on any of the extractors."""
     for name in names:
-        own = METRICS[name].extractor
-        if own is not None and own not in specs:
+        statistics = METRICS[name].extractor
+        if statistics is not None and statistics not in specs:
             raise MeasureError(
-                f"{name} is measured on the extractor {own}; add: --extractors {' '.join([*specs, own])}"
+                f"{name} is measured on the extractor {statistics}; add: --extractors "
+                f"{' '.join([*specs, statistics])}"
             )
-        if own is None and not set(specs) - set(STATISTICS):
+        if statistics is None and not set(specs) - set(STATISTICS):
             raise MeasureError(
                 f"{name} is not measured on the extractor {specs[0]}; add another, such as --extractors "
                 "pixels"
@@ -186,25 +197,28 @@ def _check_extractors(names: Sequence[str], specs: Sequence[str]) -> None:
 
 
 def check(work: Any, sections: Sequence[dict[str, Any]]) -> None:
-    """Refuse what can never have a value before it is noted, and say which of the others will have none."""
+    """Raise for sections that can never have a value, before they are stored.
+
+    Reports which of the other measures will have no value.
+    """
     run = work.run
     for section in sections:
         measure = parse(run.config.measure.model_dump() | added.NOTHING | section, "measure", Measure)
         part = added.view(run, measure)
         check_measure_settings(part.config)
-        lost = unmeasurable(part, extractors_of(part, work.accelerator), work.accelerator)
-        for line in left_out(lost):
-            work.report.say(f"will be left out, as it cannot even be measured between real images: {line}")
+        reasons = unmeasurable(part, extractors_of(part, work.accelerator), work.accelerator)
+        for line in left_out(reasons):
+            work.report.say(f"{LEFT_OUT}: {line}")
 
 
 def whole(work: Any) -> None:
-    """Measure the generations whose samples are there and that were never measured, as the engine does."""
+    """Take all measures of the generations that have samples but were never measured."""
     run, accelerator = work.run, work.accelerator
-    sampled = [
+    unmeasured = [
         t for t in range(run.config.generations + 1) if run.done(t, "sample") and not run.done(t, "measure")
     ]
-    accelerator.wait_for_everyone()  # all have looked before one of them writes
-    for t in sampled:
+    accelerator.wait_for_everyone()  # all processes must look before any of them writes
+    for t in unmeasured:
         started = time.perf_counter()
         measure(work, t)
         accelerator.wait_for_everyone()
@@ -213,44 +227,46 @@ def whole(work: Any) -> None:
 
 
 def listing(run: Run) -> list[dict[str, Any]]:
-    """Every measure: metric, extractor, state ('in the run' | 'can be added' | 'cannot be taken'), about (why
-    not, or what it wants besides).
+    """Every measure and whether the run has it.
+
+    Returns one dict for each measure and extractor:
+
+        metric, extractor: names; the extractor is empty if the run does not have the measure.
+        state: 'in the run', 'can be added' or 'cannot be taken'.
+        about: why there is no value, or what the measure needs besides the samples.
+
+    Raises MeasureError for a family that makes no images.
     """
     if run.config.exact:
         raise MeasureError(
-            f"family {run.config.model.family} makes no images: its measures are its moments, which every "
-            "run has"
+            f"family {run.config.model.family} makes no images: every run already has its measures, the "
+            "moments"
         )
-    rows = list(chain.from_iterable(part.rows() for part in run.parts))
-    found: dict[tuple[str, str], str | None] = {}
-    for row in rows:
+    reasons: dict[tuple[str, str], str | None] = {}  # of the measures in the run; None = it has a value
+    for row in chain.from_iterable(part.rows() for part in run.parts):
         if row["extractor"] not in ("none", "training"):
             key = row["metric"], row["extractor"]
-            found[key] = None if row["value"] is not None else found.get(key, row["reason"])
-    out = [
-        {"metric": m, "extractor": e, "state": "in the run", "about": why or ""}
-        for (m, e), why in sorted(found.items())
+            reasons[key] = None if row["value"] is not None else reasons.get(key, row["reason"])
+    measures = [
+        {"metric": metric, "extractor": extractor, "state": "in the run", "about": reason or ""}
+        for (metric, extractor), reason in sorted(reasons.items())
     ]
-    labels = run.parts[0].real.labels()
-    known = {measure_name(metric) for metric, _ in found}
+    no_classes = _no_classes(run.parts[0])
+    known = {measure_name(metric) for metric, _ in reasons}
     for name in sorted(set(METRICS) - known):
-        needs, own = METRICS[name].needs, METRICS[name].extractor
-        unlabelled = needs == "judge" and (labels is None or len(set(labels.tolist())) < 2)
-        why = (
-            (
-                "the real images carry no class labels"
-                if labels is None
-                else "all real images are of one class"
-            )
-            if unlabelled
-            else ABOUT.get(needs, f"--extractors {own}" if own else "")
-        )
-        out.append(
-            {
-                "metric": name,
-                "extractor": "",
-                "state": "cannot be taken" if unlabelled else "can be added",
-                "about": why,
-            }
-        )
-    return out
+        needs, statistics = METRICS[name].needs, METRICS[name].extractor
+        state, about = "can be added", ABOUT.get(needs, f"--extractors {statistics}" if statistics else "")
+        if needs == "judge" and no_classes is not None:
+            state, about = "cannot be taken", no_classes
+        measures.append({"metric": name, "extractor": "", "state": state, "about": about})
+    return measures
+
+
+def _no_classes(run: Run) -> str | None:
+    """The reason why no judge can be fitted to the classes of the real images; None = there is none."""
+    labels = run.real.labels()
+    if labels is None:
+        return "the real images carry no class labels"
+    if len(set(labels.tolist())) < 2:
+        return "all real images are of one class"
+    return None

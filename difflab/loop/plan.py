@@ -1,4 +1,4 @@
-"""What a config would cost, before it costs anything: images, FLOPs, disk and estimated time per stage."""
+"""Estimate what a config costs before it is run: images, FLOPs, disk space and time of each stage."""
 
 from __future__ import annotations
 
@@ -32,16 +32,23 @@ DIMENSIONS = {
     "inception": 2048,
     "open_clip": 768,
     "timm": 1024,
-}  # of features; open_clip's and timm's vary
-PNG_SHARE = 0.7  # typical size of a PNG of natural or noisy small images, relative to its raw pixels
+}
+"""The number of features per image of each extractor; for open_clip and timm, that of a typical model."""
+PNG_SHARE = 0.7  # typical size of the PNG of a small natural or noisy image, relative to its raw pixels
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One stage of one generation.
+    """The cost of one stage of one generation.
 
-    `images`: of mix the training set's size, of train the images seen, else the samples. `seconds` is an
-    estimate from a speed measured on this machine.
+    Attributes:
+        generation: the generation.
+        stage: name of the stage, or "captions" for the encoding of the captions.
+        images: for mix, the size of the training set; for train, the images seen; for captions, the number of
+            captions; for the other stages, the number of samples.
+        flops: floating-point operations of the network.
+        disk_bytes: bytes of the files that the stage writes.
+        seconds: estimated time, from a speed that was measured on this machine.
     """
 
     generation: int
@@ -53,12 +60,15 @@ class Cost:
 
 
 def plan(config: Config, shape: Shape, n_train: int, captions: int = 0) -> list[Cost]:
-    """Costs of every stage. Only a few forward passes of the untrained network are run.
+    """The costs of every stage. To measure the speed, a few passes of the untrained network are run.
 
     Args:
-        shape: record shape and number of classes of the real set.
-        n_train: real images in the train split.
-        captions: distinct captions of a text-to-image run, whose embeddings are kept (stage "captions").
+        config: the config of a chain or of one lab.
+        shape: shape of a record and number of classes of the real set.
+        n_train: number of real images in the train split.
+        captions: number of distinct captions of a text-to-image run. Encoding them is the stage "captions".
+
+    Raises ConfigError for a scheduler that does not exist.
     """
     network = _network(config, shape)
     costs = [_captions(config, shape, captions)] if config.text and captions else []
@@ -74,7 +84,7 @@ def plan(config: Config, shape: Shape, n_train: int, captions: int = 0) -> list[
 
 
 def _set_size(config: Config, generation: int, n_train: int) -> int:
-    """The most images that training set t can hold: which samples selection will drop is not known yet."""
+    """The largest possible size of training set t, as if selection kept all samples."""
     samples = [np.arange(config.sample.count_of(g)) for g in range(generation)]
     pools, budget = regimes.pools(config, generation, n_train, samples)
     union = sum(pool.count for pool in pools)
@@ -117,11 +127,16 @@ def _measure_cost(config: Config, generation: int) -> Cost:
 
 
 def costs_of(config: Config, labs: Sequence[Config], notes: list[str]) -> list[Cost]:
-    """The costs of one chain, or of one of `labs`, on its real images. What was left out of them is added to
-    `notes`.
+    """The costs of one chain, or of one lab, on its real images.
 
-    Raises ConfigError when a generation would ask for more images than there will be, DataError for
-    unreadable images.
+    Args:
+        config: the config of the chain or of the lab.
+        labs: the configs of all labs of an ecosystem; empty for a chain.
+        notes: gets sentences about the number of real images and about those that are left out.
+
+    Raises:
+        ConfigError: a generation needs more images than there will be.
+        DataError: images cannot be read.
     """
     captions = 0
     if config.exact:
@@ -141,9 +156,9 @@ def costs_of(config: Config, labs: Sequence[Config], notes: list[str]) -> list[C
 
 
 def stage_weights(config: Config) -> dict[tuple[int, str], float]:
-    """Expected seconds of every (generation, stage), for the time left that is shown.
+    """Relative times of every (generation, stage), for the estimate of the remaining time.
 
-    Only their relation counts, since the pace is corrected while the chain runs.
+    Only the ratios matter, because the estimate is corrected by the measured speed while the chain runs.
     """
     labs = config.labs()
     weights: dict[tuple[int, str], float] = {}
@@ -152,7 +167,7 @@ def stage_weights(config: Config) -> dict[tuple[int, str], float]:
             for (t, stage), seconds in stage_weights(lab).items():
                 weights[t, f"lab {lab.lab} {stage}"] = seconds
         return weights
-    forward = 1e-4 / 3  # of one image through the network; a training step takes three times as long
+    forward = 1e-4 / 3  # seconds of one image through the network; a training step takes three times as long
     passes = config.sample.steps * (2 if config.sample.guidance_scale > 1 else 1)
     for t in range(config.generations + 1):
         untrained = t == 0 and config.model.starts_as_base
@@ -163,15 +178,13 @@ def stage_weights(config: Config) -> dict[tuple[int, str], float]:
 
 
 def _captions(config: Config, shape: Shape, captions: int) -> Cost:
-    """Encoding every distinct caption once.
+    """The cost of encoding every distinct caption once.
 
-    `disk_bytes`: of the embeddings, which a run also holds in memory; 0 = too many, every batch is encoded
-    anew.
+    `disk_bytes` is the size of the embeddings, which a run also holds in memory. If they are too large for
+    this, it is 0, and every batch is encoded again.
     """
     model: Any = family_of(config.model)(config.model, shape)
-    if getattr(
-        config.model, "train_text_encoder", False
-    ):  # its embeddings change with every step and are not kept
+    if config.model.trains_text_encoder:  # the embeddings change with every step and are not kept
         return Cost(0, "captions", captions, 0, 0, 0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size = model.text_bytes(device) * (captions + 1)
@@ -182,11 +195,17 @@ def _captions(config: Config, shape: Shape, captions: int) -> Cost:
 
 @dataclass(frozen=True)
 class _Network:
-    """flops: of one forward pass per image. bytes: of what is trained. passes: forward passes per sampled
-    image. forward, backward: seconds per image in sampling and in a training step. finish, finish_flops: of
-    decoding
-        one image.
-    training: FLOPs of a training step, in forward passes.
+    """The measured costs of a network.
+
+    Attributes:
+        flops: FLOPs of a forward pass, per image.
+        bytes: bytes of the trained weights.
+        passes: forward passes per sampled image.
+        forward: seconds of a forward pass in sampling, per image.
+        backward: seconds of a training step, per image.
+        finish: seconds of decoding, per image.
+        finish_flops: FLOPs of decoding, per image.
+        training: FLOPs of a training step as a multiple of those of a forward pass.
     """
 
     flops: float
@@ -200,7 +219,7 @@ class _Network:
 
 
 def _network(config: Config, shape: Shape) -> _Network | None:
-    """What the network costs. None for a family without a network.
+    """The measured costs of the network; None for a family without a network.
 
     Raises ConfigError for a scheduler that does not exist.
     """
@@ -211,7 +230,7 @@ def _network(config: Config, shape: Shape) -> _Network | None:
     from torch.utils.flop_counter import FlopCounterMode
 
     model.check_sampling(config.sample)
-    scheduler = model.scheduler(config.sample)  # second-order ones take more passes than steps
+    scheduler = model.scheduler(config.sample)  # a second-order scheduler has more passes than steps
     guided = 2 if config.sample.guidance_scale > 1 else 1
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.initialise(seed_of("plan"), scratch=True)
@@ -226,9 +245,9 @@ def _network(config: Config, shape: Shape) -> _Network | None:
         )
 
     trained = config.train.micro_batch_size or config.train.batch_size
-    with torch.autocast(
-        device, TYPES[config.train.precision], enabled=config.train.precision != "no"
-    ):  # as accelerate trains
+    # This is the autocast that accelerate uses in training.
+    precision = config.train.precision
+    with torch.autocast(device, TYPES[precision], enabled=precision != "no"):
         flops = forward_flops(model)
         backward = _per_image(
             lambda n: model.predict(model.net, *batch(n)).float().square().mean().backward(), trained, device
@@ -242,7 +261,7 @@ def _network(config: Config, shape: Shape) -> _Network | None:
         finish = _per_image(lambda n: model.finish(latents[:n]), len(latents), device)
         with FlopCounterMode(display=False) as counter:
             model.finish(latents[:1])
-    # The optimiser, the average and the data cost about a tenth on top (measured on digits).
+    # The optimiser, the average of the weights and the data add about a tenth (measured on digits).
     return _Network(
         flops,
         float(size),
@@ -256,8 +275,14 @@ def _network(config: Config, shape: Shape) -> _Network | None:
 
 
 def _per_image(work: Callable[[int], Any], most: int, device: str, patience: float = 4) -> float:
-    """Seconds per image of work on a batch: the best of three in batches of `most`, or of fewer and less
-    often where that takes more than `patience` seconds.
+    """The shortest of three measured times of `work` on a batch, in seconds per image.
+
+    Args:
+        work: the work on a batch of the given size.
+        most: size of the batch.
+        device: the device of the work.
+        patience: the measurement stops after about this many seconds. Slow work is measured on smaller
+            batches and fewer times.
     """
 
     def seconds(n: int) -> float:
@@ -267,13 +292,13 @@ def _per_image(work: Callable[[int], Any], most: int, device: str, patience: flo
             torch.cuda.synchronize()
         return time.perf_counter() - started
 
-    seconds(1)  # to warm up
+    seconds(1)  # warm-up
     one = seconds(1)
     n = min(most, int(patience / one / 2))
     if n <= 1:
         return one
     seconds(n)
-    found = [seconds(n)]
-    while len(found) < 3 and sum(found) < patience:
-        found.append(seconds(n))
-    return min(found) / n
+    times = [seconds(n)]
+    while len(times) < 3 and sum(times) < patience:
+        times.append(seconds(n))
+    return min(times) / n

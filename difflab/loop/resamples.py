@@ -1,4 +1,4 @@
-"""Half-samples that all processes take together."""
+"""Half-samples of a measure, divided over all processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from difflab.metrics.pair import Pair
 def shared_resamples(
     accelerator: Accelerator, metric: type[PairMetric], pair: Pair, count: int, seed: int
 ) -> list[float]:
-    """`count` half-samples of a measure, each computed by one process.
+    """The values of a measure on `count` half-samples, on all processes. One process computes each value.
 
     See `difflab.metrics.interval.resampled`.
     """
@@ -27,10 +27,15 @@ def shared_resamples(
 def shared(
     accelerator: Accelerator, compute: Callable[[Iterable[int]], list[float]], count: int
 ) -> list[float]:
-    """The values of `count` resamples, each computed by one process, on all processes.
+    """The values of `count` resamples, on all processes. One process computes each value.
 
-    `compute` maps the numbers of some resamples to their values. A MeasureError of one process is raised on
-    all of them, so that no process waits for another.
+    With several processes the values are not in the order of the resamples. A MeasureError of one process is
+    raised on all processes, so that no process waits for another.
+
+    Args:
+        accelerator: the processes.
+        compute: maps the numbers of resamples to their values.
+        count: the number of resamples. Their numbers are 0 ... count - 1.
     """
     values: list[Any]
     try:

@@ -1,9 +1,9 @@
-"""What two runs have in common: one takes it over from the other instead of computing it again.
+"""Share the files of finished stages between runs.
 
 The key of a stage is the hash of everything that determines its files: the config fields that it reads, the
 policies that act in it, and the keys of the stages before it. Two runs share a stage if its keys are equal.
-Files never change once they have their final name, so that they are shared as hard links (as copies on a file
-system without links).
+Files never change once they have their final name. They are therefore shared as hard links, or as copies on a
+file system without links.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def keys(config: Config) -> dict[Any, str]:
     for field, value in configs.flat(config).items():
         for stage in configs.stages_of(field):
             fields_of[stage][field] = value
-    # An exact family draws the real set, and with it the reserve of fresh_real for the whole chain.
+    # The real set of an exact family is drawn from the law of the family. It includes the unseen real records
+    # that the whole chain needs.
     family: Any = config.text
     if config.exact:
         family = {key: value for key, value in fields_of["train"].items() if key.startswith("model.")}
@@ -45,28 +46,31 @@ def keys(config: Config) -> dict[Any, str]:
                 _acting(config, t, stage),
             ]
             stage_keys[t, stage] = digest(content)
-            before = before if stage == "measure" else stage_keys[t, stage]  # nothing is trained on numbers
+            before = before if stage == "measure" else stage_keys[t, stage]  # no stage reads the measures
     return stage_keys
 
 
 def _settings(config: Config, generation: int, stage: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """What a stage of one generation reads of the config."""
+    """The fields of the config that a stage of one generation depends on."""
     if stage == "mix" and generation == 0:
-        return {}  # every regime begins with the same training set
+        return {}  # training set 0 is the same in every regime
     if stage == "train" and generation == 0:
         start = fields["train.start_from"]
-        # Weights of generation 0 are new ones in any case; only a pretrained base can be left out.
+        # Without a pretrained base, generation 0 has new weights for every value of start_from. With a base,
+        # only `scratch` starts from new weights.
         keep = config.text and start == "scratch"
         return {key: value for key, value in fields.items() if key != "train.start_from" or keep}
     if stage == "sample":
-        return fields | {"last": config.text and generation == config.generations}  # it takes no latents
+        return fields | {
+            "last": config.text and generation == config.generations
+        }  # no latents of the last samples are written
     if stage == "measure":
         return fields | {"reserve": config.regime.name == "fresh_real"}
     return fields
 
 
 def _acting(config: Config, generation: int, stage: str) -> list[Any]:
-    """The policies that act in a stage, each with its position in the list."""
+    """The policies that act in a stage, each with its position in config.policies."""
     acting: list[Any] = []
     for position, policy in enumerate(config.policies):
         if any(policy.acts(hook, generation) for hook in STAGE[stage].hooks):
@@ -75,9 +79,9 @@ def _acting(config: Config, generation: int, stage: str) -> list[Any]:
 
 
 def adopt(run: Run, donors: Iterable[Run]) -> list[tuple[int, str]]:
-    """Take over the finished stages of `donors` that `run` would compute too. Returns these stages.
+    """Link the finished stages of `donors` whose keys are equal to those of `run`. Return these stages.
 
-    The caller holds the lock of `run`.
+    The caller must hold the lock of `run`.
     """
     wanted_keys, taken = keys(run.config), list[tuple[int, str]]()
     keyed_donors = [(donor, keys(donor.config)) for donor in donors if donor.path != run.path]
@@ -105,26 +109,25 @@ def _donor_of(
 ) -> Run | None:
     """The first donor that has finished a stage with this key."""
     for donor, donor_keys in keyed_donors:
-        if (
-            donor_keys.get((generation, stage)) == key
-            and donor.done(generation, stage)
-            and shared(donor, stage)
-        ):
+        equal = donor_keys.get((generation, stage)) == key
+        if equal and donor.done(generation, stage) and shared(donor, stage):
             return donor
     return None
 
 
 def shared(donor: Run, stage: str) -> bool:
-    """Whether a stage of a run follows from its config alone. Measures that were added later do not."""
+    """Whether the files of a stage depend on the config only.
+
+    They do not for the stage measure if measures were added to the run later.
+    """
     return stage != "measure" or not (donor.path / ADDED).exists()
 
 
 def _link(source: Path, target: Path) -> None:
-    """Hard links of a file or of all files of a folder; what is there stays."""
+    """Make hard links of a file, or of all files of a folder. Existing files are kept."""
     if source.is_dir():
-        for path in sorted(
-            source.rglob("*"), key=lambda p: p.name in ("about.json", "hash.json")
-        ):  # what says "done" comes last
+        # The files whose existence says that a stage is done come last.
+        for path in sorted(source.rglob("*"), key=lambda p: p.name in ("about.json", "hash.json")):
             if path.is_file() and ".tmp" not in path.name:
                 _link(path, target / path.relative_to(source))
         return

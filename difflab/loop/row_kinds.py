@@ -1,4 +1,4 @@
-"""The table of all rows of metrics.jsonl: the measures in `METRICS` and the rows that other code makes."""
+"""The table of all rows of metrics.jsonl: the measures in `METRICS` and the rows that other modules make."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ DECLARED = (
     *categorical.ROWS,
     *mixture.ROWS,
 )
-"""The kinds of the rows that are no `PairMetric`, as the modules that make them declare them in `ROWS`."""
+"""The kinds of the rows that no `PairMetric` makes. Each module declares the kinds of its rows in `ROWS`."""
 ABOUT_CHARACTERS = 240
-"""The longest sentence that is taken from the docstring of a measure."""
+"""The largest number of characters that are taken from the docstring of a measure."""
 
 
 def row_kinds() -> dict[str, RowKind]:
-    """The kind of every row by its name, with the measures that are in `METRICS` at the time of the call.
+    """The kind of every row by its name, with all measures that are in `METRICS` at the time of the call.
 
     >>> kinds = row_kinds()
     >>> kinds["recall"].better, kinds["judge_rebased"].unit, kinds["gradient_norm"].counts
@@ -44,7 +44,10 @@ def _of_measure(measure: type[PairMetric]) -> RowKind:
 
 
 def first_sentence(docstring: str) -> str:
-    """The first paragraph of a docstring as plain text of at most `ABOUT_CHARACTERS` characters."""
+    """The first paragraph of a docstring as plain text.
+
+    A text of `ABOUT_CHARACTERS` characters or more is cut after a word and ends in an ellipsis.
+    """
     text = re.sub(r"\s+", " ", docstring.split("\n\n")[0].replace("`", "")).strip()
     if len(text) < ABOUT_CHARACTERS:
         return text

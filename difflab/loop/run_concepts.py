@@ -1,4 +1,4 @@
-"""The CLIP extractor of a run, and the concepts that its images and samples show."""
+"""The CLIP extractor of a run, and the concept of each of its real images and samples."""
 
 from __future__ import annotations
 
@@ -19,33 +19,37 @@ from difflab.runs.store import Shards
 
 
 def clip_of(extractors: Sequence[Extractor]) -> Extractor | None:
-    """The first extractor that is a CLIP model; None where there is none."""
+    """The first extractor that is a CLIP model; None if there is none."""
     return next((extractor for extractor in extractors if extractor.encode_text is not None), None)
 
 
 def aesthetic_head(measure: Measure, extractors: Sequence[Extractor]) -> AestheticHead | None:
-    """The head that measure.aesthetic names; None = none.
+    """The aesthetic head of measure.aesthetic; None if that is null.
 
-    Raises MeasureError where it cannot be read, or where its CLIP model is none of the extractors.
+    Raises MeasureError if the head cannot be read, or if its CLIP model is not among the extractors.
     """
     if measure.aesthetic is None:
         return None
     backbone = clip_of(extractors)
     if backbone is None:
         raise MeasureError(
-            "measure.aesthetic scores CLIP features; add the head's backbone, open_clip:NAME/PRETRAINED, "
-            "to measure.extractors"
+            "measure.aesthetic needs CLIP features; add the CLIP model of the head, "
+            "open_clip:NAME/PRETRAINED, to measure.extractors"
         )
     return AestheticHead.load(measure.aesthetic, backbone)
 
 
 def check_concepts(measure: Measure, extractors: Sequence[Extractor]) -> None:
-    """Raise MeasureError where the concept measures lack measure.concepts, or those lack a CLIP extractor."""
+    """Check the settings of the concept measures.
+
+    Raises MeasureError if a measure needs measure.concepts and that is null, or if measure.concepts is set
+    and no extractor is a CLIP model.
+    """
     concept_measures = [name for name in measure.metrics if METRICS[name].needs == "concepts"]
     if measure.concepts is None and concept_measures:
         raise MeasureError(
             f"measure.metrics: {concept_measures[0]} needs measure.concepts: 'classes', or a file of names "
-            "that captions hold"
+            "that occur in the captions"
         )
     if measure.concepts is not None and clip_of(extractors) is None:
         raise MeasureError(
@@ -57,23 +61,33 @@ def check_concepts(measure: Measure, extractors: Sequence[Extractor]) -> None:
 def concept_labels(
     run: Run, clip: Extractor, real: Shards, fake: Any
 ) -> tuple[torch.Tensor, torch.Tensor, Concepts]:
-    """The concept of each real image and of each sample, int64, and the concepts with their text embeddings.
+    """The concepts of the images of a comparison.
 
-    `fake` has `labels` and `column` as Shards do. Raises MeasureError for an image without a concept.
+    Args:
+        run: the run.
+        clip: the CLIP extractor that embeds the names of the concepts.
+        real: the real images.
+        fake: the samples: Shards, or an object with their methods `labels` and `column`.
+
+    Returns:
+        The concept of each real image, int64 [N], the concept of each sample, int64 [M], and the concepts
+        with their text embeddings.
+
+    Raises MeasureError for an image without a concept.
     """
     source = str(run.config.measure.concepts)
     if source == "classes":
         real_labels, fake_labels = as_tensor(real.labels()), as_tensor(fake.labels())
         if real_labels is None or fake_labels is None:
             raise MeasureError(
-                "measure.concepts is 'classes' and there are none here: name a file of concepts"
+                "measure.concepts is 'classes', but these images have no classes: name a file of concepts"
             )
         return real_labels, fake_labels, concepts_of(clip, run.about["classes"])
     real_prompts, fake_prompts = real.column("prompt"), fake.column("prompt")
     if real_prompts[0] is None or fake_prompts[0] is None:
         raise MeasureError(
             f"measure.concepts is the file {source}, but these images are conditioned on classes, not on "
-            "caption: use 'classes'"
+            "captions: use 'classes'"
         )
     names = read_concepts(source, real_prompts)
     labels = []
@@ -82,7 +96,7 @@ def concept_labels(
         if (assigned < 0).any():
             prompt = prompts[int((assigned < 0).int().argmax())]
             raise MeasureError(
-                f"{side}: caption '{prompt}' holds none of the concepts in {source}; add it there"
+                f"{side}: caption '{prompt}' has none of the concepts in {source}; add its concept there"
             )
         labels.append(assigned)
     return labels[0], labels[1], concepts_of(clip, names)

@@ -1,4 +1,4 @@
-"""The feature extractors of a run: which go together with its measures, opening them, extracting features."""
+"""The feature extractors of a run: check them against the measures, open them, and extract features."""
 
 from __future__ import annotations
 
@@ -22,56 +22,59 @@ from difflab.runs.store import Shards
 
 
 def check_measure_settings(config: Config) -> None:
-    """Refuse measures, extractors and judges that are unknown or do not go together, before anything is read.
+    """Check the measures, extractors and judge of a config before any image is read.
 
-    Raises ConfigError for a judge that is no extractor of the run, MeasureError for the rest.
+    Raises:
+        ConfigError: measure.judge is not among measure.extractors.
+        MeasureError: a measure or extractor is unknown, or they do not fit together.
     """
     measure = config.measure
     if measure.judge is not None and measure.judge not in measure.extractors:
         raise ConfigError(
-            f"measure.judge '{measure.judge}' is none of measure.extractors {measure.extractors}"
+            f"measure.judge '{measure.judge}' is not among measure.extractors {measure.extractors}"
         )
     if config.exact:
         return
     for spec in measure.extractors:
         known_extractor(spec)
     for name in measure.metrics:
-        own = METRICS[name].extractor
-        if own is not None and own not in measure.extractors:
+        required = METRICS[name].extractor
+        if required is not None and required not in measure.extractors:
             raise MeasureError(
-                f"measure.metrics: {name} is measured on the extractor '{own}'; add it to measure.extractors"
+                f"measure.metrics: {name} is measured on the extractor '{required}'; add it to "
+                "measure.extractors"
             )
-        if own is None and measure.statistics_extractors and not measure.feature_extractors:
+        if required is None and measure.statistics_extractors and not measure.feature_extractors:
             raise MeasureError(
                 f"measure.metrics: {name} is not measured on the extractor '{measure.extractors[0]}'; add "
                 "another to measure.extractors, such as pixels"
             )
     if measure.judge is not None and measure.judge not in measure.feature_extractors:
         raise MeasureError(
-            f"measure.judge: class judges read no '{measure.judge}' features; "
-            "name another of measure.extractors, or null"
+            f"measure.judge: class judges cannot use '{measure.judge}' features; name another extractor of "
+            "measure.extractors, or null"
         )
     if measure.judge_drift and not measure.feature_extractors:
         raise MeasureError(
-            "measure.judge_drift: the judges read features; add an extractor to measure.extractors, such "
+            "measure.judge_drift: the judges need features; add an extractor to measure.extractors, such "
             "as pixels"
         )
 
 
 def extractors_of(run: Run, accelerator: Accelerator) -> list[Extractor]:
-    """Open the extractors of a run and extract the features of its real set. All processes take part.
+    """Open the extractors of a run and extract the features of its real set. All processes must call this.
 
-    The extractor `fitted` is trained once per run. Raises MeasureError where extractors, concepts and labels
-    do not go together.
+    The extractor `fitted` is trained once per run. Raises MeasureError if extractors, concepts and class
+    labels do not fit together.
     """
     config = run.config
     if config.exact or not _needs_features(run):
         return []
     fitted = run.path / "real" / "fitted.safetensors"
     if "fitted" in config.measure.extractors:
-        if run.real.labels() is None:  # on every process, so that none waits
+        if run.real.labels() is None:  # raised on every process, so that none waits for another
             raise MeasureError(
-                "measure.extractors: 'fitted' learns from class labels and this set has none; use pixels, "
+                "measure.extractors: 'fitted' needs class labels and this set has none; use pixels, "
                 "efficientnet-lite0 or open_clip:NAME"
             )
         if accelerator.is_main_process and not fitted.exists():
@@ -86,7 +89,7 @@ def extractors_of(run: Run, accelerator: Accelerator) -> list[Extractor]:
 
 
 def extract_features(shards: Shards, extractors: Sequence[Extractor], accelerator: Accelerator) -> None:
-    """Extract and store the features that a set still lacks. Each process takes its own shards."""
+    """Extract and store the missing features of a set. Each process takes its own shards."""
     for shard in shards.shards[accelerator.process_index :: accelerator.num_processes]:
         for extractor in extractors:
             shards.derive(extractor.key, shard, extractor)

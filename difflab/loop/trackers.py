@@ -1,10 +1,12 @@
-"""The numbers and pictures of a run in tensorboard, wandb or trackio, over the trackers of accelerate (config
-field `track`).
+"""Log the numbers and pictures of a run to tensorboard, wandb or trackio, with the trackers of accelerate.
 
-Step = generation. Numbers are called difflab/METRIC/EXTRACTOR, pictures difflab/probe (one generation) and
-difflab/strip (all, at the end). tracked.json in the run directory keeps what each tracker has been given, so
-that a run that is resumed logs nothing twice, and one that gets a tracker later logs what it had missed.
-Files of tensorboard, and the local ones of wandb, lie in the run's folder tracked/.
+The config field `track` names the trackers. The step is the generation. A number has the name
+difflab/METRIC/EXTRACTOR. The picture of one generation has the name difflab/probe, and the picture of all
+generations has the name difflab/strip. The strip is logged with the last generation.
+
+tracked.json in the folder of the run lists the generations that each tracker has. A resumed run therefore
+logs nothing twice. A tracker that is added later gets all generations. The folder tracked/ of the run holds
+the files of tensorboard and the local files of wandb.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from difflab.runs.run import Run
 
 
 def check(config: Config) -> None:
-    """Raise ConfigError if the package of a tracker is not installed. The error names the command."""
+    """Raise ConfigError if the package of a tracker is not installed. The message has the command to run."""
     for name in config.track:
         if find_spec(name) is None:
             raise ConfigError(
@@ -34,32 +36,31 @@ def check(config: Config) -> None:
 
 
 class Trackers:
-    """The trackers of one run, each opened when there is something to log. For the main process alone."""
+    """The trackers of one run. Only the main process uses them. Each is opened before its first log."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.record = run.path / "tracked.json"
-        self.given: dict[str, list[int]] = (
-            read_json(self.record) if run.config.track and self.record.exists() else {}
-        )
+        self.logged: dict[str, list[int]] = {}  # the generations that each tracker has
+        if run.config.track and self.record.exists():
+            self.logged = read_json(self.record)
         self._opened: dict[str, Any] = {}
 
     def log(self, generation: int) -> None:
-        """Give a measured generation to every tracker that has not had it."""
+        """Log a measured generation to every tracker that does not have it."""
         for name in self.run.config.track:
-            if generation in self.given.get(name, []):
+            if generation in self.logged.get(name, []):
                 continue
             tracker = self._opened[name] = self._opened.get(name) or started(name, self.run)
             for key, picture in pictures(self.run, generation).items():
                 show(name, tracker, key, picture, generation)
-            tracker.log(
-                values(self.run, generation), step=generation
-            )  # of tensorboard this also writes everything to disk
-            self.given[name] = [*self.given.get(name, []), generation]
-            write_json(self.record, self.given)
+            # For tensorboard, this call also writes the pictures to disk.
+            tracker.log(values(self.run, generation), step=generation)
+            self.logged[name] = [*self.logged.get(name, []), generation]
+            write_json(self.record, self.logged)
 
     def finish(self) -> None:
-        """Close what was opened."""
+        """Close the open trackers."""
         with redirect_stdout(sys.stderr):
             for tracker in self._opened.values():
                 tracker.finish()
@@ -67,17 +68,22 @@ class Trackers:
 
 
 def values(run: Run, generation: int) -> dict[str, float]:
-    """The measures of one generation by difflab/METRIC/EXTRACTOR; those without a value are left out."""
-    rows = read_rows(run.gen(generation) / "metrics.jsonl")
-    return {
-        "/".join(["difflab", row["metric"], *filter(None, [row["extractor"]])]): row["value"]
-        for row in rows
-        if row["value"] is not None
-    }
+    """The values of one generation by the name difflab/METRIC/EXTRACTOR. Rows without a value are left out.
+
+    The name of a row without an extractor is difflab/METRIC.
+    """
+    by_name = {}
+    for row in read_rows(run.gen(generation) / "metrics.jsonl"):
+        if row["value"] is not None:
+            parts = ["difflab", row["metric"]]
+            if row["extractor"]:
+                parts.append(row["extractor"])
+            by_name["/".join(parts)] = row["value"]
+    return by_name
 
 
 def pictures(run: Run, generation: int) -> dict[str, Any]:
-    """The pictures of one generation as PIL images, as far as the run has them."""
+    """The existing pictures of one generation as PIL images, by name."""
     from PIL import Image
 
     files = {"difflab/probe": run.gen(generation) / "grid.png"}
@@ -87,12 +93,12 @@ def pictures(run: Run, generation: int) -> dict[str, Any]:
 
 
 def started(name: str, run: Run) -> Any:
-    """One tracker of accelerate, ready to log into the place of this run."""
+    """Start a tracker of accelerate for this run. If the run has logged to it before, it goes on there."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     config, folder = run.config, run.path / "tracked"
     folder.mkdir(exist_ok=True)
-    how: dict[str, dict[str, Any]] = {
+    settings: dict[str, dict[str, Any]] = {
         "tensorboard": {"logging_dir": folder},
         "wandb": {
             "name": config.name,
@@ -103,14 +109,14 @@ def started(name: str, run: Run) -> Any:
         },
         "trackio": {"name": config.name, "resume": "allow", "config": configs.flat(config)},
     }
-    tracker = LOGGER_TYPE_TO_CLASS[name](name if name == "tensorboard" else "difflab", **how[name])
-    with redirect_stdout(sys.stderr):  # trackio greets on stdout, where results go
+    tracker = LOGGER_TYPE_TO_CLASS[name](name if name == "tensorboard" else "difflab", **settings[name])
+    with redirect_stdout(sys.stderr):  # trackio prints a greeting, and stdout is for results
         tracker.start()
     return tracker
 
 
 def show(name: str, tracker: Any, key: str, picture: Any, generation: int) -> None:
-    """Log one picture, in the way of each tracker."""
+    """Log one picture. The trackers have different methods for this."""
     import numpy as np
 
     if name == "tensorboard":

@@ -1,4 +1,4 @@
-"""Which measures of a run can have no value. This is known before any model is trained."""
+"""Find the measures of a run that cannot have a value, before any model is trained."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ from difflab.runs.sizes import measured_count
 
 
 class StandIn:
-    """Held-out real images in the place of samples, with the conditions that the samples of generation 0 will
-    have.
+    """Held-out real images in place of samples, with the conditions of the samples of generation 0.
 
-    It has the methods of Shards that comparisons read.
+    It has the methods of Shards that `comparisons` calls.
     """
 
     def __init__(self, run: Run) -> None:
@@ -40,26 +39,30 @@ class StandIn:
             self._conditions = conditions.part(range(self._n))
 
     def features(self, key: str) -> torch.Tensor:
-        """The features of as many held-out images as are measured, float32 [n, d]."""
+        """The features of the first n held-out images, float32 [n, d]; n = number of measured samples."""
         start = self._run.about["n_train"]
         return self._run.real.features(key)[start : start + self._n]
 
     def labels(self) -> np.ndarray | None:
-        """The class that each sample will be conditioned on."""
+        """The class of each sample, int64 [n]; None if samples have no class."""
         return None if self._conditions is None else self._conditions.labels
 
     def column(self, name: str) -> list[Any]:
-        """The caption that each sample will be conditioned on; None where there is none."""
+        """A column of the ledger of the samples, such as "prompt". The values are None if it is not set."""
         columns = {} if self._conditions is None else self._conditions.columns()
         return list(columns.get(name) or [None] * self._n)
 
 
 def unmeasurable(run: Run, extractors: Sequence[Extractor], accelerator: Accelerator) -> dict[str, str]:
-    """Measures that have no value even between real images, as 'recall (pixels)', and why. All processes take
-    part.
+    """Find the measures that have no value even between two sets of real images.
 
-    Raises MeasureError where none of measure.metrics has a value, or where measure.concepts cannot be told
-    apart.
+    All processes must call this.
+
+    Returns:
+        The reason by measure and extractor. A key has the form 'recall (pixels)'.
+
+    Raises MeasureError if no measure has a value, if two concepts of measure.concepts have the same text
+    embedding, or if an image has no concept.
     """
     measure = run.config.measure
     if run.config.exact or not extractors:
@@ -67,7 +70,7 @@ def unmeasurable(run: Run, extractors: Sequence[Extractor], accelerator: Acceler
     stand_in = StandIn(run)
 
     def one_half(metric: type[PairMetric], pair: Pair) -> list[float]:
-        """Fails where half of the images are too few. Its value is not used."""
+        """Raise MeasureError if half of the images are too few. The value is not used."""
         if measure.resamples:
             metric.of(pair, *half_rows(len(pair.real), len(pair.fake), 0, 0))
         return []

@@ -1,4 +1,4 @@
-"""What the stages of a chain share."""
+"""The state that the stages of a chain share."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from difflab.runs.run import Run, run_class
 
 @dataclass
 class Work:
-    """One chain, or one lab of an ecosystem, while it is worked on.
+    """The state of one chain, or of one lab of an ecosystem, while its stages run.
 
     Attributes:
-        run: its folder.
+        run: the run.
         accelerator: the processes and their devices.
         report: shows progress and messages.
-        extractors: the opened feature extractors, in the order of measure.extractors.
+        extractors: the open feature extractors, in the order of measure.extractors.
         more: the measures that were added to the run later, with their extractors.
         plots: whether curves.png is drawn.
         done: the (generation, stage) pairs that earlier calls have finished.
-        rehearsed: whether a model has been saved in this call, so that later ones can be saved too.
-        forward_flops: FLOPs of a forward pass for one image, once they were counted.
+        rehearsed: whether this call has already saved a model, or tested that it can save one.
+        forward_flops: FLOPs of a forward pass for one image; None = not counted yet.
     """
 
     run: Run
@@ -52,16 +52,16 @@ class Work:
 
     @property
     def generations(self) -> range:
-        """0..T."""
+        """The generations 0..T."""
         return range(self.run.config.generations + 1)
 
     @property
     def main(self) -> bool:
-        """Whether this is the main process, which writes everything but shards."""
+        """Whether this is the main process. It writes all files except shards, features and latents."""
         return self.accelerator.is_main_process
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have called this."""
         self.accelerator.wait_for_everyone()
 
     def acting(self, hook: str, generation: int, **context: Any) -> Iterator[tuple[Policy, At]]:
@@ -79,8 +79,12 @@ class Work:
 
 
 def open_for_work(config: Config, path: Path, accelerator: Accelerator) -> Run:
-    """The run in `path`, locked by the main process, which checks the folder before another process looks at
-    it.
+    """Open the run in `path` for work.
+
+    The main process checks and locks the folder before the other processes read it.
+
+    Raises StoreError if the folder is not empty and belongs to another recipe, or is locked, see
+    `RunFolder.create`.
     """
     kind = run_class(config)
     with accelerator.main_process_first():

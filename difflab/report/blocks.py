@@ -1,6 +1,6 @@
-"""Tables for any width: a number is never cut.
+"""Tables for any width. A number is never cut.
 
-Texts wrap; what still does not fit goes into a further table with the same first columns.
+Texts wrap. Columns that still do not fit go into a further table, which repeats the first columns.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from rich.table import Table
 from rich.text import Text
 
 LEAST = 24
-"""Characters that a text keeps at least before columns go into a further table."""
+"""Smallest width of a text column in characters. If the columns need more width, some go into a further
+table.
+"""
 LEAST_KEY = 12
-"""The same of the first columns, which every table repeats: they give way last."""
+"""Smallest width of the first columns, which every table repeats. They become narrower last."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of numbers or words that stay whole, or with `text` of texts that may wrap."""
+    """A column of numbers or words that are never broken, or, with `text`, of texts that may wrap."""
 
     head: str
     justify: Literal["left", "center", "right"] = "right"
@@ -30,17 +32,18 @@ class Column:
 
 
 class Blocks:
-    """A rich renderable: one table, or as many below each other as the width of the console asks for.
+    """A rich renderable: one table, or several below each other if the console is too narrow for one.
 
     Args:
-        columns: the first `keys` of them say what a row is about and stand in every table.
+        columns: the columns of the table.
         rows: cells, one per column; plain strings hold no markup.
         title: stands above the first table.
-        dim: that many of the first rows are dimmed.
-        ends: that many of the last rows stand below a line.
-        width: characters; None = those of the console that prints it.
+        keys: number of the first columns that name a row; every table repeats them.
+        dim: number of the first rows that are dimmed.
+        ends: number of the last rows that stand below a line.
+        width: in characters; None = the width of the console that prints it.
 
-    Where not even one column fits beside the first ones the table is wider than asked for: print it with
+    If not even one column fits beside the first ones, the table is wider than `width`. Print it with
     ``crop=False``.
     """
 
@@ -62,7 +65,7 @@ class Blocks:
             width,
         )
         self.title = Text(title, style="bold") if isinstance(title, str) else title
-        self.rows = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+        self.rows = [_as_texts(row) for row in rows]
 
     def groups(self, width: int) -> list[list[int]]:
         """The columns of each table."""
@@ -79,13 +82,14 @@ class Blocks:
         return [[*self.keys, *group] for group in out]
 
     def least(self, chosen: Sequence[int], tight: bool = False) -> int:
-        """Characters that a table of these columns takes at least without cutting a number; `tight`: its
-        first columns wrap too.
+        """The smallest width in characters of a table of these columns in which no number is cut.
+
+        With `tight` its first columns wrap too.
         """
         return measured(self.table(chosen, least=True, tight=tight))
 
     def table(self, chosen: Sequence[int], least: bool = False, tight: bool = True) -> Table:
-        """One table of these columns; `least`: its texts at their least width."""
+        """One table of these columns. With `least` its texts have their smallest width."""
         out = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
         for i in chosen:
             column, key = self.columns[i], i in self.keys
@@ -101,10 +105,10 @@ class Blocks:
                 max_width=most,
             )
             out.columns[-1].vertical = "bottom" if "\n" in column.head else "top"
-        for at, row in enumerate(self.rows):
-            if self.ends and at == len(self.rows) - self.ends:
+        for k, row in enumerate(self.rows):
+            if self.ends and k == len(self.rows) - self.ends:
                 out.add_section()
-            out.add_row(*(row[i] for i in chosen), style="dim" if at < self.dim else None)
+            out.add_row(*(row[i] for i in chosen), style="dim" if k < self.dim else None)
         return out
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -112,13 +116,13 @@ class Blocks:
         if self.title is not None:
             yield self.title
         for group in self.groups(width):
-            own = max(width, self.least(group, tight=True))
-            yield from console.render(self.table(group), options.update(width=own))
+            table_width = max(width, self.least(group, tight=True))
+            yield from console.render(self.table(group), options.update(width=table_width))
 
 
 @dataclass(frozen=True)
 class Roomy:
-    """`long` where it takes no more tables than `short`, else `short`."""
+    """Prints `long` if it needs no more tables than `short`, else `short`."""
 
     long: Blocks
     short: Blocks
@@ -130,6 +134,11 @@ class Roomy:
         yield self.long if roomy else self.short
 
 
+def _as_texts(row: Sequence[str | Text]) -> list[Text]:
+    """The cells of a row, with plain strings as `Text`."""
+    return [Text(cell) if isinstance(cell, str) else cell for cell in row]
+
+
 def measured(part: Table) -> int:
-    """Characters that a table takes when nothing limits it."""
+    """The width in characters of a table without any limit."""
     return Console(width=10_000).measure(part).maximum

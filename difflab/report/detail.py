@@ -143,8 +143,11 @@ def cost(run: Run) -> dict[str, Any]:
     A stage that was reused from another run costs nothing.
     """
     timings = run.timings()
-    rows_by_stage = {stage: [row for row in timings if row["stage"] == stage] for stage in STAGES}
-    stages = [_stage_cost(stage, rows) for stage, rows in rows_by_stage.items() if rows]
+    stages = []
+    for stage in STAGES:
+        rows = [row for row in timings if row["stage"] == stage]
+        if rows:
+            stages.append(_stage_cost(stage, rows))
     return {
         "stages": stages,
         "seconds": round(sum(stage["seconds"] for stage in stages), 1),

@@ -30,14 +30,17 @@ def folder_name(extractor: str) -> str:
 
 
 def feature_spaces(run: Run) -> dict[str, str]:
-    """The feature spaces on disk for all measured generations: name of the extractor in file names -> key."""
+    """The feature spaces that are on disk for all measured generations.
+
+    Returns a dict: name of the extractor in file names -> key.
+    """
     files = sorted((run.path / "real" / "features").glob("*-00000.safetensors"))
     keys = [path.name.rsplit("-", 1)[0] for path in files]
-    return {
-        key.rsplit("-", 1)[0]: key
-        for key in keys
-        if all(run.samples(t).feature_path(key, 0).exists() for t in run.generations)
-    }
+    spaces = {}
+    for key in keys:
+        if all(run.samples(t).feature_path(key, 0).exists() for t in run.generations):
+            spaces[key.rsplit("-", 1)[0]] = key
+    return spaces
 
 
 def first_space(run: Run) -> tuple[str, str] | None:

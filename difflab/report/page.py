@@ -57,10 +57,15 @@ def render(shown: dict[str, Any]) -> str:
     page.filters.update(filters)
     shown = plain(shown)
     scripted = {key: shown[key] for key in ("arms", "generations", "groups", "live")}
-    scripted["runs"] = [{key: run[key] for key in ("name", *PARTS)} for run in shown["runs"]]
+    scripted["runs"] = []
+    for run in shown["runs"]:
+        scripted["runs"].append({key: run[key] for key in ("name", *PARTS)})
+    has = {}
+    for part in PARTS:
+        has[part] = any(run[part] for run in shown["runs"])
     return page.from_string((assets / "page.html").read_text()).render(
         c=shown,
-        has={part: any(run[part] for run in shown["runs"]) for part in PARTS},
+        has=has,
         data=_script(scripted),
         css=(assets / "page.css").read_text(),
         js=(assets / "page.js").read_text(),

@@ -31,6 +31,10 @@ def pictures(run: Run, budget: int) -> dict[str, Any] | None:
     encode, room = encoder(examples, count, budget)
     shown, columns = select(list(seeds.generations), len(seeds.real), seeds.per, room)
     real = [encode(seeds.real[c]) for c in columns]
+    generations = {}
+    for t in shown:
+        images = seeds.generations[t]
+        generations[t] = [encode(images[c]) for c in columns]
     return {
         "asked": [seeds.asked[c] or f"seed {c}" for c in columns],
         "prompted": seeds.asked[0] is not None,
@@ -39,7 +43,7 @@ def pictures(run: Run, budget: int) -> dict[str, Any] | None:
         "fewer": (len(shown), len(sets) - 1, len(seeds.real)) if room < count else None,
         "lossy": max(seeds.real.shape[1:3]) <= EXACT and real[0].startswith("data:image/webp"),
         "real": real,
-        "generations": {t: [encode(seeds.generations[t][c]) for c in columns] for t in shown},
+        "generations": generations,
     }
 
 
@@ -65,12 +69,17 @@ def select(generations: list[int], columns: int, per: int, room: int) -> tuple[l
     return [generations[i] for i in positions], kept
 
 
+def _column_names(p: dict[str, Any]) -> list[tuple[str, int]]:
+    """A name of each column that several runs can share: its prompt or class, and its number in its group."""
+    return [(asked, i % p["per"]) for i, asked in enumerate(p["asked"])]
+
+
 def in_common(shown: list[dict[str, Any]]) -> str:
     """Reduce the pictures of several runs, in place, to the columns that all of them show.
 
     Returns a sentence for the page about what is left out or compressed; '' = nothing is.
     """
-    names = [[(asked, i % p["per"]) for i, asked in enumerate(p["asked"])] for p in shown]
+    names = [_column_names(p) for p in shown]
     shared = set.intersection(*map(set, names))
     fewer = [p["fewer"] for p in shown if p["fewer"]]
     for p, names_of_run in zip(shown, names, strict=True):
@@ -78,7 +87,8 @@ def in_common(shown: list[dict[str, Any]]) -> str:
         if fewer and columns:
             p["asked"] = [p["asked"][c] for c in columns]
             p["real"] = [p["real"][c] for c in columns]
-            p["generations"] = {t: [images[c] for c in columns] for t, images in p["generations"].items()}
+            for t, images in p["generations"].items():
+                p["generations"][t] = [images[c] for c in columns]
     if fewer:
         generations, of_generations, of_columns = max(fewer, key=lambda counts: counts[1])
         return (

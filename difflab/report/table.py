@@ -1,6 +1,6 @@
 """The tables of the command line: a run, a comparison, a diagnosis, arms.
 
-How they fit a terminal: blocks.py.
+`difflab.report.blocks` fits them to the width of the terminal.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ from difflab.runs.run import Run
 
 
 def table(run: Run, width: int | None = None, rows: list[dict[str, Any]] | None = None) -> Group:
-    """One row per generation, one column per measure, the floor on top.
+    """One row per generation and one column per measure. The first row holds the floors.
 
-    The half width of the 95% interval stands behind each value where that costs no further table; it is in
-    metrics.jsonl in any case. `rows`: to show instead of all that the run has. `width`: see Blocks.
+    Each value is followed by the half width of its 95% interval, unless this would need one more table;
+    metrics.jsonl always has the interval.
+
+    Args:
+        width: see Blocks.
+        rows: the rows to show; None = all rows of the run.
     """
     rows = run.rows() if rows is None else rows
     columns = list(
@@ -43,7 +47,10 @@ def table(run: Run, width: int | None = None, rows: list[dict[str, Any]] | None 
     heads = [Column("gen."), *(Column(head) for head in _heads(columns))]
 
     def blocks(intervals: bool) -> Blocks:
-        body = [[str(t), *(cell(by.get((t, *column)), intervals) for column in columns)] for t in generations]
+        body = []
+        for t in generations:
+            cells = [cell(by.get((t, *column)), intervals) for column in columns]
+            body.append([str(t), *cells])
         return Blocks(heads, [["floor", *floors], *body], dim=1, width=width)
 
     title = Text(f" {run.config.name}: recipe {run.recipe}", style="bold", no_wrap=True, overflow="ellipsis")
@@ -51,7 +58,10 @@ def table(run: Run, width: int | None = None, rows: list[dict[str, Any]] | None 
 
 
 def _heads(columns: Sequence[tuple[str, str]], unnamed: Sequence[str] = ()) -> list[str]:
-    """Measures, one word a line; with their extractor where there are several."""
+    """The names of measures, one word per line, with the extractor if there are several.
+
+    Extractors in `unnamed` do not count as one.
+    """
     several = len({extractor for _, extractor in columns if extractor not in unnamed}) > 1
     return [
         metric.replace("_", "\n") + (f"\n({extractor})" if several else "") for metric, extractor in columns
@@ -105,22 +115,20 @@ def measures(rows: list[dict[str, Any]]) -> Blocks:
 
 
 def remarks(rows: list[dict[str, Any]]) -> list[str]:
-    """What is to be said of measures: those without a value and why, and what is missing from others."""
-    lost, noted = (
-        {
-            f"{r['metric']} ({r['extractor']})": r["reason"]
-            for r in rows
-            if r["reason"] and (r["value"] is None) == none
-        }
-        for none in (True, False)
-    )
+    """Lines about measures: the reason for each missing value, and the remark on each other value."""
+    lost: dict[str, str] = {}
+    noted: dict[str, str] = {}
+    for row in rows:
+        if row["reason"]:
+            reasons = lost if row["value"] is None else noted
+            reasons[f"{row['metric']} ({row['extractor']})"] = row["reason"]
     return [f"left out: {line}" for line in left_out(lost)] + [f"noted: {line}" for line in left_out(noted)]
 
 
 def changes(rows: Sequence[Any]) -> Blocks:
-    """The measures that changed most, of `difflab.evaluation.summary.Change`.
+    """The measures that changed most. `rows` are `difflab.evaluation.summary.Change` objects.
 
-    Columns that are empty are left out.
+    Empty columns are left out.
     """
     columns = [("measure", lambda row: row.metric), ("on", lambda row: row.extractor)]
     if any(row.arm for row in rows):
@@ -137,11 +145,14 @@ def changes(rows: Sequence[Any]) -> Blocks:
     heads = []
     for place, (head, _) in enumerate(columns):
         heads.append(Column(head, "left", text=True) if place < keys else Column(head))
-    return Blocks(heads, [[cell_of(row) for _, cell_of in columns] for row in rows], keys=keys)
+    body = []
+    for row in rows:
+        body.append([cell_of(row) for _, cell_of in columns])
+    return Blocks(heads, body, keys=keys)
 
 
 def _with_interval(row: Any) -> str:
-    """The last value of a change, with half of its interval."""
+    """The last value of a change, with the half width of its interval."""
     text = number(row.last)
     if row.ci_low is not None:
         text += f" ±{number((row.ci_high - row.ci_low) / 2, 1)}"
@@ -164,9 +175,15 @@ def stages(run: Run, rows: list[dict[str, Any]]) -> Blocks:
 
 
 def costs(rows: Sequence[Any], title: str) -> Blocks:
-    """What each stage costs over all generations, of `difflab.loop.plan.Cost`. For `difflab plan`."""
+    """The cost of each stage over all generations. `rows` are `difflab.loop.plan.Cost` objects.
+
+    For `difflab plan`.
+    """
     names = list(dict.fromkeys(cost.stage for cost in rows))
-    body = [_cost_row(name, [cost for cost in rows if cost.stage == name]) for name in names]
+    body = []
+    for name in names:
+        of_stage = [cost for cost in rows if cost.stage == name]
+        body.append(_cost_row(name, of_stage))
     total = _cost_row("total", rows)
     total[1:3] = "", ""
     heads = [Column("stage", "left")]
@@ -188,7 +205,7 @@ def _cost_row(name: str, rows: Sequence[Any]) -> list[str]:
 
 
 def laws(rows: Sequence[dict[str, Any]], title: str) -> Blocks:
-    """Exact laws beside what the engine gave. For `difflab theory`."""
+    """Values of exact laws beside the values that the engine measured. For `difflab theory`."""
     heads = [Column("law", "left", text=True), Column("what", "left", text=True)]
     heads += [Column(head) for head in ("theory", "measured", "z")]
     body = []
@@ -216,9 +233,9 @@ MARKS = {"present": "yes", "absent": "no", "cannot tell": "?"}
 
 
 def diagnosis(result: Any) -> Group:
-    """Generations by definitions, then the verdict of the last generation in words with its evidence.
+    """A table with one row per generation and one column per definition of collapse.
 
-    For `difflab diagnose`.
+    Below it stands the verdict on the last generation, with its evidence. For `difflab diagnose`.
     """
     definitions = list(result.findings[0].profile)
     heads = [
@@ -257,7 +274,7 @@ def _story(result: Any) -> list[str]:
 
 
 def cell(row: dict[str, Any] | None, intervals: bool = True) -> str:
-    """'0.412 ±0.03', the half width of the 95% interval behind the value."""
+    """A value with the half width of its 95% interval, such as '0.412 ±0.03'."""
     if row is None or row["value"] is None:
         return "-"
     text = number(row["value"])
@@ -267,7 +284,10 @@ def cell(row: dict[str, Any] | None, intervals: bool = True) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Three significant digits, without exponents for the sizes that occur here."""
+    """A number with `digits` significant digits. "-" stands for None.
+
+    Large numbers are rounded to whole ones. Numbers below 0.0001 in size have an exponent.
+    """
     if value is None:
         return "-"
     if value == 0:
@@ -277,18 +297,20 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 VERDICTS = {"higher": "*", "lower": "*", "not": "=", "cannot": "?"}
-"""Marks in a table of arms, by the first word of the verdict."""
+"""First word of a verdict -> its mark in a table of arms."""
 
 
 def arms(rows: list[dict[str, Any]], width: int | None = None) -> Group:
-    """Arms by measures, one table per generation: mean over seeds with half its 95% interval, and a mark for
-    the verdict against the first arm.
+    """One table per generation, with one row per arm and one column per measure. For `compare-runs`.
 
-    Arms without a value have a dash; how many seeds each has is a column where that differs. For
-    `compare-runs`.
+    A cell holds the mean over seeds, the half width of its 95% interval, and a mark for the verdict against
+    the first arm. An arm without a value has a dash. If arms differ in their number of seeds, a column shows
+    it.
     """
     names = list(dict.fromkeys(row["arm"] for row in rows))
-    seeds = {name: max(row["seeds"] for row in rows if row["arm"] == name) for name in names}
+    seeds: dict[str, int] = {}
+    for row in rows:
+        seeds[row["arm"]] = max(row["seeds"], seeds.get(row["arm"], 0))
     shown_seeds = seeds if len(set(seeds.values())) > 1 else None
     parts: list[Any] = []
     for t in dict.fromkeys(row["generation"] for row in rows):
@@ -310,7 +332,7 @@ def _arms_of_generation(
     seeds: dict[str, int] | None,
     width: int | None,
 ) -> Blocks:
-    """The table of one generation. seeds: by arm, for a column of their own; None = without it."""
+    """The table of one generation. `seeds`: number of seeds by arm, for one more column; None = no column."""
     columns = list(dict.fromkeys((row["metric"], row["extractor"]) for row in rows))
     by_cell = {(row["arm"], row["metric"], row["extractor"]): row for row in rows}
     heads, floors = [Column("arm", "left", text=True)], ["floor"]
@@ -330,7 +352,7 @@ def _arms_of_generation(
 
 
 def _marks(rows: list[dict[str, Any]], baseline: str) -> list[str]:
-    """What the marks that occur in a table of arms mean."""
+    """The meanings of the marks that occur in a table of arms."""
     meanings = {
         "*": f"higher or lower than {baseline}",
         "=": "not distinguishable",

@@ -1,1 +1,1 @@
-"""A run on disk: its folder, the shards of images, the ledger, what was trained on, checks and export."""
+"""A run on disk: its folder, the shards of images, the ledger, the training sets, verification and export."""

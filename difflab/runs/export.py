@@ -1,4 +1,4 @@
-"""Write the samples of a generation as an imagefolder with ``metadata.jsonl``, for other tools."""
+"""Write the samples of a generation as an image folder with ``metadata.jsonl``, for other tools."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ KEPT = ("label", "class", "prompt", "seed", "generation", "flag", "sha256")
 
 
 def export(run: Run, generation: int, folder: Path) -> int:
-    """Write ``000000.png ...`` and ``metadata.jsonl`` (keys file_name, text, and the ledger's); returns the
-    count.
+    """Write the samples of a generation to `folder` and return their number.
 
-    Raises ConfigError when that generation has no samples, DataError when the folder is not empty or cannot
-    be made.
+    The folder gets the files ``000000.png``, ``000001.png``, ... and ``metadata.jsonl``. The keys of a line
+    are file_name, text (the caption or else the class) and the columns of the ledger in `KEPT`.
+
+    Raises:
+        ConfigError: the generation has no samples, or the samples are numbers.
+        DataError: the folder is not empty or cannot be made.
     """
     if run.config.exact:
-        raise ConfigError(f"{run.path} holds numbers, not images: nothing to export as pictures")
-    # A set that has lost a shard is not "no samples": reading it names the shard.
+        raise ConfigError(f"{run.path} contains numbers, not images; it has nothing to export as pictures")
+    # If a shard is missing, the samples still exist. Reading them raises an error that names the shard.
     if generation < 0 or not (run.gen(generation) / "sampled.json").exists():
-        there = [t for t in range(run.config.generations + 1) if run.done(t, "sample")]
-        raise ConfigError(f"{run.path} has no samples of generation {generation}; it has {there or 'none'}")
+        sampled = [t for t in range(run.config.generations + 1) if run.done(t, "sample")]
+        raise ConfigError(f"{run.path} has no samples of generation {generation}; it has {sampled or 'none'}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} exists and is not empty; give --to a new folder")
     shards = run.samples(generation)
@@ -40,12 +43,8 @@ def export(run: Run, generation: int, folder: Path) -> int:
                 name = f"{row['index']:06d}.png"
                 (temporary / name).write_bytes(row["image"]["bytes"])
                 text = row["prompt"] or row["class"] or ""
-                lines.write(
-                    json.dumps(
-                        {"file_name": name, "text": text, **{k: row[k] for k in KEPT}}, ensure_ascii=False
-                    )
-                    + "\n"
-                )
+                line = {"file_name": name, "text": text, **{k: row[k] for k in KEPT}}
+                lines.write(json.dumps(line, ensure_ascii=False) + "\n")
     if folder.exists():
         folder.rmdir()
     temporary.rename(folder)

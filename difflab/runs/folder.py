@@ -1,12 +1,13 @@
-"""The folder of a run: where everything lies, which stages are done, and who may write.
+"""The folder of a run: where its files are, which stages are done, and the lock of the process that writes.
 
 runs/<name>/
   run.yaml                  the resolved config, its recipe hash, versions
   real/                     the real set, train split first, then held-out; its features
   gen-000/ gen-001/ ...     one folder per generation, see STAGES
   metrics.jsonl             one line per number
-  strip.png  curves.png     the same seeds down the generations; every measure with its interval
-  cache/                    decoded pixels; disposable, removed when the run is complete
+  strip.png                 one row per generation; the images of a column have the same seed
+  curves.png                every measure over the generations, with its interval
+  cache/                    decoded pixels; removed when the run is complete
 
 The folder of an ecosystem holds one such folder per lab: lab-0/, lab-1/, ...
 """
@@ -40,11 +41,12 @@ class Stage:
     """One of the five stages of a generation.
 
     Attributes:
-        name: as in timings.jsonl and in messages.
-        hooks: the hooks of policies that act in this stage, in order.
-        files: what the stage leaves in the folder of its generation. The last one is written last.
-        done_file: the file whose existence says that the stage is done.
-        lower: what to set lower when memory runs out.
+        name: the name of the stage in timings.jsonl and in messages.
+        hooks: the policy hooks of this stage, in the order of their calls.
+        files: the files and folders that the stage writes in the folder of its generation. The last one is
+            written last.
+        done_file: the stage is done if this file exists.
+        lower: advice for an error message about memory: the settings to change.
     """
 
     name: str
@@ -85,9 +87,9 @@ STAGE = {stage.name: stage for stage in STAGE_TABLE}
 
 
 class About(BaseModel):
-    """What real/about.json holds, as far as it is read.
+    """The keys of real/about.json that are read.
 
-    What has a default is not in the sets of all versions and kinds.
+    Keys with a default can be missing: they depend on the version of difflab and on the kind of the set.
     """
 
     model_config = ConfigDict(strict=True)
@@ -105,7 +107,7 @@ class About(BaseModel):
 
 
 class Sampled(BaseModel):
-    """What sampled.json of a generation holds."""
+    """The keys of sampled.json of a generation."""
 
     model_config = ConfigDict(strict=True)
     count: int = Field(1, ge=1)
@@ -118,8 +120,8 @@ class RunFolder:
 
     Args:
         path: the folder.
-        config: what it was asked for.
-        cache: folder of decoded pixels; None = the run's own.
+        config: the config of the run.
+        cache: folder of decoded pixels; None = the folder cache/ of the run.
     """
 
     def __init__(self, path: Path, config: Config, cache: Path | None = None):
@@ -144,39 +146,41 @@ class RunFolder:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the real set is: n_train, n_held_out, record, classes, source, licence, account."""
+        """The content of real/about.json: n_train, n_held_out, record, classes, source, licence, account.
+
+        Raises StoreError if the file is missing or damaged.
+        """
         path = self.path / "real" / "about.json"
-        found = read_json(path, About)
-        if len(found["record"]) != (2 if self.config.exact else 3):
+        about = read_json(path, About)
+        if len(about["record"]) != (2 if self.config.exact else 3):
             raise StoreError(
-                f"{path} is damaged (record is {found['record']}); delete it and run the same command again"
+                f"{path} is damaged (record is {about['record']}); delete it and run the same command again"
             )
-        return found
+        return about
 
     @property
     def account(self) -> Account | None:
-        """How many images of the real set came in, were left out or altered.
+        """How many images of the real set were used, left out and altered.
 
-        None for exact families, and for a set that was made by an older version.
+        None for exact families, and for a set that an older version of difflab made.
         """
         path = self.path / "real" / "about.json"
-        given = self.about.get("account") if path.exists() else None
+        account = self.about.get("account") if path.exists() else None
+        if account is None:
+            return None
         with reading(f"the account in {path}", StoreError, "delete it and run the same command again"):
-            return None if given is None else Account.from_dict(given)
+            return Account.from_dict(account)
 
     @property
     def came_in(self) -> list[str]:
-        """`account` in one or two lines; [] where there is none."""
+        """`account` as one or two lines of text; [] if there is no account."""
         account = self.account
         if account is None:
             return []
-        about, parts = (
-            self.about,
-            self.config.ecosystem is not None and self.config.ecosystem.real == "disjoint",
-        )
-        return account.told(
-            f"real images ({about['source']})", None if parts else about["n_train"] + about["n_held_out"]
-        )
+        about, used = self.about, None
+        if self.config.ecosystem is None or self.config.ecosystem.real != "disjoint":
+            used = about["n_train"] + about["n_held_out"]
+        return account.told(f"real images ({about['source']})", used)
 
     @property
     def shape(self) -> Shape:
@@ -192,17 +196,16 @@ class RunFolder:
         return self.about["prompts"] if self.config.text and self.config.conditional else []
 
     def conditions(self, shards: Shards) -> np.ndarray | None:
-        """The condition of each image of a set, int64 [N]: its class, or the position of its caption in
-        `prompts`.
+        """The condition of each image of a set, int64 [N]; None for an unconditional model.
 
-        None for an unconditional model.
+        A condition is the class of the image, or the position of its caption in `prompts`.
         """
         if not self.config.conditional:
             return None
         if not self.config.text:
             return shards.labels()
-        at = {prompt: i for i, prompt in enumerate(self.prompts)}
-        return np.array([at[prompt] for prompt in shards.column("prompt")], dtype=np.int64)
+        positions = {prompt: i for i, prompt in enumerate(self.prompts)}
+        return np.array([positions[prompt] for prompt in shards.column("prompt")], dtype=np.int64)
 
     def _shards(
         self, folder: Path, name: str, count: int, shard_size: int, encoded: Path | None = None
@@ -214,26 +217,28 @@ class RunFolder:
 
     @property
     def real(self) -> Shards:
-        """Train split (its first images are training set 0), then held-out."""
+        """The real images: the train split, which begins with training set 0, then the held-out images."""
         about = self.about
-        # Its latents lie where other runs find them, under the name of its content.
+        # Runs on the same images share their latents. The folder is named after the content of the images.
         encoded = cache_home() / "latents" / about["content"] if self.config.text else None
         return self._shards(
             self.path / "real", "images", about["n_train"] + about["n_held_out"], about["shard_size"], encoded
         )
 
     def samples(self, generation: int, lab: int | None = None) -> Shards:
-        """The samples of one generation as Shards: ``.table(k)``, ``.labels()``, ``.gather(indices)``,
-        ``.features(name)``.
+        """The samples of one generation; generation -1 = the real images.
 
-        `lab`: of an ecosystem, whose samples; None = its own. Real images are always its own.
+        The result has the methods ``.table(k)``, ``.labels()``, ``.gather(indices)`` and ``.features(name)``.
+        In an ecosystem, `lab` is the position of the lab that drew the samples; None = this lab. The real
+        images are those of this lab in any case.
         """
         if generation == REAL:
             return self.real
         if lab not in (None, self.config.lab):
             return self.labs[lab].samples(generation)
-        how = self.config.sample
-        return self._shards(self.gen(generation), "samples", how.count_of(generation), how.shard_size)
+        settings = self.config.sample
+        count = settings.count_of(generation)
+        return self._shards(self.gen(generation), "samples", count, settings.shard_size)
 
     def probe(self, generation: int, count: int) -> Shards:
         return self._shards(
@@ -241,20 +246,23 @@ class RunFolder:
         )
 
     def done(self, generation: int, stage: str) -> bool:
-        """Whether a stage of a generation has left its result."""
+        """Whether a stage of a generation has written all its files."""
         if not (self.gen(generation) / STAGE[stage].done_file).exists():
             return False
         return stage != "sample" or self.samples(generation).complete()
 
     def kept(self, generation: int) -> np.ndarray:
-        """Indices of the samples that selection kept."""
+        """Indices of the samples that selection kept, int64 [n].
+
+        Raises StoreError if selected.parquet is missing or damaged.
+        """
         import pyarrow.parquet as pq
 
         path = self.gen(generation) / "selected.parquet"
         try:
             rows = pq.read_table(path, page_checksum_verification=True)
             return rows["index"].to_numpy()[rows["kept"].to_numpy(zero_copy_only=False)]
-        except Exception as error:  # missing, truncated or foreign: one message
+        except Exception as error:  # pyarrow raises many kinds of errors for a bad file
             raise StoreError(
                 f"{path} cannot be read ({type(error).__name__}); delete it and run the same command again"
             ) from error
@@ -262,9 +270,9 @@ class RunFolder:
     # ---------------------------------------------------------------------------------------------- labs
     @property
     def labs(self) -> list[Any]:
-        """All labs of the ecosystem that this one belongs to, in order.
+        """All labs of the ecosystem that this lab belongs to, in order.
 
-        A chain by itself is its own only lab.
+        Without an ecosystem the list holds this run only.
         """
         if self.config.ecosystem is None:
             return [self]
@@ -278,7 +286,7 @@ class RunFolder:
 
     @property
     def started(self) -> bool:
-        """Whether anything was fitted here, or in another lab of the ecosystem."""
+        """Whether this run, or another lab of its ecosystem, has a folder of a generation."""
         return any(any(lab.path.glob("gen-*")) for lab in self._labs or [self]) or any(
             self.path.glob("lab-*/gen-*")
         )
@@ -286,26 +294,24 @@ class RunFolder:
     # -------------------------------------------------------------------------------------- opening, lock
     @classmethod
     def create(cls, path: Path, config: Config) -> Self:
-        """Open `path` for work: make it, or resume it when it holds the same recipe.
+        """Make the folder `path`, or open it to resume a run of the same recipe. Lock it until `close`.
 
-        The caller holds the lock.
-
-        Raises StoreError when the folder belongs to another recipe (naming the differing keys), holds
-        something else, or another process works on it.
+        Raises StoreError if the folder belongs to a run of another recipe (the message names the keys that
+        differ), has other files, or is locked by another process.
         """
         run = cls(path, config)
         run.claim()
         return run
 
     def claim(self) -> None:
-        """Lock the folder and make it this run's, see `create`."""
-        if encodable(str(self.path)) != str(self.path):  # pyarrow opens no such file
+        """Make and lock the folder, see `create`."""
+        if encodable(str(self.path)) != str(self.path):  # pyarrow cannot open such a path
             raise StoreError(
-                f"the name {self.path} holds bytes that are no UTF-8; choose another folder with --out"
+                f"the name {self.path} has bytes that are not UTF-8; choose another folder with --out"
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "a")  # noqa: SIM115 (held open as long as the run is worked on)
+            self._lock = open(self.path / ".lock", "a")  # noqa: SIM115 (open while the folder is locked)
         except OSError as error:
             raise StoreError(
                 f"cannot write to {self.path}: {error.strerror}; choose another folder with --out"
@@ -323,9 +329,7 @@ class RunFolder:
             raise
 
     def _claim(self) -> None:
-        """Check that the locked folder is this recipe's, clear what a killed process left half-written, write
-        run.yaml.
-        """
+        """Check the recipe of the locked folder, delete the half-written files in it, and write run.yaml."""
         record = self.path / "run.yaml"
         others = [
             p
@@ -336,15 +340,16 @@ class RunFolder:
             if self.started:
                 check_recipe(record, self.config)
             elif read_record(record) != self.config:
-                # Nothing was fitted under that recipe (it asked for bad images, say): the mended config may
-                # have the folder.
+                # The earlier recipe failed before anything was fitted, for example on unreadable images. The
+                # new recipe may use the folder.
                 for part in (self.path / "real", self.cache, *self.path.glob("lab-*")):
                     shutil.rmtree(part, ignore_errors=True)
         elif others:
-            raise StoreError(f"{self.path} is not empty and holds no run; choose another folder with --out")
-        for stray in list(
-            self.path.rglob(".*tmp*")
-        ):  # only ever under a run.yaml, or in a folder that was empty
+            raise StoreError(
+                f"{self.path} is not empty and contains no run; choose another folder with --out"
+            )
+        # The folder belongs to a run or was empty, so that these files are those of a killed process.
+        for stray in list(self.path.rglob(".*tmp*")):
             shutil.rmtree(stray) if stray.is_dir() else stray.unlink(missing_ok=True)
         write_record(record, self.config)
 

@@ -1,6 +1,6 @@
-"""The ledger: one row per image with the image itself and where it came from.
+"""The ledger: one row per image with the image itself and its origin.
 
-Readable by Hugging Face ``datasets`` (``load_dataset("parquet", data_files=...)`` shows the pictures).
+Hugging Face ``datasets`` reads it: ``load_dataset("parquet", data_files=...)`` decodes the images.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 
 from difflab.core.hashing import content_hash
 
-REAL = -1  # the generation of an image that people made
+REAL = -1  # the generation of a real image
 
 IMAGE_COLUMNS = [
     ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
@@ -34,17 +34,18 @@ COLUMNS = [
     ("label", pa.int64()),  # null = unconditional
     ("class", pa.dictionary(pa.int32(), pa.string())),
     ("prompt", pa.string()),
-    ("key", pa.string()),  # the source's own name of a real image
+    ("key", pa.string()),  # the name of a real image in its source
     ("seed", pa.int64()),  # null for real images
     ("flag", pa.dictionary(pa.int8(), pa.string())),  # null | constant
-    ("model_hash", pa.dictionary(pa.int8(), pa.string())),  # of the weights that drew it
-    ("parents_hash", pa.dictionary(pa.int8(), pa.string())),  # of the training set behind those weights
+    ("model_hash", pa.dictionary(pa.int8(), pa.string())),  # hash of the weights that drew the image
+    ("parents_hash", pa.dictionary(pa.int8(), pa.string())),  # hash of the training set of those weights
     ("settings", pa.dictionary(pa.int8(), pa.string())),  # scheduler, steps, guidance_scale as JSON
-    ("sha256", pa.string()),  # of shape and pixels, so independent of the encoder
+    ("sha256", pa.string()),  # hash of shape and pixels, whatever the encoding
 ]
 
 
 def schema(images: bool) -> pa.Schema:
+    """The columns of the ledger of images, or of the numbers of an exact family."""
     fields = [pa.field(name, kind) for name, kind in (IMAGE_COLUMNS if images else VALUE_COLUMNS) + COLUMNS]
     if not images:
         return pa.schema(fields)
@@ -57,9 +58,9 @@ def schema(images: bool) -> pa.Schema:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """uint8 [H, W, 1 or 3] to PNG.
+    """Encode the pixels uint8 [H, W, 1 or 3] as PNG.
 
-    Level 1 is 3.5 times as fast as Pillow's default at 512 px and as lossless.
+    Compression level 1 is 3.5 times as fast as Pillow's default at 512 px. PNG is lossless at every level.
     """
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG", compress_level=1)
@@ -67,33 +68,31 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def decode_png(payload: bytes) -> np.ndarray:
-    """PNG to uint8 [H, W, C]."""
+    """The pixels of a PNG, uint8 [H, W, C]."""
     array = np.asarray(Image.open(io.BytesIO(payload)))
     return array[..., None] if array.ndim == 2 else array
 
 
 def flag_of(pixels: np.ndarray) -> str | None:
-    """'constant' for an image of one colour (a black image, say): counted and reported, never trained on
-    unseen.
-    """
+    """The value of the column flag: 'constant' for an image of one colour, such as black; else None."""
     flat = pixels.reshape(-1, pixels.shape[-1])
     return "constant" if bool((flat == flat[0]).all()) else None
 
 
 def table(columns: dict[str, Any], pixels: np.ndarray, images: bool) -> pa.Table:
-    """Rows of the ledger.
+    """Build rows of the ledger.
 
     Args:
-        columns: per-row lists, or a single value that holds for every row; absent columns are null.
-        pixels: uint8 [n, H, W, C], or float64 [n, R, d] for the exact families.
-        images: True for pictures, False for numbers.
+        columns: for each column a list or array with a value for each row, or one value for all rows. Missing
+            columns are null.
+        pixels: images uint8 [n, H, W, C], or numbers of the exact families float64 [n, R, d].
+        images: whether the rows are images.
     """
     n = len(pixels)
     shape = schema(images)
     arrays: dict[str, Any] = {"flag": [flag_of(p) if images else None for p in pixels]}
-    with ThreadPoolExecutor(
-        min(8, os.cpu_count() or 1)
-    ) as pool:  # hashing and deflating do not hold Python's lock
+    # Threads run in parallel here because hashing and deflating release the global interpreter lock.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         arrays["sha256"] = list(pool.map(content_hash, pixels))
         if images:
             arrays["image"] = [{"bytes": png, "path": None} for png in pool.map(encode_png, pixels)]

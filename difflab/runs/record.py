@@ -1,4 +1,4 @@
-"""The record of a run, run.yaml: its config, the hash of its recipe and the versions that made it."""
+"""The record of a run, run.yaml: its config, the hash of its recipe and the versions of the packages."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ PACKAGES = ("difflab", "torch", "diffusers", "accelerate", "torchmetrics", "nump
 
 
 def read_record(record: Path) -> Config:
-    """The config in a run.yaml. Raises StoreError."""
+    """The config in a run.yaml. Raises StoreError if the file is missing, damaged or not valid."""
     try:
         content = yaml.safe_load(record.read_text())
         return configs.parse(content["config"], str(record))
     except (yaml.YAMLError, TypeError, KeyError, ValueError, OSError, RecursionError) as error:
         raise StoreError(
-            f"{record} is missing or damaged ({type(error).__name__}); put it back from a copy, or start "
-            "anew in another folder with --out"
+            f"{record} is missing or damaged ({type(error).__name__}); put it back from a copy, or start a "
+            "new run in another folder with --out"
         ) from error
     except ConfigError as error:
         raise StoreError(
-            f"{error}; the file was changed or comes from another version: put it back, or start anew in "
-            "another folder with --out"
+            f"{error}; the file was changed or comes from another version: put it back from a copy, or start "
+            "a new run in another folder with --out"
         ) from error
 
 
 def write_record(record: Path, config: Config) -> None:
     """Write run.yaml.
 
-    The versions that started a run stay in it; others that go on with it are added under `resumed_with`.
+    The versions that started the run stay under `versions`. Different versions that resume it are added under
+    `resumed_with`.
     """
     now = {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
     content = {"config": config.model_dump(mode="json"), "recipe": recipe_hash(config), "versions": now}
@@ -57,16 +58,20 @@ def check_recipe(record: Path, config: Config) -> None:
 
     The message names the keys that differ.
     """
-    there, wanted = configs.recipe_of(read_record(record)), configs.recipe_of(config)
-    differing = [key for key in sorted(there.keys() | wanted.keys()) if there.get(key) != wanted.get(key)]
+    recorded, wanted = configs.recipe_of(read_record(record)), configs.recipe_of(config)
+    differing = [
+        key for key in sorted(recorded.keys() | wanted.keys()) if recorded.get(key) != wanted.get(key)
+    ]
     if not differing:
         return
-    shown = ", ".join(f"{key}: {there.get(key)!r} there, {wanted.get(key)!r} asked" for key in differing[:6])
+    shown = ", ".join(
+        f"{key}: {recorded.get(key)!r} there, {wanted.get(key)!r} asked" for key in differing[:6]
+    )
     more = f" and {len(differing) - 6} more" if len(differing) > 6 else ""
     folder = record.parent
     other = folder.with_name(f"{folder.name}-{recipe_hash(config)}")
     raise StoreError(
-        f"{folder} holds a run of another recipe ({shown}{more}); give this one its own folder: --out {other}"
+        f"{folder} contains a run of another recipe ({shown}{more}); choose another folder: --out {other}"
     )
 
 

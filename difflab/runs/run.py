@@ -1,4 +1,4 @@
-"""A run to look at: its numbers, its pictures, its training. ``difflab.open_run(path)`` gives one."""
+"""The class of a run: its numbers, pictures and training. ``difflab.open_run(path)`` returns one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from difflab.runs.record import read_record
 
 
 class Run(RunFolder):
-    """One run. ``difflab.open_run(path)`` opens one for reading; the engine opens one for work."""
+    """One run. ``difflab.open_run(path)`` opens it for reading. The chain locks its folder and writes."""
 
     @property
     def parts(self) -> list[Run]:
@@ -34,8 +34,10 @@ class Run(RunFolder):
 
     @property
     def metrics(self) -> Any:
-        """Every number as a pandas DataFrame: generation, lab, metric, extractor, value, ci_low, ci_high, n,
-        floor, recipe.
+        """The rows of metrics.jsonl as a pandas DataFrame.
+
+        Its columns are the keys of a row (`core.rows.KEYS`), among them generation, lab, metric, extractor,
+        value, ci_low, ci_high, n, floor and recipe.
         """
         import pandas as pd
 
@@ -47,37 +49,41 @@ class Run(RunFolder):
         return list(chain.from_iterable(read_rows(file) for file in files))
 
     def training(self, generation: int) -> dict[str, Any]:
-        """Images seen, size of the training set and the loss curve of one generation ({} for formula-fitted
-        families).
+        """The content of training.json of one generation, such as images seen and the loss curve.
+
+        {} for families that are fitted by a formula.
         """
         path = self.gen(generation) / "training.json"
         return read_json(path, dict[str, Any]) if path.exists() else {}
 
     def timings(self) -> list[dict[str, Any]]:
-        """Seconds per stage and generation, in the order in which they were run."""
+        """The rows of timings.jsonl in the order of the work: generation, stage and seconds.
+
+        Raises StoreError if the file is damaged.
+        """
         path = self.path / "timings.jsonl"
         try:
-            rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-            if not all(
-                isinstance(row, dict) and {"generation", "stage", "seconds"} <= row.keys() for row in rows
-            ):
-                raise ValueError("a line holds no time")
+            if not path.exists():
+                return []
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            if not all(_is_timing(row) for row in rows):
+                raise ValueError("a line has no time")
             return rows
         except (OSError, ValueError) as error:
-            raise StoreError(f"{path} is damaged ({error}); it holds nothing but times: delete it") from error
+            raise StoreError(f"{path} is damaged ({error}); it contains only times: delete it") from error
 
     def numbers(self) -> list[dict[str, Any]]:
         """The rows that have a value."""
         return [row for row in self.rows() if row["value"] is not None]
 
     def grid(self, generation: int) -> Any:
-        """The probe of one generation as a PIL image. Raises StoreError when there are no pictures."""
+        """The probe of one generation as a PIL image. Raises StoreError if there are no pictures."""
         return probe.grid(self, generation)
 
     def strip(self) -> Any:
-        """The same seeds down the generations, real images on top, as a PIL image.
+        """A PIL image with one row per generation below a row of real images.
 
-        Raises StoreError without pictures.
+        The images of a column have the same seed. Raises StoreError if there are no pictures.
         """
         return probe.strip(self)
 
@@ -86,29 +92,33 @@ class Run(RunFolder):
         return curve_figure([(self.config.name, self.numbers())])
 
     def add_time(self, generation: int, stage: str, seconds: float, **detail: Any) -> None:
+        """Add a row to timings.jsonl."""
+        row = {"generation": generation, "stage": stage, "seconds": round(seconds, 4), **detail}
         with open(self.path / "timings.jsonl", "a") as handle:
-            handle.write(
-                json.dumps({"generation": generation, "stage": stage, "seconds": round(seconds, 4), **detail})
-                + "\n"
-            )
+            handle.write(json.dumps(row) + "\n")
+
+
+def _is_timing(row: Any) -> bool:
+    return isinstance(row, dict) and {"generation", "stage", "seconds"} <= row.keys()
 
 
 class EcosystemRun(Run):
-    """Several labs, each a run of its own in lab-0/, lab-1/, ...; here lies what they are together.
+    """The run of an ecosystem. Each of its labs is a run in lab-0/, lab-1/, ...
 
     runs/<name>/
       run.yaml                  the config of the ecosystem
-      lab-0/ lab-1/ ...         what a run holds, each with its own run.yaml
+      lab-0/ lab-1/ ...         the folders of the labs, each with its own run.yaml
       between/                  distances between the labs, one file per generation
-      metrics.jsonl             the rows of all labs, and those between them, which have lab null
-      strip.png  curves.png     the labs below each other; the labs in one plot
+      metrics.jsonl             the rows of all labs, and the rows between labs, which have lab null
+      strip.png                 the strips of the labs, one below another
+      curves.png                the curves of all labs in the same plots
     """
 
     def __init__(self, path: Path, config: Config, cache: Path | None = None):
         super().__init__(path, config, cache)
         self._labs = [
-            Run(self.path / f"lab-{i}", own, cache and cache / f"lab-{i}")
-            for i, own in enumerate(config.labs())
+            Run(self.path / f"lab-{i}", lab_config, cache and cache / f"lab-{i}")
+            for i, lab_config in enumerate(config.labs())
         ]
         for lab in self._labs:
             lab._labs = self._labs
@@ -136,8 +146,9 @@ class EcosystemRun(Run):
         super().close()
 
     def _elsewhere(self) -> StoreError:
+        """The error for a question that only a single lab can answer."""
         return StoreError(
-            f"{self.path} is an ecosystem of {len(self._labs)} labs, each a run of its own: name one, such "
+            f"{self.path} is an ecosystem of {len(self._labs)} labs, and each lab is a run: name one, such "
             f"as {self._labs[0].path}"
         )
 
@@ -155,34 +166,39 @@ class EcosystemRun(Run):
     @property
     def generations(self) -> list[int]:
         """Generations that have been measured in all labs and between them."""
-        done = [set(lab.generations) for lab in self._labs]
-        return [
-            t
-            for t in range(self.config.generations + 1)
-            if self.between(t).exists() and all(t in own for own in done)
-        ]
+        measured = set(range(self.config.generations + 1))
+        for lab in self._labs:
+            measured &= set(lab.generations)
+        return [t for t in sorted(measured) if self.between(t).exists()]
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of all labs (column lab) and those between them (lab None), by generation."""
+        """The rows of all labs and the rows between labs, sorted by generation.
+
+        The value of lab is the position of the lab; None for rows between labs.
+        """
         return sorted(
             [*chain.from_iterable(lab.rows() for lab in self._labs), *self.rows_between()],
             key=lambda row: row["generation"],
         )
 
     def rows_between(self) -> list[dict[str, Any]]:
-        """The rows between the labs."""
+        """The rows between labs of all generations that have them."""
         files = [self.between(t) for t in range(self.config.generations + 1)]
         return list(chain.from_iterable(read_rows(file) for file in files if file.exists()))
 
     def timings(self) -> list[dict[str, Any]]:
-        return [{"lab": i, **row} for i, lab in enumerate(self._labs) for row in lab.timings()]
+        """The timings of all labs, one lab after another. Each row has the position of its lab."""
+        rows = []
+        for i, lab in enumerate(self._labs):
+            rows += [{"lab": i, **row} for row in lab.timings()]
+        return rows
 
     def strip(self) -> Any:
-        """The strips of all labs below each other, as a PIL image."""
+        """The strips of all labs, one below another, as a PIL image."""
         return below([lab.strip() for lab in self._labs])
 
     def curves(self) -> Any:
-        """Every measure over the generations, the labs over each other, as a matplotlib figure."""
+        """Every measure over the generations as a matplotlib figure with all labs in the same plots."""
         lines = [(lab.config.name, lab.numbers()) for lab in self._labs]
         between = [row for row in self.rows_between() if row["value"] is not None]
         return curve_figure([*lines, ("between labs", between)])
@@ -193,15 +209,15 @@ class EcosystemRun(Run):
 
 
 def run_class(config: Config) -> type[Run]:
-    """What kind of folder a config makes."""
+    """`EcosystemRun` for the config of an ecosystem, `Run` for that of a chain or of one lab."""
     return EcosystemRun if config.ecosystem is not None and config.ecosystem.lab is None else Run
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
-    """Open a run for reading. Nothing in it is changed and no lock is taken; decoded pixels go to a temporary
-    folder.
+    """Open a run for reading. The folder is neither changed nor locked.
 
-    Raises StoreError when there is no run. The message names the runs beside the path.
+    Decoded pixels go to a temporary folder. Raises StoreError if the folder is not a run; the message names
+    runs in the folder above.
     """
     folder = Path(path)
     if not (folder / "run.yaml").exists():
@@ -211,5 +227,5 @@ def open_run(path: str | os.PathLike[str]) -> Run:
         hint = "start one with: difflab run digits"
         if near:
             hint = f"runs beside it: {', '.join(near[:8])}"
-        raise StoreError(f"{folder} holds no run (no run.yaml); {hint}")
+        raise StoreError(f"{folder} is not the folder of a run (no run.yaml); {hint}")
     return run_class(read_record(folder / "run.yaml")).open(folder)

@@ -1,6 +1,4 @@
-"""How many images a config asks for: sizes of training sets that follow from the config and the real set
-alone.
-"""
+"""Numbers of images that follow from the config and the size of the real set: training sets, measures."""
 
 from __future__ import annotations
 
@@ -10,7 +8,10 @@ from difflab.runs.folder import RunFolder
 
 
 def first_size(config: Config, n_train: int) -> int:
-    """n0, the size of generation 0's training set."""
+    """The size n0 of training set 0.
+
+    Raises ConfigError if data.train_size is larger than the train split.
+    """
     n0 = config.data.train_size or n_train
     if n0 > n_train:
         raise ConfigError(
@@ -21,22 +22,26 @@ def first_size(config: Config, n_train: int) -> int:
 
 
 def real_count(config: Config, n0: int) -> int:
-    """Real images in each training set t >= 1 of fixed_real and fresh_real."""
+    """The number of real images in each training set t >= 1 of the regimes fixed_real and fresh_real."""
     share = 0.5 if config.regime.real_fraction is None else config.regime.real_fraction
     return round(share * (config.regime.set_size or n0))
 
 
 def fresh_needed(config: Config, n0: int) -> int:
-    """Unseen real images that the whole chain will draw."""
-    own = real_count(config, n0) * config.generations if config.regime.name == "fresh_real" else 0
-    return own + sum(policy.fresh(config, n0) for policy in config.policies)
+    """The number of unseen real images that the regime and the policies draw in the whole chain."""
+    needed = 0
+    if config.regime.name == "fresh_real":
+        needed = real_count(config, n0) * config.generations
+    return needed + sum(policy.fresh(config, n0) for policy in config.policies)
 
 
 def measured_count(run: RunFolder) -> int:
-    """Images on either side of every measure and of its floor: the same in all generations, also in later
-    extensions.
+    """The number of images on each side of every measure and of its floor.
 
-    Raises MeasureError where measure.count is more than samples, train split and held-out images all have.
+    It is the same in all generations, also in those that are added later.
+
+    Raises MeasureError if measure.count is larger than the number of samples, of train images or of held-out
+    images.
     """
     about, config = run.about, run.config
     counts = config.sample.count if isinstance(config.sample.count, list) else [config.sample.count]

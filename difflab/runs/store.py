@@ -1,7 +1,7 @@
-"""The store: a set of images as parquet shards, and whatever is derived from it shard by shard.
+"""The store: a set of images as parquet shards, and the files that are computed from each shard.
 
-A shard is the unit of everything: of one process's work, of resuming, of verification. Shard k holds the
-images ``k * shard_size ...``; which process wrote it is of no consequence.
+Processes work on whole shards. Resuming and verification go by whole shards too. Shard k holds the images
+``k * shard_size ... (k + 1) * shard_size - 1``. Its content does not depend on the process that writes it.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ class Shards:
     """One set of images (or of records of the exact families) on disk.
 
     Args:
-        folder: where the parquet shards lie.
-        derived: folder of what is computed per shard (features); kept.
-        cache: folder of decoded pixels; disposable.
-        count: images in the set.
-        shard_size: images per shard.
+        folder: folder of the parquet shards.
+        derived: folder of the features of each shard.
+        cache: folder of decoded pixels. It can be deleted at any time.
+        count: number of images in the set.
+        shard_size: number of images in a shard; the last shard can have fewer.
         record: shape of one record: (H, W, C) of uint8 pixels, or (R, d) of float64 values.
-        encoded: folder of what models read instead of pixels (latents); disposable; None = in the cache.
+        encoded: folder of the latents that models read in place of pixels; None = in the cache. It can be
+            deleted at any time.
     """
 
     def __init__(
@@ -79,7 +80,15 @@ class Shards:
 
     # ------------------------------------------------------------------------------------------- writing
     def write(self, shard: int, pixels: np.ndarray, columns: dict[str, Any]) -> None:
-        """Write one shard from pixels in memory: [n, *record]. The pixel cache is filled on the way."""
+        """Write the shard and its pixel cache.
+
+        Args:
+            shard: number of the shard.
+            pixels: its records, [n, *record].
+            columns: columns of the ledger, see `ledger.table`.
+
+        Raises StoreError if the shape of `pixels` is not that of the shard.
+        """
         span = self.span(shard)
         if pixels.shape != (len(span), *self.record):
             raise StoreError(
@@ -99,14 +108,14 @@ class Shards:
 
     # ------------------------------------------------------------------------------------------- reading
     def table(self, shard: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """The ledger rows of one shard. Raises StoreError that names a missing or damaged shard."""
+        """The ledger rows of one shard. Raises StoreError if the shard is missing or damaged."""
         path = self.path(shard)
         try:
             return pq.read_table(
                 path, columns=list(columns) if columns is not None else None, page_checksum_verification=True
             )
         except FileNotFoundError:
-            raise StoreError(f"{path} is missing; run the same command again to make it anew") from None
+            raise StoreError(f"{path} is missing; run the same command again to write it") from None
         except (OSError, pa.ArrowException) as error:
             raise StoreError(
                 f"{path} is damaged ({' '.join(str(error).split())[:120]}); delete it and run the same "
@@ -114,12 +123,12 @@ class Shards:
             ) from error
 
     def column(self, name: str) -> list[Any]:
-        """One column over the whole set, in order of the index."""
+        """The values of one column of the ledger for all images of the set, in order."""
         parts = (self.table(shard, [name])[name].to_pylist() for shard in self.shards)
         return list(chain.from_iterable(parts))
 
     def labels(self) -> np.ndarray | None:
-        """int64 [n], or None for an unlabelled set."""
+        """The class of each image, int64 [n]; None for a set without classes."""
         labels = self.column("label")
         return None if not labels or labels[0] is None else np.asarray(labels, dtype=np.int64)
 
@@ -132,7 +141,10 @@ class Shards:
         return np.stack([ledger.decode_png(blob) for blob in blobs])
 
     def pixels(self, shard: int) -> np.ndarray:
-        """The pixels of one shard, memory-mapped from the cache: memory does not grow with the set."""
+        """The pixels of one shard, memory-mapped from the cache, [n, *record].
+
+        The memory in use does not grow with the set.
+        """
         path = self._cache_path(shard)
         if path not in self._open and not path.exists():
             self._cache(shard, self.decode(shard))
@@ -144,7 +156,7 @@ class Shards:
         return self._open[path]
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
-        """Any images of the set: [len(indices), *record]."""
+        """The images at `indices`, [len(indices), *record]."""
         return self._gather(
             self.pixels, indices, self.record, np.dtype(np.uint8 if self.images else np.float64)
         )
@@ -152,31 +164,33 @@ class Shards:
     def _gather(
         self, read: Callable[[int], np.ndarray], indices: np.ndarray, record: tuple[int, ...], kind: np.dtype
     ) -> np.ndarray:
-        out = np.empty((len(indices), *record), dtype=kind)
+        gathered = np.empty((len(indices), *record), dtype=kind)
         shards, offsets = np.divmod(indices, self.shard_size)
         for shard in np.unique(shards):
-            at = shards == shard
-            out[at] = read(int(shard))[offsets[at]]
-        return out
+            in_shard = shards == shard
+            gathered[in_shard] = read(int(shard))[offsets[in_shard]]
+        return gathered
 
     # ------------------------------------------------------------------------------------------- encoded
     def encode(self, encoder: Any, shard: int, pixels: np.ndarray | None = None) -> None:
-        """Make sure that what `encoder` (it has a ``key``) makes of one shard is there; `pixels` are those in
-        memory, if they are.
+        """Write the encoded images of one shard, unless the file exists.
+
+        Args:
+            encoder: maps uint8 [n, H, W, C] to a tensor [n, ...]. Its attribute ``key`` names the file.
+            shard: number of the shard.
+            pixels: the pixels of the shard; None = they are read from its parquet file.
         """
         path = self._encoded_path(encoder.key, shard)
         if not path.exists():
-            _save(
-                path,
-                encoder(torch.from_numpy(np.array(self.decode(shard) if pixels is None else pixels))).numpy(),
-            )
+            source = self.decode(shard) if pixels is None else pixels
+            _save(path, encoder(torch.from_numpy(np.array(source))).numpy())
 
     def lacks(self, key: str) -> list[int]:
-        """Shards that no encoder of this key has read yet."""
+        """The shards without encoded images for this key."""
         return [shard for shard in self.shards if not self._encoded_path(key, shard).exists()]
 
     def gather_encoded(self, key: str, indices: np.ndarray) -> np.ndarray:
-        """What an encoder made of any images of the set, memory-mapped: float32 [len(indices), ...]."""
+        """The encoded images at `indices`, [len(indices), ...], copied from memory-mapped files."""
         first = self._mapped(self._encoded_path(key, int(indices[0]) // self.shard_size))
         return self._gather(
             lambda shard: self._mapped(self._encoded_path(key, shard)), indices, first.shape[1:], first.dtype
@@ -190,8 +204,13 @@ class Shards:
         return self.derived / f"{name}-{shard:05d}.safetensors"
 
     def derive(self, name: str, shard: int, compute: Any, pixels: np.ndarray | None = None) -> None:
-        """Make sure that the features `name` of one shard exist; `compute` maps uint8 [n, H, W, C] tensors to
-        [n, d].
+        """Write the features `name` of one shard, unless the file exists.
+
+        Args:
+            name: key of the extractor. It names the file.
+            shard: number of the shard.
+            compute: maps uint8 [n, H, W, C] to features [n, d].
+            pixels: the pixels of the shard; None = they are read from its parquet file.
         """
         path = self.feature_path(name, shard)
         if not path.exists():
@@ -199,29 +218,28 @@ class Shards:
             write_tensors(path, {"features": compute(torch.from_numpy(np.array(source)))})
 
     def features(self, name: str) -> torch.Tensor:
-        """Features of the whole set: float32 [n, d]."""
+        """The features of the whole set, float32 [n, d]."""
         return torch.cat([read_tensors(self.feature_path(name, shard))["features"] for shard in self.shards])
 
     # ------------------------------------------------------------------------------------ identity, check
     def hash(self) -> str:
-        """Hash of the set: over the content hashes of its images in order."""
+        """SHA-256 of the content hashes of all images in order."""
         return hashlib.sha256("".join(self.column("sha256")).encode()).hexdigest()
 
     def verify(self) -> Iterator[str]:
-        """Yield one line for every missing or damaged shard."""
+        """Yield a sentence for every missing or damaged shard."""
         for shard in self.shards:
             path = self.path(shard)
             try:
                 rows = self.table(shard)
                 wanted = list(self.span(shard))
                 schema = ledger.schema(self.images)
-                if (
-                    not rows.schema.equals(schema) or rows.schema.metadata != schema.metadata
-                ):  # page checksums do not cover the footer
+                # The schema is in the footer of the file, which page checksums do not cover.
+                if not rows.schema.equals(schema) or rows.schema.metadata != schema.metadata:
                     yield f"{path}: its columns are not those of the ledger"
                     continue
                 if rows["index"].to_pylist() != wanted:
-                    yield f"{path}: holds other images than {wanted[0]}..{wanted[-1]}"
+                    yield f"{path}: contains other images than {wanted[0]}..{wanted[-1]}"
                     continue
                 hashes = rows["sha256"].to_pylist()
                 for row, pixels in enumerate(self.decode(shard)):
@@ -230,7 +248,5 @@ class Shards:
                         break
             except StoreError as error:
                 yield str(error)
-            except (
-                Exception
-            ) as error:  # a blob that no longer decodes is damage too, whatever the decoder raises
+            except Exception as error:  # the decoder can raise any error for a damaged image
                 yield f"{path}: an image no longer decodes ({type(error).__name__})"

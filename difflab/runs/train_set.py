@@ -10,32 +10,43 @@ import pyarrow as pa
 
 from difflab.runs.store import Shards
 
-SHARED = -1  # replicate of a row that belongs to every replicate
+SHARED = -1  # the replicate of a row that all replicates share
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Images that may be drawn: `count` of the `rows` of one generation (-1 = real)."""
+    """Images of one generation that may enter a training set.
 
-    kind: str  # fixed_real | fresh_real | synthetic
+    Attributes:
+        kind: fixed_real, fresh_real or synthetic.
+        generation: the generation of the images; -1 = real images.
+        rows: positions of the images in their set.
+        count: how many of the images enter the training set.
+        same: True = the first `count` rows in every generation; False = a random draw.
+        lab: the lab that drew the samples. Real images are always those of the lab that trains.
+        key: the key of a draw that all training sets share; () = each training set has its own draw.
+    """
+
+    kind: str
     generation: int
     rows: np.ndarray
     count: int
-    same: bool = False  # the first `count` rows in every generation instead of a draw
-    lab: int = 0  # whose samples they are; real images are always the lab's own
-    key: tuple[object, ...] = ()  # names a draw that is the same in every training set; () = drawn anew
+    same: bool = False
+    lab: int = 0
+    key: tuple[object, ...] = ()
 
 
 class TrainSet:
     """Reads the images that the rows of a ``train_set.parquet`` point at.
 
     Args:
-        rows: columns pool, lab, generation (-1 = real), index and replicate (-1 = all). Without a column lab
-            all images are the run's own. An optional column condition replaces the condition of an image;
-            null = unchanged.
-        shards_of: generation, and lab if there is that column -> its Shards.
-        conditions_of: Shards -> what each image is conditioned on, int64 [N], or None.
-        read: (Shards, indices) -> what the model reads of these images; None = their pixels.
+        rows: columns pool, lab, generation (-1 = real), index and replicate (-1 = all). Without the column
+            lab all images belong to this run. The optional column condition replaces the condition of an
+            image; null = unchanged.
+        shards_of: returns the Shards of a generation. Its second argument is the lab, if there is a column
+            lab.
+        conditions_of: returns the condition of each image of some Shards, int64 [N], or None.
+        read: returns the model inputs of the images at some indices of some Shards; None = their pixels.
     """
 
     def __init__(
@@ -50,7 +61,7 @@ class TrainSet:
         self.replicate = rows["replicate"].to_numpy()
         has_labs = "lab" in rows.column_names
         labs = rows["lab"].to_numpy() if has_labs else np.zeros(len(self.index), dtype=np.int64)
-        # The sets of images in order of (lab, generation), and for each row the position of its set.
+        # `sets`: the sets of images in order of (lab, generation). `member`: the position of each row's set.
         sources = np.stack([labs, self.generation]).astype(np.int64)
         pairs, member = np.unique(sources, axis=1, return_inverse=True)
         self.member = member.ravel()
@@ -63,13 +74,13 @@ class TrainSet:
     def _conditions(
         self, rows: pa.Table, conditions_of: Callable[[Shards], np.ndarray | None]
     ) -> np.ndarray | None:
-        """What each row is conditioned on, int64 [n]; None unless every image has a condition."""
+        """The condition of each row, int64 [n]; None unless every image has a condition."""
         conditions = np.empty(len(self.index), dtype=np.int64)
-        for place, shards in enumerate(self.sets.values()):
+        for position, shards in enumerate(self.sets.values()):
             values = conditions_of(shards) if shards.images else None
             if values is None:
                 return None
-            of_set = self.member == place
+            of_set = self.member == position
             conditions[of_set] = values[self.index[of_set]]
         if "condition" in rows.column_names:
             changed = rows["condition"].combine_chunks()
@@ -79,33 +90,34 @@ class TrainSet:
     def __len__(self) -> int:
         return len(self.index)
 
-    def inputs(self, at: np.ndarray) -> np.ndarray:
-        """What the model reads of rows `at`: [b, ...]."""
-        member, index, sets = self.member[at], self.index[at], list(self.sets.values())
+    def inputs(self, rows: np.ndarray) -> np.ndarray:
+        """The model inputs of the rows at these positions, [len(rows), ...]."""
+        member, index, sets = self.member[rows], self.index[rows], list(self.sets.values())
         parts = {k: self.read(sets[k], index[member == k]) for k in np.unique(member)}
         first = next(iter(parts.values()))
-        out = np.empty((len(at), *first.shape[1:]), dtype=first.dtype)
+        inputs = np.empty((len(rows), *first.shape[1:]), dtype=first.dtype)
         for k, part in parts.items():
-            out[member == k] = part
-        return out
+            inputs[member == k] = part
+        return inputs
 
     def records(self) -> np.ndarray:
-        """All records at once, for families fitted by a formula: [n, *record].
+        """All records at once, [n, *record], for families that are fitted by a formula.
 
-        Rows drawn for one replicate go to that replicate alone: chain r gets its shared rows followed by its
-        own.
+        A row of one replicate goes to that replicate only. The records of a replicate are the shared rows,
+        followed by the rows of that replicate.
         """
         if (self.replicate < 0).all():
             return self.inputs(np.arange(len(self)))
-        _, first, place = np.unique(
+        _, first, position = np.unique(
             np.stack([self.member, self.index]), axis=1, return_index=True, return_inverse=True
         )
         values = self.inputs(first)  # each record once, [u, R, d]
-        return np.take_along_axis(values, self.by_chain(place)[:, :, None], axis=0)
+        return np.take_along_axis(values, self.by_chain(position)[:, :, None], axis=0)
 
     def by_chain(self, rows: np.ndarray) -> np.ndarray:
-        """Something of each row, [N], in the order of `records`: [n], or [n, R] where chains have rows of
-        their own.
+        """Put one value for each row, [N], in the order of `records`.
+
+        The result is [n] if all rows are shared, and [n, R] if replicates have rows of their own.
         """
         if (self.replicate < 0).all():
             return rows

@@ -1,4 +1,4 @@
-"""Find damaged or missing parts of a run and name them."""
+"""Find the damaged and missing files of a run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ from difflab.runs.store import Shards
 
 
 def verify(run: Run) -> Iterator[str]:
-    """Yield one line per fault in the real set, and in the samples, models and training sets of all
-    generations.
+    """Yield a sentence for each fault in the real set, samples, models and training sets of a run.
 
-    A stage that has not been run yet is no fault. A result that is gone although later stages are done is a
-    fault.
+    A missing result is a fault only if a later stage is done.
     """
     try:
         yield from run.real.verify()
@@ -29,7 +27,7 @@ def verify(run: Run) -> Iterator[str]:
         yield str(error)
         return
     stages = list(product(range(run.config.generations + 1), STAGES))
-    # A sampled set that lost a shard is no longer done, but its record still says what must be there.
+    # Samples with a missing shard are not done, but sampled.json shows that the stage was finished.
     finished = set()
     for t, stage in stages:
         if run.done(t, stage) or (stage == "sample" and (run.gen(t) / "sampled.json").exists()):
@@ -38,7 +36,7 @@ def verify(run: Run) -> Iterator[str]:
     for t, stage in stages[: last + 1]:
         if (t, stage) not in finished:
             yield (
-                f"{run.gen(t)}: the result of stage {stage} is missing, though later ones are there; "
+                f"{run.gen(t)}: the result of stage {stage} is missing, but later stages are done; "
                 "run the same command again"
             )
         elif stage in CHECKS:
@@ -47,7 +45,7 @@ def verify(run: Run) -> Iterator[str]:
             except StoreError as error:
                 yield str(error)
             except (KeyError, TypeError, AttributeError) as error:
-                # JSON that parses but is not what the stage wrote
+                # The file is valid JSON, but it does not have the keys that the stage writes.
                 yield f"{run.gen(t)}: the record of stage {stage} is damaged ({type(error).__name__})"
 
 
@@ -58,7 +56,7 @@ def _model(run: Run, t: int) -> Iterator[str]:
     for name, wanted in record["files"].items():
         path = home / name
         if not path.resolve().is_relative_to(home.resolve()):
-            # A name in a file must not make difflab read other files.
+            # difflab must not read files elsewhere because a damaged file names them.
             yield f"{home / 'hash.json'} names a file outside the model's folder: {name!r}"
         elif not path.is_file():
             yield f"{path} is missing"
@@ -85,13 +83,14 @@ def _samples(run: Run, t: int) -> Iterator[str]:
 
 
 def _lineage(run: Run, t: int, shards: Shards) -> Iterator[str]:
-    """Check that the samples name the model beside them: one that was trained again elsewhere can differ in
-    its bits.
+    """Check that the samples were drawn from the model in the same folder.
+
+    A model that is trained again, for example on another machine, can differ in its bits.
     """
     try:
         record = read_json(run.gen(t) / "model" / "hash.json")
     except StoreError:
-        return  # named by the check of the model
+        return  # the check of the model reports it
     if not isinstance(record, dict) or not {"model", "train_set"} <= record.keys():
         return
     for column, expected in (("model_hash", record["model"]), ("parents_hash", record["train_set"])):

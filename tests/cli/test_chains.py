@@ -123,7 +123,7 @@ def test_export_writes_pictures_or_says_why_not(finished, call, refused, tmp_pat
         "data: {source: exact, train_size: 20}\nmodel: {family: gaussian}\nsample: {count: 20}\ngenerations: 0\n"
     )
     call("run", "exact.yaml", "--out", "exact")
-    assert "holds numbers, not images" in refused("export", "exact", "--generation", 0, "--to", "x")
+    assert "contains numbers, not images" in refused("export", "exact", "--generation", 0, "--to", "x")
     assert not Path("x").exists()
 
 
@@ -261,7 +261,7 @@ def test_a_run_of_another_recipe_is_left_alone_and_a_folder_is_suggested(finishe
 def test_a_folder_that_holds_something_else_is_left_alone(refused):
     Path("mine").mkdir()
     Path("mine/thesis.tex").write_text("x")
-    assert "mine is not empty and holds no run; choose another folder with --out" in refused(
+    assert "mine is not empty and contains no run; choose another folder with --out" in refused(
         "run", DIGITS, *MEMORISER, "--out", "mine"
     )
     assert Path("mine/thesis.tex").read_text() == "x"
@@ -275,7 +275,7 @@ def test_a_folder_that_cannot_be_written_is_refused(refused):
 
 def test_a_folder_without_a_run_names_the_runs_beside_it(finished, refused):
     for command in (["status"], ["verify"], ["export", "--generation", 0, "--to", "x"]):
-        assert "holds no run (no run.yaml); runs beside it: run" in refused(
+        assert "is not the folder of a run (no run.yaml); runs beside it: run" in refused(
             command[0], finished.parent / "rum", *command[1:]
         )
     assert "start one with: difflab run" in refused("status", "nowhere/at/all")

@@ -241,7 +241,9 @@ def test_classes_and_files_may_have_any_name_too(tmp_path):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(raw))
     run = tmp_path / "-\n run"
     refused = difflab("run", tmp_path / "c.yaml", f"--out={tmp_path / 'runs'}".replace("runs", "\udcfe"))
-    assert refused.returncode == 2 and "no UTF-8; choose another folder with --out" in told(refused)
+    assert refused.returncode == 2 and "bytes that are not UTF-8; choose another folder with --out" in told(
+        refused
+    )
     few, real = ["--extractors", "pixels", "--json"], tmp_path / "\udcff -"
     for words in (
         ["run", tmp_path / "c.yaml", f"--out={run}", "--json"],

@@ -83,7 +83,7 @@ def test_a_preset_that_would_not_run_names_everything_that_it_lacks(rows, monkey
     _, parts = rows(SD15, CONFIGS / "gone.yaml")
     said = parts["preset"][0]["why"]
     for words in (
-        "images of your own",
+        "images of your own are needed",
         "a GPU",
         "is not in the hub's cache: a run downloads it, but HF_HUB_OFFLINE is set",
         "Inception",
@@ -108,7 +108,7 @@ def test_a_local_base_is_judged_by_its_weights(kind, rows, tmp_path, monkeypatch
     assert f"base of {size / 2**20:,.1f} MiB" in doctor._cells("preset", row)[2].plain
     monkeypatch.setattr(missing, "SLOW", size)
     row = rows(config)[1]["preset"][0]
-    assert not row["runs"] and any("torch sees none, and the weights of" in reason for reason in row["why"])
+    assert not row["runs"] and any("torch finds none: the weights of" in reason for reason in row["why"])
     tiny.amend(base / tiny.BACKBONE[kind] / "config.json", in_channels=9)
     assert any("in_channels is 9" in reason for reason in rows(config)[1]["preset"][0]["why"])
 

@@ -127,7 +127,7 @@ def test_data_that_became_unsound_are_other_data(tmp_path):
     (tmp_path / "set" / "002.txt").write_text("a caption")
     with pytest.raises(
         StoreError,
-        match=r"was made from other images than .* holds now \(.*002|000.*; put them back as they were",
+        match=r"was made from other images than .* holds now \(.*002|000.*; restore the old images, or repair",
     ):
         run_chain(asked, tmp_path / "run", plots=False)
 
@@ -218,7 +218,7 @@ def test_runs_without_a_listing_and_runs_whose_data_are_gone_go_on(tmp_path, acc
     run_chain(asked, tmp_path / "gone", plots=False)
     said = []
     ingest(Run(tmp_path / "gone", asked), accelerator, said.append)
-    assert len(said) == 1 and "is not there any more" in said[0]
+    assert len(said) == 1 and "does not exist any more" in said[0]
 
 
 def test_what_is_no_part_of_the_set_is_not_compared(tmp_path):

@@ -81,7 +81,7 @@ def test_one_set_alone_says_what_it_cannot_say(folders):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["missing"], "holds no run"),
+        (["missing"], "is not the folder of a run"),
         (["gen0"], "give one run"),
         (["--reference", "missing", "gen0"], "does not exist"),
         (["--reference", "real", "gen0", "--count", "5000"], "count 5000 is more than"),

@@ -292,7 +292,7 @@ def test_more_generations_extend_a_finished_run(whole, tmp_path):
 )
 def test_any_other_change_is_refused_by_its_keys(whole, changes, keys):
     before = content(whole.path)
-    with pytest.raises(StoreError, match="holds a run of another recipe") as error:
+    with pytest.raises(StoreError, match="contains a run of another recipe") as error:
         run_chain(digits(**changes), whole.path)
     assert all(f"{key}: " in str(error.value) for key in keys)
     assert all(

@@ -676,7 +676,7 @@ def test_settings_that_contradict_each_other(made, tmp_path):
     for part in ("train", "sample"):
         refused(
             ConfigError,
-            r"fp16 want a GPU; use bf16 or no",
+            r"fp16 need a GPU; use bf16 or no",
             tiny.config("sd15", made["sd15"], **{part: {"precision": "fp16"}}),
             tmp_path / "b",
         )
@@ -714,7 +714,7 @@ def test_captions_that_are_cut_are_reported(made, tmp_path):
     run_chain(config, tmp_path / "run", said)
     assert (
         said.lines[0]
-        == "10 of 10 captions are longer than the tokenizer takes: the model reads only their beginning"
+        == "10 of 10 captions are longer than the tokenizer's limit: the model reads only their beginning"
     )
     said = Said()
     run_chain(
@@ -736,7 +736,7 @@ def test_a_cpu_that_only_emulates_bf16_is_named_at_the_start(made, tmp_path, mon
         run_chain(config, tmp_path / str(emulated), said)
         lines.append([line for line in said.lines if "bf16" in line])
     assert lines == [
-        ["this CPU has no instructions for bf16, which makes it many times slower here than precision=no"],
+        ["this CPU has no instructions for bf16, so bf16 is many times slower here than precision=no"],
         [],
     ]
 

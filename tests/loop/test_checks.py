@@ -41,7 +41,10 @@ class Heard(Reporter):
         ({"measure.extractors": ["pixls"]}, "did you mean 'pixels'"),
         ({"model": {"family": "pixel-mlp"}, "sample.scheduler": "DDIMSheduler"}, "DDIMScheduler"),
         ({"policies": [{"policy": "unflagged", "first": 5}]}, "the chain ends with generation 1"),
-        ({"ecosystem": {"labs": 2, "lab": 1}}, "which cannot go on without the others"),
+        (
+            {"ecosystem": {"labs": 2, "lab": 1}},
+            "which cannot run without the other labs: run the ecosystem's config",
+        ),
     ],
 )
 def test_unknown_names_and_impossible_combinations_stop_before_anything_is_written(
@@ -55,7 +58,7 @@ def test_unknown_names_and_impossible_combinations_stop_before_anything_is_writt
 def test_fp16_wants_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     config = parse(merged(DIGITS, {"model": {"family": "pixel-mlp"}, "train.precision": "fp16"}))
-    with pytest.raises(ConfigError, match="fp16 want a GPU"):
+    with pytest.raises(ConfigError, match="fp16 need a GPU"):
         checks.check(config)
 
 
@@ -89,7 +92,10 @@ def test_a_measure_that_cannot_be_taken_is_said_once(tmp_path: Path) -> None:
     config = parse(merged(DIGITS, {"measure.metrics": ["recall", "class_accuracy"]}))
     run_chain(config, tmp_path / "run", report, plots=False)
     told = [line for line in report.lines if "class_accuracy" in line]
-    assert len(told) == 1 and "cannot even be measured between real images" in told[0]
+    assert (
+        len(told) == 1
+        and "a measure that has no value even between real images will be left out: " in told[0]
+    )
     report.lines.clear()
     run_chain(config, tmp_path / "run", report, plots=False)
     assert [line for line in report.lines if "class_accuracy" in line] == []

@@ -206,7 +206,7 @@ def test_every_lab_is_a_run_in_its_own_folder(whole):
         lambda: whole_run.done(0, "mix"),
     ):
         with pytest.raises(
-            StoreError, match=r"an ecosystem of 3 labs, each a run of its own: name one, such as .*lab-0"
+            StoreError, match=r"an ecosystem of 3 labs, and each lab is a run: name one, such as .*lab-0"
         ):
             look()
 
@@ -406,17 +406,17 @@ def test_equal_labs_have_different_models_and_are_told_apart_by_the_same_extract
     [
         (
             {"data": {"source": "emoji", "limit": 240, "image_size": 8, "color": "L"}},
-            "whose classes are others: .* there, 10 ",
+            r"whose classes differ: lab \d has .*, lab \d has 10 ",
         ),
         (
             {"data.image_size": 16},
             r"lab 0 trains on samples of lab 1, which are \[16, 16, 1\] instead of \[8, 8, 1\]",
         ),
-        ({"model": {"family": "memoriser"}}, "is conditioned on classes, which those have not"),
+        ({"model": {"family": "memoriser"}}, "is conditioned on classes, which these samples do not have"),
         ({"data.limit": 200}, r"images that lab \d holds out are in the train split of lab \d"),
         ({"data.split_seed": 7}, r"images that lab \d holds out are in the train split of lab \d"),
         ({"train.precision": "bf16"}, "train.precision is bf16 in lab 1 and no in lab 0"),
-        ({"measure.judge": "texture"}, "measure.judge 'texture' is none of measure.extractors"),
+        ({"measure.judge": "texture"}, "measure.judge 'texture' is not among measure.extractors"),
     ],
     ids=str,
 )

@@ -187,7 +187,7 @@ def test_measures_that_are_there_are_not_taken_again_and_not_under_other_setting
         (["contrast_shift"], {}, "add: --extractors pixels texture"),
         (["vendi"], {"extractors": ["texture"]}, "vendi is not measured on the extractor texture"),
         (["class_accuracy"], {"judge": "fitted"}, "add: --extractors fitted"),
-        (["zero_shot_accuracy"], {}, "wants --concepts"),
+        (["zero_shot_accuracy"], {}, "needs --concepts"),
         ([], {"concepts": "classes"}, "open_clip:tiny-clip"),
         (["tail_recall"], {}, "none of measure.metrics can be measured here: .* at least 100"),
         (["vendi"], {"neighbours": 0}, "greater than or equal to 1"),

@@ -68,7 +68,9 @@ def test_packages_of_the_optimizer(without):
 
 def test_images(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    assert of_source("imagefolder:PATH") == ["images of your own: data.source=imagefolder:FOLDER"]
+    assert of_source("imagefolder:PATH") == [
+        "images of your own are needed: set data.source=imagefolder:FOLDER"
+    ]
     assert of_source(f"imagefolder:{tmp_path}") == []
     assert of_source("hub:a/b") == ["a/b is not in the hub's cache: a run downloads it"]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -106,7 +108,7 @@ def test_a_text_config_says_what_its_base_lacks_and_that_a_gpu_is_missing(monkey
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     reasons = list(missing(load(SD15)))
     assert any("is not in the hub's cache" in reason for reason in reasons)
-    assert any("a GPU: torch sees none" in reason for reason in reasons)
+    assert any("a GPU is needed and torch finds none" in reason for reason in reasons)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     assert not any("a GPU" in reason for reason in missing(load(SD15)))
 

@@ -14,7 +14,7 @@ def run(tmp_path_factory) -> Run:
 
 def test_a_judge_that_is_no_extractor_is_refused_before_anything_runs(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"measure\.judge 'fitted' is none of measure\.extractors \['pixels'\]"
+        ConfigError, match=r"measure\.judge 'fitted' is not among measure\.extractors \['pixels'\]"
     ):
         run_chain(digits(measure={"judge": "fitted"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -27,7 +27,7 @@ def test_an_unknown_measure_is_refused_before_anything_runs(tmp_path):
 
 
 def test_judge_drift_wants_features(tmp_path):
-    with pytest.raises(MeasureError, match="judge_drift: the judges read features"):
+    with pytest.raises(MeasureError, match="judge_drift: the judges need features"):
         run_chain(
             digits(generations=0, measure={"metrics": [], "extractors": [], "judge_drift": True}),
             tmp_path / "run",

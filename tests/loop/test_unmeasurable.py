@@ -83,8 +83,8 @@ def test_concepts_that_the_set_cannot_have_are_an_error_before_anything_is_fitte
     spec = f"open_clip:{tiny.clip(tmp_path / 'clip')}"
     (tmp_path / "concepts.txt").write_text("cat\ndog\n")
     for concepts, match in (
-        ("classes", "there are none here"),
-        (str(tmp_path / "concepts.txt"), "conditioned on classes, not on caption"),
+        ("classes", "these images have no classes"),
+        (str(tmp_path / "concepts.txt"), "conditioned on classes, not on captions: use 'classes'"),
     ):
         measure = {"metrics": ["fd", "zero_shot_accuracy"], "extractors": [spec], "concepts": concepts}
         config = digits(

@@ -183,7 +183,7 @@ def test_a_run_takes_texture_measures_on_their_extractor_and_the_others_on_the_r
         ),
         (
             {"metrics": ["fd"], "extractors": ["pixels", "texture"], "judge": "texture"},
-            "measure.judge: class judges read no 'texture' features",
+            "measure.judge: class judges cannot use 'texture' features",
         ),
     ],
 )

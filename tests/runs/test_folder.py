@@ -43,6 +43,6 @@ def test_a_folder_of_other_things_is_refused_and_left_as_it_was(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
     (tmp_path / ".lock").write_text("mine too")
-    with pytest.raises(StoreError, match="not empty and holds no run"):
+    with pytest.raises(StoreError, match="not empty and contains no run"):
         run_chain(parse(CONFIG), tmp_path)
     assert (tmp_path / name).read_text() == "mine" and (tmp_path / ".lock").read_text() == "mine too"

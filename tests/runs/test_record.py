@@ -60,7 +60,7 @@ def test_a_damaged_record_is_said_with_what_to_do_and_runs_no_code(
     (copy / "run.yaml").write_bytes(content)
     with pytest.raises(
         StoreError,
-        match=rf"run.yaml is missing or damaged \(({reason})\); put it back from a copy, or start anew",
+        match=rf"run.yaml is missing or damaged \(({reason})\); put it back from a copy, or start a new run",
     ):
         open_run(copy)
     assert not (tmp_path / "pwned").exists()

@@ -126,7 +126,9 @@ def test_looking_changes_nothing_and_leaves_nothing_behind(path, tmp_path, monke
 
 # ------------------------------------------------------------------------------------------------- trouble
 def test_a_place_without_a_run_names_those_beside_it(path, tmp_path):
-    with pytest.raises(StoreError, match=r"smal holds no run \(no run.yaml\); runs beside it: small"):
+    with pytest.raises(
+        StoreError, match=r"smal is not the folder of a run \(no run.yaml\); runs beside it: small"
+    ):
         open_run(path.parent / "smal")
     with pytest.raises(StoreError, match=r"start one with: difflab run digits"):
         open_run(tmp_path / "nowhere" / "x")
@@ -155,9 +157,7 @@ def test_damaged_numbers_are_a_store_error_and_the_same_command_mends_them(copy,
 def test_damaged_times_are_a_store_error(copy):
     with open(copy / "timings.jsonl", "a") as handle:
         handle.write('{"generation": 0, "sta')
-    with pytest.raises(
-        StoreError, match=r"timings.jsonl is damaged .* it holds nothing but times: delete it"
-    ):
+    with pytest.raises(StoreError, match=r"timings.jsonl is damaged .* it contains only times: delete it"):
         open_run(copy).timings()
 
 

@@ -158,8 +158,8 @@ def test_swapped_shards_are_found(tmp_path):
     shards.path(0).write_bytes(b)
     shards.path(1).write_bytes(a)
     assert [f.split(": ")[1] for f in faults(tmp_path)] == [
-        "holds other images than 0..3",
-        "holds other images than 4..7",
+        "contains other images than 0..3",
+        "contains other images than 4..7",
     ]
 
 

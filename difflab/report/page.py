@@ -18,6 +18,8 @@ LARGEST = 15_000_000
 """Bytes that a report may have."""
 PARTS = ("pictures", "map", "concepts", "nearest", "spectra")
 """Parts of the details of a run that the page's script draws. A run may lack any of them."""
+NO_LOSS = ("look: ", "encoding: ")
+"""Starts of the lines of evidence that show a change of the images, but no loss of content."""
 
 
 def report(
@@ -51,6 +53,7 @@ def render(shown: dict[str, Any]) -> str:
     assets = files("difflab") / "assets" / "report"
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     filters = {"capitalised": _capitalised, "reasons": left_out, "number": _number, "signed": _signed}
+    filters["by_loss"] = by_loss
     page.filters.update(filters)
     shown = plain(shown)
     scripted = {key: shown[key] for key in ("arms", "generations", "groups", "live")}
@@ -68,6 +71,17 @@ def render(shown: dict[str, Any]) -> str:
         js=(assets / "page.js").read_text(),
         echarts=(assets / "echarts.min.js").read_text(),
     )
+
+
+def by_loss(evidence: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The lines of evidence of a diagnosis that show a loss, and those that show another change.
+
+    >>> by_loss(["7 lost tails: recall 0.1", "encoding: texture_distance 0.5"])
+    (['7 lost tails: recall 0.1'], ['encoding: texture_distance 0.5'])
+    """
+    lost = [line for line in evidence if not line.startswith(NO_LOSS)]
+    changed = [line for line in evidence if line.startswith(NO_LOSS)]
+    return lost, changed
 
 
 def plain(thing: Any) -> Any:

@@ -15,7 +15,7 @@ from difflab.runs.run import Run
 
 FILE = "report.html"
 LARGEST = 15_000_000
-"""Bytes that a report may have."""
+"""Largest size of a report in bytes."""
 PARTS = ("pictures", "map", "concepts", "nearest", "spectra")
 """Parts of the details of a run that the page's script draws. A run may lack any of them."""
 NO_LOSS = ("look: ", "encoding: ")
@@ -34,7 +34,7 @@ def report(
     Args:
         names: the arm of each run, see `difflab.report.contents.contents`.
         verdict: a run -> its diagnosis, see `difflab.report.contents.contents`.
-        live: the run is in progress, and the page reloads itself.
+        live: whether the run is in progress; the page then reloads itself.
 
     Raises:
         StoreError: nothing has been measured yet.
@@ -44,9 +44,12 @@ def report(
 
 
 def render(shown: dict[str, Any]) -> str:
-    """The page of what `difflab.report.contents.contents` returns, with its key `live`.
+    """The HTML of a report.
 
-    Texts of users and files are escaped in the HTML, and stand as JSON in the script.
+    Texts of users and files are escaped in the HTML, and the script reads them as JSON.
+
+    Args:
+        shown: the result of `difflab.report.contents.contents`, with the further key `live`.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -85,9 +88,9 @@ def by_loss(evidence: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def plain(thing: Any) -> Any:
-    """`thing` with the invisible characters of its texts spelled out.
+    """`thing` with the invisible characters of its texts replaced by their code points.
 
-    Some of them reverse the direction of writing.
+    Some of these characters reverse the direction of writing.
 
     >>> plain(["a\\u202eb", 1])
     ['a⟨U+202E⟩b', 1]
@@ -102,14 +105,14 @@ def plain(thing: Any) -> Any:
 
 
 def _visible(character: str) -> str:
-    """The character, or its code point. Line ends, tabs and the joiner of emoji stay."""
+    """The character if it is visible, a line end, a tab or the joiner of emoji; else its code point."""
     if character.isprintable() or character in "\n\t\u200d":
         return character
     return f"⟨U+{ord(character):04X}⟩"
 
 
 def _script(thing: Any) -> str:
-    """JSON that cannot end the script element it stands in: no angle bracket of it is one to HTML."""
+    """JSON for a script element. Angle brackets are escaped, so the text cannot end the element."""
     text = json.dumps(thing, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return (
         text.replace("<", "\\u003c")

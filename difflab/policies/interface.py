@@ -156,7 +156,7 @@ class Policy(PolicySpec):
         """Stage sample: a callback (difflab.models.steer.Steer) that is called in every denoising step."""
 
     def select(self, at: At, candidates: Any) -> list[str | None]:
-        """Stage select: None for each candidate that may be trained on, a reason for each that is dropped.
+        """Stage select: for each candidate the reason to drop it, or None to keep it.
 
         See difflab.policies.candidates.Candidates.
         """
@@ -170,5 +170,5 @@ class Policy(PolicySpec):
         return 0
 
     def keeps(self, count: int) -> int:
-        """The least number of `count` samples that `select` keeps, as far as it is known before sampling."""
+        """The smallest number of `count` samples that `select` keeps, if it is known before sampling."""
         return count

@@ -1,4 +1,4 @@
-"""What a report shows of one run, as plain data."""
+"""The data of one run that a report shows, as plain Python types."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from difflab.runs.probe import caption
 from difflab.runs.run import Run
 
 DOTS = 80_000
-"""Dots on all feature maps of a page together, while each generation keeps at least `FEWEST_DOTS`."""
+"""Largest number of dots on all feature maps of a page, unless a generation needs its `FEWEST_DOTS`."""
 FEWEST_DOTS = 50
 SPECTRA = 200
-"""Images behind each radial spectrum."""
+"""Largest number of images from which a radial spectrum is computed."""
 
 
 def detail(
     name: str, run: Run, runs: int, verdict: Callable[[Run], dict[str, Any] | None] | None
 ) -> dict[str, Any]:
-    """Everything that a page shows of one run. Exact families have no images: what needs them is None.
+    """Everything that a page shows of one run. For exact families, the entries about images are None.
 
     Args:
         name: the arm of the run.
-        runs: how many runs share the page.
+        runs: number of runs on the page.
         verdict: a run -> its diagnosis as plain data, or None; None = no diagnosis.
     """
     shown = {
@@ -64,9 +64,9 @@ def detail(
 
 
 def shown_path(run: Run) -> str:
-    """The folder of a run as it was given, or the last two parts of an absolute path.
+    """The path of a run's folder if it is relative, else its last two parts.
 
-    So a page that is passed on does not show the folders of the machine that made it.
+    A page that is passed on therefore does not show the folders of the machine that made it.
     """
     return str(run.path) if not run.path.is_absolute() else str(Path(*run.path.parts[-2:]))
 
@@ -92,7 +92,7 @@ def setup(run: Run) -> list[tuple[str, str]]:
 
 
 def _real_images(run: Run) -> list[tuple[str, str]]:
-    """Where the real images come from, how many there are, and what happened to files that were read."""
+    """The source and the number of the real images, and an account of the files that were read."""
     about = run.about
     height, width = about["record"][:2]
     text = (
@@ -108,9 +108,9 @@ def _real_images(run: Run) -> list[tuple[str, str]]:
 
 
 def spectra(run: Run) -> dict[str, Any] | None:
-    """Mean power of luminance at each radial frequency, of every generation and of held-out real images.
+    """The mean power of the luminance at each radial frequency, for every generation and for held-out images.
 
-    `low` and `high` hold the middle half of the real images. None for images under 8 pixels a side.
+    `low` and `high` are the quartiles of the real images. Returns None if a side is shorter than 8 pixels.
     """
     about = run.about
     if min(about["record"][:2]) < 8:
@@ -138,9 +138,9 @@ def _mean_power(power: torch.Tensor) -> list[float | None]:
 
 
 def cost(run: Run) -> dict[str, Any]:
-    """Seconds, images per second, MFU and peak memory by stage.
+    """Seconds, images per second, MFU and peak memory of each stage.
 
-    A stage that was reused from another run costs nothing.
+    A stage that was reused from another run has no cost.
     """
     timings = run.timings()
     stages = []
@@ -170,6 +170,6 @@ def _stage_cost(stage: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def versions(run: Run) -> dict[str, str]:
-    """The versions of Python and of the packages that started the run."""
+    """The versions of Python and of the packages with which the run was started."""
     record = yaml.safe_load((run.path / "run.yaml").read_text())
     return {package: str(number) for package, number in (record.get("versions") or {}).items()}

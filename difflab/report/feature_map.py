@@ -1,4 +1,4 @@
-"""Samples among real images: the map of a feature space, and samples beside their nearest training images."""
+"""A map of samples and real images in a feature space, and samples beside their nearest training images."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from difflab.runs.run import Run
 from difflab.runs.sizes import first_size
 
 POINTS = 400
-"""Dots of one generation on the map, at most."""
+"""Largest number of dots of one generation on the map."""
 NEAREST = 8
-"""Samples that are shown beside their nearest training images."""
+"""Number of samples that are shown beside their nearest training images."""
 
 
 def folder_name(extractor: str) -> str:
@@ -55,9 +55,9 @@ def first_space(run: Run) -> tuple[str, str] | None:
 def feature_map(run: Run, most: int = POINTS) -> dict[str, Any] | None:
     """Real images and samples in the plane of the first two principal directions of held-out real images.
 
-    At most `most` dots of a generation. `extent` is the box [x0, y0, x1, y1] of the map; `outside` counts,
-    by generation, the samples that lie outside it and are drawn at its edge. None where no feature space is
-    on disk.
+    Each generation has at most `most` dots. The entry `extent` is the box [x0, y0, x1, y1] of the map. The
+    entry `outside` is the number of samples of each generation that lie outside the box and are drawn at its
+    edge. Returns None if no feature space is on disk.
     """
     space = first_space(run)
     if space is None:
@@ -101,10 +101,10 @@ def _labels(run: Run, generation: int, most: int) -> list[int] | None:
 
 
 def extent(real: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The lower and upper corner of a box around points [n, d], without the few samples that lie far out.
+    """The lower and upper corner of a box around points [n, d], without the few samples that lie far outside.
 
-    Left out are at most 1% of the samples at either end of an axis, and only those that are further out
-    than half of the width of the rest.
+    At most 1% of the samples at each end of an axis are outside the box. They are further away from the
+    others than half of the width of the others.
 
     >>> extent(np.array([[0.0], [1.0]]), np.array([[0.5]] * 300 + [[1.2], [90.0]]))
     (array([0.]), array([1.5]))
@@ -120,11 +120,11 @@ def extent(real: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def nearest_pairs(run: Run, budget: int) -> dict[str, Any] | None:
     """The samples of the last generation that are closest to a training image, each beside it.
 
-    The unit of distance is the median distance of a held-out real image to its nearest training image: far
-    below 1 is a copy. None where no feature space is on disk.
+    The unit of distance is the median distance of a held-out real image to its nearest training image. A
+    distance far below 1 is a copy. Returns None if no feature space is on disk.
 
     Args:
-        budget: characters that all images together may take.
+        budget: largest number of characters of all images together.
     """
     space = first_space(run)
     if space is None:

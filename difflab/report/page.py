@@ -15,9 +15,11 @@ from difflab.runs.run import Run
 
 FILE = "report.html"
 LARGEST = 15_000_000
-"""Bytes that a report may have."""
+"""Largest size of a report in bytes."""
 PARTS = ("pictures", "map", "concepts", "nearest", "spectra")
 """Parts of the details of a run that the page's script draws. A run may lack any of them."""
+NO_LOSS = ("look: ", "encoding: ")
+"""Starts of the lines of evidence that show a change of the images, but no loss of content."""
 
 
 def report(
@@ -32,7 +34,7 @@ def report(
     Args:
         names: the arm of each run, see `difflab.report.contents.contents`.
         verdict: a run -> its diagnosis, see `difflab.report.contents.contents`.
-        live: the run is in progress, and the page reloads itself.
+        live: whether the run is in progress; the page then reloads itself.
 
     Raises:
         StoreError: nothing has been measured yet.
@@ -42,15 +44,19 @@ def report(
 
 
 def render(shown: dict[str, Any]) -> str:
-    """The page of what `difflab.report.contents.contents` returns, with its key `live`.
+    """The HTML of a report.
 
-    Texts of users and files are escaped in the HTML, and stand as JSON in the script.
+    Texts of users and files are escaped in the HTML, and the script reads them as JSON.
+
+    Args:
+        shown: the result of `difflab.report.contents.contents`, with the further key `live`.
     """
     from jinja2 import Environment, StrictUndefined
 
     assets = files("difflab") / "assets" / "report"
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     filters = {"capitalised": _capitalised, "reasons": left_out, "number": _number, "signed": _signed}
+    filters["by_loss"] = by_loss
     page.filters.update(filters)
     shown = plain(shown)
     scripted = {key: shown[key] for key in ("arms", "generations", "groups", "live")}
@@ -70,10 +76,21 @@ def render(shown: dict[str, Any]) -> str:
     )
 
 
-def plain(thing: Any) -> Any:
-    """`thing` with the invisible characters of its texts spelled out.
+def by_loss(evidence: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The lines of evidence of a diagnosis that show a loss, and those that show another change.
 
-    Some of them reverse the direction of writing.
+    >>> by_loss(["7 lost tails: recall 0.1", "encoding: texture_distance 0.5"])
+    (['7 lost tails: recall 0.1'], ['encoding: texture_distance 0.5'])
+    """
+    lost = [line for line in evidence if not line.startswith(NO_LOSS)]
+    changed = [line for line in evidence if line.startswith(NO_LOSS)]
+    return lost, changed
+
+
+def plain(thing: Any) -> Any:
+    """`thing` with the invisible characters of its texts replaced by their code points.
+
+    Some of these characters reverse the direction of writing.
 
     >>> plain(["a\\u202eb", 1])
     ['a⟨U+202E⟩b', 1]
@@ -88,14 +105,14 @@ def plain(thing: Any) -> Any:
 
 
 def _visible(character: str) -> str:
-    """The character, or its code point. Line ends, tabs and the joiner of emoji stay."""
+    """The character if it is visible, a line end, a tab or the joiner of emoji; else its code point."""
     if character.isprintable() or character in "\n\t\u200d":
         return character
     return f"⟨U+{ord(character):04X}⟩"
 
 
 def _script(thing: Any) -> str:
-    """JSON that cannot end the script element it stands in: no angle bracket of it is one to HTML."""
+    """JSON for a script element. Angle brackets are escaped, so the text cannot end the element."""
     text = json.dumps(thing, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return (
         text.replace("<", "\\u003c")

@@ -1,4 +1,4 @@
-"""The same seeds in every generation as embedded images, within the budget of a page."""
+"""Samples of the same seeds in every generation, as embedded images within the budget of a page."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from difflab.runs.probe import same_seeds
 from difflab.runs.run import Run
 
 FEWEST_GENERATIONS = 6
-"""Generations are left out only while more than this many are shown."""
+"""Generations are left out only as long as more than this number remain."""
 
 
 def pictures(run: Run, budget: int) -> dict[str, Any] | None:
-    """The same seeds in every generation beside real images; None where a run has no probe images.
+    """Samples of the same seeds in every generation, and real images; None if a run has no probe images.
 
     Args:
-        budget: characters that all images together may take.
+        budget: largest number of characters of all images together.
     """
     try:
         seeds = same_seeds(run)
@@ -48,7 +48,7 @@ def pictures(run: Run, budget: int) -> dict[str, Any] | None:
 
 
 def select(generations: list[int], columns: int, per: int, room: int) -> tuple[list[int], list[int]]:
-    """The generations and the columns to show when only `room` images fit, real ones included.
+    """The generations and columns to show if only `room` images fit, including the real ones.
 
     Generations are left out first, evenly spaced, while there are more than `FEWEST_GENERATIONS`. Then
     every second group of `per` columns is left out, but never the last group.
@@ -77,7 +77,7 @@ def _column_names(p: dict[str, Any]) -> list[tuple[str, int]]:
 def in_common(shown: list[dict[str, Any]]) -> str:
     """Reduce the pictures of several runs, in place, to the columns that all of them show.
 
-    Returns a sentence for the page about what is left out or compressed; '' = nothing is.
+    Returns a sentence for the page that states what is left out or compressed; '' if nothing is.
     """
     names = [_column_names(p) for p in shown]
     shared = set.intersection(*map(set, names))

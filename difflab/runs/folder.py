@@ -142,6 +142,7 @@ class RunFolder:
 
     # --------------------------------------------------------------------------------------------- paths
     def gen(self, generation: int) -> Path:
+        """The folder of one generation."""
         return self.path / f"gen-{generation:03d}"
 
     @property
@@ -184,6 +185,7 @@ class RunFolder:
 
     @property
     def shape(self) -> Shape:
+        """The shape of a record, the number of classes and the captions of the real set."""
         about = self.about
         return Shape(tuple(about["record"]), len(about["classes"] or []), tuple(self.prompts))
 
@@ -241,6 +243,7 @@ class RunFolder:
         return self._shards(self.gen(generation), "samples", count, settings.shard_size)
 
     def probe(self, generation: int, count: int) -> Shards:
+        """The `count` images of the probe of one generation."""
         return self._shards(
             self.gen(generation), "probe", count, max(1, min(count, self.config.sample.batch_size))
         )
@@ -354,6 +357,7 @@ class RunFolder:
         write_record(record, self.config)
 
     def close(self) -> None:
+        """Release the lock."""
         if self._lock:
             self._lock.close()
             self._lock = None
@@ -364,4 +368,5 @@ class RunFolder:
         return recipe_hash(self.config)
 
     def drop_cache(self) -> None:
+        """Delete the decoded pixels."""
         shutil.rmtree(self.cache, ignore_errors=True)

@@ -125,13 +125,16 @@ class EcosystemRun(Run):
 
     @property
     def parts(self) -> list[Run]:
+        """The labs, in order."""
         return self._labs
 
     @property
     def labs(self) -> list[Run]:
+        """The labs, in order."""
         return self._labs
 
     def claim(self) -> None:
+        """Make and lock the folders of the ecosystem and of all labs, see `create`."""
         super().claim()
         try:
             for lab in self._labs:
@@ -141,6 +144,7 @@ class EcosystemRun(Run):
             raise
 
     def close(self) -> None:
+        """Release all locks."""
         for lab in self._labs:
             lab.close()
         super().close()
@@ -153,10 +157,12 @@ class EcosystemRun(Run):
         )
 
     def gen(self, generation: int) -> Path:
+        """Raise StoreError, because only a lab has generations."""
         raise self._elsewhere()
 
     @property
     def about(self) -> dict[str, Any]:
+        """Raise StoreError, because only a lab has a real set."""
         raise self._elsewhere()
 
     def between(self, generation: int) -> Path:
@@ -204,6 +210,7 @@ class EcosystemRun(Run):
         return curve_figure([*lines, ("between labs", between)])
 
     def drop_cache(self) -> None:
+        """Delete the decoded pixels of all labs."""
         for lab in self._labs:
             lab.drop_cache()
 

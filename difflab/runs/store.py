@@ -34,12 +34,11 @@ class Shards:
     Args:
         folder: folder of the parquet shards.
         derived: folder of the features of each shard.
-        cache: folder of decoded pixels. It can be deleted at any time.
+        cache: folder of decoded pixels. Missing files are made again.
         count: number of images in the set.
         shard_size: number of images in a shard; the last shard can have fewer.
         record: shape of one record: (H, W, C) of uint8 pixels, or (R, d) of float64 values.
-        encoded: folder of the latents that models read in place of pixels; None = in the cache. It can be
-            deleted at any time.
+        encoded: folder of the latents that models read in place of pixels; None = in the cache.
     """
 
     def __init__(
@@ -63,6 +62,7 @@ class Shards:
 
     @property
     def shards(self) -> range:
+        """The numbers of all shards."""
         return range(-(-self.count // self.shard_size))
 
     def span(self, shard: int) -> range:
@@ -70,12 +70,15 @@ class Shards:
         return range(shard * self.shard_size, min(self.count, (shard + 1) * self.shard_size))
 
     def path(self, shard: int) -> Path:
+        """The parquet file of one shard."""
         return self.folder / f"{shard:05d}.parquet"
 
     def has(self, shard: int) -> bool:
+        """Whether the parquet file of one shard exists."""
         return self.path(shard).exists()
 
     def complete(self) -> bool:
+        """Whether the parquet files of all shards exist."""
         return all(self.has(shard) for shard in self.shards)
 
     # ------------------------------------------------------------------------------------------- writing
@@ -201,6 +204,7 @@ class Shards:
 
     # ------------------------------------------------------------------------------------------- derived
     def feature_path(self, name: str, shard: int) -> Path:
+        """The file of the features `name` of one shard."""
         return self.derived / f"{name}-{shard:05d}.safetensors"
 
     def derive(self, name: str, shard: int, compute: Any, pixels: np.ndarray | None = None) -> None:

@@ -1,8 +1,8 @@
-"""Published claims as experiments: one YAML file per claim, with the statistic that decides it.
+"""Published claims as experiments. Each claim is one YAML file with the statistics that decide it.
 
 The verdict follows from an interval over seeds (`difflab.studies.statistic`). The regions that confirm and
-refute are written into the file before the run. All claims share one store of runs, so an arm runs once
-however many claims use it.
+refute the claim are written into the file before the run. All claims share one store of runs, so an arm that
+several claims use runs only once.
 """
 
 from __future__ import annotations
@@ -27,37 +27,44 @@ from difflab.studies.sweep import Sweep, jobs
 from difflab.studies.workers import Job, execute
 
 CHAINS = 400
-"""Chains of a law that is checked for a claim."""
+"""Number of chains with which a law is checked."""
 
 
 class Claim(Spec):
-    """A sentence, its source, the smallest setting that shows it, and what would confirm or refute it."""
+    """A claim, its source, the setting that can show it, and the regions that confirm or refute it."""
 
     claim: str = Field(description="The claim, in one sentence.")
     source: str = Field(description="The paper that makes the claim.")
-    setting: str = Field(description="What is run, in words, and what is smaller here than in the source.")
-    sweep: Sweep | None = Field(None, description="Arms and seeds; null = the claim is shown by laws alone.")
+    setting: str = Field(description="The experiment in words, and what is smaller than in the source.")
+    sweep: Sweep | None = Field(None, description="Arms and seeds; null = only laws decide the claim.")
     statistics: dict[str, Statistic] = Field(
-        default_factory=dict, description="By name; the claim is reproduced if all of them confirm it."
+        default_factory=dict,
+        description="Statistics by name; the claim is reproduced if all of them confirm it.",
     )
     laws: list[str] = Field(
         default_factory=list,
-        description="Exact laws that state the claim for exact families; each is checked with a chain; [] = "
-        "none.",
+        description="Names of exact laws that state the claim for exact families; each law is checked with "
+        "chains; [] = none.",
     )
     quick: bool = Field(False, description="Part of the subset that runs in about two minutes.")
     unshown: str = Field(
         "",
-        description="What this setting cannot show: the verdict is then at best 'cannot tell'; empty = none.",
+        description="What this setting cannot show. If it is set, the claim is never 'reproduced', only "
+        "'cannot tell' or 'refuted here'; empty = none.",
     )
     revised: str = Field(
-        "", description="What was changed after runs had been seen, and why; empty = nothing."
+        "", description="What was changed in this file after runs had been seen, and why; empty = nothing."
     )
     later: str = Field("", description="What a larger machine would have to show.")
 
 
 def read_claims(folder: Path, names: Sequence[str] = (), quick: bool = False) -> dict[str, Claim]:
-    """The claims of a folder by file name, in order.
+    """Read the claims of a folder, by file name, in alphabetical order.
+
+    Args:
+        folder: holds one YAML file per claim.
+        names: the claims to read; () = all.
+        quick: read only the claims with `quick: true`.
 
     Raises ConfigError, with the known names, for an unknown name.
     """
@@ -73,7 +80,7 @@ def read_claims(folder: Path, names: Sequence[str] = (), quick: bool = False) ->
 
 
 def _check(claim: Claim, where: str) -> None:
-    """Raise ConfigError for a claim that nothing could decide."""
+    """Raise ConfigError if a claim has nothing that could decide it, or a region of an unknown form."""
     if not claim.statistics and not claim.laws:
         raise ConfigError(f"{where} has neither statistics nor laws: nothing could decide it")
     if claim.statistics and claim.sweep is None:
@@ -91,14 +98,17 @@ def run_claims(
     report: Callable[[Job], Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
-    """Run or resume the chains of all claims and write ``OUT/NAME.json``, the verdict of each claim with its
-    evidence.
+    """Run or resume the chains of all claims, and write ``OUT/NAME.json`` for each claim.
 
     Args:
+        claims: claim by name.
         folder: the paths of the sweeps' bases are relative to this folder.
         out: the store. Runs lie in ``OUT/runs/``, in one folder per recipe, and are shared by all claims.
-        workers, report: see `workers.execute`.
-        say: is called with a sentence for every run that fails.
+        workers: number of chains that run at the same time, see `workers.execute`.
+        report: see `workers.execute`.
+        say: a function that gets one sentence for every run that fails.
+
+    Returns the verdicts with their evidence, as described in `judge`.
     """
     jobs_by_claim = {name: _placed(claim, folder, out) for name, claim in claims.items()}
     errors: dict[Path, str] = {}
@@ -121,7 +131,7 @@ def run_claims(
 def _missing(jobs_by_claim: dict[str, list[Job]]) -> list[Job]:
     """The jobs whose runs are not finished.
 
-    Each folder is there once, with the largest number of generations that a claim needs.
+    If several claims use the same run, it occurs once, with the largest number of generations that one needs.
     """
     missing: dict[Path, Job] = {}
     for listed in jobs_by_claim.values():
@@ -134,18 +144,18 @@ def _missing(jobs_by_claim: dict[str, list[Job]]) -> list[Job]:
 
 
 def _placed(claim: Claim, folder: Path, out: Path) -> list[Job]:
-    """The jobs of a claim, each in the folder of its recipe.
+    """The jobs of a claim, each with the folder of its recipe in the store.
 
-    The recipe holds the seed but not the name of the arm.
+    The recipe contains the seed but not the name of the arm.
     """
     listed = jobs(claim.sweep, folder, out) if claim.sweep else []
     return [Job(job.arm, job.seed, job.config, out / "runs" / place(job.config)) for job in listed]
 
 
 def place(config: Config) -> str:
-    """Folder of a run in the store: the hash of all settings that differ from their defaults.
+    """The name of a run's folder in the store: the hash of all settings that differ from their defaults.
 
-    The number of generations and the name are not part of it.
+    The number of generations and the name of the run are not part of the hash.
     """
     changed = config.model_dump(mode="json", exclude_defaults=True, exclude={"name", "generations"})
     return digest(changed)
@@ -163,8 +173,16 @@ def judge(
 ) -> dict[str, Any]:
     """The verdict on a claim from its finished runs.
 
-    Keys: name, claim, source, setting, unshown, revised, later, arms, seeds, errors, runs, statistics, laws,
-    verdict, minutes.
+    A seed counts only if the runs of all arms are finished.
+
+    Args:
+        placed: all jobs of the claim.
+        errors: message by path, for runs that failed.
+        out: the store.
+
+    Returns a dict with the keys name, claim, source, setting, unshown, revised, later, statistics (by name,
+    see `statistic.judged`), arms, seeds (number of complete seeds), errors, runs (paths by arm), laws (only
+    if the claim has some), verdict, and minutes (time of all stages).
     """
     started = time.perf_counter()
     texts = claim.model_dump(
@@ -201,11 +219,11 @@ def judge(
     return result | {"verdict": verdict, "minutes": minutes}
 
 
-def _paths(arm: str, runs_by_arm: Sequence[dict[str, Run]], out: Path) -> list[str]:
-    """The paths of the runs of an arm, relative to the store, one per seed."""
-    return [str(runs[arm].path.relative_to(out)) for runs in runs_by_arm if arm in runs]
+def _paths(arm: str, runs_of_seeds: Sequence[dict[str, Run]], out: Path) -> list[str]:
+    """The paths of the runs of an arm, relative to the store, one per seed. `runs_of_seeds`: runs by arm."""
+    return [str(runs[arm].path.relative_to(out)) for runs in runs_of_seeds if arm in runs]
 
 
 def results(out: Path) -> list[dict[str, Any]]:
-    """The verdicts that `run_claims` has written to a store."""
+    """Read the verdicts that `run_claims` has written to a store, in alphabetical order of their names."""
     return [read_json(path) for path in sorted(out.glob("*.json"))]

@@ -1,10 +1,11 @@
-"""The statistic that decides a claim: an expression over the arms of a sweep, evaluated for each seed, and
-its verdict.
+"""The statistic that decides a claim, and its verdict.
+
+A statistic is an expression over the arms of a sweep. It is evaluated for each seed, for example
 
     at('fresh', 'recall', 5) - at('replace', 'recall', 5)
 
-The verdict follows from Student's 95% interval over seeds: "reproduced" if the whole interval lies in the
-region `confirm`, "refuted here" if it lies in the region `refute`, else "cannot tell".
+The verdict follows from Student's 95% interval over seeds. It is "reproduced" if the whole interval lies in
+the region `confirm`, "refuted here" if the whole interval lies in the region `refute`, else "cannot tell".
 """
 
 from __future__ import annotations
@@ -40,24 +41,25 @@ FUNCTIONS: dict[str, Callable[..., float]] = {"min": min, "max": max, "abs": abs
 
 
 class Statistic(Spec):
-    """One number per seed, and the values that confirm or refute the claim."""
+    """An expression with one value per seed, and the regions that confirm or refute the claim."""
 
     value: str = Field(
-        description="Expression over arms, see difflab/studies/statistic.py; it has one value per seed."
+        description="Expression over arms, with one value per seed; see difflab/studies/statistic.py."
     )
     confirm: str = Field(description="Region that confirms the claim, such as '> 0.05'.")
     refute: str = Field(description="Region that refutes the claim, such as '< 0'; disjoint from confirm.")
-    unit: str = Field("", description="Unit of the value, for readers.")
+    unit: str = Field("", description="Unit of the value, which is only displayed.")
 
 
 class Seed:
-    """The runs of one seed, by arm. An expression may call its methods `at` to `recovery`.
+    """The runs of one seed. An expression can call the methods `at` to `recovery`.
 
-    Measures are named as in metrics.jsonl. 'measure@extractor' selects one of several extractors; without it
-    the first one is read. Of an ecosystem the mean over its labs is read.
+    Measures have the names of metrics.jsonl. 'measure@extractor' selects one of several extractors; without
+    it, the first extractor of the measure is used. The value of an ecosystem is the mean over its labs.
 
     Args:
-        last: by arm, the last generation that is read; None = all.
+        runs: run by arm.
+        last: the last generation that is read, by arm; None = all generations are read.
     """
 
     def __init__(self, runs: dict[str, Run], last: dict[str, int] | None = None):
@@ -70,7 +72,10 @@ class Seed:
                     values.setdefault((metric, generation), value)
 
     def curve(self, arm: str, metric: str) -> list[float]:
-        """Values of a measure, one per generation; NaN where it has none."""
+        """The values of a measure, one per generation; NaN if a generation has no value.
+
+        Raises ConfigError for an unknown arm or measure.
+        """
         if arm not in self.series:
             raise ConfigError(f"a statistic names the arm '{arm}'; there are: {', '.join(self.series)}")
         values = {t: value for (name, t), value in self.series[arm].items() if name == metric}
@@ -79,27 +84,26 @@ class Seed:
         return [values.get(t, math.nan) for t in range(max(values) + 1)]
 
     def at(self, arm: str, metric: str, generation: float) -> float:
-        """The value of a measure in one generation; -1 = the last."""
+        """The value of a measure in one generation; -1 = the last generation."""
         return self.curve(arm, metric)[int(generation)]
 
     def change(self, arm: str, metric: str, generation: float = -1) -> float:
-        """The value in one generation minus the value in generation 0."""
+        """The value in one generation minus the value in generation 0; -1 = the last generation."""
         return self.at(arm, metric, generation) - self.at(arm, metric, 0)
 
     def mean(self, arm: str, metric: str, first: float, last: float) -> float:
-        """Mean over the generations `first` to `last`."""
+        """The mean over the generations `first` to `last`, both included."""
         return float(np.mean(self.curve(arm, metric)[int(first) : int(last) + 1]))
 
     def slope(self, arm: str, metric: str, first: float = 0) -> float:
-        """Least-squares slope per generation, from generation `first` to the last."""
+        """The least-squares slope per generation, from generation `first` to the last one."""
         values = self.curve(arm, metric)[int(first) :]
         return float(np.polyfit(np.arange(len(values)), values, 1)[0])
 
     def onset(self, arm: str, metric: str, share: float) -> float:
-        """First generation whose value differs from generation 0's by more than `share` of it; one past the
-        last = never.
+        """The first generation whose value differs by more than `share` of generation 0's value from it.
 
-        NaN if the value of generation 0 is 0.
+        If there is none, the result is the last generation + 1. If generation 0's value is 0, it is NaN.
         """
         values = self.curve(arm, metric)
         first = values[0]
@@ -109,9 +113,10 @@ class Seed:
         return float(next(changed, len(values)))
 
     def recovery(self, arm: str, metric: str, first: float, tolerance: float) -> float:
-        """Generations after `first` until a measure is at most `tolerance` worse than in generation 0.
+        """The number of generations after `first` until the value is at most `tolerance` worse than in
+        generation 0.
 
-        One past the last generation = never.
+        If this never happens, the result is the number of generations after `first` + 1.
         """
         values, better = self.curve(arm, metric), better_of(metric)
         later = values[int(first) + 1 :]
@@ -121,7 +126,8 @@ class Seed:
     def evaluate(self, text: str) -> float:
         """The value of an expression.
 
-        Raises ConfigError for anything but numbers, + - * / **, and the methods above.
+        It may contain numbers, + - * / **, the methods above, and min, max, abs and log. Raises ConfigError
+        for anything else, and if the expression has no value.
         """
         try:
             return float(self._value(ast.parse(text, mode="eval"), text))
@@ -144,11 +150,16 @@ class Seed:
             if function is not None:
                 return function(*(self._value(argument, text) for argument in node.args))
         known = ", ".join((*METHODS, *FUNCTIONS))
-        raise ConfigError(f"statistic '{text}': only numbers, + - * / **, {known} are known")
+        raise ConfigError(
+            f"statistic '{text}': an expression may contain only numbers, + - * / ** and {known}"
+        )
 
 
 def inside(low: float, high: float, region: str) -> bool:
-    """Whether a whole interval lies in a region such as '> 0.05'. Raises ConfigError for another form."""
+    """Whether the interval from `low` to `high` lies in a region such as '> 0.05'.
+
+    Raises ConfigError for a region of another form.
+    """
     match = REGION.fullmatch(region.strip())
     if not match:
         raise ConfigError(f"region '{region}' is not of the form '> 0.05' or '< 0'")
@@ -157,9 +168,10 @@ def inside(low: float, high: float, region: str) -> bool:
 
 
 def judged(values: Sequence[float], statistic: Statistic) -> dict[str, Any]:
-    """effect (mean over seeds), ci_low, ci_high, seeds and verdict.
+    """The verdict of a statistic from its values, one per seed.
 
-    With one seed, or a value that is NaN, the verdict is "cannot tell".
+    Returns a dict with the keys effect (the mean over seeds), ci_low, ci_high, seeds and verdict. If there is
+    only one seed, or a value is NaN, the interval is None and the verdict is "cannot tell".
     """
     effect = float(np.mean(values)) if len(values) else math.nan
     result = {"effect": effect, "ci_low": None, "ci_high": None, "seeds": len(values), "verdict": UNKNOWN}
@@ -178,7 +190,7 @@ def judged(values: Sequence[float], statistic: Statistic) -> dict[str, Any]:
 
 
 def overall(verdicts: Sequence[str]) -> str:
-    """The joint verdict: "reproduced" if all are, "refuted here" if any is, else "cannot tell"."""
+    """The joint verdict of several: "refuted here" if any is, "reproduced" if all are, else "cannot tell"."""
     if REFUTED in verdicts:
         return REFUTED
     if verdicts and all(verdict == REPRODUCED for verdict in verdicts):

@@ -61,7 +61,7 @@ def test_concepts_of_a_file_are_found_in_captions(tmp_path):
         run, reader, shards("a seal", "noto red apple"), shards("red apple", "red apple", "seal")
     )
     assert (real.tolist(), fake.tolist(), told.names) == ([0, 1], [1, 1, 0], ["seal", "red apple"])
-    with pytest.raises(MeasureError, match="samples: caption 'a cat' holds none"):
+    with pytest.raises(MeasureError, match="samples: caption 'a cat' has none"):
         concept_labels(run, reader, shards("a seal", "red apple"), shards("seal", "a cat"))
 
 
@@ -96,7 +96,7 @@ def test_an_aesthetic_head_without_its_backbone_is_an_error_before_anything_is_f
     save_file({"weight": torch.ones(1, 9), "bias": torch.zeros(1)}, tmp_path / "head.safetensors")
     measure = {"metrics": [], "aesthetic": str(tmp_path / "head.safetensors")}
     for extractors, match in (
-        (["pixels"], "add the head's backbone"),
+        (["pixels"], "add the CLIP model of the head"),
         ([f"open_clip:{tiny.clip(tmp_path / 'clip')}"], "reads 9 features"),
     ):
         with pytest.raises(MeasureError, match=match):

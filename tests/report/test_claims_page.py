@@ -52,7 +52,7 @@ def test_the_terminal_shows_verdicts_statistics_laws_and_what_is_missing() -> No
     assert text.startswith("cannot tell  tiny: More is kept.\n")
     assert "kept: 0.25, 0.125 to 0.5, 3 seeds: reproduced\n" in text
     assert "alone: 1 nats, no interval, 1 seeds: cannot tell\n" in text
-    assert "law A1: broken (z +4.5)\n" in text and "missing: all, seed 2: it broke\n" in text
+    assert "law A1: broken (z +4.5)\n" in text and "failed: all, seed 2: it broke\n" in text
 
 
 def test_a_section_has_a_table_the_laws_and_only_the_notes_there_are() -> None:
@@ -60,11 +60,12 @@ def test_a_section_has_a_table_the_laws_and_only_the_notes_there_are() -> None:
     assert "**More is kept.** *Cannot tell.*" in text
     row = "| kept: `at('all', 'variance', 5)` () | 0.25 | 0.125 to 0.5 | 3 | > 0 | < 0 | reproduced |"
     assert row in text
-    assert "- law A1, variance: theory 0.5, through the engine 0.75 over 9 chains, z +4.50" in text
+    assert "- law A1, variance: theory 0.5, measured 0.75 over 9 chains, z +4.50" in text
     assert (
-        "Missing: all, seed 2 (it broke)" in text and "Changed after runs had been seen: the budget" in text
+        "Failed runs: all, seed 2 (it broke)" in text
+        and "Changed after runs had been seen: the budget" in text
     )
-    assert "Not shown" not in text and "claims/tiny.png" not in text
+    assert "What this setting cannot show" not in text and "claims/tiny.png" not in text
     assert "claims/tiny.png" in "\n".join(section(RESULT, drawn=True))
     bare = section(RESULT | {"statistics": {}, "laws": []}, drawn=False)
     assert not any(line.startswith("|") or line.startswith("- law") for line in bare)

@@ -104,6 +104,28 @@ def test_evidence_is_read_at_a_glance(hostile: Run, tmp_path: Path) -> None:
     assert "<strong>copies: </strong>all 60 samples are &lt;b&gt;equal&lt;/b&gt;, pixel for pixel" in text
 
 
+@pytest.mark.parametrize("losses", [[], ["7 lost tails: recall (pixels) 0.1 ± 0.02 (real images 0.9)"]])
+def test_a_changed_look_or_encoding_is_not_listed_as_lost(
+    hostile: Run, tmp_path: Path, losses: list[str]
+) -> None:
+    encoding = "encoding: texture_distance (texture) 0.495 ± 0.054 (real images 0.0742)"
+    look = "look: more contrast: contrast_shift (texture) 0.826 ± 0.2 (real images 0.0967)"
+    diagnosis = VERDICT | {"evidence": [encoding, *losses, look]}
+    text = report([hostile], tmp_path / "page.html", None, lambda run: diagnosis).read_text()
+    card = text.split('<article class="verdict')[1].split("</article>")[0]
+    lost, changed, *_ = card.split("<h3>")[1:]
+    assert lost.startswith("What was lost<") and "encoding" not in lost and "contrast" not in lost
+    assert changed.startswith("What else changed, without a loss of content<")
+    assert changed.index("<strong>encoding: </strong>") < changed.index("<strong>look: </strong>")
+    assert ("7 lost tails" in lost) == bool(losses) and "7 lost tails" not in changed
+    assert ("No measure of content is worse than every control." in lost) == (not losses)
+    assert card.count("follows in brackets") == 1
+
+
+def test_nothing_else_changed_has_no_heading(single: Path) -> None:
+    assert "What else changed" not in single.read_text()
+
+
 def test_many_arms_have_short_verdicts(hostile: Run, tmp_path: Path) -> None:
     path = report([hostile] * 3, tmp_path / "three.html", ["a", "b", "c"], lambda run: VERDICT)
     card = path.read_text().split('<article class="verdict')[1].split("</article>")[0]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from browser import Tab, browsing
+from hostile import VERDICT
 
 from difflab.report.contents import contents
 from difflab.report.page import render, report
@@ -130,6 +131,41 @@ def test_no_row_of_charts_is_mostly_empty(single: Path, chromium: Any, width: in
     *full, last = rows.values()
     room = tab.page.evaluate("document.querySelector('#curves .charts').clientWidth")
     assert full and min(full) > 0.9 * room and last > 0
+
+
+LINES = [
+    f"{sign} ({space}) 0.414 ± 0.06 (real images 0.676, re-encoded 0.676, generation 0 0.66)"
+    for sign, space in (
+        ("7 lost tails: recall", "pixels"),
+        ("look: more contrast: contrast_shift", "texture"),
+        ("5 collapsing variance: trace_ratio", "pixels"),
+        ("encoding: texture_distance", "texture"),
+        ("7 lost tails: coverage", "pixels"),
+        ("6 entangled modes: class_accuracy", "fitted"),
+    )
+]
+ADVICE = "go back to the previous generation, train from the base and add real images to every training set"
+
+
+@browsing
+@pytest.mark.parametrize("findings", [0, 1, 2, 4, 6])
+def test_the_verdict_fills_its_width_whatever_was_found(
+    hostile: Run, tmp_path: Path, chromium: Any, findings: int
+) -> None:
+    diagnosis = VERDICT | {"evidence": LINES[:findings], "advice": ADVICE, "gone": []}
+    path = report([hostile], tmp_path / "page.html", None, lambda run: diagnosis)
+    for width, columns in ((1280, 2), (390, 1)):
+        tab = Tab(chromium, path, width=width)
+        left_and_bottom = tab.page.evaluate(
+            """[...document.querySelectorAll('.answers > div > :last-child')]
+            .map((node) => node.getBoundingClientRect())
+            .map((box) => [Math.round(box.left), box.bottom])"""
+        )
+        box = tab.page.evaluate("document.querySelector('.answers').getBoundingClientRect().toJSON()")
+        filled: dict[int, float] = {}
+        for left, bottom in left_and_bottom:
+            filled[left] = max(filled.get(left, 0.0), (bottom - box["top"]) / box["height"])
+        assert len(filled) == columns and min(filled.values()) > 0.5, "no column is half empty"
 
 
 @browsing

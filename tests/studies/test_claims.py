@@ -106,7 +106,7 @@ def test_an_arm_that_fails_is_named_and_the_verdict_is_that_nobody_can_tell(tmp_
     assert found["verdict"] == "cannot tell" and found["seeds"] == 0
     assert list(found["errors"]) == [f"broken, seed {k}" for k in range(3)] and len(said) == 3
     page([found], tmp_path / "CLAIMS.md", tmp_path / "store")
-    assert "Missing: broken, seed 0 (training set 1 asks for" in (tmp_path / "CLAIMS.md").read_text()
+    assert "Failed runs: broken, seed 0 (training set 1 asks for" in (tmp_path / "CLAIMS.md").read_text()
 
 
 def test_what_a_setting_cannot_show_keeps_a_claim_from_being_reproduced(tmp_path):

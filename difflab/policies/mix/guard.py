@@ -163,9 +163,9 @@ class Guard(Policy):
         return ", ".join(limits)
 
     def _room(self, size: float, real: float) -> float:
-        """The largest number of synthetic images that the limit allows beside `real` real images.
+        """The largest number of synthetic images that the limit allows together with `real` real images.
 
-        With `fill` the training set keeps its size. Without it the set becomes smaller.
+        With `fill` the training set keeps its size; without it the set becomes smaller.
         """
         most = self.max_synthetic_fraction
         if self.fill:

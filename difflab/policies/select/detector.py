@@ -22,8 +22,9 @@ class Detector(Selector):
     `false_positive_rate`, independently of its content. The decision on a real image is the same in the
     whole run. Generation 0 is trained on all real images. If the regime draws only some of the real images,
     it draws them from those that pass. If it uses all of them, and for the unseen images of `fresh_real`, the
-    images that fail are lost. Exact: both rates, independently of each other. A real detector would keep the
-    samples that are harder to detect; see `probe_detector`.
+    images that fail are lost. Exact: samples and real images are dropped with these two probabilities,
+    independently of each other. A real detector would keep the samples that are harder to detect; see
+    `probe_detector`.
     """
 
     source: ClassVar[str] = (

@@ -15,9 +15,10 @@ from difflab.policies.select.common import Sized
 class Random(Sized):
     """Keeps a random share or number of the samples.
 
-    This is the control of every other selector: the training set has the same size. Exact: the number kept.
-    The choice depends only on the seed, the generation and the position in the list. The selectors `best_of`,
-    `luce`, `top_share` and `diverse` have their own control, `reward: chance`.
+    This is the control of every other selector: the training set has the same size. Exact: the share or
+    number that is kept is the requested one. The choice depends only on the seed, the generation and the
+    position in the list. The selectors `best_of`, `luce`, `top_share` and `diverse` have their own control,
+    `reward: chance`.
     """
 
     source: ClassVar[str] = "the control of equal size in comparisons of selectors"

@@ -16,7 +16,8 @@ class TopShare(Sized, Rewarded):
     """Keeps a share or number of samples with the highest rewards, among all samples or within each class or
     prompt.
 
-    This is truncation selection. Exact: the number kept. Of equal rewards, the earlier sample comes first.
+    This is truncation selection. Exact: the share or number that is kept is the requested one. If rewards
+    are equal, the earlier sample is preferred.
     """
 
     source: ClassVar[str] = "truncation selection, as in filtering by an aesthetic or a CLIP score"

@@ -25,7 +25,8 @@ class Verifier(Sized, Featured):
     some classes, which makes the classifier biased. Feng et al. 2406.07515 find that an imperfect verifier
     suffices. Yi et al. 2510.16657 find that the chain converges to what the verifier knows. Qiao et al.
     2606.13732 find that siloed verifiers prune tails. A class that the classifier was not fitted to has
-    probability 0, so its samples are dropped first. Exact: the number kept, unless `threshold` is set.
+    probability 0, so its samples are dropped first. Exact: unless `threshold`
+    is set, the share or number that is kept is the requested one.
     """
 
     source: ClassVar[str] = (

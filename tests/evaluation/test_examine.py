@@ -9,6 +9,8 @@ import pytest
 from changed_digits import N, changed, examined
 
 from difflab.core.errors import MeasureError
+from difflab.evaluation import examine as examine_module
+from difflab.evaluation import readings
 from difflab.evaluation.examine import _missing_classes
 from difflab.evaluation.readings import Images
 from difflab.evaluation.signs import (
@@ -127,3 +129,25 @@ def test_both_halves_of_the_real_images_say_how_common_a_class_is(digits):
     samples = pool[pool.labels != 9][:100]
     real = SimpleNamespace(reference=half("reference"), other=half("other"))
     assert _missing_classes(real, samples).tolist() == [9]
+
+
+def test_controls_are_taken_only_if_something_is_worse_than_real_images(digits, monkeypatch):
+    calls = []
+    for name in ("reencoded", "matched"):
+        original = getattr(readings, name)
+        monkeypatch.setattr(
+            readings, name, lambda *args, _do=original, _name=name: calls.append(_name) or _do(*args)
+        )
+    healthy = examined(digits, changed(digits, "nothing", 1.0)).findings[0]
+    assert calls == [] and not healthy.alarm
+    assert {name for rs in healthy.readings.values() for r in rs for name in r.controls} == {"real images"}
+    blurred = examined(digits, changed(digits, "blurred", 0.8)).findings[0]
+    assert calls == ["reencoded", "matched"] and blurred.name == "blurred"
+
+
+def test_the_finding_is_the_same_with_all_controls(digits, monkeypatch):
+    sets = [changed(digits, kind, 0.8) for kind in ("nothing", "tails_cut", "swapped", "sharpened", "fewer")]
+    lazy = [examined(digits, images).findings[0] for images in sets]
+    monkeypatch.setattr(examine_module, "unexplained", lambda readings: True)
+    every = [examined(digits, images).findings[0] for images in sets]
+    assert [finding.words for finding in lazy] == [finding.words for finding in every]

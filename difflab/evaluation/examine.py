@@ -110,10 +110,8 @@ class EqualImages:
             self.known = frozenset(train)
             self.doubts.append(
                 f"{self._overlap()}, pixel for pixel: near copies of training images cannot be told from "
-                "what unseen "
-                "real images show, and samples are nearer to the reference than to unseen images; give a "
-                "reference "
-                "that no model was trained on"
+                "what unseen real images show, and samples are nearer to the reference than to unseen "
+                "images; give a reference that no model was trained on"
             )
 
     def _overlap(self) -> str:

@@ -9,6 +9,8 @@ from changed_digits import changed, examined
 from difflab.evaluation.equivalence import bounds, bounds_in_words, enough, excluded
 from difflab.evaluation.readings import Images
 from difflab.evaluation.signs import ENTANGLED, ONE_SIDED, SIGNS, TAILS, VARIANCE, Reading, Sign
+from difflab.report.table import diagnosis
+from difflab.report.verdict import as_data
 
 RECALL = Sign("recall", "lower")
 TAIL = Sign("tail_recall", "lower", 0.3, decides=False)
@@ -75,6 +77,8 @@ def test_a_healthy_set_of_several_hundred_images_is_told_so_with_the_loss_that_i
     assert (finding.stage, finding.words) == ("none", "no collapse found")
     assert "% of recall" in finding.excluded and "% of class accuracy" in finding.excluded
     assert finding.excluded in healthy.summary().verdict
+    assert as_data(healthy)["excluded"] == finding.excluded
+    assert finding.excluded in " ".join(str(diagnosis(healthy).renderables[-1]).split())
     assert all(0 <= share < 0.1 for share in bounds(finding.readings).values())
 
 

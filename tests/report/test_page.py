@@ -126,6 +126,16 @@ def test_nothing_else_changed_has_no_heading(single: Path) -> None:
     assert "What else changed" not in single.read_text()
 
 
+def test_what_is_excluded_is_said_where_no_collapse_is_found(
+    hostile: Run, single: Path, tmp_path: Path
+) -> None:
+    excluded = "with 95% confidence per measure, less than 4% of recall is lost"
+    healthy = VERDICT | {"stage": "none", "alarm": False, "evidence": [], "excluded": excluded}
+    page = report([hostile], tmp_path / "healthy.html", ["a"], lambda run: healthy)
+    assert f"No collapse is found: {excluded}." in page.read_text()
+    assert "No collapse is found" not in single.read_text()
+
+
 def test_many_arms_have_short_verdicts(hostile: Run, tmp_path: Path) -> None:
     path = report([hostile] * 3, tmp_path / "three.html", ["a", "b", "c"], lambda run: VERDICT)
     card = path.read_text().split('<article class="verdict')[1].split("</article>")[0]

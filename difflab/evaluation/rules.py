@@ -28,7 +28,7 @@ from difflab.evaluation.signs import (
     Z,
 )
 
-VERSION = 5
+VERSION = 6
 """To be raised when the same images would get another verdict.
 
 Stored verdicts of another version are computed again.

@@ -3,11 +3,12 @@
 Samples of each class are compared with real images of the class, image by image:
 
     looks      the statistics of `difflab.evaluation.signs.LOOKS`
-    variety    the distance to the nearest other image of the class, and to the mean of the class (a test of
-               multivariate dispersion: Anderson 2006), in each feature space
+    variety    the distance to the nearest other image of the class, and that between all of them, in each
+               feature space
     content    whether a class judge recognises the class; it did not learn from the real images compared
 
-The test is one-sided: of Mann and Whitney for values, Fisher's exact test for the share of recognised images.
+Tests are one-sided: that of Mann and Whitney for statistics, a permutation test for distances, Fisher's exact
+test for the share of recognised images.
 A class is damaged if a test is significant at `LEVEL`, by Holm's correction for all classes and tests, and
 the effect is relevant. Damage that more than half of the classes seem to share is none of single classes: the
 rules about all images name it.
@@ -21,20 +22,23 @@ from functools import partial
 
 import numpy as np
 import torch
-from scipy.stats import fisher_exact, mannwhitneyu
+from scipy.stats import fisher_exact, mannwhitneyu, norm
 
 from difflab.core.errors import MeasureError
+from difflab.core.seeds import numpy_generator
 from difflab.evaluation.readings import Images, RealSide
 from difflab.evaluation.signs import LOOKS, RANK
 from difflab.evaluation.signs import REPEATS as REPEATING
 from difflab.metrics import METRICS
-from difflab.metrics.precision_recall import nearest_others
+from difflab.metrics.distances import squared_distances
 from difflab.metrics.texture import Shift
 
 LEVEL = 0.01
 """Probability that any class of a healthy set is called damaged."""
 FEWEST = 12
 """Fewest images of a class on a side. Fewer cannot be significant among hundreds of tests."""
+DRAWS, MOST = 400, 100
+"""Draws of a permutation test, and most images that it reads."""
 SHIFT = 4.0
 """Shift of a look that is relevant in one class, as a multiple of what is relevant for all images."""
 CLOSER = 0.15
@@ -190,10 +194,11 @@ def _tests(real: RealSide, label: int, samples: _Side, controls: Sequence[_Side]
     contents = [_content(name, label, sides) for name in real.judges]
     yield from contents
     yield from _looks(real, label, sides, any(test.suggests(OTHERS) for test in contents))
-    nearest, to_mean = _variety([extractor.name for extractor in real.extractors], label, sides)
-    repeats = all(test.harm * CLOSER >= REPEATING.relevant for test in nearest)
-    yield from (replace(test, what=REPEATS if repeats else NARROWED) for test in nearest)
-    yield from to_mean
+    variety = [_variety(extractor.name, label, sides) for extractor in real.extractors]
+    repeats = all(nearest.harm * CLOSER >= REPEATING.relevant for nearest, _ in variety)
+    for nearest, apart in variety:
+        yield replace(nearest, what=REPEATS if repeats else NARROWED)
+        yield apart
 
 
 @dataclass(frozen=True)
@@ -261,50 +266,53 @@ def _shifted(shift: type[Shift], unit: float, samples: np.ndarray, control: np.n
     return (_centre(shift, samples) - _centre(shift, control)) / unit
 
 
-def _closer(samples: np.ndarray, control: np.ndarray) -> float:
-    spread = float(np.median(control))
-    return (1 - float(np.median(samples)) / spread) / CLOSER if spread else 0.0
-
-
 def _centre(shift: type[Shift], values: np.ndarray) -> float:
     return float(shift.centre(torch.from_numpy(values)))
 
 
-def _variety(
-    extractors: Sequence[str], label: int, sides: Sequence[_Class]
-) -> tuple[list[ClassTest], list[ClassTest]]:
-    """Tests of the distances to the nearest image, and of those to the mean, in each feature space."""
-    nearest, to_mean = [], []
-    fewest = min(int(side.rows.sum()) for side in sides)
-    for name in extractors:
-        features = [side.side.features[name][side.rows] for side in sides]
-        distances = [_to_nearest(x, fewest) for x in features]
-        nearest.append(_test(label, NARROWED, "lower", distances, _closer))
-        to_mean.append(_test(label, NARROWED, "lower", [_to_mean(x) for x in features], _closer))
-    return nearest, to_mean
+def _variety(extractor: str, label: int, sides: Sequence[_Class]) -> list[ClassTest]:
+    """The tests of the distances to the nearest image and between all images."""
+    samples, *controls = (side.side.features[extractor][side.rows] for side in sides)
+    compared = [closer(samples, control) for control in controls]
+    return [
+        ClassTest(label, NARROWED, max(p for p, _ in tests), min(harm for _, harm in tests) / CLOSER)
+        for tests in zip(*compared, strict=True)
+    ]
 
 
-def _to_nearest(x: np.ndarray, count: int) -> np.ndarray:
-    """Distance from each image to the nearest other one among `count`: the more images, the nearer.
+def closer(samples: np.ndarray, control: np.ndarray) -> list[tuple[float, float]]:
+    """Whether samples [n, d] are closer together than a control [m, d]: (p, decrease as a share of the
+    distances of the control) of the mean distance to the nearest image, and of that between all images.
 
-    Two images that are each other's nearest have one distance, which counts once.
+    Distances depend on each other, and the nearest ones on the number of images. So as many images are drawn
+    from both sides together, `DRAWS` times. p is the normal tail of the distribution of their distances (a
+    permutation test). Of large classes the first `MOST` images are read.
     """
-    distances = []
-    for start in range(0, len(x) - count + 1, count):
-        near, index = nearest_others(torch.from_numpy(x[start : start + count]), 1)
-        nearest = index.squeeze(1)
-        own = torch.arange(count)
-        twice = (nearest[nearest] == own) & (nearest < own)
-        distances.append(near.squeeze(1)[~twice].sqrt().numpy())
-    return np.concatenate(distances)
+    samples, control = samples[:MOST], control[: 2 * MOST]
+    n = min(len(samples), len(control))
+    both = torch.from_numpy(np.concatenate([samples[:n], control]))
+    distances = squared_distances(both, both).sqrt().double().numpy()
+    rng = numpy_generator("per class")
+    draws = [rng.permutation(len(both))[:n] for _ in range(DRAWS)]
+    groups = [np.arange(start, start + n) for start in range(n, len(both) - n + 1, n)]
+    found = []
+    for mean in (_to_nearest, _apart):
+        own = mean(distances, np.arange(n))
+        of_control = np.mean([mean(distances, group) for group in groups])
+        drawn = np.array([mean(distances, draw) for draw in draws])
+        z = (own - drawn.mean()) / drawn.std() if drawn.std() else 0.0
+        found.append((float(norm.cdf(z)), float(1 - own / of_control) if of_control else 0.0))
+    return found
 
 
-def _to_mean(x: np.ndarray) -> np.ndarray:
-    """Distance from each image to the mean of the others, times (n - 1) / n to the power of 1/2: without bias
-    by n.
-    """
-    squares = np.square(x - x.mean(0)).sum(1)
-    return np.sqrt(squares * len(x) / (len(x) - 1))
+def _to_nearest(distances: np.ndarray, rows: np.ndarray) -> float:
+    among = distances[np.ix_(rows, rows)]
+    np.fill_diagonal(among, np.inf)
+    return float(among.min(1).mean())
+
+
+def _apart(distances: np.ndarray, rows: np.ndarray) -> float:
+    return float(distances[np.ix_(rows, rows)].sum() / (len(rows) * (len(rows) - 1)))
 
 
 def _content(extractor: str, label: int, sides: Sequence[_Class]) -> ClassTest:

@@ -35,6 +35,8 @@ from difflab.metrics.texture import Shift
 
 LEVEL = 0.01
 """Probability that any class of a healthy set is called damaged."""
+SHARED = 0.001
+"""Probability by chance below which a class seems to share damage. Each is tested about 20 times."""
 FEWEST = 12
 """Fewest images of a class on a side. Fewer cannot be significant among hundreds of tests."""
 DRAWS, MOST = 400, 100
@@ -68,10 +70,10 @@ class ClassTest:
     harm: float
 
     def suggests(self, what: str) -> bool:
-        """Whether the class may share damage `what`: by this test alone, and by half of what is relevant."""
+        """Whether the class seems to share damage `what`: half of what is relevant is enough."""
         variety = (REPEATS, NARROWED)
         alike = self.what == what or (self.what in variety and what in variety)
-        return alike and self.p < LEVEL and self.harm >= 0.5
+        return alike and self.p < SHARED and self.harm >= 0.5
 
 
 def damaged_classes(

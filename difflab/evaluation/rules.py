@@ -84,8 +84,8 @@ def _stage(readings: Readings, profile: dict[str, str]) -> str:
 def _blended(readings: Readings) -> bool:
     """Whether concepts are blended, given that the samples are not of the classes they were asked for.
 
-    If labels are wrong, this explains the classes. Then the images show a blend only if they lie between classes
-    themselves, which is measured without labels.
+    If labels are wrong, this explains the classes. Then the images show a blend only if they lie between
+    classes themselves, which is measured without labels.
     """
     if verdict(readings["labels"]) == PRESENT:
         return verdict(readings["between classes"]) == PRESENT

@@ -102,12 +102,12 @@ def confidences(pair: Pair) -> Tensor:
 
 @measure("class_confidence")
 class ClassConfidence(_ByClass):
-    """Mean difference between the probabilities that the judge gives to the likeliest class and to the second:
-    1 = certain, 0 = undecided between two classes.
+    """Mean difference between the probabilities that the judge gives to the likeliest class and to the
+    second: 1 = certain, 0 = undecided between two classes.
 
-    No label is read. Images between two classes lower it, and wrong labels do not, so it tells blended concepts
-    from wrong labels. The judge is also less certain of blurred images: compare with real images of the same
-    look.
+    No label is read. Images between two classes lower it, and wrong labels do not, so it tells blended
+    concepts from wrong labels. The judge is also less certain of blurred images: compare with real images of
+    the same look.
 
     >>> judge = Judge.fit(torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([0, 0, 1, 1]), 2)
     >>> x, between = torch.tensor([[0.0], [1.1]]), torch.tensor([[0.55], [0.55]])
@@ -153,9 +153,9 @@ class UnlikelyLabels(_ByClass):
     """Share of samples for which the judge finds more than half of the other classes likelier than the class
     they were conditioned on: about 1/2 if labels are drawn at random.
 
-    An image between two classes still shows some of its own, so blended concepts raise it little. A share q of
-    random labels raises it by about q/2. MeasureError for unconditional samples and for judges of fewer than 4
-    classes.
+    An image between two classes still shows some of its own, so blended concepts raise it little. A share q
+    of random labels raises it by about q/2. MeasureError for unconditional samples and for judges of fewer
+    than 4 classes.
 
     >>> features = torch.eye(4).repeat(2, 1)
     >>> judge = Judge.fit(features, torch.arange(4).repeat(2), 4)

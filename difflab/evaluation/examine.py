@@ -13,8 +13,8 @@ from difflab.data.content import contents_of, doubled, within
 from difflab.evaluation.finding import DAMAGED, Diagnosis, Finding
 from difflab.evaluation.per_class import damaged_classes
 from difflab.evaluation.readings import LEAST, Images, Key, Measured, RealSide, readings_of
-from difflab.evaluation.rules import failed, judge, over_time, unexplained
-from difflab.evaluation.signs import COPIES, LOOK, Reading, Z
+from difflab.evaluation.rules import failed, judge, over_time, unexplained, verdict
+from difflab.evaluation.signs import COPIES, LOOK, PRESENT, Reading, Z
 from difflab.metrics import Extractor, open_extractor
 from difflab.metrics.interval import wilson
 
@@ -178,7 +178,11 @@ def _readings(
     if not unexplained(readings[0]):
         return readings
     controls = {"real images": real.floor, "re-encoded": real.reencoded, **generation_0}
-    controls[f"{name} {LOOK}"] = real.measure_in_look(base, images)
+    look = controls[f"{name} {LOOK}"] = real.measure_in_look(base, images)
+    readings = readings_of(real, samples, controls, len(images))
+    if verdict(readings[0]["copies"]) != PRESENT:
+        return readings
+    look |= real.measure_copies_in_look(images)
     return readings_of(real, samples, controls, len(images))
 
 

@@ -26,6 +26,8 @@ from difflab.evaluation.per_class import (
 from difflab.evaluation.readings import Images, RealSide
 from difflab.evaluation.simulate import struck_class
 from difflab.metrics import open_extractor
+from difflab.report.table import diagnosis
+from difflab.report.verdict import as_data
 
 
 def real_side(digits: dict[str, Images], n_classes: int = 10) -> RealSide:
@@ -96,7 +98,10 @@ def test_damage_to_all_classes_is_none_of_single_classes(digits, kind, name):
 
 
 def test_two_damaged_classes_are_named(digits):
-    finding = examined(digits, blurred(digits["pool"][:200], 3, 6)).findings[0]
+    result = examined(digits, blurred(digits["pool"][:200], 3, 6))
+    finding = result.findings[0]
+    assert as_data(result)["damaged"] == finding.classes
+    assert f"6: {', '.join(finding.classes['6'])}" in str(diagnosis(result).renderables[-1])
     assert list(finding.classes) == ["3", "6"] and all(
         "blurred" in wrong for wrong in finding.classes.values()
     )
@@ -220,3 +225,21 @@ def test_equal_sides_have_even_probabilities():
 
 def test_images_that_are_all_equal_are_no_nearer():
     assert closer(np.zeros((12, 2)), np.zeros((24, 2))) == [(0.5, 0.0), (0.5, 0.0)]
+
+
+def test_no_image_goes_through_an_extractor_twice(digits, monkeypatch):
+    """What the other classes show is measured on known features; only controls are new images."""
+    seen: list[bytes] = []
+    extractor = open_extractor("pixels")
+    original = type(extractor).__call__
+
+    def counting(self, images):
+        if self.name == "pixels":
+            seen.extend(image.tobytes() for image in images.numpy())
+        return original(self, images)
+
+    monkeypatch.setattr(type(extractor), "__call__", counting)
+    samples = blurred(digits["pool"][:200], 3)
+    finding = examined(digits, samples, extractors=[extractor]).findings[0]
+    assert list(finding.classes) == ["3"]
+    assert max(seen.count(image.tobytes()) for image in samples.pixels) == 1

@@ -24,7 +24,8 @@ from difflab.core.seeds import numpy_generator, seed_of
 from difflab.data.content import halves
 from difflab.data.image_sets import open_sides
 from difflab.data.source import Source
-from difflab.evaluation.extract import default_extractor, features, notes_on_overlaps, rows_at
+from difflab.evaluation.extract import default_extractor, features, rows_at, with_consequences
+from difflab.evaluation.overlap import Contents, shared_in_words, without_trained
 from difflab.evaluation.protocols import NATIVE
 from difflab.evaluation.published import compare_published
 from difflab.evaluation.summary import Summary, changes_most, changes_of, count_in_words
@@ -257,21 +258,28 @@ def _extract(
     }
     if "train" in sources:
         positions["train"] = np.arange(len(sources["train"]))
-    hashes, features_by_side = {}, {}
+    contents, features_by_side = {}, {}
     for side, rows in positions.items():
-        hashes[side], features_by_side[side] = features(sources[side], rows, extractors, side, notes)
-    notes += notes_on_overlaps(hashes)
-    first, second = halves(hashes["real"], n)
+        small: list[np.ndarray] = []
+        hashes, features_by_side[side] = features(sources[side], rows, extractors, side, notes, small)
+        contents[side] = Contents(
+            hashes, np.concatenate(small) if small else np.zeros((0, 1, 1, 1), np.uint8)
+        )
+    real = contents["real"]
+    kept, left_out = without_trained("real", real, contents.get("train"), 2)
+    notes[:0] = [*with_consequences(shared_in_words(contents), bool(left_out)), *left_out]
+    first, second = (kept[half] for half in halves(np.array(real.groups)[kept].tolist(), n))
     if not len(first):
         raise MeasureError(
             "real: all images are the same picture, so the set has no two different halves for the noise "
             "floor"
         )
     if len(first) < n:
+        why = "trained images are left out, and " if left_out else ""
         notes.append(
-            f"n = {len(first)} instead of {n}: copies of one image have to be in one half of the real set"
+            f"n = {len(first)} instead of {n}: {why}copies of one image have to be in one half of the real set"
         )
-    return _Sides(extractors, positions, features_by_side, hashes["real"], first, second)
+    return _Sides(extractors, positions, features_by_side, list(real.hashes), first, second)
 
 
 def _measure(

@@ -91,10 +91,10 @@ def _found(images: np.ndarray, of: np.ndarray, apart: bool = False) -> np.ndarra
         return found
     # Means of 4 x 4 pixels are at most as far apart as the pixels are. Most images need no further look.
     pixels = images.shape[1] * images.shape[2]
+    part = min(4, *images.shape[1:3])
+    coarse, coarse_of = (part * avg_pool2d(_luma(x), part).flatten(1) for x in (images, of))
     rows = torch.arange(len(images))
-    coarse, coarse_of = (4 * avg_pool2d(_luma(x), 4).flatten(1) for x in (images, of))
-    if coarse.shape[1]:
-        rows = rows[_nearest(coarse, coarse_of, rows if apart else None)[1] <= GREY**2 * pixels + 1]
+    rows = rows[_nearest(coarse, coarse_of, rows if apart else None)[1] <= GREY**2 * pixels + 1]
     if len(rows):
         a, b = _Colours(images[rows.numpy()]), _Colours(of)
         position, squared = _nearest(a.flat, b.flat, rows if apart else None)

@@ -20,14 +20,13 @@ import torch
 
 from difflab.core.errors import DataError, MeasureError, reading
 from difflab.core.seeds import numpy_generator
-from difflab.data.content import halves
 from difflab.data.image_sets import open_sides
 from difflab.data.source import Source
 from difflab.evaluation.advice import Chain
 from difflab.evaluation.examine import examine
 from difflab.evaluation.extract import default_extractor, notes_on_copies
 from difflab.evaluation.finding import Diagnosis
-from difflab.evaluation.overlap import Contents, shared_in_words, without_trained
+from difflab.evaluation.overlap import Contents, shared_in_words, split, without_trained
 from difflab.evaluation.readings import LEAST, Images
 from difflab.metrics import assign, open_extractor, read_concepts
 from difflab.runs.sizes import first_size, fresh_needed, measured_count
@@ -86,8 +85,7 @@ def diagnose(
     real, of_real = sets.pop("reference"), contents["reference"]
     kept, left_out = without_trained("reference", of_real, contents.get("train"), 2 * LEAST)
     notes[:0] = [*shared_in_words(contents), *left_out]
-    halved = halves(np.array(of_real.groups)[kept].tolist(), n)  # copies of one image are all in one half
-    first, second = (kept[half] for half in halved)
+    first, second = split(of_real, kept, n)
     specs = extractors or spaces(real.pixels.shape[1])
     return examine(
         real[first],

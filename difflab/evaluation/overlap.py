@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from difflab.data.content import contents_of, linked, overlaps, within
+from difflab.data.content import contents_of, halves, linked, overlaps, within
 from difflab.data.near_copies import near_copies, near_copies_within, thumbnails
 from difflab.evaluation.finding import Finding
 from difflab.evaluation.signs import COPIES
@@ -119,6 +119,16 @@ def without_trained(
         f"{name}: {count:,} of {n:,} images are training images or near copies of them, which show nothing "
         "about unseen images; they are left out"
     ]
+
+
+def split(real: Contents, kept: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two sets of equal size of at most `n` of the positions `kept`, int64 [m] each.
+
+    Equal images and near copies are in one of them.
+    """
+    groups = np.array(real.groups)[kept].tolist()
+    first, second = halves(groups, min(n, len(kept) // 2))
+    return kept[first], kept[second]
 
 
 class Overlap:

@@ -35,6 +35,8 @@ OTHERS = [
     "spacing_ratio",
     "class_accuracy",
     "class_margin",
+    "class_confidence",
+    "unlikely_labels",
     "class_entropy",
     "rare_class_survival",
     "generalisation_score",

@@ -12,8 +12,8 @@ from difflab.core.rows import STATISTICS
 from difflab.evaluation.finding import Diagnosis, Finding
 from difflab.evaluation.overlap import Overlap
 from difflab.evaluation.readings import LEAST, Images, Key, Measured, RealSide, readings_of
-from difflab.evaluation.rules import failed, judge, over_time, unexplained
-from difflab.evaluation.signs import LOOK, Reading, Z
+from difflab.evaluation.rules import failed, judge, over_time, unexplained, verdict
+from difflab.evaluation.signs import LOOK, PRESENT, Reading, Z
 from difflab.metrics import Extractor, open_extractor
 
 CHANCE = 0.01
@@ -123,7 +123,11 @@ def _readings(
     if not unexplained(readings[0]):
         return readings
     controls = {"real images": real.floor, "re-encoded": real.reencoded, **generation_0}
-    controls[f"{name} {LOOK}"] = real.measure_in_look(base, images)
+    look = controls[f"{name} {LOOK}"] = real.measure_in_look(base, images)
+    readings = readings_of(real, samples, controls, len(images))
+    if verdict(readings[0]["copies"]) != PRESENT:
+        return readings
+    look |= real.measure_copies_in_look(images)
     return readings_of(real, samples, controls, len(images))
 
 

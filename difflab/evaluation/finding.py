@@ -164,7 +164,7 @@ class Diagnosis:
         first: dict[str, int] = {}
         for finding in self.findings[1:] or self.findings:
             for name, readings in finding.readings.items():
-                if name in (CATASTROPHIC, "encoding"):
+                if name in (CATASTROPHIC, "encoding", "between classes"):
                     continue
                 for reading in readings:
                     if reading.verdict == PRESENT:

@@ -15,9 +15,11 @@ from difflab.core.seeds import seed_of
 from difflab.data.content import contents_of, within
 from difflab.evaluation.controls import matched, reencoded
 from difflab.evaluation.signs import (
+    BETWEEN,
     CONTENT,
     COPIES,
     ENCODING,
+    LABELS,
     LOOK,
     LOOKS,
     REPEATS,
@@ -72,7 +74,7 @@ def _joined(groups: Sequence[tuple[Sign, ...]]) -> list[Sign]:
     return joined
 
 
-METRICS_OF_CONTENT = _metrics([*_joined([SIGNS[name] for name in CONTENT]), REPEATS])
+METRICS_OF_CONTENT = _metrics([*_joined([SIGNS[name] for name in CONTENT]), REPEATS, *LABELS, *BETWEEN])
 METRICS_OF_LOOK = _metrics([*_joined(list(LOOKS.values())), *ENCODING])
 METRICS_OF_COPIES = _metrics(COPIES)
 
@@ -201,6 +203,17 @@ class RealSide:
         """The measures of content of `base`, filtered and recoloured to look like `samples`."""
         return self.measure_content(replace(base, pixels=matched(base.pixels, samples.pixels)))
 
+    def measure_copies_in_look(self, samples: Images) -> dict[Key, Measured]:
+        """Near copies of training images among unseen reference images that look like `samples`.
+
+        Blurred images are nearer to all others.
+        """
+        seen = replace(self.reference, pixels=matched(self.reference.pixels, samples.pixels))
+        measured: dict[Key, Measured] = {}
+        for extractor in self.extractors:
+            measured |= self.measure_copies(extractor, self.features(extractor, seen))
+        return measured
+
     def _measure(self, space: str, pair: Pair, metrics: Sequence[str]) -> dict[Key, Measured]:
         """Value and standard error of each measure, or the reason why it has none."""
 
@@ -247,6 +260,7 @@ def readings_of(
 ) -> tuple[dict[str, list[Reading]], dict[str, str]]:
     """The readings of `n` samples by definition, and by measure the reason why it was left out."""
     groups = SIGNS | {"repeats": (REPEATS,), "copies": COPIES, "encoding": ENCODING}
+    groups |= {"labels": LABELS, "between classes": BETWEEN}
     groups |= {f"look: {name}": signs for name, signs in LOOKS.items()}
     readings: dict[str, list[Reading]] = {}
     left_out: dict[str, str] = {}

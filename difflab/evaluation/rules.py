@@ -28,14 +28,15 @@ from difflab.evaluation.signs import (
     Z,
 )
 
-VERSION = 5
+VERSION = 6
 """To be raised when the same images would get another verdict.
 
 Stored verdicts of another version are computed again.
 """
 
 Readings = dict[str, list[Reading]]
-"""Readings by definition, by 'look: NAME', and under 'repeats', 'copies' and 'encoding'."""
+"""Readings by definition, by 'look: NAME', and under 'repeats', 'copies', 'labels', 'between
+classes' and 'encoding'."""
 
 
 def verdict(readings: Sequence[Reading]) -> str:
@@ -53,10 +54,10 @@ def judge(readings: Readings, number: int) -> Finding:
     profile = dict(sorted(profile.items()))
     stage = _stage(readings, profile)
     instead: list[str] = []
-    if stage in ("none", "cannot tell") and profile[ENTANGLED] == PRESENT:
-        instead.append(
-            "poisoned labels"
-        )  # the images are like real ones, but not of the class they were asked for
+    if verdict(readings["labels"]) == PRESENT or (
+        stage in ("none", "cannot tell") and profile[ENTANGLED] == PRESENT
+    ):
+        instead.append("poisoned labels")
     if verdict(readings["copies"]) == PRESENT:
         instead.append("overfitting")
     looks = _looks(readings)
@@ -72,12 +73,23 @@ def _stage(readings: Readings, profile: dict[str, str]) -> str:
     # too.
     if verdict(readings["repeats"]) == PRESENT and verdict(coverage) == PRESENT:
         return "catastrophic"
-    if profile[ENTANGLED] == PRESENT and not _like_real(readings):
+    if profile[ENTANGLED] == PRESENT and _blended(readings):
         return "late"
     if PRESENT in (profile[VARIANCE], profile[TAILS]):
         return "early"
     measured = [name for name in (VARIANCE, ENTANGLED, TAILS) if readings[name]]
     return "none" if all(profile[name] == ABSENT for name in measured) else "cannot tell"
+
+
+def _blended(readings: Readings) -> bool:
+    """Whether concepts are blended, given that the samples are not of the classes they were asked for.
+
+    If labels are wrong, this explains the classes. Then the images show a blend only if they lie between
+    classes themselves, which is measured without labels.
+    """
+    if verdict(readings["labels"]) == PRESENT:
+        return verdict(readings["between classes"]) == PRESENT
+    return not _like_real(readings)
 
 
 def _of(readings: Readings, definitions: Iterable[str]) -> list[Reading]:

@@ -84,6 +84,9 @@ CONTENT = (INCREASE, VARIANCE, ENTANGLED, TAILS, HALLUCINATED)
 # Samples a fifth as far apart as real images are repeats. A few repeated images have no look to compare with.
 REPEATS = Sign("spacing_ratio", "lower", 0.8, "control", in_look=False)
 COPIES = (Sign("near_duplicates", "higher", 0.05, "one"),)
+# Wrong labels raise it by half their share: three in ten labels. Blends of all images raise it by less.
+LABELS = (Sign("unlikely_labels", "higher", 0.15, "one"),)
+BETWEEN = (Sign("class_confidence", "lower"),)
 ENCODING = (Sign("texture_distance", "higher", 0.0, "one"),)
 
 

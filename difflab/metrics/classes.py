@@ -1,6 +1,7 @@
 """Class measures: which classes a judge trained on real images recognises in the samples.
 
-`class_accuracy`, `class_margin`, `class_entropy`, `rare_class_survival`. The judge is a linear probe and
+`class_accuracy`, `class_margin`, `class_confidence`, `unlikely_labels`, `class_entropy`,
+`rare_class_survival`. The judge is a linear probe and
 makes errors, which are part of every number. Read each number beside its floor, the same measure with
 held-out real images in the place of the samples.
 """
@@ -91,6 +92,91 @@ class ClassMargin(_ByClass):
     def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
         margin = pair.once(margins)[fake]
         return Influence.of(margin.new_zeros(len(pair.real[real])), margin)
+
+
+def confidences(pair: Pair) -> Tensor:
+    """Probability of the class that the judge finds likeliest minus that of the second, float64 [n_f]."""
+    likeliest = pair.judge_of.probabilities(pair.fake).topk(2, 1).values
+    return likeliest[:, 0] - likeliest[:, 1]
+
+
+@measure("class_confidence")
+class ClassConfidence(_ByClass):
+    """Mean difference between the probabilities that the judge gives to the likeliest class and to the
+    second: 1 = certain, 0 = undecided between two classes.
+
+    No label is read. Images between two classes lower it, and wrong labels do not, so it tells blended
+    concepts from wrong labels. The judge is also less certain of blurred images: compare with real images of
+    the same look.
+
+    >>> judge = Judge.fit(torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([0, 0, 1, 1]), 2)
+    >>> x, between = torch.tensor([[0.0], [1.1]]), torch.tensor([[0.55], [0.55]])
+    >>> [round(ClassConfidence.of(Pair(y, y, judge=judge)), 2) for y in (x, between)]
+    [0.51, 0.0]
+    """
+
+    unit = "difference of probabilities"
+    range = (0.0, 1.0)
+    better = "real"
+    topic = "Concepts"
+
+    @classmethod
+    def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
+        return float(pair.once(confidences)[fake].mean())
+
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        confidence = pair.once(confidences)[fake]
+        return Influence.of(confidence.new_zeros(len(pair.real[real])), confidence)
+
+
+FEWEST_CLASSES = 4
+"""With fewer classes a class that is not the likeliest one is already among the least likely half."""
+
+
+def label_is_unlikely(pair: Pair) -> Tensor:
+    """Whether the judge finds more than half of the other classes likelier than the label, float64 [n_f]."""
+    if pair.fake_labels is None:
+        raise MeasureError("unlikely_labels has no value: the samples are unconditional")
+    others = len(pair.judge_of.known) - 1
+    if others + 1 < FEWEST_CLASSES:
+        raise MeasureError(
+            f"unlikely_labels has no value: it needs {FEWEST_CLASSES} classes, the judge knows {others + 1}"
+        )
+    probabilities, labels = pair.judge_of.probabilities(pair.fake), pair.fake_labels.unsqueeze(1)
+    likelier = (probabilities > probabilities.gather(1, labels)).sum(1)
+    return (likelier > others / 2).double()
+
+
+@measure("unlikely_labels")
+class UnlikelyLabels(_ByClass):
+    """Share of samples for which the judge finds more than half of the other classes likelier than the class
+    they were conditioned on: about 1/2 if labels are drawn at random.
+
+    An image between two classes still shows some of its own, so blended concepts raise it little. A share q
+    of random labels raises it by about q/2. MeasureError for unconditional samples and for judges of fewer
+    than 4 classes.
+
+    >>> features = torch.eye(4).repeat(2, 1)
+    >>> judge = Judge.fit(features, torch.arange(4).repeat(2), 4)
+    >>> x = torch.tensor([[1.0, 0.6, 0.4, 0.0]] * 2)  # shows class 0, then 1, then 2, and none of class 3
+    >>> UnlikelyLabels.of(Pair(x, x, fake_labels=torch.tensor([1, 3]), judge=judge))
+    0.5
+    """
+
+    unit = "share of samples"
+    range = (0.0, 1.0)
+    better = "lower"
+    topic = "Concepts"
+
+    @classmethod
+    def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
+        return float(pair.once(label_is_unlikely)[fake].mean())
+
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        unlikely = pair.once(label_is_unlikely)[fake]
+        return Influence.of(unlikely.new_zeros(len(pair.real[real])), unlikely)
 
 
 @measure("class_entropy")

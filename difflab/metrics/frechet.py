@@ -206,7 +206,10 @@ class FrechetDistance(PairMetric):
 
     @classmethod
     def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
-        return frechet_influence(pair.real[real], pair.fake[fake])
+        products = None
+        if max(len(pair.real), len(pair.fake)) <= pair.real.shape[1]:
+            products = pair.once(_products)[0][real][:, fake]
+        return frechet_influence(pair.real[real], pair.fake[fake], products)
 
 
 def fd_infinity(x_ND: Tensor, y_MD: Tensor, parts: Sequence[int] = (1, 2), seed: int = 0) -> float:

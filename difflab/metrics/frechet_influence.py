@@ -8,7 +8,10 @@ image x therefore has the influence 2 (mu_1 - mu_2)'x + x'x - x'Mx, with x about
 
 Near S_1 = S_2 the distance is a squared distance between means of the features x and
 x_i x_j / (2 (l_i + l_j))^(1/2), in the basis where the covariance is diagonal with eigenvalues l. The
-variance of the second-order term follows from the kernel of these features on random pairs of images.
+variance of the second-order term follows from the kernel of these features on random pairs of images. In
+many dimensions the largest eigenvalues and their eigenvectors are found by subspace iteration from a random
+start (Halko, Martinsson & Tropp 2011, Finding structure with randomness), and the rest counts as one more
+coordinate with the smallest of them.
 """
 
 from __future__ import annotations
@@ -20,14 +23,23 @@ from difflab.metrics.influence import Influence
 
 PAIRS = 1000
 """Random pairs of images from which the second-order term is estimated: an error of about 5%."""
+AXES = 256
+"""Eigenvectors of the second-order term. With all of them its variance differed by at most 0.7% on pixels and
+features of EfficientNet, and by up to 20% where all directions have equal variance.
+"""
+TURNS = 2
+"""Rounds of the subspace iteration."""
 RESOLVED = 1e-10
 """Smallest eigenvalue, relative to the largest, that counts as one."""
 
 
-def frechet_influence(x_ND: Tensor, y_MD: Tensor) -> Influence:
+def frechet_influence(x_ND: Tensor, y_MD: Tensor, products_NM: Tensor | None = None) -> Influence:
     """Influence of each row of [n, d] and [m, d] on the Frechet distance, in float64.
 
-    Costs two eigenvalue problems of min(n, m, d) rows and one of min(n + m, d).
+    Costs one eigenvalue problem of min(n, m, d) rows and one of min(n, m, d, `AXES`).
+
+    Args:
+        products_NM: inner products of the rows, about any origin, float64 [n, m]; None = not known.
 
     >>> draw = torch.Generator().manual_seed(0)
     >>> x, y = torch.randn(500, 1, generator=draw), 3 + torch.randn(500, 1, generator=draw)
@@ -37,7 +49,10 @@ def frechet_influence(x_ND: Tensor, y_MD: Tensor) -> Influence:
     mu_1, mu_2 = (side.mean(0, dtype=torch.float64) for side in (x_ND, y_MD))
     x, y = x_ND - mu_1, y_MD - mu_2
     gap = mu_1 - mu_2
-    transported_x, transported_y = _transported(x, y)
+    if min(len(x), len(y)) <= x.shape[1]:
+        transported_x, transported_y = _transported_few(x @ y.T if products_NM is None else products_NM)
+    else:
+        transported_x, transported_y = _transported_many(x, y)
     return Influence.of(
         2 * (x @ gap) + x.square().sum(1) - transported_x,
         -2 * (y @ gap) + y.square().sum(1) - transported_y,
@@ -45,29 +60,46 @@ def frechet_influence(x_ND: Tensor, y_MD: Tensor) -> Influence:
     )
 
 
-def _transported(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """x'Mx of each centred row of x, and y'M^-1 y of each of y."""
+def _transported_few(products_NM: Tensor) -> tuple[Tensor, Tensor]:
+    """x'Mx of each centred row of x, and y'M^-1 y of each of y, from their inner products.
+
+    With the rows as factors, S_1 = X'X / (n - 1), the two are diagonals of (CC')^1/2 and (C'C)^1/2, where
+    C = XY'.
+    """
+    n, m = products_NM.shape
+    if n > m:
+        transported_y, transported_x = _transported_few(products_NM.T)
+        return transported_x, transported_y
+    cross = products_NM - products_NM.mean(0)
+    cross = cross - cross.mean(1, keepdim=True)
+    squares, left = _kept(cross @ cross.T, 4 * n * torch.finfo(cross.dtype).eps)
+    roots, scale = squares.sqrt(), ((n - 1) / (m - 1)) ** 0.5
+    return left.square() @ roots * scale, (cross.T @ left).square() @ (1 / roots) / scale
+
+
+def _transported_many(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The same from centred rows, for more rows than features."""
     n, m = len(x), len(y)
-    if min(n, m) <= x.shape[1]:
-        # With the rows as factors, S_1 = X'X / (n - 1), the two are diagonals of (CC')^1/2 and (C'C)^1/2,
-        # where C = XY'.
-        left, roots, right = torch.linalg.svd(x @ y.T, full_matrices=False)
-        scale = ((n - 1) / (m - 1)) ** 0.5
-        return left.square() @ roots * scale, right.T.square() @ roots / scale
-    values, vectors = _kept(y.T @ y / (m - 1))
-    factor = vectors * values.sqrt()  # S_2 = LL'
-    squares, turns = _kept(factor.T @ (x.T @ x / (n - 1)) @ factor)
+    covariance = y.T @ y / (m - 1)
+    lower, failed = torch.linalg.cholesky_ex(covariance)  # S_2 = LL'
+    pivots = lower.diagonal().square()
+    if failed or pivots.min() < RESOLVED * pivots.max():
+        values, vectors = _kept(covariance)
+        lower, inverse = vectors * values.sqrt(), (vectors / values.sqrt()).T
+    else:
+        inverse = torch.linalg.inv(lower)
+    squares, turns = _kept(lower.T @ (x.T @ x / (n - 1)) @ lower)
     roots = squares.sqrt()
     return (
-        (x @ (factor @ turns)).square() @ (1 / roots),
-        (y @ (vectors / values.sqrt()) @ turns).square() @ roots,
+        (x @ (lower @ turns)).square() @ (1 / roots),
+        (y @ (inverse.T @ turns)).square() @ roots,
     )
 
 
-def _kept(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues above `RESOLVED` of the largest, and their eigenvectors as columns."""
+def _kept(matrix: Tensor, least: float = RESOLVED) -> tuple[Tensor, Tensor]:
+    """Eigenvalues above `least` times the largest, and their eigenvectors as columns."""
     values, vectors = torch.linalg.eigh(matrix)
-    kept = values > RESOLVED * values[-1:]
+    kept = values > least * values[-1:]
     return values[kept], vectors[:, kept]
 
 
@@ -75,30 +107,51 @@ def _quadratic(x: Tensor, y: Tensor) -> float:
     """Variance of the second-order term, from centred rows."""
     n, m = len(x), len(y)
     rows = torch.cat([x / (2 * (n - 1)) ** 0.5, y / (2 * (m - 1)) ** 0.5])
-    if n + m <= rows.shape[1]:
-        values, vectors = _kept(rows @ rows.T)
-        turned = vectors * values.sqrt()
-    else:
-        values, vectors = _kept(rows.T @ rows)
-        turned = rows @ vectors
+    values, axes = _axes(rows)
     if not len(values):
         return 0.0
-    squares_x = _mean_squared_kernel(turned[:n] * (2 * (n - 1)) ** 0.5, values)
-    squares_y = _mean_squared_kernel(turned[n:] * (2 * (m - 1)) ** 0.5, values)
+    trace = rows.square().sum()
+    squares_x = _mean_squared_kernel(x, axes[:n] * (2 * (n - 1)) ** 0.5, values, trace)
+    squares_y = _mean_squared_kernel(y, axes[n:] * (2 * (m - 1)) ** 0.5, values, trace)
     return float(2 * (squares_x**0.5 / n + squares_y**0.5 / m) ** 2)
 
 
-def _mean_squared_kernel(z: Tensor, values: Tensor) -> Tensor:
+def _axes(rows_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """The first eigenvalues [k] of the rows' scatter, and the coordinates of the rows on their eigenvectors
+    [n, k]. All of them for at most 2 `AXES` rows or features.
+    """
+    n, d = rows_ND.shape
+    if n <= min(d, 2 * AXES):
+        values, vectors = _kept(rows_ND @ rows_ND.T)
+        return values, vectors * values.sqrt()
+    inner = rows_ND
+    if d > 2 * AXES:
+        rows, draw = rows_ND.float(), torch.Generator().manual_seed(0)
+        basis = torch.randn(d, AXES, generator=draw).to(rows.device)
+        for _ in range(TURNS):
+            basis = torch.linalg.qr(rows.T @ (rows @ basis)).Q
+        inner = rows_ND @ basis.double()
+    values, vectors = _kept(inner.T @ inner)
+    return values, inner @ vectors
+
+
+def _mean_squared_kernel(rows: Tensor, z: Tensor, values: Tensor, trace: Tensor) -> Tensor:
     """Mean over pairs of rows of the squared kernel x'y + sum_ij (x_i x_j - S_ij)(y_i y_j - S_ij) /
     2 (l_i + l_j), with S diagonal.
+
+    Args:
+        z: the coordinates of the rows on the axes with the eigenvalues `values`.
+        trace: of S, all eigenvalues.
     """
     draw = torch.Generator().manual_seed(0)
     i = torch.randint(len(z), (PAIRS,), generator=draw)
     j = (i + torch.randint(1, len(z), (PAIRS,), generator=draw)) % len(z)
+    whole = (rows[i] * rows[j]).sum(1)
     products = z[i] * z[j]
-    inverse = 1 / (values.unsqueeze(1) + values)
-    both = ((products @ inverse) * products).sum(1)
+    rest = whole - products.sum(1)
+    products, values = torch.cat([products, rest.unsqueeze(1)], 1), torch.cat([values, values[:1]])
+    both = ((products @ (1 / (values.unsqueeze(1) + values))) * products).sum(1)
     # l_i / (l_i + l_i) = 1/2 weights the diagonal terms of the centring.
-    of_i, of_j = z[i].square().sum(1) / 2, z[j].square().sum(1) / 2
-    kernel = products.sum(1) + (both - of_i - of_j + values.sum() / 2) / 2
+    of_i, of_j = rows[i].square().sum(1) / 2, rows[j].square().sum(1) / 2
+    kernel = whole + (both - of_i - of_j + trace / 2) / 2
     return kernel.square().mean()

@@ -36,6 +36,11 @@ class Judge:
     def n_classes(self) -> int:
         return int(self.recipe["n_classes"])
 
+    @property
+    def known(self) -> Tensor:
+        """The classes that have training images, int64, ascending."""
+        return self._tensors["classes"]
+
     @classmethod
     def fit(cls, features: Tensor, labels: Tensor, n_classes: int) -> Judge:
         """Fit on features [n, d] and labels int64 [n] in 0..n_classes-1. Raises MeasureError when that is

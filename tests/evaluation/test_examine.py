@@ -31,6 +31,7 @@ from difflab.evaluation.simulate import simulate
         ("repeated", 0.6, "catastrophic"),
         ("dropped", 0.6, "forgetting"),
         ("swapped", 0.6, "poisoned labels"),
+        ("permuted", 0.6, "poisoned labels"),
         ("copied", 0.6, "overfitting"),
         ("blurred", 0.8, "blurred"),
         ("sharpened", 0.8, "sharpened"),
@@ -57,6 +58,33 @@ def test_the_verdict_does_not_lean_on_the_name_of_a_set(digits):
     """Real images in the place of samples, in many draws: an alarm in none of them."""
     alarms = [examined(digits, changed(digits, "nothing", 1.0, seed)).findings[0].alarm for seed in range(3)]
     assert sum(alarms) == 0
+
+
+def test_wrong_labels_and_blended_images_are_both_said(digits):
+    both = examined(digits, changed(digits, "blended+permuted", 0.8)).findings[0]
+    assert both.stage == "late" and both.instead == ["poisoned labels"]
+    assert examined(digits, changed(digits, "blended", 0.8)).findings[0].instead == []
+
+
+def test_wrong_labels_are_told_beside_a_loss_of_tails_and_a_blur(digits):
+    tails = examined(digits, changed(digits, "tails_cut+swapped", 0.8)).findings[0]
+    assert (tails.stage, tails.instead) == ("early", ["poisoned labels"])
+    blurred = examined(digits, changed(digits, "blurred+swapped", 0.8)).findings[0]
+    assert blurred.name == "poisoned labels" and "blurred" in blurred.looks
+
+
+def test_a_blur_that_brings_images_nearer_to_all_others_is_no_copying():
+    """Blurred noise is nearer to any noise than other noise is."""
+    rng = np.random.default_rng(0)
+    noise = [Images(rng.integers(0, 256, (60, 16, 16, 1), dtype=np.uint8)) for _ in range(4)]
+    wide = np.stack(
+        [np.roll(noise[3].pixels.astype(float), (i, j), (1, 2)) for i in range(3) for j in range(3)]
+    )
+    parts = {"reference": noise[0], "other": noise[1], "train": noise[2]}
+    finding = examined(parts, Images(wide.mean(0).astype(np.uint8)), classes=None).findings[0]
+    copies = finding.readings["copies"][0]
+    assert copies.worse_than("real images") and copies.effects()["real images"][0] > 0.5
+    assert "blurred" in finding.looks and "overfitting" not in finding.instead
 
 
 def test_degrees_are_ordered(digits):

@@ -9,11 +9,13 @@ from difflab.evaluation.finding import Finding
 from difflab.evaluation.rules import failed, judge, over_time, verdict
 from difflab.evaluation.signs import (
     ABSENT,
+    BETWEEN,
     COPIES,
     DIVERGING,
     ENTANGLED,
     HALLUCINATED,
     INCREASE,
+    LABELS,
     LOOKS,
     PRESENT,
     REPEATS,
@@ -43,6 +45,7 @@ def worse(sign: Sign) -> float:
 def readings(*present: str, **controls: tuple[float, float]) -> dict[str, list[Reading]]:
     """Readings that are clearly worse than all controls in the groups `present`, else as real images."""
     groups = SIGNS | {"repeats": (REPEATS,), "copies": COPIES, "encoding": ()}
+    groups |= {"labels": LABELS, "between classes": BETWEEN}
     groups |= {f"look: {name}": signs for name, signs in LOOKS.items()}
     return {
         name: [reading(sign, worse(sign) if name in present else None, **controls) for sign in signs]
@@ -69,6 +72,15 @@ def test_a_definition_is_present_by_one_measure_and_absent_by_all():
         ((ENTANGLED,), "cannot tell", ["poisoned labels"], []),  # nothing but the labels is different
         ((ENTANGLED, INCREASE), "late", [], []),
         ((ENTANGLED, HALLUCINATED), "late", [], []),
+        ((ENTANGLED, HALLUCINATED, "between classes"), "late", [], []),
+        ((ENTANGLED, "labels"), "cannot tell", ["poisoned labels"], []),
+        # Wrong labels explain the classes, whatever else is lost,
+        ((ENTANGLED, "labels", HALLUCINATED), "cannot tell", ["poisoned labels"], []),
+        ((ENTANGLED, "labels", TAILS), "early", ["poisoned labels"], []),
+        ((ENTANGLED, "labels", "look: blurred"), "cannot tell", ["poisoned labels"], ["blurred"]),
+        # unless the images themselves lie between classes.
+        ((ENTANGLED, "labels", "between classes"), "late", ["poisoned labels"], []),
+        (("between classes",), "none", [], []),
         (("copies",), "none", ["overfitting"], []),
         (("look: blurred", "look: less contrast"), "none", [], ["blurred", "less contrast"]),
         (("look: banded", "look: posterised"), "none", [], ["posterised", "banded"]),

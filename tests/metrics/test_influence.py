@@ -36,6 +36,7 @@ def pair_of(real: torch.Tensor, fake: torch.Tensor, labels: tuple[torch.Tensor, 
         "vendi",
         "class_accuracy",
         "class_margin",
+        "class_confidence",
         "class_entropy",
     ],
 )

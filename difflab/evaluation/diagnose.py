@@ -80,8 +80,7 @@ def diagnose(
     classes, labelling = _labelling(sources, concepts)
     sets = {name: _read(name, source, n, labelling, seed) for name, source in sources.items()}
     contents = {name: Contents.of(images.pixels) for name, images in sets.items()}
-    for name, content in contents.items():
-        notes += notes_on_copies(name, content.hashes)
+    notes += [line for name in contents for line in notes_on_copies(name, contents[name].hashes)]
     real, of_real = sets.pop("reference"), contents["reference"]
     kept, left_out = without_trained("reference", of_real, contents.get("train"), 2 * LEAST)
     notes[:0] = [*shared_in_words(contents), *left_out]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -108,6 +108,7 @@ class RealSide:
 
     def __post_init__(self) -> None:
         self._features: dict[tuple[str, int], tuple[np.ndarray, torch.Tensor]] = {}
+        self._reencoded: dict[Key, Measured] = {}
         self.notes: dict[str, None] = {}  # what measures left out, each once, in order
         if not self.judges:
             self._fit_judges()
@@ -143,14 +144,19 @@ class RealSide:
             for extractor in self.extractors
         }
 
-    def measure_content(self, images: Images, copies: bool = False) -> dict[Key, Measured]:
-        """The measures of content of `images` on all extractors.
+    def measure_content(
+        self, images: Images, copies: bool = False, spaces: Collection[str] | None = None
+    ) -> dict[Key, Measured]:
+        """The measures of content of `images`.
 
         Args:
             copies: also near copies of training images.
+            spaces: names of extractors; None = all.
         """
         measured: dict[Key, Measured] = {}
         for extractor in self.extractors:
+            if spaces is not None and extractor.name not in spaces:
+                continue
             pair = Pair(
                 self.features(extractor, self.reference),
                 self.features(extractor, images),
@@ -186,10 +192,12 @@ class RealSide:
         )
         return self._measure(extractor.name, pair, METRICS_OF_COPIES)
 
-    def measure_look(self, images: Images) -> dict[Key, Measured]:
-        """The measures of the look of `images`, on the extractors of statistics."""
+    def measure_look(self, images: Images, spaces: Collection[str] | None = None) -> dict[Key, Measured]:
+        """The measures of the look of `images`, on the extractors of statistics; `spaces` as above."""
         measured: dict[Key, Measured] = {}
         for extractor in self.statistics:
+            if spaces is not None and extractor.name not in spaces:
+                continue
             pair = Pair(self.features(extractor, self.reference), self.features(extractor, images))
             own = [name for name in METRICS_OF_LOOK if METRICS[name].extractor == extractor.statistics]
             measured |= self._measure(extractor.name, pair, own)
@@ -199,9 +207,10 @@ class RealSide:
         """All measures of a set of samples."""
         return self.measure_content(images, copies=True) | self.measure_look(images)
 
-    def measure_in_look(self, base: Images, samples: Images) -> dict[Key, Measured]:
-        """The measures of content of `base`, filtered and recoloured to look like `samples`."""
-        return self.measure_content(replace(base, pixels=matched(base.pixels, samples.pixels)))
+    def measure_in_look(self, base: Images, samples: Images, spaces: Collection[str]) -> dict[Key, Measured]:
+        """The measures of content of `base`, filtered and recoloured to look like `samples`, in `spaces`."""
+        images = replace(base, pixels=matched(base.pixels, samples.pixels))
+        return self.measure_content(images, spaces=spaces)
 
     def measure_copies_in_look(self, samples: Images) -> dict[Key, Measured]:
         """Near copies of training images among unseen reference images that look like `samples`.
@@ -240,11 +249,18 @@ class RealSide:
             measured |= self.measure_copies(extractor, None)
         return measured
 
+    def measure_reencoded(self, spaces: Collection[str]) -> dict[Key, Measured]:
+        """The measures of other real images saved as JPEG, in `spaces`, each computed once."""
+        missing = set(spaces) - {space for space, _ in self._reencoded}
+        if missing:
+            encoded = self._encoded
+            self._reencoded |= self.measure_content(encoded, spaces=missing)
+            self._reencoded |= self.measure_look(encoded, missing)
+        return {key: measured for key, measured in self._reencoded.items() if key[0] in spaces}
+
     @cached_property
-    def reencoded(self) -> dict[Key, Measured]:
-        """The measures of other real images saved as JPEG."""
-        encoded = replace(self.other, pixels=reencoded(self.other.pixels))
-        return self.measure_content(encoded) | self.measure_look(encoded)
+    def _encoded(self) -> Images:
+        return replace(self.other, pixels=reencoded(self.other.pixels))
 
     def only(self, kept: np.ndarray, n: int) -> RealSide:
         """The same with at most n images of the classes `kept` alone."""

@@ -19,6 +19,7 @@ from difflab.evaluation.signs import (
     UNKNOWN,
 )
 from difflab.evaluation.simulate import simulate
+from difflab.metrics import open_extractor
 
 
 # ------------------------------------------------------------------------------------- what was done is named
@@ -173,9 +174,28 @@ def test_controls_are_taken_only_if_something_is_worse_than_real_images(digits, 
     assert calls == ["reencoded", "matched"] and blurred.name == "blurred"
 
 
+def test_controls_are_measured_once_and_in_the_spaces_that_are_asked_for(digits, monkeypatch):
+    measured = []
+    original = readings.RealSide._measure
+    monkeypatch.setattr(
+        readings.RealSide,
+        "_measure",
+        lambda self, space, *rest: measured.append(space) or original(self, space, *rest),
+    )
+    real = readings.RealSide(
+        digits["reference"], digits["other"], None, None, [open_extractor("pixels")],
+        [open_extractor(name) for name in ("texture", "artefacts")], [str(i) for i in range(10)], 5, 20, 0,
+    )  # fmt: skip
+    assert {space for space, _ in real.measure_reencoded({"pixels"})} == {"pixels"} == set(measured)
+    both = real.measure_reencoded({"pixels", "texture"})
+    assert {space for space, _ in both} == {"pixels", "texture"} and measured == ["pixels", "texture"]
+
+
 def test_the_finding_is_the_same_with_all_controls(digits, monkeypatch):
     sets = [changed(digits, kind, 0.8) for kind in ("nothing", "tails_cut", "swapped", "sharpened", "fewer")]
     lazy = [examined(digits, images).findings[0] for images in sets]
-    monkeypatch.setattr(examine_module, "unexplained", lambda readings: True)
+    monkeypatch.setattr(
+        examine_module, "unexplained", lambda found: {r.space for rs in found.values() for r in rs}
+    )
     every = [examined(digits, images).findings[0] for images in sets]
     assert [finding.words for finding in lazy] == [finding.words for finding in every]

@@ -11,7 +11,7 @@ import itertools
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -97,7 +97,28 @@ def joined(*columns: Iterable[object]) -> np.ndarray:
     return np.unique(roots, return_inverse=True)[1].astype(np.int64)
 
 
-def halves(hashes: Sequence[str], n: int) -> tuple[np.ndarray, np.ndarray]:
+def linked(hashes: Sequence[str], copy_of: np.ndarray) -> list[int]:
+    """Group numbers from 0: images are in one group if they are equal, or if one is a copy of the other.
+
+    Args:
+        hashes: content hash of each image.
+        copy_of: position of the image that each image is a copy of, int64 [n]; -1 = of none.
+
+    >>> linked(["a", "b", "c", "a"], np.array([1, -1, -1, -1]))
+    [0, 0, 1, 0]
+    """
+    rows = np.flatnonzero(copy_of >= 0)
+    pairs = np.stack([rows, copy_of[rows]], 1)
+    content = np.unique(np.asarray(hashes, dtype=str), return_inverse=True)[1]
+    # Each pair is one row with the content of its first image, and one with that of its second image.
+    columns = (
+        np.concatenate([content, content[pairs[:, 0]], content[pairs[:, 1]]]).tolist(),
+        np.concatenate([-1 - np.arange(len(content)), rows, rows]).tolist(),
+    )
+    return joined(*columns)[: len(content)].tolist()
+
+
+def halves(hashes: Sequence[Hashable], n: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions of two sets of equal size m <= `n` that have no content in common: int64 [m] each.
 
     Without copies these are the first n images and the next n. All copies of an image go to the same half: to
@@ -106,7 +127,7 @@ def halves(hashes: Sequence[str], n: int) -> tuple[np.ndarray, np.ndarray]:
     >>> halves(["a", "b", "c", "a", "b"], 2)
     (array([0, 3]), array([1, 2]))
     """
-    size, in_second = Counter(hashes), dict[str, bool]()
+    size, in_second = Counter(hashes), dict[Hashable, bool]()
     room = n
     for content in dict.fromkeys(hashes):
         in_second[content] = size[content] > room

@@ -21,10 +21,10 @@ from difflab.core.errors import DataError, MeasureError, reading
 from difflab.core.hashing import digest
 from difflab.core.rows import Row
 from difflab.core.seeds import numpy_generator, seed_of
-from difflab.data.content import halves
 from difflab.data.image_sets import open_sides
 from difflab.data.source import Source
-from difflab.evaluation.extract import default_extractor, features, notes_on_overlaps, rows_at
+from difflab.evaluation.extract import default_extractor, features, rows_at, with_consequences
+from difflab.evaluation.overlap import Contents, shared_in_words, split, without_trained
 from difflab.evaluation.protocols import NATIVE
 from difflab.evaluation.published import compare_published
 from difflab.evaluation.summary import Summary, changes_most, changes_of, count_in_words
@@ -257,21 +257,28 @@ def _extract(
     }
     if "train" in sources:
         positions["train"] = np.arange(len(sources["train"]))
-    hashes, features_by_side = {}, {}
+    contents, features_by_side = {}, {}
     for side, rows in positions.items():
-        hashes[side], features_by_side[side] = features(sources[side], rows, extractors, side, notes)
-    notes += notes_on_overlaps(hashes)
-    first, second = halves(hashes["real"], n)
+        small = [np.zeros((0, 1, 1, 1), np.uint8)] if not len(rows) else []
+        hashes, features_by_side[side] = features(sources[side], rows, extractors, side, notes, small)
+        contents[side] = Contents(
+            hashes, np.concatenate(small) if small else np.zeros((0, 1, 1, 1), np.uint8)
+        )
+    real = contents["real"]
+    kept, left_out = without_trained("real", real, contents.get("train"), 2)
+    notes[:0] = [*with_consequences(shared_in_words(contents), bool(left_out)), *left_out]
+    first, second = split(real, kept, n)
     if not len(first):
         raise MeasureError(
             "real: all images are the same picture, so the set has no two different halves for the noise "
             "floor"
         )
     if len(first) < n:
-        notes.append(
-            f"n = {len(first)} instead of {n}: copies of one image have to be in one half of the real set"
-        )
-    return _Sides(extractors, positions, features_by_side, hashes["real"], first, second)
+        why = "copies of one image have to be in one half of the real set"
+        if left_out:
+            why = f"training images are left out, and {why}"
+        notes.append(f"n = {len(first)} instead of {n}: {why}")
+    return _Sides(extractors, positions, features_by_side, list(real.hashes), first, second)
 
 
 def _measure(

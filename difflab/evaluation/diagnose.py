@@ -20,14 +20,14 @@ import torch
 
 from difflab.core.errors import DataError, MeasureError, reading
 from difflab.core.seeds import numpy_generator
-from difflab.data.content import contents_of, halves, overlaps
 from difflab.data.image_sets import open_sides
 from difflab.data.source import Source
 from difflab.evaluation.advice import Chain
 from difflab.evaluation.examine import examine
 from difflab.evaluation.extract import default_extractor, notes_on_copies
 from difflab.evaluation.finding import Diagnosis
-from difflab.evaluation.readings import Images
+from difflab.evaluation.overlap import Contents, shared_in_words, split, without_trained
+from difflab.evaluation.readings import LEAST, Images
 from difflab.metrics import assign, open_extractor, read_concepts
 from difflab.runs.sizes import first_size, fresh_needed, measured_count
 
@@ -79,12 +79,12 @@ def diagnose(
     n = _count(sources, count)
     classes, labelling = _labelling(sources, concepts)
     sets = {name: _read(name, source, n, labelling, seed) for name, source in sources.items()}
-    hashes = {name: contents_of(images.pixels) for name, images in sets.items()}
-    for name, contents in hashes.items():
-        notes += notes_on_copies(name, contents)
-    notes += overlaps(hashes)
-    real = sets.pop("reference")
-    first, second = halves(hashes["reference"], n)  # copies of one image are all in one half
+    contents = {name: Contents.of(images.pixels) for name, images in sets.items()}
+    notes += [line for name in contents for line in notes_on_copies(name, contents[name].hashes)]
+    real, of_real = sets.pop("reference"), contents["reference"]
+    kept, left_out = without_trained("reference", of_real, contents.get("train"), 2 * LEAST)
+    notes[:0] = [*shared_in_words(contents), *left_out]
+    first, second = split(of_real, kept, n)
     specs = extractors or spaces(real.pixels.shape[1])
     return examine(
         real[first],

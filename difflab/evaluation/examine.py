@@ -9,13 +9,12 @@ import numpy as np
 
 from difflab.core.errors import MeasureError
 from difflab.core.rows import STATISTICS
-from difflab.data.content import contents_of, doubled, within
 from difflab.evaluation.finding import Diagnosis, Finding
+from difflab.evaluation.overlap import Overlap
 from difflab.evaluation.readings import LEAST, Images, Key, Measured, RealSide, readings_of
 from difflab.evaluation.rules import failed, judge, over_time, unexplained, verdict
-from difflab.evaluation.signs import COPIES, LOOK, PRESENT, Reading, Z
+from difflab.evaluation.signs import LOOK, PRESENT, Reading, Z
 from difflab.metrics import Extractor, open_extractor
-from difflab.metrics.interval import wilson
 
 CHANCE = 0.01
 """Probability that some class is called missing although samples show it as often as real images do."""
@@ -55,7 +54,7 @@ def examine(
             f"a diagnosis needs at least {LEAST} images of every generation and twice as many real ones, got "
             f"{n}"
         )
-    equal = EqualImages(*(_contents(images) for images in (reference, other, train)))
+    overlap = Overlap(reference.pixels, other.pixels, None if train is None else train.pixels)
     real = RealSide(
         reference[:n],
         other[:n],
@@ -67,71 +66,19 @@ def examine(
         neighbours,
         resamples,
         seed,
-        equal.known,
+        overlap.known,
     )
     findings: list[Finding] = []
     first: Generation0 | None = None
     several = len(generations) > 1
     for number, images in zip(numbers or range(len(generations)), generations, strict=True):
         finding, first = _finding(real, images[:n], number, first, several)
-        equal.judge(finding, contents_of(images[:n].pixels))
+        overlap.judge(finding, images[:n].pixels)
         findings.append(finding)
     over_time(findings)
     recipe: dict[str, Any] = {"n": n, "neighbours": neighbours, "resamples": resamples, "z": Z}
     recipe["extractors"] = [extractor.recipe for extractor in extractors]
-    return Diagnosis(findings, [*(notes or []), *real.notes], recipe, equal.doubts)
-
-
-def _contents(images: Images | None) -> list[str]:
-    return [] if images is None else contents_of(images.pixels)
-
-
-class EqualImages:
-    """Images that sets have in common, pixel for pixel, and what follows from them.
-
-    A model makes no image that exists already, unless it has memorised it. Real images are equal where a set
-    holds copies. So equal images count from the share of copies within the sets, plus the share that is
-    relevant for copies.
-
-    Args:
-        control, other: content hashes of both halves of the real images. Only the first half is the control
-            of near copies: the other one may have been trained on, as in a run, where it is part of the train
-            split.
-        train: content hashes of the training images.
-    """
-
-    def __init__(self, control: list[str], other: list[str], train: list[str]):
-        reference = [*control, *other]
-        self.reference, self.train = reference, train
-        self.least = max(doubled(reference), doubled(train)) + COPIES[0].relevant
-        self.known: frozenset[str] = frozenset()
-        self.doubts: list[str] = []
-        if within(control, train).sum() > self.least * len(control):
-            self.known = frozenset(train)
-            self.doubts.append(
-                f"{self._overlap()}, pixel for pixel: near copies of training images cannot be told from "
-                "what unseen real images show, and samples are nearer to the reference than to unseen "
-                "images; give a reference that no model was trained on"
-            )
-
-    def _overlap(self) -> str:
-        if set(self.reference) == set(self.train):
-            return "reference and train are the same images"
-        trained, n = int(within(self.reference, self.train).sum()), len(self.reference)
-        shown = f"all {n}" if trained == n else f"{trained} of {n}"
-        return f"{shown} reference images are training images"
-
-    def judge(self, finding: Finding, samples: list[str]) -> None:
-        """Note in a finding how many samples are real images. If they are many, that is the explanation."""
-        is_training = within(samples, self.train)
-        is_reference = within(samples, self.reference) & ~is_training
-        trained, referenced = int(is_training.sum()), int(is_reference.sum())
-        finding.equal = {"training images": trained, "reference images": referenced}
-        finding.copies_told = not self.known
-        for name, count in (("reference images", referenced), ("overfitting", trained)):
-            lowest_share = wilson(count / len(samples), len(samples))[0]
-            if lowest_share > self.least and name not in finding.instead:
-                finding.instead = [name, *finding.instead]
+    return Diagnosis(findings, [*(notes or []), *real.notes], recipe, overlap.doubts)
 
 
 def _finding(

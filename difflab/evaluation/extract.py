@@ -14,6 +14,7 @@ import torch
 from difflab.core.errors import reading
 from difflab.core.hashing import content_hash
 from difflab.data.content import copies, overlaps
+from difflab.data.near_copies import thumbnails
 from difflab.data.source import Source
 
 BATCH = 128
@@ -26,18 +27,26 @@ def default_extractor() -> str:
 
 
 def features(
-    source: Source, rows: np.ndarray, extractors: Sequence[Any], side: str, notes: list[str]
+    source: Source,
+    rows: np.ndarray,
+    extractors: Sequence[Any],
+    side: str,
+    notes: list[str],
+    small: list[np.ndarray] | None = None,
 ) -> tuple[list[str], list[torch.Tensor]]:
     """Content hash of each image at `rows`, and the features float32 [n, d] of each extractor.
 
     The features are mapped from temporary files of 4 n d bytes, which are deleted with the tensors. `side`
-    names the set in errors and notes. Copies within the set are added to `notes`.
+    names the set in errors and notes. Copies within the set are added to `notes`, and the thumbnails of each
+    batch to `small`.
     """
     features_by_extractor: list[torch.Tensor] = []
     hashes: list[str] = []
     for images, batch_hashes in _decoded(source, rows, side):
         start = len(hashes)
         hashes += batch_hashes
+        if small is not None:
+            small.append(thumbnails(images))
         batch = [extractor(torch.from_numpy(images)) for extractor in extractors]
         if not features_by_extractor:
             features_by_extractor = [on_disk(len(rows), part.shape[1]) for part in batch]
@@ -102,9 +111,18 @@ def notes_on_overlaps(hashes: Mapping[str, Sequence[str]]) -> list[str]:
     Args:
         hashes: by name of the set.
     """
-    notes = overlaps(hashes)
+    return with_consequences(overlaps(hashes))
+
+
+def with_consequences(shared: Sequence[str], left_out: bool = False) -> list[str]:
+    """The sentences on shared images, with what they make meaningless.
+
+    Args:
+        left_out: whether real images that were trained on are left out.
+    """
+    notes = list(shared)
     for i, note in enumerate(notes):
-        if note.startswith("real and train "):
+        if note.startswith("real and train ") and not left_out:
             notes[i] += (
                 "; memorisation measures assume that real images were not trained on: their floor is not "
                 "valid here"

@@ -35,6 +35,7 @@ class Finding:
         left_out: by measure, why it has no value.
         chain: what the chain of this generation does already.
         equal: how many samples are training images or reference images, pixel for pixel.
+        near: how many samples are near copies of training images or reference images, beside those.
         copies_told: False if the reference images are training images, so that near copies have no control.
     """
 
@@ -49,6 +50,7 @@ class Finding:
     n: int = 0
     chain: Chain = field(default_factory=Chain)
     equal: dict[str, int] = field(default_factory=dict)
+    near: dict[str, int] = field(default_factory=dict)
     copies_told: bool = True
 
     @property
@@ -92,11 +94,17 @@ class Finding:
             present += [(r.z, f"{name}: {r}") for r in readings if r.verdict == PRESENT]
         present.sort(key=lambda item: -item[0])
         lines = [line for _, line in present[:most]]
-        for name, count in self.equal.items():
-            if count:
-                shown = f"all {self.n}" if count == self.n else f"{count} of {self.n}"
-                lines.append(f"copies: {shown} samples are {name}, pixel for pixel")
-        return lines
+        lines += self._copies(self.equal, "are {}, pixel for pixel")
+        return lines + self._copies(self.near, "are near copies of {}")
+
+    def _copies(self, counts: dict[str, int], words: str) -> list[str]:
+        """A sentence for every count that is not 0."""
+        return [
+            f"copies: {f'all {self.n}' if count == self.n else f'{count} of {self.n}'} samples "
+            f"{words.format(name)}"
+            for name, count in counts.items()
+            if count
+        ]
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per definition, with the reading that decides it, for JSON."""
@@ -107,7 +115,8 @@ class Finding:
             "instead": self.instead,
             "looks": self.looks,
         }
-        shared |= {f"equal_to_{name.replace(' ', '_')}": count for name, count in self.equal.items()}
+        for how, counts in (("equal_to", self.equal), ("near_to", self.near)):
+            shared |= {f"{how}_{name.replace(' ', '_')}": count for name, count in counts.items()}
         return [
             shared | self._deciding(name, verdict) | {"definition": name, "verdict": verdict}
             for name, verdict in self.profile.items()

@@ -89,7 +89,7 @@ class RealSide:
 
     Attributes:
         train: the images that the first model was trained on; None = not known.
-        known: content hashes of the training images, if so many reference images are among them that the
+        known: content hashes of the reference images that were trained on, if they are so many that the
             reference says nothing about unseen images; else empty.
     """
 

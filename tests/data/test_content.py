@@ -203,7 +203,11 @@ def test_compare_says_which_sets_share_pictures_and_what_that_makes_worthless(tm
         shutil.copy(real / f"{i:03d}.png", train / f"shared-{i:03d}.png")
     fake = formats(tmp_path / "fake", 10, 16)  # the first ten of real, in three formats
     notes = "\n".join(compare(real, fake, train=train, metrics=["fd"], **FEW).notes)
-    assert "15 of 45 of train; memorisation measures assume that real images were not trained on" in notes
+    assert "15 of 60 of real, 15 of 45 of train\n" in notes
+    assert "real: 15 of 60 images are training images" in notes
+    assert "n = 22 instead of 30: training images are left out" in notes
+    worthless = "\n".join(compare(real, fake, train=real, metrics=["fd"], **FEW).notes)
+    assert "; memorisation measures assume that real images were not trained on" in worthless
     assert (
         "real and generated share images" in notes
         and "30 of 30 of generated; these samples are compared with themselves" in notes

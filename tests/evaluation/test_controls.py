@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter
+from scipy.fft import dctn, idctn
 
 from difflab.config import Data
 from difflab.data.registry import open_source
-from difflab.evaluation.controls import LUMA, matched, reencoded
+from difflab.evaluation.controls import LUMA, _power, _ring, matched, reencoded
 from difflab.evaluation.simulate import simulate
 from difflab.features.texture import STATISTICS, texture
 
@@ -88,3 +89,22 @@ def test_reencoding_changes_little_and_is_what_pillow_does(halves):
     assert got.shape == real.shape and got.dtype == np.uint8
     assert 0 < np.abs(got.astype(int) - real).mean() < 12
     assert np.abs(reencoded(real, 95).astype(int) - real).mean() < np.abs(got.astype(int) - real).mean()
+
+
+def test_cosine_transforms_are_spectra_of_mirrored_images():
+    """The power per ring and the filter, by the FFT of images that are mirrored at their edges."""
+    height, width = 6, 10
+    images = np.random.default_rng(0).uniform(0, 255, (5, height, width))
+    mirrored = np.concatenate([images, images[:, ::-1]], axis=1)
+    mirrored = np.concatenate([mirrored, mirrored[:, :, ::-1]], axis=2)
+    radius = np.hypot(np.fft.fftfreq(2 * height)[:, None], np.fft.fftfreq(2 * width)) * min(height, width) * 2
+    ring, spectrum = np.ceil(radius - 1e-9).astype(int), np.fft.fft2(mirrored, axes=(1, 2))
+    inside = np.logical_and.outer(  # a mirrored image has nothing at the highest frequency
+        *(np.fft.fftfreq(2 * side) > -0.5 for side in (height, width))
+    )
+    power = np.bincount(ring[inside], (np.abs(spectrum) ** 2).mean(0)[inside]) / np.bincount(ring[inside])
+    got = _power(dctn(images, axes=(1, 2)))
+    assert np.allclose(got, power[: len(got)])
+    gain = np.linspace(1, 0.2, ring.max() + 1)
+    filtered = np.fft.ifft2(spectrum * gain[ring], axes=(1, 2)).real[:, :height, :width]
+    assert np.allclose(idctn(dctn(images, axes=(1, 2)) * gain[_ring(height, width)], axes=(1, 2)), filtered)

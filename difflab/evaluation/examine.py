@@ -12,7 +12,7 @@ from difflab.core.rows import STATISTICS
 from difflab.evaluation.finding import Diagnosis, Finding
 from difflab.evaluation.overlap import Overlap
 from difflab.evaluation.readings import LEAST, Images, Key, Measured, RealSide, readings_of
-from difflab.evaluation.rules import failed, judge, over_time, unexplained, verdict
+from difflab.evaluation.rules import failed, judge, looks_of, over_time, unexplained, verdict
 from difflab.evaluation.signs import LOOK, PRESENT, Reading, Z
 from difflab.metrics import Extractor, open_extractor
 
@@ -123,11 +123,12 @@ def _readings(
     if not unexplained(readings[0]):
         return readings
     controls = {"real images": real.floor, "re-encoded": real.reencoded, **generation_0}
-    look = controls[f"{name} {LOOK}"] = real.measure_in_look(base, images)
+    looks = looks_of(readings[0])
+    look = controls[f"{name} {LOOK}"] = real.measure_in_look(base, images, looks)
     readings = readings_of(real, samples, controls, len(images))
     if verdict(readings[0]["copies"]) != PRESENT:
         return readings
-    look |= real.measure_copies_in_look(images)
+    look |= real.measure_copies_in_look(images, looks)
     return readings_of(real, samples, controls, len(images))
 
 

@@ -13,7 +13,7 @@ import torch
 from difflab.core.errors import MeasureError
 from difflab.core.seeds import seed_of
 from difflab.data.content import contents_of, within
-from difflab.evaluation.controls import matched, reencoded
+from difflab.evaluation.controls import in_look, reencoded
 from difflab.evaluation.signs import (
     BETWEEN,
     CONTENT,
@@ -199,16 +199,16 @@ class RealSide:
         """All measures of a set of samples."""
         return self.measure_content(images, copies=True) | self.measure_look(images)
 
-    def measure_in_look(self, base: Images, samples: Images) -> dict[Key, Measured]:
-        """The measures of content of `base`, filtered and recoloured to look like `samples`."""
-        return self.measure_content(replace(base, pixels=matched(base.pixels, samples.pixels)))
+    def measure_in_look(self, base: Images, samples: Images, looks: Sequence[str]) -> dict[Key, Measured]:
+        """The measures of content of `base`, changed to look like `samples`, whose looks are `looks`."""
+        return self.measure_content(replace(base, pixels=in_look(base.pixels, samples.pixels, looks)))
 
-    def measure_copies_in_look(self, samples: Images) -> dict[Key, Measured]:
+    def measure_copies_in_look(self, samples: Images, looks: Sequence[str]) -> dict[Key, Measured]:
         """Near copies of training images among unseen reference images that look like `samples`.
 
         Blurred images are nearer to all others.
         """
-        seen = replace(self.reference, pixels=matched(self.reference.pixels, samples.pixels))
+        seen = replace(self.reference, pixels=in_look(self.reference.pixels, samples.pixels, looks))
         measured: dict[Key, Measured] = {}
         for extractor in self.extractors:
             measured |= self.measure_copies(extractor, self.features(extractor, seen))

@@ -60,7 +60,7 @@ def judge(readings: Readings, number: int) -> Finding:
         instead.append("poisoned labels")
     if verdict(readings["copies"]) == PRESENT:
         instead.append("overfitting")
-    looks = _looks(readings)
+    looks = looks_of(readings)
     if stage in ("none", "cannot tell") and not instead and not looks and _only_encoding(readings):
         instead.append("changed encoding")
     return Finding(number, profile, stage, instead, looks, readings)
@@ -106,7 +106,7 @@ def _like_real(readings: Readings) -> bool:
     The Frechet distance, which sees the whole distribution, has to be within 2 standard errors, other
     measures within `Z`.
     """
-    if _looks(readings):
+    if looks_of(readings):
         return False
     for reading in _of(readings, (INCREASE, VARIANCE, TAILS, HALLUCINATED)):
         if reading.sign.metric == "within_class_ratio":
@@ -118,7 +118,7 @@ def _like_real(readings: Readings) -> bool:
     return True
 
 
-def _looks(readings: Readings) -> list[str]:
+def looks_of(readings: Readings) -> list[str]:
     """The looks that are present, by `RANK`, and within a group the largest shift first."""
     shift_by_look = {}
     for name in LOOKS:

@@ -1,5 +1,5 @@
-"""Controls of a diagnosis: real images that are given the look or the defects of other images, or are saved as
-JPEG.
+"""Controls of a diagnosis: real images that are given the look or the defects of other images, or are saved
+as JPEG.
 
 Blur, sharpening and colour change every measure of content a little: blurred images vary less, and they lie
 outside the manifold of sharp images. Real images with the same look show how much of an effect the look
@@ -26,6 +26,8 @@ MOST = 16.0
 """Largest gain of one frequency, and of colour."""
 ROUNDS = 4
 """Clipping and the grey levels change the spectrum a little, so it is matched in several rounds."""
+FEW_LEVELS, BLOCKED = {"posterised", "banded"}, "blocked"
+"""Looks that are defects and that no filter makes."""
 QUALITIES = (5, 7, 10, 14, 20, 28, 40, 60)
 """Qualities of JPEG that blocks are compared with."""
 HALF = 2
@@ -37,7 +39,7 @@ LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def in_look(images: np.ndarray, like: np.ndarray, looks: Collection[str]) -> np.ndarray:
-    """`images` that look like `like`: its defects, its spectrum, grey levels and chroma, but their own content.
+    """`images` that look like `like`: its defects, spectrum, grey levels and chroma, but their own content.
 
     Args:
         images: uint8 [n, H, W, C].
@@ -106,12 +108,12 @@ def defective(images: np.ndarray, like: np.ndarray, looks: Collection[str]) -> n
     Args:
         images: uint8 [n, H, W, C].
         like: uint8 [m, H, W, C].
-        looks: names of looks. 'posterised' and 'banded' stand for levels and colours, 'blocked' for blocks.
-            Others change nothing.
+        looks: names of looks. `FEW_LEVELS` stand for levels and colours, `BLOCKED` for blocks. Others change
+            nothing.
     """
-    if {"posterised", "banded"} & set(looks):
+    if FEW_LEVELS & set(looks):
         images = _few_colours(_few_levels(images, like), like)
-    return _blocked(images, like) if "blocked" in looks else images
+    return _blocked(images, like) if BLOCKED in looks else images
 
 
 def _few_levels(images: np.ndarray, like: np.ndarray) -> np.ndarray:

@@ -114,21 +114,23 @@ def _finding(
 def _readings(
     real: RealSide, images: Images, samples: dict[Key, Measured], first: Generation0 | None = None
 ) -> tuple[dict[str, list[Reading]], dict[str, str]]:
-    """As `readings_of`. Controls that cost a pass of the networks are taken only if something is worse than
-    real images, because they could explain nothing else.
+    """As `readings_of`. Controls that cost a pass of the networks are taken only in the feature spaces in
+    which something is worse than real images, because they could explain nothing else.
     """
     base, name = (real.other, "real images") if first is None else (first[0], "generation 0")
     generation_0 = {} if first is None else {"generation 0": first[1]}
     readings = readings_of(real, samples, {"real images": real.floor, **generation_0}, len(images))
-    if not unexplained(readings[0]):
+    spaces = unexplained(readings[0])
+    if not spaces:
         return readings
-    controls = {"real images": real.floor, "re-encoded": real.reencoded, **generation_0}
     looks = looks_of(readings[0])
-    look = controls[f"{name} {LOOK}"] = real.measure_in_look(base, images, looks)
+    controls = {"real images": real.floor, "re-encoded": real.measure_reencoded(spaces), **generation_0}
+    for change, measured in real.measures_in_look(base, images, looks, spaces).items():
+        controls[f"{name} {change}"] = measured
     readings = readings_of(real, samples, controls, len(images))
     if verdict(readings[0]["copies"]) != PRESENT:
         return readings
-    look |= real.measure_copies_in_look(images, looks)
+    controls[f"{name} {LOOK}"] |= real.measure_copies_in_look(images, looks)
     return readings_of(real, samples, controls, len(images))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,11 +13,12 @@ import torch
 from difflab.core.errors import MeasureError
 from difflab.core.seeds import seed_of
 from difflab.data.content import contents_of, within
-from difflab.evaluation.controls import in_look, reencoded
+from difflab.evaluation.controls import BLOCKED, FEW_LEVELS, defective, in_look, reencoded
 from difflab.evaluation.signs import (
     BETWEEN,
     CONTENT,
     COPIES,
+    DEFECTS,
     ENCODING,
     LABELS,
     LOOK,
@@ -108,6 +109,7 @@ class RealSide:
 
     def __post_init__(self) -> None:
         self._features: dict[tuple[str, int], tuple[np.ndarray, torch.Tensor]] = {}
+        self._reencoded: dict[Key, Measured] = {}
         self.notes: dict[str, None] = {}  # what measures left out, each once, in order
         if not self.judges:
             self._fit_judges()
@@ -143,14 +145,19 @@ class RealSide:
             for extractor in self.extractors
         }
 
-    def measure_content(self, images: Images, copies: bool = False) -> dict[Key, Measured]:
-        """The measures of content of `images` on all extractors.
+    def measure_content(
+        self, images: Images, copies: bool = False, spaces: Collection[str] | None = None
+    ) -> dict[Key, Measured]:
+        """The measures of content of `images`.
 
         Args:
             copies: also near copies of training images.
+            spaces: names of extractors; None = all.
         """
         measured: dict[Key, Measured] = {}
         for extractor in self.extractors:
+            if spaces is not None and extractor.name not in spaces:
+                continue
             pair = Pair(
                 self.features(extractor, self.reference),
                 self.features(extractor, images),
@@ -164,6 +171,11 @@ class RealSide:
                 measured |= self.measure_copies(extractor, self.features(extractor, images))
         return measured
 
+    @cached_property
+    def not_trained_on(self) -> np.ndarray:
+        """bool [n]: whether each reference image is not among the `known` training images."""
+        return ~within(contents_of(self.reference.pixels), self.known)
+
     def measure_copies(self, extractor: Extractor, samples: torch.Tensor | None) -> dict[Key, Measured]:
         """Near copies of training images among `samples`.
 
@@ -173,11 +185,10 @@ class RealSide:
             return {}
         reference = self.features(extractor, self.reference)
         if self.known:
-            unseen = ~within(contents_of(self.reference.pixels), self.known)
-            if unseen.sum() < LEAST:
+            if self.not_trained_on.sum() < LEAST:
                 reason = "{} has no control: the reference images are training images"
                 return {(extractor.name, name): reason.format(name) for name in METRICS_OF_COPIES}
-            reference = reference[torch.from_numpy(unseen)]
+            reference = reference[torch.from_numpy(self.not_trained_on)]
         pair = Pair(
             reference,
             reference if samples is None else samples,
@@ -186,10 +197,12 @@ class RealSide:
         )
         return self._measure(extractor.name, pair, METRICS_OF_COPIES)
 
-    def measure_look(self, images: Images) -> dict[Key, Measured]:
-        """The measures of the look of `images`, on the extractors of statistics."""
+    def measure_look(self, images: Images, spaces: Collection[str] | None = None) -> dict[Key, Measured]:
+        """The measures of the look of `images`, on the extractors of statistics; `spaces` as above."""
         measured: dict[Key, Measured] = {}
         for extractor in self.statistics:
+            if spaces is not None and extractor.name not in spaces:
+                continue
             pair = Pair(self.features(extractor, self.reference), self.features(extractor, images))
             own = [name for name in METRICS_OF_LOOK if METRICS[name].extractor == extractor.statistics]
             measured |= self._measure(extractor.name, pair, own)
@@ -199,16 +212,32 @@ class RealSide:
         """All measures of a set of samples."""
         return self.measure_content(images, copies=True) | self.measure_look(images)
 
-    def measure_in_look(self, base: Images, samples: Images, looks: Sequence[str]) -> dict[Key, Measured]:
-        """The measures of content of `base`, changed to look like `samples`, whose looks are `looks`."""
-        return self.measure_content(replace(base, pixels=in_look(base.pixels, samples.pixels, looks)))
+    def measures_in_look(
+        self, base: Images, samples: Images, looks: Sequence[str], spaces: Collection[str]
+    ) -> dict[str, dict[Key, Measured]]:
+        """The measures of content of `base` changed to look like `samples`, and to have their defects alone
+        if they have some, by the name of the change.
+
+        Args:
+            looks: those of the samples.
+            spaces: as above.
+        """
+        like = samples.pixels
+        changed = {LOOK: in_look(base.pixels, like, looks)}
+        if {*FEW_LEVELS, BLOCKED} & set(looks):
+            changed[DEFECTS] = defective(base.pixels, like, looks)
+        return {
+            name: self.measure_content(replace(base, pixels=pixels), spaces=spaces)
+            for name, pixels in changed.items()
+        }
 
     def measure_copies_in_look(self, samples: Images, looks: Sequence[str]) -> dict[Key, Measured]:
         """Near copies of training images among unseen reference images that look like `samples`.
 
         Blurred images are nearer to all others.
         """
-        seen = replace(self.reference, pixels=in_look(self.reference.pixels, samples.pixels, looks))
+        unseen = self.reference[self.not_trained_on]
+        seen = replace(unseen, pixels=in_look(unseen.pixels, samples.pixels, looks))
         measured: dict[Key, Measured] = {}
         for extractor in self.extractors:
             measured |= self.measure_copies(extractor, self.features(extractor, seen))
@@ -240,11 +269,18 @@ class RealSide:
             measured |= self.measure_copies(extractor, None)
         return measured
 
+    def measure_reencoded(self, spaces: Collection[str]) -> dict[Key, Measured]:
+        """The measures of other real images saved as JPEG, in `spaces`, each computed once."""
+        missing = set(spaces) - {space for space, _ in self._reencoded}
+        if missing:
+            encoded = self._encoded
+            self._reencoded |= self.measure_content(encoded, spaces=missing)
+            self._reencoded |= self.measure_look(encoded, missing)
+        return {key: measured for key, measured in self._reencoded.items() if key[0] in spaces}
+
     @cached_property
-    def reencoded(self) -> dict[Key, Measured]:
-        """The measures of other real images saved as JPEG."""
-        encoded = replace(self.other, pixels=reencoded(self.other.pixels))
-        return self.measure_content(encoded) | self.measure_look(encoded)
+    def _encoded(self) -> Images:
+        return replace(self.other, pixels=reencoded(self.other.pixels))
 
     def only(self, kept: np.ndarray, n: int) -> RealSide:
         """The same with at most n images of the classes `kept` alone."""
@@ -295,7 +331,7 @@ def _reading(
     controls_with_value, differences = {}, {}
     for name, measured in controls.items():
         control = measured.get(key)
-        if isinstance(control, Measurement) and (sign.in_look or not name.endswith(LOOK)):
+        if isinstance(control, Measurement) and (sign.in_look or not name.endswith((LOOK, DEFECTS))):
             controls_with_value[name] = (control.value, control.error)
             differences[name] = error_of_difference(sample, control)
     unit = 1.0

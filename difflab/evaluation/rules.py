@@ -10,6 +10,7 @@ from difflab.evaluation.finding import COURSE, Finding
 from difflab.evaluation.signs import (
     ABSENT,
     CONTENT,
+    DEFECTS,
     DIVERGING,
     ENTANGLED,
     HALLUCINATED,
@@ -112,7 +113,7 @@ def _like_real(readings: Readings) -> bool:
         if reading.sign.metric == "within_class_ratio":
             continue
         z = 2 if reading.sign.metric == "fd" else Z
-        controls = [name for name in reading.controls if not name.endswith(LOOK)]
+        controls = [name for name in reading.controls if not name.endswith((LOOK, DEFECTS))]
         if all(reading.worse_than(name, z) for name in controls):
             return False
     return True
@@ -134,20 +135,25 @@ def _only_encoding(readings: Readings) -> bool:
     return bool(shifted) and not any(reading.worse_than("re-encoded") for reading in shifted)
 
 
-def unexplained(readings: Readings) -> bool:
-    """Whether something is worse than real images, so that further controls could explain it.
+def unexplained(readings: Readings) -> set[str]:
+    """The feature spaces in which something is worse than real images, so that further controls could explain
+    it.
 
-    By `Z` standard errors, because less is never present. By those of a one-sided test for measures of
-    content that are not absent either, because a control that explains the harm would make them absent.
+    All of them if something is worse by `Z` standard errors, because less is never present. Those in which a
+    measure of content is not absent either and is worse by the standard errors of a one-sided test, because a
+    control that explains the harm would make it absent.
     """
+    spaces: set[str] = set()
     for name, of_definition in readings.items():
         if name in ("copies", "repeats"):  # no control of these has another encoding or look
             continue
         for reading in of_definition:
+            if reading.worse_than("real images"):
+                return {each.space for each in _of(readings, readings)}
             undecided = name in CONTENT and reading.verdict == UNKNOWN
-            if reading.worse_than("real images", ONE_SIDED if undecided else Z):
-                return True
-    return False
+            if undecided and reading.worse_than("real images", ONE_SIDED):
+                spaces.add(reading.space)
+    return spaces
 
 
 def failed(readings: Readings) -> bool:

@@ -219,7 +219,9 @@ class NearDuplicates(_Memorisation):
 
     A model that does not copy scores .01 (1/(n + 1) below n = 99 held-out images) with any extractor, and
     more where the data hold over 1% exact duplicates. The threshold comes from the held-out rows, and the
-    interval includes its noise.
+    interval includes its noise. Held-out images that are training images, or near copies of them, make the
+    threshold too small: where more than 1% are equal, only exact copies count. So `difflab.compare` and
+    `difflab.diagnose` leave such images out.
 
     >>> train = torch.arange(200.0).view(-1, 1)
     >>> NearDuplicates.of(Pair(train + 0.3, torch.tensor([[5.0], [7.1], [9.4], [11.5]]), train=train))

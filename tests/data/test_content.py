@@ -13,11 +13,12 @@ import pytest
 from accelerate import Accelerator
 from commands import difflab
 from pictures import folder, pictures
+from scipy.sparse.csgraph import connected_components
 
 import difflab.data.split as splitting
 from difflab import Monitor, compare
 from difflab.config import Data, parse
-from difflab.data.content import contents, contents_of, doubled, halves, kept_together, overlaps
+from difflab.data.content import contents, contents_of, doubled, halves, kept_together, linked, overlaps
 from difflab.data.registry import open_source
 from difflab.evaluation.diagnose import diagnose
 from difflab.loop.ingest import divided
@@ -148,6 +149,20 @@ def test_halves_are_the_first_and_the_next_without_copies_and_share_nothing_with
 
 
 FEW = {"extractors": ["pixels"], "resamples": 0}
+
+
+def test_chains_of_equal_images_and_copies_are_one_group():
+    """As the connected components that scipy finds in the graph of all pairs."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        n = int(rng.integers(1, 30))
+        hashes = [str(x) for x in rng.integers(0, 2 * n, n)]
+        copy_of = np.where(rng.random(n) < 0.3, rng.integers(0, n, n), -1)
+        equal = np.array([[a == b for b in hashes] for a in hashes])
+        equal[np.arange(n)[copy_of >= 0], copy_of[copy_of >= 0]] = True
+        expected = connected_components(equal, directed=False)[1]
+        found = np.array(linked(hashes, copy_of))
+        assert np.array_equal(found[:, None] == found, expected[:, None] == expected)
 
 
 def test_the_halves_of_compare_and_monitor_share_no_picture(tmp_path):

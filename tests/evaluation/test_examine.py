@@ -14,11 +14,14 @@ from difflab.evaluation import readings
 from difflab.evaluation.examine import _missing_classes
 from difflab.evaluation.readings import Images
 from difflab.evaluation.signs import (
+    DEFECTS,
+    LOOK,
     PRESENT,
     TAILS,
     UNKNOWN,
 )
 from difflab.evaluation.simulate import simulate
+from difflab.metrics import open_extractor
 
 
 # ------------------------------------------------------------------------------------- what was done is named
@@ -35,6 +38,7 @@ from difflab.evaluation.simulate import simulate
         ("copied", 0.6, "overfitting"),
         ("blurred", 0.8, "blurred"),
         ("sharpened", 0.8, "sharpened"),
+        ("posterised", 0.8, "posterised"),
     ],
 )
 def test_what_was_done_is_named_with_evidence(digits, kind, degree, name):
@@ -85,6 +89,16 @@ def test_a_blur_that_brings_images_nearer_to_all_others_is_no_copying():
     copies = finding.readings["copies"][0]
     assert copies.worse_than("real images") and copies.effects()["real images"][0] > 0.5
     assert "blurred" in finding.looks and "overfitting" not in finding.instead
+
+
+def test_a_defect_has_controls_of_its_own(digits):
+    """Real images with few levels explain what few levels change."""
+    posterised = changed(digits, "posterised", 0.8)
+    finding = examined(digits, posterised).findings[0]
+    reading = finding.readings[TAILS][0]
+    assert {f"real images {LOOK}", f"real images {DEFECTS}"} <= set(reading.controls)
+    blurred = examined(digits, changed(digits, "blurred", 0.8)).findings[0]
+    assert f"real images {DEFECTS}" not in blurred.readings[TAILS][0].controls
 
 
 def test_degrees_are_ordered(digits):
@@ -173,9 +187,28 @@ def test_controls_are_taken_only_if_something_is_worse_than_real_images(digits, 
     assert calls == ["reencoded", "matched"] and blurred.name == "blurred"
 
 
+def test_controls_are_measured_once_and_in_the_spaces_that_are_asked_for(digits, monkeypatch):
+    measured = []
+    original = readings.RealSide._measure
+    monkeypatch.setattr(
+        readings.RealSide,
+        "_measure",
+        lambda self, space, *rest: measured.append(space) or original(self, space, *rest),
+    )
+    real = readings.RealSide(
+        digits["reference"], digits["other"], None, None, [open_extractor("pixels")],
+        [open_extractor(name) for name in ("texture", "artefacts")], [str(i) for i in range(10)], 5, 20, 0,
+    )  # fmt: skip
+    assert {space for space, _ in real.measure_reencoded({"pixels"})} == {"pixels"} == set(measured)
+    both = real.measure_reencoded({"pixels", "texture"})
+    assert {space for space, _ in both} == {"pixels", "texture"} and measured == ["pixels", "texture"]
+
+
 def test_the_finding_is_the_same_with_all_controls(digits, monkeypatch):
     sets = [changed(digits, kind, 0.8) for kind in ("nothing", "tails_cut", "swapped", "sharpened", "fewer")]
     lazy = [examined(digits, images).findings[0] for images in sets]
-    monkeypatch.setattr(examine_module, "unexplained", lambda readings: True)
+    monkeypatch.setattr(
+        examine_module, "unexplained", lambda found: {r.space for rs in found.values() for r in rs}
+    )
     every = [examined(digits, images).findings[0] for images in sets]
     assert [finding.words for finding in lazy] == [finding.words for finding in every]

@@ -10,8 +10,15 @@ import pytest
 import torch
 
 from difflab.core.errors import DataError
+from difflab.data.near_copies import thumbnails
 from difflab.evaluation import extract
-from difflab.evaluation.extract import features, notes_on_copies, notes_on_overlaps, rows_at
+from difflab.evaluation.extract import (
+    features,
+    notes_on_copies,
+    notes_on_overlaps,
+    rows_at,
+    with_consequences,
+)
 
 
 @dataclass
@@ -89,6 +96,15 @@ def test_consecutive_rows_are_a_view_and_others_a_copy():
     )
 
 
+def test_thumbnails_of_all_batches_are_kept_if_asked_for(monkeypatch):
+    monkeypatch.setattr(extract, "BATCH", 4)
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), dtype=np.uint8)
+    small: list[np.ndarray] = []
+    features(Source(pixels), np.arange(10)[::-1], [], "real", [], small)
+    assert len(small) == 3
+    assert np.array_equal(np.concatenate(small), thumbnails(pixels)[::-1])
+
+
 def test_notes_name_what_shared_images_make_meaningless():
     assert notes_on_copies("real", ["a", "b"]) == []
     real_train = notes_on_overlaps({"real": ["a", "b"], "train": ["b", "c"]})
@@ -97,3 +113,6 @@ def test_notes_name_what_shared_images_make_meaningless():
     generated = notes_on_overlaps({"real": ["a", "b"], "generated": ["a", "b"]})
     assert generated[0].endswith("; these samples are compared with themselves")
     assert notes_on_overlaps({"real": ["a"], "generated": ["b"]}) == []
+    shared = ["real and train share images", "generated and train share images"]
+    assert with_consequences(shared, left_out=True) == shared
+    assert with_consequences(shared)[0].endswith("their floor is not valid here")

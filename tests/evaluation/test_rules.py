@@ -6,7 +6,7 @@ import pytest
 from changed_digits import changed, examined
 
 from difflab.evaluation.finding import Finding
-from difflab.evaluation.rules import failed, judge, over_time, verdict
+from difflab.evaluation.rules import failed, judge, over_time, unexplained, verdict
 from difflab.evaluation.signs import (
     ABSENT,
     BETWEEN,
@@ -106,6 +106,22 @@ def test_worse_than_real_but_not_than_reencoded_images_is_a_changed_encoding():
     assert (judge(posterised, 1).instead, judge(posterised, 1).name) == ([], "posterised")
     same_as_jpeg["encoding"][0].controls["re-encoded"] = (1.0, 0.01)
     assert judge(same_as_jpeg, 1).instead == []
+
+
+def test_controls_are_wanted_where_something_is_worse_than_real_images():
+    recall = Sign("recall", "lower")
+
+    def found(value: float, error: float, group: str = TAILS) -> dict[str, list[Reading]]:
+        """Recall between real images is 0.9 without an error, a tenth of 0.9 is relevant."""
+        controls = {"real images": (0.9, 0.0)}
+        same = Reading(recall, 0.9, 0.01, controls, 0.9, 200, "network")
+        return {VARIANCE: [same], group: [Reading(recall, value, error, controls, 0.9, 200, "pixels")]}
+
+    assert unexplained(found(0.9, 0.01)) == set()
+    assert unexplained(found(0.85, 0.01)) == {"pixels", "network"}  # 5 standard errors, but a small loss
+    assert unexplained(found(0.8, 0.05)) == {"pixels"}  # 2 standard errors, and not absent
+    assert unexplained(found(0.84, 0.1)) == set()  # 0.6 standard errors
+    assert unexplained(found(0.8, 0.01, "copies")) == set()  # other controls say nothing about copies
 
 
 def test_a_first_model_failed_where_samples_are_as_bad_as_generation_0():

@@ -175,7 +175,7 @@ def test_both_halves_of_the_real_images_say_how_common_a_class_is(digits):
 
 def test_controls_are_taken_only_if_something_is_worse_than_real_images(digits, monkeypatch):
     calls = []
-    for name in ("reencoded", "matched"):
+    for name in ("reencoded", "in_look"):
         original = getattr(readings, name)
         monkeypatch.setattr(
             readings, name, lambda *args, _do=original, _name=name: calls.append(_name) or _do(*args)
@@ -184,7 +184,7 @@ def test_controls_are_taken_only_if_something_is_worse_than_real_images(digits, 
     assert calls == [] and not healthy.alarm
     assert {name for rs in healthy.readings.values() for r in rs for name in r.controls} == {"real images"}
     blurred = examined(digits, changed(digits, "blurred", 0.8)).findings[0]
-    assert calls == ["reencoded", "matched"] and blurred.name == "blurred"
+    assert calls == ["reencoded", "in_look"] and blurred.name == "blurred"
 
 
 def test_controls_are_measured_once_and_in_the_spaces_that_are_asked_for(digits, monkeypatch):

@@ -64,7 +64,8 @@ def extracted(
 ) -> tuple[Contents, Tensor]:
     """What identifies every image, and features float32 [n, d], mapped from a temporary file.
 
-    Memory for images is that of one batch, and 3 KiB for each image. Copies within the set are added to `notes`.
+    Memory for images is that of one batch, and 3 KiB for each image. Copies within the set are added to
+    `notes`.
     """
 
     def read(index: int) -> tuple[str, np.ndarray, Tensor]:

@@ -9,6 +9,8 @@ HELP = {
     "catastrophic": "start again from the base model with real images: selection among these samples cannot "
     "bring back what they have lost",
     "forgetting": "put the missing classes back into the training set; the other classes are not damaged",
+    "damaged classes": "check the training images of these classes, their captions and their number; the "
+    "other classes are not damaged",
     "poisoned labels": "correct the labels or captions: the images themselves are like real ones",
     "weak first model": "improve generation 0 first (longer training, other settings): the chain has lost "
     "nothing since then",

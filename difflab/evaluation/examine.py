@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from difflab.core.errors import MeasureError
 from difflab.core.rows import STATISTICS
-from difflab.evaluation.finding import Diagnosis, Finding
+from difflab.evaluation.finding import DAMAGED, Diagnosis, Finding
 from difflab.evaluation.overlap import Overlap
+from difflab.evaluation.per_class import damaged_classes
 from difflab.evaluation.readings import LEAST, Images, Key, Measured, RealSide, readings_of
 from difflab.evaluation.rules import failed, judge, looks_of, over_time, unexplained, verdict
 from difflab.evaluation.signs import LOOK, PRESENT, Reading, Z
@@ -101,6 +102,7 @@ def _finding(
     finding.left_out, finding.gone, finding.n = left_out, _names(real, gone), len(images)
     if len(gone):
         _explain_by_missing_classes(real, images, gone, finding)
+    _name_damaged_classes(real, images, gone, first, finding)
     if first is None and several:
         # The first model has lost nothing yet if it falls short of real images. It is a control for later
         # generations.
@@ -169,16 +171,41 @@ def _explain_by_missing_classes(real: RealSide, images: Images, gone: np.ndarray
         finding.stage, finding.instead = rest.stage, ["forgetting", *rest.instead]
 
 
-def _rest(real: RealSide, images: Images, kept: np.ndarray, number: int) -> Finding | None:
+def _name_damaged_classes(
+    real: RealSide, images: Images, gone: np.ndarray, first: Generation0 | None, finding: Finding
+) -> None:
+    """Name the classes that are damaged by themselves, unless the other classes show a loss as well.
+
+    What those show without the damaged classes replaces the finding from all classes.
+    """
+    damaged = damaged_classes(real, images, None if first is None else first[0])
+    if not damaged:
+        return
+    assert real.reference.labels is not None
+    kept = np.setdiff1d(real.reference.labels, [*damaged, *gone])
+    rest = _rest(real, images, kept, finding.generation, first)
+    if rest is None or rest.alarm:
+        return
+    finding.classes = dict(zip(_names(real, list(damaged)), damaged.values(), strict=True))
+    finding.stage, finding.looks = rest.stage, rest.looks
+    forgetting = [name for name in finding.instead if name == "forgetting"]
+    finding.instead = [*forgetting, DAMAGED, *rest.instead]
+
+
+def _rest(
+    real: RealSide, images: Images, kept: np.ndarray, number: int, first: Generation0 | None = None
+) -> Finding | None:
     """The finding from the classes `kept` alone; None if there are too few images of them."""
-    real_counts = [int(side.of(kept).sum()) for side in (real.reference, real.other)]
-    n = min(len(images), *real_counts)
+    sides = [real.reference, real.other, images] + ([] if first is None else [first[0]])
+    chosen = [np.ones(len(side), bool) if side.labels is None else side.of(kept) for side in sides]
+    n = min(int(rows.sum()) for rows in chosen)
     if n < LEAST:
         return None
     part = real.only(kept, n)
-    samples = part.measure_all(images[:n])
-    return judge(_readings(part, images[:n], samples)[0], number)
+    images, *others = (real.cut(side, rows, n) for side, rows in zip(sides[2:], chosen[2:], strict=True))
+    base = (others[0], part.measure_all(others[0])) if others else None
+    return judge(_readings(part, images, part.measure_all(images), base)[0], number)
 
 
-def _names(real: RealSide, classes: np.ndarray) -> list[str]:
+def _names(real: RealSide, classes: Iterable[int]) -> list[str]:
     return [real.classes[c] if real.classes is not None else str(c) for c in classes]

@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
+from difflab.core.text import plain
 from difflab.evaluation.advice import Chain, advice
 from difflab.evaluation.equivalence import bounds_in_words, enough
 from difflab.evaluation.signs import CATASTROPHIC, DIVERGING, PRESENT, SCALING, SIGNS, UNKNOWN, Reading
@@ -14,6 +15,8 @@ from difflab.evaluation.summary import Summary, changes_most, sentence
 COURSE = 5
 """Fewest generations from which the long-run course of the risk is judged."""
 
+DAMAGED = "damaged classes"
+"""The name of damage to single classes."""
 ALONE = (
     "one generation alone shows how it differs from real images, but not whether a loop caused the "
     "difference; give generation 0 as well"
@@ -32,6 +35,7 @@ class Finding:
         looks: how the images look different from real ones, the largest shift first.
         readings: the evidence, by definition.
         gone: classes that no sample was asked for.
+        classes: what is wrong with each class that is damaged by itself, in words.
         left_out: by measure, why it has no value.
         chain: what the chain of this generation does already.
         equal: how many samples are training images or reference images, pixel for pixel.
@@ -46,6 +50,7 @@ class Finding:
     looks: list[str]
     readings: dict[str, list[Reading]]
     gone: list[str] = field(default_factory=list)
+    classes: dict[str, list[str]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     n: int = 0
     chain: Chain = field(default_factory=Chain)
@@ -68,7 +73,8 @@ class Finding:
     @property
     def words(self) -> str:
         """The stage, the alternative explanations and the looks, such as 'late collapse, blurred'."""
-        words = [*self.instead, *self.looks]
+        damaged = f"{DAMAGED} ({self.damaged})"
+        words = [damaged if name == DAMAGED else name for name in (*self.instead, *self.looks)]
         if self.stage in ("early", "late", "catastrophic"):
             words = [f"{self.stage} collapse", *words]
         if not words:
@@ -78,9 +84,16 @@ class Finding:
         return ", ".join(words)
 
     @property
+    def damaged(self) -> str:
+        """The damaged classes, such as 'cat: blurred; dog: less variety', at most five."""
+        shown = [f"{plain(name)}: {', '.join(wrong)}" for name, wrong in self.classes.items()]
+        further = [f"and {len(shown) - 5} more"] if len(shown) > 5 else []
+        return "; ".join([*shown[:5], *further])
+
+    @property
     def excluded(self) -> str:
         """How much can be lost at most, if there is no stage; '' if it is not known."""
-        return bounds_in_words(self.readings) if self.stage == "none" else ""
+        return bounds_in_words(self.readings) if self.stage == "none" and not self.classes else ""
 
     @property
     def advice(self) -> str:
@@ -114,6 +127,7 @@ class Finding:
             "stage": self.stage,
             "instead": self.instead,
             "looks": self.looks,
+            "damaged_classes": self.classes,
         }
         for how, counts in (("equal_to", self.equal), ("near_to", self.near)):
             shared |= {f"{how}_{name.replace(' ', '_')}": count for name, count in counts.items()}

@@ -284,8 +284,26 @@ class RealSide:
 
     def only(self, kept: np.ndarray, n: int) -> RealSide:
         """The same with at most n images of the classes `kept` alone."""
-        reference = self.reference[self.reference.of(kept)][:n]
-        return replace(self, reference=reference, other=self.other[self.other.of(kept)][:n])
+        part = replace(
+            self,
+            reference=self.cut(self.reference, self.reference.of(kept), n),
+            other=self.cut(self.other, self.other.of(kept), n),
+        )
+        part._features = self._features
+        return part
+
+    def cut(self, images: Images, chosen: np.ndarray, n: int) -> Images:
+        """The first n chosen images; features that are known are not computed again.
+
+        Args:
+            chosen: bool [number of images].
+        """
+        part = images[np.flatnonzero(chosen)[:n]]
+        for (name, of), (_, features) in list(self._features.items()):
+            if of == id(images.pixels):
+                rows = torch.from_numpy(np.flatnonzero(chosen)[:n]).to(features.device)
+                self._features[name, id(part.pixels)] = (part.pixels, features[rows])
+        return part
 
 
 def readings_of(

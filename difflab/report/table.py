@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.text import Text
 
 from difflab.core.progress import clock
+from difflab.core.text import plain
 from difflab.evaluation.finding import ALONE
 from difflab.metrics import METRICS
 from difflab.metrics.evaluate import left_out
@@ -262,6 +263,8 @@ def _story(result: Any) -> list[str]:
         lines.append(f"  {last.excluded}")
     if last.gone:
         lines.append(f"  classes that no sample was asked for: {', '.join(last.gone[:8])}")
+    if last.classes:
+        lines += [f"  {plain(name)}: {', '.join(wrong)}" for name, wrong in last.classes.items()]
     if result.first_alarm:
         lines.append(
             f"first alarm: generation {result.first_alarm[0]}, by {', '.join(result.first_alarm[1])}"

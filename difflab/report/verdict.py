@@ -51,6 +51,7 @@ def as_data(result: Any) -> dict[str, Any]:
         "n": last.n,
         "advice": last.advice,
         "gone": last.gone,
+        "damaged": last.classes,
         "first_alarm": list(result.first_alarm) if result.first_alarm else None,
         "alarms": result.alarms,
         "excluded": last.excluded,

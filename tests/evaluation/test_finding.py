@@ -8,7 +8,7 @@ import math
 from changed_digits import changed, examined
 
 from difflab.evaluation.advice import HELP, Chain, advice
-from difflab.evaluation.finding import Diagnosis, Finding
+from difflab.evaluation.finding import DAMAGED, Diagnosis, Finding
 from difflab.evaluation.signs import (
     ABSENT,
     DIVERGING,
@@ -29,6 +29,15 @@ def test_a_finding_asks_for_its_own_name_and_chain() -> None:
     finding = Finding(3, {}, "early", [], [], {}, chain=Chain(real=0.3, fresh=0.3))
     assert finding.advice == advice("early", finding.chain) != advice("early", Chain())
     assert Finding(3, {}, "none", [], [], {}).advice == HELP["none"]
+
+
+def test_damaged_classes_are_said_with_what_is_wrong_and_at_most_five() -> None:
+    classes = {"cat": ["blurred", "less contrast"], "a\nb": ["less variety"]}
+    finding = Finding(1, {}, "none", [DAMAGED], [], {}, classes=classes)
+    assert finding.words == "damaged classes (cat: blurred, less contrast; a\\nb: less variety)"
+    assert finding.alarm and finding.advice == HELP[DAMAGED]
+    many = Finding(1, {}, "none", [DAMAGED], [], {}, classes={str(i): ["blurred"] for i in range(7)})
+    assert "4: blurred; and 2 more)" in many.words and "5: blurred" not in many.words
 
 
 def test_what_is_open_is_said_with_the_reason() -> None:

@@ -136,6 +136,17 @@ def test_what_is_excluded_is_said_where_no_collapse_is_found(
     assert "No collapse is found" not in single.read_text()
 
 
+def test_damaged_classes_are_listed_and_their_names_do_no_harm(
+    hostile: Run, single: Path, tmp_path: Path
+) -> None:
+    damaged = VERDICT | {"damaged": {HOSTILE[0]: ["blurred", "less contrast"], "cat": ["less variety"]}}
+    text = report([hostile], tmp_path / "damaged.html", ["a"], lambda run: damaged).read_text()
+    shown = text.split("Classes that are damaged by themselves:")[1].split("</ul>")[0]
+    assert "<bdi>cat</bdi>: less variety" in shown and "</bdi>: blurred, less contrast" in shown
+    assert "<img src" not in shown and "&lt;img src" in shown
+    assert "damaged by themselves" not in single.read_text()
+
+
 def test_many_arms_have_short_verdicts(hostile: Run, tmp_path: Path) -> None:
     path = report([hostile] * 3, tmp_path / "three.html", ["a", "b", "c"], lambda run: VERDICT)
     card = path.read_text().split('<article class="verdict')[1].split("</article>")[0]

@@ -45,9 +45,19 @@ def thumbnails(pixels: np.ndarray) -> np.ndarray:
         return pixels
     small = np.empty((len(pixels), height, width, pixels.shape[3]), np.uint8)
     for image, into in zip(pixels, small, strict=True):
-        made = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
-        into[:] = np.asarray(made.resize((width, height), Image.Resampling.BOX)).reshape(into.shape)
+        into[:] = _resized(image, height, width)
     return small
+
+
+def square_thumbnail(image: np.ndarray) -> np.ndarray:
+    """An image uint8 [H, W, C] of any size, stretched to 32 x 32 pixels: uint8 [32, 32, C]."""
+    return _resized(image, SIDE, SIDE)
+
+
+def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    made = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
+    small = np.asarray(made.resize((width, height), Image.Resampling.BOX))
+    return small.reshape(height, width, image.shape[2])
 
 
 def near_copies(images: np.ndarray, of: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 
 from difflab.core.errors import reading
 from difflab.core.hashing import content_hash
-from difflab.data.content import copies, overlaps
+from difflab.data.content import copies
 from difflab.data.near_copies import thumbnails
 from difflab.data.source import Source
 
@@ -103,15 +103,6 @@ def notes_on_copies(side: str, hashes: Sequence[str]) -> list[str]:
     return [
         f"{side}: {count} of {len(hashes)} images are exact copies of another; they are measured as they are"
     ]
-
-
-def notes_on_overlaps(hashes: Mapping[str, Sequence[str]]) -> list[str]:
-    """The notes on images that two sets share, and on the measures that this makes meaningless.
-
-    Args:
-        hashes: by name of the set.
-    """
-    return with_consequences(overlaps(hashes))
 
 
 def with_consequences(shared: Sequence[str], left_out: bool = False) -> list[str]:

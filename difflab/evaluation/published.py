@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from difflab.core.errors import MeasureError
 from difflab.core.hashing import content_hash, digest
 from difflab.core.rows import Row, row
+from difflab.data.near_copies import square_thumbnail
 from difflab.data.stored import StoredImages, open_stored
-from difflab.evaluation.extract import notes_on_copies, notes_on_overlaps, on_disk
+from difflab.evaluation.extract import notes_on_copies, on_disk, with_consequences
+from difflab.evaluation.overlap import Contents, shared_in_words
 from difflab.evaluation.protocols import Printed, Protocol, Sides, protocol_of
 from difflab.evaluation.reference import (
     Reference,
@@ -58,28 +61,31 @@ def open_network(
 
 def extracted(
     images: StoredImages, network: Inception, side: str, notes: list[str]
-) -> tuple[list[str], Tensor]:
-    """Content hash of every image, and features float32 [n, d], mapped from a temporary file.
+) -> tuple[Contents, Tensor]:
+    """What identifies every image, and features float32 [n, d], mapped from a temporary file.
 
-    Memory for images is that of one batch, whatever their number. Copies within the set are added to `notes`.
+    Memory for images is that of one batch, and 3 KiB for each image. Copies within the set are added to
+    `notes`.
     """
 
-    def read(index: int) -> tuple[str, Tensor]:
+    def read(index: int) -> tuple[str, np.ndarray, Tensor]:
         image = images[index]
-        return content_hash(image), network.prepared(torch.from_numpy(image))
+        return content_hash(image), square_thumbnail(image), network.prepared(torch.from_numpy(image))
 
     hashes: list[str] = []
+    small: list[np.ndarray] = []
     features = torch.empty(0)
     with ThreadPoolExecutor(READERS) as pool:
         for start in range(0, len(images), BATCH):
             batch = list(pool.map(read, range(start, min(len(images), start + BATCH))))
-            hashes += [content for content, _ in batch]
-            part = network.features(torch.stack([prepared for _, prepared in batch]))
+            hashes += [content for content, _, _ in batch]
+            small += [thumbnail for _, thumbnail, _ in batch]
+            part = network.features(torch.stack([prepared for _, _, prepared in batch]))
             if not start:
                 features = on_disk(len(images), network.dim)
             features[start : start + len(part)] = part
     notes += notes_on_copies(side, hashes)
-    return hashes, features
+    return Contents(hashes, np.stack(small)), features
 
 
 @dataclass(frozen=True)
@@ -145,12 +151,14 @@ def compare_published(
     if statistics is not None:
         notes += check_fit(statistics, network.recipe, network.dim, reference)
     found = {side: extracted(images, network, side, notes) for side, images in opened.items()}
-    hashes, fake = found["generated"]
-    of_real, features = found.get("real", ([], statistics.features if statistics else None))
-    notes += notes_on_overlaps({side: kept for side, (kept, _) in found.items()})
+    contents = {side: content for side, (content, _) in found.items()}
+    fake, features = found["generated"][1], statistics.features if statistics else None
+    if "real" in found:
+        features = found["real"][1]
+    notes[:0] = with_consequences(shared_in_words(contents))
     notes += _notes_on_files(protocol, opened)
-    known = _Real(features, statistics, of_real)
-    notes.append(f"{name}: {known.count} and {len(hashes)} generated ones, all of them; {protocol.package}")
+    known = _Real(features, statistics, list(contents["real"].hashes) if "real" in contents else [])
+    notes.append(f"{name}: {known.count} and {len(fake)} generated ones, all of them; {protocol.package}")
     rows = _rows(asked, Sides(features, fake, statistics, network.to_logits, seed), name, network, known)
     return rows, notes, name
 
@@ -211,7 +219,8 @@ def make_reference(
     notes: list[str] = []
     opened = {"real": open_stored(images, "real", notes)}
     network = open_network(protocol, extractors, device)
-    hashes, features = extracted(opened["real"], network, "real", notes)
+    contents, features = extracted(opened["real"], network, "real", notes)
+    hashes = list(contents.hashes)
     notes += _notes_on_files(protocol, opened)
     kept = features if with_features else None
     return Reference(*moments(features), len(hashes), network.recipe, digest(hashes), kept), notes

@@ -11,7 +11,7 @@ from pictures import pictures
 from PIL import Image
 
 from difflab.config import Data
-from difflab.data.near_copies import near_copies, near_copies_within, thumbnails
+from difflab.data.near_copies import near_copies, near_copies_within, square_thumbnail, thumbnails
 from difflab.data.registry import open_source
 
 
@@ -118,3 +118,11 @@ def test_a_thumbnail_is_the_mean_of_its_pixels():
     assert np.abs(thumbnails(images) - expected).max() <= 1
     grey = images[..., :1]
     assert np.abs(thumbnails(grey) - expected[..., :1]).max() <= 1
+
+
+def test_a_square_thumbnail_does_not_depend_on_the_size_of_the_file():
+    large = np.asarray(Image.fromarray(stack(1, 96)[0]).resize((96, 64)))
+    small = np.asarray(Image.fromarray(large).resize((48, 40), Image.Resampling.BOX))
+    thumbs = np.stack([square_thumbnail(image) for image in (large, small)])
+    assert thumbs.shape == (2, 32, 32, 3) and np.abs(thumbs[0].astype(float) - thumbs[1]).mean() < 4
+    assert square_thumbnail(np.zeros((5, 3, 1), np.uint8)).shape == (32, 32, 1)

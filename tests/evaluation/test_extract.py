@@ -15,7 +15,6 @@ from difflab.evaluation import extract
 from difflab.evaluation.extract import (
     features,
     notes_on_copies,
-    notes_on_overlaps,
     rows_at,
     with_consequences,
 )
@@ -107,12 +106,8 @@ def test_thumbnails_of_all_batches_are_kept_if_asked_for(monkeypatch):
 
 def test_notes_name_what_shared_images_make_meaningless():
     assert notes_on_copies("real", ["a", "b"]) == []
-    real_train = notes_on_overlaps({"real": ["a", "b"], "train": ["b", "c"]})
-    assert len(real_train) == 1 and "1 of 2 of real" in real_train[0]
-    assert real_train[0].endswith("their floor is not valid here")
-    generated = notes_on_overlaps({"real": ["a", "b"], "generated": ["a", "b"]})
-    assert generated[0].endswith("; these samples are compared with themselves")
-    assert notes_on_overlaps({"real": ["a"], "generated": ["b"]}) == []
+    generated = with_consequences(["real and generated share images", "other"])
+    assert generated[0].endswith("; these samples are compared with themselves") and generated[1] == "other"
     shared = ["real and train share images", "generated and train share images"]
     assert with_consequences(shared, left_out=True) == shared
     assert with_consequences(shared)[0].endswith("their floor is not valid here")

@@ -12,6 +12,8 @@ import pytest
 import small_inception
 import torch
 from image_files import cut
+from pictures import folder, pictures
+from PIL import Image
 from small_inception import encode, random_weights, small, weights, write
 from torch import nn
 from torch.nn import functional as F
@@ -246,20 +248,37 @@ def test_a_reference_batch_of_adm_holds_statistics_and_images(mixed, tmp_path):
     by_images = values(compare(images, mixed[1], protocol="published:adm"))
     ours = values(result)
     assert (ours["Precision"], ours["Recall"]) == (by_images["Precision"], by_images["Recall"])
-    hashes, fake = published.extracted(open_stored(mixed[1], "generated", []), small("tf1"), "generated", [])
+    contents, fake = published.extracted(
+        open_stored(mixed[1], "generated", []), small("tf1"), "generated", []
+    )
     from difflab.metrics import frechet_distance
 
-    assert ours["FID"] == pytest.approx(frechet_distance(other, fake), rel=1e-6) and len(hashes) == 50
+    assert ours["FID"] == pytest.approx(frechet_distance(other, fake), rel=1e-6) and len(contents) == 50
     assert "does not say which network and resize made it" in " ".join(result.notes)
 
 
 def test_features_are_the_same_in_any_batch(mixed, monkeypatch):
     images = open_stored(mixed[0], "real", [])
-    hashes, features = published.extracted(images, small("clean"), "real", [])
+    contents, features = published.extracted(images, small("clean"), "real", [])
     monkeypatch.setattr(published, "BATCH", 7)
     again, others = published.extracted(images, small("clean"), "real", [])
-    assert hashes == again and len(set(hashes)) == 60
+    assert contents.hashes == again.hashes and len(set(contents.hashes)) == 60
+    assert np.array_equal(contents.thumbnails, again.thumbnails) and len(contents.thumbnails) == 60
     torch.testing.assert_close(features, others)
+
+
+def test_near_copies_are_said_and_measured_all_the_same(tmp_path):
+    """Pictures that are not square, saved again at another size. The numbers are those of all images."""
+    for i, picture in enumerate(pictures(30, 64)):
+        for side, size, options in (("a", (64, 48), {}), ("b", (128, 96), {"quality": 90})):
+            (tmp_path / side).mkdir(exist_ok=True)
+            suffix = "jpg" if options else "png"
+            picture.resize(size, Image.Resampling.BICUBIC).save(tmp_path / side / f"{i}.{suffix}", **options)
+    result = compare(tmp_path / "a", tmp_path / "b", protocol="published")
+    assert "real and generated share near copies" in result.notes[0] and "30 of 30" in result.notes[0]
+    assert all(row["n"] == 30 for row in result.rows)
+    other = folder(tmp_path / "c", 30, 64, 7)
+    assert not any("share" in note for note in compare(tmp_path / "a", other, protocol="published").notes)
 
 
 def test_copies_and_files_that_a_package_leaves_out_are_said(tmp_path):

@@ -27,9 +27,9 @@ class Extractor:
     """A feature space. Call it on uint8 images [n, H, W, C], C = 1 or 3, for float32 features [n, dim] on the
     CPU.
 
-    Every forward pass takes exactly `BATCH` images (`ON_CPU` in a network on a CPU), so that the features of an image do not depend on how
-    many other images are extracted with it. The last batch is filled up with repeats, whose features are
-    dropped.
+    Every forward pass takes exactly `BATCH` images (`ON_CPU` in a network on a CPU), so that the features of
+    an image do not depend on how many other images are extracted with it. The last batch is filled up with
+    repeats, whose features are dropped.
 
     Attributes:
         name: the spec that opened it, without folders.

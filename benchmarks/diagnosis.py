@@ -198,7 +198,9 @@ def is_right(kind: str, finding: Finding, struck: str | None) -> bool:
     if len(wanted) > 1:
         return set(wanted) <= set(names)
     if TOPICS[kind] in ("blocks", "levels") or kind == "ringing":
-        return kind in finding.looks and finding.stage in ("none", "cannot tell")
+        # Few levels are few colours: banding of few levels may be named posterised.
+        named = {kind, "posterised"} if kind == "banded" else {kind}
+        return bool(named & set(finding.looks)) and finding.stage in ("none", "cannot tell")
     return finding.name == wanted[0]
 
 

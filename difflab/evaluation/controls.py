@@ -1,4 +1,5 @@
-"""Controls of a diagnosis: real images that are given the look of other images, or are saved as JPEG.
+"""Controls of a diagnosis: real images that are given the look or the defects of other images, or are saved
+as JPEG.
 
 Blur, sharpening and colour change every measure of content a little: blurred images vary less, and they lie
 outside the manifold of sharp images. Real images with the same look show how much of an effect the look
@@ -11,17 +12,41 @@ real: the cosine transform DCT-II of the image itself.
 from __future__ import annotations
 
 import io
+from collections.abc import Collection
 
 import numpy as np
+import torch
 from PIL import Image
 from scipy.fft import dctn, idctn
+
+from difflab.features.artefacts import blocking
+from difflab.features.texture import luminance
 
 MOST = 16.0
 """Largest gain of one frequency, and of colour."""
 ROUNDS = 4
 """Clipping and the grey levels change the spectrum a little, so it is matched in several rounds."""
+FEW_LEVELS, BLOCKED = {"posterised", "banded"}, "blocked"
+"""Looks that are defects and that no filter makes."""
+QUALITIES = (5, 7, 10, 14, 20, 28, 40, 60)
+"""Qualities of JPEG that blocks are compared with."""
+HALF = 2
+"""JPEG's code for colours at half resolution, which is usual at these qualities."""
+FEW = 100
+"""Images from which the quality is found."""
 LUMA = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue in the brightness."""
+
+
+def in_look(images: np.ndarray, like: np.ndarray, looks: Collection[str]) -> np.ndarray:
+    """`images` that look like `like`: its defects, spectrum, grey levels and chroma, but their own content.
+
+    Args:
+        images: uint8 [n, H, W, C].
+        like: uint8 [m, H, W, C].
+        looks: names of the looks of `like`, see `defective`.
+    """
+    return defective(matched(defective(images, like, looks), like), like, looks)
 
 
 def matched(images: np.ndarray, like: np.ndarray) -> np.ndarray:
@@ -77,15 +102,66 @@ def _luma(x_NHWC: np.ndarray) -> np.ndarray:
     return x_NHWC[..., 0] if x_NHWC.shape[3] == 1 else x_NHWC @ LUMA
 
 
-def reencoded(images: np.ndarray, quality: int = 75) -> np.ndarray:
-    """`images` uint8 [n, H, W, C] saved as JPEG and read again, without colour subsampling."""
-    return np.stack([_jpeg(image, quality) for image in images])
+def defective(images: np.ndarray, like: np.ndarray, looks: Collection[str]) -> np.ndarray:
+    """`images` with the defects of `like`, which no filter explains: few levels, few colours, JPEG blocks.
+
+    Args:
+        images: uint8 [n, H, W, C].
+        like: uint8 [m, H, W, C].
+        looks: names of looks. `FEW_LEVELS` stand for levels and colours, `BLOCKED` for blocks. Others change
+            nothing.
+    """
+    if FEW_LEVELS & set(looks):
+        images = _few_colours(_few_levels(images, like), like)
+    return _blocked(images, like) if BLOCKED in looks else images
 
 
-def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+def _few_levels(images: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Every value replaced by the nearest one that `like` uses anywhere."""
+    used = np.unique(like).astype(np.int64)
+    nearest = np.abs(np.arange(256)[:, None] - used).argmin(1)
+    return used[nearest].astype(np.uint8)[images]
+
+
+def _few_colours(images: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Every image with a palette of its own, of as many colours as an image of `like` has (median)."""
+    wanted = int(np.median([_n_colours(image) for image in like]))
+    if wanted > 256:
+        return images
+    quantised = []
+    for image in images:
+        shown = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
+        few = shown.quantize(wanted, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).convert(shown.mode)
+        quantised.append(np.asarray(few).reshape(image.shape))
+    return np.stack(quantised)
+
+
+def _n_colours(image: np.ndarray) -> int:
+    """Number of distinct colours of an image [H, W, C]."""
+    packed = image.astype(np.int64) @ 256 ** np.arange(image.shape[2])
+    return len(np.unique(packed))
+
+
+def _blocked(images: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """JPEG of the quality at which `images` have blocks as strong as those of `like` (median)."""
+
+    def strength(x: np.ndarray) -> float:
+        return float(blocking(luminance(torch.from_numpy(x).double())).median())
+
+    target, few = strength(like), images[:FEW]
+    quality = min(QUALITIES, key=lambda quality: abs(strength(reencoded(few, quality, HALF)) - target))
+    return reencoded(images, quality, HALF)
+
+
+def reencoded(images: np.ndarray, quality: int = 75, subsampling: int = 0) -> np.ndarray:
+    """`images` uint8 [n, H, W, C] saved as JPEG and read again, with colours at full resolution (0)."""
+    return np.stack([_jpeg(image, quality, subsampling) for image in images])
+
+
+def _jpeg(image: np.ndarray, quality: int, subsampling: int) -> np.ndarray:
     file = io.BytesIO()
     Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(
-        file, "JPEG", quality=quality, subsampling=0
+        file, "JPEG", quality=quality, subsampling=subsampling
     )
     return np.asarray(Image.open(file)).reshape(image.shape)
 

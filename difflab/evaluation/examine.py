@@ -13,7 +13,7 @@ from difflab.evaluation.finding import DAMAGED, Diagnosis, Finding
 from difflab.evaluation.overlap import Overlap
 from difflab.evaluation.per_class import damaged_classes
 from difflab.evaluation.readings import LEAST, Images, Key, Measured, RealSide, readings_of
-from difflab.evaluation.rules import failed, judge, over_time, unexplained, verdict
+from difflab.evaluation.rules import failed, judge, looks_of, over_time, unexplained, verdict
 from difflab.evaluation.signs import LOOK, PRESENT, Reading, Z
 from difflab.metrics import Extractor, open_extractor
 
@@ -125,12 +125,14 @@ def _readings(
     spaces = unexplained(readings[0])
     if not spaces:
         return readings
+    looks = looks_of(readings[0])
     controls = {"real images": real.floor, "re-encoded": real.measure_reencoded(spaces), **generation_0}
-    look = controls[f"{name} {LOOK}"] = real.measure_in_look(base, images, spaces)
+    for change, measured in real.measures_in_look(base, images, looks, spaces).items():
+        controls[f"{name} {change}"] = measured
     readings = readings_of(real, samples, controls, len(images))
     if verdict(readings[0]["copies"]) != PRESENT:
         return readings
-    look |= real.measure_copies_in_look(images)
+    controls[f"{name} {LOOK}"] |= real.measure_copies_in_look(images, looks)
     return readings_of(real, samples, controls, len(images))
 
 

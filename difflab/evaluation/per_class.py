@@ -275,20 +275,21 @@ def _centre(shift: type[Shift], values: np.ndarray) -> float:
 def _variety(extractor: str, label: int, sides: Sequence[_Class]) -> list[ClassTest]:
     """The tests of the distances to the nearest image and between all images."""
     samples, *controls = (side.side.features[extractor][side.rows] for side in sides)
-    compared = [closer(samples, control) for control in controls]
+    compared = [closer(samples, control, CLOSER / 2) for control in controls]
     return [
         ClassTest(label, NARROWED, max(p for p, _ in tests), min(harm for _, harm in tests) / CLOSER)
         for tests in zip(*compared, strict=True)
     ]
 
 
-def closer(samples: np.ndarray, control: np.ndarray) -> list[tuple[float, float]]:
+def closer(samples: np.ndarray, control: np.ndarray, least: float = -np.inf) -> list[tuple[float, float]]:
     """Whether samples [n, d] are closer together than a control [m, d]: (p, decrease as a share of the
     distances of the control) of the mean distance to the nearest image, and of that between all images.
 
     Distances depend on each other, and the nearest ones on the number of images. So as many images are drawn
     from both sides together, `DRAWS` times. p is the normal tail of the distribution of their distances (a
-    permutation test). Of large classes the first `MOST` images are read.
+    permutation test); 1 without a draw for a decrease below `least`. Of large classes the first `MOST` images
+    are read.
     """
     samples, control = samples[:MOST], control[: 2 * MOST]
     n = min(len(samples), len(control))
@@ -301,9 +302,13 @@ def closer(samples: np.ndarray, control: np.ndarray) -> list[tuple[float, float]
     for mean in (_to_nearest, _apart):
         own = mean(distances, np.arange(n))
         of_control = np.mean([mean(distances, group) for group in groups])
+        decrease = float(1 - own / of_control) if of_control else 0.0
+        if decrease < least:
+            found.append((1.0, decrease))
+            continue
         drawn = np.array([mean(distances, draw) for draw in draws])
         z = (own - drawn.mean()) / drawn.std() if drawn.std() else 0.0
-        found.append((float(norm.cdf(z)), float(1 - own / of_control) if of_control else 0.0))
+        found.append((float(norm.cdf(z)), decrease))
     return found
 
 

@@ -13,11 +13,12 @@ import torch
 from difflab.core.errors import MeasureError
 from difflab.core.seeds import seed_of
 from difflab.data.content import contents_of, within
-from difflab.evaluation.controls import matched, reencoded
+from difflab.evaluation.controls import BLOCKED, FEW_LEVELS, defective, in_look, reencoded
 from difflab.evaluation.signs import (
     BETWEEN,
     CONTENT,
     COPIES,
+    DEFECTS,
     ENCODING,
     LABELS,
     LOOK,
@@ -170,6 +171,11 @@ class RealSide:
                 measured |= self.measure_copies(extractor, self.features(extractor, images))
         return measured
 
+    @cached_property
+    def not_trained_on(self) -> np.ndarray:
+        """bool [n]: whether each reference image is not among the `known` training images."""
+        return ~within(contents_of(self.reference.pixels), self.known)
+
     def measure_copies(self, extractor: Extractor, samples: torch.Tensor | None) -> dict[Key, Measured]:
         """Near copies of training images among `samples`.
 
@@ -179,11 +185,10 @@ class RealSide:
             return {}
         reference = self.features(extractor, self.reference)
         if self.known:
-            unseen = ~within(contents_of(self.reference.pixels), self.known)
-            if unseen.sum() < LEAST:
+            if self.not_trained_on.sum() < LEAST:
                 reason = "{} has no control: the reference images are training images"
                 return {(extractor.name, name): reason.format(name) for name in METRICS_OF_COPIES}
-            reference = reference[torch.from_numpy(unseen)]
+            reference = reference[torch.from_numpy(self.not_trained_on)]
         pair = Pair(
             reference,
             reference if samples is None else samples,
@@ -207,17 +212,32 @@ class RealSide:
         """All measures of a set of samples."""
         return self.measure_content(images, copies=True) | self.measure_look(images)
 
-    def measure_in_look(self, base: Images, samples: Images, spaces: Collection[str]) -> dict[Key, Measured]:
-        """The measures of content of `base`, filtered and recoloured to look like `samples`, in `spaces`."""
-        images = replace(base, pixels=matched(base.pixels, samples.pixels))
-        return self.measure_content(images, spaces=spaces)
+    def measures_in_look(
+        self, base: Images, samples: Images, looks: Sequence[str], spaces: Collection[str]
+    ) -> dict[str, dict[Key, Measured]]:
+        """The measures of content of `base` changed to look like `samples`, and to have their defects alone
+        if they have some, by the name of the change.
 
-    def measure_copies_in_look(self, samples: Images) -> dict[Key, Measured]:
+        Args:
+            looks: those of the samples.
+            spaces: as above.
+        """
+        like = samples.pixels
+        changed = {LOOK: in_look(base.pixels, like, looks)}
+        if {*FEW_LEVELS, BLOCKED} & set(looks):
+            changed[DEFECTS] = defective(base.pixels, like, looks)
+        return {
+            name: self.measure_content(replace(base, pixels=pixels), spaces=spaces)
+            for name, pixels in changed.items()
+        }
+
+    def measure_copies_in_look(self, samples: Images, looks: Sequence[str]) -> dict[Key, Measured]:
         """Near copies of training images among unseen reference images that look like `samples`.
 
         Blurred images are nearer to all others.
         """
-        seen = replace(self.reference, pixels=matched(self.reference.pixels, samples.pixels))
+        unseen = self.reference[self.not_trained_on]
+        seen = replace(unseen, pixels=in_look(unseen.pixels, samples.pixels, looks))
         measured: dict[Key, Measured] = {}
         for extractor in self.extractors:
             measured |= self.measure_copies(extractor, self.features(extractor, seen))
@@ -329,7 +349,7 @@ def _reading(
     controls_with_value, differences = {}, {}
     for name, measured in controls.items():
         control = measured.get(key)
-        if isinstance(control, Measurement) and (sign.in_look or not name.endswith(LOOK)):
+        if isinstance(control, Measurement) and (sign.in_look or not name.endswith((LOOK, DEFECTS))):
             controls_with_value[name] = (control.value, control.error)
             differences[name] = error_of_difference(sample, control)
     unit = 1.0

@@ -10,6 +10,7 @@ from difflab.evaluation.finding import COURSE, Finding
 from difflab.evaluation.signs import (
     ABSENT,
     CONTENT,
+    DEFECTS,
     DIVERGING,
     ENTANGLED,
     HALLUCINATED,
@@ -60,7 +61,7 @@ def judge(readings: Readings, number: int) -> Finding:
         instead.append("poisoned labels")
     if verdict(readings["copies"]) == PRESENT:
         instead.append("overfitting")
-    looks = _looks(readings)
+    looks = looks_of(readings)
     if stage in ("none", "cannot tell") and not instead and not looks and _only_encoding(readings):
         instead.append("changed encoding")
     return Finding(number, profile, stage, instead, looks, readings)
@@ -106,19 +107,19 @@ def _like_real(readings: Readings) -> bool:
     The Frechet distance, which sees the whole distribution, has to be within 2 standard errors, other
     measures within `Z`.
     """
-    if _looks(readings):
+    if looks_of(readings):
         return False
     for reading in _of(readings, (INCREASE, VARIANCE, TAILS, HALLUCINATED)):
         if reading.sign.metric == "within_class_ratio":
             continue
         z = 2 if reading.sign.metric == "fd" else Z
-        controls = [name for name in reading.controls if not name.endswith(LOOK)]
+        controls = [name for name in reading.controls if not name.endswith((LOOK, DEFECTS))]
         if all(reading.worse_than(name, z) for name in controls):
             return False
     return True
 
 
-def _looks(readings: Readings) -> list[str]:
+def looks_of(readings: Readings) -> list[str]:
     """The looks that are present, by `RANK`, and within a group the largest shift first."""
     shift_by_look = {}
     for name in LOOKS:

@@ -30,6 +30,8 @@ ONE_SIDED = 1.645
 """Standard errors of a one-sided test at 5%."""
 LOOK = "in this look"
 """The name of a control that looks like the samples ends with this."""
+DEFECTS = "with these defects"
+"""The name of a control that has only the defects of the samples ends with this."""
 PRESENT, ABSENT, UNKNOWN = "present", "absent", "cannot tell"
 
 

@@ -10,8 +10,20 @@ from scipy.fft import dctn, idctn
 
 from difflab.config import Data
 from difflab.data.registry import open_source
-from difflab.evaluation.controls import LUMA, _power, _ring, matched, reencoded
-from difflab.evaluation.simulate import simulate
+from difflab.evaluation.controls import (
+    LUMA,
+    _few_levels,
+    _n_colours,
+    _power,
+    _ring,
+    defective,
+    in_look,
+    matched,
+    reencoded,
+)
+from difflab.evaluation.simulate import SMALLEST, simulate
+from difflab.features.artefacts import STATISTICS as artefact_names
+from difflab.features.artefacts import artefacts
 from difflab.features.texture import STATISTICS, texture
 
 
@@ -40,6 +52,40 @@ def test_the_look_of_changed_images_is_taken_on(halves, kind, statistic):
     before, after, target = (median(x, statistic) for x in (real, matched(real, changed), changed))
     assert abs(before - target) > 0.1 * before  # there was something to take on
     assert abs(after - target) < abs(before - target) / 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "looks"),
+    [("posterised", ["posterised"]), ("banded", ["banded", "posterised"]), ("blocked", ["blocked"])],
+)
+def test_defects_that_no_filter_makes_are_taken_on(halves, kind, looks):
+    """At least two thirds of the shift of the statistic that shows the defect."""
+    real, other = halves
+    if kind == "blocked" and real.shape[1] < SMALLEST:
+        return
+    changed, _ = simulate(kind, other, np.zeros(len(other), np.int64), 0.8, 300)
+    statistic = artefact_names.index("blocking" if kind == "blocked" else "palette")
+    before, filtered, after, target = (
+        float(artefacts(torch.from_numpy(x))[:, statistic].median())
+        for x in (real, matched(real, changed), in_look(real, changed, looks), changed)
+    )
+    assert abs(after - target) < abs(before - target) / 3
+    # Levels of grey images that are the same in all of them are matched by rank already.
+    assert abs(filtered - target) >= 2 * abs(after - target)
+
+
+def test_without_such_a_look_nothing_is_quantised(halves):
+    real, other = halves
+    assert defective(real, other, ["blurred", "sharpened"]) is real
+    assert np.array_equal(in_look(real, other, []), matched(real, other))
+
+
+def test_colours_are_counted_by_hand():
+    image = np.zeros((2, 2, 3), np.uint8)
+    image[0, 0], image[0, 1] = (1, 0, 0), (0, 1, 0)
+    assert _n_colours(image) == 3 and _n_colours(image[..., :1]) == 2
+    two = np.array([[[0], [200]]], np.uint8)[None]
+    assert _few_levels(np.array([[[[90], [120]]]], np.uint8), two).ravel().tolist() == [0, 200]
 
 
 def test_a_linear_filter_is_found_exactly_where_nothing_clips():

@@ -14,6 +14,8 @@ from difflab.evaluation import readings
 from difflab.evaluation.examine import _missing_classes
 from difflab.evaluation.readings import Images
 from difflab.evaluation.signs import (
+    DEFECTS,
+    LOOK,
     PRESENT,
     TAILS,
     UNKNOWN,
@@ -36,6 +38,7 @@ from difflab.metrics import open_extractor
         ("copied", 0.6, "overfitting"),
         ("blurred", 0.8, "blurred"),
         ("sharpened", 0.8, "sharpened"),
+        ("posterised", 0.8, "posterised"),
     ],
 )
 def test_what_was_done_is_named_with_evidence(digits, kind, degree, name):
@@ -86,6 +89,16 @@ def test_a_blur_that_brings_images_nearer_to_all_others_is_no_copying():
     copies = finding.readings["copies"][0]
     assert copies.worse_than("real images") and copies.effects()["real images"][0] > 0.5
     assert "blurred" in finding.looks and "overfitting" not in finding.instead
+
+
+def test_a_defect_has_controls_of_its_own(digits):
+    """Real images with few levels explain what few levels change."""
+    posterised = changed(digits, "posterised", 0.8)
+    finding = examined(digits, posterised).findings[0]
+    reading = finding.readings[TAILS][0]
+    assert {f"real images {LOOK}", f"real images {DEFECTS}"} <= set(reading.controls)
+    blurred = examined(digits, changed(digits, "blurred", 0.8)).findings[0]
+    assert f"real images {DEFECTS}" not in blurred.readings[TAILS][0].controls
 
 
 def test_degrees_are_ordered(digits):
@@ -162,7 +175,7 @@ def test_both_halves_of_the_real_images_say_how_common_a_class_is(digits):
 
 def test_controls_are_taken_only_if_something_is_worse_than_real_images(digits, monkeypatch):
     calls = []
-    for name in ("reencoded", "matched"):
+    for name in ("reencoded", "in_look"):
         original = getattr(readings, name)
         monkeypatch.setattr(
             readings, name, lambda *args, _do=original, _name=name: calls.append(_name) or _do(*args)
@@ -171,7 +184,7 @@ def test_controls_are_taken_only_if_something_is_worse_than_real_images(digits, 
     assert calls == [] and not healthy.alarm
     assert {name for rs in healthy.readings.values() for r in rs for name in r.controls} == {"real images"}
     blurred = examined(digits, changed(digits, "blurred", 0.8)).findings[0]
-    assert calls == ["reencoded", "matched"] and blurred.name == "blurred"
+    assert calls == ["reencoded", "in_look"] and blurred.name == "blurred"
 
 
 def test_controls_are_measured_once_and_in_the_spaces_that_are_asked_for(digits, monkeypatch):

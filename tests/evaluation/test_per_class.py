@@ -213,6 +213,7 @@ def test_images_nearer_together_are_found_by_the_difference_of_their_means():
     ]
     assert nearest == pytest.approx(1 - smallest[0] / np.mean(smallest[1:]), abs=1e-6)
     assert min(p for p, _ in closer(2 * control[:40], control)) > 0.99
+    assert closer(near, control, 0.9) == [(1.0, nearest), (1.0, apart)]
 
 
 def test_equal_sides_have_even_probabilities():

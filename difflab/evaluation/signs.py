@@ -30,6 +30,8 @@ ONE_SIDED = 1.645
 """Standard errors of a one-sided test at 5%."""
 LOOK = "in this look"
 """The name of a control that looks like the samples ends with this."""
+UNMATCHED = 0.5
+"""A control takes on at least two thirds of a look, so up to half as much again is the look as well."""
 DEFECTS = "with these defects"
 """The name of a control that has only the defects of the samples ends with this."""
 PRESENT, ABSENT, UNKNOWN = "present", "absent", "cannot tell"
@@ -184,7 +186,15 @@ class Reading:
     def _relevant_beyond(self, control: str) -> float:
         if self.sign.of == "control":
             return self.sign.relevant * abs(self.controls[control][0])
+        if control.endswith(LOOK):
+            return max(self.relevant, UNMATCHED * self._explained_by(control))
         return self.relevant
+
+    def _explained_by(self, look: str) -> float:
+        """Harm that a control in the look of the samples has beyond the same images without it."""
+        base = look.removesuffix(LOOK).strip()
+        direction = 1 if self.sign.worse == "higher" else -1
+        return direction * (self.controls[look][0] - self.controls[base][0]) if base in self.controls else 0.0
 
     @property
     def verdict(self) -> str:

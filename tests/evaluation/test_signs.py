@@ -27,6 +27,16 @@ def reading(
     )
 
 
+@pytest.mark.parametrize(("samples", "expected"), [(0.55, PRESENT), (0.61, UNKNOWN), (0.71, ABSENT)])
+def test_what_a_look_explains_is_explained_half_as_much_again(samples, expected):
+    """0.9 falls to 0.7 in this look. Up to 0.1 below that may be the look as well."""
+    controls = {"real images": (0.9, 0.01), "real images in this look": (0.7, 0.01)}
+    reading = Reading(Sign("recall", "lower"), samples, 0.01, controls, 0.9, 200)
+    assert reading.verdict == expected
+    without = Reading(Sign("recall", "lower"), 0.55, 0.01, {"real images": (0.9, 0.01)}, 0.9, 200)
+    assert without.verdict == PRESENT
+
+
 def test_present_wants_every_control_to_be_better_by_three_errors_and_by_what_is_relevant():
     assert reading(0.5, 0.03, real_images=(0.9, 0.03), generation_0=(0.8, 0.03)).verdict == PRESENT
     assert (

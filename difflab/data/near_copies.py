@@ -11,12 +11,14 @@ one sky. So no distance is small by itself. An image is a near copy of another o
 - the difference is at most `SHARE` of the contrast of the other image, because nothing tells flat images
   apart.
 
-Images are compared at up to 32 x 32 pixels, luma in full and colour at half the resolution, as JPEG stores
-them. Mirrored, shifted and cropped images are not found, nor is an image with more than four other versions
-in the set.
+Images are compared at up to 32 x 32 pixels, luma in full and colour at half the resolution and with half the
+weight, because JPEG stores it more coarsely. Mirrored, shifted and cropped images are not found, nor is an
+image with more than four other versions in the set.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
@@ -137,7 +139,7 @@ class _Colours:
     """Images as vectors: luma, and for colour images Cb and Cr of JPEG at half the resolution.
 
     Attributes:
-        flat: float32 [n, d]. Each value counts for as many pixels as it covers.
+        flat: float32 [n, d]. Colour counts half, because JPEG stores it more coarsely than luma.
         luma: float32 [n, 1, h, w].
         contrast: squared distance from each image to a flat one of its mean colour, float32 [n].
         pixels: h w.
@@ -151,7 +153,7 @@ class _Colours:
             planes = _planes(images)
             for weight, plane in ((0.564, planes[:, 2:]), (0.713, planes[:, :1])):
                 halved = avg_pool2d(weight * (plane - self.luma), 2, ceil_mode=True)
-                parts.append(2 * halved.flatten(1))
+                parts.append(math.sqrt(2) * halved.flatten(1))  # half of the pixels that it covers
         self.flat = torch.cat(parts, 1)
         self.contrast = torch.stack([part.var(1, correction=0) * part.shape[1] for part in parts]).sum(0)
 

@@ -17,15 +17,19 @@ from difflab.core.rows import STATISTICS
 
 BATCH = 64
 """Images in every forward pass."""
+ON_CPU = 16
+"""Images in every forward pass of a network on a CPU. Compared with 64, efficientnet-lite0 takes 0.64 and
+Inception 0.82 of the CPU time on one thread, with the same features.
+"""
 
 
 class Extractor:
     """A feature space. Call it on uint8 images [n, H, W, C], C = 1 or 3, for float32 features [n, dim] on the
     CPU.
 
-    Every forward pass takes exactly `BATCH` images, so that the features of an image do not depend on how
-    many other images are extracted with it. The last batch is filled up with repeats, whose features are
-    dropped.
+    Every forward pass takes exactly `BATCH` images (`ON_CPU` in a network on a CPU), so that the features of
+    an image do not depend on how many other images are extracted with it. The last batch is filled up with
+    repeats, whose features are dropped.
 
     Attributes:
         name: the spec that opened it, without folders.
@@ -47,7 +51,7 @@ class Extractor:
         network: nn.Module | None = None,
         encode_text: Callable[[list[str]], Tensor] | None = None,
     ) -> None:
-        """`encode` maps uint8 [BATCH, C, H, W] on `device` to features [BATCH, dim]."""
+        """`encode` maps uint8 [n, C, H, W] on `device` to features [n, dim]; n is the size of all batches."""
         self.name = name
         self.dim = dim
         self.recipe = {"name": name, **recipe}
@@ -90,16 +94,18 @@ class Extractor:
         if self.dim is None:
             return images.reshape(len(images), -1).cpu().float() / 255
         features = torch.empty(len(images), self.dim)
+        size = BATCH
         if self._network is not None:
             self._network.to(self._device)
+            size = min(BATCH, ON_CPU) if self._device.type == "cpu" else BATCH
         # On a GPU convolutions default to TF32. The recipe says float32.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            for start in range(0, len(images), BATCH):
-                batch_NHWC = images[start : start + BATCH]
-                filled_NHWC = batch_NHWC[torch.arange(BATCH) % len(batch_NHWC)]
+            for start in range(0, len(images), size):
+                batch_NHWC = images[start : start + size]
+                filled_NHWC = batch_NHWC[torch.arange(size) % len(batch_NHWC)]
                 filled_NCHW = filled_NHWC.to(self._device).permute(0, 3, 1, 2).contiguous()
                 encoded = self._encode(filled_NCHW)[: len(batch_NHWC)]
-                features[start : start + BATCH] = encoded.float().cpu()
+                features[start : start + size] = encoded.float().cpu()
         return features
 
 

@@ -7,7 +7,7 @@ import torch
 
 from difflab.core.errors import MeasureError
 from difflab.core.hashing import sha256_of
-from difflab.features.extractor import ready
+from difflab.features.extractor import BATCH, ON_CPU, Extractor, ready
 from difflab.features.registry import open_extractor
 
 
@@ -47,3 +47,17 @@ def test_the_layout_changes_features_by_rounding_and_the_hash_of_the_weights_not
     assert not any(weight.requires_grad for weight in placed.parameters()) and not placed.training
     x = images(4, channels=3).permute(0, 3, 1, 2).float() / 255
     torch.testing.assert_close(placed(x), plain(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("network", "size"), [(torch.nn.Identity(), ON_CPU), (None, BATCH)])
+def test_all_batches_have_one_size_and_features_keep_their_order(network, size):
+    sizes = []
+
+    def encode(images_NCHW):
+        sizes.append(len(images_NCHW))
+        return images_NCHW.float().mean((1, 2, 3)).unsqueeze(1)
+
+    x = images(2 * BATCH + 5)
+    features = Extractor("mean", 1, {}, encode, "cpu", network)(x)
+    torch.testing.assert_close(features[:, 0], x.float().mean((1, 2, 3)))
+    assert set(sizes) == {size} and sum(sizes) == -(-len(x) // size) * size

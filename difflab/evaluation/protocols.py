@@ -29,7 +29,7 @@ class Sides:
     """What the measures of a protocol read.
 
     Attributes:
-        real, fake: features float32 [n, 2048]; `real` None = no real images were given.
+        real, fake: features float32 [n, d]; `real` None = no real images were given.
         reference: statistics that take the place of the real images in FID; None = there are none.
         to_logits: features to class logits, for the Inception Score.
         seed: of the random numbers of a package that sets no seed itself.
@@ -66,11 +66,13 @@ class Printed:
         names: the numbers that it prints, as it names them.
         take: computes them.
         default: whether it is taken where no measures are asked for.
+        network: what the package takes it on by itself. Without that network it is taken on Inception.
     """
 
     names: tuple[str, ...]
     take: Callable[[Sides], Sequence[float]]
     default: bool = True
+    network: str = "inception"
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ PROTOCOLS = {
             "precision_recall": Printed(
                 ("precision", "recall", "f_score"),
                 lambda sides: formulas.prc_of_torch_fidelity(*sides.both()),
+                network="vgg16",
             ),
             "inception_score": Printed(
                 ("inception_score_mean", "inception_score_std"),

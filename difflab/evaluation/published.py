@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from difflab.evaluation.reference import (
     read_reference,
 )
 from difflab.features.inception import Inception, open_inception_steps
+from difflab.features.vgg import Vgg16, open_vgg_steps
 
 BATCH = 64
 """Images in a forward pass."""
@@ -59,8 +60,24 @@ def open_network(
     return open_inception_steps(path or None, device, protocol.resize)
 
 
+def open_second(
+    protocol: Protocol, extractors: Sequence[str] | None, device: str | torch.device = "cpu"
+) -> tuple[Vgg16 | None, list[str] | None]:
+    """VGG-16 if `extractors` names it, and the other extractors; None = none is named.
+
+    Raises MeasureError for a package that takes nothing on VGG-16.
+    """
+    named = [spec for spec in extractors or () if spec.partition(":")[0] == "vgg16"]
+    others = [spec for spec in extractors or () if spec not in named] or None
+    if not named:
+        return None, others
+    if all(printed.network != "vgg16" for printed in protocol.measures.values()):
+        raise MeasureError(f"{protocol.package} takes no measure on VGG-16; leave vgg16 out")
+    return open_vgg_steps(named[0].partition(":")[2] or None, device), others
+
+
 def extracted(
-    images: StoredImages, network: Inception, side: str, notes: list[str]
+    images: StoredImages, network: Inception | Vgg16, side: str, notes: list[str]
 ) -> tuple[Contents, Tensor]:
     """What identifies every image, and features float32 [n, d], mapped from a temporary file.
 
@@ -128,7 +145,8 @@ def compare_published(
         name: 'published' or 'published:PACKAGE'.
         reference: file of statistics that takes the place of the real images in FID.
         metrics: names of measures; None = all but the Inception Score.
-        extractors: None, or one of `inception` and `inception:PATH`.
+        extractors: None, or `inception` or `inception:PATH`. `vgg16` or `vgg16:PATH` beside it takes
+            precision and recall of torch-fidelity on VGG-16, as that package does by itself.
         seed: of KID of clean-fid, which sets no seed itself.
 
     Returns one row for every number that the package prints, notes, and the full name of the protocol. Raises
@@ -147,7 +165,8 @@ def compare_published(
         for side, what in (("real", real), ("generated", generated))
         if what is not None
     }
-    network = open_network(protocol, extractors, device)
+    second, others = open_second(protocol, extractors, device)
+    network = open_network(protocol, others, device)
     if statistics is not None:
         notes += check_fit(statistics, network.recipe, network.dim, reference)
     found = {side: extracted(images, network, side, notes) for side, images in opened.items()}
@@ -159,8 +178,13 @@ def compare_published(
     notes += _notes_on_files(protocol, opened)
     known = _Real(features, statistics, list(contents["real"].hashes) if "real" in contents else [])
     notes.append(f"{name}: {known.count} and {len(fake)} generated ones, all of them; {protocol.package}")
-    rows = _rows(asked, Sides(features, fake, statistics, network.to_logits, seed), name, network, known)
-    return rows, notes, name
+    sides = {"inception": Sides(features, fake, statistics, network.to_logits, seed)}
+    recipes = {"inception": network.recipe}
+    if second is not None:
+        again = {side: extracted(images, second, side, [])[1] for side, images in opened.items()}
+        sides["vgg16"] = replace(sides["inception"], real=again.get("real"), fake=again["generated"])
+        recipes["vgg16"] = second.recipe
+    return _rows(asked, sides, name, recipes, known), notes, name
 
 
 def _notes_on_files(protocol: Protocol, opened: Mapping[str, StoredImages]) -> list[str]:
@@ -177,24 +201,33 @@ def _notes_on_files(protocol: Protocol, opened: Mapping[str, StoredImages]) -> l
 
 
 def _rows(
-    asked: Mapping[str, Printed], sides: Sides, name: str, network: Inception, real: _Real
+    asked: Mapping[str, Printed],
+    sides: Mapping[str, Sides],
+    name: str,
+    recipes: Mapping[str, Mapping[str, Any]],
+    real: _Real,
 ) -> list[Row]:
-    """One row for every number; where a measure cannot be taken, rows with the reason."""
+    """One row for every number; where a measure cannot be taken, rows with the reason.
+
+    Args:
+        sides, recipes: by network.
+    """
     rows = []
     for key, printed in asked.items():
+        network = printed.network if printed.network in sides else "inception"
         values: Sequence[float | None]
         try:
-            values, reason = printed.take(sides), None
+            values, reason = printed.take(sides[network]), None
         except MeasureError as error:
             values, reason = [None] * len(printed.names), str(error)
         recipe = digest(
-            {"protocol": name, "measure": key, "extractor": network.recipe, "n": len(sides.fake)}
+            {"protocol": name, "measure": key, "extractor": recipes[network], "n": len(sides[network].fake)}
             | {"real": real.identity}
         )
         for label, value in zip(printed.names, values, strict=True):
             if value is not None:
                 value = float(value)
-            made = row(0, label, "inception", value, None, len(sides.fake), None, recipe, reason)
+            made = row(0, label, network, value, None, len(sides[network].fake), None, recipe, reason)
             rows.append(made | {"protocol": name})
     return rows
 

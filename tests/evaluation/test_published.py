@@ -15,6 +15,7 @@ from image_files import cut
 from pictures import folder, pictures
 from PIL import Image
 from small_inception import encode, random_weights, small, weights, write
+from small_vgg import LOAD, TinyVgg
 from torch import nn
 from torch.nn import functional as F
 from torch_fidelity import calculate_metrics, register_feature_extractor
@@ -103,6 +104,32 @@ def test_torch_fidelity_with_all_its_measures(large):
     assert result["precision"]["value"] != result["recall"]["value"]
     assert "1010 real images and 1005 generated ones, all of them; torch-fidelity 0.4.0" in result.notes[-1]
     assert result.summary().verdict.startswith("published:torch-fidelity: frechet_inception_distance ")
+
+
+def test_precision_and_recall_of_torch_fidelity_on_its_own_network(mixed, monkeypatch):
+    monkeypatch.setattr(LOAD, lambda **options: TinyVgg())
+    monkeypatch.setattr(published, "on_disk", lambda n, d: torch.zeros(n, 8 if d == 4096 else d))
+    result = compare(*mixed, protocol="published", metrics=["fid", "precision"], extractors=["vgg16"])
+    theirs = calculate_metrics(
+        input1=str(mixed[1]), input2=str(mixed[0]), prc=True,
+        cuda=False, cache=False, verbose=False, save_cpu_ram=True, batch_size=1,
+    )  # fmt: skip
+    ours = values(result)
+    same({name: ours[name] for name in theirs}, theirs)
+    spaces = {row["metric"]: row["extractor"] for row in result.rows}
+    assert spaces["precision"] == "vgg16" and spaces["frechet_inception_distance"] == "inception"
+    on_inception = values(compare(*mixed, protocol="published", metrics=["precision"]))
+    assert (on_inception["precision"], on_inception["recall"]) != (ours["precision"], ours["recall"])
+
+
+def test_vgg_is_for_packages_that_read_it_and_needs_its_weights(mixed, tmp_path):
+    with pytest.raises(MeasureError, match=r"clean-fid 0.1.35 takes no measure on VGG-16"):
+        compare(*mixed, protocol="published:clean-fid", extractors=["inception", "vgg16"])
+    with pytest.raises(MeasureError, match=r"no weights of VGG-16 at .*give its path as vgg16:PATH"):
+        compare(*mixed, protocol="published", extractors=[f"vgg16:{tmp_path / 'nope.pth'}"])
+    (tmp_path / "bad.pth").write_bytes(b"no weights")
+    with pytest.raises(MeasureError, match=r"cannot open VGG-16 .*fetch https"):
+        compare(*mixed, protocol="published", extractors=[f"vgg16:{tmp_path / 'bad.pth'}"])
 
 
 def test_torch_fidelity_on_images_of_all_sizes(mixed):

@@ -10,6 +10,7 @@ import numpy as np
 from difflab.core.errors import MeasureError
 from difflab.core.rows import STATISTICS
 from difflab.evaluation.finding import DAMAGED, Diagnosis, Finding
+from difflab.evaluation.missing_classes import missing_classes
 from difflab.evaluation.overlap import Overlap
 from difflab.evaluation.per_class import damaged_classes
 from difflab.evaluation.readings import LEAST, Images, Key, Measured, RealSide, readings_of
@@ -17,8 +18,6 @@ from difflab.evaluation.rules import failed, judge, looks_of, over_time, unexpla
 from difflab.evaluation.signs import LOOK, PRESENT, Reading, Z
 from difflab.metrics import Extractor, open_extractor
 
-CHANCE = 0.01
-"""Probability that some class is called missing although samples show it as often as real images do."""
 Generation0 = tuple[Images, dict[Key, Measured]]
 
 
@@ -98,7 +97,7 @@ def _finding(
     samples = real.measure_all(images)
     readings, left_out = _readings(real, images, samples, first)
     finding = judge(readings, number)
-    gone = _missing_classes(real, images)
+    gone = missing_classes(real, images)
     finding.left_out, finding.gone, finding.n = left_out, _names(real, gone), len(images)
     if len(gone):
         _explain_by_missing_classes(real, images, gone, finding)
@@ -134,29 +133,6 @@ def _readings(
         return readings
     controls[f"{name} {LOOK}"] |= real.measure_copies_in_look(images, looks)
     return readings_of(real, samples, controls, len(images))
-
-
-def _missing_classes(real: RealSide, images: Images) -> np.ndarray:
-    """Classes that no sample was asked for, although by their share of the real images some should have been.
-
-    Without labels of samples: that no sample shows. If samples show a class as often as real images do, all c
-    images of the class are real ones with probability (N / (N + n))^c, for N real images and n samples
-    (Fisher's exact test). Over all classes together this happens with a probability of at most `CHANCE`.
-    """
-    none = np.zeros(0, np.int64)
-    if real.reference.labels is None:
-        return none
-    shown = images.labels
-    if shown is None:
-        if not real.judges:
-            return none
-        extractor = real.extractors[-1]
-        shown = real.judges[extractor.name].predict(real.features(extractor, images)).numpy()
-    labels = [side.labels for side in (real.reference, real.other) if side.labels is not None]
-    classes, counts = np.unique(np.concatenate(labels), return_counts=True)
-    n_real = sum(len(part) for part in labels)
-    by_chance = (n_real / (n_real + len(images))) ** counts
-    return np.asarray(classes[(by_chance * len(classes) < CHANCE) & ~np.isin(classes, shown)])
 
 
 def _explain_by_missing_classes(real: RealSide, images: Images, gone: np.ndarray, finding: Finding) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from changed_digits import N, changed, examined
@@ -11,7 +9,6 @@ from changed_digits import N, changed, examined
 from difflab.core.errors import MeasureError
 from difflab.evaluation import examine as examine_module
 from difflab.evaluation import readings
-from difflab.evaluation.examine import _missing_classes
 from difflab.evaluation.readings import Images
 from difflab.evaluation.signs import (
     DEFECTS,
@@ -136,41 +133,6 @@ def test_a_first_model_that_falls_short_is_no_collapse_until_more_is_lost(digits
         and "weak first model" in result.findings[0].instead
     )
     assert result.findings[3].stage == "catastrophic"
-
-
-def test_healthy_samples_of_forty_unequal_classes_miss_no_class(digits):
-    """Rare classes may have no sample by luck. Digits are split into 40 classes of very different sizes."""
-    rng = np.random.default_rng(0)
-    share = np.arange(1, 41) / np.arange(1, 41).sum()
-    alarms = 0
-    for _ in range(40):
-        labels = [rng.choice(40, 200, p=share) for _ in range(3)]
-        real = SimpleNamespace(
-            reference=Images(digits["reference"].pixels[:200], labels[0]),
-            other=Images(digits["other"].pixels[:200], labels[1]),
-        )
-        alarms += len(_missing_classes(real, Images(digits["other"].pixels[:200], labels[2]))) > 0
-    assert alarms <= 3
-
-
-def test_a_class_that_no_sample_shows_is_missing_if_it_is_common(digits):
-    real = SimpleNamespace(reference=digits["reference"], other=digits["other"])
-    kept = digits["other"][digits["other"].labels != 3]
-    assert _missing_classes(real, kept).tolist() == [3]
-
-
-def test_both_halves_of_the_real_images_say_how_common_a_class_is(digits):
-    """9 of 100 are too few to say so in one half: its absence among 100 samples has a chance of 2^-9."""
-
-    def half(name: str) -> Images:
-        images = digits[name]
-        nines, others = np.flatnonzero(images.labels == 9)[:9], np.flatnonzero(images.labels != 9)[:91]
-        return images[np.concatenate([nines, others])]
-
-    pool = digits["other"]
-    samples = pool[pool.labels != 9][:100]
-    real = SimpleNamespace(reference=half("reference"), other=half("other"))
-    assert _missing_classes(real, samples).tolist() == [9]
 
 
 def test_controls_are_taken_only_if_something_is_worse_than_real_images(digits, monkeypatch):

@@ -10,13 +10,13 @@ Samples of each class are compared with real images of the class, image by image
 Tests are one-sided: that of Mann and Whitney for statistics, a permutation test for distances, Fisher's exact
 test for the share of recognised images.
 A class is damaged if a test is significant at `LEVEL`, by Holm's correction for all classes and tests, and
-the effect is relevant. Damage that more than half of the classes seem to share is none of single classes: the
-rules about all images name it.
+the effect is relevant. Damage that more than half of the classes seem to share, or that the other classes
+together show, is none of single classes: the rules about all images name it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -29,7 +29,7 @@ from difflab.core.seeds import numpy_generator
 from difflab.evaluation.readings import Images, RealSide
 from difflab.evaluation.signs import LOOKS, RANK
 from difflab.evaluation.signs import REPEATS as REPEATING
-from difflab.metrics import METRICS
+from difflab.metrics import METRICS, Extractor
 from difflab.metrics.distances import squared_distances
 from difflab.metrics.texture import Shift
 
@@ -37,6 +37,8 @@ LEVEL = 0.01
 """Probability that any class of a healthy set is called damaged."""
 SHARED = 0.001
 """Probability by chance below which a class seems to share damage. Each is tested about 20 times."""
+LEAST_P, LEAST_Z = 1e-15, -1.0
+"""Limits of one class among the others: a p of 0 says too much, and one of 1 is often not computed."""
 FEWEST = 12
 """Fewest images of a class on a side. Fewer cannot be significant among hundreds of tests."""
 DRAWS, MOST = 400, 100
@@ -69,11 +71,14 @@ class ClassTest:
     p: float
     harm: float
 
+    def is_like(self, what: str) -> bool:
+        """Whether it tests damage `what`, or another kind of lost variety if that is one."""
+        variety = (REPEATS, NARROWED)
+        return self.what == what or (self.what in variety and what in variety)
+
     def suggests(self, what: str) -> bool:
         """Whether the class seems to share damage `what`: half of what is relevant is enough."""
-        variety = (REPEATS, NARROWED)
-        alike = self.what == what or (self.what in variety and what in variety)
-        return alike and self.p < SHARED and self.harm >= 0.5
+        return self.is_like(what) and self.p < SHARED and self.harm >= 0.5
 
 
 def damaged_classes(
@@ -89,10 +94,12 @@ def damaged_classes(
     if any(part.labels is None for parts in sides for part in parts):
         return {}
     enough = _classes_with_enough(sides)
-    samples, *controls = [_Side.of(real, parts, enough) for parts in sides]
+    spaces = [*real.extractors, *real.statistics]
+    samples, *controls = [_Side.of(real, parts, enough, spaces) for parts in sides]
+    encoded = _Side.of(real, real.encoded, enough, real.statistics)
     tests: list[ClassTest] = []
     for label in enough | {REST}:
-        tests += _tests(real, label, samples, controls)
+        tests += _tests(real, label, samples, controls, encoded)
     return named(tests)
 
 
@@ -108,11 +115,28 @@ def named(tests: Sequence[ClassTest]) -> dict[int, list[str]]:
         alone = []
         for what in _main(found[label]):
             sharing = {test.label for test in tests if test.suggests(what)}
-            if 2 * len(sharing) <= len(labels):
+            if 2 * len(sharing) <= len(labels) and elsewhere(tests, found, what) > SHARED:
                 alone.append(what)
         if alone:
             damaged[label] = alone
     return damaged
+
+
+def elsewhere(tests: Sequence[ClassTest], damaged: Collection[int], what: str) -> float:
+    """Probability that all classes but the `damaged` ones show as much of a damage by chance (Stouffer's
+    method).
+
+    A change of all images has a larger effect on some classes than on others. The tests of one class depend
+    on each other, so their mean counts.
+    """
+    by_class: dict[int, list[float]] = {}
+    for test in tests:
+        if test.label not in damaged and test.is_like(what):
+            z = norm.isf(min(max(test.p, LEAST_P), 1 - LEAST_P))
+            by_class.setdefault(test.label, []).append(max(float(z), LEAST_Z))
+    if not by_class:
+        return 1.0
+    return float(norm.sf(sum(np.mean(z) for z in by_class.values()) / len(by_class) ** 0.5))
 
 
 def _main(words: Sequence[str]) -> list[str]:
@@ -173,12 +197,14 @@ class _Side:
     unseen: np.ndarray
 
     @classmethod
-    def of(cls, real: RealSide, parts: Sequence[Images], enough: set[int]) -> _Side:
+    def of(
+        cls, real: RealSide, parts: Sequence[Images], enough: set[int], spaces: Sequence[Extractor]
+    ) -> _Side:
         labels = np.concatenate([part.labels for part in parts if part.labels is not None])
         learned = np.concatenate([np.full(len(part), part is real.reference) for part in parts])
         groups = np.where(np.isin(labels, list(enough)), labels, REST)
         features, right, shown = {}, {}, labels
-        for extractor in (*real.extractors, *real.statistics):
+        for extractor in spaces:
             rows = torch.cat([real.features(extractor, part) for part in parts])
             features[extractor.name] = rows.double().cpu().numpy()
             judge = real.judges.get(extractor.name)
@@ -188,14 +214,17 @@ class _Side:
         return cls(features, labels, shown, groups, right, ~learned)
 
 
-def _tests(real: RealSide, label: int, samples: _Side, controls: Sequence[_Side]) -> Iterator[ClassTest]:
-    """All tests of one class."""
+def _tests(
+    real: RealSide, label: int, samples: _Side, controls: Sequence[_Side], encoded: _Side
+) -> Iterator[ClassTest]:
+    """All tests of one class. Re-encoded real images are a control of looks."""
     sides = [_Class(side, side.groups == label) for side in (samples, *controls)]
     if min(int(side.rows.sum()) for side in sides) < FEWEST:
         return
     contents = [_content(name, label, sides) for name in real.judges]
     yield from contents
-    yield from _looks(real, label, sides, any(test.suggests(OTHERS) for test in contents))
+    seen = [*sides, _Class(encoded, encoded.groups == label)]
+    yield from _looks(real, label, seen, any(test.suggests(OTHERS) for test in contents))
     variety = [_variety(extractor.name, label, sides) for extractor in real.extractors]
     repeats = all(nearest.harm * CLOSER >= REPEATING.relevant for nearest, _ in variety)
     for nearest, apart in variety:
@@ -237,6 +266,7 @@ def _looks(real: RealSide, label: int, sides: Sequence[_Class], confused: bool) 
     """A test for each sign of each look.
 
     Args:
+        sides: samples, controls, and re-encoded real images.
         confused: whether samples may show other classes, which look different by themselves. They are then
             compared with real images of the classes that they show, too.
     """
@@ -252,8 +282,11 @@ def _looks(real: RealSide, label: int, sides: Sequence[_Class], confused: bool) 
                 continue
             unit *= SHIFT * sign.relevant * (1 if sign.worse == "higher" else -1)
             harm = partial(_shifted, shift, unit)
-            of_class = [v[side.rows] for v, side in zip(values, sides, strict=True)]
+            *of_class, encoded = [v[side.rows] for v, side in zip(values, sides, strict=True)]
             tests = [_test(label, what, sign.worse, of_class, harm)]
+            # Of what is left beyond JPEG, less is relevant: as much as for all images.
+            beyond = partial(_shifted, shift, unit / SHIFT)
+            tests.append(_test(label, what, sign.worse, [of_class[0], encoded], beyond))
             if confused:
                 samples, known = sides[0], sides[1].side
                 centres = {c: _centre(shift, values[1][known.labels == c]) for c in np.unique(known.labels)}

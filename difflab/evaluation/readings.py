@@ -273,14 +273,18 @@ class RealSide:
         """The measures of other real images saved as JPEG, in `spaces`, each computed once."""
         missing = set(spaces) - {space for space, _ in self._reencoded}
         if missing:
-            encoded = self._encoded
+            encoded = self.encoded[1]
             self._reencoded |= self.measure_content(encoded, spaces=missing)
             self._reencoded |= self.measure_look(encoded, missing)
         return {key: measured for key, measured in self._reencoded.items() if key[0] in spaces}
 
     @cached_property
-    def _encoded(self) -> Images:
-        return replace(self.other, pixels=reencoded(self.other.pixels))
+    def encoded(self) -> tuple[Images, Images]:
+        """`reference` and `other` saved as JPEG and read again."""
+        first, second = (
+            replace(part, pixels=reencoded(part.pixels)) for part in (self.reference, self.other)
+        )
+        return first, second
 
     def only(self, kept: np.ndarray, n: int) -> RealSide:
         """The same with at most n images of the classes `kept` alone."""

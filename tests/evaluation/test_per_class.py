@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from changed_digits import changed, examined
 from scipy.spatial.distance import pdist, squareform
-from scipy.stats import kstest
+from scipy.stats import kstest, norm
 
 from difflab.core.rows import STATISTICS
+from difflab.evaluation.controls import reencoded
 from difflab.evaluation.finding import DAMAGED
 from difflab.evaluation.per_class import (
     FEWEST,
@@ -20,6 +21,7 @@ from difflab.evaluation.per_class import (
     ClassTest,
     closer,
     damaged_classes,
+    elsewhere,
     holm,
     named,
 )
@@ -181,6 +183,33 @@ def test_damage_has_to_be_sure_relevant_and_of_few_classes():
     two = [(label, "blurred", 1e-9, 1.2) for label in (0, 1)]
     assert named(made(*two, *healthy)) == {0: ["blurred"], 1: ["blurred"]}
     assert named(made(*two, (2, "blurred", 1e-4, 0.6), *healthy)) == {}
+
+
+def test_a_change_that_the_other_classes_show_together_is_none_of_one_class():
+    """Eight classes with p = 0.02 each: Stouffer's z is 2.05 * 8^0.5 = 5.8."""
+    strong = (0, "blurred", 1e-9, 1.2)
+    weak = [(label, "blurred", 0.02, 0.2) for label in range(1, 9)]
+    assert elsewhere(made(strong, *weak), [0], "blurred") == pytest.approx(norm.sf(2.0537 * 8**0.5), rel=1e-2)
+    assert named(made(strong, *weak)) == {}
+    assert named(made(strong, *weak[:1], *((label, "blurred", 0.5, 0.0) for label in range(2, 9)))) != {}
+    assert elsewhere(made(strong), [0], "blurred") == 1.0
+
+
+def test_what_saving_as_jpeg_does_to_one_class_is_no_damage():
+    """Eight flat classes, and a ninth of noise, to which JPEG does most."""
+    rng = np.random.default_rng(0)
+
+    def drawn(n: int) -> Images:
+        labels = np.arange(n) % 9
+        ramp = (8 * labels[:, None, None] + 2 * np.arange(16)).repeat(16, 1) + rng.integers(0, 3, (n, 16, 16))
+        noise = rng.normal(128, 25, (n, 16, 16)).clip(0, 255)
+        return Images(np.where((labels == 8)[:, None, None], noise, ramp).astype(np.uint8)[..., None], labels)
+
+    parts = {"reference": drawn(270), "other": drawn(270)}
+    real, samples = real_side(parts, 9), drawn(270)
+    saved = Images(reencoded(samples.pixels, 75), samples.labels)
+    assert damaged_classes(real, saved) == {}
+    assert "blurred" in damaged_classes(real, blurred(samples, 8))[8]
 
 
 def test_what_explains_the_rest_is_named():

@@ -22,8 +22,26 @@ class _ByClass(PairMetric):
     min_n = 1
 
 
+class _Mean(_ByClass):
+    """The mean of one value of each sample."""
+
+    @staticmethod
+    def per_sample(pair: Pair) -> Tensor:
+        """Float64 [n_f]."""
+        raise NotImplementedError
+
+    @classmethod
+    def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
+        return float(pair.once(cls.per_sample)[fake].mean())
+
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        values = pair.once(cls.per_sample)[fake]
+        return Influence.of(values.new_zeros(len(pair.real[real])), values)
+
+
 @measure("class_accuracy")
-class ClassAccuracy(_ByClass):
+class ClassAccuracy(_Mean):
     """Share of samples that the judge recognises as the class they were conditioned on.
 
     Unconditional samples have no value: MeasureError.
@@ -39,31 +57,15 @@ class ClassAccuracy(_ByClass):
     better = "higher"
     topic = "Concepts"
 
-    @classmethod
-    def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
+    @staticmethod
+    def per_sample(pair: Pair) -> Tensor:
         if pair.fake_labels is None:
             raise MeasureError("class_accuracy has no value: the samples are unconditional")
-        return float((pair.judged_fake[fake] == pair.fake_labels[fake]).double().mean())
-
-    @classmethod
-    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
-        assert pair.fake_labels is not None
-        right = (pair.judged_fake[fake] == pair.fake_labels[fake]).double()
-        return Influence.of(right.new_zeros(len(pair.real[real])), right)
-
-
-def margins(pair: Pair) -> Tensor:
-    """Probability that the judge gives the class of the condition minus that of the likeliest other class,
-    float64 [n_f], -1 to 1.
-    """
-    if pair.fake_labels is None:
-        raise MeasureError("class_margin has no value: the samples are unconditional")
-    probabilities, labels = pair.judge_of.probabilities(pair.fake), pair.fake_labels.unsqueeze(1)
-    return probabilities.gather(1, labels).squeeze(1) - probabilities.scatter(1, labels, -1).amax(1)
+        return (pair.judged_fake == pair.fake_labels).double()
 
 
 @measure("class_margin")
-class ClassMargin(_ByClass):
+class ClassMargin(_Mean):
     """Mean margin of the class of the condition over the likeliest other class, in the judge's
     probabilities: 1 = certain and right, -1 = certain and wrong.
 
@@ -84,24 +86,17 @@ class ClassMargin(_ByClass):
     better = "higher"
     topic = "Concepts"
 
-    @classmethod
-    def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        return float(pair.once(margins)[fake].mean())
-
-    @classmethod
-    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
-        margin = pair.once(margins)[fake]
-        return Influence.of(margin.new_zeros(len(pair.real[real])), margin)
-
-
-def confidences(pair: Pair) -> Tensor:
-    """Probability of the class that the judge finds likeliest minus that of the second, float64 [n_f]."""
-    likeliest = pair.judge_of.probabilities(pair.fake).topk(2, 1).values
-    return likeliest[:, 0] - likeliest[:, 1]
+    @staticmethod
+    def per_sample(pair: Pair) -> Tensor:
+        """Probability of the class of the condition minus that of the likeliest other class, -1 to 1."""
+        if pair.fake_labels is None:
+            raise MeasureError("class_margin has no value: the samples are unconditional")
+        probabilities, labels = pair.judge_of.probabilities(pair.fake), pair.fake_labels.unsqueeze(1)
+        return probabilities.gather(1, labels).squeeze(1) - probabilities.scatter(1, labels, -1).amax(1)
 
 
 @measure("class_confidence")
-class ClassConfidence(_ByClass):
+class ClassConfidence(_Mean):
     """Mean difference between the probabilities that the judge gives to the likeliest class and to the
     second: 1 = certain, 0 = undecided between two classes.
 
@@ -120,36 +115,19 @@ class ClassConfidence(_ByClass):
     better = "real"
     topic = "Concepts"
 
-    @classmethod
-    def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        return float(pair.once(confidences)[fake].mean())
-
-    @classmethod
-    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
-        confidence = pair.once(confidences)[fake]
-        return Influence.of(confidence.new_zeros(len(pair.real[real])), confidence)
+    @staticmethod
+    def per_sample(pair: Pair) -> Tensor:
+        """Probability of the likeliest class minus that of the second, 0 to 1."""
+        likeliest = pair.judge_of.probabilities(pair.fake).topk(2, 1).values
+        return likeliest[:, 0] - likeliest[:, 1]
 
 
 FEWEST_CLASSES = 4
 """With fewer classes a class that is not the likeliest one is already among the least likely half."""
 
 
-def label_is_unlikely(pair: Pair) -> Tensor:
-    """Whether the judge finds more than half of the other classes likelier than the label, float64 [n_f]."""
-    if pair.fake_labels is None:
-        raise MeasureError("unlikely_labels has no value: the samples are unconditional")
-    others = len(pair.judge_of.known) - 1
-    if others + 1 < FEWEST_CLASSES:
-        raise MeasureError(
-            f"unlikely_labels has no value: it needs {FEWEST_CLASSES} classes, the judge knows {others + 1}"
-        )
-    probabilities, labels = pair.judge_of.probabilities(pair.fake), pair.fake_labels.unsqueeze(1)
-    likelier = (probabilities > probabilities.gather(1, labels)).sum(1)
-    return (likelier > others / 2).double()
-
-
 @measure("unlikely_labels")
-class UnlikelyLabels(_ByClass):
+class UnlikelyLabels(_Mean):
     """Share of samples for which the judge finds more than half of the other classes likelier than the class
     they were conditioned on: about 1/2 if labels are drawn at random.
 
@@ -169,14 +147,20 @@ class UnlikelyLabels(_ByClass):
     better = "lower"
     topic = "Concepts"
 
-    @classmethod
-    def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        return float(pair.once(label_is_unlikely)[fake].mean())
-
-    @classmethod
-    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
-        unlikely = pair.once(label_is_unlikely)[fake]
-        return Influence.of(unlikely.new_zeros(len(pair.real[real])), unlikely)
+    @staticmethod
+    def per_sample(pair: Pair) -> Tensor:
+        """Whether more than half of the other classes are likelier than the label, 0 or 1."""
+        if pair.fake_labels is None:
+            raise MeasureError("unlikely_labels has no value: the samples are unconditional")
+        others = len(pair.judge_of.known) - 1
+        if others + 1 < FEWEST_CLASSES:
+            raise MeasureError(
+                f"unlikely_labels has no value: it needs {FEWEST_CLASSES} classes, the judge knows "
+                f"{others + 1}"
+            )
+        probabilities, labels = pair.judge_of.probabilities(pair.fake), pair.fake_labels.unsqueeze(1)
+        likelier = (probabilities > probabilities.gather(1, labels)).sum(1)
+        return (likelier > others / 2).double()
 
 
 @measure("class_entropy")

@@ -11,7 +11,8 @@ HELP = {
     "forgetting": "put the missing classes back into the training set; the other classes are not damaged",
     "damaged classes": "check the training images of these classes, their captions and their number; the "
     "other classes are not damaged",
-    "poisoned labels": "correct the labels or captions: the images themselves are like real ones",
+    "poisoned labels": "correct the labels or captions: the images show other classes than they were asked "
+    "for",
     "weak first model": "improve generation 0 first (longer training, other settings): the chain has lost "
     "nothing since then",
     "reference images": "compare samples of a model with a reference that no model was trained on: these "

@@ -15,8 +15,8 @@ from difflab.evaluation.summary import Summary, changes_most, sentence
 COURSE = 5
 """Fewest generations from which the long-run course of the risk is judged."""
 
-DAMAGED = "damaged classes"
-"""The name of damage to single classes."""
+DAMAGED, POISONED = "damaged classes", "poisoned labels"
+"""The names of damage to single classes, and of wrong labels."""
 ALONE = (
     "one generation alone shows how it differs from real images, but not whether a loop caused the "
     "difference; give generation 0 as well"
@@ -98,7 +98,10 @@ class Finding:
     @property
     def advice(self) -> str:
         """What could help, and is not done already."""
-        return advice(self.name, self.chain)
+        names = [self.name]
+        if POISONED in self.instead and self.name != POISONED:  # wrong labels beside another loss
+            names.append(POISONED)
+        return "; ".join(advice(name, self.chain) for name in names)
 
     def evidence(self, most: int = 6) -> list[str]:
         """Sentences about the effects that are present, the surest first, and about copies."""

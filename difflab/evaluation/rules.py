@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from difflab.evaluation.equivalence import excluded
-from difflab.evaluation.finding import COURSE, Finding
+from difflab.evaluation.finding import COURSE, POISONED, Finding
 from difflab.evaluation.signs import (
     ABSENT,
     CONTENT,
@@ -58,7 +58,7 @@ def judge(readings: Readings, number: int) -> Finding:
     if verdict(readings["labels"]) == PRESENT or (
         stage in ("none", "cannot tell") and profile[ENTANGLED] == PRESENT
     ):
-        instead.append("poisoned labels")
+        instead.append(POISONED)
     if verdict(readings["copies"]) == PRESENT:
         instead.append("overfitting")
     looks = looks_of(readings)

@@ -31,6 +31,12 @@ def test_a_finding_asks_for_its_own_name_and_chain() -> None:
     assert Finding(3, {}, "none", [], [], {}).advice == HELP["none"]
 
 
+def test_wrong_labels_beside_a_stage_have_their_own_advice() -> None:
+    both = Finding(3, {}, "late", ["poisoned labels"], [], {})
+    assert both.advice == f"{advice('late', Chain())}; {HELP['poisoned labels']}"
+    assert Finding(3, {}, "none", ["poisoned labels"], [], {}).advice == HELP["poisoned labels"]
+
+
 def test_damaged_classes_are_said_with_what_is_wrong_and_at_most_five() -> None:
     classes = {"cat": ["blurred", "less contrast"], "a\nb": ["less variety"]}
     finding = Finding(1, {}, "none", [DAMAGED], [], {}, classes=classes)

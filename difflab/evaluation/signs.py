@@ -30,8 +30,10 @@ ONE_SIDED = 1.645
 """Standard errors of a one-sided test at 5%."""
 LOOK = "in this look"
 """The name of a control that looks like the samples ends with this."""
-UNMATCHED = 0.5
-"""A control takes on at least two thirds of a look, so up to half as much again is the look as well."""
+UNMATCHED, MOST_UNMATCHED = 0.5, 0.2
+"""A control takes on at least two thirds of a look. So half as much harm again is not present as long as it
+is below a fifth of the control's value.
+"""
 DEFECTS = "with these defects"
 """The name of a control that has only the defects of the samples ends with this."""
 PRESENT, ABSENT, UNKNOWN = "present", "absent", "cannot tell"
@@ -186,15 +188,16 @@ class Reading:
     def _relevant_beyond(self, control: str) -> float:
         if self.sign.of == "control":
             return self.sign.relevant * abs(self.controls[control][0])
-        if control.endswith(LOOK):
-            return max(self.relevant, UNMATCHED * self._explained_by(control))
         return self.relevant
 
-    def _explained_by(self, look: str) -> float:
-        """Harm that a control in the look of the samples has beyond the same images without it."""
-        base = look.removesuffix(LOOK).strip()
+    def _unmatched(self, control: str) -> float:
+        """Harm that the look itself may have beyond a control in this look: the match is not exact."""
+        base = control.removesuffix(LOOK).strip()
+        if not control.endswith(LOOK) or base not in self.controls:
+            return 0.0
+        value, explained = self.controls[control][0], self.controls[control][0] - self.controls[base][0]
         direction = 1 if self.sign.worse == "higher" else -1
-        return direction * (self.controls[look][0] - self.controls[base][0]) if base in self.controls else 0.0
+        return min(UNMATCHED * direction * explained, MOST_UNMATCHED * abs(value))
 
     @property
     def verdict(self) -> str:
@@ -202,7 +205,8 @@ class Reading:
         present, absent = True, False
         for name, (effect, error) in self.effects().items():
             relevant = self._relevant_beyond(name)
-            present = present and _ratio(effect, error) > Z and effect >= relevant
+            enough = max(relevant, self._unmatched(name))
+            present = present and _ratio(effect, error) > Z and effect >= enough
             absent = absent or effect + ONE_SIDED * error < relevant
         if present:
             return PRESENT

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from difflab.core.errors import MeasureError
 from difflab.core.rows import STATISTICS
-from difflab.evaluation.finding import DAMAGED, Diagnosis, Finding
+from difflab.evaluation.finding import DAMAGED, POISONED, Diagnosis, Finding
 from difflab.evaluation.missing_classes import missing_classes
 from difflab.evaluation.overlap import Overlap
 from difflab.evaluation.per_class import damaged_classes
 from difflab.evaluation.readings import LEAST, Images, Key, Measured, RealSide, readings_of
 from difflab.evaluation.rules import failed, judge, looks_of, over_time, unexplained, verdict
-from difflab.evaluation.signs import LOOK, PRESENT, Reading, Z
+from difflab.evaluation.signs import LOOK, PRESENT, TAILS, VARIANCE, Reading, Z
 from difflab.metrics import Extractor, open_extractor
 
 Generation0 = tuple[Images, dict[Key, Measured]]
@@ -97,6 +98,8 @@ def _finding(
     samples = real.measure_all(images)
     readings, left_out = _readings(real, images, samples, first)
     finding = judge(readings, number)
+    if POISONED in finding.instead:
+        _look_behind_labels(real, images, first, finding)
     gone = missing_classes(real, images)
     finding.left_out, finding.gone, finding.n = left_out, _names(real, gone), len(images)
     if len(gone):
@@ -133,6 +136,29 @@ def _readings(
         return readings
     controls[f"{name} {LOOK}"] |= real.measure_copies_in_look(images, looks)
     return readings_of(real, samples, controls, len(images))
+
+
+def _look_behind_labels(real: RealSide, images: Images, first: Generation0 | None, finding: Finding) -> None:
+    """Read variance and tails again by the classes that the judge sees in samples and controls.
+
+    Wrong labels mix the classes, which hides what each of them has lost.
+    """
+    extractor = real.extractors[-1]
+    judge_ = real.judges[extractor.name]
+
+    def as_shown(side: Images) -> Images:
+        return replace(side, labels=judge_.predict(real.features(extractor, side)).cpu().numpy())
+
+    shown, part = as_shown(images), real.with_other(as_shown(real.other))
+    base = None
+    if first is not None:
+        generation_0 = as_shown(first[0])
+        base = (generation_0, part.measure_all(generation_0))
+    again = judge(_readings(part, shown, part.measure_all(shown), base)[0], finding.generation)
+    for name in (VARIANCE, TAILS):
+        finding.readings[name], finding.profile[name] = again.readings[name], again.profile[name]
+        if again.profile[name] == PRESENT and finding.stage in ("none", "cannot tell"):
+            finding.stage = "early"
 
 
 def _explain_by_missing_classes(real: RealSide, images: Images, gone: np.ndarray, finding: Finding) -> None:

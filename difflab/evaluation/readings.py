@@ -286,6 +286,12 @@ class RealSide:
         )
         return first, second
 
+    def with_other(self, other: Images) -> RealSide:
+        """The same with another set of the same images or labels in place of `other`."""
+        part = replace(self, other=other)
+        part._features = self._features
+        return part
+
     def only(self, kept: np.ndarray, n: int) -> RealSide:
         """The same with at most n images of the classes `kept` alone."""
         part = replace(

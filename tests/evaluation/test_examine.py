@@ -16,6 +16,7 @@ from difflab.evaluation.signs import (
     PRESENT,
     TAILS,
     UNKNOWN,
+    VARIANCE,
 )
 from difflab.evaluation.simulate import simulate
 from difflab.metrics import open_extractor
@@ -72,6 +73,16 @@ def test_wrong_labels_are_told_beside_a_loss_of_tails_and_a_blur(digits):
     assert (tails.stage, tails.instead) == ("early", ["poisoned labels"])
     blurred = examined(digits, changed(digits, "blurred+swapped", 0.8)).findings[0]
     assert blurred.name == "poisoned labels" and "blurred" in blurred.looks
+
+
+def test_variance_is_read_by_the_classes_that_images_show_if_labels_are_wrong(digits):
+    """Wrong labels mix the classes: by them the variance within classes would be larger than real."""
+    finding = examined(digits, changed(digits, "tails_cut+swapped", 0.8)).findings[0]
+    within = next(r for r in finding.readings[VARIANCE] if r.sign.metric == "within_class_ratio")
+    assert within.value < 0.9 * within.controls["real images"][0] and within.verdict == PRESENT
+    assert finding.profile[VARIANCE] == PRESENT
+    swapped = examined(digits, changed(digits, "swapped", 0.8)).findings[0]
+    assert swapped.stage in ("none", "cannot tell") and swapped.profile[VARIANCE] != PRESENT
 
 
 def test_a_blur_that_brings_images_nearer_to_all_others_is_no_copying():

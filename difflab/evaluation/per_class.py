@@ -96,11 +96,18 @@ def damaged_classes(
     enough = _classes_with_enough(sides)
     spaces = [*real.extractors, *real.statistics]
     samples, *controls = [_Side.of(real, parts, enough, spaces) for parts in sides]
-    encoded = _Side.of(real, real.encoded, enough, real.statistics)
-    tests: list[ClassTest] = []
-    for label in enough | {REST}:
-        tests += _tests(real, label, samples, controls, encoded)
-    return named(tests)
+
+    def tested(encoded: _Side | None) -> dict[int, list[str]]:
+        tests: list[ClassTest] = []
+        for label in enough | {REST}:
+            tests += _tests(real, label, samples, controls, encoded)
+        return named(tests)
+
+    damaged = tested(None)
+    if not any(word in LOOKS for words in damaged.values() for word in words):
+        return damaged
+    saved = [real.encoded(part) for part in (real.reference, real.other)]
+    return tested(_Side.of(real, saved, enough, real.statistics))
 
 
 def named(tests: Sequence[ClassTest]) -> dict[int, list[str]]:
@@ -215,16 +222,16 @@ class _Side:
 
 
 def _tests(
-    real: RealSide, label: int, samples: _Side, controls: Sequence[_Side], encoded: _Side
+    real: RealSide, label: int, samples: _Side, controls: Sequence[_Side], encoded: _Side | None
 ) -> Iterator[ClassTest]:
-    """All tests of one class. Re-encoded real images are a control of looks."""
+    """All tests of one class. Re-encoded real images are a control of looks, if they are given."""
     sides = [_Class(side, side.groups == label) for side in (samples, *controls)]
     if min(int(side.rows.sum()) for side in sides) < FEWEST:
         return
     contents = [_content(name, label, sides) for name in real.judges]
     yield from contents
-    seen = [*sides, _Class(encoded, encoded.groups == label)]
-    yield from _looks(real, label, seen, any(test.suggests(OTHERS) for test in contents))
+    saved = None if encoded is None else _Class(encoded, encoded.groups == label)
+    yield from _looks(real, label, sides, saved, any(test.suggests(OTHERS) for test in contents))
     variety = [_variety(extractor.name, label, sides) for extractor in real.extractors]
     repeats = all(nearest.harm * CLOSER >= REPEATING.relevant for nearest, _ in variety)
     for nearest, apart in variety:
@@ -262,11 +269,14 @@ def _test(
     )
 
 
-def _looks(real: RealSide, label: int, sides: Sequence[_Class], confused: bool) -> Iterator[ClassTest]:
+def _looks(
+    real: RealSide, label: int, sides: Sequence[_Class], saved: _Class | None, confused: bool
+) -> Iterator[ClassTest]:
     """A test for each sign of each look.
 
     Args:
-        sides: samples, controls, and re-encoded real images.
+        sides: samples and controls.
+        saved: real images that are saved as JPEG; None = no control.
         confused: whether samples may show other classes, which look different by themselves. They are then
             compared with real images of the classes that they show, too.
     """
@@ -282,11 +292,13 @@ def _looks(real: RealSide, label: int, sides: Sequence[_Class], confused: bool) 
                 continue
             unit *= SHIFT * sign.relevant * (1 if sign.worse == "higher" else -1)
             harm = partial(_shifted, shift, unit)
-            *of_class, encoded = [v[side.rows] for v, side in zip(values, sides, strict=True)]
+            of_class = [v[side.rows] for v, side in zip(values, sides, strict=True)]
             tests = [_test(label, what, sign.worse, of_class, harm)]
-            # Of what is left beyond JPEG, less is relevant: as much as for all images.
-            beyond = partial(_shifted, shift, unit / SHIFT)
-            tests.append(_test(label, what, sign.worse, [of_class[0], encoded], beyond))
+            if saved is not None:
+                # Of what is left beyond JPEG, less is relevant: as much as for all images.
+                encoded = saved.side.features[shift.extractor][saved.rows, column]
+                beyond = partial(_shifted, shift, unit / SHIFT)
+                tests.append(_test(label, what, sign.worse, [of_class[0], encoded], beyond))
             if confused:
                 samples, known = sides[0], sides[1].side
                 centres = {c: _centre(shift, values[1][known.labels == c]) for c in np.unique(known.labels)}

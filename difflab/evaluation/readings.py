@@ -110,6 +110,7 @@ class RealSide:
     def __post_init__(self) -> None:
         self._features: dict[tuple[str, int], tuple[np.ndarray, torch.Tensor]] = {}
         self._reencoded: dict[Key, Measured] = {}
+        self._encoded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.notes: dict[str, None] = {}  # what measures left out, each once, in order
         if not self.judges:
             self._fit_judges()
@@ -273,23 +274,22 @@ class RealSide:
         """The measures of other real images saved as JPEG, in `spaces`, each computed once."""
         missing = set(spaces) - {space for space, _ in self._reencoded}
         if missing:
-            encoded = self.encoded[1]
+            encoded = self.encoded(self.other)
             self._reencoded |= self.measure_content(encoded, spaces=missing)
             self._reencoded |= self.measure_look(encoded, missing)
         return {key: measured for key, measured in self._reencoded.items() if key[0] in spaces}
 
-    @cached_property
-    def encoded(self) -> tuple[Images, Images]:
-        """`reference` and `other` saved as JPEG and read again."""
-        first, second = (
-            replace(part, pixels=reencoded(part.pixels)) for part in (self.reference, self.other)
-        )
-        return first, second
+    def encoded(self, part: Images) -> Images:
+        """`part` saved as JPEG and read again, once per set."""
+        key = id(part.pixels)
+        if key not in self._encoded:
+            self._encoded[key] = (part.pixels, reencoded(part.pixels))
+        return replace(part, pixels=self._encoded[key][1])
 
     def with_other(self, other: Images) -> RealSide:
         """The same with another set of the same images or labels in place of `other`."""
         part = replace(self, other=other)
-        part._features = self._features
+        part._features, part._encoded = self._features, self._encoded
         return part
 
     def only(self, kept: np.ndarray, n: int) -> RealSide:

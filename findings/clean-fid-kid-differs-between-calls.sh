@@ -9,7 +9,7 @@
 # Why it matters: a table with one KID per model ranks equal models by chance, and nobody gets the printed number again. Call
 # numpy.random.seed before it, and say so.
 #
-# Output seen (the two calls and the 20 differ each time):
+# Output seen:
 #   clean-fid 0.1.35
 #   the same features, two calls:   -0.000125 -0.000272
 #   20 calls: mean -0.000101, standard deviation 0.000102

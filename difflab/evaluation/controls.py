@@ -17,7 +17,6 @@ from collections.abc import Collection
 import numpy as np
 import torch
 from PIL import Image
-from scipy.fft import dctn, idctn
 
 from difflab.features.artefacts import blocking
 from difflab.features.texture import luminance
@@ -66,6 +65,8 @@ def matched(images: np.ndarray, like: np.ndarray) -> np.ndarray:
     >>> bool(np.abs(matched(images, images).astype(int) - images).max() <= 1)
     True
     """
+    from scipy.fft import dctn, idctn
+
     x, y = images.astype(np.float64), like.astype(np.float64)
     ring = _ring(*x.shape[1:3])
     target, levels = _power(dctn(_luma(y), axes=(1, 2))), np.sort(_luma(y), axis=None)

@@ -22,7 +22,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from scipy.stats import fisher_exact, mannwhitneyu, norm
 
 from difflab.core.errors import MeasureError
 from difflab.core.seeds import numpy_generator
@@ -136,6 +135,8 @@ def elsewhere(tests: Sequence[ClassTest], damaged: Collection[int], what: str) -
     A change of all images has a larger effect on some classes than on others. The tests of one class depend
     on each other, so their mean counts.
     """
+    from scipy.stats import norm
+
     by_class: dict[int, list[float]] = {}
     for test in tests:
         if test.label not in damaged and test.is_like(what):
@@ -260,6 +261,8 @@ def _test(
         values: of the samples, and of each control.
         harm: of the values of the samples and of a control, in units of what is relevant.
     """
+    from scipy.stats import mannwhitneyu
+
     alternative = {"higher": "greater", "lower": "less"}[worse]
     samples, *controls = values
     p = [mannwhitneyu(samples, c, alternative=alternative, method="asymptotic").pvalue for c in controls]
@@ -336,6 +339,8 @@ def closer(samples: np.ndarray, control: np.ndarray, least: float = -np.inf) -> 
     permutation test); 1 without a draw for a decrease below `least`. Of large classes the first `MOST` images
     are read.
     """
+    from scipy.stats import norm
+
     samples, control = samples[:MOST], control[: 2 * MOST]
     n = min(len(samples), len(control))
     both = torch.from_numpy(np.concatenate([samples[:n], control]))
@@ -369,6 +374,8 @@ def _apart(distances: np.ndarray, rows: np.ndarray) -> float:
 
 def _content(extractor: str, label: int, sides: Sequence[_Class]) -> ClassTest:
     """The share of samples that the judge recognises, by Fisher's exact test."""
+    from scipy.stats import fisher_exact
+
     tables = [(int(right.sum()), int((~right).sum())) for right in (side.right(extractor) for side in sides)]
     shares = [right / max(1, right + wrong) for right, wrong in tables]
     p = max(fisher_exact([tables[0], table], alternative="less").pvalue for table in tables[1:])

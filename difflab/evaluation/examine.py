@@ -10,13 +10,13 @@ import numpy as np
 
 from difflab.core.errors import MeasureError
 from difflab.core.rows import STATISTICS
-from difflab.evaluation.finding import DAMAGED, POISONED, Diagnosis, Finding
+from difflab.evaluation.finding import DAMAGED, ENCODED, POISONED, Diagnosis, Finding
 from difflab.evaluation.missing_classes import missing_classes
 from difflab.evaluation.overlap import Overlap
 from difflab.evaluation.per_class import damaged_classes
 from difflab.evaluation.readings import LEAST, Images, Key, Measured, RealSide, readings_of
 from difflab.evaluation.rules import failed, judge, looks_of, over_time, unexplained, verdict
-from difflab.evaluation.signs import LOOK, PRESENT, TAILS, VARIANCE, Reading, Z
+from difflab.evaluation.signs import LOOK, LOOKS, PRESENT, TAILS, VARIANCE, Reading, Z
 from difflab.metrics import Extractor, open_extractor
 
 Generation0 = tuple[Images, dict[Key, Measured]]
@@ -188,6 +188,10 @@ def _name_damaged_classes(
     rest = _rest(real, images, kept, finding.generation, first)
     if rest is None or rest.alarm:
         return
+    if ENCODED in rest.instead:  # which does more to some classes than to others
+        damaged = {c: words for c, words in damaged.items() if not LOOKS.keys() & set(words)}
+        if not damaged:
+            return
     finding.classes = dict(zip(_names(real, list(damaged)), damaged.values(), strict=True))
     finding.stage, finding.looks = rest.stage, rest.looks
     forgetting = [name for name in finding.instead if name == "forgetting"]

@@ -15,8 +15,8 @@ from difflab.evaluation.summary import Summary, changes_most, sentence
 COURSE = 5
 """Fewest generations from which the long-run course of the risk is judged."""
 
-DAMAGED, POISONED = "damaged classes", "poisoned labels"
-"""The names of damage to single classes, and of wrong labels."""
+DAMAGED, POISONED, ENCODED = "damaged classes", "poisoned labels", "changed encoding"
+"""The names of damage to single classes, of wrong labels, and of images that were only saved differently."""
 ALONE = (
     "one generation alone shows how it differs from real images, but not whether a loop caused the "
     "difference; give generation 0 as well"
@@ -68,7 +68,7 @@ class Finding:
     @property
     def alarm(self) -> bool:
         """Whether something is wrong with the images. A changed encoding is no alarm."""
-        return self.name not in ("none", "cannot tell", "changed encoding")
+        return self.name not in ("none", "cannot tell", ENCODED)
 
     @property
     def words(self) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from difflab.evaluation.equivalence import excluded
-from difflab.evaluation.finding import COURSE, POISONED, Finding
+from difflab.evaluation.finding import COURSE, ENCODED, POISONED, Finding
 from difflab.evaluation.signs import (
     ABSENT,
     CONTENT,
@@ -63,7 +63,7 @@ def judge(readings: Readings, number: int) -> Finding:
         instead.append("overfitting")
     looks = looks_of(readings)
     if stage in ("none", "cannot tell") and not instead and not looks and _only_encoding(readings):
-        instead.append("changed encoding")
+        instead.append(ENCODED)
     return Finding(number, profile, stage, instead, looks, readings)
 
 

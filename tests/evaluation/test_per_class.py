@@ -9,6 +9,7 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.stats import kstest, norm
 
 from difflab.core.rows import STATISTICS
+from difflab.evaluation import examine as examine_module
 from difflab.evaluation.controls import reencoded
 from difflab.evaluation.finding import DAMAGED
 from difflab.evaluation.per_class import (
@@ -97,6 +98,17 @@ def test_the_damaged_class_is_named_and_what_is_wrong_with_it(digits, kind, wron
 def test_damage_to_all_classes_is_none_of_single_classes(digits, kind, name):
     finding = examined(digits, changed(digits, kind, 0.8)).findings[0]
     assert finding.name == name and finding.classes == {} and DAMAGED not in finding.words
+
+
+def test_the_look_of_a_class_is_explained_by_an_encoding_that_all_images_have(digits, monkeypatch):
+    saved = changed(digits, "reencoded", 0.8)
+    for wrong, named_classes in (([OTHERS], {"3": [OTHERS]}), (["blurred"], {})):
+        monkeypatch.setattr(examine_module, "damaged_classes", lambda *args, _wrong=wrong: {3: _wrong})
+        finding = examined(digits, saved).findings[0]
+        assert finding.classes == named_classes and finding.alarm == bool(named_classes)
+        assert "changed encoding" in finding.instead
+    blurry = examined(digits, changed(digits, "nothing", 1.0)).findings[0]
+    assert blurry.classes == {"3": ["blurred"]}
 
 
 def test_two_damaged_classes_are_named(digits):

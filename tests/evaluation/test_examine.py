@@ -81,6 +81,10 @@ def test_variance_is_read_by_the_classes_that_images_show_if_labels_are_wrong(di
     within = next(r for r in finding.readings[VARIANCE] if r.sign.metric == "within_class_ratio")
     assert within.value < 0.9 * within.controls["real images"][0] and within.verdict == PRESENT
     assert finding.profile[VARIANCE] == PRESENT
+    # Controls are read by judged classes as well, which are not quite those that were asked for.
+    healthy = examined(digits, changed(digits, "nothing", 1.0)).findings[0]
+    asked = next(r for r in healthy.readings[VARIANCE] if r.sign.metric == "within_class_ratio")
+    assert within.controls["real images"][0] != asked.controls["real images"][0]
     swapped = examined(digits, changed(digits, "swapped", 0.8)).findings[0]
     assert swapped.stage in ("none", "cannot tell") and swapped.profile[VARIANCE] != PRESENT
 

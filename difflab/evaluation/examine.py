@@ -127,8 +127,8 @@ def _readings(
     spaces = unexplained(readings[0])
     if not spaces:
         return readings
-    looks = looks_of(readings[0])
     controls = {"real images": real.floor, "re-encoded": real.measure_reencoded(spaces), **generation_0}
+    looks = looks_of(readings_of(real, samples, controls, len(images))[0])  # that no such control explains
     for change, measured in real.measures_in_look(base, images, looks, spaces).items():
         controls[f"{name} {change}"] = measured
     readings = readings_of(real, samples, controls, len(images))

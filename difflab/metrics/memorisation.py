@@ -69,6 +69,11 @@ def _real_to_train(pair: Pair) -> tuple[Tensor, Tensor]:
     return nearest_real(pair.real, pair.train)
 
 
+def _of_samples(pair: Pair, real: Rows, values: Tensor) -> Influence:
+    """On a mean of one value per sample. The training images are taken as given."""
+    return Influence.of(torch.zeros_like(pair.real[real][:, 0]), values)
+
+
 class _Memorisation(PairMetric):
     needs = "train"
     better = "real"
@@ -94,6 +99,10 @@ class GeneralisationScore(_Memorisation):
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         return float(pair.once(_fake_to_train)[0][fake].double().mean())
+
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        return _of_samples(pair, real, pair.once(_fake_to_train)[0][fake])
 
 
 @measure("generalisation_score_own")
@@ -154,6 +163,17 @@ class AuthPct(_Memorisation):
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         return float(pair.once(_authentic)[fake].double().mean())
 
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        return _of_samples(pair, real, pair.once(_authentic)[fake])
+
+
+def _above(distances: Tensor, others: Tensor) -> Tensor:
+    """Twice the number of `others` below each distance, float64; equal ones count once."""
+    ranked, distances = others.sort().values, distances.contiguous()
+    below, not_above = (torch.searchsorted(ranked, distances, right=right) for right in (False, True))
+    return (below + not_above).double()
+
 
 def _null_deviation(pair: Pair) -> float:
     """Standard deviation, between equal distributions, of the share of pairs that `ct` counts. Ties make it
@@ -195,12 +215,17 @@ class CT(_Memorisation):
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        held_out = pair.once(_real_to_train)[0][real].sort().values
-        sampled = pair.once(_fake_to_train)[0][fake].contiguous()
-        below = torch.searchsorted(held_out, sampled)
-        not_above = torch.searchsorted(held_out, sampled, right=True)
-        share = float((below + not_above).double().mean() / (2 * len(held_out)) - 0.5)
+        held_out, sampled = pair.once(_real_to_train)[0][real], pair.once(_fake_to_train)[0][fake]
+        share = float(_above(sampled, held_out).mean() / (2 * len(held_out)) - 0.5)
         return share / pair.once(_null_deviation)
+
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        """Of an image on the share of pairs: how many of the other side it lies above."""
+        held_out, sampled = pair.once(_real_to_train)[0][real], pair.once(_fake_to_train)[0][fake]
+        scale = 2 * pair.once(_null_deviation)
+        of_real = -_above(held_out, sampled) / (scale * len(sampled))
+        return Influence.of(of_real, _above(sampled, held_out) / (scale * len(held_out)))
 
 
 def _too_near(distances: Tensor) -> float:
@@ -261,7 +286,7 @@ class NearDuplicates(_Memorisation):
     @classmethod
     def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
         held_out, sampled = pair.once(_real_to_train)[0][real], pair.once(_fake_to_train)[0][fake]
-        below = Influence.of(held_out, (sampled <= _too_near(held_out)).double())
+        below = _of_samples(pair, real, sampled <= _too_near(held_out))
         return Influence(_threshold_influence(held_out, held_out, sampled), below.fake)
 
 

@@ -105,6 +105,9 @@ SETTINGS = {"equal": (1.0, 0.0), "apart": (0.8, 0.5), "narrow": (0.7, 0.0)}
 @pytest.mark.parametrize(
     ("name", "n"),
     [
+        ("ct", 100),
+        ("generalisation_score", 100),
+        ("auth_pct", 100),
         ("density", 100),
         ("tail_recall", 200),
         ("near_duplicates", 200),

@@ -193,8 +193,8 @@ def _name_damaged_classes(
     rest = _rest(real, images, kept, finding.generation, first)
     if rest is None or rest.alarm:
         return
-    # An encoding does more to some classes than to others. A control saved at the quality of the samples would
-    # make this case superfluous, but the quality is estimated from blocks, which show below 60 only.
+    # An encoding does more to some classes than to others. A control at the quality of the samples would make
+    # this case superfluous, but quality is estimated from blocks, which do not show from about 60 on.
     if ENCODED in rest.instead:
         damaged = {c: words for c, words in damaged.items() if not LOOKS.keys() & set(words)}
         if not damaged:

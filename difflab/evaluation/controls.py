@@ -92,7 +92,7 @@ def recoloured(images: np.ndarray, like: np.ndarray) -> np.ndarray:
     return x.round().astype(np.uint8)
 
 
-def matched(images: np.ndarray, like: np.ndarray) -> np.ndarray:
+def matched(images: np.ndarray, like: np.ndarray, levels: bool = True) -> np.ndarray:
     """`images` with the mean radial power spectrum, the grey levels and the mean chroma of `like`, but their
     own content.
 
@@ -103,6 +103,7 @@ def matched(images: np.ndarray, like: np.ndarray) -> np.ndarray:
     Args:
         images: uint8 [n, H, W, C].
         like: uint8 [m, H, W, C].
+        levels: False = keep the grey levels, but for the filter and for clipping.
 
     >>> rng = np.random.default_rng(0)
     >>> images = rng.integers(64, 192, (4, 8, 8, 3), dtype=np.uint8)
@@ -113,7 +114,7 @@ def matched(images: np.ndarray, like: np.ndarray) -> np.ndarray:
 
     x, y = images.astype(np.float64), like.astype(np.float64)
     ring = _ring(*x.shape[1:3])
-    target, levels = _power(dctn(_luma(y), axes=(1, 2))), np.sort(_luma(y), axis=None)
+    target, wanted = _power(dctn(_luma(y), axes=(1, 2))), np.sort(_luma(y), axis=None)
     for _ in range(ROUNDS):
         spectrum = dctn(x, axes=(1, 2))
         power = _power(_luma(spectrum))
@@ -124,7 +125,7 @@ def matched(images: np.ndarray, like: np.ndarray) -> np.ndarray:
         luma = _luma(x)[..., None]
         if x.shape[3] == 3:
             x = luma + (x - luma) * min(MOST, _chroma(y) / max(_chroma(x), 1e-12))
-        x = (x + _levelled(luma, levels) - luma).clip(0, 255)
+        x = (x + (_levelled(luma, wanted) - luma if levels else 0)).clip(0, 255)
     return x.round().astype(np.uint8)
 
 

@@ -13,7 +13,7 @@ import torch
 from difflab.core.errors import MeasureError
 from difflab.core.seeds import seed_of
 from difflab.data.content import contents_of, within
-from difflab.evaluation.controls import BLOCKED, FEW_LEVELS, defective, in_look, reencoded
+from difflab.evaluation.controls import BLOCKED, FEW_LEVELS, defective, in_look, matched, reencoded
 from difflab.evaluation.signs import (
     BETWEEN,
     CONTENT,
@@ -231,6 +231,15 @@ class RealSide:
             name: self.measure_content(replace(base, pixels=pixels), spaces=spaces)
             for name, pixels in changed.items()
         }
+
+    def measure_levels_filtered(self, base: Images, samples: Images) -> dict[Key, Measured]:
+        """The measures of few levels of `base`, filtered to the spectrum of `samples` and clipped.
+
+        Sharpening drives pixels to black and white, and leaves few levels between.
+        """
+        filtered = self.measure_look(replace(base, pixels=matched(base.pixels, samples.pixels, levels=False)))
+        few = {sign.metric for look in FEW_LEVELS for sign in LOOKS[look]}
+        return {key: measured for key, measured in filtered.items() if key[1] in few}
 
     def measure_copies_in_look(self, samples: Images, looks: Sequence[str]) -> dict[Key, Measured]:
         """Near copies of training images among unseen reference images that look like `samples`.

@@ -75,6 +75,18 @@ def test_defects_that_no_filter_makes_are_taken_on(halves, kind, looks):
     assert abs(filtered - target) >= 2 * abs(after - target)
 
 
+@pytest.mark.parametrize("kind", ["posterised", "banded"])
+def test_a_filter_alone_copies_no_levels(halves, kind):
+    """Less than a third of the shift of the palette, also where all samples have the same levels."""
+    real, other = halves
+    changed, _ = simulate(kind, other, np.zeros(len(other), np.int64), 0.8, 300)
+    before, after, target = (
+        float(artefacts(torch.from_numpy(x))[:, artefact_names.index("palette")].median())
+        for x in (real, matched(real, changed, levels=False), changed)
+    )
+    assert before - after < (before - target) / 3
+
+
 def test_without_such_a_look_nothing_is_quantised(halves):
     real, other = halves
     assert defective(real, other, ["blurred", "sharpened"]) is real

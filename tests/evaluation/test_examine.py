@@ -213,3 +213,11 @@ def test_defects_that_a_control_explains_are_given_to_no_control():
     assert all(r.worse_than("real images") for r in finding.readings["look: blocked"])
     controls = {name for of_name in finding.readings.values() for r in of_name for name in r.controls}
     assert controls == {"real images", "re-encoded", f"real images {LOOK}"}
+
+
+def test_few_levels_that_a_filter_leaves_are_not_posterised(digits, monkeypatch):
+    """Were it so that real images, filtered like the samples, had as few levels."""
+    posterised = changed(digits, "posterised", 0.8)
+    assert "posterised" in examined(digits, posterised).findings[0].looks
+    monkeypatch.setattr(readings, "matched", lambda images, like, levels: like)
+    assert "posterised" not in examined(digits, posterised).findings[0].looks

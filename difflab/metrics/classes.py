@@ -212,7 +212,9 @@ def _entropy_bounds(below: float, freedom: int, n: int, first: float) -> tuple[f
 
     Their expectation is `freedom` / 2n below the most when all classes are equally frequent, with the
     variance of the second-order term alone. From there the variance grows in proportion, as that of a
-    noncentral chi^2. The bounds solve (below - E)^2 = z^2 variance(E), as Wilson's do for a share.
+    noncentral chi^2. The bounds solve (below - E)^2 = z^2 variance(E), as Wilson's do for a share. Where
+    equal classes are not excluded, the interval reaches to the most: with quotas of classes the entropy is
+    higher than that of images drawn at random.
 
     Args:
         first: variance of the first-order term.
@@ -221,7 +223,8 @@ def _entropy_bounds(below: float, freedom: int, n: int, first: float) -> tuple[f
     middle = below + Z95**2 * slope / 2
     half = max(middle**2 - below**2 + Z95**2 * (freedom / (2 * n**2) - slope * least), 0.0) ** 0.5
     most = math.log(freedom + 1)
-    return max(most - max(middle + half, least), 0.0), most - max(middle - half, 0.0)
+    fewest = middle - half if middle - half > least else 0.0
+    return max(most - max(middle + half, least), 0.0), most - fewest
 
 
 def rare_classes(pair: Pair) -> Tensor:

@@ -15,10 +15,9 @@ not remove the bias.
 For shares of images the interval is joined with Wilson's: near 0 and 1 most half-samples are equal to the
 bound, and their spread alone would shrink to a point.
 
-Smooth measures do not need half-samples: their error comes from the influence of each image, see
-`difflab.metrics.influence`. The nearest-neighbour measures do. Leaving out one image at a time was tried for
-these: its errors were 1.4 to 2.5 times the spread over draws (normal data, d = 16, n = 100 and 300), those of
-half-samples 1.0 to 1.3 times, except for shares near 1.
+Most measures do not need half-samples: their error comes from the influence of each image, see
+`difflab.metrics.influence`. `precision`, `recall` and `coverage` do, since one image decides whether others
+are inside.
 
 How often the intervals cover the expectation, and how wide they are, is measured by
 ``benchmarks/interval.py`` (tables: benchmarks/README.md).

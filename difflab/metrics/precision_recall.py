@@ -187,9 +187,10 @@ class Density(_Manifold):
     @classmethod
     def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
         """A further real image adds its ball, and shrinks each ball that it is in by about one of k."""
-        k, balls = pair.neighbours, list(_in_real(pair, real, fake))
-        of_fake = reduce(torch.add, (inside.sum(0) for inside in balls)) / k
-        of_real = torch.cat([inside.sum(1) for inside in balls]).double()
+        k = pair.neighbours
+        sums = [(inside.sum(1), inside.sum(0)) for inside in _in_real(pair, real, fake)]
+        of_real = torch.cat([of_block for of_block, _ in sums]).double()
+        of_fake = reduce(torch.add, (of_block for _, of_block in sums)) / k
         neighbours = pair.once(near_real)[1][real][:, :k]
         shrunk = torch.zeros_like(of_real)
         shrunk.index_add_(0, neighbours.flatten(), (of_real / k).repeat_interleave(k))

@@ -156,6 +156,15 @@ def test_the_interval_of_class_entropy_holds_its_mean_also_at_the_maximum(shares
     assert 0.91 <= np.mean((low <= mean) & (mean <= high)) <= 0.985
 
 
+@pytest.mark.parametrize("count", [1, 3, 50])
+def test_the_interval_of_class_entropy_holds_the_value_of_equal_classes(count):
+    """Images of quotas, of which the judge recognises all, are at the maximum."""
+    judge = Judge.fit(torch.eye(12).repeat(2, 1), torch.arange(12).repeat(2), 12)
+    pair = Pair(torch.eye(12), torch.eye(12).repeat(count, 1), judge=judge)
+    low, high = take(METRICS["class_entropy"], pair, halves).interval
+    assert low < np.log(12) and high == pytest.approx(np.log(12))
+
+
 @pytest.mark.parametrize("ratio", [0.3, 1.0, 1.6])
 def test_the_error_of_rare_class_survival_knows_the_cut_at_one(ratio):
     """The rare class has a tenth of the real images and `ratio` times as many of the samples."""

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from difflab.config import Config
 from difflab.core.memory import enough_memory, peak_memory
 from difflab.core.progress import Reporter
-from difflab.loop import checks, ecosystem
+from difflab.loop import checks, ecosystem, precision
 from difflab.loop.ingest import ingest
 from difflab.loop.measure import catch_up, collect, measure, open_extractors
 from difflab.loop.mix import mix
@@ -57,6 +57,7 @@ def run_chain(
     """
     checks.check(config)
     report = report or Reporter(quiet=True)
+    config = precision.settled(config, path, report.say)
     checks.warn_of_slow_precision(config, report)
     # On a machine without a GPU, each of several processes would assume without cpu=True that it is alone.
     accelerator = Accelerator(

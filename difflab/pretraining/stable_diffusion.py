@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKL
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from difflab import config as configs
 from difflab.config import Data, Spec, Train
@@ -109,6 +109,12 @@ class Pretraining(Spec):
     text_encoder: TextEncoderPart = Field(default_factory=TextEncoderPart)
     unet: UNetPart = Field(default_factory=UNetPart)
     denoiser: DenoiserPart
+
+    @model_validator(mode="after")
+    def _precision(self) -> Pretraining:
+        if "auto" in (self.autoencoder.train.precision, self.denoiser.train.precision):
+            raise ValueError("precision auto is for runs only; set train.precision to no, bf16 or fp16")
+        return self
 
 
 def pretrain(

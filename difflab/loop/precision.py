@@ -1,0 +1,255 @@
+"""`train.precision` and `sample.precision` auto: the fastest precision, measured at the start of a run.
+
+The network of the run is timed with random weights on random inputs, in float32 and in each precision that
+the hardware has instructions for. The decision is written to run.yaml in place of auto, so it is part of the
+recipe, and a resumed run keeps it on any machine.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from difflab.config import Config, parse
+from difflab.core.errors import DifflabError
+from difflab.core.hashing import digest
+from difflab.core.precision import TYPES, native_precisions
+from difflab.core.seeds import seed_of
+from difflab.core.shape import Shape
+from difflab.data.registry import open_source
+from difflab.loop import passes
+from difflab.models import family_of
+from difflab.models.family import ClosedForm
+from difflab.runs.record import read_record
+from difflab.runs.run import Run
+
+AUTO = "auto"
+SECTIONS = ("train", "sample")
+FASTER = 1.1
+"""float32 is kept unless another precision is at least this many times as fast."""
+PATIENCE = 0.25
+"""Seconds of one measurement, see `passes.per_image`. Training and sampling in two precisions take two."""
+
+Values = dict[str, str]
+"""The key of a precision, such as "train.precision" -> its value instead of auto."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A decision.
+
+    Attributes:
+        key: "train.precision" or "sample.precision".
+        value: "no", "bf16" or "fp16".
+        reason: why, for people.
+    """
+
+    key: str
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        shown = f"{self.value} (float32)" if self.value == "no" else self.value
+        return f"{self.key}=auto: {shown}, {self.reason}"
+
+
+# --------------------------------------------------------------------------------------- the config of a run
+def asked(config: Config) -> dict[str, int]:
+    """The keys whose value is auto, each with the first lab that has it."""
+    found: dict[str, int] = {}
+    for i, lab in enumerate(config.labs()):
+        for section in SECTIONS:
+            if getattr(lab, section).precision == AUTO:
+                found.setdefault(f"{section}.precision", i)
+    return found
+
+
+def put(config: Config, values: Values) -> Config:
+    """The config, with `values` instead of auto, also in the overrides of the labs of an ecosystem."""
+    if not values:
+        return config
+    raw = config.model_dump(mode="json")
+    _put(raw, values, "")
+    for overrides in (raw["ecosystem"] or {}).get("overrides", []):
+        _put(overrides, values, "")
+    return parse(raw, config.name)
+
+
+def _put(node: dict[str, Any], values: Values, prefix: str) -> None:
+    for name, value in node.items():
+        key = prefix + name
+        if isinstance(value, dict):
+            _put(value, values, f"{key}.")
+        elif value == AUTO and key in values:
+            node[name] = values[key]
+
+
+def settled(config: Config, path: Path, say: Callable[[str], None]) -> Config:
+    """The config with the decision of the main process, see `decide`. All processes must call it.
+
+    Raises the error of the decision in all processes, so that none waits for another.
+    """
+    if not asked(config):
+        return config
+    # On a machine without a GPU, each of several processes would assume without cpu=True that it is alone.
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    found: list[Any] = decide([(config, path)], say) if state.is_main_process else [None]
+    broadcast_object_list(found)
+    if isinstance(found[0], DifflabError):
+        raise found[0]
+    return put(config, found[0])
+
+
+def decide(runs: Sequence[tuple[Config, Path]], say: Callable[[str], None]) -> list[Values | DifflabError]:
+    """The values of each run, given by its config and its folder; {} for a run that does not ask.
+
+    A run that has started keeps its own values. All other runs of the same model get the same values, so that
+    the arms of a study do not differ in precision: those of a run that has started, or else measured ones.
+
+    Args:
+        say: called once with each sentence about a decision.
+
+    In place of the values of a run that cannot be decided there is the error: DataError if its images cannot
+    be read, ConfigError if its base cannot be opened, StoreError if its run.yaml is damaged.
+    """
+    known: dict[str, Values | DifflabError] = {}
+    stored: list[Values | DifflabError] = []
+    said: dict[str, None] = {}
+    for config, path in runs:
+        values = _or_error(_stored, config, path)
+        stored.append(values)
+        if values and not isinstance(values, DifflabError):
+            known.setdefault(_group(config), values)
+            said |= {f"{key}=auto: {value}, as when the run began": None for key, value in values.items()}
+    for line in said:
+        say(line)
+    decided: list[Values | DifflabError] = []
+    for (config, _), values in zip(runs, stored, strict=True):
+        if values or not asked(config):
+            decided.append(values)
+            continue
+        group = _group(config)
+        if group not in known:
+            known[group] = _or_error(_chosen, config, say)
+        decided.append(known[group])
+    return decided
+
+
+def _or_error(work: Callable[..., Values], *args: Any) -> Values | DifflabError:
+    """The result of `work`, or its DifflabError."""
+    try:
+        return work(*args)
+    except DifflabError as error:
+        return error
+
+
+def _chosen(config: Config, say: Callable[[str], None]) -> Values:
+    """Measure, and report each decision."""
+    found = choices(config)
+    for choice in found:
+        say(str(choice))
+    return {choice.key: choice.value for choice in found}
+
+
+def _group(config: Config) -> str:
+    """What the runs with the same decision have in common: the model, and the keys that are auto."""
+    return digest([config.model.model_dump(mode="json"), sorted(asked(config))])
+
+
+def _stored(config: Config, path: Path) -> Values:
+    """The values in run.yaml of a run that has started; {} if it has not, or if the config does not ask."""
+    keys = asked(config)
+    if not keys or not (path / "run.yaml").exists() or not Run(path, config).started:
+        return {}
+    labs = read_record(path / "run.yaml").labs()
+    return {
+        key: getattr(labs[min(i, len(labs) - 1)], key.partition(".")[0]).precision for key, i in keys.items()
+    }
+
+
+# -------------------------------------------------------------------------------------------- measured speeds
+def choices(config: Config) -> list[Choice]:
+    """A decision for each key that is auto. The labs of an ecosystem share it: that of the first such lab.
+
+    Raises DataError if the images cannot be read, and ConfigError if the base cannot be opened.
+    """
+    return [_choice(config.labs()[lab], key) for key, lab in asked(config).items()]
+
+
+def _choice(config: Config, key: str) -> Choice:
+    if issubclass(family_of(config.model), ClosedForm):
+        return Choice(key, "no", f"{config.model.family} has no network")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    fewer = native_precisions(device)
+    if not fewer:
+        name = "this GPU" if device == "cuda" else "this CPU"
+        return Choice(key, "no", f"{name} has no instructions for products in 16 bits")
+    section = key.partition(".")[0]
+    with torch.random.fork_rng():
+        seconds = measured(config, section, ("no", *fewer), device)
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    return best(key, seconds)
+
+
+def best(key: str, seconds: dict[str, float]) -> Choice:
+    """The decision from measured seconds per image by precision, which include "no".
+
+    A precision without a number cannot be chosen. Infinite seconds mean that memory ran out.
+    """
+    others = {precision: value for precision, value in seconds.items() if precision != "no"}
+    if not others:
+        return Choice(key, "no", "this family computes in float32 here")
+    fastest = min(others, key=lambda precision: others[precision])
+    if others[fastest] == float("inf"):
+        return Choice(key, "no", f"there was not enough memory to measure {fastest}")
+    if seconds["no"] == float("inf"):
+        return Choice(key, fastest, "there was not enough memory for float32")
+    ratio = seconds["no"] / others[fastest]
+    measured_ratio = f"measured {ratio:.2f} times as fast as float32"
+    if ratio < FASTER:
+        return Choice(key, "no", f"{fastest} was {measured_ratio}, and {FASTER} is the least that counts")
+    return Choice(key, fastest, measured_ratio)
+
+
+def measured(config: Config, section: str, precisions: Sequence[str], device: str) -> dict[str, float]:
+    """Seconds per image of training or sampling in each precision, with random weights.
+
+    A precision that the family does not use is left out. Infinity means that memory ran out.
+    """
+    model: Any = family_of(config.model)(config.model, shape_of(config))
+    model.initialise(seed_of("precision"), scratch=True)
+    seconds: dict[str, float] = {}
+    for precision in precisions:  # float32 first: frozen weights with few bits would keep them
+        settings = getattr(config, section).model_copy(update={"precision": precision, "compile": False})
+        try:
+            if section == "train":
+                model.prepare_training(settings, device)
+                seconds[precision] = passes.training_seconds(model, settings, device, PATIENCE)
+                continue
+            model.prepare_sampling(settings, device)
+            if next(model.net.parameters()).dtype == TYPES[precision]:
+                forward, finish = passes.sampling_seconds(model, settings, device, PATIENCE)
+                steps = len(model.scheduler(settings).timesteps) * passes.guided(settings)
+                seconds[precision] = steps * forward + finish
+        except torch.OutOfMemoryError:
+            seconds[precision] = float("inf")
+    return seconds
+
+
+def shape_of(config: Config) -> Shape:
+    """The shape of a real image and the number of classes, with one caption in place of all.
+
+    The source is opened, but no image is decoded. Raises DataError.
+    """
+    source = open_source(config.data, config.seed)
+    prompts = ("a photograph",) if config.text and config.conditional else ()
+    return Shape((source.size, source.size, source.channels), len(source.classes or []), prompts)

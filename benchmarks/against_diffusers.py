@@ -67,10 +67,10 @@ from difflab.core.precision import emulates_bf16
 from difflab.core.shape import Shape
 from difflab.data.emoji import open_emoji
 from difflab.loop import chain
+from difflab.loop.precision import accelerator_of
 from difflab.loop.training_loop import fit
 from difflab.models.stable_diffusion import StableDiffusion
 from difflab.pretraining.autoencoder import Memory
-from difflab.pretraining.stable_diffusion import accelerator_of
 from difflab.runs.run import Run
 
 SCRIPT = Path("examples") / "text_to_image" / "train_text_to_image.py"
@@ -379,7 +379,7 @@ def our_training(
         compile=GPU,
         checkpoint_every=0,
     )
-    accelerator = accelerator_of(train)
+    accelerator = accelerator_of(train.precision)
     encoder = model.encoder(accelerator.device)
     encoder(torch.from_numpy(pixels[: plan.batch]))
     begun = clock()

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
 from difflab.config import Config, parse
@@ -91,6 +92,19 @@ def _put(node: dict[str, Any], values: Values, prefix: str) -> None:
             node[name] = values[key]
 
 
+def accelerator_of(precision: str) -> Accelerator:
+    """The processes and their devices, on a GPU if there is one, with the autocast of a precision.
+
+    Accelerate has one state per process and refuses a second precision, so the state of an earlier run with
+    another precision is dropped.
+    """
+    cpu = not torch.accelerator.is_available()
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state()
+    # On a machine without a GPU, each of several processes would assume without cpu=True that it is alone.
+    return Accelerator(cpu=cpu, mixed_precision=precision)
+
+
 def settled(config: Config, path: Path, say: Callable[[str], None]) -> Config:
     """The config with the decision of the main process, see `decide`. All processes must call it.
 
@@ -98,7 +112,6 @@ def settled(config: Config, path: Path, say: Callable[[str], None]) -> Config:
     """
     if not asked(config):
         return config
-    # On a machine without a GPU, each of several processes would assume without cpu=True that it is alone.
     state = PartialState(cpu=not torch.accelerator.is_available())
     found: list[Any] = decide([(config, path)], say) if state.is_main_process else [None]
     broadcast_object_list(found)

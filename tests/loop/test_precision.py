@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +11,24 @@ import pytest
 import tiny
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 
 from difflab.config import Config, merged, parse
 from difflab.core.errors import ConfigError, DataError, StoreError
 from difflab.core.progress import Reporter
 from difflab.loop import precision
 from difflab.loop.chain import run_chain
-from difflab.loop.precision import asked, best, choices, decide, measured, put, settled, shape_of
+from difflab.loop.precision import (
+    accelerator_of,
+    asked,
+    best,
+    choices,
+    decide,
+    measured,
+    put,
+    settled,
+    shape_of,
+)
 from difflab.runs.record import recipe_hash
 from difflab.runs.run import open_run
 
@@ -37,6 +48,12 @@ Measured = dict[str, dict[str, float]]
 
 def config(values: dict[str, Any] | None = None, base: dict[str, Any] = DIGITS) -> Config:
     return parse(merged(base, BOTH if values is None else values))
+
+
+@pytest.fixture(autouse=True)
+def _precision_of_the_next_test() -> Iterator[None]:
+    yield
+    AcceleratorState._reset_state(True)
 
 
 class Clock:
@@ -250,6 +267,17 @@ def test_a_run_that_cannot_be_decided_leaves_the_others(clock: Clock, tmp_path: 
         "train.precision": "bf16",
         "sample.precision": "no",
     }
+
+
+def test_one_process_runs_in_one_precision_after_another() -> None:
+    """Accelerate raises ValueError when it is asked for a second one."""
+    for kind, dtype in (("no", torch.float32), ("bf16", torch.bfloat16), ("no", torch.float32)):
+        accelerator = accelerator_of(kind)
+        assert accelerator.mixed_precision == kind
+        x = torch.ones(2, 2, device=accelerator.device)
+        with accelerator.autocast():
+            assert (x @ x).dtype == dtype
+    assert accelerator_of("no").state.mixed_precision == "no"
 
 
 # ------------------------------------------------------------------------------------------ what is measured

@@ -264,9 +264,8 @@ def test_weights_optimiser_average_gradients_and_loss_are_float32_in_bf16_too(tm
             training.take_step()
         for values in training.optimizer.state.values():
             kinds["state"] |= {v.dtype for v in values.values() if v.is_floating_point()}
-        assert kinds == {"products": {torch.bfloat16}} | dict.fromkeys(
-            ("losses", "gradients", "state"), {torch.float32}
-        )
+        single = {torch.float32}
+        assert kinds == {"products": {torch.bfloat16}, "losses": single, "gradients": single, "state": single}
         assert {p.dtype for p in training.trained.values()} == {torch.float32}
         assert {p.dtype for p in training.ema.weights.values()} == {torch.float32}
         assert training.running.dtype == torch.float32 and training.steps == 3

@@ -199,13 +199,12 @@ def choices(config: Config) -> list[Choice]:
 def _choice(config: Config, key: str) -> Choice:
     if issubclass(family_of(config.model), ClosedForm):
         return Choice(key, "no", f"{config.model.family} has no network")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
     fewer = native_precisions(device)
     if not fewer:
-        name = "this GPU" if device == "cuda" else "this CPU"
-        return Choice(key, "no", f"{name} has no instructions for products in 16 bits")
+        return Choice(key, "no", f"this machine ({device}) has no known instructions for products in 16 bits")
     section = key.partition(".")[0]
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
         seconds = measured(config, section, ("no", *fewer), device)
     gc.collect()
     if device == "cuda":

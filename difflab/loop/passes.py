@@ -12,34 +12,57 @@ from difflab.config import Sample, Train
 from difflab.core.precision import TYPES
 from difflab.loop.training_loop import attention
 
+DECODED = 8
+"""Images in a measured decoding."""
+LONG = 0.1
+"""Seconds of a pass that are enough for a comparison: its fixed costs are a small share."""
+ROUNDS = 4
+"""Passes of each work in a comparison."""
 
-def training_seconds(model: Any, train: Train, device: str, patience: float = 4) -> float:
+
+def training_seconds(model: Any, train: Train, device: str) -> float:
     """Seconds of one forward and backward pass per image, in the precision of `train`.
 
     Call `model.prepare_training` first. The gradients are deleted afterwards.
     """
-    with autocast(train, device), attention(device, train.precision):
-        seconds = per_image(
-            lambda n: model.predict(model.net, *batch(model, n, device)).float().square().mean().backward(),
-            train.micro_batch_size or train.batch_size,
-            device,
-            patience,
-        )
+    most = train.micro_batch_size or train.batch_size
+    seconds = per_image(training_pass(model, train, device), most, device)
     model.net.zero_grad(set_to_none=True)
     return seconds
 
 
 @torch.no_grad()
-def sampling_seconds(model: Any, sample: Sample, device: str, patience: float = 4) -> tuple[float, float]:
+def sampling_seconds(model: Any, sample: Sample, device: str) -> tuple[float, float]:
     """Seconds of one forward pass and of the decoding, per image.
 
     Call `model.prepare_sampling` first. A pass with guidance has two images per sample.
     """
     most = sample.batch_size * guided(sample)
-    forward = per_image(lambda n: model.predict(model.net, *batch(model, n, device)), most, device, patience)
-    latents = torch.randn(min(8, most), *model.drawn, device=device)
-    finish = per_image(lambda n: model.finish(latents[:n]), len(latents), device, patience)
-    return forward, finish
+    forward = per_image(sampling_pass(model, device), most, device)
+    return forward, per_image(decoding(model, device), min(DECODED, most), device)
+
+
+def training_pass(model: Any, train: Train, device: str) -> Callable[[int], None]:
+    """A forward and backward pass on a batch of the given size, as in training: with autocast and the same
+    attention. The gradients are added up.
+    """
+
+    def work(n: int) -> None:
+        with autocast(train, device), attention(device, train.precision):
+            model.predict(model.net, *batch(model, n, device)).float().square().mean().backward()
+
+    return work
+
+
+def sampling_pass(model: Any, device: str) -> Callable[[int], Any]:
+    """A forward pass on a batch of the given size."""
+    return torch.no_grad()(lambda n: model.predict(model.net, *batch(model, n, device)))
+
+
+def decoding(model: Any, device: str) -> Callable[[int], Any]:
+    """The decoding of at most DECODED images."""
+    latents = torch.randn(DECODED, *model.drawn, device=device)
+    return torch.no_grad()(lambda n: model.finish(latents[:n]))
 
 
 def guided(sample: Sample) -> int:
@@ -59,6 +82,15 @@ def batch(model: Any, n: int, device: str) -> tuple[torch.Tensor, torch.Tensor, 
     return x, t, conditions
 
 
+def seconds_of(work: Callable[[int], Any], n: int, device: str) -> float:
+    """Seconds of `work` on a batch of size n."""
+    started = time.perf_counter()
+    work(n)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
 def per_image(work: Callable[[int], Any], most: int, device: str, patience: float = 4) -> float:
     """The shortest of three measured times of `work` on a batch, in seconds per image.
 
@@ -69,21 +101,41 @@ def per_image(work: Callable[[int], Any], most: int, device: str, patience: floa
         patience: the measurement stops after about this many seconds. Slow work is measured on smaller
             batches and fewer times.
     """
-
-    def seconds(n: int) -> float:
-        started = time.perf_counter()
-        work(n)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - started
-
-    seconds(1)  # warm-up
-    one = seconds(1)
+    seconds_of(work, 1, device)  # warm-up
+    one = seconds_of(work, 1, device)
     n = min(most, int(patience / one / 2))
     if n <= 1:
         return one
-    seconds(n)
-    times = [seconds(n)]
+    seconds_of(work, n, device)
+    times = [seconds_of(work, n, device)]
     while len(times) < 3 and sum(times) < patience:
-        times.append(seconds(n))
+        times.append(seconds_of(work, n, device))
     return min(times) / n
+
+
+def race(works: dict[str, Callable[[int], Any]], most: int, device: str) -> dict[str, float]:
+    """The shortest times of several works on batches of the same size, in seconds per image.
+
+    The works take turns, so that other load on the machine meets all of them.
+
+    Args:
+        works: work by name. Its argument is the size of a batch.
+        most: largest size of a batch. Smaller ones are used if they take LONG seconds already: the size is
+            doubled until then, with the first work.
+        device: the device of the works.
+    """
+    first, n = next(iter(works.values())), 1
+    seconds_of(first, n, device)  # warm-up
+    while n < most and seconds_of(first, n, device) < LONG:
+        n = min(2 * n, most)
+    for work in works.values():
+        seconds_of(work, n, device)
+    shortest = dict.fromkeys(works, float("inf"))
+    spent = 0.0
+    for _ in range(ROUNDS):
+        if spent > ROUNDS * LONG * len(works):
+            break
+        for name, work in works.items():
+            seconds = seconds_of(work, n, device)
+            shortest[name], spent = min(shortest[name], seconds), spent + seconds
+    return {name: seconds / n for name, seconds in shortest.items()}

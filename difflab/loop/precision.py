@@ -35,9 +35,6 @@ AUTO = "auto"
 SECTIONS = ("train", "sample")
 FASTER = 1.1
 """float32 is kept unless another precision is at least this many times as fast."""
-PATIENCE = 0.25
-"""Seconds of one measurement, see `passes.per_image`. Training and sampling in two precisions take two."""
-
 Values = dict[str, str]
 """The key of a precision, such as "train.precision" -> its value instead of auto."""
 
@@ -221,10 +218,8 @@ def best(key: str, seconds: dict[str, float]) -> Choice:
     if not others:
         return Choice(key, "no", "this family computes in float32 here")
     fastest = min(others, key=lambda precision: others[precision])
-    if others[fastest] == float("inf"):
-        return Choice(key, "no", f"there was not enough memory to measure {fastest}")
     if seconds["no"] == float("inf"):
-        return Choice(key, fastest, "there was not enough memory for float32")
+        return Choice(key, fastest, "there was not enough memory to measure float32 beside it")
     ratio = seconds["no"] / others[fastest]
     measured_ratio = f"measured {ratio:.2f} times as fast as float32"
     if ratio < FASTER:
@@ -235,26 +230,41 @@ def best(key: str, seconds: dict[str, float]) -> Choice:
 def measured(config: Config, section: str, precisions: Sequence[str], device: str) -> dict[str, float]:
     """Seconds per image of training or sampling in each precision, with random weights.
 
-    A precision that the family does not use is left out. Infinity means that memory ran out.
+    A precision that the family does not use is left out. The networks of all precisions are in memory at the
+    same time. If memory runs out, float32 has infinite seconds.
     """
+    settings = getattr(config, section)
+    try:
+        models = {precision: _model(config, section, precision, device) for precision in precisions}
+        if section == "train":
+            passes_of = {
+                precision: passes.training_pass(model, _with(settings, precision), device)
+                for precision, model in models.items()
+            }
+            return passes.race(passes_of, settings.micro_batch_size or settings.batch_size, device)
+        models = {p: model for p, model in models.items() if next(model.net.parameters()).dtype == TYPES[p]}
+        most, model = settings.batch_size * passes.guided(settings), models["no"]
+        forward = passes.race({p: passes.sampling_pass(m, device) for p, m in models.items()}, most, device)
+        decoding = {p: passes.decoding(m, device) for p, m in models.items()}
+        finish = passes.race(decoding, min(passes.DECODED, most), device)
+        steps = len(model.scheduler(settings).timesteps) * passes.guided(settings)
+        return {p: steps * forward[p] + finish[p] for p in models}
+    except torch.OutOfMemoryError:
+        return dict.fromkeys(precisions, 0.0) | {"no": float("inf")}
+
+
+def _with(settings: Any, precision: str) -> Any:
+    """The section with another precision, not compiled."""
+    return settings.model_copy(update={"precision": precision, "compile": False})
+
+
+def _model(config: Config, section: str, precision: str, device: str) -> Any:
+    """A model with random weights, prepared for training or sampling."""
     model: Any = family_of(config.model)(config.model, shape_of(config))
     model.initialise(seed_of("precision"), scratch=True)
-    seconds: dict[str, float] = {}
-    for precision in precisions:  # float32 first: frozen weights with few bits would keep them
-        settings = getattr(config, section).model_copy(update={"precision": precision, "compile": False})
-        try:
-            if section == "train":
-                model.prepare_training(settings, device)
-                seconds[precision] = passes.training_seconds(model, settings, device, PATIENCE)
-                continue
-            model.prepare_sampling(settings, device)
-            if next(model.net.parameters()).dtype == TYPES[precision]:
-                forward, finish = passes.sampling_seconds(model, settings, device, PATIENCE)
-                steps = len(model.scheduler(settings).timesteps) * passes.guided(settings)
-                seconds[precision] = steps * forward + finish
-        except torch.OutOfMemoryError:
-            seconds[precision] = float("inf")
-    return seconds
+    prepare = model.prepare_training if section == "train" else model.prepare_sampling
+    prepare(_with(getattr(config, section), precision), device)
+    return model
 
 
 def shape_of(config: Config) -> Shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -35,6 +36,33 @@ def test_a_slow_network_is_timed_on_few_images(monkeypatch, cost, most, batches)
     monkeypatch.setattr(passes.time, "perf_counter", lambda: clock[0])
     assert passes.per_image(work, most, "cpu", patience=4) == pytest.approx(cost)
     assert seen == batches
+
+
+@pytest.mark.parametrize(
+    ("costs", "most", "n", "rounds"),
+    [
+        ({"a": 0.001, "b": 0.002}, 64, 64, 4),  # the whole batch is quick
+        ({"a": 0.01, "b": 0.02}, 64, 16, 4),  # 8 images take 0.08 s, 16 take long enough
+        ({"a": 0.01, "b": 0.02}, 5, 5, 4),
+        ({"a": 30.0, "b": 10.0}, 64, 1, 1),  # one image takes longer than all rounds may
+        ({"a": 0.001}, 1, 1, 4),
+    ],
+)
+def test_works_race_in_turns_on_equal_batches(
+    costs: dict[str, float], most: int, n: int, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, seen = [0.0], []
+
+    def work(name: str, size: int) -> None:
+        seen.append((name, size))
+        load = 1 + 2 * (len(seen) % 3 == 0)  # from time to time something else runs
+        clock[0] += load * costs[name] * size if rounds > 1 else costs[name] * size
+
+    monkeypatch.setattr(passes.time, "perf_counter", lambda: clock[0])
+    found = passes.race({name: partial(work, name) for name in costs}, most, "cpu")
+    assert found == pytest.approx(costs)
+    turns = [(name, n) for name in costs]
+    assert seen[-(rounds + 1) * len(costs) :] == turns * (rounds + 1)
 
 
 @pytest.fixture

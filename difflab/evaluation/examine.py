@@ -10,6 +10,7 @@ import numpy as np
 
 from difflab.core.errors import MeasureError
 from difflab.core.rows import STATISTICS
+from difflab.core.threads import together
 from difflab.evaluation.finding import DAMAGED, ENCODED, POISONED, Diagnosis, Finding
 from difflab.evaluation.missing_classes import missing_classes
 from difflab.evaluation.overlap import Overlap
@@ -69,6 +70,8 @@ def examine(
         seed,
         overlap.known,
     )
+    for extractor in (*real.extractors, *real.statistics):
+        real.features(extractor, real.reference)  # before threads that would both compute them
     findings: list[Finding] = []
     first: Generation0 | None = None
     several = len(generations) > 1
@@ -79,7 +82,7 @@ def examine(
     over_time(findings)
     recipe: dict[str, Any] = {"n": n, "neighbours": neighbours, "resamples": resamples, "z": Z}
     recipe["extractors"] = [extractor.recipe for extractor in extractors]
-    return Diagnosis(findings, [*(notes or []), *real.notes], recipe, overlap.doubts)
+    return Diagnosis(findings, [*(notes or []), *sorted(real.notes)], recipe, overlap.doubts)
 
 
 def _finding(
@@ -95,7 +98,7 @@ def _finding(
         first: generation 0; None = `images` are generation 0.
         several: whether there are further generations.
     """
-    samples = real.measure_all(images)
+    samples, _ = together(lambda: real.measure_all(images), lambda: real.floor)
     readings, left_out = _readings(real, images, samples, first)
     finding = judge(readings, number)
     if POISONED in finding.instead:
@@ -128,8 +131,12 @@ def _readings(
     if not spaces:
         return readings
     looks = looks_of(readings[0])
-    controls = {"real images": real.floor, "re-encoded": real.measure_reencoded(spaces), **generation_0}
-    for change, measured in real.measures_in_look(base, images, looks, spaces).items():
+    changed, reencoded = together(
+        lambda: real.measures_in_look(base, images, looks, spaces),
+        lambda: {"re-encoded": real.measure_reencoded(spaces)},
+    )
+    controls = {"real images": real.floor, **reencoded, **generation_0}
+    for change, measured in changed.items():
         controls[f"{name} {change}"] = measured
     readings = readings_of(real, samples, controls, len(images))
     if verdict(readings[0]["copies"]) != PRESENT:

@@ -111,7 +111,7 @@ class RealSide:
         self._features: dict[tuple[str, int], tuple[np.ndarray, torch.Tensor]] = {}
         self._reencoded: dict[Key, Measured] = {}
         self._encoded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self.notes: dict[str, None] = {}  # what measures left out, each once, in order
+        self.notes: dict[str, None] = {}  # what measures left out, each once
         if not self.judges:
             self._fit_judges()
 

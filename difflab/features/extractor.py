@@ -5,10 +5,7 @@ comparable.
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +14,7 @@ from torch import Tensor, nn
 from difflab.core.errors import MeasureError
 from difflab.core.hashing import digest, sha256_of
 from difflab.core.rows import STATISTICS
+from difflab.core.threads import each_on_a_core
 
 BATCH = 64
 """Images in every forward pass."""
@@ -120,8 +118,12 @@ class Extractor:
             filled_NCHW = filled_NHWC.to(self._device).permute(0, 3, 1, 2).contiguous()
             features[start : start + size] = self._encoded(filled_NCHW)[: len(batch_NHWC)]
 
-        with in_threads(on_cpu) as run:
-            run(extract, range(0, len(images), size))
+        starts = range(0, len(images), size)
+        if on_cpu:
+            each_on_a_core(extract, starts)
+        else:
+            for start in starts:
+                extract(start)
         return features
 
     @torch.no_grad()
@@ -136,28 +138,6 @@ class Extractor:
         )
         with exact, in_bf16:
             return self._encode(images_NCHW).float().cpu()
-
-
-@contextmanager
-def in_threads(several: bool) -> Iterator[Callable[[Callable[[Any], object], Iterable[Any]], None]]:
-    """A function that calls another one on each item: if `several`, in up to eight threads that share torch's
-    cores.
-
-    Two cores with a batch each take less time than two that share every layer of one batch: these wait for
-    each other after every layer, and several times as long where other programs use the cores as well.
-    """
-    threads = torch.get_num_threads()
-    workers = min(threads, 8)
-    if not several or workers == 1:
-        yield lambda call, items: deque((call(item) for item in items), 0)
-        return
-    try:
-        with ThreadPoolExecutor(
-            workers, "features", lambda: torch.set_num_threads(threads // workers)
-        ) as pool:
-            yield lambda call, items: deque(pool.map(call, items), 0)
-    finally:
-        torch.set_num_threads(threads)  # the number that a thread sets is that of all threads
 
 
 def open_pixels() -> Extractor:

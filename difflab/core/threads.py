@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,7 +28,10 @@ def each_on_a_core(call: Callable[[Item], Result], items: Iterable[Item]) -> lis
     if workers == 1:
         return [call(item) for item in items]
     try:
-        with ThreadPoolExecutor(workers, "core", lambda: torch.set_num_threads(threads // workers)) as pool:
+        with (
+            threadpool_limits(threads // workers, "blas"),  # that of NumPy and SciPy
+            ThreadPoolExecutor(workers, "core", lambda: torch.set_num_threads(threads // workers)) as pool,
+        ):
             return list(pool.map(call, items))
     finally:
         torch.set_num_threads(threads)  # the number that a thread sets is that of all threads

@@ -12,6 +12,7 @@ import torch
 
 from difflab.core.errors import MeasureError
 from difflab.core.seeds import seed_of
+from difflab.core.threads import each_on_a_core
 from difflab.data.content import contents_of, within
 from difflab.evaluation.controls import BLOCKED, FEW_LEVELS, defective, in_look, reencoded
 from difflab.evaluation.signs import (
@@ -125,9 +126,10 @@ class RealSide:
         if len(np.unique(labels)) < 2:
             return
         assert self.classes is not None
-        for extractor in self.extractors:
-            features = torch.cat([self.features(extractor, part) for part in parts])
-            self.judges[extractor.name] = Judge.fit(features, torch.from_numpy(labels), len(self.classes))
+        n_classes = len(self.classes)
+        features = [torch.cat([self.features(each, part) for part in parts]) for each in self.extractors]
+        fits = each_on_a_core(lambda x: Judge.fit(x, torch.from_numpy(labels), n_classes), features)
+        self.judges |= {each.name: fit for each, fit in zip(self.extractors, fits, strict=True)}
 
     def features(self, extractor: Extractor, images: Images) -> torch.Tensor:
         """Features of `images`, computed once per set."""

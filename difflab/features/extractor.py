@@ -109,6 +109,7 @@ class Extractor:
         features = torch.empty(len(images), self.dim)
         on_cpu = self._network is not None and self._device.type == "cpu"
         size = ON_CPU if on_cpu else BATCH
+        in_threads = on_cpu or self.statistics is not None  # not a function of the user
         if self._network is not None:
             self._network.to(self._device)
 
@@ -119,7 +120,7 @@ class Extractor:
             features[start : start + size] = self._encoded(filled_NCHW)[: len(batch_NHWC)]
 
         starts = range(0, len(images), size)
-        if on_cpu:
+        if in_threads:
             each_on_a_core(extract, starts)
         else:
             for start in starts:

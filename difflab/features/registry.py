@@ -54,8 +54,9 @@ WITH_ARGUMENT = ("inception", "open_clip", "timm", "python")
 
 
 PRECISIONS = ("float32", "bf16", "auto")
-GAINS_FROM_BF16 = ("efficientnet-lite0", "inception", "open_clip", "timm")
-"""Networks that 'auto' runs in bfloat16. The one of `fitted` is so small that casts take the gain."""
+BF16_IF_NATIVE = ("efficientnet-lite0", "inception")
+"""Networks that 'auto' runs in bfloat16: those on whose measures its effect was tried
+(benchmarks/README.md)."""
 
 
 def open_extractor(
@@ -74,8 +75,8 @@ def open_extractor(
         resize: how `inception` resizes images to 299 pixels, a key of `difflab.features.resize.RESIZES`; None
             = 'tf1', as torch-fidelity does. Another resize gives another recipe, another key and other
             numbers.
-        precision: of products in the network. 'bf16' gives another recipe; 'auto' is 'bf16' for large
-            networks on a CPU with instructions for it, else 'float32'.
+        precision: of products in the network. 'bf16' gives another recipe; 'auto' is 'bf16' for
+            efficientnet-lite0 and inception on a CPU with instructions for it, else 'float32'.
 
     Raises MeasureError for an unknown name, with the nearest one, and for weights that cannot be loaded, with
     how to get them.
@@ -88,7 +89,7 @@ def open_extractor(
     known_precision(precision)
     with torch.random.fork_rng(devices=[]):
         extractor = _open(spec, fitted, device, resize)
-    gains = spec.partition(":")[0] in GAINS_FROM_BF16 and bf16_is_native(device)
+    gains = spec.partition(":")[0] in BF16_IF_NATIVE and bf16_is_native(device)
     return extractor.in_bf16() if precision == "bf16" or (precision == "auto" and gains) else extractor
 
 

@@ -36,6 +36,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 import difflab
+from difflab.metrics.row_name import row_name
 
 HOME = Path(__file__).parents[1]
 TIMED = """
@@ -198,7 +199,7 @@ def precision(args: argparse.Namespace, place: Path) -> None:
                     for p in ("float32", "bf16")
                 ]
                 for metric in metrics:
-                    one, other = (table[metric] for table in of)
+                    one, other = (table[row_name(metric, extractor)] for table in of)
                     if one["ci_low"] is not None:
                         error = (one["ci_high"] - one["ci_low"]) / 3.92
                         most[metric] = max(most[metric], abs(one["value"] - other["value"]) / error)

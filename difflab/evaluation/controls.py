@@ -19,10 +19,13 @@ import torch
 from PIL import Image
 
 from difflab.features.artefacts import blocking
-from difflab.features.texture import luminance
+from difflab.features.texture import luminance, texture
+from difflab.metrics.texture import spread, wasserstein
 
 MOST = 16.0
 """Largest gain of one frequency, and of colour."""
+LEFT = 1 / 3
+"""Largest share of a difference in look that a control may leave."""
 ROUNDS = 4
 """Clipping and the grey levels change the spectrum a little, so it is matched in several rounds."""
 FEW_LEVELS, BLOCKED = {"posterised", "banded"}, "blocked"
@@ -38,17 +41,58 @@ LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def in_look(images: np.ndarray, like: np.ndarray, looks: Collection[str]) -> np.ndarray:
-    """`images` that look like `like`: its defects, spectrum, grey levels and chroma, but their own content.
+    """`images` that look like `like`: its defects, colours and spectrum, but their own content.
+
+    Of two changes the one that comes nearer to the look of `like` is made: of the colours alone, or of the
+    spectrum as well. A filter breaks the flat areas of a drawing: it is no control for a change of colours.
+    None is made that leaves more than `LEFT` of the difference: images that were selected look different from
+    all others, but no change of all others makes them look so.
 
     Args:
         images: uint8 [n, H, W, C].
         like: uint8 [m, H, W, C].
         looks: names of the looks of `like`, see `defective`.
     """
-    return defective(matched(defective(images, like, looks), like), like, looks)
+    with_defects = defective(images, like, looks)
+    changes = [with_defects, *(defective(f(with_defects, like), like, looks) for f in (recoloured, matched))]
+    wanted, *statistics = (texture(torch.from_numpy(x)).double() for x in (like, *changes))
+    unit = spread(torch.cat([wanted, statistics[0]]))
+    apart = [_apart(wanted, of_change, unit) for of_change in statistics]
+    # Halves differ by chance 2^(1/2) times as much as all.
+    chance = _apart(statistics[0][::2], statistics[0][1::2], unit) / 2**0.5
+    nearest = int(np.argmin(apart))
+    return changes[nearest if apart[nearest] - chance <= LEFT * (apart[0] - chance) else 0]
 
 
-def matched(images: np.ndarray, like: np.ndarray) -> np.ndarray:
+def _apart(x: torch.Tensor, y: torch.Tensor, unit: torch.Tensor) -> float:
+    """Sum over statistics [n, d] of the Wasserstein-1 distance, in units [d]; those without a unit do not
+    count.
+    """
+    return sum(wasserstein(x[:, i], y[:, i]) / float(unit[i]) for i in range(len(unit)) if unit[i] > 0)
+
+
+def recoloured(images: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """`images` with the grey levels and the mean chroma of `like`. Pixels of one level stay of one level.
+
+    Args:
+        images: uint8 [n, H, W, C].
+        like: uint8 [m, H, W, C].
+
+    >>> images = np.array([0, 0, 0, 50, 50, 90], np.uint8).reshape(1, 2, 3, 1)
+    >>> recoloured(images, images * 2).ravel().tolist()
+    [0, 0, 0, 100, 100, 180]
+    """
+    x, y = images.astype(np.float64), like.astype(np.float64)
+    light = _levelled(_luma(x), np.sort(_luma(y), axis=None))[..., None]
+    for _ in range(ROUNDS):
+        colour = x - _luma(x)[..., None]
+        if x.shape[3] == 3:
+            colour *= min(MOST, _chroma(y) / max(_chroma(x), 1e-12))
+        x = (light + colour).clip(0, 255)
+    return x.round().astype(np.uint8)
+
+
+def matched(images: np.ndarray, like: np.ndarray, levels: bool = True) -> np.ndarray:
     """`images` with the mean radial power spectrum, the grey levels and the mean chroma of `like`, but their
     own content.
 
@@ -59,6 +103,7 @@ def matched(images: np.ndarray, like: np.ndarray) -> np.ndarray:
     Args:
         images: uint8 [n, H, W, C].
         like: uint8 [m, H, W, C].
+        levels: False = keep the grey levels, but for the filter and for clipping.
 
     >>> rng = np.random.default_rng(0)
     >>> images = rng.integers(64, 192, (4, 8, 8, 3), dtype=np.uint8)
@@ -69,7 +114,7 @@ def matched(images: np.ndarray, like: np.ndarray) -> np.ndarray:
 
     x, y = images.astype(np.float64), like.astype(np.float64)
     ring = _ring(*x.shape[1:3])
-    target, levels = _power(dctn(_luma(y), axes=(1, 2))), np.sort(_luma(y), axis=None)
+    target, wanted = _power(dctn(_luma(y), axes=(1, 2))), np.sort(_luma(y), axis=None)
     for _ in range(ROUNDS):
         spectrum = dctn(x, axes=(1, 2))
         power = _power(_luma(spectrum))
@@ -80,7 +125,7 @@ def matched(images: np.ndarray, like: np.ndarray) -> np.ndarray:
         luma = _luma(x)[..., None]
         if x.shape[3] == 3:
             x = luma + (x - luma) * min(MOST, _chroma(y) / max(_chroma(x), 1e-12))
-        x = (x + _levelled(luma, levels) - luma).clip(0, 255)
+        x = (x + (_levelled(luma, wanted) - luma if levels else 0)).clip(0, 255)
     return x.round().astype(np.uint8)
 
 
@@ -90,12 +135,10 @@ def _levelled(luma: np.ndarray, levels: np.ndarray) -> np.ndarray:
     Args:
         levels: sorted.
     """
-    order = np.argsort(luma, axis=None, kind="stable")
-    out = np.empty(luma.size)
-    out[order] = np.interp(
-        np.arange(luma.size) / max(luma.size - 1, 1), np.linspace(0, 1, len(levels)), levels
-    )
-    return out.reshape(luma.shape)
+    _, level_of, counts = np.unique(luma, return_inverse=True, return_counts=True)
+    rank = np.cumsum(counts) - (counts + 1) / 2  # of equal pixels, their mean
+    new = np.interp(rank / max(luma.size - 1, 1), np.linspace(0, 1, len(levels)), levels)
+    return new[level_of.reshape(luma.shape)]
 
 
 def _luma(x_NHWC: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from difflab.core.errors import MeasureError
 from difflab.core.seeds import seed_of
 from difflab.core.threads import each_on_a_core
 from difflab.data.content import contents_of, within
-from difflab.evaluation.controls import BLOCKED, FEW_LEVELS, defective, in_look, reencoded
+from difflab.evaluation.controls import BLOCKED, FEW_LEVELS, defective, in_look, matched, reencoded
 from difflab.evaluation.signs import (
     BETWEEN,
     CONTENT,
@@ -157,10 +157,9 @@ class RealSide:
             copies: also near copies of training images.
             spaces: names of extractors; None = all.
         """
-        measured: dict[Key, Measured] = {}
-        for extractor in self.extractors:
-            if spaces is not None and extractor.name not in spaces:
-                continue
+        chosen = [each for each in self.extractors if spaces is None or each.name in spaces]
+
+        def measure(extractor: Extractor) -> dict[Key, Measured]:
             pair = Pair(
                 self.features(extractor, self.reference),
                 self.features(extractor, images),
@@ -169,9 +168,12 @@ class RealSide:
                 judge=self.judges.get(extractor.name),
                 neighbours=self.neighbours,
             )
-            measured |= self._measure(extractor.name, pair, METRICS_OF_CONTENT)
-            if copies:
-                measured |= self.measure_copies(extractor, self.features(extractor, images))
+            measured = self._measure(extractor.name, pair, METRICS_OF_CONTENT)
+            return measured | (self.measure_copies(extractor, pair.fake) if copies else {})
+
+        measured: dict[Key, Measured] = {}
+        for part in each_on_a_core(measure, chosen):
+            measured |= part
         return measured
 
     @cached_property
@@ -233,6 +235,15 @@ class RealSide:
             name: self.measure_content(replace(base, pixels=pixels), spaces=spaces)
             for name, pixels in changed.items()
         }
+
+    def measure_levels_filtered(self, base: Images, samples: Images) -> dict[Key, Measured]:
+        """The measures of few levels of `base`, filtered to the spectrum of `samples` and clipped.
+
+        Sharpening drives pixels to black and white, and leaves few levels between.
+        """
+        filtered = self.measure_look(replace(base, pixels=matched(base.pixels, samples.pixels, levels=False)))
+        few = {sign.metric for look in FEW_LEVELS for sign in LOOKS[look]}
+        return {key: measured for key, measured in filtered.items() if key[1] in few}
 
     def measure_copies_in_look(self, samples: Images, looks: Sequence[str]) -> dict[Key, Measured]:
         """Near copies of training images among unseen reference images that look like `samples`.

@@ -29,7 +29,7 @@ from difflab.evaluation.signs import (
     Z,
 )
 
-VERSION = 6
+VERSION = 7
 """To be raised when the same images would get another verdict.
 
 Stored verdicts of another version are computed again.

@@ -8,11 +8,17 @@ held-out real images in the place of the samples.
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
+import numpy as np
 import torch
+from scipy import special
 from torch import Tensor
 
 from difflab.core.errors import MeasureError
 from difflab.metrics.influence import Influence
+from difflab.metrics.interval import Z95
 from difflab.metrics.metric import PairMetric, measure
 from difflab.metrics.pair import Pair, Rows
 
@@ -193,8 +199,32 @@ class ClassEntropy(_ByClass):
         judged = pair.judged_fake[fake]
         share = torch.bincount(judged).double() / len(judged)
         # The second-order term is -chi^2 / 2n, with as many degrees of freedom as classes but one.
-        quadratic = (int((share > 0).sum()) - 1) / (2 * len(judged) ** 2)
-        return Influence.of(share.new_zeros(len(pair.real[real])), -share[judged].log(), quadratic)
+        n, freedom = len(judged), int((share > 0).sum()) - 1
+        quadratic = freedom / (2 * n**2)
+        whole = Influence.of(share.new_zeros(len(pair.real[real])), -share[judged].log(), quadratic)
+        below = math.log(freedom + 1) - cls.evaluate(pair, real, fake)
+        return replace(whole, bounds=_entropy_bounds(below, freedom, n, float(whole.fake.square().sum())))
+
+
+def _entropy_bounds(below: float, freedom: int, n: int, first: float) -> tuple[float, float]:
+    """95% interval of the entropy of `freedom` + 1 classes, of which n samples show `below` nats less than
+    the most.
+
+    Their expectation is `freedom` / 2n below the most when all classes are equally frequent, with the
+    variance of the second-order term alone. From there the variance grows in proportion, as that of a
+    noncentral chi^2. The bounds solve (below - E)^2 = z^2 variance(E), as Wilson's do for a share. Where
+    equal classes are not excluded, the interval reaches to the most: with quotas of classes the entropy is
+    higher than that of images drawn at random.
+
+    Args:
+        first: variance of the first-order term.
+    """
+    least, slope = freedom / (2 * n), first / below if below > 1e-9 else 2 / n
+    middle = below + Z95**2 * slope / 2
+    half = max(middle**2 - below**2 + Z95**2 * (freedom / (2 * n**2) - slope * least), 0.0) ** 0.5
+    most = math.log(freedom + 1)
+    fewest = middle - half if middle - half > least else 0.0
+    return max(most - max(middle + half, least), 0.0), most - fewest
 
 
 def rare_classes(pair: Pair) -> Tensor:
@@ -243,3 +273,33 @@ class RareClassSurvival(_ByClass):
             for judged in (pair.judged_real[real], pair.judged_fake[fake])
         )
         return float((in_fake / in_real).where(in_real > 0, 1.0).clamp(max=1).mean())
+
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        """Of the ratios of both shares, each times the part of its spread that the cut at 1 leaves."""
+        rare = pair.once(rare_classes)
+        x, y = (
+            (judged.unsqueeze(1) == rare).double()
+            for judged in (pair.judged_real[real], pair.judged_fake[fake])
+        )
+        of_real, of_fake = x.new_zeros(len(x)), y.new_zeros(len(y))
+        for in_real, in_fake in zip(x.T, y.T, strict=True):
+            share, ratio = in_real.mean(), float(in_fake.mean() / in_real.mean())
+            whole = Influence.of(-ratio * in_real / share, in_fake / share)
+            if whole.error:
+                kept = _spread_below_1(ratio, whole.error) / whole.error / len(rare)
+                of_real, of_fake = of_real + kept * whole.real, of_fake + kept * whole.fake
+        return Influence(of_real, of_fake)
+
+
+def _spread_below_1(mean: float, deviation: float) -> float:
+    """Standard deviation of min(1, R) for a normal R, whose mean is known from one draw with this deviation.
+
+    >>> round(_spread_below_1(-9.0, 1.0), 4), round(_spread_below_1(9.0, 1.0), 4)
+    (1.0, 0.0)
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(9)
+    z = (1 - mean) / deviation + nodes
+    density, below = np.exp(-z * z / 2) / math.sqrt(2 * math.pi), (1 + special.erf(z / math.sqrt(2))) / 2
+    variance = (1 + z * z) * below + z * density - (density + z * below) ** 2
+    return deviation * float(np.average(variance.clip(0), weights=weights)) ** 0.5

@@ -293,8 +293,9 @@ class LogdetRatio(PairMetric):
 
     The value is ln a^2 when all samples are scaled by a. Every direction has the same weight, while
     `trace_ratio` is dominated by the first few. The number of directions is k = min(d, n_r // 10), or
-    fewer where the real images have no more, so that the value is also finite for n < d. Variances are
-    divided by n: use the same n on both sides, as the default `measure.count` does.
+    fewer where the real images have no more, so that the value is also finite for n < d. On rows of a pair
+    k remains that of the whole pair, so that half-samples have as many directions. Variances are divided
+    by n: use the same n on both sides, as the default `measure.count` does.
 
     Bias: the directions come from these real images. Between two samples of N(0, I_d) with n = n_r = n_f
     >= 10 d the expectation is psi((n-1)/2) - mean_i psi((n-i)/2), i = 1..d, about d/2n (.05 at n = 10 d;
@@ -320,7 +321,7 @@ class LogdetRatio(PairMetric):
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         x, y = pair.once(_in_span_of_real)
         x, y = x[real], y[fake]
-        whole, directions = principal_directions(x, min(x.shape[1], len(x) // 10))
+        whole, directions = principal_directions(x, min(x.shape[1], len(pair.real) // 10))
         if not len(whole):
             raise MeasureError(
                 "logdet_ratio has no value: the real images are all the same in this feature space"

@@ -28,6 +28,7 @@ class Influence:
         real, fake: float64 [n_r] and [n_f], the influence of each image divided by the number of images of
             its side. Images that the measure does not read have 0.
         quadratic: the variance of the second-order term; 0 = the measure has a first-order term everywhere.
+        bounds: 95% interval of a measure that is far from normal; None = it follows from the error.
 
     >>> x = torch.tensor([1.0, 2.0, 4.0, 5.0])
     >>> influence = Influence.of(torch.zeros(1), x)  # of the mean of x
@@ -38,6 +39,7 @@ class Influence:
     real: Tensor
     fake: Tensor
     quadratic: float = 0.0
+    bounds: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, real: Tensor, fake: Tensor, quadratic: float = 0.0) -> Influence:
@@ -50,7 +52,7 @@ class Influence:
         """The same for sides of `n_real` and `n_fake` images of which the measure reads only these rows."""
         whole = [torch.zeros(n, dtype=torch.float64, device=self.real.device) for n in (n_real, n_fake)]
         whole[0][real], whole[1][fake] = self.real, self.fake
-        return Influence(whole[0], whole[1], self.quadratic)
+        return Influence(whole[0], whole[1], self.quadratic, self.bounds)
 
     @property
     def variance(self) -> float:

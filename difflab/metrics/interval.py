@@ -15,10 +15,9 @@ not remove the bias.
 For shares of images the interval is joined with Wilson's: near 0 and 1 most half-samples are equal to the
 bound, and their spread alone would shrink to a point.
 
-Smooth measures do not need half-samples: their error comes from the influence of each image, see
-`difflab.metrics.influence`. The nearest-neighbour measures do. Leaving out one image at a time was tried for
-these: its errors were 1.4 to 2.5 times the spread over draws (normal data, d = 16, n = 100 and 300), those of
-half-samples 1.0 to 1.3 times, except for shares near 1.
+Most measures do not need half-samples: their error comes from the influence of each image, see
+`difflab.metrics.influence`. `precision`, `recall` and `coverage` do, since one image decides whether others
+are inside.
 
 How often the intervals cover the expectation, and how wide they are, is measured by
 ``benchmarks/interval.py`` (tables: benchmarks/README.md).
@@ -68,7 +67,7 @@ def resampled(metric: type[PairMetric], pair: Pair, resamples: Iterable[int], se
     return [metric.of(pair, *half_rows(len(pair.real), len(pair.fake), number, seed)) for number in resamples]
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
+def wilson(share: float, n: float) -> tuple[float, float]:
     """Wilson's 95% interval of a share of n independent images. It has positive width also at 0 and 1.
 
     >>> [round(x, 4) for x in wilson(1.0, 500)]
@@ -77,7 +76,7 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     z2 = Z95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(share * (1 - share) * z2 / n + z2 * z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))  # rounded at 0 and 1
 
 
 def interval(
@@ -118,12 +117,17 @@ def normal_interval(
 ) -> tuple[float, float]:
     """95% interval (low, high) of a `value` with a standard error, clipped to the `range` of the measure.
 
-    With `share_of`, the value is a share of that many images, and the interval is joined with Wilson's.
+    With `share_of`, the value is a share of that many images. The interval is then Wilson's for the number of
+    independent images that would give this error, at most `share_of` (Korn & Graubard 1998). Near 0 and 1 it
+    is longer towards the middle.
 
     >>> [round(bound, 3) for bound in normal_interval(0.5, 0.1, (0.0, 0.6))]
     [0.304, 0.6]
+    >>> [round(bound, 3) for bound in normal_interval(0.1, 0.03, (0.0, 1.0), share_of=500)]
+    [0.055, 0.174]
     """
     low, high = value - Z95 * error, value + Z95 * error
     if share_of:
-        low, high = min(low, wilson(value, share_of)[0]), max(high, wilson(value, share_of)[1])
+        spread = value * (1 - value)
+        low, high = wilson(value, min(share_of, spread / error**2) if spread > 0 < error else share_of)
     return float(np.clip(low, *range)), float(np.clip(high, *range))

@@ -16,11 +16,6 @@ from difflab.metrics.interval import Z95, interval, normal_interval, wilson
 from difflab.metrics.metric import PairMetric
 from difflab.metrics.pair import Pair
 
-SHARES = ("share of samples", "share of real images")
-"""Units of measures that count images one by one.
-
-All half-samples of a share of 0 or 1 agree, so Wilson's interval is joined.
-"""
 Resample = Callable[[type[PairMetric], Pair], Sequence[float]]
 """(metric, pair) -> the measure on half-samples, see `difflab.metrics.interval.resampled`."""
 
@@ -34,6 +29,8 @@ class Measurement:
         influence: of each image; None = not known, or no error was asked for.
         half_samples: the measure on half of the rows each; empty where `influence` is known.
         note: which images were left out, None = all count.
+        counted: how many images the value is a share of; None = it is not a share. All half-samples of a
+            share of 0 or 1 agree, so Wilson's interval is joined.
     """
 
     metric: type[PairMetric]
@@ -42,23 +39,20 @@ class Measurement:
     influence: Influence | None = None
     half_samples: Sequence[float] = ()
     note: str | None = None
-
-    @property
-    def is_share(self) -> bool:
-        """Whether the value is a share of images."""
-        return self.metric.unit in SHARES
+    counted: int | None = None
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """95% interval; None without influences and half-samples. Raises MeasureError for fewer than 20
         half-samples.
         """
-        share_of = self.n if self.is_share else None
         if self.influence is not None:
-            return normal_interval(self.value, self.influence.error, self.metric.range, share_of)
+            if self.influence.bounds is not None:
+                return self.influence.bounds
+            return normal_interval(self.value, self.influence.error, self.metric.range, self.counted)
         if not self.half_samples:
             return None
-        return interval(self.value, sorted(self.half_samples), self.metric.range, share_of)
+        return interval(self.value, sorted(self.half_samples), self.metric.range, self.counted)
 
     @property
     def error(self) -> float:
@@ -67,8 +61,8 @@ class Measurement:
             error = self.influence.error
         else:
             error = float(np.std(self.half_samples, ddof=1))
-        if self.is_share:
-            low, high = wilson(self.value, self.n)
+        if self.counted:
+            low, high = wilson(self.value, self.counted)
             error = max(error, (high - low) / 3.92)
         return error
 
@@ -88,8 +82,8 @@ def error_of_difference(a: Measurement, b: Measurement) -> float:
         error = float(np.std(np.subtract(a.half_samples, b.half_samples), ddof=1))
     else:
         error = math.hypot(a.error, b.error)
-    if a.is_share:
-        error = max(error, math.hypot(Z95 / (2 * a.n), Z95 / (2 * b.n)))
+    if a.counted and b.counted:
+        error = max(error, math.hypot(Z95 / (2 * a.counted), Z95 / (2 * b.counted)))
     return error
 
 
@@ -110,8 +104,9 @@ def take(metric: type[PairMetric], pair: Pair, resample: Resample | None) -> Mea
     True
     """
     value, n, note = metric.of(pair), len(pair.fake), metric.note(pair)
+    counted = metric.counted(pair)
     if resample is None:
-        return Measurement(metric, value, n, note=note)
+        return Measurement(metric, value, n, note=note, counted=counted)
     influence = metric.influence_of(pair)
     half_samples = resample(metric, pair) if influence is None else ()
-    return Measurement(metric, value, n, influence, half_samples, note)
+    return Measurement(metric, value, n, influence, half_samples, note, counted)

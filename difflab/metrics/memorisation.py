@@ -23,6 +23,7 @@ from torch import Tensor
 
 from difflab.core.errors import MeasureError
 from difflab.metrics.distances import squared_distances
+from difflab.metrics.influence import Influence
 from difflab.metrics.metric import PairMetric, measure
 from difflab.metrics.pair import Pair, Rows
 from difflab.metrics.precision_recall import near_fake, near_real, radii
@@ -68,6 +69,11 @@ def _real_to_train(pair: Pair) -> tuple[Tensor, Tensor]:
     return nearest_real(pair.real, pair.train)
 
 
+def _of_samples(pair: Pair, real: Rows, values: Tensor) -> Influence:
+    """On a mean of one value per sample. The training images are taken as given."""
+    return Influence.of(torch.zeros_like(pair.real[real][:, 0]), values)
+
+
 class _Memorisation(PairMetric):
     needs = "train"
     better = "real"
@@ -93,6 +99,10 @@ class GeneralisationScore(_Memorisation):
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         return float(pair.once(_fake_to_train)[0][fake].double().mean())
+
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        return _of_samples(pair, real, pair.once(_fake_to_train)[0][fake])
 
 
 @measure("generalisation_score_own")
@@ -153,6 +163,17 @@ class AuthPct(_Memorisation):
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         return float(pair.once(_authentic)[fake].double().mean())
 
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        return _of_samples(pair, real, pair.once(_authentic)[fake])
+
+
+def _above(distances: Tensor, others: Tensor) -> Tensor:
+    """Twice the number of `others` below each distance, float64; equal ones count once."""
+    ranked, distances = others.sort().values, distances.contiguous()
+    below, not_above = (torch.searchsorted(ranked, distances, right=right) for right in (False, True))
+    return (below + not_above).double()
+
 
 def _null_deviation(pair: Pair) -> float:
     """Standard deviation, between equal distributions, of the share of pairs that `ct` counts. Ties make it
@@ -194,12 +215,17 @@ class CT(_Memorisation):
 
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
-        held_out = pair.once(_real_to_train)[0][real].sort().values
-        sampled = pair.once(_fake_to_train)[0][fake].contiguous()
-        below = torch.searchsorted(held_out, sampled)
-        not_above = torch.searchsorted(held_out, sampled, right=True)
-        share = float((below + not_above).double().mean() / (2 * len(held_out)) - 0.5)
+        held_out, sampled = pair.once(_real_to_train)[0][real], pair.once(_fake_to_train)[0][fake]
+        share = float(_above(sampled, held_out).mean() / (2 * len(held_out)) - 0.5)
         return share / pair.once(_null_deviation)
+
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        """Of an image on the share of pairs: how many of the other side it lies above."""
+        held_out, sampled = pair.once(_real_to_train)[0][real], pair.once(_fake_to_train)[0][fake]
+        scale = 2 * pair.once(_null_deviation)
+        of_real = -_above(held_out, sampled) / (scale * len(sampled))
+        return Influence.of(of_real, _above(sampled, held_out) / (scale * len(held_out)))
 
 
 def _too_near(distances: Tensor) -> float:
@@ -210,6 +236,27 @@ def _too_near(distances: Tensor) -> float:
     it is the smallest one, which is reached with probability 1 / (n + 1).
     """
     return float(np.quantile(distances.double().cpu().numpy(), COPIES, method="weibull"))
+
+
+def _threshold_influence(distances: Tensor, of_distances: Tensor, among_fake: Tensor) -> Tensor:
+    """Influence of real images on the share of samples below `_too_near`, float64 like `of_distances`.
+
+    The r-th smallest distance has a rank of about r +- sqrt(r). Half of the difference between the shares at
+    these two ranks is the error. The images below the threshold have it in equal parts.
+
+    Args:
+        distances: those that the threshold is a quantile of.
+        of_distances: the distance of each image.
+    """
+    ranked, n = distances.double().sort().values, len(distances)
+    rank = min(max(COPIES * (n + 1), 1.0), float(n))
+    below_rank = torch.searchsorted(among_fake.double().sort().values, ranked, right=True) / len(among_fake)
+    ends = [rank - rank**0.5, rank + rank**0.5]
+    low, high = np.interp(ends, np.arange(n + 1), [0.0, *below_rank.tolist()])
+    below = (of_distances <= _too_near(distances)).double()
+    influence = below - below.mean()
+    length = float(influence.square().sum()) ** 0.5
+    return influence * ((low - high) / 2 / length if length else 0.0)
 
 
 @measure("near_duplicates")
@@ -235,6 +282,12 @@ class NearDuplicates(_Memorisation):
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         threshold = _too_near(pair.once(_real_to_train)[0][real])
         return float((pair.once(_fake_to_train)[0][fake] <= threshold).double().mean())
+
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        held_out, sampled = pair.once(_real_to_train)[0][real], pair.once(_fake_to_train)[0][fake]
+        below = _of_samples(pair, real, sampled <= _too_near(held_out))
+        return Influence(_threshold_influence(held_out, held_out, sampled), below.fake)
 
 
 def _nearest_among(pair: Pair, real: Rows, fake: Rows) -> tuple[Tensor, Tensor]:
@@ -275,6 +328,38 @@ class Repeats(PairMetric):
         # Two images that near are each other's nearest, so such a distance is listed twice. It counts once.
         distinct = among_real.sort().values[1::2]
         return float((among_fake <= _too_near(distinct)).double().mean())
+
+    @classmethod
+    def counted(cls, pair: Pair) -> int:
+        """Half of the samples: the two of a pair count together."""
+        return min(len(pair.real), len(pair.fake)) // 2
+
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        """A sample counts with the neighbours that have no other one below the threshold.
+
+        The second-order term is that of the pairs which are each other's only one, of the samples whose only
+        neighbour has others too, and of the samples with two neighbours.
+        """
+        among_real, among_fake = _nearest_among(pair, real, fake)
+        n, distinct = len(among_fake), among_real.sort().values[1::2]
+        rows = torch.arange(len(pair.fake), device=pair.fake.device)[fake][:n]
+        threshold = _too_near(distinct)
+        pairs, start = [], 0
+        for part in pair.distances(rows, rows, "ff"):
+            pairs.append((part <= threshold).nonzero() + torch.tensor([start, 0], device=part.device))
+            start += len(part)
+        one, other = torch.cat(pairs).T
+        one, other = one[one != other], other[one != other]
+        degree = one.bincount(minlength=n)
+        only = (degree == 1).double()
+        changed = (degree > 0).double().index_add_(0, one, only[other])
+        quadratic = float((only[one] + only[other]).square().sum()) / 2 + int((degree == 2).sum())
+        of_fake = changed.new_zeros(len(pair.fake[fake]))
+        of_fake[:n] = (changed - changed.mean()) / n
+        of_real = of_fake.new_zeros(len(pair.real[real]))
+        of_real[:n] = _threshold_influence(distinct, among_real, among_fake)
+        return Influence(of_real, of_fake, quadratic / n**2)
 
 
 @measure("spacing_ratio")

@@ -211,6 +211,17 @@ class PairMetric(Metric):
         return cls.min_n
 
     @classmethod
+    def counted(cls, pair: Pair) -> int | None:
+        """How many images the value is a share of, for Wilson's interval; None = it is not a share.
+
+        >>> from difflab.metrics import METRICS
+        >>> pair = Pair(torch.zeros(3, 1), torch.zeros(4, 1))
+        >>> [METRICS[name].counted(pair) for name in ("precision", "recall", "density")]
+        [4, 3, None]
+        """
+        return {"share of samples": len(pair.fake), "share of real images": len(pair.real)}.get(cls.unit)
+
+    @classmethod
     @abstractmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         """The formula, on rows `real` and `fake` of the pair. `of` has checked that there are enough."""

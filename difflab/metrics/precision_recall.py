@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from difflab.metrics.distances import distance_blocks, squared_distances
+from difflab.metrics.influence import Influence
 from difflab.metrics.metric import PairMetric, measure
 from difflab.metrics.pair import Pair, Rows
 
@@ -101,8 +102,14 @@ def _in_real(pair: Pair, real: Rows, fake: Rows) -> Iterator[Tensor]:
 
 def in_fake(pair: Pair, real: Rows, fake: Rows) -> float:
     """Share of the real images that lie in at least one ball of the samples."""
+    return _share(inside.any(1) for inside in inside_fake(pair, real, fake))
+
+
+def inside_fake(pair: Pair, real: Rows, fake: Rows) -> Iterator[Tensor]:
+    """bool [b, n_f] for blocks of real images, in order: whether real image i is in the ball of sample j."""
     radius = radii(pair.fake, pair.once(near_fake), fake, pair.neighbours)
-    return _share(_within(distance, radius).any(1) for distance in pair.distances(real, fake))
+    for distance in pair.distances(real, fake):
+        yield _within(distance, radius)
 
 
 def _share(blocks: Iterable[Tensor]) -> float:
@@ -176,6 +183,18 @@ class Density(_Manifold):
         return sum(int(inside.count_nonzero()) for inside in _in_real(pair, real, fake)) / (
             len(pair.fake[fake]) * pair.neighbours
         )
+
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        """A further real image adds its ball, and shrinks each ball that it is in by about one of k."""
+        k = pair.neighbours
+        sums = [(inside.sum(1), inside.sum(0)) for inside in _in_real(pair, real, fake)]
+        of_real = torch.cat([of_block for of_block, _ in sums]).double()
+        of_fake = reduce(torch.add, (of_block for _, of_block in sums)) / k
+        neighbours = pair.once(near_real)[1][real][:, :k]
+        shrunk = torch.zeros_like(of_real)
+        shrunk.index_add_(0, neighbours.flatten(), (of_real / k).repeat_interleave(k))
+        return Influence.of((of_real - shrunk) * len(of_real) / (k * len(of_fake)), of_fake)
 
 
 @measure("coverage")

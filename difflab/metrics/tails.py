@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from difflab.metrics.influence import Influence
 from difflab.metrics.metric import PairMetric, measure
 from difflab.metrics.pair import Pair, Rows
-from difflab.metrics.precision_recall import in_fake, near_real, radii
+from difflab.metrics.precision_recall import in_fake, inside_fake, near_real, radii
 
 TENTH = 10
 """One real image in so many is tail."""
@@ -56,3 +57,25 @@ class TailRecall(PairMetric):
     @classmethod
     def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
         return in_fake(pair, tail_rows(pair, real), fake)
+
+    @classmethod
+    def counted(cls, pair: Pair) -> int:
+        """The images of the tail."""
+        return len(pair.real) // TENTH
+
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        """A real image counts as it is covered, a sample by the real images that no other one covers.
+
+        The second-order term is that of the real images with one ball, which depend on an image and a sample
+        together, and of those with two balls, which depend on two samples.
+        """
+        rows = tail_rows(pair, real)
+        inside = torch.cat(list(inside_fake(pair, rows, fake)))
+        balls, n = inside.sum(1), len(rows)
+        covered = (balls > 0).double()
+        of_real = covered.new_zeros(len(pair.real))
+        of_real[rows] = (covered - covered.mean()) / n
+        alone = inside[balls == 1].sum(0).double()
+        of_fake = (alone - alone.mean()) / n
+        return Influence(of_real[real], of_fake, int(((balls == 1) | (balls == 2)).sum()) / n**2)

@@ -19,6 +19,7 @@ from difflab.evaluation.controls import (
     defective,
     in_look,
     matched,
+    recoloured,
     reencoded,
 )
 from difflab.evaluation.simulate import SMALLEST, simulate
@@ -74,10 +75,57 @@ def test_defects_that_no_filter_makes_are_taken_on(halves, kind, looks):
     assert abs(filtered - target) >= 2 * abs(after - target)
 
 
+@pytest.mark.parametrize("kind", ["posterised", "banded"])
+def test_a_filter_alone_copies_no_levels(halves, kind):
+    """Less than a third of the shift of the palette, also where all samples have the same levels."""
+    real, other = halves
+    changed, _ = simulate(kind, other, np.zeros(len(other), np.int64), 0.8, 300)
+    before, after, target = (
+        float(artefacts(torch.from_numpy(x))[:, artefact_names.index("palette")].median())
+        for x in (real, matched(real, changed, levels=False), changed)
+    )
+    assert before - after < (before - target) / 3
+
+
 def test_without_such_a_look_nothing_is_quantised(halves):
     real, other = halves
     assert defective(real, other, ["blurred", "sharpened"]) is real
-    assert np.array_equal(in_look(real, other, []), matched(real, other))
+    assert in_look(real, real, []) is real  # looks like them as it is
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"), [("blurred", matched), ("sharpened", matched), ("faded", recoloured)]
+)
+def test_the_change_that_comes_nearest_is_made(halves, kind, change):
+    """A blur is a filter. Less contrast is a change of colours, and a filter would break flat areas."""
+    real, other = halves
+    if kind == "faded":
+        if real.shape[3] == 1:
+            return  # grey images without flat areas: both changes are the same
+        changed = (64 + other * 0.5).astype(np.uint8)
+    else:
+        changed, _ = simulate(kind, other, np.zeros(len(other), np.int64), 0.8, 300)
+    assert np.array_equal(in_look(real, changed, []), change(real, changed))
+
+
+def test_images_that_were_selected_have_no_control_in_their_look():
+    """The half of least contrast looks different from all, but all with less contrast look different from it."""
+    rng = np.random.default_rng(0)
+    contrast = rng.uniform(10, 100, (400, 1, 1, 1))
+    images = (128 + contrast * rng.choice((-1, 1), (400, 16, 16, 1))).astype(np.uint8)
+    real, other = images[:200], images[200:]
+    selected = other[other.std((1, 2, 3)) < 55]
+    assert in_look(real, selected, []) is real
+    lowered = (64 + other * 0.5).astype(np.uint8)
+    assert np.allclose(
+        np.sort(in_look(real, lowered, []).std((1, 2, 3))), np.sort(lowered.std((1, 2, 3))), rtol=0.2
+    )
+
+
+def test_equal_levels_stay_equal():
+    """A monotone change of grey levels is undone exactly, chroma apart."""
+    image = np.array([10, 10, 10, 200, 200, 90, 10, 90], np.uint8).reshape(1, 2, 4, 1)
+    assert np.array_equal(recoloured(image, image // 2), image // 2)
 
 
 def test_colours_are_counted_by_hand():

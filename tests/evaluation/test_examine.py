@@ -189,3 +189,35 @@ def test_the_finding_is_the_same_with_all_controls(digits, monkeypatch):
     )
     every = [examined(digits, images).findings[0] for images in sets]
     assert [finding.words for finding in lazy] == [finding.words for finding in every]
+
+
+def test_defects_that_a_control_explains_are_given_to_no_control():
+    """JPEG of quality 75 makes blocks in gentle ramps. Re-encoded real images have them too, so nothing is called
+    blocked, and no control has blocks of its own.
+    """
+    rng = np.random.default_rng(0)
+
+    def ramps(n: int) -> np.ndarray:
+        a, b, c = rng.normal(0, 30, (3, n, 1, 1))
+        y, x = np.mgrid[-1:1:32j, -1:1:32j]
+        values = 128 + a * x + b * y + c * x * y + rng.normal(0, 1, (n, 32, 32))
+        return values.clip(0, 255).round().astype(np.uint8)[..., None]
+
+    reference, other, unseen = (Images(ramps(60)) for _ in range(3))
+    saved = Images(readings.reencoded(unseen.pixels))
+    extractors = [open_extractor("pixels")]
+    finding = examine_module.examine(reference, other, [saved], extractors=extractors, resamples=20).findings[
+        0
+    ]
+    assert finding.words == "changed encoding"
+    assert all(r.worse_than("real images") for r in finding.readings["look: blocked"])
+    controls = {name for of_name in finding.readings.values() for r in of_name for name in r.controls}
+    assert controls == {"real images", "re-encoded", f"real images {LOOK}"}
+
+
+def test_few_levels_that_a_filter_leaves_are_not_posterised(digits, monkeypatch):
+    """Were it so that real images, filtered like the samples, had as few levels."""
+    posterised = changed(digits, "posterised", 0.8)
+    assert "posterised" in examined(digits, posterised).findings[0].looks
+    monkeypatch.setattr(readings, "matched", lambda images, like, levels: like)
+    assert "posterised" not in examined(digits, posterised).findings[0].looks

@@ -79,10 +79,61 @@ def test_images_that_a_measure_leaves_out_have_no_influence():
     assert not influence.real.any()
 
 
-@pytest.mark.parametrize("name", ["recall", "coverage", "density", "spacing_ratio"])
+@pytest.mark.parametrize("name", ["recall", "coverage", "spacing_ratio"])
 def test_nearest_neighbour_measures_have_none(name):
     assert METRICS[name].influence_of(Pair(drawn(40, 3, 0), drawn(40, 3, 1))) is None
 
 
 def test_one_image_has_no_variance():
     assert Influence.of(torch.ones(1), torch.ones(1)).error == 0.0
+
+
+def without(pair: Pair, j: int) -> torch.Tensor:
+    return torch.cat([pair.fake[:j], pair.fake[j + 1 :]])
+
+
+def test_a_sample_moves_repeats_by_the_images_that_count_because_of_it():
+    """Against the count among all other samples, below the same threshold; also of the second-order term."""
+    pair = Pair(drawn(60, 2, 4), drawn(60, 2, 5, 0.2))
+    n, threshold = 60, torch.cdist(pair.real, pair.real).fill_diagonal_(9).min(1).values.min()
+
+    def count(rows: torch.Tensor) -> int:
+        return int((torch.cdist(rows, rows).fill_diagonal_(9).min(1).values <= threshold).sum())
+
+    influence = METRICS["repeats"].influence_of(pair)
+    whole = count(pair.fake)
+    assert METRICS["repeats"].of(pair) == whole / n
+    alone = torch.tensor([whole - count(without(pair, j)) for j in range(n)], dtype=torch.float64)
+    assert alone.max() > 1
+    assert torch.allclose(influence.fake, (alone - alone.mean()) / n)
+    second = 0.0
+    for i in range(n):
+        for j in range(i):
+            both = count(torch.cat([pair.fake[:j], pair.fake[j + 1 : i], pair.fake[i + 1 :]]))
+            second += float(whole - (whole - alone[i]) - (whole - alone[j]) + both) ** 2
+    assert influence.quadratic == pytest.approx(second / n**2, rel=0.35)
+
+
+def test_a_sample_moves_tail_recall_by_the_tail_images_that_it_alone_covers():
+    pair = Pair(drawn(120, 3, 6), drawn(100, 3, 7, 0.8))
+    own, across = torch.cdist(pair.real, pair.real), torch.cdist(pair.real, pair.fake)
+    tail = own.sort(1).values[:, 5].topk(12).indices
+    inside = across[tail] <= torch.cdist(pair.fake, pair.fake).sort(1).values[:, 5] * (1 + 1e-6)
+    influence = METRICS["tail_recall"].influence_of(pair)
+    alone = torch.stack(
+        [
+            inside.any(1).sum() - torch.cat([inside[:, :j], inside[:, j + 1 :]], 1).any(1).sum()
+            for j in range(100)
+        ]
+    ).double()
+    assert alone.max() > 0 and torch.allclose(influence.fake, (alone - alone.mean()) / 12)
+    assert set(influence.real.nonzero().squeeze(1).tolist()) == set(tail.tolist())
+
+
+def test_a_sample_moves_density_by_the_balls_that_it_is_in():
+    pair = Pair(drawn(50, 3, 8), drawn(70, 3, 9, 0.8))
+    radius = torch.cdist(pair.real, pair.real).sort(1).values[:, 5:6]
+    balls = (torch.cdist(pair.real, pair.fake) <= radius * (1 + 1e-6)).sum(0).double() / 5
+    influence = METRICS["density"].influence_of(pair)
+    assert torch.allclose(influence.fake, (balls - balls.mean()) / (70 * 69) ** 0.5)
+    assert METRICS["density"].of(pair) == pytest.approx(float(balls.mean()))

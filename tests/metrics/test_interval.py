@@ -9,7 +9,7 @@ import torch
 
 from difflab.core.errors import MeasureError
 from difflab.metrics import METRICS, Pair, PairMetric, half_rows, interval, resampled
-from difflab.metrics.interval import wilson
+from difflab.metrics.interval import normal_interval, wilson
 
 
 class Share(PairMetric):
@@ -142,3 +142,16 @@ def test_a_share_at_its_bound_has_wilsons_interval_and_no_point():
     low, high = interval(1.0, [1.0] * 50, (0.0, 1.0), share_of=500)
     assert high == 1.0 and low == pytest.approx(0.99238, abs=1e-5)
     assert interval(1.0, [1.0] * 50, (0.0, 1.0)) == (1.0, 1.0)
+
+
+def test_a_share_with_a_known_error_has_wilsons_interval_of_as_many_independent_images():
+    from scipy.stats import binomtest
+
+    wanted = binomtest(10, 100).proportion_ci(method="wilson")
+    assert normal_interval(0.1, 0.03, (0.0, 1.0), 500) == pytest.approx((wanted.low, wanted.high), abs=1e-6)
+    # An error below that of independent images, or none at all, is not believed.
+    for error in (0.0, 0.001):
+        assert normal_interval(0.1, error, (0.0, 1.0), 100) == pytest.approx(
+            (wanted.low, wanted.high), abs=1e-6
+        )
+    assert normal_interval(1.0, 0.0, (0.0, 1.0), 7)[1] == 1.0

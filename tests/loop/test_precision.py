@@ -310,12 +310,12 @@ def test_a_latent_model_is_measured_in_both_stages(
     frozen: dict[str, set[torch.dtype]] = {}
 
     def once(works: dict[str, Any], most: int, device: str) -> dict[str, float]:
-        for precision, work in works.items():
+        for name, work in works.items():
             work(1)
-            if work.__name__ == "work":
+            if work.__name__ == "work":  # a training pass
                 net = work.__closure__[[*work.__code__.co_freevars].index("model")].cell_contents.net
-                trained[precision] = {p.dtype for p in net.parameters() if p.grad is not None}
-                frozen[precision] = {p.dtype for p in net.parameters() if not p.requires_grad}
+                trained[name] = {p.dtype for p in net.parameters() if p.grad is not None}
+                frozen[name] = {p.dtype for p in net.parameters() if not p.requires_grad}
         return dict.fromkeys(works, 1.0)
 
     monkeypatch.setattr(precision.passes, "race", once)

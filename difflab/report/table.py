@@ -1,4 +1,4 @@
-"""The tables of the command line: a run, a comparison, a diagnosis, arms.
+"""The tables of the command line: a run, a comparison, a diagnosis, arms, samplers.
 
 `difflab.report.blocks` fits them to the width of the terminal.
 """
@@ -214,6 +214,32 @@ def laws(rows: Sequence[dict[str, Any]], title: str) -> Blocks:
         numbers = [f"{row['theory']:.5g}", f"{row['measured']:.5g}", f"{row['z']:+.2f}"]
         body.append([row["law"], row["what"], *numbers])
     return Blocks(heads, body, title)
+
+
+def samplers(result: Any) -> Group:
+    """One row per sampler, the reference first. For `difflab tune-sampling`.
+
+    A mark stands beside the values that tell a sampler apart from the reference.
+
+    Args:
+        result: a `difflab.studies.tune_sampling.Tuning`.
+    """
+    names = list(result.reference.measures)
+    heads = [Column("scheduler", "left", text=True), Column("steps")]
+    heads += [Column(head) for head in ("passes", "s/image", "distance", *_heads([(n, "") for n in names]))]
+    heads.append(Column("", "left"))
+    rows = result.rows()
+    body = []
+    for row in rows:
+        numbers = [str(row["passes"]), number(row["seconds_per_image"], 2), number(row["distance"])]
+        cells = [f"{cell(row.get(name))} {'*' if name in row['apart'] else ' '}" for name in names]
+        verdict = "apart" if row["apart"] else "same"
+        if row["role"] == "reference" or row["recommended"]:
+            verdict = "reference" if row["role"] == "reference" else "same, cheapest"
+        body.append([row["scheduler"], str(row["steps"]), *numbers, *cells, verdict])
+    title = f"{result.n} images of each sampler, measured on {result.extractor}"
+    note = "value ± half its 95% interval; * apart: the difference from the reference is outside its interval"
+    return Group(Blocks(heads, body, title, keys=2, dim=1), Text(note, style="dim"))
 
 
 def budget(run: Run) -> str:

@@ -30,7 +30,7 @@ from difflab.loop.judges import judge_of
 from difflab.loop.run_extractors import extractors_of
 from difflab.loop.work import Work
 from difflab.models import family_of
-from difflab.models.schedulers import instead
+from difflab.models.schedulers import check_scheduler, instead
 from difflab.runs.run import Run
 from difflab.studies.sampler_trial import MEASURES, Bench, Trial
 
@@ -220,7 +220,7 @@ def _fitting(
             changes = {"scheduler": name, "steps": number, "scheduler_options": options}
             sampling = current.model_copy(update=changes)
             try:
-                model.check_sampling(sampling)
+                check_scheduler(model.scheduler, sampling, model.noise)
             except ConfigError as error:
                 if schedulers:
                     raise

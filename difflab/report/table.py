@@ -225,21 +225,28 @@ def samplers(result: Any) -> Group:
         result: a `difflab.studies.tune_sampling.Tuning`.
     """
     names = list(result.reference.measures)
-    heads = [Column("scheduler", "left", text=True), Column("steps")]
+    heads = [Column("scheduler", "left", text=True), Column("steps"), Column("", "left")]
     heads += [Column(head) for head in ("passes", "s/image", "distance", *_heads([(n, "") for n in names]))]
-    heads.append(Column("", "left"))
-    rows = result.rows()
-    body = []
-    for row in rows:
-        numbers = [str(row["passes"]), number(row["seconds_per_image"], 2), number(row["distance"])]
-        cells = [f"{cell(row.get(name))} {'*' if name in row['apart'] else ' '}" for name in names]
-        verdict = "apart" if row["apart"] else "same"
-        if row["role"] == "reference" or row["recommended"]:
-            verdict = "reference" if row["role"] == "reference" else "same, cheapest"
-        body.append([row["scheduler"], str(row["steps"]), *numbers, *cells, verdict])
+
+    def blocks(intervals: bool) -> Blocks:
+        body = []
+        for row in result.rows():
+            verdict = "apart" if row["apart"] else "same"
+            if row["role"] == "reference" or row["recommended"]:
+                verdict = "reference" if row["role"] == "reference" else "cheapest"
+            numbers = [str(row["passes"]), number(row["seconds_per_image"], 2), number(row["distance"])]
+            for name in names:
+                mark = "*" if name in row["apart"] else " "
+                numbers.append(f"{cell(row[name], intervals)} {mark}")
+            body.append([row["scheduler"], str(row["steps"]), verdict, *numbers])
+        return Blocks(heads, body, keys=2, dim=1)
+
     title = f"{result.n} images of each sampler, measured on {result.extractor}"
-    note = "value ± half its 95% interval; * apart: the difference from the reference is outside its interval"
-    return Group(Blocks(heads, body, title, keys=2, dim=1), Text(note, style="dim"))
+    note = (
+        "value ± half its 95% interval, against a reference set of other seeds; * the difference from the "
+        "reference is outside its own interval"
+    )
+    return Group(Text(title, style="bold"), Roomy(blocks(True), blocks(False)), Text(note, style="dim"))
 
 
 def budget(run: Run) -> str:

@@ -37,12 +37,7 @@ from difflab.studies.sampler_trial import MEASURES, Bench, Trial
 REFERENCE = 200
 """Steps of the reference. It has more if the config has more, and at most as many as training has."""
 STEPS = (5, 10, 15, 25, 50)
-DIFFUSION = (
-    "DDIMScheduler",
-    "DPMSolverMultistepScheduler",
-    "UniPCMultistepScheduler",
-    "HeunDiscreteScheduler",
-)
+DIFFUSION = ("DDIMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
 FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 Say = Callable[[str], None]
 

@@ -100,7 +100,7 @@ def test_the_cheapest_that_is_not_told_apart_is_recommended():
         ({"steps": [0]}, "--steps are 1 to 200"),
         ({"steps": [300]}, "--steps are 1 to 200"),
         ({"steps": []}, "--steps are 1 to 200"),
-        ({"schedulers": ["DDIMSchedular"]}, "did you mean DDIMScheduler?"),
+        ({"schedulers": ["DDIMSchedular"]}, "is no scheduler of diffusers"),
         ({"schedulers": ["FlowMatchEulerDiscreteScheduler"]}, "does not denoise what this family"),
     ],
 )
@@ -128,6 +128,6 @@ def test_what_cannot_be_tuned_is_refused(digits, tmp_path):
     shutil.rmtree(untrained / "gen-000" / "model")
     with pytest.raises(StoreError, match="has no model of generation 0 yet; go on with"):
         tune_sampling(run.config, open_run(untrained))
-    labs = load(DIGITS, ["ecosystem={count: 2}"])
+    labs = load(DIGITS, ["ecosystem={labs: 2}"])
     with pytest.raises(ConfigError, match="give the run of one lab"):
         tune_sampling(labs)

@@ -4,11 +4,12 @@
     OMP_NUM_THREADS=2 python benchmarks/instrument.py diagnose --count 761 --build e9f7aac
     OMP_NUM_THREADS=2 python benchmarks/instrument.py compare --images 5000 --side 256
     OMP_NUM_THREADS=2 python benchmarks/instrument.py measures
+    OMP_NUM_THREADS=2 python benchmarks/instrument.py precision                      # not with the others
 
 `diagnose` runs this build and a tagged one in alternation, on the same images of 32 px, with pixels and
 efficientnet-lite0. `compare` runs difflab (FD on Inception features, KID, precision, recall, with intervals and a
 floor) and torch-fidelity (FID, KID) on the same PNG files with the same network of random weights. `measures` is the
-comparison of benchmarks/measures.py. Each run is a process of its own. Its imports do not count, and the CPU seconds
+comparison of benchmarks/measures.py. `precision` is by how many standard errors bfloat16 moves each measure. Each run is a process of its own. Its imports do not count, and the CPU seconds
 are those of all its threads and workers. The smallest of the repeats counts.
 
 Run it from the root of the repository. It writes only to a temporary folder.
@@ -32,6 +33,10 @@ import numpy as np
 import torch
 from image_sets import open_set
 from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+import difflab
+from difflab.metrics.row_name import row_name
 
 HOME = Path(__file__).parents[1]
 TIMED = """
@@ -163,6 +168,54 @@ def seven(args: argparse.Namespace, place: Path) -> None:
     table(f"seven measures, 2 x {args.rows:,} x {args.dim:,}", "packages", contenders, job, args.repeats)
 
 
+def precision(args: argparse.Namespace, place: Path) -> None:
+    """By how many standard errors bfloat16 moves each measure: the largest of three sets, each equal and blurred.
+
+    The network of efficientnet-lite0 has its weights; Inception's are random, for which features are rounded more.
+    """
+    metrics = [
+        "fd",
+        "kid",
+        "cmmd",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "vendi",
+        "trace_ratio",
+        "knn_entropy",
+    ]
+    weights = random_inception(place / "weights.pth")
+    print("\n| network | " + " | ".join(metrics) + " |\n|" + "---|" * (len(metrics) + 1))
+    for extractor, n in (("efficientnet-lite0", 300), (f"inception:{weights}", 100)):
+        most = dict.fromkeys(metrics, 0.0)
+        for name in ("emoji", "tiles", "photos"):
+            whole = open_set(name).pixels
+            rows = np.random.default_rng(0).permutation(len(whole))[: 3 * n]
+            real, fake = whole[rows[: 2 * n]], whole[rows[2 * n :]]
+            for samples in (fake, blurred(fake)):
+                of = [
+                    difflab.compare(real, samples, extractors=[extractor], metrics=metrics, precision=p)
+                    for p in ("float32", "bf16")
+                ]
+                for metric in metrics:
+                    one, other = (table[row_name(metric, extractor)] for table in of)
+                    if one["ci_low"] is not None:
+                        error = (one["ci_high"] - one["ci_low"]) / 3.92
+                        most[metric] = max(most[metric], abs(one["value"] - other["value"]) / error)
+        print(
+            f"| {extractor.partition(':')[0]}, n = {n} | "
+            + " | ".join(f"{v:.2f}" for v in most.values())
+            + " |",
+            flush=True,
+        )
+
+
+def blurred(images: np.ndarray) -> np.ndarray:
+    """uint8 [n, H, W, C] after a Gaussian blur of one pixel."""
+    return np.stack([gaussian_filter(image, (1, 1, 0)) for image in images])
+
+
 def random_inception(file: Path) -> str:
     """torch-fidelity's Inception with random weights whose features do not fade."""
     from torch_fidelity import feature_extractor_inceptionv3 as fidelity
@@ -185,8 +238,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parts = ("diagnose", "compare", "measures")
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(parts)}; all if none is given")
+    parts = {"diagnose": diagnose, "compare": compare, "measures": seven, "precision": precision}
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(parts)}; the first three if none is given")
     parser.add_argument("--count", type=int, default=761, help="images that diagnose reads on each side")
     parser.add_argument("--build", default="e9f7aac", help="the commit that diagnose compares with")
     parser.add_argument("--images", type=int, default=5000, help="images on each side of compare")
@@ -199,9 +252,9 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(parts)}")
     threads = torch.get_num_threads()
     print(f"{os.cpu_count()} cores ({platform.machine()}), {threads} threads, torch {torch.__version__}")
-    for part in args.parts or parts:
+    for part in args.parts or list(parts)[:3]:
         with tempfile.TemporaryDirectory() as folder:
-            {"diagnose": diagnose, "compare": compare, "measures": seven}[part](args, Path(folder))
+            parts[part](args, Path(folder))
 
 
 if __name__ == "__main__":

@@ -150,6 +150,13 @@ def image_set_arguments(command: argparse.ArgumentParser, resamples: int, count:
         help=f"half-samples behind each interval, 0 = none (default: {resamples})",
     )
     command.add_argument("--seed", type=int, default=0, help="which images are drawn (default: 0)")
+    command.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bf16"),
+        default="auto",
+        help="of products in feature networks; auto = bf16 on a CPU with instructions for it, else float32 "
+        "(default: auto)",
+    )
 
 
 def read_config(args: argparse.Namespace, kind: Any = configs.Config, group: str = "") -> Any:

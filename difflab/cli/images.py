@@ -156,6 +156,7 @@ def compare(args: argparse.Namespace) -> int:
         device=args.device,
         protocol=args.protocol,
         reference=args.reference,
+        precision=args.precision,
     )
     for line in result.notes:
         print(line, file=sys.stderr)
@@ -234,6 +235,7 @@ def _diagnosed(args: argparse.Namespace) -> Any:
             concepts=args.concepts,
             image_size=args.image_size,
             max_bad=args.max_bad,
+            precision=args.precision,
             **shared,
         )
     if len(args.sets) > 1 or (args.sets[0].exists() and not (args.sets[0] / "run.yaml").exists()):

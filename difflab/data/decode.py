@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -100,6 +100,7 @@ class Header:
     format: str = ""
     frames: str = ""
     metadata: str = ""
+    pixels: np.ndarray | None = None
 
 
 def look(item: Item, where: str, max_pixels: int, whole: bool = False) -> Header:
@@ -111,19 +112,19 @@ def look(item: Item, where: str, max_pixels: int, whole: bool = False) -> Header
         return Header(item.shape[1], item.shape[0], item.ndim == 2 or item.shape[2] == 1)
 
     def use(image: Image.Image, remarks: list[str]) -> Header:
-        width, height, mode = image.width, image.height, image.mode
+        width, height, mode, pixels = image.width, image.height, image.mode, None
         if whole:
-            _upright(image, remarks)
+            pixels = np.asarray(_upright(image, remarks))
         else:
             if _metadata_follows(image):
                 image.load()
             # For a PNG file without EXIF in its header, Pillow would decode all pixels to search for EXIF.
             if image.format != "PNG" or image.info.get("exif"):
                 _turn(image, remarks)
-        return Header(width, height, mode in GREY, image.format or "", _frames(image))
+        return Header(width, height, mode in GREY, image.format or "", _frames(image), pixels=pixels)
 
     header, remark = _used(item, where, max_pixels, use)
-    return Header(header.width, header.height, header.grey, header.format, header.frames, remark)
+    return replace(header, metadata=remark)
 
 
 def decode(item: Item, where: str, max_pixels: int, size: int, channels: int) -> np.ndarray:

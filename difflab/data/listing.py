@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,13 +51,17 @@ class Listing:
     account: Account = field(default_factory=Account)
 
 
+KEPT_BYTES = 64 * 2**20
+"""Bytes of pixels that a survey keeps, so that small images are decoded once."""
+
+
 @dataclass(frozen=True)
 class Survey:
     """The result of `survey`.
 
     kept: positions of the usable images. sizes: (width, height) -> the number of images of that size. first:
     (width, height) -> the key of the first image of that size. grey: no usable image has colour. formats: the
-    file formats in lower case.
+    file formats in lower case. decoded: pixels by position, of the first images that fit into `KEPT_BYTES`.
     """
 
     kept: list[int]
@@ -65,6 +69,7 @@ class Survey:
     first: dict[tuple[int, int], str]
     grey: bool
     formats: set[str]
+    decoded: dict[int, np.ndarray] = field(default_factory=dict)
 
 
 def survey(listing: Listing, data: Data) -> Survey:
@@ -77,7 +82,7 @@ def survey(listing: Listing, data: Data) -> Survey:
     """
     account, skip = listing.account, data.bad_images == "skip"
     out = Survey([], Counter(), {}, True, set())
-    grey, lost_area = True, 0.0
+    grey, lost_area, kept_bytes = True, 0.0, 0
     account.found += len(listing.keys)
     for position, key in enumerate(listing.keys):
         try:
@@ -96,6 +101,9 @@ def survey(listing: Listing, data: Data) -> Survey:
         if header.format:
             out.formats.add(header.format.lower())
         grey = grey and header.grey
+        if header.pixels is not None and kept_bytes + header.pixels.nbytes <= KEPT_BYTES:
+            out.decoded[position] = header.pixels
+            kept_bytes += header.pixels.nbytes
         if header.width != header.height:
             account.add("cropped", key, f"{header.width} x {header.height}")
             lost_area += 1 - min(size) / max(size)
@@ -112,7 +120,7 @@ def survey(listing: Listing, data: Data) -> Survey:
         )
     account.read += len(out.kept)
     account.lost_area = lost_area / max(1, account.count("cropped"))
-    return Survey(out.kept, out.sizes, out.first, grey, out.formats)
+    return replace(out, grey=grey)
 
 
 @dataclass(frozen=True)
@@ -126,11 +134,12 @@ class Reader:
     max_pixels: int
     size: int
     channels: int
+    decoded: dict[int, np.ndarray] = field(default_factory=dict)
 
     def __call__(self, index: int) -> np.ndarray:
         position = self.kept[index]
         return decode(
-            self.items[position],
+            self.decoded[position] if position in self.decoded else self.items[position],
             f"{self.where}: image {self.keys[position]}",
             self.max_pixels,
             self.size,
@@ -167,7 +176,16 @@ def assembled(listing: Listing, surveyed: Survey, size: int, channels: int, max_
         keys=[listing.keys[i] for i in surveyed.kept],
         licence=listing.licence,
         account=listing.account,
-        read=Reader(listing.items, surveyed.kept, listing.keys, listing.where, max_pixels, size, channels),
+        read=Reader(
+            listing.items,
+            surveyed.kept,
+            listing.keys,
+            listing.where,
+            max_pixels,
+            size,
+            channels,
+            surveyed.decoded,
+        ),
         columns=listing.columns,
     )
 

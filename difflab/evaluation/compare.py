@@ -23,12 +23,18 @@ from difflab.core.rows import Row
 from difflab.core.seeds import numpy_generator, seed_of
 from difflab.data.image_sets import open_sides
 from difflab.data.source import Source
-from difflab.evaluation.extract import default_extractor, features, rows_at, with_consequences
+from difflab.evaluation.extract import (
+    default_extractor,
+    features,
+    notes_on_precision,
+    rows_at,
+    with_consequences,
+)
 from difflab.evaluation.overlap import Contents, shared_in_words, split, without_trained
 from difflab.evaluation.protocols import NATIVE
 from difflab.evaluation.published import compare_published
 from difflab.evaluation.summary import Summary, changes_most, changes_of, count_in_words
-from difflab.metrics import METRICS, Concepts, assign, concepts_of, open_extractor, read_concepts
+from difflab.metrics import METRICS, Concepts, Extractor, assign, concepts_of, open_extractor, read_concepts
 from difflab.metrics.defaults import COMMON, CONCEPTS, MEMORY, TEXTURE
 from difflab.metrics.evaluate import ComparedSets, MeasureSettings, Side, measured
 from difflab.metrics.interval import resampled
@@ -93,6 +99,7 @@ def compare(
     device: str | torch.device = "cpu",
     protocol: str = NATIVE,
     reference: str | Path | None = None,
+    precision: str = "auto",
 ) -> Comparison:
     """Measure `generated` against `real` and return all measures as one table.
 
@@ -113,6 +120,8 @@ def compare(
         device: where features are extracted.
         protocol: 'native', or 'published:PACKAGE': the numbers that a package prints, of all images.
         reference: file of statistics in place of the real images; `real` may then be None.
+        precision: of products in feature networks, as in `difflab.metrics.open_extractor`; published
+            protocols always use float32.
 
     Raises DataError for unusable sets, MeasureError for unusable measures, protocols and references.
 
@@ -128,7 +137,8 @@ def compare(
         return Comparison(*compare_published(real, generated, protocol, *options))
     notes: list[str] = []
     sources = _open(real, generated, train, image_size, max_bad, notes)
-    spaces = _open_extractors(extractors, device)
+    spaces = _open_extractors(extractors, device, precision)
+    notes += notes_on_precision(spaces)
     clip = next((extractor for extractor in spaces if extractor.encode_text is not None), None)
     concept_set = None if concepts is None else _read_concepts(concepts, clip, sources["generated"])
     names = _names(metrics, train is not None, concept_set is not None)
@@ -165,14 +175,16 @@ def _open(
     return sources
 
 
-def _open_extractors(specs: Sequence[str] | None, device: str | torch.device) -> list[Any]:
+def _open_extractors(
+    specs: Sequence[str] | None, device: str | torch.device, precision: str
+) -> list[Extractor]:
     specs = list(specs) if specs is not None else [default_extractor(), "texture"]
     if "fitted" in specs:
         raise MeasureError(
             "extractor 'fitted' belongs to a run; use pixels, efficientnet-lite0, texture, inception, "
             "open_clip:NAME_OR_PATH or timm:NAME_OR_PATH"
         )
-    return [open_extractor(spec, device=device) for spec in specs]
+    return [open_extractor(spec, device=device, precision=precision) for spec in specs]
 
 
 def _read_concepts(concepts: str | Path | Sequence[str], clip: Any, generated: Source) -> Concepts:

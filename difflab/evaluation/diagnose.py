@@ -19,12 +19,13 @@ import pyarrow.parquet as parquet
 import torch
 
 from difflab.core.errors import DataError, MeasureError, reading
+from difflab.core.imports import import_ahead
 from difflab.core.seeds import numpy_generator
 from difflab.data.image_sets import open_sides
 from difflab.data.source import Source
 from difflab.evaluation.advice import Chain
 from difflab.evaluation.examine import examine
-from difflab.evaluation.extract import default_extractor, notes_on_copies
+from difflab.evaluation.extract import default_extractor, notes_on_copies, notes_on_precision
 from difflab.evaluation.finding import Diagnosis
 from difflab.evaluation.overlap import Contents, shared_in_words, split, without_trained
 from difflab.evaluation.readings import LEAST, Images
@@ -33,6 +34,8 @@ from difflab.runs.sizes import first_size, fresh_needed, measured_count
 
 MOST = 1000
 """Images on a side where no count is given."""
+NEEDED_LATER = ("timm", "sklearn.linear_model")
+"""Slow libraries that most diagnoses need. They are imported while the images are read."""
 Labelling = Callable[[str, np.ndarray], np.ndarray | None]
 """(name of a set, rows) -> the class of each row, int64 [n]; None = not labelled."""
 
@@ -52,6 +55,7 @@ def diagnose(
     max_bad: float = 0.01,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    precision: str = "auto",
 ) -> Diagnosis:
     """Diagnose `generations` against `reference`, real images that no model was trained on.
 
@@ -66,7 +70,7 @@ def diagnose(
         count: images on every side; None = as many as all sides have (half of the reference), at most 1,000.
         neighbours: k of the nearest-neighbour measures.
         resamples: half-samples behind each standard error.
-        image_size, max_bad, seed, device: as in `difflab.compare`.
+        image_size, max_bad, seed, device, precision: as in `difflab.compare`.
 
     Raises DataError for unusable sets, MeasureError for fewer than 30 images.
     """
@@ -74,6 +78,7 @@ def diagnose(
         raise DataError(
             "there is no generation to diagnose; give at least one set of images beside the reference"
         )
+    import_ahead(*NEEDED_LATER)
     notes: list[str] = []
     sources = _open(reference, generations, train, image_size, max_bad, notes)
     n = _count(sources, count)
@@ -86,13 +91,15 @@ def diagnose(
     notes[:0] = [*shared_in_words(contents), *left_out]
     first, second = split(of_real, kept, n)
     specs = extractors or spaces(real.pixels.shape[1])
+    opened = [open_extractor(spec, device=device, precision=precision) for spec in specs]
+    notes += notes_on_precision(opened)
     return examine(
         real[first],
         real[second],
         train=sets.pop("train", None),
         generations=list(sets.values()),
         classes=classes,
-        extractors=[open_extractor(spec, device=device) for spec in specs],
+        extractors=opened,
         neighbours=neighbours,
         resamples=resamples,
         seed=seed,

@@ -10,6 +10,7 @@ import numpy as np
 
 from difflab.core.errors import MeasureError
 from difflab.core.rows import STATISTICS
+from difflab.core.threads import together
 from difflab.evaluation.controls import FEW_LEVELS
 from difflab.evaluation.finding import DAMAGED, ENCODED, POISONED, Diagnosis, Finding
 from difflab.evaluation.missing_classes import missing_classes
@@ -70,6 +71,8 @@ def examine(
         seed,
         overlap.known,
     )
+    for extractor in (*real.extractors, *real.statistics):
+        real.features(extractor, real.reference)  # before threads that would both compute them
     findings: list[Finding] = []
     first: Generation0 | None = None
     several = len(generations) > 1
@@ -80,7 +83,7 @@ def examine(
     over_time(findings)
     recipe: dict[str, Any] = {"n": n, "neighbours": neighbours, "resamples": resamples, "z": Z}
     recipe["extractors"] = [extractor.recipe for extractor in extractors]
-    return Diagnosis(findings, [*(notes or []), *real.notes], recipe, overlap.doubts)
+    return Diagnosis(findings, [*(notes or []), *sorted(real.notes)], recipe, overlap.doubts)
 
 
 def _finding(
@@ -96,7 +99,7 @@ def _finding(
         first: generation 0; None = `images` are generation 0.
         several: whether there are further generations.
     """
-    samples = real.measure_all(images)
+    samples, _ = together(lambda: real.measure_all(images), lambda: real.floor)
     readings, left_out = _readings(real, images, samples, first)
     finding = judge(readings, number)
     if POISONED in finding.instead:

@@ -16,6 +16,8 @@ from difflab.core.hashing import content_hash
 from difflab.data.content import copies
 from difflab.data.near_copies import thumbnails
 from difflab.data.source import Source
+from difflab.features.extractor import BF16
+from difflab.metrics import Extractor
 
 BATCH = 128
 """Images that are decoded at a time. One batch is decoded while the networks read the one before it."""
@@ -93,6 +95,17 @@ def rows_at(tensor: Any, positions: np.ndarray) -> Any:
     if np.array_equal(positions, np.arange(start, start + n)):
         return tensor[start : start + n]
     return tensor[torch.from_numpy(positions)]
+
+
+def notes_on_precision(extractors: Sequence[Extractor]) -> list[str]:
+    """The note on networks that multiply in bfloat16, if there are any."""
+    names = [extractor.name for extractor in extractors if extractor.recipe.get("dtype") == BF16]
+    if not names:
+        return []
+    return [
+        f"features of {', '.join(names)} are computed in bfloat16, for which this CPU has instructions; "
+        "precision float32 gives the numbers of any machine"
+    ]
 
 
 def notes_on_copies(side: str, hashes: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 
 from difflab.core.errors import MeasureError
 from difflab.core.seeds import seed_of
+from difflab.core.threads import each_on_a_core
 from difflab.data.content import contents_of, within
 from difflab.evaluation.controls import BLOCKED, FEW_LEVELS, defective, in_look, matched, reencoded
 from difflab.evaluation.signs import (
@@ -111,7 +112,7 @@ class RealSide:
         self._features: dict[tuple[str, int], tuple[np.ndarray, torch.Tensor]] = {}
         self._reencoded: dict[Key, Measured] = {}
         self._encoded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self.notes: dict[str, None] = {}  # what measures left out, each once, in order
+        self.notes: dict[str, None] = {}  # what measures left out, each once
         if not self.judges:
             self._fit_judges()
 
@@ -125,9 +126,10 @@ class RealSide:
         if len(np.unique(labels)) < 2:
             return
         assert self.classes is not None
-        for extractor in self.extractors:
-            features = torch.cat([self.features(extractor, part) for part in parts])
-            self.judges[extractor.name] = Judge.fit(features, torch.from_numpy(labels), len(self.classes))
+        n_classes = len(self.classes)
+        features = [torch.cat([self.features(each, part) for part in parts]) for each in self.extractors]
+        fits = each_on_a_core(lambda x: Judge.fit(x, torch.from_numpy(labels), n_classes), features)
+        self.judges |= {each.name: fit for each, fit in zip(self.extractors, fits, strict=True)}
 
     def features(self, extractor: Extractor, images: Images) -> torch.Tensor:
         """Features of `images`, computed once per set."""
@@ -155,10 +157,9 @@ class RealSide:
             copies: also near copies of training images.
             spaces: names of extractors; None = all.
         """
-        measured: dict[Key, Measured] = {}
-        for extractor in self.extractors:
-            if spaces is not None and extractor.name not in spaces:
-                continue
+        chosen = [each for each in self.extractors if spaces is None or each.name in spaces]
+
+        def measure(extractor: Extractor) -> dict[Key, Measured]:
             pair = Pair(
                 self.features(extractor, self.reference),
                 self.features(extractor, images),
@@ -167,9 +168,12 @@ class RealSide:
                 judge=self.judges.get(extractor.name),
                 neighbours=self.neighbours,
             )
-            measured |= self._measure(extractor.name, pair, METRICS_OF_CONTENT)
-            if copies:
-                measured |= self.measure_copies(extractor, self.features(extractor, images))
+            measured = self._measure(extractor.name, pair, METRICS_OF_CONTENT)
+            return measured | (self.measure_copies(extractor, pair.fake) if copies else {})
+
+        measured: dict[Key, Measured] = {}
+        for part in each_on_a_core(measure, chosen):
+            measured |= part
         return measured
 
     @cached_property

@@ -27,6 +27,7 @@ from pathlib import Path
 import torch
 
 from difflab.core.errors import MeasureError
+from difflab.core.precision import bf16_is_native
 from difflab.core.rows import STATISTICS
 from difflab.core.suggest import nearest
 from difflab.features.artefacts import open_artefacts
@@ -52,8 +53,18 @@ WITH_ARGUMENT = ("inception", "open_clip", "timm", "python")
 """Extractors whose spec goes on after a colon."""
 
 
+PRECISIONS = ("float32", "bf16", "auto")
+BF16_IF_NATIVE = ("efficientnet-lite0", "inception")
+"""Networks that 'auto' runs in bfloat16: those on whose measures its effect was tried
+(benchmarks/README.md)."""
+
+
 def open_extractor(
-    spec: str, fitted: Path | None = None, device: str | torch.device = "cpu", resize: str | None = None
+    spec: str,
+    fitted: Path | None = None,
+    device: str | torch.device = "cpu",
+    resize: str | None = None,
+    precision: str = "float32",
 ) -> Extractor:
     """Open the extractor that `spec` names (see the head of this file).
 
@@ -64,6 +75,8 @@ def open_extractor(
         resize: how `inception` resizes images to 299 pixels, a key of `difflab.features.resize.RESIZES`; None
             = 'tf1', as torch-fidelity does. Another resize gives another recipe, another key and other
             numbers.
+        precision: of products in the network. 'bf16' gives another recipe; 'auto' is 'bf16' for
+            efficientnet-lite0 and inception on a CPU with instructions for it, else 'float32'.
 
     Raises MeasureError for an unknown name, with the nearest one, and for weights that cannot be loaded, with
     how to get them.
@@ -73,8 +86,11 @@ def open_extractor(
     """
     # Networks draw initial weights before they load theirs. The fork keeps that out of the caller's random
     # stream.
+    known_precision(precision)
     with torch.random.fork_rng(devices=[]):
-        return _open(spec, fitted, device, resize)
+        extractor = _open(spec, fitted, device, resize)
+    gains = spec.partition(":")[0] in BF16_IF_NATIVE and bf16_is_native(device)
+    return extractor.in_bf16() if precision == "bf16" or (precision == "auto" and gains) else extractor
 
 
 def _open(spec: str, fitted: Path | None, device: str | torch.device, resize: str | None) -> Extractor:
@@ -95,6 +111,12 @@ def _open(spec: str, fitted: Path | None, device: str | torch.device, resize: st
     if name == "efficientnet-lite0":
         return open_efficientnet_lite0(device)
     return {"texture": open_texture, "artefacts": open_artefacts, "pixels": open_pixels}[name]()
+
+
+def known_precision(precision: str) -> None:
+    """Raise MeasureError, with the nearest name, unless `precision` is one of `PRECISIONS`."""
+    if precision not in PRECISIONS:
+        raise MeasureError(f"unknown precision '{precision}'; {nearest(precision, PRECISIONS)}")
 
 
 def known_extractor(spec: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from difflab.core.errors import MeasureError
+
+
+def _in_own_span(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`x` [n, d] in an orthonormal basis [d, k] of its rows, k = min(n, d), and that basis.
+
+    A rotation leaves the penalty of the regression as it is, and the solution lies in the span of the rows.
+    So the fit in k dimensions is the fit in d, in less time.
+    """
+    n, d = x.shape
+    if n >= d:
+        return x, torch.eye(d, dtype=x.dtype)
+    basis, triangle = torch.linalg.qr(x.T)
+    return triangle.T.contiguous(), basis
 
 
 class Judge:
@@ -46,7 +58,6 @@ class Judge:
         """Fit on features [n, d] and labels int64 [n] in 0..n_classes-1. Raises MeasureError when that is
         not possible.
         """
-        from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
 
         x, y = features.detach().double().cpu(), labels.detach().cpu()
@@ -66,16 +77,13 @@ class Judge:
         mean, scale = x.mean(0), x.std(0, correction=0)
         scale = scale.where(scale > 0, 1)  # a constant feature says nothing; dividing by 0 would say NaN
         settings = {"C": 1.0, "max_iter": 5000, "tol": 1e-4}
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", ConvergenceWarning)
-            try:
-                probe = LogisticRegression(**settings).fit(((x - mean) / scale).numpy(), y.numpy())
-            except ConvergenceWarning as warning:
-                raise MeasureError(
-                    "the class judge did not converge in 5000 iterations; measure with another judge "
-                    "extractor"
-                ) from warning
-        weight, bias = torch.from_numpy(probe.coef_), torch.from_numpy(probe.intercept_)
+        coordinates, rotation = _in_own_span((x - mean) / scale)
+        probe = LogisticRegression(**settings).fit(coordinates.numpy(), y.numpy())
+        if probe.n_iter_.max() >= settings["max_iter"]:
+            raise MeasureError(
+                "the class judge did not converge in 5000 iterations; measure with another judge extractor"
+            )
+        weight, bias = torch.from_numpy(probe.coef_) @ rotation.T, torch.from_numpy(probe.intercept_)
         if len(weight) == 1:  # scikit-learn keeps one row for two classes; argmax needs two
             weight = torch.cat([torch.zeros_like(weight), weight])
             bias = torch.cat([torch.zeros_like(bias), bias])

@@ -34,6 +34,9 @@ COPIES = 0.01
 A model that neither copies nor repeats is expected to score this share.
 """
 
+GAP = 20
+"""Rank of the distance from which the spread of the smallest distance is read."""
+
 
 def nearest_real(samples: Tensor, real: Tensor, block: int = 512) -> tuple[Tensor, Tensor]:
     """Euclidean distance float32 [n] from each sample to its nearest real image, and the index of that image
@@ -242,7 +245,8 @@ def _threshold_influence(distances: Tensor, of_distances: Tensor, among_fake: Te
     """Influence of real images on the share of samples below `_too_near`, float64 like `of_distances`.
 
     The r-th smallest distance has a rank of about r +- sqrt(r). Half of the difference between the shares at
-    these two ranks is the error. The images below the threshold have it in equal parts.
+    these two ranks is the error. The images below the threshold have it in equal parts. Rank 0 is the
+    smallest distance d_1 minus the gap from it to the `GAP`-th smallest.
 
     Args:
         distances: those that the threshold is a quantile of.
@@ -250,9 +254,13 @@ def _threshold_influence(distances: Tensor, of_distances: Tensor, among_fake: Te
     """
     ranked, n = distances.double().sort().values, len(distances)
     rank = min(max(COPIES * (n + 1), 1.0), float(n))
-    below_rank = torch.searchsorted(among_fake.double().sort().values, ranked, right=True) / len(among_fake)
+    at_0 = (2 * ranked[:1] - ranked[:GAP][-1:]).clamp(min=0)
+    thresholds = torch.cat([at_0, ranked])
+    below_rank = torch.searchsorted(among_fake.double().sort().values, thresholds, right=True) / len(
+        among_fake
+    )
     ends = [rank - rank**0.5, rank + rank**0.5]
-    low, high = np.interp(ends, np.arange(n + 1), [0.0, *below_rank.tolist()])
+    low, high = np.interp(ends, np.arange(len(thresholds)), below_rank.tolist())
     below = (of_distances <= _too_near(distances)).double()
     influence = below - below.mean()
     length = float(influence.square().sum()) ** 0.5

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from image_files import cut, folder, picture
 from PIL import Image
 
 from difflab.core.errors import DataError
+from difflab.data import listing
 from difflab.data.decode import look
 
 
@@ -32,6 +34,18 @@ def test_unreadable_image_stops_at_once(tmp_path):
     (tmp_path / "2.png").write_bytes(b"this is text")
     with pytest.raises(DataError, match=r"2.png: cannot be decoded: not an image.*data.bad_images=skip"):
         folder(tmp_path)
+
+
+def test_pixels_that_a_survey_has_decoded_are_those_of_the_file(tmp_path, monkeypatch):
+    picture(tmp_path / "1.png", size=(8, 12))
+    picture(tmp_path / "2.png", size=(20, 10))
+    again = folder(tmp_path, image_size=6)
+    skipping = folder(tmp_path, image_size=6, bad_images="skip")
+    assert set(skipping.read.decoded) == {0, 1} and not again.read.decoded
+    assert all(np.array_equal(skipping.read(i), again.read(i)) for i in range(2))
+    monkeypatch.setattr(listing, "KEPT_BYTES", 8 * 12 * 3)  # room for the first image alone
+    few = folder(tmp_path, image_size=6, bad_images="skip")
+    assert set(few.read.decoded) == {0} and np.array_equal(few.read(1), again.read(1))
 
 
 def test_truncated_image_is_named_when_it_is_read(tmp_path):

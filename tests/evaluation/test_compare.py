@@ -39,6 +39,20 @@ def write(folder: Path, images, suffix: str = "png", **options) -> Path:
 
 
 # ----------------------------------------------------------------------------------------------- what it says
+def test_features_in_bf16_are_said_and_move_no_measure_by_more_than_its_error(emoji):
+    metrics = ["fd", "kid", "precision", "recall", "trace_ratio"]
+    exact, rounded = (
+        compare(emoji[:200], emoji[200:300], extractors=["efficientnet-lite0"], metrics=metrics, precision=p)
+        for p in ("float32", "bf16")
+    )
+    assert not [note for note in exact.notes if "bfloat16" in note]
+    assert [note for note in rounded.notes if "bfloat16" in note]
+    for name in metrics:
+        one, other = exact[name], rounded[name]
+        half_width = (one["ci_high"] - one["ci_low"]) / 2
+        assert one["recipe"] != other["recipe"] and abs(one["value"] - other["value"]) < half_width / 2, name
+
+
 def test_equal_sets_lie_at_the_floor_and_changed_ones_do_not(emoji):
     real, same, changed = emoji[:400], emoji[400:], emoji[400:].copy()
     changed[:] = changed[:8].repeat(25, axis=0)  # a few images, repeated

@@ -36,6 +36,17 @@ def test_judge_is_scikit_learn_s(classes):
     )
 
 
+def test_fewer_images_than_features_are_fitted_as_scikit_learn_fits_them():
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, (60,), generator=draw)
+    x, others = (torch.randn(60, 200, generator=draw) + torch.eye(3, 200)[labels] for _ in range(2))
+    judge = Judge.fit(x, labels, 3)
+    scaler = StandardScaler().fit(x.double().numpy())
+    probe = LogisticRegression(max_iter=5000).fit(scaler.transform(x.double().numpy()), labels.numpy())
+    theirs = probe.predict_proba(scaler.transform(others.double().numpy()))
+    assert np.abs(judge.probabilities(others).numpy() - theirs).max() < 1e-9
+
+
 def test_judge_survives_the_disk_and_keeps_its_recipe(judge, tmp_path):
     judge.save(tmp_path / "judge.safetensors")
     again = Judge.load(tmp_path / "judge.safetensors")

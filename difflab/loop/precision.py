@@ -196,7 +196,8 @@ def choices(config: Config) -> list[Choice]:
 def _choice(config: Config, key: str) -> Choice:
     if issubclass(family_of(config.model), ClosedForm):
         return Choice(key, "no", f"{config.model.family} has no network")
-    device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    device = found.type if found else "cpu"
     fewer = native_precisions(device)
     if not fewer:
         return Choice(key, "no", f"this machine ({device}) has no known instructions for products in 16 bits")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
 
 from difflab.config.presets import preset
 from difflab.core.precision import bf16_is_native
@@ -62,11 +63,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("preset", help="digits, emoji or another preset")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="for example train.images_seen=50000"
+    )
     parser.add_argument("--generations", type=int, default=2, help="after generation 0 (default: 2)")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="keep the runs in this folder, and resume them")
     args = parser.parse_args()
-    overrides = {"generations": args.generations, "probe.per_condition": 0}
+    overrides: dict[str, Any] = {"generations": args.generations, "probe.per_condition": 0}
+    overrides |= {key: yaml.safe_load(value) for key, _, value in (o.partition("=") for o in args.overrides)}
     sweep = Sweep(base=str(preset(args.preset)), overrides=overrides, seeds=args.seeds, arms=ARMS)
     out = args.out or Path(tempfile.mkdtemp())
     records = run_sweep(sweep, Path(), out, workers=1)
@@ -77,7 +82,7 @@ def main() -> None:
 
     native = "with" if bf16_is_native("cpu") else "without"
     print(f"machine: {psutil.cpu_count()} cores {native} bf16 instructions")
-    print(f"{args.preset}, generation {args.generations}, {args.seeds} seeds\n")
+    print(f"{' '.join([args.preset, *args.overrides])}, generation {args.generations}, {args.seeds} seeds\n")
     print("| measure | on | float32 | bf16 | difference | in | agrees |")
     print("|---|---|---|---|---|---|---|")
     for row in rows:

@@ -102,7 +102,7 @@ def accelerator_of(precision: str) -> Accelerator:
     return Accelerator(cpu=cpu, mixed_precision=precision)
 
 
-def settled(config: Config, path: Path, say: Callable[[str], None]) -> Config:
+def settled(config: Config, path: Path | None, say: Callable[[str], None]) -> Config:
     """The config with the decision of the main process, see `decide`. All processes must call it.
 
     Raises the error of the decision in all processes, so that none waits for another.
@@ -117,13 +117,16 @@ def settled(config: Config, path: Path, say: Callable[[str], None]) -> Config:
     return put(config, found[0])
 
 
-def decide(runs: Sequence[tuple[Config, Path]], say: Callable[[str], None]) -> list[Values | DifflabError]:
+def decide(
+    runs: Sequence[tuple[Config, Path | None]], say: Callable[[str], None]
+) -> list[Values | DifflabError]:
     """The values of each run, given by its config and its folder; {} for a run that does not ask.
 
     A run that has started keeps its own values. All other runs of the same model get the same values, so that
     the arms of a study do not differ in precision: those of a run that has started, or else measured ones.
 
     Args:
+        runs: without a folder a run has not started.
         say: called once with each sentence about a decision.
 
     In place of the values of a run that cannot be decided there is the error: DataError if its images cannot
@@ -173,10 +176,10 @@ def _group(config: Config) -> str:
     return digest([config.model.model_dump(mode="json"), sorted(asked(config))])
 
 
-def _stored(config: Config, path: Path) -> Values:
+def _stored(config: Config, path: Path | None) -> Values:
     """The values in run.yaml of a run that has started; {} if it has not, or if the config does not ask."""
     keys = asked(config)
-    if not keys or not (path / "run.yaml").exists() or not Run(path, config).started:
+    if not keys or path is None or not (path / "run.yaml").exists() or not Run(path, config).started:
         return {}
     labs = read_record(path / "run.yaml").labs()
     return {

@@ -27,6 +27,7 @@ from difflab.evaluation.readings import LEAST
 from difflab.loop.conditions import sample_conditions
 from difflab.loop.ingest import ingest
 from difflab.loop.judges import judge_of
+from difflab.loop.precision import settled
 from difflab.loop.run_extractors import extractors_of
 from difflab.loop.work import Work
 from difflab.models import family_of
@@ -118,6 +119,7 @@ def tune_sampling(
     fit, and numbers out of range; StoreError for a run without a model of generation 0.
     """
     _check(config, run, count, steps, reference_steps)
+    config = settled(config, run.path if run else None, say)
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     with _real_set(config, run, accelerator, say) as real:
         model, current = _model(real, run, Work(run or real, accelerator, Reporter(quiet=True)))

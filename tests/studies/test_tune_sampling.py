@@ -48,6 +48,16 @@ def test_too_few_steps_are_told_apart_and_the_run_is_not_changed(digits):
     assert len(said) == 4 and files(digits) == before
 
 
+def test_a_run_is_sampled_in_the_precision_that_it_began_with(digits):
+    run, said = open_run(digits), []
+    asks = run.config.model_copy(
+        update={"sample": run.config.sample.model_copy(update={"precision": "auto"})}
+    )
+    options = {"count": 30, "steps": [2], "schedulers": ["DDIMScheduler"], "reference_steps": 10}
+    result = tune_sampling(asks, run, **options, say=said.append)
+    assert result.current.precision == "no" and said[0] == "sample.precision=auto: no, as when the run began"
+
+
 def test_the_images_of_a_run_are_those_of_its_model(digits):
     """With the same seed the numbers repeat; with another they do not."""
     run = open_run(digits)

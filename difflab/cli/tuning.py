@@ -86,13 +86,11 @@ def _write(path: Path, overrides: dict[str, Any]) -> None:
 
 def _tell(result: Any, args: argparse.Namespace, of_run: bool) -> None:
     """Print the recommendation and the line to type."""
-    from difflab.metrics.interval import Z95
-
     best = result.recommended
     if best is None:
         print("all samplers are told apart from the reference; try more steps: --steps 75 100")
         return
-    limits = ", ".join(f"{name} {Z95 * error:.2g}" for name, (_, error) in best.differences.items())
+    limits = ", ".join(f"{name} {limit:.2g}" for name, limit in best.limits.items())
     print(
         f"{best.sampling.scheduler} with {best.sampling.steps} steps is the cheapest that {result.n} images "
         f"do not tell apart; they do not show changes below: {limits}"

@@ -244,7 +244,7 @@ def samplers(result: Any) -> Group:
     title = f"{result.n} images of each sampler, measured on {result.extractor}"
     note = (
         "value ± half its 95% interval, against a reference set of other seeds; * the difference from the "
-        "reference is outside its own interval"
+        "reference is outside its own interval (95% for all measures together)"
     )
     return Group(Text(title, style="bold"), Roomy(blocks(True), blocks(False)), Text(note, style="dim"))
 

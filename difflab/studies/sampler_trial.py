@@ -2,9 +2,10 @@
 
 The reference is two sets A and B with the same conditions and other seeds. A trial has the conditions and the
 seeds of B. Each measure is taken between A and the trial, and between A and B, which is the floor. The trial
-is told apart if for some measure the difference of the two values lies outside its 95% interval. The interval
-is that of two sets with independent seeds. The trial has the seeds of B, so the difference itself holds less
-chance: it is the change that the sampler makes, compared with the chance in n images.
+is told apart if for some measure the difference of the two values lies outside its interval. The intervals
+hold together with 95% (Bonferroni), and are those of two sets with independent seeds. The trial has the seeds
+of B, so the difference itself holds less chance unless the sampler adds noise: it is the change that the
+sampler makes, compared with the chance in n images.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import norm
 
 from difflab.config import Sample
 from difflab.core.errors import MeasureError
 from difflab.core.seeds import image_seeds, numpy_generator, seed_of
-from difflab.metrics.interval import Z95, resampled
+from difflab.metrics.interval import resampled
 from difflab.metrics.judge import Judge
 from difflab.metrics.measurement import Measurement, error_of_difference, take
 from difflab.metrics.metric import METRICS
@@ -52,9 +54,16 @@ class Trial:
     differences: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
+    def limits(self) -> dict[str, float]:
+        """The smallest difference that tells images apart, by measure: 5% error for all measures together."""
+        z = norm.ppf(1 - 0.05 / 2 / max(1, len(self.differences)))
+        return {name: float(z * error) for name, (_, error) in self.differences.items()}
+
+    @property
     def apart(self) -> list[str]:
         """The measures that tell these images apart from the reference."""
-        return [name for name, (change, error) in self.differences.items() if abs(change) > Z95 * error]
+        limits = self.limits
+        return [name for name, (change, _) in self.differences.items() if abs(change) > limits[name]]
 
     def row(self) -> dict[str, Any]:
         """For JSON."""

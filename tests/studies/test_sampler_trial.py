@@ -11,7 +11,7 @@ import torch
 
 from difflab.config import Sample
 from difflab.metrics import Judge, open_extractor
-from difflab.studies.sampler_trial import Bench
+from difflab.studies.sampler_trial import Bench, Trial
 
 N = 200
 MANY = Sample(steps=100)
@@ -84,6 +84,15 @@ def test_the_distance_is_the_root_mean_square_in_levels():
     assert trial.distance == pytest.approx(3, abs=0.3)
     floor = bench(Drifting()).floor
     assert floor.distance == pytest.approx(20 * math.sqrt(2) * 0.94, rel=0.05), "two draws: sqrt(2) sigma"
+
+
+def test_the_limits_hold_together_with_95_percent():
+    """Bonferroni: four measures at 1.25% each, two-sided, is 2.498 standard errors."""
+    limits = {1: 1.960, 4: 2.498}
+    for measures, z in limits.items():
+        differences = {f"m{i}": (z + 0.01 if i == 0 else 0.0, 1.0) for i in range(measures)}
+        made = Trial(MANY, 1, 0.1, 1.0, {}, differences)
+        assert made.limits["m0"] == pytest.approx(z, abs=1e-3) and made.apart == ["m0"]
 
 
 def test_passes_count_timesteps_and_guidance():

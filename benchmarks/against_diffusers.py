@@ -63,19 +63,20 @@ from difflab import config as configs
 from difflab.core.files import ASSETS
 from difflab.core.flops import forward_flops, mfu
 from difflab.core.memory import peak_memory
+from difflab.core.precision import emulates_bf16
 from difflab.core.shape import Shape
 from difflab.data.emoji import open_emoji
-from difflab.loop import chain, checks
+from difflab.loop import chain
+from difflab.loop.precision import accelerator_of
 from difflab.loop.training_loop import fit
 from difflab.models.stable_diffusion import StableDiffusion
 from difflab.pretraining.autoencoder import Memory
-from difflab.pretraining.stable_diffusion import accelerator_of
 from difflab.runs.run import Run
 
 SCRIPT = Path("examples") / "text_to_image" / "train_text_to_image.py"
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
-OURS = "no" if checks.emulates_bf16() else "bf16"  # our own precision
+OURS = "no" if emulates_bf16() else "bf16"  # our own precision
 KINDS = {"no": torch.float32, "bf16": torch.bfloat16}
 # Runs the script unchanged, and says at the end how much memory it took. (The ru_maxrss of a process begins with that of its parent.)
 WITNESS = """
@@ -378,7 +379,7 @@ def our_training(
         compile=GPU,
         checkpoint_every=0,
     )
-    accelerator = accelerator_of(train)
+    accelerator = accelerator_of(train.precision)
     encoder = model.encoder(accelerator.device)
     encoder(torch.from_numpy(pixels[: plan.batch]))
     begun = clock()
@@ -881,7 +882,7 @@ class Profile:
 
 # ----------------------------------------------------------------------------------------------------------- main
 def plan_of(size: int, quick: bool, repeats: int | None, batch: int | None) -> Plan:
-    cpu = ("no",) if checks.emulates_bf16() else ("no", "bf16")
+    cpu = ("no",) if emulates_bf16() else ("no", "bf16")
     if quick:
         small = Plan(
             size,

@@ -77,11 +77,11 @@ class Commands:
 
 
 # ------------------------------------------------------------------------------------------------ arguments
-def config_arguments(command: argparse.ArgumentParser) -> None:
+def config_arguments(
+    command: argparse.ArgumentParser, about: str = "a YAML config, or the name of a preset: difflab presets"
+) -> None:
     """CONFIG and its overrides."""
-    command.add_argument(
-        "config", type=Path, metavar="CONFIG", help="a YAML config, or the name of a preset: difflab presets"
-    )
+    command.add_argument("config", type=Path, metavar="CONFIG", help=about)
     command.add_argument(
         "overrides",
         nargs="*",

@@ -77,11 +77,13 @@ def plan(args: argparse.Namespace) -> int:
     quiet_libraries()
     from difflab.loop.checks import check
     from difflab.loop.plan import costs_of
+    from difflab.loop.precision import settled
     from difflab.report.table import costs
 
     check(config)
-    labs = config.labs()
     notes: list[str] = []
+    config = settled(config, Path("runs") / config.name, notes.append)
+    labs = config.labs()
     costs_by_lab = [costs_of(lab, labs if len(labs) > 1 else [], notes) for lab in labs]
     note(notes)
     if args.json:

@@ -69,8 +69,9 @@ def names() -> dict[tuple[str, str], list[str]]:
         ("calibrate", "extractor"): extractors,
     }
     chains = [*_in_group(""), *(f"papers/{name}" for name in _in_group("papers"))]
-    for argument in (("run", "config"), ("plan", "config"), ("calibrate", "config"), ("doctor", "presets")):
-        listed[argument] = chains
+    for command in ("run", "plan", "calibrate", "tune-sampling"):
+        listed[command, "config"] = chains
+    listed["doctor", "presets"] = chains
     for argument in (("compare", "metrics"), ("compare-runs", "metrics"), ("measure", "names")):
         listed[argument] = measures
     for command in ("compare", "diagnose", "measure"):

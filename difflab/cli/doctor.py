@@ -97,7 +97,8 @@ def examine(presets: Sequence[Path]) -> list[Row]:
     rows = [*settings(), *packages()]
     if not sound(rows):
         return rows
-    return [*rows, *libraries(), trial(), *devices(), *weights(), *(preset(path) for path in presets)]
+    rows += [*libraries(), *precisions(), trial(), *devices(), *weights()]
+    return [*rows, *(preset(path) for path in presets)]
 
 
 def sound(rows: list[Row]) -> bool:
@@ -137,6 +138,27 @@ def libraries() -> Iterator[Row]:
     }
     for name, value in values.items():
         yield {"part": "setting", "name": name, "value": value}
+
+
+def precisions() -> Iterator[Row]:
+    """What the precision auto would choose here for the models of two presets. It takes about three seconds.
+
+    One has a network in pixel space, the other the bundled tiny-sd.
+    """
+    from difflab import config as configs
+    from difflab.config.presets import preset as path_of
+    from difflab.loop.precision import choices
+
+    asking = ["train.precision=auto", "sample.precision=auto"]
+    for name in ("digits", "emoji"):
+        try:
+            found = choices(configs.load(path_of(name), asking))
+        except DifflabError as error:
+            yield {"part": "setting", "name": f"precision=auto in {name}", "value": str(error)}
+            continue
+        for choice in found:
+            about = f"{choice.value}: {choice.reason}"
+            yield {"part": "setting", "name": f"{choice.key}=auto in {name}", "value": about}
 
 
 def packages() -> Iterator[Row]:
@@ -210,7 +232,7 @@ def devices() -> Iterator[Row]:
     import psutil
     import torch
 
-    from difflab.loop.checks import emulates_bf16
+    from difflab.core.precision import emulates_bf16
 
     memory = psutil.virtual_memory()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -14,7 +14,7 @@ import traceback
 from importlib.metadata import version
 from pathlib import Path
 
-from difflab.cli import chains, images, setup, studies
+from difflab.cli import chains, images, setup, studies, tuning
 from difflab.cli.args import Commands, Parser
 from difflab.cli.output import problem
 from difflab.core.errors import DifflabError
@@ -39,7 +39,7 @@ keeps being trained on images made by models
 other commands
   images            reference
   chains            plan, status, measure, export, verify
-  studies           compare-runs, claims, calibrate, theory
+  studies           compare-runs, claims, calibrate, theory, tune-sampling
   setup             presets, doctor, pretrain, policies, schema, completion
 
 difflab COMMAND --help   the options of a command, with examples
@@ -122,7 +122,7 @@ def parser() -> Parser:
     top.add_argument("--version", action="version", version=f"difflab {version('difflab')}")
     top.set_defaults(command=front_page, parser=top)
     commands = Commands(top)
-    for group in (chains, images, studies, setup):
+    for group in (chains, images, studies, tuning, setup):
         group.add(commands)
     return top
 

@@ -14,13 +14,10 @@ from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
-import torch
-from accelerate import Accelerator
-
 from difflab.config import Config
 from difflab.core.memory import enough_memory, peak_memory
 from difflab.core.progress import Reporter
-from difflab.loop import checks, ecosystem
+from difflab.loop import checks, ecosystem, precision
 from difflab.loop.ingest import ingest
 from difflab.loop.measure import catch_up, collect, measure, open_extractors
 from difflab.loop.mix import mix
@@ -57,11 +54,9 @@ def run_chain(
     """
     checks.check(config)
     report = report or Reporter(quiet=True)
+    config = precision.settled(config, path, report.say)
     checks.warn_of_slow_precision(config, report)
-    # On a machine without a GPU, each of several processes would assume without cpu=True that it is alone.
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(), mixed_precision=config.train.precision
-    )
+    accelerator = precision.accelerator_of(config.train.precision)
     run = open_for_work(config, path, accelerator)
     works = [Work(part, accelerator, report, plots=plots) for part in run.parts]
     try:

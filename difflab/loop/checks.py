@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from platform import machine
-
 import torch
 
 from difflab import policies
 from difflab.config import Config
 from difflab.core.errors import ConfigError, reading
+from difflab.core.precision import emulates_bf16
 from difflab.core.progress import Reporter
 from difflab.core.suggest import closest
 from difflab.loop import ecosystem, trackers
@@ -53,15 +52,6 @@ def check_lab(config: Config) -> None:
     if config.denoises and not config.text:
         noise = noise_of(config.model)
         check_scheduler(lambda sampling: scheduler_of(sampling, noise), config.sample, noise)
-
-
-def emulates_bf16() -> bool:
-    """Whether training and sampling would run on a CPU that computes in bf16 by converting back and forth."""
-    return (
-        not torch.accelerator.is_available()
-        and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
-        and machine() in ("x86_64", "AMD64")
-    )
 
 
 def warn_of_slow_precision(config: Config, report: Reporter) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +14,12 @@ from difflab.config import Config
 from difflab.core.flops import forward_flops
 from difflab.core.seeds import seed_of
 from difflab.core.shape import Shape
-from difflab.loop import regimes
+from difflab.loop import passes, regimes
 from difflab.loop.ingest import divided
 from difflab.loop.regimes import check_possible
 from difflab.models import family_of
 from difflab.models.family import ClosedForm
-from difflab.models.latent import KEPT, TYPES
+from difflab.models.latent import KEPT
 from difflab.policies import acting
 from difflab.runs.sizes import fresh_needed
 
@@ -189,7 +188,7 @@ def _captions(config: Config, shape: Shape, captions: int) -> Cost:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size = model.text_bytes(device) * (captions + 1)
     read = model.base.text_reader(device)
-    seconds = _per_image(lambda n: read(["a photograph"] * n), min(64, captions), device)
+    seconds = passes.per_image(lambda n: read(["a photograph"] * n), min(64, captions), device)
     return Cost(0, "captions", captions, 0, 0 if size > KEPT else size, seconds * captions)
 
 
@@ -231,74 +230,25 @@ def _network(config: Config, shape: Shape) -> _Network | None:
 
     model.check_sampling(config.sample)
     scheduler = model.scheduler(config.sample)  # a second-order scheduler has more passes than steps
-    guided = 2 if config.sample.guidance_scale > 1 else 1
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.initialise(seed_of("plan"), scratch=True)
     model.prepare_training(config.train.model_copy(update={"compile": False}), device)
-
-    def batch(n: int) -> tuple[Any, ...]:
-        conditions = torch.full((n,), model.null, device=device) if config.conditional else None
-        return (
-            torch.randn(n, *model.drawn, device=device),
-            torch.zeros(n, dtype=torch.long, device=device),
-            conditions,
-        )
-
-    trained = config.train.micro_batch_size or config.train.batch_size
-    # This is the autocast that accelerate uses in training.
-    precision = config.train.precision
-    with torch.autocast(device, TYPES[precision], enabled=precision != "no"):
+    with passes.autocast(config.train, device):
         flops = forward_flops(model)
-        backward = _per_image(
-            lambda n: model.predict(model.net, *batch(n)).float().square().mean().backward(), trained, device
-        )
+    backward = passes.training_seconds(model, config.train, device)
     size = sum(p.numel() * p.element_size() for p in model.net.parameters() if p.requires_grad)
     model.prepare_sampling(config.sample.model_copy(update={"compile": False}), device)
-    sampled = config.sample.batch_size * guided
-    with torch.no_grad():
-        forward = _per_image(lambda n: model.predict(model.net, *batch(n)), sampled, device)
-        latents = torch.randn(min(8, sampled), *model.drawn, device=device)
-        finish = _per_image(lambda n: model.finish(latents[:n]), len(latents), device)
-        with FlopCounterMode(display=False) as counter:
-            model.finish(latents[:1])
+    forward, finish = passes.sampling_seconds(model, config.sample, device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.finish(torch.randn(1, *model.drawn, device=device))
     # The optimiser, the average of the weights and the data add about a tenth (measured on digits).
     return _Network(
         flops,
         float(size),
-        len(scheduler.timesteps) * guided,
+        len(scheduler.timesteps) * passes.guided(config.sample),
         forward,
         1.1 * backward,
         finish,
         float(counter.get_total_flops()),
         2 if config.model.trains_lora else 3,
     )
-
-
-def _per_image(work: Callable[[int], Any], most: int, device: str, patience: float = 4) -> float:
-    """The shortest of three measured times of `work` on a batch, in seconds per image.
-
-    Args:
-        work: the work on a batch of the given size.
-        most: size of the batch.
-        device: the device of the work.
-        patience: the measurement stops after about this many seconds. Slow work is measured on smaller
-            batches and fewer times.
-    """
-
-    def seconds(n: int) -> float:
-        started = time.perf_counter()
-        work(n)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - started
-
-    seconds(1)  # warm-up
-    one = seconds(1)
-    n = min(most, int(patience / one / 2))
-    if n <= 1:
-        return one
-    seconds(n)
-    times = [seconds(n)]
-    while len(times) < 3 and sum(times) < patience:
-        times.append(seconds(n))
-    return min(times) / n

@@ -186,7 +186,7 @@ class Training:
             with (
                 nullcontext() if last else accelerator.no_sync(self.net),
                 accelerator.autocast(),
-                attention(accelerator),
+                attention(accelerator.device.type, accelerator.mixed_precision),
             ):
                 losses = self.model.loss(self.net, **part, train=train)
                 if weights is not None:
@@ -387,13 +387,13 @@ def mean_loss(curve: list[tuple[int, float]]) -> float:
     return total / curve[-1][0]
 
 
-def attention(accelerator: Accelerator) -> Any:
+def attention(device: str, precision: str) -> Any:
     """A context manager that chooses torch's implementation of attention.
 
     On a CPU the backward pass of the fused attention in bfloat16 takes as long as the rest of the step. There
     the plain implementation is used.
     """
-    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
+    if device == "cpu" and precision == "bf16":
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()
 

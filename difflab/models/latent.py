@@ -23,6 +23,7 @@ from torch import nn
 from difflab.config import Sample, Train
 from difflab.core.errors import ConfigError, reading
 from difflab.core.files import read_json
+from difflab.core.precision import TYPES
 from difflab.core.shape import Shape
 from difflab.models import lora
 from difflab.models.base_settings import check_base, latent_scale
@@ -30,7 +31,6 @@ from difflab.models.denoiser import Denoiser, compile_blocks, to_pixels
 from difflab.models.pretrained import Base, load_model, open_base
 from difflab.runs.store import Shards
 
-TYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DECODED_PIXELS = 2**21
 """Pixels in one pass of the decoder: 8 images of 512 px."""
 ON_DEVICE = 2**29

@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from diffusers import AutoencoderKL
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from difflab import config as configs
 from difflab.config import Data, Spec, Train
@@ -32,6 +31,7 @@ from difflab.core.shape import Shape
 from difflab.data.content import contents, kept_together
 from difflab.data.registry import open_source
 from difflab.data.split import split
+from difflab.loop.precision import accelerator_of
 from difflab.loop.training_loop import fit
 from difflab.metrics.held_out_loss import errors
 from difflab.models.latent import moments
@@ -109,6 +109,12 @@ class Pretraining(Spec):
     text_encoder: TextEncoderPart = Field(default_factory=TextEncoderPart)
     unet: UNetPart = Field(default_factory=UNetPart)
     denoiser: DenoiserPart
+
+    @model_validator(mode="after")
+    def _precision(self) -> Pretraining:
+        if "auto" in (self.autoencoder.train.precision, self.denoiser.train.precision):
+            raise ValueError("precision auto is for runs only; set train.precision to no, bf16 or fp16")
+        return self
 
 
 def pretrain(
@@ -268,7 +274,7 @@ def _denoiser(
         configs.StableDiffusion(family="stable-diffusion", base=str(start), train_text_encoder=True), shape
     )
     model.initialise(seed_of("denoiser", config.seed))
-    accelerator = accelerator_of(train)
+    accelerator = accelerator_of(train.precision)
     model.prepare_training(train, accelerator.device)
     position = {prompt: i for i, prompt in enumerate(shape.prompts)}
     conditions = np.array([position[prompt] for prompt in prompts])
@@ -332,11 +338,6 @@ def _data(config: Pretraining) -> tuple[np.ndarray, list[list[str]], np.ndarray]
     return images[0], prompts, images[1]
 
 
-def accelerator_of(train: Train) -> Accelerator:
-    """An Accelerator with the precision of `train`, on a GPU if there is one."""
-    return Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=train.precision)
-
-
 def _autoencoder(
     config: Pretraining, out: Path, images: np.ndarray, unseen: np.ndarray, report: Reporter
 ) -> Any:
@@ -363,7 +364,7 @@ def _autoencoder(
             part.train,
             ("autoencoder", config.seed),
             folder,
-            accelerator_of(part.train),
+            accelerator_of(part.train.precision),
             advance,
         )
     latents = moments(vae, torch.from_numpy(images))

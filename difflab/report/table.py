@@ -1,4 +1,4 @@
-"""The tables of the command line: a run, a comparison, a diagnosis, arms.
+"""The tables of the command line: a run, a comparison, a diagnosis, arms, samplers.
 
 `difflab.report.blocks` fits them to the width of the terminal.
 """
@@ -214,6 +214,39 @@ def laws(rows: Sequence[dict[str, Any]], title: str) -> Blocks:
         numbers = [f"{row['theory']:.5g}", f"{row['measured']:.5g}", f"{row['z']:+.2f}"]
         body.append([row["law"], row["what"], *numbers])
     return Blocks(heads, body, title)
+
+
+def samplers(result: Any) -> Group:
+    """One row per sampler, the reference first. For `difflab tune-sampling`.
+
+    A mark stands beside the values that tell a sampler apart from the reference.
+
+    Args:
+        result: a `difflab.studies.tune_sampling.Tuning`.
+    """
+    names = list(result.reference.measures)
+    heads = [Column("scheduler", "left", text=True), Column("steps"), Column("", "left")]
+    heads += [Column(head) for head in ("passes", "s/image", "distance", *_heads([(n, "") for n in names]))]
+
+    def blocks(intervals: bool) -> Blocks:
+        body = []
+        for row in result.rows():
+            verdict = "apart" if row["apart"] else "same"
+            if row["role"] == "reference" or row["recommended"]:
+                verdict = "reference" if row["role"] == "reference" else "cheapest"
+            numbers = [str(row["passes"]), number(row["seconds_per_image"], 2), number(row["distance"])]
+            for name in names:
+                mark = "*" if name in row["apart"] else " "
+                numbers.append(f"{cell(row[name], intervals)} {mark}")
+            body.append([row["scheduler"], str(row["steps"]), verdict, *numbers])
+        return Blocks(heads, body, keys=2, dim=1)
+
+    title = f"{result.n} images of each sampler, measured on {result.extractor}"
+    note = (
+        "value ± half its 95% interval, against a reference set of other seeds; * the difference from the "
+        "reference is outside its own interval (95% for all measures together)"
+    )
+    return Group(Text(title, style="bold"), Roomy(blocks(True), blocks(False)), Text(note, style="dim"))
 
 
 def budget(run: Run) -> str:

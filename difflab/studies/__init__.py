@@ -1,1 +1,1 @@
-"""Studies of many chains: sweeps, comparisons of runs, published claims, calibration and exact laws."""
+"""Studies of many chains (sweeps, published claims, calibration, exact laws, ...) and of samplers."""

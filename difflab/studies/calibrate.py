@@ -26,9 +26,10 @@ from scipy.stats import t as student
 
 from difflab import config as configs
 from difflab.config import Config
-from difflab.core.errors import ConfigError
+from difflab.core.errors import ConfigError, DifflabError
 from difflab.core.files import write_json
 from difflab.loop.chain import run_chain
+from difflab.loop.precision import decide, put
 from difflab.loop.reuse import adopt
 from difflab.runs.run import Run
 from difflab.studies.compare_runs import better_of, interval, worse
@@ -74,6 +75,7 @@ def calibrate(
     ConfigError for a measure that the config does not take and for values out of range.
     """
     _check(config, tolerance, seeds, resolution)
+    config = _settled(config, out, report(config).say if report else lambda line: None)
     started = time.perf_counter()
     tried: list[Tried] = []
 
@@ -99,6 +101,15 @@ def calibrate(
     }
     write_json(out / "calibration.json", result)
     return result
+
+
+def _settled(config: Config, out: Path, say: Callable[[str], None]) -> Config:
+    """The config with the precision of the chains that are in `out` already, or a new decision."""
+    begun = [record.parent for record in sorted(out.glob("seed-*/share-*/run.yaml"))]
+    values = decide([(config, path) for path in (out, *begun)], say)[0]
+    if isinstance(values, DifflabError):
+        raise values
+    return put(config, values)
 
 
 def _check(config: Config, tolerance: float, seeds: int, resolution: float) -> None:

@@ -106,7 +106,8 @@ def run_claims(
         out: the store. Runs lie in ``OUT/runs/``, in one folder per recipe, and are shared by all claims.
         workers: number of chains that run at the same time, see `workers.execute`.
         report: see `workers.execute`.
-        say: a function that gets one sentence for every run that fails.
+        say: a function that gets one sentence for every run that fails, and for every precision that was
+            decided.
 
     Returns the verdicts with their evidence, as described in `judge`.
     """
@@ -119,7 +120,7 @@ def run_claims(
             say(f"{job.arm}, seed {job.seed} FAILED: {record['error']}")
 
     (out / "runs").mkdir(parents=True, exist_ok=True)
-    execute(_missing(jobs_by_claim), out / "runs", note, workers, report)
+    execute(_missing(jobs_by_claim), out / "runs", note, workers, report, say)
     verdicts = []
     for name, claim in claims.items():
         verdict = judge(name, claim, jobs_by_claim[name], errors, out)

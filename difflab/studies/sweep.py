@@ -127,7 +127,7 @@ def run_sweep(
     Args:
         folder: the path of the base is relative to this folder.
         workers, report: see `workers.execute`.
-        say: is called with a sentence for every run that fails.
+        say: is called with a sentence for every run that fails, and for every precision that was decided.
     """
     listed = jobs(sweep, folder, out)
     records: dict[tuple[str, int], Record] = {}
@@ -142,7 +142,7 @@ def run_sweep(
         if record["error"]:
             say(f"{job.arm}, seed {job.seed} FAILED: {record['error']}")
 
-    execute(listed, out, note, workers, report)
+    execute(listed, out, note, workers, report, say)
     return [records[job.arm, job.seed] for job in listed]
 
 

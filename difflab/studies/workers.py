@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from queue import Queue
@@ -23,6 +23,7 @@ import torch
 from difflab.config import Config
 from difflab.core.errors import DifflabError
 from difflab.loop.chain import run_chain
+from difflab.loop.precision import decide, put
 from difflab.loop.reuse import adopt, keys
 from difflab.runs.record import read_record
 from difflab.runs.run import Run
@@ -112,6 +113,7 @@ def execute(
     note: Callable[[Job, Record], None],
     workers: int | None = None,
     report: Callable[[Job], Any] | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> None:
     """Run jobs wave by wave and pass the record of each to `note` as soon as it ends.
 
@@ -119,7 +121,14 @@ def execute(
         workers: number of processes; None = one per GPU, or without a GPU one. One worker runs in this
             process.
         report: returns the Reporter of a job that runs in this process.
+        say: called with a sentence for every precision that was decided, see `loop.precision.decide`.
     """
+    decided = decide([(job.config, job.path) for job in listed], say)
+    listed = [
+        # A job without a decision fails with the same error when it starts, and the others go on.
+        job if isinstance(values, DifflabError) else replace(job, config=put(job.config, values))
+        for job, values in zip(listed, decided, strict=True)
+    ]
     gpus = torch.cuda.device_count()
     workers = workers or max(1, gpus)
     if workers > 1:

@@ -97,6 +97,20 @@ def test_plan_says_costs_and_runs_nothing(call, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_plan_says_what_auto_would_choose(call, tmp_path, monkeypatch):
+    from difflab.loop import precision
+
+    def choices(config):
+        return [precision.Choice("train.precision", "bf16", "measured 1.70 times as fast as float32")]
+
+    monkeypatch.setattr(precision, "choices", choices)
+    code, out, err = call("plan", DIGITS, "generations=0", "train.precision=auto")
+    assert code == 0 and "nothing was run" in out
+    assert "train.precision=auto: bf16, measured 1.70 times as fast as float32\n" in err
+    assert "precision" not in call("plan", DIGITS, "generations=0")[2]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_plan_refuses_what_run_would_refuse(refused, tmp_path):
     assert "did you mean 'DDIMScheduler'?" in refused("plan", DIGITS, "sample.scheduler=DDIMSchedulr")
     assert "unknown measure 'fdd'" in refused("plan", DIGITS, "measure.metrics=[fdd]")

@@ -16,6 +16,7 @@ from huggingface_hub import constants
 
 from difflab.cli import doctor
 from difflab.cli.main import main
+from difflab.core.errors import ConfigError
 from difflab.loop import missing
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +29,8 @@ def _alone(tmp_path, monkeypatch):
     """Empty caches, and a network that answers nobody."""
     monkeypatch.chdir(ROOT)
     empty_caches(monkeypatch, tmp_path)
+    monkeypatch.setattr("difflab.loop.precision.measured", lambda *given: {"no": 2.0, "bf16": 1.0})
+    monkeypatch.setattr("difflab.loop.precision.native_precisions", lambda device: ("bf16",))
 
 
 @pytest.fixture
@@ -70,11 +73,22 @@ def test_a_working_machine_has_every_part_and_says_what_runs(rows):
     runs = {Path(row["path"]).stem for row in parts["preset"] if row["runs"]}
     assert {"digits", "emoji", "ecosystem"} <= runs and "sd15-lora" not in runs
     settings = {row["name"]: row["value"] for row in parts["setting"]}
+    for name in ("train.precision=auto in digits", "sample.precision=auto in emoji"):
+        assert settings[name] == "bf16: measured 2.00 times as fast as float32"
     assert settings["difflab"] == version("difflab") and settings["python"] == platform.python_version()
     assert {"platform", "HF_HUB_OFFLINE", "HF_HOME", "Hugging Face hub", "CUDA of torch"} <= settings.keys()
     assert Path(settings["difflab is in"]) == Path(doctor.__file__).parents[1]
     cpu, *_, disk = parts["device"]
     assert cpu["memory"] >= cpu["free"] > 0 and "cores" in cpu["name"] and disk["free"] > 0
+
+
+def test_a_precision_that_cannot_be_measured_says_why(rows, monkeypatch):
+    def choices(config):
+        raise ConfigError("the base is gone")
+
+    monkeypatch.setattr("difflab.loop.precision.choices", choices)
+    settings = {row["name"]: row["value"] for row in rows(SD15)[1]["setting"]}
+    assert settings["precision=auto in digits"] == settings["precision=auto in emoji"] == "the base is gone"
 
 
 def test_a_preset_that_would_not_run_names_everything_that_it_lacks(rows, monkeypatch):

@@ -177,6 +177,18 @@ def test_two_processes_train_the_same_model_up_to_rounding(folder, two):
             assert x["value"] == pytest.approx(y["value"], rel=1e-2, abs=1e-3)
 
 
+def test_two_processes_settle_on_one_precision(folder, server):
+    """Before the processes are prepared for training, the decision of the main process reaches the other."""
+    asks = {**TINY, "generations": 0, "train": {**TINY["train"], "precision": "auto", "images_seen": 320}}
+    (folder / "auto.yaml").write_text(yaml.safe_dump(asks))
+    server.run(folder / "auto.yaml", folder / "auto", world=2)
+    run = open_run(folder / "auto")
+    assert run.config.train.precision in ("no", "bf16") and run.generations == [0]
+    assert {x["processes"] for x in run.timings()} == {2}
+    said = [(folder / f"auto.{rank}.log").read_text().count("train.precision=auto: ") for rank in (0, 1)]
+    assert said == [1, 0]
+
+
 def test_two_processes_draw_the_same_samples_from_the_same_model(folder, two, server):
     """A run of one process goes on from what two processes trained: every stage behind the training gives the same bytes."""
     out = folder / "handed-over"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -60,24 +59,6 @@ def test_fp16_wants_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     config = parse(merged(DIGITS, {"model": {"family": "pixel-mlp"}, "train.precision": "fp16"}))
     with pytest.raises(ConfigError, match="fp16 need a GPU"):
         checks.check(config)
-
-
-@pytest.mark.parametrize(
-    ("capability", "machine", "emulated"),
-    [
-        ("AVX2", "x86_64", True),
-        ("DEFAULT", "AMD64", True),
-        ("AVX512", "x86_64", False),
-        ("DEFAULT", "arm64", False),
-    ],
-)
-def test_bf16_is_emulated_by_old_x86_cpus_only(
-    capability: str, machine: str, emulated: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(checks, "machine", lambda: machine)
-    assert checks.emulates_bf16() == emulated and platform.machine()
 
 
 def test_more_images_than_there_are_is_said_before_training(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import tiny
 from difflab.config import Config, parse
 from difflab.core.errors import ConfigError
 from difflab.core.shape import Shape
+from difflab.loop import passes
 from difflab.loop import plan as plan_module
 from difflab.loop.plan import Cost, plan
 
@@ -135,34 +136,13 @@ def test_every_stage_of_every_generation_has_a_time():
     assert all(0 < c.seconds < 60 for c in found)
 
 
-@pytest.mark.parametrize(
-    ("cost", "most", "batches"),
-    [
-        (0.001, 64, [1, 1, 64, 64, 64, 64]),  # cheap: the whole batch, once to warm up and three times
-        (0.5, 64, [1, 1, 4, 4, 4]),  # as many images as half of the patience allows
-        (30.0, 64, [1, 1]),  # one image is too much already
-        (0.001, 1, [1, 1]),
-    ],
-)
-def test_a_slow_network_is_timed_on_few_images(monkeypatch, cost, most, batches):
-    clock, seen = [0.0], []
-
-    def work(n):
-        seen.append(n)
-        clock[0] += cost * n
-
-    monkeypatch.setattr(plan_module.time, "perf_counter", lambda: clock[0])
-    assert plan_module._per_image(work, most, "cpu", patience=4) == pytest.approx(cost)
-    assert seen == batches
-
-
 @pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}], ids=str)
 def test_a_text_to_image_model_is_planned_at_16_bits(changes, monkeypatch, tmp_path):
-    def once(work, most, device):
+    def once(work, most, device, patience=4):
         work(1)
         return 0.5
 
-    monkeypatch.setattr(plan_module, "_per_image", once)
+    monkeypatch.setattr(passes, "per_image", once)
     tiny.make("sd15", tmp_path / "sd15")
     given = {"model": changes, "train": {"precision": "bf16"}, "sample": {"precision": "bf16"}}
     found = plan(tiny.config("sd15", tmp_path / "sd15", **given), Shape((tiny.SIDE, tiny.SIDE, 3), 3), 40)
@@ -172,7 +152,7 @@ def test_a_text_to_image_model_is_planned_at_16_bits(changes, monkeypatch, tmp_p
 @pytest.mark.parametrize("kind", ["sd3", "sdxl"])
 def test_the_embeddings_of_captions_are_counted(kind, monkeypatch, tmp_path):
     """Per distinct caption 77 tokens (SD 3 without T5: 77 of CLIP and 256 of zeros) of the width that attention reads, and the pooled vector, in float32."""
-    monkeypatch.setattr(plan_module, "_per_image", lambda work, most, device: 0.5)
+    monkeypatch.setattr(passes, "per_image", lambda work, most, device, patience=4: 0.5)
     base = tiny.make(kind, tmp_path / kind)
     model = tiny.model(kind, base)
     per = sum(t[0].nbytes for t in model.base.texts(["one"], "cpu").values())

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 from trainings import IMAGES, LABELS, Data, Stop, config, curve, fresh, record, same, train
 
 from difflab.config import Config, Train, parse
 from difflab.core.errors import ConfigError, TrainingError
-from difflab.loop.training_loop import fit, learning_rate, mean_loss, order
+from difflab.loop.training_loop import Training, fit, learning_rate, mean_loss, order
 from difflab.models.pixel_mlp import PixelMLP
 from difflab.policies.watch import Watch
 
@@ -236,6 +237,40 @@ def test_a_batch_smaller_than_the_number_of_processes_is_refused(tmp_path):
 def test_a_batch_larger_than_the_set_sees_images_again(tmp_path):
     train(tmp_path, config(batch_size=100, images_seen=250))
     assert json.loads((tmp_path / "training.json").read_text())["images_seen"] == 300  # whole batches
+
+
+def test_weights_optimiser_average_gradients_and_loss_are_float32_in_bf16_too(tmp_path):
+    c = config(precision="bf16", images_seen=48)
+    model, kinds = fresh(c), {"products": set(), "losses": set(), "gradients": set(), "state": set()}
+    model.prepare_training(c.train, "cpu")
+    AcceleratorState._reset_state(True)
+    linear = next(m for m in model.net.modules() if isinstance(m, torch.nn.Linear))
+    linear.register_forward_hook(lambda module, inputs, output: kinds["products"].add(output.dtype))
+    loss = model.loss
+
+    def watched(*args, **given):
+        out = loss(*args, **given)
+        kinds["losses"].add(out.dtype)
+        return out
+
+    model.loss = watched
+    try:
+        training = Training(
+            model, Data(), c.train, (0, 0), tmp_path, Accelerator(mixed_precision="bf16"), None, ()
+        )
+        for p in training.trained.values():
+            p.register_post_accumulate_grad_hook(lambda p: kinds["gradients"].add(p.grad.dtype))
+        while training.step < training.steps:
+            training.take_step()
+        for values in training.optimizer.state.values():
+            kinds["state"] |= {v.dtype for v in values.values() if v.is_floating_point()}
+        single = {torch.float32}
+        assert kinds == {"products": {torch.bfloat16}, "losses": single, "gradients": single, "state": single}
+        assert {p.dtype for p in training.trained.values()} == {torch.float32}
+        assert {p.dtype for p in training.ema.weights.values()} == {torch.float32}
+        assert training.running.dtype == torch.float32 and training.steps == 3
+    finally:
+        AcceleratorState._reset_state(True)
 
 
 def test_a_trained_model_is_let_go(tmp_path):

@@ -320,6 +320,12 @@ def test_a_wrong_key_is_named(tmp_path):
         load(tmp_path / "a.yaml", kind=Pretraining)
 
 
+@pytest.mark.parametrize("part", ["autoencoder", "denoiser"])
+def test_the_precision_is_not_measured_for_a_pretraining(part):
+    with pytest.raises(ConfigError, match=r"set train\.precision to no, bf16 or fp16"):
+        config(**{part: {"train": {**TRAIN, "precision": "auto"}}})
+
+
 def test_halving_keeps_whole_numbers(tmp_path):
     save_file(
         {"a": torch.tensor([0.1, 2.0]), "b": torch.tensor([70_000, 3])},

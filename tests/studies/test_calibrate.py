@@ -10,6 +10,7 @@ from difflab import config as configs
 from difflab.cli.main import main
 from difflab.core.errors import ConfigError
 from difflab.loop.checks import check
+from difflab.runs.record import read_record
 from difflab.studies import calibrate as calibrating
 from difflab.studies.calibrate import Tried, bisect, calibrate, one_more
 
@@ -117,6 +118,22 @@ def test_categories_of_which_the_limit_is_known(tmp_path):
         s for s in shares if all(variance(20, 1, 1, 0) - variance(20, 1 - s, 1, t) <= 0.08 for t in range(5))
     ]
     assert found["ci_low"] <= max(safe) + 0.01 and max(safe) <= found["ci_high"] + 0.01
+
+
+def test_all_chains_have_the_precision_of_the_first_call(tmp_path, monkeypatch):
+    from difflab.loop import precision
+
+    values = iter(["bf16", "no"])
+    monkeypatch.setattr(
+        precision, "choices", lambda config: [precision.Choice("train.precision", next(values), "measured")]
+    )
+    config = gaussian(t=1, replicates=10)
+    asks = config.model_copy(update={"train": config.train.model_copy(update={"precision": "auto"})})
+    for seeds in (1, 2):
+        calibrate(asks, tmp_path, "variance", 0.2, seeds=seeds, resolution=1 / 4)
+    chains = [read_record(record) for record in tmp_path.glob("seed-*/share-*/run.yaml")]
+    assert {chain.seed for chain in chains} == {0, 1}
+    assert {chain.train.precision for chain in chains} == {"bf16"}
 
 
 def test_chains_stop_at_the_first_generation_outside(tmp_path):

@@ -42,6 +42,28 @@ def test_every_arm_and_seed_is_an_ordinary_run_and_generation_0_is_computed_once
     assert first[0] != first[1]
 
 
+def test_arms_that_ask_for_auto_share_one_decision_and_their_stages(tmp_path, monkeypatch):
+    from difflab.loop import precision
+
+    measured, said = [], []
+
+    def choices(config):
+        measured.append(config.name)
+        value = "bf16" if len(measured) == 1 else "no"
+        return [precision.Choice("train.precision", value, "measured")]
+
+    monkeypatch.setattr(precision, "choices", choices)
+    asks = sweep(overrides={"train.precision": "auto"}, seeds=2)
+    records = run_sweep(asks, tmp_path, tmp_path / "s", say=said.append)
+    assert len(measured) == 1 and said == ["train.precision=auto: bf16, measured"]
+    assert {run.config.train.precision for *_, run in runs_of(tmp_path / "s")} == {"bf16"}
+    assert sum(len(record["shared"]) for record in records) == sum(
+        len(record["shared"]) for record in run_sweep(sweep(), tmp_path, tmp_path / "plain")
+    )
+    run_sweep(sweep(overrides={"train.precision": "auto"}, seeds=3), tmp_path, tmp_path / "s")
+    assert len(measured) == 1  # a further seed computes as the others did
+
+
 def test_a_second_call_computes_nothing(tmp_path):
     run_sweep(sweep(seeds=1), tmp_path, tmp_path / "s")
     before = [len(run.timings()) for *_, run in runs_of(tmp_path / "s")]

@@ -1,0 +1,142 @@
+"""The time of a pass of a network, in training and in sampling, measured on random inputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from difflab.config import Sample, Train
+from difflab.core.precision import TYPES
+from difflab.loop.training_loop import attention
+
+DECODED = 8
+"""Images in a measured decoding."""
+LONG = 0.2
+"""Seconds of a pass that are enough for a comparison: its fixed costs, such as casts of weights, are a small
+share.
+"""
+ROUNDS = 3
+"""Passes of each work in a comparison."""
+
+
+def training_seconds(model: Any, train: Train, device: str) -> float:
+    """Seconds of one forward and backward pass per image, in the precision of `train`.
+
+    Call `model.prepare_training` first. The gradients are deleted afterwards.
+    """
+    most = train.micro_batch_size or train.batch_size
+    seconds = per_image(training_pass(model, train, device), most, device)
+    model.net.zero_grad(set_to_none=True)
+    return seconds
+
+
+@torch.no_grad()
+def sampling_seconds(model: Any, sample: Sample, device: str) -> tuple[float, float]:
+    """Seconds of one forward pass and of the decoding, per image.
+
+    Call `model.prepare_sampling` first. A pass with guidance has two images per sample.
+    """
+    most = sample.batch_size * guided(sample)
+    forward = per_image(sampling_pass(model, device), most, device)
+    return forward, per_image(decoding(model, device), min(DECODED, most), device)
+
+
+def training_pass(model: Any, train: Train, device: str) -> Callable[[int], None]:
+    """A forward and backward pass on a batch of the given size, as in training: with autocast and the same
+    attention. The gradients are added up.
+    """
+
+    def work(n: int) -> None:
+        with autocast(train, device), attention(device, train.precision):
+            model.predict(model.net, *batch(model, n, device)).float().square().mean().backward()
+
+    return work
+
+
+def sampling_pass(model: Any, device: str) -> Callable[[int], Any]:
+    """A forward pass on a batch of the given size."""
+    return torch.no_grad()(lambda n: model.predict(model.net, *batch(model, n, device)))
+
+
+def decoding(model: Any, device: str) -> Callable[[int], Any]:
+    """The decoding of at most DECODED images."""
+    latents = torch.randn(DECODED, *model.drawn, device=device)
+    return torch.no_grad()(lambda n: model.finish(latents[:n]))
+
+
+def guided(sample: Sample) -> int:
+    """Passes of the network per sample and step: 2 with classifier-free guidance, else 1."""
+    return 2 if sample.guidance_scale > 1 else 1
+
+
+def autocast(train: Train, device: str) -> Any:
+    """The autocast of torch that accelerate uses in training."""
+    return torch.autocast(device, TYPES[train.precision], enabled=train.precision != "no")
+
+
+def batch(model: Any, n: int, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Random inputs of `model.predict`: noisy images [n, C, H, W], timesteps [n], null conditions [n]."""
+    conditions = torch.full((n,), model.null, device=device) if model.spec.conditional else None
+    x, t = torch.randn(n, *model.drawn, device=device), torch.zeros(n, dtype=torch.long, device=device)
+    return x, t, conditions
+
+
+def seconds_of(work: Callable[[int], Any], n: int, device: str) -> float:
+    """Seconds of `work` on a batch of size n."""
+    started = time.perf_counter()
+    work(n)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def per_image(work: Callable[[int], Any], most: int, device: str, patience: float = 4) -> float:
+    """The shortest of three measured times of `work` on a batch, in seconds per image.
+
+    Args:
+        work: the work on a batch of the given size.
+        most: size of the batch.
+        device: the device of the work.
+        patience: the measurement stops after about this many seconds. Slow work is measured on smaller
+            batches and fewer times.
+    """
+    seconds_of(work, 1, device)  # warm-up
+    one = seconds_of(work, 1, device)
+    n = min(most, int(patience / one / 2))
+    if n <= 1:
+        return one
+    seconds_of(work, n, device)
+    times = [seconds_of(work, n, device)]
+    while len(times) < 3 and sum(times) < patience:
+        times.append(seconds_of(work, n, device))
+    return min(times) / n
+
+
+def race(works: dict[str, Callable[[int], Any]], most: int, device: str) -> dict[str, float]:
+    """The shortest times of several works on batches of the same size, in seconds per image.
+
+    The works take turns, so that other load on the machine meets all of them. Slow works have one turn.
+    On a busy machine batches are smaller, and fixed costs count for more.
+
+    Args:
+        works: work by name. Its argument is the size of a batch.
+        most: largest size of a batch. Smaller ones are used if they take LONG seconds already: the size is
+            doubled until then, with the first work.
+        device: the device of the works.
+    """
+    first, n = next(iter(works.values())), 1
+    seconds_of(first, n, device)  # warm-up
+    while n < most and min(seconds_of(first, n, device) for _ in range(2)) < LONG:
+        n = min(2 * n, most)
+    shortest = dict.fromkeys(works, float("inf"))
+    spent = 0.0
+    for _ in range(ROUNDS):
+        if spent > 2 * ROUNDS * LONG * len(works):
+            break
+        for name, work in works.items():
+            seconds = seconds_of(work, n, device)
+            shortest[name], spent = min(shortest[name], seconds), spent + seconds
+    return {name: seconds / n for name, seconds in shortest.items()}

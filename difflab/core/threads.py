@@ -23,9 +23,9 @@ def each_on_a_core(call: Callable[[Item], Result], items: Iterable[Item]) -> lis
     Within a thread of its own, or where torch has one thread, the items are taken one after the other. The
     first exception is raised when all items have ended.
     """
-    threads = torch.get_num_threads()
-    workers = min(threads, MOST)
-    if workers == 1:
+    items, threads = list(items), torch.get_num_threads()
+    workers = min(threads, MOST, len(items))
+    if workers <= 1:
         return [call(item) for item in items]
     try:
         with (

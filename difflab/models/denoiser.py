@@ -21,11 +21,17 @@ from difflab.config import Sample, Train
 from difflab.core.errors import StoreError
 from difflab.core.files import read_tensors
 from difflab.core.shape import Shape
+from difflab.core.threads import each_on_a_core
 from difflab.models.family import Family
 from difflab.models.guidance import EmbeddingChange, guided
 from difflab.models.nonfinite import named, watched
 from difflab.models.schedulers import check_scheduler, denoise, scheduler_of
 from difflab.models.steer import Steer, Step
+
+HALVED = 16
+"""Smallest batch that is drawn in two halves. On two cores, halves of 32 images of tiny-sd took 0.88 of the
+time of one batch of 64, and halves of 128 digits 0.63.
+"""
 
 
 class Denoiser(Family):
@@ -204,7 +210,7 @@ class Denoiser(Family):
         if sampling.compile and n < sampling.batch_size:  # another batch size would be compiled again
             seeds = [int(seed) for seed in np.resize(seeds, sampling.batch_size)]
             conditions = None if conditions is None else np.resize(conditions, sampling.batch_size)
-        x = self._denoised(conditions, seeds, sampling)
+        x = self._drawn(conditions, seeds, sampling)
         if not torch.isfinite(x).all():
             networks = [network for network in (self.net, self.vae) if network is not None]
             with watched(*networks) as nonfinite_layers:
@@ -217,8 +223,25 @@ class Denoiser(Family):
         levels = (x.clamp(-1, 1).add(1).mul(127.5)).round().to(torch.uint8)
         return levels.permute(0, 2, 3, 1).cpu().numpy()[:n]
 
+    def _drawn(self, conditions: np.ndarray | None, seeds: list[int], sampling: Sample) -> torch.Tensor:
+        """Pixels in [-1, 1] before rounding, [n, C, H, W].
+
+        On a CPU the two halves of a batch of at least `HALVED` images are drawn at the same time, each on
+        half of the cores. Policies see the whole batch.
+        """
+        on_cpu = next(self.net.parameters()).device.type == "cpu"
+        if not on_cpu or sampling.compile or self.steers or len(seeds) < HALVED:
+            return self._denoised(conditions, seeds, sampling)
+
+        def draw(part: slice) -> torch.Tensor:
+            return self._denoised(None if conditions is None else conditions[part], seeds[part], sampling)
+
+        half = len(seeds) // 2
+        return torch.cat(each_on_a_core(draw, [slice(0, half), slice(half, None)]))
+
+    @torch.inference_mode()
     def _denoised(self, conditions: np.ndarray | None, seeds: list[int], sampling: Sample) -> torch.Tensor:
-        """Pixels in [-1, 1] before rounding, [n, C, H, W]."""
+        """The same in one batch."""
         device = next(self.net.parameters()).device
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         noise = torch.stack([torch.randn(self.drawn, generator=g) for g in generators]).to(device)

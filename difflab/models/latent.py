@@ -39,6 +39,15 @@ KEPT = 2**33
 """Largest total size in bytes of text embeddings that are stored. Above it each batch computes its own."""
 
 
+def fastest_layout(device: Any, kind: torch.dtype) -> torch.memory_format:
+    """The memory layout in which convolutions of `kind` are fastest: channels_last, except bfloat16 on a CPU.
+
+    Without channels_last the sampling of tiny-sd took 0.77 of the time there.
+    """
+    on_cpu = torch.device(device).type == "cpu"
+    return torch.contiguous_format if on_cpu and kind == torch.bfloat16 else torch.channels_last
+
+
 class WithText(nn.Module):
     """The backbone and its trained text encoder: (noisy latents, t, token ids [n, L]) -> prediction."""
 
@@ -105,6 +114,7 @@ class Latent(Denoiser):
         self.base: Base = open_base(spec.base, self.pipelines, spec.family, spec.revision, spec.variant)
         with reading(f"model.base {self.base.path}", ConfigError):
             self._read_configs(spec, shape)
+        self.layout = torch.channels_last
         self.text_encoder: Any = None
         # The embeddings (or token ids) of all prompts; set by prepare_training and prepare_sampling.
         self.tables: dict[str, torch.Tensor] | None = None
@@ -234,7 +244,8 @@ class Latent(Denoiser):
             self.text_encoder.requires_grad_(True)
         self.net = self.network()
         self.net.to(device)
-        self.backbone.to(memory_format=torch.channels_last)
+        self.layout = fastest_layout(device, kind)
+        self.backbone.to(memory_format=self.layout)
         self.tables = self._ids(device) if self.spec.train_text_encoder else self._texts(device, kind)
 
     def network(self) -> Any:
@@ -264,7 +275,7 @@ class Latent(Denoiser):
         kind = TYPES[sampling.precision]
         self.tables = self._texts(device, kind)
         self.net = self.backbone.to(device, kind).eval()
-        self.backbone.to(memory_format=torch.channels_last)
+        self.backbone.to(memory_format=fastest_layout(device, kind))
         # An autoencoder with force_upcast overflows in float16 and is loaded in float32.
         upcast = self.vae_config.get("force_upcast") and sampling.precision == "fp16"
         self.vae = self.base.load("vae", AutoencoderKL, torch.float32 if upcast else kind).to(device)
@@ -386,7 +397,7 @@ class Latent(Denoiser):
         self.backbone.to(memory_format=torch.contiguous_format).save_pretrained(
             folder / self.component, safe_serialization=True
         )
-        self.backbone.to(memory_format=torch.channels_last)  # training may continue
+        self.backbone.to(memory_format=self.layout)  # training may continue
         if self.spec.train_text_encoder:
             self.text_encoder.save_pretrained(folder / "text_encoder")
         self.base.copy_to(folder, leave=self.trained)

@@ -18,7 +18,7 @@ from difflab.config import PixelMLP as Spec
 from difflab.config import Sample
 from difflab.core.errors import ConfigError, StoreError
 from difflab.core.shape import Shape
-from difflab.models.denoiser import to_pixels
+from difflab.models.denoiser import HALVED, to_pixels
 from difflab.models.pixel import noise_of
 from difflab.models.pixel_mlp import DenoisingMLP, PixelMLP
 from difflab.models.schedulers import drawing, scheduler_of
@@ -122,6 +122,39 @@ def test_guidance_of_at_most_one_asks_the_label_alone():
         asked.clear()
         stubbed(answer).sample(np.array([0, 2]), [1, 2], Sample(steps=3, guidance_scale=g))
         assert len(asked) == 3 and all(a.tolist() == wanted for a in asked)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_large_batch_on_a_cpu_is_drawn_in_halves_with_the_images_of_each_seed(threads):
+    sizes: list[int] = []
+
+    def answer(x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(x))
+        return labelled(x, t, labels)
+
+    labels, seeds, how = np.arange(HALVED + 1) % 3, list(range(HALVED + 1)), Sample(steps=3, guidance_scale=1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        whole = stubbed(answer).sample(labels, seeds, how)
+    finally:
+        torch.set_num_threads(before)
+    assert sorted(sizes) == 3 * [HALVED // 2] + 3 * [HALVED // 2 + 1]
+    few = [stubbed(answer).sample(labels[k : k + 1], seeds[k : k + 1], how) for k in range(len(seeds))]
+    assert np.abs(whole.astype(int) - np.concatenate(few).astype(int)).max() <= 1
+
+
+def test_policies_see_the_whole_batch():
+    sizes: list[int] = []
+
+    def answer(x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(x))
+        return x
+
+    model = stubbed(answer)
+    model.steers = [Steer()]
+    model.sample(np.zeros(HALVED, int), list(range(HALVED)), Sample(steps=2, guidance_scale=1))
+    assert sizes == [HALVED, HALVED]
 
 
 def test_an_unconditional_model_is_asked_for_no_label():

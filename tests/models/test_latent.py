@@ -17,7 +17,7 @@ from difflab.config import Sample, Train
 from difflab.core.errors import ConfigError, StoreError
 from difflab.core.shape import Shape
 from difflab.loop.training_loop import fit
-from difflab.models.latent import moments
+from difflab.models.latent import fastest_layout, moments
 from difflab.models.weights import trainable
 from difflab.pretraining.autoencoder import Memory, build
 from difflab.runs.store import Shards
@@ -559,3 +559,19 @@ def test_other_captions_share_the_networks(made, tmp_path):
     other = model.with_prompts(("a new caption", "another"), "cpu")
     assert other.net is model.net and other.null == 2 and model.null == len(tiny.CAPTIONS)
     assert len(other.tables["ids"]) == 3
+
+
+@pytest.mark.parametrize(("device", "kind", "last"), [
+    ("cpu", torch.bfloat16, False), ("cpu", torch.float32, True), ("cuda", torch.bfloat16, True),
+])  # fmt: skip
+def test_channels_are_last_except_in_bf16_on_a_cpu(device, kind, last):
+    assert (fastest_layout(device, kind) == torch.channels_last) == last
+
+
+def test_a_model_keeps_its_layout_when_it_is_saved_during_training(made, tmp_path):
+    for precision, last in (("bf16", False), ("no", True)):
+        model = tiny.model("sd15", made["sd15"])
+        model.prepare_training(Train(precision=precision), "cpu")
+        model.save(tmp_path / precision)
+        weight = model.backbone.conv_in.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) == last

@@ -116,12 +116,10 @@ def compare(
         resamples: half-samples behind each interval; 0 = no intervals.
         image_size: side in pixels of both sets, cropped and resized; None = that of the smaller images.
         max_bad: largest share of unreadable images, which are left out and counted. More are an error.
-        seed: of the choice of images and of the half-samples.
-        device: where features are extracted.
+        seed, device: of the choice of images and of the half-samples; where features are extracted.
         protocol: 'native', or 'published:PACKAGE': the numbers that a package prints, of all images.
         reference: file of statistics in place of the real images; `real` may then be None.
-        precision: of products in feature networks, as in `difflab.metrics.open_extractor`; published
-            protocols always use float32.
+        precision: of feature networks, as in `open_extractor`; published protocols always use float32.
 
     Raises DataError for unusable sets, MeasureError for unusable measures, protocols and references.
 
@@ -137,15 +135,13 @@ def compare(
         return Comparison(*compare_published(real, generated, protocol, *options))
     notes: list[str] = []
     sources = _open(real, generated, train, image_size, max_bad, notes)
-    spaces = _open_extractors(extractors, device, precision)
-    notes += notes_on_precision(spaces)
+    spaces = _open_extractors(extractors, device, precision, notes)
     clip = next((extractor for extractor in spaces if extractor.encode_text is not None), None)
     concept_set = None if concepts is None else _read_concepts(concepts, clip, sources["generated"])
     names = _names(metrics, train is not None, concept_set is not None)
     sides = _extract(sources, _count(sources, count, notes), spaces, seed, notes)
     sides.labels = _labels(sources, sides, concept_set)
-    rows = _measure(sides, names, concept_set, clip, neighbours, resamples, seed)
-    return Comparison([made | {"protocol": NATIVE} for made in rows], notes)
+    return Comparison(_measure(sides, names, concept_set, clip, neighbours, resamples, seed), notes)
 
 
 def _check_published(protocol: str, **options: Any) -> None:
@@ -176,7 +172,7 @@ def _open(
 
 
 def _open_extractors(
-    specs: Sequence[str] | None, device: str | torch.device, precision: str
+    specs: Sequence[str] | None, device: str | torch.device, precision: str, notes: list[str]
 ) -> list[Extractor]:
     specs = list(specs) if specs is not None else [default_extractor(), "texture"]
     if "fitted" in specs:
@@ -184,7 +180,9 @@ def _open_extractors(
             "extractor 'fitted' belongs to a run; use pixels, efficientnet-lite0, texture, inception, "
             "open_clip:NAME_OR_PATH or timm:NAME_OR_PATH"
         )
-    return [open_extractor(spec, device=device, precision=precision) for spec in specs]
+    opened = [open_extractor(spec, device=device, precision=precision) for spec in specs]
+    notes += notes_on_precision(opened)
+    return opened
 
 
 def _read_concepts(concepts: str | Path | Sequence[str], clip: Any, generated: Source) -> Concepts:
@@ -323,7 +321,7 @@ def _measure(
             concepts=concepts if extractor is clip else None,
         )
         rows += measured(extractor, sets, settings)
-    return rows
+    return [made | {"protocol": NATIVE} for made in rows]
 
 
 def _labels(

@@ -29,7 +29,7 @@ from difflab.evaluation.extract import default_extractor, notes_on_copies, notes
 from difflab.evaluation.finding import Diagnosis
 from difflab.evaluation.overlap import Contents, shared_in_words, split, without_trained
 from difflab.evaluation.readings import LEAST, Images
-from difflab.metrics import assign, open_extractor, read_concepts
+from difflab.metrics import Extractor, assign, open_extractor, read_concepts
 from difflab.runs.sizes import first_size, fresh_needed, measured_count
 
 MOST = 1000
@@ -68,9 +68,8 @@ def diagnose(
         concepts: names of concepts, or a file of them (one per line), which captions name and which are then
             the classes; None = the classes are the class folders.
         count: images on every side; None = as many as all sides have (half of the reference), at most 1,000.
-        neighbours: k of the nearest-neighbour measures.
         resamples: half-samples behind each standard error.
-        image_size, max_bad, seed, device, precision: as in `difflab.compare`.
+        neighbours, image_size, max_bad, seed, device, precision: as in `difflab.compare`.
 
     Raises DataError for unusable sets, MeasureError for fewer than 30 images.
     """
@@ -90,21 +89,27 @@ def diagnose(
     kept, left_out = without_trained("reference", of_real, contents.get("train"), 2 * LEAST)
     notes[:0] = [*shared_in_words(contents), *left_out]
     first, second = split(of_real, kept, n)
-    specs = extractors or spaces(real.pixels.shape[1])
-    opened = [open_extractor(spec, device=device, precision=precision) for spec in specs]
-    notes += notes_on_precision(opened)
     return examine(
         real[first],
         real[second],
         train=sets.pop("train", None),
         generations=list(sets.values()),
         classes=classes,
-        extractors=opened,
+        extractors=_opened(extractors or spaces(real.pixels.shape[1]), device, precision, notes),
         neighbours=neighbours,
         resamples=resamples,
         seed=seed,
         notes=notes,
     )
+
+
+def _opened(
+    specs: Sequence[str], device: str | torch.device, precision: str, notes: list[str]
+) -> list[Extractor]:
+    """The extractors of a diagnosis. A network in bfloat16 is added to `notes`."""
+    opened = [open_extractor(spec, device=device, precision=precision) for spec in specs]
+    notes += notes_on_precision(opened)
+    return opened
 
 
 def spaces(side: int) -> list[str]:

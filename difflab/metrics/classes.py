@@ -13,7 +13,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from scipy import special
 from torch import Tensor
 
 from difflab.core.errors import MeasureError
@@ -300,6 +299,8 @@ def _spread_below_1(mean: float, deviation: float) -> float:
     """
     nodes, weights = np.polynomial.hermite_e.hermegauss(9)
     z = (1 - mean) / deviation + nodes
+    from scipy import special
+
     density, below = np.exp(-z * z / 2) / math.sqrt(2 * math.pi), (1 + special.erf(z / math.sqrt(2))) / 2
     variance = (1 + z * z) * below + z * density - (density + z * below) ** 2
     return deviation * float(np.average(variance.clip(0), weights=weights)) ** 0.5

@@ -82,17 +82,16 @@ def test_the_floor_is_between_two_disjoint_real_sets_of_the_same_size(run, taken
 
 def test_intervals_are_those_of_the_half_samples_or_of_the_influences(run, taken):
     pair = sides(run)["pair"]
-    for name in ("fd", "class_entropy"):
+    for name in ("fd", "trace_ratio"):
         r, influence = taken[f"{name}/pixels"], METRICS[name].influence_of(pair)
         assert (r["ci_low"], r["ci_high"]) == pytest.approx(
             normal_interval(r["value"], influence.error, METRICS[name].range), rel=1e-5, abs=1e-9
         )
-    for name in ("recall", "density"):
-        draws = resampled(METRICS[name], pair, range(20), seed_of("interval", 0, 1, name))
-        r = taken[f"{name}/pixels"]
-        assert (r["ci_low"], r["ci_high"]) == pytest.approx(
-            interval(r["value"], draws, METRICS[name].range), rel=1e-5, abs=1e-9
-        )
+    draws = resampled(METRICS["recall"], pair, range(20), seed_of("interval", 0, 1, "recall"))
+    r = taken["recall/pixels"]
+    assert (r["ci_low"], r["ci_high"]) == pytest.approx(
+        interval(r["value"], draws, METRICS["recall"].range), rel=1e-5, abs=1e-9
+    )
 
 
 def test_measuring_again_gives_the_same_rows(run, taken):
@@ -182,7 +181,7 @@ def test_without_measures_only_flags_are_counted(run, tmp_path):
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_the_half_samples_and_agree_on_the_interval(run, taken, monkeypatch, world):
     """What each of several processes would gather is played by taking all their parts in turn."""
-    changed = Run(run.path, digits(measure={**BASE["measure"], "metrics": ["density", "recall"]}))
+    changed = Run(run.path, digits(measure={**BASE["measure"], "metrics": ["coverage", "recall"]}))
     opened, parts = extractors_of(changed, Accelerator()), []
 
     def play(rank: int) -> list[Any]:
@@ -194,7 +193,7 @@ def test_processes_share_the_half_samples_and_agree_on_the_interval(run, taken, 
     monkeypatch.setattr(resamples, "gather_object", lambda own: parts.append(own) or ([*own] * 20)[:20])
     for rank in range(world):
         play(rank)
-    for at, name in enumerate(("density", "recall")):
+    for at, name in enumerate(("coverage", "recall")):
         drawn = [x for part in parts[at::2] for x in part]
         assert len(drawn) == 20
         monkeypatch.setattr(resamples, "gather_object", lambda own, drawn=drawn: drawn)

@@ -40,6 +40,38 @@ def test_inception_from_a_path_is_torch_fidelity_s(tmp_path, monkeypatch):
     torch.testing.assert_close(extractor(x), wanted)
 
 
+def test_batches_in_threads_have_the_features_of_their_own_images(tmp_path, monkeypatch):
+    """The resized images reach the network through a hook, which must not mix up those of two threads."""
+    from torch_fidelity import feature_extractor_inceptionv3 as fidelity
+
+    monkeypatch.setattr(fidelity, "load_state_dict_from_url", lambda *a, **k: {})
+    monkeypatch.setattr(
+        fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda *a: None, raising=False
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = fidelity.FeatureExtractorInceptionV3("blank", ["2048"])
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(layer.weight)  # features do not fade
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    monkeypatch.undo()
+    monkeypatch.setattr(extractor_module, "ON_CPU", 1)
+    extractor, x, before = (
+        open_extractor(f"inception:{tmp_path}/weights.pth"),
+        images(6, 32),
+        torch.get_num_threads(),
+    )
+    try:
+        torch.set_num_threads(1)
+        one_by_one = extractor(x)
+        torch.set_num_threads(2)
+        torch.testing.assert_close(extractor(x), one_by_one)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.cdist(one_by_one, one_by_one).fill_diagonal_(1).min() > 1e-3
+
+
 def test_inception_without_weights_says_where_they_are(tmp_path, monkeypatch):
     def silent(*args, **kwargs):
         raise urllib.error.URLError("no route")

@@ -46,6 +46,10 @@ def test_pixels_that_a_survey_has_decoded_are_those_of_the_file(tmp_path, monkey
     monkeypatch.setattr(listing, "KEPT_BYTES", 8 * 12 * 3)  # room for the first image alone
     few = folder(tmp_path, image_size=6, bad_images="skip")
     assert set(few.read.decoded) == {0} and np.array_equal(few.read(1), again.read(1))
+    (tmp_path / "0.png").write_bytes(b"this is text")  # positions count it, indices do not
+    behind = folder(tmp_path, image_size=6, bad_images="skip")
+    assert set(behind.read.decoded) == {1}
+    assert all(np.array_equal(behind.read(i), again.read(i)) for i in range(2))
 
 
 def test_truncated_image_is_named_when_it_is_read(tmp_path):

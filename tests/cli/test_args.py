@@ -107,7 +107,7 @@ def test_fast_is_four_overrides_that_others_can_replace():
     parser = Parser()
     config_arguments(parser)
     fast_argument(parser)
-    made = read_config(parser.parse_args([str(DIGITS), "--fast", "sample.compile=false"]))
+    made = read_config(parser.parse_args(["--fast", str(DIGITS), "sample.compile=false"]))
     assert (made.train.precision, made.train.compile) == ("auto", "auto")
     assert (made.sample.precision, made.sample.compile) == ("auto", False)
     assert read_config(parser.parse_args([str(DIGITS)])).train.compile is False

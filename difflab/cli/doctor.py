@@ -147,7 +147,7 @@ def precisions() -> Iterator[Row]:
     """
     from difflab import config as configs
     from difflab.config.presets import preset as path_of
-    from difflab.loop.precision import choices
+    from difflab.loop.auto import choices
 
     asking = ["train.precision=auto", "sample.precision=auto"]
     for name in ("digits", "emoji"):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from difflab.config.spec import Precision, Spec, read_by
+from difflab.config.spec import Compile, Precision, Spec, read_by
 from difflab.core.rows import STATISTICS
 
 
@@ -202,7 +202,11 @@ class Train(Spec):
         "before the run starts and then kept. Weights, optimiser and loss are float32 in every case. fp16 "
         "needs a GPU.",
     )
-    compile: bool = Field(False, description="Compile the repeated blocks of the network with torch.compile.")
+    compile: Compile = Field(
+        False,
+        description="Compile the network for training with torch.compile; auto = if that saves time in this "
+        "run, decided before it starts and then kept.",
+    )
     checkpoint_every: int = Field(
         50_000,
         ge=0,
@@ -241,7 +245,11 @@ class Sample(Spec):
         description="Data type of the network weights in sampling; no = float32; auto = the fastest on this "
         "machine, measured before the run starts and then kept. The pixel families sample in float32.",
     )
-    compile: bool = Field(False, description="Compile the repeated blocks of the network with torch.compile.")
+    compile: Compile = Field(
+        False,
+        description="Compile the network for sampling with torch.compile; auto = if that saves time in this "
+        "run, decided before it starts and then kept.",
+    )
     batch_size: int = Field(250, ge=1, description="Images per forward pass.")
     shard_size: int = Field(
         1000, ge=1, description="Images per parquet file. One process draws a whole file."

@@ -13,6 +13,7 @@ from difflab.core.errors import ConfigError
 Precision = Annotated[
     Literal["no", "bf16", "fp16", "auto"], BeforeValidator(lambda value: "no" if value is False else value)
 ]
+Compile = bool | Literal["auto"]
 
 
 class Spec(BaseModel):

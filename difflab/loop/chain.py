@@ -17,7 +17,7 @@ from pathlib import Path
 from difflab.config import Config
 from difflab.core.memory import enough_memory, peak_memory
 from difflab.core.progress import Reporter
-from difflab.loop import checks, ecosystem, precision
+from difflab.loop import auto, checks, ecosystem, precision
 from difflab.loop.ingest import ingest
 from difflab.loop.measure import catch_up, collect, measure, open_extractors
 from difflab.loop.mix import mix
@@ -54,7 +54,7 @@ def run_chain(
     """
     checks.check(config)
     report = report or Reporter(quiet=True)
-    config = precision.settled(config, path, report.say)
+    config = auto.settled(config, path, report.say)
     checks.warn_of_slow_precision(config, report)
     accelerator = precision.accelerator_of(config.train.precision)
     run = open_for_work(config, path, accelerator)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from difflab.config import Sample, Train
+from difflab.config import Config, Sample, Train
 from difflab.core.precision import TYPES
+from difflab.core.seeds import seed_of
+from difflab.core.shape import Shape
+from difflab.data.registry import open_source
 from difflab.loop.training_loop import attention
+from difflab.models import family_of
+from difflab.policies import acting
 
 DECODED = 8
 """Images in a measured decoding."""
@@ -20,6 +27,50 @@ share.
 """
 ROUNDS = 3
 """Passes of each work in a comparison."""
+
+
+def device_type() -> str:
+    """The type of torch's accelerator, such as "cuda"; "cpu" without one."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found.type if found else "cpu"
+
+
+@contextmanager
+def without_traces(device: str) -> Iterator[None]:
+    """Restore torch's random numbers after the block, and free what the block used."""
+    with torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
+        yield
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+
+
+def shape_of(config: Config) -> Shape:
+    """The shape of a real image and the number of classes, with one caption in place of all.
+
+    The source is opened, but no image is decoded. Raises DataError.
+    """
+    source = open_source(config.data, config.seed)
+    prompts = ("a photograph",) if config.text and config.conditional else ()
+    return Shape((source.size, source.size, source.channels), len(source.classes or []), prompts)
+
+
+def random_model(config: Config, section: str, settings: Any, device: str) -> Any:
+    """A model with random weights, prepared for training or sampling with `settings`."""
+    model: Any = family_of(config.model)(config.model, shape_of(config))
+    model.initialise(seed_of("precision"), scratch=True)
+    (model.prepare_training if section == "train" else model.prepare_sampling)(settings, device)
+    return model
+
+
+def images_trained(config: Config, generation: int) -> int:
+    """Images that the training of a generation sees."""
+    if generation == 0 and config.model.starts_as_base:
+        return 0
+    settings = config.train
+    for policy, at in acting("training", config, generation):
+        settings = policy.training(at, settings)
+    return settings.images_seen
 
 
 def training_seconds(model: Any, train: Train, device: str) -> float:

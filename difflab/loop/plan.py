@@ -20,7 +20,6 @@ from difflab.loop.regimes import check_possible
 from difflab.models import family_of
 from difflab.models.family import ClosedForm
 from difflab.models.latent import KEPT
-from difflab.policies import acting
 from difflab.runs.sizes import fresh_needed
 
 DIMENSIONS = {
@@ -93,11 +92,7 @@ def _set_size(config: Config, generation: int, n_train: int) -> int:
 def _train_cost(config: Config, generation: int, network: _Network | None, set_size: int) -> Cost:
     if network is None:
         return Cost(generation, "train", set_size, 0, 0, 0.05)
-    settings = config.train
-    for policy, at in acting("training", config, generation):
-        settings = policy.training(at, settings)
-    untrained = generation == 0 and config.model.starts_as_base
-    seen = 0 if untrained else settings.images_seen
+    seen = passes.images_trained(config, generation)
     flops = network.training * network.flops * seen
     return Cost(generation, "train", seen, flops, network.bytes, seen * network.backward)
 

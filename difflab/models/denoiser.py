@@ -22,6 +22,7 @@ from difflab.core.errors import StoreError
 from difflab.core.files import read_tensors
 from difflab.core.shape import Shape
 from difflab.core.threads import each_on_a_core
+from difflab.models.compiled import compile_network
 from difflab.models.family import Family
 from difflab.models.guidance import EmbeddingChange, guided
 from difflab.models.nonfinite import named, watched
@@ -69,14 +70,14 @@ class Denoiser(Family):
         if train.gradient_checkpointing:
             self.net.enable_gradient_checkpointing()
         self.net.to(device)
-        if train.compile:
-            compile_blocks(self.net)
+        if train.compile is True:
+            compile_network(self.net, device)
 
     def prepare_sampling(self, sampling: Sample, device: Any) -> None:
         """Move everything that `sample` needs to the device, in its precision."""
         self.net.to(device).eval()
-        if sampling.compile:
-            compile_blocks(self.net)
+        if sampling.compile is True:
+            compile_network(self.net, device)
 
     @property
     def encoder_key(self) -> str | None:
@@ -302,15 +303,3 @@ class Denoiser(Family):
 def to_pixels(images: torch.Tensor) -> torch.Tensor:
     """Convert images uint8 [n, H, W, C] to float32 [n, C, H, W] in [-1, 1]."""
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def compile_blocks(net: Any) -> None:
-    """Compile the repeated blocks of a network.
-
-    Compiling the blocks takes seconds; compiling the whole network takes minutes and is hardly faster
-    afterwards.
-    """
-    if getattr(net, "_repeated_blocks", None):
-        net.compile_repeated_blocks()
-    else:
-        net.compile()

@@ -27,7 +27,8 @@ from difflab.core.precision import TYPES
 from difflab.core.shape import Shape
 from difflab.models import lora
 from difflab.models.base_settings import check_base, latent_scale
-from difflab.models.denoiser import Denoiser, compile_blocks, to_pixels
+from difflab.models.compiled import compile_network
+from difflab.models.denoiser import Denoiser, to_pixels
 from difflab.models.pretrained import Base, load_model, open_base
 from difflab.runs.store import Shards
 
@@ -238,8 +239,8 @@ class Latent(Denoiser):
                     parameter.data = parameter.data.to(kind)
         if train.gradient_checkpointing:
             self.backbone.enable_gradient_checkpointing()
-        if train.compile:
-            compile_blocks(self.backbone)
+        if train.compile is True:
+            compile_network(self.backbone, device)
         if self.spec.train_text_encoder:
             self.text_encoder.requires_grad_(True)
         self.net = self.network()
@@ -279,8 +280,8 @@ class Latent(Denoiser):
         # An autoencoder with force_upcast overflows in float16 and is loaded in float32.
         upcast = self.vae_config.get("force_upcast") and sampling.precision == "fp16"
         self.vae = self.base.load("vae", AutoencoderKL, torch.float32 if upcast else kind).to(device)
-        if sampling.compile:
-            compile_blocks(self.backbone)
+        if sampling.compile is True:
+            compile_network(self.backbone, device)
 
     # ------------------------------------------------------------------------------------ text and latents
     def _prompts(self) -> list[str]:

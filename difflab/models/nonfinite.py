@@ -13,7 +13,8 @@ import torch
 def watched(*networks: Any) -> Iterator[list[str]]:
     """Yield a list that receives the name of the first layer with a non-finite output while the block runs.
 
-    Each output of each layer is checked, which is slow: run a single pass inside the block.
+    Each output of each layer is checked, which is slow: run a single pass inside the block. A compiled
+    network runs eagerly in the block, because compiled code does not call the hooks of its layers.
     """
     nonfinite_layers: list[str] = []
 
@@ -30,7 +31,8 @@ def watched(*networks: Any) -> Iterator[list[str]]:
             if not list(module.children()):
                 handles.append(module.register_forward_hook(hook_of(name)))
     try:
-        yield nonfinite_layers
+        with torch.compiler.set_stance("force_eager"):
+            yield nonfinite_layers
     finally:
         for handle in handles:
             handle.remove()

@@ -28,8 +28,8 @@ from difflab import config as configs
 from difflab.config import Config
 from difflab.core.errors import ConfigError, DifflabError
 from difflab.core.files import write_json
+from difflab.loop.auto import decide, put
 from difflab.loop.chain import run_chain
-from difflab.loop.precision import decide, put
 from difflab.loop.reuse import adopt
 from difflab.runs.run import Run
 from difflab.studies.compare_runs import better_of, interval, worse

@@ -24,10 +24,10 @@ from difflab.config import Config, Sample
 from difflab.core.errors import ConfigError, StoreError
 from difflab.core.progress import Reporter
 from difflab.evaluation.readings import LEAST
+from difflab.loop.auto import settled
 from difflab.loop.conditions import sample_conditions
 from difflab.loop.ingest import ingest
 from difflab.loop.judges import judge_of
-from difflab.loop.precision import settled
 from difflab.loop.run_extractors import extractors_of
 from difflab.loop.work import Work
 from difflab.models import family_of

@@ -22,8 +22,8 @@ import torch
 
 from difflab.config import Config
 from difflab.core.errors import DifflabError
+from difflab.loop.auto import decide, put
 from difflab.loop.chain import run_chain
-from difflab.loop.precision import decide, put
 from difflab.loop.reuse import adopt, keys
 from difflab.runs.record import read_record
 from difflab.runs.run import Run
@@ -121,16 +121,19 @@ def execute(
         workers: number of processes; None = one per GPU, or without a GPU one. One worker runs in this
             process.
         report: returns the Reporter of a job that runs in this process.
-        say: called with a sentence for every precision that was decided, see `loop.precision.decide`.
+        say: called with a sentence for every precision that was decided, see `loop.auto.decide`.
     """
+    gpus = torch.cuda.device_count()
+    workers = workers or max(1, gpus)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads if workers == 1 else threads_of(workers))  # as where the jobs will run
     decided = decide([(job.config, job.path) for job in listed], say)
+    torch.set_num_threads(threads)
     listed = [
         # A job without a decision fails with the same error when it starts, and the others go on.
         job if isinstance(values, DifflabError) else replace(job, config=put(job.config, values))
         for job, values in zip(listed, decided, strict=True)
     ]
-    gpus = torch.cuda.device_count()
-    workers = workers or max(1, gpus)
     if workers > 1:
         _execute_in_processes(listed, out, note, workers, gpus)
         return
@@ -139,14 +142,18 @@ def execute(
             note(job, work(job, out, report(job) if report else None))
 
 
+def threads_of(workers: int) -> int:
+    """Threads of torch in each of several processes."""
+    return max(1, (os.cpu_count() or 1) // workers)
+
+
 def _execute_in_processes(
     listed: Sequence[Job], out: Path, note: Callable[[Job, Record], None], workers: int, gpus: int
 ) -> None:
     devices = visible(gpus)
-    threads_per_worker = max(1, (os.cpu_count() or 1) // workers)
     idle: Queue[Worker] = Queue()
     for i in range(workers):
-        idle.put(Worker(devices[i % len(devices)] if devices else None, threads_per_worker))
+        idle.put(Worker(devices[i % len(devices)] if devices else None, threads_of(workers)))
 
     def run(job: Job) -> Record:
         worker = idle.get()

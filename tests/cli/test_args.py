@@ -13,7 +13,7 @@ from cli_runs import (
     MLP,
 )
 
-from difflab.cli.args import Commands, Parser
+from difflab.cli.args import Commands, Parser, config_arguments, fast_argument, read_config
 from difflab.cli.main import main
 
 
@@ -101,3 +101,13 @@ def test_descriptions_are_wrapped():
     added = commands.add("do", lambda args: 0, "word " * 40, ["x do"])
     assert max(map(len, (added.description or "").splitlines())) <= 80
     assert commands.top.examples == {"do": ["x do"]}
+
+
+def test_fast_is_four_overrides_that_others_can_replace():
+    parser = Parser()
+    config_arguments(parser)
+    fast_argument(parser)
+    made = read_config(parser.parse_args(["--fast", str(DIGITS), "sample.compile=false"]))
+    assert (made.train.precision, made.train.compile) == ("auto", "auto")
+    assert (made.sample.precision, made.sample.compile) == ("auto", False)
+    assert read_config(parser.parse_args([str(DIGITS)])).train.compile is False

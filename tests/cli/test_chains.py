@@ -98,12 +98,14 @@ def test_plan_says_costs_and_runs_nothing(call, tmp_path):
 
 
 def test_plan_says_what_auto_would_choose(call, tmp_path, monkeypatch):
-    from difflab.loop import precision
+    from difflab.loop import auto
+    from difflab.loop.choice import Choice
 
-    def choices(config):
-        return [precision.Choice("train.precision", "bf16", "measured 1.70 times as fast as float32")]
+    def choices(config, runs, compile_now):
+        assert not compile_now
+        return [Choice("train.precision", "bf16", "measured 1.70 times as fast as float32")]
 
-    monkeypatch.setattr(precision, "choices", choices)
+    monkeypatch.setattr(auto, "choices", choices)
     code, out, err = call("plan", DIGITS, "generations=0", "train.precision=auto")
     assert code == 0 and "nothing was run" in out
     assert "train.precision=auto: bf16, measured 1.70 times as fast as float32\n" in err

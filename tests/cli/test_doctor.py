@@ -86,7 +86,7 @@ def test_a_precision_that_cannot_be_measured_says_why(rows, monkeypatch):
     def choices(config):
         raise ConfigError("the base is gone")
 
-    monkeypatch.setattr("difflab.loop.precision.choices", choices)
+    monkeypatch.setattr("difflab.loop.auto.choices", choices)
     settings = {row["name"]: row["value"] for row in rows(SD15)[1]["setting"]}
     assert settings["precision=auto in digits"] == settings["precision=auto in emoji"] == "the base is gone"
 

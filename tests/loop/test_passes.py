@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 
-from difflab.config import Sample, Train
+from difflab.config import Sample, Train, parse
 from difflab.core.shape import Shape
 from difflab.loop import passes
 from difflab.models import family_of
@@ -127,3 +127,9 @@ def test_attention_of_training_is_that_of_the_loop() -> None:
         model.prepare_training(train, "cpu")
         passes.training_pass(model, train, "cpu")(1)
     assert seen[0] == [SDPBackend.MATH] and len(seen[1]) > 1
+
+
+def test_the_shape_is_that_of_the_real_images() -> None:
+    digits = parse({"data": {"source": "digits"}, "model": {"family": "pixel-mlp"}})
+    shape = passes.shape_of(digits)
+    assert (shape.record, shape.classes, shape.prompts) == ((8, 8, 1), 10, ())

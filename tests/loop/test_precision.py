@@ -1,36 +1,20 @@
-"""The precision auto: decided from measured seconds, stored, kept, and the same for all who share a decision."""
+"""The precision auto: what is measured, and what is decided from it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny
 import torch
-import yaml
 from accelerate.state import AcceleratorState
 
 from difflab.config import Config, merged, parse
-from difflab.core.errors import ConfigError, DataError, StoreError
-from difflab.core.progress import Reporter
 from difflab.loop import precision
-from difflab.loop.chain import run_chain
-from difflab.loop.precision import (
-    accelerator_of,
-    asked,
-    best,
-    choices,
-    decide,
-    measured,
-    put,
-    settled,
-    shape_of,
-)
-from difflab.runs.record import recipe_hash
-from difflab.runs.run import open_run
+from difflab.loop.auto import choices
+from difflab.loop.precision import accelerator_of, best, measured
 
 pytestmark = tiny.LIBRARIES
 DIGITS: dict[str, Any] = {
@@ -64,7 +48,6 @@ class Clock:
         self.calls: list[str] = []
 
     def __call__(self, asks: Config, section: str, known: Sequence[str], device: str) -> dict[str, float]:
-        shape_of(asks)  # as the measurement does first
         self.calls.append(section)
         return {precision: self.seconds[section][precision] for precision in known}
 
@@ -79,7 +62,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-# -------------------------------------------------------------------------------------------- the decision
 @pytest.mark.parametrize(
     ("seconds", "value", "words"),
     [
@@ -100,17 +82,6 @@ def test_another_precision_must_be_clearly_faster_than_float32(
     assert str(choice).startswith(f"train.precision=auto: {value}")
 
 
-def test_each_key_has_its_own_measurement_and_keys_with_a_value_have_none(clock: Clock) -> None:
-    assert [(c.key, c.value) for c in choices(config())] == [
-        ("train.precision", "bf16"),
-        ("sample.precision", "no"),
-    ]
-    assert clock.calls == ["train", "sample"]
-    assert [c.key for c in choices(config({"sample.precision": "auto"}))] == ["sample.precision"]
-    assert clock.calls == ["train", "sample", "sample"]
-    assert choices(config({})) == []
-
-
 def test_without_instructions_or_without_a_network_nothing_is_measured(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,152 +96,6 @@ def test_without_instructions_or_without_a_network_nothing_is_measured(
     assert clock.calls == []
 
 
-# ---------------------------------------------------------------------------------------------- the config
-def test_a_config_with_auto_has_the_recipe_of_its_values(clock: Clock, tmp_path: Path) -> None:
-    made = settled(config(), tmp_path / "run", lambda line: None)
-    explicit = config({"train.precision": "bf16", "sample.precision": "no"})
-    assert made == explicit and recipe_hash(made) == recipe_hash(explicit) != recipe_hash(config())
-    assert settled(explicit, tmp_path / "run", pytest.fail) is explicit
-
-
-@pytest.mark.parametrize("value", ["Auto", "fp8", "float32", True, None, 16])
-def test_unknown_values_are_refused(value: Any) -> None:
-    for section in ("train", "sample"):
-        with pytest.raises(ConfigError, match=rf"'{section}\.precision'.*'auto'"):
-            config({f"{section}.precision": value})
-
-
-def test_the_labs_of_an_ecosystem_share_the_decision_of_the_first_that_asks(clock: Clock) -> None:
-    labs: dict[str, Any] = {
-        "overrides": [{}, {"sample.precision": "auto"}, {"sample": {"precision": "auto", "count": 5}}]
-    }
-    made = config({"train.precision": "auto", "ecosystem": labs})
-    assert asked(made) == {"train.precision": 0, "sample.precision": 1}
-    done = put(made, {"train.precision": "bf16", "sample.precision": "fp16"})
-    assert [lab.train.precision for lab in done.labs()] == ["bf16"] * 3
-    assert [lab.sample.precision for lab in done.labs()] == ["no", "fp16", "fp16"]
-    assert asked(done) == {} and done.labs()[2].sample.count == 5
-
-
-def test_other_settings_named_auto_stay(clock: Clock) -> None:
-    made = put(config(), {"train.precision": "no", "sample.precision": "no"})
-    assert made.data.color == "auto"
-
-
-# ------------------------------------------------------------------------------------------------- the run
-class Heard(Reporter):
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-
-def test_a_run_says_its_decision_stores_it_and_keeps_it_on_another_machine(
-    clock: Clock, tmp_path: Path
-) -> None:
-    report = Heard()
-    run = run_chain(config(), tmp_path / "run", report, plots=False)
-    assert [line for line in report.lines if "precision" in line] == [
-        "train.precision=auto: bf16, measured 1.50 times as fast as float32",
-        "sample.precision=auto: no (float32), bf16 was measured 0.50 times as fast as float32, and 1.1 is the "
-        "least that counts",
-    ]
-    record = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
-    assert [record["config"][name]["precision"] for name in ("train", "sample")] == ["bf16", "no"]
-    assert record["recipe"] == run.recipe == open_run(tmp_path / "run").recipe
-
-    clock.seconds = {"train": {"no": 1.0, "bf16": 9.0}, "sample": {"no": 9.0, "bf16": 1.0}}
-    report.lines.clear()
-    longer = config({**BOTH, "generations": 1})
-    again = run_chain(longer, tmp_path / "run", report, plots=False)
-    assert (again.config.train.precision, again.config.sample.precision) == ("bf16", "no")
-    assert again.generations == [0, 1] and again.recipe == run.recipe and len(clock.calls) == 2
-    assert "train.precision=auto: bf16, as when the run began" in report.lines
-
-    run_chain(config({"train.precision": "bf16"}), tmp_path / "run", plots=False)  # the same recipe
-    with pytest.raises(StoreError, match=r"train\.precision: 'bf16' there, 'no' asked"):
-        run_chain(config({}), tmp_path / "run", plots=False)
-
-
-def test_a_run_of_another_recipe_is_refused_by_what_differs(clock: Clock, tmp_path: Path) -> None:
-    run_chain(config(), tmp_path / "run", plots=False)
-    with pytest.raises(StoreError, match=r"another recipe \(train\.learning_rate: [^,]*, 0\.5 asked\)"):
-        run_chain(config({**BOTH, "train.learning_rate": 0.5}), tmp_path / "run", plots=False)
-
-
-def test_a_run_that_failed_before_anything_was_fitted_is_measured_again(clock: Clock, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    first = config({"train.precision": "no"})
-    record = {"config": first.model_dump(mode="json"), "recipe": recipe_hash(first)}
-    (tmp_path / "run" / "run.yaml").write_text(yaml.safe_dump(record))
-    assert settled(config(), tmp_path / "run", lambda line: None).train.precision == "bf16"
-
-
-def test_a_damaged_record_is_an_error(clock: Clock, tmp_path: Path) -> None:
-    (tmp_path / "run" / "gen-000").mkdir(parents=True)
-    (tmp_path / "run" / "run.yaml").write_text("config: [")
-    with pytest.raises(StoreError, match="damaged"):
-        settled(config(), tmp_path / "run", pytest.fail)
-
-
-def test_images_that_cannot_be_read_are_an_error_before_anything_is_written(
-    clock: Clock, tmp_path: Path
-) -> None:
-    made = config({**BOTH, "data.source": f"imagefolder:{tmp_path / 'gone'}"})
-    with pytest.raises(DataError):
-        run_chain(made, tmp_path / "run", plots=False)
-    assert not (tmp_path / "run").exists()
-    made = config({**BOTH, "data.source": "digts"})
-    with pytest.raises(DataError, match="did you mean digits"):
-        shape_of(made)
-
-
-@pytest.mark.parametrize("sent", [{"train.precision": "fp16", "sample.precision": "no"}, DataError("gone")])
-def test_other_processes_take_the_decision_of_the_main_process(
-    sent: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def receive(found: list[Any]) -> None:
-        found[0] = sent
-
-    monkeypatch.setattr(precision, "PartialState", lambda cpu: SimpleNamespace(is_main_process=False))
-    monkeypatch.setattr(precision, "broadcast_object_list", receive)
-    if isinstance(sent, DataError):
-        with pytest.raises(DataError, match="gone"):
-            settled(config(), tmp_path / "run", pytest.fail)
-    else:
-        assert settled(config(), tmp_path / "run", pytest.fail).train.precision == "fp16"
-    assert clock.calls == []
-
-
-def test_runs_of_one_model_share_a_decision_and_started_runs_keep_theirs(
-    clock: Clock, tmp_path: Path
-) -> None:
-    runs = [(config({**BOTH, "seed": seed}), tmp_path / str(seed)) for seed in range(3)]
-    larger = config({**BOTH, "model.width": 24})
-    said: list[str] = []
-    plain = (config({}), tmp_path / "plain")
-    values = decide([*runs, (larger, tmp_path / "larger"), plain], said.append)
-    assert values == [{"train.precision": "bf16", "sample.precision": "no"}] * 4 + [{}]
-    assert clock.calls == ["train", "sample"] * 2 and len(said) == 4  # two models
-
-    run_chain(runs[1][0], runs[1][1], plots=False)
-    clock.seconds = {"train": {"no": 1.0, "bf16": 9.0}, "sample": {"no": 9.0, "bf16": 1.0}}
-    clock.calls.clear()
-    assert decide(runs, said.append) == values[:3] and clock.calls == []
-    assert decide([runs[0]], said.append) == [{"train.precision": "no", "sample.precision": "bf16"}]
-
-
-def test_a_run_that_cannot_be_decided_leaves_the_others(clock: Clock, tmp_path: Path) -> None:
-    gone = config({**BOTH, "data.source": f"imagefolder:{tmp_path / 'gone'}", "model.width": 24})
-    found = decide([(gone, tmp_path / "a"), (config(), tmp_path / "b")], lambda line: None)
-    assert isinstance(found[0], DataError) and found[1] == {
-        "train.precision": "bf16",
-        "sample.precision": "no",
-    }
-
-
 def test_one_process_runs_in_one_precision_after_another() -> None:
     """Accelerate raises ValueError when it is asked for a second one."""
     for kind, dtype in (("no", torch.float32), ("bf16", torch.bfloat16), ("no", torch.float32)):
@@ -282,7 +107,6 @@ def test_one_process_runs_in_one_precision_after_another() -> None:
     assert accelerator_of("no").state.mixed_precision == "no"
 
 
-# ------------------------------------------------------------------------------------------ what is measured
 def test_the_network_of_the_run_is_measured_and_random_numbers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "native_precisions", lambda device: ("bf16",))
     before = torch.random.get_rng_state()
@@ -304,7 +128,7 @@ def test_the_network_of_the_run_is_measured_and_random_numbers_stay(monkeypatch:
 def test_a_latent_model_is_measured_in_both_stages(
     changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(precision, "shape_of", lambda config: tiny_shape())
+    monkeypatch.setattr(precision.passes, "shape_of", lambda config: tiny_shape())
     base = tiny.make("sd15", tmp_path / "sd15")
     trained: dict[str, set[torch.dtype]] = {}
     frozen: dict[str, set[torch.dtype]] = {}
@@ -340,8 +164,3 @@ def test_where_memory_runs_out_fewer_bits_are_taken(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(precision.passes, "race", full)
     seconds = measured(config(), "train", ("no", "bf16"), "cpu")
     assert seconds["no"] == float("inf") and best("train.precision", seconds).value == "bf16"
-
-
-def test_the_shape_is_that_of_the_real_images() -> None:
-    shape = shape_of(config())
-    assert (shape.record, shape.classes, shape.prompts) == ((8, 8, 1), 10, ())

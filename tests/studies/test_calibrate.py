@@ -121,12 +121,11 @@ def test_categories_of_which_the_limit_is_known(tmp_path):
 
 
 def test_all_chains_have_the_precision_of_the_first_call(tmp_path, monkeypatch):
-    from difflab.loop import precision
+    from difflab.loop import auto
+    from difflab.loop.choice import Choice
 
     values = iter(["bf16", "no"])
-    monkeypatch.setattr(
-        precision, "choices", lambda config: [precision.Choice("train.precision", next(values), "measured")]
-    )
+    monkeypatch.setattr(auto, "choices", lambda *given: [Choice("train.precision", next(values), "measured")])
     config = gaussian(t=1, replicates=10)
     asks = config.model_copy(update={"train": config.train.model_copy(update={"precision": "auto"})})
     for seeds in (1, 2):

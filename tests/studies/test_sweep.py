@@ -43,16 +43,17 @@ def test_every_arm_and_seed_is_an_ordinary_run_and_generation_0_is_computed_once
 
 
 def test_arms_that_ask_for_auto_share_one_decision_and_their_stages(tmp_path, monkeypatch):
-    from difflab.loop import precision
+    from difflab.loop import auto
+    from difflab.loop.choice import Choice
 
     measured, said = [], []
 
-    def choices(config):
+    def choices(config, runs, compile_now):
         measured.append(config.name)
         value = "bf16" if len(measured) == 1 else "no"
-        return [precision.Choice("train.precision", value, "measured")]
+        return [Choice("train.precision", value, "measured")]
 
-    monkeypatch.setattr(precision, "choices", choices)
+    monkeypatch.setattr(auto, "choices", choices)
     asks = sweep(overrides={"train.precision": "auto"}, seeds=2)
     records = run_sweep(asks, tmp_path, tmp_path / "s", say=said.append)
     assert len(measured) == 1 and said == ["train.precision=auto: bf16, measured"]

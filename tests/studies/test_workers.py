@@ -85,6 +85,9 @@ def test_each_worker_sees_its_own_gpu(tmp_path, monkeypatch):
         def __init__(self, workers, context, settle, place):
             made.append((settle, place))
 
+        def submit(self, call):
+            pass
+
         def shutdown(self):
             pass
 

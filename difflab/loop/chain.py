@@ -63,11 +63,12 @@ def run_chain(
     works = [Work(part, accelerator, report, plots=plots) for part in run.parts]
     try:
         prepare(run, works)
-        for t in range(config.generations + 1)[: None if until is None else until + 1]:
+        last = config.generations if until is None else min(until, config.generations)
+        for t in range(last + 1):
             new = one_generation_of_all(run, works, t)
             if after_generation and accelerator.is_main_process:
                 after_generation(run, t, new)
-        if accelerator.is_main_process and until in (None, config.generations):
+        if accelerator.is_main_process and last == config.generations:
             finish(run, plots)
     finally:
         for work in works:

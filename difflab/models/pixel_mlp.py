@@ -24,6 +24,8 @@ class DenoisingMLP(ModelMixin, ConfigMixin):
         classes: number of classes; 0 = unconditional. The label `classes` means "no label".
     """
 
+    to = nn.Module.to  # that of ModelMixin imports peft and transformers, which takes a second
+
     @register_to_config
     def __init__(self, sample_size: int, channels: int, width: int, depth: int, classes: int = 0):
         super().__init__()

@@ -38,6 +38,7 @@ def run_chain(
     report: Reporter | None = None,
     plots: bool = True,
     after_generation: Callable[[Run, int, bool], None] | None = None,
+    until: int | None = None,
 ) -> Run:
     """Run or resume the chain of `config`, or all labs of an ecosystem, in the folder `path`.
 
@@ -46,6 +47,7 @@ def run_chain(
         plots: also draw curves.png, which takes a few seconds.
         after_generation: called in the main process with the run, the generation, and whether the generation
             is new.
+        until: the last generation of this call; None = of the chain.
 
     Raises:
         ConfigError: the config cannot be run; the message names the key to change.
@@ -61,11 +63,12 @@ def run_chain(
     works = [Work(part, accelerator, report, plots=plots) for part in run.parts]
     try:
         prepare(run, works)
-        for t in range(config.generations + 1):
+        last = config.generations if until is None else min(until, config.generations)
+        for t in range(last + 1):
             new = one_generation_of_all(run, works, t)
             if after_generation and accelerator.is_main_process:
                 after_generation(run, t, new)
-        if accelerator.is_main_process:
+        if accelerator.is_main_process and last == config.generations:
             finish(run, plots)
     finally:
         for work in works:

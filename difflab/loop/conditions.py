@@ -43,7 +43,8 @@ class Conditions:
         """
         class_names, prompts = None, None
         if labels is not None:
-            class_names = [run.about["classes"][label] for label in labels.tolist()]
+            names = run.about["classes"]
+            class_names = [names[label] for label in labels.tolist()]
         if captions is not None:
             known_prompts = run.prompts
             prompts = [known_prompts[caption] for caption in captions.tolist()]

@@ -130,7 +130,9 @@ class Training:
         accelerator, train = self.accelerator, self.train
         checkpoint.into_weights(trainable(self.raw))
         optimizer = optimizer_of(train, list(trainable(self.raw).values()))
-        self.net, self.optimizer = accelerator.prepare(self.raw, optimizer)
+        self.net, prepared = accelerator.prepare(self.raw, optimizer)
+        # Only fp16 needs accelerate's wrapper of the optimizer. It looks for optional packages in every step.
+        self.optimizer = prepared if accelerator.scaler is not None else prepared.optimizer
         self.trained = trainable(self.raw)  # sharding replaces the parameters
         self.ema = Average(self.trained, train.ema_decay)
         checkpoint.into_optimizer(self.optimizer, list(self.trained.values()))

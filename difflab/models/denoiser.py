@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.training_utils import compute_snr
 
 from difflab.config import Sample, Train
 from difflab.core.errors import StoreError
@@ -170,6 +169,8 @@ class Denoiser(Family):
         error = self.error(net, x, noise, t, conditions)
         if not train.min_snr_gamma:
             return error
+        from diffusers.training_utils import compute_snr  # imports all models of diffusers: 1.6 s
+
         snr = compute_snr(self.noise, t)
         if self.noise.config.prediction_type == "v_prediction":
             return error * snr.clamp(max=train.min_snr_gamma) / (snr + 1)

@@ -12,6 +12,11 @@ from torch import nn
 
 from difflab.models.pixel import Pixel
 
+ROWS = 16
+"""Rows of a product whose rows are few. Torch multiplies one or two rows by another kernel, which rounds
+differently.
+"""
+
 
 class DenoisingMLP(ModelMixin, ConfigMixin):
     """Residual blocks on flattened images. An embedding of time and class modulates each block.
@@ -23,6 +28,8 @@ class DenoisingMLP(ModelMixin, ConfigMixin):
         depth: number of residual blocks.
         classes: number of classes; 0 = unconditional. The label `classes` means "no label".
     """
+
+    to = nn.Module.to  # that of ModelMixin imports peft and transformers, which takes a second
 
     @register_to_config
     def __init__(self, sample_size: int, channels: int, width: int, depth: int, classes: int = 0):
@@ -39,15 +46,34 @@ class DenoisingMLP(ModelMixin, ConfigMixin):
         self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor | None = None
     ) -> torch.Tensor:
         """sample [n, C, H, W], timestep [n], class_labels int64 [n] or None -> prediction [n, C, H, W]."""
-        condition = self.time(waves(timestep, self.width).to(sample.dtype))
-        if self.label is not None:
-            if class_labels is None:
-                raise ValueError("a class-conditional model needs class_labels")
-            condition = condition + self.label(class_labels)
+        if self.label is not None and class_labels is None:
+            raise ValueError("a class-conditional model needs class_labels")
+        condition, rows = self.condition(timestep, class_labels, sample.dtype)
         h = self.into(sample.flatten(1))
         for block in self.blocks:
-            h = block(h, condition)
+            h = block(h, condition, rows)
         return self.out(h).view_as(sample)
+
+    def condition(
+        self, timestep: torch.Tensor, class_labels: torch.Tensor | None, kind: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The embeddings of time and class, [m, width], and the row of each image, int64 [n]; None = row i.
+
+        In a step of sampling all images have one timestep, an expanded number. Images of a class then share a
+        row, unless a policy has changed their embeddings.
+        """
+        embedding = None if self.label is None else self.label(class_labels)
+        n, one_step = len(timestep), timestep.stride() == (0,)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not one_step or n <= ROWS:
+            time = self.time(waves(timestep, self.width).to(kind))
+            return time if embedding is None else time + embedding, None
+        time = self.time(waves(timestep[:ROWS], self.width).to(kind))
+        if self.label is None or embedding is None or class_labels is None:
+            return time, torch.zeros(n, dtype=torch.int64, device=time.device)
+        table = self.label.weight
+        if len(table) >= n or not torch.equal(embedding, table[class_labels]):
+            return time[:1] + embedding, None
+        return nn.functional.pad(time[:1] + table, (0, 0, 0, -len(table) % ROWS)), class_labels
 
 
 class Block(nn.Module):
@@ -59,8 +85,11 @@ class Block(nn.Module):
         self.modulate = nn.Linear(width, 2 * width)
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
 
-    def forward(self, h: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        shift, scale = self.modulate(nn.functional.silu(condition)).chunk(2, dim=-1)
+    def forward(
+        self, h: torch.Tensor, condition: torch.Tensor, rows: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        modulation = self.modulate(nn.functional.silu(condition))
+        shift, scale = (modulation if rows is None else modulation[rows]).chunk(2, dim=-1)
         return h + self.mlp(self.norm(h) * (1 + scale) + shift)
 
 

@@ -1,16 +1,18 @@
 """Run the jobs of a study: one job is one chain, executed in this process or in worker processes.
 
 To run a study on a cluster, list its jobs with `waves`: jobs of the second wave reuse generation 0 of jobs of
-the first. Every job is one idempotent call of `work`, and jobs share nothing but the output folder.
+the first. Every job is one idempotent call of `work`, and jobs share nothing but the output folder. In worker
+processes the second wave starts as soon as generation 0 of the first one exists.
 """
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import cache
@@ -46,12 +48,20 @@ class Job:
 
 def waves(listed: Sequence[Job]) -> list[list[Job]]:
     """Two waves: the first job of every group that shares the training of generation 0, then the others."""
-    leaders = {keys(job.config)[0, "train"]: job for job in reversed(listed)}.values()
-    leader_ids = {id(job) for job in leaders}
-    return [
-        [job for job in listed if id(job) in leader_ids],
-        [job for job in listed if id(job) not in leader_ids],
-    ]
+    found = groups(listed)
+    return [[group[0] for group in found], [job for group in found for job in group[1:]]]
+
+
+def groups(listed: Sequence[Job]) -> list[list[Job]]:
+    """The jobs that share the training of generation 0, in the order of their first job.
+
+    The labs of an ecosystem depend on each other, so that no stage can be copied: such a job is alone.
+    """
+    found: dict[str, list[Job]] = {}
+    for i, job in enumerate(listed):
+        alone = job.config.ecosystem is not None
+        found.setdefault(f"alone {i}" if alone else keys(job.config)[0, "train"], []).append(job)
+    return list(found.values())
 
 
 def record_of(job: Job, out: Path, error: str | None = None) -> Record:
@@ -65,25 +75,24 @@ def record_of(job: Job, out: Path, error: str | None = None) -> Record:
     }
 
 
-def work(job: Job, out: Path, report: Any = None) -> Record:
+def work(job: Job, out: Path, report: Any = None, until: int | None = None) -> Record:
     """Run or resume one job and return its record.
 
-    Stages that other runs under `out` have finished are copied.
+    Stages that other runs under `out` have finished are copied. The job ends after generation `until`; None =
+    with its last one.
 
     An error of the job is noted in the record. An error that is no DifflabError also leaves a traceback
     beside the run.
     """
     record = record_of(job, out)
     try:
-        if (
-            job.config.ecosystem is None
-        ):  # the labs of an ecosystem depend on each other: no stage can be copied
+        if job.config.ecosystem is None:  # see `groups`
             run = Run.create(job.path, job.config)
             try:
                 record["shared"] = [list(stage) for stage in adopt(run, finished(out))]
             finally:
                 run.close()
-        run_chain(job.config, job.path, report, plots=False)  # a study has one plot of all arms
+        run_chain(job.config, job.path, report, plots=False, until=until)  # a study has one plot of all arms
     except DifflabError as error:
         record["error"] = str(error)
     except Exception as error:  # the other arms go on
@@ -155,19 +164,25 @@ def _execute_in_processes(
     for i in range(workers):
         idle.put(Worker(devices[i % len(devices)] if devices else None, threads_of(workers)))
 
-    def run(job: Job) -> Record:
+    def run(job: Job, until: int | None = None) -> Record:
         worker = idle.get()
         try:
-            return worker.run(job, out)
+            return worker.run(job, out, until)
         finally:
             idle.put(worker)
 
     threads = ThreadPoolExecutor(workers)
+    found = groups(listed)
     try:
-        for wave in waves(listed):
-            running = {threads.submit(run, job): job for job in wave}
-            for future in as_completed(running):
-                note(running[future], future.result())
+        # Generation 0 of a group is made first. If it fails, each of its jobs fails by itself.
+        starting = {threads.submit(run, group[0], 0): group for group in found if len(group) > 1}
+        running = {threads.submit(run, group[0]): group[0] for group in found if len(group) == 1}
+        while starting or running:
+            for future in wait([*starting, *running], return_when=FIRST_COMPLETED).done:
+                if group := starting.pop(future, None):
+                    running |= {threads.submit(run, job): job for job in group}
+                else:
+                    note(running.pop(future), future.result())
     finally:
         threads.shutdown(cancel_futures=True)  # after an interrupt no further job starts
         while not idle.empty():
@@ -192,12 +207,14 @@ class Worker:
         self.pool = self.start()
 
     def start(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _settle, self.place)
+        pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _settle, self.place)
+        pool.submit(gc.freeze)  # the first call starts the process; what it has imported is no garbage later
+        return pool
 
-    def run(self, job: Job, out: Path) -> Record:
-        """The record of a job. If the process is killed, the record says so."""
+    def run(self, job: Job, out: Path, until: int | None = None) -> Record:
+        """The record of a job, see `work`. If the process is killed, the record says so."""
         try:
-            return self.pool.submit(work, job, out).result()
+            return self.pool.submit(work, job, out, None, until).result()
         except BrokenProcessPool:
             self.pool.shutdown()
             self.pool = self.start()

@@ -140,6 +140,16 @@ def test_a_chain_stopped_while_the_model_is_saved_goes_on(whole, tmp_path, monke
     assert content(tmp_path / "run") == content(whole)
 
 
+@pytest.mark.parametrize("until", [0, 2])
+def test_a_chain_that_ends_early_goes_on_to_the_same_bytes(whole, tmp_path, until):
+    made: list[int] = []
+    run_chain(exact(), tmp_path / "run", until=until, after_generation=lambda run, t, new: made.append(t))
+    assert made == list(range(until + 1)) and not (tmp_path / "run" / "gen-003").exists()
+    assert (tmp_path / "run" / "cache").exists()  # the next call reads it
+    run_chain(exact(), tmp_path / "run", until=7)  # more than there are
+    assert content(tmp_path / "run") == content(whole)
+
+
 def test_running_a_complete_chain_again_touches_no_result(whole):
     before = {p: p.stat().st_mtime_ns for p in whole.rglob("*.parquet")}
     run_chain(exact(), whole)

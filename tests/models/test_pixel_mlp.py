@@ -32,6 +32,29 @@ def test_time_and_class_matter():
     assert not torch.allclose(at(3, 0), at(4, 0)) and not torch.allclose(at(3, 0), at(3, 3))
 
 
+@pytest.mark.parametrize("classes", [0, 10, 40])
+def test_a_step_of_sampling_embeds_its_time_and_each_class_once(classes):
+    net = DenoisingMLP(8, 1, 64, 2, classes)
+    x, step = torch.randn(37, 1, 8, 8), torch.tensor(7)
+    labels = torch.randint(classes + 1, (37,)) if classes else None
+    seen: list[int] = []
+    net.blocks[0].modulate.register_forward_hook(lambda module, inputs, out: seen.append(len(out)))
+    with torch.inference_mode():
+        once, alone = net(x, step.expand(37), labels), net(x, step.repeat(37), labels)
+    torch.testing.assert_close(once, alone)
+    assert seen == [{0: 16, 10: 16, 40: 37}[classes], 37]  # 40 classes are more than there are images
+
+
+def test_embeddings_that_a_policy_changed_are_those_of_their_images():
+    net = DenoisingMLP(8, 1, 64, 2, 10)
+    x, step, labels = torch.randn(37, 1, 8, 8), torch.tensor(7), torch.randint(11, (37,))
+    change = torch.randn(37, 64)
+    assert net.label is not None
+    net.label.register_forward_hook(lambda module, inputs, embedding: embedding + change)
+    with torch.inference_mode():
+        torch.testing.assert_close(net(x, step.expand(37), labels), net(x, step.repeat(37), labels))
+
+
 def test_a_conditional_network_wants_labels():
     with pytest.raises(ValueError, match="needs class_labels"):
         DenoisingMLP(4, 1, 16, 1, 3)(torch.zeros(1, 1, 4, 4), torch.tensor([0]))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from difflab.runs.run import open_run
 from difflab.studies.sweep import Sweep, jobs, run_sweep, runs_of
-from difflab.studies.workers import Job, execute, visible, waves, work
+from difflab.studies.workers import Job, execute, groups, visible, waves, work
 
 BASE = {
     "generations": 1,
@@ -85,6 +87,9 @@ def test_each_worker_sees_its_own_gpu(tmp_path, monkeypatch):
         def __init__(self, workers, context, settle, place):
             made.append((settle, place))
 
+        def submit(self, call):
+            pass
+
         def shutdown(self):
             pass
 
@@ -110,6 +115,43 @@ def test_labs_are_run_and_take_nothing_over(tmp_path, monkeypatch):
     )
     assert [(r["error"], r["shared"]) for r in records] == [(None, []), (None, [])]
     assert all(len(run.labs) == 2 for _, _, run in runs_of(tmp_path / "s"))
+
+
+class Threads:
+    """Workers in this process, which note what starts. A whole run of the leader ends after that of another arm."""
+
+    started: list[tuple[str, int | None]] = []
+    other = threading.Event()
+
+    def __init__(self, device, threads):
+        self.pool = ThreadPoolExecutor(1)
+
+    def run(self, job, out, until=None):
+        self.started.append((job.arm, until))
+        record = work(job, out, until=until)
+        if until is None and job.arm == "replace":
+            assert self.other.wait(60), "no other arm was started beside the first one"
+        elif until is None:
+            self.other.set()
+        return record
+
+
+def test_the_other_arms_start_with_generation_0_of_the_first_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("difflab.studies.workers.Worker", Threads)
+    listed = jobs(sweep(seeds=1), tmp_path, tmp_path / "s")
+    found = {}
+    execute(listed, tmp_path / "s", lambda job, record: found.update({job.arm: record}), workers=2)
+    assert Threads.started[0] == ("replace", 0)
+    assert sorted(Threads.started[1:]) == [("accumulate", None), ("all so far", None), ("replace", None)]
+    assert {arm: record["error"] for arm, record in found.items()} == dict.fromkeys(ARMS)
+    assert all([0, "train"] in found[arm]["shared"] for arm in ("accumulate", "all so far"))
+
+
+def test_a_job_that_shares_nothing_is_run_at_once(tmp_path):
+    alone = {"x": {"data.train_size": 21}, "y": {"data.train_size": 22}}
+    assert [len(group) for group in groups(jobs(sweep(arms=alone, seeds=1), tmp_path, tmp_path))] == [1, 1]
+    labs = {**BASE, "ecosystem": {"labs": 2, "exchange": "pooled"}}
+    assert [len(group) for group in groups(jobs(sweep(base=labs, seeds=1), tmp_path, tmp_path))] == [1, 1, 1]
 
 
 def test_leaders_go_before_those_that_share_with_them(tmp_path):

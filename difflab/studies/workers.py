@@ -192,11 +192,8 @@ def _execute_in_processes(
                     note(running.pop(future), future.result())
     finally:
         threads.shutdown(cancel_futures=True)  # after an interrupt no further job starts
-        ended = [idle.get() for _ in range(idle.qsize())]
-        for worker in ended:
-            worker.pool.shutdown(wait=False)
-        for worker in ended:
-            worker.pool.shutdown()
+        with ThreadPoolExecutor(workers) as ending:
+            ending.map(lambda worker: worker.pool.shutdown(), [idle.get() for _ in range(idle.qsize())])
 
 
 def visible(gpus: int) -> list[str]:

@@ -90,7 +90,7 @@ def test_each_worker_sees_its_own_gpu(tmp_path, monkeypatch):
         def submit(self, call, modules):
             pass
 
-        def shutdown(self, wait=True):
+        def shutdown(self):
             pass
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-5e1f")

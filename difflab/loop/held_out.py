@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from difflab.core.files import write_json
+from difflab.core.threads import each_on_a_core
 from difflab.metrics.held_out_loss import LEVELS, errors, summary
 from difflab.runs.run import Run
 from difflab.runs.sizes import first_size
@@ -59,14 +60,19 @@ def take(
     batches = list(
         _batches(len(images), max(1, (config.train.micro_batch_size or config.train.batch_size) // LEVELS))
     )
-    parts: list[Any] = []
+
+    def part(k: int) -> tuple[int, Any]:
+        rows = batches[k]
+        known = None if conditions is None else conditions[images[rows]]
+        inputs = model.inputs(real, images[rows])
+        with accelerator.autocast():  # of this thread
+            return k, errors(model, inputs, known, places[rows].tolist(), (config.seed,))
+
+    own = range(accelerator.process_index, len(batches), accelerator.num_processes)
+    on_cpu = accelerator.device.type == "cpu"
     # The network is compiled for the shapes of training. Eager mode avoids compiling it for these shapes.
-    with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
-        for k in range(accelerator.process_index, len(batches), accelerator.num_processes):
-            rows = batches[k]
-            known = None if conditions is None else conditions[images[rows]]
-            inputs = model.inputs(real, images[rows])
-            parts.append((k, errors(model, inputs, known, places[rows].tolist(), (config.seed,))))
+    with torch.compiler.set_stance("force_eager"):
+        parts: list[Any] = each_on_a_core(part, own) if on_cpu else [part(k) for k in own]
     if accelerator.num_processes > 1:
         parts = gather_object(parts)
     if accelerator.is_main_process:

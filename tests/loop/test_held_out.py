@@ -1,11 +1,15 @@
 """The held-out loss of a run is that of the saved model, whatever the processes; it can be off."""
 
+import json
+import threading
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny
+import torch
 from accelerate import Accelerator
 
 from difflab.config import Config, parse
@@ -13,6 +17,7 @@ from difflab.core.errors import ConfigError
 from difflab.loop import held_out
 from difflab.loop.chain import run_chain
 from difflab.loop.held_out import positions
+from difflab.loop.precision import accelerator_of
 from difflab.metrics.held_out_loss import errors, rare
 from difflab.models.pixel_mlp import PixelMLP
 from difflab.runs.run import Run
@@ -109,3 +114,33 @@ def test_taken_again_the_file_is_the_same(run, tmp_path):
     model = PixelMLP.load(run.config.model, run.shape, run.gen(1) / "model")
     held_out.take(run, model, tmp_path, Accelerator(), lambda wanted: None)
     assert (tmp_path / "held_out_loss.json").read_bytes() == (run.gen(1) / "held_out_loss.json").read_bytes()
+
+
+def test_batches_on_two_cores_give_the_same_losses_in_the_precision_of_the_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Autocast is a state of each thread."""
+    seen: list[tuple[int, bool]] = []
+
+    def watch(*given: Any) -> Any:
+        seen.append((threading.get_ident(), torch.is_autocast_enabled("cpu")))
+        return errors(*given)
+
+    monkeypatch.setattr(held_out, "errors", watch)
+    model = PixelMLP.load(run.config.model, run.shape, run.gen(1) / "model")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for name, precision in (("float32", "no"), ("bf16", "bf16")):
+            (tmp_path / name).mkdir()
+            held_out.take(run, model, tmp_path / name, accelerator_of(precision), lambda wanted: None)
+            assert {autocast for _, autocast in seen} == {precision == "bf16"}
+            assert len(seen) > 1 and threading.get_ident() not in {thread for thread, _ in seen}
+            seen.clear()
+    finally:
+        torch.set_num_threads(threads)
+    name = "held_out_loss.json"
+    stored = json.loads((run.gen(1) / name).read_text())
+    again, coarse = (json.loads((tmp_path / kind / name).read_text()) for kind in ("float32", "bf16"))
+    losses = [record["classes"]["0"]["value"] for record in (stored, again, coarse)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and losses[0] != pytest.approx(losses[2], rel=1e-5)

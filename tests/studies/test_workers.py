@@ -87,7 +87,7 @@ def test_each_worker_sees_its_own_gpu(tmp_path, monkeypatch):
         def __init__(self, workers, context, settle, place):
             made.append((settle, place))
 
-        def submit(self, call):
+        def submit(self, call, modules):
             pass
 
         def shutdown(self):
@@ -123,7 +123,8 @@ class Threads:
     started: list[tuple[str, int | None]] = []
     other = threading.Event()
 
-    def __init__(self, device, threads):
+    def __init__(self, device, threads, needed):
+        assert not needed  # nothing denoises here
         self.pool = ThreadPoolExecutor(1)
 
     def run(self, job, out, until=None):

@@ -263,8 +263,14 @@ class Reading:
             "n": self.n,
         }
 
+    def _unchanged(self, control: str) -> bool:
+        """Whether a control in this look equals its base, because no change brought it nearer to the look."""
+        base = self.controls.get(control.removesuffix(LOOK).strip())
+        return control.endswith(LOOK) and base == self.controls[control]
+
     def __str__(self) -> str:
-        controls = ", ".join(f"{name} {value:.3g}" for name, (value, _) in self.controls.items())
+        told = {name: value for name, (value, _) in self.controls.items() if not self._unchanged(name)}
+        controls = ", ".join(f"{name} {value:.3g}" for name, value in told.items())
         return f"{self.sign.metric} ({self.space}) {self.value:.3g} ± {1.96 * self.error:.2g} ({controls})"
 
 

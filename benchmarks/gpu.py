@@ -502,7 +502,8 @@ def main() -> None:
         try:
             for what in SIDES:
                 table.row(what, large)
-            table.add(killed_chain(base, place, small, time.perf_counter() + budget.share))
+            limit = min(budget.left, budget.seconds / 2)  # it starts three processes
+            table.add(killed_chain(base, place, small, time.perf_counter() + limit))
             for plan in (small, replace(large, compiled=True), replace(small, compiled=True)):
                 table.row("training", plan)
                 table.row("sampling", plan)

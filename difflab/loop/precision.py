@@ -16,6 +16,7 @@ from difflab.config import Config
 from difflab.core.precision import TYPES, native_precisions
 from difflab.loop import passes
 from difflab.loop.choice import Choice
+from difflab.loop.one_pixel import strided_at_one_pixel
 from difflab.models import family_of
 from difflab.models.family import ClosedForm
 
@@ -60,7 +61,7 @@ def best(key: str, seconds: dict[str, float]) -> Choice:
     """
     others = {precision: value for precision, value in seconds.items() if precision != "no"}
     if not others:
-        return Choice(key, "no", "this family computes in float32 here")
+        return Choice(key, "no", "this network computes in float32 here")
     fastest = min(others, key=lambda precision: others[precision])
     if seconds["no"] == float("inf"):
         return Choice(key, fastest, "there was not enough memory to measure float32 beside it")
@@ -74,14 +75,16 @@ def best(key: str, seconds: dict[str, float]) -> Choice:
 def measured(config: Config, section: str, precisions: Sequence[str], device: str) -> dict[str, float]:
     """Seconds per image of training or sampling in each precision, with random weights.
 
-    A precision that the family does not use is left out. The networks of all precisions are in memory at the
-    same time. If memory runs out, float32 has infinite seconds.
+    A precision that the network does not use, or not rightly (see `one_pixel`), is left out. The networks of
+    all precisions are in memory at the same time. If memory runs out, float32 has infinite seconds.
     """
     settings = getattr(config, section)
     try:
         changed = {p: settings.model_copy(update={"precision": p, "compile": False}) for p in precisions}
         models = {p: passes.random_model(config, section, changed[p], device) for p in precisions}
         if section == "train":
+            if device == "cpu" and strided_at_one_pixel(models["no"], device):
+                return {"no": 1.0}
             passes_of = {p: passes.training_pass(model, changed[p], device) for p, model in models.items()}
             return passes.race(passes_of, settings.micro_batch_size or settings.batch_size, device)
         models = {p: model for p, model in models.items() if next(model.net.parameters()).dtype == TYPES[p]}

@@ -19,6 +19,7 @@ from difflab.core.flops import forward_flops, mfu
 from difflab.core.hashing import digest, file_hash
 from difflab.core.seeds import lab_seed, seed_of
 from difflab.loop import held_out
+from difflab.loop.one_pixel import refuse_one_pixel
 from difflab.loop.training_loop import fit, shards_weights
 from difflab.loop.work import Work
 from difflab.models import family_of
@@ -125,6 +126,7 @@ def fit_network(
         extractor.rest()  # frees the memory that it uses on the device
     encode([(shards, shards.shards) for shards in data.sets.values()], model, work)
     model.prepare_training(settings, accelerator.device)
+    refuse_one_pixel(model, settings.precision, accelerator.device.type)
     rehearse_saving(model, settings, work, folder)
     watches = [policy.trainer(at, model) for policy, at in work.acting("trainer", generation)]
     if work.forward_flops is None:

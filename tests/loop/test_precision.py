@@ -70,7 +70,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         ({"no": 1.09, "bf16": 1.0}, "no", "bf16 was measured 1.09 times as fast as float32, and 1.1 is"),
         ({"no": 1.0, "bf16": 14.0}, "no", "0.07 times"),
         ({"no": 4.0, "bf16": 2.0, "fp16": 1.0}, "fp16", "4.00 times"),
-        ({"no": 1.0}, "no", "this family computes in float32"),
+        ({"no": 1.0}, "no", "this network computes in float32"),
         ({"no": float("inf"), "bf16": 0.0}, "bf16", "not enough memory to measure float32 beside it"),
     ],
 )

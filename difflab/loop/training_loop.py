@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedType
+from accelerate.optimizer import AcceleratedOptimizer
 from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -132,7 +133,9 @@ class Training:
         optimizer = optimizer_of(train, list(trainable(self.raw).values()))
         self.net, prepared = accelerator.prepare(self.raw, optimizer)
         # Only fp16 needs accelerate's wrapper of the optimizer. It looks for optional packages in every step.
-        self.optimizer = prepared if accelerator.scaler is not None else prepared.optimizer
+        # Sharded weights have no wrapper.
+        wrapped = accelerator.scaler is None and isinstance(prepared, AcceleratedOptimizer)
+        self.optimizer = prepared.optimizer if wrapped else prepared
         self.trained = trainable(self.raw)  # sharding replaces the parameters
         self.ema = Average(self.trained, train.ema_decay)
         checkpoint.into_optimizer(self.optimizer, list(self.trained.values()))

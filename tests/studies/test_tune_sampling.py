@@ -55,7 +55,8 @@ def test_a_run_is_sampled_in_the_precision_that_it_began_with(digits):
     )
     options = {"count": 30, "steps": [2], "schedulers": ["DDIMScheduler"], "reference_steps": 10}
     result = tune_sampling(asks, run, **options, say=said.append)
-    assert result.current.precision == "no" and said[0] == "sample.precision=auto: no, as when the run began"
+    assert result.current.precision == "no"
+    assert said[0] == "sample.precision=auto: no (float32), as when the run began"
 
 
 def test_the_images_of_a_run_are_those_of_its_model(digits):

@@ -34,3 +34,16 @@ def test_the_hooks_are_removed_after_the_block_even_after_an_error() -> None:
     with pytest.raises(ValueError, match="stop"), watched(net):
         raise ValueError("stop")
     assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_a_compiled_network_is_watched_too():
+    class Divide(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x / 0
+
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), Divide())
+    net.compile(backend="eager", dynamic=False)
+    net(torch.ones(3, 2))  # compiled before the hooks are there
+    with watched(net) as layers:
+        net(torch.ones(3, 2))
+    assert layers == ["1"]

@@ -263,14 +263,11 @@ class Reading:
             "n": self.n,
         }
 
-    def _unchanged(self, control: str) -> bool:
-        """Whether a control in this look equals its base, because no change brought it nearer to the look."""
-        base = self.controls.get(control.removesuffix(LOOK).strip())
-        return control.endswith(LOOK) and base == self.controls[control]
-
     def __str__(self) -> str:
-        told = {name: value for name, (value, _) in self.controls.items() if not self._unchanged(name)}
-        controls = ", ".join(f"{name} {value:.3g}" for name, value in told.items())
+        shown = {name: f"{value:.3g}" for name, (value, _) in self.controls.items()}
+        # Where no change brings a control nearer to the look, its value in this look is its own.
+        bases = {name: shown.get(name.removesuffix(LOOK).strip()) for name in shown if name.endswith(LOOK)}
+        controls = ", ".join(f"{name} {value}" for name, value in shown.items() if bases.get(name) != value)
         return f"{self.sign.metric} ({self.space}) {self.value:.3g} ± {1.96 * self.error:.2g} ({controls})"
 
 

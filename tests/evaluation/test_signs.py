@@ -73,7 +73,7 @@ def test_the_control_that_explains_most_is_named_and_its_effect_given():
 
 
 def test_a_control_that_no_change_brought_nearer_to_the_look_is_not_told_twice():
-    real, in_look = {"real_images": (0.9, 0.03)}, {"real_images_in_this_look": (0.9, 0.03)}
+    real, in_look = {"real_images": (0.9, 0.03)}, {"real_images_in_this_look": (0.9001, 0.04)}
     assert str(reading(0.5, 0.03, **real, **in_look)).endswith("(real images 0.9)")
     changed = {"real_images_in_this_look": (0.6, 0.03)}
     told = str(reading(0.5, 0.03, **real, **changed))

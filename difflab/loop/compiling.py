@@ -79,6 +79,7 @@ def choice(config: Config, key: str, runs: Sequence[Config], compile_now: bool) 
         model = passes.random_model(config, section, settings, device)
         work, batch = _work(model, section, settings, device)
         images = sum(images_passed(run, section, model) for run in runs)
+        filled_up = sum(images_passed(run, section, model, whole_batches=True) for run in runs)
         facts = _facts(config, section, model, batch, device)
         speed = known(facts)
         if speed is None:
@@ -94,17 +95,19 @@ def choice(config: Config, key: str, runs: Sequence[Config], compile_now: bool) 
             except RuntimeError as error:  # also when memory runs out, or without a C++ compiler
                 return Choice(key, False, f"torch.compile failed: {(str(error).splitlines() or [''])[0]}")
             remember(facts, speed)
-    return best(key, speed, images, len(runs))
+    return best(key, speed, images, len(runs), filled_up)
 
 
-def best(key: str, speed: Speed, images: float, runs: int) -> Choice:
+def best(key: str, speed: Speed, images: float, runs: int, filled_up: float | None = None) -> Choice:
     """The decision from what compiling gained.
 
     Args:
         images: images that pass the network in all runs.
         runs: how often compiled code is loaded.
+        filled_up: images that pass a compiled network, which takes whole batches only; None = as many.
     """
-    saved, cost = images * (speed.eager - speed.compiled), runs * speed.warm
+    compiled = images if filled_up is None else filled_up
+    saved, cost = images * speed.eager - compiled * speed.compiled, runs * speed.warm
     gain = f"compiled code was measured {speed.ratio:.2f} times as fast"
     if saved <= cost:
         return Choice(
@@ -127,13 +130,17 @@ def not_worth_a_trial(eager: float, compiling: float) -> str | None:
     return f"all passes take about {clock(eager)}, and compiling for the first time takes about {first}"
 
 
-def images_passed(config: Config, section: str, model: Any) -> int:
-    """Images that pass the network of a chain in training, or in sampling with all its steps."""
+def images_passed(config: Config, section: str, model: Any, whole_batches: bool = False) -> int:
+    """Images that pass the network of a chain in training, or in sampling with all its steps.
+
+    With `whole_batches` the last batch of samples is filled up.
+    """
     generations = range(config.generations + 1)
     if section == "train":
         return sum(passes.images_trained(config, t) for t in generations)
     steps = len(model.scheduler(config.sample).timesteps) * passes.guided(config.sample)
-    return steps * sum(config.sample.count_of(t) for t in generations)
+    batch = config.sample.batch_size if whole_batches else 1
+    return steps * sum(-(-config.sample.count_of(t) // batch) * batch for t in generations)
 
 
 def measured(work: Any, batch: int, device: str) -> Speed:

@@ -142,8 +142,10 @@ def execute(
     workers = workers or max(1, gpus)
     threads = torch.get_num_threads()
     torch.set_num_threads(threads if workers == 1 else threads_of(workers))  # as where the jobs will run
-    decided = decide([(job.config, job.path) for job in listed], say)
-    torch.set_num_threads(threads)
+    try:
+        decided = decide([(job.config, job.path) for job in listed], say)
+    finally:
+        torch.set_num_threads(threads)
     listed = [
         # A job without a decision fails with the same error when it starts, and the others go on.
         job if isinstance(values, DifflabError) else replace(job, config=put(job.config, values))

@@ -12,8 +12,9 @@ import tiny
 import torch
 import yaml
 from accelerate.state import AcceleratorState
+from asking import BOTH, Measured, config
 
-from difflab.config import Config, merged, parse
+from difflab.config import Config
 from difflab.core.errors import ConfigError, DataError, StoreError
 from difflab.core.progress import Reporter
 from difflab.loop import auto, compiling, precision
@@ -25,21 +26,6 @@ from difflab.runs.record import recipe_hash
 from difflab.runs.run import open_run
 
 pytestmark = tiny.LIBRARIES
-DIGITS: dict[str, Any] = {
-    "generations": 0,
-    "data": {"source": "digits", "train_size": 40},
-    "model": {"family": "pixel-mlp", "width": 16, "depth": 1},
-    "train": {"images_seen": 64, "batch_size": 32},
-    "sample": {"count": 20, "steps": 2, "batch_size": 20, "shard_size": 20, "conditions": "balanced"},
-    "probe": {"per_condition": 0},
-    "measure": {"metrics": [], "held_out_loss": 0},
-}
-BOTH = {"train.precision": "auto", "sample.precision": "auto"}
-Measured = dict[str, dict[str, float]]
-
-
-def config(values: dict[str, Any] | None = None, base: dict[str, Any] = DIGITS) -> Config:
-    return parse(merged(base, BOTH if values is None else values))
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +67,20 @@ def test_each_key_has_its_own_measurement_and_keys_with_a_value_have_none(clock:
     assert [c.key for c in choices(config({"sample.precision": "auto"}))] == ["sample.precision"]
     assert clock.calls == ["train", "sample", "sample"]
     assert choices(config({})) == []
+
+
+def test_without_instructions_or_without_a_network_nothing_is_measured(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = {"data": {"source": "exact", "train_size": 8}, "model": {"family": "gaussian"}}
+    assert {c.value for c in choices(config(base=exact))} == {"no"}
+    assert "gaussian has no network" in choices(config(base=exact))[0].reason
+    monkeypatch.setattr(precision, "native_precisions", lambda device: ())
+    found = choices(config())
+    assert {c.value for c in found} == {"no"} and "this machine (cpu) has no known instructions" in found[
+        0
+    ].reason
+    assert clock.calls == []
 
 
 # ---------------------------------------------------------------------------------------------- the config

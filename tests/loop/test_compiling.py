@@ -78,6 +78,14 @@ def test_all_passes_of_a_chain_are_counted() -> None:
     assert images_passed(heun, "sample", model_of(heun)) == 9 * (20 + 30 + 30)  # 2 n - 1 passes
 
 
+def test_compiled_batches_are_filled_up_and_that_counts_against_compiling() -> None:
+    made = config()  # batches of 20
+    assert images_passed(made, "sample", model_of(made), whole_batches=True) == 2 * 5 * (20 + 40 + 40)
+    assert images_passed(made, "train", model_of(made), whole_batches=True) == 3 * 64
+    assert best("sample.compile", FAST, 20, 1, 20).value is True
+    assert best("sample.compile", FAST, 20, 1, 40).value is False  # half of the images are thrown away
+
+
 # ------------------------------------------------------------------------------------------------ one network
 def test_a_short_run_is_not_compiled_and_nothing_is_remembered() -> None:
     for key in ("train.compile", "sample.compile"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,56 +10,19 @@ import pytest
 import tiny
 import torch
 from accelerate.state import AcceleratorState
+from asking import Measured, config
 
-from difflab.config import Config, merged, parse
 from difflab.loop import precision
 from difflab.loop.auto import choices
 from difflab.loop.precision import accelerator_of, best, measured
 
 pytestmark = tiny.LIBRARIES
-DIGITS: dict[str, Any] = {
-    "generations": 0,
-    "data": {"source": "digits", "train_size": 40},
-    "model": {"family": "pixel-mlp", "width": 16, "depth": 1},
-    "train": {"images_seen": 64, "batch_size": 32},
-    "sample": {"count": 20, "steps": 2, "batch_size": 20, "shard_size": 20, "conditions": "balanced"},
-    "probe": {"per_condition": 0},
-    "measure": {"metrics": [], "held_out_loss": 0},
-}
-BOTH = {"train.precision": "auto", "sample.precision": "auto"}
-Measured = dict[str, dict[str, float]]
-
-
-def config(values: dict[str, Any] | None = None, base: dict[str, Any] = DIGITS) -> Config:
-    return parse(merged(base, BOTH if values is None else values))
 
 
 @pytest.fixture(autouse=True)
 def _precision_of_the_next_test() -> Iterator[None]:
     yield
     AcceleratorState._reset_state(True)
-
-
-class Clock:
-    """Stands in for the measurement: seconds by section and precision, and what was measured."""
-
-    def __init__(self) -> None:
-        self.seconds: Measured = {"train": {"no": 3.0, "bf16": 2.0}, "sample": {"no": 1.0, "bf16": 2.0}}
-        self.calls: list[str] = []
-
-    def __call__(self, asks: Config, section: str, known: Sequence[str], device: str) -> dict[str, float]:
-        self.calls.append(section)
-        return {precision: self.seconds[section][precision] for precision in known}
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A machine with bf16, on which training is faster in it and sampling is not."""
-    made = Clock()
-    monkeypatch.setattr(precision, "measured", made)
-    monkeypatch.setattr(precision, "native_precisions", lambda device: ("bf16",))
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    return made
 
 
 @pytest.mark.parametrize(
@@ -80,20 +43,6 @@ def test_another_precision_must_be_clearly_faster_than_float32(
     choice = best("train.precision", seconds)
     assert choice.value == value and words in choice.reason
     assert str(choice).startswith(f"train.precision=auto: {value}")
-
-
-def test_without_instructions_or_without_a_network_nothing_is_measured(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    exact = {"data": {"source": "exact", "train_size": 8}, "model": {"family": "gaussian"}}
-    assert {c.value for c in choices(config(base=exact))} == {"no"}
-    assert "gaussian has no network" in choices(config(base=exact))[0].reason
-    monkeypatch.setattr(precision, "native_precisions", lambda device: ())
-    found = choices(config())
-    assert {c.value for c in found} == {"no"} and "this machine (cpu) has no known instructions" in found[
-        0
-    ].reason
-    assert clock.calls == []
 
 
 def test_one_process_runs_in_one_precision_after_another() -> None:

@@ -522,3 +522,11 @@ def test_fresh_weights_are_a_pure_function_of_the_seed():
     assert torch.equal(a.net.into.weight, b.net.into.weight) and not torch.equal(
         a.net.into.weight, c.net.into.weight
     )
+
+
+@pytest.mark.parametrize(("value", "compiled"), [(True, True), (False, False), ("auto", False)])
+def test_only_a_decision_compiles_the_network(value, compiled):
+    for section, prepare in ((Train, "prepare_training"), (Sample, "prepare_sampling")):
+        model = small()
+        getattr(model, prepare)(section(compile=value), "cpu")
+        assert (model.net._compiled_call_impl is not None) is compiled

@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from difflab.runs.run import open_run
 from difflab.studies.sweep import Sweep, jobs, run_sweep, runs_of
@@ -160,3 +161,25 @@ def test_leaders_go_before_those_that_share_with_them(tmp_path):
     leaders, followers = waves(jobs(sweep(arms=arms), tmp_path, tmp_path))
     assert [(j.arm, j.seed) for j in leaders] == [("a", 0), ("a", 1), ("c", 0), ("c", 1)]
     assert [(j.arm, j.seed) for j in followers] == [("b", 0), ("b", 1)]
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(1, 3), (2, 2)])
+def test_speeds_are_measured_with_the_threads_that_the_jobs_will_have(
+    workers, expected, tmp_path, monkeypatch
+):
+    seen = []
+
+    def decide(runs, say):
+        seen.append(torch.get_num_threads())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr("difflab.studies.workers.decide", decide)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            execute([], tmp_path, lambda job, record: None, workers=workers)
+        assert seen == [expected] and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)

@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from safetensors.torch import load_file, save_file
 
 from difflab.config import PixelMLP as Spec
-from difflab.config import Sample
+from difflab.config import Sample, Train
 from difflab.core.errors import ConfigError, StoreError
 from difflab.core.shape import Shape
 from difflab.models.denoiser import HALVED, to_pixels

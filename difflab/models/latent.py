@@ -25,10 +25,12 @@ from difflab.core.errors import ConfigError, reading
 from difflab.core.files import read_json
 from difflab.core.precision import TYPES
 from difflab.core.shape import Shape
+from difflab.core.size import in_words
 from difflab.models import lora
 from difflab.models.base_settings import check_base, latent_scale
 from difflab.models.compiled import compile_network
 from difflab.models.denoiser import Denoiser, to_pixels
+from difflab.models.family import check_divisible
 from difflab.models.pretrained import Base, load_model, open_base
 from difflab.runs.store import Shards
 
@@ -124,13 +126,7 @@ class Latent(Denoiser):
 
     def _read_configs(self, spec: Any, shape: Shape) -> None:
         """Read the configs of the base. Raises ConfigError if the base does not support the images."""
-        side, factor = shape.record[0], self.factor
-        if side % factor:
-            near = max(factor, round(side / factor) * factor)
-            raise ConfigError(
-                f"data.image_size {side} is not a multiple of {factor}, which this base needs; use "
-                f"data.image_size={near}"
-            )
+        check_divisible(shape.size, self.factor, "which this base needs")
         if shape.record[2] != self.vae_config["in_channels"]:
             raise ConfigError(
                 f"the autoencoder of {spec.base} takes images of {self.vae_config['in_channels']} "
@@ -157,15 +153,16 @@ class Latent(Denoiser):
 
     @property
     def factor(self) -> int:
-        """Side of an image divided by the side of the backbone's grid of patches."""
+        """Height of an image divided by that of the backbone's grid of patches; the same for the width."""
         patch = read_json(self.base.path / self.component / "config.json").get("patch_size", 1) or 1
         halvings = len(self.vae_config["block_out_channels"]) - 1
         return 2**halvings * patch
 
     @property
     def drawn(self) -> tuple[int, int, int]:
-        side = self.shape.record[0] // 2 ** (len(self.vae_config["block_out_channels"]) - 1)
-        return self.vae_config["latent_channels"], side, side
+        height, width = self.shape.size
+        factor = 2 ** (len(self.vae_config["block_out_channels"]) - 1)
+        return self.vae_config["latent_channels"], height // factor, width // factor
 
     @property
     def null(self) -> int:
@@ -182,7 +179,7 @@ class Latent(Denoiser):
         """
         texts = self.base.texts([""], "cpu")
         with reading(
-            f"the networks of model.base {self.base.path}, with images of {self.shape.record[0]} px,",
+            f"the networks of model.base {self.base.path}, with images of {in_words(self.shape.size)},",
             ConfigError,
         ):
             with init_empty_weights(include_buffers=True), torch.random.fork_rng(devices=[]):
@@ -204,8 +201,8 @@ class Latent(Denoiser):
                 f"image {tuple(decoded.shape[1:])}"
             )
             raise ConfigError(
-                f"the networks of model.base {self.base.path} do not fit together for images of {h} px "
-                f"({shapes}); use another base"
+                f"the networks of model.base {self.base.path} do not fit together for images of "
+                f"{in_words((h, w))} ({shapes}); use another base"
             )
 
     # -------------------------------------------------------------------------------------------- weights

@@ -56,9 +56,7 @@ class StableDiffusion(Latent):
             return net(x, t, texts["ids"])
         extra = {}
         if "pooled" in texts:  # SDXL has the size of the image and its crop as additional inputs
-            side = self.shape.record[0]
-            sizes = torch.tensor([side, side, 0, 0, side, side], device=x.device, dtype=x.dtype).expand(
-                len(x), -1
-            )
+            size = self.shape.size
+            sizes = torch.tensor([*size, 0, 0, *size], device=x.device, dtype=x.dtype).expand(len(x), -1)
             extra["added_cond_kwargs"] = {"text_embeds": texts["pooled"], "time_ids": sizes}
         return net(x, t, encoder_hidden_states=texts["states"], **extra).sample

@@ -23,7 +23,7 @@ from difflab.core.shape import Shape
 from difflab.core.threads import each_on_a_core
 from difflab.models.compiled import compile_network
 from difflab.models.family import Family
-from difflab.models.guidance import EmbeddingChange, guided
+from difflab.models.guidance import EmbeddingChange, combine, guided
 from difflab.models.nonfinite import named, watched
 from difflab.models.schedulers import check_scheduler, denoise, scheduler_of
 from difflab.models.steer import Steer, Step
@@ -265,7 +265,12 @@ class Denoiser(Family):
 
     def guided(self, step: Step) -> torch.Tensor:
         """The prediction of one step with classifier-free guidance: [n, C, H, W]."""
-        return guided(partial(self.predict, self.net), step, self.null, self.steers, self.embedding_change)
+        predict = partial(self.predict, self.net)
+        return guided(predict, step, self.null, self.steers, self.embedding_change, self.combine)
+
+    def combine(self, unconditional: torch.Tensor, conditional: torch.Tensor, scale: float) -> torch.Tensor:
+        """The guided prediction of classifier-free guidance: [n, C, H, W]."""
+        return combine(unconditional, conditional, scale)
 
     @property
     def drawn(self) -> tuple[int, int, int]:

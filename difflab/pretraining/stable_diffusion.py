@@ -34,7 +34,7 @@ from difflab.data.split import split
 from difflab.loop.precision import accelerator_of
 from difflab.loop.training_loop import fit
 from difflab.metrics.held_out_loss import errors
-from difflab.models.latent import moments
+from difflab.models.latent_encoder import moments
 from difflab.models.stable_diffusion import StableDiffusion
 from difflab.pretraining import autoencoder
 

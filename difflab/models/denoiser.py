@@ -19,6 +19,7 @@ import torch
 from difflab.config import Sample, Train
 from difflab.core.errors import StoreError
 from difflab.core.files import read_tensors
+from difflab.core.precision import products
 from difflab.core.shape import Shape
 from difflab.core.threads import each_on_a_core
 from difflab.models.compiled import compile_network
@@ -200,10 +201,11 @@ class Denoiser(Family):
     def sample(self, conditions: np.ndarray | None, seeds: list[int], sampling: Sample) -> np.ndarray:
         """Draw one image per seed: uint8 [n, H, W, C]. See Family."""
         images = []
-        for start in range(0, len(seeds), sampling.batch_size):
-            batch = slice(start, start + sampling.batch_size)
-            batch_conditions = None if conditions is None else conditions[batch]
-            images.append(self._batch(batch_conditions, [int(seed) for seed in seeds[batch]], sampling))
+        with products(sampling.precision, next(self.net.parameters()).device):
+            for start in range(0, len(seeds), sampling.batch_size):
+                batch = slice(start, start + sampling.batch_size)
+                batch_conditions = None if conditions is None else conditions[batch]
+                images.append(self._batch(batch_conditions, [int(seed) for seed in seeds[batch]], sampling))
         return np.concatenate(images)
 
     def _batch(self, conditions: np.ndarray | None, seeds: list[int], sampling: Sample) -> np.ndarray:

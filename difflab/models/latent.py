@@ -207,7 +207,7 @@ class Latent(Denoiser):
         kind = TYPES[train.precision]
         if not self.spec.lora_rank:
             self.backbone.requires_grad_(True)
-        elif train.precision != "no":  # frozen weights need no float32 copy
+        elif kind != torch.float32:  # frozen weights need no float32 copy
             for parameter in self.backbone.parameters():
                 if not parameter.requires_grad:
                     parameter.data = parameter.data.to(kind)

@@ -113,7 +113,7 @@ class Pretraining(Spec):
     @model_validator(mode="after")
     def _precision(self) -> Pretraining:
         if "auto" in (self.autoencoder.train.precision, self.denoiser.train.precision):
-            raise ValueError("precision auto is for runs only; set train.precision to no, bf16 or fp16")
+            raise ValueError("precision auto is for runs only; set train.precision to no, tf32, bf16 or fp16")
         return self
 
 

@@ -103,7 +103,7 @@ def fast_argument(command: argparse.ArgumentParser) -> None:
         "--fast",
         action="store_true",
         help="the same as train.precision=auto train.compile=auto sample.precision=auto sample.compile=auto: "
-        "16 bits and compiled code where they save time on this machine",
+        "16 bits (or TF32) and compiled code where they save time on this machine",
     )
 
 

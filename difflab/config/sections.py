@@ -214,9 +214,9 @@ class Train(Spec):
     )
     precision: Precision = Field(
         "no",
-        description="Mixed precision of training; no = float32; auto = the fastest on this machine, measured "
-        "before the run starts and then kept. Weights, optimiser and loss are float32 in every case. fp16 "
-        "needs a GPU.",
+        description="Mixed precision of training; no = float32; tf32 = float32 with products in TF32, on "
+        "NVIDIA GPUs from compute capability 8.0; auto = the fastest on this machine, measured before the "
+        "run starts and then kept. Weights, optimiser and loss are float32 in every case. fp16 needs a GPU.",
     )
     compile: Compile = Field(
         False,
@@ -258,8 +258,9 @@ class Sample(Spec):
     )
     precision: Precision = Field(
         "no",
-        description="Data type of the network weights in sampling; no = float32; auto = the fastest on this "
-        "machine, measured before the run starts and then kept. The pixel families sample in float32.",
+        description="Data type of the network weights in sampling; no = float32; tf32 = float32 with "
+        "products in TF32, on NVIDIA GPUs from compute capability 8.0; auto = the fastest on this machine, "
+        "measured before the run starts and then kept. The pixel families sample in float32 or tf32.",
     )
     compile: Compile = Field(
         False,

@@ -169,7 +169,8 @@ def _work(model: Any, section: str, settings: Any, device: str) -> tuple[Any, in
     """A pass of the network, and the images of its batches."""
     if section == "train":
         return passes.training_pass(model, settings, device), settings.micro_batch_size or settings.batch_size
-    return passes.sampling_pass(model, device), settings.batch_size * passes.guided(settings)
+    work = passes.sampling_pass(model, device, settings.precision)
+    return work, settings.batch_size * passes.guided(settings)
 
 
 # ----------------------------------------------------------------------------------- what this machine knows

@@ -42,10 +42,24 @@ class EmbeddingChange:
         return self._change(embedding)
 
 
+Combine = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+"""(unconditional prediction, conditional prediction, guidance scale) -> guided prediction."""
+
+
+def combine(unconditional: torch.Tensor, conditional: torch.Tensor, scale: float) -> torch.Tensor:
+    """The guided prediction eps_u + g (eps_c - eps_u), where g = 1 + w of the paper: [n, C, H, W]."""
+    return unconditional + scale * (conditional - unconditional)
+
+
 def guided(
-    predict: Predict, step: Step, null: int, steers: Sequence[Steer], embedding_change: EmbeddingChange
+    predict: Predict,
+    step: Step,
+    null: int,
+    steers: Sequence[Steer],
+    embedding_change: EmbeddingChange,
+    combine: Combine = combine,
 ) -> torch.Tensor:
-    """The guided prediction eps_u + g (eps_c - eps_u), where g = 1 + w of the paper: [n, C, H, W].
+    """The guided prediction, see `combine`: [n, C, H, W].
 
     As in the pipelines of diffusers there is no guidance if g is at most 1: the conditional prediction is
     returned unchanged. Distilled models are sampled in this way (guidance_scale 0).
@@ -55,6 +69,7 @@ def guided(
         null: the condition that means "no condition".
         steers: the active sampling policies. They may change the condition embedding, or replace eps_u.
         embedding_change: the object through which the network passes its condition embeddings.
+        combine: combines the two predictions.
     """
     x, t, conditions, scale = step.x, step.t, step.conditions, step.scale
     changes_embedding, replaces_null = overrides(steers, "embedding"), overrides(steers, "without")
@@ -65,13 +80,13 @@ def guided(
         # One pass over [unconditional, conditional].
         both = torch.cat([null_conditions, conditions])
         unconditional, conditional = predict(torch.cat([x, x]), t.repeat(2), both).chunk(2)
-        return unconditional + scale * (conditional - unconditional)
+        return combine(unconditional, conditional, scale)
     conditional = _conditional(predict, step, steers, embedding_change)
     if scale <= 1:
         return conditional
     replaced = _replaced_null(steers, step)
     unconditional = predict(x, t, null_conditions) if replaced is None else replaced
-    return unconditional + scale * (conditional - unconditional)
+    return combine(unconditional, conditional, scale)
 
 
 def _conditional(

@@ -380,7 +380,7 @@ def pictures(
     return (made.images * 255).round().astype(np.uint8)
 
 
-def train(made: Any, folder: Path, count: int = 8, **changes: Any) -> Any:
+def train(made: Any, folder: Path, count: int = 8, side: int = SIDE, **changes: Any) -> Any:
     """Train a latent model on a few pictures through difflab's loop; returns the model."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -400,7 +400,7 @@ def train(made: Any, folder: Path, count: int = 8, **changes: Any) -> Any:
             **changes,
         }
     )
-    latents = made.encoder("cpu")(torch.from_numpy(images(count))).numpy()
+    latents = made.encoder("cpu")(torch.from_numpy(images(count, side))).numpy()
     conditions = np.arange(count) % len(made.shape.prompts) if made.spec.conditional else None
     made.prepare_training(how, "cpu")
     AcceleratorState._reset_state()  # else the precision of the first one in this process stays

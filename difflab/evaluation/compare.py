@@ -114,7 +114,7 @@ def compare(
         count: images on either side; None = as many as possible. The real set is halved for the floor.
         neighbours: k of the nearest-neighbour measures.
         resamples: half-samples behind each interval; 0 = no intervals.
-        image_size: side of a square or (H, W) in pixels, cropped and resized; None = own size if it is one, else a square.
+        image_size: (H, W) or the side of a square in pixels; None = the images' own size, else a square.
         max_bad: largest share of unreadable images, which are left out and counted. More are an error.
         seed, device: of the choice of images and of the half-samples; where features are extracted.
         protocol: 'native', or 'published:PACKAGE': the numbers that a package prints, of all images.

@@ -117,6 +117,11 @@ class Config(Spec):
         return self
 
     def _check_data(self) -> None:
+        if self.data.buckets is not None and (not self.denoises or self.model.family == "pixel-mlp"):
+            raise ValueError(
+                f"data.buckets needs a network that takes images of several sizes, not model.family="
+                f"{self.model.family}; use pixel-unet, stable-diffusion or flow, or data.image_size"
+            )
         if self.exact != (self.data.source == "exact"):
             raise ValueError(
                 f"data.source={self.data.source} does not fit model.family={self.model.family}: the families "
@@ -216,6 +221,12 @@ NOT_IN_RECIPE = tuple(key for key, stages in READERS.items() if not stages)
 """Fields that do not change the results of a run, only where, how long or how safely it runs."""
 
 
+ADDED: dict[str, Any] = {"data.buckets": None}
+"""Fields that are newer than stored runs, and the value that all runs had before. With it, the hash of a
+recipe is that of before.
+"""
+
+
 def stages_of(key: str) -> tuple[str, ...]:
     """The stages that read a key of `flat`.
 
@@ -227,5 +238,9 @@ def stages_of(key: str) -> tuple[str, ...]:
 
 
 def recipe_of(config: Config) -> dict[str, Any]:
-    """The flat config without the fields that do not change the results."""
-    return {key: value for key, value in flat(config).items() if stages_of(key)}
+    """The flat config without the fields that do not change the results.
+
+    A field of `ADDED` with its old value is left out, too.
+    """
+    values = {key: value for key, value in flat(config).items() if stages_of(key)}
+    return {key: value for key, value in values.items() if key not in ADDED or ADDED[key] != value}

@@ -91,7 +91,7 @@ class Latent(Denoiser):
 
     def _read_configs(self, spec: Any, shape: Shape) -> None:
         """Read the configs of the base. Raises ConfigError if the base does not support the images."""
-        check_divisible(shape.size, self.architecture.multiple, "which this base needs")
+        check_divisible(shape, self.architecture.multiple, "which this base needs")
         channels = self.architecture.vae_config.get("in_channels", 3)
         if shape.record[2] != channels:
             raise ConfigError(
@@ -142,7 +142,8 @@ class Latent(Denoiser):
             raise ConfigError(
                 f"model.base {self.base.path} is distilled and takes no guidance; set sample.guidance_scale=1"
             )
-        self._check_networks()
+        for size in self.shape.all_sizes:
+            self.at(size)._check_networks()
 
     def _check_networks(self) -> None:
         """Pass one image through copies of the networks on the meta device, which computes only shapes.

@@ -102,18 +102,41 @@ def template_images(run: Run, generation: int, count: int, labels: np.ndarray | 
     """Positions in training set 0 of the images whose captions and sizes the samples take: int64 [count].
 
     The samples of a class take its images in a fixed order, again from the start when all are used. Without
-    classes (labels is None) the samples take all images in this way, in random order.
+    classes (labels is None) the samples take all images in this way, in random order. Images of several sizes
+    are in an order in which each size is spread evenly, so that also few samples have the sizes of the class.
     """
     real_labels, n0 = run.real.labels(), first_size(run.config, run.about["n_train"])
     order = numpy_generator("captions", run.config.seed).permutation(n0)
+
+    def in_turn(images: np.ndarray, label: int | None) -> np.ndarray:
+        if not run.sizes:
+            return images
+        start = numpy_generator("sizes", run.config.seed, label).integers(len(images))
+        return np.roll(spread(images, run.real.bucket[images]), -int(start))
+
     if labels is None or real_labels is None:
         shuffled = numpy_generator("asked", run.config.seed, generation)
-        return shuffled.permutation(np.resize(order, count))
+        return shuffled.permutation(np.resize(in_turn(order, None), count))
     images = np.empty(count, dtype=np.int64)
-    for label in np.unique(labels):
-        of_class = order[real_labels[order] == label]
+    for label in np.unique(labels).tolist():
+        of_class = in_turn(order[real_labels[order] == label], label)
         images[labels == label] = np.resize(of_class, int((labels == label).sum()))
     return images
+
+
+def spread(images: np.ndarray, bucket: np.ndarray) -> np.ndarray:
+    """The images in an order in which those of each bucket are spread evenly, [n].
+
+    Image k of the n in its bucket comes at the share (k + 1/2) / n of the way.
+
+    >>> spread(np.arange(6), np.array([0, 0, 0, 0, 1, 1])).tolist()
+    [0, 1, 4, 2, 3, 5]
+    """
+    places = np.empty(len(images))
+    for of_bucket in (bucket == b for b in np.unique(bucket)):
+        n = int(of_bucket.sum())
+        places[of_bucket] = (np.arange(n) + 0.5) / n
+    return images[np.argsort(places, kind="stable")]
 
 
 def sample_sizes(run: Run, generation: int, count: int, conditions: Conditions | None) -> list[Size] | None:

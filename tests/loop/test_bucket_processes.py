@@ -8,14 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from bucket_runs import SIZES, settings
 from forks import Server
 from safetensors.torch import load_file
 from sized_folders import folder as pictures
-from test_buckets import SIZES, settings
-from test_chain_processes import content
 
 from difflab.runs.run import open_run
 from difflab.runs.verify import verify
+
+
+def content(path: Path) -> dict[str, bytes]:
+    """The files whose bytes are a function of the config."""
+    leave = {"timings.jsonl", ".lock", "curves.png", "report.html"}
+    paths = [p for p in sorted(path.rglob("*")) if p.is_file() and p.name not in leave]
+    return {str(p.relative_to(path)): p.read_bytes() for p in paths}
 
 
 @pytest.fixture(scope="module")

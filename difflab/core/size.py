@@ -87,7 +87,7 @@ def equal_area(side: int, step: int, max_ratio: float) -> list[Size]:
     Both sides are multiples of `step`, the area is above 0.9 side^2 and at most side^2, and the longer side
     is at most `max_ratio` times the shorter one.
 
-    With 1024, 64 and 4 these are the 40 buckets of SDXL (Podell et al. 2307.01952, appendix I).
+    With 1024, 64 and 4 these are the 41 buckets of SDXL (Podell et al. 2307.01952, appendix I).
 
     >>> equal_area(64, 16, 2)
     [(80, 48), (64, 64), (48, 80)]

@@ -187,7 +187,7 @@ def assembled(
     _count_crops(listing, surveyed, [sizes[i] for i in bucket])
     return Source(
         name=listing.name,
-        size=sizes[0],
+        size=sizes[int(np.bincount(bucket).argmax())],
         sizes=tuple(sizes) if len(sizes) > 1 else (),
         bucket=np.array(bucket, dtype=np.int64) if len(sizes) > 1 else None,
         channels=channels,

@@ -108,11 +108,13 @@ def template_images(run: Run, generation: int, count: int, labels: np.ndarray | 
     real_labels, n0 = run.real.labels(), first_size(run.config, run.about["n_train"])
     order = numpy_generator("captions", run.config.seed).permutation(n0)
 
+    bucket = run.real.bucket if run.sizes else None
+
     def in_turn(images: np.ndarray, label: int | None) -> np.ndarray:
-        if not run.sizes:
+        if bucket is None:
             return images
         start = numpy_generator("sizes", run.config.seed, label).integers(len(images))
-        return np.roll(spread(images, run.real.bucket[images]), -int(start))
+        return np.roll(spread(images, bucket[images]), -int(start))
 
     if labels is None or real_labels is None:
         shuffled = numpy_generator("asked", run.config.seed, generation)
@@ -153,7 +155,8 @@ def sample_sizes(run: Run, generation: int, count: int, conditions: Conditions |
 def _sizes_of(run: Run, images: np.ndarray | None) -> list[Size]:
     """The sizes (H, W) of real images at positions int64 [n]."""
     assert images is not None
-    return [run.sizes[i] for i in run.real.bucket[images]]
+    sizes = run.sizes
+    return [sizes[i] for i in run.real.bucket[images]]
 
 
 def _quotas(run: Run, generation: int, count: int) -> np.ndarray | None:

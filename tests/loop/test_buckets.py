@@ -165,8 +165,10 @@ def test_buckets_without_images_are_left_out_and_one_alone_is_a_size(images, tmp
 
 
 def test_an_unconditional_model_has_them_too(images, tmp_path):
-    config = settings(images, model={**UNET, "conditional": False}, generations=1)
+    best = {"policy": "top_share", "share": 0.5, "reward": "sharpness"}
+    config = settings(images, model={**UNET, "conditional": False}, generations=1, policies=[best])
     made = run_chain(config, tmp_path / "run", plots=False)
+    assert len(made.kept(0)) == 15  # of every size
     trained = made.real.bucket[: made.about["n_train"]]  # as many images as samples
     assert np.array_equal(np.bincount(made.samples(1).bucket), np.bincount(trained))
     assert made.grid(1).width > 200

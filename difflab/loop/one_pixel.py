@@ -46,10 +46,9 @@ def refuse_one_pixel(model: Any, precision: str, device: str) -> None:
     """Raise ConfigError if training in `precision` on `device` would have wrong gradients."""
     if precision != "bf16" or device != "cpu":
         return
-    for size in model.shape.all_sizes:
-        found = strided_at_one_pixel(model.at(size), device)
-        if found:
-            raise ConfigError(
-                f"train.precision=bf16 on a CPU: layer {found[0]} halves images of a single pixel, and torch "
-                "computes its gradient wrongly there; use train.precision=no, or larger images"
-            )
+    found = strided_at_one_pixel(model, device)
+    if found:
+        raise ConfigError(
+            f"train.precision=bf16 on a CPU: layer {found[0]} halves images of a single pixel, and torch "
+            "computes its gradient wrongly there; use train.precision=no, or larger images"
+        )

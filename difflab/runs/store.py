@@ -94,16 +94,27 @@ class Shards:
         Raises StoreError if the shape of `pixels` is not that of the shard.
         """
         span = self.span(shard)
-        shapes: set[tuple[int, ...]] = {(*size, self.record[2]) for size in self.sizes} or {self.record}
-        if len(pixels) != len(span) or not all(image.shape in shapes for image in pixels):
+        if self.sizes:
+            self._check_sizes(shard, pixels)
+        elif pixels.shape != (len(span), *self.record):
             raise StoreError(
-                f"{self.path(shard)}: got {len(pixels)} records of shape {pixels[0].shape}, expected "
-                f"{len(span)} of {' or '.join(str(shape) for shape in sorted(shapes))}"
+                f"{self.path(shard)}: got records of shape {pixels.shape}, expected "
+                f"{(len(span), *self.record)}"
             )
         rows = ledger.table({"index": list(span), **columns}, pixels, self.images, bool(self.sizes))
         self._cache(shard, pixels)
         with atomic(self.path(shard)) as temporary:
             pq.write_table(rows, temporary, compression="zstd", write_page_checksum=True)
+
+    def _check_sizes(self, shard: int, pixels: np.ndarray) -> None:
+        """Raise StoreError unless `pixels` are the images of a shard of a set of several sizes."""
+        shapes, span = {(*size, self.record[2]) for size in self.sizes}, self.span(shard)
+        wrong = {image.shape for image in pixels} - shapes
+        if wrong or len(pixels) != len(span):
+            raise StoreError(
+                f"{self.path(shard)}: got {len(pixels)} images of the shapes "
+                f"{sorted({image.shape for image in pixels})}, expected {len(span)} of {sorted(shapes)}"
+            )
 
     def _cache(self, shard: int, pixels: np.ndarray) -> None:
         save(self._cache_path(shard), pixels)

@@ -28,8 +28,9 @@ from difflab.core.shape import Shape
 from difflab.models import lora
 from difflab.models.base_settings import check_base, latent_scale
 from difflab.models.compiled import compile_network
+from difflab.models.converted_base import open_start
 from difflab.models.denoiser import Denoiser, to_pixels
-from difflab.models.pretrained import Base, load_model, open_base
+from difflab.models.pretrained import Base, load_model
 from difflab.runs.store import Shards
 
 DECODED_PIXELS = 2**21
@@ -112,7 +113,7 @@ class Latent(Denoiser):
 
     def __init__(self, spec: Any, shape: Shape):
         super().__init__(spec, shape)
-        self.base: Base = open_base(spec.base, self.pipelines, spec.family, spec.revision, spec.variant)
+        self.base: Base = open_start(spec, self.pipelines)
         with reading(f"model.base {self.base.path}", ConfigError):
             self._read_configs(spec, shape)
         self.layout = torch.channels_last

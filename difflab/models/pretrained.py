@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
@@ -321,14 +321,32 @@ def open_base(
         folder = _download(name, revision, variant)
     if not (folder / "model_index.json").is_file():
         raise ConfigError(
-            f"model.base {folder} is not a diffusers folder, because it has no model_index.json. Convert a "
-            "single .safetensors or .ckpt file to a diffusers folder first"
+            f"model.base {folder} is not a diffusers folder, because it has no model_index.json; for a "
+            "checkpoint in a single file give the path of the .safetensors file"
         )
     with reading(f"model.base {folder}", ConfigError):
         return _opened(folder, kinds, family, variant)
 
 
-def _opened(folder: Path, kinds: tuple[str, ...], family: str, variant: str | None) -> Base:
+def open_configs(
+    folder: Path, kinds: tuple[str, ...], family: str, variant: str | None, replaced: Collection[str]
+) -> Base:
+    """Open a folder whose components `replaced` need a config, but no weights. The others must be complete.
+
+    Raises ConfigError as `open_base`.
+    """
+    if not (folder / "model_index.json").is_file():
+        raise ConfigError(
+            f"model.base_config {folder} is not a diffusers folder, because it has no model_index.json"
+        )
+    with reading(f"model.base_config {folder}", ConfigError):
+        return _opened(folder, kinds, family, variant, replaced)
+
+
+def _opened(
+    folder: Path, kinds: tuple[str, ...], family: str, variant: str | None, replaced: Collection[str] = ()
+) -> Base:
+    where = f"model.base_config {folder}" if replaced else f"model.base {folder}"
     index = read_json(folder / "model_index.json")
     if not isinstance(index, dict):
         raise ConfigError(f"{folder / 'model_index.json'} is damaged: it lists no components; fetch it again")
@@ -341,7 +359,7 @@ def _opened(folder: Path, kinds: tuple[str, ...], family: str, variant: str | No
         }.get(kind)
         hint = f"use model.family={other}" if other else f"this family supports {', '.join(kinds)}"
         raise ConfigError(
-            f"model.base {folder} is a {kind or 'pipeline without a class name'}, which "
+            f"{where} is a {kind or 'pipeline without a class name'}, which "
             f"model.family={family} does not support; {hint}"
         )
     base = Base(folder, kind, variant)
@@ -349,10 +367,10 @@ def _opened(folder: Path, kinds: tuple[str, ...], family: str, variant: str | No
         library = index[component][0]
         if library not in LIBRARIES:
             raise ConfigError(
-                f"model.base {folder}: component '{component}' needs code of {library}, which difflab does "
+                f"{where}: component '{component}' needs code of {library}, which difflab does "
                 "not run"
             )
-        _check(folder, component, variant)
+        _check(folder, component, variant, component not in replaced)
     return base
 
 
@@ -376,8 +394,8 @@ def _download(name: str, revision: str | None, variant: str | None) -> Path:
         ) from error
 
 
-def _check(folder: Path, component: str, variant: str | None) -> None:
-    """Raise ConfigError unless all files of a component are there."""
+def _check(folder: Path, component: str, variant: str | None, weights: bool = True) -> None:
+    """Raise ConfigError unless all files of a component are there; without `weights`, only its config."""
     home = folder / component
     if not home.is_dir():
         raise ConfigError(
@@ -394,6 +412,8 @@ def _check(folder: Path, component: str, variant: str | None) -> None:
         return
     if not (home / "config.json").is_file():
         raise ConfigError(f"{home} holds no config.json; the download is not complete: fetch it again")
+    if not weights:
+        return
     all_variants = [path for path in home.iterdir() if WEIGHTS.fullmatch(path.name)]
     of_variant = [path for path in all_variants if variant_of(path) == variant]
     files = [path for path in of_variant if path.suffix == ".safetensors"]

@@ -119,7 +119,7 @@ def read(base: Base, file: Path) -> list[Layer]:
         state = {f"{network}.{key}": tensor for key, tensor in state.items()}
     named = _renamed(base, network, _with_alpha(state), file)
     pairs = _pairs(named, file)
-    names = {component: _weighted(base, component) for component in dict(pairs)}
+    names = {component: _weighted(base, component) for component, _ in pairs}
     layers, unknown = [], []
     for (component, name), (down, up) in pairs.items():
         # Newer versions of transformers have the layers of CLIPTextModel without this prefix.
@@ -214,7 +214,7 @@ def _pairs(named: State, file: Path) -> dict[tuple[str, str], tuple[torch.Tensor
     halves: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
     for key, tensor in named.items():
         component, _, rest = key.partition(".")
-        match = re.fullmatch(r"(.+)\.lora_([AB])\.weight", _peft_name(component, rest))
+        match = re.fullmatch(r"(.+)\.lora_([AB])\.weight", peft_name(component, rest))
         if not match:
             raise ConfigError(f"model.base_lora {file} has the key {key}, which is of no LoRA layer")
         halves.setdefault((component, match[1]), {})[match[2]] = tensor
@@ -224,7 +224,7 @@ def _pairs(named: State, file: Path) -> dict[tuple[str, str], tuple[torch.Tensor
     return {layer: (half["A"], half["B"]) for layer, half in halves.items()}
 
 
-def _peft_name(component: str, name: str) -> str:
+def peft_name(component: str, name: str) -> str:
     """The name in peft of a tensor of a LoRA that has a name of diffusers or of peft."""
     from diffusers.utils import state_dict_utils as tables
 

@@ -49,7 +49,7 @@ class FamilySpec(Spec):
 
     @property
     def shown_name(self) -> str:
-        """The name of the base with that of its LoRA, or of the family if there is no base. Titles show it."""
+        """The name of the base and of its LoRA, or of the family if there is no base. Titles show it."""
         name = Path(str(getattr(self, "base", getattr(self, "family", "")))).name
         lora = getattr(self, "base_lora", None)
         return f"{name} + {Path(lora).name}" if lora else name
@@ -191,8 +191,8 @@ def content_of(base: Any, lora: Any) -> str | None:
 
 class PretrainedSpec(FamilySpec):
     base: str = Field(
-        description="The pretrained model: tiny-sd (bundled), a local folder in diffusers layout, a hub id such "
-        "as org/name, or a checkpoint in one file, .safetensors or .gguf."
+        description="The pretrained model: tiny-sd (bundled), a local folder in diffusers layout, a hub id "
+        "such as org/name, or a checkpoint in one file, .safetensors or .gguf."
     )
     base_config: str | None = Field(
         None,
@@ -202,14 +202,14 @@ class PretrainedSpec(FamilySpec):
     )
     base_lora: str | None = Field(
         None,
-        description="File of a LoRA (.safetensors, with the keys of diffusers, peft or kohya) whose layers are "
-        "added to the weights of the base before the run; null = none.",
+        description="File of a LoRA (.safetensors, with the keys of diffusers, peft or kohya) whose layers "
+        "are added to the weights of the base before the run; null = none.",
     )
     base_lora_scale: float = Field(1.0, description="Factor of the layers of base_lora.")
     base_content: str | None = Field(
         None,
-        description="Hash of the files in base and base_lora, so that the recipe says which content they had; "
-        "null = difflab computes it.",
+        description="Hash of the files in base and base_lora, so that the recipe says which content they "
+        "had; null = difflab computes it.",
     )
     revision: str | None = Field(
         None,
@@ -260,8 +260,8 @@ class PretrainedSpec(FamilySpec):
     def _start(self) -> PretrainedSpec:
         if self.base_config is not None and not self.base_is_file:
             raise ValueError(
-                f"base_config is for a base in one file ({', '.join(SINGLE_FILES)}); base={self.base} has its "
-                "own configs"
+                f"base_config is for a base in one file ({', '.join(SINGLE_FILES)}); base={self.base} has "
+                "its own configs"
             )
         if self.base_lora is None and self.base_lora_scale != 1:
             raise ValueError("base_lora_scale has no effect without base_lora")

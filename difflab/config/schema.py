@@ -231,7 +231,7 @@ ADDED_LATER = {
 }
 """Fields that are not part of the recipe at these values.
 
-They were added when runs with the other fields had been stored. The recipe hashes of those runs stay the same.
+They were added when runs with the other fields had been stored. The hashes of those recipes stay the same.
 """
 
 
@@ -248,4 +248,6 @@ def stages_of(key: str) -> tuple[str, ...]:
 def recipe_of(config: Config) -> dict[str, Any]:
     """The flat config without the fields that do not change the results, see also `ADDED_LATER`."""
     fields = {key: value for key, value in flat(config).items() if stages_of(key)}
-    return {key: value for key, value in fields.items() if key not in ADDED_LATER or ADDED_LATER[key] != value}
+    return {
+        key: value for key, value in fields.items() if key not in ADDED_LATER or ADDED_LATER[key] != value
+    }

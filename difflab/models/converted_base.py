@@ -1,8 +1,9 @@
 """Turns what model.base and model.base_lora name into a complete diffusers folder.
 
-A checkpoint in one file is converted, and a LoRA is added to the weights of the base. The result is a folder in
-the cache of difflab, whose name is the hash of its sources and settings. It is made once: its files appear
-together, and a second process waits for the first one. From there on everything is as with a folder of the user.
+A checkpoint in one file is converted, and a LoRA is added to the weights of the base. The result is a folder
+in the cache of difflab, whose name is the hash of its sources and settings. It is made once: its files appear
+together, and a second process waits for the first one. From there on everything is as with a folder of the
+user.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from difflab.config.families import PretrainedSpec, content_of
+from difflab.config.families import content_of
 from difflab.core.errors import ConfigError, StoreError
 from difflab.core.files import cache_home, write_json
 from difflab.core.hashing import digest, file_hash_once
@@ -30,7 +31,7 @@ VERSION = 1
 """Changes when the same sources give other folders."""
 
 
-def open_start(spec: PretrainedSpec, kinds: tuple[str, ...]) -> Base:
+def open_start(spec: Any, kinds: tuple[str, ...]) -> Base:
     """Open the base of a text-to-image family: model.base, with model.base_lora added.
 
     Args:
@@ -54,17 +55,17 @@ def open_start(spec: PretrainedSpec, kinds: tuple[str, ...]) -> Base:
     return open_base(str(fused), kinds, spec.family)
 
 
-def _check_content(spec: PretrainedSpec) -> None:
+def _check_content(spec: Any) -> None:
     """Raise ConfigError if the files have another content than the config says."""
     found = content_of(spec.base, spec.base_lora)
     if found is not None and found != spec.base_content:
         raise ConfigError(
-            f"model.base_content is {spec.base_content}, but the content of the files is {found}: put back the "
-            "files of the run, or remove model.base_content for a new run"
+            f"model.base_content is {spec.base_content}, but the content of the files is {found}: put back "
+            "the files of the run, or remove model.base_content for a new run"
         )
 
 
-def _converted(file: Path, spec: PretrainedSpec, kinds: tuple[str, ...]) -> Path:
+def _converted(file: Path, spec: Any, kinds: tuple[str, ...]) -> Path:
     """The diffusers folder of a checkpoint in one file."""
     configs, components = _configs(file, single_file.header(file), spec, kinds)
     rest = [name for name in configs.components if name not in components]
@@ -96,7 +97,9 @@ def _fused(base: Base, file: Path, scale: float) -> Path:
         "base": _hashes(base, (), base.components),
     }
     return _folder(
-        source | {"name": file.name}, digest(source), lambda folder: fused_lora.fuse(base, file, scale, folder)
+        source | {"name": file.name},
+        digest(source),
+        lambda folder: fused_lora.fuse(base, file, scale, folder),
     )
 
 
@@ -113,7 +116,7 @@ def _hashes(base: Base, configs_of: Any, all_of: list[str]) -> dict[str, str]:
 
 # --------------------------------------------------------------------------------------------------- configs
 def _configs(
-    file: Path, parts: dict[str, single_file.State], spec: PretrainedSpec, kinds: tuple[str, ...]
+    file: Path, parts: dict[str, single_file.State], spec: Any, kinds: tuple[str, ...]
 ) -> tuple[Base, dict[str, single_file.State]]:
     """The diffusers folder with the configs of a checkpoint, and the components that the checkpoint holds.
 
@@ -170,7 +173,7 @@ def _download(
         reason = " ".join(str(error).split())[:160]
         what = f"model.base_config '{name}'"
         if inferred:
-            what = f"model.base {file} needs the configs of a diffusers folder; '{name}', which fits by its keys,"
+            what = f"model.base {file} needs configs; '{name}', which has those for its kind of file,"
         raise ConfigError(
             f"{what} cannot be downloaded from the hub ({type(error).__name__}: {reason}); set "
             "model.base_config to a local diffusers folder of that architecture"

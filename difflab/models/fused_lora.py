@@ -1,7 +1,7 @@
 """Adds the layers of a LoRA file to the weights of a base (Hu et al. 2106.09685, sec. 4.1).
 
-A layer has the weights W + scale (alpha / r) B A afterwards. The file has the keys of diffusers, peft or kohya;
-diffusers has the tables between these names. Every layer of the file must match a layer of the base.
+A layer has the weights W + scale (alpha / r) B A afterwards. The file has the keys of diffusers, peft or
+kohya; diffusers has the tables between these names. Every layer of the file must match a layer of the base.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ def _load(base: Base, component: str) -> Any:
     import transformers
 
     library, kind = base.index[component]
-    return base.load(component, getattr({"diffusers": diffusers, "transformers": transformers}[library], kind))
+    return base.load(
+        component, getattr({"diffusers": diffusers, "transformers": transformers}[library], kind)
+    )
 
 
 def _add(module: Any, layer: Layer, scale: float, file: Path, base: Base) -> bool:
@@ -132,8 +134,8 @@ def read(base: Base, file: Path) -> list[Layer]:
             unknown.append(f"{component}.{name}")
     if unknown:
         raise ConfigError(
-            f"model.base_lora {file}: {len(unknown)} of its {len(pairs)} layers match no layer of {base.path}, "
-            f"the first is {unknown[0]}; it was made for another base"
+            f"model.base_lora {file}: {len(unknown)} of its {len(pairs)} layers match no layer of "
+            f"{base.path}, the first is {unknown[0]}; it was made for another base"
         )
     return layers
 
@@ -161,7 +163,7 @@ def _of_peft(state: State, file: Path) -> State:
     path = file.with_name("adapter_config.json")
     if not path.is_file():
         raise ConfigError(
-            f"model.base_lora {file} was written by peft; put its adapter_config.json beside it, which has alpha"
+            f"model.base_lora {file} was written by peft; put its adapter_config.json (with alpha) beside it"
         )
     settings = read_json(path)
     patterns = [key for key in ("alpha_pattern", "rank_pattern", "use_rslora") if settings.get(key)]
@@ -262,12 +264,12 @@ def _factor(metadata: dict[str, Any], component: str, name: str, rank: int) -> f
     """alpha / r of a layer, from the settings in the file's metadata; 1 if it has none for this component."""
     from peft.utils.other import get_pattern_key
 
-    settings = {}
+    settings: dict[str, Any] = {}
     for key, value in metadata.items():
         if key.startswith(f"{component}."):
             settings[key.removeprefix(f"{component}.")] = value
     if settings.get("lora_alpha") is None:
         return 1.0
     patterns = settings.get("alpha_pattern") or {}
-    alpha = patterns.get(get_pattern_key(patterns.keys(), name), settings["lora_alpha"])
+    alpha = patterns.get(get_pattern_key(list(patterns), name), settings["lora_alpha"])
     return float(alpha / (rank**0.5 if settings.get("use_rslora") else rank))

@@ -1,8 +1,8 @@
 """Writes the LoRA layers of a run in the key layout of kohya's sd-scripts, which ComfyUI and A1111 read.
 
-A layer has the keys ``lora_unet_NAME.lora_down.weight`` (A), ``.lora_up.weight`` (B) and ``.alpha``, where NAME
-is the name of the layer with underscores. For SD 1.x and 2.x it is the name in diffusers, for SDXL that in the
-original code of Stability AI, as sd-scripts trains these models.
+A layer has the keys ``lora_unet_NAME.lora_down.weight`` (A), ``.lora_up.weight`` (B) and ``.alpha``, where
+NAME is the name of the layer with underscores. For SD 1.x and 2.x it is the name in diffusers, for SDXL that
+in the original code of Stability AI, as sd-scripts trains these models.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from difflab.runs.run import Run
 
 KINDS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 """The pipelines for whose networks this layout is defined and read by diffusers."""
+HALVES = {"lora_A": "lora_down", "lora_B": "lora_up"}
 RESNET = {
     "conv1": "in_layers.2",
     "conv2": "out_layers.3",
@@ -39,6 +40,8 @@ HEADS = {
     "add_embedding.linear_1": "label_emb.0.0",
     "add_embedding.linear_2": "label_emb.0.2",
 }
+SIDES = {"down": "input_blocks", "up": "output_blocks"}
+PARTS = {"resnets": 0, "attentions": 1}
 MIDDLE = {"resnets.0": "0", "attentions.0": "1", "resnets.1": "2"}
 
 
@@ -54,7 +57,7 @@ def export_lora(run: Run, generation: int, file: Path) -> int:
     spec: Any = run.config.model
     if not spec.trains_lora:
         raise ConfigError(
-            f"{run.path} trains no LoRA (model.lora_rank is 0); its models are diffusers folders: gen-XXX/model"
+            f"{run.path} trains no LoRA (model.lora_rank is 0); its models are diffusers folders: gen-*/model"
         )
     if generation < 0 or not run.done(generation, "train"):
         trained = [t for t in range(run.config.generations + 1) if run.done(t, "train")]
@@ -65,8 +68,8 @@ def export_lora(run: Run, generation: int, file: Path) -> int:
     base: Base = model.base
     if base.kind not in KINDS:
         raise ConfigError(
-            f"kohya's layout is not defined for a {base.kind}; {run.gen(generation) / 'model' / lora.FILE} has "
-            "the layout of diffusers"
+            f"kohya's layout is not defined for a {base.kind}; "
+            f"{run.gen(generation) / 'model' / lora.FILE} has the layout of diffusers"
         )
     layers = lora.layers_of(run.gen(generation) / "model", model.component, base)
     alpha = float(spec.lora_rank if spec.lora_alpha is None else spec.lora_alpha)
@@ -85,7 +88,7 @@ def to_kohya(layers: dict[str, torch.Tensor], base: Base, alpha: float) -> dict[
         if base.kind == "StableDiffusionXLPipeline":
             name = original_name(name, config.get("layers_per_block", 2))
         name = f"lora_unet_{name.replace('.', '_')}"
-        state[f"{name}.{ {'lora_A': 'lora_down', 'lora_B': 'lora_up'}[half] }.weight"] = tensor
+        state[f"{name}.{HALVES[half]}.weight"] = tensor
         state[f"{name}.alpha"] = torch.tensor(alpha)
     return state
 
@@ -98,8 +101,7 @@ def original_name(name: str, layers_per_block: int) -> str:
     period = layers_per_block + 1
     if match := re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions)\.(\d+)", name):
         position = int(match[2]) * period + int(match[4]) + (match[1] == "down")
-        side = {"down": "input", "up": "output"}[match[1]]
-        start = f"{side}_blocks.{position}.{ {'resnets': 0, 'attentions': 1}[match[3]] }"
+        start = f"{SIDES[match[1]]}.{position}.{PARTS[match[3]]}"
     elif match := re.match(r"down_blocks\.(\d+)\.downsamplers\.0\.conv", name):
         start = f"input_blocks.{(int(match[1]) + 1) * period}.0.op"
     elif match := re.match(r"up_blocks\.(\d+)\.upsamplers\.0\.conv", name):
@@ -116,7 +118,7 @@ def original_name(name: str, layers_per_block: int) -> str:
 
 
 def _check(state: dict[str, torch.Tensor], layers: dict[str, torch.Tensor], base: Base, alpha: float) -> None:
-    """Raise StoreError unless the pipeline of the base reads back all layers, bit for bit, with their alpha."""
+    """Raise StoreError unless the pipeline of the base reads back all layers bit for bit, and their alpha."""
     import diffusers
 
     config = read_json(base.path / "unet" / "config.json")
@@ -127,8 +129,8 @@ def _check(state: dict[str, torch.Tensor], layers: dict[str, torch.Tensor], base
     lost = [name for name, t in layers.items() if name not in back or not torch.equal(back[name], t)]
     if lost or len(back) > len(layers) or set(alphas.values()) != {alpha}:
         raise StoreError(
-            f"diffusers does not read back {len(lost)} of {len(layers)} LoRA tensors from kohya's layout, the "
-            f"first is {(lost or ['alpha'])[0]}; use the file in gen-XXX/model, or change model.lora_targets"
+            f"diffusers does not read back {len(lost)} of {len(layers)} LoRA tensors from kohya's layout, "
+            f"the first is {(lost or ['alpha'])[0]}; use the file in gen-*/model, or change lora_targets"
         )
 
 

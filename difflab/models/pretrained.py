@@ -367,10 +367,12 @@ def _opened(
         library = index[component][0]
         if library not in LIBRARIES:
             raise ConfigError(
-                f"{where}: component '{component}' needs code of {library}, which difflab does "
-                "not run"
+                f"{where}: component '{component}' needs code of {library}, which difflab does not run"
             )
-        _check(folder, component, variant, component not in replaced)
+        if component in replaced:
+            _check_config(folder / component)
+        else:
+            _check(folder, component, variant)
     return base
 
 
@@ -394,8 +396,14 @@ def _download(name: str, revision: str | None, variant: str | None) -> Path:
         ) from error
 
 
-def _check(folder: Path, component: str, variant: str | None, weights: bool = True) -> None:
-    """Raise ConfigError unless all files of a component are there; without `weights`, only its config."""
+def _check_config(home: Path) -> None:
+    """Raise ConfigError unless the folder of a component has its config."""
+    if not (home / "config.json").is_file():
+        raise ConfigError(f"{home} holds no config.json; the download is not complete: fetch it again")
+
+
+def _check(folder: Path, component: str, variant: str | None) -> None:
+    """Raise ConfigError unless all files of a component are there."""
     home = folder / component
     if not home.is_dir():
         raise ConfigError(
@@ -410,10 +418,7 @@ def _check(folder: Path, component: str, variant: str | None, weights: bool = Tr
         if not (home / "scheduler_config.json").is_file():
             raise ConfigError(f"{home} holds no scheduler_config.json; fetch it again")
         return
-    if not (home / "config.json").is_file():
-        raise ConfigError(f"{home} holds no config.json; the download is not complete: fetch it again")
-    if not weights:
-        return
+    _check_config(home)
     all_variants = [path for path in home.iterdir() if WEIGHTS.fullmatch(path.name)]
     of_variant = [path for path in all_variants if variant_of(path) == variant]
     files = [path for path in of_variant if path.suffix == ".safetensors"]

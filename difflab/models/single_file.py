@@ -1,9 +1,9 @@
 """Reads a checkpoint in one file, .safetensors or .gguf, as components of a diffusers folder.
 
 A checkpoint has the key names of the original code of its model. Either it holds the denoising network with
-autoencoder and text encoders (the layout of Stability AI and kohya), or the denoising network alone (the layout
-of ComfyUI for Flux and SD3). Diffusers has the tables between these names and its own. The configs come from a
-diffusers folder. Weights that a config asks for and the file lacks are an error.
+autoencoder and text encoders (the layout of Stability AI and kohya), or the denoising network alone (the
+layout of ComfyUI for Flux and SD3). Diffusers has the tables between these names and its own. The configs
+come from a diffusers folder. Weights that a config asks for and the file lacks are an error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from difflab.core.errors import ConfigError, DifflabError
+from difflab.core.errors import ConfigError
 from difflab.models.pretrained import Base, link_or_copy
 
 NETWORK = "model.diffusion_model."
@@ -81,7 +81,9 @@ def header(file: Path) -> dict[str, State]:
     else:
         state = _shapes_of_safetensors(file)
     if any("lora_" in key for key in state):
-        raise ConfigError(f"model.base {file} is a LoRA; set model.base_lora to it and model.base to its base")
+        raise ConfigError(
+            f"model.base {file} is a LoRA; set model.base_lora to it and model.base to its base"
+        )
     if any(word in key for key in state for word in SCALED):
         raise ConfigError(
             f"model.base {file} has scaled 8-bit weights, which diffusers does not read; use the file in 16 "
@@ -180,7 +182,7 @@ def _read_gguf(file: Path) -> State:
 
 # --------------------------------------------------------------------------------------------------- configs
 def inferred_config(parts: dict[str, State]) -> str:
-    """The hub id of the diffusers folder that has the configs for this checkpoint, as diffusers guesses it."""
+    """The hub id of the diffusers folder with the configs for this checkpoint, as diffusers guesses it."""
     from diffusers.loaders.single_file_utils import fetch_diffusers_config
 
     everything: State = {}
@@ -219,8 +221,8 @@ def write_component(file: Path, configs: Base, name: str, part: State, folder: P
     missing = [key for key, tensor in module.state_dict().items() if tensor.is_meta]
     if missing:
         raise ConfigError(
-            f"model.base {file} lacks {len(missing)} weights of '{name}' that the config in {configs.path} asks "
-            f"for, the first is {missing[0]}; use the model.base_config that it was made for"
+            f"model.base {file} lacks {len(missing)} weights of '{name}' that the config in {configs.path} "
+            f"asks for, the first is {missing[0]}; use the model.base_config that it was made for"
         )
     held, read = _count(part), _count(module.state_dict())
     if type(module).__name__ in COUNTED and held > read:
@@ -253,7 +255,7 @@ def _component(configs: Base, name: str, part: State) -> Any:
     if library == "diffusers":
         network = getattr(diffusers, kind)
         return network.from_single_file(weights, config=str(configs.path), **place)
-    create = original.create_diffusers_clip_model_from_ldm
+    create: Any = original.create_diffusers_clip_model_from_ldm
     if kind.startswith("T5"):
         create = original.create_diffusers_t5_model_from_checkpoint
     return create(getattr(transformers, kind), weights, config=str(configs.path), **place)
@@ -285,7 +287,9 @@ def _fitting(file: Path, configs: Base, name: str) -> Iterator[None]:
     except (MemoryError, OSError):
         raise
     except Exception as error:  # the converters of diffusers raise errors of many types
-        reason = str(error) if isinstance(error, DifflabError) else f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}"
+        if "meta tensor" in reason:  # of weights that were not in the file
+            reason = "the file lacks weights that the config asks for"
         raise ConfigError(
             f"model.base {file}: the weights of '{name}' do not fit the config in {configs.path} "
             f"({' '.join(reason.split())[:200]}); use the model.base_config that it was made for"

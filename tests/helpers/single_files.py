@@ -94,7 +94,13 @@ def vae(folder: Path) -> State:
             name = name.replace(f"up_blocks.{i}.upsamplers.0.", f"up.{levels - 1 - i}.upsample.")
         if "mid_block.attentions.0" in name:
             name = name.replace("mid_block.attentions.0", "mid.attn_1")
-            for ours, theirs in (("group_norm", "norm"), ("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out")):
+            for ours, theirs in (
+                ("group_norm", "norm"),
+                ("to_q", "q"),
+                ("to_k", "k"),
+                ("to_v", "v"),
+                ("to_out.0", "proj_out"),
+            ):
                 name = name.replace(f".{ours}.", f".{theirs}.")
             if tensor.ndim == 2:  # a convolution of one pixel
                 tensor = tensor[:, :, None, None]
@@ -126,7 +132,13 @@ def open_clip(folder: Path, component: str = "text_encoder_2") -> State:
             state[heads[key]] = tensor
             continue
         name = key.replace("text_model.encoder.layers.", "transformer.resblocks.")
-        for mine, theirs in (("layer_norm1", "ln_1"), ("layer_norm2", "ln_2"), (".fc1.", ".c_fc."), (".fc2.", ".c_proj."), ("self_attn", "attn")):
+        for mine, theirs in (
+            ("layer_norm1", "ln_1"),
+            ("layer_norm2", "ln_2"),
+            (".fc1.", ".c_fc."),
+            (".fc2.", ".c_proj."),
+            ("self_attn", "attn"),
+        ):
             name = name.replace(mine, theirs)
         if ".q_proj." in name:
             kind = name.rpartition(".")[2]
@@ -170,7 +182,9 @@ def mmdit(folder: Path) -> State:
                 state[f"{theirs}.{side}.attn.qkv.{kind}"] = torch.cat(stacked)
                 modulation = ours[f"{block}.{norm}.linear.{kind}"]
                 ends = side == "context_block" and i == last
-                state[f"{theirs}.{side}.adaLN_modulation.1.{kind}"] = _swapped(modulation) if ends else modulation
+                state[f"{theirs}.{side}.adaLN_modulation.1.{kind}"] = (
+                    _swapped(modulation) if ends else modulation
+                )
                 if ends:
                     continue
                 state[f"{theirs}.{side}.attn.proj.{kind}"] = ours[f"{block}.attn.{out}.{kind}"]
@@ -237,4 +251,15 @@ def same_weights(ours: Path, theirs: Path, components: tuple[str, ...]) -> bool:
     return all(tiny.equal(tiny.tensors(ours, name), tiny.tensors(theirs, name)) for name in components)
 
 
-__all__ = ["clip", "configs_only", "gguf", "load_file", "mmdit", "same_weights", "unet", "vae", "whole", "write"]
+__all__ = [
+    "clip",
+    "configs_only",
+    "gguf",
+    "load_file",
+    "mmdit",
+    "same_weights",
+    "unet",
+    "vae",
+    "whole",
+    "write",
+]

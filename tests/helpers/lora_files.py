@@ -13,7 +13,9 @@ State = dict[str, torch.Tensor]
 RANK = 4
 
 
-def layers(folder: Path, component: str, ends: tuple[str, ...], seed: int = 0) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def layers(
+    folder: Path, component: str, ends: tuple[str, ...], seed: int = 0
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Layer -> random A and B, for all layers of a component whose names have these ends."""
     rng = torch.Generator().manual_seed(seed)
     found = {}
@@ -61,7 +63,9 @@ def write(state: State, file: Path, **metadata: dict[str, object]) -> Path:
     return file
 
 
-def added(folder: Path, component: str, found: dict[str, tuple[torch.Tensor, torch.Tensor]], factor: float) -> State:
+def added(
+    folder: Path, component: str, found: dict[str, tuple[torch.Tensor, torch.Tensor]], factor: float
+) -> State:
     """The weights of a component with the layers added, by the formula of the paper."""
     state = dict(tiny.tensors(folder, component))
     for name, (down, up) in found.items():

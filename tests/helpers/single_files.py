@@ -5,13 +5,14 @@ The names follow the published checkpoints: SD 1.5 and SDXL as Stability AI and 
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import tiny
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 State = dict[str, torch.Tensor]
 
@@ -217,8 +218,6 @@ def write(state: State, file: Path) -> Path:
 
 def configs_only(folder: Path, to: Path, components: tuple[str, ...]) -> Path:
     """A copy of a folder in which `components` have no weights."""
-    import shutil
-
     shutil.copytree(folder, to)
     for component in components:
         for file in (to / component).glob("*.safetensors"):
@@ -249,17 +248,3 @@ def gguf(state: State, file: Path, kind: str = "F16") -> Path:
 def same_weights(ours: Path, theirs: Path, components: tuple[str, ...]) -> bool:
     """Whether the components of two folders have the same weights, bit for bit."""
     return all(tiny.equal(tiny.tensors(ours, name), tiny.tensors(theirs, name)) for name in components)
-
-
-__all__ = [
-    "clip",
-    "configs_only",
-    "gguf",
-    "load_file",
-    "mmdit",
-    "same_weights",
-    "unet",
-    "vae",
-    "whole",
-    "write",
-]

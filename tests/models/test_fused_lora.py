@@ -102,7 +102,11 @@ def test_diffusers_fuses_the_same_weights_and_paints_the_same_pictures(layout, m
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
 def test_text_encoders_are_changed_too(kind, made, tmp_path):
     """kohya's text encoder layers have a prefix that newer versions of transformers have dropped from CLIPTextModel."""
-    parts = {"text_encoder": "lora_te"} if kind == "sd15" else {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
+    parts = (
+        {"text_encoder": "lora_te"}
+        if kind == "sd15"
+        else {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
+    )
     state, all_layers = {}, {}
     for i, (component, prefix) in enumerate(parts.items()):
         found = lora_files.layers(made[kind], component, ("q_proj", "out_proj", "fc1", "fc2"), seed=i)
@@ -147,7 +151,9 @@ def test_alphas_by_pattern(made, tmp_path):
     settings = {"unet.r": 4, "unet.lora_alpha": 4, "unet.alpha_pattern": {"to_q": 12}}
     state = lora_files.peft(found, "unet")
     file = lora_files.write(state, tmp_path / "lora.safetensors", **{METADATA: settings})
-    factors = {layer.name.rpartition(".")[2]: layer.factor for layer in read(opened("sd15", made["sd15"]), file)}
+    factors = {
+        layer.name.rpartition(".")[2]: layer.factor for layer in read(opened("sd15", made["sd15"]), file)
+    }
     assert factors == {"to_k": 1.0, "to_q": 3.0}
 
 
@@ -166,7 +172,10 @@ def test_one_layer_that_matches_nothing_is_refused(made, tmp_path):
     found = lora_files.layers(made["sd15"], "unet", ATTENTION)
     found["down_blocks.7.attentions.0.transformer_blocks.0.attn1.to_k"] = next(iter(found.values()))
     file = lora_files.write(lora_files.kohya(found, "lora_unet", 4.0), tmp_path / "lora.safetensors")
-    with pytest.raises(ConfigError, match=rf"1 of its {len(found)} layers match no layer of .*the first is unet\.down_blocks\.7"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"1 of its {len(found)} layers match no layer of .*the first is unet\.down_blocks\.7",
+    ):
         fuse(opened("sd15", made["sd15"]), file, 1.0, tmp_path / "out")
 
 
@@ -176,7 +185,9 @@ def test_a_lora_that_changes_nothing_is_refused(scale, zero, made, tmp_path):
     if zero:
         found = {name: (down, up * 0) for name, (down, up) in found.items()}
     file = lora_files.write(lora_files.peft(found, "unet"), tmp_path / "lora.safetensors")
-    with pytest.raises(ConfigError, match=r"changes no weights: its layers are 0, or model\.base_lora_scale is"):
+    with pytest.raises(
+        ConfigError, match=r"changes no weights: its layers are 0, or model\.base_lora_scale is"
+    ):
         fuse(opened("sd15", made["sd15"]), file, scale, tmp_path / "out")
 
 
@@ -203,7 +214,9 @@ def test_half_of_a_layer(layout, made, tmp_path):
     state = load_file(file)
     del state[next(key for key in state if "lora_up" in key or "lora.up" in key or "lora_B" in key)]
     save_file(state, file)
-    with pytest.raises(ConfigError, match="only one of the two tensors of its layer|diffusers cannot read its keys"):
+    with pytest.raises(
+        ConfigError, match=r"only one of the two tensors of its layer|diffusers cannot read its keys"
+    ):
         fuse(opened("sd15", made["sd15"]), file, 1.0, tmp_path / "out")
 
 
@@ -220,7 +233,14 @@ def test_files_that_are_no_lora(made, tmp_path):
         read(base, tmp_path / "half.safetensors")
 
 
-@pytest.mark.parametrize("settings", [None, {"r": 4, "lora_alpha": 4, "use_rslora": True}, {"r": 4, "lora_alpha": 4, "rank_pattern": {"a": 1}}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        None,
+        {"r": 4, "lora_alpha": 4, "use_rslora": True},
+        {"r": 4, "lora_alpha": 4, "rank_pattern": {"a": 1}},
+    ],
+)
 def test_settings_of_peft_that_are_not_read(settings, made, tmp_path):
     file, _, _ = written("peft", made, tmp_path / "lora.safetensors")
     file.with_name("adapter_config.json").unlink()

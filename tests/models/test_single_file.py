@@ -77,7 +77,10 @@ def test_a_transformer_alone_has_every_weight_of_the_folder(prefix, made, tmp_pa
 
 def test_a_unet_alone_with_the_keys_of_either_code(made, tmp_path):
     """Bare keys of the original code, as in the folder unet/ of ComfyUI, and keys of diffusers."""
-    for name, state in (("original", single_files.unet(made["sd15"])), ("diffusers", tiny.tensors(made["sd15"]))):
+    for name, state in (
+        ("original", single_files.unet(made["sd15"])),
+        ("diffusers", tiny.tensors(made["sd15"])),
+    ):
         file = single_files.write(state, tmp_path / f"{name}.safetensors")
         assert converted("sd15", file, made["sd15"], tmp_path / name) == ["unet"]
         assert single_files.same_weights(tmp_path / name, made["sd15"], ("unet",))
@@ -91,7 +94,11 @@ def test_text_encoders_of_sd3_are_told_apart(made, tmp_path):
             if component == "text_encoder_2" or not name.startswith("text_projection"):
                 state[f"text_encoders.{key}.transformer.{name}"] = tensor
     file = single_files.write(state, tmp_path / "sd3.safetensors")
-    assert converted("sd3", file, made["sd3"], tmp_path / "out") == ["text_encoder", "text_encoder_2", "transformer"]
+    assert converted("sd3", file, made["sd3"], tmp_path / "out") == [
+        "text_encoder",
+        "text_encoder_2",
+        "transformer",
+    ]
     assert single_files.same_weights(tmp_path / "out", made["sd3"], ("text_encoder_2", "transformer"))
     ours, theirs = (tiny.tensors(folder, "text_encoder") for folder in (tmp_path / "out", made["sd3"]))
     assert torch.equal(ours.pop("text_projection.weight"), torch.eye(tiny.WIDTH))
@@ -105,7 +112,12 @@ def test_the_type_is_the_smallest_that_rounds_nothing():
         return smallest_type([torch.zeros(2, dtype=kind) for kind in kinds])
 
     assert of(torch.float16, torch.int64) == torch.float16
-    assert of(torch.bfloat16) == of(torch.float8_e4m3fn, torch.bfloat16) == of(torch.float8_e5m2) == torch.bfloat16
+    assert (
+        of(torch.bfloat16)
+        == of(torch.float8_e4m3fn, torch.bfloat16)
+        == of(torch.float8_e5m2)
+        == torch.bfloat16
+    )
     assert of(torch.float16, torch.bfloat16) == of(torch.float32, torch.float16) == torch.float32
     for kind in (torch.float8_e4m3fn, torch.float8_e5m2):
         values = torch.arange(256, dtype=torch.uint8).view(kind).float()
@@ -167,7 +179,9 @@ def test_a_gguf_file_without_its_package(made, tmp_path, monkeypatch):
 # -------------------------------------------------------------------------------------------- bad input
 @pytest.mark.parametrize("ending", [".ckpt", ".pt", ".pth", ".bin", ".CKPT"])
 def test_pickles_are_refused_before_they_are_opened(ending, tmp_path):
-    with pytest.raises(ConfigError, match=r"holds pickled weights, which are not read, since they can run code"):
+    with pytest.raises(
+        ConfigError, match=r"holds pickled weights, which are not read, since they can run code"
+    ):
         header(tmp_path / f"model{ending}")
 
 
@@ -184,7 +198,9 @@ def test_half_a_file_is_damaged(ending, share, made, tmp_path):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(ConfigError, match=r"nowhere\.safetensors does not exist; give the path of a checkpoint"):
+    with pytest.raises(
+        ConfigError, match=r"nowhere\.safetensors does not exist; give the path of a checkpoint"
+    ):
         header(tmp_path / "nowhere.safetensors")
 
 
@@ -193,7 +209,10 @@ def test_a_file_that_is_not_there(tmp_path):
     [
         (["lora_unet_down_blocks_0.lora_down.weight"], r"is a LoRA; set model\.base_lora to it"),
         (["first_stage_model.encoder.conv_in.weight"], r"holds no weights of a denoising network"),
-        (["text_model.embeddings.weight"], r"first key is 'text_model\.embeddings\.weight'\); give a checkpoint"),
+        (
+            ["text_model.embeddings.weight"],
+            r"first key is 'text_model\.embeddings\.weight'\); give a checkpoint",
+        ),
         (["model.diffusion_model.a.weight", "model.diffusion_model.a.scale_weight"], r"scaled 8-bit weights"),
     ],
 )
@@ -218,9 +237,18 @@ def damaged(state: dict[str, torch.Tensor], change: str) -> dict[str, torch.Tens
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("a tensor less", r"the weights of 'unet' do not fit the config in .*\(the file lacks weights that the config asks for\); use"),
-        ("another shape", r"the weights of 'unet' do not fit the config in .*expected shape.*got.*base_config that"),
-        ("a tensor more", r"has [\d,]+ weights of 'unet', but the config in .* describes [\d,]+; use the model"),
+        (
+            "a tensor less",
+            r"the weights of 'unet' do not fit the config in .*\(the file lacks weights that the config asks for\); use",
+        ),
+        (
+            "another shape",
+            r"the weights of 'unet' do not fit the config in .*expected shape.*got.*base_config that",
+        ),
+        (
+            "a tensor more",
+            r"has [\d,]+ weights of 'unet', but the config in .* describes [\d,]+; use the model",
+        ),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_never_filled_up(change, message, made, tmp_path):
@@ -236,7 +264,9 @@ def test_no_component_is_filled_up(component, made, tmp_path):
     state = single_files.whole("sd15", made["sd15"])
     del state[max(key for key in state if key.startswith(prefix) and key.endswith(".bias"))]
     file = single_files.write(state, tmp_path / "model.safetensors")
-    with pytest.raises(ConfigError, match=rf"lacks 1 weights of '{component}'|'{component}'.*the file lacks weights"):
+    with pytest.raises(
+        ConfigError, match=rf"lacks 1 weights of '{component}'|'{component}'.*the file lacks weights"
+    ):
         converted("sd15", file, made["sd15"], tmp_path / "out")
 
 
@@ -262,7 +292,10 @@ def test_a_text_encoder_of_another_kind_is_not_taken_from_the_configs(made, tmp_
     ("keys", "repository"),
     [
         ({}, "stable-diffusion-v1-5/stable-diffusion-v1-5"),
-        ({"conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias": 1}, "stabilityai/stable-diffusion-xl-base-1.0"),
+        (
+            {"conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias": 1},
+            "stabilityai/stable-diffusion-xl-base-1.0",
+        ),
     ],
 )
 def test_the_repository_is_the_one_that_diffusers_knows(keys, repository):

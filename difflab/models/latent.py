@@ -351,6 +351,13 @@ class Latent(Denoiser):
             return self.predict(self.net, step.x, step.t, step.conditions, step.scale)
         return super().guided(step)
 
+    @property
+    def unguided(self) -> float:
+        return self.architecture.unguided
+
+    def passes(self, sampling: Sample) -> int:
+        return 1 if self.architecture.guidance == "embedded" else super().passes(sampling)
+
     def combine(self, unconditional: torch.Tensor, conditional: torch.Tensor, scale: float) -> torch.Tensor:
         return self.architecture.combine(unconditional, conditional, scale)
 

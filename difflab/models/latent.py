@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from difflab.models import lora
 from difflab.models.base_settings import check_base
 from difflab.models.compiled import compile_network
 from difflab.models.denoiser import Denoiser
+from difflab.models.guidance import conditional_prediction
 from difflab.models.latent_encoder import DECODED_PIXELS, Encoder
 from difflab.models.pretrained import Base, load_model, open_base
 from difflab.models.steer import Step
@@ -347,9 +349,10 @@ class Latent(Denoiser):
         return self.architecture.predict(net, x, t, texts, scale)
 
     def guided(self, step: Step) -> torch.Tensor:
-        if self.architecture.guidance == "embedded":
-            return self.predict(self.net, step.x, step.t, step.conditions, step.scale)
-        return super().guided(step)
+        if self.architecture.guidance != "embedded":
+            return super().guided(step)
+        predict = partial(self.predict, self.net, guidance=step.scale)
+        return conditional_prediction(predict, step, self.steers, self.embedding_change)
 
     def combine(self, unconditional: torch.Tensor, conditional: torch.Tensor, scale: float) -> torch.Tensor:
         return self.architecture.combine(unconditional, conditional, scale)

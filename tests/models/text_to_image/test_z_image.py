@@ -11,9 +11,10 @@ import torch
 from diffusers.pipelines.z_image.pipeline_z_image import calculate_shift
 from parts import CAPTIONS
 from safetensors.torch import load_file, save_file
+from script_loss import losses
 from tiny_bases import z_image
 
-from difflab.config import Sample, Train
+from difflab.config import Sample
 from difflab.core.errors import ConfigError, StoreError
 from difflab.core.shape import Shape
 from difflab.models import family_of
@@ -30,28 +31,20 @@ def folder(tmp_path_factory) -> Path:
 
 def test_the_loss_is_that_of_the_training_script(folder):
     """examples/dreambooth/train_dreambooth_lora_z_image.py: mode of the posterior, time from noise to image, negated prediction."""
-    model, pipe, train = BASE.model(folder), BASE.pipeline(folder), Train()
-    images = torch.from_numpy(tiny.images(4))
-    drawn = model.draws(
-        model.encoder("cpu")(images), torch.arange(4), slice(0, 4), 4, train, torch.Generator().manual_seed(1)
-    )
-    drawn["conditions"] = torch.arange(4)
-    model.prepare_training(train, "cpu")
-    with torch.no_grad():
-        ours = model.loss(model.net, **drawn, train=train)
-        z = pipe.vae.encode(images.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mode()
-        x = (z - pipe.vae.config.shift_factor) * pipe.vae.config.scaling_factor
-        sigma = pipe.scheduler.sigmas[drawn["t"]].view(-1, 1, 1, 1)
-        noisy = (1 - sigma) * x + sigma * drawn["noise"]
-        states, _ = pipe.encode_prompt(list(CAPTIONS), do_classifier_free_guidance=False)
-        assert len({len(part) for part in states}) > 1
-        guess = pipe.transformer(
-            list(noisy.unsqueeze(2).unbind(0)),
-            (1000 - pipe.scheduler.timesteps[drawn["t"]]) / 1000,
-            states,
-            return_dict=False,
-        )[0]
-        theirs = (-torch.stack(guess).squeeze(2) - (drawn["noise"] - x)).square().flatten(1).mean(1)
+    model, pipe = BASE.model(folder), BASE.pipeline(folder)
+    states, _ = pipe.encode_prompt(list(CAPTIONS), do_classifier_free_guidance=False)
+    assert len({len(part) for part in states}) > 1
+
+    def clean(pixels: torch.Tensor) -> torch.Tensor:
+        z = pipe.vae.encode(pixels).latent_dist.mode()
+        return (z - pipe.vae.config.shift_factor) * pipe.vae.config.scaling_factor
+
+    def velocity(noisy: torch.Tensor, sigmas: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        images = list(noisy.unsqueeze(2).unbind(0))
+        guess = pipe.transformer(images, (1000 - times) / 1000, states, return_dict=False)[0]
+        return -torch.stack(guess).squeeze(2)
+
+    ours, theirs = losses(model, pipe, clean, velocity)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
@@ -121,7 +114,7 @@ def test_other_networks_are_refused(folder, tmp_path, settings, message):
 
 def test_images_must_be_divisible(folder):
     spec = BASE.model(folder).spec
-    with pytest.raises(ConfigError, match=r"data\.image_size 18 is not a multiple of 4"):
+    with pytest.raises(ConfigError, match=r"data\.image_size=18 is not a multiple of 4"):
         family_of(spec)(spec, Shape((18, 18, 3), 0, CAPTIONS))
 
 

@@ -295,7 +295,10 @@ class StableDiffusion(PretrainedSpec):
 
 
 class Flow(PretrainedSpec):
-    """A transformer that is trained by flow matching in latent space: Stable Diffusion 3 and 3.5."""
+    """A text-to-image model that is trained by flow matching in latent space.
+
+    The pipeline class of the base decides which architecture it is.
+    """
 
     family: Literal["flow"]
     train_text_encoder: Literal[False] = Field(False, description="Text encoders are frozen in this family.")
@@ -303,10 +306,17 @@ class Flow(PretrainedSpec):
         "logit_normal",
         description="Density from which training timesteps are drawn (Esser et al. 2403.03206, sec. 3.1).",
     )
-    precondition_outputs: bool = Field(
-        True,
-        description="Compute the loss on the denoised image, as in the SD3 script of diffusers. This is the "
-        "loss on the velocity, times sigma squared; false = compute the loss on the velocity.",
+    precondition_outputs: bool | None = Field(
+        None,
+        description="true = compute the loss on the denoised image, which is the loss on the velocity times "
+        "sigma squared; false = compute it on the velocity; null = as the base's training script in "
+        "diffusers (true for Stable Diffusion 3, false for the others).",
+    )
+    embedded_guidance: float = Field(
+        3.5,
+        ge=0,
+        description="Guidance scale that the network gets in training, for bases that have it as an input "
+        "(Flux.1 dev, Flux.2 dev). Other bases do not read it.",
     )
 
 

@@ -11,7 +11,8 @@ from difflab.core.errors import ConfigError
 
 # YAML 1.1 reads a bare no as false.
 Precision = Annotated[
-    Literal["no", "bf16", "fp16", "auto"], BeforeValidator(lambda value: "no" if value is False else value)
+    Literal["no", "tf32", "bf16", "fp16", "auto"],
+    BeforeValidator(lambda value: "no" if value is False else value),
 ]
 Compile = bool | Literal["auto"]
 

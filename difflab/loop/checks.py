@@ -7,11 +7,12 @@ import torch
 from difflab import policies
 from difflab.config import Config
 from difflab.core.errors import ConfigError, reading
-from difflab.core.precision import emulates_bf16
+from difflab.core.precision import emulates_bf16, refuse_without_tf32
 from difflab.core.progress import Reporter
 from difflab.core.suggest import closest
 from difflab.loop import ecosystem, trackers
 from difflab.loop.conditions import sample_conditions
+from difflab.loop.passes import device_type
 from difflab.loop.run_extractors import check_measure_settings
 from difflab.loop.unmeasurable import unmeasurable
 from difflab.loop.work import Work
@@ -48,6 +49,8 @@ def check_lab(config: Config) -> None:
     trackers.check(config)
     if "fp16" in (config.train.precision, config.sample.precision) and not torch.accelerator.is_available():
         raise ConfigError("train.precision and sample.precision fp16 need a GPU; use bf16 or no")
+    for precision in (config.train.precision, config.sample.precision):
+        refuse_without_tf32(precision, device_type())
     check_measure_settings(config)
     if config.denoises and not config.text:
         noise = noise_of(config.model)
@@ -90,14 +93,16 @@ def check_text(run: Run, report: Reporter) -> None:
     """Open the base of a text-to-image family before anything is fitted, and report how many captions it
     will cut off.
 
-    Raises ConfigError if the base cannot be opened, if it cannot be sampled with the settings, or if
-    probe.prompts has an unknown caption.
+    Raises ConfigError if the base cannot be opened, if it cannot be sampled with the settings or the
+    policies, or if probe.prompts has an unknown caption.
     """
     if not run.config.text:
         return
     with reading(f"model.base {getattr(run.config.model, 'base', '')}", ConfigError):
         model = family_of(run.config.model)(run.config.model, run.shape)
     model.check_sampling(run.config.sample)
+    for policy in run.config.policies:
+        policy.check_model(model)
     if late := late_start(model.scheduler(run.config.sample), model.noise):
         report.say(late)
     unknown = [p for p in run.config.probe.prompts or [] if p not in run.prompts]

@@ -11,7 +11,8 @@ class Choice:
 
     Attributes:
         key: the field, for example "train.precision".
-        value: the value instead of auto: "no", "bf16" or "fp16" of a precision, true or false of compile.
+        value: the value instead of auto: of a precision "no", "tf32", "bf16" or "fp16", of compile true or
+            false.
         reason: why, for people.
     """
 

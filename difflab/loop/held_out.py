@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from difflab.core.files import write_json
+from difflab.core.precision import products
 from difflab.core.threads import each_on_a_core
 from difflab.metrics.held_out_loss import LEVELS, errors, summary
 from difflab.runs.run import Run
@@ -71,7 +72,7 @@ def take(
     own = range(accelerator.process_index, len(batches), accelerator.num_processes)
     on_cpu = accelerator.device.type == "cpu"
     # The network is compiled for the shapes of training. Eager mode avoids compiling it for these shapes.
-    with torch.compiler.set_stance("force_eager"):
+    with torch.compiler.set_stance("force_eager"), products(config.train.precision, accelerator.device):
         parts: list[Any] = each_on_a_core(part, own) if on_cpu else [part(k) for k in own]
     if accelerator.num_processes > 1:
         parts = gather_object(parts)

@@ -15,9 +15,10 @@ import torch
 
 from difflab.core.errors import DifflabError
 from difflab.features.inception import INCEPTION_URL
-from difflab.models import family_of, single_file
+from difflab.models import single_file
 from difflab.models.base_settings import check_base
 from difflab.models.pretrained import BUNDLED, open_base, weight_bytes
+from difflab.models.text_to_image.registry import pipelines_of
 
 SLOW = 2 * 2**30
 """With this many bytes of float32 weights or more, a training step on a CPU takes minutes."""
@@ -65,7 +66,6 @@ def missing_of_base(model: Any) -> str | None:
     Args:
         model: the section `model` of the config of a text-to-image family.
     """
-    from diffusers import AutoencoderKL
     from huggingface_hub import snapshot_download
 
     if model.base_lora is not None and not Path(model.base_lora).expanduser().is_file():
@@ -82,9 +82,7 @@ def missing_of_base(model: Any) -> str | None:
         except Exception:  # huggingface_hub raises many kinds of errors for a missing file
             return f"{base} is not in the hub's cache: a run downloads it{_unless_offline()}"
     try:
-        family = family_of(model)
-        opened = open_base(base, family.pipelines, model.family, variant=model.variant)
-        check_base(opened, family.component, family.backbone_class(), AutoencoderKL)
+        check_base(open_base(base, pipelines_of(model.family), model.family, variant=model.variant))
     except DifflabError as error:
         return str(error)
     return None

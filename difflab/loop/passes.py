@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from difflab.config import Config, Sample, Train
-from difflab.core.precision import TYPES
+from difflab.core.precision import FLOAT32, TYPES, products
 from difflab.core.seeds import seed_of
 from difflab.core.shape import Shape
 from difflab.data.registry import open_source
@@ -52,7 +52,7 @@ def shape_of(config: Config) -> Shape:
     """
     source = open_source(config.data, config.seed)
     prompts = ("a photograph",) if config.text and config.conditional else ()
-    return Shape((source.size, source.size, source.channels), len(source.classes or []), prompts)
+    return Shape(source.record, len(source.classes or []), prompts)
 
 
 def random_model(config: Config, section: str, settings: Any, device: str) -> Any:
@@ -90,9 +90,10 @@ def sampling_seconds(model: Any, sample: Sample, device: str) -> tuple[float, fl
 
     Call `model.prepare_sampling` first. A pass with guidance has two images per sample.
     """
-    most = sample.batch_size * guided(sample)
-    forward = per_image(sampling_pass(model, device), most, device)
-    return forward, per_image(decoding(model, device), min(DECODED, most), device)
+    most = sample.batch_size * model.passes(sample)
+    forward = per_image(sampling_pass(model, device, sample.precision), most, device)
+    finish = decoding(model, device, sample.precision)
+    return forward, per_image(finish, min(DECODED, most), device)
 
 
 def training_pass(model: Any, train: Train, device: str) -> Callable[[int], None]:
@@ -101,31 +102,42 @@ def training_pass(model: Any, train: Train, device: str) -> Callable[[int], None
     """
 
     def work(n: int) -> None:
-        with autocast(train, device), attention(device, train.precision):
+        with (
+            autocast(train, device),
+            products(train.precision, device),
+            attention(device, train.precision),
+        ):
             model.predict(model.net, *batch(model, n, device)).float().square().mean().backward()
 
     return work
 
 
-def sampling_pass(model: Any, device: str) -> Callable[[int], Any]:
-    """A forward pass on a batch of the given size."""
-    return torch.no_grad()(lambda n: model.predict(model.net, *batch(model, n, device)))
+def sampling_pass(model: Any, device: str, precision: str) -> Callable[[int], Any]:
+    """A forward pass on a batch of the given size, of a model that was prepared for `precision`."""
+
+    @torch.no_grad()
+    def forward(n: int) -> None:
+        with products(precision, device):
+            model.predict(model.net, *batch(model, n, device))
+
+    return forward
 
 
-def decoding(model: Any, device: str) -> Callable[[int], Any]:
-    """The decoding of at most DECODED images."""
+def decoding(model: Any, device: str, precision: str) -> Callable[[int], Any]:
+    """The decoding of at most DECODED images, by a model that was prepared for `precision`."""
     latents = torch.randn(DECODED, *model.drawn, device=device)
-    return torch.no_grad()(lambda n: model.finish(latents[:n]))
 
+    @torch.no_grad()
+    def finish(n: int) -> None:
+        with products(precision, device):
+            model.finish(latents[:n])
 
-def guided(sample: Sample) -> int:
-    """Passes of the network per sample and step: 2 with classifier-free guidance, else 1."""
-    return 2 if sample.guidance_scale > 1 else 1
+    return finish
 
 
 def autocast(train: Train, device: str) -> Any:
     """The autocast of torch that accelerate uses in training."""
-    return torch.autocast(device, TYPES[train.precision], enabled=train.precision != "no")
+    return torch.autocast(device, TYPES[train.precision], enabled=train.precision not in FLOAT32)
 
 
 def batch(model: Any, n: int, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:

@@ -24,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from difflab.config import Train
 from difflab.core.errors import ConfigError, TrainingError
 from difflab.core.files import write_json
+from difflab.core.precision import products
 from difflab.core.rows import RowKind
 from difflab.core.seeds import generator, numpy_generator
 from difflab.loop.checkpoint import Checkpoint, write_checkpoint
@@ -74,13 +75,14 @@ def fit(
         TrainingError: the loss or a weight is not finite. The message names the first layer with a non-finite
             output. The last good checkpoint is kept.
     """
-    training = Training(model, data, train, key, folder, accelerator, weights, watches)
-    first_step = training.step
-    advance(first_step * train.batch_size)
-    while training.step < training.steps:
-        training.take_step()
-        training.report(advance)
-    training.finish(extendable)
+    with products(train.precision, accelerator.device):
+        training = Training(model, data, train, key, folder, accelerator, weights, watches)
+        first_step = training.step
+        advance(first_step * train.batch_size)
+        while training.step < training.steps:
+            training.take_step()
+            training.report(advance)
+        training.finish(extendable)
     return (training.steps - first_step) * train.batch_size
 
 

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from difflab.core.errors import ConfigError
 from difflab.core.files import read_json
@@ -21,70 +18,21 @@ from difflab.core.suggest import closest
 from difflab.models.pretrained import Base
 from difflab.models.schedulers import SAME_LEVELS, scheduler_class, scheduler_names
 
-# Settings of a UNet that has inputs besides noisy latents, a timestep and text.
-INPUTS = {
-    "time_cond_proj_dim": "an embedded guidance scale (a latent consistency model)",
-    "class_embed_type": "class labels in addition to the text",
-    "num_class_embeds": "class labels in addition to the text",
-    "encoder_hid_dim_type": "image embeddings",
-}
-ADDITION = {"StableDiffusionXLPipeline": "text_time"}  # pipeline -> its additional embedding
-CHANNELS = {
-    9: "an inpainting base",
-    8: "an InstructPix2Pix base",
-    7: "an upscaling base",
-    5: "a depth-to-image base",
-}
-# Flags of model_index.json that are supported, or have no influence on sampling.
-INDEX = ("force_zeros_for_empty_prompt", "requires_safety_checker")
-STATISTICS = {  # pipeline -> the statistics of the latents that it applies, besides scaling_factor
-    "StableDiffusionXLPipeline": ("latents_mean", "latents_std"),
-    "StableDiffusion3Pipeline": ("shift_factor",),
-}
 
+def check_base(base: Base) -> None:
+    """Raise ConfigError if a config of the base has a setting that would be ignored."""
+    import diffusers
 
-def check_base(base: Base, component: str, backbone: Any, vae: Any) -> None:
-    """Raise ConfigError if a config of the base has a setting that would be ignored.
-
-    Args:
-        base: the pretrained base.
-        component: name of the backbone's folder.
-        backbone: the diffusers class that loads the backbone.
-        vae: the diffusers class that loads the autoencoder.
-    """
-    for name, kind in ((component, backbone), ("vae", vae)):
-        _check_keys(base.path / name / "config.json", kind)
-    network, autoencoder = (
-        read_json(base.path / component / "config.json"),
-        read_json(base.path / "vae" / "config.json"),
-    )
-    where = base.path / component / "config.json"
-    in_channels, latent_channels = network.get("in_channels", 4), autoencoder.get("latent_channels", 4)
-    if in_channels != latent_channels:
-        kind_of_base = CHANNELS.get(in_channels, "a base with inputs besides noisy latents")
-        raise ConfigError(
-            f"{where}: in_channels is {in_channels} and the autoencoder's latents have {latent_channels} "
-            f"channels: this is {kind_of_base}; use a text-to-image base"
-        )
-    for key, extra_input in INPUTS.items():
-        if network.get(key) is not None:
-            raise ConfigError(
-                f"{where}: {key} is {network[key]!r}: this network needs {extra_input}, which difflab does "
-                "not supply; use another base"
-            )
-    added = network.get("addition_embed_type")
-    if added != ADDITION.get(base.kind):
-        raise ConfigError(
-            f"{where}: addition_embed_type is {added!r}, but {base.kind} needs "
-            f"{ADDITION.get(base.kind)!r}; use another base"
-        )
-    flags = [key for key, value in base.index.items() if value is True and key not in INDEX]
+    architecture = base.architecture
+    for folder, kind in ((architecture.component, architecture.backbone), ("vae", architecture.autoencoder)):
+        _check_keys(base.path / folder / "config.json", getattr(diffusers, kind))
+    architecture.check()
+    flags = [key for key, value in base.index.items() if value is True and key not in architecture.flags]
     if flags:
         raise ConfigError(
             f"{base.path / 'model_index.json'}: '{flags[0]}' is true, which difflab does not support; use "
             "another base"
         )
-    latent_scale(base)
 
 
 def _hint(key: str, known: Iterable[str]) -> str:
@@ -109,74 +57,6 @@ def _check_keys(file: Path, kind: Any) -> None:
             raise ConfigError(
                 f"{file}: {kind.__name__} of the installed diffusers ignores '{key}' ({value!r}); {hint}"
             )
-
-
-# ------------------------------------------------------------------------------------------------- latents
-@dataclass(frozen=True)
-class LatentScale:
-    """Normalises the autoencoder's latents z for the network: x = (z - shift) scale / std.
-
-    See Rombach et al. 2112.10752, app. G.
-
-    Attributes:
-        scale: a float.
-        shift: a float, or a tensor [1, C, 1, 1].
-        std: a tensor [1, C, 1, 1]; None = 1.
-    """
-
-    scale: float
-    shift: Any = 0.0
-    std: Any = None
-
-    def normalise(self, z: torch.Tensor) -> torch.Tensor:
-        """Convert latents [n, C, h, w] of the autoencoder to inputs of the network."""
-        x = (z - _like(self.shift, z)) * self.scale
-        return x if self.std is None else x / _like(self.std, z)
-
-    def denormalise(self, x: torch.Tensor) -> torch.Tensor:
-        """Convert outputs [n, C, h, w] of the network to latents of the autoencoder."""
-        x = x if self.std is None else x * _like(self.std, x)
-        return x / self.scale + _like(self.shift, x)
-
-
-def _like(value: Any, x: torch.Tensor) -> Any:
-    return value.to(x.device, x.dtype) if isinstance(value, torch.Tensor) else value
-
-
-def latent_scale(base: Base) -> LatentScale:
-    """The normalisation of latents that the base's pipeline applies.
-
-    Raises ConfigError if the autoencoder's config has statistics that the pipeline ignores.
-    """
-    file = base.path / "vae" / "config.json"
-    config = read_json(file)
-    applied = STATISTICS.get(base.kind, ())
-    statistics = {
-        key: config.get(key)
-        for key in ("shift_factor", "latents_mean", "latents_std")
-        if config.get(key) not in (None, 0, 0.0)
-    }
-    ignored = [key for key in statistics if key not in applied]
-    if ignored:
-        raise ConfigError(
-            f"{file}: '{ignored[0]}' is set, but {base.kind} does not apply it; remove the key, or use the "
-            "pipeline that it was made for"
-        )
-    scale = config.get("scaling_factor", 0.18215)
-    if "latents_mean" not in statistics and "latents_std" not in statistics:
-        return LatentScale(scale, statistics.get("shift_factor", 0.0))
-    channels = config.get("latent_channels", 4)
-    for key in ("latents_mean", "latents_std"):
-        if len(statistics.get(key) or []) != channels:
-            raise ConfigError(
-                f"{file}: latents_mean and latents_std must both be set, with {channels} numbers each; "
-                f"'{key}' is {config.get(key)!r}"
-            )
-    mean, std = (
-        torch.tensor(statistics[key], dtype=torch.float32).view(1, -1, 1, 1)
-        for key in ("latents_mean", "latents_std")
-    )
-    return LatentScale(scale, mean, std)
 
 
 # --------------------------------------------------------------------------------------------- noise schedule

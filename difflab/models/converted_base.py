@@ -23,6 +23,7 @@ from difflab.core.files import cache_home, write_json
 from difflab.core.hashing import digest, file_hash_once
 from difflab.models import fused_lora, single_file
 from difflab.models.pretrained import Base, open_base, open_configs
+from difflab.models.text_to_image.registry import pipelines_of
 
 CONFIG_FILES = ["*.json", "*/*.json", "*/*.txt", "*/*.model"]
 CONTENT = (".safetensors", ".json", ".txt", ".model")
@@ -31,17 +32,17 @@ VERSION = 1
 """Changes when the same sources give other folders."""
 
 
-def open_start(spec: Any, kinds: tuple[str, ...]) -> Base:
+def open_start(spec: Any) -> Base:
     """Open the base of a text-to-image family: model.base, with model.base_lora added.
 
     Args:
         spec: the section `model` of a config.
-        kinds: the pipeline classes that the family supports.
 
     Raises ConfigError as `pretrained.open_base`, and if a file is damaged, pickled, does not fit the configs,
     or has another content than model.base_content says.
     """
     single_file.check_ending(Path(spec.base))
+    kinds = pipelines_of(spec.family)
     if spec.base_content is not None:
         _check_content(spec)
     if spec.base_is_file:

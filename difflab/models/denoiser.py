@@ -19,11 +19,12 @@ import torch
 from difflab.config import Sample, Train
 from difflab.core.errors import StoreError
 from difflab.core.files import read_tensors
+from difflab.core.precision import products
 from difflab.core.shape import Shape
 from difflab.core.threads import each_on_a_core
 from difflab.models.compiled import compile_network
 from difflab.models.family import Family
-from difflab.models.guidance import EmbeddingChange, guided
+from difflab.models.guidance import EmbeddingChange, combine, guided
 from difflab.models.nonfinite import named, watched
 from difflab.models.schedulers import check_scheduler, denoise, scheduler_of
 from difflab.models.steer import Steer, Step
@@ -200,10 +201,11 @@ class Denoiser(Family):
     def sample(self, conditions: np.ndarray | None, seeds: list[int], sampling: Sample) -> np.ndarray:
         """Draw one image per seed: uint8 [n, H, W, C]. See Family."""
         images = []
-        for start in range(0, len(seeds), sampling.batch_size):
-            batch = slice(start, start + sampling.batch_size)
-            batch_conditions = None if conditions is None else conditions[batch]
-            images.append(self._batch(batch_conditions, [int(seed) for seed in seeds[batch]], sampling))
+        with products(sampling.precision, next(self.net.parameters()).device):
+            for start in range(0, len(seeds), sampling.batch_size):
+                batch = slice(start, start + sampling.batch_size)
+                batch_conditions = None if conditions is None else conditions[batch]
+                images.append(self._batch(batch_conditions, [int(seed) for seed in seeds[batch]], sampling))
         return np.concatenate(images)
 
     def _batch(self, conditions: np.ndarray | None, seeds: list[int], sampling: Sample) -> np.ndarray:
@@ -265,7 +267,22 @@ class Denoiser(Family):
 
     def guided(self, step: Step) -> torch.Tensor:
         """The prediction of one step with classifier-free guidance: [n, C, H, W]."""
-        return guided(partial(self.predict, self.net), step, self.null, self.steers, self.embedding_change)
+        predict = partial(self.predict, self.net)
+        change, combine = self.embedding_change, self.combine
+        return guided(predict, step, self.null, self.steers, change, combine, self.unguided)
+
+    @property
+    def unguided(self) -> float:
+        """The largest guidance scale that means no guidance."""
+        return 1.0
+
+    def passes(self, sampling: Sample) -> int:
+        """Passes of the network per sample and step: 2 with classifier-free guidance, else 1."""
+        return 2 if sampling.guidance_scale > self.unguided else 1
+
+    def combine(self, unconditional: torch.Tensor, conditional: torch.Tensor, scale: float) -> torch.Tensor:
+        """The guided prediction of classifier-free guidance: [n, C, H, W]."""
+        return combine(unconditional, conditional, scale)
 
     @property
     def drawn(self) -> tuple[int, int, int]:

@@ -1,11 +1,11 @@
-"""Stable Diffusion 3 and 3.5: a transformer on latents, trained by flow matching (2403.03206)."""
+"""Text-to-image models that are trained by flow matching in latent space (Esser et al. 2403.03206)."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from difflab.config import Sample, Train
 from difflab.models.base_settings import scheduler_settings, training_process
@@ -19,18 +19,17 @@ class Flow(Latent):
     The path from image x to noise e is (1 - s) x + s e. The network predicts the velocity e - x of the path.
     """
 
-    pipelines = ("StableDiffusion3Pipeline",)
-    component = "transformer"
-
     def training_noise(self) -> Any:
         return training_process(self.base, FlowMatchEulerDiscreteScheduler)
 
-    @classmethod
-    def backbone_class(cls) -> Any:
-        return SD3Transformer2DModel
+    @property
+    def training_guidance(self) -> float:
+        return self.spec.embedded_guidance
 
     def scheduler(self, sampling: Sample, device: Any = "cpu") -> Any:
-        return scheduler_of(sampling, self.noise, device, scheduler_settings(self.base))
+        settings = scheduler_settings(self.base)
+        schedule = self.architecture.schedule(settings, sampling.steps, self.drawn)
+        return scheduler_of(sampling, self.noise, device, settings, schedule)
 
     def timesteps(self, total: int, rng: torch.Generator) -> torch.Tensor:
         """Random positions in the scheduler's list of training times: int64 [total].
@@ -71,19 +70,9 @@ class Flow(Latent):
         With model.precondition_outputs the error is multiplied by s squared.
         """
         error = self.error(net, x, noise, t, conditions)
-        if self.spec.precondition_outputs:
+        preconditioned = self.spec.precondition_outputs
+        if preconditioned is None:
+            preconditioned = self.architecture.preconditioned
+        if preconditioned:
             error = error * self.noise.sigmas.to(x.device)[t].square()
         return error
-
-    def predict(
-        self, net: Any, x: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None
-    ) -> torch.Tensor:
-        x = x if self.backbone.training else x.to(self.backbone.dtype)
-        texts = self.texts(conditions, len(x), x)
-        return net(
-            hidden_states=x,
-            timestep=t,
-            encoder_hidden_states=texts["states"],
-            pooled_projections=texts["pooled"],
-            return_dict=False,
-        )[0]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,24 +18,26 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKL
 from torch import nn
 
 from difflab.config import Sample, Train
 from difflab.core.errors import ConfigError, reading
-from difflab.core.files import read_json
 from difflab.core.precision import TYPES
 from difflab.core.shape import Shape
+from difflab.core.size import in_words
 from difflab.models import lora
-from difflab.models.base_settings import check_base, latent_scale
+from difflab.models.base_settings import check_base
 from difflab.models.compiled import compile_network
 from difflab.models.converted_base import open_start
-from difflab.models.denoiser import Denoiser, to_pixels
+from difflab.models.denoiser import Denoiser
+from difflab.models.family import check_divisible
+from difflab.models.guidance import conditional_prediction
+from difflab.models.latent_encoder import DECODED_PIXELS, Encoder
 from difflab.models.pretrained import Base, load_model
+from difflab.models.steer import Step
+from difflab.models.text_to_image.architecture import Architecture, Texts
 from difflab.runs.store import Shards
 
-DECODED_PIXELS = 2**21
-"""Pixels in one pass of the decoder: 8 images of 512 px."""
 ON_DEVICE = 2**29
 """Largest total size in bytes of text embeddings that are stored in the memory of the device."""
 KEPT = 2**33
@@ -61,39 +64,6 @@ class WithText(nn.Module):
         return self.backbone(x, t, encoder_hidden_states=self.text_encoder(ids)[0]).sample
 
 
-class Encoder:
-    """Encodes images uint8 [n, H, W, C] as mean and standard deviation of latents, float32 [n, 2c, h, w].
-
-    Args:
-        vae: the AutoencoderKL.
-        key: identifies the weights of the autoencoder.
-    """
-
-    def __init__(self, vae: Any, key: str):
-        self.vae, self.key = vae, key
-
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        return moments(self.vae, images, max(1, DECODED_PIXELS // (images.shape[1] * images.shape[2])))
-
-
-@torch.no_grad()
-def moments(vae: Any, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
-    """Mean and standard deviation of the autoencoder's posterior, stacked along the channels.
-
-    Args:
-        images: uint8 [n, H, W, C].
-        batch: number of images in one pass.
-
-    Returns float32 [n, 2c, h, w] on the CPU.
-    """
-    device, kind = vae.device, vae.dtype
-    out = []
-    for part in images.split(batch):
-        posterior = vae.encode(to_pixels(part.to(device)).to(kind)).latent_dist
-        out.append(torch.cat([posterior.mean, posterior.std], 1).float().cpu())
-    return torch.cat(out)
-
-
 def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     """The entries of a state dict whose names begin with `prefix`. The prefix is removed."""
     return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
@@ -105,40 +75,30 @@ class Latent(Denoiser):
     `backbone` is the denoising network. `net` is the trained module: the backbone, or WithText.
     """
 
-    pipelines: tuple[str, ...]
-    """The pipeline classes of diffusers that the family opens."""
-    component: str
-    """The subfolder of the backbone in a diffusers folder."""
     backbone: Any
 
     def __init__(self, spec: Any, shape: Shape):
         super().__init__(spec, shape)
-        self.base: Base = open_start(spec, self.pipelines)
+        self.base: Base = open_start(spec)
+        self.architecture: Architecture = self.base.architecture
         with reading(f"model.base {self.base.path}", ConfigError):
             self._read_configs(spec, shape)
         self.layout = torch.channels_last
         self.text_encoder: Any = None
         # The embeddings (or token ids) of all prompts; set by prepare_training and prepare_sampling.
-        self.tables: dict[str, torch.Tensor] | None = None
+        self.tables: Texts | None = None
         # The text encoders. They are used instead of the tables if those would be larger than KEPT.
-        self.reader: Callable[[list[str]], dict[str, torch.Tensor]] | None = None
+        self.reader: Callable[[list[str | None]], Texts] | None = None
 
     def _read_configs(self, spec: Any, shape: Shape) -> None:
         """Read the configs of the base. Raises ConfigError if the base does not support the images."""
-        side, factor = shape.record[0], self.factor
-        if side % factor:
-            near = max(factor, round(side / factor) * factor)
+        check_divisible(shape.size, self.architecture.multiple, "which this base needs")
+        channels = self.architecture.vae_config.get("in_channels", 3)
+        if shape.record[2] != channels:
             raise ConfigError(
-                f"data.image_size {side} is not a multiple of {factor}, which this base needs; use "
-                f"data.image_size={near}"
+                f"the autoencoder of {spec.base} takes images of {channels} channels; set data.color=RGB"
             )
-        if shape.record[2] != self.vae_config["in_channels"]:
-            raise ConfigError(
-                f"the autoencoder of {spec.base} takes images of {self.vae_config['in_channels']} "
-                "channels; set data.color=RGB"
-            )
-        check_base(self.base, self.component, self.backbone_class(), AutoencoderKL)
-        self.scale = latent_scale(self.base)
+        check_base(self.base)
         self.noise = self.training_noise()
 
     # -------------------------------------------------------------------------- to be defined by a family
@@ -146,27 +106,32 @@ class Latent(Denoiser):
     def training_noise(self) -> Any:
         """The forward process of training, from the base's scheduler."""
 
-    @classmethod
-    @abstractmethod
-    def backbone_class(cls) -> Any:
+    # ---------------------------------------------------------------------------- the base's architecture
+    @property
+    def component(self) -> str:
+        """The subfolder of the backbone in a diffusers folder."""
+        return self.architecture.component
+
+    def backbone_class(self) -> Any:
         """The diffusers class of the denoising network."""
+        import diffusers
 
-    # ------------------------------------------------------------------------------------------- geometry
-    @property
-    def vae_config(self) -> dict[str, Any]:
-        return read_json(self.base.path / "vae" / "config.json")
+        return getattr(diffusers, self.architecture.backbone)
+
+    def vae_class(self) -> Any:
+        """The diffusers class of the autoencoder."""
+        import diffusers
+
+        return getattr(diffusers, self.architecture.autoencoder)
 
     @property
-    def factor(self) -> int:
-        """Side of an image divided by the side of the backbone's grid of patches."""
-        patch = read_json(self.base.path / self.component / "config.json").get("patch_size", 1) or 1
-        halvings = len(self.vae_config["block_out_channels"]) - 1
-        return 2**halvings * patch
+    def training_guidance(self) -> float:
+        """The guidance scale in training, for a network that has it as an input."""
+        return 1.0
 
     @property
     def drawn(self) -> tuple[int, int, int]:
-        side = self.shape.record[0] // 2 ** (len(self.vae_config["block_out_channels"]) - 1)
-        return self.vae_config["latent_channels"], side, side
+        return self.architecture.drawn(*self.shape.size)
 
     @property
     def null(self) -> int:
@@ -174,6 +139,10 @@ class Latent(Denoiser):
 
     def check_sampling(self, sampling: Sample) -> None:
         super().check_sampling(sampling)
+        if self.architecture.guidance == "none" and sampling.guidance_scale > 1:
+            raise ConfigError(
+                f"model.base {self.base.path} is distilled and takes no guidance; set sample.guidance_scale=1"
+            )
         self._check_networks()
 
     def _check_networks(self) -> None:
@@ -181,32 +150,33 @@ class Latent(Denoiser):
 
         Raises ConfigError if the components of the base do not fit together.
         """
-        texts = self.base.texts([""], "cpu")
+        texts = self.base.texts([None], "cpu")
         with reading(
-            f"the networks of model.base {self.base.path}, with images of {self.shape.record[0]} px,",
+            f"the networks of model.base {self.base.path}, with images of {in_words(self.shape.size)},",
             ConfigError,
         ):
             with init_empty_weights(include_buffers=True), torch.random.fork_rng(devices=[]):
-                vae = AutoencoderKL.from_config(AutoencoderKL.load_config(self.base.path / "vae"))
-                kind = self.backbone_class()
+                vae_kind, kind = self.vae_class(), self.backbone_class()
+                vae = vae_kind.from_config(vae_kind.load_config(self.base.path / "vae"))
                 empty = copy.copy(self)
                 empty.backbone = empty.net = kind.from_config(
                     kind.load_config(self.base.path / self.component)
                 ).eval()
             h, w, c = self.shape.record
-            z = vae.encode(torch.empty(1, c, h, w, device="meta")).latent_dist.mean
+            z, _ = self.architecture.encode(vae, torch.empty(1, c, h, w, device="meta"))
+            x = self.architecture.normalise(z)
             empty.tables = {name: t.expand(self.null + 1, *t.shape[1:]) for name, t in texts.items()}
             empty.reader = None
-            out = empty.predict(empty.net, z, torch.zeros(1, device="meta"), None)
-            decoded = vae.decode(z).sample
-        if z.shape[1:] != self.drawn or out.shape != z.shape or decoded.shape[2:] != (h, w):
+            out = empty.predict(empty.net, x, torch.zeros(1, device="meta"), None)
+            decoded = self.architecture.decode(vae, self.architecture.denormalise(x))
+        if x.shape[1:] != self.drawn or out.shape != x.shape or decoded.shape[2:] != (h, w):
             shapes = (
-                f"latents {tuple(z.shape[1:])}, prediction {tuple(out.shape[1:])}, "
+                f"latents {tuple(x.shape[1:])}, prediction {tuple(out.shape[1:])}, "
                 f"image {tuple(decoded.shape[1:])}"
             )
             raise ConfigError(
-                f"the networks of model.base {self.base.path} do not fit together for images of {h} px "
-                f"({shapes}); use another base"
+                f"the networks of model.base {self.base.path} do not fit together for images of "
+                f"{in_words((h, w))} ({shapes}); use another base"
             )
 
     # -------------------------------------------------------------------------------------------- weights
@@ -234,7 +204,7 @@ class Latent(Denoiser):
         kind = TYPES[train.precision]
         if not self.spec.lora_rank:
             self.backbone.requires_grad_(True)
-        elif train.precision != "no":  # frozen weights need no float32 copy
+        elif kind != torch.float32:  # frozen weights need no float32 copy
             for parameter in self.backbone.parameters():
                 if not parameter.requires_grad:
                     parameter.data = parameter.data.to(kind)
@@ -279,14 +249,14 @@ class Latent(Denoiser):
         self.net = self.backbone.to(device, kind).eval()
         self.backbone.to(memory_format=fastest_layout(device, kind))
         # An autoencoder with force_upcast overflows in float16 and is loaded in float32.
-        upcast = self.vae_config.get("force_upcast") and sampling.precision == "fp16"
-        self.vae = self.base.load("vae", AutoencoderKL, torch.float32 if upcast else kind).to(device)
+        upcast = self.architecture.vae_config.get("force_upcast") and sampling.precision == "fp16"
+        self.vae = self.base.load("vae", self.vae_class(), torch.float32 if upcast else kind).to(device)
         if sampling.compile is True:
             compile_network(self.backbone, device)
 
     # ------------------------------------------------------------------------------------ text and latents
-    def _prompts(self) -> list[str]:
-        return [*self.shape.prompts, ""]  # the last one is the null condition
+    def _prompts(self) -> list[str | None]:
+        return [*self.shape.prompts, None]  # the last one is the null condition
 
     def with_prompts(self, prompts: tuple[str, ...], device: Any) -> Latent:
         """This model with other captions, for evaluation.
@@ -301,7 +271,7 @@ class Latent(Denoiser):
     def _ids(self, device: Any) -> dict[str, torch.Tensor]:
         tokenizer = self.base.tokenizer()
         ids = tokenizer(
-            self._prompts(),
+            [prompt or "" for prompt in self._prompts()],
             padding="max_length",
             max_length=tokenizer.model_max_length,
             truncation=True,
@@ -320,15 +290,12 @@ class Latent(Denoiser):
         else:  # a trained text encoder changes in every generation, so its embeddings are not cached
             encoder, ids = self.text_encoder.to(device).eval(), self._ids(device)["ids"]
             tables = {"states": torch.cat([encoder(part)[0] for part in ids.split(256)])}
-        if self.base.index.get("force_zeros_for_empty_prompt"):  # the null condition of SDXL
-            for table in tables.values():
-                table[-1] = 0
         small = sum(t.nbytes for t in tables.values()) < ON_DEVICE
         return {name: t.to(device) if small else t for name, t in tables.items()}
 
     def text_bytes(self, device: Any = "cpu", kind: torch.dtype = torch.float32) -> int:
-        """Size in bytes of the embeddings of all captions, computed from those of the empty prompt."""
-        embeddings = self.base.texts([""], device, kind)
+        """Size in bytes of the embeddings of all captions, computed from those of the longest one."""
+        embeddings = self.base.texts([max(self.shape.prompts, key=len, default="")], device, kind)
         return sum(t.nbytes for t in embeddings.values()) * len(self._prompts())
 
     def _read(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -337,9 +304,6 @@ class Latent(Denoiser):
         distinct, inverse = rows.unique(return_inverse=True)
         prompts = self._prompts()
         tables = self.reader([prompts[i] for i in distinct.tolist()])
-        if self.base.index.get("force_zeros_for_empty_prompt"):
-            for table in tables.values():
-                table[(distinct == self.null).to(table.device)] = 0
         return {name: t[inverse.to(t.device)] for name, t in tables.items()}
 
     def texts(self, conditions: torch.Tensor | None, n: int, like: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -357,15 +321,50 @@ class Latent(Denoiser):
             raise RuntimeError("call prepare_training or prepare_sampling before predict")
         texts = {}
         for name, t in embeddings.items():
-            dtype = t.dtype if t.dtype == torch.int64 else like.dtype
-            texts[name] = self.embedding_change(t.to(like.device, dtype))
+            if t.is_floating_point():
+                texts[name] = self.embedding_change(t.to(like.device, like.dtype))
+            else:  # token ids and masks
+                texts[name] = t.to(like.device)
         return texts
+
+    def predict(
+        self,
+        net: Any,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        conditions: torch.Tensor | None,
+        guidance: float | None = None,
+    ) -> torch.Tensor:
+        """See Denoiser. `guidance` is an input of some networks; None = the value of training."""
+        x = x if self.backbone.training else x.to(self.backbone.dtype)
+        texts = self.texts(conditions, len(x), x)
+        if "ids" in texts:  # the text encoder is trained
+            return net(x, t, texts["ids"])
+        scale = self.training_guidance if guidance is None else guidance
+        return self.architecture.predict(net, x, t, texts, scale)
+
+    def guided(self, step: Step) -> torch.Tensor:
+        if self.architecture.guidance != "embedded":
+            return super().guided(step)
+        predict = partial(self.predict, self.net, guidance=step.scale)
+        return conditional_prediction(predict, step, self.steers, self.embedding_change)
+
+    @property
+    def unguided(self) -> float:
+        return self.architecture.unguided
+
+    def passes(self, sampling: Sample) -> int:
+        return 1 if self.architecture.guidance == "embedded" else super().passes(sampling)
+
+    def combine(self, unconditional: torch.Tensor, conditional: torch.Tensor, scale: float) -> torch.Tensor:
+        return self.architecture.combine(unconditional, conditional, scale)
 
     def encoder(self, device: Any) -> Encoder:
         """The encoder of images to latents, in float32."""
         if self.vae is None or self.vae.dtype != torch.float32:
-            return Encoder(self.base.load("vae", AutoencoderKL).to(device), self.encoder_key)
-        return Encoder(self.vae, self.encoder_key)
+            vae = self.base.load("vae", self.vae_class()).to(device)
+            return Encoder(vae, self.encoder_key, self.architecture)
+        return Encoder(self.vae, self.encoder_key, self.architecture)
 
     @property
     def encoder_key(self) -> str:
@@ -375,16 +374,21 @@ class Latent(Denoiser):
         return shards.gather_encoded(self.encoder_key, indices)
 
     def clean(self, inputs: torch.Tensor, rows: slice, total: int, rng: torch.Generator) -> torch.Tensor:
-        """Draw a latent from the posterior of each image and normalise it (2112.10752, app. G)."""
+        """Draw a latent from the posterior of each image and normalise it (2112.10752, app. G).
+
+        Architectures that are trained on the mode of the posterior use its mean.
+        """
         mean, std = inputs.chunk(2, dim=1)
+        if self.architecture.posterior == "mode":
+            return self.architecture.normalise(mean)
         noise = torch.randn((total, *mean.shape[1:]), generator=rng)[rows].to(mean.device)
-        return self.scale.normalise(mean + std * noise)
+        return self.architecture.normalise(mean + std * noise)
 
     @torch.inference_mode()
     def finish(self, x: torch.Tensor) -> torch.Tensor:
-        z = self.scale.denormalise(x).to(self.vae.dtype)
+        z = self.architecture.denormalise(x).to(self.vae.dtype)
         batch = max(1, DECODED_PIXELS // (self.shape.record[0] * self.shape.record[1]))
-        return torch.cat([self.vae.decode(part).sample.float() for part in z.split(batch)])
+        return torch.cat([self.architecture.decode(self.vae, part).float() for part in z.split(batch)])
 
     # ---------------------------------------------------------------------------------------------- files
     def save(self, folder: Path) -> None:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,6 +22,8 @@ from safetensors import SafetensorError, safe_open
 from difflab.core.errors import ConfigError, StoreError, reading
 from difflab.core.files import ASSETS, cache_home, read_json, read_tensors, write_json, write_tensors
 from difflab.core.hashing import digest, file_hash
+from difflab.models.text_to_image.architecture import Architecture, Texts, joined
+from difflab.models.text_to_image.registry import architectures
 
 BUNDLED = {"tiny-sd": ASSETS / "tiny-sd"}
 # Optional components that are never loaded. The safety checker would put black images into a training set.
@@ -57,6 +58,11 @@ class Base:
     def index(self) -> dict[str, Any]:
         """The content of model_index.json."""
         return read_json(self.path / "model_index.json")
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """What difflab knows of this pipeline class."""
+        return architectures()[self.kind](self.path, self.index)
 
     @property
     def components(self) -> list[str]:
@@ -123,36 +129,38 @@ class Base:
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    @torch.no_grad()
     def texts(
-        self, prompts: list[str], device: Any, dtype: torch.dtype = torch.float32, batch: int = 64
-    ) -> dict[str, torch.Tensor]:
+        self,
+        prompts: Sequence[str | None],
+        device: Any,
+        dtype: torch.dtype = torch.float32,
+        batch: int = 64,
+    ) -> Texts:
         """Embeddings of prompts as the pipeline computes them.
 
-        They are ``states`` [n, L, D] and, if the pipeline has pooled embeddings, ``pooled`` [n, P].
         The result is cached on disk. The key of the cache is the content of the encoders and the prompts.
 
         Args:
-            prompts: n texts.
+            prompts: n texts; None = the null condition of classifier-free guidance.
             device: the torch device that runs the encoders.
             dtype: type of the encoders' weights. (The T5 encoder of SD3 takes 19 GB in float32.)
             batch: number of prompts in one pass.
         """
         parts = [name for name in self.components if name.startswith(("text_encoder", "tokenizer"))]
-        path = cache_home() / "texts" / f"{digest([self.hash(*parts), str(dtype), prompts])}.safetensors"
+        flags = {name: value for name, value in self.index.items() if name[0] != "_"}
+        key = digest([self.kind, flags, self.hash(*parts), str(dtype), list(prompts)])
+        path = cache_home() / "texts" / f"{key}.safetensors"
         if path.exists():
             return read_tensors(path)
         read = self.text_reader(device, dtype)
-        parts_of_table = [read(prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
-        tables = {
-            name: torch.cat([part[name] for part in parts_of_table]).cpu() for name in parts_of_table[0]
-        }
+        batches = [read(prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
+        tables = {name: table.cpu() for name, table in joined(batches).items()}
         write_tensors(path, tables)
         return tables
 
     def text_reader(
         self, device: Any, dtype: torch.dtype = torch.float32
-    ) -> Callable[[list[str]], dict[str, torch.Tensor]]:
+    ) -> Callable[[Sequence[str | None]], Texts]:
         """Load the text encoders. Returns a function from prompts to the embeddings of `texts` (float32)."""
         import transformers
 
@@ -163,27 +171,19 @@ class Base:
         }
         not_needed = {name: None for name in self.components if name in ("unet", "transformer", "vae")}
         pipe = self.pipeline(dtype, **encoders, **not_needed).to(device)
-        # encode_prompt of SD3 reads a width from the transformer's config.
-        if self.kind == "StableDiffusion3Pipeline" and pipe.transformer is None:
-            pipe.transformer = SimpleNamespace(
-                config=SimpleNamespace(**read_json(self.path / "transformer" / "config.json"))
-            )
 
         @torch.no_grad()
-        def read(prompts: list[str]) -> dict[str, torch.Tensor]:
+        def read(prompts: Sequence[str | None]) -> Texts:
+            texts = [prompt for prompt in prompts if prompt is not None]
             with reading(f"the tokenizers and text encoders of {self.path}", StoreError):
-                if self.kind == "StableDiffusion3Pipeline":
-                    outputs = pipe.encode_prompt(
-                        prompts, prompts, prompts, device=device, do_classifier_free_guidance=False
-                    )
-                else:
-                    outputs = pipe.encode_prompt(
-                        prompts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
-                    )
-            tables = {"states": outputs[0].float()}
-            if len(outputs) > 2:
-                tables["pooled"] = outputs[2].float()
-            return tables
+                parts = [self.architecture.texts(pipe, texts, device)] if texts else []
+                if None in prompts:
+                    parts.append(self.architecture.null_text(pipe, device))
+            tables = joined(parts)
+            # The rows of the texts come first, then the one of the null condition.
+            places = iter(range(len(texts)))
+            rows = torch.tensor([len(texts) if prompt is None else next(places) for prompt in prompts])
+            return {name: _float32(table)[rows.to(table.device)] for name, table in tables.items()}
 
         return read
 
@@ -237,6 +237,10 @@ class Base:
     def _plain(self, name: str) -> str:
         """The name of a weight file without its variant."""
         return name.replace(f".{self.variant}", "", 1)
+
+
+def _float32(table: torch.Tensor) -> torch.Tensor:
+    return table.float() if table.is_floating_point() else table
 
 
 def variant_of(file: Path) -> str | None:
@@ -335,10 +339,6 @@ def open_configs(
 
     Raises ConfigError as `open_base`.
     """
-    if not (folder / "model_index.json").is_file():
-        raise ConfigError(
-            f"model.base_config {folder} is not a diffusers folder, because it has no model_index.json"
-        )
     with reading(f"model.base_config {folder}", ConfigError):
         return _opened(folder, kinds, family, variant, replaced)
 
@@ -352,12 +352,10 @@ def _opened(
         raise ConfigError(f"{folder / 'model_index.json'} is damaged: it lists no components; fetch it again")
     kind = index.get("_class_name", "")
     if kind not in kinds:
-        other = {
-            "StableDiffusionPipeline": "stable-diffusion",
-            "StableDiffusionXLPipeline": "stable-diffusion",
-            "StableDiffusion3Pipeline": "flow",
-        }.get(kind)
-        hint = f"use model.family={other}" if other else f"this family supports {', '.join(kinds)}"
+        known = architectures()
+        hint = f"difflab knows {', '.join(known)}"
+        if kind in known:
+            hint = f"use model.family={known[kind].family}"
         raise ConfigError(
             f"{where} is a {kind or 'pipeline without a class name'}, which "
             f"model.family={family} does not support; {hint}"

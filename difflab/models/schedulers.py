@@ -34,7 +34,11 @@ FEW = 6  # steps of the short trial
 
 
 def scheduler_of(
-    sampling: Sample, noise: Any, device: Any = "cpu", settings: dict[str, Any] | None = None
+    sampling: Sample,
+    noise: Any,
+    device: Any = "cpu",
+    settings: dict[str, Any] | None = None,
+    schedule: dict[str, Any] | None = None,
 ) -> Any:
     """Create the diffusers scheduler `sampling.scheduler` and set its timesteps.
 
@@ -46,6 +50,8 @@ def scheduler_of(
         device: the torch device of the timesteps.
         settings: a pretrained base's own scheduler config. The settings that the scheduler accepts are used.
             None = only the settings of the forward process are used.
+        schedule: the keyword arguments that the base's pipeline passes to ``set_timesteps``. Those that the
+            scheduler accepts are used.
 
     Raises ConfigError for an unknown name, an unknown option, a missing package, or a scheduler that does not
     accept the settings of the forward process.
@@ -64,29 +70,36 @@ def scheduler_of(
     if settings is None and spacing is not None and spacing.default == "leading":
         # The first step must start from pure noise (Lin et al. 2305.08891).
         arguments["timestep_spacing"] = "trailing"
-    for key in options:
-        if key not in accepted or key == "self":
-            raise ConfigError(
-                f"sample.scheduler_options: {name} has no option '{key}'; "
-                f"{_near(key, accepted, 'see its page in the diffusers docs')}"
-            )
-        if key == "trained_betas" or key in forward:
-            where = SCHEDULER_FILE
-            if settings is None:
-                where = "model.train_timesteps, beta_schedule or prediction_type"
-            raise ConfigError(
-                f"sample.scheduler_options: '{key}' must be the same as in training; remove it here and "
-                f"change {where}"
-            )
+    _check_options(sampling, accepted, forward, settings is not None)
     try:
         scheduler: Any = kind(**{**arguments, **options})
-        scheduler.set_timesteps(sampling.steps, device=device)
+        known = inspect.signature(scheduler.set_timesteps).parameters
+        passed = {key: value for key, value in (schedule or {}).items() if key in known}
+        scheduler.set_timesteps(sampling.steps, device=device, **passed)
     except Exception as error:  # each scheduler raises other types of errors
         raise ConfigError(
             f"sample.scheduler '{name}' refuses {options} with sample.steps {sampling.steps}: "
             f"{_one_line(error)}"
         ) from error
     return scheduler
+
+
+def _check_options(sampling: Sample, accepted: Any, forward: list[str], pretrained: bool) -> None:
+    """Raise ConfigError for an option that the scheduler does not have, or that training determines."""
+    for key in sampling.scheduler_options:
+        if key not in accepted or key == "self":
+            raise ConfigError(
+                f"sample.scheduler_options: {sampling.scheduler} has no option '{key}'; "
+                f"{_near(key, accepted, 'see its page in the diffusers docs')}"
+            )
+        if key == "trained_betas" or key in forward:
+            where = (
+                SCHEDULER_FILE if pretrained else "model.train_timesteps, beta_schedule or prediction_type"
+            )
+            raise ConfigError(
+                f"sample.scheduler_options: '{key}' must be the same as in training; remove it here and "
+                f"change {where}"
+            )
 
 
 SCHEDULER_FILE = "scheduler/scheduler_config.json in a copy of the base's folder"

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x, 2.x and XL: a UNet on latents with cross-attention to text.
+"""Text-to-image models that are trained by denoising diffusion in latent space: Stable Diffusion 1.x to XL.
 
 Source: Rombach et al. 2112.10752.
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler
 
 from difflab.config import Sample
 from difflab.core.errors import ConfigError
@@ -19,9 +18,6 @@ from difflab.models.schedulers import scheduler_of
 
 class StableDiffusion(Latent):
     """Family ``stable-diffusion``. It keeps the prediction type and the noise schedule of the base."""
-
-    pipelines = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
-    component = "unet"
 
     def training_noise(self) -> Any:
         noise = training_process(self.base, DDPMScheduler)
@@ -37,28 +33,7 @@ class StableDiffusion(Latent):
             )
         return noise
 
-    @classmethod
-    def backbone_class(cls) -> Any:
-        return UNet2DConditionModel
-
     def scheduler(self, sampling: Sample, device: Any = "cpu") -> Any:
         return scheduler_of(
             sampling, self.noise, device, {"clip_sample": False} | scheduler_settings(self.base)
         )
-
-    def predict(
-        self, net: Any, x: torch.Tensor, t: torch.Tensor, conditions: torch.Tensor | None
-    ) -> torch.Tensor:
-        if not self.backbone.training:
-            x = x.to(self.backbone.dtype)
-        texts = self.texts(conditions, len(x), x)
-        if "ids" in texts:
-            return net(x, t, texts["ids"])
-        extra = {}
-        if "pooled" in texts:  # SDXL has the size of the image and its crop as additional inputs
-            side = self.shape.record[0]
-            sizes = torch.tensor([side, side, 0, 0, side, side], device=x.device, dtype=x.dtype).expand(
-                len(x), -1
-            )
-            extra["added_cond_kwargs"] = {"text_embeds": texts["pooled"], "time_ids": sizes}
-        return net(x, t, encoder_hidden_states=texts["states"], **extra).sample

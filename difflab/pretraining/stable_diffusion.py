@@ -34,7 +34,7 @@ from difflab.data.split import split
 from difflab.loop.precision import accelerator_of
 from difflab.loop.training_loop import fit
 from difflab.metrics.held_out_loss import errors
-from difflab.models.latent import moments
+from difflab.models.latent_encoder import moments
 from difflab.models.stable_diffusion import StableDiffusion
 from difflab.pretraining import autoencoder
 
@@ -113,7 +113,7 @@ class Pretraining(Spec):
     @model_validator(mode="after")
     def _precision(self) -> Pretraining:
         if "auto" in (self.autoencoder.train.precision, self.denoiser.train.precision):
-            raise ValueError("precision auto is for runs only; set train.precision to no, bf16 or fp16")
+            raise ValueError("precision auto is for runs only; set train.precision to no, tf32, bf16 or fp16")
         return self
 
 
@@ -325,6 +325,10 @@ def _data(config: Pretraining) -> tuple[np.ndarray, list[list[str]], np.ndarray]
     """Train images uint8 [n, H, W, C], captions of train and held-out images, and the held-out images."""
     source = open_source(config.data, config.seed)
     source = kept_together(source, contents(source))  # a run splits the set in the same way
+    if source.size[0] != source.size[1]:
+        raise ConfigError(
+            f"difflab pretrain makes a base for square images; use data.image_size={min(source.size)}"
+        )
     if source.prompts is None:
         raise ConfigError(
             f"data.source={config.data.source} has no captions, which a text-to-image model needs; set "

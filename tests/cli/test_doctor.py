@@ -30,7 +30,7 @@ def _alone(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     empty_caches(monkeypatch, tmp_path)
     monkeypatch.setattr("difflab.loop.precision.measured", lambda *given: {"no": 2.0, "bf16": 1.0})
-    monkeypatch.setattr("difflab.loop.precision.native_precisions", lambda device: ("bf16",))
+    monkeypatch.setattr("difflab.loop.precision.faster_precisions", lambda device: ("bf16",))
 
 
 @pytest.fixture

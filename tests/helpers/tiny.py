@@ -50,6 +50,7 @@ LIBRARIES = [
     pytest.mark.filterwarnings(
         "ignore:__array_wrap__ must accept context:DeprecationWarning:diffusers.schedulers"
     ),
+    pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning"),  # Chroma uses it
 ]
 
 CAPTIONS = (
@@ -355,15 +356,22 @@ def pipeline(kind: str, folder: Path) -> Any:
     return pipe
 
 
-def pictures(pipe: Any, prompts: list[str], seeds: list[int], how: Any, **more: Any) -> np.ndarray:
+def pictures(
+    pipe: Any,
+    prompts: list[str],
+    seeds: list[int],
+    how: Any,
+    size: tuple[int, int] = (SIDE, SIDE),
+    **more: Any,
+) -> np.ndarray:
     """What plain diffusers paints for these prompts and seeds with the scheduler and guidance of `how`: uint8 [n, H, W, C]."""
     pipe.scheduler = getattr(diffusers, how.scheduler).from_config(
         pipe.scheduler.config, **how.scheduler_options
     )
     made = pipe(
         prompts,
-        height=SIDE,
-        width=SIDE,
+        height=size[0],
+        width=size[1],
         num_inference_steps=how.steps,
         guidance_scale=how.guidance_scale,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
@@ -373,7 +381,7 @@ def pictures(pipe: Any, prompts: list[str], seeds: list[int], how: Any, **more: 
     return (made.images * 255).round().astype(np.uint8)
 
 
-def train(made: Any, folder: Path, count: int = 8, **changes: Any) -> Any:
+def train(made: Any, folder: Path, count: int = 8, side: int = SIDE, **changes: Any) -> Any:
     """Train a latent model on a few pictures through difflab's loop; returns the model."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -393,7 +401,7 @@ def train(made: Any, folder: Path, count: int = 8, **changes: Any) -> Any:
             **changes,
         }
     )
-    latents = made.encoder("cpu")(torch.from_numpy(images(count))).numpy()
+    latents = made.encoder("cpu")(torch.from_numpy(images(count, side))).numpy()
     conditions = np.arange(count) % len(made.shape.prompts) if made.spec.conditional else None
     made.prepare_training(how, "cpu")
     AcceleratorState._reset_state()  # else the precision of the first one in this process stays

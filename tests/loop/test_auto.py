@@ -17,7 +17,7 @@ from asking import BOTH, Measured, config
 from difflab.config import Config
 from difflab.core.errors import ConfigError, DataError, StoreError
 from difflab.core.progress import Reporter
-from difflab.loop import auto, compiling, precision
+from difflab.loop import auto, checks, compiling, precision
 from difflab.loop.auto import asked, choices, decide, put, settled
 from difflab.loop.chain import run_chain
 from difflab.loop.choice import Choice
@@ -52,8 +52,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A machine with bf16, on which training is faster in it and sampling is not."""
     made = Clock()
     monkeypatch.setattr(precision, "measured", made)
-    monkeypatch.setattr(precision, "native_precisions", lambda device: ("bf16",))
+    monkeypatch.setattr(precision, "faster_precisions", lambda device: ("bf16",))
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(checks, "emulates_bf16", lambda: False)
     return made
 
 
@@ -75,7 +76,7 @@ def test_without_instructions_or_without_a_network_nothing_is_measured(
     exact = {"data": {"source": "exact", "train_size": 8}, "model": {"family": "gaussian"}}
     assert {c.value for c in choices(config(base=exact))} == {"no"}
     assert "gaussian has no network" in choices(config(base=exact))[0].reason
-    monkeypatch.setattr(precision, "native_precisions", lambda device: ())
+    monkeypatch.setattr(precision, "faster_precisions", lambda device: ())
     found = choices(config())
     assert {c.value for c in found} == {"no"} and "this machine (cpu) has no known instructions" in found[
         0
@@ -89,6 +90,25 @@ def test_a_config_with_auto_has_the_recipe_of_its_values(clock: Clock, tmp_path:
     explicit = config({"train.precision": "bf16", "sample.precision": "no"})
     assert made == explicit and recipe_hash(made) == recipe_hash(explicit) != recipe_hash(config())
     assert settled(explicit, tmp_path / "run", pytest.fail) is explicit
+
+
+def test_tf32_is_a_value_of_its_own_in_run_yaml_and_in_the_recipe(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "faster_precisions", lambda device: ("tf32", "bf16"))
+    clock.seconds = {
+        "train": {"no": 3.0, "tf32": 2.0, "bf16": 1.9},
+        "sample": {"no": 3.0, "tf32": 2.0, "bf16": 1.0},
+    }
+    said: list[str] = []
+    made = settled(config(), None, said.append)
+    assert (made.train.precision, made.sample.precision) == ("tf32", "bf16")
+    assert said[0] == "train.precision=auto: tf32, measured 1.50 times as fast as float32"
+    hashes = {
+        recipe_hash(config({"train.precision": kind, "sample.precision": "bf16"}))
+        for kind in ("no", "tf32", "bf16")
+    }
+    assert recipe_hash(made) in hashes and len(hashes) == 3
 
 
 @pytest.mark.parametrize("value", ["Auto", "fp8", "float32", True, None, 16])

@@ -61,6 +61,18 @@ def test_fp16_wants_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         checks.check(config)
 
 
+@pytest.mark.parametrize("section", ["train", "sample"])
+def test_tf32_wants_an_nvidia_gpu(section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "device_type", lambda: "cpu")
+    config = parse(merged(DIGITS, {"model": {"family": "pixel-mlp"}, f"{section}.precision": "tf32"}))
+    with pytest.raises(ConfigError, match="tf32 needs an NVIDIA GPU") as refused:
+        run_chain(config, tmp_path / "run", plots=False)
+    assert "\n" not in str(refused.value) and not (tmp_path / "run").exists()
+    monkeypatch.setattr(checks, "device_type", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    checks.check(config)
+
+
 def test_more_images_than_there_are_is_said_before_training(tmp_path: Path) -> None:
     config = parse(merged(DIGITS, {"measure.count": 500}))
     with pytest.raises(MeasureError, match=r"measure\.count 500"):

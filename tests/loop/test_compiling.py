@@ -138,7 +138,7 @@ def test_a_trial_compiles_the_network_and_times_both(monkeypatch: pytest.MonkeyP
     made = config({"sample.compile": True})
     model = model_of(made)
     torch.compiler.reset()
-    speed = measured(passes.sampling_pass(model, "cpu"), 4, "cpu")
+    speed = measured(passes.sampling_pass(model, "cpu", "no"), 4, "cpu")
     assert speed.eager > 0 and speed.compiled > 0 and speed.cold > speed.warm > 0
     assert speed.ratio == speed.eager / speed.compiled
     assert list((compiled_home() / "code").rglob("*.so"))

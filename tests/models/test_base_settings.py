@@ -14,7 +14,7 @@ from diffusers import DDPMScheduler
 
 from difflab.config import Sample, Train
 from difflab.core.errors import ConfigError
-from difflab.models.base_settings import latent_scale, training_process
+from difflab.models.base_settings import training_process
 from difflab.models.pretrained import open_base
 
 pytestmark = tiny.LIBRARIES
@@ -172,7 +172,7 @@ def test_the_statistics_of_latents_are_taken_off_and_put_back(made, tmp_path):
     folder = amended(
         made, "sdxl", tmp_path / "base", "vae", latents_mean=mean, latents_std=std, scaling_factor=0.5
     )
-    scale = latent_scale(open_base(str(folder), ("StableDiffusionXLPipeline",), "stable-diffusion"))
+    scale = open_base(str(folder), ("StableDiffusionXLPipeline",), "stable-diffusion").architecture.scale
     z = torch.randn(3, 4, 2, 2)
     wanted = (z - torch.tensor(mean)[None, :, None, None]) * 0.5 / torch.tensor(std)[None, :, None, None]
     torch.testing.assert_close(scale.normalise(z), wanted)

@@ -28,12 +28,12 @@ from difflab.core.shape import Shape
 from difflab.loop.chain import run_chain
 from difflab.models import converted_base, fused_lora, single_file
 from difflab.models.converted_base import open_start
-from difflab.models.flow import Flow
 from difflab.models.pretrained import Base, open_base
 from difflab.models.stable_diffusion import StableDiffusion
+from difflab.models.text_to_image.registry import pipelines_of
 
 pytestmark = tiny.LIBRARIES
-SD = StableDiffusion.pipelines
+SD = pipelines_of("stable-diffusion")
 PARTS = ("unet", "vae", "text_encoder")
 ATTENTION = ("to_k", "to_q", "to_v", "to_out.0")
 
@@ -70,7 +70,7 @@ def lora(folder: Path, file: Path, seed: int = 0) -> Path:
 
 
 def opened(kind: str, base: Path | str, **fields: Any) -> Base:
-    return open_start(tiny.spec(kind, base, **fields), Flow.pipelines if kind == "sd3" else SD)
+    return open_start(tiny.spec(kind, base, **fields))
 
 
 def kept(cache: Path) -> list[str]:
@@ -82,7 +82,7 @@ def kept(cache: Path) -> list[str]:
 @pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3"])
 def test_a_file_opens_as_the_folder_it_was_written_from(kind, made, files, tmp_path):
     base = opened(kind, files[kind], base_config=str(made[kind]))
-    theirs = open_base(str(made[kind]), (*SD, *Flow.pipelines), tiny.family(kind))
+    theirs = open_base(str(made[kind]), pipelines_of(tiny.family(kind)), tiny.family(kind))
     assert base.path.parent == tmp_path / "cache" / "bases" and base.kind == theirs.kind
     assert base.components == theirs.components
     assert base.hash(*base.components) == theirs.hash(*theirs.components)
@@ -207,11 +207,10 @@ import sys
 import tiny
 from difflab.models import single_file
 from difflab.models.converted_base import open_start
-from difflab.models.stable_diffusion import StableDiffusion
 write, written = single_file.write_component, []
 single_file.write_component = lambda *args: (written.append(1), write(*args))
 sys.stdin.readline()
-print(open_start(tiny.spec("sd15", sys.argv[1], base_config=sys.argv[2]), StableDiffusion.pipelines).path, len(written))
+print(open_start(tiny.spec("sd15", sys.argv[1], base_config=sys.argv[2])).path, len(written))
 """
 
 
@@ -291,13 +290,13 @@ def test_pickles_and_missing_files(made, tmp_path):
 def test_files_of_another_content_than_the_config_says(made, files, tmp_path):
     file = Path(shutil.copy(files["sd15"], tmp_path / "model.safetensors"))
     spec = tiny.spec("sd15", file, base_config=str(made["sd15"]))
-    open_start(spec, SD)
+    open_start(spec)
     changed = dict(load_file(file)) | {"betas": torch.zeros(1000)}
     single_files.write(changed, file)
     with pytest.raises(
         ConfigError, match=r"model\.base_content is \w{12}, but the content of the files is \w{12}: put back"
     ):
-        open_start(spec, SD)
+        open_start(spec)
     assert tiny.spec("sd15", file, base_config=str(made["sd15"])).base_content != spec.base_content
 
 
@@ -363,7 +362,7 @@ def test_a_chain_with_a_lora_in_the_base_that_trains_another_one(made, tmp_path)
     assert run.samples(0).hash() != plain.samples(0).hash() and run.recipe != plain.recipe
     about = json.loads((run.gen(1) / "model" / "base.json").read_text())
     assert (about["base_lora"], about["base_lora_scale"]) == (str(file), 1.0)
-    fused = open_start(config.model, SD)
+    fused = open_start(config.model)
     assert about["weights"] == fused.hash("unet") != open_base(str(made["sd15"]), SD, "x").hash("unet")
     shutil.rmtree(tmp_path / "cache" / "bases")  # a cache may be deleted
     shutil.rmtree(run.gen(1))

@@ -154,7 +154,7 @@ def test_all_three_text_encoders_are_read(tmp_path):
     folder = tiny.make("sd3-t5", tmp_path / "sd3")
     model, pipe = tiny.model("sd3-t5", folder), tiny.pipeline("sd3-t5", folder)
     assert model.base.text_encoders() == ["text_encoder", "text_encoder_2", "text_encoder_3"]
-    texts = model.base.texts([*PROMPTS, ""], "cpu")
+    texts = model.base.texts([*PROMPTS, None], "cpu")
     states, _, pooled, _ = pipe.encode_prompt([*PROMPTS, ""], None, None, do_classifier_free_guidance=False)
     assert (
         states.shape == (N + 1, tiny.LENGTH + 256, 2 * tiny.WIDTH + 4) and states[0, tiny.LENGTH :].std() > 0

@@ -14,11 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from difflab.core.errors import ConfigError
-from difflab.models.flow import Flow
 from difflab.models.fused_lora import fuse, read
 from difflab.models.pretrained import Base, open_base
 from difflab.models.single_file import quiet
-from difflab.models.stable_diffusion import StableDiffusion
+from difflab.models.text_to_image.registry import pipelines_of
 
 pytestmark = tiny.LIBRARIES
 ATTENTION = ("to_k", "to_q", "to_v", "to_out.0")
@@ -33,8 +32,7 @@ def made(tmp_path_factory) -> dict[str, Path]:
 
 
 def opened(kind: str, folder: Path) -> Base:
-    family = Flow if kind == "sd3" else StableDiffusion
-    return open_base(str(folder), family.pipelines, tiny.family(kind))
+    return open_base(str(folder), pipelines_of(tiny.family(kind)), tiny.family(kind))
 
 
 def close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:

@@ -17,9 +17,9 @@ from difflab.config import Sample, Train
 from difflab.core.errors import ConfigError, StoreError
 from difflab.core.shape import Shape
 from difflab.loop.training_loop import fit
-from difflab.models.latent import fastest_layout, moments
+from difflab.models.latent import fastest_layout
 from difflab.models.weights import trainable
-from difflab.pretraining.autoencoder import Memory, build
+from difflab.pretraining.autoencoder import Memory
 from difflab.runs.store import Shards
 
 pytestmark = tiny.LIBRARIES
@@ -54,34 +54,6 @@ def state(net: Any) -> dict[str, torch.Tensor]:
     return {name: t.detach().clone() for name, t in net.state_dict().items()}
 
 
-# ---------------------------------------------------------------------------------------------- latents
-def autoencoder(dtype: torch.dtype = torch.float32) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return build([4, 8], 3, 1, 4, 16).eval().to(dtype)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("batch", [1, 3, 64])
-def test_moments_are_mean_and_std_of_diffusers_posterior(batch):
-    vae = autoencoder()
-    theirs = vae.encode(PIXELS.permute(0, 3, 1, 2).float() / 255 * 2 - 1).latent_dist
-    ours = moments(vae, PIXELS, batch)
-    assert ours.shape == (7, 6, 8, 8) and ours.dtype == torch.float32
-    mean, std = ours.chunk(2, dim=1)
-    torch.testing.assert_close(mean, theirs.mean, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(std, theirs.std, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(std, (0.5 * theirs.logvar).exp(), rtol=1e-4, atol=1e-5)
-    assert (std > 0).all() and std.std() > 1e-3  # a posterior that says something
-
-
-@torch.no_grad()
-def test_moments_of_a_bfloat16_encoder_are_float32():
-    ours = moments(autoencoder(torch.bfloat16), PIXELS)
-    assert ours.dtype == torch.float32
-    torch.testing.assert_close(ours, moments(autoencoder(), PIXELS), rtol=0.1, atol=0.1)
-
-
 @pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3"])
 def test_what_is_kept_is_mean_and_std_of_the_posterior(kind, made, shards):
     model = tiny.model(kind, made[kind])
@@ -101,18 +73,6 @@ def test_what_is_kept_is_mean_and_std_of_the_posterior(kind, made, shards):
     np.testing.assert_array_equal(model.inputs(shards, at), kept)
     with pytest.raises(FileNotFoundError):
         shards.gather_encoded("latents-other", at)
-
-
-def test_large_images_are_encoded_a_few_at_a_time(made, monkeypatch):
-    from difflab.models import latent
-
-    model = tiny.model("sd15", made["sd15"])
-    images = torch.from_numpy(IMAGES)
-    whole = model.encoder("cpu")(images)
-    monkeypatch.setattr(latent, "DECODED_PIXELS", 3 * tiny.SIDE**2)
-    torch.testing.assert_close(model.encoder("cpu")(images), whole, rtol=1e-4, atol=1e-5)
-    monkeypatch.setattr(latent, "DECODED_PIXELS", 1)
-    torch.testing.assert_close(model.encoder("cpu")(images), whole, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -396,7 +356,7 @@ def test_initialising_leaves_the_global_generator_alone(made):
 
 # ------------------------------------------------------------------------------------------------- shapes
 def test_geometry(made):
-    assert [tiny.model(k, made[k]).factor for k in tiny.KINDS] == [2, 2, 2, 4]
+    assert [tiny.model(k, made[k]).architecture.multiple for k in tiny.KINDS] == [2, 2, 2, 4]
     assert tiny.model("sd15", made["sd15"]).drawn == (4, 8, 8)
     assert tiny.model("sd3", made["sd3"], Shape((32, 32, 3), 0, tiny.CAPTIONS)).drawn == (4, 16, 16)
 
@@ -405,7 +365,7 @@ def test_geometry(made):
 def test_sides_that_do_not_divide(side, near, made):
     with pytest.raises(
         ConfigError,
-        match=rf"data\.image_size {side} is not a multiple of 2, which this base needs; use data\.image_size={near}$",
+        match=rf"data\.image_size={side} is not a multiple of 2, which this base needs; use data\.image_size={near}$",
     ):
         tiny.model("sd15", made["sd15"], Shape((side, side, 3), 0, tiny.CAPTIONS))
 

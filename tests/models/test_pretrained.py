@@ -19,12 +19,11 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from difflab.core.errors import ConfigError, StoreError
 from difflab.models import pretrained
-from difflab.models.flow import Flow
 from difflab.models.pretrained import Base, open_base
-from difflab.models.stable_diffusion import StableDiffusion
+from difflab.models.text_to_image.registry import pipelines_of
 
 pytestmark = tiny.LIBRARIES
-SD = StableDiffusion.pipelines
+SD = pipelines_of("stable-diffusion")
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +61,7 @@ def test_what_is_in_a_folder(made):
     assert opened(made["sdxl"]).kind == "StableDiffusionXLPipeline" and opened(
         made["sdxl"]
     ).text_encoders() == ["text_encoder", "text_encoder_2"]
-    sd3 = open_base(str(made["sd3"]), Flow.pipelines, "flow")
+    sd3 = open_base(str(made["sd3"]), pipelines_of("flow"), "flow")
     assert set(sd3.components) == {
         "scheduler",
         "text_encoder",
@@ -191,11 +190,11 @@ def test_pipelines_of_other_classes_are_refused_with_the_right_family(made, fold
         ConfigError,
         match=r"StableDiffusionPipeline, which model\.family=flow does not support; use model\.family=stable-diffusion",
     ):
-        open_base(str(folder), Flow.pipelines, "flow")
+        open_base(str(folder), pipelines_of("flow"), "flow")
     tiny.amend(folder / "model_index.json", _class_name="PixArtAlphaPipeline")
     with pytest.raises(
         ConfigError,
-        match=r"PixArtAlphaPipeline.*this family supports StableDiffusionPipeline, StableDiffusionXLPipeline",
+        match=r"PixArtAlphaPipeline.*difflab knows .*StableDiffusionPipeline, ",
     ):
         opened(folder)
     tiny.amend(folder / "model_index.json", _class_name="")
@@ -456,7 +455,7 @@ def test_texts_are_those_of_the_plain_pipelines(made):
 @torch.no_grad()
 def test_texts_of_sd3_without_its_third_encoder(made):
     """Published advice for less memory: leave T5 out. Its part of the sequence is then zeros."""
-    base = open_base(str(made["sd3"]), Flow.pipelines, "flow")
+    base = open_base(str(made["sd3"]), pipelines_of("flow"), "flow")
     ours = base.texts(list(tiny.CAPTIONS), "cpu")
     pipe = tiny.plain_sd3(made["sd3"])
     states, _, pooled, _ = pipe.encode_prompt(

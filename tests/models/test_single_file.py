@@ -15,10 +15,9 @@ from safetensors.torch import save_file
 
 from difflab.core.errors import ConfigError
 from difflab.models import single_file
-from difflab.models.flow import Flow
 from difflab.models.pretrained import Base, open_base, open_configs
 from difflab.models.single_file import components_of, header, read, smallest_type, write_component
-from difflab.models.stable_diffusion import StableDiffusion
+from difflab.models.text_to_image.registry import pipelines_of
 
 pytestmark = tiny.LIBRARIES
 ENCODERS = {"sd15": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")}
@@ -31,8 +30,7 @@ def made(tmp_path_factory) -> dict[str, Path]:
 
 
 def opened(kind: str, folder: Path) -> Base:
-    family = Flow if kind == "sd3" else StableDiffusion
-    return open_base(str(folder), family.pipelines, tiny.family(kind))
+    return open_base(str(folder), pipelines_of(tiny.family(kind)), tiny.family(kind))
 
 
 def converted(kind: str, file: Path, configs: Path, folder: Path) -> list[str]:
@@ -61,7 +59,7 @@ def test_weights_are_read_without_weights_of_the_configs(made, tmp_path):
     file = single_files.write(single_files.whole("sdxl", made["sdxl"]), tmp_path / "model.safetensors")
     names = ("unet", "vae", *ENCODERS["sdxl"])
     bare = single_files.configs_only(made["sdxl"], tmp_path / "configs", names)
-    base = open_configs(bare, StableDiffusion.pipelines, "stable-diffusion", None, names)
+    base = open_configs(bare, pipelines_of("stable-diffusion"), "stable-diffusion", None, names)
     for name, part in components_of(read(file), base.components).items():
         write_component(file, base, name, part, tmp_path / "out")
     assert single_files.same_weights(tmp_path / "out", made["sdxl"], names)

@@ -322,7 +322,7 @@ def test_a_wrong_key_is_named(tmp_path):
 
 @pytest.mark.parametrize("part", ["autoencoder", "denoiser"])
 def test_the_precision_is_not_measured_for_a_pretraining(part):
-    with pytest.raises(ConfigError, match=r"set train\.precision to no, bf16 or fp16"):
+    with pytest.raises(ConfigError, match=r"set train\.precision to no, tf32, bf16 or fp16"):
         config(**{part: {"train": {**TRAIN, "precision": "auto"}}})
 
 

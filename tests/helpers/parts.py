@@ -1,0 +1,58 @@
+"""Tokenizers, text encoders and autoencoders of the tiny bases. Nothing is learned and nothing comes from a hub."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import Qwen2TokenizerFast, T5Config, T5EncoderModel, T5Tokenizer
+
+CAPTIONS = ("noto red apple", "noto seal", "openmoji man student playing", "noto fire")
+CHAT = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+
+
+def qwen_tokenizer() -> Any:
+    """Byte-level BPE without merges, with the chat template and the marks of Qwen."""
+    entries = [*sorted(ByteLevel.alphabet()), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    made = Qwen2TokenizerFast(
+        vocab={entry: i for i, entry in enumerate(entries)},
+        merges=[],
+        unk_token=None,
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+    )
+    made.chat_template = CHAT
+    return made
+
+
+def t5(width: int = 16) -> tuple[Any, Any]:
+    """A T5 encoder and its tokenizer: a letter is a token."""
+    entries = ["<pad>", "</s>", "<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz"]
+    tokens = T5Tokenizer(vocab=[(entry, -float(i)) for i, entry in enumerate(entries)], extra_ids=0)
+    size = {"d_model": width, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    config = T5Config(vocab_size=len(tokens), **size, is_encoder_decoder=False, use_cache=False)
+    return T5EncoderModel(config).eval(), tokens
+
+
+def kl(latents: int, levels: int = 2, kind: Any = AutoencoderKL, **more: Any) -> Any:
+    """A small AutoencoderKL (or a class with its arguments) whose pictures have contrast."""
+    made = kind(
+        block_out_channels=(4, 8)[:levels],
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        latent_channels=latents,
+        layers_per_block=1,
+        norm_num_groups=2,
+        sample_size=16,
+        **more,
+    )
+    contrast(made.decoder.conv_out)
+    return made.eval()
+
+
+@torch.no_grad()
+def contrast(layer: Any, factor: float = 3.0) -> None:
+    """Multiply the weights of a layer."""
+    layer.weight *= factor

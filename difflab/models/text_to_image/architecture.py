@@ -222,12 +222,12 @@ def joined(parts: list[Texts]) -> Texts:
         tensors = [part[name] for part in parts]
         if tensors[0].ndim > 1:
             length = max(t.shape[1] for t in tensors)
-            tensors = [_padded(t, length) for t in tensors]
+            tensors = [padded(t, length) for t in tensors]
         tables[name] = torch.cat(tensors)
     return tables
 
 
-def _padded(t: torch.Tensor, length: int) -> torch.Tensor:
+def padded(t: torch.Tensor, length: int) -> torch.Tensor:
     """A tensor [n, L, ...] with zeros behind, as [n, length, ...]."""
     return pad(t, [0, 0] * (t.ndim - 2) + [0, length - t.shape[1]])
 

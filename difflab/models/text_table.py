@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from difflab.core.errors import StoreError
 from difflab.core.files import atomic, write_tensors
-from difflab.models.text_to_image.architecture import Texts, padded
+from difflab.models.text_to_image.architecture import Texts, lengthened
 
 Reader = Callable[[Sequence[str | None]], Texts]
 """Prompts, None = the null condition -> their embeddings."""
@@ -155,5 +155,5 @@ def _bytes(file: Path, name: str, shape: list[int]) -> Any:
     with safe_open(file, "pt") as handle:
         tensor = handle.get_tensor(name)
     if tensor.ndim > 1:
-        tensor = padded(tensor, shape[1])
+        tensor = lengthened(tensor, shape[1])
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy()

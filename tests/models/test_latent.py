@@ -357,7 +357,7 @@ def test_geometry(made):
 def test_sides_that_do_not_divide(side, near, made):
     with pytest.raises(
         ConfigError,
-        match=rf"data\.image_size {side} is not a multiple of 2, which this base needs; use data\.image_size={near}$",
+        match=rf"data\.image_size={side} is not a multiple of 2, which this base needs; use data\.image_size={near}$",
     ):
         tiny.model("sd15", made["sd15"], Shape((side, side, 3), 0, tiny.CAPTIONS))
 

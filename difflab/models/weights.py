@@ -72,6 +72,24 @@ def trainable(net: Any) -> dict[str, torch.nn.Parameter]:
     return {name: p for name, p in net.named_parameters() if p.requires_grad}
 
 
+def cast(net: Any, device: Any, kind: torch.dtype) -> Any:
+    """Move a network to a device and cast its weights to `kind`.
+
+    The layers that diffusers keeps in float32 when it loads the network (`_keep_in_fp32_modules`) stay in
+    float32. The method `to` of diffusers casts them too, with a warning.
+    """
+    kept = set(getattr(net, "_keep_in_fp32_modules", None) or [])
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(device, kind if tensor.is_floating_point() else None)
+
+    torch.nn.Module.to(net, device)
+    for name, layer in net.named_modules():
+        if not kept & set(name.split(".")):
+            layer._apply(moved, recurse=False)
+    return net
+
+
 def whole(tensor: Any) -> torch.Tensor:
     """A copy of the whole tensor on the CPU.
 

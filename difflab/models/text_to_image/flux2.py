@@ -23,6 +23,24 @@ class Flux2Klein(Architecture):
     flags = ("is_distilled",)
     posterior = "mode"
     patch = 2
+    published = {  # scripts/convert_flux2_to_diffusers.py of diffusers
+        "FLUX.2 klein 4B": {
+            "in_channels": 128,
+            "num_layers": 5,
+            "num_single_layers": 20,
+            "num_attention_heads": 24,
+            "joint_attention_dim": 7680,
+            "guidance_embeds": False,
+        },
+        "FLUX.2 klein 9B": {
+            "in_channels": 128,
+            "num_layers": 8,
+            "num_single_layers": 24,
+            "num_attention_heads": 32,
+            "joint_attention_dim": 12288,
+            "guidance_embeds": False,
+        },
+    }
 
     @property
     def guidance(self) -> Guidance:

@@ -52,7 +52,7 @@ def shape_of(config: Config) -> Shape:
     """
     source = open_source(config.data, config.seed)
     prompts = ("a photograph",) if config.text and config.conditional else ()
-    return Shape((source.size, source.size, source.channels), len(source.classes or []), prompts)
+    return Shape(source.record, len(source.classes or []), prompts)
 
 
 def random_model(config: Config, section: str, settings: Any, device: str) -> Any:

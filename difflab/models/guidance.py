@@ -81,7 +81,7 @@ def guided(
         both = torch.cat([null_conditions, conditions])
         unconditional, conditional = predict(torch.cat([x, x]), t.repeat(2), both).chunk(2)
         return combine(unconditional, conditional, scale)
-    conditional = _conditional(predict, step, steers, embedding_change)
+    conditional = conditional_prediction(predict, step, steers, embedding_change)
     if scale <= 1:
         return conditional
     replaced = _replaced_null(steers, step)
@@ -89,11 +89,11 @@ def guided(
     return combine(unconditional, conditional, scale)
 
 
-def _conditional(
+def conditional_prediction(
     predict: Predict, step: Step, steers: Sequence[Steer], embedding_change: EmbeddingChange
 ) -> torch.Tensor:
-    """The conditional prediction, with the condition embedding that the policies ask for."""
-    if not overrides(steers, "embedding"):
+    """The prediction for the conditions of a step, with the embedding that the policies ask for."""
+    if step.conditions is None or not overrides(steers, "embedding"):
         return predict(step.x, step.t, step.conditions)
 
     def change(embedding: torch.Tensor) -> torch.Tensor:

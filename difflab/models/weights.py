@@ -90,6 +90,15 @@ def cast(net: Any, device: Any, kind: torch.dtype) -> Any:
     return net
 
 
+def fastest_layout(device: Any, kind: torch.dtype) -> torch.memory_format:
+    """The memory layout in which convolutions of `kind` are fastest: channels_last, except bfloat16 on a CPU.
+
+    Without channels_last the sampling of tiny-sd took 0.77 of the time there.
+    """
+    on_cpu = torch.device(device).type == "cpu"
+    return torch.contiguous_format if on_cpu and kind == torch.bfloat16 else torch.channels_last
+
+
 def whole(tensor: Any) -> torch.Tensor:
     """A copy of the whole tensor on the CPU.
 

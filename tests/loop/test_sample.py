@@ -29,6 +29,7 @@ from difflab.loop.work import Work
 from difflab.models import family_of
 from difflab.runs.run import Run
 
+pytestmark = tiny.LIBRARIES
 run_chain = partial(run_chain, plots=False)  # curves take seconds
 
 BASE: dict[str, Any] = {

@@ -353,6 +353,13 @@ class Latent(Denoiser):
         predict = partial(self.predict, self.net, guidance=step.scale)
         return conditional_prediction(predict, step, self.steers, self.embedding_change)
 
+    @property
+    def unguided(self) -> float:
+        return self.architecture.unguided
+
+    def passes(self, sampling: Sample) -> int:
+        return 1 if self.architecture.guidance == "embedded" else super().passes(sampling)
+
     def combine(self, unconditional: torch.Tensor, conditional: torch.Tensor, scale: float) -> torch.Tensor:
         return self.architecture.combine(unconditional, conditional, scale)
 

@@ -17,7 +17,7 @@ from tiny_bases import TinyBase, bases, pictures
 
 from difflab.config import Sample, Train
 from difflab.core.errors import ConfigError
-from difflab.models.text_to_image.architecture import falling, joined, linear_shift
+from difflab.models.text_to_image.architecture import falling, joined, linear_shift, padded, unpadded
 
 pytestmark = tiny.LIBRARIES
 ALL = pytest.mark.parametrize("base", bases(), ids=lambda base: base.name)
@@ -42,7 +42,7 @@ def test_one_euler_step_is_that_of_the_pipeline(base, folders):
     """x - sigma v of `predict`, decoded, is what the pipeline paints from the same noise: packing, ids, sign, time and normalisation are right."""
     if base.family != "flow":
         pytest.skip("not flow matching")
-    model, how = base.model(folders[base.name]), sampling(base, 1, 1.0)
+    model, how = base.model(folders[base.name]), sampling(base, 1, base.unguided)
     model.prepare_sampling(how, "cpu")
     scheduler = model.scheduler(how)
     x = torch.stack(
@@ -51,7 +51,7 @@ def test_one_euler_step_is_that_of_the_pipeline(base, folders):
     velocity = model.predict(model.net, x, scheduler.timesteps[0].expand(3), torch.tensor(ROWS), 1.0)
     assert float(scheduler.sigmas[1]) == 0
     ours = model.finish(x - scheduler.sigmas[0] * velocity).clamp(-1, 1).permute(0, 2, 3, 1).numpy()
-    theirs = pictures(base, base.pipeline(folders[base.name]), PROMPTS, SEEDS, 1, 1.0)
+    theirs = pictures(base, base.pipeline(folders[base.name]), PROMPTS, SEEDS, 1, base.unguided)
     print(base.name, "spread", theirs.std(), "levels", np.abs((ours + 1) * 127.5 - theirs).max())
     assert theirs.std() > 10
     np.testing.assert_allclose((ours + 1) * 127.5, theirs, atol=1.0)
@@ -61,7 +61,7 @@ def test_one_euler_step_is_that_of_the_pipeline(base, folders):
 def test_four_steps_with_guidance_are_those_of_the_pipeline(base, folders):
     model, pipe = base.model(folders[base.name]), base.pipeline(folders[base.name])
     drawn: dict[float, Any] = {}
-    for scale in [1.0] if base.scale is None else [1.0, base.scale]:
+    for scale in [base.unguided] if base.scale is None else [base.unguided, base.scale]:
         how = sampling(base, 4, scale)
         model.prepare_sampling(how, "cpu")
         drawn[scale] = model.sample(np.array(ROWS), SEEDS, how).astype(int)
@@ -69,13 +69,13 @@ def test_four_steps_with_guidance_are_those_of_the_pipeline(base, folders):
         print(base.name, scale, "levels", np.abs(drawn[scale] - theirs).max(), "spread", theirs.std())
         assert theirs.std() > 10 and np.abs(drawn[scale] - theirs).max() <= 1
     if base.scale is not None:  # guidance acts
-        assert np.abs(drawn[base.scale] - drawn[1.0]).mean() > 1
+        assert np.abs(drawn[base.scale] - drawn[base.unguided]).mean() > 1
 
 
 @ALL
 def test_the_prompt_matters(base, folders):
     """A folder whose pictures ignore the prompt would hide a wrong text."""
-    model, how = base.model(folders[base.name]), sampling(base, 2, 1.0)
+    model, how = base.model(folders[base.name]), sampling(base, 2, base.unguided)
     model.prepare_sampling(how, "cpu")
     first, second = (model.sample(np.array([row] * 2), [5, 6], how).astype(int) for row in (0, 2))
     print(base.name, np.abs(first - second).mean())
@@ -193,6 +193,18 @@ def test_joined_pads_with_zeros():
     )
     assert tables["mask"].sum(1).tolist() == [3, 3, 6] and tables["states"].sum() == 4 * 12
     assert tables["mask"].dtype == torch.bool
+
+
+def test_unpadded_gives_back_the_embeddings_of_each_prompt():
+    rng = torch.Generator().manual_seed(0)
+    states = [torch.randn(1, length, 4, generator=rng) for length in (3, 6)]
+    parts = [{"states": part, "mask": torch.ones(part.shape[:2], dtype=torch.bool)} for part in states]
+    both = padded([part[0] for part in states])
+    assert torch.equal(both["mask"], joined(parts)["mask"])
+    assert torch.equal(both["states"], joined(parts)["states"])
+    for got, wanted in zip(unpadded(joined(parts)), states, strict=True):
+        assert torch.equal(got, wanted[0])
+    assert [len(part) for part in unpadded({k: t.to("meta") for k, t in joined(parts).items()})] == [6, 6]
 
 
 def test_shifts_are_those_of_diffusers():

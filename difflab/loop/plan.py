@@ -240,7 +240,7 @@ def _network(config: Config, shape: Shape) -> _Network | None:
     return _Network(
         flops,
         float(size),
-        len(scheduler.timesteps) * passes.guided(config.sample),
+        len(scheduler.timesteps) * model.passes(config.sample),
         forward,
         1.1 * backward,
         finish,

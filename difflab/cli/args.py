@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from difflab import config as configs
 from difflab.cli.output import problem
 from difflab.config.presets import find
+from difflab.core.size import LARGEST, SMALLEST, Size, size_of
 from difflab.core.suggest import closest
 
 
@@ -130,6 +131,18 @@ def workers_argument(command: argparse.ArgumentParser) -> None:
     )
 
 
+def size_argument(text: str) -> Size:
+    """The value of --image-size: 64, or the height and width as 48,64."""
+    try:
+        sides = [int(side) for side in text.strip("[]").split(",")]
+        return size_of(sides[0] if len(sides) == 1 else sides)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a size: type the side of a square such as 64, or height and width such as "
+            f"48,64, each from {SMALLEST} to {LARGEST} pixels"
+        ) from None
+
+
 def image_set_arguments(command: argparse.ArgumentParser, resamples: int, count: str) -> None:
     """What compare and diagnose have in common."""
     command.add_argument(
@@ -150,8 +163,10 @@ def image_set_arguments(command: argparse.ArgumentParser, resamples: int, count:
     command.add_argument("--count", type=int, help=f"images on every side (default: {count})")
     command.add_argument(
         "--image-size",
-        type=int,
-        help="side in pixels that all sets are resized to (default: the smallest one)",
+        type=size_argument,
+        metavar="SIZE",
+        help="pixels to which all images are cropped and resized: the side of a square, or H,W (default: "
+        "their own size if all have the same, else the smallest square)",
     )
     command.add_argument(
         "--max-bad",

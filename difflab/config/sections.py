@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from difflab.config.spec import Compile, Precision, Spec, read_by
 from difflab.core.rows import STATISTICS
+from difflab.core.size import LARGEST, SMALLEST, Size, as_setting, size_of
+
+Side = Annotated[int, Field(ge=SMALLEST, le=LARGEST)]
 
 
 class Tail(Spec):
@@ -31,8 +34,10 @@ class Data(Spec):
         description="Source of the real images: digits | emoji | mnist5k | photos | imagefolder:PATH | "
         "parquet:PATH | hub:NAME | exact (draws from the true distribution of the model family).",
     )
-    image_size: int | None = Field(
-        None, ge=4, le=4096, description="Side of the square images in pixels; null = the source's own size."
+    image_size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None = Field(
+        None,
+        description="Size of the images in pixels: the side of a square, or [H, W]. Images are cropped to "
+        "this aspect ratio around their centre and resized; null = the source's own size.",
     )
     color: Literal["auto", "L", "RGB"] = Field(
         "auto", description="L = grey; RGB = colour; auto = the default of the source."
@@ -92,6 +97,17 @@ class Data(Spec):
         description="Largest number of pixels of a decoded file. Larger files are refused (decompression "
         "bombs).",
     )
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _is_size(cls, value: Any) -> Any:
+        """One number for a square, so that [64, 64] and 64 are one recipe."""
+        return None if value is None else as_setting(size_of(value))
+
+    @property
+    def size(self) -> Size | None:
+        """(H, W) of the images that `image_size` asks for; None = the source's own size."""
+        return None if self.image_size is None else size_of(self.image_size)
 
     def drawn_with(self, seed: int) -> int:
         """The seed that tail, limit and split are drawn with in a run of seed `seed`."""
@@ -233,7 +249,8 @@ class Sample(Spec):
         1.0,
         ge=0,
         description="Scale of classifier-free guidance, as in diffusers; at most 1 = no guidance, that is "
-        "the conditional prediction alone.",
+        "the conditional prediction alone. It is the argument of the base's own pipeline: for Z-Image g "
+        "means cond + g (cond - uncond), and only 0 = no guidance.",
     )
     conditions: Literal["real", "balanced"] = Field(
         "real",

@@ -20,7 +20,7 @@ SHOWN = 5  # images of each kind whose names are stored
 KINDS = {
     "skipped": "cannot be read and are left out",
     "unlisted": "are not listed in the metadata and are left out",
-    "cropped": "are not square and are cropped to their centre",
+    "cropped": "have another aspect ratio and are cropped to their centre",
     "duplicated": "have the same content as an earlier image of the set",
     "frames": "have several frames, of which the first is read",
     "metadata": "have damaged or oversized metadata, which is ignored",

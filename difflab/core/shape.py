@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from difflab.core.size import Size
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -18,3 +20,8 @@ class Shape:
     record: tuple[int, ...]
     classes: int = 0
     prompts: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> Size:
+        """(H, W) of an image."""
+        return self.record[0], self.record[1]

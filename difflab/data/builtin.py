@@ -11,6 +11,7 @@ import numpy as np
 from difflab.config import Data
 from difflab.core.account import Account
 from difflab.core.errors import DataError
+from difflab.core.size import setting_text
 from difflab.data.decode import channels_of, fit_array
 from difflab.data.source import ArrayReader, Source, no_label_choice
 
@@ -62,7 +63,7 @@ def open_mnist5k(data: Data) -> Source:
 
 def _handwritten(name: str, data: Data, images: np.ndarray, labels: np.ndarray, licence: str) -> Source:
     no_label_choice(data)
-    size, channels = data.image_size or images.shape[1], channels_of(data, 1)
+    size, channels = data.size or images.shape[1:3], channels_of(data, 1)
     return Source(
         name=name,
         size=size,
@@ -82,29 +83,30 @@ def _handwritten(name: str, data: Data, images: np.ndarray, labels: np.ndarray, 
 def open_photos(data: Data) -> Source:
     """Open patches of nine photographs, cut on a grid. The class is the photograph.
 
-    A patch is a square of data.image_size pixels, by default 32. Patches do not overlap, so they need no
+    A patch has the size data.image_size, by default 32 x 32 pixels. Patches do not overlap, so they need no
     groups.
 
     Raises DataError if scikit-image is not installed. Without its photographs, the same config would mean
     different data.
     """
     no_label_choice(data)
-    size, channels = data.image_size or 32, channels_of(data, 3)
+    size, channels = data.size or (32, 32), channels_of(data, 3)
+    height, width = size
     photos = {name: _photo(name, file) for name, file in PHOTOS.items()}
     patches, names, keys = [], [], []
     for name, photo in photos.items():
-        for top in range(0, photo.shape[0] - size + 1, size):
-            for left in range(0, photo.shape[1] - size + 1, size):
-                patches.append(fit_array(photo[top : top + size, left : left + size], size, channels))
+        for top in range(0, photo.shape[0] - height + 1, height):
+            for left in range(0, photo.shape[1] - width + 1, width):
+                patches.append(fit_array(photo[top : top + height, left : left + width], size, channels))
                 names.append(name)
                 keys.append(f"photos/{name}/{top}-{left}")
     counts = Counter(names)
     small = next((name for name in photos if counts[name] < 2), None)
     if small is not None:
-        height, width = photos[small].shape[:2]
+        rows, columns = photos[small].shape[:2]
         raise DataError(
-            f"data.image_size={size} gives fewer than 2 patches of photos/{small} ({width} x {height}); use "
-            "data.image_size=32"
+            f"data.image_size={setting_text(size)} gives fewer than 2 patches of photos/{small} ({columns} x "
+            f"{rows}); use data.image_size=32"
         )
     classes = list(photos)
     return Source(

@@ -1,4 +1,4 @@
-"""Decode one untrusted image to uint8 [size, size, channels].
+"""Decode one untrusted image to uint8 [H, W, channels].
 
 The header is checked before pixels are decoded. All images are decoded here: files, encoded bytes, PIL
 images and arrays. So the same picture always gives the same array.
@@ -19,6 +19,7 @@ from PIL import ExifTags, Image
 
 from difflab.config import Data
 from difflab.core.errors import DataError
+from difflab.core.size import Size, crop_of
 from difflab.data.strip import png_chunks, without_metadata
 
 # One image: a path, the bytes of an encoded image, a PIL image, or a uint8 array of the shape [H, W],
@@ -72,6 +73,13 @@ TURNS = {  # EXIF orientation -> the transposition that makes the image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+ON_THE_SIDE = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
+"""The transpositions that exchange width and height."""
 
 
 @cache
@@ -89,9 +97,10 @@ def suffixes() -> frozenset[str]:
 class Header:
     """Properties of an image that are known without its pixels.
 
-    width, height: in pixels. grey: the image has no colour. format: the name of the format in Pillow; "" for
-    arrays and for PIL images without a file. frames: a description of the frames that are not read; "" if
-    there is only one. metadata: a description of the damaged metadata; "" if there are none.
+    width, height: of the upright image, in pixels. grey: the image has no colour. format: the name of the
+    format in Pillow; "" for arrays and for PIL images without a file. frames: a description of the frames
+    that are not read; "" if there is only one. metadata: a description of the damaged metadata; "" if there
+    are none.
     """
 
     width: int
@@ -115,20 +124,22 @@ def look(item: Item, where: str, max_pixels: int, whole: bool = False) -> Header
         width, height, mode, pixels = image.width, image.height, image.mode, None
         if whole:
             pixels = np.asarray(_upright(image, remarks))
+            height, width = pixels.shape[:2]
         else:
             if _metadata_follows(image):
                 image.load()
             # For a PNG file without EXIF in its header, Pillow would decode all pixels to search for EXIF.
-            if image.format != "PNG" or image.info.get("exif"):
-                _turn(image, remarks)
+            has_exif = image.format != "PNG" or image.info.get("exif")
+            if has_exif and _turn(image, remarks) in ON_THE_SIDE:
+                width, height = height, width
         return Header(width, height, mode in GREY, image.format or "", _frames(image), pixels=pixels)
 
     header, remark = _used(item, where, max_pixels, use)
     return replace(header, metadata=remark)
 
 
-def decode(item: Item, where: str, max_pixels: int, size: int, channels: int) -> np.ndarray:
-    """The central square of an image, resized: uint8 [size, size, channels].
+def decode(item: Item, where: str, max_pixels: int, size: Size, channels: int) -> np.ndarray:
+    """The central part of an image with the aspect ratio of `size`, (H, W), resized: uint8 [H, W, channels].
 
     Only the first frame is read. The image is turned upright as EXIF says, and transparent parts become
     white. Damaged metadata is ignored.
@@ -305,20 +316,22 @@ def flatten(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode in GREY else "RGB")
 
 
-def fit(image: Image.Image, size: int, channels: int) -> np.ndarray:
-    """The central square of a flattened image, resized by Lanczos: uint8 [size, size, channels]."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.convert("L" if channels == 1 else "RGB").crop((left, top, left + side, top + side))
-    if side != size:
-        image = image.resize((size, size), Image.Resampling.LANCZOS)
-    return np.array(image).reshape(size, size, channels)
+def fit(image: Image.Image, size: Size, channels: int) -> np.ndarray:
+    """The central part of a flattened image with the aspect ratio of `size`, (H, W), resized by Lanczos:
+    uint8 [H, W, channels].
+    """
+    height, width = crop_of(image.height, image.width, size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    image = image.convert("L" if channels == 1 else "RGB").crop((left, top, left + width, top + height))
+    if (height, width) != size:
+        image = image.resize((size[1], size[0]), Image.Resampling.LANCZOS)
+    return np.array(image).reshape(*size, channels)
 
 
-def fit_array(values: np.ndarray, size: int, channels: int) -> np.ndarray:
-    """The same as `fit` for an array, uint8 [H, W] or [H, W, 3]. The result is a copy."""
-    if values.shape == ((size, size) if channels == 1 else (size, size, channels)):
-        return np.array(values).reshape(size, size, channels)
+def fit_array(values: np.ndarray, size: Size, channels: int) -> np.ndarray:
+    """The same as `fit` for an array, uint8 [h, w] or [h, w, 3]. The result is a copy."""
+    if values.shape == (size if channels == 1 else (*size, channels)):
+        return np.array(values).reshape(*size, channels)
     return fit(Image.fromarray(np.ascontiguousarray(values)), size, channels)
 
 

@@ -15,6 +15,7 @@ from difflab.config import Data
 from difflab.core.account import Account
 from difflab.core.errors import DataError
 from difflab.core.files import ASSETS
+from difflab.core.size import Size, setting_text
 from difflab.data.content import joined
 from difflab.data.decode import channels_of, decode
 from difflab.data.source import NO_LABELS, Source, encode_labels
@@ -36,7 +37,7 @@ class _EncodedReader:
 
     encoded: list[bytes]
     keys: list[str]
-    size: int
+    size: Size
     channels: int
 
     def __call__(self, index: int) -> np.ndarray:
@@ -53,16 +54,17 @@ def open_emoji(data: Data) -> Source:
     Raises DataError for an unknown label or style, for a data.image_size above the bundled size, and if the
     bundled files are missing.
     """
-    label, size = data.label or "category", data.image_size or SIZE
+    label, size = data.label or "category", data.size or (SIZE, SIZE)
     label = "category" if label == NO_LABELS else label
     if label not in ATTRIBUTES:
         raise DataError(
             f"data.label={label} is not an attribute of the emoji; use one of {', '.join(ATTRIBUTES)}, or "
             f"{NO_LABELS}"
         )
-    if size > SIZE:
+    if max(size) > SIZE:
         raise DataError(
-            f"data.image_size={size}: the bundled emoji have {SIZE} px; use at most data.image_size={SIZE}"
+            f"data.image_size={setting_text(size)}: the bundled emoji have {SIZE} px; use at most "
+            f"data.image_size={SIZE}"
         )
     rows = list(itertools.chain.from_iterable(_rows(style) for style in _styles(data.styles)))
     attributes = {name: [row[name] for row in rows] for name in ATTRIBUTES}

@@ -5,7 +5,6 @@ A set is a folder, a parquet file, an array, a list of PIL images, or a data set
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from PIL import Image
 from difflab.config import Data
 from difflab.core.errors import DataError
 from difflab.core.files import existing, matches
+from difflab.core.size import LARGEST, SMALLEST, Size, in_words, size_of
 from difflab.data.arrays import SHAPES, are_images, read_arrays
 from difflab.data.decode import suffixes
 from difflab.data.hub import is_dataset, list_dataset
@@ -29,12 +29,14 @@ from difflab.data.walk import inside_folder, suffix_of, walk
 
 
 def open_sides(
-    sets: dict[str, Any], image_size: int | None, max_bad: float, notes: list[str]
+    sets: dict[str, Any], image_size: int | Sequence[int] | None, max_bad: float, notes: list[str]
 ) -> dict[str, Source]:
     """Open every set as a `Source`, all with one size and one colour mode.
 
-    The size is `image_size` in pixels, by default the smallest of the typical sizes of the sets. `notes`
-    receives sentences about differences between the sets, and about images and files that are not read.
+    The size is `image_size` in pixels: the side of a square, or (H, W). By default images keep their size if
+    it is the same for all images of all sets. Otherwise they become squares, whose side is the shortest side
+    of the typical sizes of the sets. `notes` receives sentences about differences between the sets, and about
+    images and files that are not read.
 
     A set is one of these:
 
@@ -42,20 +44,20 @@ def open_sides(
     file; - uint8 images [n, H, W, C] or [n, H, W], in NumPy or torch; - a datasets.Dataset; - a list of PIL
     images, arrays, encoded images or paths.
 
-    Raises DataError for a set that is missing, and if the share of images that cannot be read is above
-    `max_bad`, a number from 0 to 1.
+    Raises DataError for a set that is missing, for an `image_size` that is no size, and if the share of
+    images that cannot be read is above `max_bad`, a number from 0 to 1.
     """
     data = Data(bad_images="skip")
     listings = {side: _usable(listing_of(images, side, notes), side, notes) for side, images in sets.items()}
     surveys = {side: survey(listing, data) for side, listing in listings.items()}
-    lengths = {side: _side(surveyed.sizes) for side, surveyed in surveys.items()}
-    size = image_size or min(lengths.values())
+    size = _chosen_size(surveys, image_size)
+    part = "the central square of each" if size[0] == size[1] else "each is cropped around its centre and"
     for side, surveyed in surveys.items():
-        if len(surveyed.sizes) > 1 or lengths[side] != size:
-            sizes = f"{lengths[side]} px"
-            if len(surveyed.sizes) > 1:
-                sizes = f"{len(surveyed.sizes)} different sizes"
-            notes.append(f"{side}: {sizes}; the central square of each is resized to {size} px")
+        if surveyed.common_size != size:
+            sizes = f"{len(set(surveyed.sizes))} different sizes"
+            if surveyed.common_size is not None:
+                sizes = in_words(surveyed.common_size)
+            notes.append(f"{side}: {sizes}; {part} is resized to {in_words(size)}")
     grey = _say_differences(surveys, notes)
     out = {}
     for side, listing in listings.items():
@@ -69,8 +71,8 @@ def open_sides(
                     f"{text}; repair or remove them, or allow a share above {max_bad:g} with --max-bad"
                 )
             notes.append(text)
-        notes += [f"{side}: {part}" for part in account.parts(without=("skipped",))]
         out[side] = assembled(listing, surveys[side], size, 1 if grey else 3, data.max_pixels)
+        notes += [f"{side}: {part}" for part in account.parts(without=("skipped",))]
     return out
 
 
@@ -90,9 +92,20 @@ def _say_differences(surveys: dict[str, Survey], notes: list[str]) -> bool:
     return set(colours.values()) == {"grey"}
 
 
-def _side(shapes: Counter[tuple[int, int]]) -> int:
-    """The shorter side of the most frequent image size, in pixels, limited to 4 to 4096."""
-    return max(4, min(4096, min(shapes.most_common(1)[0][0])))
+def _chosen_size(surveys: dict[str, Survey], wanted: int | Sequence[int] | None) -> Size:
+    """The size (H, W) of all sets, see `open_sides`. Raises DataError if `wanted` is no size."""
+    if wanted is not None:
+        try:
+            return size_of(wanted)
+        except ValueError as error:
+            raise DataError(f"image_size {error} (got {wanted!r})") from error
+    common = {surveyed.common_size for surveyed in surveys.values()}
+    (size,) = common if len(common) == 1 else (None,)
+    if size is not None and min(size) >= SMALLEST and max(size) <= LARGEST:
+        return size
+    shortest = min(min(surveyed.typical_size) for surveyed in surveys.values())
+    side = max(SMALLEST, min(LARGEST, shortest))
+    return side, side
 
 
 def _usable(listing: Listing, side: str, notes: list[str]) -> Listing:

@@ -49,7 +49,7 @@ def open_folder(data: Data, argument: str) -> Source:
     Labels come from class folders (the first level of subfolders is the class) or from a metadata file with
     the columns file_name, text and label. A set may have no labels.
 
-    Images are cropped to their central square and resized to data.image_size. This field is optional if all
+    Images are cropped around their centre and resized to data.image_size. This field is optional if all
     images are squares of one size.
 
     Raises DataError for a missing folder, an empty class folder, a link or file_name that leads out of the

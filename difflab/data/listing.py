@@ -17,11 +17,14 @@ from difflab.config import Data
 from difflab.core.account import Account
 from difflab.core.errors import DataError
 from difflab.core.files import sound
+from difflab.core.size import LARGEST, SMALLEST, Size, lost_share, setting_text
 from difflab.data.decode import Item, channels_of, decode, look, suffixes
 from difflab.data.source import IGNORE_LABELS, NO_LABELS, Source, labels_of_kept
 
 CAPTIONS = ("text", "prompt", "caption")  # names of caption columns; the first one that exists is used
 LABELS = ("label",)  # names of label columns
+MOST_LOST = 0.5
+"""Mean share of the area of the images that a size [H, W] may cut off. Squares are cut from any images."""
 ROW_NUMBERS = 4  # a set of at least this many images with a different label each is refused
 
 
@@ -59,17 +62,26 @@ KEPT_BYTES = 64 * 2**20
 class Survey:
     """The result of `survey`.
 
-    kept: positions of the usable images. sizes: (width, height) -> the number of images of that size. first:
-    (width, height) -> the key of the first image of that size. grey: no usable image has colour. formats: the
-    file formats in lower case. decoded: pixels by position, of the first images that fit into `KEPT_BYTES`.
+    kept: positions of the usable images. sizes: (height, width) of each of them. grey: no usable image has
+    colour. formats: the file formats in lower case. decoded: pixels by position, of the first images that fit
+    into `KEPT_BYTES`.
     """
 
     kept: list[int]
-    sizes: Counter[tuple[int, int]]
-    first: dict[tuple[int, int], str]
+    sizes: list[Size]
     grey: bool
     formats: set[str]
     decoded: dict[int, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def common_size(self) -> Size | None:
+        """(height, width) of all usable images; None if they differ."""
+        return self.sizes[0] if len(set(self.sizes)) == 1 else None
+
+    @property
+    def typical_size(self) -> Size:
+        """The most frequent (height, width)."""
+        return Counter(self.sizes).most_common(1)[0][0]
 
 
 def survey(listing: Listing, data: Data) -> Survey:
@@ -81,8 +93,8 @@ def survey(listing: Listing, data: Data) -> Survey:
     Raises DataError for the first bad image (unless bad images are skipped), and if no image can be read.
     """
     account, skip = listing.account, data.bad_images == "skip"
-    out = Survey([], Counter(), {}, True, set())
-    grey, lost_area, kept_bytes = True, 0.0, 0
+    out = Survey([], [], True, set())
+    grey, kept_bytes = True, 0
     account.found += len(listing.keys)
     for position, key in enumerate(listing.keys):
         try:
@@ -94,19 +106,14 @@ def survey(listing: Listing, data: Data) -> Survey:
                 raise
             account.add("skipped", key, str(error))
             continue
-        size = (header.width, header.height)
         out.kept.append(position)
-        out.sizes[size] += 1
-        out.first.setdefault(size, key)
+        out.sizes.append((header.height, header.width))
         if header.format:
             out.formats.add(header.format.lower())
         grey = grey and header.grey
         if header.pixels is not None and kept_bytes + header.pixels.nbytes <= KEPT_BYTES:
             out.decoded[position] = header.pixels
             kept_bytes += header.pixels.nbytes
-        if header.width != header.height:
-            account.add("cropped", key, f"{header.width} x {header.height}")
-            lost_area += 1 - min(size) / max(size)
         if header.frames:
             account.add("frames", key, header.frames)
         if header.metadata:
@@ -119,20 +126,19 @@ def survey(listing: Listing, data: Data) -> Survey:
             f"{', '.join(sorted(suffixes()))}"
         )
     account.read += len(out.kept)
-    account.lost_area = lost_area / max(1, account.count("cropped"))
     return replace(out, grey=grey)
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Decodes one image, given its index among the kept images: uint8 [size, size, channels]."""
+    """Decodes one image, given its index among the kept images: uint8 [H, W, channels]."""
 
     items: Items
     kept: list[int]
     keys: list[str]
     where: str
     max_pixels: int
-    size: int
+    size: Size
     channels: int
     decoded: dict[int, np.ndarray] = field(default_factory=dict)
 
@@ -150,20 +156,25 @@ class Reader:
 def source_of(listing: Listing, data: Data) -> Source:
     """The set as a `Source`, with the size of data.image_size and the colour mode of data.color.
 
-    Raises DataError for bad images, for images of several sizes without data.image_size, and for labels that
-    cannot be used.
+    Raises DataError for bad images, for images of several sizes without data.image_size, for a size with
+    another aspect ratio than the images, and for labels that cannot be used.
     """
     if listing.labels is not None:
         refuse_row_numbers(listing.labels, listing.where)
     surveyed = survey(listing, data)
-    size = data.image_size or _common_side(surveyed, listing.where)
+    size = data.size or _common_size(listing, surveyed)
+    _check_aspect(listing, surveyed, size)
     channels = channels_of(data, 1 if surveyed.grey else 3)
     return assembled(listing, surveyed, size, channels, data.max_pixels)
 
 
-def assembled(listing: Listing, surveyed: Survey, size: int, channels: int, max_pixels: int) -> Source:
-    """The usable images of a set as a `Source`. Raises DataError for a class without a usable image."""
+def assembled(listing: Listing, surveyed: Survey, size: Size, channels: int, max_pixels: int) -> Source:
+    """The usable images of a set as a `Source`. The images that are cropped are added to the account.
+
+    Raises DataError for a class without a usable image.
+    """
     labels, classes = labels_of_kept(listing.labels, surveyed.kept, listing.where)
+    _count_crops(listing, surveyed, size)
     return Source(
         name=listing.name,
         size=size,
@@ -190,26 +201,50 @@ def assembled(listing: Listing, surveyed: Survey, size: int, channels: int, max_
     )
 
 
-def _common_side(surveyed: Survey, where: str) -> int:
-    """The side in pixels of images that are all squares of one size. Raises DataError for others."""
-    (first, key), *others = surveyed.first.items()
-    if others:
-        other, other_key = others[0]
+def _count_crops(listing: Listing, surveyed: Survey, size: Size) -> None:
+    """Add the images that are cropped to the aspect ratio of `size` to the account of the listing."""
+    account, lost_area = listing.account, 0.0
+    for position, (height, width) in zip(surveyed.kept, surveyed.sizes, strict=True):
+        lost = lost_share(height, width, size)
+        if lost:
+            account.add("cropped", listing.keys[position], f"{width} x {height}")
+            lost_area += lost
+    account.lost_area = lost_area / max(1, account.count("cropped"))
+
+
+def _check_aspect(listing: Listing, surveyed: Survey, size: Size) -> None:
+    """Raise DataError if most of the area of the images would be cut off, such as by [W, H] for [H, W]."""
+    lost = float(np.mean([lost_share(*of_image, size) for of_image in surveyed.sizes]))
+    if size[0] == size[1] or lost <= MOST_LOST:
+        return
+    height, width = surveyed.typical_size
+    longest = max(size)
+    sides = (longest, longest * width / height) if height > width else (longest * height / width, longest)
+    fitting = (max(SMALLEST, round(sides[0])), max(SMALLEST, round(sides[1])))
+    raise DataError(
+        f"{listing.where}: data.image_size={setting_text(size)} is [H, W] and cuts off {lost:.0%} of the "
+        f"area of the images, which are typically {width} x {height}; use "
+        f"data.image_size={setting_text(fitting)}, or crop the images yourself"
+    )
+
+
+def _common_size(listing: Listing, surveyed: Survey) -> Size:
+    """(height, width) of images that all have one size. Raises DataError for others."""
+    height, width = surveyed.sizes[0]
+    if surveyed.common_size is None:
+        other = next(i for i, of_image in enumerate(surveyed.sizes) if of_image != (height, width))
+        key, other_key = (listing.keys[surveyed.kept[i]] for i in (0, other))
         raise DataError(
-            f"{where}: the images have different sizes ({key} is {first[0]} x {first[1]}, {other_key} is "
-            f"{other[0]} x {other[1]}); set a size, for example data.image_size=64"
+            f"{listing.where}: the images have different sizes ({key} is {width} x {height}, {other_key} is "
+            f"{surveyed.sizes[other][1]} x {surveyed.sizes[other][0]}); set a size, for example "
+            "data.image_size=64, or [H, W] such as data.image_size=[48,64]"
         )
-    if first[0] != first[1]:
+    if not (min(height, width) >= SMALLEST and max(height, width) <= LARGEST):
         raise DataError(
-            f"{where}: the images are {first[0]} x {first[1]}, not square; set the size to which they are "
-            "cropped and resized, for example data.image_size=64"
+            f"{listing.where}: the images are {width} x {height}; set a size from {SMALLEST} to {LARGEST}, "
+            "for example data.image_size=64"
         )
-    if not 4 <= first[0] <= 4096:
-        raise DataError(
-            f"{where}: the images are {first[0]} x {first[1]}; set a size from 4 to 4096, for example "
-            "data.image_size=64"
-        )
-    return first[0]
+    return height, width
 
 
 # --------------------------------------------------------------------------------------- columns of a table

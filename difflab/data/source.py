@@ -11,6 +11,7 @@ import numpy as np
 from difflab.config import Data
 from difflab.core.account import Account
 from difflab.core.errors import DataError
+from difflab.core.size import Size
 
 LICENCE = "unknown (your own images)"
 NO_LABELS = "none"  # the value of data.label with which labels are not read
@@ -21,17 +22,18 @@ IGNORE_LABELS = f"name another column with data.label=COLUMN, or ignore labels w
 class Source:
     """N real images of one size, read one at a time, with their labels, captions and keys.
 
-    size: side in pixels. channels: 1 or 3. labels: int64 [N], positions in `classes`. prompts: one caption
-    per image. groups: int64 [N]; all images of one group are on the same side of the split. attributes: N
-    strings per name. keys: a stable identifier per image. licence: the licence of the images. account: the
-    numbers of images that were read, skipped or changed. columns: the columns that captions can be read from.
+    size: (height, width) in pixels. channels: 1 or 3. labels: int64 [N], positions in `classes`. prompts: one
+    caption per image. groups: int64 [N]; all images of one group are on the same side of the split.
+    attributes: N strings per name. keys: a stable identifier per image. licence: the licence of the images.
+    account: the numbers of images that were read, skipped or changed. columns: the columns that captions can
+    be read from.
 
-    read: maps an index to uint8 [size, size, channels]. It decodes only that image, and raises DataError that
+    read: maps an index to uint8 [H, W, channels]. It decodes only that image, and raises DataError that
     names a damaged image.
     """
 
     name: str
-    size: int
+    size: Size
     channels: int
     labels: np.ndarray | None
     classes: list[str] | None
@@ -48,6 +50,11 @@ class Source:
         return len(self.keys)
 
     @property
+    def record(self) -> tuple[int, int, int]:
+        """The shape (H, W, C) of an image."""
+        return (*self.size, self.channels)
+
+    @property
     def skipped(self) -> list[tuple[str, str]]:
         """(key, reason) of the first images that cannot be read."""
         return self.account.entries["skipped"].first if self.account.count("skipped") else []
@@ -55,7 +62,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ArrayReader:
-    """Reads images that are in memory, uint8 [N, size, size, channels]."""
+    """Reads images that are in memory, uint8 [N, H, W, channels]."""
 
     images: np.ndarray
 

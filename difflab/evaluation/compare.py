@@ -93,7 +93,7 @@ def compare(
     count: int | None = None,
     neighbours: int = 5,
     resamples: int = 100,
-    image_size: int | None = None,
+    image_size: int | Sequence[int] | None = None,
     max_bad: float = 0.01,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -114,7 +114,7 @@ def compare(
         count: images on either side; None = as many as possible. The real set is halved for the floor.
         neighbours: k of the nearest-neighbour measures.
         resamples: half-samples behind each interval; 0 = no intervals.
-        image_size: side in pixels of both sets, cropped and resized; None = that of the smaller images.
+        image_size: (H, W) or the side of a square in pixels; None = the images' own size, else a square.
         max_bad: largest share of unreadable images, which are left out and counted. More are an error.
         seed, device: of the choice of images and of the half-samples; where features are extracted.
         protocol: 'native', or 'published:PACKAGE': the numbers that a package prints, of all images.
@@ -159,7 +159,12 @@ def _check_published(protocol: str, **options: Any) -> None:
 
 
 def _open(
-    real: Any, generated: Any, train: Any, image_size: int | None, max_bad: float, notes: list[str]
+    real: Any,
+    generated: Any,
+    train: Any,
+    image_size: int | Sequence[int] | None,
+    max_bad: float,
+    notes: list[str],
 ) -> dict[str, Source]:
     sets = {"real": real, "generated": generated}
     if train is not None:

@@ -51,7 +51,7 @@ def diagnose(
     count: int | None = None,
     neighbours: int = 5,
     resamples: int = 40,
-    image_size: int | None = None,
+    image_size: int | Sequence[int] | None = None,
     max_bad: float = 0.01,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -95,7 +95,7 @@ def diagnose(
         train=sets.pop("train", None),
         generations=list(sets.values()),
         classes=classes,
-        extractors=_opened(extractors or spaces(real.pixels.shape[1]), device, precision, notes),
+        extractors=_opened(extractors or spaces(max(real.pixels.shape[1:3])), device, precision, notes),
         neighbours=neighbours,
         resamples=resamples,
         seed=seed,
@@ -113,9 +113,8 @@ def _opened(
 
 
 def spaces(side: int) -> list[str]:
-    """The extractors of a diagnosis: one may see what another misses.
-
-    Pixels only if there are few of them.
+    """The extractors of a diagnosis of images whose longest side has `side` pixels: one may see what another
+    misses. Pixels only if there are few of them.
     """
     return list(dict.fromkeys((["pixels"] if side <= 64 else []) + [default_extractor()]))
 
@@ -124,7 +123,7 @@ def _open(
     reference: Any,
     generations: Sequence[Any],
     train: Any,
-    image_size: int | None,
+    image_size: int | Sequence[int] | None,
     max_bad: float,
     notes: list[str],
 ) -> dict[str, Source]:
@@ -232,7 +231,7 @@ def diagnose_run(
     config, about = run.config, run.about
     n = _count_of_run(run, count)
     specs = extractors or list(
-        dict.fromkeys([*config.measure.feature_extractors, *spaces(about["record"][0])])
+        dict.fromkeys([*config.measure.feature_extractors, *spaces(max(about["record"][:2]))])
     )
     n_train = about["n_train"]
     first = first_size(config, n_train)

@@ -64,7 +64,8 @@ class Monitor:
         count: largest number of images on either side; None = half of the reference.
         neighbours: k of the nearest-neighbour measures.
         resamples: half-samples behind each interval; 0 = no intervals and no alarms.
-        image_size: side in pixels to which all images are cropped and resized; None = that of the reference.
+        image_size: size in pixels to which all images are cropped and resized, the side of a square or
+            (H, W); None = that of the reference.
         seed: of the choice of images and of the half-samples.
         accelerator: an accelerate.Accelerator. Its trackers get ``difflab/MEASURE/EXTRACTOR``, as those of a
             run do, and its processes share the samples.
@@ -91,7 +92,7 @@ class Monitor:
         count: int | None = None,
         neighbours: int = 5,
         resamples: int = 40,
-        image_size: int | None = None,
+        image_size: int | Sequence[int] | None = None,
         seed: int = 0,
         accelerator: Any = None,
         device: str | torch.device = "cpu",
@@ -109,7 +110,9 @@ class Monitor:
         self._extractors = [open_extractor(spec, device=device) for spec in specs]
         self._read_reference(reference, count, image_size)
 
-    def _read_reference(self, reference: Any, count: int | None, image_size: int | None) -> None:
+    def _read_reference(
+        self, reference: Any, count: int | None, image_size: int | Sequence[int] | None
+    ) -> None:
         """Extract the features of the reference. Copies of one image are in one half of it."""
 
         def read() -> tuple[Source, list[str], list[torch.Tensor]]:

@@ -26,7 +26,8 @@ from difflab.core.suggest import nearest
 def resized(images: Tensor, size: int, how: str) -> Tensor:
     """uint8 images [n, H, W, C] or [n, C, H, W], C = 1 or 3, as float32 [n, C, size, size] in [0, 255].
 
-    `how` is a key of `RESIZES`.
+    `how` is a key of `RESIZES`. An image that is not square is stretched to the square, as in all
+    packages of FID: its aspect ratio is not kept.
 
     Where both readings are possible (3 pixels wide) the channels are last. Nothing is rounded to bytes.
     Raises MeasureError for other input, a size below 1 and an unknown `how` (with the nearest).

@@ -53,7 +53,7 @@ def divided(
     with reading(f"data.source={config.data.source}"):
         source = open_source(config.data, config.seed)
         part = np.array_split(np.arange(len(source)), world)[rank]
-        if len(part) * source.size**2 * source.channels > KEPT_BYTES:
+        if len(part) * math.prod(source.record) > KEPT_BYTES:
             kept = None
         hashes: list[Any]
         try:
@@ -228,7 +228,7 @@ def _images(
     if config.text:
         # The captions of all images, so that the list is the same in every lab.
         about["prompts"] = sorted(set(source.prompts or []))
-    record = (source.size, source.size, source.channels)
+    record = source.record
 
     def pixels(span: range) -> np.ndarray:
         # Archives are fast when they are read in the order of the source. The shuffle happens in memory.

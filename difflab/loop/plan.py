@@ -142,7 +142,7 @@ def costs_of(config: Config, labs: Sequence[Config], notes: list[str]) -> list[C
         in_parts = config.ecosystem is not None and config.ecosystem.real == "disjoint"
         used = None if in_parts else n_train + len(held_out)
         notes += source.account.told(f"real images ({source.name})", used)
-        shape = Shape((source.size, source.size, source.channels), len(source.classes or []))
+        shape = Shape(source.record, len(source.classes or []))
         if config.text and config.conditional:
             captions = len(set(source.prompts or []))
     check_possible(config, n_train, labs)
@@ -240,7 +240,7 @@ def _network(config: Config, shape: Shape) -> _Network | None:
     return _Network(
         flops,
         float(size),
-        len(scheduler.timesteps) * passes.guided(config.sample),
+        len(scheduler.timesteps) * model.passes(config.sample),
         forward,
         1.1 * backward,
         finish,

@@ -268,7 +268,17 @@ class Denoiser(Family):
     def guided(self, step: Step) -> torch.Tensor:
         """The prediction of one step with classifier-free guidance: [n, C, H, W]."""
         predict = partial(self.predict, self.net)
-        return guided(predict, step, self.null, self.steers, self.embedding_change, self.combine)
+        change, combine = self.embedding_change, self.combine
+        return guided(predict, step, self.null, self.steers, change, combine, self.unguided)
+
+    @property
+    def unguided(self) -> float:
+        """The largest guidance scale that means no guidance."""
+        return 1.0
+
+    def passes(self, sampling: Sample) -> int:
+        """Passes of the network per sample and step: 2 with classifier-free guidance, else 1."""
+        return 2 if sampling.guidance_scale > self.unguided else 1
 
     def combine(self, unconditional: torch.Tensor, conditional: torch.Tensor, scale: float) -> torch.Tensor:
         """The guided prediction of classifier-free guidance: [n, C, H, W]."""

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from difflab.config import Sample
+from difflab.core.errors import ConfigError
 from difflab.core.shape import Shape
+from difflab.core.size import Size, setting_text
 
 
 class Family(ABC):
@@ -79,3 +81,17 @@ class Exact(ClosedForm):
         It is the squared distance between the frequencies, or the mean over dimensions of that between the
         means.
         """
+
+
+def check_divisible(size: Size, factor: int, why: str) -> None:
+    """Raise ConfigError if a side of images of `size`, (H, W), is not a multiple of `factor`.
+
+    The message says `why` and names the nearest valid size.
+    """
+    if not any(side % factor for side in size):
+        return
+    height, width = (max(factor, round(side / factor) * factor) for side in size)
+    raise ConfigError(
+        f"data.image_size={setting_text(size)} is not a multiple of {factor}, {why}; use "
+        f"data.image_size={setting_text((height, width))}"
+    )

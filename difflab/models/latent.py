@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,47 +19,31 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import init_empty_weights
-from torch import nn
 
 from difflab.config import Sample, Train
 from difflab.core.errors import ConfigError, reading
 from difflab.core.precision import TYPES
 from difflab.core.shape import Shape
+from difflab.core.size import in_words
 from difflab.models import lora
 from difflab.models.base_settings import check_base
 from difflab.models.compiled import compile_network
 from difflab.models.denoiser import Denoiser
+from difflab.models.family import check_divisible
+from difflab.models.guidance import conditional_prediction
 from difflab.models.latent_encoder import DECODED_PIXELS, Encoder
 from difflab.models.pretrained import Base, load_model, open_base
 from difflab.models.steer import Step
 from difflab.models.text_to_image.architecture import Architecture, Texts
 from difflab.models.text_to_image.registry import pipelines_of
+from difflab.models.weights import cast, fastest_layout
+from difflab.models.with_text import WithText
 from difflab.runs.store import Shards
 
 ON_DEVICE = 2**29
 """Largest total size in bytes of text embeddings that are stored in the memory of the device."""
 KEPT = 2**33
 """Largest total size in bytes of text embeddings that are stored. Above it each batch computes its own."""
-
-
-def fastest_layout(device: Any, kind: torch.dtype) -> torch.memory_format:
-    """The memory layout in which convolutions of `kind` are fastest: channels_last, except bfloat16 on a CPU.
-
-    Without channels_last the sampling of tiny-sd took 0.77 of the time there.
-    """
-    on_cpu = torch.device(device).type == "cpu"
-    return torch.contiguous_format if on_cpu and kind == torch.bfloat16 else torch.channels_last
-
-
-class WithText(nn.Module):
-    """The backbone and its trained text encoder: (noisy latents, t, token ids [n, L]) -> prediction."""
-
-    def __init__(self, backbone: Any, text_encoder: Any):
-        super().__init__()
-        self.backbone, self.text_encoder = backbone, text_encoder
-
-    def forward(self, x: torch.Tensor, t: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        return self.backbone(x, t, encoder_hidden_states=self.text_encoder(ids)[0]).sample
 
 
 def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -89,19 +75,18 @@ class Latent(Denoiser):
 
     def _read_configs(self, spec: Any, shape: Shape) -> None:
         """Read the configs of the base. Raises ConfigError if the base does not support the images."""
-        side, factor = shape.record[0], self.architecture.multiple
-        if side % factor:
-            near = max(factor, round(side / factor) * factor)
-            raise ConfigError(
-                f"data.image_size {side} is not a multiple of {factor}, which this base needs; use "
-                f"data.image_size={near}"
-            )
+        check_divisible(shape.size, self.architecture.multiple, "which this base needs")
         channels = self.architecture.vae_config.get("in_channels", 3)
         if shape.record[2] != channels:
             raise ConfigError(
                 f"the autoencoder of {spec.base} takes images of {channels} channels; set data.color=RGB"
             )
         check_base(self.base)
+        if spec.lora_rank and not self.architecture.has_lora_loader():
+            raise ConfigError(
+                f"diffusers has no LoRA loader for {self.base.kind}; set model.lora_rank=0 to train all "
+                "weights"
+            )
         self.noise = self.training_noise()
 
     # -------------------------------------------------------------------------- to be defined by a family
@@ -134,7 +119,7 @@ class Latent(Denoiser):
 
     @property
     def drawn(self) -> tuple[int, int, int]:
-        return self.architecture.drawn(*self.shape.record[:2])
+        return self.architecture.drawn(*self.shape.size)
 
     @property
     def null(self) -> int:
@@ -155,7 +140,7 @@ class Latent(Denoiser):
         """
         texts = self.base.texts([None], "cpu")
         with reading(
-            f"the networks of model.base {self.base.path}, with images of {self.shape.record[0]} px,",
+            f"the networks of model.base {self.base.path}, with images of {in_words(self.shape.size)},",
             ConfigError,
         ):
             with init_empty_weights(include_buffers=True), torch.random.fork_rng(devices=[]):
@@ -178,8 +163,8 @@ class Latent(Denoiser):
                 f"image {tuple(decoded.shape[1:])}"
             )
             raise ConfigError(
-                f"the networks of model.base {self.base.path} do not fit together for images of {h} px "
-                f"({shapes}); use another base"
+                f"the networks of model.base {self.base.path} do not fit together for images of "
+                f"{in_words((h, w))} ({shapes}); use another base"
             )
 
     # -------------------------------------------------------------------------------------------- weights
@@ -249,13 +234,29 @@ class Latent(Denoiser):
         """Load the autoencoder and move everything that sampling needs to the device, in its precision."""
         kind = TYPES[sampling.precision]
         self.tables = self._texts(device, kind)
-        self.net = self.backbone.to(device, kind).eval()
+        self.net = cast(self.backbone, device, kind).eval()
         self.backbone.to(memory_format=fastest_layout(device, kind))
         # An autoencoder with force_upcast overflows in float16 and is loaded in float32.
         upcast = self.architecture.vae_config.get("force_upcast") and sampling.precision == "fp16"
         self.vae = self.base.load("vae", self.vae_class(), torch.float32 if upcast else kind).to(device)
         if sampling.compile is True:
             compile_network(self.backbone, device)
+
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """Let the base's network draw the samples while the block runs. Call `prepare_sampling` before."""
+        trained = self.net
+        if self.spec.lora_rank:
+            self.backbone.disable_adapters()
+        else:
+            base = self.base.load(self.component, self.backbone_class(), trained.dtype)
+            self.net = base.to(trained.device)
+        try:
+            yield
+        finally:
+            self.net = trained
+            if self.spec.lora_rank:
+                self.backbone.enable_adapters()
 
     # ------------------------------------------------------------------------------------ text and latents
     def _prompts(self) -> list[str | None]:
@@ -347,9 +348,17 @@ class Latent(Denoiser):
         return self.architecture.predict(net, x, t, texts, scale)
 
     def guided(self, step: Step) -> torch.Tensor:
-        if self.architecture.guidance == "embedded":
-            return self.predict(self.net, step.x, step.t, step.conditions, step.scale)
-        return super().guided(step)
+        if self.architecture.guidance != "embedded":
+            return super().guided(step)
+        predict = partial(self.predict, self.net, guidance=step.scale)
+        return conditional_prediction(predict, step, self.steers, self.embedding_change)
+
+    @property
+    def unguided(self) -> float:
+        return self.architecture.unguided
+
+    def passes(self, sampling: Sample) -> int:
+        return 1 if self.architecture.guidance == "embedded" else super().passes(sampling)
 
     def combine(self, unconditional: torch.Tensor, conditional: torch.Tensor, scale: float) -> torch.Tensor:
         return self.architecture.combine(unconditional, conditional, scale)

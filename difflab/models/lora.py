@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -196,9 +197,14 @@ def check_saved(backbone: Any, component: str, base: Base, folder: Path) -> None
             "low_cpu_mem_usage": True,
             component: empty,
         }
+        load_into = getattr(pipeline, f"load_lora_into_{component}")
         if len(alphas_and_metadata) == 2:
             settings["network_alphas"] = alphas_and_metadata[0]
-        getattr(pipeline, f"load_lora_into_{component}")(state, **settings)
+        elif (
+            "network_alphas" in inspect.signature(load_into).parameters
+        ):  # Flux.1 returns them on demand only
+            settings["network_alphas"] = None
+        load_into(state, **settings)
         loaded = get_peft_model_state_dict(empty, adapter_name="saved")
     lost += [name for name in trained if name not in loaded]
     if lost:

@@ -10,6 +10,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from difflab.core.size import as_setting
 from difflab.models.pixel import Pixel
 
 ROWS = 16
@@ -22,7 +23,7 @@ class DenoisingMLP(ModelMixin, ConfigMixin):
     """Residual blocks on flattened images. An embedding of time and class modulates each block.
 
     Args:
-        sample_size: side of the images in pixels.
+        sample_size: size of the images in pixels: the side of a square, or [H, W].
         channels: channels of the images.
         width: hidden units per layer.
         depth: number of residual blocks.
@@ -32,9 +33,10 @@ class DenoisingMLP(ModelMixin, ConfigMixin):
     to = nn.Module.to  # that of ModelMixin imports peft and transformers, which takes a second
 
     @register_to_config
-    def __init__(self, sample_size: int, channels: int, width: int, depth: int, classes: int = 0):
+    def __init__(self, sample_size: int | list[int], channels: int, width: int, depth: int, classes: int = 0):
         super().__init__()
-        pixels = sample_size * sample_size * channels
+        sides = [sample_size, sample_size] if isinstance(sample_size, int) else sample_size
+        pixels = math.prod(sides) * channels
         self.width = width
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Embedding(classes + 1, width) if classes else None
@@ -108,10 +110,9 @@ class PixelMLP(Pixel):
     """Family ``pixel-mlp``."""
 
     def build(self) -> Any:
-        h, _, c = self.shape.record
-        return DenoisingMLP(
-            h, c, self.spec.width, self.spec.depth, self.shape.classes if self.spec.conditional else 0
-        )
+        classes = self.shape.classes if self.spec.conditional else 0
+        size, channels = as_setting(self.shape.size), self.shape.record[2]
+        return DenoisingMLP(size, channels, self.spec.width, self.spec.depth, classes)
 
     @property
     def labels(self) -> Any:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from diffusers import DDPMPipeline, UNet2DModel
 
-from difflab.core.errors import ConfigError
+from difflab.core.size import as_setting
+from difflab.models.family import check_divisible
 from difflab.models.pixel import Pixel
 
 
@@ -16,16 +17,13 @@ class PixelUNet(Pixel):
     """Family ``pixel-unet``. Unconditional models are saved as a complete DDPMPipeline of diffusers."""
 
     def build(self) -> Any:
-        h, _, c = self.shape.record
+        c = self.shape.record[2]
         channels, levels = self.spec.channels, len(self.spec.channels)
-        if h % 2 ** (levels - 1):
-            raise ConfigError(
-                f"model.channels has {levels} resolutions, but {h} px cannot be halved {levels - 1} times; "
-                "use fewer resolutions or another data.image_size"
-            )
+        why = f"but model.channels has {levels} resolutions, which halve the images {levels - 1} times"
+        check_divisible(self.shape.size, 2 ** (levels - 1), why)
         attention = self.spec.attention or [False] * (levels - 1) + [True]
         return UNet2DModel(
-            sample_size=h,
+            sample_size=as_setting(self.shape.size),
             in_channels=c,
             out_channels=c,
             layers_per_block=self.spec.layers_per_block,

@@ -28,7 +28,7 @@ def enlarge(image: np.ndarray) -> Image.Image:
     smoothed.
     """
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
-    factor = max(1, -(-CELL // picture.width))
+    factor = max(1, -(-CELL // min(picture.size)))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
@@ -41,19 +41,19 @@ def sheet(
     A name that is wider than its group stands upright.
     """
     cells = [[enlarge(image) for image in images] for _, images in rows]
-    side, columns = cells[0][0].width, max(len(row) for row in cells)
+    (cell_width, cell_height), columns = cells[0][0].size, max(len(row) for row in cells)
     left = 16 + max(int(font(14).getlength(label)) for label, _ in rows)
     header = [shortened(one_line(name), LONGEST) for name in header or []]
     longest = max((int(font(12).getlength(name)) + 1 for name in header), default=0)
-    span = group * (side + GAP) - GAP
+    span = group * (cell_width + GAP) - GAP
     upright = longest > span
     top = 12 + (26 if title else 0) + (longest + 8 if upright else 20 if header else 0)
 
     def place(column: int) -> int:
-        return left + column * (side + GAP) + (column // group * BETWEEN if group > 1 else 0)
+        return left + column * (cell_width + GAP) + (column // group * BETWEEN if group > 1 else 0)
 
-    width = max(place(columns - 1) + side + GAP + 12, 24 + int(font(16).getlength(title)))
-    canvas = Image.new("RGB", (width, top + len(rows) * (side + GAP) + 12), PAPER)
+    width = max(place(columns - 1) + cell_width + GAP + 12, 24 + int(font(16).getlength(title)))
+    canvas = Image.new("RGB", (width, top + len(rows) * (cell_height + GAP) + 12), PAPER)
     pen = ImageDraw.Draw(canvas)
     if title:
         pen.text((12, 8), title, INK, font(16))
@@ -66,8 +66,8 @@ def sheet(
         else:
             pen.text((middle, top - 4), name, FAINT, font(12), anchor="ms")
     for r, (label, _) in enumerate(rows):
-        y = top + r * (side + GAP)
-        pen.text((left - 8, y + side / 2), label, INK, font(14), anchor="rm")
+        y = top + r * (cell_height + GAP)
+        pen.text((left - 8, y + cell_height / 2), label, INK, font(14), anchor="rm")
         for c, cell in enumerate(cells[r]):
             canvas.paste(cell, (place(c), y))
     return canvas

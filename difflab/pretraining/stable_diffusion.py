@@ -325,6 +325,10 @@ def _data(config: Pretraining) -> tuple[np.ndarray, list[list[str]], np.ndarray]
     """Train images uint8 [n, H, W, C], captions of train and held-out images, and the held-out images."""
     source = open_source(config.data, config.seed)
     source = kept_together(source, contents(source))  # a run splits the set in the same way
+    if source.size[0] != source.size[1]:
+        raise ConfigError(
+            f"difflab pretrain makes a base for square images; use data.image_size={min(source.size)}"
+        )
     if source.prompts is None:
         raise ConfigError(
             f"data.source={config.data.source} has no captions, which a text-to-image model needs; set "

@@ -39,7 +39,7 @@ def pictures(run: Run, budget: int) -> dict[str, Any] | None:
         "asked": [seeds.asked[c] or f"seed {c}" for c in columns],
         "prompted": seeds.asked[0] is not None,
         "per": seeds.per,
-        "side": int(seeds.real.shape[2]),
+        "side": int(max(seeds.real.shape[1:3])),
         "fewer": (len(shown), len(sets) - 1, len(seeds.real)) if room < count else None,
         "lossy": max(seeds.real.shape[1:3]) <= EXACT and real[0].startswith("data:image/webp"),
         "real": real,

@@ -22,7 +22,7 @@ def test_every_kind_is_counted_and_names_the_first():
     first, second = account.lines()
     assert first == "30 of 40 images are read"
     assert "10 cannot be read and are left out (the first: 0.png, truncated)" in second
-    assert "1 are not square and are cropped to their centre (67% of their area is lost)" in second
+    assert "1 have another aspect ratio and are cropped to their centre (67% of their area is lost)" in second
     assert "1 without suffix, 3 .txt" in second
     assert (
         len(account.entries["skipped"].first) == SHOWN
@@ -79,7 +79,7 @@ def test_the_commands_and_the_report_say_what_became_of_the_images(tmp_path):
         [
             "37 of 47 images are read",
             "10 cannot be read",
-            "6 are not square",
+            "6 have another aspect ratio",
             "67% of their area",
             "1 have the same content",
         ],

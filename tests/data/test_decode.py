@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from image_files import picture
 from pictures import pictures
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 from difflab.config import Data
 from difflab.core.errors import DataError
@@ -323,7 +323,7 @@ def test_images_of_other_formats_do_not_vanish(tmp_path, name):
 
 # ---------------------------------------------------------------------------------------------- conversions
 def read_one(path, size=4, channels=3):
-    return decode(path, str(path), 10_000, size, channels)
+    return decode(path, str(path), 20_000, (size, size) if isinstance(size, int) else size, channels)
 
 
 def test_alpha_is_flattened_on_white(tmp_path):
@@ -378,6 +378,34 @@ def test_exif_orientation(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
     image = read_one(tmp_path / "a.png", size=8)
     assert image[:, 7].min() == 255 and image[:, 0].max() == 0
+
+
+def test_a_rectangle_is_cropped_around_the_centre_and_resized_as_pillow_does(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    for size, box in {
+        (8, 12): (12, 0, 147, 90),
+        (12, 8): (50, 0, 110, 90),
+        (10, 40): (0, 25, 160, 65),
+    }.items():
+        wanted = Image.fromarray(pixels).crop(box).resize(size[::-1], Image.Resampling.LANCZOS)
+        assert np.array_equal(read_one(tmp_path / "a.png", size=size), np.asarray(wanted)), size
+        as_array = decode(pixels, "a", 10**6, size, 3)
+        assert np.array_equal(as_array, np.asarray(wanted)), size
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_in_the_header_is_that_of_the_upright_image(tmp_path, orientation, kind, whole):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / f"a.{kind}"
+    Image.new("RGB", (12, 8)).save(file, exif=exif)
+    header = look(file, "a", 10_000, whole)
+    assert (header.width, header.height) == ((8, 12) if orientation >= 5 else (12, 8))
+    upright = ImageOps.exif_transpose(Image.open(file))
+    assert (header.width, header.height) == upright.size
 
 
 def test_centre_crop_and_antialiased_resize(tmp_path):

@@ -222,7 +222,7 @@ def sound(source: Source) -> None:
     """What is read is whole, and every image that came in is accounted for."""
     for i in range(len(source)):
         image = source.read(i)
-        assert image.dtype == np.uint8 and image.shape == (source.size, source.size, source.channels)
+        assert image.dtype == np.uint8 and image.shape == source.record
     account = source.account
     assert account.found == account.read + account.count("skipped") + account.count(
         "unlisted"

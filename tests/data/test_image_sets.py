@@ -64,7 +64,10 @@ def test_files_of_other_kinds_and_odd_pictures_are_said(folder):
     notes = []
     open_sides({"real": folder}, None, 0.0, notes)
     said = "\n".join(notes)
-    assert "real: 1 are not square and are cropped to their centre (67% of their area is lost)" in said
+    assert (
+        "real: 1 have another aspect ratio and are cropped to their centre (67% of their area is lost)"
+        in said
+    )
     assert "real: 1 have several frames, of which the first is read (the first: moving.gif, 3 frames)" in said
     assert "real: files that are not images were not opened: 1 .md" in said
 

@@ -24,7 +24,7 @@ def test_class_folders(tmp_path):
     source = folder(tmp_path)
     assert source.classes == ["cat", "dog"] and source.labels.tolist() == [0, 0, 1, 1]
     assert source.keys == ["cat/deep/0.PNG", "cat/deep/1.PNG", "dog/deep/0.PNG", "dog/deep/1.PNG"]
-    assert (source.size, source.channels, source.prompts) == (8, 3, None)
+    assert (source.size, source.channels, source.prompts) == ((8, 8), 3, None)
     assert source.read(3)[0, 0].tolist() == [200, 1, 0]
 
 

@@ -23,10 +23,40 @@ def test_size_is_asked_for_when_images_differ(tmp_path):
     assert folder(tmp_path, image_size=6).read(1).shape == (6, 6, 3)
 
 
-def test_size_is_asked_for_when_images_are_not_square(tmp_path):
-    picture(tmp_path / "1.png", size=(8, 12))
-    with pytest.raises(DataError, match="8 x 12, not square"):
-        folder(tmp_path)
+def test_images_of_one_size_keep_it_if_they_are_not_square(tmp_path):
+    for i in range(2):
+        picture(tmp_path / f"{i}.png", size=(12, 8))
+    source = folder(tmp_path)
+    assert source.size == (8, 12) and source.record == (8, 12, 3) == source.read(1).shape
+    assert not source.account.count("cropped")
+    with Image.open(tmp_path / "1.png") as image:
+        assert np.array_equal(source.read(1), np.asarray(image))
+
+
+def test_a_rectangle_that_cuts_most_of_the_images_off_is_refused_with_a_fitting_one(tmp_path):
+    for i in range(3):
+        picture(tmp_path / f"{i}.png", size=(48, 32))
+    with pytest.raises(
+        DataError,
+        match=r"data.image_size=\[24,16\] is \[H, W\] and cuts off 56% of the area of the images, which are "
+        r"typically 48 x 32; use data.image_size=\[16,24\]",
+    ):
+        folder(tmp_path, image_size=[24, 16])
+    assert folder(tmp_path, image_size=[16, 24]).account.parts() == []
+    square = folder(tmp_path, image_size=16)
+    assert square.size == (16, 16) and square.account.lost_area == pytest.approx(1 / 3)
+    wide = folder(tmp_path, image_size=[16, 32])  # from 48 x 24 of 48 x 32
+    assert wide.account.count("cropped") == 3 and wide.account.lost_area == pytest.approx(1 / 4)
+
+
+def test_phone_pictures_that_lie_on_their_side_count_as_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(tmp_path / "1.jpg", size=(48, 32), exif=exif)
+    picture(tmp_path / "2.png", size=(32, 48))
+    source = folder(tmp_path)
+    assert source.size == (48, 32) and not source.account.count("cropped")
+    assert source.read(0).shape == source.read(1).shape == (48, 32, 3)
 
 
 def test_unreadable_image_stops_at_once(tmp_path):

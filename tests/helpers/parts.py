@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import Qwen2TokenizerFast
+from transformers import Qwen2TokenizerFast, T5Config, T5EncoderModel, T5Tokenizer
 
 CAPTIONS = ("noto red apple", "noto seal", "openmoji man student playing", "noto fire")
 CHAT = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -25,6 +25,15 @@ def qwen_tokenizer() -> Any:
     )
     made.chat_template = CHAT
     return made
+
+
+def t5(width: int = 16) -> tuple[Any, Any]:
+    """A T5 encoder and its tokenizer: a letter is a token."""
+    entries = ["<pad>", "</s>", "<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz"]
+    tokens = T5Tokenizer(vocab=[(entry, -float(i)) for i, entry in enumerate(entries)], extra_ids=0)
+    size = {"d_model": width, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    config = T5Config(vocab_size=len(tokens), **size, is_encoder_decoder=False, use_cache=False)
+    return T5EncoderModel(config).eval(), tokens
 
 
 def kl(latents: int, levels: int = 2, kind: Any = AutoencoderKL, **more: Any) -> Any:

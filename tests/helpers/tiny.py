@@ -50,6 +50,7 @@ LIBRARIES = [
     pytest.mark.filterwarnings(
         "ignore:__array_wrap__ must accept context:DeprecationWarning:diffusers.schedulers"
     ),
+    pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning"),  # Chroma uses it
 ]
 
 CAPTIONS = (
@@ -355,15 +356,22 @@ def pipeline(kind: str, folder: Path) -> Any:
     return pipe
 
 
-def pictures(pipe: Any, prompts: list[str], seeds: list[int], how: Any, **more: Any) -> np.ndarray:
+def pictures(
+    pipe: Any,
+    prompts: list[str],
+    seeds: list[int],
+    how: Any,
+    size: tuple[int, int] = (SIDE, SIDE),
+    **more: Any,
+) -> np.ndarray:
     """What plain diffusers paints for these prompts and seeds with the scheduler and guidance of `how`: uint8 [n, H, W, C]."""
     pipe.scheduler = getattr(diffusers, how.scheduler).from_config(
         pipe.scheduler.config, **how.scheduler_options
     )
     made = pipe(
         prompts,
-        height=SIDE,
-        width=SIDE,
+        height=size[0],
+        width=size[1],
         num_inference_steps=how.steps,
         guidance_scale=how.guidance_scale,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],

@@ -612,13 +612,13 @@ def test_captions_may_be_made_from_captions(made, tmp_path):
 def test_sizes_that_do_not_divide_are_refused_with_the_nearest_that_does(made, tmp_path):
     refused(
         ConfigError,
-        r"data\.image_size 15 is not a multiple of 2, .* use data\.image_size=1[46]",
+        r"data\.image_size=15 is not a multiple of 2, .* use data\.image_size=1[46]",
         tiny.config("sd15", made["sd15"], data={"image_size": 15}),
         tmp_path / "a",
     )
     refused(
         ConfigError,
-        r"data\.image_size 18 is not a multiple of 4, .* use data\.image_size=(16|20)",
+        r"data\.image_size=18 is not a multiple of 4, .* use data\.image_size=(16|20)",
         tiny.config("sd3", made["sd3"], data={"image_size": 18}),
         tmp_path / "b",
     )

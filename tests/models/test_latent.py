@@ -17,8 +17,7 @@ from difflab.config import Sample, Train
 from difflab.core.errors import ConfigError, StoreError
 from difflab.core.shape import Shape
 from difflab.loop.training_loop import fit
-from difflab.models.latent import fastest_layout
-from difflab.models.weights import trainable
+from difflab.models.weights import fastest_layout, trainable
 from difflab.pretraining.autoencoder import Memory
 from difflab.runs.store import Shards
 
@@ -365,7 +364,7 @@ def test_geometry(made):
 def test_sides_that_do_not_divide(side, near, made):
     with pytest.raises(
         ConfigError,
-        match=rf"data\.image_size {side} is not a multiple of 2, which this base needs; use data\.image_size={near}$",
+        match=rf"data\.image_size={side} is not a multiple of 2, which this base needs; use data\.image_size={near}$",
     ):
         tiny.model("sd15", made["sd15"], Shape((side, side, 3), 0, tiny.CAPTIONS))
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from difflab.core.errors import ConfigError
-from difflab.models.text_to_image.architecture import Architecture, Guidance, Texts, falling
+from difflab.models.text_to_image.architecture import (
+    Architecture,
+    Guidance,
+    Texts,
+    falling,
+    stored_weight,
+)
 
 
 class Flux2Klein(Architecture):
@@ -23,6 +26,24 @@ class Flux2Klein(Architecture):
     flags = ("is_distilled",)
     posterior = "mode"
     patch = 2
+    published = {  # scripts/convert_flux2_to_diffusers.py of diffusers
+        "FLUX.2 klein 4B": {
+            "in_channels": 128,
+            "num_layers": 5,
+            "num_single_layers": 20,
+            "num_attention_heads": 24,
+            "joint_attention_dim": 7680,
+            "guidance_embeds": False,
+        },
+        "FLUX.2 klein 9B": {
+            "in_channels": 128,
+            "num_layers": 8,
+            "num_single_layers": 24,
+            "num_attention_heads": 32,
+            "joint_attention_dim": 12288,
+            "guidance_embeds": False,
+        },
+    }
 
     @property
     def guidance(self) -> Guidance:
@@ -37,7 +58,7 @@ class Flux2Klein(Architecture):
     def batch_norm(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of the patches, from the autoencoder's weights: each [1, C, 1, 1]."""
         mean, variance = (
-            _weight(self.path / "vae", f"bn.running_{name}").float().view(1, -1, 1, 1)
+            stored_weight(self.path / "vae", f"bn.running_{name}").float().view(1, -1, 1, 1)
             for name in ("mean", "var")
         )
         return mean, (variance + self.vae_config.get("batch_norm_eps", 1e-4)).sqrt()
@@ -76,15 +97,6 @@ class Flux2Klein(Architecture):
 
     def schedule(self, scheduler: dict[str, Any], steps: int, shape: tuple[int, int, int]) -> dict[str, Any]:
         return {"sigmas": falling(steps), "mu": empirical_shift(self.tokens(shape), steps)}
-
-
-def _weight(folder: Path, name: str) -> torch.Tensor:
-    """One tensor of the weights in a folder. Raises ConfigError if no file has it."""
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, "pt") as tensors:
-            if name in tensors.keys():  # noqa: SIM118 (it is no dict)
-                return tensors.get_tensor(name)
-    raise ConfigError(f"{folder}: the weights lack {name}; the download is not complete: fetch it again")
 
 
 def positions(n: int, device: Any, *sides: int) -> torch.Tensor:

@@ -35,6 +35,7 @@ class TinyBase:
         scheduler: sample.scheduler.
         guidance: guidance scale -> the arguments of the pipeline's call for it.
         scale: a guidance scale at which guidance acts; None = this folder takes none.
+        unguided: the largest guidance scale that means no guidance.
         call: further arguments of the pipeline's call.
         lora: model.lora_targets; None = diffusers has no LoRA loader for this pipeline.
         more: further settings of the section model.
@@ -48,6 +49,7 @@ class TinyBase:
     scheduler: str = "FlowMatchEulerDiscreteScheduler"
     guidance: Callable[[float], dict[str, Any]] = lambda scale: {"guidance_scale": scale}
     scale: float | None = 3.0
+    unguided: float = 1.0
     call: dict[str, Any] = field(default_factory=dict)
     lora: tuple[str, ...] | None = ("to_q", "to_k", "to_v", "to_out.0")
     more: dict[str, Any] = field(default_factory=dict)
@@ -106,7 +108,7 @@ def pictures(
 ) -> np.ndarray:
     """What plain diffusers paints for these prompts and seeds: uint8 [n, H, W, 3]."""
     made = pipe(
-        prompt=prompts,
+        prompt=list(prompts),  # ZImagePipeline writes into the list that it gets
         height=base.side,
         width=base.side,
         num_inference_steps=steps,

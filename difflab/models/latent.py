@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -18,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import init_empty_weights
-from torch import nn
 
 from difflab.config import Sample, Train
 from difflab.core.errors import ConfigError, reading
@@ -36,32 +36,14 @@ from difflab.models.pretrained import Base, load_model, open_base
 from difflab.models.steer import Step
 from difflab.models.text_to_image.architecture import Architecture, Texts
 from difflab.models.text_to_image.registry import pipelines_of
+from difflab.models.weights import cast, fastest_layout
+from difflab.models.with_text import WithText
 from difflab.runs.store import Shards
 
 ON_DEVICE = 2**29
 """Largest total size in bytes of text embeddings that are stored in the memory of the device."""
 KEPT = 2**33
 """Largest total size in bytes of text embeddings that are stored. Above it each batch computes its own."""
-
-
-def fastest_layout(device: Any, kind: torch.dtype) -> torch.memory_format:
-    """The memory layout in which convolutions of `kind` are fastest: channels_last, except bfloat16 on a CPU.
-
-    Without channels_last the sampling of tiny-sd took 0.77 of the time there.
-    """
-    on_cpu = torch.device(device).type == "cpu"
-    return torch.contiguous_format if on_cpu and kind == torch.bfloat16 else torch.channels_last
-
-
-class WithText(nn.Module):
-    """The backbone and its trained text encoder: (noisy latents, t, token ids [n, L]) -> prediction."""
-
-    def __init__(self, backbone: Any, text_encoder: Any):
-        super().__init__()
-        self.backbone, self.text_encoder = backbone, text_encoder
-
-    def forward(self, x: torch.Tensor, t: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        return self.backbone(x, t, encoder_hidden_states=self.text_encoder(ids)[0]).sample
 
 
 def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -100,6 +82,11 @@ class Latent(Denoiser):
                 f"the autoencoder of {spec.base} takes images of {channels} channels; set data.color=RGB"
             )
         check_base(self.base)
+        if spec.lora_rank and not self.architecture.has_lora_loader():
+            raise ConfigError(
+                f"diffusers has no LoRA loader for {self.base.kind}; set model.lora_rank=0 to train all "
+                "weights"
+            )
         self.noise = self.training_noise()
 
     # -------------------------------------------------------------------------- to be defined by a family
@@ -247,13 +234,29 @@ class Latent(Denoiser):
         """Load the autoencoder and move everything that sampling needs to the device, in its precision."""
         kind = TYPES[sampling.precision]
         self.tables = self._texts(device, kind)
-        self.net = self.backbone.to(device, kind).eval()
+        self.net = cast(self.backbone, device, kind).eval()
         self.backbone.to(memory_format=fastest_layout(device, kind))
         # An autoencoder with force_upcast overflows in float16 and is loaded in float32.
         upcast = self.architecture.vae_config.get("force_upcast") and sampling.precision == "fp16"
         self.vae = self.base.load("vae", self.vae_class(), torch.float32 if upcast else kind).to(device)
         if sampling.compile is True:
             compile_network(self.backbone, device)
+
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """Let the base's network draw the samples while the block runs. Call `prepare_sampling` before."""
+        trained = self.net
+        if self.spec.lora_rank:
+            self.backbone.disable_adapters()
+        else:
+            base = self.base.load(self.component, self.backbone_class(), trained.dtype)
+            self.net = base.to(trained.device)
+        try:
+            yield
+        finally:
+            self.net = trained
+            if self.spec.lora_rank:
+                self.backbone.enable_adapters()
 
     # ------------------------------------------------------------------------------------ text and latents
     def _prompts(self) -> list[str | None]:

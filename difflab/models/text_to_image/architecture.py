@@ -70,6 +70,13 @@ class Architecture(ABC):
     The table of the docs computes sizes from them.
     """
 
+    @classmethod
+    def has_lora_loader(cls) -> bool:
+        """Whether all its pipeline classes can save and load LoRA layers."""
+        import diffusers
+
+        return all(hasattr(getattr(diffusers, name), "save_lora_weights") for name in cls.pipelines)
+
     def __init__(self, path: Path, index: dict[str, Any]):
         self.path, self.index = path, index
 

@@ -12,7 +12,7 @@ from difflab.models.text_to_image.architecture import Architecture, Texts, falli
 
 
 class OneFrame(Architecture):
-    """An architecture with the autoencoder of Qwen-Image, whose images and latents are videos of one frame."""
+    """An architecture with the autoencoder of Qwen-Image. Its images and latents are videos of one frame."""
 
     autoencoder = "AutoencoderKLQwenImage"
     statistics = ("latents_mean", "latents_std")

@@ -40,6 +40,7 @@ class TinyBase:
         lora: model.lora_targets; None = diffusers has no LoRA loader for this pipeline.
         more: further settings of the section model.
         absent: components that the folder lacks.
+        variant: it differs from another base only in settings, so no chain is run with it.
     """
 
     name: str
@@ -54,6 +55,7 @@ class TinyBase:
     lora: tuple[str, ...] | None = ("to_q", "to_k", "to_v", "to_out.0")
     more: dict[str, Any] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
+    variant: bool = False
 
     def write(self, folder: Path, seed: int = 0) -> Path:
         """Write the folder; its weights are a pure function of the seed."""

@@ -79,7 +79,7 @@ class Latent(Denoiser):
     def _read_configs(self, spec: Any, shape: Shape) -> None:
         """Read the configs of the base. Raises ConfigError if the base does not support the images."""
         check_divisible(shape.size, self.architecture.multiple, "which this base needs")
-        channels = self.architecture.vae_config.get("in_channels", 3)
+        channels = self.architecture.image_channels
         if shape.record[2] != channels:
             raise ConfigError(
                 f"the autoencoder of {spec.base} takes images of {channels} channels; set data.color=RGB"

@@ -26,15 +26,23 @@ CHAT = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|
 INSTRUCT = "<s>{% for m in messages %}{% if m['role'] == 'system' %}[SYSTEM_PROMPT]{{ m['content'][0]['text'] }}[/SYSTEM_PROMPT]{% else %}[INST]{{ m['content'][0]['text'] }}[/INST]{% endif %}{% endfor %}"
 
 
-def qwen_tokenizer() -> Any:
-    """Byte-level BPE without merges, with the chat template and the marks of Qwen."""
-    entries = [*sorted(ByteLevel.alphabet()), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+DESCRIBE = "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the objects and background:"
+
+
+def qwen_tokenizer(describe: bool = False) -> Any:
+    """Byte-level BPE without merges, with the chat template and the marks of Qwen.
+
+    With `describe` one entry stands for most of the sentence that Qwen-Image puts before prompts, so that all before the prompt has
+    34 tokens, as many as its pipeline cuts off.
+    """
+    marks = ["<|im_start|>", "<|im_end|>", *([DESCRIBE[:-17]] if describe else [])]
+    entries = [*sorted(ByteLevel.alphabet()), "<|endoftext|>", *marks]
     made = Qwen2TokenizerFast(
         vocab={entry: i for i, entry in enumerate(entries)},
         merges=[],
         unk_token=None,
         pad_token="<|endoftext|>",
-        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+        additional_special_tokens=marks,
     )
     made.chat_template = CHAT
     return made

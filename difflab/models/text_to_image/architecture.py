@@ -113,6 +113,11 @@ class Architecture(ABC):
         return self.vae_config.get("latent_channels", 4)
 
     @property
+    def image_channels(self) -> int:
+        """Channels of the images that the autoencoder takes."""
+        return self.vae_config.get("in_channels", 3)
+
+    @property
     def network_channels(self) -> int:
         """The setting ``in_channels`` that the network needs for these latents."""
         return self.latent_channels * self.patch**2

@@ -109,6 +109,9 @@ def pictures(
     base: TinyBase, pipe: Any, prompts: list[str], seeds: list[int], steps: int, scale: float
 ) -> np.ndarray:
     """What plain diffusers paints for these prompts and seeds: uint8 [n, H, W, 3]."""
+    guidance = base.guidance(scale)
+    if "negative_prompt" in guidance:
+        guidance["negative_prompt"] = [guidance["negative_prompt"]] * len(prompts)
     made = pipe(
         prompt=list(prompts),  # ZImagePipeline writes into the list that it gets
         height=base.side,
@@ -116,7 +119,7 @@ def pictures(
         num_inference_steps=steps,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="np",
-        **base.guidance(scale),
+        **guidance,
         **base.call,
     )
     return (made.images * 255).round().astype(np.uint8)

@@ -70,6 +70,13 @@ class Architecture(ABC):
     The table of the docs computes sizes from them.
     """
 
+    @classmethod
+    def has_lora_loader(cls) -> bool:
+        """Whether all its pipeline classes can save and load LoRA layers."""
+        import diffusers
+
+        return all(hasattr(getattr(diffusers, name), "save_lora_weights") for name in cls.pipelines)
+
     def __init__(self, path: Path, index: dict[str, Any]):
         self.path, self.index = path, index
 
@@ -104,6 +111,11 @@ class Architecture(ABC):
     def latent_channels(self) -> int:
         """Channels of the autoencoder's latents."""
         return self.vae_config.get("latent_channels", 4)
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the images that the autoencoder takes."""
+        return self.vae_config.get("in_channels", 3)
 
     @property
     def network_channels(self) -> int:
@@ -242,7 +254,7 @@ def joined(parts: list[Texts]) -> Texts:
         tensors = [part[name] for part in parts]
         if tensors[0].ndim > 1:
             length = max(t.shape[1] for t in tensors)
-            tensors = [_padded(t, length) for t in tensors]
+            tensors = [lengthened(t, length) for t in tensors]
         tables[name] = torch.cat(tensors)
     return tables
 
@@ -265,7 +277,7 @@ def unpadded(texts: Texts) -> list[torch.Tensor]:
     return [part[:length] for part, length in zip(states, mask.sum(1).tolist(), strict=True)]
 
 
-def _padded(t: torch.Tensor, length: int) -> torch.Tensor:
+def lengthened(t: torch.Tensor, length: int) -> torch.Tensor:
     """A tensor [n, L, ...] with zeros behind, as [n, length, ...]."""
     return pad(t, [0, 0] * (t.ndim - 2) + [0, length - t.shape[1]])
 

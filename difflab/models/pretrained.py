@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from difflab.core.errors import ConfigError, StoreError, reading
-from difflab.core.files import ASSETS, cache_home, read_json, read_tensors, write_json, write_tensors
+from difflab.core.files import ASSETS, cache_home, read_json, write_json
 from difflab.core.hashing import digest, file_hash
+from difflab.models import text_table
+from difflab.models.text_table import Reader
 from difflab.models.text_to_image.architecture import Architecture, Texts, joined
 from difflab.models.text_to_image.registry import architectures
 
@@ -37,6 +39,8 @@ WEIGHTS = re.compile(
     r"[^.]+(\.(?P<variant>\w+?))?(-\d{5}-of-\d{5})?\.safetensors"
     r"(?P<index>\.index(\.(?P<index_variant>\w+))?\.json)?"
 )
+LARGE_ENCODERS = 4 * 2**30
+"""Text encoders whose weight files have at least this size in bytes encode fewer prompts at once."""
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.safetensors.index.json"]
 
 
@@ -129,39 +133,52 @@ class Base:
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    def texts(
-        self,
-        prompts: Sequence[str | None],
-        device: Any,
-        dtype: torch.dtype = torch.float32,
-        batch: int = 64,
-    ) -> Texts:
-        """Embeddings of prompts as the pipeline computes them.
+    def texts(self, prompts: Sequence[str | None], device: Any, dtype: torch.dtype = torch.float32) -> Texts:
+        """Embeddings of prompts as the pipeline computes them, as memory maps of a file in the cache.
 
-        The result is cached on disk. The key of the cache is the content of the encoders and the prompts.
+        The encoders are loaded only if the file does not exist. The key of the cache is the content of the
+        encoders and the prompts. Masks are bool, all others have the type of the encoders' outputs.
 
         Args:
             prompts: n texts; None = the null condition of classifier-free guidance.
             device: the torch device that runs the encoders.
             dtype: type of the encoders' weights. (The T5 encoder of SD3 takes 19 GB in float32.)
-            batch: number of prompts in one pass.
         """
+        path = self.texts_file(prompts, dtype)
+        if not path.exists():
+            self.encode_texts(prompts, device, dtype)
+            text_table.join(path, len(prompts), self.prompts_per_pass)
+        return text_table.mapped(path)
+
+    def texts_file(self, prompts: Sequence[str | None], dtype: torch.dtype) -> Path:
+        """The file of the embeddings in the cache."""
         parts = [name for name in self.components if name.startswith(("text_encoder", "tokenizer"))]
         flags = {name: value for name, value in self.index.items() if name[0] != "_"}
         key = digest([self.kind, flags, self.hash(*parts), str(dtype), list(prompts)])
-        path = cache_home() / "texts" / f"{key}.safetensors"
-        if path.exists():
-            return read_tensors(path)
-        read = self.text_reader(device, dtype)
-        batches = [read(prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
-        tables = {name: table.cpu() for name, table in joined(batches).items()}
-        write_tensors(path, tables)
-        return tables
+        return cache_home() / "texts" / f"{key}.safetensors"
 
-    def text_reader(
-        self, device: Any, dtype: torch.dtype = torch.float32
-    ) -> Callable[[Sequence[str | None]], Texts]:
-        """Load the text encoders. Returns a function from prompts to the embeddings of `texts` (float32)."""
+    def encode_texts(
+        self,
+        prompts: Sequence[str | None],
+        device: Any,
+        dtype: torch.dtype = torch.float32,
+        part: int = 0,
+        parts: int = 1,
+    ) -> None:
+        """Write a part of the embeddings to disk and free the encoders. See text_table.encode."""
+        path = self.texts_file(prompts, dtype)
+        encoders = partial(self.text_reader, device, dtype)
+        text_table.encode(path, prompts, self.prompts_per_pass, encoders, part, parts)
+
+    @cached_property
+    def prompts_per_pass(self) -> int:
+        """The number of prompts in one pass of the text encoders: fewer for large ones, to save memory."""
+        files = chain.from_iterable(self.files(name) for name in self.text_encoders())
+        size = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")
+        return 64 if size < LARGE_ENCODERS else 8
+
+    def text_reader(self, device: Any, dtype: torch.dtype = torch.float32) -> Reader:
+        """Load the text encoders. Returns a function from prompts to the embeddings of `texts`."""
         import transformers
 
         # The pipeline would replace missing weights by random ones, so each encoder is loaded separately.
@@ -183,7 +200,7 @@ class Base:
             # The rows of the texts come first, then the one of the null condition.
             places = iter(range(len(texts)))
             rows = torch.tensor([len(texts) if prompt is None else next(places) for prompt in prompts])
-            return {name: _float32(table)[rows.to(table.device)] for name, table in tables.items()}
+            return {name: table[rows.to(table.device)] for name, table in tables.items()}
 
         return read
 
@@ -237,10 +254,6 @@ class Base:
     def _plain(self, name: str) -> str:
         """The name of a weight file without its variant."""
         return name.replace(f".{self.variant}", "", 1)
-
-
-def _float32(table: torch.Tensor) -> torch.Tensor:
-    return table.float() if table.is_floating_point() else table
 
 
 def variant_of(file: Path) -> str | None:

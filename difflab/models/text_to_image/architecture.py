@@ -254,7 +254,7 @@ def joined(parts: list[Texts]) -> Texts:
         tensors = [part[name] for part in parts]
         if tensors[0].ndim > 1:
             length = max(t.shape[1] for t in tensors)
-            tensors = [_padded(t, length) for t in tensors]
+            tensors = [lengthened(t, length) for t in tensors]
         tables[name] = torch.cat(tensors)
     return tables
 
@@ -277,7 +277,7 @@ def unpadded(texts: Texts) -> list[torch.Tensor]:
     return [part[:length] for part, length in zip(states, mask.sum(1).tolist(), strict=True)]
 
 
-def _padded(t: torch.Tensor, length: int) -> torch.Tensor:
+def lengthened(t: torch.Tensor, length: int) -> torch.Tensor:
     """A tensor [n, L, ...] with zeros behind, as [n, length, ...]."""
     return pad(t, [0, 0] * (t.ndim - 2) + [0, length - t.shape[1]])
 

@@ -11,6 +11,9 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
     PixtralImageProcessor,
     PixtralProcessor,
     PreTrainedTokenizerFast,
@@ -74,6 +77,16 @@ def t5(width: int = 16) -> tuple[Any, Any]:
     size = {"d_model": width, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
     config = T5Config(vocab_size=len(tokens), **size, is_encoder_decoder=False, use_cache=False)
     return T5EncoderModel(config).eval(), tokens
+
+
+def gemma(width: int = 16) -> tuple[Any, Any]:
+    """A Gemma 2 without a head and its tokenizer: a letter is a token."""
+    entries = ["<pad>", "<eos>", "<bos>", "<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz"]
+    tokens = GemmaTokenizer(vocab={entry: i for i, entry in enumerate(entries)}, merges=[])
+    size = {"hidden_size": width, "intermediate_size": 2 * width, "head_dim": 8, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1}
+    config = Gemma2Config(vocab_size=len(tokens), **size, **heads, initializer_range=0.5)
+    return Gemma2Model(config).eval(), tokens
 
 
 def kl(latents: int, levels: int = 2, kind: Any = AutoencoderKL, **more: Any) -> Any:

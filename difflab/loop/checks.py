@@ -95,14 +95,16 @@ def check_text(run: Run, report: Reporter) -> None:
     """Open the base of a text-to-image family before anything is fitted, and report how many captions it
     will cut off.
 
-    Raises ConfigError if the base cannot be opened, if it cannot be sampled with the settings, or if
-    probe.prompts has an unknown caption.
+    Raises ConfigError if the base cannot be opened, if it cannot be sampled with the settings or the
+    policies, or if probe.prompts has an unknown caption.
     """
     if not run.config.text:
         return
     with reading(f"model.base {getattr(run.config.model, 'base', '')}", ConfigError):
         model = family_of(run.config.model)(run.config.model, run.shape)
     model.check_sampling(run.config.sample)
+    for policy in run.config.policies:
+        policy.check_model(model)
     if late := late_start(model.scheduler(run.config.sample), model.noise):
         report.say(late)
     unknown = [p for p in run.config.probe.prompts or [] if p not in run.prompts]

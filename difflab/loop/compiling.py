@@ -138,7 +138,7 @@ def images_passed(config: Config, section: str, model: Any, whole_batches: bool 
     generations = range(config.generations + 1)
     if section == "train":
         return sum(passes.images_trained(config, t) for t in generations)
-    steps = len(model.scheduler(config.sample).timesteps) * passes.guided(config.sample)
+    steps = len(model.scheduler(config.sample).timesteps) * model.passes(config.sample)
     batch = config.sample.batch_size if whole_batches else 1
     return steps * sum(-(-config.sample.count_of(t) // batch) * batch for t in generations)
 
@@ -170,7 +170,7 @@ def _work(model: Any, section: str, settings: Any, device: str) -> tuple[Any, in
     if section == "train":
         return passes.training_pass(model, settings, device), settings.micro_batch_size or settings.batch_size
     work = passes.sampling_pass(model, device, settings.precision)
-    return work, settings.batch_size * passes.guided(settings)
+    return work, settings.batch_size * model.passes(settings)
 
 
 # ----------------------------------------------------------------------------------- what this machine knows

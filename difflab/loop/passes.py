@@ -58,6 +58,7 @@ def shape_of(config: Config) -> Shape:
 def random_model(config: Config, section: str, settings: Any, device: str) -> Any:
     """A model with random weights, prepared for training or sampling with `settings`."""
     model: Any = family_of(config.model)(config.model, shape_of(config))
+    model.encode_texts(settings, device)
     model.initialise(seed_of("precision"), scratch=True)
     (model.prepare_training if section == "train" else model.prepare_sampling)(settings, device)
     return model
@@ -90,7 +91,7 @@ def sampling_seconds(model: Any, sample: Sample, device: str) -> tuple[float, fl
 
     Call `model.prepare_sampling` first. A pass with guidance has two images per sample.
     """
-    most = sample.batch_size * guided(sample)
+    most = sample.batch_size * model.passes(sample)
     forward = per_image(sampling_pass(model, device, sample.precision), most, device)
     finish = decoding(model, device, sample.precision)
     return forward, per_image(finish, min(DECODED, most), device)
@@ -133,11 +134,6 @@ def decoding(model: Any, device: str, precision: str) -> Callable[[int], Any]:
             model.finish(latents[:n])
 
     return finish
-
-
-def guided(sample: Sample) -> int:
-    """Passes of the network per sample and step: 2 with classifier-free guidance, else 1."""
-    return 2 if sample.guidance_scale > 1 else 1
 
 
 def autocast(train: Train, device: str) -> Any:

@@ -105,12 +105,13 @@ def measured(config: Config, section: str, precisions: Sequence[str], device: st
         models = {p: model for p, model in models.items() if next(model.net.parameters()).dtype == TYPES[p]}
         if len(models) == 1:
             return {}
-        most, model = settings.batch_size * passes.guided(settings), models["no"]
+        model = models["no"]
+        most = settings.batch_size * model.passes(settings)
         forwards = {p: passes.sampling_pass(m, device, p) for p, m in models.items()}
         forward = passes.race(forwards, most, device)
         decoding = {p: passes.decoding(m, device, p) for p, m in models.items()}
         finish = passes.race(decoding, min(passes.DECODED, most), device)
-        steps = len(model.scheduler(settings).timesteps) * passes.guided(settings)
+        steps = len(model.scheduler(settings).timesteps) * model.passes(settings)
         return {p: steps * forward[p] + finish[p] for p in models}
     except torch.OutOfMemoryError:
         return dict.fromkeys(precisions, float("inf"))

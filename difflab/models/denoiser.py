@@ -73,6 +73,21 @@ class Denoiser(Family):
         With scratch=False, set the weights of the pretrained base, if there is one.
         """
 
+    def encode_texts(self, settings: Train | Sample, device: Any, part: int = 0, parts: int = 1) -> None:
+        """Write the embeddings of the captions to disk, if the model has captions.
+
+        Call it before the network is loaded, so that network and text encoders are not in memory together.
+
+        Args:
+            settings: the section `train` or `sample` of a config; its precision is that of the encoders.
+            device: where the encoders run.
+            part: number of this process.
+            parts: number of processes that share the work.
+        """
+
+    def join_texts(self, settings: Train | Sample, device: Any) -> None:
+        """Join what all processes wrote in `encode_texts` into one file, if it does not exist."""
+
     def prepare_training(self, train: Train, device: Any) -> None:
         """Move the network to the device. Afterwards only the trained parameters require a gradient."""
         if train.gradient_checkpointing:
@@ -276,7 +291,17 @@ class Denoiser(Family):
     def guided(self, step: Step) -> torch.Tensor:
         """The prediction of one step with classifier-free guidance: [n, C, H, W]."""
         predict = partial(self.predict, self.net)
-        return guided(predict, step, self.null, self.steers, self.embedding_change, self.combine)
+        change, combine = self.embedding_change, self.combine
+        return guided(predict, step, self.null, self.steers, change, combine, self.unguided)
+
+    @property
+    def unguided(self) -> float:
+        """The largest guidance scale that means no guidance."""
+        return 1.0
+
+    def passes(self, sampling: Sample) -> int:
+        """Passes of the network per sample and step: 2 with classifier-free guidance, else 1."""
+        return 2 if sampling.guidance_scale > self.unguided else 1
 
     def combine(self, unconditional: torch.Tensor, conditional: torch.Tensor, scale: float) -> torch.Tensor:
         """The guided prediction of classifier-free guidance: [n, C, H, W]."""

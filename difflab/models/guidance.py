@@ -58,11 +58,12 @@ def guided(
     steers: Sequence[Steer],
     embedding_change: EmbeddingChange,
     combine: Combine = combine,
+    unguided: float = 1.0,
 ) -> torch.Tensor:
     """The guided prediction, see `combine`: [n, C, H, W].
 
-    As in the pipelines of diffusers there is no guidance if g is at most 1: the conditional prediction is
-    returned unchanged. Distilled models are sampled in this way (guidance_scale 0).
+    As in the pipelines of diffusers there is no guidance if g is at most `unguided`: the conditional
+    prediction is returned unchanged. Distilled models are sampled in this way (guidance_scale 0).
 
     Args:
         step: noisy images, timesteps, conditions and the guidance scale g.
@@ -70,10 +71,11 @@ def guided(
         steers: the active sampling policies. They may change the condition embedding, or replace eps_u.
         embedding_change: the object through which the network passes its condition embeddings.
         combine: combines the two predictions.
+        unguided: the largest guidance scale that means no guidance.
     """
     x, t, conditions, scale = step.x, step.t, step.conditions, step.scale
     changes_embedding, replaces_null = overrides(steers, "embedding"), overrides(steers, "without")
-    if conditions is None or (scale <= 1 and not changes_embedding):
+    if conditions is None or (scale <= unguided and not changes_embedding):
         return predict(x, t, conditions)
     null_conditions = torch.full_like(conditions, null)
     if not changes_embedding and not replaces_null:
@@ -81,19 +83,19 @@ def guided(
         both = torch.cat([null_conditions, conditions])
         unconditional, conditional = predict(torch.cat([x, x]), t.repeat(2), both).chunk(2)
         return combine(unconditional, conditional, scale)
-    conditional = _conditional(predict, step, steers, embedding_change)
-    if scale <= 1:
+    conditional = conditional_prediction(predict, step, steers, embedding_change)
+    if scale <= unguided:
         return conditional
     replaced = _replaced_null(steers, step)
     unconditional = predict(x, t, null_conditions) if replaced is None else replaced
     return combine(unconditional, conditional, scale)
 
 
-def _conditional(
+def conditional_prediction(
     predict: Predict, step: Step, steers: Sequence[Steer], embedding_change: EmbeddingChange
 ) -> torch.Tensor:
-    """The conditional prediction, with the condition embedding that the policies ask for."""
-    if not overrides(steers, "embedding"):
+    """The prediction for the conditions of a step, with the embedding that the policies ask for."""
+    if step.conditions is None or not overrides(steers, "embedding"):
         return predict(step.x, step.t, step.conditions)
 
     def change(embedding: torch.Tensor) -> torch.Tensor:

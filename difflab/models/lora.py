@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def _nearest_names(target: str, names: list[str]) -> str:
 def save(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> None:
     """Write the layers in the layout that the base's pipeline reads, and the file base.json.
 
-    base.json contains the name of the base, its pipeline class and the hash of its weights.
+    base.json contains the name of the base, its pipeline class, the hash of its weights and the LoRA in them.
     """
     import diffusers
     from peft.utils import get_peft_model_state_dict
@@ -96,9 +97,10 @@ def save(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> 
     named = {f"{component}_lora_layers": _named(layers), f"{component}_lora_adapter_metadata": settings}
     pipeline.save_lora_weights(folder, safe_serialization=True, **named)
     _sort_header(folder / FILE)
-    write_json(
-        folder / "base.json", {"base": spec.base, "weights": base.hash(component), "pipeline": base.kind}
-    )
+    record = {"base": spec.base, "weights": base.hash(component), "pipeline": base.kind}
+    if spec.base_lora is not None:  # its layers are in the weights of the base
+        record |= {"base_lora": spec.base_lora, "base_lora_scale": spec.base_lora_scale}
+    write_json(folder / "base.json", record)
 
 
 def _named(layers: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -196,9 +198,14 @@ def check_saved(backbone: Any, component: str, base: Base, folder: Path) -> None
             "low_cpu_mem_usage": True,
             component: empty,
         }
+        load_into = getattr(pipeline, f"load_lora_into_{component}")
         if len(alphas_and_metadata) == 2:
             settings["network_alphas"] = alphas_and_metadata[0]
-        getattr(pipeline, f"load_lora_into_{component}")(state, **settings)
+        elif (
+            "network_alphas" in inspect.signature(load_into).parameters
+        ):  # Flux.1 returns them on demand only
+            settings["network_alphas"] = None
+        load_into(state, **settings)
         loaded = get_peft_model_state_dict(empty, adapter_name="saved")
     lost += [name for name in trained if name not in loaded]
     if lost:

@@ -103,6 +103,9 @@ class Policy(PolicySpec):
     def check(self, config: Any) -> None:
         """Raise ConfigError if the policy does not fit the rest of the config."""
 
+    def check_model(self, model: Any) -> None:
+        """Raise ConfigError if the policy does not fit the base of a text-to-image family."""
+
     def decides(self) -> tuple[str, ...]:
         """Names, in words, of the things that this policy alone sets in its generations; () = nothing.
 

@@ -152,8 +152,8 @@ class Bench:
         return pixels, (time.perf_counter() - started) / self.n
 
     def _passes(self, sampling: Sample) -> int:
-        guided = self.conditions is not None and sampling.guidance_scale > 1
-        return len(self.model.scheduler(sampling).timesteps) * (2 if guided else 1)
+        steps = len(self.model.scheduler(sampling).timesteps)
+        return steps if self.conditions is None else steps * self.model.passes(sampling)
 
     def _pair(self, pixels: np.ndarray, order: np.ndarray) -> Pair:
         """A and `pixels`, whose rows are put in `order`."""

@@ -50,6 +50,7 @@ LIBRARIES = [
     pytest.mark.filterwarnings(
         "ignore:__array_wrap__ must accept context:DeprecationWarning:diffusers.schedulers"
     ),
+    pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning"),  # Chroma uses it
 ]
 
 CAPTIONS = (

@@ -112,7 +112,7 @@ def test_a_pass_with_guidance_has_two_images_per_sample(
     model, sample = mlp(), Sample(batch_size=20, guidance_scale=scale)
     model.prepare_sampling(sample, "cpu")
     assert passes.sampling_seconds(model, sample, "cpu") == (0.25, 0.25)
-    assert calls == [(20 * factor, "cpu"), (8, "cpu")] and passes.guided(sample) == factor
+    assert calls == [(20 * factor, "cpu"), (8, "cpu")] and model.passes(sample) == factor
 
 
 def test_attention_of_training_is_that_of_the_loop() -> None:

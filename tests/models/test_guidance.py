@@ -68,6 +68,15 @@ def test_a_scale_of_at_most_one_is_the_conditional_prediction(scale: float) -> N
     assert values(predictor, step(scale)) == [5, 25] and predictor.calls == [[0, 2]]
 
 
+def test_a_family_may_have_guidance_at_a_scale_of_one() -> None:
+    predictor = Predictor()
+    plain, weak = (
+        guided(predictor, step(scale), NULL, (), predictor.embedding_change, unguided=0.0)
+        for scale in (0.0, 1.0)
+    )
+    assert predictor.calls == [[0, 2], [NULL, NULL, 0, 2]] and torch.equal(plain, weak)
+
+
 def test_an_unconditional_model_is_called_once_without_conditions() -> None:
     predictor = Predictor()
     assert values(predictor, step(3.0, None), Double()) == [-1, -1] and predictor.calls == [None]

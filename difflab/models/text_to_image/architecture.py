@@ -11,11 +11,13 @@ architecture that packs latents into tokens does so inside `predict`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from safetensors import safe_open
 from torch.nn.functional import pad
 
 from difflab.core.errors import ConfigError
@@ -60,11 +62,20 @@ class Architecture(ABC):
     """Whether the training script of diffusers computes the loss on the denoised image."""
     patch: ClassVar[int] = 1
     """Side of the square of latent pixels that the pipeline packs into one token."""
+    unguided: ClassVar[float] = 1.0
+    """The largest value of the pipeline's guidance scale that means no guidance."""
     published: ClassVar[dict[str, dict[str, Any]]] = {}
     """Published models: name -> the settings of the network's config that differ from the class's defaults.
 
     The table of the docs computes sizes from them.
     """
+
+    @classmethod
+    def has_lora_loader(cls) -> bool:
+        """Whether all its pipeline classes can save and load LoRA layers."""
+        import diffusers
+
+        return all(hasattr(getattr(diffusers, name), "save_lora_weights") for name in cls.pipelines)
 
     def __init__(self, path: Path, index: dict[str, Any]):
         self.path, self.index = path, index
@@ -102,6 +113,11 @@ class Architecture(ABC):
         return self.vae_config.get("latent_channels", 4)
 
     @property
+    def image_channels(self) -> int:
+        """Channels of the images that the autoencoder takes."""
+        return self.vae_config.get("in_channels", 3)
+
+    @property
     def network_channels(self) -> int:
         """The setting ``in_channels`` that the network needs for these latents."""
         return self.latent_channels * self.patch**2
@@ -111,10 +127,15 @@ class Architecture(ABC):
         """Side of an image divided by the side of its latents."""
         return 2 ** (len(self.vae_config["block_out_channels"]) - 1)
 
+    @cached_property
+    def token_side(self) -> int:
+        """Side of the square of latent pixels that is one token of the network."""
+        return max(self.patch, self.network_config.get("patch_size") or 1)
+
     @property
     def multiple(self) -> int:
         """The side of an image must be a multiple of this number."""
-        return self.downsampling * max(self.patch, self.network_config.get("patch_size") or 1)
+        return self.downsampling * self.token_side
 
     def drawn(self, height: int, width: int) -> tuple[int, int, int]:
         """Shape (C, h, w) of the network's input for images of `height` x `width` pixels."""
@@ -183,8 +204,11 @@ class Architecture(ABC):
         """
 
     def combine(self, unconditional: torch.Tensor, conditional: torch.Tensor, scale: float) -> torch.Tensor:
-        """The guided prediction of classifier-free guidance: [n, C, h, w]."""
-        return unconditional + scale * (conditional - unconditional)
+        """The guided prediction of classifier-free guidance: [n, C, h, w].
+
+        A pipeline that has no guidance at scale 0 extrapolates from the conditional prediction.
+        """
+        return unconditional + (scale + 1 - self.unguided) * (conditional - unconditional)
 
     # ------------------------------------------------------------------------------------------ schedule
     def schedule(self, scheduler: dict[str, Any], steps: int, shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -201,8 +225,7 @@ class Architecture(ABC):
 
     def tokens(self, shape: tuple[int, int, int]) -> int:
         """The number of tokens of an input of shape (C, h, w)."""
-        side = max(self.patch, self.network_config.get("patch_size") or 1)
-        return (shape[1] // side) * (shape[2] // side)
+        return (shape[1] // self.token_side) * (shape[2] // self.token_side)
 
 
 def linear_shift(scheduler: dict[str, Any], tokens: int) -> float:
@@ -210,6 +233,15 @@ def linear_shift(scheduler: dict[str, Any], tokens: int) -> float:
     low, high = scheduler.get("base_image_seq_len", 256), scheduler.get("max_image_seq_len", 4096)
     first, last = scheduler.get("base_shift", 0.5), scheduler.get("max_shift", 1.15)
     return first + (last - first) * (tokens - low) / (high - low)
+
+
+def stored_weight(folder: Path, name: str) -> torch.Tensor:
+    """One tensor of the weights in a folder. Raises ConfigError if no file has it."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            if name in tensors.keys():  # noqa: SIM118 (it is no dict)
+                return tensors.get_tensor(name)
+    raise ConfigError(f"{folder}: the weights lack {name}; the download is not complete: fetch it again")
 
 
 def joined(parts: list[Texts]) -> Texts:
@@ -222,12 +254,30 @@ def joined(parts: list[Texts]) -> Texts:
         tensors = [part[name] for part in parts]
         if tensors[0].ndim > 1:
             length = max(t.shape[1] for t in tensors)
-            tensors = [_padded(t, length) for t in tensors]
+            tensors = [lengthened(t, length) for t in tensors]
         tables[name] = torch.cat(tensors)
     return tables
 
 
-def _padded(t: torch.Tensor, length: int) -> torch.Tensor:
+def padded(states: Sequence[torch.Tensor]) -> Texts:
+    """The embeddings of prompts of different lengths, each [L_i, D], with zeros behind, and their mask."""
+    masks = [torch.ones(1, len(part), dtype=torch.bool, device=part.device) for part in states]
+    parts = zip(states, masks, strict=True)
+    return joined([{"states": part[None], "mask": mask} for part, mask in parts])
+
+
+def unpadded(texts: Texts) -> list[torch.Tensor]:
+    """The embeddings of each prompt without padding: a list of [L_i, D].
+
+    On the meta device, which holds no numbers, they are as long as the longest one.
+    """
+    states, mask = texts["states"], texts["mask"]
+    if mask.is_meta:
+        return list(states.unbind())
+    return [part[:length] for part, length in zip(states, mask.sum(1).tolist(), strict=True)]
+
+
+def lengthened(t: torch.Tensor, length: int) -> torch.Tensor:
     """A tensor [n, L, ...] with zeros behind, as [n, length, ...]."""
     return pad(t, [0, 0] * (t.ndim - 2) + [0, length - t.shape[1]])
 

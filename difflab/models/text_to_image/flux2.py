@@ -1,32 +1,35 @@
-"""Flux.2 klein: a transformer on patches of 2 x 2 latent pixels, which batch norm normalises."""
+"""Flux.2 dev and klein: a transformer on patches of 2 x 2 latent pixels, which batch norm normalises."""
 
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from difflab.core.errors import ConfigError
-from difflab.models.text_to_image.architecture import Architecture, Guidance, Texts, falling
+from difflab.models.text_to_image.architecture import (
+    Architecture,
+    Guidance,
+    Texts,
+    falling,
+    stored_weight,
+)
 
 
-class Flux2Klein(Architecture):
-    title = "Flux.2 klein"
-    pipelines = ("Flux2KleinPipeline",)
+class Flux2(Architecture):
+    title = "Flux.2 dev"
+    pipelines = ("Flux2Pipeline",)
     backbone = "Flux2Transformer2DModel"
     autoencoder = "AutoencoderKLFlux2"
     statistics = ()
-    flags = ("is_distilled",)
     posterior = "mode"
     patch = 2
+    published = {"FLUX.2 dev": {}}  # scripts/convert_flux2_to_diffusers.py
 
     @property
     def guidance(self) -> Guidance:
-        return "none" if self.index.get("is_distilled") else "classifier-free"
+        return "embedded" if self.network_config.get("guidance_embeds", True) else "none"
 
     # ------------------------------------------------------------------------------------------- latents
     def drawn(self, height: int, width: int) -> tuple[int, int, int]:
@@ -37,7 +40,7 @@ class Flux2Klein(Architecture):
     def batch_norm(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of the patches, from the autoencoder's weights: each [1, C, 1, 1]."""
         mean, variance = (
-            _weight(self.path / "vae", f"bn.running_{name}").float().view(1, -1, 1, 1)
+            stored_weight(self.path / "vae", f"bn.running_{name}").float().view(1, -1, 1, 1)
             for name in ("mean", "var")
         )
         return mean, (variance + self.vae_config.get("batch_norm_eps", 1e-4)).sqrt()
@@ -59,11 +62,13 @@ class Flux2Klein(Architecture):
         self, net: Any, x: torch.Tensor, t: torch.Tensor, texts: Texts, guidance: float
     ) -> torch.Tensor:
         n, _, h, w = x.shape
-        states = texts["states"]
+        states, scale = texts["states"], None
+        if self.guidance == "embedded":
+            scale = torch.full((n,), guidance, device=x.device)
         out = net(
             hidden_states=x.flatten(2).transpose(1, 2),
             timestep=t.expand(n) / 1000,
-            guidance=None,
+            guidance=scale,
             encoder_hidden_states=states,
             txt_ids=positions(n, x.device, 1, 1, 1, states.shape[1]),
             img_ids=positions(n, x.device, 1, h, w, 1),
@@ -78,13 +83,31 @@ class Flux2Klein(Architecture):
         return {"sigmas": falling(steps), "mu": empirical_shift(self.tokens(shape), steps)}
 
 
-def _weight(folder: Path, name: str) -> torch.Tensor:
-    """One tensor of the weights in a folder. Raises ConfigError if no file has it."""
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, "pt") as tensors:
-            if name in tensors.keys():  # noqa: SIM118 (it is no dict)
-                return tensors.get_tensor(name)
-    raise ConfigError(f"{folder}: the weights lack {name}; the download is not complete: fetch it again")
+class Flux2Klein(Flux2):
+    """A smaller network without embedded guidance, with another text encoder."""
+
+    title = "Flux.2 klein"
+    pipelines = ("Flux2KleinPipeline",)
+    flags = ("is_distilled",)
+    published = {  # scripts/convert_flux2_to_diffusers.py
+        "FLUX.2 klein 4B": {
+            "num_layers": 5,
+            "num_single_layers": 20,
+            "num_attention_heads": 24,
+            "joint_attention_dim": 7680,
+            "guidance_embeds": False,
+        },
+        "FLUX.2 klein 9B": {
+            "num_single_layers": 24,
+            "num_attention_heads": 32,
+            "joint_attention_dim": 12288,
+            "guidance_embeds": False,
+        },
+    }
+
+    @property
+    def guidance(self) -> Guidance:
+        return "none" if self.index.get("is_distilled") else "classifier-free"
 
 
 def positions(n: int, device: Any, *sides: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from difflab.config.policy_registry import policy
 from difflab.models.steer import Steer, Step
 from difflab.policies.interface import At, Policy
-from difflab.policies.sample.common import check_guided, opened
+from difflab.policies.sample.common import check_guided, check_unconditional, opened
 
 
 class Without(Steer):
@@ -38,6 +38,9 @@ class BaseGuidance(Policy):
 
     def check(self, config: Any) -> None:
         check_guided(self.policy, config)
+
+    def check_model(self, model: Any) -> None:
+        check_unconditional(self.policy, model)
 
     def decides(self) -> tuple[str, ...]:
         return ("the prediction without condition",)

@@ -7,6 +7,10 @@ from typing import Any
 from difflab.core.errors import ConfigError
 from difflab.policies.interface import At
 
+HOW_GUIDED = {
+    "embedded": "is sampled without one: the guidance scale is an input of its network",
+    "none": "is distilled and takes no guidance",
+}
 GUIDANCE = ("guidance_schedule", "guidance_by_generation")  # policies that set the guidance scale
 
 
@@ -43,6 +47,24 @@ def check_guided(name: str, config: Any) -> None:
         raise ConfigError(
             f"policies: {name} changes nothing at sample.guidance_scale=1; set another scale, or one of "
             f"{', '.join(GUIDANCE)}"
+        )
+
+
+def check_unconditional(name: str, model: Any) -> None:
+    """Raise ConfigError unless the base is sampled with classifier-free guidance."""
+    if model.architecture.guidance != "classifier-free":
+        raise ConfigError(
+            f"policies: {name} needs an unconditional prediction, but model.base {model.base.path} "
+            f"{HOW_GUIDED[model.architecture.guidance]}; remove the policy"
+        )
+
+
+def check_scale(name: str, model: Any) -> None:
+    """Raise ConfigError if the base has no guidance scale."""
+    if model.architecture.guidance == "none":
+        raise ConfigError(
+            f"policies: {name} sets the guidance scale, but model.base {model.base.path} "
+            f"{HOW_GUIDED[model.architecture.guidance]}; remove the policy"
         )
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from difflab.config import Sample
 from difflab.config.policy_registry import policy
 from difflab.policies.interface import At, Policy
-from difflab.policies.sample.common import check_guidance
+from difflab.policies.sample.common import check_guidance, check_scale
 
 
 @policy("guidance_by_generation")
@@ -49,6 +49,9 @@ class GuidanceByGeneration(Policy):
 
     def check(self, config: Any) -> None:
         check_guidance(self.policy, config)
+
+    def check_model(self, model: Any) -> None:
+        check_scale(self.policy, model)
 
     def decides(self) -> tuple[str, ...]:
         return ("the guidance scale",)

@@ -10,7 +10,7 @@ from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
 from difflab.models.steer import Steer
 from difflab.policies.interface import At, Policy
-from difflab.policies.sample.common import check_guidance
+from difflab.policies.sample.common import check_guidance, check_scale
 
 
 class Schedule(Steer):
@@ -96,6 +96,9 @@ class GuidanceSchedule(Policy):
                     "policies: guidance_schedule: kind=exponential cannot start at sample.guidance_scale=0; "
                     "set start or kind=linear"
                 )
+
+    def check_model(self, model: Any) -> None:
+        check_scale(self.policy, model)
 
     def decides(self) -> tuple[str, ...]:
         return (

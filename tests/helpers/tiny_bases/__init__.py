@@ -35,10 +35,12 @@ class TinyBase:
         scheduler: sample.scheduler.
         guidance: guidance scale -> the arguments of the pipeline's call for it.
         scale: a guidance scale at which guidance acts; None = this folder takes none.
+        unguided: the largest guidance scale that means no guidance.
         call: further arguments of the pipeline's call.
         lora: model.lora_targets; None = diffusers has no LoRA loader for this pipeline.
         more: further settings of the section model.
         absent: components that the folder lacks.
+        variant: it differs from another base only in settings, so no chain is run with it.
     """
 
     name: str
@@ -48,10 +50,12 @@ class TinyBase:
     scheduler: str = "FlowMatchEulerDiscreteScheduler"
     guidance: Callable[[float], dict[str, Any]] = lambda scale: {"guidance_scale": scale}
     scale: float | None = 3.0
+    unguided: float = 1.0
     call: dict[str, Any] = field(default_factory=dict)
     lora: tuple[str, ...] | None = ("to_q", "to_k", "to_v", "to_out.0")
     more: dict[str, Any] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
+    variant: bool = False
 
     def write(self, folder: Path, seed: int = 0) -> Path:
         """Write the folder; its weights are a pure function of the seed."""
@@ -105,14 +109,17 @@ def pictures(
     base: TinyBase, pipe: Any, prompts: list[str], seeds: list[int], steps: int, scale: float
 ) -> np.ndarray:
     """What plain diffusers paints for these prompts and seeds: uint8 [n, H, W, 3]."""
+    guidance = base.guidance(scale)
+    if "negative_prompt" in guidance:
+        guidance["negative_prompt"] = [guidance["negative_prompt"]] * len(prompts)
     made = pipe(
-        prompt=prompts,
+        prompt=list(prompts),  # ZImagePipeline writes into the list that it gets
         height=base.side,
         width=base.side,
         num_inference_steps=steps,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="np",
-        **base.guidance(scale),
+        **guidance,
         **base.call,
     )
     return (made.images * 255).round().astype(np.uint8)

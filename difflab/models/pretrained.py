@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
@@ -274,6 +275,7 @@ def load_model(
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    _check_type(kind, folder)
     try:
         model, info = kind.from_pretrained(
             folder,
@@ -298,6 +300,21 @@ def load_model(
             f"{folder}: weights do not match its config: {str(wrong)[:200]}; fetch or make it again"
         )
     return model.eval()
+
+
+def _check_type(kind: Any, folder: Path) -> None:
+    """Raise StoreError if `kind` is a class of transformers and the config in `folder` is of another one."""
+    own, config = getattr(kind, "config_class", None), {}
+    if own is None:
+        return
+    with suppress(StoreError):  # a damaged file is found when the model is loaded
+        config = read_json(folder / "config.json")
+    named = config.get("model_type", own.model_type)
+    if named != own.model_type and own.base_config_key not in config:
+        raise StoreError(
+            f"{folder} holds a model of type {named}, but model_index.json names a {kind.__name__}, which is "
+            f"of type {own.model_type}; fetch it again"
+        )
 
 
 def open_base(

@@ -11,6 +11,7 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
+    GemmaTokenizer,
     PixtralImageProcessor,
     PixtralProcessor,
     PreTrainedTokenizerFast,
@@ -59,6 +60,12 @@ def pixtral_processor() -> Any:
     return PixtralProcessor(PixtralImageProcessor(), tokens, patch_size=14, chat_template=INSTRUCT)
 
 
+def gemma_tokenizer() -> Any:
+    """BPE without merges: a character is a token."""
+    entries = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581", *map(chr, range(33, 127))]
+    return GemmaTokenizer({entry: i for i, entry in enumerate(entries)}, [])
+
+
 def t5(width: int = 16) -> tuple[Any, Any]:
     """A T5 encoder and its tokenizer: a letter is a token."""
     entries = ["<pad>", "</s>", "<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz"]
@@ -71,7 +78,7 @@ def t5(width: int = 16) -> tuple[Any, Any]:
 def kl(latents: int, levels: int = 2, kind: Any = AutoencoderKL, **more: Any) -> Any:
     """A small AutoencoderKL (or a class with its arguments) whose pictures have contrast."""
     made = kind(
-        block_out_channels=(4, 8)[:levels],
+        block_out_channels=(4, 8, 8, 8)[:levels],
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         latent_channels=latents,

@@ -191,10 +191,10 @@ def test_pipelines_of_other_classes_are_refused_with_the_right_family(made, fold
         match=r"StableDiffusionPipeline, which model\.family=flow does not support; use model\.family=stable-diffusion",
     ):
         open_base(str(folder), pipelines_of("flow"), "flow")
-    tiny.amend(folder / "model_index.json", _class_name="PixArtAlphaPipeline")
+    tiny.amend(folder / "model_index.json", _class_name="KolorsPipeline")
     with pytest.raises(
         ConfigError,
-        match=r"PixArtAlphaPipeline.*difflab knows .*StableDiffusionPipeline, ",
+        match=r"KolorsPipeline.*difflab knows .*StableDiffusionPipeline, ",
     ):
         opened(folder)
     tiny.amend(folder / "model_index.json", _class_name="")

@@ -87,7 +87,7 @@ def plan(args: argparse.Namespace) -> int:
     quiet_libraries()
     from difflab.loop.auto import settled
     from difflab.loop.checks import check
-    from difflab.loop.plan import costs_of
+    from difflab.loop.plan import costs_of, where_embeddings_are
     from difflab.report.table import costs
 
     check(config)
@@ -103,11 +103,9 @@ def plan(args: argparse.Namespace) -> int:
         return 0
     listed = list(chain.from_iterable(costs_by_lab))
     show(costs(listed, f"{config.name}: nothing was run"))
-    if any(cost.stage == "captions" and not cost.disk_bytes for cost in listed):
-        print(
-            "captions: their embeddings are not kept, so that every batch is encoded when it is trained on "
-            "or sampled, which takes longer"
-        )
+    for cost in listed:
+        if cost.stage == "captions":
+            print(where_embeddings_are(cost.disk_bytes))
     print("times: estimated from forward passes of the untrained network on this machine, with one process")
     return 0
 

@@ -106,7 +106,8 @@ def training_process(base: Base, kind: Any) -> Any:
             ) from error
     noise = kind.from_config(config)
     if not hasattr(noise, "alphas_cumprod"):
-        if base_scheduler is not None and "FlowMatch" not in str(named):
+        flow = "FlowMatch" in str(named) or config.get("prediction_type") == "flow_prediction"
+        if base_scheduler is not None and not flow:
             raise ConfigError(
                 f"{file}: {named} is not a flow-matching scheduler, but {base.kind} is trained by flow "
                 "matching; use another base"

@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from difflab.core.errors import ConfigError, StoreError, reading
-from difflab.core.files import ASSETS, cache_home, read_json, read_tensors, write_json, write_tensors
+from difflab.core.files import ASSETS, cache_home, read_json, write_json
 from difflab.core.hashing import digest, file_hash
+from difflab.models import text_table
+from difflab.models.loading import load_model
+from difflab.models.text_table import Reader
 from difflab.models.text_to_image.architecture import Architecture, Texts, joined
 from difflab.models.text_to_image.registry import architectures
 
@@ -38,6 +40,8 @@ WEIGHTS = re.compile(
     r"[^.]+(\.(?P<variant>\w+?))?(-\d{5}-of-\d{5})?\.safetensors"
     r"(?P<index>\.index(\.(?P<index_variant>\w+))?\.json)?"
 )
+LARGE_ENCODERS = 4 * 2**30
+"""Text encoders whose weight files have at least this size in bytes encode fewer prompts at once."""
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.safetensors.index.json"]
 
 
@@ -130,39 +134,52 @@ class Base:
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    def texts(
-        self,
-        prompts: Sequence[str | None],
-        device: Any,
-        dtype: torch.dtype = torch.float32,
-        batch: int = 64,
-    ) -> Texts:
-        """Embeddings of prompts as the pipeline computes them.
+    def texts(self, prompts: Sequence[str | None], device: Any, dtype: torch.dtype = torch.float32) -> Texts:
+        """Embeddings of prompts as the pipeline computes them, as memory maps of a file in the cache.
 
-        The result is cached on disk. The key of the cache is the content of the encoders and the prompts.
+        The encoders are loaded only if the file does not exist. The key of the cache is the content of the
+        encoders and the prompts. Masks are bool, all others have the type of the encoders' outputs.
 
         Args:
             prompts: n texts; None = the null condition of classifier-free guidance.
             device: the torch device that runs the encoders.
             dtype: type of the encoders' weights. (The T5 encoder of SD3 takes 19 GB in float32.)
-            batch: number of prompts in one pass.
         """
+        path = self.texts_file(prompts, dtype)
+        if not path.exists():
+            self.encode_texts(prompts, device, dtype)
+            text_table.join(path, len(prompts), self.prompts_per_pass)
+        return text_table.mapped(path)
+
+    def texts_file(self, prompts: Sequence[str | None], dtype: torch.dtype) -> Path:
+        """The file of the embeddings in the cache."""
         parts = [name for name in self.components if name.startswith(("text_encoder", "tokenizer"))]
         flags = {name: value for name, value in self.index.items() if name[0] != "_"}
         key = digest([self.kind, flags, self.hash(*parts), str(dtype), list(prompts)])
-        path = cache_home() / "texts" / f"{key}.safetensors"
-        if path.exists():
-            return read_tensors(path)
-        read = self.text_reader(device, dtype)
-        batches = [read(prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
-        tables = {name: table.cpu() for name, table in joined(batches).items()}
-        write_tensors(path, tables)
-        return tables
+        return cache_home() / "texts" / f"{key}.safetensors"
 
-    def text_reader(
-        self, device: Any, dtype: torch.dtype = torch.float32
-    ) -> Callable[[Sequence[str | None]], Texts]:
-        """Load the text encoders. Returns a function from prompts to the embeddings of `texts` (float32)."""
+    def encode_texts(
+        self,
+        prompts: Sequence[str | None],
+        device: Any,
+        dtype: torch.dtype = torch.float32,
+        part: int = 0,
+        parts: int = 1,
+    ) -> None:
+        """Write a part of the embeddings to disk and free the encoders. See text_table.encode."""
+        path = self.texts_file(prompts, dtype)
+        encoders = partial(self.text_reader, device, dtype)
+        text_table.encode(path, prompts, self.prompts_per_pass, encoders, part, parts)
+
+    @cached_property
+    def prompts_per_pass(self) -> int:
+        """The number of prompts in one pass of the text encoders: fewer for large ones, to save memory."""
+        files = chain.from_iterable(self.files(name) for name in self.text_encoders())
+        size = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")
+        return 64 if size < LARGE_ENCODERS else 8
+
+    def text_reader(self, device: Any, dtype: torch.dtype = torch.float32) -> Reader:
+        """Load the text encoders. Returns a function from prompts to the embeddings of `texts`."""
         import transformers
 
         # The pipeline would replace missing weights by random ones, so each encoder is loaded separately.
@@ -184,7 +201,7 @@ class Base:
             # The rows of the texts come first, then the one of the null condition.
             places = iter(range(len(texts)))
             rows = torch.tensor([len(texts) if prompt is None else next(places) for prompt in prompts])
-            return {name: _float32(table)[rows.to(table.device)] for name, table in tables.items()}
+            return {name: table[rows.to(table.device)] for name, table in tables.items()}
 
         return read
 
@@ -240,10 +257,6 @@ class Base:
         return name.replace(f".{self.variant}", "", 1)
 
 
-def _float32(table: torch.Tensor) -> torch.Tensor:
-    return table.float() if table.is_floating_point() else table
-
-
 def variant_of(file: Path) -> str | None:
     """The variant in the name of a weight file or of an index of weight files; None = no variant."""
     match = WEIGHTS.fullmatch(file.name)
@@ -263,58 +276,6 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def load_model(
-    kind: Any, folder: Path, dtype: torch.dtype = torch.float32, variant: str | None = None
-) -> Any:
-    """Load a diffusers or transformers model of class `kind` from its folder.
-
-    Raises StoreError if a file is damaged or the weights do not match the config.
-    """
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    _check_type(kind, folder)
-    try:
-        model, info = kind.from_pretrained(
-            folder,
-            variant=variant,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            torch_dtype=dtype,
-            low_cpu_mem_usage=False,
-        )
-    except Exception as error:  # damaged files raise errors of many types
-        raise StoreError(
-            f"{folder} holds no readable model ({' '.join(str(error).split())[:160]}); fetch or make it again"
-        ) from error
-    wrong = {
-        name: sorted(keys)
-        for name, keys in info.items()
-        if keys and name in ("missing_keys", "mismatched_keys", "error_msgs")
-    }
-    if wrong:  # the library would replace missing weights by random ones
-        raise StoreError(
-            f"{folder}: weights do not match its config: {str(wrong)[:200]}; fetch or make it again"
-        )
-    return model.eval()
-
-
-def _check_type(kind: Any, folder: Path) -> None:
-    """Raise StoreError if `kind` is a class of transformers and the config in `folder` is of another one."""
-    own, config = getattr(kind, "config_class", None), {}
-    if own is None:
-        return
-    with suppress(StoreError):  # a damaged file is found when the model is loaded
-        config = read_json(folder / "config.json")
-    named = config.get("model_type", own.model_type)
-    if named != own.model_type and own.base_config_key not in config:
-        raise StoreError(
-            f"{folder} holds a model of type {named}, but model_index.json names a {kind.__name__}, which is "
-            f"of type {own.model_type}; fetch it again"
-        )
 
 
 def open_base(

@@ -11,6 +11,8 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
+    Gemma2Config,
+    Gemma2Model,
     GemmaTokenizer,
     PixtralImageProcessor,
     PixtralProcessor,
@@ -27,15 +29,23 @@ CHAT = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|
 INSTRUCT = "<s>{% for m in messages %}{% if m['role'] == 'system' %}[SYSTEM_PROMPT]{{ m['content'][0]['text'] }}[/SYSTEM_PROMPT]{% else %}[INST]{{ m['content'][0]['text'] }}[/INST]{% endif %}{% endfor %}"
 
 
-def qwen_tokenizer() -> Any:
-    """Byte-level BPE without merges, with the chat template and the marks of Qwen."""
-    entries = [*sorted(ByteLevel.alphabet()), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+DESCRIBE = "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the objects and background:"
+
+
+def qwen_tokenizer(describe: bool = False) -> Any:
+    """Byte-level BPE without merges, with the chat template and the marks of Qwen.
+
+    With `describe` one entry stands for most of the sentence that Qwen-Image puts before prompts, so that all before the prompt has
+    34 tokens, as many as its pipeline cuts off.
+    """
+    marks = ["<|im_start|>", "<|im_end|>", *([DESCRIBE[:-17]] if describe else [])]
+    entries = [*sorted(ByteLevel.alphabet()), "<|endoftext|>", *marks]
     made = Qwen2TokenizerFast(
         vocab={entry: i for i, entry in enumerate(entries)},
         merges=[],
         unk_token=None,
         pad_token="<|endoftext|>",
-        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+        additional_special_tokens=marks,
     )
     made.chat_template = CHAT
     return made
@@ -60,12 +70,6 @@ def pixtral_processor() -> Any:
     return PixtralProcessor(PixtralImageProcessor(), tokens, patch_size=14, chat_template=INSTRUCT)
 
 
-def gemma_tokenizer() -> Any:
-    """BPE without merges: a character is a token."""
-    entries = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581", *map(chr, range(33, 127))]
-    return GemmaTokenizer({entry: i for i, entry in enumerate(entries)}, [])
-
-
 def t5(width: int = 16) -> tuple[Any, Any]:
     """A T5 encoder and its tokenizer: a letter is a token."""
     entries = ["<pad>", "</s>", "<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz"]
@@ -73,6 +77,16 @@ def t5(width: int = 16) -> tuple[Any, Any]:
     size = {"d_model": width, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
     config = T5Config(vocab_size=len(tokens), **size, is_encoder_decoder=False, use_cache=False)
     return T5EncoderModel(config).eval(), tokens
+
+
+def gemma(width: int = 16, layers: int = 1) -> tuple[Any, Any]:
+    """A Gemma 2 without a head and its tokenizer: a letter is a token."""
+    entries = ["<pad>", "<eos>", "<bos>", "<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz"]
+    tokens = GemmaTokenizer(vocab={entry: i for i, entry in enumerate(entries)}, merges=[])
+    size = {"hidden_size": width, "intermediate_size": 2 * width, "head_dim": 8, "num_hidden_layers": layers}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1}
+    config = Gemma2Config(vocab_size=len(tokens), **size, **heads, initializer_range=0.5)
+    return Gemma2Model(config).eval(), tokens
 
 
 def kl(latents: int, levels: int = 2, kind: Any = AutoencoderKL, **more: Any) -> Any:

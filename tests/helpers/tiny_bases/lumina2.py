@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline, Lumina2Transformer2DModel
-from parts import contrast, gemma_tokenizer, kl
-from transformers import Gemma2Config, Gemma2Model
+from parts import contrast, gemma, kl
 
 from tiny_bases import TinyBase
 
@@ -14,19 +13,7 @@ WIDTH = 8
 
 
 def make() -> Any:
-    tokenizer = gemma_tokenizer()
-    text_encoder = Gemma2Model(
-        Gemma2Config(
-            vocab_size=len(tokenizer),
-            head_dim=4,
-            hidden_size=WIDTH,
-            intermediate_size=WIDTH,
-            num_attention_heads=2,
-            num_hidden_layers=2,
-            num_key_value_heads=2,
-            initializer_range=0.5,
-        )
-    )
+    text_encoder, tokenizer = gemma(WIDTH, layers=2)  # the pipeline reads the states before the last layer
     network = Lumina2Transformer2DModel(
         sample_size=4,
         patch_size=2,
@@ -44,7 +31,7 @@ def make() -> Any:
     contrast(network.norm_out.linear_2, 4)
     autoencoder = kl(4, levels=4, scaling_factor=0.3611, shift_factor=0.1159)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=6.0, use_dynamic_shifting=True)
-    return Lumina2Pipeline(network.eval(), scheduler, autoencoder, text_encoder.eval(), tokenizer)
+    return Lumina2Pipeline(network.eval(), scheduler, autoencoder, text_encoder, tokenizer)
 
 
 BASES = [TinyBase("lumina2", make, side=32)]

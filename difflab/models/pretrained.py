@@ -204,20 +204,12 @@ class Base:
 
         return read
 
-    def tokenizer(self) -> Any:
-        """The first tokenizer of the base. Raises StoreError if it cannot be read."""
+    def tokenizer(self, name: str = "tokenizer") -> Any:
+        """The tokenizer in the folder `name`. Raises StoreError if it cannot be read."""
         from transformers import AutoTokenizer
 
-        with reading(self.path / "tokenizer", StoreError):
-            return AutoTokenizer.from_pretrained(self.path / "tokenizer", local_files_only=True)
-
-    def too_long(self, prompts: list[str]) -> int:
-        """The number of prompts that have more tokens than the model reads. They are truncated."""
-        if not prompts or "tokenizer" not in self.components:
-            return 0
-        tokenizer = self.tokenizer()
-        lengths = [len(ids) for ids in tokenizer(prompts, truncation=False, verbose=False).input_ids]
-        return sum(n > tokenizer.model_max_length for n in lengths)
+        with reading(self.path / name, StoreError):
+            return AutoTokenizer.from_pretrained(self.path / name, local_files_only=True)
 
     def copy_to(self, folder: Path, leave: tuple[str, ...]) -> None:
         """Copy model_index.json and all components except those in `leave` to `folder`.

@@ -512,18 +512,6 @@ def test_a_damaged_text_cache_is_named(made, tmp_path):
         opened(made["sd15"]).texts(PROMPTS, "cpu")
 
 
-def test_prompts_that_are_too_long_are_counted_to_the_token(made):
-    base, tokens = opened(made["sd15"]), tiny.tokenizer()
-    word = "~"  # one token each: it is in no merge
-    assert len(tokens("~ ~ ~").input_ids) == 5
-    fits, cut = " ".join([word] * (tiny.LENGTH - 2)), " ".join([word] * (tiny.LENGTH - 1))
-    assert base.too_long([fits]) == 0 and base.too_long([cut]) == 1
-    assert base.too_long([cut, *tiny.CAPTIONS, cut + " ~", fits]) == 2 and base.too_long([]) == 0
-    assert base.too_long([""]) == 0
-    texts = base.texts([cut, cut + " noto seal", fits], "cpu")["states"]
-    assert torch.equal(texts[0], texts[1])  # and read to where they are cut
-
-
 def test_a_tokenizer_of_the_older_kind(folder):
     """The published folders hold vocab.json and merges.txt and no tokenizer.json."""
     home, tokens = folder / "tokenizer", tiny.tokenizer()

@@ -168,7 +168,7 @@ def test_a_folder_that_holds_no_pipeline(tmp_path):
     (tmp_path / "v1-5.safetensors").write_bytes(b"x")
     with pytest.raises(
         ConfigError,
-        match=r"is not a diffusers folder, because it has no model_index\.json\. Convert a single \.safetensors or \.ckpt file",
+        match=r"is not a diffusers folder, because it has no model_index\.json; for a checkpoint in a single file give the path",
     ):
         opened(tmp_path)
 

@@ -71,11 +71,7 @@ class Base:
     @property
     def components(self) -> list[str]:
         """The names of the components that a run needs."""
-        return [
-            name
-            for name, value in self.index.items()
-            if isinstance(value, list) and value[0] is not None and name not in NOT_COPIED
-        ]
+        return [name for name, value in self.index.items() if _is_component(value) and name not in NOT_COPIED]
 
     def text_encoders(self) -> list[str]:
         """The names of the text encoders."""
@@ -256,6 +252,11 @@ class Base:
         return name.replace(f".{self.variant}", "", 1)
 
 
+def _is_component(value: Any) -> bool:
+    """Whether an entry of model_index.json is [library, class]. Other lists are settings of the pipeline."""
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+
+
 def variant_of(file: Path) -> str | None:
     """The variant in the name of a weight file or of an index of weight files; None = no variant."""
     match = WEIGHTS.fullmatch(file.name)
@@ -295,7 +296,7 @@ def load_model(
             local_files_only=True,
             output_loading_info=True,
             torch_dtype=dtype,
-            low_cpu_mem_usage=False,
+            low_cpu_mem_usage=_needs_low_memory(kind),
         )
     except Exception as error:  # damaged files raise errors of many types
         raise StoreError(
@@ -311,6 +312,11 @@ def load_model(
             f"{folder}: weights do not match its config: {str(wrong)[:200]}; fetch or make it again"
         )
     return model.eval()
+
+
+def _needs_low_memory(kind: Any) -> bool:
+    """Whether diffusers loads a class with low_cpu_mem_usage only: it keeps some layers in float32."""
+    return kind.__module__.startswith("diffusers.") and bool(kind._keep_in_fp32_modules)
 
 
 def open_base(

@@ -12,11 +12,12 @@ import torch
 from diffusers import Krea2Pipeline
 from diffusers.pipelines.krea2.pipeline_krea2 import calculate_shift
 from parts import CAPTIONS
+from safetensors.torch import load_file, save_file
 from script_loss import losses
 from tiny_bases import krea2
 
 from difflab.config import Sample
-from difflab.core.errors import ConfigError
+from difflab.core.errors import ConfigError, StoreError
 from difflab.core.shape import Shape
 from difflab.models import family_of
 
@@ -130,6 +131,15 @@ def test_settings_that_are_lists_are_no_components(folder, tmp_path):
     tiny.amend(two / "model_index.json", text_encoder_select_layers=[1, 2])
     with pytest.raises(ConfigError, match="the networks of"):
         BASE.model(two).check_sampling(Sample(scheduler=BASE.scheduler))
+
+
+def test_missing_weights_are_refused(folder, tmp_path):
+    """diffusers loads this network with low_cpu_mem_usage only, because it keeps its norms in float32."""
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    file = broken / "transformer" / "diffusion_pytorch_model.safetensors"
+    save_file({k: t for k, t in load_file(file).items() if k != "txt_in.norm.weight"}, file, {"format": "pt"})
+    with pytest.raises(StoreError, match=r"txt_in\.norm\.weight"):
+        BASE.model(broken)
 
 
 @pytest.mark.parametrize(

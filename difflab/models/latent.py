@@ -130,9 +130,10 @@ class Latent(Denoiser):
 
     def check_sampling(self, sampling: Sample) -> None:
         super().check_sampling(sampling)
-        if self.architecture.guidance == "none" and sampling.guidance_scale > 1:
+        if self.architecture.guidance == "none" and sampling.guidance_scale > self.unguided:
             raise ConfigError(
-                f"model.base {self.base.path} is distilled and takes no guidance; set sample.guidance_scale=1"
+                f"model.base {self.base.path} is distilled and takes no guidance; set "
+                f"sample.guidance_scale={self.unguided:g}"
             )
         self._check_networks(sampling)
 

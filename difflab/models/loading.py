@@ -31,7 +31,7 @@ def load_model(
             local_files_only=True,
             output_loading_info=True,
             torch_dtype=dtype,
-            low_cpu_mem_usage=False,
+            low_cpu_mem_usage=_only_with_low_memory(kind),
         )
     except Exception as error:  # damaged files raise errors of many types
         raise StoreError(
@@ -47,6 +47,11 @@ def load_model(
             f"{folder}: weights do not match its config: {str(wrong)[:200]}; fetch or make it again"
         )
     return model.eval()
+
+
+def _only_with_low_memory(kind: Any) -> bool:
+    """Whether diffusers loads a class with low_cpu_mem_usage only, because it keeps layers in float32."""
+    return kind.__module__.startswith("diffusers.") and bool(kind._keep_in_fp32_modules)
 
 
 def _check_type(kind: Any, folder: Path) -> None:

@@ -65,11 +65,7 @@ class Base:
     @property
     def components(self) -> list[str]:
         """The names of the components that a run needs."""
-        return [
-            name
-            for name, value in self.index.items()
-            if isinstance(value, list) and value[0] is not None and name not in NOT_COPIED
-        ]
+        return [name for name, value in self.index.items() if _is_component(value) and name not in NOT_COPIED]
 
     def text_encoders(self) -> list[str]:
         """The names of the text encoders."""
@@ -240,6 +236,11 @@ class Base:
     def _plain(self, name: str) -> str:
         """The name of a weight file without its variant."""
         return name.replace(f".{self.variant}", "", 1)
+
+
+def _is_component(value: Any) -> bool:
+    """Whether an entry of model_index.json is [library, class]. Other lists are settings of the pipeline."""
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
 
 
 def weight_bytes(folder: Path, variant: str | None = None) -> int:

@@ -24,6 +24,7 @@ from difflab.loop.mix import mix
 from difflab.loop.pictures import draw_pictures
 from difflab.loop.sample import sample
 from difflab.loop.select import select
+from difflab.loop.texts import encode_texts
 from difflab.loop.train import train
 from difflab.loop.work import Work, open_for_work
 from difflab.runs.folder import STAGE, STAGES
@@ -98,6 +99,7 @@ def prepare(run: Run, works: list[Work]) -> None:
     for work in works:
         checks.check_measures(work)
         catch_up(work)
+        encode_texts(work)
     checks.report_account(works)
 
 

@@ -58,6 +58,7 @@ def shape_of(config: Config) -> Shape:
 def random_model(config: Config, section: str, settings: Any, device: str) -> Any:
     """A model with random weights, prepared for training or sampling with `settings`."""
     model: Any = family_of(config.model)(config.model, shape_of(config))
+    model.encode_texts(settings, device)
     model.initialise(seed_of("precision"), scratch=True)
     (model.prepare_training if section == "train" else model.prepare_sampling)(settings, device)
     return model

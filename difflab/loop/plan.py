@@ -12,6 +12,7 @@ import torch
 
 from difflab.config import Config
 from difflab.core.flops import forward_flops
+from difflab.core.precision import TYPES
 from difflab.core.seeds import seed_of
 from difflab.core.shape import Shape
 from difflab.loop import passes, regimes
@@ -19,7 +20,7 @@ from difflab.loop.ingest import divided
 from difflab.loop.regimes import check_possible
 from difflab.models import family_of
 from difflab.models.family import ClosedForm
-from difflab.models.latent import KEPT
+from difflab.models.latent import KEPT, encoder_type
 from difflab.runs.sizes import fresh_needed
 
 DIMENSIONS = {
@@ -172,19 +173,30 @@ def stage_weights(config: Config) -> dict[tuple[int, str], float]:
 
 
 def _captions(config: Config, shape: Shape, captions: int) -> Cost:
-    """The cost of encoding every distinct caption once.
-
-    `disk_bytes` is the size of the embeddings, which a run also holds in memory. If they are too large for
-    this, it is 0, and every batch is encoded again.
-    """
+    """The cost of encoding every distinct caption once. `disk_bytes` is the size of their embeddings."""
     model: Any = family_of(config.model)(config.model, shape)
     if config.model.trains_text_encoder:  # the embeddings change with every step and are not kept
         return Cost(0, "captions", captions, 0, 0, 0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    size = model.text_bytes(device) * (captions + 1)
-    read = model.base.text_reader(device)
-    seconds = passes.per_image(lambda n: read(["a photograph"] * n), min(64, captions), device)
-    return Cost(0, "captions", captions, 0, 0 if size > KEPT else size, seconds * captions)
+    device = passes.device_type()
+    kind = TYPES[config.train.precision]
+    size = model.text_bytes(device, kind) * (captions + 1)
+    read = model.base.text_reader(device, encoder_type(device, kind))
+    batch = min(model.base.prompts_per_pass, captions)
+    seconds = passes.per_image(lambda n: read(["a photograph"] * n), batch, device)
+    return Cost(0, "captions", captions, 0, size, seconds * captions)
+
+
+def where_embeddings_are(size: float) -> str:
+    """A sentence that says where the embeddings of captions are while the network trains and samples.
+
+    `size` is their total size in bytes; 0 = the text encoder is trained.
+    """
+    if not size:
+        return "captions: the text encoder is trained, so that every batch is encoded when it is used"
+    limit, text = KEPT / 2**20, f"captions: their embeddings are {size / 2**20:,.1f} MiB"
+    if size <= KEPT:
+        return f"{text}, which are kept in the memory of the device (at most {limit:,.0f} MiB are)"
+    return f"{text}; more than {limit:,.0f} MiB are not kept in memory: every batch is read from disk"
 
 
 @dataclass(frozen=True)
@@ -226,6 +238,8 @@ def _network(config: Config, shape: Shape) -> _Network | None:
     model.check_sampling(config.sample)
     scheduler = model.scheduler(config.sample)  # a second-order scheduler has more passes than steps
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    for settings in (config.train, config.sample):
+        model.encode_texts(settings, device)
     model.initialise(seed_of("plan"), scratch=True)
     model.prepare_training(config.train.model_copy(update={"compile": False}), device)
     with passes.autocast(config.train, device):

@@ -65,6 +65,21 @@ class Denoiser(Family):
         With scratch=False, set the weights of the pretrained base, if there is one.
         """
 
+    def encode_texts(self, settings: Train | Sample, device: Any, part: int = 0, parts: int = 1) -> None:
+        """Write the embeddings of the captions to disk, if the model has captions.
+
+        Call it before the network is loaded, so that network and text encoders are not in memory together.
+
+        Args:
+            settings: the section `train` or `sample` of a config; its precision is that of the encoders.
+            device: where the encoders run.
+            part: number of this process.
+            parts: number of processes that share the work.
+        """
+
+    def join_texts(self, settings: Train | Sample, device: Any) -> None:
+        """Join what all processes wrote in `encode_texts` into one file, if it does not exist."""
+
     def prepare_training(self, train: Train, device: Any) -> None:
         """Move the network to the device. Afterwards only the trained parameters require a gradient."""
         if train.gradient_checkpointing:

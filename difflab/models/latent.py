@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -28,22 +28,28 @@ from difflab.core.size import in_words
 from difflab.models import lora
 from difflab.models.base_settings import check_base
 from difflab.models.compiled import compile_network
+from difflab.models.converted_base import open_start
 from difflab.models.denoiser import Denoiser
 from difflab.models.family import check_divisible
 from difflab.models.guidance import conditional_prediction
 from difflab.models.latent_encoder import DECODED_PIXELS, Encoder
-from difflab.models.pretrained import Base, load_model, open_base
+from difflab.models.loading import load_model
+from difflab.models.pretrained import Base
 from difflab.models.steer import Step
 from difflab.models.text_to_image.architecture import Architecture, Texts
-from difflab.models.text_to_image.registry import pipelines_of
 from difflab.models.weights import cast, fastest_layout
 from difflab.models.with_text import WithText
 from difflab.runs.store import Shards
 
-ON_DEVICE = 2**29
-"""Largest total size in bytes of text embeddings that are stored in the memory of the device."""
-KEPT = 2**33
-"""Largest total size in bytes of text embeddings that are stored. Above it each batch computes its own."""
+KEPT = 2**29
+"""Largest total size in bytes of text embeddings that are kept in the memory of the device. Larger ones are
+read from disk for every batch.
+"""
+
+
+def encoder_type(device: Any, kind: torch.dtype) -> torch.dtype:
+    """The type of the text encoders' weights in a run that computes in `kind`: float32 on a CPU."""
+    return kind if torch.device(device).type == "cuda" else torch.float32
 
 
 def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -61,8 +67,7 @@ class Latent(Denoiser):
 
     def __init__(self, spec: Any, shape: Shape):
         super().__init__(spec, shape)
-        pipelines = pipelines_of(spec.family)
-        self.base: Base = open_base(spec.base, pipelines, spec.family, spec.revision, spec.variant)
+        self.base: Base = open_start(spec)
         self.architecture: Architecture = self.base.architecture
         with reading(f"model.base {self.base.path}", ConfigError):
             self._read_configs(spec, shape)
@@ -70,13 +75,11 @@ class Latent(Denoiser):
         self.text_encoder: Any = None
         # The embeddings (or token ids) of all prompts; set by prepare_training and prepare_sampling.
         self.tables: Texts | None = None
-        # The text encoders. They are used instead of the tables if those would be larger than KEPT.
-        self.reader: Callable[[list[str | None]], Texts] | None = None
 
     def _read_configs(self, spec: Any, shape: Shape) -> None:
         """Read the configs of the base. Raises ConfigError if the base does not support the images."""
         check_divisible(shape.size, self.architecture.multiple, "which this base needs")
-        channels = self.architecture.vae_config.get("in_channels", 3)
+        channels = self.architecture.image_channels
         if shape.record[2] != channels:
             raise ConfigError(
                 f"the autoencoder of {spec.base} takes images of {channels} channels; set data.color=RGB"
@@ -127,18 +130,20 @@ class Latent(Denoiser):
 
     def check_sampling(self, sampling: Sample) -> None:
         super().check_sampling(sampling)
-        if self.architecture.guidance == "none" and sampling.guidance_scale > 1:
+        if self.architecture.guidance == "none" and sampling.guidance_scale > self.unguided:
             raise ConfigError(
-                f"model.base {self.base.path} is distilled and takes no guidance; set sample.guidance_scale=1"
+                f"model.base {self.base.path} is distilled and takes no guidance; set "
+                f"sample.guidance_scale={self.unguided:g}"
             )
-        self._check_networks()
+        self._check_networks(sampling)
 
-    def _check_networks(self) -> None:
+    def _check_networks(self, sampling: Sample) -> None:
         """Pass one image through copies of the networks on the meta device, which computes only shapes.
 
         Raises ConfigError if the components of the base do not fit together.
         """
-        texts = self.base.texts([None], "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        texts = self.base.texts([None], device, encoder_type(device, TYPES[sampling.precision]))
         with reading(
             f"the networks of model.base {self.base.path}, with images of {in_words(self.shape.size)},",
             ConfigError,
@@ -154,7 +159,6 @@ class Latent(Denoiser):
             z, _ = self.architecture.encode(vae, torch.empty(1, c, h, w, device="meta"))
             x = self.architecture.normalise(z)
             empty.tables = {name: t.expand(self.null + 1, *t.shape[1:]) for name, t in texts.items()}
-            empty.reader = None
             out = empty.predict(empty.net, x, torch.zeros(1, device="meta"), None)
             decoded = self.architecture.decode(vae, self.architecture.denormalise(x))
         if x.shape[1:] != self.drawn or out.shape != x.shape or decoded.shape[2:] != (h, w):
@@ -283,32 +287,33 @@ class Latent(Denoiser):
         ).input_ids
         return {"ids": ids.to(device)}
 
+    def encode_texts(self, settings: Train | Sample, device: Any, part: int = 0, parts: int = 1) -> None:
+        """See Denoiser. Each distinct prompt is encoded once."""
+        if not self.spec.train_text_encoder:
+            kind = encoder_type(device, TYPES[settings.precision])
+            self.base.encode_texts(self._prompts(), device, kind, part, parts)
+
+    def join_texts(self, settings: Train | Sample, device: Any) -> None:
+        if not self.spec.train_text_encoder:
+            self.base.texts(self._prompts(), device, encoder_type(device, TYPES[settings.precision]))
+
     @torch.no_grad()
-    def _texts(self, device: Any, kind: torch.dtype) -> dict[str, torch.Tensor]:
+    def _texts(self, device: Any, kind: torch.dtype) -> Texts:
+        """The embeddings of all prompts: in the memory of the device, or memory maps if they are large."""
         if self.text_encoder is None:
-            coarse = kind if torch.device(device).type == "cuda" else torch.float32
-            if self.text_bytes(device, coarse) > KEPT:
-                self.reader = self.base.text_reader(device, coarse)
-                return {}
-            tables = self.base.texts(self._prompts(), device, coarse)
+            tables = self.base.texts(self._prompts(), device, encoder_type(device, kind))
         else:  # a trained text encoder changes in every generation, so its embeddings are not cached
             encoder, ids = self.text_encoder.to(device).eval(), self._ids(device)["ids"]
             tables = {"states": torch.cat([encoder(part)[0] for part in ids.split(256)])}
-        small = sum(t.nbytes for t in tables.values()) < ON_DEVICE
-        return {name: t.to(device) if small else t for name, t in tables.items()}
+        if sum(t.nbytes for t in tables.values()) > KEPT:
+            return tables
+        return {name: t.to(device, copy=True) for name, t in tables.items()}
 
     def text_bytes(self, device: Any = "cpu", kind: torch.dtype = torch.float32) -> int:
         """Size in bytes of the embeddings of all captions, computed from those of the longest one."""
-        embeddings = self.base.texts([max(self.shape.prompts, key=len, default="")], device, kind)
+        longest = max(self.shape.prompts, key=len, default="")
+        embeddings = self.base.texts([longest], device, encoder_type(device, kind))
         return sum(t.nbytes for t in embeddings.values()) * len(self._prompts())
-
-    def _read(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Encode the prompts at positions int64 [n]. Each distinct prompt is encoded once."""
-        assert self.reader is not None
-        distinct, inverse = rows.unique(return_inverse=True)
-        prompts = self._prompts()
-        tables = self.reader([prompts[i] for i in distinct.tolist()])
-        return {name: t[inverse.to(t.device)] for name, t in tables.items()}
 
     def texts(self, conditions: torch.Tensor | None, n: int, like: torch.Tensor) -> dict[str, torch.Tensor]:
         """Embeddings (or token ids) for conditions int64 [n], with the type and device of `like`.
@@ -317,12 +322,9 @@ class Latent(Denoiser):
         nor prepare_sampling was called.
         """
         rows = torch.full((n,), self.null) if conditions is None else conditions
-        if self.reader is not None:
-            embeddings = self._read(rows)
-        elif self.tables is not None:
-            embeddings = {name: t[rows.to(t.device)] for name, t in self.tables.items()}
-        else:
+        if self.tables is None:
             raise RuntimeError("call prepare_training or prepare_sampling before predict")
+        embeddings = {name: t[rows.to(t.device)] for name, t in self.tables.items()}
         texts = {}
         for name, t in embeddings.items():
             if t.is_floating_point():

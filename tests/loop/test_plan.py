@@ -9,8 +9,8 @@ from difflab.config import Config, parse
 from difflab.core.errors import ConfigError
 from difflab.core.shape import Shape
 from difflab.loop import passes
-from difflab.loop import plan as plan_module
-from difflab.loop.plan import Cost, plan
+from difflab.loop.plan import Cost, plan, where_embeddings_are
+from difflab.models.latent import KEPT
 
 pytestmark = tiny.LIBRARIES
 DIGITS = Shape((8, 8, 1), 10)
@@ -166,6 +166,11 @@ def test_the_embeddings_of_captions_are_counted(kind, monkeypatch, tmp_path):
         1500,
     )
 
-    monkeypatch.setattr(plan_module, "KEPT", per * 3000)
-    assert plan(tiny.config(kind, base), shape, 40, captions=3000)[0].disk_bytes == 0  # encoded per batch
     assert plan(tiny.config(kind, base), shape, 40)[0].stage == "mix"
+
+
+def test_the_place_of_the_embeddings_is_said():
+    assert "the text encoder is trained" in where_embeddings_are(0)
+    small, large = where_embeddings_are(KEPT), where_embeddings_are(KEPT + 2**20)
+    assert "512.0 MiB, which are kept in the memory of the device (at most 512 MiB are)" in small
+    assert "513.0 MiB; more than 512 MiB are not kept in memory: every batch is read from disk" in large

@@ -46,6 +46,8 @@ class Architecture(ABC):
     """The pipeline classes of diffusers that it covers."""
     backbone: ClassVar[str]
     """The diffusers class of the denoising network."""
+    aliases: ClassVar[tuple[str, ...]] = ()
+    """Older class names in the config of the network, which diffusers opens as `backbone`."""
     component: ClassVar[str] = "transformer"
     """The subfolder of the denoising network."""
     autoencoder: ClassVar[str] = "AutoencoderKL"
@@ -111,6 +113,11 @@ class Architecture(ABC):
     def latent_channels(self) -> int:
         """Channels of the autoencoder's latents."""
         return self.vae_config.get("latent_channels", 4)
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the images that the autoencoder takes."""
+        return self.vae_config.get("in_channels", 3)
 
     @property
     def network_channels(self) -> int:
@@ -249,7 +256,7 @@ def joined(parts: list[Texts]) -> Texts:
         tensors = [part[name] for part in parts]
         if tensors[0].ndim > 1:
             length = max(t.shape[1] for t in tensors)
-            tensors = [_padded(t, length) for t in tensors]
+            tensors = [lengthened(t, length) for t in tensors]
         tables[name] = torch.cat(tensors)
     return tables
 
@@ -272,7 +279,7 @@ def unpadded(texts: Texts) -> list[torch.Tensor]:
     return [part[:length] for part, length in zip(states, mask.sum(1).tolist(), strict=True)]
 
 
-def _padded(t: torch.Tensor, length: int) -> torch.Tensor:
+def lengthened(t: torch.Tensor, length: int) -> torch.Tensor:
     """A tensor [n, L, ...] with zeros behind, as [n, length, ...]."""
     return pad(t, [0, 0] * (t.ndim - 2) + [0, length - t.shape[1]])
 

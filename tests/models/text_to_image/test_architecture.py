@@ -154,7 +154,7 @@ def test_a_network_for_other_latents_is_refused(base, folders, tmp_path):
 @ALL
 def test_an_image_that_cannot_be_packed_is_refused_with_the_nearest_size(base, folders):
     odd = replace(base, side=base.side + 1)
-    with pytest.raises(ConfigError, match=rf"data\.image_size {base.side + 1}.* is not a multiple of \d+"):
+    with pytest.raises(ConfigError, match=rf"data\.image_size={base.side + 1}.* is not a multiple of \d+"):
         odd.model(folders[base.name])
 
 

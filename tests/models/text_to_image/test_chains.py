@@ -24,7 +24,7 @@ def server() -> Iterator[Server]:
     made.close()
 
 
-@pytest.mark.parametrize("base", bases(), ids=lambda base: base.name)
+@pytest.mark.parametrize("base", [base for base in bases() if not base.variant], ids=lambda base: base.name)
 def test_a_chain_killed_in_two_processes_and_resumed_in_one_is_the_same(base: TinyBase, server, tmp_path):
     folder = base.write(tmp_path / "base")
     model: dict[str, Any] = {} if base.lora is None else {"lora_rank": 2, "lora_targets": list(base.lora)}
@@ -32,7 +32,7 @@ def test_a_chain_killed_in_two_processes_and_resumed_in_one_is_the_same(base: Ti
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(base.config(folder, model=model, train=train)))
     server.run(file, tmp_path / "whole")
-    server.run(file, tmp_path / "killed", world=2, stop=2)  # both end at once after the second checkpoint
+    server.run(file, tmp_path / "killed", world=2, stop=1)  # both end at once after the first checkpoint
     assert not (tmp_path / "killed" / "gen-000" / "sampled.json").exists()
     server.run(file, tmp_path / "killed")
     whole, resumed = open_run(tmp_path / "whole"), open_run(tmp_path / "killed")

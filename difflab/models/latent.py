@@ -33,7 +33,8 @@ from difflab.models.denoiser import Denoiser
 from difflab.models.family import check_divisible
 from difflab.models.guidance import conditional_prediction
 from difflab.models.latent_encoder import DECODED_PIXELS, Encoder
-from difflab.models.pretrained import Base, load_model
+from difflab.models.loading import load_model
+from difflab.models.pretrained import Base
 from difflab.models.steer import Step
 from difflab.models.text_to_image.architecture import Architecture, Texts
 from difflab.models.weights import cast, fastest_layout
@@ -129,9 +130,10 @@ class Latent(Denoiser):
 
     def check_sampling(self, sampling: Sample) -> None:
         super().check_sampling(sampling)
-        if self.architecture.guidance == "none" and sampling.guidance_scale > 1:
+        if self.architecture.guidance == "none" and sampling.guidance_scale > self.unguided:
             raise ConfigError(
-                f"model.base {self.base.path} is distilled and takes no guidance; set sample.guidance_scale=1"
+                f"model.base {self.base.path} is distilled and takes no guidance; set "
+                f"sample.guidance_scale={self.unguided:g}"
             )
         for size in self.shape.all_sizes:
             self.at(size)._check_networks(sampling)

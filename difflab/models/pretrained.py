@@ -23,6 +23,7 @@ from difflab.core.files import ASSETS, cache_home, read_json, write_json
 from difflab.core.hashing import digest, file_hash
 from difflab.models import text_table
 from difflab.models.base_files import WEIGHTS, check_component, check_config, variant_of
+from difflab.models.loading import load_model
 from difflab.models.text_table import Reader
 from difflab.models.text_to_image.architecture import Architecture, Texts, joined
 from difflab.models.text_to_image.registry import architectures
@@ -64,11 +65,7 @@ class Base:
     @property
     def components(self) -> list[str]:
         """The names of the components that a run needs."""
-        return [
-            name
-            for name, value in self.index.items()
-            if isinstance(value, list) and value[0] is not None and name not in NOT_COPIED
-        ]
+        return [name for name, value in self.index.items() if _is_component(value) and name not in NOT_COPIED]
 
     def text_encoders(self) -> list[str]:
         """The names of the text encoders."""
@@ -197,20 +194,12 @@ class Base:
 
         return read
 
-    def tokenizer(self) -> Any:
-        """The first tokenizer of the base. Raises StoreError if it cannot be read."""
+    def tokenizer(self, name: str = "tokenizer") -> Any:
+        """The tokenizer in the folder `name`. Raises StoreError if it cannot be read."""
         from transformers import AutoTokenizer
 
-        with reading(self.path / "tokenizer", StoreError):
-            return AutoTokenizer.from_pretrained(self.path / "tokenizer", local_files_only=True)
-
-    def too_long(self, prompts: list[str]) -> int:
-        """The number of prompts that have more tokens than the model reads. They are truncated."""
-        if not prompts or "tokenizer" not in self.components:
-            return 0
-        tokenizer = self.tokenizer()
-        lengths = [len(ids) for ids in tokenizer(prompts, truncation=False, verbose=False).input_ids]
-        return sum(n > tokenizer.model_max_length for n in lengths)
+        with reading(self.path / name, StoreError):
+            return AutoTokenizer.from_pretrained(self.path / name, local_files_only=True)
 
     def copy_to(self, folder: Path, leave: tuple[str, ...]) -> None:
         """Copy model_index.json and all components except those in `leave` to `folder`.
@@ -249,6 +238,11 @@ class Base:
         return name.replace(f".{self.variant}", "", 1)
 
 
+def _is_component(value: Any) -> bool:
+    """Whether an entry of model_index.json is [library, class]. Other lists are settings of the pipeline."""
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+
+
 def weight_bytes(folder: Path, variant: str | None = None) -> int:
     """Total size in bytes of a diffusers folder's weight files of this variant, over all components."""
     files = folder.glob("*/*.safetensors")
@@ -262,42 +256,6 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def load_model(
-    kind: Any, folder: Path, dtype: torch.dtype = torch.float32, variant: str | None = None
-) -> Any:
-    """Load a diffusers or transformers model of class `kind` from its folder.
-
-    Raises StoreError if a file is damaged or the weights do not match the config.
-    """
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    try:
-        model, info = kind.from_pretrained(
-            folder,
-            variant=variant,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            torch_dtype=dtype,
-            low_cpu_mem_usage=False,
-        )
-    except Exception as error:  # damaged files raise errors of many types
-        raise StoreError(
-            f"{folder} holds no readable model ({' '.join(str(error).split())[:160]}); fetch or make it again"
-        ) from error
-    wrong = {
-        name: sorted(keys)
-        for name, keys in info.items()
-        if keys and name in ("missing_keys", "mismatched_keys", "error_msgs")
-    }
-    if wrong:  # the library would replace missing weights by random ones
-        raise StoreError(
-            f"{folder}: weights do not match its config: {str(wrong)[:200]}; fetch or make it again"
-        )
-    return model.eval()
 
 
 def open_base(

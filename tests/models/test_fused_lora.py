@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_bases import bases
 
 from difflab.core.errors import ConfigError
 from difflab.models.fused_lora import fuse, read
@@ -141,6 +142,34 @@ def test_a_transformer(made, tmp_path):
     ours = tiny.tensors(tmp_path / "out", "transformer")
     assert close(ours, lora_files.added(made["sd3"], "transformer", found, 0.3))
     assert close(ours, dict(fused_by_diffusers("sd3", made["sd3"], file, 0.3).transformer.state_dict()))
+
+
+def test_flux_in_the_layout_of_sd_scripts(tmp_path):
+    """sd-scripts has one layer for queries, keys and values, as the original code; diffusers has three."""
+    folder = next(base for base in bases() if base.name == "flux-dev").write(tmp_path / "flux")
+    block, rng, state = "transformer_blocks.0", torch.Generator().manual_seed(0), {}
+    ours = tiny.tensors(folder, "transformer")
+    stacked = torch.cat([ours[f"{block}.attn.to_{part}.weight"] for part in "qkv"])
+    for name, weight in (
+        ("img_attn_qkv", stacked),
+        ("txt_mlp_0", ours[f"{block}.ff_context.net.0.proj.weight"]),
+    ):
+        down, up = (torch.randn(shape, generator=rng) for shape in ((3, weight.shape[1]), (len(weight), 3)))
+        key = f"lora_unet_double_blocks_0_{name}"
+        state |= {
+            f"{key}.lora_down.weight": down,
+            f"{key}.lora_up.weight": up,
+            f"{key}.alpha": torch.tensor(6.0),
+        }
+        change = 0.1 * 6 / 3 * up @ down
+        if name == "txt_mlp_0":
+            ours[f"{block}.ff_context.net.0.proj.weight"] = weight + change
+            continue
+        for part, of_part in zip("qkv", change.chunk(3), strict=True):
+            ours[f"{block}.attn.to_{part}.weight"] = ours[f"{block}.attn.to_{part}.weight"] + of_part
+    file = lora_files.write(state, tmp_path / "lora.safetensors")
+    fuse(open_base(str(folder), pipelines_of("flow"), "flow"), file, 0.1, tmp_path / "out")
+    assert close(tiny.tensors(tmp_path / "out", "transformer"), ours)
 
 
 def test_alphas_by_pattern(made, tmp_path):

@@ -229,7 +229,7 @@ def test_an_infinite_gradient_behind_a_finite_loss_never_reaches_the_disk(tmp_pa
 
 
 def test_a_batch_smaller_than_the_number_of_processes_is_refused(tmp_path):
-    three = SimpleNamespace(process_index=0, num_processes=3)
+    three = SimpleNamespace(process_index=0, num_processes=3, device=torch.device("cpu"))
     with pytest.raises(ConfigError, match=r"train\.batch_size 2 is smaller than the number of processes 3"):
         train(tmp_path, config(batch_size=2), accelerator=three)
 

@@ -446,6 +446,7 @@ def architectures_table() -> str:
         "pipelines of diffusers",
         "`model.family`",
         "training",
+        "guidance",
         "published network",
         "parameters",
         "weights in bf16",
@@ -465,7 +466,8 @@ def architecture_rows(kind: Any) -> Iterator[list[str]]:
         if settings is not None:
             count = parameters(kind.backbone, settings)
             sizes = [f"{count / 1e9:.2f} billion", f"{2 * count / 2**30:.1f} GiB"]
-        yield [kind.title, pipelines, f"`{kind.family}`", training, name, *sizes, "no"]
+        guidance = " or ".join(kind.guidances)
+        yield [kind.title, pipelines, f"`{kind.family}`", training, guidance, name, *sizes, "no"]
 
 
 def parameters(network: str, settings: dict[str, Any]) -> int:

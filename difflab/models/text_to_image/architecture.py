@@ -66,6 +66,8 @@ class Architecture(ABC):
     """Side of the square of latent pixels that the pipeline packs into one token."""
     unguided: ClassVar[float] = 1.0
     """The largest value of the pipeline's guidance scale that means no guidance."""
+    guidances: ClassVar[tuple[Guidance, ...]] = ("classifier-free",)
+    """The values that `guidance` has for the folders of this architecture."""
     published: ClassVar[dict[str, dict[str, Any]]] = {}
     """Published models: name -> the settings of the network's config that differ from the class's defaults.
 

@@ -17,6 +17,7 @@ class Flux(Architecture):
     backbone = "FluxTransformer2DModel"
     statistics = ("scaling_factor", "shift_factor")
     patch = 2
+    guidances = ("embedded", "none")
     published = {  # scripts/convert_flux_to_diffusers.py
         "FLUX.1 dev": {"guidance_embeds": True},
         "FLUX.1 schnell": {},

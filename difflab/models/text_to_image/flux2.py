@@ -25,6 +25,7 @@ class Flux2(Architecture):
     statistics = ()
     posterior = "mode"
     patch = 2
+    guidances = ("embedded", "none")
     published = {"FLUX.2 dev": {}}  # scripts/convert_flux2_to_diffusers.py
 
     @property
@@ -89,6 +90,7 @@ class Flux2Klein(Flux2):
     title = "Flux.2 klein"
     pipelines = ("Flux2KleinPipeline",)
     flags = ("is_distilled",)
+    guidances = ("classifier-free", "none")
     published = {  # scripts/convert_flux2_to_diffusers.py
         "FLUX.2 klein 4B": {
             "num_layers": 5,

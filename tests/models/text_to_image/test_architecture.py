@@ -86,6 +86,7 @@ def test_the_prompt_matters(base, folders):
 def test_denormalise_takes_back_what_normalise_did(base, folders):
     model = base.model(folders[base.name])
     architecture = model.architecture
+    assert architecture.guidance in architecture.guidances  # what the table in the docs says
     mean, std = model.encoder("cpu")(torch.from_numpy(tiny.images(4, base.side))).chunk(2, dim=1)
     x = architecture.normalise(mean)
     assert x.shape[1:] == model.drawn and (std >= 0).all() and x.std() > 0.01

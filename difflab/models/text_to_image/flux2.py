@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
@@ -25,7 +25,7 @@ class Flux2(Architecture):
     statistics = ()
     posterior = "mode"
     patch = 2
-    guidances = ("embedded", "none")
+    guidances: ClassVar[tuple[Guidance, ...]] = ("embedded", "none")
     published = {"FLUX.2 dev": {}}  # scripts/convert_flux2_to_diffusers.py
 
     @property

@@ -19,6 +19,7 @@ from difflab.loop.work import Work
 from difflab.metrics.evaluate import left_out
 from difflab.models import family_of
 from difflab.models.pixel import noise_of
+from difflab.models.quantised import check_package
 from difflab.models.schedulers import check_scheduler, late_start, scheduler_of
 from difflab.runs.run import Run
 from difflab.runs.sizes import measured_count
@@ -51,6 +52,7 @@ def check_lab(config: Config) -> None:
         raise ConfigError("train.precision and sample.precision fp16 need a GPU; use bf16 or no")
     for precision in (config.train.precision, config.sample.precision):
         refuse_without_tf32(precision, device_type())
+    check_package(config.model.quantized)
     check_measure_settings(config)
     if config.denoises and not config.text:
         noise = noise_of(config.model)

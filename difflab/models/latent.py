@@ -32,6 +32,7 @@ from difflab.models.family import check_divisible
 from difflab.models.guidance import conditional_prediction
 from difflab.models.latent_encoder import DECODED_PIXELS, Encoder
 from difflab.models.pretrained import Base, load_model, open_base
+from difflab.models.quantised import quantise
 from difflab.models.steer import Step
 from difflab.models.text_to_image.architecture import Architecture, Texts
 from difflab.models.text_to_image.registry import pipelines_of
@@ -204,13 +205,21 @@ class Latent(Denoiser):
 
     def prepare_training(self, train: Train, device: Any) -> None:
         """Freeze all other weights, move everything to the device and set `net` to the trained module."""
+        self.prepare_network(train, device)
+        kind = TYPES[train.precision]
+        self.tables = self._ids(device) if self.spec.train_text_encoder else self._texts(device, kind)
+
+    def prepare_network(self, train: Train, device: Any) -> None:
+        """`prepare_training` without the captions."""
         kind = TYPES[train.precision]
         if not self.spec.lora_rank:
             self.backbone.requires_grad_(True)
         elif kind != torch.float32:  # frozen weights need no float32 copy
             for parameter in self.backbone.parameters():
-                if not parameter.requires_grad:
+                if not parameter.requires_grad and parameter.is_floating_point():
                     parameter.data = parameter.data.to(kind)
+        if self.spec.quantize != "none":
+            quantise(self.backbone, self.spec.quantize, kind, device)
         if train.gradient_checkpointing:
             self.backbone.enable_gradient_checkpointing()
         if train.compile is True:
@@ -221,7 +230,6 @@ class Latent(Denoiser):
         self.net.to(device)
         self.layout = fastest_layout(device, kind)
         self.backbone.to(memory_format=self.layout)
-        self.tables = self._ids(device) if self.spec.train_text_encoder else self._texts(device, kind)
 
     def network(self) -> Any:
         """The backbone, or the backbone and the trained text encoder (see WithText)."""
@@ -249,6 +257,8 @@ class Latent(Denoiser):
         """Load the autoencoder and move everything that sampling needs to the device, in its precision."""
         kind = TYPES[sampling.precision]
         self.tables = self._texts(device, kind)
+        if self.spec.quantize != "none":
+            quantise(self.backbone.to(kind), self.spec.quantize, kind, device)
         self.net = self.backbone.to(device, kind).eval()
         self.backbone.to(memory_format=fastest_layout(device, kind))
         # An autoencoder with force_upcast overflows in float16 and is loaded in float32.

@@ -1,0 +1,268 @@
+"""Estimate the peak GPU memory of each stage of a text-to-image run. No weights are read and no GPU is needed.
+
+The networks are built from the configs of the base, and one pass of each is computed with tensors that have
+shapes and types but no memory (``FakeTensorMode`` of torch). The bytes of all live tensors are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from difflab.config import Config
+from difflab.core.errors import ConfigError
+from difflab.core.precision import TYPES
+from difflab.core.shape import Shape
+from difflab.core.tensor_bytes import TensorBytes
+from difflab.loop import passes
+from difflab.models import family_of, lora
+from difflab.models.latent_encoder import DECODED_PIXELS
+from difflab.models.pretrained import Base
+from difflab.models.quantised import BYTES, Int8Linear, quantise
+from difflab.models.weights import trainable
+
+GIB = 2**30
+RESERVE = 1.5 * GIB
+"""Bytes that are added to the peak of a stage: for CUDA and its libraries, memory that torch's allocator cannot use,
+and the embeddings of captions (at most 0.5 GiB). It was not measured on a GPU.
+"""
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """The GPU memory of one stage, in bytes.
+
+    Attributes:
+        stage: ``texts`` = encoding of the captions; ``encode`` = encoding of images; ``train``; ``sample`` =
+            denoising; ``decode`` = decoding of the samples.
+        weights: weights of all networks on the GPU.
+        optimiser: state of the optimiser and EMA.
+        gradients: gradients of the trained weights.
+        activations: the rest of the peak.
+        note: what the estimate does not contain; "" = nothing.
+    """
+
+    stage: str
+    weights: float
+    optimiser: float = 0.0
+    gradients: float = 0.0
+    activations: float = 0.0
+    note: str = ""
+
+    @property
+    def peak(self) -> float:
+        """The sum of all parts."""
+        return self.weights + self.optimiser + self.gradients + self.activations
+
+    @property
+    def needed(self) -> float:
+        """Bytes of memory that a GPU must have."""
+        return self.peak + RESERVE
+
+
+def stages(config: Config) -> list[StageMemory]:
+    """The memory of every stage of a text-to-image run, in the order of the stages.
+
+    Raises ConfigError if the config is not one of a text-to-image family, or if its base cannot be opened.
+    """
+    if not config.text:
+        raise ConfigError(
+            f"--gpu estimates text-to-image runs; model.family={config.model.family} has no pretrained base. Leave "
+            "--gpu out"
+        )
+    model = model_of(config)
+    found = []
+    if not config.model.trains_text_encoder:
+        found.append(_texts(model.base, TYPES[config.train.precision]))
+    found.append(_encode(config, model))
+    if config.generations or not config.model.starts_as_base:
+        found.append(_train(config))
+    return [*found, *_sample(config)]
+
+
+def shape_of(config: Config) -> Shape:
+    """The shape of an image. The source of the images is opened only if data.image_size is null."""
+    if config.data.size is None:
+        return passes.shape_of(config)
+    return Shape((*config.data.size, 3), 0, ("a photograph",) if config.conditional else ())
+
+
+@contextmanager
+def counted() -> Iterator[TensorBytes]:
+    """Tensors of the block have no memory. Yields the count of the bytes that they would have."""
+    with torch.random.fork_rng(devices=[]), FakeTensorMode(allow_non_fake_inputs=True), TensorBytes() as count:
+        yield count
+
+
+def peak_of(count: TensorBytes, work: Callable[[], Any]) -> int:
+    """Bytes that `work` needs at its peak, on top of what is in memory before."""
+    count.reset()
+    before = count.now
+    work()
+    return count.peak - before
+
+
+def model_of(config: Config) -> Any:
+    """The model of a config, without networks."""
+    model: Any = family_of(config.model)(config.model, shape_of(config))
+    return model
+
+
+def build(model: Any) -> None:
+    """Set a network without values; call it in `counted`."""
+    kind = model.backbone_class()
+    model.backbone = kind.from_config(kind.load_config(model.base.path / model.component))
+    if model.spec.trains_text_encoder:
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        model.text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(model.base.path / "text_encoder"))
+    if model.spec.trains_lora:
+        lora.add(model.backbone, model.spec, 0)
+
+
+def bytes_of(network: Any) -> float:
+    """Bytes of the parameters and buffers of a network."""
+    return float(sum(t.nbytes for t in (*network.parameters(), *network.buffers())))
+
+
+# ------------------------------------------------------------------------------------------------- the stages
+def _train(config: Config) -> StageMemory:
+    settings = config.train.model_copy(update={"compile": False})
+    model = model_of(config)
+    embeddings = embeddings_of(model.base)
+    with counted() as count:
+        build(model)
+        saved = _prepared(model, settings, config)
+        model.tables = _tables(model, embeddings, settings.precision)
+        model.net.train()
+        weights = bytes_of(model.net) - saved
+        work = passes.training_pass(model, settings, "cpu")
+        images = settings.micro_batch_size or settings.batch_size
+        peak = peak_of(count, partial(work, images))
+        trained = sum(p.numel() for p in trainable(model.net).values())
+        gradients = 4.0 * trained
+    states = 2 if settings.optimizer == "adamw8bit" else 8
+    optimiser = trained * (states + (4 if settings.ema_decay else 0))
+    return StageMemory("train", weights, optimiser, gradients, max(0.0, peak - gradients))
+
+
+def _prepared(model: Any, settings: Any, config: Config) -> float:
+    """Prepare the network as `Latent.prepare_training` does. Returns bytes that nf4 saves over int8."""
+    small = config.model.quantized
+    if small == "nf4":  # bitsandbytes cannot compute without memory; its layers are counted as int8 ones
+        model.spec = model.spec.model_copy(update={"quantize": "int8"})
+    model.prepare_network(settings, "cpu")
+    return _saved_by_nf4(model.backbone) if small == "nf4" else 0.0
+
+
+def _saved_by_nf4(backbone: Any) -> float:
+    layers = [layer for layer in backbone.modules() if isinstance(layer, Int8Linear)]
+    numbers = sum(layer.weight.numel() for layer in layers)
+    return numbers * (BYTES["int8"] - BYTES["nf4"]) + sum(layer.scale.nbytes for layer in layers)
+
+
+def _sample(config: Config) -> list[StageMemory]:
+    settings, kind = config.sample, TYPES[config.sample.precision]
+    model, saved = model_of(config), 0.0
+    embeddings = embeddings_of(model.base)
+    with counted() as count, torch.no_grad():
+        build(model)
+        model.backbone.to(kind).eval()
+        if config.model.quantized != "none":
+            quantise(model.backbone, "int8", kind, "cpu")
+            saved = _saved_by_nf4(model.backbone) if config.model.quantized == "nf4" else 0.0
+        model.net = model.backbone
+        model.tables = _tables(model, embeddings, settings.precision)
+        upcast = model.architecture.vae_config.get("force_upcast") and settings.precision == "fp16"
+        model.vae = _vae(model).to(torch.float32 if upcast else kind)
+        weights = bytes_of(model.net) + bytes_of(model.vae) - saved
+        images = settings.batch_size * passes.guided(settings)
+        work = passes.sampling_pass(model, "cpu", settings.precision)
+        denoising = peak_of(count, partial(work, images))
+        decoding = peak_of(count, partial(model.finish, torch.empty(settings.batch_size, *model.drawn)))
+    note = "" if model.text_encoder is None else "without the text encoder"
+    return [
+        StageMemory("sample", weights, activations=denoising, note=note),
+        StageMemory("decode", weights, activations=decoding),
+    ]
+
+
+def _encode(config: Config, model: Any) -> StageMemory:
+    """Encoding of images. While samples are drawn, the network and a second autoencoder are on the GPU too."""
+    height, width, channels = model.shape.record
+    images = max(1, DECODED_PIXELS // (height * width))
+    with counted() as count, torch.no_grad():
+        vae = _vae(model)
+        pixels = torch.empty(images, channels, height, width)
+        peak = peak_of(count, lambda: model.architecture.encode(vae, pixels))
+        return StageMemory("encode", bytes_of(vae), activations=peak, note="without the network")
+
+
+def _vae(model: Any) -> Any:
+    kind = model.vae_class()
+    return kind.from_config(kind.load_config(model.base.path / "vae")).eval().requires_grad_(False)
+
+
+@lru_cache(maxsize=8)
+def _texts(base: Base, kind: torch.dtype) -> StageMemory:
+    """Encoding of one batch of captions."""
+    try:
+        with counted() as count, torch.no_grad():
+            pipe = text_pipeline(base, kind)
+            parts = [getattr(pipe, name) for name in base.text_encoders()]
+            weights = sum(bytes_of(part) for part in parts if part is not None)
+            prompts = ["a photograph"] * base.prompts_per_pass
+            peak = peak_of(count, lambda: base.architecture.texts(pipe, prompts, "cpu"))
+        return StageMemory("texts", weights, activations=peak)
+    except Exception:  # some encoders choose tokens by their values, which tensors without memory do not have
+        files = [file for name in base.text_encoders() for file in base.files(name)]
+        size = float(sum(file.stat().st_size for file in files if file.suffix == ".safetensors"))
+        return StageMemory("texts", size, note="only the size of the weight files: the pass was not computed")
+
+
+def text_pipeline(base: Base, kind: torch.dtype) -> Any:
+    """The pipeline with text encoders without values; call it in `counted`."""
+    import transformers
+
+    encoders = {}
+    for name in base.text_encoders():
+        cls = getattr(transformers, base.index[name][1])
+        encoder = cls(cls.config_class.from_pretrained(base.path / name)).eval()
+        encoders[name] = encoder.to(kind)
+    absent = {name: None for name in base.components if name in ("unet", "transformer", "vae")}
+    return base.pipeline(kind, **encoders, **absent)
+
+
+@lru_cache(maxsize=8)
+def embeddings_of(base: Base) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Type and shape of the embeddings of one caption by name, from encoders without values.
+
+    If the encoders cannot compute without values, they are loaded and encode the empty caption.
+    """
+    try:
+        with counted(), torch.no_grad():
+            pipe = text_pipeline(base, torch.float32)
+            tables = base.architecture.texts(pipe, ["a photograph"], "cpu")
+            return {name: (t.dtype, tuple(t.shape[1:])) for name, t in tables.items()}
+    except Exception:
+        tables = base.texts([None], "cpu")
+        return {name: (t.dtype, tuple(t.shape[1:])) for name, t in tables.items()}
+
+
+def _tables(model: Any, embeddings: Any, precision: str) -> Any:
+    """Embeddings without values for all prompts of a model, or token ids if the text encoder is trained."""
+    rows = model.null + 1
+    if model.text_encoder is not None and model.net is not model.backbone:
+        length = model.text_encoder.config.max_position_embeddings
+        return {"ids": torch.zeros(rows, length, dtype=torch.int64)}
+    tables = {}
+    for name, (dtype, shape) in embeddings.items():
+        kind = TYPES[precision] if dtype.is_floating_point else dtype
+        tables[name] = torch.ones(rows, *shape, dtype=kind)
+    return tables

@@ -436,6 +436,47 @@ def config() -> str:
     return "\n\n".join(parts)
 
 
+# ----------------------------------------------------------------------------------------------------------- architectures
+@block("architectures")
+def architectures_table() -> str:
+    from difflab.models.text_to_image.registry import architectures
+
+    head = (
+        "architecture",
+        "pipelines of diffusers",
+        "`model.family`",
+        "training",
+        "published network",
+        "parameters",
+        "weights in bf16",
+        "run at full size",
+    )
+    return table(
+        head, [row for kind in dict.fromkeys(architectures().values()) for row in architecture_rows(kind)]
+    )
+
+
+def architecture_rows(kind: Any) -> Iterator[list[str]]:
+    """One row for each published network of an architecture; one row if none is listed."""
+    pipelines = ", ".join(f"`{name}`" for name in kind.pipelines)
+    training = "full, LoRA" if kind.has_lora_loader() else "full"
+    for name, settings in (kind.published or {"": None}).items():
+        sizes = ["", ""]
+        if settings is not None:
+            count = parameters(kind.backbone, settings)
+            sizes = [f"{count / 1e9:.2f} billion", f"{2 * count / 2**30:.1f} GiB"]
+        yield [kind.title, pipelines, f"`{kind.family}`", training, name, *sizes, "no"]
+
+
+def parameters(network: str, settings: dict[str, Any]) -> int:
+    """The number of parameters of a network of diffusers with its default settings, except for `settings`."""
+    import diffusers
+    from accelerate import init_empty_weights
+
+    with init_empty_weights():
+        return sum(p.numel() for p in getattr(diffusers, network)(**settings).parameters())
+
+
 # ------------------------------------------------------------------------------------------------------------- command line
 @block("commands")
 def commands_table() -> str:

@@ -96,7 +96,11 @@ def shape_of(config: Config) -> Shape:
 @contextmanager
 def counted() -> Iterator[TensorBytes]:
     """Tensors of the block have no memory. Yields the count of the bytes that they would have."""
-    with torch.random.fork_rng(devices=[]), FakeTensorMode(allow_non_fake_inputs=True), TensorBytes() as count:
+    with (
+        torch.random.fork_rng(devices=[]),
+        FakeTensorMode(allow_non_fake_inputs=True),
+        TensorBytes() as count,
+    ):
         yield count
 
 
@@ -138,7 +142,7 @@ def _train(config: Config) -> StageMemory:
     embeddings = embeddings_of(model.base)
     with counted() as count:
         build(model)
-        saved = _prepared(model, settings, config)
+        saved = _freeze(model, settings)
         model.tables = _tables(model, embeddings, settings.precision)
         model.net.train()
         weights = bytes_of(model.net) - saved
@@ -152,13 +156,38 @@ def _train(config: Config) -> StageMemory:
     return StageMemory("train", weights, optimiser, gradients, max(0.0, peak - gradients))
 
 
-def _prepared(model: Any, settings: Any, config: Config) -> float:
-    """Prepare the network as `Latent.prepare_training` does. Returns bytes that nf4 saves over int8."""
-    small = config.model.quantized
-    if small == "nf4":  # bitsandbytes cannot compute without memory; its layers are counted as int8 ones
-        model.spec = model.spec.model_copy(update={"quantize": "int8"})
-    model.prepare_network(settings, "cpu")
-    return _saved_by_nf4(model.backbone) if small == "nf4" else 0.0
+def _freeze(model: Any, settings: Any) -> float:
+    """Freeze, cast and quantise the network as `Latent.prepare_training` does. Returns bytes that nf4 saves."""
+    saved = 0.0
+    if model.spec.trains_lora:
+        _cast(model.backbone, TYPES[settings.precision], frozen_only=True)
+        saved = _quantise(model, TYPES[settings.precision])
+    else:
+        model.backbone.requires_grad_(True)
+    if settings.gradient_checkpointing:
+        model.backbone.enable_gradient_checkpointing()
+    model.net = model.network()
+    return saved
+
+
+def _cast(network: Any, kind: torch.dtype, frozen_only: bool = False) -> None:
+    """Cast the parameters of a network. Its method `to` cannot replace parameters without values."""
+    for layer in network.modules():
+        for name, parameter in layer.named_parameters(recurse=False):
+            if parameter.is_floating_point() and not (frozen_only and parameter.requires_grad):
+                cast = torch.nn.Parameter(parameter.detach().to(kind), requires_grad=parameter.requires_grad)
+                setattr(layer, name, cast)
+
+
+def _quantise(model: Any, kind: torch.dtype) -> float:
+    """Quantise the network to int8. Returns the bytes that nf4 needs less, if it is asked for.
+
+    bitsandbytes cannot compute without values, so layers in nf4 are counted as int8 ones first.
+    """
+    if model.spec.quantized == "none":
+        return 0.0
+    quantise(model.backbone, "int8", kind, "cpu")
+    return _saved_by_nf4(model.backbone) if model.spec.quantized == "nf4" else 0.0
 
 
 def _saved_by_nf4(backbone: Any) -> float:
@@ -169,18 +198,17 @@ def _saved_by_nf4(backbone: Any) -> float:
 
 def _sample(config: Config) -> list[StageMemory]:
     settings, kind = config.sample, TYPES[config.sample.precision]
-    model, saved = model_of(config), 0.0
+    model = model_of(config)
     embeddings = embeddings_of(model.base)
     with counted() as count, torch.no_grad():
         build(model)
-        model.backbone.to(kind).eval()
-        if config.model.quantized != "none":
-            quantise(model.backbone, "int8", kind, "cpu")
-            saved = _saved_by_nf4(model.backbone) if config.model.quantized == "nf4" else 0.0
-        model.net = model.backbone
+        _cast(model.backbone, kind)
+        saved = _quantise(model, kind)
+        model.net = model.backbone.eval()
         model.tables = _tables(model, embeddings, settings.precision)
         upcast = model.architecture.vae_config.get("force_upcast") and settings.precision == "fp16"
-        model.vae = _vae(model).to(torch.float32 if upcast else kind)
+        model.vae = _vae(model)
+        _cast(model.vae, torch.float32 if upcast else kind)
         weights = bytes_of(model.net) + bytes_of(model.vae) - saved
         images = settings.batch_size * passes.guided(settings)
         work = passes.sampling_pass(model, "cpu", settings.precision)
@@ -234,7 +262,8 @@ def text_pipeline(base: Base, kind: torch.dtype) -> Any:
     for name in base.text_encoders():
         cls = getattr(transformers, base.index[name][1])
         encoder = cls(cls.config_class.from_pretrained(base.path / name)).eval()
-        encoders[name] = encoder.to(kind)
+        _cast(encoder, kind)
+        encoders[name] = encoder
     absent = {name: None for name in base.components if name in ("unet", "transformer", "vae")}
     return base.pipeline(kind, **encoders, **absent)
 

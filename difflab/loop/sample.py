@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ def sample(work: Work, generation: int) -> dict[str, Any]:
     with work.report.stage(generation, "sample", -(-count // work.accelerator.num_processes)) as advance:
         store_seconds = draw_samples(work, generation, model, settings, advance)
         draw_probe(work, generation, model, settings)
+    if work.main:
+        report_no_change(work, generation, model, settings)
     work.wait()
     if work.main:
         shards = run.samples(generation)
@@ -86,6 +89,31 @@ def draw_samples(
             for extractor in work.extractors:
                 shards.derive(extractor.key, shard, extractor, pixels)
     return writer.seconds
+
+
+def report_no_change(work: Work, generation: int, model: Any, settings: Sample) -> None:
+    """Report if training did not change the samples of a pretrained base.
+
+    The seed and the caption of the first sample are drawn twice alone: by the trained network and by that of
+    the base. A compiled network is not checked, since other weights would be compiled again.
+    """
+    run, config = work.run, work.run.config
+    if not config.text or (generation == 0 and config.model.starts_as_base) or settings.compile:
+        return
+    conditions = None
+    if config.conditional:
+        conditions = sample_conditions(run, generation, config.sample.count_of(generation)).part(range(1))
+    seeds = image_seeds(config.seed, config.lab, generation, range(1))
+    drawn = partial(model.sample, None if conditions is None else conditions.conditions, seeds, settings)
+    trained = drawn()
+    with model.as_base():
+        of_base = drawn()
+    if np.array_equal(trained, of_base):
+        work.report.say(
+            f"generation {generation}: the base draws the same first sample as the trained model, so "
+            "training has not changed the samples; check train.images_seen, train.learning_rate and "
+            "model.lora_alpha"
+        )
 
 
 class Writer:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -17,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import init_empty_weights
-from torch import nn
 
 from difflab.config import Sample, Train
 from difflab.core.errors import ConfigError, reading
@@ -34,39 +35,17 @@ from difflab.models.latent_encoder import DECODED_PIXELS, Encoder
 from difflab.models.pretrained import Base, load_model, open_base
 from difflab.models.quantised import quantise
 from difflab.models.steer import Step
+from difflab.models.text_table import encoder_type
 from difflab.models.text_to_image.architecture import Architecture, Texts
 from difflab.models.text_to_image.registry import pipelines_of
+from difflab.models.weights import cast, fastest_layout
+from difflab.models.with_text import WithText
 from difflab.runs.store import Shards
 
 KEPT = 2**29
 """Largest total size in bytes of text embeddings that are kept in the memory of the device. Larger ones are
 read from disk for every batch.
 """
-
-
-def fastest_layout(device: Any, kind: torch.dtype) -> torch.memory_format:
-    """The memory layout in which convolutions of `kind` are fastest: channels_last, except bfloat16 on a CPU.
-
-    Without channels_last the sampling of tiny-sd took 0.77 of the time there.
-    """
-    on_cpu = torch.device(device).type == "cpu"
-    return torch.contiguous_format if on_cpu and kind == torch.bfloat16 else torch.channels_last
-
-
-def encoder_type(device: Any, kind: torch.dtype) -> torch.dtype:
-    """The type of the text encoders' weights in a run that computes in `kind`: float32 on a CPU."""
-    return kind if torch.device(device).type == "cuda" else torch.float32
-
-
-class WithText(nn.Module):
-    """The backbone and its trained text encoder: (noisy latents, t, token ids [n, L]) -> prediction."""
-
-    def __init__(self, backbone: Any, text_encoder: Any):
-        super().__init__()
-        self.backbone, self.text_encoder = backbone, text_encoder
-
-    def forward(self, x: torch.Tensor, t: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        return self.backbone(x, t, encoder_hidden_states=self.text_encoder(ids)[0]).sample
 
 
 def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -97,12 +76,17 @@ class Latent(Denoiser):
     def _read_configs(self, spec: Any, shape: Shape) -> None:
         """Read the configs of the base. Raises ConfigError if the base does not support the images."""
         check_divisible(shape.size, self.architecture.multiple, "which this base needs")
-        channels = self.architecture.vae_config.get("in_channels", 3)
+        channels = self.architecture.image_channels
         if shape.record[2] != channels:
             raise ConfigError(
                 f"the autoencoder of {spec.base} takes images of {channels} channels; set data.color=RGB"
             )
         check_base(self.base)
+        if spec.lora_rank and not self.architecture.has_lora_loader():
+            raise ConfigError(
+                f"diffusers has no LoRA loader for {self.base.kind}; set model.lora_rank=0 to train all "
+                "weights"
+            )
         self.noise = self.training_noise()
 
     # -------------------------------------------------------------------------- to be defined by a family
@@ -205,12 +189,6 @@ class Latent(Denoiser):
 
     def prepare_training(self, train: Train, device: Any) -> None:
         """Freeze all other weights, move everything to the device and set `net` to the trained module."""
-        self.prepare_network(train, device)
-        kind = TYPES[train.precision]
-        self.tables = self._ids(device) if self.spec.train_text_encoder else self._texts(device, kind)
-
-    def prepare_network(self, train: Train, device: Any) -> None:
-        """`prepare_training` without the captions."""
         kind = TYPES[train.precision]
         if not self.spec.lora_rank:
             self.backbone.requires_grad_(True)
@@ -218,8 +196,7 @@ class Latent(Denoiser):
             for parameter in self.backbone.parameters():
                 if not parameter.requires_grad and parameter.is_floating_point():
                     parameter.data = parameter.data.to(kind)
-        if self.spec.quantize != "none":
-            quantise(self.backbone, self.spec.quantize, kind, device)
+        quantise(self.backbone, self.spec.quantize, kind, device)
         if train.gradient_checkpointing:
             self.backbone.enable_gradient_checkpointing()
         if train.compile is True:
@@ -230,6 +207,7 @@ class Latent(Denoiser):
         self.net.to(device)
         self.layout = fastest_layout(device, kind)
         self.backbone.to(memory_format=self.layout)
+        self.tables = self._ids(device) if self.spec.train_text_encoder else self._texts(device, kind)
 
     def network(self) -> Any:
         """The backbone, or the backbone and the trained text encoder (see WithText)."""
@@ -257,15 +235,30 @@ class Latent(Denoiser):
         """Load the autoencoder and move everything that sampling needs to the device, in its precision."""
         kind = TYPES[sampling.precision]
         self.tables = self._texts(device, kind)
-        if self.spec.quantize != "none":
-            quantise(self.backbone.to(kind), self.spec.quantize, kind, device)
-        self.net = self.backbone.to(device, kind).eval()
+        quantise(self.backbone, self.spec.quantize, kind, device)
+        self.net = cast(self.backbone, device, kind).eval()
         self.backbone.to(memory_format=fastest_layout(device, kind))
         # An autoencoder with force_upcast overflows in float16 and is loaded in float32.
         upcast = self.architecture.vae_config.get("force_upcast") and sampling.precision == "fp16"
         self.vae = self.base.load("vae", self.vae_class(), torch.float32 if upcast else kind).to(device)
         if sampling.compile is True:
             compile_network(self.backbone, device)
+
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """Let the base's network draw the samples while the block runs. Call `prepare_sampling` before."""
+        trained = self.net
+        if self.spec.lora_rank:
+            self.backbone.disable_adapters()
+        else:
+            base = self.base.load(self.component, self.backbone_class(), trained.dtype)
+            self.net = base.to(trained.device)
+        try:
+            yield
+        finally:
+            self.net = trained
+            if self.spec.lora_rank:
+                self.backbone.enable_adapters()
 
     # ------------------------------------------------------------------------------------ text and latents
     def _prompts(self) -> list[str | None]:

@@ -47,12 +47,14 @@ def quantise(backbone: nn.Module, quantize: str, kind: torch.dtype, device: Any)
     Args:
         backbone: the network.
         quantize: ``int8``, see `Int8Linear`; ``nf4`` = 4-bit NormalFloat with one scale for 64 weights, of
-            bitsandbytes.
-        kind: the type of products.
+            bitsandbytes; ``none`` = nothing is done.
+        kind: the type of products. Weights are rounded to it first.
         device: where the quantised weights are.
 
     Raises ConfigError if the package that it needs is not installed.
     """
+    if quantize == "none":
+        return
     check_package(quantize)
     make: Callable[[nn.Linear, torch.dtype, Any], nn.Module] = Int8Linear if quantize == "int8" else _nf4
     for name, layer in layers_to_quantise(backbone).items():
@@ -90,7 +92,7 @@ class Int8Linear(nn.Module):
     def __init__(self, layer: nn.Linear, kind: torch.dtype, device: Any):
         super().__init__()
         self.in_features, self.out_features, self.kind = layer.in_features, layer.out_features, kind
-        weight = layer.weight.data.to(device).float()
+        weight = layer.weight.data.to(device, kind).float()
         scale = weight.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
         q = (weight / scale).round().clamp(-127, 127).to(torch.int8)
         self.weight = nn.Parameter(q, requires_grad=False)

@@ -72,6 +72,33 @@ def trainable(net: Any) -> dict[str, torch.nn.Parameter]:
     return {name: p for name, p in net.named_parameters() if p.requires_grad}
 
 
+def cast(net: Any, device: Any, kind: torch.dtype) -> Any:
+    """Move a network to a device and cast its weights to `kind`.
+
+    The layers that diffusers keeps in float32 when it loads the network (`_keep_in_fp32_modules`) stay in
+    float32. The method `to` of diffusers casts them too, with a warning.
+    """
+    kept = set(getattr(net, "_keep_in_fp32_modules", None) or [])
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(device, kind if tensor.is_floating_point() else None)
+
+    torch.nn.Module.to(net, device)
+    for name, layer in net.named_modules():
+        if not kept & set(name.split(".")):
+            layer._apply(moved, recurse=False)
+    return net
+
+
+def fastest_layout(device: Any, kind: torch.dtype) -> torch.memory_format:
+    """The memory layout in which convolutions of `kind` are fastest: channels_last, except bfloat16 on a CPU.
+
+    Without channels_last the sampling of tiny-sd took 0.77 of the time there.
+    """
+    on_cpu = torch.device(device).type == "cpu"
+    return torch.contiguous_format if on_cpu and kind == torch.bfloat16 else torch.channels_last
+
+
 def whole(tensor: Any) -> torch.Tensor:
     """A copy of the whole tensor on the CPU.
 

@@ -14,7 +14,12 @@ PARTS = ("weights", "optimiser", "gradients", "activations")
 
 def gpu_stages(fit: Fit, title: str) -> Blocks:
     """One row per stage, in GiB."""
-    heads = [Column("stage", "left"), *(Column(part) for part in PARTS), Column("peak"), Column("with reserve")]
+    heads = [
+        Column("stage", "left"),
+        *(Column(part) for part in PARTS),
+        Column("peak"),
+        Column("with reserve"),
+    ]
     rows = [[stage.stage, *map(_gib, _sizes(stage)), _gib(stage.needed)] for stage in fit.stages]
     return Blocks(heads, rows, title)
 

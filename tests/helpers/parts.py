@@ -6,25 +6,65 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import Qwen2TokenizerFast, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import (
+    PixtralImageProcessor,
+    PixtralProcessor,
+    PreTrainedTokenizerFast,
+    Qwen2TokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 CAPTIONS = ("noto red apple", "noto seal", "openmoji man student playing", "noto fire")
 CHAT = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 
+INSTRUCT = "<s>{% for m in messages %}{% if m['role'] == 'system' %}[SYSTEM_PROMPT]{{ m['content'][0]['text'] }}[/SYSTEM_PROMPT]{% else %}[INST]{{ m['content'][0]['text'] }}[/INST]{% endif %}{% endfor %}"
 
-def qwen_tokenizer() -> Any:
-    """Byte-level BPE without merges, with the chat template and the marks of Qwen."""
-    entries = [*sorted(ByteLevel.alphabet()), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+DESCRIBE = "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the objects and background:"
+
+
+def qwen_tokenizer(describe: bool = False) -> Any:
+    """Byte-level BPE without merges, with the chat template and the marks of Qwen.
+
+    With `describe` one entry stands for most of the sentence that Qwen-Image puts before prompts, so that all before the prompt has
+    34 tokens, as many as its pipeline cuts off.
+    """
+    marks = ["<|im_start|>", "<|im_end|>", *([DESCRIBE[:-17]] if describe else [])]
+    entries = [*sorted(ByteLevel.alphabet()), "<|endoftext|>", *marks]
     made = Qwen2TokenizerFast(
         vocab={entry: i for i, entry in enumerate(entries)},
         merges=[],
         unk_token=None,
         pad_token="<|endoftext|>",
-        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+        additional_special_tokens=marks,
     )
     made.chat_template = CHAT
     return made
+
+
+def pixtral_processor() -> Any:
+    """Byte-level BPE without merges, with the chat template and the marks of Mistral, padded on the left."""
+    entries = ["<unk>", "[IMG]", "<s>", "</s>", "<pad>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]"]
+    entries += ["[/SYSTEM_PROMPT]", "[IMG_BREAK]", "[IMG_END]"]
+    letters = sorted(ByteLevel.alphabet())
+    inner = Tokenizer(BPE({entry: i for i, entry in enumerate([*entries, *letters])}, [], unk_token="<unk>"))
+    inner.pre_tokenizer, inner.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
+    tokens = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        additional_special_tokens=[*entries[5:], "[IMG]"],
+        padding_side="left",
+    )
+    return PixtralProcessor(PixtralImageProcessor(), tokens, patch_size=14, chat_template=INSTRUCT)
 
 
 def t5(width: int = 16) -> tuple[Any, Any]:

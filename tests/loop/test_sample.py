@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tiny
 import torch
 from accelerate import Accelerator
 from PIL import Image
@@ -28,6 +29,7 @@ from difflab.loop.work import Work
 from difflab.models import family_of
 from difflab.runs.run import Run
 
+pytestmark = tiny.LIBRARIES
 run_chain = partial(run_chain, plots=False)  # curves take seconds
 
 BASE: dict[str, Any] = {
@@ -191,3 +193,36 @@ def test_a_run_without_probe_leaves_no_probe(tmp_path: Path):
     )
     run_chain(config, tmp_path / "run")
     assert not (tmp_path / "run" / "gen-000" / "probe").exists()
+
+
+# ---------------------------------------------------------------------------------------- a trained base
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("rate", [0.0, 3e-3])
+def test_a_run_says_if_training_changed_no_sample(rank, rate, tmp_path):
+    """With a learning rate of 0 the weights stay those of the base."""
+    base = tiny.make("sd15", tmp_path / "base")
+    train = {"learning_rate": rate or 1e-30, "images_seen": 32, "checkpoint_every": 0}
+    config = tiny.config("sd15", base, model={"lora_rank": rank}, train=train)
+    said: list[str] = []
+
+    class Listener(Reporter):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    run_chain(config, tmp_path / "run", Listener(quiet=True))
+    unchanged = [line for line in said if "training has not changed the samples" in line]
+    assert [line.split(":")[0] for line in unchanged] == ([] if rate else ["generation 0", "generation 1"])
+
+
+def test_a_base_that_is_generation_0_is_not_compared_with_itself(tmp_path):
+    config = tiny.config(
+        "sd15", tiny.make("sd15", tmp_path / "base"), generations=0, model={"generation_0": "base"}
+    )
+    said: list[str] = []
+
+    class Listener(Reporter):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    run_chain(config, tmp_path / "run", Listener(quiet=True))
+    assert not [line for line in said if "has not changed" in line]

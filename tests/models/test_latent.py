@@ -17,8 +17,7 @@ from difflab.config import Sample, Train
 from difflab.core.errors import ConfigError, StoreError
 from difflab.core.shape import Shape
 from difflab.loop.training_loop import fit
-from difflab.models.latent import fastest_layout
-from difflab.models.weights import trainable
+from difflab.models.weights import fastest_layout, trainable
 from difflab.pretraining.autoencoder import Memory
 from difflab.runs.store import Shards
 

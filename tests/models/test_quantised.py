@@ -116,7 +116,9 @@ def test_the_blocks_are_quantised_and_nothing_else(kind, quantize, made):
     original = copy.deepcopy(ours.backbone)
     names = set(layers_to_quantise(original))
     assert names and not [n for n in names if ".lora_" in n]
-    assert not [n for n in names if n.startswith(("time_", "proj_out", "conv", "pos_embed", "context_embedder"))]
+    assert not [
+        n for n in names if n.startswith(("time_", "proj_out", "conv", "pos_embed", "context_embedder"))
+    ]
     ours.prepare_training(Train(), "cpu")
     for name, module in ours.backbone.named_modules():
         if isinstance(original.get_submodule(name), nn.Linear):
@@ -152,13 +154,17 @@ def test_training_sampling_and_saving(quantize, precision, made, tmp_path):
     """The LoRA of a quantised base is loaded by the plain pipeline, into weights that are not quantised."""
     folder = made["sd3"]
     ours = model(folder, quantize)
-    train = Train(images_seen=24, batch_size=6, learning_rate=3e-3, precision=precision, gradient_checkpointing=True)
+    train = Train(
+        images_seen=24, batch_size=6, learning_rate=3e-3, precision=precision, gradient_checkpointing=True
+    )
     ours.prepare_training(train, "cpu")
     before = {name: p.detach().clone() for name, p in trainable(ours.net).items()}
     values = np.random.default_rng(0).random((9, 8, 8, 8)).astype(np.float32)
     accelerator = Accelerator(cpu=True)
     fit(ours, Memory(values, np.arange(9) % 7), train, (0, 0), tmp_path / "t", accelerator, lambda n: None)
-    assert all(not torch.equal(p, before[name]) for name, p in trainable(ours.net).items() if "lora_B" in name)
+    assert all(
+        not torch.equal(p, before[name]) for name, p in trainable(ours.net).items() if "lora_B" in name
+    )
     (tmp_path / "model").mkdir()
     ours.save(tmp_path / "model")
     ours.check_saved(tmp_path / "model")
@@ -170,7 +176,9 @@ def test_training_sampling_and_saving(quantize, precision, made, tmp_path):
     pipe = tiny.pipeline("sd3", folder)
     pipe.load_lora_weights(tmp_path / "model")
     assert type(pipe.transformer.transformer_blocks[0].attn.to_q.base_layer) is nn.Linear
-    loaded = {n.replace("default_0", "default"): p for n, p in pipe.transformer.named_parameters() if ".lora_" in n}
+    loaded = {
+        n.replace("default_0", "default"): p for n, p in pipe.transformer.named_parameters() if ".lora_" in n
+    }
     assert loaded.keys() == before.keys()
     for name, p in trainable(ours.net).items():
         assert torch.equal(loaded[name], p), name
@@ -188,7 +196,9 @@ def test_int8_paints_nearly_the_same_and_takes_fewer_bytes(made):
 
 # -------------------------------------------------------------------------------------------- bad settings
 def test_it_needs_lora():
-    with pytest.raises(ConfigError, match=r"quantize=int8 freezes the weights.*set lora_rank=16 or quantize=none"):
+    with pytest.raises(
+        ConfigError, match=r"quantize=int8 freezes the weights.*set lora_rank=16 or quantize=none"
+    ):
         parse({"model": {"family": "flow", "base": "x", "quantize": "int8"}})
     with pytest.raises(ConfigError, match="quantize"):
         parse({"model": {"family": "flow", "base": "x", "lora_rank": 4, "quantize": "int7"}})

@@ -291,3 +291,46 @@ def test_pictures_are_those_of_the_folders_own_pipeline(kind, name, guidance, ba
         tiny.pipeline(kind, bases[kind]), [tiny.CAPTIONS[c] for c in conditions], seeds, how
     ).astype(int)
     assert np.abs(ours - theirs).max() <= 1 and ours.std() > 5
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_exact_prediction_of_normal_pixels_is_the_best_linear_one(prediction):
+    """The regression of what is predicted on x, over draws of images and noise."""
+    noise = DDPMScheduler.from_config(SETTINGS | {"prediction_type": prediction})
+    rng, t, mean, sd = torch.Generator().manual_seed(0), torch.tensor([300]), 0.2, 0.5
+    images = mean + sd * torch.randn(200_000, 1, 1, 1, generator=rng)
+    e = torch.randn(images.shape, generator=rng)
+    x = noise.add_noise(images, e, t)
+    target = noise.get_velocity(images, e, t) if prediction == "v_prediction" else e
+    slope, intercept = np.polyfit(x.flatten(), target.flatten(), 1)
+    at = torch.tensor([-1.0, 0.0, 1.5]).reshape(3, 1, 1, 1)
+    found = exact_prediction(noise, torch.full((1, 1, 1), mean), at, t[0], sd)
+    torch.testing.assert_close(found.double(), slope * at.double() + intercept, atol=0.01, rtol=0.01)
+
+
+COSINE = {"beta_schedule": "squaredcos_cap_v2"}
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("steps", [5, 10, 50])
+def test_heun_is_refused_for_the_cosine_schedule_and_told_how_it_works(prediction, steps):
+    """Its first step goes from the noise level 20291 to that of the second timestep."""
+    cosine = COSINE | {"prediction_type": prediction}
+    words = fault("HeunDiscreteScheduler", cosine, steps) or ""
+    assert "amplifies errors of the network" in words and "timestep_spacing: leading" in words
+    assert fault("HeunDiscreteScheduler", cosine, steps, timestep_spacing="leading") is None
+    assert fault("HeunDiscreteScheduler", LEVELS | {"prediction_type": prediction}, steps) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DDIMScheduler",
+        "DDPMScheduler",
+        "EulerDiscreteScheduler",
+        "KDPM2DiscreteScheduler",
+        "UniPCMultistepScheduler",
+    ],
+)
+def test_other_samplers_of_the_cosine_schedule_are_accepted(name):
+    assert fault(name, COSINE, 10, timestep_spacing="trailing") is None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+import tiny
 import torch
 from safetensors.torch import save_file
 
 from difflab.core.errors import MeasureError, StoreError
-from difflab.models.weights import distance, like, trainable, whole
+from difflab.models.weights import cast, distance, like, trainable, whole
 
 
 def saved(folder: Path, **tensors: list[float]) -> list[Path]:
@@ -80,3 +82,31 @@ def test_a_whole_tensor_is_a_copy_without_a_gradient():
     copy = whole(parameter)
     copy += 1
     assert not copy.requires_grad and torch.equal(parameter.detach(), torch.ones(2))
+
+
+def test_cast_keeps_the_layers_that_diffusers_keeps_in_float32():
+    class Net(torch.nn.Module):
+        _keep_in_fp32_modules: ClassVar = ["norm"]
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm = torch.nn.Linear(2, 2), torch.nn.LayerNorm(2)
+            self.block = torch.nn.ModuleDict({"norm": torch.nn.LayerNorm(2), "norms": torch.nn.LayerNorm(2)})
+            self.register_buffer("steps", torch.arange(3))
+
+    net = cast(Net(), "cpu", torch.bfloat16)
+    kinds = {name: tensor.dtype for name, tensor in net.state_dict().items()}
+    assert {name for name, kind in kinds.items() if kind == torch.float32} == {
+        "norm.weight",
+        "norm.bias",
+        "block.norm.weight",
+        "block.norm.bias",
+    }
+    assert kinds["first.weight"] == kinds["block.norms.bias"] == torch.bfloat16
+    assert kinds["steps"] == torch.int64
+
+
+def test_cast_of_a_diffusers_network_is_silent(caplog):
+    """The network's own method `to` warns of layers in float32 even where there are none (diffusers 0.42.1)."""
+    net = cast(tiny.unet(1), "cpu", torch.bfloat16)
+    assert net.dtype == torch.bfloat16 and not caplog.records

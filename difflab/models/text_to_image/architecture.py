@@ -70,6 +70,13 @@ class Architecture(ABC):
     The table of the docs computes sizes from them.
     """
 
+    @classmethod
+    def has_lora_loader(cls) -> bool:
+        """Whether all its pipeline classes can save and load LoRA layers."""
+        import diffusers
+
+        return all(hasattr(getattr(diffusers, name), "save_lora_weights") for name in cls.pipelines)
+
     def __init__(self, path: Path, index: dict[str, Any]):
         self.path, self.index = path, index
 
@@ -104,6 +111,11 @@ class Architecture(ABC):
     def latent_channels(self) -> int:
         """Channels of the autoencoder's latents."""
         return self.vae_config.get("latent_channels", 4)
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the images that the autoencoder takes."""
+        return self.vae_config.get("in_channels", 3)
 
     @property
     def network_channels(self) -> int:

@@ -1,4 +1,4 @@
-"""Flux.2 klein: a transformer on patches of 2 x 2 latent pixels, which batch norm normalises."""
+"""Flux.2 dev and klein: a transformer on patches of 2 x 2 latent pixels, which batch norm normalises."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from difflab.models.text_to_image.architecture import (
 )
 
 
-class Flux2Klein(Architecture):
-    title = "Flux.2 klein"
-    pipelines = ("Flux2KleinPipeline",)
+class Flux2(Architecture):
+    title = "Flux.2 dev"
+    pipelines = ("Flux2Pipeline",)
     backbone = "Flux2Transformer2DModel"
     autoencoder = "AutoencoderKLFlux2"
     statistics = ()
-    flags = ("is_distilled",)
     posterior = "mode"
     patch = 2
+    published = {"FLUX.2 dev": {}}  # scripts/convert_flux2_to_diffusers.py
 
     @property
     def guidance(self) -> Guidance:
-        return "none" if self.index.get("is_distilled") else "classifier-free"
+        return "embedded" if self.network_config.get("guidance_embeds", True) else "none"
 
     # ------------------------------------------------------------------------------------------- latents
     def drawn(self, height: int, width: int) -> tuple[int, int, int]:
@@ -62,11 +62,13 @@ class Flux2Klein(Architecture):
         self, net: Any, x: torch.Tensor, t: torch.Tensor, texts: Texts, guidance: float
     ) -> torch.Tensor:
         n, _, h, w = x.shape
-        states = texts["states"]
+        states, scale = texts["states"], None
+        if self.guidance == "embedded":
+            scale = torch.full((n,), guidance, device=x.device)
         out = net(
             hidden_states=x.flatten(2).transpose(1, 2),
             timestep=t.expand(n) / 1000,
-            guidance=None,
+            guidance=scale,
             encoder_hidden_states=states,
             txt_ids=positions(n, x.device, 1, 1, 1, states.shape[1]),
             img_ids=positions(n, x.device, 1, h, w, 1),
@@ -79,6 +81,33 @@ class Flux2Klein(Architecture):
 
     def schedule(self, scheduler: dict[str, Any], steps: int, shape: tuple[int, int, int]) -> dict[str, Any]:
         return {"sigmas": falling(steps), "mu": empirical_shift(self.tokens(shape), steps)}
+
+
+class Flux2Klein(Flux2):
+    """A smaller network without embedded guidance, with another text encoder."""
+
+    title = "Flux.2 klein"
+    pipelines = ("Flux2KleinPipeline",)
+    flags = ("is_distilled",)
+    published = {  # scripts/convert_flux2_to_diffusers.py
+        "FLUX.2 klein 4B": {
+            "num_layers": 5,
+            "num_single_layers": 20,
+            "num_attention_heads": 24,
+            "joint_attention_dim": 7680,
+            "guidance_embeds": False,
+        },
+        "FLUX.2 klein 9B": {
+            "num_single_layers": 24,
+            "num_attention_heads": 32,
+            "joint_attention_dim": 12288,
+            "guidance_embeds": False,
+        },
+    }
+
+    @property
+    def guidance(self) -> Guidance:
+        return "none" if self.index.get("is_distilled") else "classifier-free"
 
 
 def positions(n: int, device: Any, *sides: int) -> torch.Tensor:

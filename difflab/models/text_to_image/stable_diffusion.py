@@ -33,6 +33,7 @@ class StableDiffusion(Architecture):
     backbone = "UNet2DConditionModel"
     component = "unet"
     family = "stable-diffusion"
+    published = {"Stable Diffusion 1.5": {"cross_attention_dim": 768}}
     addition: str | None = None
     """The additional embedding of the UNet: its setting ``addition_embed_type``."""
 
@@ -78,6 +79,20 @@ class StableDiffusionXL(StableDiffusion):
     statistics = ("scaling_factor", "latents_mean", "latents_std")
     flags = ("force_zeros_for_empty_prompt",)
     addition = "text_time"
+    published = {
+        "Stable Diffusion XL base 1.0": {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "attention_head_dim": [5, 10, 20],
+            "block_out_channels": [320, 640, 1280],
+            "cross_attention_dim": 2048,
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+            "projection_class_embeddings_input_dim": 2816,
+            "transformer_layers_per_block": [1, 2, 10],
+            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+            "use_linear_projection": True,
+        }
+    }
 
     def texts(self, pipe: Any, prompts: list[str], device: Any) -> Texts:
         states, _, pooled, _ = pipe.encode_prompt(

@@ -16,6 +16,14 @@ class StableDiffusion3(Architecture):
     backbone = "SD3Transformer2DModel"
     statistics = ("scaling_factor", "shift_factor")
     preconditioned = True
+    published = {
+        "Stable Diffusion 3 medium": {
+            "num_layers": 24,
+            "num_attention_heads": 24,
+            "caption_projection_dim": 1536,
+            "pos_embed_max_size": 192,
+        }
+    }
 
     def texts(self, pipe: Any, prompts: list[str], device: Any) -> Texts:
         if pipe.transformer is None:  # encode_prompt reads a width from the transformer's config

@@ -40,6 +40,7 @@ class TinyBase:
         lora: model.lora_targets; None = diffusers has no LoRA loader for this pipeline.
         more: further settings of the section model.
         absent: components that the folder lacks.
+        variant: it differs from another base only in settings, so no chain is run with it.
     """
 
     name: str
@@ -54,6 +55,7 @@ class TinyBase:
     lora: tuple[str, ...] | None = ("to_q", "to_k", "to_v", "to_out.0")
     more: dict[str, Any] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
+    variant: bool = False
 
     def write(self, folder: Path, seed: int = 0) -> Path:
         """Write the folder; its weights are a pure function of the seed."""
@@ -107,6 +109,9 @@ def pictures(
     base: TinyBase, pipe: Any, prompts: list[str], seeds: list[int], steps: int, scale: float
 ) -> np.ndarray:
     """What plain diffusers paints for these prompts and seeds: uint8 [n, H, W, 3]."""
+    guidance = base.guidance(scale)
+    if "negative_prompt" in guidance:
+        guidance["negative_prompt"] = [guidance["negative_prompt"]] * len(prompts)
     made = pipe(
         prompt=list(prompts),  # ZImagePipeline writes into the list that it gets
         height=base.side,
@@ -114,7 +119,7 @@ def pictures(
         num_inference_steps=steps,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="np",
-        **base.guidance(scale),
+        **guidance,
         **base.call,
     )
     return (made.images * 255).round().astype(np.uint8)

@@ -62,6 +62,6 @@ def chroma() -> Any:
 
 BASES = [
     TinyBase("flux-dev", flux),
-    TinyBase("flux-schnell", lambda: flux(dev=False), scale=None),
+    TinyBase("flux-schnell", lambda: flux(dev=False), scale=None, variant=True),
     TinyBase("chroma", chroma),
 ]

@@ -59,5 +59,5 @@ def make(distilled: bool = False) -> Any:
 
 BASES = [
     TinyBase("flux2-klein", make),
-    TinyBase("flux2-klein-distilled", lambda: make(distilled=True), scale=None),
+    TinyBase("flux2-klein-distilled", lambda: make(distilled=True), scale=None, variant=True),
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from parts import CAPTIONS
 from tiny_bases import TinyBase, bases, pictures
 
 from difflab.config import Sample, Train
+from difflab.core.errors import ConfigError
 from difflab.models.text_to_image.architecture import falling, joined, linear_shift, padded, unpadded
 
 pytestmark = tiny.LIBRARIES
@@ -110,6 +114,62 @@ def test_a_few_steps_lower_the_loss(base, folders, tmp_path):
     after = loss(model)
     print(base.name, before, after)
     assert after < 0.97 * before
+
+
+@ALL
+def test_a_lora_loads_in_the_pipeline_and_changes_its_pictures(base, folders, tmp_path):
+    """The file that difflab writes, read by the plain pipeline, paints what difflab's model paints, and not what the base paints."""
+    if base.lora is None:
+        with pytest.raises(ConfigError, match=r"diffusers has no LoRA loader for .*; set model\.lora_rank=0"):
+            base.model(folders[base.name], lora_rank=2)
+        return
+    model = base.model(folders[base.name], lora_rank=2, lora_targets=list(base.lora))
+    tiny.train(model, tmp_path / "train", images_seen=96, learning_rate=3e-2, side=base.side)
+    model.save(tmp_path / "lora")
+    model.check_saved(tmp_path / "lora")
+    how = sampling(base, 2, 1.0)
+    model.prepare_sampling(how, "cpu")
+    ours = model.sample(np.array(ROWS), SEEDS, how).astype(int)
+    with model.as_base():
+        of_base = model.sample(np.array(ROWS), SEEDS, how).astype(int)
+    pipe = base.pipeline(folders[base.name])
+    before = pictures(base, pipe, PROMPTS, SEEDS, 2, 1.0).astype(int)
+    pipe.load_lora_weights(tmp_path / "lora")
+    after = pictures(base, pipe, PROMPTS, SEEDS, 2, 1.0).astype(int)
+    print(base.name, "changed by", np.abs(after - before).mean(), "levels", np.abs(ours - after).max())
+    assert np.abs(ours - after).max() <= 1 and np.abs(of_base - before).max() <= 1
+    assert np.abs(after - before).mean() > 0.3
+
+
+@ALL
+def test_a_network_for_other_latents_is_refused(base, folders, tmp_path):
+    broken = shutil.copytree(folders[base.name], tmp_path / "broken")
+    component = base.model(folders[base.name]).component
+    file = broken / component / "config.json"
+    tiny.amend(file, in_channels=json.loads(file.read_text())["in_channels"] + 1)
+    with pytest.raises(ConfigError, match="in_channels is"):
+        base.model(broken)
+
+
+@ALL
+def test_an_image_that_cannot_be_packed_is_refused_with_the_nearest_size(base, folders):
+    odd = replace(base, side=base.side + 1)
+    with pytest.raises(ConfigError, match=rf"data\.image_size={base.side + 1}.* is not a multiple of \d+"):
+        odd.model(folders[base.name])
+
+
+@ALL
+def test_a_half_downloaded_network_is_refused(base, folders, tmp_path):
+    """A network in several files, one of which is missing."""
+    broken = shutil.copytree(folders[base.name], tmp_path / "broken")
+    model = base.model(folders[base.name])
+    shutil.rmtree(broken / model.component)
+    model.backbone.save_pretrained(broken / model.component, max_shard_size="20KB")
+    shards = sorted((broken / model.component).glob("*.safetensors"))
+    shards[-1].unlink()
+    assert len(shards) > 1
+    with pytest.raises(ConfigError, match=r"lacks .*-of-.* the download is not complete: fetch it again"):
+        base.model(broken)
 
 
 def test_joined_pads_with_zeros():

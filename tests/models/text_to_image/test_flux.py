@@ -147,5 +147,5 @@ def test_the_scripts_lora_is_saved_and_read_by_the_pipeline(dev, tmp_path):
 
 def test_images_must_be_divisible(dev):
     spec = DEV.model(dev).spec
-    with pytest.raises(ConfigError, match=r"data\.image_size 18 is not a multiple of 4"):
+    with pytest.raises(ConfigError, match=r"data\.image_size=18 is not a multiple of 4"):
         family_of(spec)(spec, Shape((18, 18, 3), 0, CAPTIONS))

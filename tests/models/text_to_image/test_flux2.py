@@ -1,4 +1,4 @@
-"""Flux.2 klein: patches, batch norm, the shift of the noise levels, and the loss of diffusers' training script."""
+"""Flux.2 dev and klein: patches, batch norm, the shift of the noise levels, and the loss of diffusers' training script."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from diffusers import AutoencoderKLFlux2
 from diffusers.pipelines.flux2.pipeline_flux2_klein import Flux2KleinPipeline, compute_empirical_mu
 from parts import CAPTIONS
 from safetensors.torch import load_file, save_file
-from tiny_bases import flux2_klein
+from script_loss import losses
+from tiny_bases import flux2_dev, flux2_klein
 
-from difflab.config import Sample, Train
-from difflab.core.errors import ConfigError
+from difflab.config import Sample
+from difflab.core.errors import ConfigError, StoreError
 from difflab.core.shape import Shape
 from difflab.models import family_of
 from difflab.models.text_to_image.flux2 import empirical_shift, positions
 
 pytestmark = tiny.LIBRARIES
 BASE, DISTILLED = flux2_klein.BASES
+(DEV,) = flux2_dev.BASES
 
 
 @pytest.fixture(scope="module")
@@ -50,37 +52,50 @@ def test_normalise_is_patchify_and_batch_norm(folder):
         torch.testing.assert_close(architecture.normalise(z), vae.bn.eval()(patches), rtol=1e-5, atol=1e-6)
 
 
-def test_the_loss_is_that_of_the_training_script(folder):
-    """examples/dreambooth/train_dreambooth_lora_flux2_klein.py: mode of the posterior, patchify, batch norm, unshifted noise levels, e - x."""
-    model, pipe, train = BASE.model(folder), BASE.pipeline(folder), Train()
-    images = torch.from_numpy(tiny.images(4))
-    drawn = model.draws(
-        model.encoder("cpu")(images), torch.arange(4), slice(0, 4), 4, train, torch.Generator().manual_seed(1)
-    )
-    drawn["conditions"] = torch.arange(4)
-    model.prepare_training(train, "cpu")
-    with torch.no_grad():
-        ours = model.loss(model.net, **drawn, train=train)
-        z = pipe.vae.encode(images.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mode()
-        bn = pipe.vae.bn
+@pytest.mark.parametrize(("base", "scale"), [(BASE, None), (DEV, 1.0), (DEV, 6.0)], ids=str)
+def test_the_loss_is_that_of_the_training_script(base, scale, tmp_path):
+    """examples/dreambooth/train_dreambooth_lora_flux2(_klein).py: mode of the posterior, patchify, batch norm, unshifted noise levels, e - x."""
+    written = base.write(tmp_path / "base")
+    model, pipe = base.model(written, embedded_guidance=scale or 3.5), base.pipeline(written)
+    states, text_ids = pipe.encode_prompt(list(CAPTIONS))
+
+    def clean(pixels: torch.Tensor) -> torch.Tensor:
+        z, bn = pipe.vae.encode(pixels).latent_dist.mode(), pipe.vae.bn
         std = torch.sqrt(bn.running_var.view(1, -1, 1, 1) + pipe.vae.config.batch_norm_eps)
-        x = (pipe._patchify_latents(z) - bn.running_mean.view(1, -1, 1, 1)) / std
-        sigma = pipe.scheduler.sigmas[drawn["t"]].view(-1, 1, 1, 1)
-        times = pipe.scheduler.timesteps[drawn["t"]]
-        noisy = (1 - sigma) * x + sigma * drawn["noise"]
-        states, text_ids = pipe.encode_prompt(list(CAPTIONS))
+        return (pipe._patchify_latents(z) - bn.running_mean.view(1, -1, 1, 1)) / std
+
+    def velocity(noisy: torch.Tensor, sigmas: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        ids = pipe._prepare_latent_ids(noisy)
         guess = pipe.transformer(
             hidden_states=pipe._pack_latents(noisy),
             timestep=times / 1000,
-            guidance=None,
+            guidance=None if scale is None else torch.full((4,), scale),
             encoder_hidden_states=states,
             txt_ids=text_ids,
-            img_ids=pipe._prepare_latent_ids(noisy),
+            img_ids=ids,
             return_dict=False,
         )[0]
-        guess = pipe._unpack_latents_with_ids(guess, pipe._prepare_latent_ids(noisy))
-        theirs = (guess - (drawn["noise"] - x)).square().flatten(1).mean(1)
+        return pipe._unpack_latents_with_ids(guess, ids)
+
+    assert model.architecture.posterior == "mode"
+    ours, theirs = losses(model, pipe, clean, velocity)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_dev_takes_guidance_as_an_input_if_the_network_has_it(tmp_path):
+    folder = DEV.write(tmp_path / "dev")
+    architecture = DEV.model(folder).architecture
+    assert architecture.guidance == "embedded"
+    tiny.amend(folder / "transformer" / "config.json", guidance_embeds=False)
+    assert type(architecture)(folder, architecture.index).guidance == "none"
+
+
+def test_a_text_encoder_of_klein_is_refused_in_dev(folder, tmp_path):
+    other = DEV.write(tmp_path / "dev")
+    shutil.rmtree(other / "text_encoder")
+    shutil.copytree(folder / "text_encoder", other / "text_encoder")
+    with pytest.raises(StoreError, match=r"text_encoder"):
+        DEV.model(other).check_sampling(Sample(scheduler=DEV.scheduler))
 
 
 def test_weights_without_batch_norm_are_refused(folder, tmp_path):
@@ -101,6 +116,6 @@ def test_a_distilled_base_takes_no_guidance(tmp_path):
 
 def test_images_must_be_divisible(folder):
     spec = BASE.model(folder).spec
-    with pytest.raises(ConfigError, match=r"data\.image_size 18 is not a multiple of 4"):
+    with pytest.raises(ConfigError, match=r"data\.image_size=18 is not a multiple of 4"):
         family_of(spec)(spec, Shape((18, 18, 3), 0, CAPTIONS))
     assert np.prod(BASE.model(folder).drawn) == 16 * 4 * 4

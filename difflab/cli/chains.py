@@ -88,8 +88,8 @@ def _add_plan(commands: Commands) -> None:
         "--gpu",
         type=gib_argument,
         metavar="GIB",
-        help="estimate the peak GPU memory of each stage of a text-to-image run instead, for a GPU with this many "
-        "GiB; the exit code is 1 if it does not fit (default: off)",
+        help="estimate the peak GPU memory of each stage of a text-to-image run instead, for a GPU with this "
+        "many GiB; the exit code is 1 if it does not fit (default: off)",
     )
 
 

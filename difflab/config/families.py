@@ -210,17 +210,17 @@ class PretrainedSpec(FamilySpec):
 
     quantize: Literal["none", "int8", "nf4"] = Field(
         "none",
-        description="Type of the frozen weights of the network's linear layers, in training and in sampling: int8 "
-        "= 8 bits with one scale per output; nf4 = 4-bit NormalFloat (needs bitsandbytes); none = off. It needs "
-        "lora_rank.",
+        description="Type of the frozen weights of the linear layers in the network's blocks, in training "
+        "and sampling: int8 = 8 bits with one scale per output; nf4 = 4-bit NormalFloat (needs "
+        "bitsandbytes); none = off. It needs lora_rank.",
     )
 
     @model_validator(mode="after")
     def _quantize(self) -> PretrainedSpec:
         if self.quantize != "none" and not self.lora_rank:
             raise ValueError(
-                f"quantize={self.quantize} freezes the weights of the base, so it needs LoRA layers to train; set "
-                "lora_rank=16 or quantize=none"
+                f"quantize={self.quantize} freezes the weights of the base, so it needs LoRA layers; "
+                "set lora_rank=16 or quantize=none"
             )
         return self
 

@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 class TensorBytes(TorchDispatchMode):
     """Counts the storages of all tensors that are made in this context, until they are freed.
 
-    It also counts the tensors of a ``FakeTensorMode`` that was entered before it: they have shapes and types but
-    no memory.
+    It also counts the tensors of a ``FakeTensorMode`` that was entered before it: they have shapes and types
+    but no memory.
 
     Attributes:
         now: bytes of the tensors that are alive.

@@ -66,8 +66,8 @@ class Fit:
 def fit(config: Config, gib: float) -> Fit:
     """Whether a run fits a GPU with `gib` GiB, and what to change if it does not.
 
-    The changes that keep the results, except for rounding, come first; then those that lower the precision, those
-    that train fewer weights, and last smaller images. A change that frees nothing is left out.
+    The changes that keep the results, except for rounding, come first; then those that lower the precision,
+    those that train fewer weights, and last smaller images. A change that frees nothing is left out.
 
     Raises ConfigError if the config is not one of a text-to-image family, or if its base cannot be opened.
     """
@@ -93,8 +93,8 @@ def _note_on_texts(listed: list[StageMemory], gib: float) -> str:
     if texts <= gib * GIB:
         return ""
     return (
-        f"the text encoders need {texts / GIB:.1f} GiB: start the run on a larger GPU with the same DIFFLAB_CACHE; the "
-        "embeddings are then read from disk"
+        f"the text encoders need {texts / GIB:.1f} GiB: start the run on a larger GPU with the same "
+        "DIFFLAB_CACHE; the embeddings are then read from disk"
     )
 
 

@@ -1,4 +1,4 @@
-"""Estimate the peak GPU memory of each stage of a text-to-image run. No weights are read and no GPU is needed.
+"""Estimate the peak GPU memory of each stage of a text-to-image run, without weights and without a GPU.
 
 The networks are built from the configs of the base, and one pass of each is computed with tensors that have
 shapes and types but no memory (``FakeTensorMode`` of torch). The bytes of all live tensors are counted.
@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from difflab.config import Config
@@ -25,12 +26,12 @@ from difflab.models import family_of, lora
 from difflab.models.latent_encoder import DECODED_PIXELS
 from difflab.models.pretrained import Base
 from difflab.models.quantised import BYTES, Int8Linear, quantise
-from difflab.models.weights import trainable
+from difflab.models.weights import cast, trainable
 
 GIB = 2**30
 RESERVE = 1.5 * GIB
-"""Bytes that are added to the peak of a stage: for CUDA and its libraries, memory that torch's allocator cannot use,
-and the embeddings of captions (at most 0.5 GiB). It was not measured on a GPU.
+"""Bytes that are added to the peak of a stage: for CUDA and its libraries, memory that torch's allocator
+cannot use, and the embeddings of captions (at most 0.5 GiB). It was not measured on a GPU.
 """
 
 
@@ -39,8 +40,8 @@ class StageMemory:
     """The GPU memory of one stage, in bytes.
 
     Attributes:
-        stage: ``texts`` = encoding of the captions; ``encode`` = encoding of images; ``train``; ``sample`` =
-            denoising; ``decode`` = decoding of the samples.
+        stage: ``texts`` = encoding of the captions; ``train``; ``sample`` = denoising; ``encode`` = encoding
+            of the samples for later generations; ``decode`` = decoding of the samples.
         weights: weights of all networks on the GPU.
         optimiser: state of the optimiser and EMA.
         gradients: gradients of the trained weights.
@@ -73,14 +74,13 @@ def stages(config: Config) -> list[StageMemory]:
     """
     if not config.text:
         raise ConfigError(
-            f"--gpu estimates text-to-image runs; model.family={config.model.family} has no pretrained base. Leave "
-            "--gpu out"
+            f"--gpu estimates text-to-image runs; model.family={config.model.family} has no pretrained base: "
+            "leave --gpu out"
         )
     model = model_of(config)
     found = []
     if not config.model.trains_text_encoder:
         found.append(_texts(model.base, TYPES[config.train.precision]))
-    found.append(_encode(config, model))
     if config.generations or not config.model.starts_as_base:
         found.append(_train(config))
     return [*found, *_sample(config)]
@@ -115,19 +115,43 @@ def peak_of(count: TensorBytes, work: Callable[[], Any]) -> int:
 def model_of(config: Config) -> Any:
     """The model of a config, without networks."""
     model: Any = family_of(config.model)(config.model, shape_of(config))
+    # Some architectures read statistics from the weights. They keep them, so that none is read in `counted`.
+    model.architecture.denormalise(torch.zeros(1, *model.drawn))
     return model
 
 
 def build(model: Any) -> None:
-    """Set a network without values; call it in `counted`."""
+    """Set the network of a model, with its LoRA layers, on the meta device."""
     kind = model.backbone_class()
-    model.backbone = kind.from_config(kind.load_config(model.base.path / model.component))
-    if model.spec.trains_text_encoder:
-        from transformers import CLIPTextConfig, CLIPTextModel
+    with init_empty_weights(include_buffers=True), torch.random.fork_rng(devices=[]):
+        model.backbone = kind.from_config(kind.load_config(model.base.path / model.component))
+        if model.spec.trains_text_encoder:
+            from transformers import CLIPTextConfig, CLIPTextModel
 
-        model.text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(model.base.path / "text_encoder"))
+            settings = CLIPTextConfig.from_pretrained(model.base.path / "text_encoder")
+            model.text_encoder = CLIPTextModel(settings)
     if model.spec.trains_lora:
         lora.add(model.backbone, model.spec, 0)
+
+
+def without_values(network: Any) -> Any:
+    """Replace the tensors of a network on the meta device by ones of the CPU. Call it in `counted`.
+
+    Operations on the meta device use other kernels than a GPU, such as an attention that stores its matrix.
+    """
+    for layer in network.modules():
+        for tensors in (layer._parameters, layer._buffers, vars(layer)):
+            for name, tensor in tensors.items():
+                if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                    tensors[name] = _on_cpu(tensor)
+    return network
+
+
+def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    new = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(new, requires_grad=tensor.requires_grad)
+    return new
 
 
 def bytes_of(network: Any) -> float:
@@ -140,15 +164,15 @@ def _train(config: Config) -> StageMemory:
     settings = config.train.model_copy(update={"compile": False})
     model = model_of(config)
     embeddings = embeddings_of(model.base)
+    build(model)
+    saved = _freeze(model, settings)
     with counted() as count:
-        build(model)
-        saved = _freeze(model, settings)
+        without_values(model.net)
         model.tables = _tables(model, embeddings, settings.precision)
         model.net.train()
         weights = bytes_of(model.net) - saved
-        work = passes.training_pass(model, settings, "cpu")
         images = settings.micro_batch_size or settings.batch_size
-        peak = peak_of(count, partial(work, images))
+        peak = peak_of(count, partial(_training_pass, model, settings, images))
         trained = sum(p.numel() for p in trainable(model.net).values())
         gradients = 4.0 * trained
     states = 2 if settings.optimizer == "adamw8bit" else 8
@@ -156,11 +180,20 @@ def _train(config: Config) -> StageMemory:
     return StageMemory("train", weights, optimiser, gradients, max(0.0, peak - gradients))
 
 
+def _training_pass(model: Any, settings: Any, images: int) -> None:
+    """One forward and backward pass. Attention is the fused one, as on a GPU."""
+    with passes.autocast(settings, "cpu"):
+        prediction = model.predict(model.net, *passes.batch(model, images, "cpu"))
+    prediction.float().square().mean().backward()
+
+
 def _freeze(model: Any, settings: Any) -> float:
-    """Freeze, cast and quantise the network as `Latent.prepare_training` does. Returns bytes that nf4 saves."""
+    """Freeze, cast and quantise as `Latent.prepare_training` does. Returns the bytes that nf4 saves."""
     saved = 0.0
     if model.spec.trains_lora:
-        _cast(model.backbone, TYPES[settings.precision], frozen_only=True)
+        for parameter in model.backbone.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(TYPES[settings.precision])
         saved = _quantise(model, TYPES[settings.precision])
     else:
         model.backbone.requires_grad_(True)
@@ -170,15 +203,6 @@ def _freeze(model: Any, settings: Any) -> float:
     return saved
 
 
-def _cast(network: Any, kind: torch.dtype, frozen_only: bool = False) -> None:
-    """Cast the parameters of a network. Its method `to` cannot replace parameters without values."""
-    for layer in network.modules():
-        for name, parameter in layer.named_parameters(recurse=False):
-            if parameter.is_floating_point() and not (frozen_only and parameter.requires_grad):
-                cast = torch.nn.Parameter(parameter.detach().to(kind), requires_grad=parameter.requires_grad)
-                setattr(layer, name, cast)
-
-
 def _quantise(model: Any, kind: torch.dtype) -> float:
     """Quantise the network to int8. Returns the bytes that nf4 needs less, if it is asked for.
 
@@ -186,7 +210,7 @@ def _quantise(model: Any, kind: torch.dtype) -> float:
     """
     if model.spec.quantized == "none":
         return 0.0
-    quantise(model.backbone, "int8", kind, "cpu")
+    quantise(model.backbone, "int8", kind, "meta")
     return _saved_by_nf4(model.backbone) if model.spec.quantized == "nf4" else 0.0
 
 
@@ -200,51 +224,56 @@ def _sample(config: Config) -> list[StageMemory]:
     settings, kind = config.sample, TYPES[config.sample.precision]
     model = model_of(config)
     embeddings = embeddings_of(model.base)
+    build(model)
+    saved = _quantise(model, kind)
+    vae = _vae(model)
+    upcast = model.architecture.vae_config.get("force_upcast") and settings.precision == "fp16"
     with counted() as count, torch.no_grad():
-        build(model)
-        _cast(model.backbone, kind)
-        saved = _quantise(model, kind)
-        model.net = model.backbone.eval()
+        model.net = without_values(cast(model.backbone, "meta", kind)).eval()
         model.tables = _tables(model, embeddings, settings.precision)
-        upcast = model.architecture.vae_config.get("force_upcast") and settings.precision == "fp16"
-        model.vae = _vae(model)
-        _cast(model.vae, torch.float32 if upcast else kind)
+        model.vae = without_values(cast(vae, "meta", torch.float32 if upcast else kind))
         weights = bytes_of(model.net) + bytes_of(model.vae) - saved
-        images = settings.batch_size * passes.guided(settings)
+        encoder = model.vae
+        if config.generations and model.vae.dtype != torch.float32:  # later generations train on the samples
+            encoder = without_values(_vae(model))
+            weights += bytes_of(encoder)
+        encoding = _encoding(count, model, encoder, config.sample.shard_size)
+        images = settings.batch_size * model.passes(settings)
         work = passes.sampling_pass(model, "cpu", settings.precision)
         denoising = peak_of(count, partial(work, images))
         decoding = peak_of(count, partial(model.finish, torch.empty(settings.batch_size, *model.drawn)))
     note = "" if model.text_encoder is None else "without the text encoder"
     return [
         StageMemory("sample", weights, activations=denoising, note=note),
+        StageMemory("encode", weights, activations=encoding),
         StageMemory("decode", weights, activations=decoding),
     ]
 
 
-def _encode(config: Config, model: Any) -> StageMemory:
-    """Encoding of images. While samples are drawn, the network and a second autoencoder are on the GPU too."""
+def _encoding(count: TensorBytes, model: Any, vae: Any, most: int) -> int:
+    """Bytes of one pass of the encoder on at most `most` images."""
     height, width, channels = model.shape.record
-    images = max(1, DECODED_PIXELS // (height * width))
-    with counted() as count, torch.no_grad():
-        vae = _vae(model)
-        pixels = torch.empty(images, channels, height, width)
-        peak = peak_of(count, lambda: model.architecture.encode(vae, pixels))
-        return StageMemory("encode", bytes_of(vae), activations=peak, note="without the network")
+    images = min(most, max(1, DECODED_PIXELS // (height * width)))
+    pixels = torch.empty(images, channels, height, width, dtype=vae.dtype)
+    return peak_of(count, lambda: model.architecture.encode(vae, pixels))
 
 
 def _vae(model: Any) -> Any:
+    """The autoencoder on the meta device."""
     kind = model.vae_class()
-    return kind.from_config(kind.load_config(model.base.path / "vae")).eval().requires_grad_(False)
+    with init_empty_weights(include_buffers=True), torch.random.fork_rng(devices=[]):
+        vae = kind.from_config(kind.load_config(model.base.path / "vae"))
+    return vae.eval().requires_grad_(False)
 
 
 @lru_cache(maxsize=8)
 def _texts(base: Base, kind: torch.dtype) -> StageMemory:
     """Encoding of one batch of captions."""
     try:
+        pipe = text_pipeline(base, kind)
         with counted() as count, torch.no_grad():
-            pipe = text_pipeline(base, kind)
-            parts = [getattr(pipe, name) for name in base.text_encoders()]
-            weights = sum(bytes_of(part) for part in parts if part is not None)
+            parts = [without_values(getattr(pipe, name)) for name in base.text_encoders()]
+            weights = sum(map(bytes_of, parts))
             prompts = ["a photograph"] * base.prompts_per_pass
             peak = peak_of(count, lambda: base.architecture.texts(pipe, prompts, "cpu"))
         return StageMemory("texts", weights, activations=peak)
@@ -255,15 +284,14 @@ def _texts(base: Base, kind: torch.dtype) -> StageMemory:
 
 
 def text_pipeline(base: Base, kind: torch.dtype) -> Any:
-    """The pipeline with text encoders without values; call it in `counted`."""
+    """The pipeline with its text encoders on the meta device."""
     import transformers
 
     encoders = {}
     for name in base.text_encoders():
         cls = getattr(transformers, base.index[name][1])
-        encoder = cls(cls.config_class.from_pretrained(base.path / name)).eval()
-        _cast(encoder, kind)
-        encoders[name] = encoder
+        with init_empty_weights(include_buffers=True), torch.random.fork_rng(devices=[]):
+            encoders[name] = cls(cls.config_class.from_pretrained(base.path / name)).eval().to(kind)
     absent = {name: None for name in base.components if name in ("unet", "transformer", "vae")}
     return base.pipeline(kind, **encoders, **absent)
 
@@ -275,8 +303,10 @@ def embeddings_of(base: Base) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     If the encoders cannot compute without values, they are loaded and encode the empty caption.
     """
     try:
+        pipe = text_pipeline(base, torch.float32)
         with counted(), torch.no_grad():
-            pipe = text_pipeline(base, torch.float32)
+            for name in base.text_encoders():
+                without_values(getattr(pipe, name))
             tables = base.architecture.texts(pipe, ["a photograph"], "cpu")
             return {name: (t.dtype, tuple(t.shape[1:])) for name, t in tables.items()}
     except Exception:

@@ -1,4 +1,4 @@
-"""Frozen weights of a base in 8 or 4 bits, while LoRA layers are trained (Dettmers et al. 2305.14314, QLoRA)."""
+"""Frozen weights of a base in 8 or 4 bits under LoRA layers that are trained (Dettmers et al. 2305.14314)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_package(quantize: str) -> None:
 
 
 def layers_to_quantise(backbone: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers in repeated blocks by name, without LoRA layers and layers that are quantised already.
+    """The linear layers in repeated blocks by name, without LoRA layers and quantised ones.
 
     Embeddings of the input and of the time, the output layer and convolutions keep their type.
     """

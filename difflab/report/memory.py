@@ -47,7 +47,8 @@ def verdict(fit: Fit) -> str:
     lines += [fit.note] if fit.note else []
     lines += [f"{stage.stage}: {stage.note}" for stage in fit.stages if stage.note]
     lines.append(
-        f"reserve: {_gib(RESERVE)} GiB for CUDA, its libraries and the allocator; estimates were not compared with a GPU"
+        f"reserve: {_gib(RESERVE)} GiB for CUDA, its libraries and the allocator; no estimate was compared "
+        "with a GPU yet"
     )
     return "\n".join(lines)
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from difflab.config import Sample, Train, parse
 from difflab.core.errors import ConfigError
 from difflab.loop import checks
+from difflab.loop.precision import accelerator_of
 from difflab.loop.training_loop import fit
 from difflab.models import quantised
 from difflab.models.quantised import Int8Linear, check_package, layers_to_quantise, quantise
@@ -160,7 +160,7 @@ def test_training_sampling_and_saving(quantize, precision, made, tmp_path):
     ours.prepare_training(train, "cpu")
     before = {name: p.detach().clone() for name, p in trainable(ours.net).items()}
     values = np.random.default_rng(0).random((9, 8, 8, 8)).astype(np.float32)
-    accelerator = Accelerator(cpu=True)
+    accelerator = accelerator_of(precision)
     fit(ours, Memory(values, np.arange(9) % 7), train, (0, 0), tmp_path / "t", accelerator, lambda n: None)
     assert all(
         not torch.equal(p, before[name]) for name, p in trainable(ours.net).items() if "lora_B" in name

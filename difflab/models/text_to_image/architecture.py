@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from safetensors import safe_open
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import pad
 
 from difflab.core.errors import ConfigError

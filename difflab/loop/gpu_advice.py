@@ -80,7 +80,10 @@ def fit(config: Config, gib: float) -> Fit:
         tried = _with(changed, settings)
         if tried is None:
             continue
-        then = stages(tried)
+        try:
+            then = stages(tried)
+        except DifflabError:  # for example model.lora_targets that this network does not have
+            continue
         if _excess(then, gib) < _excess(current, gib):
             text = " ".join(f"{key}={_text(value)}" for key, value in settings.items())
             changes.append(Change(text, _saved(current, then), _largest(then)))

@@ -53,7 +53,7 @@ def test_a_training_pass_takes_the_estimated_bytes(kind, changes, made):
         passes.training_pass(model, config.train, "cpu")(
             config.train.micro_batch_size or config.train.batch_size
         )
-    assert count.peak == pytest.approx(estimate.gradients + estimate.activations, rel=0.02)
+    assert count.peak == pytest.approx(estimate.gradients + estimate.activations, rel=0.05)
 
 
 def test_sampling_takes_the_estimated_bytes(made):
@@ -66,7 +66,7 @@ def test_sampling_takes_the_estimated_bytes(made):
     images = config.sample.batch_size * 2  # with guidance
     with TensorBytes() as count, torch.no_grad():
         passes.sampling_pass(model, "cpu", "no")(images)
-    assert count.peak == pytest.approx(estimate["sample"].activations, rel=0.02)
+    assert count.peak == pytest.approx(estimate["sample"].activations, rel=0.05)
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sd3"])
@@ -123,5 +123,5 @@ def test_encoders_that_need_values_are_counted_by_their_files(made, monkeypatch)
 
 def test_other_families_have_no_estimate():
     config = parse({"model": {"family": "memoriser"}})
-    with pytest.raises(ConfigError, match="--gpu estimates text-to-image runs; model.family=memoriser"):
+    with pytest.raises(ConfigError, match=r"--gpu estimates text-to-image runs; model\.family=memoriser"):
         stages(config)

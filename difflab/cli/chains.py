@@ -301,24 +301,49 @@ def _add_export(commands: Commands) -> None:
     command = commands.add(
         "export",
         export,
-        "Write the samples of a generation as an imagefolder with metadata.jsonl.",
-        ["difflab export runs/digits --generation 5 --to digits-gen5"],
+        "Write the samples of a generation as an imagefolder with metadata.jsonl, or its LoRA for others.",
+        [
+            "difflab export runs/digits --generation 5 --to digits-gen5",
+            "difflab export runs/mine --generation 5 --lora kohya --to mine-gen5.safetensors",
+        ],
     )
     run_argument(command, "a run")
     command.add_argument("--generation", type=int, required=True)
-    command.add_argument("--to", type=Path, required=True, metavar="FOLDER")
+    command.add_argument(
+        "--to", type=Path, required=True, metavar="PATH", help="a new folder, or with --lora a file"
+    )
+    command.add_argument(
+        "--lora",
+        choices=["kohya"],
+        help="write the LoRA layers of the generation in this key layout, which ComfyUI and A1111 read",
+    )
 
 
 def export(args: argparse.Namespace) -> int:
-    """Write the samples of one generation to a folder."""
+    """Write the samples of one generation to a folder, or its LoRA to a file."""
     from difflab.runs.export import export as write
     from difflab.runs.run import open_run
 
+    if args.lora:
+        return _export_lora(args)
     count = write(open_run(args.dir), args.generation, args.to)
     if args.json:
         print_rows([{"generation": args.generation, "images": count, "folder": str(args.to)}])
     else:
         print(f"{count} images and metadata.jsonl in {args.to}")
+    return 0
+
+
+def _export_lora(args: argparse.Namespace) -> int:
+    quiet_libraries()
+    from difflab.models.kohya import export_lora
+    from difflab.runs.run import open_run
+
+    count = export_lora(open_run(args.dir), args.generation, args.to)
+    if args.json:
+        print_rows([{"generation": args.generation, "layers": count, "file": str(args.to)}])
+    else:
+        print(f"{count} LoRA layers in {args.to}")
     return 0
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from difflab.config.spec import Spec
+from difflab.core.hashing import digest, file_hash_once
+
+SINGLE_FILES = (".safetensors", ".gguf")
+"""The endings of checkpoints in a single file that model.base can name."""
 
 
 class FamilySpec(Spec):
@@ -50,8 +54,10 @@ class FamilySpec(Spec):
 
     @property
     def shown_name(self) -> str:
-        """The name of the base, or of the family if there is no base. Titles show it."""
-        return Path(str(getattr(self, "base", getattr(self, "family", "")))).name
+        """The name of the base and of its LoRA, or of the family if there is no base. Titles show it."""
+        name = Path(str(getattr(self, "base", getattr(self, "family", "")))).name
+        lora = getattr(self, "base_lora", None)
+        return f"{name} + {Path(lora).name}" if lora else name
 
 
 class Gaussian(FamilySpec):
@@ -172,15 +178,48 @@ class PixelUNet(DenoiserSpec):
         return self
 
 
+def content_of(base: Any, lora: Any) -> str | None:
+    """Hash of the content of a base in one file and of a LoRA that is added to a base.
+
+    None if neither is given, and if one of them cannot be read.
+    """
+    hashes = {}
+    for name, value in (("base", base), ("lora", lora)):
+        if not isinstance(value, str) or (name == "base" and Path(value).suffix.lower() not in SINGLE_FILES):
+            continue
+        try:
+            hashes[name] = file_hash_once(Path(value).expanduser())
+        except (OSError, RuntimeError):
+            return None
+    return digest(hashes) if hashes else None
+
+
 class PretrainedSpec(FamilySpec):
     base: str = Field(
-        description="The pretrained model: tiny-sd (bundled), a local folder in diffusers layout, or a hub "
-        "id such as org/name."
+        description="The pretrained model: tiny-sd (bundled), a local folder in diffusers layout, a hub id "
+        "such as org/name, or a checkpoint in one file, .safetensors or .gguf."
+    )
+    base_config: str | None = Field(
+        None,
+        description="For a base in one file: diffusers folder or hub id that has the configs, the tokenizers "
+        "and the components that the file lacks; null = the repository that diffusers knows for this "
+        "kind of file.",
+    )
+    base_lora: str | None = Field(
+        None,
+        description="File of a LoRA (.safetensors, with the keys of diffusers, peft or kohya) whose layers "
+        "are added to the weights of the base before the run; null = none.",
+    )
+    base_lora_scale: float = Field(1.0, description="Factor of the layers of base_lora.")
+    base_content: str | None = Field(
+        None,
+        description="Hash of the files in base and base_lora, so that the recipe says which content they "
+        "had; null = difflab computes it.",
     )
     revision: str | None = Field(
         None,
-        description="Branch, tag or commit of a hub repository; null = the newest version of the main "
-        "branch.",
+        description="Branch, tag or commit of the hub repository in base or base_config; null = the newest "
+        "version of the main branch.",
     )
     variant: str | None = Field(
         None, description="Variant of the weight files, for example fp16; null = the files without a variant."
@@ -214,6 +253,31 @@ class PretrainedSpec(FamilySpec):
         "and sampling: int8 = 8 bits with one scale per output; nf4 = 4-bit NormalFloat (needs "
         "bitsandbytes); none = off. It needs lora_rank.",
     )
+
+    @property
+    def base_is_file(self) -> bool:
+        """Whether the base is a checkpoint in one file."""
+        return Path(self.base).suffix.lower() in SINGLE_FILES
+
+    @model_validator(mode="before")
+    @classmethod
+    def _content(cls, raw: Any) -> Any:
+        """Fill in base_content. It stays null if a file does not exist; opening the base then says so."""
+        if not isinstance(raw, dict) or raw.get("base_content") is not None:
+            return raw
+        content = content_of(raw.get("base"), raw.get("base_lora"))
+        return raw if content is None else raw | {"base_content": content}
+
+    @model_validator(mode="after")
+    def _start(self) -> PretrainedSpec:
+        if self.base_config is not None and not self.base_is_file:
+            raise ValueError(
+                f"base_config is for a base in one file ({', '.join(SINGLE_FILES)}); base={self.base} has "
+                "its own configs"
+            )
+        if self.base_lora is None and self.base_lora_scale != 1:
+            raise ValueError("base_lora_scale has no effect without base_lora")
+        return self
 
     @model_validator(mode="after")
     def _quantize(self) -> PretrainedSpec:

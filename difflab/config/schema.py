@@ -81,7 +81,7 @@ class Config(Spec):
         overrides_by_lab = self.ecosystem.overrides or [{}] * self.ecosystem.count
         return [
             parse(
-                merged(raw, {**values, "name": f"{self.name}-lab-{i}", "ecosystem.lab": i}),
+                merged(raw, {**_content_again(values), "name": f"{self.name}-lab-{i}", "ecosystem.lab": i}),
                 f"ecosystem.overrides of lab {i}",
                 Config,
             )
@@ -176,6 +176,13 @@ class Config(Spec):
             )
 
 
+def _content_again(overrides: dict[str, Any]) -> dict[str, Any]:
+    """The overrides of a lab. One with files of its own has no model.base_content of the other labs."""
+    if not overrides.keys() & {"model.base", "model.base_lora"}:
+        return overrides
+    return {"model.base_content": None, **overrides}
+
+
 def flat(config: Config) -> dict[str, Any]:
     """The config as ``{"train.batch_size": 128, ...}``."""
     values: dict[str, Any] = {}
@@ -216,6 +223,19 @@ NOT_IN_RECIPE = tuple(key for key, stages in READERS.items() if not stages)
 """Fields that do not change the results of a run, only where, how long or how safely it runs."""
 
 
+ADDED_LATER = {
+    "model.base_config": None,
+    "model.base_lora": None,
+    "model.base_lora_scale": 1.0,
+    "model.base_content": None,
+    "model.quantize": "none",
+}
+"""Fields that are not part of the recipe at these values.
+
+They were added when runs with the other fields had been stored. The hashes of those recipes stay the same.
+"""
+
+
 def stages_of(key: str) -> tuple[str, ...]:
     """The stages that read a key of `flat`.
 
@@ -227,5 +247,8 @@ def stages_of(key: str) -> tuple[str, ...]:
 
 
 def recipe_of(config: Config) -> dict[str, Any]:
-    """The flat config without the fields that do not change the results."""
-    return {key: value for key, value in flat(config).items() if stages_of(key)}
+    """The flat config without the fields that do not change the results, see also `ADDED_LATER`."""
+    fields = {key: value for key, value in flat(config).items() if stages_of(key)}
+    return {
+        key: value for key, value in fields.items() if key not in ADDED_LATER or ADDED_LATER[key] != value
+    }

@@ -249,8 +249,8 @@ class Sample(Spec):
         1.0,
         ge=0,
         description="Scale of classifier-free guidance, as in diffusers; at most 1 = no guidance, that is "
-        "the conditional prediction alone. It is the argument of the base's own pipeline: for Z-Image g "
-        "means cond + g (cond - uncond), and only 0 = no guidance.",
+        "the conditional prediction alone. It is the argument of the base's own pipeline: for Z-Image "
+        "and Krea 2 g means cond + g (cond - uncond), and only 0 = no guidance.",
     )
     conditions: Literal["real", "balanced"] = Field(
         "real",

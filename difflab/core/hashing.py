@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from difflab.core.errors import StoreError
+from difflab.core.files import cache_home, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,3 +50,21 @@ def file_hash(path: Path) -> str:
         while chunk := handle.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def file_hash_once(path: Path) -> str:
+    """`file_hash`, kept in the cache of difflab until the path, size or time of change of the file differs.
+
+    A checkpoint of many gigabytes is therefore not read again by every process.
+    """
+    found = path.resolve().stat()
+    key = digest([str(path.resolve()), found.st_size, found.st_mtime_ns, found.st_ino])
+    kept = cache_home() / "hashes" / key
+    with suppress(OSError, ValueError):
+        value = kept.read_text()
+        if len(value) == 64:
+            return value
+    value = file_hash(path)
+    with suppress(OSError, StoreError):  # a cache that cannot be written only costs time
+        write_text(kept, value)
+    return value

@@ -19,6 +19,7 @@ from difflab.loop.work import Work
 from difflab.metrics.evaluate import left_out
 from difflab.models import family_of
 from difflab.models.pixel import noise_of
+from difflab.models.prompt_length import too_long
 from difflab.models.quantised import check_package
 from difflab.models.schedulers import check_scheduler, late_start, scheduler_of
 from difflab.runs.run import Run
@@ -114,11 +115,11 @@ def check_text(run: Run, report: Reporter) -> None:
             f"probe.prompts: no image of the real set has the caption '{unknown[0]}'; the nearest is "
             f"'{near[0]}'"
         )
-    cut = model.base.too_long(run.prompts)
+    cut = too_long(model.base, run.prompts)
     if cut:
         report.say(
-            f"{cut} of {len(run.prompts)} captions are longer than the tokenizer's limit: the model reads "
-            "only their beginning"
+            f"{cut} of {len(run.prompts)} captions are longer than the limit of the text encoders: the model "
+            "reads only their beginning"
         )
 
 

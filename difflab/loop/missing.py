@@ -15,6 +15,7 @@ import torch
 
 from difflab.core.errors import DifflabError
 from difflab.features.inception import INCEPTION_URL
+from difflab.models import single_file
 from difflab.models.base_settings import check_base
 from difflab.models.pretrained import BUNDLED, open_base, weight_bytes
 from difflab.models.text_to_image.registry import pipelines_of
@@ -69,6 +70,10 @@ def missing_of_base(model: Any) -> str | None:
     """
     from huggingface_hub import snapshot_download
 
+    if model.base_lora is not None and not Path(model.base_lora).expanduser().is_file():
+        return f"the file of model.base_lora is not at {model.base_lora}"
+    if model.base_is_file:
+        return _missing_of_file(model)
     base = model.base
     on_hub = base not in BUNDLED and not Path(base).expanduser().is_dir()
     if on_hub and re.fullmatch(r"[\w.-]+/[\w.-]+", base):
@@ -82,6 +87,27 @@ def missing_of_base(model: Any) -> str | None:
         check_base(open_base(base, pipelines_of(model.family), model.family, variant=model.variant))
     except DifflabError as error:
         return str(error)
+    return None
+
+
+def _missing_of_file(model: Any) -> str | None:
+    """What is missing of a base in one file; None = the file and the folder with its configs are here."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        parts = single_file.header(Path(model.base).expanduser())
+    except DifflabError as error:
+        return str(error)
+    configs = model.base_config or single_file.inferred_config(parts)
+    if Path(configs).expanduser().is_dir():
+        return None
+    try:
+        snapshot_download(configs, revision=model.revision, cache_dir=hub_cache(), local_files_only=True)
+    except Exception:  # huggingface_hub raises many kinds of errors for a missing file
+        return (
+            f"{configs}, which has the configs of the base, is not in the hub's cache: a run downloads it"
+            f"{_unless_offline()}"
+        )
     return None
 
 
@@ -99,7 +125,10 @@ def too_large(model: Any) -> str | None:
 
 
 def base_bytes(model: Any) -> int | None:
-    """Bytes of the weights of a local or bundled base; None = it is on the hub."""
+    """Bytes of the weights of a local or bundled base; None = it is on the hub or does not exist."""
+    if model.base_is_file:
+        file = Path(model.base).expanduser()
+        return file.stat().st_size if file.is_file() else None
     folder = BUNDLED.get(model.base) or Path(model.base).expanduser()
     return weight_bytes(folder, model.variant) if folder.is_dir() else None
 

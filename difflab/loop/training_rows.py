@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from difflab.config import Config, recipe_of
 from difflab.core.errors import MeasureError, StoreError
 from difflab.core.files import read_json
 from difflab.core.hashing import digest
@@ -47,7 +48,7 @@ def measure_training(run: Run, generation: int) -> list[Row]:
     if not config.denoises:
         return []
     training = run.training(generation)
-    rows = _Rows(generation, config.model.model_dump(mode="json"))
+    rows = _Rows(generation, _model_fields(config))
     steps, settings = training.get("steps", 0), config.train.model_dump(mode="json")
     settings = {key: value for key, value in settings.items() if key != "checkpoint_every"}
     for name, value in training.get("means", {}).items():
@@ -90,6 +91,12 @@ class _Rows:
     ) -> None:
         recipe_hash = digest({"measure": name, "model": self.model} | recipe)
         self.rows.append(row(self.generation, name, "training", value, ci, n, None, recipe_hash, reason))
+
+
+def _model_fields(config: Config) -> dict[str, Any]:
+    """The fields of the section `model` that are part of the recipe."""
+    fields = recipe_of(config).items()
+    return {key.removeprefix("model."): value for key, value in fields if key.startswith("model.")}
 
 
 def _earlier_models(run: Run, generation: int, family: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ Such a base is an error, which names the setting and is raised before anything r
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def check_base(base: Base) -> None:
 
     architecture = base.architecture
     for folder, kind in ((architecture.component, architecture.backbone), ("vae", architecture.autoencoder)):
-        _check_keys(base.path / folder / "config.json", getattr(diffusers, kind))
+        _check_keys(base.path / folder / "config.json", getattr(diffusers, kind), architecture.aliases)
     architecture.check()
     flags = [key for key, value in base.index.items() if value is True and key not in architecture.flags]
     if flags:
@@ -42,11 +42,11 @@ def _hint(key: str, known: Iterable[str]) -> str:
     return "update diffusers, or remove the key if it has no effect"
 
 
-def _check_keys(file: Path, kind: Any) -> None:
+def _check_keys(file: Path, kind: Any, aliases: Sequence[str]) -> None:
     """Raise ConfigError if the config in `file` is not of class `kind`, or `kind` ignores a setting of it."""
     content = read_json(file)
     named = content.get("_class_name", kind.__name__)
-    if named != kind.__name__:
+    if named not in (kind.__name__, *aliases):
         raise ConfigError(
             f"{file} is the config of a {named}; difflab supports only {kind.__name__} here: use another base"
         )
@@ -106,7 +106,8 @@ def training_process(base: Base, kind: Any) -> Any:
             ) from error
     noise = kind.from_config(config)
     if not hasattr(noise, "alphas_cumprod"):
-        if base_scheduler is not None and "FlowMatch" not in str(named):
+        flow = "FlowMatch" in str(named) or config.get("prediction_type") == "flow_prediction"
+        if base_scheduler is not None and not flow:
             raise ConfigError(
                 f"{file}: {named} is not a flow-matching scheduler, but {base.kind} is trained by flow "
                 "matching; use another base"

@@ -28,16 +28,17 @@ from difflab.core.size import in_words
 from difflab.models import lora
 from difflab.models.base_settings import check_base
 from difflab.models.compiled import compile_network
+from difflab.models.converted_base import open_start
 from difflab.models.denoiser import Denoiser
 from difflab.models.family import check_divisible
 from difflab.models.guidance import conditional_prediction
 from difflab.models.latent_encoder import DECODED_PIXELS, Encoder
-from difflab.models.pretrained import Base, load_model, open_base
+from difflab.models.loading import load_model
+from difflab.models.pretrained import Base
 from difflab.models.quantised import quantise
 from difflab.models.steer import Step
 from difflab.models.text_table import encoder_type
 from difflab.models.text_to_image.architecture import Architecture, Texts
-from difflab.models.text_to_image.registry import pipelines_of
 from difflab.models.weights import cast, fastest_layout
 from difflab.models.with_text import WithText
 from difflab.runs.store import Shards
@@ -63,8 +64,7 @@ class Latent(Denoiser):
 
     def __init__(self, spec: Any, shape: Shape):
         super().__init__(spec, shape)
-        pipelines = pipelines_of(spec.family)
-        self.base: Base = open_base(spec.base, pipelines, spec.family, spec.revision, spec.variant)
+        self.base: Base = open_start(spec)
         self.architecture: Architecture = self.base.architecture
         with reading(f"model.base {self.base.path}", ConfigError):
             self._read_configs(spec, shape)
@@ -127,9 +127,10 @@ class Latent(Denoiser):
 
     def check_sampling(self, sampling: Sample) -> None:
         super().check_sampling(sampling)
-        if self.architecture.guidance == "none" and sampling.guidance_scale > 1:
+        if self.architecture.guidance == "none" and sampling.guidance_scale > self.unguided:
             raise ConfigError(
-                f"model.base {self.base.path} is distilled and takes no guidance; set sample.guidance_scale=1"
+                f"model.base {self.base.path} is distilled and takes no guidance; set "
+                f"sample.guidance_scale={self.unguided:g}"
             )
         self._check_networks(sampling)
 

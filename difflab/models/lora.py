@@ -84,7 +84,7 @@ def _nearest_names(target: str, names: list[str]) -> str:
 def save(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> None:
     """Write the layers in the layout that the base's pipeline reads, and the file base.json.
 
-    base.json contains the name of the base, its pipeline class and the hash of its weights.
+    base.json contains the name of the base, its pipeline class, the hash of its weights and the LoRA in them.
     """
     import diffusers
     from peft.utils import get_peft_model_state_dict
@@ -97,9 +97,10 @@ def save(backbone: Any, component: str, spec: Any, base: Base, folder: Path) -> 
     named = {f"{component}_lora_layers": _named(layers), f"{component}_lora_adapter_metadata": settings}
     pipeline.save_lora_weights(folder, safe_serialization=True, **named)
     _sort_header(folder / FILE)
-    write_json(
-        folder / "base.json", {"base": spec.base, "weights": base.hash(component), "pipeline": base.kind}
-    )
+    record = {"base": spec.base, "weights": base.hash(component), "pipeline": base.kind}
+    if spec.base_lora is not None:  # its layers are in the weights of the base
+        record |= {"base_lora": spec.base_lora, "base_lora_scale": spec.base_lora_scale}
+    write_json(folder / "base.json", record)
 
 
 def _named(layers: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

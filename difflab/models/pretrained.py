@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from itertools import chain
@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from difflab.core.errors import ConfigError, StoreError, reading
 from difflab.core.files import ASSETS, cache_home, read_json, write_json
 from difflab.core.hashing import digest, file_hash
 from difflab.models import text_table
+from difflab.models.base_files import WEIGHTS, check_component, check_config, variant_of
+from difflab.models.loading import load_model
 from difflab.models.text_table import Reader
 from difflab.models.text_to_image.architecture import Architecture, Texts, joined
 from difflab.models.text_to_image.registry import architectures
@@ -32,13 +33,6 @@ BUNDLED = {"tiny-sd": ASSETS / "tiny-sd"}
 NOT_COPIED = ("safety_checker", "feature_extractor", "image_encoder")
 # A component of any other library would need code from the folder.
 LIBRARIES = ("diffusers", "transformers")
-# The names of weight files and of their indexes, for example model.fp16.safetensors,
-# model.fp16-00001-of-00002.safetensors and model.safetensors.index.fp16.json. "fp16" is the variant, which
-# may be absent.
-WEIGHTS = re.compile(
-    r"[^.]+(\.(?P<variant>\w+?))?(-\d{5}-of-\d{5})?\.safetensors"
-    r"(?P<index>\.index(\.(?P<index_variant>\w+))?\.json)?"
-)
 LARGE_ENCODERS = 4 * 2**30
 """Text encoders whose weight files have at least this size in bytes encode fewer prompts at once."""
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.safetensors.index.json"]
@@ -71,11 +65,7 @@ class Base:
     @property
     def components(self) -> list[str]:
         """The names of the components that a run needs."""
-        return [
-            name
-            for name, value in self.index.items()
-            if isinstance(value, list) and value[0] is not None and name not in NOT_COPIED
-        ]
+        return [name for name, value in self.index.items() if _is_component(value) and name not in NOT_COPIED]
 
     def text_encoders(self) -> list[str]:
         """The names of the text encoders."""
@@ -204,20 +194,12 @@ class Base:
 
         return read
 
-    def tokenizer(self) -> Any:
-        """The first tokenizer of the base. Raises StoreError if it cannot be read."""
+    def tokenizer(self, name: str = "tokenizer") -> Any:
+        """The tokenizer in the folder `name`. Raises StoreError if it cannot be read."""
         from transformers import AutoTokenizer
 
-        with reading(self.path / "tokenizer", StoreError):
-            return AutoTokenizer.from_pretrained(self.path / "tokenizer", local_files_only=True)
-
-    def too_long(self, prompts: list[str]) -> int:
-        """The number of prompts that have more tokens than the model reads. They are truncated."""
-        if not prompts or "tokenizer" not in self.components:
-            return 0
-        tokenizer = self.tokenizer()
-        lengths = [len(ids) for ids in tokenizer(prompts, truncation=False, verbose=False).input_ids]
-        return sum(n > tokenizer.model_max_length for n in lengths)
+        with reading(self.path / name, StoreError):
+            return AutoTokenizer.from_pretrained(self.path / name, local_files_only=True)
 
     def copy_to(self, folder: Path, leave: tuple[str, ...]) -> None:
         """Copy model_index.json and all components except those in `leave` to `folder`.
@@ -256,10 +238,9 @@ class Base:
         return name.replace(f".{self.variant}", "", 1)
 
 
-def variant_of(file: Path) -> str | None:
-    """The variant in the name of a weight file or of an index of weight files; None = no variant."""
-    match = WEIGHTS.fullmatch(file.name)
-    return (match["variant"] or match["index_variant"]) if match else None
+def _is_component(value: Any) -> bool:
+    """Whether an entry of model_index.json is [library, class]. Other lists are settings of the pipeline."""
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
 
 
 def weight_bytes(folder: Path, variant: str | None = None) -> int:
@@ -275,42 +256,6 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def load_model(
-    kind: Any, folder: Path, dtype: torch.dtype = torch.float32, variant: str | None = None
-) -> Any:
-    """Load a diffusers or transformers model of class `kind` from its folder.
-
-    Raises StoreError if a file is damaged or the weights do not match the config.
-    """
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    try:
-        model, info = kind.from_pretrained(
-            folder,
-            variant=variant,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            torch_dtype=dtype,
-            low_cpu_mem_usage=False,
-        )
-    except Exception as error:  # damaged files raise errors of many types
-        raise StoreError(
-            f"{folder} holds no readable model ({' '.join(str(error).split())[:160]}); fetch or make it again"
-        ) from error
-    wrong = {
-        name: sorted(keys)
-        for name, keys in info.items()
-        if keys and name in ("missing_keys", "mismatched_keys", "error_msgs")
-    }
-    if wrong:  # the library would replace missing weights by random ones
-        raise StoreError(
-            f"{folder}: weights do not match its config: {str(wrong)[:200]}; fetch or make it again"
-        )
-    return model.eval()
 
 
 def open_base(
@@ -338,14 +283,28 @@ def open_base(
         folder = _download(name, revision, variant)
     if not (folder / "model_index.json").is_file():
         raise ConfigError(
-            f"model.base {folder} is not a diffusers folder, because it has no model_index.json. Convert a "
-            "single .safetensors or .ckpt file to a diffusers folder first"
+            f"model.base {folder} is not a diffusers folder, because it has no model_index.json; for a "
+            "checkpoint in a single file give the path of the .safetensors file"
         )
     with reading(f"model.base {folder}", ConfigError):
         return _opened(folder, kinds, family, variant)
 
 
-def _opened(folder: Path, kinds: tuple[str, ...], family: str, variant: str | None) -> Base:
+def open_configs(
+    folder: Path, kinds: tuple[str, ...], family: str, variant: str | None, replaced: Collection[str]
+) -> Base:
+    """Open a folder whose components `replaced` need a config, but no weights. The others must be complete.
+
+    Raises ConfigError as `open_base`.
+    """
+    with reading(f"model.base_config {folder}", ConfigError):
+        return _opened(folder, kinds, family, variant, replaced)
+
+
+def _opened(
+    folder: Path, kinds: tuple[str, ...], family: str, variant: str | None, replaced: Collection[str] = ()
+) -> Base:
+    where = f"model.base_config {folder}" if replaced else f"model.base {folder}"
     index = read_json(folder / "model_index.json")
     if not isinstance(index, dict):
         raise ConfigError(f"{folder / 'model_index.json'} is damaged: it lists no components; fetch it again")
@@ -356,7 +315,7 @@ def _opened(folder: Path, kinds: tuple[str, ...], family: str, variant: str | No
         if kind in known:
             hint = f"use model.family={known[kind].family}"
         raise ConfigError(
-            f"model.base {folder} is a {kind or 'pipeline without a class name'}, which "
+            f"{where} is a {kind or 'pipeline without a class name'}, which "
             f"model.family={family} does not support; {hint}"
         )
     base = Base(folder, kind, variant)
@@ -364,10 +323,12 @@ def _opened(folder: Path, kinds: tuple[str, ...], family: str, variant: str | No
         library = index[component][0]
         if library not in LIBRARIES:
             raise ConfigError(
-                f"model.base {folder}: component '{component}' needs code of {library}, which difflab does "
-                "not run"
+                f"{where}: component '{component}' needs code of {library}, which difflab does not run"
             )
-        _check(folder, component, variant)
+        if component in replaced:
+            check_config(folder / component)
+        else:
+            check_component(folder, component, variant)
     return base
 
 
@@ -389,54 +350,3 @@ def _download(name: str, revision: str | None, variant: str | None) -> Path:
             f"model.base '{name}' cannot be downloaded from the hub ({type(error).__name__}: {reason}); "
             "without a network connection give a local diffusers folder"
         ) from error
-
-
-def _check(folder: Path, component: str, variant: str | None) -> None:
-    """Raise ConfigError unless all files of a component are there."""
-    home = folder / component
-    if not home.is_dir():
-        raise ConfigError(
-            f"model.base {folder} lacks its component '{component}'; the download is not complete: fetch "
-            "it again"
-        )
-    if component.startswith("tokenizer"):
-        if not list(home.glob("*.json")):
-            raise ConfigError(f"{home} holds no tokenizer files; fetch it again")
-        return
-    if component == "scheduler":
-        if not (home / "scheduler_config.json").is_file():
-            raise ConfigError(f"{home} holds no scheduler_config.json; fetch it again")
-        return
-    if not (home / "config.json").is_file():
-        raise ConfigError(f"{home} holds no config.json; the download is not complete: fetch it again")
-    all_variants = [path for path in home.iterdir() if WEIGHTS.fullmatch(path.name)]
-    of_variant = [path for path in all_variants if variant_of(path) == variant]
-    files = [path for path in of_variant if path.suffix == ".safetensors"]
-    indexes = [read_json(path)["weight_map"] for path in of_variant if path.suffix == ".json"]
-    wanted = set(chain.from_iterable(index.values() for index in indexes))
-    missing = sorted(wanted - {path.name for path in files})
-    if missing:
-        raise ConfigError(
-            f"{home} lacks {missing[0]} ({len(missing)} of {len(wanted)} weight files); the download is "
-            "not complete: fetch it again"
-        )
-    if not files:
-        others = sorted({name for path in all_variants if (name := variant_of(path))})
-        if others:
-            raise ConfigError(
-                f"{home} has only weights of variant {', '.join(others)}; set model.variant={others[0]}"
-            )
-        raise ConfigError(f"{home} has no safetensors weights{_pickle_hint(home)}")
-    for file in files:
-        try:
-            with safe_open(file, "pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise ConfigError(f"{file} is damaged or half-downloaded ({error}); fetch it again") from error
-
-
-def _pickle_hint(home: Path) -> str:
-    """The end of an error message about missing weights, if the folder has pickled ones; else ""."""
-    if not list(home.glob("*.bin")):
-        return ""
-    return "; pickled .bin weights are not read, since they can run code: fetch the safetensors"

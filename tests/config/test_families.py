@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from difflab.config import Config, parse
+from difflab.config import Config, parse, recipe_of
 from difflab.config.families import EXACT, Model
 from difflab.core.errors import ConfigError
 from difflab.models import family_of
@@ -69,3 +69,75 @@ def test_facts_can_be_asked_of_every_family() -> None:
     assert model(family="pixel-mlp").conditional and not model(family="gaussian").conditional
     base = model(**SD | {"base": "org/some-model", "lora_rank": 4, "generation_0": "base"}).model
     assert (base.trains_lora, base.starts_as_base, base.shown_name) == (True, True, "some-model")
+
+
+# ------------------------------------------------------------------------------------------- bases from files
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A checkpoint and a LoRA; their content does not matter here."""
+    monkeypatch.setenv("DIFFLAB_CACHE", str(tmp_path / "cache"))
+    for name in ("model.safetensors", "lora.safetensors"):
+        (tmp_path / name).write_bytes(name.encode())
+    return tmp_path
+
+
+def of_files(files, **fields):
+    return model(**SD | {"base": str(files / "model.safetensors")} | fields).model
+
+
+def test_the_content_of_files_is_part_of_the_recipe(files):
+    spec = of_files(files, base_config="org/configs")
+    lora = of_files(files, base_config="org/configs", base_lora=str(files / "lora.safetensors"))
+    assert len(spec.base_content) == 12 and spec.base_content != lora.base_content
+    (files / "model.safetensors").write_bytes(b"other content")
+    changed = of_files(files, base_config="org/configs")
+    assert changed.base_content != spec.base_content
+    kept = of_files(files, base_config="org/configs", base_content=spec.base_content)
+    assert kept == spec  # as in run.yaml: the content of then
+    assert of_files(files, base="nowhere.safetensors").base_content is None
+    assert model(**SD).model.base_content is None
+    assert of_files(files, base="tiny-sd", base_lora=str(files / "lora.safetensors")).base_content is not None
+
+
+def test_old_recipes_stay_the_same(files):
+    """The fields of bases from files are part of the recipe only where they are used."""
+    recipe = recipe_of(model(**SD))
+    assert not [key for key in recipe if key.startswith(("model.base_", "base_"))]
+    used = recipe_of(model(**SD | {"base_lora": str(files / "lora.safetensors"), "base_lora_scale": 0.5}))
+    assert {key for key in used if key.startswith("model.base_")} == {
+        "model.base_lora",
+        "model.base_lora_scale",
+        "model.base_content",
+    }
+
+
+def test_names_of_bases_from_files(files):
+    assert of_files(files).shown_name == "model.safetensors" and of_files(files).base_is_file
+    assert (
+        of_files(files, base="tiny-sd", base_lora="a/style.safetensors").shown_name
+        == "tiny-sd + style.safetensors"
+    )
+    assert of_files(files, base="x/Q8.GGUF").base_is_file and not model(**SD).model.base_is_file
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"base": "tiny-sd", "base_config": "org/x"}, r"base_config is for a base in one file"),
+        ({"base_lora_scale": 0.5}, r"base_lora_scale has no effect without base_lora"),
+        ({"base_lora": "a", "base_lora_scale": float("inf")}, "finite"),
+        ({"base_lora": 3}, "base_lora"),
+    ],
+)
+def test_fields_of_files_that_have_no_effect(fields, message, files):
+    with pytest.raises(ConfigError, match=message):
+        of_files(files, **fields)
+
+
+def test_a_lab_with_files_of_its_own_has_their_content(files):
+    ecosystem = {"labs": 2, "overrides": [{}, {"model.base": str(files / "lora.safetensors")}]}
+    labs = parse(
+        {"model": SD | {"base": str(files / "model.safetensors")}, "ecosystem": ecosystem} | TRAINED
+    ).labs()
+    contents = [lab.model.base_content for lab in labs]
+    assert len(set(contents)) == 2 and None not in contents

@@ -5,7 +5,8 @@ import hashlib
 import numpy as np
 import torch
 
-from difflab.core.hashing import content_hash, digest, file_hash, sha256_of
+from difflab.core import hashing
+from difflab.core.hashing import content_hash, digest, file_hash, file_hash_once, sha256_of
 
 
 def test_the_hash_depends_on_names_types_shapes_and_values_alone():
@@ -33,6 +34,27 @@ def test_file_hash_is_sha256(tmp_path):
     payload = bytes(range(256)) * 9000  # more than one chunk
     (tmp_path / "a").write_bytes(payload)
     assert file_hash(tmp_path / "a") == hashlib.sha256(payload).hexdigest()
+
+
+def test_the_hash_of_a_file_is_kept_until_it_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFLAB_CACHE", str(tmp_path / "cache"))
+    file, counted = tmp_path / "a", []
+
+    def count(path):
+        counted.append(path)
+        return file_hash(path)
+
+    monkeypatch.setattr(hashing, "file_hash", count)
+    for content in (b"one", b"three"):
+        file.write_bytes(content)
+        for _ in range(2):
+            assert file_hash_once(file) == hashlib.sha256(content).hexdigest()
+    assert len(counted) == 2
+    for kept in (tmp_path / "cache" / "hashes").iterdir():
+        kept.write_text("half")
+    assert file_hash_once(file) == hashlib.sha256(b"three").hexdigest() and len(counted) == 3
+    monkeypatch.setenv("DIFFLAB_CACHE", str(file))  # a cache that cannot be written
+    assert file_hash_once(file) == hashlib.sha256(b"three").hexdigest() and len(counted) == 4
 
 
 def test_the_digest_does_not_depend_on_the_order_of_keys():

@@ -11,6 +11,9 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
     PixtralImageProcessor,
     PixtralProcessor,
     PreTrainedTokenizerFast,
@@ -76,10 +79,20 @@ def t5(width: int = 16) -> tuple[Any, Any]:
     return T5EncoderModel(config).eval(), tokens
 
 
+def gemma(width: int = 16, layers: int = 1) -> tuple[Any, Any]:
+    """A Gemma 2 without a head and its tokenizer: a letter is a token."""
+    entries = ["<pad>", "<eos>", "<bos>", "<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz"]
+    tokens = GemmaTokenizer(vocab={entry: i for i, entry in enumerate(entries)}, merges=[])
+    size = {"hidden_size": width, "intermediate_size": 2 * width, "head_dim": 8, "num_hidden_layers": layers}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1}
+    config = Gemma2Config(vocab_size=len(tokens), **size, **heads, initializer_range=0.5)
+    return Gemma2Model(config).eval(), tokens
+
+
 def kl(latents: int, levels: int = 2, kind: Any = AutoencoderKL, **more: Any) -> Any:
     """A small AutoencoderKL (or a class with its arguments) whose pictures have contrast."""
     made = kind(
-        block_out_channels=(4, 8)[:levels],
+        block_out_channels=(4, 8, 8, 8)[:levels],
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         latent_channels=latents,

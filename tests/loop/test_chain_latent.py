@@ -714,7 +714,7 @@ def test_captions_that_are_cut_are_reported(made, tmp_path):
     run_chain(config, tmp_path / "run", said)
     assert (
         said.lines[0]
-        == "10 of 10 captions are longer than the tokenizer's limit: the model reads only their beginning"
+        == "10 of 10 captions are longer than the limit of the text encoders: the model reads only their beginning"
     )
     said = Said()
     run_chain(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import single_files
 import tiny
 import torch
 from empty_hub import empty_caches, put_into_cache
@@ -137,3 +138,26 @@ def test_inception_weights_in_the_cache_of_torch_or_in_a_file(tmp_path):
     file.parent.mkdir(parents=True)
     file.write_bytes(b"")
     assert missing_of_extractor("inception") is None and missing_of_extractor(f"inception:{file}") is None
+
+
+def test_bases_from_files(tmp_path, monkeypatch):
+    """Neither converted nor downloaded: the header of the file is read, and the folder with the configs is looked for."""
+    monkeypatch.setenv("DIFFLAB_CACHE", str(tmp_path / "cache"))
+    folder = tiny.make("sd15", tmp_path / "sd15")
+    file = single_files.write(single_files.whole("sd15", folder), tmp_path / "model.safetensors")
+
+    def of(base: Path | str, **fields: Any) -> str | None:
+        return missing_of_base(tiny.spec("sd15", base, **fields))
+
+    assert of(file, base_config=str(folder)) is None
+    assert base_bytes(tiny.spec("sd15", file)) == file.stat().st_size
+    assert f"{REPOSITORY}, which has the configs of the base, is not in the hub's cache" in (of(file) or "")
+    put_into_cache(folder, REPOSITORY)
+    assert of(file) is None
+    assert "does not exist" in (of(tmp_path / "no.safetensors") or "")
+    file.write_bytes(file.read_bytes()[:500])
+    assert "damaged or half-downloaded" in (of(file, base_config=str(folder)) or "")
+    assert of(folder, base_lora=str(tmp_path / "lora.safetensors")) == (
+        f"the file of model.base_lora is not at {tmp_path / 'lora.safetensors'}"
+    )
+    assert not (tmp_path / "cache" / "bases").exists()

@@ -168,7 +168,7 @@ def test_a_folder_that_holds_no_pipeline(tmp_path):
     (tmp_path / "v1-5.safetensors").write_bytes(b"x")
     with pytest.raises(
         ConfigError,
-        match=r"is not a diffusers folder, because it has no model_index\.json\. Convert a single \.safetensors or \.ckpt file",
+        match=r"is not a diffusers folder, because it has no model_index\.json; for a checkpoint in a single file give the path",
     ):
         opened(tmp_path)
 
@@ -191,10 +191,10 @@ def test_pipelines_of_other_classes_are_refused_with_the_right_family(made, fold
         match=r"StableDiffusionPipeline, which model\.family=flow does not support; use model\.family=stable-diffusion",
     ):
         open_base(str(folder), pipelines_of("flow"), "flow")
-    tiny.amend(folder / "model_index.json", _class_name="PixArtAlphaPipeline")
+    tiny.amend(folder / "model_index.json", _class_name="KolorsPipeline")
     with pytest.raises(
         ConfigError,
-        match=r"PixArtAlphaPipeline.*difflab knows .*StableDiffusionPipeline, ",
+        match=r"KolorsPipeline.*difflab knows .*StableDiffusionPipeline, ",
     ):
         opened(folder)
     tiny.amend(folder / "model_index.json", _class_name="")
@@ -426,7 +426,7 @@ PROMPTS = [*tiny.CAPTIONS, "", "noto seal", "a text that nobody has ever seen", 
 
 @torch.no_grad()
 def test_texts_are_those_of_the_plain_pipelines(made):
-    ours = opened(made["sd15"]).texts(PROMPTS, "cpu", batch=3)
+    ours = opened(made["sd15"]).texts(PROMPTS, "cpu")
     pipe = plain(made["sd15"])
     ids = pipe.tokenizer(
         PROMPTS, padding="max_length", max_length=tiny.LENGTH, truncation=True, return_tensors="pt"
@@ -510,18 +510,6 @@ def test_a_damaged_text_cache_is_named(made, tmp_path):
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(StoreError, match=rf"{file.name} cannot be read"):
         opened(made["sd15"]).texts(PROMPTS, "cpu")
-
-
-def test_prompts_that_are_too_long_are_counted_to_the_token(made):
-    base, tokens = opened(made["sd15"]), tiny.tokenizer()
-    word = "~"  # one token each: it is in no merge
-    assert len(tokens("~ ~ ~").input_ids) == 5
-    fits, cut = " ".join([word] * (tiny.LENGTH - 2)), " ".join([word] * (tiny.LENGTH - 1))
-    assert base.too_long([fits]) == 0 and base.too_long([cut]) == 1
-    assert base.too_long([cut, *tiny.CAPTIONS, cut + " ~", fits]) == 2 and base.too_long([]) == 0
-    assert base.too_long([""]) == 0
-    texts = base.texts([cut, cut + " noto seal", fits], "cpu")["states"]
-    assert torch.equal(texts[0], texts[1])  # and read to where they are cut
 
 
 def test_a_tokenizer_of_the_older_kind(folder):

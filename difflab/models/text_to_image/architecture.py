@@ -47,6 +47,8 @@ class Architecture(ABC):
     """The pipeline classes of diffusers that it covers."""
     backbone: ClassVar[str]
     """The diffusers class of the denoising network."""
+    aliases: ClassVar[tuple[str, ...]] = ()
+    """Older class names in the config of the network, which diffusers opens as `backbone`."""
     component: ClassVar[str] = "transformer"
     """The subfolder of the denoising network."""
     autoencoder: ClassVar[str] = "AutoencoderKL"

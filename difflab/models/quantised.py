@@ -89,6 +89,8 @@ class Int8Linear(nn.Module):
         device: where the weights are.
     """
 
+    scale: torch.Tensor
+
     def __init__(self, layer: nn.Linear, kind: torch.dtype, device: Any):
         super().__init__()
         self.in_features, self.out_features, self.kind = layer.in_features, layer.out_features, kind

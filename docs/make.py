@@ -23,6 +23,7 @@ import re
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -473,7 +474,8 @@ def parameters(network: str, settings: dict[str, Any]) -> int:
     import diffusers
     from accelerate import init_empty_weights
 
-    with init_empty_weights():
+    with init_empty_weights(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of diffusers about its own classes
         return sum(p.numel() for p in getattr(diffusers, network)(**settings).parameters())
 
 

@@ -117,6 +117,11 @@ class Config(Spec):
         return self
 
     def _check_data(self) -> None:
+        if self.data.buckets is not None and (not self.denoises or self.model.family == "pixel-mlp"):
+            raise ValueError(
+                f"data.buckets needs a network that takes images of several sizes, not model.family="
+                f"{self.model.family}; use pixel-unet, stable-diffusion or flow, or data.image_size"
+            )
         if self.exact != (self.data.source == "exact"):
             raise ValueError(
                 f"data.source={self.data.source} does not fit model.family={self.model.family}: the families "
@@ -224,6 +229,7 @@ NOT_IN_RECIPE = tuple(key for key, stages in READERS.items() if not stages)
 
 
 ADDED_LATER = {
+    "data.buckets": None,
     "model.base_config": None,
     "model.base_lora": None,
     "model.base_lora_scale": 1.0,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from difflab.config.buckets import EqualArea, parse_buckets
 from difflab.config.spec import Compile, Precision, Spec, read_by
 from difflab.core.rows import STATISTICS
 from difflab.core.size import LARGEST, SMALLEST, Size, as_setting, size_of
@@ -38,6 +39,12 @@ class Data(Spec):
         None,
         description="Size of the images in pixels: the side of a square, or [H, W]. Images are cropped to "
         "this aspect ratio around their centre and resized; null = the source's own size.",
+    )
+    buckets: EqualArea | list[Annotated[list[Side], Field(min_length=2, max_length=2)]] | None = Field(
+        None,
+        description="Train and sample in several sizes: a list of [H, W], or size, step and max_ratio of "
+        "sizes of nearly equal area. Each image goes to the bucket with the nearest aspect ratio, is scaled "
+        "to cover it and cropped around its centre; null = all images have one size.",
     )
     color: Literal["auto", "L", "RGB"] = Field(
         "auto", description="L = grey; RGB = colour; auto = the default of the source."
@@ -103,6 +110,24 @@ class Data(Spec):
     def _is_size(cls, value: Any) -> Any:
         """One number for a square, so that [64, 64] and 64 are one recipe."""
         return None if value is None else as_setting(size_of(value))
+
+    @field_validator("buckets", mode="before")
+    @classmethod
+    def _are_buckets(cls, value: Any) -> Any:
+        return parse_buckets(value)
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Data:
+        if self.buckets is not None and self.image_size is not None:
+            raise ValueError("image_size and buckets are two ways to set the size; remove one of them")
+        return self
+
+    @property
+    def bucket_sizes(self) -> list[Size]:
+        """(H, W) of every bucket, from the narrowest to the widest; [] = all images have one size."""
+        if isinstance(self.buckets, EqualArea):
+            return self.buckets.sizes
+        return [size_of(size) for size in self.buckets or []]
 
     @property
     def size(self) -> Size | None:

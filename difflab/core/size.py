@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -73,3 +74,40 @@ def lost_share(height: int, width: int, aspect: Size) -> float:
     """
     kept = crop_of(height, width, aspect)
     return 1 - kept[0] * kept[1] / (height * width)
+
+
+# ------------------------------------------------------------------------------------------------- buckets
+SMALLEST_SHARE = 0.9
+"""Least area of a bucket of `equal_area`, as a share of the largest one."""
+
+
+def equal_area(side: int, step: int, max_ratio: float) -> list[Size]:
+    """Sizes (H, W) of nearly equal area, from the narrowest to the widest.
+
+    Both sides are multiples of `step`, the area is above 0.9 side^2 and at most side^2, and the longer side
+    is at most `max_ratio` times the shorter one.
+
+    With 1024, 64 and 4 these are the 41 buckets of SDXL (Podell et al. 2307.01952, appendix I).
+
+    >>> equal_area(64, 16, 2)
+    [(80, 48), (64, 64), (48, 80)]
+    """
+    area, sides = side * side, range(step, int(side * max_ratio) + 1, step)
+    pairs = ((height, width) for height in sides for width in sides)
+    sizes = [size for size in pairs if SMALLEST_SHARE * area < size[0] * size[1] <= area]
+    return in_order(size for size in sizes if max(size) <= max_ratio * min(size))
+
+
+def in_order(sizes: Iterable[Size]) -> list[Size]:
+    """Sizes from the narrowest to the widest."""
+    return sorted(sizes, key=lambda size: size[1] / size[0])
+
+
+def bucket_of(height: int, width: int, sizes: Sequence[Size]) -> int:
+    """The position of the size whose aspect ratio is nearest to that of an image, on a logarithmic scale.
+
+    >>> bucket_of(300, 500, [(80, 48), (64, 64), (48, 80)])
+    2
+    """
+    ratio = math.log(width / height)
+    return min(range(len(sizes)), key=lambda i: abs(math.log(sizes[i][1] / sizes[i][0]) - ratio))

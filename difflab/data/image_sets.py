@@ -71,7 +71,7 @@ def open_sides(
                     f"{text}; repair or remove them, or allow a share above {max_bad:g} with --max-bad"
                 )
             notes.append(text)
-        out[side] = assembled(listing, surveys[side], size, 1 if grey else 3, data.max_pixels)
+        out[side] = assembled(listing, surveys[side], [size], 1 if grey else 3, data.max_pixels)
         notes += [f"{side}: {part}" for part in account.parts(without=("skipped",))]
     return out
 

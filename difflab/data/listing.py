@@ -17,7 +17,7 @@ from difflab.config import Data
 from difflab.core.account import Account
 from difflab.core.errors import DataError
 from difflab.core.files import sound
-from difflab.core.size import LARGEST, SMALLEST, Size, lost_share, setting_text
+from difflab.core.size import LARGEST, SMALLEST, Size, bucket_of, lost_share, setting_text
 from difflab.data.decode import Item, channels_of, decode, look, suffixes
 from difflab.data.source import IGNORE_LABELS, NO_LABELS, Source, labels_of_kept
 
@@ -131,14 +131,18 @@ def survey(listing: Listing, data: Data) -> Survey:
 
 @dataclass(frozen=True)
 class Reader:
-    """Decodes one image, given its index among the kept images: uint8 [H, W, channels]."""
+    """Decodes one image, given its index among the kept images: uint8 [H, W, channels].
+
+    sizes: (H, W). bucket: the position in `sizes` of the size of each kept image.
+    """
 
     items: Items
     kept: list[int]
     keys: list[str]
     where: str
     max_pixels: int
-    size: Size
+    sizes: Sequence[Size]
+    bucket: list[int]
     channels: int
     decoded: dict[int, np.ndarray] = field(default_factory=dict)
 
@@ -148,7 +152,7 @@ class Reader:
             self.decoded[position] if position in self.decoded else self.items[position],
             f"{self.where}: image {self.keys[position]}",
             self.max_pixels,
-            self.size,
+            self.sizes[self.bucket[index]],
             self.channels,
         )
 
@@ -162,22 +166,30 @@ def source_of(listing: Listing, data: Data) -> Source:
     if listing.labels is not None:
         refuse_row_numbers(listing.labels, listing.where)
     surveyed = survey(listing, data)
+    channels, buckets = channels_of(data, 1 if surveyed.grey else 3), data.bucket_sizes
+    if buckets:
+        return assembled(listing, surveyed, buckets, channels, data.max_pixels)
     size = data.size or _common_size(listing, surveyed)
     _check_aspect(listing, surveyed, size)
-    channels = channels_of(data, 1 if surveyed.grey else 3)
-    return assembled(listing, surveyed, size, channels, data.max_pixels)
+    return assembled(listing, surveyed, [size], channels, data.max_pixels)
 
 
-def assembled(listing: Listing, surveyed: Survey, size: Size, channels: int, max_pixels: int) -> Source:
+def assembled(
+    listing: Listing, surveyed: Survey, sizes: Sequence[Size], channels: int, max_pixels: int
+) -> Source:
     """The usable images of a set as a `Source`. The images that are cropped are added to the account.
 
-    Raises DataError for a class without a usable image.
+    Of several `sizes`, (H, W), each image gets the one with the nearest aspect ratio. Raises DataError for a
+    class without a usable image.
     """
     labels, classes = labels_of_kept(listing.labels, surveyed.kept, listing.where)
-    _count_crops(listing, surveyed, size)
+    bucket = [bucket_of(height, width, sizes) for height, width in surveyed.sizes]
+    _count_crops(listing, surveyed, [sizes[i] for i in bucket])
     return Source(
         name=listing.name,
-        size=size,
+        size=sizes[int(np.bincount(bucket).argmax())],
+        sizes=tuple(sizes) if len(sizes) > 1 else (),
+        bucket=np.array(bucket, dtype=np.int64) if len(sizes) > 1 else None,
         channels=channels,
         labels=labels,
         classes=classes,
@@ -193,7 +205,8 @@ def assembled(listing: Listing, surveyed: Survey, size: Size, channels: int, max
             listing.keys,
             listing.where,
             max_pixels,
-            size,
+            sizes,
+            bucket,
             channels,
             surveyed.decoded,
         ),
@@ -201,10 +214,10 @@ def assembled(listing: Listing, surveyed: Survey, size: Size, channels: int, max
     )
 
 
-def _count_crops(listing: Listing, surveyed: Survey, size: Size) -> None:
-    """Add the images that are cropped to the aspect ratio of `size` to the account of the listing."""
+def _count_crops(listing: Listing, surveyed: Survey, sizes: Sequence[Size]) -> None:
+    """Add the images that are cropped to the aspect ratio of their entry of `sizes` to the account."""
     account, lost_area = listing.account, 0.0
-    for position, (height, width) in zip(surveyed.kept, surveyed.sizes, strict=True):
+    for position, (height, width), size in zip(surveyed.kept, surveyed.sizes, sizes, strict=True):
         lost = lost_share(height, width, size)
         if lost:
             account.add("cropped", listing.keys[position], f"{width} x {height}")
@@ -237,7 +250,7 @@ def _common_size(listing: Listing, surveyed: Survey) -> Size:
         raise DataError(
             f"{listing.where}: the images have different sizes ({key} is {width} x {height}, {other_key} is "
             f"{surveyed.sizes[other][1]} x {surveyed.sizes[other][0]}); set a size, for example "
-            "data.image_size=64, or [H, W] such as data.image_size=[48,64]"
+            "data.image_size=64 or data.image_size=[48,64], or data.buckets"
         )
     if not (min(height, width) >= SMALLEST and max(height, width) <= LARGEST):
         raise DataError(

@@ -35,6 +35,11 @@ def open_source(data: Data, seed: int) -> Source:
             f"data.caption_column applies only to your own images; remove it for data.source={data.source}, "
             "or set data.caption instead"
         )
+    if data.buckets is not None and kind in PLAIN:
+        raise DataError(
+            f"data.buckets applies only to your own images: those of data.source={data.source} have one "
+            "size; remove it, or set data.image_size"
+        )
     source = _open(kind, argument if colon else None, data)
     if data.label == NO_LABELS:
         source = replace(source, labels=None, classes=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,16 @@ IGNORE_LABELS = f"name another column with data.label=COLUMN, or ignore labels w
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """N real images of one size, read one at a time, with their labels, captions and keys.
+    """N real images, read one at a time, with their labels, captions and keys.
 
-    size: (height, width) in pixels. channels: 1 or 3. labels: int64 [N], positions in `classes`. prompts: one
-    caption per image. groups: int64 [N]; all images of one group are on the same side of the split.
-    attributes: N strings per name. keys: a stable identifier per image. licence: the licence of the images.
-    account: the numbers of images that were read, skipped or changed. columns: the columns that captions can
-    be read from.
+    size: (height, width) in pixels; in a set of several sizes the most frequent one. channels: 1 or 3.
+    labels: int64 [N], positions in `classes`. prompts: one caption per image. groups: int64 [N]; all images
+    of one group are on the same side of the split. attributes: N strings per name. keys: a stable identifier
+    per image. licence: the licence of the images. account: the numbers of images that were read, skipped or
+    changed. columns: the columns that captions can be read from.
+
+    sizes: the sizes of a set of several sizes, from the narrowest to the widest; () = all images have one
+    size. bucket: int64 [N], the position in `sizes` of each image, or None.
 
     read: maps an index to uint8 [H, W, channels]. It decodes only that image, and raises DataError that
     names a damaged image.
@@ -45,6 +48,8 @@ class Source:
     account: Account = field(repr=False)
     read: Callable[[int], np.ndarray] = field(repr=False)
     columns: tuple[str, ...] = ()
+    sizes: tuple[Size, ...] = ()
+    bucket: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -68,6 +73,21 @@ class ArrayReader:
 
     def __call__(self, index: int) -> np.ndarray:
         return self.images[index].copy()
+
+
+def in_sizes_of_use(source: Source) -> Source:
+    """`source` with those sizes only that an image has. Its account says how many images have each."""
+    if source.bucket is None:
+        return source
+    used, bucket = np.unique(source.bucket, return_inverse=True)
+    counts, sizes = np.bincount(bucket), tuple(source.sizes[i] for i in used)
+    shown = ", ".join(f"{w} x {h}: {n:,}" for (h, w), n in zip(sizes, counts.tolist(), strict=True))
+    account = Account.from_dict(source.account.as_dict())
+    account.notes.append(f"buckets in pixels, and their images: {shown}")
+    most = sizes[int(np.argmax(counts))]
+    if len(sizes) == 1:
+        return replace(source, size=most, sizes=(), bucket=None, account=account)
+    return replace(source, size=most, sizes=sizes, bucket=bucket.astype(np.int64), account=account)
 
 
 def no_label_choice(data: Data) -> None:

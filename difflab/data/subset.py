@@ -33,6 +33,7 @@ def subset(source: Source, kept: np.ndarray) -> Source:
         groups=None if source.groups is None else source.groups[kept],
         attributes={name: [values[i] for i in kept] for name, values in source.attributes.items()},
         keys=[source.keys[i] for i in kept],
+        bucket=None if source.bucket is None else source.bucket[kept],
         read=_SubsetReader(source.read, kept),
     )
 

@@ -263,6 +263,11 @@ def _count_of_run(run: Any, wanted: int | None) -> int:
             f"family {run.config.model.family} makes no images to diagnose; its laws are checked by difflab "
             "theory"
         )
+    if run.sizes:
+        raise MeasureError(
+            f"{run.path} has images of several sizes (data.buckets), which a diagnosis does not compare; "
+            "write generations as folders with difflab export, and diagnose these with --reference"
+        )
     if not run.generations:
         raise MeasureError(f"{run.path} has no measured generation yet; continue it with difflab run")
     most = measured_count(run)

@@ -11,6 +11,7 @@ from difflab.core.precision import emulates_bf16, refuse_without_tf32
 from difflab.core.progress import Reporter
 from difflab.core.suggest import closest
 from difflab.loop import ecosystem, trackers
+from difflab.loop.bucket_checks import check_buckets
 from difflab.loop.conditions import sample_conditions
 from difflab.loop.passes import device_type
 from difflab.loop.run_extractors import check_measure_settings
@@ -55,6 +56,7 @@ def check_lab(config: Config) -> None:
         refuse_without_tf32(precision, device_type())
     check_package(config.model.quantized)
     check_measure_settings(config)
+    check_buckets(config)
     if config.denoises and not config.text:
         noise = noise_of(config.model)
         check_scheduler(lambda sampling: scheduler_of(sampling, noise), config.sample, noise)

@@ -9,6 +9,7 @@ import numpy as np
 
 from difflab.core.errors import ConfigError
 from difflab.core.seeds import numpy_generator
+from difflab.core.size import Size
 from difflab.runs.run import Run
 from difflab.runs.sizes import first_size
 
@@ -24,16 +25,24 @@ class Conditions:
         labels: the class of each sample, int64 [n]; None = the real set has no classes.
         classes: the names of the classes, [n], or None.
         prompts: the captions, [n]; None = the model is conditioned on classes.
+        images: positions in training set 0 of the images whose classes, captions and sizes the samples have,
+            int64 [n], or None.
     """
 
     conditions: np.ndarray
     labels: np.ndarray | None
     classes: list[str] | None
     prompts: list[str] | None
+    images: np.ndarray | None = None
 
     @classmethod
     def named(
-        cls, run: Run, conditions: np.ndarray, labels: np.ndarray | None, captions: np.ndarray | None
+        cls,
+        run: Run,
+        conditions: np.ndarray,
+        labels: np.ndarray | None,
+        captions: np.ndarray | None,
+        images: np.ndarray | None = None,
     ) -> Conditions:
         """Conditions whose class names and captions are looked up in the run.
 
@@ -48,7 +57,7 @@ class Conditions:
         if captions is not None:
             known_prompts = run.prompts
             prompts = [known_prompts[caption] for caption in captions.tolist()]
-        return cls(conditions, labels, class_names, prompts)
+        return cls(conditions, labels, class_names, prompts, images)
 
     def part(self, span: range) -> Conditions:
         """The conditions of the samples in `span`."""
@@ -58,6 +67,7 @@ class Conditions:
             None if self.labels is None else self.labels[part],
             self.classes and self.classes[part],
             self.prompts and self.prompts[part],
+            None if self.images is None else self.images[part],
         )
 
     def columns(self) -> dict[str, Any]:
@@ -81,19 +91,72 @@ def sample_conditions(run: Run, generation: int, count: int) -> Conditions:
     labels = _quotas(run, generation, count)
     if not run.config.text:
         assert labels is not None
-        return Conditions.named(run, labels, labels, None)
+        images = template_images(run, generation, count, labels) if run.sizes else None
+        return Conditions.named(run, labels, labels, None, images)
+    images = template_images(run, generation, count, labels)
+    conditions = run.conditions(run.real)[images]  # type: ignore[index]
+    return Conditions.named(run, conditions, labels, conditions, images)
+
+
+def template_images(run: Run, generation: int, count: int, labels: np.ndarray | None) -> np.ndarray:
+    """Positions in training set 0 of the images whose captions and sizes the samples take: int64 [count].
+
+    The samples of a class take its images in a fixed order, again from the start when all are used. Without
+    classes (labels is None) the samples take all images in this way, in random order. Images of several sizes
+    are in an order in which each size is spread evenly, so that also few samples have the sizes of the class.
+    """
     real_labels, n0 = run.real.labels(), first_size(run.config, run.about["n_train"])
-    captions = run.conditions(run.real)[:n0]  # type: ignore[index]
     order = numpy_generator("captions", run.config.seed).permutation(n0)
-    conditions = np.empty(count, dtype=np.int64)
+
+    bucket = run.real.bucket if run.sizes else None
+
+    def in_turn(images: np.ndarray, label: int | None) -> np.ndarray:
+        if bucket is None:
+            return images
+        start = numpy_generator("sizes", run.config.seed, label).integers(len(images))
+        return np.roll(spread(images, bucket[images]), -int(start))
+
     if labels is None or real_labels is None:
         shuffled = numpy_generator("asked", run.config.seed, generation)
-        conditions[:] = shuffled.permutation(np.resize(captions[order], count))
-    else:
-        for label in np.unique(labels):
-            of_class = captions[order[real_labels[order] == label]]
-            conditions[labels == label] = np.resize(of_class, int((labels == label).sum()))
-    return Conditions.named(run, conditions, labels, conditions)
+        return shuffled.permutation(np.resize(in_turn(order, None), count))
+    images = np.empty(count, dtype=np.int64)
+    for label in np.unique(labels).tolist():
+        of_class = in_turn(order[real_labels[order] == label], label)
+        images[labels == label] = np.resize(of_class, int((labels == label).sum()))
+    return images
+
+
+def spread(images: np.ndarray, bucket: np.ndarray) -> np.ndarray:
+    """The images in an order in which those of each bucket are spread evenly, [n].
+
+    Image k of the n in its bucket comes at the share (k + 1/2) / n of the way.
+
+    >>> spread(np.arange(6), np.array([0, 0, 0, 0, 1, 1])).tolist()
+    [0, 1, 4, 2, 3, 5]
+    """
+    places = np.empty(len(images))
+    for of_bucket in (bucket == b for b in np.unique(bucket)):
+        n = int(of_bucket.sum())
+        places[of_bucket] = (np.arange(n) + 0.5) / n
+    return images[np.argsort(places, kind="stable")]
+
+
+def sample_sizes(run: Run, generation: int, count: int, conditions: Conditions | None) -> list[Size] | None:
+    """The size (H, W) of each of `count` samples, as often as in training set 0; None = all have one size.
+
+    A sample has the size of the image whose class or caption it has (`template_images`).
+    """
+    if not run.sizes:
+        return None
+    images = conditions.images if conditions else template_images(run, generation, count, None)
+    return _sizes_of(run, images)
+
+
+def _sizes_of(run: Run, images: np.ndarray | None) -> list[Size]:
+    """The sizes (H, W) of real images at positions int64 [n]."""
+    assert images is not None
+    sizes = run.sizes
+    return [sizes[i] for i in run.real.bucket[images]]
 
 
 def _quotas(run: Run, generation: int, count: int) -> np.ndarray | None:
@@ -146,6 +209,25 @@ def probe_count(run: Run) -> int:
     if conditions is None:
         return UNCONDITIONAL_PROBE * run.config.probe.per_condition
     return len(conditions.conditions)
+
+
+def probe_sizes(run: Run, conditions: Conditions | None) -> list[Size] | None:
+    """The size (H, W) of each image of the probe; None = all images have one size.
+
+    Image k of a class or caption has the size of its k-th image in training set 0.
+    """
+    if not run.sizes:
+        return None
+    n0 = first_size(run.config, run.about["n_train"])
+    if conditions is None:
+        return _sizes_of(run, np.arange(UNCONDITIONAL_PROBE * run.config.probe.per_condition) % n0)
+    known, per = run.conditions(run.real), run.config.probe.per_condition
+    assert known is not None
+    images: list[int] = []
+    for condition in conditions.conditions[::per]:
+        of_condition = np.flatnonzero(known[:n0] == condition)
+        images += np.resize(of_condition if len(of_condition) else np.arange(n0), per).tolist()
+    return _sizes_of(run, np.array(images))
 
 
 def _probe_captions(run: Run) -> Conditions:

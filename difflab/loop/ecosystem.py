@@ -74,10 +74,10 @@ def _check_readable(reader: Run, other: Run, who: str) -> None:
     """Raise ConfigError if `reader` cannot train on samples of `other`, because sizes, families or conditions
     differ. The message starts with `who`.
     """
-    if reader.about["record"] != other.about["record"]:
+    if (reader.about["record"], reader.sizes) != (other.about["record"], other.sizes):
         raise ConfigError(
-            f"{who}, which are {other.about['record']} instead of {reader.about['record']}; "
-            "use the same data.image_size and data.color in both labs"
+            f"{who}, which are {_sizes(other)} instead of {_sizes(reader)}; "
+            "use the same data.image_size or data.buckets, and data.color, in both labs"
         )
     if reader.config.exact or other.config.exact:
         family, other_family = reader.config.model.family, other.config.model.family
@@ -101,6 +101,11 @@ def _check_readable(reader: Run, other: Run, who: str) -> None:
             "the same data.source (ecosystem.real=disjoint gives each lab its own part), or "
             "model.conditional=false"
         )
+
+
+def _sizes(run: Run) -> str:
+    """The shape of the records of a lab, or its sizes."""
+    return f"of the sizes {[list(size) for size in run.sizes]}" if run.sizes else str(run.about["record"])
 
 
 def _conditions(run: Run, kind: str) -> list[str] | None:

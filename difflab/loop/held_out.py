@@ -5,7 +5,7 @@ difflab/metrics/held_out_loss.py holds the measure itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,8 @@ def take(
     conditions = run.conditions(real)
     model.net.to(accelerator.device).eval()
     # The batches do not depend on the number of processes, so that the numbers do not either.
-    batches = list(
-        _batches(len(images), max(1, (config.train.micro_batch_size or config.train.batch_size) // LEVELS))
-    )
+    most = max(1, (config.train.micro_batch_size or config.train.batch_size) // LEVELS)
+    batches = batches_of(len(images), most, real.bucket[images] if real.sizes else None)
 
     def part(k: int) -> tuple[int, Any]:
         rows = batches[k]
@@ -77,7 +76,9 @@ def take(
     if accelerator.num_processes > 1:
         parts = gather_object(parts)
     if accelerator.is_main_process:
-        values = np.concatenate([part for _, part in sorted(parts, key=lambda part: part[0])])
+        in_batches = np.concatenate([part for _, part in sorted(parts, key=lambda part: part[0])])
+        values = np.empty_like(in_batches)
+        values[np.concatenate(batches)] = in_batches
         labels = real.labels()
         classes = None
         if labels is not None:
@@ -86,7 +87,19 @@ def take(
         write_json(folder / "held_out_loss.json", summary(values[: len(held)], values[len(held) :], classes))
 
 
-def _batches(n: int, size: int) -> Iterator[slice]:
-    """Consecutive slices of 0..n with at most `size` elements each."""
-    for start in range(0, n, size):
-        yield slice(start, min(n, start + size))
+def batches_of(n: int, most: int, bucket: np.ndarray | None) -> list[np.ndarray]:
+    """The positions 0..n in batches of at most `most`, in order. A batch has images of one bucket only.
+
+    Args:
+        bucket: the bucket of each image, int64 [n]; None = all images have one size.
+
+    >>> [batch.tolist() for batch in batches_of(5, 2, np.array([1, 0, 1, 1, 0]))]
+    [[1, 4], [0, 2], [3]]
+    """
+    groups = [np.arange(n)]
+    if bucket is not None:
+        groups = [np.flatnonzero(bucket == b) for b in np.unique(bucket)]
+    batches = []
+    for group in groups:
+        batches += [group[start : start + most] for start in range(0, len(group), most)]
+    return batches

@@ -15,12 +15,13 @@ from accelerate.utils import gather_object
 from difflab.config import Config
 from difflab.core.errors import ConfigError, DataError, StoreError, reading
 from difflab.core.files import write_json
+from difflab.core.ragged import together
 from difflab.core.seeds import image_seeds, seed_of
 from difflab.core.text import encodable, plain
 from difflab.data import record as records
 from difflab.data.content import contents, kept_together
 from difflab.data.registry import open_source
-from difflab.data.source import Source
+from difflab.data.source import Source, in_sizes_of_use
 from difflab.data.split import split
 from difflab.loop.regimes import check_possible
 from difflab.models import family_of
@@ -65,7 +66,7 @@ def divided(
     for item in hashes:
         if isinstance(item, DataError):
             raise item
-    source = _encodable(kept_together(source, hashes))
+    source = in_sizes_of_use(_encodable(kept_together(source, hashes)))
     train, held_out = split(
         source, config.data.held_out, seed_of("split", config.data.drawn_with(config.seed))
     )
@@ -165,7 +166,8 @@ def ingest(run: Run, accelerator: Accelerator, say: Callable[[str], None] = lamb
         return
     about, record, columns, pixels = _exact(run) if config.exact else _images(run, accelerator)
     check_possible(config, about["n_train"], labs)
-    about |= {"record": list(record), "shard_size": max(1, min(SHARD, SHARD_BYTES // math.prod(record)))}
+    largest = max(math.prod(size) * record[-1] for size in about.get("sizes") or [record[:-1]])
+    about |= {"record": list(record), "shard_size": max(1, min(SHARD, SHARD_BYTES // largest))}
     total = about["n_train"] + about["n_held_out"]
     folder = run.path / "real"
     entries = records.record(config.data)
@@ -180,6 +182,7 @@ def ingest(run: Run, accelerator: Accelerator, say: Callable[[str], None] = lamb
         total,
         about["shard_size"],
         record,
+        sizes=run.sizes_in(about),
     )
     for shard in shards.shards[accelerator.process_index :: accelerator.num_processes]:
         if not shards.has(shard):
@@ -228,6 +231,8 @@ def _images(
     if config.text:
         # The captions of all images, so that the list is the same in every lab.
         about["prompts"] = sorted(set(source.prompts or []))
+    if source.sizes:
+        about["sizes"] = [list(size) for size in source.sizes]
     record = source.record
 
     def pixels(span: range) -> np.ndarray:
@@ -237,7 +242,7 @@ def _images(
             read = {
                 int(i): decoded[int(i)] if int(i) in decoded else source.read(int(i)) for i in np.sort(wanted)
             }
-        return np.stack([read[int(i)] for i in wanted])
+        return together([read[int(i)] for i in wanted])
 
     return about, record, columns, pixels
 

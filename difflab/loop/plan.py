@@ -144,7 +144,7 @@ def costs_of(config: Config, labs: Sequence[Config], notes: list[str]) -> list[C
         in_parts = config.ecosystem is not None and config.ecosystem.real == "disjoint"
         used = None if in_parts else n_train + len(held_out)
         notes += source.account.told(f"real images ({source.name})", used)
-        shape = Shape(source.record, len(source.classes or []))
+        shape = Shape(source.record, len(source.classes or []), sizes=source.sizes)
         if config.text and config.conditional:
             captions = len(set(source.prompts or []))
     check_possible(config, n_train, labs)

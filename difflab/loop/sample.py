@@ -17,8 +17,16 @@ import numpy as np
 
 from difflab.config import Sample
 from difflab.core.files import read_json, write_json
+from difflab.core.ragged import together
 from difflab.core.seeds import image_seeds, probe_seeds
-from difflab.loop.conditions import probe_conditions, probe_count, sample_conditions
+from difflab.core.size import Size, in_order
+from difflab.loop.conditions import (
+    probe_conditions,
+    probe_count,
+    probe_sizes,
+    sample_conditions,
+    sample_sizes,
+)
 from difflab.loop.work import Work
 from difflab.models import family_of
 from difflab.models.family import ClosedForm, Family
@@ -71,6 +79,7 @@ def draw_samples(
     encoder = None
     if not isinstance(model, ClosedForm) and generation < config.generations:
         encoder = model.encoder(accelerator.device)
+    sizes = sample_sizes(run, generation, len(shards), conditions)
     columns = {**provenance(run, generation, settings), "split": "sample"}
     with Writer(shards) as writer:
         for shard in shards.shards[accelerator.process_index :: accelerator.num_processes]:
@@ -82,7 +91,11 @@ def draw_samples(
                 seeds = image_seeds(config.seed, config.lab, generation, span)
                 part = None if conditions is None else conditions.part(span)
                 part_conditions = None if part is None else part.conditions
-                pixels = draw_shard(model, part_conditions, seeds, settings, config.exact, advance)
+                if sizes is None:
+                    pixels = draw_shard(model, part_conditions, seeds, settings, config.exact, advance)
+                else:
+                    part_sizes = sizes[span.start : span.stop]
+                    pixels = draw_sizes(model, part_conditions, seeds, settings, part_sizes, advance)
                 writer.write(shard, pixels, {**columns, "seed": seeds, **(part.columns() if part else {})})
             if encoder is not None:
                 shards.encode(encoder, shard, pixels)
@@ -169,6 +182,29 @@ def draw_shard(
     return np.concatenate(images)
 
 
+def draw_sizes(
+    model: Any,
+    conditions: np.ndarray | None,
+    seeds: list[int],
+    settings: Sample,
+    sizes: list[Size],
+    advance: Callable[[int], None],
+) -> np.ndarray:
+    """Draw the images of one shard with several sizes (`core.ragged`), one size after another.
+
+    Args:
+        sizes: the size (H, W) of each image. An image depends only on its own seed, condition and size.
+    """
+    images: list[Any] = [None] * len(seeds)
+    for size in in_order(set(sizes)):
+        rows = [i for i, of_image in enumerate(sizes) if of_image == size]
+        part = None if conditions is None else conditions[rows]
+        drawn = draw_shard(model.at(size), part, [seeds[i] for i in rows], settings, False, advance)
+        for row, image in zip(rows, drawn, strict=True):
+            images[row] = image
+    return together(images)
+
+
 def provenance(run: Run, generation: int, settings: Sample) -> dict[str, Any]:
     """The ledger columns that all samples of a generation share."""
     recorded = {
@@ -202,6 +238,7 @@ def draw_probe(work: Work, generation: int, model: Family, settings: Sample) -> 
     if not count:
         return
     shards, conditions = run.probe(generation, count), probe_conditions(run)
+    sizes = probe_sizes(run, conditions)
     seeds = probe_seeds(run.config.seed, count)
     columns = {**provenance(run, generation, settings), "split": "probe"}
     for shard in shards.shards[accelerator.process_index :: accelerator.num_processes]:
@@ -209,5 +246,10 @@ def draw_probe(work: Work, generation: int, model: Family, settings: Sample) -> 
             continue
         span = shards.span(shard)
         part, part_seeds = conditions.part(span) if conditions else None, seeds[span.start : span.stop]
-        pixels = model.sample(None if part is None else part.conditions, part_seeds, settings)
+        part_conditions = None if part is None else part.conditions
+        if sizes is None:
+            pixels = model.sample(part_conditions, part_seeds, settings)
+        else:
+            part_sizes = sizes[span.start : span.stop]
+            pixels = draw_sizes(model, part_conditions, part_seeds, settings, part_sizes, lambda n: None)
         shards.write(shard, pixels, {**columns, "seed": part_seeds, **(part.columns() if part else {})})

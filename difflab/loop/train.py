@@ -126,7 +126,8 @@ def fit_network(
         extractor.rest()  # frees the memory that it uses on the device
     encode([(shards, shards.shards) for shards in data.sets.values()], model, work)
     model.prepare_training(settings, accelerator.device)
-    refuse_one_pixel(model, settings.precision, accelerator.device.type)
+    for size in model.shape.all_sizes:
+        refuse_one_pixel(model.at(size), settings.precision, accelerator.device.type)
     rehearse_saving(model, settings, work, folder)
     watches = [policy.trainer(at, model) for policy, at in work.acting("trainer", generation)]
     if work.forward_flops is None:

@@ -27,6 +27,7 @@ from difflab.core.files import write_json
 from difflab.core.precision import products
 from difflab.core.rows import RowKind
 from difflab.core.seeds import generator, numpy_generator
+from difflab.loop.bucket_order import bucket_order
 from difflab.loop.checkpoint import Checkpoint, write_checkpoint
 from difflab.loop.gradients import Gradients, clipped
 from difflab.models.ema import Average
@@ -57,7 +58,8 @@ def fit(
     Args:
         model: has ``net`` (the parameters that require a gradient are trained), ``draws`` and ``loss``, see
             difflab/models/denoiser.py.
-        data: has ``len``, ``inputs(rows)`` and ``conditions``, see difflab/runs/train_set.py.
+        data: has ``len``, ``inputs(rows)`` and ``conditions``, and ``bucket`` if its images have several
+            sizes, see difflab/runs/train_set.py.
         train: the section `train` of a config.
         key: the key of all random numbers, for example (run seed, generation).
         folder: the folder for training.json and the checkpoint.
@@ -117,6 +119,7 @@ class Training:
             )
         self.model, self.data, self.train, self.key, self.folder = model, data, train, key, folder
         self.accelerator, self.weights, self.watches = accelerator, weights, watches
+        self.bucket = getattr(data, "bucket", None)
         # This process's rows of every batch.
         self.rows = slice(rank * train.batch_size // world, (rank + 1) * train.batch_size // world)
         self.steps = math.ceil(train.images_seen / train.batch_size)
@@ -174,7 +177,10 @@ class Training:
     def _accumulate_gradients(self) -> None:
         """Run forward and backward passes over the next batch, in parts of micro_batch_size images."""
         train, accelerator, seen = self.train, self.accelerator, self.images_seen
-        rows = order(len(self.data), train.batch_size, seen, self.key)[self.rows]
+        rows = order(len(self.data), train.batch_size, seen, self.key)
+        if self.bucket is not None:
+            rows = bucket_order(self.bucket, train.batch_size, self.step, self.key)
+        rows = rows[self.rows]
         device = accelerator.device
         inputs = torch.from_numpy(self.data.inputs(rows)).to(device, non_blocking=True)
         conditions, weights = None, None

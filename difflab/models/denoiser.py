@@ -7,11 +7,12 @@ guidance (Ho & Salimans 2207.12598).
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from difflab.core.errors import StoreError
 from difflab.core.files import read_tensors
 from difflab.core.precision import products
 from difflab.core.shape import Shape
+from difflab.core.size import Size
 from difflab.core.threads import each_on_a_core
 from difflab.models.compiled import compile_network
 from difflab.models.family import Family
@@ -53,6 +55,12 @@ class Denoiser(Family):
     def __init__(self, spec: Any, shape: Shape):
         super().__init__(spec, shape)
         self.embedding_change = EmbeddingChange()
+
+    def at(self, size: Size) -> Self:
+        """This model for images of one size, (H, W), of a set of several sizes. The networks are shared."""
+        model = copy.copy(self)
+        model.shape = self.shape.at(size)
+        return model
 
     def network(self) -> Any:
         """The network with the parameter names of training. It exists before `prepare_training` is called."""

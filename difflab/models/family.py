@@ -11,7 +11,7 @@ import numpy as np
 from difflab.config import Sample
 from difflab.core.errors import ConfigError
 from difflab.core.shape import Shape
-from difflab.core.size import Size, setting_text
+from difflab.core.size import setting_text
 
 
 class Family(ABC):
@@ -83,15 +83,18 @@ class Exact(ClosedForm):
         """
 
 
-def check_divisible(size: Size, factor: int, why: str) -> None:
-    """Raise ConfigError if a side of images of `size`, (H, W), is not a multiple of `factor`.
+def check_divisible(shape: Shape, factor: int, why: str) -> None:
+    """Raise ConfigError if a side of the images of `shape` is not a multiple of `factor`.
 
     The message says `why` and names the nearest valid size.
     """
-    if not any(side % factor for side in size):
-        return
-    height, width = (max(factor, round(side / factor) * factor) for side in size)
-    raise ConfigError(
-        f"data.image_size={setting_text(size)} is not a multiple of {factor}, {why}; use "
-        f"data.image_size={setting_text((height, width))}"
-    )
+    for size in shape.all_sizes:
+        if any(side % factor for side in size):
+            height, width = (max(factor, round(side / factor) * factor) for side in size)
+            where, use = (
+                f"data.image_size={setting_text(size)}",
+                f"data.image_size={setting_text((height, width))}",
+            )
+            if shape.sizes:
+                where, use = f"data.buckets: {list(size)}", f"{[height, width]}"
+            raise ConfigError(f"{where} is not a multiple of {factor}, {why}; use {use}")

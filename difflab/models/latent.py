@@ -75,7 +75,7 @@ class Latent(Denoiser):
 
     def _read_configs(self, spec: Any, shape: Shape) -> None:
         """Read the configs of the base. Raises ConfigError if the base does not support the images."""
-        check_divisible(shape.size, self.architecture.multiple, "which this base needs")
+        check_divisible(shape, self.architecture.multiple, "which this base needs")
         channels = self.architecture.image_channels
         if shape.record[2] != channels:
             raise ConfigError(
@@ -132,7 +132,8 @@ class Latent(Denoiser):
                 f"model.base {self.base.path} is distilled and takes no guidance; set "
                 f"sample.guidance_scale={self.unguided:g}"
             )
-        self._check_networks(sampling)
+        for size in self.shape.all_sizes:
+            self.at(size)._check_networks(sampling)
 
     def _check_networks(self, sampling: Sample) -> None:
         """Pass one image through copies of the networks on the meta device, which computes only shapes.

@@ -20,7 +20,7 @@ class PixelUNet(Pixel):
         c = self.shape.record[2]
         channels, levels = self.spec.channels, len(self.spec.channels)
         why = f"but model.channels has {levels} resolutions, which halve the images {levels - 1} times"
-        check_divisible(self.shape.size, 2 ** (levels - 1), why)
+        check_divisible(self.shape, 2 ** (levels - 1), why)
         attention = self.spec.attention or [False] * (levels - 1) + [True]
         return UNet2DModel(
             sample_size=as_setting(self.shape.size),

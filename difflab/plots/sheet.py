@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,15 @@ def font(size: int) -> Any:
     return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
 
-def enlarge(image: np.ndarray) -> Image.Image:
+def enlarge(image: np.ndarray, side: int | None = None) -> Image.Image:
     """uint8 [H, W, C] to RGB, small images enlarged by a whole factor with hard pixel edges: nothing is
     smoothed.
+
+    Args:
+        side: the shortest side of all images that are shown together; None = of this one.
     """
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
-    factor = max(1, -(-CELL // min(picture.size)))
+    factor = max(1, -(-CELL // (side or min(picture.size))))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
@@ -38,10 +42,13 @@ def sheet(
     """Rows of images, each with a label on its left; every `group` columns stand together under one name of
     `header`.
 
-    A name that is wider than its group stands upright.
+    A name that is wider than its group stands upright. Smaller images are in the middle of their cell.
     """
-    cells = [[enlarge(image) for image in images] for _, images in rows]
-    (cell_width, cell_height), columns = cells[0][0].size, max(len(row) for row in cells)
+    shown = list(chain.from_iterable(images for _, images in rows))
+    side = min(min(image.shape[:2]) for image in shown)
+    cells = [[enlarge(image, side) for image in images] for _, images in rows]
+    cell_width, cell_height = (max(enlarge(image, side).size[axis] for image in shown) for axis in (0, 1))
+    columns = max(len(row) for row in cells)
     left = 16 + max(int(font(14).getlength(label)) for label, _ in rows)
     header = [shortened(one_line(name), LONGEST) for name in header or []]
     longest = max((int(font(12).getlength(name)) + 1 for name in header), default=0)
@@ -69,7 +76,8 @@ def sheet(
         y = top + r * (cell_height + GAP)
         pen.text((left - 8, y + cell_height / 2), label, INK, font(14), anchor="rm")
         for c, cell in enumerate(cells[r]):
-            canvas.paste(cell, (place(c), y))
+            inset = (cell_width - cell.width) // 2, (cell_height - cell.height) // 2
+            canvas.paste(cell, (place(c) + inset[0], y + inset[1]))
     return canvas
 
 

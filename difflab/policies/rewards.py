@@ -15,6 +15,7 @@ import numpy as np
 from torch.nn.functional import normalize
 
 from difflab.core.errors import ConfigError, MeasureError
+from difflab.core.ragged import each_size
 from difflab.core.suggest import nearest
 from difflab.features.aesthetic import AestheticHead
 from difflab.metrics.memorisation import nearest_real
@@ -265,7 +266,9 @@ def sharpness(at: At, candidates: Any, argument: str | None) -> np.ndarray:
 
 def _pixelwise(candidates: Any, per_image: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """`per_image`, applied to images float64 [n, H, W, C] in 0..1, block by block."""
-    return np.concatenate([per_image(block.images() / 255) for block in candidates.blocks()])
+    return np.concatenate(
+        [each_size(block.images(), lambda images: per_image(images / 255)) for block in candidates.blocks()]
+    )
 
 
 def _luminance(x: np.ndarray) -> np.ndarray:

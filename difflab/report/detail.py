@@ -95,9 +95,10 @@ def _real_images(run: Run) -> list[tuple[str, str]]:
     """The source and the number of the real images, and an account of the files that were read."""
     about = run.about
     height, width = about["record"][:2]
+    size = f"{len(run.sizes)} sizes" if run.sizes else f"{width} x {height} px"
     text = (
         f"{Path(str(run.config.data.source)).name}: {about['n_train']:,} to train on, "
-        f"{about['n_held_out']:,} held out, {width} x {height} px"
+        f"{about['n_held_out']:,} held out, {size}"
     )
     if about["classes"]:
         text += f", {len(about['classes'])} classes"
@@ -110,10 +111,11 @@ def _real_images(run: Run) -> list[tuple[str, str]]:
 def spectra(run: Run) -> dict[str, Any] | None:
     """The mean power of the luminance at each radial frequency, for every generation and for held-out images.
 
-    `low` and `high` are the quartiles of the real images. Returns None if a side is shorter than 8 pixels.
+    `low` and `high` are the quartiles of the real images. Returns None if a side is shorter than 8 pixels,
+    and for images of several sizes, whose rings are different frequencies.
     """
     about = run.about
-    if min(about["record"][:2]) < 8:
+    if run.sizes or min(about["record"][:2]) < 8:
         return None
     rows = np.arange(about["n_train"], about["n_train"] + min(about["n_held_out"], SPECTRA))
     frequency, real = radial_spectrum(torch.from_numpy(run.real.gather(rows)))

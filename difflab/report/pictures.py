@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from difflab.core.errors import StoreError
+from difflab.core.ragged import largest_side
 from difflab.report.data_uri import EXACT, encoder
 from difflab.runs.probe import same_seeds
 from difflab.runs.run import Run
@@ -39,9 +40,9 @@ def pictures(run: Run, budget: int) -> dict[str, Any] | None:
         "asked": [seeds.asked[c] or f"seed {c}" for c in columns],
         "prompted": seeds.asked[0] is not None,
         "per": seeds.per,
-        "side": int(max(seeds.real.shape[1:3])),
+        "side": largest_side(seeds.real),
         "fewer": (len(shown), len(sets) - 1, len(seeds.real)) if room < count else None,
-        "lossy": max(seeds.real.shape[1:3]) <= EXACT and real[0].startswith("data:image/webp"),
+        "lossy": largest_side(seeds.real) <= EXACT and real[0].startswith("data:image/webp"),
         "real": real,
         "generations": generations,
     }

@@ -30,6 +30,7 @@ from difflab.core.account import Account
 from difflab.core.errors import StoreError, reading
 from difflab.core.files import cache_home, read_json
 from difflab.core.shape import Shape
+from difflab.core.size import Size
 from difflab.core.text import encodable
 from difflab.runs.ledger import REAL
 from difflab.runs.record import check_recipe, read_record, recipe_hash, write_record
@@ -104,6 +105,7 @@ class About(BaseModel):
     content: str | None = None
     listing: str | None = None
     prompts: list[str] | None = None
+    sizes: list[list[int]] | None = None
 
 
 class Sampled(BaseModel):
@@ -187,7 +189,18 @@ class RunFolder:
     def shape(self) -> Shape:
         """The shape of a record, the number of classes and the captions of the real set."""
         about = self.about
-        return Shape(tuple(about["record"]), len(about["classes"] or []), tuple(self.prompts))
+        classes = len(about["classes"] or [])
+        return Shape(tuple(about["record"]), classes, tuple(self.prompts), self.sizes)
+
+    @staticmethod
+    def sizes_in(about: dict[str, Any]) -> tuple[Size, ...]:
+        """The sizes (H, W) in the content of about.json; () = all images have one size."""
+        return tuple((height, width) for height, width in about.get("sizes") or [])
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """The sizes (H, W) of the images of a run with data.buckets; () = all images have one size."""
+        return self.sizes_in(self.about)
 
     @property
     def prompts(self) -> list[str]:
@@ -213,8 +226,16 @@ class RunFolder:
         self, folder: Path, name: str, count: int, shard_size: int, encoded: Path | None = None
     ) -> Shards:
         cache = self.cache / folder.name / name
+        about = self.about
         return Shards(
-            folder / name, folder / "features", cache, count, shard_size, tuple(self.about["record"]), encoded
+            folder / name,
+            folder / "features",
+            cache,
+            count,
+            shard_size,
+            tuple(about["record"]),
+            encoded,
+            self.sizes_in(about),
         )
 
     @property

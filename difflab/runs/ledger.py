@@ -42,16 +42,18 @@ COLUMNS = [
     ("settings", pa.dictionary(pa.int8(), pa.string())),  # scheduler, steps, guidance_scale as JSON
     ("sha256", pa.string()),  # hash of shape and pixels, whatever the encoding
 ]
+SIZE_COLUMNS = [("height", pa.int32()), ("width", pa.int32())]  # only in sets of several sizes
 
 
-def schema(images: bool) -> pa.Schema:
+def schema(images: bool, several_sizes: bool = False) -> pa.Schema:
     """The columns of the ledger of images, or of the numbers of an exact family."""
-    fields = [pa.field(name, kind) for name, kind in (IMAGE_COLUMNS if images else VALUE_COLUMNS) + COLUMNS]
+    columns = COLUMNS + SIZE_COLUMNS if several_sizes else COLUMNS
+    fields = [pa.field(name, kind) for name, kind in (IMAGE_COLUMNS if images else VALUE_COLUMNS) + columns]
     if not images:
         return pa.schema(fields)
     plain = {"int64": "int64", "int32": "int32", "string": "string"}
     features: dict[str, Any] = {"image": {"_type": "Image"}}
-    for name, kind in COLUMNS:
+    for name, kind in columns:
         value = kind.value_type if pa.types.is_dictionary(kind) else kind
         features[name] = {"dtype": plain[str(value)], "_type": "Value"}
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
@@ -79,7 +81,7 @@ def flag_of(pixels: np.ndarray) -> str | None:
     return "constant" if bool((flat == flat[0]).all()) else None
 
 
-def table(columns: dict[str, Any], pixels: np.ndarray, images: bool) -> pa.Table:
+def table(columns: dict[str, Any], pixels: np.ndarray, images: bool, several_sizes: bool = False) -> pa.Table:
     """Build rows of the ledger.
 
     Args:
@@ -87,9 +89,10 @@ def table(columns: dict[str, Any], pixels: np.ndarray, images: bool) -> pa.Table
             columns are null.
         pixels: images uint8 [n, H, W, C], or numbers of the exact families float64 [n, R, d].
         images: whether the rows are images.
+        several_sizes: whether the images of the set have several sizes, see `core.ragged`.
     """
     n = len(pixels)
-    shape = schema(images)
+    shape = schema(images, several_sizes)
     arrays: dict[str, Any] = {"flag": [flag_of(p) if images else None for p in pixels]}
     # Threads run in parallel here because hashing and deflating release the global interpreter lock.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -98,6 +101,8 @@ def table(columns: dict[str, Any], pixels: np.ndarray, images: bool) -> pa.Table
             arrays["image"] = [{"bytes": png, "path": None} for png in pool.map(encode_png, pixels)]
     if not images:
         arrays["values"] = list(pixels.reshape(n, -1))
+    if several_sizes:
+        arrays["height"], arrays["width"] = ([p.shape[axis] for p in pixels] for axis in (0, 1))
     for name, value in columns.items():
         arrays[name] = value if isinstance(value, list | np.ndarray) else [value] * n
     return pa.table([pa.array(arrays.get(f.name, [None] * n), f.type) for f in shape], schema=shape)

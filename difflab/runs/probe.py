@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from PIL import Image
 
 from difflab.core.errors import StoreError
 from difflab.core.files import read_json
+from difflab.core.ragged import together
 from difflab.plots.sheet import sheet
 from difflab.runs.folder import RunFolder, Sampled
 
@@ -27,7 +29,8 @@ def probe_images(run: RunFolder, generation: int) -> tuple[np.ndarray, list[str 
     if not count:
         raise StoreError(f"{run.path} has no pictures: its family draws numbers, or probe.per_condition is 0")
     shards = run.probe(generation, count)
-    return np.concatenate([shards.decode(k) for k in shards.shards]), shards.column(asked_column(run))
+    parts = chain.from_iterable(shards.decode(k) for k in shards.shards)
+    return together(list(parts)), shards.column(asked_column(run))
 
 
 def asked_column(run: RunFolder) -> str:
@@ -57,7 +60,7 @@ class SameSeeds:
         asked: the class or caption of each column; None = unconditional.
         per: how many neighbouring columns have the same class.
         real: held-out images of the same classes, uint8 [n, H, W, C].
-        generations: the samples of each generation, uint8 [n, H, W, C].
+        generations: the samples of each generation, uint8 [n, H, W, C]; of several sizes see `core.ragged`.
     """
 
     asked: list[str | None]
@@ -121,11 +124,14 @@ def _real_like(run: RunFolder, classes: list[str | None]) -> np.ndarray:
     for i, name in enumerate(real_conditions):
         positions.setdefault(name if classes[0] is not None else None, []).append(first + i)
     times_used: dict[str | None, int] = {}
-    images = np.full((len(classes), *run.about["record"]), 255, dtype=np.uint8)
+    images = list(np.full((len(classes), *run.about["record"]), 255, dtype=np.uint8))
     chosen = {}
     for column, name in enumerate(classes):
         if options := positions.get(name):  # the split keeps groups together, so a class can be in train only
             chosen[column] = options[times_used.get(name, 0) % len(options)]
             times_used[name] = times_used.get(name, 0) + 1
-    images[list(chosen)] = run.real.gather(np.array(list(chosen.values()), dtype=np.int64))
-    return images
+    if chosen:
+        pixels = run.real.gather(np.array(list(chosen.values()), dtype=np.int64))
+        for column, image in zip(chosen, pixels, strict=True):
+            images[column] = image
+    return together(images)

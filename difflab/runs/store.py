@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,9 @@ import torch
 from difflab.core.errors import StoreError
 from difflab.core.files import atomic, read_tensors, write_tensors
 from difflab.core.hashing import content_hash
+from difflab.core.ragged import each_size, mapped, save, together
+from difflab.core.size import Size
 from difflab.runs import ledger
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with atomic(path) as temporary, open(temporary, "wb") as handle:
-        np.save(handle, array, allow_pickle=False)
 
 
 class Shards:
@@ -39,6 +37,8 @@ class Shards:
         shard_size: number of images in a shard; the last shard can have fewer.
         record: shape of one record: (H, W, C) of uint8 pixels, or (R, d) of float64 values.
         encoded: folder of the latents that models read in place of pixels; None = in the cache.
+        sizes: the sizes (H, W) of a set of several sizes, whose arrays are those of `core.ragged`; () = all
+            images have the size in `record`.
     """
 
     def __init__(
@@ -50,12 +50,13 @@ class Shards:
         shard_size: int,
         record: tuple[int, ...],
         encoded: Path | None = None,
+        sizes: tuple[Size, ...] = (),
     ):
         self.encoded = encoded or cache
         self.folder, self.derived, self.cache = folder, derived, cache
         self.count, self.shard_size, self.record = count, shard_size, record
-        self.images = len(record) == 3
-        self._open: dict[Path, np.ndarray] = {}
+        self.images, self.sizes = len(record) == 3, sizes
+        self._open: dict[Path, Any] = {}
 
     def __len__(self) -> int:
         return self.count
@@ -93,18 +94,30 @@ class Shards:
         Raises StoreError if the shape of `pixels` is not that of the shard.
         """
         span = self.span(shard)
-        if pixels.shape != (len(span), *self.record):
+        if self.sizes:
+            self._check_sizes(shard, pixels)
+        elif pixels.shape != (len(span), *self.record):
             raise StoreError(
                 f"{self.path(shard)}: got records of shape {pixels.shape}, expected "
                 f"{(len(span), *self.record)}"
             )
-        rows = ledger.table({"index": list(span), **columns}, pixels, self.images)
+        rows = ledger.table({"index": list(span), **columns}, pixels, self.images, bool(self.sizes))
         self._cache(shard, pixels)
         with atomic(self.path(shard)) as temporary:
             pq.write_table(rows, temporary, compression="zstd", write_page_checksum=True)
 
+    def _check_sizes(self, shard: int, pixels: np.ndarray) -> None:
+        """Raise StoreError unless `pixels` are the images of a shard of a set of several sizes."""
+        shapes, span = {(*size, self.record[2]) for size in self.sizes}, self.span(shard)
+        wrong = {image.shape for image in pixels} - shapes
+        if wrong or len(pixels) != len(span):
+            raise StoreError(
+                f"{self.path(shard)}: got {len(pixels)} images of the shapes "
+                f"{sorted({image.shape for image in pixels})}, expected {len(span)} of {sorted(shapes)}"
+            )
+
     def _cache(self, shard: int, pixels: np.ndarray) -> None:
-        _save(self._cache_path(shard), pixels)
+        save(self._cache_path(shard), pixels)
 
     def _cache_path(self, shard: int) -> Path:
         return self.cache / f"{shard:05d}.npy"
@@ -141,10 +154,17 @@ class Shards:
             values = self.table(shard, ["values"])["values"].combine_chunks()
             return values.flatten().to_numpy().reshape(-1, *self.record)
         blobs = self.table(shard, ["image"])["image"].combine_chunks().field("bytes").to_pylist()
-        return np.stack([ledger.decode_png(blob) for blob in blobs])
+        return together([ledger.decode_png(blob) for blob in blobs])
 
-    def pixels(self, shard: int) -> np.ndarray:
-        """The pixels of one shard, memory-mapped from the cache, [n, *record].
+    @cached_property
+    def bucket(self) -> np.ndarray:
+        """The position in `sizes` of the size of each image, int64 [n]. For a set of several sizes."""
+        position = {size: i for i, size in enumerate(self.sizes)}
+        sizes = zip(self.column("height"), self.column("width"), strict=True)
+        return np.array([position[size] for size in sizes], dtype=np.int64)
+
+    def pixels(self, shard: int) -> Any:
+        """The pixels of one shard, memory-mapped from the cache, [n, *record], or `Ragged`.
 
         The memory in use does not grow with the set.
         """
@@ -153,13 +173,15 @@ class Shards:
             self._cache(shard, self.decode(shard))
         return self._mapped(path)
 
-    def _mapped(self, path: Path) -> np.ndarray:
+    def _mapped(self, path: Path) -> Any:
         if path not in self._open:
-            self._open[path] = np.load(path, mmap_mode="r", allow_pickle=False)
+            self._open[path] = mapped(path)
         return self._open[path]
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
         """The images at `indices`, [len(indices), *record]."""
+        if self.sizes:
+            return self._gather_each(self.pixels, indices)
         return self._gather(
             self.pixels, indices, self.record, np.dtype(np.uint8 if self.images else np.float64)
         )
@@ -174,6 +196,12 @@ class Shards:
             gathered[in_shard] = read(int(shard))[offsets[in_shard]]
         return gathered
 
+    def _gather_each(self, read: Callable[[int], Any], indices: np.ndarray) -> np.ndarray:
+        """The same for a set of several sizes."""
+        shards, offsets = np.divmod(indices, self.shard_size)
+        pairs = zip(shards.tolist(), offsets.tolist(), strict=True)
+        return together([np.array(read(shard)[offset]) for shard, offset in pairs])
+
     # ------------------------------------------------------------------------------------------- encoded
     def encode(self, encoder: Any, shard: int, pixels: np.ndarray | None = None) -> None:
         """Write the encoded images of one shard, unless the file exists.
@@ -186,7 +214,7 @@ class Shards:
         path = self._encoded_path(encoder.key, shard)
         if not path.exists():
             source = self.decode(shard) if pixels is None else pixels
-            _save(path, encoder(torch.from_numpy(np.array(source))).numpy())
+            save(path, each_size(source, lambda part: encoder(torch.from_numpy(np.array(part))).numpy()))
 
     def lacks(self, key: str) -> list[int]:
         """The shards without encoded images for this key."""
@@ -194,6 +222,8 @@ class Shards:
 
     def gather_encoded(self, key: str, indices: np.ndarray) -> np.ndarray:
         """The encoded images at `indices`, [len(indices), ...], copied from memory-mapped files."""
+        if self.sizes:
+            return self._gather_each(lambda shard: self._mapped(self._encoded_path(key, shard)), indices)
         first = self._mapped(self._encoded_path(key, int(indices[0]) // self.shard_size))
         return self._gather(
             lambda shard: self._mapped(self._encoded_path(key, shard)), indices, first.shape[1:], first.dtype
@@ -219,7 +249,8 @@ class Shards:
         path = self.feature_path(name, shard)
         if not path.exists():
             source = self.decode(shard) if pixels is None else pixels
-            write_tensors(path, {"features": compute(torch.from_numpy(np.array(source)))})
+            features = each_size(source, lambda part: compute(torch.from_numpy(np.array(part))).numpy())
+            write_tensors(path, {"features": torch.from_numpy(features)})
 
     def features(self, name: str) -> torch.Tensor:
         """The features of the whole set, float32 [n, d]."""
@@ -237,7 +268,7 @@ class Shards:
             try:
                 rows = self.table(shard)
                 wanted = list(self.span(shard))
-                schema = ledger.schema(self.images)
+                schema = ledger.schema(self.images, bool(self.sizes))
                 # The schema is in the footer of the file, which page checksums do not cover.
                 if not rows.schema.equals(schema) or rows.schema.metadata != schema.metadata:
                     yield f"{path}: its columns are not those of the ledger"

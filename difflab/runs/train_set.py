@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -90,8 +91,19 @@ class TrainSet:
     def __len__(self) -> int:
         return len(self.index)
 
+    @cached_property
+    def bucket(self) -> np.ndarray | None:
+        """The position of each row's size in `Shards.sizes`, int64 [n]; None = all images have one size."""
+        bucket = np.empty(len(self.index), dtype=np.int64)
+        for position, shards in enumerate(self.sets.values()):
+            if not shards.sizes:
+                return None
+            of_set = self.member == position
+            bucket[of_set] = shards.bucket[self.index[of_set]]
+        return bucket
+
     def inputs(self, rows: np.ndarray) -> np.ndarray:
-        """The model inputs of the rows at these positions, [len(rows), ...]."""
+        """The model inputs of the rows at these positions, [len(rows), ...]. They have one size."""
         member, index, sets = self.member[rows], self.index[rows], list(self.sets.values())
         parts = {k: self.read(sets[k], index[member == k]) for k in np.unique(member)}
         first = next(iter(parts.values()))

@@ -1,8 +1,9 @@
 """Run the jobs of a study: one job is one chain, executed in this process or in worker processes.
 
-To run a study on a cluster, list its jobs with `waves`: jobs of the second wave reuse generation 0 of jobs of
-the first. Every job is one idempotent call of `work`, and jobs share nothing but the output folder. In worker
-processes the second wave starts as soon as generation 0 of the first one exists.
+Jobs are run by `groups`: the jobs of a group reuse generation 0 of the first one. In worker processes they
+start as soon as it exists. To run a study on a cluster, make generation 0 of the first job of each group
+before all other jobs. Every job is one idempotent call of `work`, and jobs share nothing but the output
+folder.
 """
 
 from __future__ import annotations
@@ -50,12 +51,6 @@ class Job:
     seed: int
     config: Config
     path: Path
-
-
-def waves(listed: Sequence[Job]) -> list[list[Job]]:
-    """Two waves: the first job of every group that shares the training of generation 0, then the others."""
-    found = groups(listed)
-    return [[group[0] for group in found], [job for group in found for job in group[1:]]]
 
 
 def groups(listed: Sequence[Job]) -> list[list[Job]]:
@@ -130,7 +125,7 @@ def execute(
     report: Callable[[Job], Any] | None = None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> None:
-    """Run jobs wave by wave and pass the record of each to `note` as soon as it ends.
+    """Run jobs group by group and pass the record of each to `note` as soon as it ends.
 
     Args:
         workers: number of processes; None = one per GPU, or without a GPU one. One worker runs in this
@@ -154,8 +149,8 @@ def execute(
     if workers > 1:
         _execute_in_processes(listed, out, note, workers, gpus)
         return
-    for wave in waves(listed):
-        for job in wave:
+    for group in groups(listed):
+        for job in group:
             note(job, work(job, out, report(job) if report else None))
 
 

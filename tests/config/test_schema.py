@@ -56,7 +56,7 @@ OTHER: dict[str, Any] = {
     "name": "other", "seed": 9, "generations": 9,
     "data.source": "emoji", "data.image_size": 16, "data.color": "RGB", "data.label": "style", "data.styles": ["a"], "data.held_out": 0.25,
     "data.train_size": 77, "data.limit": 500, "data.tail.kind": "zipf", "data.tail.exponent": 2.0, "data.bad_images": "skip", "data.max_pixels": 10,
-    "data.caption": "a {class}", "data.caption_column": "title", "data.split_seed": 5,
+    "data.caption": "a {class}", "data.caption_column": "title", "data.split_seed": 5, "data.buckets": [[8, 8], [8, 12]],
     "model.family": "memoriser", "model.conditional": False, "model.prediction_type": "epsilon", "model.train_timesteps": 50,
     "model.beta_schedule": "linear", "model.width": 16, "model.depth": 2,
     "regime.name": "fixed_real", "regime.real_fraction": 0.25, "regime.set_size": 60, "regime.synthetic_from": "all", "regime.stratified": True,
@@ -74,6 +74,7 @@ OTHER: dict[str, Any] = {
 
 
 WITH = {
+    "data.buckets": {"model.family": "pixel-unet"},
     "regime.real_fraction": {"regime.name": "fixed_real"},
     "regime.stratified": {"regime.name": "accumulate_subsample"},
 }

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from difflab.core.errors import StoreError
+from difflab.core.ragged import together
 from difflab.runs import ledger
 from difflab.runs.store import Shards
 
@@ -78,6 +79,29 @@ def test_the_cache_is_rebuilt_from_the_parquet_files(tmp_path):
     assert (again.pixels(2) == pixels[8:]).all()
     assert sorted(p.name for p in again.cache.iterdir()) == ["00002.npy"]
     assert isinstance(again.pixels(2), np.memmap)  # memory does not grow with the set
+
+
+def test_a_set_of_several_sizes_is_stored_in_order_and_read_by_index(tmp_path):
+    sizes = ((6, 4), (4, 6))
+    shards = Shards(tmp_path / "i", tmp_path / "f", tmp_path / "c", 5, 3, (6, 4, 3), sizes=sizes)
+    rng = np.random.default_rng(0)
+    chosen = [0, 1, 1, 0, 0]
+    images = [rng.integers(0, 256, (*sizes[b], 3), dtype=np.uint8) for b in chosen]
+    for shard in shards.shards:
+        span = shards.span(shard)
+        shards.write(shard, together(images[span.start : span.stop]), {"kind": "real"})
+    assert shards.bucket.tolist() == chosen and list(shards.verify()) == []
+    for rows in ([4, 0, 2], [1, 2], [3]):
+        for image, row in zip(shards.gather(np.array(rows)), rows, strict=True):
+            assert np.array_equal(image, images[row])
+    assert shards.gather(np.array([1, 2])).shape == (2, 4, 6, 3)  # of one size: an ordinary array
+    shards.derive("sum", 0, lambda x: x.float().flatten(1).sum(1, keepdim=True))
+    shards.derive("sum", 1, lambda x: x.float().flatten(1).sum(1, keepdim=True))
+    assert shards.features("sum").flatten().tolist() == [float(image.sum()) for image in images]
+    with pytest.raises(StoreError, match=r"got 2 images of the shapes \[\(6, 6, 3\)\], expected 2 of"):
+        shards.write(1, np.zeros((2, 6, 6, 3), np.uint8), {})
+    with pytest.raises(StoreError, match=r"got 1 images of the shapes \[\(4, 6, 3\)\], expected 2 of"):
+        shards.write(1, together(images[1:2]), {})
 
 
 def test_writing_the_wrong_shape_is_refused(tmp_path):

@@ -13,7 +13,7 @@ import torch
 
 from difflab.runs.run import open_run
 from difflab.studies.sweep import Sweep, jobs, run_sweep, runs_of
-from difflab.studies.workers import Job, execute, groups, visible, waves, work
+from difflab.studies.workers import Job, execute, groups, record_of, visible, work
 
 BASE = {
     "generations": 1,
@@ -156,11 +156,19 @@ def test_a_job_that_shares_nothing_is_run_at_once(tmp_path):
     assert [len(group) for group in groups(jobs(sweep(base=labs, seeds=1), tmp_path, tmp_path))] == [1, 1, 1]
 
 
-def test_leaders_go_before_those_that_share_with_them(tmp_path):
-    arms = {"a": {}, "b": {"regime.name": "accumulate"}, "c": {"data.train_size": 30}}
-    leaders, followers = waves(jobs(sweep(arms=arms), tmp_path, tmp_path))
-    assert [(j.arm, j.seed) for j in leaders] == [("a", 0), ("a", 1), ("c", 0), ("c", 1)]
-    assert [(j.arm, j.seed) for j in followers] == [("b", 0), ("b", 1)]
+def test_one_process_runs_a_group_after_the_other_with_its_first_job_first(tmp_path, monkeypatch):
+    arms = {"a": {}, "c": {"data.train_size": 30}, "b": {"regime.name": "accumulate"}}
+    listed, ran = jobs(sweep(arms=arms), tmp_path, tmp_path), []
+
+    def noted(job, out, report):
+        ran.append((job.arm, job.seed))
+        return record_of(job, tmp_path)
+
+    monkeypatch.setattr("difflab.studies.workers.work", noted)
+    execute(listed, tmp_path, lambda job, record: None)
+    grouped = [[("a", 0), ("b", 0)], [("a", 1), ("b", 1)], [("c", 0)], [("c", 1)]]
+    assert [[(job.arm, job.seed) for job in group] for group in groups(listed)] == grouped
+    assert ran == [arm_and_seed for group in grouped for arm_and_seed in group]
 
 
 @pytest.mark.parametrize(("workers", "expected"), [(1, 3), (2, 2)])

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from safetensors import safe_open
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import pad
 
 from difflab.core.errors import ConfigError
@@ -273,10 +274,10 @@ def padded(states: Sequence[torch.Tensor]) -> Texts:
 def unpadded(texts: Texts) -> list[torch.Tensor]:
     """The embeddings of each prompt without padding: a list of [L_i, D].
 
-    On the meta device, which holds no numbers, they are as long as the longest one.
+    Tensors without values, of the meta device or a FakeTensorMode, are as long as the longest one.
     """
     states, mask = texts["states"], texts["mask"]
-    if mask.is_meta:
+    if mask.is_meta or isinstance(mask, FakeTensor):
         return list(states.unbind())
     return [part[:length] for part, length in zip(states, mask.sum(1).tolist(), strict=True)]
 

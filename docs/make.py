@@ -23,6 +23,7 @@ import re
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -446,6 +447,7 @@ def architectures_table() -> str:
         "pipelines of diffusers",
         "`model.family`",
         "training",
+        "guidance",
         "published network",
         "parameters",
         "weights in bf16",
@@ -465,7 +467,8 @@ def architecture_rows(kind: Any) -> Iterator[list[str]]:
         if settings is not None:
             count = parameters(kind.backbone, settings)
             sizes = [f"{count / 1e9:.2f} billion", f"{2 * count / 2**30:.1f} GiB"]
-        yield [kind.title, pipelines, f"`{kind.family}`", training, name, *sizes, "no"]
+        guidance = " or ".join(kind.guidances)
+        yield [kind.title, pipelines, f"`{kind.family}`", training, guidance, name, *sizes, "no"]
 
 
 def parameters(network: str, settings: dict[str, Any]) -> int:
@@ -473,7 +476,8 @@ def parameters(network: str, settings: dict[str, Any]) -> int:
     import diffusers
     from accelerate import init_empty_weights
 
-    with init_empty_weights():
+    with init_empty_weights(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of diffusers about its own classes
         return sum(p.numel() for p in getattr(diffusers, network)(**settings).parameters())
 
 

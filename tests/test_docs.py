@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import tiny
 import yaml
 
 import difflab
@@ -18,6 +19,8 @@ from difflab.evaluation import simulate
 from difflab.metrics.metric import PairMetric
 from difflab.metrics.pair import Pair
 from difflab.policies.interface import Policy
+
+pytestmark = tiny.LIBRARIES  # the table of architectures makes their networks
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

@@ -131,6 +131,17 @@ def workers_argument(command: argparse.ArgumentParser) -> None:
     )
 
 
+def gib_argument(text: str) -> float:
+    """A positive number of GiB, for argparse."""
+    try:
+        gib = float(text)
+    except ValueError:
+        gib = 0.0
+    if not 0 < gib < 1e6:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of GiB above 0, such as 24")
+    return gib
+
+
 def size_argument(text: str) -> Size:
     """The value of --image-size: 64, or the height and width as 48,64."""
     try:

@@ -11,6 +11,7 @@ from difflab.cli.args import (
     Commands,
     config_arguments,
     fast_argument,
+    gib_argument,
     out_argument,
     read_config,
     run_argument,
@@ -75,16 +76,29 @@ def _add_plan(commands: Commands) -> None:
         "plan",
         plan,
         "Images, FLOPs, disk and estimated time per stage. Nothing is run.",
-        ["difflab plan digits", "difflab plan sd15-lora data.source=imagefolder:photos --json"],
+        [
+            "difflab plan digits",
+            "difflab plan sd15-lora data.source=imagefolder:photos --json",
+            "difflab plan sdxl-lora --gpu 24      # what fits in 24 GiB, and what to change",
+        ],
     )
     config_arguments(command)
     fast_argument(command)
+    command.add_argument(
+        "--gpu",
+        type=gib_argument,
+        metavar="GIB",
+        help="estimate the peak GPU memory of each stage of a text-to-image run instead, for a GPU with this "
+        "many GiB; the exit code is 1 if it does not fit (default: off)",
+    )
 
 
 def plan(args: argparse.Namespace) -> int:
     """Print what every stage of a config would cost."""
     config = read_config(args)
     quiet_libraries()
+    if args.gpu is not None:
+        return _plan_gpu(config, args.gpu, args.json)
     from difflab.loop.auto import settled
     from difflab.loop.checks import check
     from difflab.loop.plan import costs_of, where_embeddings_are
@@ -108,6 +122,22 @@ def plan(args: argparse.Namespace) -> int:
             print(where_embeddings_are(cost.disk_bytes))
     print("times: estimated from forward passes of the untrained network on this machine, with one process")
     return 0
+
+
+def _plan_gpu(config: Any, gib: float, as_json: bool) -> int:
+    """Print the memory of every stage and what to change. Returns 1 if the run does not fit."""
+    from difflab.loop.gpu_advice import fit
+    from difflab.report.memory import gpu_changes, gpu_stages, rows_of, verdict
+
+    found = fit(config, gib)
+    if as_json:
+        print_rows(rows_of(found))
+        return 0 if found.fits else 1
+    show(gpu_stages(found, f"{config.name}: estimated GPU memory in GiB; nothing was run"))
+    if found.changes:
+        show(gpu_changes(found))
+    print(verdict(found))
+    return 0 if found.fits else 1
 
 
 # --------------------------------------------------------------------------------------------------- status

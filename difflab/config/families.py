@@ -38,6 +38,11 @@ class FamilySpec(Spec):
         return bool(getattr(self, "lora_rank", 0))
 
     @property
+    def quantized(self) -> str:
+        """The type of quantised frozen weights: "int8" or "nf4"; "none" = they are not quantised."""
+        return getattr(self, "quantize", "none")
+
+    @property
     def trains_text_encoder(self) -> bool:
         """Whether the text encoder is trained as well as the backbone."""
         return bool(getattr(self, "train_text_encoder", False))
@@ -242,6 +247,13 @@ class PretrainedSpec(FamilySpec):
         description="Ends of the names of the layers that get a LoRA.",
     )
 
+    quantize: Literal["none", "int8", "nf4"] = Field(
+        "none",
+        description="Type of the frozen weights of the linear layers in the network's blocks, in training "
+        "and sampling: int8 = 8 bits with one scale per output; nf4 = 4-bit NormalFloat (needs "
+        "bitsandbytes); none = off. It needs lora_rank.",
+    )
+
     @property
     def base_is_file(self) -> bool:
         """Whether the base is a checkpoint in one file."""
@@ -265,6 +277,15 @@ class PretrainedSpec(FamilySpec):
             )
         if self.base_lora is None and self.base_lora_scale != 1:
             raise ValueError("base_lora_scale has no effect without base_lora")
+        return self
+
+    @model_validator(mode="after")
+    def _quantize(self) -> PretrainedSpec:
+        if self.quantize != "none" and not self.lora_rank:
+            raise ValueError(
+                f"quantize={self.quantize} freezes the weights of the base, so it needs LoRA layers; "
+                "set lora_rank=16 or quantize=none"
+            )
         return self
 
     @model_validator(mode="after")

@@ -234,6 +234,7 @@ ADDED_LATER = {
     "model.base_lora": None,
     "model.base_lora_scale": 1.0,
     "model.base_content": None,
+    "model.quantize": "none",
 }
 """Fields that are not part of the recipe at these values.
 

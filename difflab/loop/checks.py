@@ -21,6 +21,7 @@ from difflab.metrics.evaluate import left_out
 from difflab.models import family_of
 from difflab.models.pixel import noise_of
 from difflab.models.prompt_length import too_long
+from difflab.models.quantised import check_package
 from difflab.models.schedulers import check_scheduler, late_start, scheduler_of
 from difflab.runs.run import Run
 from difflab.runs.sizes import measured_count
@@ -53,6 +54,7 @@ def check_lab(config: Config) -> None:
         raise ConfigError("train.precision and sample.precision fp16 need a GPU; use bf16 or no")
     for precision in (config.train.precision, config.sample.precision):
         refuse_without_tf32(precision, device_type())
+    check_package(config.model.quantized)
     check_measure_settings(config)
     check_buckets(config)
     if config.denoises and not config.text:

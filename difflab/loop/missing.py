@@ -39,6 +39,8 @@ def missing(config: Any) -> Iterator[str]:
             yield reason
     if config.train.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
         yield "train.optimizer=adamw8bit needs the package bitsandbytes"
+    if config.model.quantized == "nf4" and find_spec("bitsandbytes") is None:
+        yield "model.quantize=nf4 needs the package bitsandbytes"
     if config.exact:
         return
     for spec in config.measure.extractors:

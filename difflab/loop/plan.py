@@ -20,7 +20,8 @@ from difflab.loop.ingest import divided
 from difflab.loop.regimes import check_possible
 from difflab.models import family_of
 from difflab.models.family import ClosedForm
-from difflab.models.latent import KEPT, encoder_type
+from difflab.models.latent import KEPT
+from difflab.models.text_table import encoder_type
 from difflab.runs.sizes import fresh_needed
 
 DIMENSIONS = {

@@ -158,6 +158,11 @@ def rehearse_saving(model: Any, settings: Train, work: Work, folder: Path) -> No
     if work.rehearsed:
         return
     sharded = shards_weights(work.accelerator)
+    if sharded and work.run.config.model.quantized != "none":
+        raise ConfigError(
+            "model.quantize does not work with weights that are sharded over processes (FSDP); set "
+            "model.quantize=none, or launch without FSDP"
+        )
     if sharded:
         model.unshard({name: whole(p) for name, p in model.net.state_dict().items()})
     if work.main:

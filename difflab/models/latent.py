@@ -35,7 +35,9 @@ from difflab.models.guidance import conditional_prediction
 from difflab.models.latent_encoder import DECODED_PIXELS, Encoder
 from difflab.models.loading import load_model
 from difflab.models.pretrained import Base
+from difflab.models.quantised import quantise
 from difflab.models.steer import Step
+from difflab.models.text_table import encoder_type
 from difflab.models.text_to_image.architecture import Architecture, Texts
 from difflab.models.weights import cast, fastest_layout
 from difflab.models.with_text import WithText
@@ -45,11 +47,6 @@ KEPT = 2**29
 """Largest total size in bytes of text embeddings that are kept in the memory of the device. Larger ones are
 read from disk for every batch.
 """
-
-
-def encoder_type(device: Any, kind: torch.dtype) -> torch.dtype:
-    """The type of the text encoders' weights in a run that computes in `kind`: float32 on a CPU."""
-    return kind if torch.device(device).type == "cuda" else torch.float32
 
 
 def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -199,8 +196,9 @@ class Latent(Denoiser):
             self.backbone.requires_grad_(True)
         elif kind != torch.float32:  # frozen weights need no float32 copy
             for parameter in self.backbone.parameters():
-                if not parameter.requires_grad:
+                if not parameter.requires_grad and parameter.is_floating_point():
                     parameter.data = parameter.data.to(kind)
+        quantise(self.backbone, self.spec.quantize, kind, device)
         if train.gradient_checkpointing:
             self.backbone.enable_gradient_checkpointing()
         if train.compile is True:
@@ -239,6 +237,7 @@ class Latent(Denoiser):
         """Load the autoencoder and move everything that sampling needs to the device, in its precision."""
         kind = TYPES[sampling.precision]
         self.tables = self._texts(device, kind)
+        quantise(self.backbone, self.spec.quantize, kind, device)
         self.net = cast(self.backbone, device, kind).eval()
         self.backbone.to(memory_format=fastest_layout(device, kind))
         # An autoencoder with force_upcast overflows in float16 and is loaded in float32.

@@ -33,6 +33,9 @@ class Drifting:
     def scheduler(self, sampling):
         return SimpleNamespace(timesteps=torch.arange(2 * sampling.steps - 1))
 
+    def passes(self, sampling):
+        return 2 if sampling.guidance_scale > 1 else 1
+
 
 def bench(model, **more):
     return Bench(model, MANY, N, 0, open_extractor("pixels"), **more)

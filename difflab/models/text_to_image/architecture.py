@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from safetensors import safe_open
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import pad
 
 from difflab.core.errors import ConfigError
@@ -66,6 +67,8 @@ class Architecture(ABC):
     """Side of the square of latent pixels that the pipeline packs into one token."""
     unguided: ClassVar[float] = 1.0
     """The largest value of the pipeline's guidance scale that means no guidance."""
+    guidances: ClassVar[tuple[Guidance, ...]] = ("classifier-free",)
+    """The values that `guidance` has for the folders of this architecture."""
     published: ClassVar[dict[str, dict[str, Any]]] = {}
     """Published models: name -> the settings of the network's config that differ from the class's defaults.
 
@@ -271,10 +274,10 @@ def padded(states: Sequence[torch.Tensor]) -> Texts:
 def unpadded(texts: Texts) -> list[torch.Tensor]:
     """The embeddings of each prompt without padding: a list of [L_i, D].
 
-    On the meta device, which holds no numbers, they are as long as the longest one.
+    Tensors without values, of the meta device or a FakeTensorMode, are as long as the longest one.
     """
     states, mask = texts["states"], texts["mask"]
-    if mask.is_meta:
+    if mask.is_meta or isinstance(mask, FakeTensor):
         return list(states.unbind())
     return [part[:length] for part, length in zip(states, mask.sum(1).tolist(), strict=True)]
 

@@ -14,6 +14,7 @@ class Chroma(Flux):
     title = "Chroma"
     pipelines = ("ChromaPipeline",)
     backbone = "ChromaTransformer2DModel"
+    guidances = ("classifier-free",)
     published = {"Chroma1-HD": {}}
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
@@ -17,6 +17,7 @@ class Flux(Architecture):
     backbone = "FluxTransformer2DModel"
     statistics = ("scaling_factor", "shift_factor")
     patch = 2
+    guidances: ClassVar[tuple[Guidance, ...]] = ("embedded", "none")
     published = {  # scripts/convert_flux_to_diffusers.py
         "FLUX.1 dev": {"guidance_embeds": True},
         "FLUX.1 schnell": {},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
@@ -25,6 +25,7 @@ class Flux2(Architecture):
     statistics = ()
     posterior = "mode"
     patch = 2
+    guidances: ClassVar[tuple[Guidance, ...]] = ("embedded", "none")
     published = {"FLUX.2 dev": {}}  # scripts/convert_flux2_to_diffusers.py
 
     @property
@@ -89,6 +90,7 @@ class Flux2Klein(Flux2):
     title = "Flux.2 klein"
     pipelines = ("Flux2KleinPipeline",)
     flags = ("is_distilled",)
+    guidances = ("classifier-free", "none")
     published = {  # scripts/convert_flux2_to_diffusers.py
         "FLUX.2 klein 4B": {
             "num_layers": 5,

@@ -29,6 +29,7 @@ class Krea2(OneFrame):
     flags = ("is_distilled",)
     unguided = 0.0
     patch = 2
+    guidances = ("classifier-free", "none")
     published = {"Krea 2": {}}
 
     @property

@@ -32,14 +32,13 @@ class Lumina2(Architecture):
     def predict(
         self, net: Any, x: torch.Tensor, t: torch.Tensor, texts: Texts, guidance: float
     ) -> torch.Tensor:
-        mask = texts["mask"]
-        if mask.is_meta:  # the network reads the numbers of tokens from it
-            mask = torch.ones(mask.shape, dtype=torch.bool)
+        if x.is_meta:  # the network reads lengths from the mask, which has no numbers on the meta device
+            return torch.empty_like(x)
         return -net(
             hidden_states=x,
             timestep=1 - t.expand(len(x)) / 1000,
             encoder_hidden_states=texts["states"],
-            encoder_attention_mask=mask,
+            encoder_attention_mask=texts["mask"],
             return_dict=False,
         )[0]
 

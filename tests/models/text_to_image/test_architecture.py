@@ -76,6 +76,7 @@ def test_four_steps_with_guidance_are_those_of_the_pipeline(base, folders):
 def test_the_prompt_matters(base, folders):
     """A folder whose pictures ignore the prompt would hide a wrong text."""
     model, how = base.model(folders[base.name]), sampling(base, 2, base.unguided)
+    model.check_sampling(how)  # as a chain does before anything is trained
     model.prepare_sampling(how, "cpu")
     first, second = (model.sample(np.array([row] * 2), [5, 6], how).astype(int) for row in (0, 2))
     print(base.name, np.abs(first - second).mean())
@@ -86,6 +87,7 @@ def test_the_prompt_matters(base, folders):
 def test_denormalise_takes_back_what_normalise_did(base, folders):
     model = base.model(folders[base.name])
     architecture = model.architecture
+    assert architecture.guidance in architecture.guidances  # what the table in the docs says
     mean, std = model.encoder("cpu")(torch.from_numpy(tiny.images(4, base.side))).chunk(2, dim=1)
     x = architecture.normalise(mean)
     assert x.shape[1:] == model.drawn and (std >= 0).all() and x.std() > 0.01

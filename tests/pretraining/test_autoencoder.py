@@ -11,7 +11,7 @@ import torch
 
 from difflab.config import Train
 from difflab.models.denoiser import to_pixels
-from difflab.models.latent import moments
+from difflab.models.latent_encoder import moments
 from difflab.pretraining.autoencoder import Autoencoder, Memory, build, reconstruction_error
 
 

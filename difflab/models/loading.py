@@ -61,6 +61,8 @@ def _check_type(kind: Any, folder: Path) -> None:
         return
     with suppress(StoreError):  # a damaged file is found when the model is loaded
         config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        return
     named = config.get("model_type") or own.model_type
     if named != own.model_type and own.base_config_key not in config:
         raise StoreError(

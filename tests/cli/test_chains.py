@@ -114,17 +114,20 @@ def test_plan_says_what_auto_would_choose(call, tmp_path, monkeypatch):
 
 
 def test_plan_for_a_gpu(call, refused, tmp_path):
-    code, out, _ = call("plan", "emoji", "--gpu", 24)
-    assert code == 0 and "fits: stage" in out and "of 24 GiB" in out and "with reserve" in out
     code, out, _ = call("plan", "emoji", "--gpu", 24, "--json")
     *stages, last = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and last["fits"] and {"texts", "train", "sample"} <= {row["stage"] for row in stages}
     assert max(row["needed"] for row in stages) == last["needed"]
     code, out, _ = call("plan", "emoji", "--gpu", 1.51)
     assert code == 1 and "does not fit 1.51 GiB" in out and "gradient_checkpointing=true" in out
-    assert "'0' is not a number of GiB above 0, such as 24" in refused("plan", "emoji", "--gpu", "0")
-    assert "'much' is not a number of GiB" in refused("plan", "emoji", "--gpu", "much")
     assert "--gpu estimates text-to-image runs" in refused("plan", DIGITS, "--gpu", 24)
+
+
+@pytest.mark.parametrize("size", ["0", "much", "-3"])
+def test_plan_for_a_gpu_needs_a_size(size, call, capsys):
+    with pytest.raises(SystemExit):
+        call("plan", "emoji", f"--gpu={size}")
+    assert f"'{size}' is not a number of GiB above 0, such as 24" in capsys.readouterr().err
 
 
 def test_plan_refuses_what_run_would_refuse(refused, tmp_path):

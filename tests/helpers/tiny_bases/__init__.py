@@ -91,7 +91,14 @@ class TinyBase:
             "data": {"source": "emoji", "limit": 24, "image_size": self.side, "label": "style"},
             "model": {"family": self.family, "base": str(folder), **self.more},
             "train": {"start_from": "base", "images_seen": 16, "batch_size": 8, "learning_rate": 1e-3},
-            "sample": {"scheduler": self.scheduler, "steps": 2, "count": 6, "shard_size": 3, "batch_size": 3},
+            "sample": {
+                "scheduler": self.scheduler,
+                "steps": 2,
+                "count": 6,
+                "shard_size": 3,
+                "batch_size": 3,
+                "guidance_scale": self.unguided,
+            },
             "probe": {"per_condition": 0},
             "measure": {"extractors": ["pixels"], "metrics": [], "resamples": 0, "held_out_loss": 0},
         }

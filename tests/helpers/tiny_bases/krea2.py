@@ -81,5 +81,5 @@ def make(distilled: bool = False) -> Any:
 LORA = ("to_q", "to_k", "to_v", "to_out.0", "ff.up")
 BASES = [
     TinyBase("krea2", make, unguided=0.0, lora=LORA),
-    TinyBase("krea2-turbo", lambda: make(distilled=True), scale=None, unguided=0.0, lora=LORA),
+    TinyBase("krea2-turbo", lambda: make(distilled=True), scale=None, unguided=0.0, lora=LORA, variant=True),
 ]

@@ -155,11 +155,15 @@ def _add_status(commands: Commands) -> None:
 def status(args: argparse.Namespace) -> int:
     """Print which stages of a run are done, and with --all its measures."""
     from difflab.runs.folder import STAGES
+    from difflab.runs.origins import composition
     from difflab.runs.run import open_run
 
     run = open_run(args.dir)
     generations = range(run.config.generations + 1)
     rows_by_part: list[list[dict[str, Any]]] = []
+    sets_by_part = [
+        {t: composition(part, t) for t in generations if part.done(t, "mix")} for part in run.parts
+    ]
     for part in run.parts:
         rows = []
         for t in generations:
@@ -169,13 +173,16 @@ def status(args: argparse.Namespace) -> int:
     account = list(chain.from_iterable(part.came_in for part in run.parts))
     if args.json:
         for i, rows in enumerate(rows_by_part):
-            print_rows(({"lab": i} if len(rows_by_part) > 1 else {}) | row for row in rows)
+            of_lab, sets = {"lab": i} if len(rows_by_part) > 1 else {}, sets_by_part[i]
+            print_rows(of_lab | row | _training_set(sets.get(row["generation"])) for row in rows)
         note(account)
         return 0
-    from difflab.report.table import stages
+    from difflab.report.table import compositions, stages
 
-    for part, rows in zip(run.parts, rows_by_part, strict=True):
+    for part, rows, sets in zip(run.parts, rows_by_part, sets_by_part, strict=True):
         show(stages(part, rows))
+        if sets:
+            show(compositions(part.path, sets))
     measured = all(row["measure"] for row in chain.from_iterable(rows_by_part))
     if measured and run.generations == list(generations):
         print("complete")
@@ -189,6 +196,11 @@ def status(args: argparse.Namespace) -> int:
         all_numbers(run)
     note(account)
     return 0
+
+
+def _training_set(found: Any) -> dict[str, Any]:
+    """The composition of a training set for JSON; nothing if it is not drawn yet."""
+    return {} if found is None else {"training_set": found.as_dict()}
 
 
 # -------------------------------------------------------------------------------------------------- measure

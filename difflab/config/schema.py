@@ -230,6 +230,8 @@ NOT_IN_RECIPE = tuple(key for key, stages in READERS.items() if not stages)
 
 ADDED_LATER = {
     "data.buckets": None,
+    "data.provenance": "declared",
+    "data.unknown_origin": "real",
     "model.base_config": None,
     "model.base_lora": None,
     "model.base_lora_scale": 1.0,

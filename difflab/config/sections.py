@@ -98,6 +98,17 @@ class Data(Spec):
         description="error = stop at an unreadable image; skip = leave it out, and report how many were "
         "left out.",
     )
+    provenance: Literal["trust", "declared", "require"] = Field(
+        "declared",
+        description="What files declare about their origin (docs/provenance.md): declared = images that "
+        "declare a generator count as synthetic; require = every image must declare a real origin, else the "
+        "set is refused; trust = nothing is read, all images count as real.",
+    )
+    unknown_origin: Literal["real", "synthetic"] = Field(
+        "real",
+        description="How an image that declares nothing about its origin counts in limits, depths and "
+        "reports: real = depth 0; synthetic = depth 1. The ledger says unknown in both cases.",
+    )
     max_pixels: int = Field(
         64_000_000,
         ge=1,

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from difflab.core.png import KEYWORD
 from difflab.core.text import plain
 from difflab.data.embedded import Embedded, read_embedded
 from difflab.data.generators import properties, trace_of
@@ -34,8 +35,6 @@ EVIDENCE = 160
 """Largest number of characters of the evidence."""
 DEEPEST = 10**6
 """Larger depths and generations are not believed."""
-CHUNK = "difflab"
-"""Keyword of the PNG text chunk that difflab writes."""
 COLUMNS = ("origin", "depth", "kind", "generation", "seed", "sha256")
 """Columns of a table that are read. `seed` and `sha256` only show that `generation` is meant as ours."""
 
@@ -178,7 +177,7 @@ def _is_export(row: Mapping[str, Any]) -> bool:
 
 
 def _of_chunk(embedded: Embedded) -> Declared | None:
-    text = embedded.texts.get(CHUNK)
+    text = embedded.texts.get(KEYWORD)
     if text is None:
         return None
     try:

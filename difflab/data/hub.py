@@ -13,6 +13,7 @@ from typing import Any
 
 from difflab.config import Data
 from difflab.core.errors import DataError
+from difflab.data.declared import COLUMNS
 from difflab.data.listing import (
     CAPTIONS,
     Listing,
@@ -120,7 +121,9 @@ def list_dataset(dataset: Any, data: Data, name: str, anywhere: bool) -> Listing
     def place(row: int) -> str:
         return f"{where}: image {keys[row]}"
 
+    told = [name for name in COLUMNS if isinstance(dataset.features.get(name), datasets.Value)]
     try:
+        declared_rows = dataset.select_columns(told).to_list() if told else None
         labels = None if label is None else list(dataset[label])
         texts = None if text is None else list(dataset[text])
         rows = dataset.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
@@ -143,6 +146,7 @@ def list_dataset(dataset: Any, data: Data, name: str, anywhere: bool) -> Listing
         None if texts is None or text is None else captions(texts, text, place),
         dataset.info.license or "see the data set's page on the hub",
         tuple(column for column in columns if column != image_column),
+        rows=declared_rows,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from difflab.config import Data
 from difflab.core.account import Account
 from difflab.core.errors import DataError
+from difflab.data.declared import COLUMNS
 from difflab.data.decode import suffixes
 from difflab.data.listing import CAPTIONS, Listing, captions, chosen, label_column, source_of
 from difflab.data.source import LICENCE, NO_LABELS, Source, no_label_choice
@@ -69,6 +70,7 @@ def list_folder(data: Data, argument: str | Path) -> Listing:
     images = [key for key in files if is_image(key)]
     account = Account()
     table = None if metadata is None else _checked(read_table(root / metadata), root)
+    rows = table.rows if table is not None and set(table.columns) & set(COLUMNS) else None
     if table is not None:
         keys = [PurePosixPath(row["file_name"]).as_posix() for row in table.rows]
         column = label_column(data, table.columns, str(table.path))
@@ -105,7 +107,7 @@ def list_folder(data: Data, argument: str | Path) -> Listing:
         account.add("unlisted", key)
     account.ignored = ignored(files, used)
     return Listing(
-        data.source, str(root), keys, Files(root, keys), labels, prompts, LICENCE, columns, account
+        data.source, str(root), keys, Files(root, keys), labels, prompts, LICENCE, columns, account, rows
     )
 
 

@@ -7,7 +7,7 @@ the same for every kind.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from difflab.core.account import Account
 from difflab.core.errors import DataError
 from difflab.core.files import sound
 from difflab.core.size import LARGEST, SMALLEST, Size, bucket_of, lost_share, setting_text
+from difflab.data.declared import Declared, declarations
 from difflab.data.decode import Item, channels_of, decode, look, suffixes
 from difflab.data.source import IGNORE_LABELS, NO_LABELS, Source, labels_of_kept
 
@@ -39,7 +40,8 @@ class Listing:
     """N images with their keys, labels and captions, before any image is opened.
 
     name: the name of the source. where: the name of the set in error messages. labels, prompts: one per
-    image; None if the set has none. columns: the columns that captions can be read from. account: the ignored
+    image; None if the set has none. rows: the columns `declared.COLUMNS` of each image in a table, if it has
+    any of them. columns: the columns that captions can be read from. account: the ignored
     files, unlisted images and notes so far.
     """
 
@@ -52,6 +54,7 @@ class Listing:
     licence: str = ""
     columns: tuple[str, ...] = ()
     account: Account = field(default_factory=Account)
+    rows: Sequence[Mapping[str, Any]] | None = None
 
 
 KEPT_BYTES = 64 * 2**20
@@ -157,6 +160,19 @@ class Reader:
         )
 
 
+@dataclass(frozen=True)
+class Declaring:
+    """What one image declares about its origin in each layer, given its index among the kept images."""
+
+    items: Items
+    kept: list[int]
+    rows: Sequence[Mapping[str, Any]] | None
+
+    def __call__(self, index: int) -> list[Declared]:
+        position = self.kept[index]
+        return declarations(self.items[position], self.rows[position] if self.rows else None)
+
+
 def source_of(listing: Listing, data: Data) -> Source:
     """The set as a `Source`, with the size of data.image_size and the colour mode of data.color.
 
@@ -211,6 +227,7 @@ def assembled(
             surveyed.decoded,
         ),
         columns=listing.columns,
+        declare=Declaring(listing.items, surveyed.kept, listing.rows),
     )
 
 

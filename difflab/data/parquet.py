@@ -21,6 +21,7 @@ from difflab.config import Data
 from difflab.core.account import Account
 from difflab.core.errors import DataError
 from difflab.core.files import matches
+from difflab.data.declared import COLUMNS
 from difflab.data.listing import (
     CAPTIONS,
     Listing,
@@ -122,6 +123,7 @@ def list_parquet(data: Data, argument: str | Path) -> Listing:
     keys: list[str] = []
     labels: list[Any] = []
     texts: list[Any] = []
+    rows: list[dict[str, Any]] = []
     counts = []
     for file in files:
         if _columns(file, data) != columns:
@@ -134,6 +136,7 @@ def list_parquet(data: Data, argument: str | Path) -> Listing:
             table = handle.read(columns=[name for name in (columns.label, columns.text) if name])
             labels += table.column(columns.label).to_pylist() if columns.label else []
             texts += table.column(columns.text).to_pylist() if columns.text else []
+            rows += _origin_rows(handle)
         counts.append(groups)
         keys += [f"{file.relative_to(base).as_posix()}/{row}" for row in range(sum(groups))]
         if len(labels) not in (0, len(keys)) or len(texts) not in (0, len(keys)):
@@ -160,7 +163,18 @@ def list_parquet(data: Data, argument: str | Path) -> Listing:
         LICENCE,
         columns.others,
         account,
+        rows if len(rows) == len(keys) else None,
     )
+
+
+def _origin_rows(handle: pq.ParquetFile) -> list[dict[str, Any]]:
+    """The columns of each row that can declare an origin, see `difflab.data.declared`."""
+    schema = handle.schema_arrow
+    present = [name for name in COLUMNS if name in schema.names]
+    names = [name for name in present if not pa.types.is_nested(schema.field(name).type)]
+    if not names:
+        return [{}] * handle.metadata.num_rows
+    return handle.read(columns=names).to_pylist()
 
 
 # ----------------------------------------------------------------------------------------- files and columns

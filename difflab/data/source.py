@@ -12,6 +12,7 @@ from difflab.config import Data
 from difflab.core.account import Account
 from difflab.core.errors import DataError
 from difflab.core.size import Size
+from difflab.data.declared import Declared
 
 LICENCE = "unknown (your own images)"
 NO_LABELS = "none"  # the value of data.label with which labels are not read
@@ -30,6 +31,9 @@ class Source:
 
     sizes: the sizes of a set of several sizes, from the narrowest to the widest; () = all images have one
     size. bucket: int64 [N], the position in `sizes` of each image, or None.
+
+    declare: maps an index to what its file declares about its origin, one entry per layer; None = the images
+    ship with difflab and are real.
 
     read: maps an index to uint8 [H, W, channels]. It decodes only that image, and raises DataError that
     names a damaged image.
@@ -50,6 +54,7 @@ class Source:
     columns: tuple[str, ...] = ()
     sizes: tuple[Size, ...] = ()
     bucket: np.ndarray | None = None
+    declare: Callable[[int], list[Declared]] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -13,11 +14,11 @@ from difflab.data.source import Source
 
 
 @dataclass(frozen=True)
-class _SubsetReader:
-    base: Callable[[int], np.ndarray]
+class _Subset:
+    base: Callable[[int], Any]
     kept: np.ndarray
 
-    def __call__(self, index: int) -> np.ndarray:
+    def __call__(self, index: int) -> Any:
         return self.base(int(self.kept[index]))
 
 
@@ -34,7 +35,8 @@ def subset(source: Source, kept: np.ndarray) -> Source:
         attributes={name: [values[i] for i in kept] for name, values in source.attributes.items()},
         keys=[source.keys[i] for i in kept],
         bucket=None if source.bucket is None else source.bucket[kept],
-        read=_SubsetReader(source.read, kept),
+        read=_Subset(source.read, kept),
+        declare=None if source.declare is None else _Subset(source.declare, kept),
     )
 
 

@@ -20,12 +20,14 @@ from difflab.core.seeds import image_seeds, seed_of
 from difflab.core.text import encodable, plain
 from difflab.data import record as records
 from difflab.data.content import contents, kept_together
+from difflab.data.provenance import origins
 from difflab.data.registry import open_source
 from difflab.data.source import Source, in_sizes_of_use
 from difflab.data.split import split
 from difflab.loop.regimes import check_possible
 from difflab.models import family_of
 from difflab.runs.ledger import REAL
+from difflab.runs.origins import COLUMNS, counted, real_depths
 from difflab.runs.run import Run
 from difflab.runs.sizes import fresh_needed
 from difflab.runs.store import Shards
@@ -162,10 +164,11 @@ def ingest(run: Run, accelerator: Accelerator, say: Callable[[str], None] = lamb
         check_unchanged(run, say)
     accelerator.wait_for_everyone()
     if (run.path / "real" / "about.json").exists() and run.real.complete():
-        check_possible(config, run.about["n_train"], labs)
+        check_possible(config, run.about["n_train"], labs, real_depths(run))
         return
     about, record, columns, pixels = _exact(run) if config.exact else _images(run, accelerator)
-    check_possible(config, about["n_train"], labs)
+    depths = counted(columns["origin"], columns["depth"], config.data.unknown_origin)
+    check_possible(config, about["n_train"], labs, depths)
     largest = max(math.prod(size) * record[-1] for size in about.get("sizes") or [record[:-1]])
     about |= {"record": list(record), "shard_size": max(1, min(SHARD, SHARD_BYTES // largest))}
     total = about["n_train"] + about["n_held_out"]
@@ -211,6 +214,9 @@ def _images(
         "split": ["train"] * len(train) + ["held_out"] * len(held_out),
         "key": [source.keys[i] for i in order],
     }
+    with reading(f"data.source={config.data.source}"):
+        declared = origins(source, config.data)
+    columns |= {name: [getattr(declared[i], name) for i in order] for name in COLUMNS}
     if labels is not None and source.classes is not None:
         columns |= {"label": labels, "class": [source.classes[label] for label in labels]}
     if source.prompts is not None:
@@ -260,6 +266,11 @@ def _exact(run: Run) -> tuple[dict[str, Any], tuple[int, ...], dict[str, list[An
     family = family_of(config.model)
     record = family.truth(config.model, seeds[:1]).shape[1:]
     columns: dict[str, list[Any]] = {"split": ["train"] * n_train + ["held_out"] * n0, "seed": seeds}
+    columns |= {
+        "origin": ["real"] * len(seeds),
+        "depth": [0] * len(seeds),
+        "declared_by": ["exact"] * len(seeds),
+    }
     about: dict[str, Any] = {
         "source": "exact",
         "licence": "drawn by difflab",

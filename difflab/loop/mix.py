@@ -9,6 +9,7 @@ from difflab.core.files import write_table
 from difflab.core.seeds import lab_seed, numpy_generator
 from difflab.loop import regimes
 from difflab.loop.work import Work
+from difflab.runs.origins import real_depths, with_origins
 from difflab.runs.train_set import SHARED, Pool
 
 
@@ -17,13 +18,16 @@ def mix(work: Work, generation: int) -> None:
     run, config = work.run, work.run.config
     n_train = run.about["n_train"]
     kept_of_labs = [[lab.kept(g) for g in range(generation)] for lab in run.labs]
-    acting = work.acting("pools", generation, n_train=n_train)
-    pools, budget = regimes.pools(config, generation, n_train, kept_of_labs[config.lab], acting, kept_of_labs)
+    depths = real_depths(run)
+    acting = work.acting("pools", generation, n_train=n_train, real_depths=depths)
+    pools, budget = regimes.pools(
+        config, generation, n_train, kept_of_labs[config.lab], acting, kept_of_labs, depths
+    )
     if not work.main:
         return
     key = ("mix", lab_seed(config.seed, config.lab), generation)
-    rows = draw_rows(pools, budget, key, config.model.chains)
-    for policy, at in work.acting("rows", generation, n_train=n_train):
+    rows = with_origins(run, draw_rows(pools, budget, key, config.model.chains))
+    for policy, at in work.acting("rows", generation, n_train=n_train, real_depths=depths):
         rows = policy.rows(at, rows)
     write_table(run.gen(generation) / "train_set.parquet", rows)
 

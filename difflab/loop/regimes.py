@@ -33,7 +33,7 @@ import numpy as np
 from difflab.config import Config
 from difflab.core.errors import ConfigError
 from difflab.core.seeds import lab_seed
-from difflab.policies import acting
+from difflab.policies import At, acting
 from difflab.runs.ledger import REAL
 from difflab.runs.sizes import first_size, fresh_needed, real_count
 from difflab.runs.train_set import Pool
@@ -46,6 +46,7 @@ def pools(
     kept: list[np.ndarray],
     policies: Iterable[tuple[Any, Any]] = (),
     labs: Sequence[list[np.ndarray]] | None = None,
+    depths: np.ndarray | None = None,
 ) -> tuple[list[Pool], int | None]:
     """The pools of training set `generation`, and the number of rows drawn from their union (None = all).
 
@@ -58,11 +59,14 @@ def pools(
         kept: for each earlier generation, the indices of its samples that selection kept.
         policies: the policies that act on pools in this generation, each with its context.
         labs: `kept` of every lab of an ecosystem; None = all labs kept the same indices.
+        depths: the counted depth of each real image, int64 [n]; None = all are 0. Training set 0 has all its
+            images. Later draws of real images take only those of depth 0.
 
     Raises:
         ConfigError: a pool has fewer images than are to be drawn from it.
     """
-    drawn, budget = _of_regime(config, generation, n_train, kept)
+    depths = np.zeros(n_train, dtype=np.int64) if depths is None else depths[:n_train]
+    drawn, budget = _of_regime(config, generation, depths, kept)
     for policy, at in policies:
         drawn, budget = policy.pools(at, drawn, budget)
     if config.ecosystem and config.ecosystem.lab is not None:
@@ -116,10 +120,10 @@ def exchanged(
 
 
 def _of_regime(
-    config: Config, generation: int, n_train: int, kept: list[np.ndarray]
+    config: Config, generation: int, depths: np.ndarray, kept: list[np.ndarray]
 ) -> tuple[list[Pool], int | None]:
     """The pools and the budget of the regime, see the table at the top of this file."""
-    regime, n0 = config.regime, first_size(config, n_train)
+    regime, n0 = config.regime, first_size(config, len(depths))
     if generation == 0:
         return [_first_real(n0)], None
     from_all = regime.name.startswith("accumulate")
@@ -127,7 +131,7 @@ def _of_regime(
         from_all = regime.synthetic_from == "all"
     sources = range(generation) if from_all else range(generation - 1, generation)
     if regime.name in ("fixed_real", "fresh_real"):
-        return _real_and_synthetic(config, generation, n_train, kept, sources), None
+        return _real_and_synthetic(config, generation, depths, kept, sources), None
     drawn = [Pool("synthetic", g, kept[g], len(kept[g])) for g in sources]
     if regime.name == "replace":
         return drawn, regime.set_size
@@ -147,43 +151,57 @@ def _first_real(n0: int) -> Pool:
 
 
 def _real_and_synthetic(
-    config: Config, generation: int, n_train: int, kept: list[np.ndarray], sources: range
+    config: Config, generation: int, depths: np.ndarray, kept: list[np.ndarray], sources: range
 ) -> list[Pool]:
     """The pools of fixed_real and fresh_real: real images, and samples of the generations `sources`."""
-    n0 = first_size(config, n_train)
+    n0 = first_size(config, len(depths))
     n_real = real_count(config, n0)
     if config.regime.name == "fixed_real":
-        real = Pool("fixed_real", REAL, np.arange(n0), n_real, same=True)
+        real = Pool("fixed_real", REAL, np.flatnonzero(depths[:n0] == 0), n_real, same=True)
     else:
-        start = n0 + (generation - 1) * n_real
-        real = Pool("fresh_real", REAL, np.arange(start, min(n_train, start + n_real)), n_real)
+        start = (generation - 1) * n_real
+        reserve = n0 + np.flatnonzero(depths[n0:] == 0)
+        real = Pool("fresh_real", REAL, reserve[start : start + n_real], n_real)
     counts = _shares((config.regime.set_size or n0) - n_real, len(sources))
     synthetic = [Pool("synthetic", g, kept[g], count) for g, count in zip(sources, counts, strict=True)]
     return [real, *synthetic]
 
 
-def check_possible(config: Config, n_train: int, labs: Sequence[Config] = ()) -> None:
+def check_possible(
+    config: Config, n_train: int, labs: Sequence[Config] = (), depths: np.ndarray | None = None
+) -> None:
     """Raise ConfigError if some generation needs more images than there will be. Nothing is run.
 
     Args:
         config: the config of the run, or of one lab.
         n_train: real images in the train split.
         labs: the configs of all labs of an ecosystem.
+        depths: the counted depth of each real image, int64 [n]; None = all are 0.
     """
+    depths = np.zeros(n_train, dtype=np.int64) if depths is None else depths[:n_train]
     n0 = first_size(config, n_train)
-    reserve, needed = n_train - n0, fresh_needed(config, n0)
+    reserve, needed = int((depths[n0:] == 0).sum()), fresh_needed(config, n0)
     if config.regime.name == "fresh_real" and needed > reserve:
         per = real_count(config, n0)
         raise ConfigError(
             f"fresh_real runs out of unseen real images at generation {reserve // per + 1}: "
             f"{config.generations} generations x {per} = {needed} are needed, "
-            f"{reserve} are in reserve (train split {n_train}, data.train_size {n0}); lower "
-            "regime.real_fraction, regime.set_size, data.train_size or generations"
+            f"{reserve} are in reserve (train split {n_train}, data.train_size {n0}{_synthetic(depths)}); "
+            "lower regime.real_fraction, regime.set_size, data.train_size or generations"
         )
     kept = [_expected_indices(part) for part in (config, *labs)]
+    shared: dict[str, Any] = {"n_train": n_train, "real_depths": depths}
+    for position, policy in enumerate(config.policies):
+        policy.check_real(At(generation=0, position=position, config=config, **shared))
     for t in range(1, config.generations + 1):
         of_config, *of_labs = [indices[:t] for indices in kept]
-        pools(config, t, n_train, of_config, acting("pools", config, t, n_train=n_train), of_labs or None)
+        pools(config, t, n_train, of_config, acting("pools", config, t, **shared), of_labs or None, depths)
+
+
+def _synthetic(depths: np.ndarray) -> str:
+    """The number of images of the real set that count as synthetic, for a message; "" if there are none."""
+    count = int((depths > 0).sum())
+    return f", {count} images declare that they are synthetic" if count else ""
 
 
 def _expected_indices(config: Config) -> list[np.ndarray]:

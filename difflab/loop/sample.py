@@ -31,6 +31,7 @@ from difflab.loop.work import Work
 from difflab.models import family_of
 from difflab.models.family import ClosedForm, Family
 from difflab.policies import acting
+from difflab.runs.origins import BY_RUN, depth_after
 from difflab.runs.run import Run
 from difflab.runs.store import Shards
 
@@ -59,7 +60,9 @@ def sample(work: Work, generation: int) -> dict[str, Any]:
     if work.main:
         shards = run.samples(generation)
         probed = 0 if config.exact else probe_count(run)
+        depth, mean_depth = depth_after(run, generation)
         record = {"count": len(shards), "hash": shards.hash(), "probe": probed}
+        record |= {"depth": depth, "mean_depth": mean_depth}
         write_json(run.gen(generation) / "sampled.json", record)
     return {"images": count, "store_seconds": round(store_seconds, 4)}
 
@@ -221,8 +224,12 @@ def provenance(run: Run, generation: int, settings: Sample) -> dict[str, Any]:
     if names:
         recorded["policies"] = list(dict.fromkeys(names))
     hashes = read_json(run.gen(generation) / "model" / "hash.json")
+    depth, _ = depth_after(run, generation)
     return {
         "generation": generation,
+        "origin": "synthetic",
+        "depth": depth,
+        "declared_by": BY_RUN,
         "lab": run.config.lab,
         "kind": "synthetic",
         "model_hash": hashes["model"],

@@ -27,6 +27,8 @@ class At:
         run: the run; None while a config is only checked.
         n_train: number of real images in the train split. The first n0 are generation 0's training set, the
             rest are the reserve.
+        real_depths: the counted depth of each real image of the train split, int64 [n_train]; 0 = it counts
+            as real. None = all count as real.
         extractors: the opened feature extractors, in the order of measure.extractors.
         device: the device on which models run.
         say: a function that shows a line of text to the user.
@@ -37,9 +39,15 @@ class At:
     config: Any
     run: Any = None
     n_train: int = 0
+    real_depths: np.ndarray | None = None
     extractors: Sequence[Any] = ()
     device: Any = "cpu"
     say: Callable[[str], None] = lambda text: None
+
+    def real_rows(self, start: int, stop: int) -> np.ndarray:
+        """Positions from `start` to `stop` in the train split of the images that count as real, int64."""
+        rows = np.arange(start, max(start, stop))
+        return rows if self.real_depths is None else rows[self.real_depths[rows] == 0]
 
     def rng(self, *words: object) -> np.random.Generator:
         """A random stream that depends only on the run's seed, the lab, the generation, the policy's position
@@ -105,6 +113,12 @@ class Policy(PolicySpec):
 
     def check_model(self, model: Any) -> None:
         """Raise ConfigError if the policy does not fit the base of a text-to-image family."""
+
+    def check_real(self, at: At) -> None:
+        """Raise ConfigError if the policy does not allow the real set, whose depths are in `at.real_depths`.
+
+        This is called before anything is fitted, with generation 0.
+        """
 
     def decides(self) -> tuple[str, ...]:
         """Names, in words, of the things that this policy alone sets in its generations; () = nothing.

@@ -17,6 +17,7 @@ from difflab.report.feature_map import POINTS, feature_map, nearest_pairs
 from difflab.report.pictures import pictures
 from difflab.report.rounding import rounded
 from difflab.runs.folder import STAGES
+from difflab.runs.origins import composition
 from difflab.runs.probe import caption
 from difflab.runs.run import Run
 
@@ -45,6 +46,7 @@ def detail(
         "generations": run.generations,
         "planned": run.config.generations,
         "cost": cost(run),
+        "origins": origins(run),
         "config": yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False),
         "recipe": run.recipe,
         "versions": versions(run),
@@ -89,6 +91,22 @@ def setup(run: Run) -> list[tuple[str, str]]:
         lines.append(("policies", ", ".join(policy.policy for policy in config.policies)))
     lines.append(("seed", str(config.seed)))
     return lines
+
+
+def origins(run: Run) -> list[dict[str, Any]]:
+    """What each training set consists of.
+
+    A row is {generation, images, real, synthetic, unknown, share, mean, depths: [{depth, count}]}.
+    """
+    rows = []
+    for t in range(run.config.generations + 1):
+        if run.done(t, "mix"):
+            found = composition(run, t)
+            row: dict[str, Any] = {"generation": t, "images": found.images}
+            row |= {name: found.origins.get(name, 0) for name in ("real", "synthetic", "unknown")}
+            row |= {"share": found.synthetic_share, "mean": rounded(found.mean_depth)}
+            rows.append(row | {"depths": [{"depth": d, "count": n} for d, n in found.depths.items()]})
+    return rows
 
 
 def _real_images(run: Run) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group
@@ -18,6 +19,7 @@ from difflab.metrics import METRICS
 from difflab.metrics.evaluate import left_out
 from difflab.metrics.row_name import measure_name
 from difflab.report.blocks import Blocks, Column, Roomy
+from difflab.runs.origins import Composition
 from difflab.runs.run import Run
 
 
@@ -173,6 +175,21 @@ def stages(run: Run, rows: list[dict[str, Any]]) -> Blocks:
         body.append([str(row["generation"]), *marks, f"{spent:.1f}" if spent else "-"])
     heads = [Column("generation"), *(Column(name, "center") for name in names), Column("seconds")]
     return Blocks(heads, body, f"{run.path}: {run.config.name}, recipe {run.recipe}")
+
+
+def compositions(path: Path, found: dict[int, Composition]) -> Blocks:
+    """What each training set consists of, by its generation. For `difflab status`."""
+    heads = [Column(head) for head in ("training set", "images", "real", "synthetic", "unknown")]
+    heads += [Column("share synthetic"), Column("images by depth", "left"), Column("mean depth")]
+    body = []
+    for generation, of_set in found.items():
+        counts = [f"{of_set.origins.get(name, 0):,}" for name in ("real", "synthetic", "unknown")]
+        depths = ", ".join(f"{depth}: {count:,}" for depth, count in of_set.depths.items())
+        share = f"{of_set.synthetic_share:.1%}"
+        body.append(
+            [str(generation), f"{of_set.images:,}", *counts, share, depths, number(of_set.mean_depth)]
+        )
+    return Blocks(heads, body, f"{path}: origin of the training images (depth 0 = real)")
 
 
 def costs(rows: Sequence[Any], title: str) -> Blocks:

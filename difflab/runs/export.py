@@ -5,18 +5,28 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from difflab.core.errors import ConfigError, DataError
+from difflab.core.files import read_json
+from difflab.core.png import KEYWORD, with_text
+from difflab.runs.origins import BY_RUN, sample_depth
 from difflab.runs.run import Run
 
 KEPT = ("label", "class", "prompt", "seed", "generation", "flag", "sha256")
+ORIGIN = ("origin", "depth", "declared_by", "kind", "model_hash", "parents_hash", "set_hash", "recipe")
+"""Where an image comes from: columns of the ledger, the hash of all samples, and the recipe of the run."""
+ABOUT = ("generation", "seed", "sha256", "model_hash", "parents_hash", "set_hash", "recipe")
+IN_FILE = ("origin", "depth", *ABOUT)
+"""Keys of the text chunk in each PNG file."""
 
 
 def export(run: Run, generation: int, folder: Path) -> int:
     """Write the samples of a generation to `folder` and return their number.
 
     The folder gets the files ``000000.png``, ``000001.png``, ... and ``metadata.jsonl``. The keys of a line
-    are file_name, text (the caption or else the class) and the columns of the ledger in `KEPT`.
+    are file_name, text (the caption or else the class), the columns of the ledger in `KEPT`, and those of
+    `ORIGIN`. Each file has the keys `IN_FILE` as JSON in the text chunk ``difflab``. Pixels are unchanged.
 
     Raises:
         ConfigError: the generation has no samples, or the samples are numbers.
@@ -37,15 +47,30 @@ def export(run: Run, generation: int, folder: Path) -> int:
         temporary.mkdir(parents=True)
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror}; give --to another folder") from error
+    shared = {
+        "set_hash": read_json(run.gen(generation) / "sampled.json").get("hash"),
+        "recipe": run.recipe,
+    }
+    depth, _ = sample_depth(run, generation)
     with open(temporary / "metadata.jsonl", "w", encoding="utf-8", newline="\n") as lines:
         for shard in shards.shards:
             for row in shards.table(shard).to_pylist():
                 name = f"{row['index']:06d}.png"
-                (temporary / name).write_bytes(row["image"]["bytes"])
+                values = (
+                    {"origin": "synthetic", "depth": depth, "declared_by": BY_RUN} | shared | present(row)
+                )
+                declaration = json.dumps({key: values[key] for key in IN_FILE})
+                image = with_text(row["image"]["bytes"], KEYWORD, declaration)
+                (temporary / name).write_bytes(image)
                 text = row["prompt"] or row["class"] or ""
-                line = {"file_name": name, "text": text, **{k: row[k] for k in KEPT}}
+                line = {"file_name": name, "text": text, **{k: values.get(k) for k in (*KEPT, *ORIGIN)}}
                 lines.write(json.dumps(line, ensure_ascii=False) + "\n")
     if folder.exists():
         folder.rmdir()
     temporary.rename(folder)
     return len(shards)
+
+
+def present(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the ledger without missing origins, which ledgers of older versions do not have."""
+    return {key: value for key, value in row.items() if key not in ORIGIN[:3] or value is not None}

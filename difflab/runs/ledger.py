@@ -42,12 +42,21 @@ COLUMNS = [
     ("settings", pa.dictionary(pa.int8(), pa.string())),  # scheduler, steps, guidance_scale as JSON
     ("sha256", pa.string()),  # hash of shape and pixels, whatever the encoding
 ]
+ORIGIN_COLUMNS = [
+    ("origin", pa.dictionary(pa.int8(), pa.string())),  # real | synthetic | unknown
+    ("depth", pa.int32()),  # models between the image and real images, see runs/origins.py; null = unknown
+    ("declared_by", pa.dictionary(pa.int8(), pa.string())),  # the layer that says so, see data/declared.py
+]
+"""Ledgers of older versions do not have these columns."""
 SIZE_COLUMNS = [("height", pa.int32()), ("width", pa.int32())]  # only in sets of several sizes
 
 
-def schema(images: bool, several_sizes: bool = False) -> pa.Schema:
-    """The columns of the ledger of images, or of the numbers of an exact family."""
-    columns = COLUMNS + SIZE_COLUMNS if several_sizes else COLUMNS
+def schema(images: bool, several_sizes: bool = False, origins: bool = True) -> pa.Schema:
+    """The columns of the ledger of images, or of the numbers of an exact family.
+
+    origins: False = the columns of older versions, without ORIGIN_COLUMNS.
+    """
+    columns = COLUMNS + (ORIGIN_COLUMNS if origins else []) + (SIZE_COLUMNS if several_sizes else [])
     fields = [pa.field(name, kind) for name, kind in (IMAGE_COLUMNS if images else VALUE_COLUMNS) + columns]
     if not images:
         return pa.schema(fields)

@@ -268,7 +268,8 @@ class Shards:
             try:
                 rows = self.table(shard)
                 wanted = list(self.span(shard))
-                schema = ledger.schema(self.images, bool(self.sizes))
+                has_origins = "origin" in rows.column_names
+                schema = ledger.schema(self.images, bool(self.sizes), has_origins)
                 # The schema is in the footer of the file, which page checksums do not cover.
                 if not rows.schema.equals(schema) or rows.schema.metadata != schema.metadata:
                     yield f"{path}: its columns are not those of the ledger"

@@ -56,6 +56,7 @@ OTHER: dict[str, Any] = {
     "name": "other", "seed": 9, "generations": 9,
     "data.source": "emoji", "data.image_size": 16, "data.color": "RGB", "data.label": "style", "data.styles": ["a"], "data.held_out": 0.25,
     "data.train_size": 77, "data.limit": 500, "data.tail.kind": "zipf", "data.tail.exponent": 2.0, "data.bad_images": "skip", "data.max_pixels": 10,
+    "data.provenance": "trust", "data.unknown_origin": "synthetic",
     "data.caption": "a {class}", "data.caption_column": "title", "data.split_seed": 5, "data.buckets": [[8, 8], [8, 12]],
     "model.family": "memoriser", "model.conditional": False, "model.prediction_type": "epsilon", "model.train_timesteps": 50,
     "model.beta_schedule": "linear", "model.width": 16, "model.depth": 2,

@@ -40,7 +40,7 @@ def run(tmp_path) -> Run:
         shards.write(
             k, PIXELS[span.start : span.stop], {"generation": 1, "seed": [10 + i for i in span], **own}
         )
-    write_json(run.gen(1) / "sampled.json", {})
+    write_json(run.gen(1) / "sampled.json", {"hash": shards.hash(), "depth": 2, "mean_depth": 1.5})
     run.close()
     return run
 
@@ -126,7 +126,7 @@ def test_difflab_reads_what_it_has_exported(tmp_path, classes):
     )
     own = {"prompt": texts, **({"class": list("aabba"), "label": [0, 0, 1, 1, 0]} if classes else {})}
     run.samples(0).write(0, PIXELS, {"generation": 0, "seed": list(range(5)), **own})
-    write_json(run.gen(0) / "sampled.json", {})
+    write_json(run.gen(0) / "sampled.json", {"depth": 1, "mean_depth": 1.0})
     run.close()
     export(run, 0, tmp_path / "out")
     source = open_source(Data(source=f"imagefolder:{tmp_path / 'out'}"), 0)

@@ -15,6 +15,7 @@ from difflab.core.errors import ConfigError
 from difflab.core.files import write_json
 from difflab.policies.interface import At, Policy
 from difflab.runs.ledger import REAL
+from difflab.runs.origins import counted, real_origins
 from difflab.runs.sizes import first_size
 from difflab.runs.train_set import SHARED
 
@@ -43,9 +44,11 @@ class Guard(Policy):
     """Refuses or thins training sets with too many synthetic images or with images of late generations.
 
     The guard counts the rows that the regime and all earlier policies have drawn, and writes guard.json
-    beside the training set. If the config alone determines the counts, the config is refused before anything
-    runs. Exact: in the generations in which the guard acts, no training set has a share of synthetic images
-    above max_synthetic_fraction, and none has an image of a generation after max_generation.
+    beside the training set. Images of data.source that declare that they are synthetic count as such
+    (docs/provenance.md). If the config and the real set determine the counts, the run is refused before
+    anything is fitted; so is training set 0, which cannot be thinned. Exact: in the generations in
+    which the guard acts, no training set has a share of synthetic images above max_synthetic_fraction, and
+    none has an image of a generation after max_generation or of a depth above max_generation + 1.
     """
 
     source: ClassVar[str] = "Bertrand et al., arXiv 2310.00429 (stability below a share of samples)"
@@ -63,8 +66,8 @@ class Guard(Policy):
     max_generation: int | None = Field(
         None,
         ge=0,
-        description="Last generation whose samples may be trained on. With 0, only samples of the model "
-        "that was trained on real images; null = off.",
+        description="Last generation whose samples may be trained on, and largest depth minus 1. With 0, "
+        "only samples of a model that was trained on real images; null = off.",
     )
     mode: Literal["refuse", "thin"] = Field(
         "refuse",
@@ -102,15 +105,54 @@ class Guard(Policy):
             return drawn, budget
         size = drawable if budget is None else min(budget, drawable)
         fraction = size / drawable  # the expected share of each pool that is drawn
-        real = fraction * sum(pool.count for pool in drawn if pool.generation == REAL)
-        late = fraction * sum(pool.count for pool in drawn if self._late(pool.generation))
+        known = [self._of_pool(at, pool) for pool in drawn]
+        real = fraction * sum(of_pool[0] for of_pool in known)
+        late = fraction * sum(of_pool[1] for of_pool in known)
         first = fraction * sum(pool.count for pool in drawn if pool.kind == "fixed_real")
-        self._allowed(at, size, real, size - real - late, first_size(at.config, at.n_train) - first)
+        spare = len(at.real_rows(0, first_size(at.config, at.n_train))) - first
+        self._allowed(at, size, real, size - real - late, spare)
         return drawn, budget
 
-    def _late(self, generation: Any) -> Any:
-        """Whether this generation, a number or an array, comes after max_generation."""
-        return generation > (np.inf if self.max_generation is None else self.max_generation)
+    def check_real(self, at: At) -> None:
+        """Refuse training set 0 if it exceeds the limits. It cannot be thinned."""
+        if at.real_depths is None or self.first > 1:
+            return
+        depths = at.real_depths[: first_size(at.config, at.n_train)]
+        generation = np.full(len(depths), REAL)
+        synthetic, late = int((depths > 0).sum()), int(self._late(generation, depths).sum())
+        if not late and synthetic <= (self.max_synthetic_fraction + SLACK) * len(depths):
+            return
+        raise ConfigError(
+            f"policies: guard refuses data.source={at.config.data.source}: "
+            f"{self._excess(0, len(depths), synthetic, late)}; allowed: {self._limits()}. Remove these "
+            "images from the source, or raise the limit"
+        )
+
+    def _of_pool(self, at: At, pool: Any) -> tuple[float, float]:
+        """The expected numbers of real and of late images among those drawn from a pool.
+
+        The depth of samples that are not drawn yet is counted in `rows`.
+        """
+        if pool.generation != REAL:
+            return 0.0, pool.count * bool(self._late(pool.generation, np.int64(pool.generation + 1)))
+        if at.real_depths is None or not len(pool.rows):
+            return float(pool.count), 0.0
+        depths = at.real_depths[pool.rows[: pool.count] if pool.same else pool.rows]
+        late = self._late(np.full(len(depths), REAL), depths)
+        return pool.count * float((depths == 0).mean()), pool.count * float(late.mean())
+
+    def _late(self, generation: Any, depth: Any) -> Any:
+        """Whether images come after max_generation or are deeper than max_generation + 1. Also for arrays."""
+        most = np.inf if self.max_generation is None else self.max_generation
+        return (generation > most) | (depth > most + 1)
+
+    def _excess(self, generation: int, size: float, synthetic: float, late: float) -> str:
+        """What exceeds the limits, in words."""
+        excess = f"{synthetic / size:.4g} of training set {generation} "
+        excess += f"({synthetic:.6g} of {size:.6g} images) are synthetic"
+        if late > SLACK:
+            excess += f", {late:.6g} of them from generations after {self.max_generation}"
+        return excess
 
     def _allowed(self, at: At, size: float, real: float, synthetic: float, spare: float) -> tuple[int, int]:
         """The number of `synthetic` images that are kept, and the number of real images that are added.
@@ -129,10 +171,7 @@ class Guard(Policy):
         share = (size - real) / size
         if late <= SLACK and share <= self.max_synthetic_fraction + SLACK:
             return round(synthetic), 0
-        excess = f"{share:.4g} of training set {at.generation} "
-        excess += f"({size - real:.6g} of {size:.6g} images) are synthetic"
-        if late > SLACK:
-            excess += f", {late:.6g} of them from generations after {self.max_generation}"
+        excess = self._excess(at.generation, size, size - real, late)
         if self.mode == "refuse":
             raise ConfigError(
                 f"policies: guard refuses: {excess}; allowed: {self._limits()}. "
@@ -175,10 +214,10 @@ class Guard(Policy):
         return most / (1 - most) * real
 
     def rows(self, at: At, rows: pa.Table) -> pa.Table:
-        generation = rows["generation"].to_numpy()
-        real, late = generation == REAL, self._late(generation)
-        first = np.arange(first_size(at.config, at.n_train))
-        spare = np.setdiff1d(first, rows["index"].to_numpy()[real])
+        generation, depth = rows["generation"].to_numpy(), counted_depths(at, rows)
+        real, late = depth == 0, self._late(generation, depth)
+        first = at.real_rows(0, first_size(at.config, at.n_train))
+        spare = np.setdiff1d(first, rows["index"].to_numpy()[generation == REAL])
         chain = rows["replicate"].to_numpy()
         kept, added = len(rows), 0
         for replicate in range(max(1, chain.max() + 1)):  # parallel chains have their own rows
@@ -192,14 +231,14 @@ class Guard(Policy):
             if len(places) < len(rows):
                 out = rows.take(pa.array(places))
             if added:
-                out = filled(out, np.sort(at.rng("fill").permutation(spare)[:added]))
+                out = filled(out, np.sort(at.rng("fill").permutation(spare)[:added]), at.run)
         self._record(at, rows, out, added)
         return out
 
     def _record(self, at: At, drawn: pa.Table, used: pa.Table, added: int) -> None:
         """Write guard.json, and report how many images were removed."""
         n, removed = len(drawn), len(drawn) - (len(used) - added)
-        before, after = (float((rows["generation"].to_numpy() != REAL).mean()) for rows in (drawn, used))
+        before, after = (float((counted_depths(at, rows) > 0).mean()) for rows in (drawn, used))
         record = {
             "max_synthetic_fraction": self.max_synthetic_fraction,
             "max_generation": self.max_generation,
@@ -218,8 +257,15 @@ class Guard(Policy):
             )
 
 
-def filled(rows: pa.Table, index: np.ndarray) -> pa.Table:
-    """`rows`, followed by the real images `index`."""
+def counted_depths(at: At, rows: pa.Table) -> np.ndarray:
+    """The counted depth of each row of a training set, int64 [n]; 0 = it counts as real."""
+    if "depth" not in rows.column_names:  # rows of a policy that was written before there were depths
+        return rows["generation"].to_numpy() + 1
+    return counted(rows["origin"].to_pylist(), rows["depth"].to_pylist(), at.config.data.unknown_origin)
+
+
+def filled(rows: pa.Table, index: np.ndarray, run: Any = None) -> pa.Table:
+    """`rows`, followed by the real images `index` of `run`, whose origins are read."""
     count = len(index)
     values: dict[str, Any] = {
         "pool": ["fixed_real"] * count,
@@ -228,6 +274,8 @@ def filled(rows: pa.Table, index: np.ndarray) -> pa.Table:
         "index": index,
         "replicate": [SHARED] * count,
     }
+    if "origin" in rows.column_names:
+        values |= real_origins(run).take(pa.array(index)).to_pydict()
     kinds = {field.name: field.type for field in rows.schema} | {"pool": pa.string()}
     added = pa.table({name: pa.array(values.get(name, [None] * count), kind) for name, kind in kinds.items()})
     column = rows.schema.get_field_index("pool")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from difflab.config.policy_registry import policy
@@ -21,7 +20,7 @@ class Healing(Policy):
 
     Later generations follow the regime again. With train.start_from=previous a damaged model is trained
     further (Bohacek & Farid 2311.12202). With scratch a new model is trained. Exact: training sets
-    first..last contain the same images as training set 0.
+    first..last contain the images of training set 0 that count as real.
     """
 
     source: ClassVar[str] = "Bohacek & Farid, arXiv 2311.12202"
@@ -39,5 +38,5 @@ class Healing(Policy):
                 )
 
     def pools(self, at: At, drawn: list[Any], budget: int | None) -> tuple[list[Any], int | None]:
-        n0 = first_size(at.config, at.n_train)
-        return [Pool("fixed_real", REAL, np.arange(n0), n0)], None
+        rows = at.real_rows(0, first_size(at.config, at.n_train))
+        return [Pool("fixed_real", REAL, rows, len(rows))], None

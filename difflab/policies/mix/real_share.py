@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from difflab.config.policy_registry import policy
@@ -92,11 +91,12 @@ class RealShare(Policy):
         total = sum(pool.count for pool in drawn) if budget is None else budget
         n_real = round(self.share(t) * total)
         if self.real == "fixed":
-            real = Pool("fixed_real", REAL, np.arange(n0), n_real, same=True)
-            have, mend = n0, "raise data.train_size"
+            real = Pool("fixed_real", REAL, at.real_rows(0, n0), n_real, same=True)
+            have, mend = len(real.rows), "raise data.train_size"
         else:
-            start = n0 + self._drawn(at.config, n0, t)
-            real = Pool("fresh_real", REAL, np.arange(start, min(at.n_train, start + n_real)), n_real)
+            start = self._drawn(at.config, n0, t)
+            reserve = at.real_rows(n0, at.n_train)
+            real = Pool("fresh_real", REAL, reserve[start : start + n_real], n_real)
             have, mend = len(real.rows), "lower data.train_size, so that the reserve is larger"
         if n_real > have:
             raise ConfigError(

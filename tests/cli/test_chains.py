@@ -77,6 +77,8 @@ def test_status_shows_every_stage(finished, call, tmp_path):
     (half / "gen-001" / "metrics.jsonl").unlink()
     code, out, _ = call("status", half, "--json")
     first, second = map(json.loads, out.splitlines())
+    shares = [row.pop("training_set")["synthetic_share"] for row in (first, second)]
+    assert shares == [0, 1]
     assert first == {"generation": 0, **dict.fromkeys(STAGES, True)} and second == {
         **first,
         "generation": 1,

@@ -22,7 +22,7 @@ from difflab.core.errors import ConfigError, StoreError, reading
 from difflab.core.files import ASSETS, cache_home, read_json, write_json
 from difflab.core.hashing import digest, file_hash
 from difflab.models import text_table
-from difflab.models.base_files import WEIGHTS, check_component, check_config, variant_of
+from difflab.models.base_files import TOKENIZERS, WEIGHTS, check_component, check_config, variant_of
 from difflab.models.loading import load_model
 from difflab.models.text_table import Reader
 from difflab.models.text_to_image.architecture import Architecture, Texts, joined
@@ -143,7 +143,7 @@ class Base:
 
     def texts_file(self, prompts: Sequence[str | None], device: Any, dtype: torch.dtype) -> Path:
         """The file of the embeddings in the cache."""
-        parts = [name for name in self.components if name.startswith(("text_encoder", "tokenizer"))]
+        parts = [name for name in self.components if name.startswith(("text_encoder", *TOKENIZERS))]
         flags = {name: value for name, value in self.index.items() if name[0] != "_"}
         types = dict.fromkeys([str(encoder_type(device, dtype)), str(dtype)])
         key = digest([self.kind, flags, self.hash(*parts), " to ".join(types), list(prompts)])

@@ -1,6 +1,6 @@
 """The estimate of `difflab plan --gpu` beside the measured memory of a training pass on a CPU.
 
-    python benchmarks/memory_estimate.py
+    python benchmarks/memory_estimate.py [PART OF A SETTING'S NAME]
 
 A random Stable Diffusion 3 with a transformer of 171 million parameters makes one pass per setting, each in a process
 of its own. A pass is its activations and gradients, without weights, in MiB: `estimated` by fake tensors, `counted` over the
@@ -88,7 +88,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         make(Path(home) / "sd3")
         print("| setting | weights | estimated weights | estimated pass | counted pass | measured pass |")
+        wanted = sys.argv[1] if len(sys.argv) > 1 else ""
         for name, changes in SETTINGS.items():
+            if wanted not in name:
+                continue
             command = [sys.executable, "-W", "ignore", __file__, home + "/sd3", json.dumps(changes)]
             out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             print("|", name, "|", " | ".join(out.split("RESULT")[1].split()), "|", flush=True)

@@ -14,7 +14,7 @@ import traceback
 from importlib.metadata import version
 from pathlib import Path
 
-from difflab.cli import chains, images, setup, studies, tuning
+from difflab.cli import chains, images, provenance, setup, studies, tuning
 from difflab.cli.args import Commands, Parser
 from difflab.cli.output import problem
 from difflab.core.errors import DifflabError
@@ -122,7 +122,7 @@ def parser() -> Parser:
     top.add_argument("--version", action="version", version=f"difflab {version('difflab')}")
     top.set_defaults(command=front_page, parser=top)
     commands = Commands(top)
-    for group in (chains, images, studies, tuning, setup):
+    for group in (chains, provenance, images, studies, tuning, setup):
         group.add(commands)
     return top
 

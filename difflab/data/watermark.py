@@ -23,6 +23,8 @@ import numpy as np
 SMALLEST = 256
 """Side of the smallest square, in pixels, that can carry a mark."""
 SCALE, BLOCK = 36, 4
+OF_BLUE_CHROMA = (0.492 * np.array([-0.299, -0.587, 1 - 0.114])).astype(np.float32)
+"""Weights of R, G and B in U - 128."""
 CHANCE = 1e-6
 """Largest probability that as many bits agree by chance, if each bit agrees with probability 1/2."""
 
@@ -76,13 +78,15 @@ def can_carry(height: int, width: int) -> bool:
 
 
 def block_scores(image: np.ndarray) -> np.ndarray:
-    """Which blocks say 1, bool [blocks], in rows from the top left. `image` is uint8 [H, W, 3], RGB."""
+    """Which blocks say 1, bool [blocks], in rows from the top left. `image` is uint8 [H, W, 3], RGB.
+
+    U is rounded as in the package: without it, a tenth of the marks of 48 bits are lost.
+    """
     height, width = (side // 4 * 4 for side in image.shape[:2])
-    rgb = image[:height, :width].astype(np.float32)
-    luma = 0.299 * rgb[..., 0] + 0.587 * rgb[..., 1] + 0.114 * rgb[..., 2]
-    blue = np.clip(np.rint(0.492 * (rgb[..., 2] - luma) + 128), 0, 255)
+    blue = image[:height, :width].astype(np.float32).reshape(-1, 3) @ OF_BLUE_CHROMA
+    blue = np.rint(blue, out=blue).reshape(height, width)
     pairs = blue[0::2] + blue[1::2]
-    low = (pairs[:, 0::2] + pairs[:, 1::2]) / 2
+    low = (pairs[:, 0::2] + pairs[:, 1::2]) / 2 + 2 * 128
     rows, columns = low.shape[0] // BLOCK, low.shape[1] // BLOCK
     blocks = low[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK)
     values = blocks.transpose(0, 2, 1, 3).reshape(rows * columns, BLOCK * BLOCK)[:, 1:]

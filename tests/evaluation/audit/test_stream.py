@@ -10,6 +10,7 @@ from PIL import Image
 
 from difflab.core.hashing import content_hash
 from difflab.data.image_sets import listing_of
+from difflab.data.near_copies import square_thumbnail
 from difflab.data.watermark import MESSAGES
 from difflab.evaluation.audit.stream import CHUNK, Options, stream, view_of
 
@@ -82,3 +83,11 @@ def test_parts_are_in_order_and_bounded() -> None:
     views = [view for part in parts for view in part]
     assert [view.position for view in views] == list(range(CHUNK + 5))
     assert [view.position for view in views if view.thumbnail is not None] == [2]
+
+
+def test_thumbnails_of_squares_are_those_of_other_sizes() -> None:
+    random = np.random.default_rng(0)
+    image = np.asarray(Image.fromarray(random.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize((128, 128)))
+    view = view_of(listing_of(image[None], "set", []), 0, Options())
+    assert view.thumbnail is not None
+    assert abs(view.thumbnail.astype(int) - square_thumbnail(image)).max() <= 1

@@ -104,7 +104,7 @@ def test_denormalise_takes_back_what_normalise_did(base, folders):
 
 @ALL
 def test_a_few_steps_lower_the_loss(base, folders, tmp_path):
-    """On fixed noise and times, before and after six steps on eight images."""
+    """On fixed noise and times, before and after twelve steps on eight images."""
     model = base.model(folders[base.name])
     inputs = model.encoder("cpu")(torch.from_numpy(tiny.images(8, base.side)))
     train = Train()
@@ -113,14 +113,14 @@ def test_a_few_steps_lower_the_loss(base, folders, tmp_path):
         model.prepare_training(train, "cpu")
         rng = torch.Generator().manual_seed(0)
         totals = []
-        for _ in range(2):
+        for _ in range(4):
             drawn = model.draws(inputs, torch.arange(8) % 4, slice(0, 8), 8, train, rng)
             with torch.no_grad():
                 totals.append(float(model.error(model.net, **drawn).mean()))
         return sum(totals)
 
     before = loss(model)
-    tiny.train(model, tmp_path, images_seen=48, learning_rate=1e-2, side=base.side)
+    tiny.train(model, tmp_path, images_seen=96, learning_rate=4e-3, side=base.side)
     after = loss(model)
     print(base.name, before, after)
     assert after < 0.97 * before

@@ -86,10 +86,7 @@ def audit(
     >>> found["exact copies"].count, found.share.declared, found.share.estimate
     (2, 0.0, None)
     """
-    chosen = clean.DEFAULT if leave_out is None else tuple(leave_out)
-    clean.check_layers(chosen)
-    if write is not None:
-        clean.check_out(Path(write).expanduser())
+    chosen = _layers_to_leave_out(leave_out, write)
     _check_metadata_only(metadata_only, calibrate, known_synthetic, known_real)
     notes: list[str] = []
     listing = _listing(dataset, notes)
@@ -97,10 +94,8 @@ def audit(
         None if calibrate is None else _probe(calibrate, extractors, image_size, seed, device, notes),
         None if labels is None else read_labels(Path(labels), listing.keys),
     )
-    known = []
-    for name, images in (("known synthetic", known_synthetic), ("known real", known_real)):
-        if images is not None:
-            known.append(read_known(images, name, seed, notes))
+    sets = {"known synthetic": known_synthetic, "known real": known_real}
+    known = [read_known(images, name, seed, notes) for name, images in sets.items() if images is not None]
     work = _Work(listing, evidence, known, not metadata_only, keep_text, seed, progress)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if out is None else Path(out).expanduser()
@@ -112,6 +107,15 @@ def audit(
         reasons = clean.reasons_of(counts.masks, counts.tally.readable, chosen)
         clean.write_clean(listing, reasons, Path(write).expanduser())
     return result
+
+
+def _layers_to_leave_out(leave_out: Sequence[str] | None, write: str | Path | None) -> tuple[str, ...]:
+    """Raises DataError for unknown layers, and if `write` exists."""
+    chosen = clean.DEFAULT if leave_out is None else tuple(leave_out)
+    clean.check_layers(chosen)
+    if write is not None:
+        clean.check_out(Path(write).expanduser())
+    return chosen
 
 
 def _check_metadata_only(metadata_only: bool, *sets: Any) -> None:

@@ -68,6 +68,10 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="store names and metadata texts in the record and in --json; otherwise hashes and counts only",
     )
+    _add_write(command)
+
+
+def _add_write(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--write",
         type=Path,

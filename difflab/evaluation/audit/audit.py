@@ -73,14 +73,13 @@ def audit(
         extractors: feature spaces of the probe; None = texture, and efficientnet-lite0 or else pixels.
         image_size: of the probe, as in `compare`; None = the typical shorter side, at most 256.
         metadata_only: read headers only; no pixels, copies, watermarks or probe.
-        keep_text: store names and metadata texts in `out`. Otherwise it holds hashes and counts only.
-        out: folder of the record. A second call with it goes on where the first one stopped.
+        keep_text: store names and metadata texts in `out`, not only hashes and counts.
+        out: folder of the record, with which a second call goes on.
         write: folder for the images that no layer of `leave_out` finds, see `clean.write_clean`.
         leave_out: of `clean.LAYERS`; None = `clean.DEFAULT`.
-        seed, device: of random choices; where networks run.
-        progress: called after each part.
+        seed, device, progress: of random choices; where networks run; called after each part.
 
-    Raises DataError for sets, labels and folders that cannot be used, StoreError for a damaged record.
+    Raises DataError for unusable sets, labels and folders, StoreError for a damaged record.
 
     >>> found = audit(np.zeros((3, 8, 8, 3), np.uint8))
     >>> found["exact copies"].count, found.share.declared, found.share.estimate
@@ -90,10 +89,8 @@ def audit(
     _check_metadata_only(metadata_only, calibrate, known_synthetic, known_real)
     notes: list[str] = []
     listing = _listing(dataset, notes)
-    evidence = Evidence(
-        None if calibrate is None else _probe(calibrate, extractors, image_size, seed, device, notes),
-        None if labels is None else read_labels(Path(labels), listing.keys),
-    )
+    probe = None if calibrate is None else _probe(calibrate, extractors, image_size, seed, device, notes)
+    evidence = Evidence(probe, None if labels is None else read_labels(Path(labels), listing.keys))
     sets = {"known synthetic": known_synthetic, "known real": known_real}
     known = [read_known(images, name, seed, notes) for name, images in sets.items() if images is not None]
     work = _Work(listing, evidence, known, not metadata_only, keep_text, seed, progress)

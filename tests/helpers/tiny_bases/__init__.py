@@ -23,7 +23,7 @@ from difflab.core.shape import Shape
 from difflab.models import family_of
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class TinyBase:
     """How a tiny random folder of one architecture is made, and how its pipeline is called.
 

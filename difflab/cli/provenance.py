@@ -208,7 +208,6 @@ def _add_new_key(commands: Commands) -> None:
         new_key,
         "Make a key and certificates for development, to sign images with difflab export --c2pa.",
         ["difflab new-key my-key"],
-        json_too=False,
     )
     command.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
 
@@ -218,6 +217,9 @@ def new_key(args: argparse.Namespace) -> int:
     from difflab.data.signing_key import new_key as make
 
     key = make(args.folder)
+    if args.json:
+        print_rows([{"folder": str(args.folder), "signer": key.signer, "algorithm": key.algorithm}])
+        return 0
     print(f"{args.folder}: a key of {key.signer} ({key.algorithm}), for development: no trust list has it")
     print("  key.pem           the private key; keep it to yourself")
     print("  certificates.pem  its certificate and the one of its own authority")

@@ -101,3 +101,5 @@ def test_new_key_says_what_its_files_are_for(call, refused):
     assert code == 0 and "for development: no trust list has it" in out
     assert sorted(file.name for file in Path("key").iterdir()) == ["certificates.pem", "key.pem", "root.pem"]
     assert "key exists and is not empty" in refused("new-key", "key")
+    code, out, _ = call("new-key", "other", "--json")
+    assert code == 0 and json.loads(out)["algorithm"] == "ed25519"

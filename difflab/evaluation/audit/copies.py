@@ -14,7 +14,7 @@ from difflab.data.listing import Listing
 from difflab.data.near_copies import near_copies, near_copies_within
 from difflab.evaluation.audit.stream import Options, stream
 
-MOST = 10_000
+MOST = 2000
 """Images of a set that are compared for near copies. More are drawn at random: time grows with the square."""
 EMPTY = np.zeros((0, 32, 32, 3), np.uint8)
 

@@ -16,6 +16,7 @@ from difflab.core.errors import DifflabError
 
 if TYPE_CHECKING:
     from difflab.config import load as load_config
+    from difflab.evaluation.audit.audit import audit
     from difflab.evaluation.compare import compare
     from difflab.evaluation.diagnose import diagnose, diagnose_run
     from difflab.evaluation.monitor import Monitor
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 HOMES = {
     "Run": "runs.run",
+    "audit": "evaluation.audit.audit",
     "open_run": "runs.run",
     "compare": "evaluation.compare",
     "Monitor": "evaluation.monitor",
@@ -40,6 +42,7 @@ __all__ = [
     "DifflabError",
     "Monitor",
     "Run",
+    "audit",
     "compare",
     "diagnose",
     "diagnose_run",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ SLOWEST = (
     "test_theory.py",
     "test_chain_images.py",
 )
+_settled_modules = [0]  # loaded when it was last done
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,8 +47,10 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def _settled() -> None:
-    """What was there before a module is left out of later garbage collections: every training ends with one, over all of torch's objects."""
-    gc.collect()
-    gc.freeze()
+    """What was imported before a test is left out of later garbage collections: a training has two, which would go over all of torch's objects."""
+    if len(sys.modules) > _settled_modules[0] + 20:
+        gc.collect()
+        gc.freeze()
+        _settled_modules[0] = len(sys.modules)

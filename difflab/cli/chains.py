@@ -1,4 +1,4 @@
-"""Commands on one chain: run, plan, status, measure, export, verify."""
+"""Commands on one chain: run, plan, status, measure."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ def add(commands: Commands) -> None:
     _add_plan(commands)
     _add_status(commands)
     _add_measure(commands)
-    _add_export(commands)
-    _add_verify(commands)
 
 
 # ------------------------------------------------------------------------------------------------------ run
@@ -306,77 +304,3 @@ def _show_new(run: Any, new_rows: list[dict[str, Any]]) -> None:
             show(table(part, rows=of_part))
     for line in remarks([row for row in new_rows if row["generation"] == 0]):
         print(line)
-
-
-# ------------------------------------------------------------------------------------------- export, verify
-def _add_export(commands: Commands) -> None:
-    command = commands.add(
-        "export",
-        export,
-        "Write the samples of a generation as an imagefolder with metadata.jsonl, or its LoRA for others.",
-        [
-            "difflab export runs/digits --generation 5 --to digits-gen5",
-            "difflab export runs/mine --generation 5 --lora kohya --to mine-gen5.safetensors",
-        ],
-    )
-    run_argument(command, "a run")
-    command.add_argument("--generation", type=int, required=True)
-    command.add_argument(
-        "--to", type=Path, required=True, metavar="PATH", help="a new folder, or with --lora a file"
-    )
-    command.add_argument(
-        "--lora",
-        choices=["kohya"],
-        help="write the LoRA layers of the generation in this key layout, which ComfyUI and A1111 read",
-    )
-
-
-def export(args: argparse.Namespace) -> int:
-    """Write the samples of one generation to a folder, or its LoRA to a file."""
-    from difflab.runs.export import export as write
-    from difflab.runs.run import open_run
-
-    if args.lora:
-        return _export_lora(args)
-    count = write(open_run(args.dir), args.generation, args.to)
-    if args.json:
-        print_rows([{"generation": args.generation, "images": count, "folder": str(args.to)}])
-    else:
-        print(f"{count} images and metadata.jsonl in {args.to}")
-    return 0
-
-
-def _export_lora(args: argparse.Namespace) -> int:
-    quiet_libraries()
-    from difflab.models.kohya import export_lora
-    from difflab.runs.run import open_run
-
-    count = export_lora(open_run(args.dir), args.generation, args.to)
-    if args.json:
-        print_rows([{"generation": args.generation, "layers": count, "file": str(args.to)}])
-    else:
-        print(f"{count} LoRA layers in {args.to}")
-    return 0
-
-
-def _add_verify(commands: Commands) -> None:
-    command = commands.add(
-        "verify",
-        verify,
-        "Find damaged or missing parts of a run and name them. The exit code is 1 if there are any.",
-        ["difflab verify runs/digits"],
-    )
-    run_argument(command)
-
-
-def verify(args: argparse.Namespace) -> int:
-    """Print one line per fault of a run."""
-    from difflab.runs.run import open_run
-    from difflab.runs.verify import verify as faults_of
-
-    faults = list(chain.from_iterable(faults_of(part) for part in open_run(args.dir).parts))
-    if args.json:
-        print_rows({"fault": fault} for fault in faults)
-    else:
-        print("\n".join(faults) or f"{args.dir}: no fault found")
-    return 1 if faults else 0

@@ -14,7 +14,7 @@ import traceback
 from importlib.metadata import version
 from pathlib import Path
 
-from difflab.cli import chains, images, setup, studies, tuning
+from difflab.cli import auditing, chains, images, provenance, setup, studies, tuning
 from difflab.cli.args import Commands, Parser
 from difflab.cli.output import problem
 from difflab.core.errors import DifflabError
@@ -37,8 +37,8 @@ keeps being trained on images made by models
                     one HTML file: verdict, pictures, curves, what helps
 
 other commands
-  images            reference
-  chains            plan, status, measure, export, verify
+  images            reference, audit
+  chains            plan, status, measure, export, verify, new-key
   studies           compare-runs, claims, calibrate, theory, tune-sampling
   setup             presets, doctor, pretrain, policies, schema, completion
 
@@ -48,7 +48,8 @@ several GPUs             accelerate launch --multi_gpu -m difflab run digits
 
 exit codes
   0    fine
-  1    something was found: failed arms, damaged files, a law that does not hold
+  1    something was found: failed arms, damaged files, a law that does not hold,
+       too many synthetic images
   2    a problem that you can mend; the one line on stderr says how
   130  interrupted; the same command resumes
 
@@ -122,7 +123,7 @@ def parser() -> Parser:
     top.add_argument("--version", action="version", version=f"difflab {version('difflab')}")
     top.set_defaults(command=front_page, parser=top)
     commands = Commands(top)
-    for group in (chains, images, studies, tuning, setup):
+    for group in (chains, provenance, images, auditing, studies, tuning, setup):
         group.add(commands)
     return top
 

@@ -69,6 +69,14 @@ def _in_cache(path: Path) -> bool:
 def open_hub(data: Data, argument: str) -> Source:
     """Open hub:NAME or hub:OWNER/NAME.
 
+    Raises the same DataError as `list_hub`, and for images that cannot be used.
+    """
+    return source_of(list_hub(data, argument), data)
+
+
+def list_hub(data: Data, argument: str) -> Listing:
+    """The images of hub:NAME with their labels and captions. No image is opened.
+
     The split is `train`, or the only split of the set. The image column is the only column of the type Image.
     The class is the column data.label, by default `label`. The caption is the column data.caption_column, by
     default the first of `text`, `prompt` and `caption`.
@@ -87,8 +95,7 @@ def open_hub(data: Data, argument: str) -> Source:
         raise DataError("data.source=hub:NAME needs the package datasets; run: pip install datasets")
     import datasets
 
-    dataset = _load(datasets, argument, data.source)
-    return source_of(list_dataset(dataset, data, argument, anywhere=False), data)
+    return list_dataset(_load(datasets, argument, data.source), data, argument, anywhere=False)
 
 
 def is_dataset(thing: Any) -> bool:

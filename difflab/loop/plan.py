@@ -21,7 +21,6 @@ from difflab.loop.regimes import check_possible
 from difflab.models import family_of
 from difflab.models.family import ClosedForm
 from difflab.models.latent import KEPT
-from difflab.models.text_table import encoder_type
 from difflab.runs.sizes import fresh_needed
 
 DIMENSIONS = {
@@ -181,7 +180,7 @@ def _captions(config: Config, shape: Shape, captions: int) -> Cost:
     device = passes.device_type()
     kind = TYPES[config.train.precision]
     size = model.text_bytes(device, kind) * (captions + 1)
-    read = model.base.text_reader(device, encoder_type(device, kind))
+    read = model.base.text_reader(device, kind)
     batch = min(model.base.prompts_per_pass, captions)
     seconds = passes.per_image(lambda n: read(["a photograph"] * n), batch, device)
     return Cost(0, "captions", captions, 0, size, seconds * captions)

@@ -19,6 +19,9 @@ WEIGHTS = re.compile(
     r"(?P<index>\.index(\.(?P<index_variant>\w+))?\.json)?"
 )
 
+TOKENIZERS = ("tokenizer", "processor")
+"""How the names of components begin that read prompts and have no weights."""
+
 
 def variant_of(file: Path) -> str | None:
     """The variant in the name of a weight file or of an index of weight files; None = no variant."""
@@ -40,7 +43,7 @@ def check_component(folder: Path, component: str, variant: str | None) -> None:
             f"model.base {folder} lacks its component '{component}'; the download is not complete: fetch "
             "it again"
         )
-    if component.startswith("tokenizer"):
+    if component.startswith(TOKENIZERS):
         if not list(home.glob("*.json")):
             raise ConfigError(f"{home} holds no tokenizer files; fetch it again")
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +61,25 @@ def _check_keys(file: Path, kind: Any, aliases: Sequence[str]) -> None:
 
 
 # --------------------------------------------------------------------------------------------- noise schedule
-def scheduler_settings(base: Base) -> dict[str, Any]:
-    """The base's scheduler config as its pipeline uses it.
-
-    Raises ConfigError for a setting that no scheduler of diffusers accepts.
-    """
-    config, file = base.scheduler_config(), base.path / "scheduler" / "scheduler_config.json"
+@cache
+def _settings_of_schedulers() -> frozenset[str]:
+    """Every setting that some scheduler of the installed diffusers accepts."""
     known: set[str] = set()
     for name in scheduler_names():
         try:
             known |= inspect.signature(scheduler_class(name).__init__).parameters.keys()
         except ConfigError:  # the scheduler needs a package that is not installed
             continue
+    return frozenset(known)
+
+
+def scheduler_settings(base: Base) -> dict[str, Any]:
+    """The base's scheduler config as its pipeline uses it.
+
+    Raises ConfigError for a setting that no scheduler of diffusers accepts.
+    """
+    config, file = base.scheduler_config(), base.path / "scheduler" / "scheduler_config.json"
+    known = _settings_of_schedulers()
     for key, value in config.items():
         if key not in known and not key.startswith("_") and value not in (None, False):
             hint = _hint(key, known)

@@ -37,7 +37,6 @@ from difflab.models.loading import load_model
 from difflab.models.pretrained import Base
 from difflab.models.quantised import quantise
 from difflab.models.steer import Step
-from difflab.models.text_table import encoder_type
 from difflab.models.text_to_image.architecture import Architecture, Texts
 from difflab.models.weights import cast, fastest_layout
 from difflab.models.with_text import WithText
@@ -141,7 +140,7 @@ class Latent(Denoiser):
         Raises ConfigError if the components of the base do not fit together.
         """
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        texts = self.base.texts([None], device, encoder_type(device, TYPES[sampling.precision]))
+        texts = self.base.texts([None], device, TYPES[sampling.precision])
         with reading(
             f"the networks of model.base {self.base.path}, with images of {in_words(self.shape.size)},",
             ConfigError,
@@ -290,18 +289,17 @@ class Latent(Denoiser):
     def encode_texts(self, settings: Train | Sample, device: Any, part: int = 0, parts: int = 1) -> None:
         """See Denoiser. Each distinct prompt is encoded once."""
         if not self.spec.train_text_encoder:
-            kind = encoder_type(device, TYPES[settings.precision])
-            self.base.encode_texts(self._prompts(), device, kind, part, parts)
+            self.base.encode_texts(self._prompts(), device, TYPES[settings.precision], part, parts)
 
     def join_texts(self, settings: Train | Sample, device: Any) -> None:
         if not self.spec.train_text_encoder:
-            self.base.texts(self._prompts(), device, encoder_type(device, TYPES[settings.precision]))
+            self.base.texts(self._prompts(), device, TYPES[settings.precision])
 
     @torch.no_grad()
     def _texts(self, device: Any, kind: torch.dtype) -> Texts:
         """The embeddings of all prompts: in the memory of the device, or memory maps if they are large."""
         if self.text_encoder is None:
-            tables = self.base.texts(self._prompts(), device, encoder_type(device, kind))
+            tables = self.base.texts(self._prompts(), device, kind)
         else:  # a trained text encoder changes in every generation, so its embeddings are not cached
             encoder, ids = self.text_encoder.to(device).eval(), self._ids(device)["ids"]
             tables = {"states": torch.cat([encoder(part)[0] for part in ids.split(256)])}
@@ -312,7 +310,7 @@ class Latent(Denoiser):
     def text_bytes(self, device: Any = "cpu", kind: torch.dtype = torch.float32) -> int:
         """Size in bytes of the embeddings of all captions, computed from those of the longest one."""
         longest = max(self.shape.prompts, key=len, default="")
-        embeddings = self.base.texts([longest], device, encoder_type(device, kind))
+        embeddings = self.base.texts([longest], device, kind)
         return sum(t.nbytes for t in embeddings.values()) * len(self._prompts())
 
     def texts(self, conditions: torch.Tensor | None, n: int, like: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -22,7 +22,7 @@ from difflab.core.errors import ConfigError, StoreError, reading
 from difflab.core.files import ASSETS, cache_home, read_json, write_json
 from difflab.core.hashing import digest, file_hash
 from difflab.models import text_table
-from difflab.models.base_files import WEIGHTS, check_component, check_config, variant_of
+from difflab.models.base_files import TOKENIZERS, WEIGHTS, check_component, check_config, variant_of
 from difflab.models.loading import load_model
 from difflab.models.text_table import Reader
 from difflab.models.text_to_image.architecture import Architecture, Texts, joined
@@ -127,24 +127,26 @@ class Base:
         """Embeddings of prompts as the pipeline computes them, as memory maps of a file in the cache.
 
         The encoders are loaded only if the file does not exist. The key of the cache is the content of the
-        encoders and the prompts. Masks are bool, all others have the type of the encoders' outputs.
+        encoders and the prompts. Masks are bool, token ids are integers, all others have the type `dtype`.
 
         Args:
             prompts: n texts; None = the null condition of classifier-free guidance.
             device: the torch device that runs the encoders.
-            dtype: type of the encoders' weights. (The T5 encoder of SD3 takes 19 GB in float32.)
+            dtype: type of the embeddings. The encoders compute in it, too, but on a CPU in float32, which is
+                faster there. (The T5 encoder of SD3 takes 19 GB in float32.)
         """
-        path = self.texts_file(prompts, dtype)
+        path = self.texts_file(prompts, device, dtype)
         if not path.exists():
             self.encode_texts(prompts, device, dtype)
             text_table.join(path, len(prompts), self.prompts_per_pass)
         return text_table.mapped(path)
 
-    def texts_file(self, prompts: Sequence[str | None], dtype: torch.dtype) -> Path:
+    def texts_file(self, prompts: Sequence[str | None], device: Any, dtype: torch.dtype) -> Path:
         """The file of the embeddings in the cache."""
-        parts = [name for name in self.components if name.startswith(("text_encoder", "tokenizer"))]
+        parts = [name for name in self.components if name.startswith(("text_encoder", *TOKENIZERS))]
         flags = {name: value for name, value in self.index.items() if name[0] != "_"}
-        key = digest([self.kind, flags, self.hash(*parts), str(dtype), list(prompts)])
+        types = dict.fromkeys([str(encoder_type(device, dtype)), str(dtype)])
+        key = digest([self.kind, flags, self.hash(*parts), " to ".join(types), list(prompts)])
         return cache_home() / "texts" / f"{key}.safetensors"
 
     def encode_texts(
@@ -156,7 +158,7 @@ class Base:
         parts: int = 1,
     ) -> None:
         """Write a part of the embeddings to disk and free the encoders. See text_table.encode."""
-        path = self.texts_file(prompts, dtype)
+        path = self.texts_file(prompts, device, dtype)
         encoders = partial(self.text_reader, device, dtype)
         text_table.encode(path, prompts, self.prompts_per_pass, encoders, part, parts)
 
@@ -171,13 +173,14 @@ class Base:
         """Load the text encoders. Returns a function from prompts to the embeddings of `texts`."""
         import transformers
 
+        computed = encoder_type(device, dtype)
         # The pipeline would replace missing weights by random ones, so each encoder is loaded separately.
         encoders = {
-            name: self.load(name, getattr(transformers, self.index[name][1]), dtype)
+            name: self.load(name, getattr(transformers, self.index[name][1]), computed)
             for name in self.text_encoders()
         }
         not_needed = {name: None for name in self.components if name in ("unet", "transformer", "vae")}
-        pipe = self.pipeline(dtype, **encoders, **not_needed).to(device)
+        pipe = self.pipeline(computed, **encoders, **not_needed).to(device)
 
         @torch.no_grad()
         def read(prompts: Sequence[str | None]) -> Texts:
@@ -190,7 +193,8 @@ class Base:
             # The rows of the texts come first, then the one of the null condition.
             places = iter(range(len(texts)))
             rows = torch.tensor([len(texts) if prompt is None else next(places) for prompt in prompts])
-            return {name: table[rows.to(table.device)] for name, table in tables.items()}
+            in_order = {name: table[rows.to(table.device)] for name, table in tables.items()}
+            return {name: t.to(dtype) if t.is_floating_point() else t for name, t in in_order.items()}
 
         return read
 
@@ -241,6 +245,11 @@ class Base:
 def _is_component(value: Any) -> bool:
     """Whether an entry of model_index.json is [library, class]. Other lists are settings of the pipeline."""
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+
+
+def encoder_type(device: Any, kind: torch.dtype) -> torch.dtype:
+    """The type of the text encoders' weights for embeddings of type `kind`: float32 on a CPU."""
+    return kind if torch.device(device).type == "cuda" else torch.float32
 
 
 def weight_bytes(folder: Path, variant: str | None = None) -> int:

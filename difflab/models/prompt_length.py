@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from difflab.models.base_files import TOKENIZERS
 from difflab.models.pretrained import Base
 
 
@@ -15,7 +16,7 @@ def too_long(base: Base, prompts: list[str]) -> int:
     limit is that of the tokenizer or of the pipeline's ``encode_prompt``, whichever is smaller. The tokens of
     a chat template are not counted.
     """
-    tokenizers = [name for name in base.components if name.startswith("tokenizer")]
+    tokenizers = [name for name in base.components if name.startswith(TOKENIZERS)]
     if not prompts or not tokenizers:
         return 0
     cut_off = [_cut_off(base, name, prompts) for name in tokenizers]

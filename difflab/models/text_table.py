@@ -33,11 +33,6 @@ TYPES = {
 """The types of safetensors that embeddings, token ids and masks have."""
 
 
-def encoder_type(device: Any, kind: torch.dtype) -> torch.dtype:
-    """The type of the text encoders' weights in a run that computes in `kind`: float32 on a CPU."""
-    return kind if torch.device(device).type == "cuda" else torch.float32
-
-
 def encode(
     path: Path,
     prompts: Sequence[str | None],

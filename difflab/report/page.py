@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -51,13 +52,7 @@ def render(shown: dict[str, Any]) -> str:
     Args:
         shown: the result of `difflab.report.contents.contents`, with the further key `live`.
     """
-    from jinja2 import Environment, StrictUndefined
-
     assets = files("difflab") / "assets" / "report"
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    filters = {"capitalised": _capitalised, "reasons": left_out, "number": _number, "signed": _signed}
-    filters["by_loss"] = by_loss
-    page.filters.update(filters)
     shown = plain(shown)
     scripted = {key: shown[key] for key in ("arms", "generations", "groups", "live")}
     scripted["runs"] = []
@@ -66,7 +61,7 @@ def render(shown: dict[str, Any]) -> str:
     has = {}
     for part in PARTS:
         has[part] = any(run[part] for run in shown["runs"])
-    return page.from_string((assets / "page.html").read_text()).render(
+    return _template((assets / "page.html").read_text()).render(
         c=shown,
         has=has,
         data=_script(scripted),
@@ -74,6 +69,17 @@ def render(shown: dict[str, Any]) -> str:
         js=(assets / "page.js").read_text(),
         echarts=(assets / "echarts.min.js").read_text(),
     )
+
+
+@cache
+def _template(page: str) -> Any:
+    """The compiled template `page`: a chain renders it after every generation."""
+    from jinja2 import Environment, StrictUndefined
+
+    made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    filters = {"capitalised": _capitalised, "reasons": left_out, "number": _number, "signed": _signed}
+    made.filters.update(filters | {"by_loss": by_loss})
+    return made.from_string(page)
 
 
 def by_loss(evidence: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,23 @@ ABOUT = ("generation", "seed", "sha256", "model_hash", "parents_hash", "set_hash
 IN_FILE = ("origin", "depth", *ABOUT)
 """Keys of the text chunk in each PNG file."""
 
+Sign = Callable[[bytes, str, dict[str, Any]], bytes]
+"""An image file, its name and the statement about it -> the file with a manifest (`data.manifest.Signer`)."""
 
-def export(run: Run, generation: int, folder: Path) -> int:
+
+def export(
+    run: Run, generation: int, folder: Path, sign: Sign | None = None, sign_prompts: bool = False
+) -> int:
     """Write the samples of a generation to `folder` and return their number.
 
     The folder gets the files ``000000.png``, ``000001.png``, ... and ``metadata.jsonl``. The keys of a line
     are file_name, text (the caption or else the class), the columns of the ledger in `KEPT`, and those of
     `ORIGIN`. Each file has the keys `IN_FILE` as JSON in the text chunk ``difflab``. Pixels are unchanged.
+
+    Args:
+        run, generation, folder: a run of images, a sampled generation of it, a new or empty folder.
+        sign: returns the file of an image with a signed manifest; None = the images are not signed.
+        sign_prompts: the manifests hold the prompt itself, not only its hash.
 
     Raises:
         ConfigError: the generation has no samples, or the samples are numbers.
@@ -48,19 +60,21 @@ def export(run: Run, generation: int, folder: Path) -> int:
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror}; give --to another folder") from error
     shared = {
+        "origin": "synthetic",
+        "depth": sample_depth(run, generation)[0],
+        "declared_by": BY_RUN,
         "set_hash": read_json(run.gen(generation) / "sampled.json").get("hash"),
         "recipe": run.recipe,
     }
-    depth, _ = sample_depth(run, generation)
     with open(temporary / "metadata.jsonl", "w", encoding="utf-8", newline="\n") as lines:
         for shard in shards.shards:
             for row in shards.table(shard).to_pylist():
                 name = f"{row['index']:06d}.png"
-                values = (
-                    {"origin": "synthetic", "depth": depth, "declared_by": BY_RUN} | shared | present(row)
-                )
+                values = shared | present(row)
                 declaration = json.dumps({key: values[key] for key in IN_FILE})
                 image = with_text(row["image"]["bytes"], KEYWORD, declaration)
+                if sign is not None:
+                    image = sign(image, name, statement(run, values, sign_prompts))
                 (temporary / name).write_bytes(image)
                 text = row["prompt"] or row["class"] or ""
                 line = {"file_name": name, "text": text, **{k: values.get(k) for k in (*KEPT, *ORIGIN)}}
@@ -74,3 +88,27 @@ def export(run: Run, generation: int, folder: Path) -> int:
 def present(row: dict[str, Any]) -> dict[str, Any]:
     """A row of the ledger without missing origins, which ledgers of older versions do not have."""
     return {key: value for key, value in row.items() if key not in ORIGIN[:3] or value is not None}
+
+
+def statement(run: Run, row: dict[str, Any], with_prompt: bool = False) -> dict[str, Any]:
+    """What difflab's assertion in a manifest says about a sample: JSON types only.
+
+    Args:
+        row: its row of the ledger, with its depth and recipe.
+        with_prompt: with the prompt itself. Its SHA-256 is always there if the sample has a prompt.
+    """
+    prompt = row["prompt"]
+    stated = {
+        "run": run.config.name,
+        "recipe": row["recipe"],
+        "generation": row["generation"],
+        "depth": row["depth"],
+        "lab": row["lab"],
+        "seed": row["seed"],
+        "model": row["model_hash"],
+        "training_set": row["parents_hash"],
+        "sha256_of_pixels": row["sha256"],
+        "sha256_of_prompt": None if prompt is None else hashlib.sha256(prompt.encode()).hexdigest(),
+        "prompt": prompt if with_prompt else None,
+    }
+    return {key: value for key, value in stated.items() if value is not None}

@@ -1,4 +1,4 @@
-"""run, plan, status, export and verify, as a user types them."""
+"""run, plan and status, as a user types them."""
 
 from __future__ import annotations
 
@@ -137,41 +137,6 @@ def test_plan_refuses_what_run_would_refuse(refused, tmp_path):
     assert "unknown measure 'fdd'" in refused("plan", DIGITS, "measure.metrics=[fdd]")
     assert "the train split has" in refused("plan", DIGITS, "data.train_size=5000")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_export_writes_pictures_or_says_why_not(finished, call, refused, tmp_path):
-    code, out, _ = call("export", finished, "--generation", 1, "--to", "deep/out")
-    assert (code, out) == (0, "60 images and metadata.jsonl in deep/out\n")
-    assert len(list(Path("deep/out").glob("*.png"))) == 60
-    code, out, _ = call("export", finished, "--generation", 0, "--to", "zero", "--json")
-    assert json.loads(out) == {"generation": 0, "images": 60, "folder": "zero"}
-    assert "has no samples of generation 7; it has [0, 1]" in refused(
-        "export", finished, "--generation", 7, "--to", "x"
-    )
-    assert "deep/out exists and is not empty; give --to a new folder" in refused(
-        "export", finished, "--generation", 1, "--to", "deep/out"
-    )
-    assert "cannot write to /proc/nothing/x" in refused(
-        "export", finished, "--generation", 1, "--to", "/proc/nothing/x"
-    )
-    Path("exact.yaml").write_text(
-        "data: {source: exact, train_size: 20}\nmodel: {family: gaussian}\nsample: {count: 20}\ngenerations: 0\n"
-    )
-    call("run", "exact.yaml", "--out", "exact")
-    assert "contains numbers, not images" in refused("export", "exact", "--generation", 0, "--to", "x")
-    assert not Path("x").exists()
-
-
-def test_verify_has_exit_code_1_for_a_fault_and_names_it(finished, call, tmp_path):
-    assert call("verify", finished) == (0, f"{finished}: no fault found\n", "")
-    assert call("verify", finished, "--json") == (0, "", "")
-    damaged = copied(finished, tmp_path / "run")
-    shard = damaged / "gen-001" / "samples" / "00000.parquet"
-    shard.write_bytes(shard.read_bytes()[:100])
-    code, out, err = call("verify", damaged)
-    assert code == 1 and out.startswith(str(shard)) and err == ""
-    code, out, _ = call("verify", damaged, "--json")
-    assert code == 1 and str(shard) in json.loads(out.splitlines()[0])["fault"]
 
 
 def test_processes_other_than_the_main_one_say_nothing(call, monkeypatch, finished):

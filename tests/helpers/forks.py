@@ -17,12 +17,12 @@ ENV = {
 }
 
 # A line: the number of processes, whether to shard, after how many checkpoints of a training to stop (0 = never), a port, and the command line,
-# whose last word is the run's folder. They find each other as torchrun's do. Answers with their process ids, then with their exit codes.
+# whose last word is the run's folder. With 0 processes the server itself runs, and later forks need not import what this run has imported. They find each other as torchrun's do. Answers with their process ids, then with their exit codes.
 SERVER = """
-import gc, os, sys
+import gc, os, sys, traceback
 import difflab.loop.chain, difflab.report.live, difflab.cli.main, difflab.features.registry, difflab.models.pixel_mlp, difflab.models.stable_diffusion, difflab.runs.probe
 import difflab.data.emoji, difflab.data.registry, difflab.loop.training_loop, diffusers, pandas, peft, pyarrow.dataset, sklearn.linear_model, torch
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from functools import partial
 
 gc.collect()
@@ -54,8 +54,27 @@ def stop_after(checkpoints):
             os._exit(3)
     difflab.loop.training_loop.write_checkpoint = watched
 
+def here(command):
+    from accelerate.state import AcceleratorState, GradientState
+
+    with open(command[-1] + ".0.log", "a") as log, redirect_stdout(log), redirect_stderr(log):
+        try:
+            return difflab.cli.main.main(command)
+        except BaseException:
+            traceback.print_exc()
+            return 1
+        finally:
+            AcceleratorState._reset_state(True)
+            GradientState._reset_state()
+            gc.collect()
+            gc.freeze()
+
 for line in sys.stdin:
     world, sharded, stop, port, *command = line.split()
+    if not int(world):
+        print(os.getpid(), flush=True)
+        print(here(command), flush=True)
+        continue
     children = []
     for rank in range(int(world)):
         pid = os.fork()
@@ -74,7 +93,6 @@ for line in sys.stdin:
                     stop_after(int(stop))
                 code = difflab.cli.main.main(command)
             except BaseException:
-                import traceback
                 traceback.print_exc()
             finally:
                 log.flush()
@@ -122,11 +140,11 @@ class Server:
         return [int(code) for code in self.answer.readline().split()]
 
     def run(self, config: Path, out: Path, world: int = 1, sharded: bool = False, stop: int = 0) -> None:
-        """From start to end, or to the stop, as it should be."""
+        """From start to end, or to the stop, as it should be; with world=0 in the server itself, which later runs start from."""
         self.start(config, out, world, sharded, stop)
         codes = self.end()
         logs = "\n".join(log.read_text()[-3000:] for log in sorted(out.parent.glob(f"{out.name}.*.log")))
-        assert codes == [3 if stop else 0] * world, logs
+        assert codes == [3 if stop else 0] * max(world, 1), logs
 
     def close(self) -> None:
         self.ask.close()

@@ -18,6 +18,9 @@ from transformers import (
     PixtralProcessor,
     PreTrainedTokenizerFast,
     Qwen2TokenizerFast,
+    Qwen2VLImageProcessor,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -27,6 +30,8 @@ CAPTIONS = ("noto red apple", "noto seal", "openmoji man student playing", "noto
 CHAT = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 
 INSTRUCT = "<s>{% for m in messages %}{% if m['role'] == 'system' %}[SYSTEM_PROMPT]{{ m['content'][0]['text'] }}[/SYSTEM_PROMPT]{% else %}[INST]{{ m['content'][0]['text'] }}[/INST]{% endif %}{% endfor %}"
+
+TYPED = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'][0]['text'] }}<|im_end|>\n{% endfor %}"
 
 
 DESCRIBE = "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the objects and background:"
@@ -49,6 +54,28 @@ def qwen_tokenizer(describe: bool = False) -> Any:
     )
     made.chat_template = CHAT
     return made
+
+
+def qwen_vl_processor() -> Any:
+    """The tokenizer with the marks of pictures, and the processors of pictures, which no text needs."""
+    marks = [
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|image_pad|>",
+        "<|video_pad|>",
+        "<|vision_start|>",
+        "<|vision_end|>",
+    ]
+    entries = [*sorted(ByteLevel.alphabet()), "<|endoftext|>", *marks]
+    tokens = Qwen2TokenizerFast(
+        vocab={entry: i for i, entry in enumerate(entries)},
+        merges=[],
+        unk_token=None,
+        pad_token="<|endoftext|>",
+        additional_special_tokens=marks,
+    )
+    pictures, videos = Qwen2VLImageProcessor(), Qwen3VLVideoProcessor()
+    return Qwen3VLProcessor(pictures, tokens, videos, chat_template=TYPED)
 
 
 def pixtral_processor() -> Any:

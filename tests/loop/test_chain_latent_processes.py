@@ -47,9 +47,9 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def run(place, server) -> Any:
-    """(name, config, processes, sharded, stop) -> the run."""
+    """(name, config, processes, sharded, stop) -> the run; one process is the server itself, so that forks find all modules loaded."""
 
-    def go(name: str, config: Config, world: int = 1, sharded: bool = False, stop: int = 0) -> Run:
+    def go(name: str, config: Config, world: int = 0, sharded: bool = False, stop: int = 0) -> Run:
         server.run(written(place, name, config), place / name, world, sharded, stop)
         return open_run(place / name)
 

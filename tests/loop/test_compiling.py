@@ -33,6 +33,7 @@ DIGITS: dict[str, Any] = {
     "train": {"images_seen": 64, "batch_size": 32},
     "sample": {"count": [20, 30], "steps": 5, "batch_size": 20, "guidance_scale": 2.0},
 }
+LONG = {"train.images_seen": 10**9, "sample.count": 10**8}
 FAST = Speed(eager=2.0, compiled=1.0, cold=100.0, warm=6.0)
 
 
@@ -107,7 +108,7 @@ def test_a_long_run_is_tried_once_and_the_next_one_knows(monkeypatch: pytest.Mon
         return FAST
 
     monkeypatch.setattr(compiling, "measured", trial)
-    long = config({"generations": 10_000_000})
+    long = config(LONG)
     later = choice(long, "sample.compile", [long], compile_now=False)
     assert later.value is False and "tries it when it starts" in later.reason and tried == []
     state = torch.random.get_rng_state()
@@ -118,7 +119,7 @@ def test_a_long_run_is_tried_once_and_the_next_one_knows(monkeypatch: pytest.Mon
         assert choice(config(), "sample.compile", [config()] * runs, False).value is True
     assert tried == [40]
     for other in ({"sample.batch_size": 10}, {"model.width": 24}):
-        made = config({"generations": 10_000_000, **other})
+        made = config({**LONG, **other})
         choice(made, "sample.compile", [made], True)
     assert tried == [40, 20, 40]
 
@@ -128,7 +129,7 @@ def test_where_compiling_fails_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) 
         raise RuntimeError("no C++ compiler\nand a long trace")
 
     monkeypatch.setattr(compiling, "measured", broken)
-    long = config({"generations": 10_000_000})
+    long = config(LONG)
     made = choice(long, "train.compile", [long], True)
     assert made.value is False and made.reason == "torch.compile failed: no C++ compiler"
     assert not (compiled_home() / "speeds.json").exists()

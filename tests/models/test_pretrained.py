@@ -576,3 +576,15 @@ def test_a_copy_of_a_variant_opens_without_it(tmp_path):
     pipe = plain(tmp_path / "copy")
     assert tiny.equal(dict(pipe.vae.state_dict()), tiny.tensors(base.path, "vae"))
     assert opened(tmp_path / "copy").hash("unet")  # and can be the base of another run
+
+
+def test_embeddings_of_a_bf16_run_on_a_cpu(folder):
+    """The encoders compute in float32, and the result is stored rounded to bf16, in half of the space."""
+    base, prompts = opened(folder), ["noto seal", None]
+    exact, rounded = base.texts(prompts, "cpu"), base.texts(prompts, "cpu", torch.bfloat16)
+    assert exact["states"].dtype == torch.float32
+    assert rounded["states"].dtype == torch.bfloat16
+    assert torch.equal(rounded["states"], exact["states"].to(torch.bfloat16))
+    files = [base.texts_file(prompts, device, torch.bfloat16) for device in ("cpu", "cuda")]
+    assert files[0].exists() and files[0] != files[1]  # on a GPU the encoders compute in bf16
+    assert base.texts_file(prompts, "cpu", torch.float32) not in files

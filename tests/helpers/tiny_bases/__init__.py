@@ -23,7 +23,7 @@ from difflab.core.shape import Shape
 from difflab.models import family_of
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class TinyBase:
     """How a tiny random folder of one architecture is made, and how its pipeline is called.
 
@@ -41,6 +41,7 @@ class TinyBase:
         more: further settings of the section model.
         absent: components that the folder lacks.
         variant: it differs from another base only in settings, so no chain is run with it.
+        one_by_one: the padding of a prompt has an influence, so the pipeline is called for each prompt alone.
     """
 
     name: str
@@ -56,6 +57,7 @@ class TinyBase:
     more: dict[str, Any] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     variant: bool = False
+    one_by_one: bool = False
 
     def __repr__(self) -> str:  # tests are named by it, in every process alike
         return self.name
@@ -119,6 +121,9 @@ def pictures(
     base: TinyBase, pipe: Any, prompts: list[str], seeds: list[int], steps: int, scale: float
 ) -> np.ndarray:
     """What plain diffusers paints for these prompts and seeds: uint8 [n, H, W, 3]."""
+    if base.one_by_one and len(prompts) > 1:
+        each = zip(prompts, seeds, strict=True)
+        return np.concatenate([pictures(base, pipe, [text], [seed], steps, scale) for text, seed in each])
     guidance = base.guidance(scale)
     if "negative_prompt" in guidance:
         guidance["negative_prompt"] = [guidance["negative_prompt"]] * len(prompts)
@@ -132,4 +137,4 @@ def pictures(
         **guidance,
         **base.call,
     )
-    return (made.images * 255).round().astype(np.uint8)
+    return (made.images[..., :3] * 255).round().astype(np.uint8)

@@ -44,7 +44,7 @@ PLAIN = {
     "lora": None,
 }
 BASES = [
-    TinyBase("pixart-sigma", make, **PLAIN),
+    TinyBase("pixart-sigma", make, variant=True, **PLAIN),
     TinyBase("pixart-alpha-1024", lambda: make(PixArtAlphaPipeline, 128), **PLAIN),
-    TinyBase("pixart-alpha-512", lambda: make(PixArtAlphaPipeline, 64), **PLAIN),
+    TinyBase("pixart-alpha-512", lambda: make(PixArtAlphaPipeline, 64), variant=True, **PLAIN),
 ]

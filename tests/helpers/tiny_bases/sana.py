@@ -73,5 +73,6 @@ BASES = [
         scheduler="DPMSolverMultistepScheduler",
         call={"use_resolution_binning": False},
         lora=("to_q", "to_k", "to_v"),
+        variant=True,
     ),
 ]

@@ -1,0 +1,227 @@
+"""Commands on what leaves a run, and on proofs of where it comes from: export, verify, new-key."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from difflab.cli.args import Commands, run_argument
+from difflab.cli.output import note, print_rows, quiet_libraries
+from difflab.core.errors import ConfigError
+
+SHOWN = 20
+"""Images without a valid signature that are listed at most."""
+
+
+def add(commands: Commands) -> None:
+    """Add the commands of this file."""
+    _add_export(commands)
+    _add_verify(commands)
+    _add_new_key(commands)
+
+
+# --------------------------------------------------------------------------------------------------- export
+def _add_export(commands: Commands) -> None:
+    command = commands.add(
+        "export",
+        export,
+        "Write the samples of a generation as an imagefolder with metadata.jsonl, or its LoRA for others.",
+        [
+            "difflab export runs/digits --generation 5 --to digits-gen5",
+            "difflab export runs/emoji --generation 5 --to emoji-gen5 --c2pa my-key",
+            "difflab export runs/mine --generation 5 --lora kohya --to mine-gen5.safetensors",
+        ],
+    )
+    run_argument(command, "a run")
+    command.add_argument("--generation", type=int, required=True)
+    command.add_argument(
+        "--to", type=Path, required=True, metavar="PATH", help="a new folder, or with --lora a file"
+    )
+    command.add_argument(
+        "--lora",
+        choices=["kohya"],
+        help="write the LoRA layers of the generation in this key layout, which ComfyUI and A1111 read",
+    )
+    command.add_argument(
+        "--c2pa",
+        type=Path,
+        metavar="KEY",
+        help="sign a C2PA manifest into every image with the key of this folder (key.pem, certificates.pem); "
+        "a folder that does not exist gets a new development key",
+    )
+    command.add_argument(
+        "--c2pa-prompts",
+        action="store_true",
+        help="with --c2pa: the manifest holds the prompt itself, not only its hash",
+    )
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write the samples of one generation to a folder, or its LoRA to a file."""
+    from difflab.runs.export import export as write
+    from difflab.runs.run import open_run
+
+    if args.c2pa_prompts and not args.c2pa:
+        raise ConfigError("--c2pa-prompts needs --c2pa KEY, which signs the images")
+    if args.lora:
+        if args.c2pa:
+            raise ConfigError("--c2pa signs images, and --lora writes none; leave one of them out")
+        return _export_lora(args)
+    signer = _signer(args.c2pa) if args.c2pa else None
+    count = write(open_run(args.dir), args.generation, args.to, signer and signer.sign, args.c2pa_prompts)
+    if args.json:
+        print_rows([{"generation": args.generation, "images": count, "folder": str(args.to)}])
+    else:
+        signed = f", signed by {signer.key.signer}" if signer else ""
+        print(f"{count} images{signed} and metadata.jsonl in {args.to}")
+    return 0
+
+
+def _signer(folder: Path) -> Any:
+    """The key of a folder; a new development key if the folder does not exist."""
+    from difflab.data.manifest import Signer
+    from difflab.data.signing_key import new_key, open_key
+
+    if folder.exists():
+        return Signer(open_key(folder))
+    key = new_key(folder)
+    new = f"{folder}: a new development key, which nobody trusts yet; give its root.pem to those who check"
+    note([f"{new} signatures"])
+    return Signer(key)
+
+
+def _export_lora(args: argparse.Namespace) -> int:
+    quiet_libraries()
+    from difflab.models.kohya import export_lora
+    from difflab.runs.run import open_run
+
+    count = export_lora(open_run(args.dir), args.generation, args.to)
+    if args.json:
+        print_rows([{"generation": args.generation, "layers": count, "file": str(args.to)}])
+    else:
+        print(f"{count} LoRA layers in {args.to}")
+    return 0
+
+
+# --------------------------------------------------------------------------------------------------- verify
+def _add_verify(commands: Commands) -> None:
+    command = commands.add(
+        "verify",
+        verify,
+        "Find damaged or missing parts of a run and name them, or check the C2PA manifests of images. The "
+        "exit code is 1 if there is a fault, or a signature that does not hold.",
+        ["difflab verify runs/digits", "difflab verify digits-gen5 --anchors my-key/root.pem"],
+    )
+    run_argument(command, "a run, an ecosystem of them, an image, or a folder of images")
+    command.add_argument(
+        "--anchors",
+        type=Path,
+        metavar="PEM",
+        help="images only: certificates of authorities that you trust (default: none)",
+    )
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Print one line per fault of a run, or how many images have which manifest."""
+    from difflab.runs.run import open_run
+    from difflab.runs.verify import verify as faults_of
+
+    images = _images_in(args.dir)
+    if images:
+        return _verify_images(args, images)
+    if args.anchors:
+        raise ConfigError(f"--anchors is about manifests of images, and {args.dir} has none")
+    faults = list(chain.from_iterable(faults_of(part) for part in open_run(args.dir).parts))
+    if args.json:
+        print_rows({"fault": fault} for fault in faults)
+    else:
+        print("\n".join(faults) or f"{args.dir}: no fault found")
+    return 1 if faults else 0
+
+
+def _images_in(path: Path) -> list[Path]:
+    """The image files at `path`, if it is not a run."""
+    from difflab.data.decode import suffixes
+
+    if path.is_file():
+        return [path]
+    if (path / "run.yaml").exists() or not path.is_dir():
+        return []
+    known = suffixes()
+    return sorted(file for file in path.rglob("*") if file.suffix.lower() in known)
+
+
+def _verify_images(args: argparse.Namespace, images: list[Path]) -> int:
+    from difflab.data.manifest import Reader
+
+    reader = Reader(args.anchors)
+    states: Counter[str] = Counter()
+    invalid: list[str] = []
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for file in images:
+            manifest = reader.read(file)
+            states[manifest.state] += 1
+            if manifest.state == "invalid":
+                invalid.append(f"{file}: {', '.join(manifest.problems) or 'invalid'}")
+            origin = manifest.declared
+            yield {
+                "file": str(file),
+                "state": manifest.state,
+                "signer": manifest.signer or None,
+                "origin": origin.origin if origin else "unknown",
+                "depth": origin.depth if origin else None,
+                "problems": list(manifest.problems),
+            }
+
+    if args.json:
+        print_rows(rows())
+        return 1 if invalid else 0
+    signers = {row["signer"] for row in rows() if row["signer"] and row["state"] in ("trusted", "valid")}
+    meanings = {
+        "trusted": "signed by somebody whom --anchors vouches for",
+        "valid": "signed, and nobody vouches for the signer" + ("" if args.anchors else " (see --anchors)"),
+        "invalid": "changed after signing, or signed with a certificate that may not sign",
+        "none": "without a manifest, which says nothing about where they come from",
+    }
+    print(f"{len(images)} images in {args.dir}")
+    for state, meaning in meanings.items():
+        if states[state]:
+            print(f"  {states[state]:>7} {state}: {meaning}")
+    for signer in sorted(signers):
+        print(f"  signer: {signer}")
+    for line in invalid[:SHOWN]:
+        print(f"  {line}")
+    if len(invalid) > SHOWN:
+        print(f"  and {len(invalid) - SHOWN} more; --json lists all")
+    return 1 if invalid else 0
+
+
+# -------------------------------------------------------------------------------------------------- new-key
+def _add_new_key(commands: Commands) -> None:
+    command = commands.add(
+        "new-key",
+        new_key,
+        "Make a key and certificates for development, to sign images with difflab export --c2pa.",
+        ["difflab new-key my-key"],
+    )
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
+
+
+def new_key(args: argparse.Namespace) -> int:
+    """Make a development key and say what its files are for."""
+    from difflab.data.signing_key import new_key as make
+
+    key = make(args.folder)
+    if args.json:
+        print_rows([{"folder": str(args.folder), "signer": key.signer, "algorithm": key.algorithm}])
+        return 0
+    print(f"{args.folder}: a key of {key.signer} ({key.algorithm}), for development: no trust list has it")
+    print("  key.pem           the private key; keep it to yourself")
+    print("  certificates.pem  its certificate and the one of its own authority")
+    print("  root.pem          for those who check your signatures: difflab verify IMAGES --anchors root.pem")
+    return 0

@@ -1,0 +1,1 @@
+"""What an image set says about its origin, layer by layer: see `difflab.evaluation.audit.audit`."""

@@ -48,8 +48,8 @@ several GPUs             accelerate launch --multi_gpu -m difflab run digits
 
 exit codes
   0    fine
-  1    something was found: failed arms, damaged files, a law that does not hold,
-       too many synthetic images
+  1    something was found: failed arms, damaged files, a law that does not hold
+       or too many synthetic images
   2    a problem that you can mend; the one line on stderr says how
   130  interrupted; the same command resumes
 

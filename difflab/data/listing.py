@@ -20,6 +20,7 @@ from difflab.core.files import sound
 from difflab.core.size import LARGEST, SMALLEST, Size, bucket_of, lost_share, setting_text
 from difflab.data.declared import Declared, declarations
 from difflab.data.decode import Item, channels_of, decode, look, suffixes
+from difflab.data.manifest import validated
 from difflab.data.source import IGNORE_LABELS, NO_LABELS, Source, labels_of_kept
 
 CAPTIONS = ("text", "prompt", "caption")  # names of caption columns; the first one that exists is used
@@ -170,7 +171,7 @@ class Declaring:
 
     def __call__(self, index: int) -> list[Declared]:
         position = self.kept[index]
-        return declarations(self.items[position], self.rows[position] if self.rows else None)
+        return declarations(self.items[position], self.rows[position] if self.rows else None, validated)
 
 
 def source_of(listing: Listing, data: Data) -> Source:

@@ -16,8 +16,9 @@ from cryptography.x509.oid import ObjectIdentifier
 from PIL import Image
 
 from difflab.core.errors import ConfigError
+from difflab.data import manifest as manifest_module
 from difflab.data.declared import declarations, declared
-from difflab.data.manifest import OFFLINE, Manifest, Reader, Signer, format_of
+from difflab.data.manifest import OFFLINE, Manifest, Reader, Signer, format_of, validated
 from difflab.data.signing_key import new_key, open_key
 
 STATEMENT = {"run": "digits", "generation": 3, "depth": 4, "seed": 7, "training_set": "abc"}
@@ -232,3 +233,11 @@ def test_a_manifest_elsewhere_is_not_fetched(key, reader):
             c2pa.Reader("image/png", io.BytesIO(linked))
         assert asked == ["/manifest"]
         server.shutdown()
+
+
+def test_without_the_package_a_manifest_counts_as_unknown(signer, monkeypatch):
+    signed = signer.sign(picture(), "a", STATEMENT)
+    assert declared(signed, read_c2pa=validated).origin == "synthetic"
+    monkeypatch.setattr(manifest_module, "find_spec", lambda name: None)
+    found = declared(signed, read_c2pa=validated)
+    assert (found.origin, found.declared_by) == ("unknown", "c2pa")

@@ -17,6 +17,7 @@ from difflab.core.errors import DataError
 from difflab.core.text import plain
 from difflab.data.declared import decided, declarations
 from difflab.data.listing import Listing
+from difflab.data.manifest import validated
 
 ROWS = 500
 """Images per parquet file."""
@@ -102,9 +103,9 @@ def _write(listing: Listing, positions: Sequence[int], path: Path) -> None:
         columns["label"] = pa.array([listing.labels[i] for i in positions])
     if listing.prompts is not None:
         columns["text"] = pa.array([listing.prompts[i] for i in positions], pa.string())
-    table_rows = getattr(listing, "rows", None)
+    table_rows = listing.rows
     if table_rows:
-        declared = [decided(declarations(listing.items[i], table_rows[i])) for i in positions]
+        declared = [decided(declarations(listing.items[i], table_rows[i], validated)) for i in positions]
         columns["origin"] = pa.array([found.origin for found in declared], pa.string())
         columns["depth"] = pa.array([found.depth for found in declared], pa.int64())
     pq.write_table(pa.table(columns), path)

@@ -21,6 +21,7 @@ from difflab.core.text import plain
 from difflab.data.declared import Declared, decided, declarations
 from difflab.data.decode import Item, fit_array, look
 from difflab.data.listing import Listing
+from difflab.data.manifest import validated
 from difflab.data.near_copies import SIDE, square_thumbnail
 from difflab.data.watermark import can_carry, read_mark
 from difflab.evaluation.audit.names import generator_of_name, size_of_generators
@@ -107,8 +108,8 @@ def view_of(listing: Listing, position: int, options: Options, thumbnail: bool =
         item = _in_memory(listing.items[position])
     except (DataError, OSError) as error:
         return View(position, failure=_reason(error))
-    rows = getattr(listing, "rows", None)
-    layers = declarations(item, rows[position] if rows else None)
+    rows = listing.rows
+    layers = declarations(item, rows[position] if rows else None, validated)
     found = found_in_text(listing.keys[position], layers)
     evidence = decided(layers).evidence
     where = f"image {listing.keys[position]}"

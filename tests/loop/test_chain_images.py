@@ -208,6 +208,9 @@ def test_accumulate_points_at_images_and_copies_none(tmp_path):
             "generation",
             "index",
             "replicate",
+            "origin",
+            "depth",
+            "declared_by",
         }
     blobs = [
         b["bytes"]

@@ -142,7 +142,8 @@ def test_every_row_says_where_it_came_from(run):
 
 def test_sampled_json_tells_count_hash_and_probe(run):
     record = json.loads((run.gen(1) / "sampled.json").read_text())
-    assert record == {"count": 50, "hash": run.samples(1).hash(), "probe": 10}
+    expected = {"count": 50, "hash": run.samples(1).hash(), "probe": 10, "depth": 2, "mean_depth": 2.0}
+    assert record == expected
 
 
 # ------------------------------------------------------------------------------- features, resuming, probe

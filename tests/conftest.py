@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +30,6 @@ SLOWEST = (
     "test_theory.py",
     "test_chain_images.py",
 )
-_settled_modules = [0]  # loaded when it was last done
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,10 +45,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _settled() -> None:
-    """What was imported before a test is left out of later garbage collections: a training has two, which would go over all of torch's objects."""
-    if len(sys.modules) > _settled_modules[0] + 20:
-        gc.collect()
-        gc.freeze()
-        _settled_modules[0] = len(sys.modules)
+    """What was there before a module is left out of later garbage collections: every training ends with one, over all of torch's objects."""
+    gc.collect()
+    gc.freeze()

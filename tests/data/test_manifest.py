@@ -15,10 +15,13 @@ import pytest
 from cryptography.x509.oid import ObjectIdentifier
 from PIL import Image
 
+from difflab.config import Data
 from difflab.core.errors import ConfigError
 from difflab.data import manifest as manifest_module
 from difflab.data.declared import declarations, declared
 from difflab.data.manifest import OFFLINE, Manifest, Reader, Signer, format_of, validated
+from difflab.data.provenance import origins
+from difflab.data.registry import open_source
 from difflab.data.signing_key import new_key, open_key
 
 STATEMENT = {"run": "digits", "generation": 3, "depth": 4, "seed": 7, "training_set": "abc"}
@@ -241,3 +244,19 @@ def test_without_the_package_a_manifest_counts_as_unknown(signer, monkeypatch):
     monkeypatch.setattr(manifest_module, "find_spec", lambda name: None)
     found = declared(signed, read_c2pa=validated)
     assert (found.origin, found.declared_by) == ("unknown", "c2pa")
+
+
+def test_a_source_reads_manifests_whose_signature_holds(signer, tmp_path):
+    """Three images as a user has them: signed, signed and then changed, and plain."""
+    signed = signer.sign(picture(), "a", STATEMENT)
+    changed = bytearray(signed)
+    changed[signed.index(b"caBX") + 300] ^= 1
+    for name, content in (("a", signed), ("b", bytes(changed)), ("c", picture())):
+        (tmp_path / f"{name}.png").write_bytes(content)
+    data = Data(source=f"imagefolder:{tmp_path}")
+    found = origins(open_source(data, 0), data)
+    assert [(one.origin, one.depth, one.declared_by) for one in found] == [
+        ("synthetic", 4, "c2pa"),
+        ("unknown", None, "c2pa"),
+        ("unknown", None, "none"),
+    ]

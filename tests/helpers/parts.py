@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2TokenizerFast,
     Qwen2VLImageProcessor,
+    Qwen3VLConfig,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
     T5Config,
@@ -76,6 +77,31 @@ def qwen_vl_processor() -> Any:
     )
     pictures, videos = Qwen2VLImageProcessor(), Qwen3VLVideoProcessor()
     return Qwen3VLProcessor(pictures, tokens, videos, chat_template=TYPED)
+
+
+def qwen3_vl(entries: int, width: int = 8, layers: int = 1) -> Any:
+    """The config of a small Qwen3-VL, whose vision part no text needs."""
+    text = {
+        "hidden_size": width,
+        "intermediate_size": 8,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "vocab_size": entries,
+        "initializer_range": 0.5,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    vision = {
+        "depth": 1,
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_heads": 1,
+        "out_hidden_size": width,
+        "deepstack_visual_indexes": [0],
+    }
+    return Qwen3VLConfig(text_config=text, vision_config=vision)
 
 
 def pixtral_processor() -> Any:

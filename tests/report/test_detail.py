@@ -5,9 +5,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from difflab.report.detail import cost, detail, setup, shown_path, spectra, versions
+from difflab.report.detail import cost, detail, origins, setup, shown_path, spectra, versions
 from difflab.runs.run import Run
 
 
@@ -37,6 +38,18 @@ def test_cost_adds_up(hostile: Run) -> None:
     assert train["times"] == 3 and train["speed"] == pytest.approx(
         3000 / sum(row["seconds"] for row in own), rel=0.02
     )
+
+
+def test_origins_are_those_of_the_training_sets(hostile: Run) -> None:
+    """Counted here from the rows themselves: samples of generation t are t + 1 models away from real images."""
+    for row in origins(hostile):
+        table = pq.read_table(hostile.gen(row["generation"]) / "train_set.parquet").to_pandas()
+        depth = np.where(table["generation"] < 0, 0, table["generation"] + 1)
+        assert row["images"] == len(table) and row["real"] + row["unknown"] == (depth == 0).sum()
+        assert row["share"] == pytest.approx((depth > 0).mean())
+        assert row["depths"] == [{"depth": d, "count": (depth == d).sum()} for d in np.unique(depth)]
+    assert [row["generation"] for row in origins(hostile)] == [0, 1, 2]
+    assert origins(hostile)[0]["share"] == 0 < origins(hostile)[2]["share"]
 
 
 def test_the_setup_names_what_was_run(hostile: Run) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -135,3 +136,21 @@ def test_difflab_reads_what_it_has_exported(tmp_path, classes):
         (["0", "1"], [0, 0, 1, 1, 0]) if classes else (None, None)
     )
     assert source.account.lines() == ["all 5 images are read"]
+
+
+@pytest.mark.parametrize("with_prompts", [False, True])
+def test_what_is_signed_about_each_sample(run, tmp_path, with_prompts):
+    """The prompt is stated only if that was asked for; its hash is always stated."""
+    stated = {}
+
+    def sign(image: bytes, name: str, statement: dict) -> bytes:
+        stated[name] = statement
+        return image
+
+    export(run, 1, tmp_path / "out", sign, with_prompts)
+    first, last = stated["000000.png"], stated["000004.png"]
+    assert (last["generation"], last["depth"], last["seed"]) == (1, 2, 14)
+    assert last["sha256_of_pixels"] == content_hash(PIXELS[4])
+    assert last["sha256_of_prompt"] == hashlib.sha256(b"a red cat").hexdigest()
+    assert last.get("prompt") == ("a red cat" if with_prompts else None)
+    assert not {"prompt", "sha256_of_prompt"} & first.keys()  # it has none

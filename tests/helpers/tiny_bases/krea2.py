@@ -5,37 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers import FlowMatchEulerDiscreteScheduler, Krea2Pipeline, Krea2Transformer2DModel
-from parts import contrast, qwen_tokenizer
-from transformers import Qwen3VLConfig, Qwen3VLModel
+from parts import contrast, qwen3_vl, qwen_tokenizer
+from transformers import Qwen3VLModel
 
 from tiny_bases import TinyBase
 from tiny_bases.qwen_image import one_frame
 
 WIDTH = 8
-
-
-def text_encoder(entries: int) -> Any:
-    text = {
-        "hidden_size": WIDTH,
-        "intermediate_size": WIDTH,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 1,
-        "num_key_value_heads": 1,
-        "head_dim": WIDTH,
-        "vocab_size": entries,
-        "initializer_range": 0.5,
-        "bos_token_id": None,
-        "eos_token_id": None,
-    }
-    vision = {
-        "depth": 1,
-        "hidden_size": WIDTH,
-        "intermediate_size": WIDTH,
-        "num_heads": 1,
-        "out_hidden_size": WIDTH,
-        "deepstack_visual_indexes": [0],
-    }
-    return Qwen3VLModel(Qwen3VLConfig(text_config=text, vision_config=vision)).eval()
 
 
 def make(distilled: bool = False) -> Any:
@@ -70,7 +46,7 @@ def make(distilled: bool = False) -> Any:
     return Krea2Pipeline(
         scheduler,
         one_frame(),
-        text_encoder(len(tokenizer)),
+        Qwen3VLModel(qwen3_vl(len(tokenizer), WIDTH, layers=2)).eval(),
         tokenizer,
         network.eval(),
         text_encoder_select_layers=(0, 1, 2),

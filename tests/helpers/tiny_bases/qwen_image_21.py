@@ -10,8 +10,8 @@ from diffusers import (
     QwenImage21Pipeline,
     QwenImage21Transformer2DModel,
 )
-from parts import contrast, qwen_vl_processor
-from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from parts import contrast, qwen3_vl, qwen_vl_processor
+from transformers import Qwen3VLForConditionalGeneration
 
 from tiny_bases import TinyBase
 
@@ -19,28 +19,7 @@ WIDTH = 8
 
 
 def text_encoder(entries: int, width: int = WIDTH) -> Any:
-    text = {
-        "hidden_size": width,
-        "intermediate_size": WIDTH,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-        "num_key_value_heads": 1,
-        "head_dim": WIDTH,
-        "vocab_size": entries,
-        "initializer_range": 0.5,
-        "bos_token_id": None,
-        "eos_token_id": None,
-    }
-    vision = {
-        "depth": 1,
-        "hidden_size": WIDTH,
-        "intermediate_size": WIDTH,
-        "num_heads": 1,
-        "out_hidden_size": width,
-        "deepstack_visual_indexes": [0],
-    }
-    config = Qwen3VLConfig(text_config=text, vision_config=vision)
-    return Qwen3VLForConditionalGeneration(config).eval()
+    return Qwen3VLForConditionalGeneration(qwen3_vl(entries, width)).eval()
 
 
 def autoencoder() -> Any:

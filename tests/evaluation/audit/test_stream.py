@@ -10,7 +10,9 @@ from PIL import Image
 
 from difflab.core.hashing import content_hash
 from difflab.data.image_sets import listing_of
+from difflab.data.manifest import Signer
 from difflab.data.near_copies import square_thumbnail
+from difflab.data.signing_key import new_key
 from difflab.data.watermark import MESSAGES
 from difflab.evaluation.audit.stream import CHUNK, Options, stream, view_of
 
@@ -91,3 +93,16 @@ def test_thumbnails_of_squares_are_those_of_other_sizes() -> None:
     view = view_of(listing_of(image[None], "set", []), 0, Options())
     assert view.thumbnail is not None
     assert abs(view.thumbnail.astype(int) - square_thumbnail(image)).max() <= 1
+
+
+def test_a_manifest_counts_only_if_its_signature_holds(tmp_path: Path) -> None:
+    signer = Signer(new_key(tmp_path / "key"))
+    write(tmp_path / "set", [np.full((16, 16, 3), 90, np.uint8)] * 2)
+    for file in sorted((tmp_path / "set").iterdir()):
+        file.write_bytes(signer.sign(file.read_bytes(), file.name, {"generation": 0, "depth": 1}))
+    broken = bytearray(file.read_bytes())
+    broken[-20] ^= 1
+    file.write_bytes(broken)
+    listing = listing_of(tmp_path / "set", "set", [])
+    first, second = (view_of(listing, i, Options(pixels=False)) for i in (0, 1))
+    assert first.found["synthetic"].startswith("c2pa") and "synthetic" not in second.found

@@ -35,6 +35,7 @@ class _OfImages(PairMetric):
     """The mean of one value of each sample."""
 
     extractor = "watermark"
+    topic = "Fidelity"
     range = (0.0, 1.0)
     better = "real"
     min_n = 1
@@ -113,6 +114,7 @@ class WatermarkZ(PairMetric):
     """
 
     extractor = "watermark"
+    topic = "Fidelity"
     unit = "standard deviations"
     range = (-float("inf"), float("inf"))
     better = "real"

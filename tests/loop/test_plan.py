@@ -187,4 +187,9 @@ def test_the_estimate_counts_two_passes_where_the_base_is_guided(tmp_path):
         return stage_weights(config)[1, "sample"]
 
     z_image = str(tmp_path)
-    assert seconds(1, z_image) == 2 * seconds(0, z_image) == seconds(2, "nobody/here") == 2 * seconds(1, "nobody/here")
+    assert (
+        seconds(1, z_image)
+        == 2 * seconds(0, z_image)
+        == seconds(2, "nobody/here")
+        == 2 * seconds(1, "nobody/here")
+    )

@@ -45,10 +45,12 @@ def check_guided(name: str, config: Any) -> None:
     """Raise ConfigError unless the samples use classifier-free guidance that changes them."""
     check_guidance(name, config)
     none = unguided_scale(config.model)
-    if config.sample.guidance_scale == none and not any(other.policy in GUIDANCE for other in config.policies):
+    if config.sample.guidance_scale == none and not any(
+        other.policy in GUIDANCE for other in config.policies
+    ):
         raise ConfigError(
-            f"policies: {name} changes nothing at sample.guidance_scale={none:g}; set another scale, or one of "
-            f"{', '.join(GUIDANCE)}"
+            f"policies: {name} changes nothing at sample.guidance_scale={none:g}; set another scale, "
+            f"or one of {', '.join(GUIDANCE)}"
         )
 
 

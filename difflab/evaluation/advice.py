@@ -37,8 +37,9 @@ class Chain:
     Attributes:
         real, fresh: shares of the training set that are real images, and that are real images never trained
             on before; None = not known.
-        guidance: guidance scale while sampling, 1 = none, None = not known.
+        guidance: guidance scale while sampling, None = not known.
         policies: their names.
+        unguided: the largest guidance scale that means no guidance.
     """
 
     real: float | None = None
@@ -46,11 +47,12 @@ class Chain:
     guidance: float | None = None
     start_from: str = "previous"
     policies: tuple[str, ...] = ()
+    unguided: float = 1.0
 
     @property
     def guided(self) -> bool:
         """Whether classifier-free guidance is used, or may be."""
-        return self.guidance is None or self.guidance > 1
+        return self.guidance is None or self.guidance > self.unguided
 
 
 def advice(name: str, chain: Chain) -> str:

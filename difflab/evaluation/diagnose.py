@@ -30,6 +30,7 @@ from difflab.evaluation.finding import Diagnosis
 from difflab.evaluation.overlap import Contents, shared_in_words, split, without_trained
 from difflab.evaluation.readings import LEAST, Images
 from difflab.metrics import Extractor, assign, open_extractor, read_concepts
+from difflab.models.registry import unguided_scale
 from difflab.runs.sizes import first_size, fresh_needed, measured_count
 
 MOST = 1000
@@ -307,4 +308,5 @@ def chain_of(run: Any, generation: int) -> Chain:
             guidance = policy.scale(generation, guidance)
         if policy.policy != "temperature" or policy.scale < 1:
             policies.append(policy.policy)
-    return Chain(real, fresh, guidance, config.train.start_from, tuple(policies))
+    unguided = unguided_scale(config.model)
+    return Chain(real, fresh, guidance, config.train.start_from, tuple(policies), unguided)

@@ -21,11 +21,13 @@ from difflab.loop.regimes import check_possible
 from difflab.models import family_of
 from difflab.models.family import ClosedForm
 from difflab.models.latent import KEPT
+from difflab.models.registry import unguided_scale
 from difflab.runs.sizes import fresh_needed
 
 DIMENSIONS = {
     "texture": 8,
     "artefacts": 4,
+    "watermark": 256,
     "fitted": 64,
     "efficientnet-lite0": 1280,
     "inception": 2048,
@@ -163,7 +165,7 @@ def stage_weights(config: Config) -> dict[tuple[int, str], float]:
                 weights[t, f"lab {lab.lab} {stage}"] = seconds
         return weights
     forward = 1e-4 / 3  # seconds of one image through the network; a training step takes three times as long
-    passes = config.sample.steps * (2 if config.sample.guidance_scale > 1 else 1)
+    passes = config.sample.steps * (2 if config.sample.guidance_scale > unguided_scale(config.model) else 1)
     for t in range(config.generations + 1):
         untrained = t == 0 and config.model.starts_as_base
         weights[t, "train"] = 0.0 if untrained else 3 * forward * config.train.images_seen

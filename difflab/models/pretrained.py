@@ -35,6 +35,7 @@ NOT_COPIED = ("safety_checker", "feature_extractor", "image_encoder")
 LIBRARIES = ("diffusers", "transformers")
 LARGE_ENCODERS = 4 * 2**30
 """Text encoders whose weight files have at least this size in bytes encode fewer prompts at once."""
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.safetensors.index.json"]
 
 
@@ -284,7 +285,7 @@ def open_base(
     """
     folder = BUNDLED.get(name) or Path(name).expanduser()
     if not folder.is_dir():
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        if not HUB_ID.fullmatch(name):
             raise ConfigError(
                 f"model.base '{name}' is neither a folder nor a hub id; give a diffusers folder, an id like "
                 f"org/name, or {', '.join(BUNDLED)}"
@@ -297,6 +298,25 @@ def open_base(
         )
     with reading(f"model.base {folder}", ConfigError):
         return _opened(folder, kinds, family, variant)
+
+
+def unguided_scale(spec: Any) -> float:
+    """See `difflab.models.registry.unguided_scale`. `spec` is that of a text-to-image family."""
+    name = spec.base_config or spec.base
+    folder = BUNDLED.get(name) or Path(name).expanduser()
+    index = folder / "model_index.json" if folder.is_dir() else _cached_index(name, spec.revision)
+    kind = read_json(index).get("_class_name") if index is not None and index.is_file() else None
+    return architectures()[kind].unguided if kind in architectures() else Architecture.unguided
+
+
+def _cached_index(name: str, revision: str | None) -> Path | None:
+    """The model_index.json of a hub id, if it was downloaded before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if not HUB_ID.fullmatch(name):
+        return None
+    found = try_to_load_from_cache(name, "model_index.json", revision=revision)
+    return Path(found) if isinstance(found, str) else None
 
 
 def open_configs(

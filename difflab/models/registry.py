@@ -25,3 +25,16 @@ def family_of(spec: Any) -> Any:
     """
     module, name = FAMILIES[spec.family].split(":")
     return getattr(import_module(module), name)
+
+
+def unguided_scale(spec: Any) -> float:
+    """The largest guidance scale that means no guidance, for a config's ``model`` section.
+
+    It is 0 for Z-Image and Krea 2, whose pipelines count from 0, and 1 for all others. Only the
+    model_index.json of the base is read, and nothing is downloaded: 1 if the base is not on this machine.
+    """
+    if not hasattr(spec, "base"):
+        return 1.0
+    from difflab.models import pretrained
+
+    return pretrained.unguided_scale(spec)

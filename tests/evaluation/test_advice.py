@@ -65,6 +65,7 @@ from difflab.evaluation.advice import Chain, advice
         ("poisoned labels", Chain(policies=("mislabel",)), ["remove the policy mislabel"], ["correct"]),
         ("blurred", Chain(), ["check resizing and guidance"], []),
         ("blurred", Chain(guidance=1.0), ["check resizing"], ["guidance"]),
+        ("blurred", Chain(guidance=1.0, unguided=0.0), ["check resizing and guidance (now 1)"], []),
     ],
 )
 def test_advice_is_what_is_not_done_yet(name: str, chain: Chain, says: list[str], silent: list[str]) -> None:

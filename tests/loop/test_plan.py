@@ -7,9 +7,10 @@ import tiny
 
 from difflab.config import Config, parse
 from difflab.core.errors import ConfigError
+from difflab.core.files import write_json
 from difflab.core.shape import Shape
 from difflab.loop import passes
-from difflab.loop.plan import Cost, plan, where_embeddings_are
+from difflab.loop.plan import Cost, plan, stage_weights, where_embeddings_are
 from difflab.models.latent import KEPT
 
 pytestmark = tiny.LIBRARIES
@@ -174,3 +175,21 @@ def test_the_place_of_the_embeddings_is_said():
     small, large = where_embeddings_are(KEPT), where_embeddings_are(KEPT + 2**20)
     assert "512.0 MiB, which are kept in the memory of the device (at most 512 MiB are)" in small
     assert "513.0 MiB; more than 512 MiB are not kept in memory: every batch is read from disk" in large
+
+
+def test_the_estimate_counts_two_passes_where_the_base_is_guided(tmp_path):
+    write_json(tmp_path / "model_index.json", {"_class_name": "ZImagePipeline"})
+
+    def seconds(scale: float, base: str) -> float:
+        model = {"family": "flow", "base": base}
+        drawn = {"count": 10, "steps": 10, "guidance_scale": scale}
+        config = parse({"data": {"source": "emoji"}, "model": model, "sample": drawn, "generations": 1})
+        return stage_weights(config)[1, "sample"]
+
+    z_image = str(tmp_path)
+    assert (
+        seconds(1, z_image)
+        == 2 * seconds(0, z_image)
+        == seconds(2, "nobody/here")
+        == 2 * seconds(1, "nobody/here")
+    )

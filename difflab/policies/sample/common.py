@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from difflab.core.errors import ConfigError
+from difflab.models.registry import unguided_scale
 from difflab.policies.interface import At
 
 HOW_GUIDED = {
@@ -41,12 +42,15 @@ def check_guidance(name: str, config: Any) -> None:
 
 
 def check_guided(name: str, config: Any) -> None:
-    """Raise ConfigError unless the samples use classifier-free guidance with a scale other than 1."""
+    """Raise ConfigError unless the samples use classifier-free guidance that changes them."""
     check_guidance(name, config)
-    if config.sample.guidance_scale == 1 and not any(other.policy in GUIDANCE for other in config.policies):
+    none = unguided_scale(config.model)
+    if config.sample.guidance_scale == none and not any(
+        other.policy in GUIDANCE for other in config.policies
+    ):
         raise ConfigError(
-            f"policies: {name} changes nothing at sample.guidance_scale=1; set another scale, or one of "
-            f"{', '.join(GUIDANCE)}"
+            f"policies: {name} changes nothing at sample.guidance_scale={none:g}; set another scale, "
+            f"or one of {', '.join(GUIDANCE)}"
         )
 
 

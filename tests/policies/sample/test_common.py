@@ -5,11 +5,12 @@ from steered import at, small
 
 from difflab.config import parse
 from difflab.core.errors import ConfigError
+from difflab.core.files import write_json
 from difflab.policies.sample import common
 
 
 def config(family: str = "pixel-mlp", **sections):
-    return parse({"model": {"family": family}, "generations": 2, **sections})
+    return parse({"model": {"family": family}, "generations": 2} | sections)
 
 
 def test_a_family_that_removes_no_noise_is_refused() -> None:
@@ -35,6 +36,14 @@ def test_a_policy_on_guidance_needs_a_scale_other_than_1_or_a_policy_that_sets_o
     common.check_guided("base_guidance", config(policies=[{"policy": "guidance_schedule", "start": 3.0}]))
     with pytest.raises(ConfigError, match=r"base_guidance .* sample.guidance_scale=1"):
         common.check_guided("base_guidance", config(sample={"guidance_scale": 1.0}))
+
+
+def test_the_scale_without_guidance_is_that_of_the_base(tmp_path) -> None:
+    write_json(tmp_path / "model_index.json", {"_class_name": "ZImagePipeline"})
+    based = {"model": {"family": "flow", "base": str(tmp_path)}, "data": {"source": "emoji"}}
+    common.check_guided("base_guidance", config(**based, sample={"guidance_scale": 1.0}))
+    with pytest.raises(ConfigError, match=r"base_guidance .* sample.guidance_scale=0"):
+        common.check_guided("base_guidance", config(**based, sample={"guidance_scale": 0.0}))
 
 
 def test_another_model_is_opened_ready_to_predict() -> None:

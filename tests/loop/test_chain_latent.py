@@ -7,7 +7,6 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,8 +34,6 @@ from difflab.models.pretrained import Base
 from difflab.runs.run import Run, open_run
 from difflab.runs.store import Shards
 from difflab.runs.verify import verify
-
-run_chain = partial(run_chain, plots=False)  # curves take seconds
 
 pytestmark = tiny.LIBRARIES
 STILL = {

@@ -84,6 +84,13 @@ def report_account(works: list[Work]) -> None:
         works[0].report.say(line)
 
 
+def check_shapes(run: Run) -> None:
+    """Raise ConfigError if a policy does not fit the size of the images."""
+    if not run.config.exact:
+        for policy in run.config.policies:
+            policy.check_shape(run.shape)
+
+
 def check_counts(run: Run) -> None:
     """Raise MeasureError or ConfigError for numbers of images that do not go together."""
     config = run.config

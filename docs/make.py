@@ -212,6 +212,7 @@ NEEDS = {
     "concepts": "a CLIP extractor and the names of concepts",
     "prompts": "what each sample was asked for: a class or a caption",
     "train": "the images that the model was trained on",
+    "detector": "a run: the samples of generation 0, to which a probe is fitted",
 }
 BETTER = {"lower": "lower", "higher": "higher", "real": "as between two sets of real images: the floor"}
 

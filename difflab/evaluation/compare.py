@@ -208,6 +208,8 @@ def _names(metrics: Sequence[str] | None, with_train: bool, with_concepts: bool)
         names += MEMORY if with_train else []
         names += CONCEPTS if with_concepts else []
     for name in names:
+        if METRICS[name].needs == "detector":
+            raise MeasureError(f"{name} needs the samples of generation 0; take it in a run")
         if METRICS[name].needs == "judge":
             raise MeasureError(
                 f"{name} needs a judge trained in a run; with captions use zero_shot_accuracy and concepts "

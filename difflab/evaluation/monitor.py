@@ -99,7 +99,7 @@ class Monitor:
     ) -> None:
         self.metrics = list(metrics) if metrics is not None else [*COMMON, *TEXTURE]
         for name in self.metrics:
-            if METRICS[name].needs in ("judge", "concepts", "train", "own"):
+            if METRICS[name].needs in ("judge", "concepts", "train", "own", "detector"):
                 raise MeasureError(f"{name} needs more than real images; use difflab.compare, or a run")
         self.rows: list[Row] = []
         self.alarms: list[Alarm] = []

@@ -21,6 +21,7 @@ from difflab.core.rows import Row, RowKind, row
 from difflab.core.seeds import seed_of
 from difflab.features.aesthetic import AestheticHead
 from difflab.features.extractor import Extractor
+from difflab.loop.detector_sets import detector_sets
 from difflab.loop.judge_drift_rows import judge_drift_rows
 from difflab.loop.judges import judge_extractor, judge_of
 from difflab.loop.resamples import shared_resamples
@@ -30,6 +31,7 @@ from difflab.metrics.concept_set import Concepts
 from difflab.metrics.evaluate import ComparedSets, MeasureSettings, Side, measured
 from difflab.metrics.held_out_loss import mean
 from difflab.metrics.interval import wilson
+from difflab.metrics.judge import Judge
 from difflab.metrics.metric import METRICS, PairMetric
 from difflab.metrics.pair import Pair
 from difflab.runs.run import Run
@@ -66,6 +68,10 @@ def measure_images(
     samples, measure = run.samples(generation), run.config.measure
     # This does nothing unless feature files were lost since sampling.
     extract_features(samples, extractors, accelerator)
+    first = samples
+    if generation and any(METRICS[name].needs == "detector" for name in measure.metrics):
+        first = run.samples(0)
+        extract_features(first, extractors, accelerator)
 
     def resample(metric: type[PairMetric], pair: Pair) -> list[float]:
         seed = seed_of("interval", run.config.seed, generation, metric.name)
@@ -77,13 +83,12 @@ def measure_images(
     rows = [_flagged(run, generation)]
     for extractor in extractors:
         judge, no_judge = judge_of(run, extractor, extractors, accelerator)
-        for comparison in comparisons(run, extractor, extractors, samples, trained_on):
+        for comparison in comparisons(run, extractor, extractors, samples, first, trained_on):
             settings = MeasureSettings(
                 comparison.metrics,
                 resample if measure.resamples else None,
                 measure.neighbours,
-                judge,
-                no_judge,
+                *(comparison.probe or (judge, no_judge)),
                 comparison.concepts,
                 generation,
                 advance,
@@ -107,6 +112,8 @@ class Comparison:
     metrics: list[str]
     sets: ComparedSets
     concepts: Concepts | None = None
+    probe: tuple[Judge | None, str | None] | None = None
+    """The probe of the detector measures and why there is none; it takes the place of the class judge."""
 
 
 def comparisons(
@@ -114,15 +121,17 @@ def comparisons(
     extractor: Extractor,
     extractors: Sequence[Extractor],
     samples: Any,
+    first: Any,
     trained_on: Callable[[Extractor], torch.Tensor],
 ) -> Iterator[Comparison]:
     """The comparisons on one extractor. Only those that the measures of the run need are made.
 
     The first one has the classes as labels. Then follow the comparisons with the generation's own training
-    set, by prompt, and by concept.
+    set, by prompt, by concept, and by detector.
 
     Args:
         samples: Shards of the generation, or a `StandIn` for them.
+        first: Those of generation 0; the same object in generation 0.
         trained_on: returns the features of the generation's training set on an extractor.
     """
     config, real, n_train = run.config, run.real, run.about["n_train"]
@@ -165,6 +174,13 @@ def comparisons(
     if config.measure.concepts is not None and extractor is clip_of(extractors):
         concept, fake_concept, concepts = concept_labels(run, extractor, real, samples)
         yield by_labels(("concepts",), concept, fake_concept, identity, concepts=concepts)
+    if "detector" in kinds and extractor.statistics is None:
+        names = [name for name in config.measure.metrics if METRICS[name].needs == "detector"]
+        real_fit = train_side.features[: _n_trained(run)]
+        first_fake = _sides(run, extractor, first)[2].features
+        tested = None if samples is first else fake.features
+        probe, sets = detector_sets(config.seed, real_fit, held_out.features, first_fake, tested, identity)
+        yield Comparison(names, sets, probe=probe)
 
 
 def _n_trained(run: Run) -> int:

@@ -81,9 +81,13 @@ def unmeasurable(run: Run, extractors: Sequence[Extractor], accelerator: Acceler
     rows: list[Row] = []
     for extractor in extractors:
         judge, no_judge = judge_of(run, extractor, extractors, accelerator)
-        for comparison in comparisons(run, extractor, extractors, stand_in, train_split):
+        for comparison in comparisons(run, extractor, extractors, stand_in, stand_in, train_split):
             settings = MeasureSettings(
-                comparison.metrics, one_half, measure.neighbours, judge, no_judge, comparison.concepts
+                comparison.metrics,
+                one_half,
+                measure.neighbours,
+                *(comparison.probe or (judge, no_judge)),
+                comparison.concepts,
             )
             rows += measured(extractor, replace(comparison.sets, second_real=None), settings)
         drift = measure.judge_drift and extractor is judge_extractor(run, extractors)

@@ -2,6 +2,9 @@
 
 A score is higher for images that look more synthetic. The threshold comes from real images alone, so that a
 new real image is flagged with at most a given probability (split conformal calibration).
+
+In a run the measures `detector_true_positive_rate` and `detector_false_positive_rate` follow one `probe`,
+which is fitted to samples of generation 0, over all generations.
 """
 
 from __future__ import annotations
@@ -13,8 +16,14 @@ import torch
 from torch import Tensor
 
 from difflab.core.errors import MeasureError
+from difflab.metrics.influence import Influence
 from difflab.metrics.interval import wilson
 from difflab.metrics.judge import Judge
+from difflab.metrics.metric import PairMetric, measure
+from difflab.metrics.pair import Pair, Rows
+
+FALSE_POSITIVE_RATE = 0.05
+"""Nominal false positive rate of the measures."""
 
 
 @dataclass(frozen=True)
@@ -89,3 +98,77 @@ def spectrum_score(real_power: Tensor, power: Tensor) -> Tensor:
         raise MeasureError("the spectra of the real images are all equal; give different real images")
     standardised = (log - real_log.mean(0))[:, varying] / spread[varying]
     return standardised.square().mean(1)
+
+
+class _Detector(PairMetric):
+    """The share of flagged images of one side.
+
+    ``pair.judge`` is a `probe`. ``pair.train`` has features of real images that fitted nothing; they give the
+    threshold.
+    """
+
+    needs = "detector"
+    topic = "Fidelity"
+    range = (0.0, 1.0)
+    better = "real"
+    min_n = 1
+
+    @staticmethod
+    def _flagged(pair: Pair) -> tuple[Tensor, Tensor]:
+        """Which real images and which samples are flagged, float64 [n_r] and [n_f]."""
+
+        def score(features: Tensor) -> Tensor:
+            return pair.judge_of.probabilities(features)[:, 1]
+
+        limit = threshold(score(pair.train), FALSE_POSITIVE_RATE)
+        real, fake = ((score(features) > limit).double() for features in (pair.real, pair.fake))
+        return real, fake
+
+
+@measure("detector_true_positive_rate")
+class DetectorTruePositiveRate(_Detector):
+    """Share of samples that are flagged by a linear probe, which was fitted to samples of generation 0 and to
+    real images, at a nominal false positive rate of 5%.
+
+    In generation 0 it is tested on the half of the samples that it was not fitted to. The floor is the share
+    of held-out real images that are flagged.
+
+    >>> x = torch.arange(40.0)[:, None]
+    >>> DetectorTruePositiveRate.of(Pair(x, x + 40, judge=probe(x, x + 40), train=x))
+    1.0
+    """
+
+    unit = "share of samples"
+
+    @classmethod
+    def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
+        return float(pair.once(cls._flagged)[1][fake].mean())
+
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        flagged_real, flagged = pair.once(cls._flagged)
+        return Influence.of(torch.zeros_like(flagged_real[real]), flagged[fake])
+
+
+@measure("detector_false_positive_rate")
+class DetectorFalsePositiveRate(_Detector):
+    """Share of held-out real images that are flagged by the probe of `detector_true_positive_rate`.
+
+    It is nominally 5%, and the same in all generations of a run. The floor is the share of the real images
+    that gave the threshold, which is at most 5%.
+
+    >>> x = torch.arange(40.0)[:, None]
+    >>> DetectorFalsePositiveRate.of(Pair(x, x + 40, judge=probe(x, x + 40), train=x))
+    0.025
+    """
+
+    unit = "share of real images"
+
+    @classmethod
+    def evaluate(cls, pair: Pair, real: Rows, fake: Rows) -> float:
+        return float(pair.once(cls._flagged)[0][real].mean())
+
+    @classmethod
+    def influence(cls, pair: Pair, real: Rows, fake: Rows) -> Influence:
+        flagged, flagged_fake = pair.once(cls._flagged)
+        return Influence.of(flagged[real], torch.zeros_like(flagged_fake[fake]))

@@ -100,7 +100,7 @@ class MeasureSettings:
     neighbours: int = 5
     """k of the nearest-neighbour measures."""
     judge: Judge | None = None
-    """For the class measures, which have no value without it."""
+    """For the class measures, which have no value without it; for the detector measures the probe."""
     no_judge: str | None = None
     """Why there is no judge."""
     concepts: Concepts | None = None
@@ -157,7 +157,12 @@ class _Pairs:
         floor = None
         if second is not None:
             floor = Pair(
-                second.features, real.features, real_labels=second.labels, fake_labels=real.labels, **shared
+                second.features,
+                real.features,
+                real_labels=second.labels,
+                fake_labels=real.labels,
+                train=sets.train,
+                **shared,
             )
         unseen = Pair(real.features, real.features, train=sets.train, neighbours=settings.neighbours)
         return cls(samples, floor, unseen)
@@ -187,7 +192,7 @@ def _row(
     value, ci, floor = None, None, None
     reasons: list[str | None]
     try:
-        if metric.needs == "judge" and settings.no_judge:
+        if metric.needs in ("judge", "detector") and settings.no_judge:
             raise MeasureError(f"{metric.name} has no value: {settings.no_judge}")
         measurement = take(metric, pairs.samples, settings.resample)
         floor, floor_note = pairs.floor_of(metric)
@@ -221,12 +226,12 @@ def _recipe(
         "neighbours": settings.neighbours,
         "real": sets.identity,
     }
-    if metric.needs == "judge":
+    if metric.needs in ("judge", "detector"):
         recipe["judge"] = settings.judge.recipe if settings.judge else None
     if metric.needs == "concepts":
         recipe["concepts"] = settings.concepts.recipe if settings.concepts else None
     # The training set of `own` measures differs between generations and is left out.
-    if metric.needs == "train":
+    if metric.needs in ("train", "detector"):
         recipe["train"] = 0 if sets.train is None else len(sets.train)
     return recipe
 

@@ -61,10 +61,11 @@ class PairMetric(Metric):
     topic: ClassVar[str] = "Other"
     """What the measure is about: one of `difflab.core.rows.TOPICS`. A report groups its curves by it."""
     needs: ClassVar[str] = "features"
-    """'features' | 'judge' | 'concepts' | 'prompts' | 'train' | 'own'.
+    """'features' | 'judge' | 'concepts' | 'prompts' | 'train' | 'own' | 'detector'.
 
     'train' also reads the real images that the model was trained on. 'own' reads, in a run, the training set
-    of the generation itself instead, samples included.
+    of the generation itself instead, samples included. 'detector' reads a probe in place of the judge, and
+    in place of the training images those that give its threshold; see `difflab.metrics.detectors`.
     """
     extractor: ClassVar[str | None] = None
     """The extractor whose statistics it reads, one of `difflab.core.rows.STATISTICS`; None = all others."""

@@ -14,6 +14,7 @@ import torch
 from difflab.core.errors import MeasureError
 from difflab.core.seeds import seed_of
 from difflab.metrics import METRICS, Concepts, Judge, Pair, resampled
+from difflab.metrics.detectors import probe
 from difflab.metrics.evaluate import ComparedSets, MeasureSettings, Side, measured
 from difflab.metrics.kernel import cmmd_biased
 from difflab.metrics.vendi import vendi_score
@@ -68,10 +69,11 @@ def rows(
     own = METRICS[name].extractor
     space = SimpleNamespace(name=own or "pixels", recipe={}, statistics=own)
     sets = ComparedSets(Side(real, labels), Side(fake, labels), Side(clean, labels), normal(3))
+    judges = {"judge": Judge.fit(normal(3), CLASSES, 3), "detector": probe(normal(5), normal(6))}
     settings = MeasureSettings(
         [name],
         lambda metric, pair: resampled(metric, pair, range(resamples), seed_of(metric.name)),
-        judge=Judge.fit(normal(3), CLASSES, 3) if METRICS[name].needs == "judge" else None,
+        judge=judges.get(METRICS[name].needs),
         concepts=concepts,
     )
     return measured(space, sets, settings)

@@ -50,7 +50,7 @@ def sign_folder(folder: Path, key: Path) -> Path:
 
     Args:
         folder: what to sign, with at least one file and without links.
-        key: a folder with ``key.pem`` and ``certificates.pem``; the key is on the curve P-256, P-384 or P-521.
+        key: a folder with ``key.pem`` (of the curve P-256, P-384 or P-521) and ``certificates.pem``.
 
     Raises:
         ConfigError: a package is missing, or the key is of another kind.
@@ -104,7 +104,9 @@ def read_signature(folder: Path, anchors: Path | None = None) -> FolderSignature
         chain = [x509.load_der_x509_certificate(base64.b64decode(one["rawBytes"])) for one in found]
         signer = signer_of(chain[0])
     except Exception as error:  # whatever else lies in the file
-        return FolderSignature("invalid", problem=f"{file.name} is no signature that can be read ({error!r:.100})")
+        return FolderSignature(
+            "invalid", problem=f"{file.name} is no signature that can be read ({error!r:.100})"
+        )
     if anchors is not None and not _fault(folder, file, anchors):
         return FolderSignature("trusted", signer)
     with TemporaryDirectory() as temporary:

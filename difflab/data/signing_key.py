@@ -185,7 +185,7 @@ def _algorithm(key: Any, file: Path) -> str:
     )
 
 
-def _signer(certificate: Any) -> str:
+def signer_of(certificate: Any) -> str:
     """Common name and organisation of the subject."""
     from cryptography.x509.oid import NameOID
 

@@ -86,7 +86,7 @@ def prepare(run: Run, works: list[Work]) -> None:
         ingest(work.run, work.accelerator, work.report.say)
         checks.check_counts(work.run)
         checks.check_shapes(work.run)
-        checks.check_text(work.run, work.report)
+        checks.check_model(work.run, work.report)
     if isinstance(run, EcosystemRun):
         ecosystem.check_labs(run)
     for work in works:

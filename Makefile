@@ -15,8 +15,9 @@ quick: $(VENV)/.installed
 	$(BIN)/difflab run digits --out runs/digits
 	$(BIN)/difflab report runs/digits
 
+# Tests start many processes; where PYTHONDONTWRITEBYTECODE is set, every one of them would compile difflab anew.
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 check: $(VENV)/.tested
 	$(BIN)/ruff check .

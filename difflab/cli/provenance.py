@@ -32,7 +32,7 @@ def _add_export(commands: Commands) -> None:
         "Write the samples of a generation as an imagefolder with metadata.jsonl, or its LoRA for others.",
         [
             "difflab export runs/digits --generation 5 --to digits-gen5",
-            "difflab export runs/emoji --generation 5 --to emoji-gen5 --c2pa my-key",
+            "difflab export runs/emoji --generation 5 --to emoji-gen5 --c2pa my-key --croissant",
             "difflab export runs/mine --generation 5 --lora kohya --to mine-gen5.safetensors",
         ],
     )
@@ -54,6 +54,12 @@ def _add_export(commands: Commands) -> None:
         "a folder that does not exist gets a new development key",
     )
     command.add_argument(
+        "--croissant",
+        action="store_true",
+        help="also write a data card: croissant.json (Croissant 1.1) with records.parquet, and README.md, "
+        "the data set card of the Hugging Face Hub",
+    )
+    command.add_argument(
         "--c2pa-prompts",
         action="store_true",
         help="with --c2pa: the manifest holds the prompt itself, not only its hash",
@@ -68,16 +74,19 @@ def export(args: argparse.Namespace) -> int:
     if args.c2pa_prompts and not args.c2pa:
         raise ConfigError("--c2pa-prompts needs --c2pa KEY, which signs the images")
     if args.lora:
-        if args.c2pa:
-            raise ConfigError("--c2pa signs images, and --lora writes none; leave one of them out")
+        for option, does in (("c2pa", "signs images"), ("croissant", "describes images")):
+            if getattr(args, option):
+                raise ConfigError(f"--{option} {does}, and --lora writes none; leave one of them out")
         return _export_lora(args)
     signer = _signer(args.c2pa) if args.c2pa else None
-    count = write(open_run(args.dir), args.generation, args.to, signer and signer.sign, args.c2pa_prompts)
+    sign = signer and signer.sign
+    count = write(open_run(args.dir), args.generation, args.to, sign, args.c2pa_prompts, args.croissant)
     if args.json:
         print_rows([{"generation": args.generation, "images": count, "folder": str(args.to)}])
     else:
         signed = f", signed by {signer.key.signer}" if signer else ""
-        print(f"{count} images{signed} and metadata.jsonl in {args.to}")
+        card = ", croissant.json and README.md" if args.croissant else ""
+        print(f"{count} images{signed} and metadata.jsonl{card} in {args.to}")
     return 0
 
 

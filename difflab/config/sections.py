@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from difflab.config.buckets import EqualArea, parse_buckets
 from difflab.config.spec import Compile, Precision, Spec, read_by
-from difflab.core.rows import STATISTICS
+from difflab.core.rows import statistics_of
 from difflab.core.size import LARGEST, SMALLEST, Size, as_setting, size_of
 
 Side = Annotated[int, Field(ge=SMALLEST, le=LARGEST)]
@@ -354,8 +354,8 @@ class Measure(Spec):
 
     extractors: list[str] = Field(
         ["pixels"],
-        description="Feature extractors: pixels | texture, artefacts (their own measures only) | fitted "
-        "| efficientnet-lite0 | inception[:PATH] | open_clip:NAME_OR_PATH | timm:NAME_OR_PATH "
+        description="Feature extractors: pixels | texture, artefacts, watermark:KEY (their own measures "
+        "only) | fitted | efficientnet-lite0 | inception[:PATH] | open_clip:NAME_OR_PATH | timm:NAME_OR_PATH "
         "| python:FILE.py:NAME; [] = no distribution measures.",
         json_schema_extra=read_by("sample", "measure"),
     )
@@ -422,12 +422,12 @@ class Measure(Spec):
     @property
     def statistics_extractors(self) -> list[str]:
         """The extractors of statistics, which have measures of their own, in order."""
-        return [spec for spec in self.extractors if spec in STATISTICS]
+        return [spec for spec in self.extractors if statistics_of(spec)]
 
     @property
     def feature_extractors(self) -> list[str]:
         """The extractors that all other measures are taken on, in order."""
-        return [spec for spec in self.extractors if spec not in STATISTICS]
+        return [spec for spec in self.extractors if not statistics_of(spec)]
 
     @property
     def judge_extractor(self) -> str | None:

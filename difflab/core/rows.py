@@ -72,6 +72,23 @@ STATISTICS = ("texture", "artefacts")
 """Extractors whose features are statistics of the look of an image. Each has measures of its own, which read
 no other features, and no other measure reads these.
 """
+KEYED = ("watermark",)
+"""As `STATISTICS`, for extractors whose spec goes on with a key after a colon."""
+
+
+def statistics_of(spec: str) -> str | None:
+    """The name in `STATISTICS` or `KEYED` of the extractor that a spec opens; None = it gives features.
+
+    >>> statistics_of("texture"), statistics_of("watermark:7"), statistics_of("pixels")
+    ('texture', 'watermark', None)
+    """
+    name = spec.partition(":")[0]
+    return name if name in KEYED or spec in STATISTICS else None
+
+
+def spec_of(name: str) -> str:
+    """The form of the spec of an extractor of statistics, for messages: watermark:KEY for watermark."""
+    return f"{name}:KEY" if name in KEYED else name
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from difflab.core.errors import MeasureError
 from difflab.core.hashing import digest, sha256_of
-from difflab.core.rows import STATISTICS
+from difflab.core.rows import statistics_of
 from difflab.core.threads import each_on_a_core
 
 BATCH = 64
@@ -66,8 +66,8 @@ class Extractor:
 
     @property
     def statistics(self) -> str | None:
-        """The name, if the features are statistics with measures of their own (see STATISTICS), else None."""
-        return self.name if self.name in STATISTICS else None
+        """The name, if the features are statistics (`core.rows.statistics_of`), else None."""
+        return statistics_of(self.name)
 
     def in_bf16(self) -> Extractor:
         """Let the network multiply in bfloat16 from now on; sums, inputs and features stay float32.

@@ -3,6 +3,7 @@ take.
 
     pixels                                the pixels themselves, divided by 255
     texture                               eight statistics of each image, no weights (see texture.py)
+    watermark:KEY[,chip=N][,after=CHANGE] the watermark of a key (see watermark.py)
     artefacts                             four more: palette, banding, blocking, ringing (see artefacts.py)
     fitted                                a small CNN trained on the run's real train set (see fitted.py)
     efficientnet-lite0                    ImageNet features from a pip wheel: needs no hub
@@ -28,7 +29,7 @@ import torch
 
 from difflab.core.errors import MeasureError
 from difflab.core.precision import bf16_is_native
-from difflab.core.rows import STATISTICS
+from difflab.core.rows import KEYED, STATISTICS
 from difflab.core.suggest import nearest
 from difflab.features.artefacts import open_artefacts
 from difflab.features.extractor import Extractor, open_pixels
@@ -38,10 +39,12 @@ from difflab.features.open_clip import open_open_clip
 from difflab.features.python_function import open_python_function
 from difflab.features.texture import open_texture
 from difflab.features.timm import open_efficientnet_lite0, open_timm
+from difflab.features.watermark import open_watermark, parse_reading
 
 SPECS = (
     "pixels",
     *STATISTICS,
+    *KEYED,
     "fitted",
     "efficientnet-lite0",
     "inception",
@@ -49,7 +52,7 @@ SPECS = (
     "timm",
     "python",
 )
-WITH_ARGUMENT = ("inception", "open_clip", "timm", "python")
+WITH_ARGUMENT = (*KEYED, "inception", "open_clip", "timm", "python")
 """Extractors whose spec goes on after a colon."""
 
 
@@ -102,6 +105,8 @@ def _open(spec: str, fitted: Path | None, device: str | torch.device, resize: st
         return open_open_clip(argument, device)
     if name == "timm":
         return open_timm(argument, device)
+    if name == "watermark":
+        return open_watermark(argument)
     if name == "python":
         return open_python_function(argument, device)
     if name == "inception":
@@ -127,3 +132,5 @@ def known_extractor(spec: str) -> None:
     name = spec.partition(":")[0]
     if (name if name in WITH_ARGUMENT else spec) not in SPECS:
         raise MeasureError(f"unknown extractor '{spec}'; {nearest(name, SPECS)}")
+    if name == "watermark":
+        parse_reading(spec.partition(":")[2])

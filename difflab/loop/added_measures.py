@@ -19,7 +19,7 @@ from difflab import config as configs
 from difflab.config import Measure
 from difflab.core.errors import ConfigError, MeasureError, StoreError
 from difflab.core.files import write_text
-from difflab.core.rows import Row
+from difflab.core.rows import Row, statistics_of
 from difflab.loop.image_rows import AESTHETIC, measure_images
 from difflab.loop.judge_drift_rows import JUDGES
 from difflab.loop.run_extractors import extractors_of
@@ -78,7 +78,7 @@ def taken(measure: Measure) -> dict[tuple[str, str], dict[str, Any]]:
         special: dict[str, list[str | None]] = {"judge": [judge], "concepts": [clip]}
         readers = special.get(needs, [*specs])
         if statistics:
-            readers = [spec for spec in measure.statistics_extractors if spec == statistics]
+            readers = [spec for spec in measure.statistics_extractors if statistics_of(spec) == statistics]
         for spec in readers:
             if spec is None:
                 continue

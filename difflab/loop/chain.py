@@ -85,7 +85,8 @@ def prepare(run: Run, works: list[Work]) -> None:
     for work in works:
         ingest(work.run, work.accelerator, work.report.say)
         checks.check_counts(work.run)
-        checks.check_text(work.run, work.report)
+        checks.check_shapes(work.run)
+        checks.check_model(work.run, work.report)
     if isinstance(run, EcosystemRun):
         ecosystem.check_labs(run)
     for work in works:

@@ -84,6 +84,13 @@ def report_account(works: list[Work]) -> None:
         works[0].report.say(line)
 
 
+def check_shapes(run: Run) -> None:
+    """Raise ConfigError if a policy does not fit the size of the images."""
+    if not run.config.exact:
+        for policy in run.config.policies:
+            policy.check_shape(run.shape)
+
+
 def check_counts(run: Run) -> None:
     """Raise MeasureError or ConfigError for numbers of images that do not go together."""
     config = run.config
@@ -94,14 +101,17 @@ def check_counts(run: Run) -> None:
             sample_conditions(run, 0, count)
 
 
-def check_text(run: Run, report: Reporter) -> None:
-    """Open the base of a text-to-image family before anything is fitted, and report how many captions it
-    will cut off.
+def check_model(run: Run, report: Reporter) -> None:
+    """Build a network for pixels without its weights, or open the base of a text-to-image family, before
+    anything is fitted, and report how many captions the base will cut off.
 
-    Raises ConfigError if the base cannot be opened, if it cannot be sampled with the settings or the
-    policies, or if probe.prompts has an unknown caption.
+    Raises ConfigError if the network does not take images of this size, if the base cannot be opened, if it
+    cannot be sampled with the settings or the policies, or if probe.prompts has an unknown caption.
     """
     if not run.config.text:
+        if run.config.denoises:
+            with torch.device("meta"), torch.random.fork_rng(devices=[]):
+                family_of(run.config.model)(run.config.model, run.shape).build()
         return
     with reading(f"model.base {getattr(run.config.model, 'base', '')}", ConfigError):
         model = family_of(run.config.model)(run.config.model, run.shape)

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from difflab.config import Measure, parse
 from difflab.core.errors import ConfigError, MeasureError
 from difflab.core.progress import Reporter
-from difflab.core.rows import STATISTICS
+from difflab.core.rows import STATISTICS, spec_of, statistics_of
 from difflab.loop import added_measures as added
 from difflab.loop import ecosystem
 from difflab.loop.checks import LEFT_OUT
@@ -184,12 +184,12 @@ def _check_extractors(names: Sequence[str], specs: Sequence[str]) -> None:
     """Raise MeasureError for a measure that cannot be taken on any of the extractors."""
     for name in names:
         statistics = METRICS[name].extractor
-        if statistics is not None and statistics not in specs:
+        if statistics is not None and statistics not in map(statistics_of, specs):
             raise MeasureError(
                 f"{name} is measured on the extractor {statistics}; add: --extractors "
-                f"{' '.join([*specs, statistics])}"
+                f"{' '.join([*specs, spec_of(statistics)])}"
             )
-        if statistics is None and not set(specs) - set(STATISTICS):
+        if statistics is None and all(map(statistics_of, specs)):
             raise MeasureError(
                 f"{name} is not measured on the extractor {specs[0]}; add another, such as --extractors "
                 "pixels"
@@ -255,7 +255,10 @@ def listing(run: Run) -> list[dict[str, Any]]:
     known = {measure_name(metric) for metric, _ in reasons}
     for name in sorted(set(METRICS) - known):
         needs, statistics = METRICS[name].needs, METRICS[name].extractor
-        state, about = "can be added", ABOUT.get(needs, f"--extractors {statistics}" if statistics else "")
+        state, about = (
+            "can be added",
+            ABOUT.get(needs, f"--extractors {spec_of(statistics)}" if statistics else ""),
+        )
         if needs == "judge" and no_classes is not None:
             state, about = "cannot be taken", no_classes
         measures.append({"metric": name, "extractor": "", "state": state, "about": about})

@@ -27,6 +27,7 @@ from difflab.runs.sizes import fresh_needed
 DIMENSIONS = {
     "texture": 8,
     "artefacts": 4,
+    "watermark": 256,
     "fitted": 64,
     "efficientnet-lite0": 1280,
     "inception": 2048,

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from difflab.config import Config
 from difflab.core.errors import ConfigError, MeasureError
+from difflab.core.rows import spec_of, statistics_of
 from difflab.core.seeds import seed_of
 from difflab.features.extractor import Extractor
 from difflab.features.fitted import fit_extractor
@@ -39,9 +40,9 @@ def check_measure_settings(config: Config) -> None:
         known_extractor(spec)
     for name in measure.metrics:
         required = METRICS[name].extractor
-        if required is not None and required not in measure.extractors:
+        if required is not None and required not in map(statistics_of, measure.extractors):
             raise MeasureError(
-                f"measure.metrics: {name} is measured on the extractor '{required}'; add it to "
+                f"measure.metrics: {name} is measured on the extractor '{spec_of(required)}'; add it to "
                 "measure.extractors"
             )
         if required is None and measure.statistics_extractors and not measure.feature_extractors:

@@ -99,12 +99,20 @@ def draw_samples(
                 else:
                     part_sizes = sizes[span.start : span.stop]
                     pixels = draw_sizes(model, part_conditions, seeds, settings, part_sizes, advance)
+                pixels = changed(work, generation, pixels, seeds)
                 writer.write(shard, pixels, {**columns, "seed": seeds, **(part.columns() if part else {})})
             if encoder is not None:
                 shards.encode(encoder, shard, pixels)
             for extractor in work.extractors:
                 shards.derive(extractor.key, shard, extractor, pixels)
     return writer.seconds
+
+
+def changed(work: Work, generation: int, pixels: np.ndarray, seeds: list[int]) -> np.ndarray:
+    """The drawn images after the policies that change images, in the order of the list."""
+    for policy, at in work.acting("drawn_images", generation):
+        pixels = policy.drawn_images(at, pixels, seeds)
+    return pixels
 
 
 def report_no_change(work: Work, generation: int, model: Any, settings: Sample) -> None:
@@ -219,7 +227,7 @@ def provenance(run: Run, generation: int, settings: Sample) -> dict[str, Any]:
         "batch_size": settings.batch_size,
     }
     names = []
-    for hook in ("sampling", "steer"):
+    for hook in ("sampling", "steer", "drawn_images"):
         names += [policy.policy for policy, _ in acting(hook, run.config, generation)]
     if names:
         recorded["policies"] = list(dict.fromkeys(names))
@@ -259,4 +267,5 @@ def draw_probe(work: Work, generation: int, model: Family, settings: Sample) -> 
         else:
             part_sizes = sizes[span.start : span.stop]
             pixels = draw_sizes(model, part_conditions, part_seeds, settings, part_sizes, lambda n: None)
+        pixels = changed(work, generation, pixels, part_seeds)
         shards.write(shard, pixels, {**columns, "seed": part_seeds, **(part.columns() if part else {})})

@@ -1,8 +1,8 @@
 """Writes the LoRA layers of a run in the key layout of kohya's sd-scripts, which ComfyUI and A1111 read.
 
 A layer has the keys ``lora_unet_NAME.lora_down.weight`` (A), ``.lora_up.weight`` (B) and ``.alpha``, where
-NAME is the name of the layer with underscores. For SD 1.x and 2.x it is the name in diffusers, for SDXL that
-in the original code of Stability AI, as sd-scripts trains these models.
+NAME is the name of the layer with underscores. For SD 1.x and 2.x it is the name in diffusers, for SDXL, Flux
+and Chroma that in the original code, as sd-scripts trains these models.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ import torch
 
 from difflab.core.errors import ConfigError, DataError, StoreError
 from difflab.core.files import read_json, write_tensors
-from difflab.models import lora
+from difflab.models import kohya_flux, lora
 from difflab.models.fused_lora import peft_name
 from difflab.models.pretrained import Base
 from difflab.models.registry import family_of
 from difflab.models.single_file import quiet
 from difflab.runs.run import Run
 
-KINDS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+KINDS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", *kohya_flux.LAYOUTS)
 """The pipelines for whose networks this layout is defined and read by diffusers."""
-HALVES = {"lora_A": "lora_down", "lora_B": "lora_up"}
 RESNET = {
     "conv1": "in_layers.2",
     "conv2": "out_layers.3",
@@ -80,16 +79,23 @@ def export_lora(run: Run, generation: int, file: Path) -> int:
 
 
 def to_kohya(layers: dict[str, torch.Tensor], base: Base, alpha: float) -> dict[str, torch.Tensor]:
-    """The LoRA layers of a UNet, which have the names of peft, with the keys of kohya."""
-    config = read_json(base.path / "unet" / "config.json")
+    """The LoRA layers of a network, which have the names of peft, with the keys of kohya."""
+    pairs = {
+        key.removesuffix(".lora_A.weight"): (tensor, layers[key.replace("lora_A", "lora_B")])
+        for key, tensor in layers.items()
+        if key.endswith(".lora_A.weight")
+    }
+    if base.kind in kohya_flux.LAYOUTS:
+        named = kohya_flux.original_layers(pairs, base.kind)
+    else:
+        depth = read_json(base.path / "unet" / "config.json").get("layers_per_block", 2)
+        original = base.kind == "StableDiffusionXLPipeline"
+        named = {original_name(k, depth) if original else k: (a, b, 1) for k, (a, b) in pairs.items()}
     state: dict[str, torch.Tensor] = {}
-    for key, tensor in layers.items():
-        name, _, half = key.removesuffix(".weight").rpartition(".")
-        if base.kind == "StableDiffusionXLPipeline":
-            name = original_name(name, config.get("layers_per_block", 2))
-        name = f"lora_unet_{name.replace('.', '_')}"
-        state[f"{name}.{HALVES[half]}.weight"] = tensor
-        state[f"{name}.alpha"] = torch.tensor(alpha)
+    for name, (a, b, factor) in named.items():
+        key = f"lora_unet_{name.replace('.', '_')}"
+        state |= {f"{key}.lora_down.weight": a, f"{key}.lora_up.weight": b}
+        state[f"{key}.alpha"] = torch.tensor(alpha * factor)
     return state
 
 
@@ -118,7 +124,17 @@ def original_name(name: str, layers_per_block: int) -> str:
 
 
 def _check(state: dict[str, torch.Tensor], layers: dict[str, torch.Tensor], base: Base, alpha: float) -> None:
-    """Raise StoreError unless the pipeline of the base reads back all layers bit for bit, and their alpha."""
+    """Raise StoreError unless the pipeline of the base reads back all layers, and the same ones."""
+    lost = (_lost_of_flux if base.kind in kohya_flux.LAYOUTS else _lost)(state, layers, base, alpha)
+    if lost:
+        raise StoreError(
+            f"diffusers does not read back {len(lost)} of {len(layers)} LoRA tensors from kohya's layout, "
+            f"the first is {lost[0]}; use the file in gen-*/model, or change lora_targets"
+        )
+
+
+def _lost(state: Any, layers: dict[str, torch.Tensor], base: Base, alpha: float) -> list[str]:
+    """The tensors of a UNet that are not read back bit for bit, or "alpha"."""
     import diffusers
 
     config = read_json(base.path / "unet" / "config.json")
@@ -127,24 +143,46 @@ def _check(state: dict[str, torch.Tensor], layers: dict[str, torch.Tensor], base
         read, alphas, *_ = getattr(diffusers, base.kind).lora_state_dict(dict(state), unet_config=settings)
     back = {peft_name("unet", key.removeprefix("unet.")): tensor for key, tensor in read.items()}
     lost = [name for name, t in layers.items() if name not in back or not torch.equal(back[name], t)]
-    if lost or len(back) > len(layers) or set(alphas.values()) != {alpha}:
-        raise StoreError(
-            f"diffusers does not read back {len(lost)} of {len(layers)} LoRA tensors from kohya's layout, "
-            f"the first is {(lost or ['alpha'])[0]}; use the file in gen-*/model, or change lora_targets"
-        )
+    return lost or ["alpha"] * (len(back) > len(layers) or set(alphas.values()) != {alpha})
+
+
+def _lost_of_flux(state: Any, layers: dict[str, torch.Tensor], base: Base, alpha: float) -> list[str]:
+    """The B of the layers that are not read back as the same function, alpha / r B A x."""
+    import diffusers
+
+    try:
+        with quiet():
+            read = getattr(diffusers, base.kind).lora_state_dict(dict(state))
+    except (
+        AssertionError
+    ):  # diffusers splits the first layer of single blocks at the widths of the published Flux.1
+        return [name for name in layers if name.startswith("single_")]
+    back = {key.removeprefix("transformer."): tensor for key, tensor in read.items()}
+    lost = []
+    for name, b in layers.items():
+        if "lora_B" in name:
+            a = layers[name.replace("lora_B", "lora_A")]
+            x = torch.linspace(-1, 1, a.shape[1], dtype=a.dtype)
+            b_back, a_back = (back.pop(k, torch.zeros(1)) for k in (name, name.replace("lora_B", "lora_A")))
+            same = a_back.shape == a.shape and b_back.shape == b.shape
+            if not same or not torch.allclose(
+                b_back @ (a_back @ x), alpha / len(a) * (b @ (a @ x)), 1e-4, 1e-6
+            ):
+                lost.append(name)
+    return lost + [name for name, tensor in back.items() if "lora_B" in name and tensor.any()]
 
 
 def _metadata(rank: int, alpha: float, base: Base) -> dict[str, str]:
     """What sd-scripts writes into the header, as far as readers use it."""
-    version = "sdxl_base_v1-0"
+    version = {"StableDiffusionXLPipeline": "sdxl_base_v1-0", "FluxPipeline": "flux1"}.get(base.kind)
     if base.kind == "StableDiffusionPipeline":
         wide = read_json(base.path / "unet" / "config.json").get("cross_attention_dim") == 1024
         version = "sd_v2" if wide else "sd_v1"
-    return {
-        "format": "pt",
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(rank),
-        "ss_network_alpha": str(alpha),
-        "ss_base_model_version": version,
-        "ss_v2": str(version == "sd_v2"),
-    }
+    written = {"format": "pt", "ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
+    if base.kind not in kohya_flux.LAYOUTS:
+        written["ss_network_module"] = "networks.lora"
+    elif kohya_flux.LAYOUTS[base.kind] is kohya_flux.FLUX:
+        written["ss_network_module"] = "networks.lora_flux"
+    if version is not None:
+        written |= {"ss_base_model_version": version, "ss_v2": str(version == "sd_v2")}
+    return written

@@ -7,7 +7,6 @@ posterior. Each distinct prompt is encoded once.
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,13 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import init_empty_weights
 
 from difflab.config import Sample, Train
 from difflab.core.errors import ConfigError, reading
 from difflab.core.precision import TYPES
 from difflab.core.shape import Shape
-from difflab.core.size import in_words
 from difflab.models import lora
 from difflab.models.base_settings import check_base
 from difflab.models.compiled import compile_network
@@ -34,6 +31,7 @@ from difflab.models.family import check_divisible
 from difflab.models.guidance import conditional_prediction
 from difflab.models.latent_encoder import DECODED_PIXELS, Encoder
 from difflab.models.loading import load_model
+from difflab.models.network_check import check_networks
 from difflab.models.pretrained import Base
 from difflab.models.quantised import quantise
 from difflab.models.steer import Step
@@ -132,41 +130,7 @@ class Latent(Denoiser):
                 f"sample.guidance_scale={self.unguided:g}"
             )
         for size in self.shape.all_sizes:
-            self.at(size)._check_networks(sampling)
-
-    def _check_networks(self, sampling: Sample) -> None:
-        """Pass one image through copies of the networks on the meta device, which computes only shapes.
-
-        Raises ConfigError if the components of the base do not fit together.
-        """
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        texts = self.base.texts([None], device, TYPES[sampling.precision])
-        with reading(
-            f"the networks of model.base {self.base.path}, with images of {in_words(self.shape.size)},",
-            ConfigError,
-        ):
-            with init_empty_weights(include_buffers=True), torch.random.fork_rng(devices=[]):
-                vae_kind, kind = self.vae_class(), self.backbone_class()
-                vae = vae_kind.from_config(vae_kind.load_config(self.base.path / "vae"))
-                empty = copy.copy(self)
-                empty.backbone = empty.net = kind.from_config(
-                    kind.load_config(self.base.path / self.component)
-                ).eval()
-            h, w, c = self.shape.record
-            z, _ = self.architecture.encode(vae, torch.empty(1, c, h, w, device="meta"))
-            x = self.architecture.normalise(z)
-            empty.tables = {name: t.expand(self.null + 1, *t.shape[1:]) for name, t in texts.items()}
-            out = empty.predict(empty.net, x, torch.zeros(1, device="meta"), None)
-            decoded = self.architecture.decode(vae, self.architecture.denormalise(x))
-        if x.shape[1:] != self.drawn or out.shape != x.shape or decoded.shape[2:] != (h, w):
-            shapes = (
-                f"latents {tuple(x.shape[1:])}, prediction {tuple(out.shape[1:])}, "
-                f"image {tuple(decoded.shape[1:])}"
-            )
-            raise ConfigError(
-                f"the networks of model.base {self.base.path} do not fit together for images of "
-                f"{in_words((h, w))} ({shapes}); use another base"
-            )
+            check_networks(self.at(size), sampling)
 
     # -------------------------------------------------------------------------------------------- weights
     def initialise(self, seed: int, scratch: bool = False) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from difflab.config import PolicySpec, Sample, Train
 from difflab.core.errors import ConfigError
 from difflab.core.seeds import lab_seed, numpy_generator
+from difflab.core.shape import Shape
 from difflab.models import family_of
 
 
@@ -120,6 +121,9 @@ class Policy(PolicySpec):
         This is called before anything is fitted, with generation 0.
         """
 
+    def check_shape(self, shape: Shape) -> None:
+        """Raise ConfigError if the policy does not fit the images, before anything is fitted."""
+
     def decides(self) -> tuple[str, ...]:
         """Names, in words, of the things that this policy alone sets in its generations; () = nothing.
 
@@ -171,6 +175,12 @@ class Policy(PolicySpec):
 
     def steer(self, at: At, model: Any) -> Any:
         """Stage sample: a callback (difflab.models.steer.Steer) that is called in every denoising step."""
+
+    def drawn_images(self, at: At, pixels: np.ndarray, seeds: list[int]) -> np.ndarray:
+        """Stage sample: change drawn images before they are stored, uint8 [n, H, W, C] or of several sizes
+        (`difflab.core.ragged`). The result of an image must depend on the image and its seed only.
+        """
+        return pixels
 
     def select(self, at: At, candidates: Any) -> list[str | None]:
         """Stage select: for each candidate the reason to drop it, or None to keep it.

@@ -12,6 +12,7 @@ from typing import Any
 from difflab.core.errors import ConfigError, DataError
 from difflab.core.files import read_json
 from difflab.core.png import KEYWORD, with_text
+from difflab.runs.data_card import METADATA, write_card
 from difflab.runs.origins import BY_RUN, sample_depth
 from difflab.runs.run import Run
 
@@ -27,7 +28,12 @@ Sign = Callable[[bytes, str, dict[str, Any]], bytes]
 
 
 def export(
-    run: Run, generation: int, folder: Path, sign: Sign | None = None, sign_prompts: bool = False
+    run: Run,
+    generation: int,
+    folder: Path,
+    sign: Sign | None = None,
+    sign_prompts: bool = False,
+    croissant: bool = False,
 ) -> int:
     """Write the samples of a generation to `folder` and return their number.
 
@@ -39,6 +45,7 @@ def export(
         run, generation, folder: a run of images, a sampled generation of it, a new or empty folder.
         sign: returns the file of an image with a signed manifest; None = the images are not signed.
         sign_prompts: the manifests hold the prompt itself, not only its hash.
+        croissant: also write a data card, see `data_card`.
 
     Raises:
         ConfigError: the generation has no samples, or the samples are numbers.
@@ -52,21 +59,39 @@ def export(
         raise ConfigError(f"{run.path} has no samples of generation {generation}; it has {sampled or 'none'}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} exists and is not empty; give --to a new folder")
-    shards = run.samples(generation)
     temporary = folder.with_name(f".{folder.name}.export.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror}; give --to another folder") from error
-    shared = {
+    shared: dict[str, Any] = {
         "origin": "synthetic",
         "depth": sample_depth(run, generation)[0],
         "declared_by": BY_RUN,
         "set_hash": read_json(run.gen(generation) / "sampled.json").get("hash"),
         "recipe": run.recipe,
     }
-    with open(temporary / "metadata.jsonl", "w", encoding="utf-8", newline="\n") as lines:
+    _write_images(run, generation, temporary, shared, sign, sign_prompts)
+    if croissant:
+        write_card(run, generation, temporary)
+    if folder.exists():
+        folder.rmdir()
+    temporary.rename(folder)
+    return len(run.samples(generation))
+
+
+def _write_images(
+    run: Run,
+    generation: int,
+    folder: Path,
+    shared: dict[str, Any],
+    sign: Sign | None,
+    sign_prompts: bool,
+) -> None:
+    """The files of `export`. `shared`: the columns that all samples have in common."""
+    shards = run.samples(generation)
+    with open(folder / METADATA, "w", encoding="utf-8", newline="\n") as lines:
         for shard in shards.shards:
             for row in shards.table(shard).to_pylist():
                 name = f"{row['index']:06d}.png"
@@ -75,14 +100,10 @@ def export(
                 image = with_text(row["image"]["bytes"], KEYWORD, declaration)
                 if sign is not None:
                     image = sign(image, name, statement(run, values, sign_prompts))
-                (temporary / name).write_bytes(image)
+                (folder / name).write_bytes(image)
                 text = row["prompt"] or row["class"] or ""
                 line = {"file_name": name, "text": text, **{k: values.get(k) for k in (*KEPT, *ORIGIN)}}
                 lines.write(json.dumps(line, ensure_ascii=False) + "\n")
-    if folder.exists():
-        folder.rmdir()
-    temporary.rename(folder)
-    return len(shards)
 
 
 def present(row: dict[str, Any]) -> dict[str, Any]:

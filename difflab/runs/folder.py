@@ -69,7 +69,7 @@ STAGE_TABLE = (
     ),
     Stage(
         "sample",
-        ("sampling", "steer"),
+        ("sampling", "steer", "drawn_images"),
         ("samples", "features", "probe", "sampled.json"),
         "sampled.json",
         "set sample.batch_size lower, or sample.precision=bf16",

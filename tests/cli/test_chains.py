@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_bases
 import yaml
 from cli_runs import (
     BIN,
@@ -26,6 +27,8 @@ from cli_runs import (
 
 from difflab.config import parse
 from difflab.core.rows import KEYS
+from difflab.loop import gpu_advice
+from difflab.loop.gpu_memory import GIB, StageMemory
 from difflab.runs.folder import STAGES
 
 
@@ -115,13 +118,22 @@ def test_plan_says_what_auto_would_choose(call, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_plan_for_a_gpu(call, refused, tmp_path):
-    code, out, _ = call("plan", "emoji", "--gpu", 24, "--json")
+@pytest.mark.filterwarnings("ignore:.*torch_dtype.* is deprecated:FutureWarning")
+def test_plan_for_a_gpu(call, refused, tmp_path, monkeypatch):
+    config = tmp_path / "config.yaml"
+    (base,) = (base for base in tiny_bases.bases() if base.name == "sd15")
+    config.write_text(yaml.safe_dump(base.config(base.write(tmp_path / "base"))))
+    code, out, _ = call("plan", config, "--gpu", 24, "--json")
     *stages, last = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and last["fits"] and {"texts", "train", "sample"} <= {row["stage"] for row in stages}
     assert max(row["needed"] for row in stages) == last["needed"]
-    code, out, _ = call("plan", "emoji", "--gpu", 1.51)
-    assert code == 1 and "does not fit 1.51 GiB" in out and "gradient_checkpointing=true" in out
+
+    def invented(asked: Any) -> list[StageMemory]:
+        return [StageMemory("train", (20 if asked.train.gradient_checkpointing else 40) * GIB)]
+
+    monkeypatch.setattr(gpu_advice, "stages", invented)
+    code, out, _ = call("plan", config, "--gpu", 24)
+    assert code == 1 and "does not fit 24 GiB" in out and "gradient_checkpointing=true" in out
     assert "--gpu estimates text-to-image runs" in refused("plan", DIGITS, "--gpu", 24)
 
 

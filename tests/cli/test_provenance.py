@@ -14,6 +14,9 @@ def test_export_writes_pictures_or_says_why_not(finished, call, refused, tmp_pat
     code, out, _ = call("export", finished, "--generation", 1, "--to", "deep/out")
     assert (code, out) == (0, "60 images and metadata.jsonl in deep/out\n")
     assert len(list(Path("deep/out").glob("*.png"))) == 60
+    code, out, _ = call("export", finished, "--generation", 0, "--to", "card", "--croissant")
+    assert (code, out) == (0, "60 images and metadata.jsonl, croissant.json and README.md in card\n")
+    assert len(list(Path("card").iterdir())) == 64
     code, out, _ = call("export", finished, "--generation", 0, "--to", "zero", "--json")
     assert json.loads(out) == {"generation": 0, "images": 60, "folder": "zero"}
     assert "has no samples of generation 7; it has [0, 1]" in refused(
@@ -88,6 +91,9 @@ def test_what_cannot_be_signed_is_refused_before_anything_is_written(finished, r
     wanted = ("export", finished, "--generation", 1, "--to", "x")
     assert "--c2pa-prompts needs --c2pa KEY" in refused(*wanted, "--c2pa-prompts")
     assert "--c2pa signs images, and --lora writes none" in refused(*wanted, "--c2pa", "k", "--lora", "kohya")
+    assert "--croissant describes images, and --lora writes none" in refused(
+        *wanted, "--croissant", "--lora", "kohya"
+    )
     (tmp_path / "empty").mkdir()
     assert "empty has no key.pem; make a development key with: difflab new-key empty" in refused(
         *wanted, "--c2pa", "empty"

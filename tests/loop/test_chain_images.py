@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,6 @@ from difflab.runs.run import Run
 from difflab.runs.store import Shards
 from difflab.runs.train_set import TrainSet
 from difflab.studies.closed_forms import fresh, polya, subsampled
-
-run_chain = partial(run_chain, plots=False)  # curves take seconds
 
 BASE: dict[str, Any] = {
     "generations": 2,

@@ -7,7 +7,6 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,8 +34,6 @@ from difflab.models.pretrained import Base
 from difflab.runs.run import Run, open_run
 from difflab.runs.store import Shards
 from difflab.runs.verify import verify
-
-run_chain = partial(run_chain, plots=False)  # curves take seconds
 
 pytestmark = tiny.LIBRARIES
 STILL = {
@@ -112,7 +109,7 @@ class Stopper(Reporter):
 
 
 # --------------------------------------------------------------------------------------------- resuming
-@pytest.mark.parametrize(("kind", "rank"), [("sd15", 0), ("sd15", 2), ("sd21", 0), ("sdxl", 2), ("sd3", 0)])
+@pytest.mark.parametrize(("kind", "rank"), [("sd15", 0), ("sdxl", 2)])  # test_chains.py kills the others
 def test_a_chain_stopped_in_the_middle_of_training_goes_on_to_the_same_bytes(
     kind, rank, made, runs, tmp_path
 ):
@@ -998,13 +995,12 @@ def test_a_finished_run_has_no_fault_and_a_damaged_model_is_one(runs, tmp_path):
 
 
 # ------------------------------------------------------------------------------------- regimes, precision, data
-@pytest.mark.parametrize("regime", [{"name": "accumulate"}, {"name": "fixed_real", "real_fraction": 0.5}])
-def test_an_extended_run_is_the_long_one(regime, made, tmp_path):
+def test_an_extended_run_is_the_long_one(made, tmp_path):
     """The latents of earlier generations were dropped with the cache and are made again."""
     config = tiny.config(
         "sd15",
         made["sd15"],
-        regime=regime,
+        regime={"name": "accumulate"},
         generations=2,
         train={"images_seen": 24, "start_from": "previous"},
         model={"lora_rank": 2},

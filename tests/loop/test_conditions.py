@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,6 @@ from difflab.core.errors import ConfigError
 from difflab.loop.chain import run_chain
 from difflab.loop.conditions import probe_conditions, probe_count, sample_conditions
 from difflab.runs.run import Run
-
-run_chain = partial(run_chain, plots=False)  # curves take seconds
-
 
 BASE: dict[str, Any] = {
     "generations": 1,

@@ -343,7 +343,7 @@ def test_labs_share_no_stage_with_each_other_or_with_a_chain():
 
 # ------------------------------------------------------------------------------------------------------------- images
 def test_images_of_labs_with_their_own_parts_of_the_real_ones(tmp_path):
-    run = run_chain(pictures({"labs": 3, "real": "disjoint"}), tmp_path / "run")
+    run = run_chain(pictures({"labs": 3, "real": "disjoint"}), tmp_path / "run", plots=True)
     labs = run.labs
     keys = [dict(zip(lab.real.column("key"), lab.real.column("split"), strict=True)) for lab in labs]
     train = [{k for k, side in own.items() if side == "train"} for own in keys]

@@ -48,7 +48,7 @@ def settings(images: Any, model: str, size: Any = None, **data: Any) -> Any:
             "generations": 2,
             "data": {"source": f"imagefolder:{images}", "image_size": size, **data},
             "model": MODELS[model],
-            "train": {"images_seen": 6400, "batch_size": 32, "learning_rate": 3e-3, "ema_decay": 0.9},
+            "train": {"images_seen": 2400, "batch_size": 32, "learning_rate": 5e-3, "ema_decay": 0.9},
             "sample": {"count": 32, "steps": 10, "batch_size": 16, "shard_size": 16},
             "measure": {
                 "extractors": ["pixels", "texture", "artefacts", "fitted"],

@@ -13,6 +13,7 @@ from scipy import stats
 
 from difflab.config import Data, parse
 from difflab.core.errors import MeasureError
+from difflab.core.rows import KEYED
 from difflab.core.rows import STATISTICS as EXTRACTORS
 from difflab.data.registry import open_source
 from difflab.features.artefacts import STATISTICS, artefacts
@@ -131,7 +132,7 @@ def test_every_artefact_measure_reads_its_extractor_alone(name):
 
 def test_measures_of_statistics_name_an_extractor_that_there_is():
     named = {metric.extractor for metric in METRICS.values()} - {None}
-    assert named == set(EXTRACTORS)
+    assert named == {*EXTRACTORS, *KEYED}
 
 
 RUN = {

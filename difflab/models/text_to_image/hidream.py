@@ -20,6 +20,15 @@ class HiDream(Architecture):
     title = "HiDream-I1"
     pipelines = ("HiDreamImagePipeline",)
     backbone = "HiDreamImageTransformer2DModel"
+    published = {
+        "HiDream-I1": {
+            "patch_size": 2,
+            "in_channels": 16,
+            "axes_dims_rope": (64, 32, 32),
+            "caption_channels": [4096, 4096],  # T5-XXL and Llama 3.1 8B
+            "llama_layers": [*range(32), *[31] * 16],  # one of its 32 layers for each of the 48 blocks
+        }
+    }
     statistics = ("scaling_factor", "shift_factor")
 
     def check(self) -> None:

@@ -18,6 +18,7 @@ class Lumina2(Architecture):
     title = "Lumina 2"
     pipelines = ("Lumina2Pipeline",)
     backbone = "Lumina2Transformer2DModel"
+    published = {"Lumina-Image 2.0": {"cap_feat_dim": 2304}}  # the width of Gemma 2 2B, its text encoder
     statistics = ("scaling_factor", "shift_factor")
 
     def texts(self, pipe: Any, prompts: list[str], device: Any) -> Texts:

@@ -147,15 +147,15 @@ def test_damage_that_generation_0_has_does_not_count(digits):
 
 # ------------------------------------------------------------------------------------------- healthy, and few
 def test_classes_of_chance_are_not_damaged(digits):
-    """Real images, labelled by chance: 16 draws of about 50 to 170 tests."""
+    """Real images, labelled by chance: 40 draws of about 50 to 170 tests."""
     rng = np.random.default_rng(0)
     alarms = 0
-    for n_classes in (4, 8, 12, 16) * 4:
+    for n_classes in (4, 8, 12, 16) * 10:
         rows = rng.permutation(len(digits["pool"]))[:600]
         labelled = Images(digits["pool"].pixels[rows], rng.integers(0, n_classes, 600))
         parts = {"reference": labelled[:200], "other": labelled[200:400]}
         alarms += bool(damaged_classes(real_side(parts, n_classes), labelled[400:]))
-    assert alarms <= 1
+    assert alarms <= 2
 
 
 def test_without_labels_nothing_is_tested(digits):

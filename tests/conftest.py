@@ -22,13 +22,18 @@ if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usa
 SLOWEST = (
     "test_chain_latent.py",
     "test_chain_latent_processes.py",
-    "test_cli.py",
+    "test_chains.py",
+    "test_architecture.py",
     "test_notebooks.py",
-    "test_diagnosis.py",
-    "test_chain_processes.py",
-    "test_page.py",
-    "test_theory.py",
+    "test_wheel.py",
+    "test_converted_base.py",
     "test_chain_images.py",
+    "test_rectangles.py",
+    "test_measure_run.py",
+    "test_theory.py",
+    "test_examine.py",
+    "test_bucket_processes.py",
+    "test_chain_processes.py",
 )
 
 

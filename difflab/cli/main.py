@@ -38,7 +38,7 @@ keeps being trained on images made by models
 
 other commands
   images            reference, audit
-  chains            plan, status, measure, export, verify, new-key
+  chains            plan, status, measure, export, sign, verify, new-key
   studies           compare-runs, claims, calibrate, theory, tune-sampling
   setup             presets, doctor, pretrain, policies, schema, completion
 

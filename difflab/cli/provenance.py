@@ -1,4 +1,4 @@
-"""Commands on what leaves a run, and on proofs of where it comes from: export, verify, new-key."""
+"""Commands on what leaves a run, and on proofs of where it comes from: export, sign, verify, new-key."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ SHOWN = 20
 def add(commands: Commands) -> None:
     """Add the commands of this file."""
     _add_export(commands)
+    _add_sign(commands)
     _add_verify(commands)
     _add_new_key(commands)
 
@@ -116,40 +117,101 @@ def _export_lora(args: argparse.Namespace) -> int:
     return 0
 
 
+# ----------------------------------------------------------------------------------------------------- sign
+def _add_sign(commands: Commands) -> None:
+    command = commands.add(
+        "sign",
+        sign,
+        "Sign a folder, such as an exported set or the weights of a generation, with OpenSSF model signing. "
+        "The signature is a file beside the folder; difflab verify checks it.",
+        [
+            "difflab sign digits-gen5 --key my-key",
+            "difflab sign runs/mine/gen-005/model --key my-key",
+        ],
+    )
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="what to sign")
+    command.add_argument(
+        "--key",
+        type=Path,
+        required=True,
+        metavar="KEY",
+        help="a folder with key.pem and certificates.pem, such as difflab new-key makes",
+    )
+
+
+def sign(args: argparse.Namespace) -> int:
+    """Sign a folder and say where the signature is."""
+    from difflab.data.folder_signature import sign_folder
+    from difflab.data.signing_key import open_key
+
+    file = sign_folder(args.folder, args.key)
+    signer = open_key(args.key).signer
+    if args.json:
+        print_rows([{"folder": str(args.folder), "signature": str(file), "signer": signer}])
+    else:
+        print(f"{args.folder} is signed by {signer}; the signature is {file}")
+    return 0
+
+
 # --------------------------------------------------------------------------------------------------- verify
 def _add_verify(commands: Commands) -> None:
     command = commands.add(
         "verify",
         verify,
-        "Find damaged or missing parts of a run and name them, or check the C2PA manifests of images. The "
-        "exit code is 1 if there is a fault, or a signature that does not hold.",
+        "Find damaged or missing parts of a run and name them, or check the C2PA manifests of images and the "
+        "signature of a folder. The exit code is 1 if there is a fault, or a signature that does not hold.",
         ["difflab verify runs/digits", "difflab verify digits-gen5 --anchors my-key/root.pem"],
     )
-    run_argument(command, "a run, an ecosystem of them, an image, or a folder of images")
+    run_argument(command, "a run, an ecosystem of them, an image, a folder of images, or a signed folder")
     command.add_argument(
         "--anchors",
         type=Path,
         metavar="PEM",
-        help="images only: certificates of authorities that you trust (default: none)",
+        help="signatures only: certificates of authorities that you trust (default: none)",
     )
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Print one line per fault of a run, or how many images have which manifest."""
+    """Print one line per fault of a run, how many images have which manifest, and what a signature says."""
+    from difflab.data.folder_signature import read_signature
+
+    images = _images_in(args.dir)
+    signature = read_signature(args.dir, args.anchors) if args.dir.is_dir() else None
+    code = _show_signature(args, signature) if signature else 0
+    if images:
+        return max(code, _verify_images(args, images))
+    if signature and not (args.dir / "run.yaml").exists():
+        return code
+    if args.anchors and not signature:
+        raise ConfigError(f"--anchors is about signatures, and {args.dir} has none")
+    return max(code, _verify_run(args))
+
+
+def _verify_run(args: argparse.Namespace) -> int:
     from difflab.runs.run import open_run
     from difflab.runs.verify import verify as faults_of
 
-    images = _images_in(args.dir)
-    if images:
-        return _verify_images(args, images)
-    if args.anchors:
-        raise ConfigError(f"--anchors is about manifests of images, and {args.dir} has none")
     faults = list(chain.from_iterable(faults_of(part) for part in open_run(args.dir).parts))
     if args.json:
         print_rows({"fault": fault} for fault in faults)
     else:
         print("\n".join(faults) or f"{args.dir}: no fault found")
     return 1 if faults else 0
+
+
+def _show_signature(args: argparse.Namespace, signature: Any) -> int:
+    """Print what the signature of a folder says. Returns the exit code."""
+    if args.json:
+        print_rows([{"folder": str(args.dir), **vars(signature)}])
+    else:
+        by = f" by {signature.signer}" if signature.signer else ""
+        meaning = {
+            "trusted": f"signed{by}, for whom --anchors vouches; no file has changed since",
+            "valid": f"signed{by}, for whom nobody vouches; no file has changed since",
+            "invalid": f"the signature{by} does not hold: {signature.problem}",
+        }[signature.state]
+        print(f"{args.dir}: {signature.state}: {meaning}")
+    return int(signature.state == "invalid")
 
 
 def _images_in(path: Path) -> list[Path]:
@@ -215,7 +277,7 @@ def _add_new_key(commands: Commands) -> None:
     command = commands.add(
         "new-key",
         new_key,
-        "Make a key and certificates for development, to sign images with difflab export --c2pa.",
+        "Make a key and certificates for development, for difflab export --c2pa and difflab sign.",
         ["difflab new-key my-key"],
     )
     command.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")

@@ -17,10 +17,11 @@ DEVELOPMENT = "difflab development"
 """The organisation in the certificates of a development key. No trust list has it."""
 
 
-def need(package: str) -> None:
-    """Raise ConfigError if `package`, of the extra ``provenance``, is not installed."""
-    if find_spec(package) is None:
-        raise ConfigError(f"signed manifests need the package {package}: pip install 'difflab[provenance]'")
+def need(*packages: str) -> None:
+    """Raise ConfigError if one of `packages`, of the extra ``provenance``, is not installed."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise ConfigError(f"signatures need the package {package}: pip install 'difflab[provenance]'")
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,24 @@ class SigningKey:
     signer: str
 
     @property
+    def issuers(self) -> bytes:
+        """The certificates after the first, PEM."""
+        from cryptography import x509
+        from cryptography.hazmat.primitives.serialization import Encoding
+
+        after = x509.load_pem_x509_certificates(self.chain)[1:]
+        return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in after)
+
+    @property
     def is_development(self) -> bool:
         """Whether `new_key` has made it."""
         return DEVELOPMENT in self.signer
 
 
 def new_key(folder: Path, days: int = DAYS) -> SigningKey:
-    """Make a development key: a certificate authority of its own and an Ed25519 key that it vouches for.
+    """Make a development key: a certificate authority of its own and a P-256 key that it vouches for.
+
+    P-256, because OpenSSF model signing takes no Ed25519 keys.
 
     Nobody else trusts it. Whoever gets ``root.pem`` can check that signatures come from this key. The
     certificates have the extensions that C2PA 2.4 asks for (section 14.5.1: digitalSignature, a key usage
@@ -62,11 +74,11 @@ def new_key(folder: Path, days: int = DAYS) -> SigningKey:
     """
     need("cryptography")
     from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ed25519
+    from cryptography.hazmat.primitives.asymmetric import ec
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} exists and is not empty; give a new folder for the key")
-    authority, key = ed25519.Ed25519PrivateKey.generate(), ed25519.Ed25519PrivateKey.generate()
+    authority, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     root = _certificate("difflab development root", authority, authority, days, root=True)
     leaf = _certificate("difflab development key", key, authority, days)
     pem = serialization.Encoding.PEM
@@ -85,6 +97,7 @@ def new_key(folder: Path, days: int = DAYS) -> SigningKey:
 
 def _certificate(name: str, key: Any, issuer: Any, days: int, root: bool = False) -> Any:
     from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
     def named(common: str) -> Any:
@@ -117,7 +130,7 @@ def _certificate(name: str, key: Any, issuer: Any, days: int, root: bool = False
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key())
         email = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION])
         made = made.add_extension(authority, critical=False).add_extension(email, critical=False)
-    return made.sign(issuer, None)
+    return made.sign(issuer, hashes.SHA256())
 
 
 def open_key(folder: Path) -> SigningKey:
@@ -153,7 +166,7 @@ def open_key(folder: Path) -> SigningKey:
             f"{folder / CHAIN} is valid from {certificate.not_valid_before_utc:%Y-%m-%d} to "
             f"{certificate.not_valid_after_utc:%Y-%m-%d}; use a certificate that is valid today"
         )
-    return SigningKey(_algorithm(key, folder / KEY), key_pem, chain_pem, _signer(certificate))
+    return SigningKey(_algorithm(key, folder / KEY), key_pem, chain_pem, signer_of(certificate))
 
 
 def _algorithm(key: Any, file: Path) -> str:
@@ -172,7 +185,7 @@ def _algorithm(key: Any, file: Path) -> str:
     )
 
 
-def _signer(certificate: Any) -> str:
+def signer_of(certificate: Any) -> str:
     """Common name and organisation of the subject."""
     from cryptography.x509.oid import NameOID
 

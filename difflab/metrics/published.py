@@ -34,7 +34,9 @@ def kid_of_torch_fidelity(real_ND: Tensor, fake_MD: Tensor) -> tuple[float, floa
             f"torch-fidelity's KID needs {KID_SUBSET_SIZE} images on each side, the size of its subsets, got "
             f"{len(real_ND)} real and {len(fake_MD)} generated ones; clean-fid's takes any number"
         )
-    found = kid_features_to_metric(fake_MD, real_ND, verbose=False)
+    found = kid_features_to_metric(
+        fake_MD, real_ND, kid_subsets=KID_SUBSETS, kid_subset_size=KID_SUBSET_SIZE, verbose=False
+    )
     return found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD]
 
 

@@ -19,7 +19,6 @@ from difflab.config import Config, Spec
 from difflab.core.errors import ConfigError
 from difflab.core.files import read_json, write_json
 from difflab.core.hashing import digest
-from difflab.runs.record import read_record
 from difflab.runs.run import Run, open_run
 from difflab.studies import theory
 from difflab.studies.statistic import REFUTED, REPRODUCED, UNKNOWN, Seed, Statistic, inside, judged, overall
@@ -166,7 +165,7 @@ def _finished(job: Job) -> bool:
     """Whether the run of a job exists and has all generations that the job needs."""
     if not (job.path / "metrics.jsonl").exists():
         return False
-    return read_record(job.path / "run.yaml").generations >= job.config.generations
+    return set(range(job.config.generations + 1)) <= set(open_run(job.path).generations)
 
 
 def judge(

@@ -99,7 +99,31 @@ def test_what_cannot_be_signed_is_refused_before_anything_is_written(finished, r
         *wanted, "--c2pa", "empty"
     )
     assert not Path("x").exists()
-    assert "--anchors is about manifests of images" in refused("verify", finished, "--anchors", "root.pem")
+    assert "--anchors is about signatures" in refused("verify", finished, "--anchors", "root.pem")
+
+
+def test_a_set_and_weights_are_signed_and_checked(finished, call, refused):
+    call("new-key", "key")
+    call("export", finished, "--generation", 1, "--to", "out")
+    code, out, _ = call("sign", "out", "--key", "key")
+    assert code == 0 and out.startswith("out is signed by difflab development key, difflab development; ")
+    code, out, _ = call("verify", "out", "--anchors", "key/root.pem")
+    assert code == 0 and out.startswith("out: trusted: signed by difflab development key")
+    assert "60 none: without a manifest" in out
+    Path("out/metadata.jsonl").write_text("")
+    code, out, _ = call("verify", "out", "--json")
+    row = json.loads(out.splitlines()[0])
+    assert (
+        code == 1
+        and (row["folder"], row["state"]) == ("out", "invalid")
+        and "metadata.jsonl" in row["problem"]
+    )
+    weights = copied(finished, Path("run")) / "gen-001" / "model"
+    code, out, _ = call("sign", weights, "--key", "key", "--json")
+    assert code == 0 and json.loads(out)["signature"].endswith("gen-001/model.sig")
+    assert call("verify", weights)[1].startswith(f"{weights}: valid: signed by difflab development key")
+    assert call("verify", "run")[:2] == (0, "run: no fault found\n"), "the run is as it was"
+    assert "model.sig exists; remove it" in refused("sign", weights, "--key", "key")
 
 
 def test_new_key_says_what_its_files_are_for(call, refused):
@@ -108,4 +132,4 @@ def test_new_key_says_what_its_files_are_for(call, refused):
     assert sorted(file.name for file in Path("key").iterdir()) == ["certificates.pem", "key.pem", "root.pem"]
     assert "key exists and is not empty" in refused("new-key", "key")
     code, out, _ = call("new-key", "other", "--json")
-    assert code == 0 and json.loads(out)["algorithm"] == "ed25519"
+    assert code == 0 and json.loads(out)["algorithm"] == "es256"

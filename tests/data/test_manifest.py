@@ -65,7 +65,7 @@ def by_c2pa(
 ) -> bytes:
     """Signed without difflab."""
     pair = c2pa.C2paSignerInfo(
-        alg="ed25519",
+        alg="es256",
         sign_cert=(key / "certificates.pem").read_bytes(),
         private_key=(key / "key.pem").read_bytes(),
         ta_url=None,

@@ -7,7 +7,7 @@ import certificates
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 
 from difflab.core.errors import ConfigError, DataError
 from difflab.data import signing_key
@@ -16,7 +16,7 @@ from difflab.data.signing_key import need, new_key, open_key
 
 def test_a_development_key(tmp_path):
     key = new_key(tmp_path / "deep" / "key")
-    assert key.is_development and key.algorithm == "ed25519"
+    assert key.is_development and key.algorithm == "es256"
     assert key.signer == "difflab development key, difflab development"
     assert open_key(tmp_path / "deep" / "key") == key
     assert stat.S_IMODE((tmp_path / "deep" / "key" / "key.pem").stat().st_mode) == 0o600
@@ -48,6 +48,11 @@ def test_nothing_is_overwritten(tmp_path):
 def test_keys_of_others(tmp_path, curve, name):
     key = open_key(certificates.write(tmp_path / "key", curve=curve))
     assert key.algorithm == name and key.signer == "leaf, some lab" and not key.is_development
+
+
+def test_keys_on_the_curve_of_ed25519(tmp_path):
+    key = open_key(certificates.write(tmp_path / "key", generate=ed25519.Ed25519PrivateKey.generate))
+    assert key.algorithm == "ed25519"
 
 
 def test_keys_that_cannot_sign_are_refused_in_one_line(tmp_path):

@@ -42,7 +42,7 @@ def write(folder: Path, images, suffix: str = "png", **options) -> Path:
 def test_features_in_bf16_are_said_and_move_no_measure_by_more_than_its_error(emoji):
     metrics = ["fd", "kid", "precision", "recall", "trace_ratio"]
     exact, rounded = (
-        compare(emoji[:200], emoji[200:300], extractors=["efficientnet-lite0"], metrics=metrics, precision=p)
+        compare(emoji[:80], emoji[80:120], extractors=["efficientnet-lite0"], metrics=metrics, precision=p)
         for p in ("float32", "bf16")
     )
     assert not [note for note in exact.notes if "bfloat16" in note]

@@ -147,7 +147,7 @@ def test_damage_that_generation_0_has_does_not_count(digits):
 
 # ------------------------------------------------------------------------------------------- healthy, and few
 def test_classes_of_chance_are_not_damaged(digits):
-    """Real images, labelled by chance: about 40 draws of 50 to 170 tests."""
+    """Real images, labelled by chance: 40 draws of about 50 to 170 tests."""
     rng = np.random.default_rng(0)
     alarms = 0
     for n_classes in (4, 8, 12, 16) * 10:

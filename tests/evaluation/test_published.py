@@ -29,6 +29,7 @@ from difflab.evaluation import published
 from difflab.evaluation.protocols import PROTOCOLS
 from difflab.evaluation.reference import Reference, moments, write_reference
 from difflab.features.inception import open_inception_steps
+from difflab.metrics import published as formulas
 
 
 class SmallFidelity(FeatureExtractorBase):
@@ -62,9 +63,16 @@ def network(monkeypatch):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory) -> tuple[Path, Path]:
-    """More images than a subset of KID has, 14 x 9 pixels."""
+    """More images than a subset of KID has (`few_in_a_subset`), 14 x 9 pixels."""
     path = tmp_path_factory.mktemp("large")
-    return write(path / "real", 1010, 0), write(path / "generated", 1005, 1)
+    return write(path / "real", 70, 0), write(path / "generated", 66, 1)
+
+
+@pytest.fixture
+def few_in_a_subset(monkeypatch) -> int:
+    """Images in a subset of KID; tests/metrics/test_published.py compares the default with the packages'."""
+    monkeypatch.setattr(formulas, "KID_SUBSET_SIZE", 60)
+    return 60
 
 
 @pytest.fixture(scope="module")
@@ -92,17 +100,20 @@ def same(ours, theirs) -> None:
         assert ours[name] == pytest.approx(value, **tolerance), name
 
 
-def test_torch_fidelity_with_all_its_measures(large):
+def test_torch_fidelity_with_all_its_measures(large, few_in_a_subset):
     asked = ["fid", "kid", "precision", "inception_score"]
     result = compare(*large, protocol="published", metrics=asked)
-    same(values(result), fidelity(*large, fid=True, kid=True, prc=True, isc=True))
+    same(
+        values(result),
+        fidelity(*large, fid=True, kid=True, prc=True, isc=True, kid_subset_size=few_in_a_subset),
+    )
     assert result.protocol == "published:torch-fidelity"
     assert {row["protocol"] for row in result.rows} == {result.protocol} and {
         row["n"] for row in result.rows
-    } == {1005}
+    } == {66}
     assert result.frame.protocol.unique().tolist() == [result.protocol]
     assert result["precision"]["value"] != result["recall"]["value"]
-    assert "1010 real images and 1005 generated ones, all of them; torch-fidelity 0.4.0" in result.notes[-1]
+    assert "70 real images and 66 generated ones, all of them; torch-fidelity 0.4.0" in result.notes[-1]
     assert result.summary().verdict.startswith("published:torch-fidelity: frechet_inception_distance ")
 
 
@@ -139,7 +150,7 @@ def test_torch_fidelity_on_images_of_all_sizes(mixed):
     same({name: ours[name] for name in theirs}, theirs)
 
 
-def test_clean_fid(large, mixed):
+def test_clean_fid(large, mixed, few_in_a_subset):
     fid = pytest.importorskip("cleanfid.fid")
 
     def model(batch):
@@ -152,7 +163,7 @@ def test_clean_fid(large, mixed):
             warnings.simplefilter("ignore")  # sqrtm(disp=False)
             theirs = {"FID": fid.fid_from_feats(first, second)}
         np.random.seed(3)
-        theirs["KID"] = fid.kernel_distance(first, second)
+        theirs["KID"] = fid.kernel_distance(first, second, max_subset_size=few_in_a_subset)
         same(values(compare(*sets, protocol="published:clean-fid", seed=3)), theirs)
     assert values(compare(*sets, protocol="published:clean-fid", seed=4))["KID"] != pytest.approx(
         theirs["KID"]

@@ -18,10 +18,12 @@ def write(
     folder: Path,
     usage: ObjectIdentifier = ExtendedKeyUsageOID.EMAIL_PROTECTION,
     curve: Any = None,
+    generate: Any = None,
     days: tuple[int, int] = (-1, 30),
 ) -> Path:
     """A folder with key.pem, certificates.pem and root.pem of an authority "some lab"; validity in days from now."""
-    authority, key = (ec.generate_private_key(curve or ec.SECP256R1()) for _ in range(2))
+    authority = ec.generate_private_key(curve or ec.SECP256R1())
+    key = generate() if generate else ec.generate_private_key(curve or ec.SECP256R1())
     now = datetime.now(UTC)
 
     def certificate(name: str, of: Any, root: bool) -> Any:

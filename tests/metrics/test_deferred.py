@@ -24,25 +24,26 @@ SLOW = {
 }
 
 
-def imported(code: str) -> set[str]:
-    """Which of the slow libraries a new process has imported after `code`."""
+def imported(*codes: str) -> list[set[str]]:
+    """Which of the slow libraries a new process has imported after each of `codes`."""
+    report = f"print(*{SLOW} & set(sys.modules))"
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys\n{code}\nprint(*{SLOW} & set(sys.modules))"],
+        [sys.executable, "-c", "\n".join(["import sys", *(f"{code}\n{report}" for code in codes)])],
         capture_output=True,
         text=True,
         check=True,
     )
-    return set(done.stdout.split())
+    return [set(line.split()) for line in done.stdout.split("\n")[: len(codes)]]
 
 
 def test_compare_imports_no_slow_library():
-    assert imported("import difflab; difflab.compare; difflab.diagnose; difflab.Monitor") == set()
+    assert imported("import difflab; difflab.compare; difflab.diagnose; difflab.Monitor") == [set()]
 
 
 def test_a_formula_needs_no_torchmetrics_and_an_instance_imports_it():
     of = "import torch; from difflab.metrics import *; METRICS['fd'].of(Pair(torch.eye(4), torch.eye(4) + 1))"
-    assert imported(of) == set()
-    assert "torchmetrics" in imported("from difflab.metrics import METRICS; METRICS['recall']()")
+    after_formula, after_instance = imported(of, "METRICS['recall']()")
+    assert after_formula == set() and "torchmetrics" in after_instance
 
 
 @pytest.fixture

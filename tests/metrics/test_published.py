@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 import numpy as np
 import pytest
 import torch
+from torch_fidelity.defaults import DEFAULTS
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
@@ -22,26 +25,38 @@ def sides(n=60, m=50, d=8, shift=0.3, scale=1.0, seed=0):
     return real, fake
 
 
-def test_kid_of_clean_fid_is_clean_fid_s():
+def test_subsets_are_those_of_the_packages():
     fid = pytest.importorskip("cleanfid.fid")
-    for n, m in ((60, 50), (1200, 1100)):
+    subsets = (published.KID_SUBSETS, published.KID_SUBSET_SIZE)
+    assert subsets == (DEFAULTS["kid_subsets"], DEFAULTS["kid_subset_size"])
+    defaults = signature(fid.kernel_distance).parameters
+    assert subsets == (defaults["num_subsets"].default, defaults["max_subset_size"].default)
+
+
+def test_kid_of_clean_fid_is_clean_fid_s(monkeypatch):
+    """With fewer and with more images than a subset has."""
+    fid = pytest.importorskip("cleanfid.fid")
+    monkeypatch.setattr(published, "KID_SUBSET_SIZE", 100)
+    for n, m in ((60, 50), (120, 110)):
         real, fake = sides(n, m)
         for seed in (0, 7):
             np.random.seed(seed)
-            theirs = fid.kernel_distance(real.numpy(), fake.numpy())
+            theirs = fid.kernel_distance(real.numpy(), fake.numpy(), max_subset_size=100)
             assert published.kid_of_clean_fid(real, fake, seed) == theirs
         assert published.kid_of_clean_fid(real, fake, 0) != theirs
     with pytest.raises(MeasureError, match="at least 2 images"):
         published.kid_of_clean_fid(real[:1], fake)
 
 
-def test_kid_of_torch_fidelity_has_the_generated_images_first():
-    real, fake = sides(1100, 1005)
-    theirs = kid_features_to_metric(features_1=fake, features_2=real, verbose=False)
+def test_kid_of_torch_fidelity_has_the_generated_images_first(monkeypatch):
+    monkeypatch.setattr(published, "KID_SUBSET_SIZE", 100)
+    real, fake = sides(110, 105)
+    theirs = kid_features_to_metric(features_1=fake, features_2=real, kid_subset_size=100, verbose=False)
     assert published.kid_of_torch_fidelity(real, fake) == tuple(theirs.values())
     assert published.kid_of_torch_fidelity(fake, real) != tuple(theirs.values())
+    monkeypatch.undo()
     with pytest.raises(MeasureError, match=r"needs 1000 images .* got 1100 real and 999 generated"):
-        published.kid_of_torch_fidelity(real, fake[:999])
+        published.kid_of_torch_fidelity(torch.zeros(1100, 2), torch.zeros(999, 2))
 
 
 def test_precision_and_recall_of_torch_fidelity_do_not_depend_on_the_blocks():

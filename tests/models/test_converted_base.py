@@ -19,6 +19,7 @@ import torch
 import yaml
 from commands import difflab as run_command
 from empty_hub import put_into_cache
+from forks import pair
 from safetensors.torch import load_file
 
 import difflab
@@ -203,28 +204,24 @@ def test_a_failure_leaves_nothing(made, files, tmp_path, monkeypatch):
 
 
 OPEN = """
-import sys
 import tiny
 from difflab.models import single_file
 from difflab.models.converted_base import open_start
-write, written = single_file.write_component, []
-single_file.write_component = lambda *args: (written.append(1), write(*args))
-sys.stdin.readline()
-print(open_start(tiny.spec("sd15", sys.argv[1], base_config=sys.argv[2])).path, len(written))
+
+def main(rank, file, configs, out):
+    write, written = single_file.write_component, []
+    single_file.write_component = lambda *args: (written.append(1), write(*args))
+    path = open_start(tiny.spec("sd15", file, base_config=configs)).path
+    open(f"{out}-{rank}", "w").write(f"{path} {len(written)}")
 """
 
 
-def test_two_processes_ask_at_once(made, files):
+def test_two_processes_ask_at_once(made, files, tmp_path, monkeypatch):
     """One converts, the other waits for it."""
     paths = [str(Path(difflab.__file__).parents[1]), str(Path(single_files.__file__).parent)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    line = [sys.executable, "-W", "ignore", "-c", OPEN, str(files["sd15"]), str(made["sd15"])]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
-    workers = [subprocess.Popen(line, **pipes) for _ in range(2)]  # type: ignore[call-overload]
-    for worker in workers:
-        worker.stdin.write("go\n")
-        worker.stdin.flush()
-    answers = [worker.communicate(timeout=240)[0].split() for worker in workers]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    pair(OPEN, files["sd15"], made["sd15"], tmp_path / "answer")
+    answers = [(tmp_path / f"answer-{rank}").read_text().split() for rank in (0, 1)]
     (path,) = {path for path, _ in answers}
     assert sorted(count for _, count in answers) == ["0", "3"]
     assert single_files.same_weights(Path(path), made["sd15"], PARTS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 from difflab.cli.main import main
 from difflab.core.errors import ConfigError
 from difflab.report.claims_page import page
-from difflab.studies.claims import Claim, read_claims, run_claims
+from difflab.studies.claims import Claim, _placed, judge, read_claims, run_claims
 from difflab.studies.statistic import Seed
 from difflab.studies.sweep import jobs
 
@@ -93,6 +94,19 @@ def test_claims_share_the_runs_that_they_have_in_common_and_longer_ones_extend_t
     assert first["verdict"] == second["verdict"] == "reproduced"
     again = run_claims(claims, tmp_path, tmp_path / "store")
     assert [r["statistics"] for r in again] == [first["statistics"], second["statistics"]]
+
+
+def test_a_chain_that_was_killed_midway_is_no_result_and_goes_on(tmp_path):
+    """It has the metrics of some generations, and its record names all of them."""
+    claims, store = {"tiny": Claim(**TINY | {"laws": []})}, tmp_path / "store"
+    whole = run_claims(claims, tmp_path, store)[0]
+    (killed,) = {Path(path) for path in whole["runs"]["replace"][:1]}
+    killed = killed if killed.is_absolute() else store / killed
+    shutil.rmtree(killed / "gen-003")
+    placed = _placed(claims["tiny"], tmp_path, store)
+    assert judge("tiny", claims["tiny"], placed, {}, store)["seeds"] == 2
+    again = run_claims(claims, tmp_path, store)[0]
+    assert again["seeds"] == 3 and again["statistics"] == whole["statistics"]
 
 
 def test_an_arm_that_fails_is_named_and_the_verdict_is_that_nobody_can_tell(tmp_path):

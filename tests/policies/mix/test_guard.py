@@ -165,11 +165,11 @@ def test_samples_are_left_out_until_it_holds_and_it_says_so(tmp_path, regime):
 
 def test_what_is_left_out_is_drawn_at_random(tmp_path):
     left = Counter()
-    for t in range(1, 301):
+    for t in range(1, 81):
         out = parse(THIN).rows(at(t=t, folder=tmp_path), table(10, {0: 20}))
         left.update(out["index"].to_numpy()[out["generation"].to_numpy() == 0].tolist())
-    expected = 300 * 10 / 20
-    assert max(abs(left[i] - expected) for i in range(20)) < 4.5 * np.sqrt(300 * 0.25)
+    expected = 80 * 10 / 20
+    assert max(abs(left[i] - expected) for i in range(20)) < 4.5 * np.sqrt(80 * 0.25)
 
 
 def test_it_fills_up_with_real_images_that_are_not_there(tmp_path):

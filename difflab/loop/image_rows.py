@@ -175,12 +175,19 @@ def comparisons(
         concept, fake_concept, concepts = concept_labels(run, extractor, real, samples)
         yield by_labels(("concepts",), concept, fake_concept, identity, concepts=concepts)
     if "detector" in kinds and extractor.statistics is None:
-        names = [name for name in config.measure.metrics if METRICS[name].needs == "detector"]
-        real_fit = train_side.features[: _n_trained(run)]
-        first_fake = _sides(run, extractor, first)[2].features
-        tested = None if samples is first else fake.features
-        probe, sets = detector_sets(config.seed, real_fit, held_out.features, first_fake, tested, identity)
-        yield Comparison(names, sets, probe=probe)
+        yield _by_detector(run, extractor, samples, first)
+
+
+def _by_detector(run: Run, extractor: Extractor, samples: Any, first: Any) -> Comparison:
+    """The comparison of the detector measures. The arguments are those of `comparisons`."""
+    names = [name for name in run.config.measure.metrics if METRICS[name].needs == "detector"]
+    train_side, held_out, fake = _sides(run, extractor, samples)
+    real = train_side.features[: _n_trained(run)]
+    first_fake = _sides(run, extractor, first)[2].features
+    tested = None if samples is first else fake.features
+    seed, identity = run.config.seed, run.real.hash()
+    probe, sets = detector_sets(seed, real, held_out.features, first_fake, tested, identity)
+    return Comparison(names, sets, probe=probe)
 
 
 def _n_trained(run: Run) -> int:

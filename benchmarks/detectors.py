@@ -7,7 +7,7 @@
 `digits` is the prefix of run folders; -0, -1, ... are the seeds. A probe is fitted to half of generation 1's samples and half
 of the real images that generation 0 was trained on. The other half of the real images gives the threshold for a false positive rate
 of 5%. Held-out real images give the false positive rate, and all samples that the probe was not fitted to the true positive rates.
-The spectrum detector and the autoencoder detector (--autoencoder, the base of the run) are fitted to no samples. Each
+The spectrum detector and the autoencoder detector (--autoencoder, always that of the bundled tiny-sd) are fitted to no samples. Each
 cell is the mean over seeds with Student's 95% interval, or that of one seed with Wilson's interval over images.
 """
 

@@ -10,8 +10,11 @@ import torch
 from measured_digits import digits, run_chain
 from sklearn.linear_model import LogisticRegression
 
+from difflab import Monitor, compare
+from difflab.core.errors import MeasureError
 from difflab.core.seeds import numpy_generator
 from difflab.loop.detector_sets import detector_sets
+from difflab.loop.measure_run import measure_run
 from difflab.metrics.interval import wilson
 from difflab.runs.run import Run
 
@@ -95,3 +98,22 @@ def test_the_halves_share_no_image_and_a_probe_that_cannot_be_fitted_says_so() -
     (probe, reason), _ = detector_sets(3, real, real, broken, None, "a set")
     assert probe is None and reason is not None
     assert "the detector cannot be fitted: a judge needs training images of at least 2 classes" in reason
+
+
+def test_a_run_that_exists_takes_them_later_with_the_same_numbers(run: Run, tmp_path) -> None:
+    later = run_chain(digits(measure=MEASURE | {"metrics": ["fd"]}), tmp_path / "run")
+    measure_run(later.path, RATES, extractors=["pixels"])
+    keys = ("generation", "metric", "value", "n", "floor", "recipe")
+    found = [
+        [tuple(r[key] for key in keys) for r in part.rows() if r["metric"] in RATES] for part in (run, later)
+    ]
+    assert sorted(found[0]) == sorted(found[1]) and len(found[0]) == 4
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_only_a_run_takes_them(name: str) -> None:
+    images = np.zeros((4, 8, 8, 1), np.uint8)
+    with pytest.raises(MeasureError, match="needs the samples of generation 0; take it in a run"):
+        compare(images, images, metrics=[name], extractors=["pixels"])
+    with pytest.raises(MeasureError, match="needs more than real images"):
+        Monitor(images, metrics=[name])

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 from difflab.config import Config
+from difflab.core.errors import reading
 from difflab.core.flops import forward_flops
 from difflab.core.precision import TYPES
 from difflab.core.seeds import seed_of
 from difflab.core.shape import Shape
+from difflab.data.provenance import origins
 from difflab.loop import passes, regimes
 from difflab.loop.ingest import divided
 from difflab.loop.regimes import check_possible
@@ -129,11 +131,12 @@ def costs_of(config: Config, labs: Sequence[Config], notes: list[str]) -> list[C
     Args:
         config: the config of the chain or of the lab.
         labs: the configs of all labs of an ecosystem; empty for a chain.
-        notes: gets sentences about the number of real images and about those that are left out.
+        notes: gets sentences about the number of real images, about those that are left out, and about those
+            that declare that they are synthetic.
 
     Raises:
         ConfigError: a generation needs more images than there will be.
-        DataError: images cannot be read.
+        DataError: images cannot be read, or data.provenance=require refuses the set.
     """
     captions = 0
     if config.exact:
@@ -141,6 +144,8 @@ def costs_of(config: Config, labs: Sequence[Config], notes: list[str]) -> list[C
         shape = Shape(family_of(config.model).truth(config.model, [0]).shape[1:])
     else:
         source, train, held_out = divided(config)
+        with reading(f"data.source={config.data.source}"):
+            origins(source, config.data)  # into the account of the source
         n_train = len(train)
         in_parts = config.ecosystem is not None and config.ecosystem.real == "disjoint"
         used = None if in_parts else n_train + len(held_out)

@@ -4,13 +4,17 @@ from typing import Any
 
 import pytest
 import tiny
+from declaring import SETTINGS
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from sized_folders import folder
 
 from difflab.config import Config, parse
-from difflab.core.errors import ConfigError
+from difflab.core.errors import ConfigError, DataError
 from difflab.core.files import write_json
 from difflab.core.shape import Shape
 from difflab.loop import passes
-from difflab.loop.plan import Cost, plan, stage_weights, where_embeddings_are
+from difflab.loop.plan import Cost, costs_of, plan, stage_weights, where_embeddings_are
 from difflab.models.latent import KEPT
 
 pytestmark = tiny.LIBRARIES
@@ -193,3 +197,25 @@ def test_the_estimate_counts_two_passes_where_the_base_is_guided(tmp_path):
         == seconds(2, "nobody/here")
         == 2 * seconds(1, "nobody/here")
     )
+
+
+def test_a_plan_says_what_images_declare_and_refuses_what_a_run_would_refuse(tmp_path):
+    files = folder(tmp_path / "set", [(8, 8)], 10)
+    sample = sorted(files.rglob("*.png"))[0]
+    info = PngInfo()
+    info.add_text("parameters", SETTINGS)
+    with Image.open(sample) as image:
+        image.save(sample, pnginfo=info)
+
+    def planned(provenance: str) -> list[str]:
+        notes: list[str] = []
+        data = {"source": f"imagefolder:{files}", "provenance": provenance}
+        model = {"family": "memoriser"}
+        costs_of(parse({"data": data, "model": model, "sample": {"count": 8}, "generations": 1}), [], notes)
+        return notes
+
+    said = "1 of 20 images (5%) declare that they are synthetic"
+    assert any(said in note for note in planned("declared"))
+    assert not any(said in note for note in planned("trust"))
+    with pytest.raises(DataError, match=r"data.provenance=require: 20 of 20 images of .* have no evidence"):
+        planned("require")

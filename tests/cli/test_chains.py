@@ -127,6 +127,7 @@ def test_plan_for_a_gpu(call, refused, tmp_path, monkeypatch):
     *stages, last = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and last["fits"] and {"texts", "train", "sample"} <= {row["stage"] for row in stages}
     assert max(row["needed"] for row in stages) == last["needed"]
+    assert "--gpu estimates text-to-image runs" in refused("plan", DIGITS, "--gpu", 24)
 
     def invented(asked: Any) -> list[StageMemory]:
         return [StageMemory("train", (20 if asked.train.gradient_checkpointing else 40) * GIB)]
@@ -134,7 +135,6 @@ def test_plan_for_a_gpu(call, refused, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_advice, "stages", invented)
     code, out, _ = call("plan", config, "--gpu", 24)
     assert code == 1 and "does not fit 24 GiB" in out and "gradient_checkpointing=true" in out
-    assert "--gpu estimates text-to-image runs" in refused("plan", DIGITS, "--gpu", 24)
 
 
 @pytest.mark.parametrize("size", ["0", "much", "-3"])

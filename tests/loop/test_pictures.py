@@ -24,7 +24,7 @@ def pictures(path: Path) -> list[str]:
 
 
 def test_a_grid_per_generation_then_strip_and_curves(tmp_path: Path) -> None:
-    run_chain(parse(DIGITS), tmp_path / "run")
+    run_chain(parse(DIGITS), tmp_path / "run", plots=True)
     assert pictures(tmp_path / "run") == ["curves.png", "gen-000/grid.png", "gen-001/grid.png", "strip.png"]
 
 
@@ -44,5 +44,5 @@ def test_without_a_probe_or_plots_there_are_none(tmp_path: Path) -> None:
 
 def test_numbers_have_no_pictures(tmp_path: Path) -> None:
     exact = {"data": {"source": "exact", "train_size": 8}, "model": {"family": "gaussian"}, "generations": 0}
-    run_chain(parse(exact), tmp_path / "run")
+    run_chain(parse(exact), tmp_path / "run", plots=True)
     assert pictures(tmp_path / "run") == []

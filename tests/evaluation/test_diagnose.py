@@ -206,3 +206,14 @@ def test_a_chain_is_read_from_its_training_set_and_config(
         pa.table({"pool": pa.array(pools).dictionary_encode()}), run.gen(2) / "train_set.parquet"
     )
     assert chain_of(run, 2) == expected
+
+
+def test_a_chain_knows_which_guidance_is_none_for_its_base(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "ZImagePipeline"}')
+    config = {"data": {"source": "emoji"}, "model": {"family": "flow", "base": str(tmp_path)}}
+    run = Run(tmp_path / "run", parse(config | {"sample": {"guidance_scale": 1.0}}))
+    run.gen(1).mkdir(parents=True)
+    pools = pa.table({"pool": pa.array(["synthetic"]).dictionary_encode()})
+    parquet.write_table(pools, run.gen(1) / "train_set.parquet")
+    chain = chain_of(run, 1)
+    assert (chain.guidance, chain.unguided) == (1.0, 0.0) and chain.guided

@@ -19,6 +19,7 @@ from difflab.core.shape import Shape
 from difflab.data.registry import open_source
 from difflab.evaluation.compare import compare
 from difflab.evaluation.diagnose import diagnose_run
+from difflab.loop import chain
 from difflab.loop.chain import run_chain
 from difflab.loop.ingest import divided
 from difflab.loop.plan import costs_of
@@ -166,7 +167,8 @@ def test_bundled_sets_can_be_cropped_to_rectangles(source):
         ([8, 13], r"data\.image_size=\[8,13\] is not a multiple of 2, .*; use data\.image_size=\[8,1[24]\]"),
     ],
 )
-def test_a_size_that_the_network_cannot_halve(size, message, wide, tmp_path):
+def test_a_size_that_the_network_cannot_halve(size, message, wide, tmp_path, monkeypatch):
+    monkeypatch.setattr(chain, "open_extractors", lambda work: pytest.fail("an extractor is fitted first"))
     with pytest.raises(ConfigError, match=message):
         run_chain(settings(wide, "pixel-unet", size), tmp_path / "run")
 

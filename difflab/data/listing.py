@@ -174,6 +174,19 @@ class Declaring:
         return declarations(self.items[position], self.rows[position] if self.rows else None, validated)
 
 
+@dataclass(frozen=True)
+class Originals:
+    """The key and the encoded image of one image, given its index among the kept images."""
+
+    items: Items
+    kept: list[int]
+    keys: list[str]
+
+    def __call__(self, index: int) -> tuple[str, Item]:
+        position = self.kept[index]
+        return self.keys[position], self.items[position]
+
+
 def source_of(listing: Listing, data: Data) -> Source:
     """The set as a `Source`, with the size of data.image_size and the colour mode of data.color.
 
@@ -229,6 +242,7 @@ def assembled(
         ),
         columns=listing.columns,
         declare=Declaring(listing.items, surveyed.kept, listing.rows),
+        original=Originals(listing.items, surveyed.kept, listing.keys),
     )
 
 

@@ -35,6 +35,8 @@ class Source:
     declare: maps an index to what its file declares about its origin, one entry per layer; None = the images
     ship with difflab and are real.
 
+    original: maps an index to the key and the encoded image of its file, in its own size; None as above.
+
     read: maps an index to uint8 [H, W, channels]. It decodes only that image, and raises DataError that
     names a damaged image.
     """
@@ -55,6 +57,7 @@ class Source:
     sizes: tuple[Size, ...] = ()
     bucket: np.ndarray | None = None
     declare: Callable[[int], list[Declared]] | None = field(default=None, repr=False)
+    original: Callable[[int], tuple[str, Any]] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -37,6 +37,7 @@ def subset(source: Source, kept: np.ndarray) -> Source:
         bucket=None if source.bucket is None else source.bucket[kept],
         read=_Subset(source.read, kept),
         declare=None if source.declare is None else _Subset(source.declare, kept),
+        original=None if source.original is None else _Subset(source.original, kept),
     )
 
 

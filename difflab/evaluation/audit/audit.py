@@ -21,10 +21,12 @@ import numpy as np
 import torch
 
 from difflab.config import Data
+from difflab.config.data import AUDIT_FILES
 from difflab.core.errors import DataError
 from difflab.core.files import write_json
 from difflab.core.hashing import digest
 from difflab.core.size import Size, size_of
+from difflab.data.audit_record import VERSION
 from difflab.data.hub import list_hub
 from difflab.data.image_sets import listing_of
 from difflab.data.listing import Listing
@@ -33,14 +35,14 @@ from difflab.evaluation.audit.copies import Known, Thumbnails, drawn, read_known
 from difflab.evaluation.audit.labels import read_labels
 from difflab.evaluation.audit.layers import Counts, Tally
 from difflab.evaluation.audit.probe import Probe, fit_probe
-from difflab.evaluation.audit.record import FILE, Record, line_of
+from difflab.evaluation.audit.record import Record, line_of
 from difflab.evaluation.audit.result import Audit
 from difflab.evaluation.audit.share import Evidence, share_of
 from difflab.evaluation.audit.stream import Options, View, stream
 from difflab.evaluation.extract import default_extractor
 from difflab.features.registry import open_extractor
 
-RESULT = "audit.json"
+FILE, RESULT = AUDIT_FILES
 Progress = Callable[[int, int], None]
 """Called with the number of images that were looked at, and of all."""
 
@@ -99,7 +101,8 @@ def audit(
         counts = work.counts(folder / FILE)
         result = work.result(counts, notes)
         if out is not None:
-            write_json(folder / RESULT, result.as_dict(keep_text))
+            per_image = {"difflab_audit": VERSION, "per_image": work.per_image(counts)}
+            write_json(folder / RESULT, result.as_dict(keep_text) | per_image)
     if write is not None:
         reasons = clean.reasons_of(counts.masks, counts.tally.readable, chosen)
         clean.write_clean(listing, reasons, Path(write).expanduser())
@@ -219,6 +222,16 @@ class _Work:
             return {}
         scores = probe.score(np.stack([view.small for view in small]))  # type: ignore[misc]
         return dict(zip([view.position for view in small], scores.tolist(), strict=True))
+
+    def per_image(self, counts: Counts) -> dict[str, Any]:
+        """What a reader of the record cannot find in its lines: positions, and the threshold of the probe."""
+        masks, probe = counts.masks, self.evidence.probe
+        nothing = np.zeros(counts.tally.n, bool)
+        return {
+            "known_synthetic": np.flatnonzero(masks.get("known synthetic", nothing)).tolist(),
+            "known_real": np.flatnonzero(masks.get("known real", nothing)).tolist(),
+            "probe_threshold": None if probe is None else probe.threshold,
+        }
 
     def result(self, counts: Counts, notes: list[str]) -> Audit:
         tally, probe = counts.tally, self.evidence.probe

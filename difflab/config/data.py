@@ -130,6 +130,11 @@ class Data(Spec):
         description="How an image that declares nothing about its origin counts in limits, depths and "
         "reports: real = depth 0; synthetic = depth 1. The ledger says unknown in both cases.",
     )
+    weight: str | None = Field(
+        None,
+        description="Column of a table, metadata file or parquet file with the weight of each image in the "
+        "loss, a number of at least 0 (difflab audit --weight writes one); null = all images weigh the same.",
+    )
     audit: str | None = Field(
         None,
         description="Folder of an audit of these images (difflab audit DATASET --out FOLDER), or a file in "
@@ -179,6 +184,12 @@ class Data(Spec):
             return raw
         content = audit_content(raw["audit"]) if isinstance(raw.get("audit"), str) else None
         return raw if content is None else raw | {"audit_content": content}
+
+    @model_validator(mode="after")
+    def _weight_applies(self) -> Data:
+        if self.weight is not None and self.source.partition(":")[0] not in YOUR_IMAGES:
+            raise ValueError(f"weight is for your own images; those of source={self.source} have no column")
+        return self
 
     @model_validator(mode="after")
     def _audit_applies(self) -> Data:

@@ -238,6 +238,7 @@ ADDED_LATER = {
     "data.buckets": None,
     "data.provenance": "declared",
     "data.unknown_origin": "real",
+    "data.weight": None,
     "model.base_config": None,
     "model.base_lora": None,
     "model.base_lora_scale": 1.0,

@@ -26,6 +26,7 @@ from difflab.data.provenance import origins
 from difflab.data.registry import open_source
 from difflab.data.source import Source, in_sizes_of_use
 from difflab.data.split import split
+from difflab.data.weights import note
 from difflab.loop.regimes import check_possible
 from difflab.models import family_of
 from difflab.runs.ledger import REAL
@@ -241,6 +242,9 @@ def _images(
     with reading(f"data.source={config.data.source}"):
         declared = origins(source, config.data, audit)
     columns |= {name: [getattr(declared[i], name) for i in order] for name in COLUMNS}
+    if source.weights is not None:
+        columns["weight"] = source.weights[order].tolist()
+        source.account.notes.append(note(source.weights))
     if labels is not None and source.classes is not None:
         columns |= {"label": labels, "class": [source.classes[label] for label in labels]}
     if source.prompts is not None:

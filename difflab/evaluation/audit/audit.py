@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ def audit(
     out: str | Path | None = None,
     write: str | Path | None = None,
     leave_out: Sequence[str] | None = None,
+    weight: Mapping[str, float] | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
@@ -78,7 +79,8 @@ def audit(
         keep_text: store names and metadata texts in `out`, not only hashes and counts.
         out: folder of the record, with which a second call goes on.
         write: folder for the images that no layer of `leave_out` finds, see `clean.write_clean`.
-        leave_out: of `clean.LAYERS`; None = `clean.DEFAULT`.
+        leave_out: of `clean.LAYERS`; None = those of `clean.DEFAULT` that have no weight.
+        weight: layer -> weight from 0 to 1 in the loss of the images that it finds, in what is written.
         seed, device, progress: of random choices; where networks run; called after each part.
 
     Raises DataError for unusable sets, labels and folders, StoreError for a damaged record.
@@ -87,7 +89,7 @@ def audit(
     >>> found["exact copies"].count, found.share.declared, found.share.estimate
     (2, 0.0, None)
     """
-    chosen = _layers_to_leave_out(leave_out, write)
+    chosen = _layers_to_leave_out(leave_out, weight, write)
     _check_metadata_only(metadata_only, calibrate, known_synthetic, known_real)
     notes: list[str] = []
     listing = _listing(dataset, notes)
@@ -105,14 +107,21 @@ def audit(
             write_json(folder / RESULT, result.as_dict(keep_text) | per_image)
     if write is not None:
         reasons = clean.reasons_of(counts.masks, counts.tally.readable, chosen)
-        clean.write_clean(listing, reasons, Path(write).expanduser())
+        weights = None if weight is None else clean.weights_of(counts.masks, weight)
+        clean.write_clean(listing, reasons, Path(write).expanduser(), weights)
     return result
 
 
-def _layers_to_leave_out(leave_out: Sequence[str] | None, write: str | Path | None) -> tuple[str, ...]:
-    """Raises DataError for unknown layers, and if `write` exists."""
-    chosen = clean.DEFAULT if leave_out is None else tuple(leave_out)
+def _layers_to_leave_out(
+    leave_out: Sequence[str] | None, weight: Mapping[str, float] | None, write: str | Path | None
+) -> tuple[str, ...]:
+    """Raises DataError for unknown layers and impossible weights, and if `write` exists."""
+    weighted = weight or {}
+    if leave_out is None:
+        leave_out = [name for name in clean.DEFAULT if name not in weighted]
+    chosen = tuple(leave_out)
     clean.check_layers(chosen)
+    clean.check_weights(weighted, chosen)
     if write is not None:
         clean.check_out(Path(write).expanduser())
     return chosen

@@ -103,12 +103,9 @@ def audit(
         counts = work.counts(folder / FILE)
         result = work.result(counts, notes)
         if out is not None:
-            per_image = {"difflab_audit": VERSION, "per_image": work.per_image(counts)}
-            write_json(folder / RESULT, result.as_dict(keep_text) | per_image)
+            write_json(folder / RESULT, result.as_dict(keep_text) | work.per_image(counts))
     if write is not None:
-        reasons = clean.reasons_of(counts.masks, counts.tally.readable, chosen)
-        weights = None if weight is None else clean.weights_of(counts.masks, weight)
-        clean.write_clean(listing, reasons, Path(write).expanduser(), weights)
+        work.write_clean(counts, chosen, weight, Path(write).expanduser())
     return result
 
 
@@ -236,11 +233,20 @@ class _Work:
         """What a reader of the record cannot find in its lines: positions, and the threshold of the probe."""
         masks, probe = counts.masks, self.evidence.probe
         nothing = np.zeros(counts.tally.n, bool)
-        return {
+        per_image = {
             "known_synthetic": np.flatnonzero(masks.get("known synthetic", nothing)).tolist(),
             "known_real": np.flatnonzero(masks.get("known real", nothing)).tolist(),
             "probe_threshold": None if probe is None else probe.threshold,
         }
+        return {"difflab_audit": VERSION, "per_image": per_image}
+
+    def write_clean(
+        self, counts: Counts, leave_out: Sequence[str], weight: Mapping[str, float] | None, out: Path
+    ) -> None:
+        """Write the set without what the layers of `leave_out` find, with weights for those of `weight`."""
+        reasons = clean.reasons_of(counts.masks, counts.tally.readable, leave_out)
+        weights = None if weight is None else clean.weights_of(counts.masks, weight)
+        clean.write_clean(self.listing, reasons, out, weights)
 
     def result(self, counts: Counts, notes: list[str]) -> Audit:
         tally, probe = counts.tally, self.evidence.probe

@@ -29,6 +29,7 @@ def add(commands: Commands) -> None:
             "difflab audit photos/ --calibrate real/ synthetic/ --max-share 0.05",
             "difflab audit data/train-*.parquet --labels labels.csv --out audits/train",
             "difflab audit photos/ --known-synthetic samples/ --write clean",
+            "difflab audit photos/ --html audit.html",
         ],
     )
     command.add_argument(
@@ -62,6 +63,13 @@ def add(commands: Commands) -> None:
     )
     command.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of the record; the same command goes on with it"
+    )
+    command.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write a page with counts, intervals and example images to this file; it holds names and texts "
+        "of the images",
     )
     command.add_argument(
         "--keep-text",
@@ -148,6 +156,8 @@ def audit(args: argparse.Namespace) -> int:
         raise ConfigError("--leave-out goes with --write; add --write CLEAN")
     if args.weight is not None and args.write is None:
         raise ConfigError("--weight goes with --write; add --write CLEAN")
+    if args.html is not None and args.html.is_dir():
+        raise ConfigError(f"{args.html} is a folder; name a file, such as --html {args.html / 'audit.html'}")
     quiet_libraries()
     from difflab.evaluation.audit.audit import audit as auditing
 
@@ -169,6 +179,10 @@ def audit(args: argparse.Namespace) -> int:
         device=args.device,
         progress=_told,
     )
+    if args.html is not None:
+        from difflab.report.audit_page import audit_page
+
+        audit_page(result, args.dataset, args.html)
     for line in result.notes:
         print(line, file=sys.stderr)
     if args.json:
@@ -197,6 +211,8 @@ def _show(result: Any, args: argparse.Namespace) -> None:
     print()
     for line in result.summary():
         print(line)
+    if args.html is not None:
+        print(f"open in a browser: {args.html}")
     if args.write is not None:
         weight, files = "", "left_out.csv"
         if args.weight is not None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import yaml
 
+from difflab.data.audited import PREFIX, share_text
 from difflab.features.texture import radial_spectrum
 from difflab.report.concept_matrix import concept_matrix
 from difflab.report.data_uri import BUDGET
@@ -47,6 +48,7 @@ def detail(
         "planned": run.config.generations,
         "cost": cost(run),
         "origins": origins(run),
+        "audit": audit(run),
         "config": yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False),
         "recipe": run.recipe,
         "versions": versions(run),
@@ -107,6 +109,20 @@ def origins(run: Run) -> list[dict[str, Any]]:
             row |= {"share": found.synthetic_share, "mean": rounded(found.mean_depth)}
             rows.append(row | {"depths": [{"depth": d, "count": n} for d, n in found.depths.items()]})
     return rows
+
+
+def audit(run: Run) -> list[str]:
+    """What the audit at data.audit says about the real images, in sentences; [] without one."""
+    summary = run.about.get("audit")
+    if summary is None:
+        return []
+    found = ", ".join(f"{name.removeprefix(PREFIX)}: {count:,}" for name, count in summary["found"].items())
+    lines = [f"It decides about images that declare nothing: {found or 'none'}."]
+    share = share_text(summary) or "the audit has no estimate of the share of synthetic images in this set"
+    lines.append(f"{share[0].upper()}{share[1:]}.")
+    if summary["missing"]:
+        lines.append(f"{summary['missing']:,} of {summary['used']:,} images are not in it.")
+    return lines
 
 
 def _real_images(run: Run) -> list[tuple[str, str]]:

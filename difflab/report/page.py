@@ -61,7 +61,7 @@ def render(shown: dict[str, Any]) -> str:
     has = {}
     for part in PARTS:
         has[part] = any(run[part] for run in shown["runs"])
-    return _template((assets / "page.html").read_text()).render(
+    return template((assets / "page.html").read_text()).render(
         c=shown,
         has=has,
         data=_script(scripted),
@@ -72,7 +72,7 @@ def render(shown: dict[str, Any]) -> str:
 
 
 @cache
-def _template(page: str) -> Any:
+def template(page: str) -> Any:
     """The compiled template `page`: a chain renders it after every generation."""
     from jinja2 import Environment, StrictUndefined
 

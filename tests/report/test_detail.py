@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from difflab.report.detail import cost, detail, origins, setup, shown_path, spectra, versions
+from difflab.report.detail import audit, cost, detail, origins, setup, shown_path, spectra, versions
 from difflab.runs.run import Run
 
 
@@ -79,3 +79,18 @@ def test_versions_are_those_of_the_record(hostile: Run) -> None:
 def test_a_run_is_diagnosed_only_where_asked(hostile: Run) -> None:
     assert detail("a", hostile, 1, None)["verdict"] is None
     assert detail("a", hostile, 1, lambda run: {"words": run.config.name})["verdict"] == {"words": "hostile"}
+
+
+def test_what_the_audit_of_the_real_images_decided() -> None:
+    found = {"audit: probe": 7, "audit: known real": 1200}
+    estimate = {"estimate": 0.25, "low": 0.1, "high": 0.5}
+    summary = {"found": found, "missing": 0, "used": 1300, "share": {"declared": 0.1, "estimate": estimate}}
+    assert audit(SimpleNamespace(about={"audit": summary})) == [
+        "It decides about images that declare nothing: probe: 7, known real: 1,200.",
+        "The audit estimates that 25.0% of the whole set are synthetic, 95% interval 10.0% to 50.0%.",
+    ]
+    summary |= {"found": {}, "missing": 3, "share": None}
+    lines = audit(SimpleNamespace(about={"audit": summary}))
+    assert lines[0].endswith("declare nothing: none.") and "no estimate" in lines[1]
+    assert lines[2] == "3 of 1,300 images are not in it."
+    assert audit(SimpleNamespace(about={})) == []

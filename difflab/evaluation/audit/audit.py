@@ -92,7 +92,7 @@ def audit(
     chosen = _layers_to_leave_out(leave_out, weight, write)
     _check_metadata_only(metadata_only, calibrate, known_synthetic, known_real)
     notes: list[str] = []
-    listing = _listing(dataset, notes)
+    listing = listing_of_set(dataset, notes)
     probe = None if calibrate is None else _probe(calibrate, extractors, image_size, seed, device, notes)
     evidence = Evidence(probe, None if labels is None else read_labels(Path(labels), listing.keys))
     sets = {"known synthetic": known_synthetic, "known real": known_real}
@@ -131,7 +131,7 @@ def _check_metadata_only(metadata_only: bool, *sets: Any) -> None:
         )
 
 
-def _listing(dataset: Any, notes: list[str]) -> Listing:
+def listing_of_set(dataset: Any, notes: list[str]) -> Listing:
     """The images of any kind of set; a string may begin with hub:, imagefolder: or parquet:."""
     if isinstance(dataset, (str, Path)):
         kind, colon, argument = str(dataset).partition(":")

@@ -12,7 +12,7 @@ from difflab.data.watermark import can_carry
 from difflab.evaluation.audit.copies import Known, Thumbnails, near_each_other, near_known
 from difflab.evaluation.audit.probe import LOSSY, Looks
 from difflab.evaluation.audit.record import Line
-from difflab.evaluation.audit.result import Example, Kind, Layer
+from difflab.evaluation.audit.result import SHOWN, Example, Kind, Layer
 
 OF_ONE_IMAGE = {
     "synthetic": (
@@ -107,19 +107,36 @@ class Counts:
         self.layers: list[Layer] = []
         self.masks: dict[str, np.ndarray] = {}
 
-    def add(self, name: str, kinds: dict[str, np.ndarray], of: int, note: str = "") -> None:
-        """Add a layer whose kinds have these masks, bool [n]. Kinds without an image are left out."""
+    def add(
+        self,
+        name: str,
+        kinds: dict[str, np.ndarray],
+        of: int,
+        note: str = "",
+        score: np.ndarray | None = None,
+    ) -> None:
+        """Add a layer whose kinds have these masks, bool [n]. Kinds without an image are left out.
+
+        The examples are images from the whole set, or with `score` those of the largest scores.
+        """
         mask = np.zeros(self.tally.n, bool)
         counted = []
         for kind, of_kind in kinds.items():
             mask |= of_kind
             if of_kind.any():
-                first = int(np.argmax(of_kind))
-                example = Example(first, self.keys[first], hash_of_key(self.keys[first]))
-                counted.append(Kind(kind, int(of_kind.sum()), example))
+                counted.append(Kind(kind, int(of_kind.sum()), self._example(int(np.argmax(of_kind)))))
         counted.sort(key=lambda kind: -kind.count)
         self.masks[name] = mask
-        self.layers.append(Layer(name, int(mask.sum()), of, tuple(counted), note))
+        places = np.flatnonzero(mask)
+        if score is not None:
+            places = places[np.argsort(-score[places], kind="stable")][:SHOWN]
+        elif len(places) > SHOWN:
+            places = places[np.linspace(0, len(places) - 1, SHOWN).round().astype(int)]
+        examples = tuple(self._example(int(i)) for i in places)
+        self.layers.append(Layer(name, int(mask.sum()), of, tuple(counted), note, examples))
+
+    def _example(self, position: int) -> Example:
+        return Example(position, self.keys[position], hash_of_key(self.keys[position]))
 
     def add_readable(self) -> None:
         """Images that cannot be read."""
@@ -168,4 +185,4 @@ class Counts:
         scored = ~np.isnan(self.tally.score)
         flagged = scored & (np.nan_to_num(self.tally.score) > threshold)
         note = "with errors on both sides: see the estimate"
-        self.add("probe", {"flagged": flagged}, int(scored.sum()), note)
+        self.add("probe", {"flagged": flagged}, int(scored.sum()), note, self.tally.score)

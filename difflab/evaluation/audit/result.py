@@ -8,6 +8,9 @@ from typing import Any
 from difflab.core.text import plain
 from difflab.metrics.prevalence import Calibration, Labelled, ShareInterval
 
+SHOWN = 8
+"""Images of a layer that a page shows."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -37,6 +40,7 @@ class Layer:
         of: images that it looked at.
         kinds: its kinds with their counts, the most frequent first.
         note: what the count means, and what it does not.
+        examples: some of its images for a page, at most `SHOWN`; they are no part of `Audit.as_dict`.
     """
 
     name: str
@@ -44,6 +48,7 @@ class Layer:
     of: int
     kinds: tuple[Kind, ...] = ()
     note: str = ""
+    examples: tuple[Example, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,7 @@ class Audit:
         content = asdict(self)
         content["share"]["low"] = self.share.low
         for layer in content["layers"]:
+            del layer["examples"]
             for kind in layer["kinds"]:
                 if not keep_text:
                     del kind["example"]["key"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from difflab.core import fence
 from difflab.core.errors import DataError
 from difflab.core.text import plain
 from difflab.data.declared import decided, declarations
@@ -75,9 +74,7 @@ def write_clean(listing: Listing, reasons: Mapping[int, str], out: Path) -> int:
     kept = [i for i in range(len(listing.keys)) if i not in reasons]
     if not kept:
         raise DataError(f"all {len(listing.keys)} images are left out, so that {out} would be empty")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        partial.mkdir(parents=True)
+    with fence.atomic_folder(out) as partial:
         for number, start in enumerate(range(0, len(kept), ROWS)):
             _write(listing, kept[start : start + ROWS], partial / f"images-{number:05d}.parquet")
         table = io.StringIO()
@@ -85,9 +82,6 @@ def write_clean(listing: Listing, reasons: Mapping[int, str], out: Path) -> int:
         rows.writerow(["file_name", "reason"])
         rows.writerows((plain(listing.keys[i]), reason) for i, reason in reasons.items())
         (partial / REASONS).write_text(table.getvalue(), encoding="utf-8")
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return len(kept)
 
 

@@ -15,9 +15,9 @@ looks at the file once a second. It fails as soon as the heartbeat changes, and 
 without a change. No clock is read, so that it does not matter what the clocks of the machines say.
 
 **Fence.** A process checks its lease before every rename below the folder (`core.fence`). It stops with one
-sentence if its lease is gone or a higher one exists. The process that takes over deletes the earlier lease and
-then all temporary files of it, before it looks which stages are done. A rename that was checked earlier and
-that a slow disk carries out later therefore finds nothing to rename.
+sentence if its lease is gone or a higher one exists. The process that takes over deletes the earlier lease,
+then all temporary files of it, and only then looks which stages are done. A rename that was checked earlier
+and that a slow disk carries out later therefore finds nothing to rename.
 """
 
 from __future__ import annotations

@@ -86,6 +86,14 @@ def _add_write(command: argparse.ArgumentParser) -> None:
         help="layers whose images --write leaves out (default: 'declared synthetic', watermark, "
         "'known synthetic')",
     )
+    command.add_argument(
+        "--weight",
+        type=_weight,
+        nargs="+",
+        metavar="LAYER=W",
+        help="give images that LAYER finds the weight W, 0 to 1, in what --write writes, instead of leaving "
+        "them out; a run reads it with data.weight=weight",
+    )
 
 
 def _add_sets_and_probe(command: argparse.ArgumentParser) -> None:
@@ -112,6 +120,17 @@ def _add_sets_and_probe(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _weight(text: str) -> tuple[str, float]:
+    """LAYER=W, for argparse."""
+    layer, _, weight = text.rpartition("=")
+    try:
+        return layer, _share(weight)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not LAYER=W with a weight from 0 to 1, such as probe=0.2"
+        ) from None
+
+
 def _share(text: str) -> float:
     """A number from 0 to 1, for argparse."""
     try:
@@ -127,6 +146,8 @@ def audit(args: argparse.Namespace) -> int:
     """Audit an image set."""
     if args.leave_out is not None and args.write is None:
         raise ConfigError("--leave-out goes with --write; add --write CLEAN")
+    if args.weight is not None and args.write is None:
+        raise ConfigError("--weight goes with --write; add --write CLEAN")
     quiet_libraries()
     from difflab.evaluation.audit.audit import audit as auditing
 
@@ -143,6 +164,7 @@ def audit(args: argparse.Namespace) -> int:
         out=args.out,
         write=args.write,
         leave_out=args.leave_out,
+        weight=None if args.weight is None else dict(args.weight),
         seed=args.seed,
         device=args.device,
         progress=_told,
@@ -176,7 +198,10 @@ def _show(result: Any, args: argparse.Namespace) -> None:
     for line in result.summary():
         print(line)
     if args.write is not None:
-        print(f"written: data.source=parquet:{args.write} and left_out.csv, with the reason per image")
+        weight, files = "", "left_out.csv"
+        if args.weight is not None:
+            weight, files = " data.weight=weight", "left_out.csv and weights.csv"
+        print(f"written: data.source=parquet:{args.write}{weight}; {files} have the reason per image")
 
 
 def _escaped(text: str) -> str:

@@ -5,6 +5,7 @@ reference. The command line sets how a config is run (processes, devices, output
 never part of the config.
 """
 
+from difflab.config.data import Data, Tail
 from difflab.config.ecosystem import Ecosystem
 from difflab.config.families import (
     EXACT,
@@ -21,7 +22,7 @@ from difflab.config.families import (
 from difflab.config.load import Loader, apply_override, load, parse
 from difflab.config.policy_registry import PolicySpec, parse_policy
 from difflab.config.schema import NOT_IN_RECIPE, Config, flat, recipe_of, stages_of
-from difflab.config.sections import Data, Measure, Probe, Regime, Sample, Tail, Train
+from difflab.config.sections import Measure, Probe, Regime, Sample, Train
 from difflab.config.spec import Precision, Spec, merged
 from difflab.config.validate import spec_of
 

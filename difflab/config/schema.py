@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from difflab.config.data import Data
 from difflab.config.ecosystem import Ecosystem
 from difflab.config.families import EXACT, DenoiserSpec, Model, PretrainedSpec
 from difflab.config.policy_registry import parse_policy
-from difflab.config.sections import Data, Measure, Probe, Regime, Sample, Train
+from difflab.config.sections import Measure, Probe, Regime, Sample, Train
 from difflab.config.spec import Spec, merged, read_by
 from difflab.config.validate import parse, spec_of
 
@@ -182,10 +183,13 @@ class Config(Spec):
 
 
 def _content_again(overrides: dict[str, Any]) -> dict[str, Any]:
-    """The overrides of a lab. One with files of its own has no model.base_content of the other labs."""
-    if not overrides.keys() & {"model.base", "model.base_lora"}:
-        return overrides
-    return {"model.base_content": None, **overrides}
+    """The overrides of a lab. One with files of its own has no hash of the files of the other labs."""
+    again: dict[str, Any] = {}
+    if overrides.keys() & {"model.base", "model.base_lora"}:
+        again["model.base_content"] = None
+    if "data.audit" in overrides:
+        again["data.audit_content"] = None
+    return {**again, **overrides}
 
 
 def flat(config: Config) -> dict[str, Any]:
@@ -229,9 +233,12 @@ NOT_IN_RECIPE = tuple(key for key, stages in READERS.items() if not stages)
 
 
 ADDED_LATER = {
+    "data.audit_content": None,
+    "data.audit_layers": ["declared synthetic", "known synthetic", "watermark", "probe"],
     "data.buckets": None,
     "data.provenance": "declared",
     "data.unknown_origin": "real",
+    "data.weight": None,
     "model.base_config": None,
     "model.base_lora": None,
     "model.base_lora_scale": 1.0,
@@ -242,6 +249,10 @@ ADDED_LATER = {
 
 They were added when runs with the other fields had been stored. The hashes of those recipes stay the same.
 """
+
+
+POLICY_FIELDS_ADDED_LATER = {("guard", "max_unknown_fraction"): 1.0}
+"""The same for fields of policies: (policy, field) -> value."""
 
 
 def stages_of(key: str) -> tuple[str, ...]:
@@ -257,6 +268,17 @@ def stages_of(key: str) -> tuple[str, ...]:
 def recipe_of(config: Config) -> dict[str, Any]:
     """The flat config without the fields that do not change the results, see also `ADDED_LATER`."""
     fields = {key: value for key, value in flat(config).items() if stages_of(key)}
+    fields["policies"] = [_policy_recipe(entry) for entry in fields["policies"]]
     return {
         key: value for key, value in fields.items() if key not in ADDED_LATER or ADDED_LATER[key] != value
+    }
+
+
+def _policy_recipe(entry: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a policy without those that were added later and have no effect."""
+    nothing = object()
+    return {
+        field: value
+        for field, value in entry.items()
+        if POLICY_FIELDS_ADDED_LATER.get((entry["policy"], field), nothing) != value
     }

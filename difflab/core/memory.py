@@ -57,6 +57,25 @@ def _peak_bytes() -> int:
 
 
 @contextmanager
+def imports_frozen() -> Iterator[None]:
+    """Leave the objects that exist at the start of the block out of garbage collections inside it.
+
+    Most of them belong to imported libraries. Every training ends with a full collection, which visits each
+    object: half a second of a CPU core for a chain of Stable Diffusion. Nothing changes if the process has
+    frozen its objects before.
+    """
+    ours = gc.get_freeze_count() == 0
+    if ours:
+        gc.collect()  # what is garbage already would be kept
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if ours:
+            gc.unfreeze()
+
+
+@contextmanager
 def enough_memory(stage: str, advice: str) -> Iterator[None]:
     """Replace every memory error in the block by `MemoryShort` with a message of one line.
 

@@ -166,6 +166,12 @@ def as_stored(item: Item, where: str, max_pixels: int) -> np.ndarray:
     return _used(item, where, max_pixels, lambda image, remarks: np.array(image.convert("RGB")))[0]
 
 
+def in_colour(pixels: np.ndarray) -> np.ndarray:
+    """Pixels uint8 [H, W], [H, W, 1] or [H, W, 3] as [H, W, 3]."""
+    values = pixels if pixels.ndim == 3 else pixels[..., None]
+    return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
+
+
 # ------------------------------------------------------------------------------------------------- opening
 def _used(
     item: Path | bytes | Image.Image | None,

@@ -25,6 +25,7 @@ from difflab.data.listing import (
     source_of,
 )
 from difflab.data.source import Source
+from difflab.data.weights import as_weights
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def list_dataset(dataset: Any, data: Data, name: str, anywhere: bool) -> Listing
     columns = list(dataset.features)
     label = label_column(data, columns, where)
     text = chosen(data.caption_column, CAPTIONS, columns, "data.caption_column", where)
+    weight = chosen(data.weight, (), columns, "data.weight", where)
     dataset = dataset.with_format(None)
     keys = [f"{name}/{row}" for row in range(len(dataset))]
 
@@ -133,6 +135,7 @@ def list_dataset(dataset: Any, data: Data, name: str, anywhere: bool) -> Listing
         declared_rows = dataset.select_columns(told).to_list() if told else None
         labels = None if label is None else list(dataset[label])
         texts = None if text is None else list(dataset[text])
+        weights = None if weight is None else list(dataset[weight])
         rows = dataset.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
     except Exception as error:  # a damaged arrow file
         raise DataError(
@@ -154,6 +157,7 @@ def list_dataset(dataset: Any, data: Data, name: str, anywhere: bool) -> Listing
         dataset.info.license or "see the data set's page on the hub",
         tuple(column for column in columns if column != image_column),
         rows=declared_rows,
+        weights=None if weights is None or weight is None else as_weights(weights, weight, place),
     )
 
 

@@ -29,6 +29,7 @@ from difflab.data.walk import (
     split_folders,
     walk,
 )
+from difflab.data.weights import as_weights
 
 REPEATS = re.compile(r"([1-9]\d*)_(.+)")  # names of folders for kohya's training scripts: 10_sks dog
 
@@ -101,13 +102,20 @@ def list_folder(data: Data, argument: str | Path) -> Listing:
         prompts = read_sidecars(root, sidecars[column], keys, column)
     elif column is not None and table is not None:
         prompts = captions(table.column(column), column, table.where)
+    weights = None
+    if data.weight is not None:
+        of_table = table.columns if table else ()
+        name = chosen(data.weight, (), of_table, "data.weight", str(table.path if table else root))
+        if name is not None and table is not None:
+            weights = as_weights(table.column(name), name, table.where)
     unlisted = sorted(set(images) - set(keys))
     account.found += len(unlisted)
     for key in unlisted:
         account.add("unlisted", key)
     account.ignored = ignored(files, used)
+    files_of_keys = Files(root, keys)
     return Listing(
-        data.source, str(root), keys, Files(root, keys), labels, prompts, LICENCE, columns, account, rows
+        data.source, str(root), keys, files_of_keys, labels, prompts, LICENCE, columns, account, rows, weights
     )
 
 

@@ -42,8 +42,8 @@ class Listing:
 
     name: the name of the source. where: the name of the set in error messages. labels, prompts: one per
     image; None if the set has none. rows: the columns `declared.COLUMNS` of each image in a table, if it has
-    any of them. columns: the columns that captions can be read from. account: the ignored
-    files, unlisted images and notes so far.
+    any of them. weights: of the images in the loss, if data.weight names a column. columns: the columns that
+    captions can be read from. account: the ignored files, unlisted images and notes so far.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Listing:
     columns: tuple[str, ...] = ()
     account: Account = field(default_factory=Account)
     rows: Sequence[Mapping[str, Any]] | None = None
+    weights: list[float] | None = None
 
 
 KEPT_BYTES = 64 * 2**20
@@ -174,6 +175,19 @@ class Declaring:
         return declarations(self.items[position], self.rows[position] if self.rows else None, validated)
 
 
+@dataclass(frozen=True)
+class Originals:
+    """The key and the encoded image of one image, given its index among the kept images."""
+
+    items: Items
+    kept: list[int]
+    keys: list[str]
+
+    def __call__(self, index: int) -> tuple[str, Item]:
+        position = self.kept[index]
+        return self.keys[position], self.items[position]
+
+
 def source_of(listing: Listing, data: Data) -> Source:
     """The set as a `Source`, with the size of data.image_size and the colour mode of data.color.
 
@@ -228,7 +242,9 @@ def assembled(
             surveyed.decoded,
         ),
         columns=listing.columns,
+        weights=None if listing.weights is None else np.array(listing.weights)[surveyed.kept],
         declare=Declaring(listing.items, surveyed.kept, listing.rows),
+        original=Originals(listing.items, surveyed.kept, listing.keys),
     )
 
 

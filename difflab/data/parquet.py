@@ -34,6 +34,7 @@ from difflab.data.listing import (
 )
 from difflab.data.source import LICENCE, Source
 from difflab.data.walk import ignored, inside_folder, refuse_split_files, walk
+from difflab.data.weights import as_weights
 
 CACHE_BYTES = 256 * 2**20  # limit of the encoded images that a reader keeps in memory
 
@@ -124,6 +125,7 @@ def list_parquet(data: Data, argument: str | Path) -> Listing:
     labels: list[Any] = []
     texts: list[Any] = []
     rows: list[dict[str, Any]] = []
+    weights: list[Any] = []
     counts = []
     for file in files:
         if _columns(file, data) != columns:
@@ -137,6 +139,8 @@ def list_parquet(data: Data, argument: str | Path) -> Listing:
             labels += table.column(columns.label).to_pylist() if columns.label else []
             texts += table.column(columns.text).to_pylist() if columns.text else []
             rows += _origin_rows(handle)
+            if columns.weight:
+                weights += handle.read(columns=[columns.weight]).column(0).to_pylist()
         counts.append(groups)
         keys += [f"{file.relative_to(base).as_posix()}/{row}" for row in range(sum(groups))]
         if len(labels) not in (0, len(keys)) or len(texts) not in (0, len(keys)):
@@ -164,6 +168,7 @@ def list_parquet(data: Data, argument: str | Path) -> Listing:
         columns.others,
         account,
         rows if len(rows) == len(keys) else None,
+        as_weights(weights, columns.weight, place) if columns.weight else None,
     )
 
 
@@ -180,7 +185,8 @@ def _origin_rows(handle: pq.ParquetFile) -> list[dict[str, Any]]:
 # ----------------------------------------------------------------------------------------- files and columns
 @dataclass(frozen=True)
 class _Columns:
-    """The names of the columns of a file: images, labels, captions, and all but the images.
+    """The names of the columns of a file: images, labels, captions, weights, and all but the
+    images.
 
     names: the class names of whole-number labels, if `datasets` wrote them into the file.
     """
@@ -188,6 +194,7 @@ class _Columns:
     image: str
     label: str | None
     text: str | None
+    weight: str | None
     names: tuple[str, ...] | None
     others: tuple[str, ...] = field(compare=False)
 
@@ -246,8 +253,9 @@ def _columns(file: Path, data: Data) -> _Columns:
     image = _image_column(types, file)
     label = label_column(data, list(types), str(file))
     text = chosen(data.caption_column, CAPTIONS, list(types), "data.caption_column", str(file))
+    weight = chosen(data.weight, (), list(types), "data.weight", str(file))
     names = _class_names(features, label)
-    return _Columns(image, label, text, names, tuple(name for name in types if name != image))
+    return _Columns(image, label, text, weight, names, tuple(name for name in types if name != image))
 
 
 def _image_column(types: dict[str, pa.DataType], file: Path) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from difflab.config import Data
 from difflab.core.errors import DataError
+from difflab.data.audited import Audited, with_audit
 from difflab.data.declared import Declared, decided
 from difflab.data.source import Source
 
@@ -16,12 +17,15 @@ TRUSTED = Declared("real", 0, "trust")
 """The origin of every image with data.provenance=trust."""
 
 
-def origins(source: Source, data: Data) -> list[Declared]:
+def origins(source: Source, data: Data, audit: Audited | None = None) -> list[Declared]:
     """The origin of each image of a source. Only headers are read.
 
     Sentences about synthetic images and contradictions are added to the notes of the account.
 
     Raises DataError with data.provenance=require, if an image has no evidence of a real origin.
+
+    Args:
+        audit: decides about images that declare nothing; None = there is none.
     """
     if source.declare is None:
         return [BUNDLED] * len(source)
@@ -29,10 +33,14 @@ def origins(source: Source, data: Data) -> list[Declared]:
         return [TRUSTED] * len(source)
     layers = [source.declare(i) for i in range(len(source))]
     found = [decided(of_image) for of_image in layers]
+    declared_note = note_of(found)
+    notes_of_audit: list[str] = []
+    if audit is not None:
+        found, notes_of_audit = with_audit(found, audit)
     if data.provenance == "require":
         _require_real(source, found)
     disagreeing = sum(len({layer.origin for layer in of_image} - {"unknown"}) == 2 for of_image in layers)
-    notes = [note_of(found), disagreement(disagreeing)]
+    notes = [declared_note, disagreement(disagreeing), *notes_of_audit]
     source.account.notes.extend(note for note in notes if note)
     return found
 

@@ -1,4 +1,4 @@
-"""The record of a user's image set: the key, size in bytes, caption and label of each image.
+"""The record of a user's image set: key, size in bytes, caption, label and weight of each image.
 
 No image is opened. A run stores this record, so that it notices when the same command is given with changed
 data. Built-in sets and hub sets have no record. It does not notice an image that is replaced by another one
@@ -50,10 +50,11 @@ def record(data: Data) -> Record | None:
         else:
             files, sizes = {}, [Path(listing.items[i]).stat().st_size for i in range(len(listing.keys))]  # type: ignore[arg-type]
     nothing = [None] * len(listing.keys)
-    described = zip(listing.labels or nothing, listing.prompts or nothing, strict=True)
-    digests = [
-        "" if label is None and prompt is None else _digest([label, prompt]) for label, prompt in described
-    ]
+    columns = [listing.labels or nothing, listing.prompts or nothing]
+    if listing.weights is not None:
+        columns.append(listing.weights)
+    described = [list(values) for values in zip(*columns, strict=True)]
+    digests = [_digest(values) if values != [None, None] else "" for values in described]
     return files | {key: [size, text] for key, size, text in zip(listing.keys, sizes, digests, strict=True)}
 
 
@@ -83,14 +84,14 @@ def changes(before: Record, now: Record) -> list[str]:
     """The differences between two records, one phrase for each kind of change.
 
     >>> changes({"a.png": [10, ""], "b.png": [10, "x"]}, {"b.png": [10, "y"], "c.png": [12, ""]})
-    ['1 added (c.png)', '1 removed (a.png)', '1 with another caption or label (b.png)']
+    ['1 added (c.png)', '1 removed (a.png)', '1 with another caption, label or weight (b.png)']
     """
     both = [key for key in before if key in now]
     kinds = {
         "added": [key for key in now if key not in before],
         "removed": [key for key in before if key not in now],
         "of another size": [key for key in both if before[key][0] != now[key][0]],
-        "with another caption or label": [key for key in both if before[key][1] != now[key][1]],
+        "with another caption, label or weight": [key for key in both if before[key][1] != now[key][1]],
     }
     return [f"{len(keys):,} {kind} ({_named(sorted(keys))})" for kind, keys in kinds.items() if keys]
 

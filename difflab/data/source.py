@@ -32,8 +32,12 @@ class Source:
     sizes: the sizes of a set of several sizes, from the narrowest to the widest; () = all images have one
     size. bucket: int64 [N], the position in `sizes` of each image, or None.
 
+    weights: float64 [N], at least 0, the weight of each image in the loss; None = all weigh the same.
+
     declare: maps an index to what its file declares about its origin, one entry per layer; None = the images
     ship with difflab and are real.
+
+    original: maps an index to the key and the encoded image of its file, in its own size; None as above.
 
     read: maps an index to uint8 [H, W, channels]. It decodes only that image, and raises DataError that
     names a damaged image.
@@ -54,7 +58,9 @@ class Source:
     columns: tuple[str, ...] = ()
     sizes: tuple[Size, ...] = ()
     bucket: np.ndarray | None = None
+    weights: np.ndarray | None = None
     declare: Callable[[int], list[Declared]] | None = field(default=None, repr=False)
+    original: Callable[[int], tuple[str, Any]] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -35,8 +35,10 @@ def subset(source: Source, kept: np.ndarray) -> Source:
         attributes={name: [values[i] for i in kept] for name, values in source.attributes.items()},
         keys=[source.keys[i] for i in kept],
         bucket=None if source.bucket is None else source.bucket[kept],
+        weights=None if source.weights is None else source.weights[kept],
         read=_Subset(source.read, kept),
         declare=None if source.declare is None else _Subset(source.declare, kept),
+        original=None if source.original is None else _Subset(source.original, kept),
     )
 
 

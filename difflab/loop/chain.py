@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 
 from difflab.config import Config
-from difflab.core.memory import enough_memory, peak_memory
+from difflab.core.memory import enough_memory, imports_frozen, peak_memory
 from difflab.core.progress import Reporter
 from difflab.loop import auto, checks, ecosystem, precision
 from difflab.loop.ingest import ingest
@@ -65,10 +65,11 @@ def run_chain(
     try:
         prepare(run, works)
         last = config.generations if until is None else min(until, config.generations)
-        for t in range(last + 1):
-            new = one_generation_of_all(run, works, t)
-            if after_generation and accelerator.is_main_process:
-                after_generation(run, t, new)
+        with imports_frozen():
+            for t in range(last + 1):
+                new = one_generation_of_all(run, works, t)
+                if after_generation and accelerator.is_main_process:
+                    after_generation(run, t, new)
         if accelerator.is_main_process and last == config.generations:
             finish(run, plots)
     finally:

@@ -19,15 +19,18 @@ from difflab.core.ragged import together
 from difflab.core.seeds import image_seeds, seed_of
 from difflab.core.text import encodable, plain
 from difflab.data import record as records
+from difflab.data.audit_record import identities, read_audit
+from difflab.data.audited import Audited, audited
 from difflab.data.content import contents, kept_together
 from difflab.data.provenance import origins
 from difflab.data.registry import open_source
 from difflab.data.source import Source, in_sizes_of_use
 from difflab.data.split import split
+from difflab.data.weights import note
 from difflab.loop.regimes import check_possible
 from difflab.models import family_of
 from difflab.runs.ledger import REAL
-from difflab.runs.origins import COLUMNS, counted, real_depths
+from difflab.runs.origins import COLUMNS, Evidence, counted, evidence_of, real_depths
 from difflab.runs.run import Run
 from difflab.runs.sizes import fresh_needed
 from difflab.runs.store import Shards
@@ -52,27 +55,47 @@ def divided(
         accelerator: each of its processes decodes a part of the images; None = one process decodes all.
         kept: gets the pixels of this process's part by position, if they are at most KEPT_BYTES.
     """
-    world, rank = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
     with reading(f"data.source={config.data.source}"):
         source = open_source(config.data, config.seed)
-        part = np.array_split(np.arange(len(source)), world)[rank]
-        if len(part) * math.prod(source.record) > KEPT_BYTES:
-            kept = None
-        hashes: list[Any]
-        try:
-            hashes = contents(source, part, kept)
-        except DataError as error:  # gathered and raised in all processes, so that none waits
-            hashes = [error]
-    if world > 1:
-        hashes = gather_object(hashes)
-    for item in hashes:
-        if isinstance(item, DataError):
-            raise item
+    n, world = len(source), accelerator.num_processes if accelerator else 1
+    keeps = -(-n // world) * math.prod(source.record) <= KEPT_BYTES
+    hashes = _in_parts(n, accelerator, lambda part: contents(source, part, kept if keeps else None), config)
     source = in_sizes_of_use(_encodable(kept_together(source, hashes)))
     train, held_out = split(
         source, config.data.held_out, seed_of("split", config.data.drawn_with(config.seed))
     )
     return source, own_part(config, train, hashes), held_out
+
+
+def _in_parts(
+    n: int, accelerator: Accelerator | None, hashes_of: Callable[[np.ndarray], list[str]], config: Config
+) -> list[str]:
+    """The hashes of n images, of which each process decodes a part. Raises DataError in all processes."""
+    world, rank = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
+    hashes: list[Any]
+    try:
+        with reading(f"data.source={config.data.source}"):
+            hashes = hashes_of(np.array_split(np.arange(n), world)[rank])
+    except DataError as error:  # gathered and raised in all processes, so that none waits
+        hashes = [error]
+    if world > 1:
+        hashes = gather_object(hashes)
+    for item in hashes:
+        if isinstance(item, DataError):
+            raise item
+    return hashes
+
+
+def audit_of(config: Config, source: Source, accelerator: Accelerator | None = None) -> Audited | None:
+    """What the record at data.audit says about the images; None without data.audit.
+
+    Raises DataError for a record that cannot be used, see `audit_record.read_audit`.
+    """
+    if config.data.audit is None:
+        return None
+    record = read_audit(config.data)
+    looked_up = _in_parts(len(source), accelerator, lambda part: identities(record, source, part), config)
+    return audited(record, looked_up, config.data)
 
 
 def _encodable(source: Source) -> Source:
@@ -164,11 +187,12 @@ def ingest(run: Run, accelerator: Accelerator, say: Callable[[str], None] = lamb
         check_unchanged(run, say)
     accelerator.wait_for_everyone()
     if (run.path / "real" / "about.json").exists() and run.real.complete():
-        check_possible(config, run.about["n_train"], labs, real_depths(run))
+        check_possible(config, run.about["n_train"], labs, real_depths(run), evidence_of(run))
         return
     about, record, columns, pixels = _exact(run) if config.exact else _images(run, accelerator)
     depths = counted(columns["origin"], columns["depth"], config.data.unknown_origin)
-    check_possible(config, about["n_train"], labs, depths)
+    evidence = Evidence(np.array([origin == "unknown" for origin in columns["origin"]]), about.get("audit"))
+    check_possible(config, about["n_train"], labs, depths, evidence)
     largest = max(math.prod(size) * record[-1] for size in about.get("sizes") or [record[:-1]])
     about |= {"record": list(record), "shard_size": max(1, min(SHARD, SHARD_BYTES // largest))}
     total = about["n_train"] + about["n_held_out"]
@@ -214,9 +238,13 @@ def _images(
         "split": ["train"] * len(train) + ["held_out"] * len(held_out),
         "key": [source.keys[i] for i in order],
     }
+    audit = audit_of(config, source, accelerator)
     with reading(f"data.source={config.data.source}"):
-        declared = origins(source, config.data)
+        declared = origins(source, config.data, audit)
     columns |= {name: [getattr(declared[i], name) for i in order] for name in COLUMNS}
+    if source.weights is not None:
+        columns["weight"] = source.weights[order].tolist()
+        source.account.notes.append(note(source.weights))
     if labels is not None and source.classes is not None:
         columns |= {"label": labels, "class": [source.classes[label] for label in labels]}
     if source.prompts is not None:
@@ -234,6 +262,8 @@ def _images(
         "n_held_out": len(held_out),
         "account": source.account.as_dict(),
     }
+    if audit is not None:
+        about["audit"] = audit.summary(declared)
     if config.text:
         # The captions of all images, so that the list is the same in every lab.
         about["prompts"] = sorted(set(source.prompts or []))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
@@ -9,7 +11,7 @@ from difflab.core.files import write_table
 from difflab.core.seeds import lab_seed, numpy_generator
 from difflab.loop import regimes
 from difflab.loop.work import Work
-from difflab.runs.origins import real_depths, with_origins
+from difflab.runs.origins import evidence_of, real_depths, with_origins
 from difflab.runs.train_set import SHARED, Pool
 
 
@@ -19,7 +21,8 @@ def mix(work: Work, generation: int) -> None:
     n_train = run.about["n_train"]
     kept_of_labs = [[lab.kept(g) for g in range(generation)] for lab in run.labs]
     depths = real_depths(run)
-    acting = work.acting("pools", generation, n_train=n_train, real_depths=depths)
+    known: dict[str, Any] = {"n_train": n_train, "real_depths": depths, "evidence": evidence_of(run)}
+    acting = work.acting("pools", generation, **known)
     pools, budget = regimes.pools(
         config, generation, n_train, kept_of_labs[config.lab], acting, kept_of_labs, depths
     )
@@ -27,7 +30,7 @@ def mix(work: Work, generation: int) -> None:
         return
     key = ("mix", lab_seed(config.seed, config.lab), generation)
     rows = with_origins(run, draw_rows(pools, budget, key, config.model.chains))
-    for policy, at in work.acting("rows", generation, n_train=n_train, real_depths=depths):
+    for policy, at in work.acting("rows", generation, **known):
         rows = policy.rows(at, rows)
     write_table(run.gen(generation) / "train_set.parquet", rows)
 

@@ -18,7 +18,7 @@ from difflab.core.seeds import seed_of
 from difflab.core.shape import Shape
 from difflab.data.provenance import origins
 from difflab.loop import passes, regimes
-from difflab.loop.ingest import divided
+from difflab.loop.ingest import audit_of, divided
 from difflab.loop.regimes import check_possible
 from difflab.models import family_of
 from difflab.models.family import ClosedForm
@@ -145,7 +145,7 @@ def costs_of(config: Config, labs: Sequence[Config], notes: list[str]) -> list[C
     else:
         source, train, held_out = divided(config)
         with reading(f"data.source={config.data.source}"):
-            origins(source, config.data)  # into the account of the source
+            origins(source, config.data, audit_of(config, source))  # into the account of the source
         n_train = len(train)
         in_parts = config.ecosystem is not None and config.ecosystem.real == "disjoint"
         used = None if in_parts else n_train + len(held_out)

@@ -35,6 +35,7 @@ from difflab.core.errors import ConfigError
 from difflab.core.seeds import lab_seed
 from difflab.policies import At, acting
 from difflab.runs.ledger import REAL
+from difflab.runs.origins import Evidence
 from difflab.runs.sizes import first_size, fresh_needed, real_count
 from difflab.runs.train_set import Pool
 
@@ -168,7 +169,11 @@ def _real_and_synthetic(
 
 
 def check_possible(
-    config: Config, n_train: int, labs: Sequence[Config] = (), depths: np.ndarray | None = None
+    config: Config,
+    n_train: int,
+    labs: Sequence[Config] = (),
+    depths: np.ndarray | None = None,
+    evidence: Evidence | None = None,
 ) -> None:
     """Raise ConfigError if some generation needs more images than there will be. Nothing is run.
 
@@ -177,6 +182,7 @@ def check_possible(
         n_train: real images in the train split.
         labs: the configs of all labs of an ecosystem.
         depths: the counted depth of each real image, int64 [n]; None = all are 0.
+        evidence: what is known about the origin of the real images besides; None = nothing.
     """
     depths = np.zeros(n_train, dtype=np.int64) if depths is None else depths[:n_train]
     n0 = first_size(config, n_train)
@@ -190,7 +196,7 @@ def check_possible(
             "lower regime.real_fraction, regime.set_size, data.train_size or generations"
         )
     kept = [_expected_indices(part) for part in (config, *labs)]
-    shared: dict[str, Any] = {"n_train": n_train, "real_depths": depths}
+    shared: dict[str, Any] = {"n_train": n_train, "real_depths": depths, "evidence": evidence}
     for position, policy in enumerate(config.policies):
         policy.check_real(At(generation=0, position=position, config=config, **shared))
     for t in range(1, config.generations + 1):

@@ -26,6 +26,7 @@ from difflab.loop.work import Work
 from difflab.models import family_of
 from difflab.models.family import ClosedForm
 from difflab.models.weights import whole
+from difflab.runs.ledger import REAL
 from difflab.runs.run import Run
 from difflab.runs.store import Shards
 from difflab.runs.train_set import TrainSet
@@ -84,19 +85,31 @@ def starting_model(run: Run, generation: int) -> Any:
 def row_weights(work: Work, generation: int, rows: pa.Table) -> np.ndarray | None:
     """The weight of each row of training set t in the loss: float64 [n] with mean 1; None = equal weights.
 
-    The weights of several policies are multiplied. Raises ConfigError for weights that are negative, not
-    finite or all 0.
+    The weights of data.weight and of several policies are multiplied. Raises ConfigError for weights that are
+    negative, not finite or all 0.
     """
     acting = list(work.acting("row_weights", generation))
-    if not acting:
+    factors = [policy.row_weights(at, rows) for policy, at in acting]
+    names = [policy.policy for policy, _ in acting]
+    if work.run.config.data.weight is not None:
+        factors, names = [image_weights(work.run, rows), *factors], ["data.weight", *names]
+    if not factors:
         return None
-    weights = np.prod([policy.row_weights(at, rows) for policy, at in acting], axis=0)
+    weights = np.prod(factors, axis=0)
     if not np.isfinite(weights).all() or weights.min() < 0 or not weights.any():
         raise ConfigError(
-            f"policies: the weights of training set {generation} are not finite, negative or all 0 "
-            f"({acting[-1][0].policy})"
+            f"the weights of training set {generation} are not finite, negative or all 0 ({', '.join(names)})"
         )
     return weights / weights.mean()
+
+
+def image_weights(run: Run, rows: pa.Table) -> np.ndarray:
+    """The weight that data.weight gives each row of a training set, float64 [n]; 1 for samples."""
+    real = rows["generation"].to_numpy() == REAL
+    of_image = np.array(run.real.column("weight"), dtype=np.float64)
+    weights = np.ones(len(rows))
+    weights[real] = of_image[rows["index"].to_numpy()[real]]
+    return weights
 
 
 def fit_closed_form(

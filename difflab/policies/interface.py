@@ -14,6 +14,7 @@ from difflab.core.errors import ConfigError
 from difflab.core.seeds import lab_seed, numpy_generator
 from difflab.core.shape import Shape
 from difflab.models import family_of
+from difflab.runs.origins import Evidence
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class At:
             rest are the reserve.
         real_depths: the counted depth of each real image of the train split, int64 [n_train]; 0 = it counts
             as real. None = all count as real.
+        evidence: the real images of unknown origin, and the audit of the source; None = nothing is known.
         extractors: the opened feature extractors, in the order of measure.extractors.
         device: the device on which models run.
         say: a function that shows a line of text to the user.
@@ -41,6 +43,7 @@ class At:
     run: Any = None
     n_train: int = 0
     real_depths: np.ndarray | None = None
+    evidence: Evidence | None = None
     extractors: Sequence[Any] = ()
     device: Any = "cpu"
     say: Callable[[str], None] = lambda text: None

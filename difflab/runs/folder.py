@@ -109,6 +109,7 @@ class About(BaseModel):
     listing: str | None = None
     prompts: list[str] | None = None
     sizes: list[list[int]] | None = None
+    audit: dict[str, Any] | None = None
 
 
 class Sampled(BaseModel):

@@ -48,19 +48,23 @@ ORIGIN_COLUMNS = [
     ("declared_by", pa.dictionary(pa.int8(), pa.string())),  # the layer that says so, see data/declared.py
 ]
 """Ledgers of older versions do not have these columns."""
+WEIGHT_COLUMNS = [("weight", pa.float64())]  # of real images in the loss; only if data.weight is set
 SIZE_COLUMNS = [("height", pa.int32()), ("width", pa.int32())]  # only in sets of several sizes
 
 
-def schema(images: bool, several_sizes: bool = False, origins: bool = True) -> pa.Schema:
+def schema(
+    images: bool, several_sizes: bool = False, origins: bool = True, weights: bool = False
+) -> pa.Schema:
     """The columns of the ledger of images, or of the numbers of an exact family.
 
-    origins: False = the columns of older versions, without ORIGIN_COLUMNS.
+    origins: False = the columns of older versions, without ORIGIN_COLUMNS. weights: with WEIGHT_COLUMNS.
     """
     columns = COLUMNS + (ORIGIN_COLUMNS if origins else []) + (SIZE_COLUMNS if several_sizes else [])
+    columns += WEIGHT_COLUMNS if weights else []
     fields = [pa.field(name, kind) for name, kind in (IMAGE_COLUMNS if images else VALUE_COLUMNS) + columns]
     if not images:
         return pa.schema(fields)
-    plain = {"int64": "int64", "int32": "int32", "string": "string"}
+    plain = {"int64": "int64", "int32": "int32", "string": "string", "double": "float64"}
     features: dict[str, Any] = {"image": {"_type": "Image"}}
     for name, kind in columns:
         value = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -101,7 +105,7 @@ def table(columns: dict[str, Any], pixels: np.ndarray, images: bool, several_siz
         several_sizes: whether the images of the set have several sizes, see `core.ragged`.
     """
     n = len(pixels)
-    shape = schema(images, several_sizes)
+    shape = schema(images, several_sizes, weights="weight" in columns)
     arrays: dict[str, Any] = {"flag": [flag_of(p) if images else None for p in pixels]}
     # Threads run in parallel here because hashing and deflating release the global interpreter lock.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

@@ -65,6 +65,19 @@ class Composition:
         }
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What is known about the origin of the real set besides its depths.
+
+    Attributes:
+        unknown: whether the origin of each image is unknown, bool [n]: the train split first.
+        audit: the summary of the audit of the source (`data.audited.Audited.summary`); None without one.
+    """
+
+    unknown: np.ndarray
+    audit: dict[str, Any] | None = None
+
+
 def counted(origin: Sequence[str | None], depth: Sequence[int | None], unknown_origin: str) -> np.ndarray:
     """The depth of each image as limits and reports count it, int64 [n]; 0 = it counts as real.
 
@@ -112,6 +125,12 @@ def real_depths(run: RunFolder) -> np.ndarray:
     table = real_origins(run)
     columns = (table["origin"].to_pylist(), table["depth"].to_pylist())
     return counted(*columns, run.config.data.unknown_origin)
+
+
+def evidence_of(run: RunFolder) -> Evidence:
+    """The evidence about the real set of a run."""
+    unknown = pc.equal(real_origins(run)["origin"], "unknown").to_numpy()
+    return Evidence(unknown, run.about.get("audit"))
 
 
 Known = dict[tuple[int, int], tuple[int, float]]

@@ -268,8 +268,8 @@ class Shards:
             try:
                 rows = self.table(shard)
                 wanted = list(self.span(shard))
-                has_origins = "origin" in rows.column_names
-                schema = ledger.schema(self.images, bool(self.sizes), has_origins)
+                has_origins, has_weights = (name in rows.column_names for name in ("origin", "weight"))
+                schema = ledger.schema(self.images, bool(self.sizes), has_origins, has_weights)
                 # The schema is in the footer of the file, which page checksums do not cover.
                 if not rows.schema.equals(schema) or rows.schema.metadata != schema.metadata:
                     yield f"{path}: its columns are not those of the ledger"

@@ -57,6 +57,8 @@ OTHER: dict[str, Any] = {
     "data.source": "emoji", "data.image_size": 16, "data.color": "RGB", "data.label": "style", "data.styles": ["a"], "data.held_out": 0.25,
     "data.train_size": 77, "data.limit": 500, "data.tail.kind": "zipf", "data.tail.exponent": 2.0, "data.bad_images": "skip", "data.max_pixels": 10,
     "data.provenance": "trust", "data.unknown_origin": "synthetic",
+    "data.audit": "audits/other", "data.audit_content": "0123456789ab", "data.audit_layers": ["watermark"],
+    "data.weight": "weight",
     "data.caption": "a {class}", "data.caption_column": "title", "data.split_seed": 5, "data.buckets": [[8, 8], [8, 12]],
     "model.family": "memoriser", "model.conditional": False, "model.prediction_type": "epsilon", "model.train_timesteps": 50,
     "model.beta_schedule": "linear", "model.width": 16, "model.depth": 2,
@@ -74,7 +76,12 @@ OTHER: dict[str, Any] = {
 }  # fmt: skip
 
 
+AUDITED = {"data.source": "imagefolder:mine", "data.audit": "audits/mine"}
 WITH = {
+    "data.audit": {"data.source": "imagefolder:mine"},
+    "data.audit_content": AUDITED,
+    "data.audit_layers": AUDITED,
+    "data.weight": {"data.source": "imagefolder:mine"},
     "data.buckets": {"model.family": "pixel-unet"},
     "regime.real_fraction": {"regime.name": "fixed_real"},
     "regime.stratified": {"regime.name": "accumulate_subsample"},
@@ -102,7 +109,7 @@ def test_the_recipe_table_covers_every_field_with_a_value_that_is_not_the_defaul
 def test_the_recipe_ignores_exactly_the_fields_that_change_no_number(key):
     context = WITH.get(key, {})
     same = digest(recipe_of(changed(context))) == digest(recipe_of(changed({**context, key: OTHER[key]})))
-    assert same == (key in {"name", "generations", "train.checkpoint_every", "track"})
+    assert same == (key in {"name", "generations", "train.checkpoint_every", "track", "data.audit"})
     assert (key in NOT_IN_RECIPE) == same
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,3 +102,39 @@ def test_the_peak_of_a_cpu_is_that_of_the_process_in_gigabytes():
     with peak_memory(torch.device("cpu")) as after:
         pass
     assert after["peak_gb"] < peak["peak_gb"] - 0.2  # each stage has its own
+
+
+FREEZING = """
+import gc, weakref
+from difflab.core.memory import imports_frozen
+
+class Cycle:
+    def __init__(self):
+        self.me = self
+
+def dropped():
+    cycle = Cycle()
+    return weakref.ref(cycle)
+
+gc.disable()
+before = dropped()
+with imports_frozen():
+    assert before() is None  # garbage is collected first, and is not kept
+    frozen, seen = gc.get_freeze_count(), len(gc.get_objects())
+    assert frozen > 10_000 > seen, (frozen, seen)
+    inside = dropped()
+    gc.collect()
+    assert inside() is None  # what the block leaves behind is collected as ever
+    with imports_frozen():
+        pass
+    assert gc.get_freeze_count() == frozen  # a nested block ends nothing
+assert gc.get_freeze_count() == 0
+gc.freeze()
+with imports_frozen():
+    pass
+assert gc.get_freeze_count() > 10_000  # what the caller has frozen stays frozen
+"""
+
+
+def test_imported_objects_are_left_out_of_collections_inside_the_block_only():
+    subprocess.run([sys.executable, "-c", FREEZING], check=True)

@@ -93,11 +93,11 @@ CHANGES = [
     (lambda root: folder(root, 20, 16), replaced, "1 of another size (003.png)"),
     (lambda root: folder(root, 20, 16), removed, "1 removed (004.png)"),
     (captioned, replaced, "1 of another size (003.png)"),
-    (captioned, caption_changed, "1 with another caption or label (007.png)"),
+    (captioned, caption_changed, "1 with another caption, label or weight (007.png)"),
     (
         lambda root: folder(root, 20, 16),
         caption_file,
-        "20 with another caption or label (000.png, 001.png, 002.png, ...)",
+        "20 with another caption, label or weight (000.png, 001.png, 002.png, ...)",
     ),
 ]
 IDS = ["class", "renamed", "replaced", "removed", "replaced, listed", "caption", "caption file"]
@@ -137,7 +137,7 @@ def test_data_that_became_unsound_are_other_data(tmp_path):
     [
         (
             {"texts": ["picture 0", "another one", *(f"picture {i}" for i in range(2, 20))]},
-            "with another caption or label (set.parquet/1)",
+            "with another caption, label or weight (set.parquet/1)",
         ),
         ({"n": 23}, "3 added (set.parquet/20, set.parquet/21, set.parquet/22)"),
         ({"seed": 4}, "1 of another size (set.parquet)"),

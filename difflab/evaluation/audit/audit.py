@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ import numpy as np
 import torch
 
 from difflab.config import Data
+from difflab.config.data import AUDIT_FILES
 from difflab.core.errors import DataError
 from difflab.core.files import write_json
 from difflab.core.hashing import digest
 from difflab.core.size import Size, size_of
+from difflab.data.audit_record import VERSION
 from difflab.data.hub import list_hub
 from difflab.data.image_sets import listing_of
 from difflab.data.listing import Listing
@@ -33,14 +35,14 @@ from difflab.evaluation.audit.copies import Known, Thumbnails, drawn, read_known
 from difflab.evaluation.audit.labels import read_labels
 from difflab.evaluation.audit.layers import Counts, Tally
 from difflab.evaluation.audit.probe import Probe, fit_probe
-from difflab.evaluation.audit.record import FILE, Record, line_of
+from difflab.evaluation.audit.record import Record, line_of
 from difflab.evaluation.audit.result import Audit
 from difflab.evaluation.audit.share import Evidence, share_of
 from difflab.evaluation.audit.stream import Options, View, stream
 from difflab.evaluation.extract import default_extractor
 from difflab.features.registry import open_extractor
 
-RESULT = "audit.json"
+FILE, RESULT = AUDIT_FILES
 Progress = Callable[[int, int], None]
 """Called with the number of images that were looked at, and of all."""
 
@@ -59,6 +61,7 @@ def audit(
     out: str | Path | None = None,
     write: str | Path | None = None,
     leave_out: Sequence[str] | None = None,
+    weight: Mapping[str, float] | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
@@ -76,7 +79,8 @@ def audit(
         keep_text: store names and metadata texts in `out`, not only hashes and counts.
         out: folder of the record, with which a second call goes on.
         write: folder for the images that no layer of `leave_out` finds, see `clean.write_clean`.
-        leave_out: of `clean.LAYERS`; None = `clean.DEFAULT`.
+        leave_out: of `clean.LAYERS`; None = those of `clean.DEFAULT` that have no weight.
+        weight: layer -> weight from 0 to 1 in the loss of the images that it finds, in what is written.
         seed, device, progress: of random choices; where networks run; called after each part.
 
     Raises DataError for unusable sets, labels and folders, StoreError for a damaged record.
@@ -85,7 +89,7 @@ def audit(
     >>> found["exact copies"].count, found.share.declared, found.share.estimate
     (2, 0.0, None)
     """
-    chosen = _layers_to_leave_out(leave_out, write)
+    chosen = _layers_to_leave_out(leave_out, weight, write)
     _check_metadata_only(metadata_only, calibrate, known_synthetic, known_real)
     notes: list[str] = []
     listing = _listing(dataset, notes)
@@ -99,17 +103,22 @@ def audit(
         counts = work.counts(folder / FILE)
         result = work.result(counts, notes)
         if out is not None:
-            write_json(folder / RESULT, result.as_dict(keep_text))
+            write_json(folder / RESULT, result.as_dict(keep_text) | work.per_image(counts))
     if write is not None:
-        reasons = clean.reasons_of(counts.masks, counts.tally.readable, chosen)
-        clean.write_clean(listing, reasons, Path(write).expanduser())
+        work.write_clean(counts, chosen, weight, Path(write).expanduser())
     return result
 
 
-def _layers_to_leave_out(leave_out: Sequence[str] | None, write: str | Path | None) -> tuple[str, ...]:
-    """Raises DataError for unknown layers, and if `write` exists."""
-    chosen = clean.DEFAULT if leave_out is None else tuple(leave_out)
+def _layers_to_leave_out(
+    leave_out: Sequence[str] | None, weight: Mapping[str, float] | None, write: str | Path | None
+) -> tuple[str, ...]:
+    """Raises DataError for unknown layers and impossible weights, and if `write` exists."""
+    weighted = weight or {}
+    if leave_out is None:
+        leave_out = [name for name in clean.DEFAULT if name not in weighted]
+    chosen = tuple(leave_out)
     clean.check_layers(chosen)
+    clean.check_weights(weighted, chosen)
     if write is not None:
         clean.check_out(Path(write).expanduser())
     return chosen
@@ -219,6 +228,25 @@ class _Work:
             return {}
         scores = probe.score(np.stack([view.small for view in small]))  # type: ignore[misc]
         return dict(zip([view.position for view in small], scores.tolist(), strict=True))
+
+    def per_image(self, counts: Counts) -> dict[str, Any]:
+        """What a reader of the record cannot find in its lines: positions, and the threshold of the probe."""
+        masks, probe = counts.masks, self.evidence.probe
+        nothing = np.zeros(counts.tally.n, bool)
+        per_image = {
+            "known_synthetic": np.flatnonzero(masks.get("known synthetic", nothing)).tolist(),
+            "known_real": np.flatnonzero(masks.get("known real", nothing)).tolist(),
+            "probe_threshold": None if probe is None else probe.threshold,
+        }
+        return {"difflab_audit": VERSION, "per_image": per_image}
+
+    def write_clean(
+        self, counts: Counts, leave_out: Sequence[str], weight: Mapping[str, float] | None, out: Path
+    ) -> None:
+        """Write the set without what the layers of `leave_out` find, with weights for those of `weight`."""
+        reasons = clean.reasons_of(counts.masks, counts.tally.readable, leave_out)
+        weights = None if weight is None else clean.weights_of(counts.masks, weight)
+        clean.write_clean(self.listing, reasons, out, weights)
 
     def result(self, counts: Counts, notes: list[str]) -> Audit:
         tally, probe = counts.tally, self.evidence.probe

@@ -21,6 +21,11 @@ from difflab.data.manifest import validated
 ROWS = 500
 """Images per parquet file."""
 REASONS = "left_out.csv"
+WEIGHTS = "weights.csv"
+COLUMN = "weight"
+"""Column of the weights, which data.weight names; `weight_reason` has the reason."""
+Weighted = Mapping[int, tuple[float, str]]
+"""Position of an image -> its weight in the loss, and why it is not 1."""
 LAYERS = (
     "declared synthetic",
     "watermark",
@@ -47,6 +52,31 @@ def check_layers(names: Sequence[str]) -> None:
             raise DataError(f"leave out: there is no layer '{name}'; the layers are {', '.join(LAYERS)}")
 
 
+def check_weights(weights: Mapping[str, float], leave_out: Sequence[str]) -> None:
+    """Raise DataError for an unknown layer, a weight outside of 0 to 1, and a layer that is left out too."""
+    check_layers(tuple(weights))
+    for name, weight in weights.items():
+        if not 0 <= weight <= 1:
+            raise DataError(f"weight: {name}={weight:g} must be from 0 to 1")
+        if name in leave_out:
+            raise DataError(f"weight: '{name}' is in leave out too; name it in one of them")
+
+
+def weights_of(masks: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> dict[int, tuple[float, str]]:
+    """Position -> weight and reason of each image that a layer of `weights` finds.
+
+    An image in several of them has the smallest of their weights.
+    """
+    found: dict[int, dict[str, float]] = {}
+    for name, weight in weights.items():
+        for i in np.flatnonzero(masks.get(name, np.zeros(0, bool))):
+            found.setdefault(int(i), {})[name] = weight
+    return {
+        i: (min(of_image.values()), "; ".join(f"{name}: {weight:g}" for name, weight in of_image.items()))
+        for i, of_image in sorted(found.items())
+    }
+
+
 def reasons_of(
     masks: Mapping[str, np.ndarray], readable: np.ndarray, leave_out: Sequence[str]
 ) -> dict[int, str]:
@@ -61,12 +91,17 @@ def reasons_of(
     return {i: "; ".join(found) for i, found in sorted(reasons.items())}
 
 
-def write_clean(listing: Listing, reasons: Mapping[int, str], out: Path) -> int:
+def write_clean(
+    listing: Listing, reasons: Mapping[int, str], out: Path, weights: Weighted | None = None
+) -> int:
     """Write the images without a reason as parquet files in the folder `out`, and return their number.
 
     The files hold the encoded images as they were, with their captions and labels, and with columns `origin`
     and `depth` if a table of the set declares them. `data.source=parquet:OUT` opens them. `left_out.csv` has
     the name of each other image with its reason.
+
+    With `weights` the files have the columns `weight`, which `data.weight=weight` reads, and `weight_reason`;
+    `weights.csv` has the name of each image whose weight is not 1. {} = all weights are 1.
 
     Raises DataError if `out` exists, or if no image remains.
     """
@@ -76,16 +111,25 @@ def write_clean(listing: Listing, reasons: Mapping[int, str], out: Path) -> int:
         raise DataError(f"all {len(listing.keys)} images are left out, so that {out} would be empty")
     with fence.atomic_folder(out) as partial:
         for number, start in enumerate(range(0, len(kept), ROWS)):
-            _write(listing, kept[start : start + ROWS], partial / f"images-{number:05d}.parquet")
-        table = io.StringIO()
-        rows = csv.writer(table)
-        rows.writerow(["file_name", "reason"])
-        rows.writerows((plain(listing.keys[i]), reason) for i, reason in reasons.items())
-        (partial / REASONS).write_text(table.getvalue(), encoding="utf-8")
+            _write(listing, kept[start : start + ROWS], partial / f"images-{number:05d}.parquet", weights)
+        left_out = [(plain(listing.keys[i]), reason) for i, reason in reasons.items()]
+        _write_csv(partial / REASONS, ("file_name", "reason"), left_out)
+        if weights is not None:
+            of_kept = {i: weights[i] for i in weights if i not in reasons}
+            weighted = [(plain(listing.keys[i]), weight, why) for i, (weight, why) in of_kept.items()]
+            _write_csv(partial / WEIGHTS, ("file_name", COLUMN, "reason"), weighted)
     return len(kept)
 
 
-def _write(listing: Listing, positions: Sequence[int], path: Path) -> None:
+def _write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    table = io.StringIO()
+    lines = csv.writer(table)
+    lines.writerow(head)
+    lines.writerows(rows)
+    path.write_text(table.getvalue(), encoding="utf-8")
+
+
+def _write(listing: Listing, positions: Sequence[int], path: Path, weights: Weighted | None) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -102,6 +146,10 @@ def _write(listing: Listing, positions: Sequence[int], path: Path) -> None:
         declared = [decided(declarations(listing.items[i], table_rows[i], validated)) for i in positions]
         columns["origin"] = pa.array([found.origin for found in declared], pa.string())
         columns["depth"] = pa.array([found.depth for found in declared], pa.int64())
+    if weights is not None:
+        of_image = [weights.get(i, (1.0, "")) for i in positions]
+        columns[COLUMN] = pa.array([weight for weight, _ in of_image], pa.float64())
+        columns["weight_reason"] = pa.array([reason for _, reason in of_image], pa.string())
     pq.write_table(pa.table(columns), path)
 
 

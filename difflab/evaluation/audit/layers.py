@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from difflab.data.audit_record import hash_of_key
 from difflab.data.watermark import can_carry
 from difflab.evaluation.audit.copies import Known, Thumbnails, near_each_other, near_known
 from difflab.evaluation.audit.probe import LOSSY, Looks
-from difflab.evaluation.audit.record import Line, hash_of_key
+from difflab.evaluation.audit.record import Line
 from difflab.evaluation.audit.result import Example, Kind, Layer
 
 OF_ONE_IMAGE = {

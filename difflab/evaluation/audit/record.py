@@ -6,7 +6,6 @@ unless the audit keeps text.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +14,8 @@ from typing import Any
 
 from difflab.core.errors import DataError, StoreError
 from difflab.core.size import Size
+from difflab.data.audit_record import VERSION, hash_of_key
 from difflab.evaluation.audit.stream import View
-
-FILE, VERSION = "images.jsonl", 1
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,6 @@ class Line:
         if self.score is not None:
             content["score"] = self.score
         return json.dumps(content)
-
-
-def hash_of_key(key: str) -> str:
-    """The first 16 hex digits of the SHA-256 of a key."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def line_of(view: View, key: str, score: float | None, keep_text: bool) -> Line:

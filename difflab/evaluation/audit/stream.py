@@ -18,8 +18,9 @@ from difflab.core.errors import DataError
 from difflab.core.hashing import content_hash
 from difflab.core.size import Size
 from difflab.core.text import plain
+from difflab.data.audit_record import HASH
 from difflab.data.declared import Declared, decided, declarations
-from difflab.data.decode import Item, fit_array, look
+from difflab.data.decode import Item, fit_array, in_colour, look
 from difflab.data.listing import Listing
 from difflab.data.manifest import validated
 from difflab.data.near_copies import SIDE, square_thumbnail
@@ -124,12 +125,12 @@ def view_of(listing: Listing, position: int, options: Options, thumbnail: bool =
     if not options.pixels:
         return View(position, size=size, format=kind, found=found, evidence=evidence)
     pixels = header.pixels if header.pixels is not None else np.asarray(item)
-    rgb = np.ascontiguousarray(_rgb(pixels))
+    rgb = in_colour(pixels)
     if options.marks and can_carry(*size) and (mark := read_mark(rgb)):
         found["watermark"] = mark
     return View(
         position,
-        content_hash(rgb)[:16],
+        content_hash(rgb)[:HASH],
         size=size,
         format=kind,
         found=found,
@@ -164,12 +165,6 @@ def _in_memory(item: Any) -> Item:
     if isinstance(item, Path) and item.stat().st_size <= READ_WHOLE:
         return item.read_bytes()
     return item
-
-
-def _rgb(pixels: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3]."""
-    values = pixels if pixels.ndim == 3 else pixels[..., None]
-    return np.broadcast_to(values, (*values.shape[:2], 3))
 
 
 def _thumbnail(rgb: np.ndarray) -> np.ndarray:

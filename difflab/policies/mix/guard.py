@@ -13,9 +13,10 @@ from pydantic import BeforeValidator, Field
 from difflab.config.policy_registry import policy
 from difflab.core.errors import ConfigError
 from difflab.core.files import write_json
+from difflab.data.audited import share_text
 from difflab.policies.interface import At, Policy
 from difflab.runs.ledger import REAL
-from difflab.runs.origins import counted, real_origins
+from difflab.runs.origins import Evidence, counted, real_origins
 from difflab.runs.sizes import first_size
 from difflab.runs.train_set import SHARED
 
@@ -49,6 +50,9 @@ class Guard(Policy):
     anything is fitted; so is training set 0, which cannot be thinned. Exact: in the generations in
     which the guard acts, no training set has a share of synthetic images above max_synthetic_fraction, and
     none has an image of a generation after max_generation or of a depth above max_generation + 1.
+
+    With data.audit, what the audit found counts too, and a source is also refused if the lower bound of the
+    share that the audit estimates is above max_synthetic_fraction.
     """
 
     source: ClassVar[str] = "Bertrand et al., arXiv 2310.00429 (stability below a share of samples)"
@@ -69,6 +73,13 @@ class Guard(Policy):
         description="Last generation whose samples may be trained on, and largest depth minus 1. With 0, "
         "only samples of a model that was trained on real images; null = off.",
     )
+    max_unknown_fraction: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Largest share of images of unknown origin in a training set, 0 to 1, whatever they "
+        "count as (data.unknown_origin). They cannot be thinned; 0 = none, 1 = off.",
+    )
     mode: Literal["refuse", "thin"] = Field(
         "refuse",
         description="refuse = stop with an error; thin = remove random samples until the limits hold.",
@@ -80,8 +91,12 @@ class Guard(Policy):
     )
 
     def check(self, config: Any) -> None:
-        if not self.model_fields_set & {"max_synthetic_fraction", "max_generation"}:
-            raise ConfigError("policies: guard has no limit; set max_synthetic_fraction or max_generation")
+        limits = {"max_synthetic_fraction", "max_generation", "max_unknown_fraction"}
+        if not self.model_fields_set & limits:
+            raise ConfigError(
+                "policies: guard has no limit; set max_synthetic_fraction, max_generation or "
+                "max_unknown_fraction"
+            )
         if self.fill and self.mode == "refuse":
             raise ConfigError(
                 "policies: guard with mode=refuse removes no samples, so fill=true has no effect; set "
@@ -111,21 +126,48 @@ class Guard(Policy):
         first = fraction * sum(pool.count for pool in drawn if pool.kind == "fixed_real")
         spare = len(at.real_rows(0, first_size(at.config, at.n_train))) - first
         self._allowed(at, size, real, size - real - late, spare)
+        self._check_unknown(at, size, fraction * sum(_unknown_in(at, pool) for pool in drawn))
         return drawn, budget
 
     def check_real(self, at: At) -> None:
         """Refuse training set 0 if it exceeds the limits. It cannot be thinned."""
         if at.real_depths is None or self.first > 1:
             return
-        depths = at.real_depths[: first_size(at.config, at.n_train)]
+        size, evidence = first_size(at.config, at.n_train), at.evidence
+        if evidence is not None:
+            self._check_unknown(at, size, int(evidence.unknown[:size].sum()))
+            self._check_estimate(at, evidence.audit)
+        depths = at.real_depths[:size]
         generation = np.full(len(depths), REAL)
         synthetic, late = int((depths > 0).sum()), int(self._late(generation, depths).sum())
         if not late and synthetic <= (self.max_synthetic_fraction + SLACK) * len(depths):
             return
         raise ConfigError(
             f"policies: guard refuses data.source={at.config.data.source}: "
-            f"{self._excess(0, len(depths), synthetic, late)}; allowed: {self._limits()}. Remove these "
-            "images from the source, or raise the limit"
+            f"{self._excess(0, len(depths), synthetic, late)}; allowed: {self._limits()}"
+            f"{_told_by(evidence)}. Remove these images from the source, or raise the limit"
+        )
+
+    def _check_estimate(self, at: At, audit: dict[str, Any] | None) -> None:
+        """Refuse a source whose audit estimates a larger share than is allowed, with its lower bound."""
+        estimate = ((audit or {}).get("share") or {}).get("estimate")
+        if estimate is None or estimate["low"] <= self.max_synthetic_fraction + SLACK:
+            return
+        raise ConfigError(
+            f"policies: guard refuses data.source={at.config.data.source}: {share_text(audit)}; allowed: at "
+            f"most {self.max_synthetic_fraction:g}. Remove what the audit finds (difflab audit --write), or "
+            "raise the limit"
+        )
+
+    def _check_unknown(self, at: At, size: float, unknown: float) -> None:
+        """Refuse a training set with too many images of unknown origin."""
+        if unknown <= (self.max_unknown_fraction + SLACK) * size:
+            return
+        raise ConfigError(
+            f"policies: guard refuses: {unknown / size:.4g} of training set {at.generation} ({unknown:.6g} "
+            f"of {size:.6g} images) are of unknown origin; allowed: at most {self.max_unknown_fraction:g}"
+            f"{_told_by(at.evidence)}. Declare the origin of your images in metadata.jsonl "
+            "(docs/provenance.md), audit them (data.audit), or raise the limit"
         )
 
     def _of_pool(self, at: At, pool: Any) -> tuple[float, float]:
@@ -174,7 +216,7 @@ class Guard(Policy):
         excess = self._excess(at.generation, size, size - real, late)
         if self.mode == "refuse":
             raise ConfigError(
-                f"policies: guard refuses: {excess}; allowed: {self._limits()}. "
+                f"policies: guard refuses: {excess}; allowed: {self._limits()}{_told_by(at.evidence)}. "
                 "Use more real images, or mode=thin"
             )
         kept = int(min(synthetic, self._room(size, real)) + SLACK)
@@ -232,6 +274,7 @@ class Guard(Policy):
                 out = rows.take(pa.array(places))
             if added:
                 out = filled(out, np.sort(at.rng("fill").permutation(spare)[:added]), at.run)
+        self._check_unknown(at, len(out), unknown_rows(out))
         self._record(at, rows, out, added)
         return out
 
@@ -242,12 +285,14 @@ class Guard(Policy):
         record = {
             "max_synthetic_fraction": self.max_synthetic_fraction,
             "max_generation": self.max_generation,
+            "max_unknown_fraction": self.max_unknown_fraction,
             "mode": self.mode,
             "images": n,
             "left_out": removed,
             "real_put_in": added,
             "synthetic_fraction_drawn": before,
             "synthetic_fraction": after,
+            "unknown_fraction": unknown_rows(used) / len(used),
         }
         write_json(at.run.gen(at.generation) / "guard.json", record)
         if removed:
@@ -255,6 +300,30 @@ class Guard(Policy):
                 f"guard: {before:.3g} of training set {at.generation} were synthetic; {removed} of {n} "
                 f"images were removed and {added} real images added; {after:.3g} are synthetic now"
             )
+
+
+def _unknown_in(at: At, pool: Any) -> float:
+    """The expected number of images of unknown origin among those drawn from a pool."""
+    if at.evidence is None or pool.generation != REAL or not len(pool.rows):
+        return 0.0
+    rows = pool.rows[: pool.count] if pool.same else pool.rows
+    return pool.count * float(at.evidence.unknown[rows].mean())
+
+
+def _told_by(evidence: Evidence | None) -> str:
+    """What the audit of the source says about the share, in brackets; "" without an audit."""
+    audit = None if evidence is None else evidence.audit
+    if audit is None:
+        return ""
+    sentences = [share_text(audit) or "the audit has no estimate of the share"]
+    if audit["missing"]:
+        sentences.append(f"{audit['missing']:,} of {audit['used']:,} images are not in the audit")
+    return f" ({'; '.join(sentences)})"
+
+
+def unknown_rows(rows: pa.Table) -> int:
+    """The number of rows of a training set whose origin is unknown."""
+    return rows["origin"].to_pylist().count("unknown") if "origin" in rows.column_names else 0
 
 
 def counted_depths(at: At, rows: pa.Table) -> np.ndarray:

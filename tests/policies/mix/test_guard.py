@@ -13,7 +13,9 @@ from difflab.core.errors import ConfigError
 from difflab.core.files import read_json
 from difflab.core.progress import Reporter
 from difflab.loop.mix import draw_rows
+from difflab.loop.regimes import check_possible
 from difflab.policies import At, parse
+from difflab.runs.origins import Evidence
 from difflab.runs.train_set import Pool
 
 GUARD = {"policy": "guard", "max_synthetic_fraction": 0.5}
@@ -252,7 +254,7 @@ def test_whole_numbers_are_not_lost_to_rounding(tmp_path, most):
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        (["guard"], "guard has no limit; set max_synthetic_fraction or max_generation"),
+        (["guard"], "guard has no limit; set max_synthetic_fraction, max_generation or max_unknown_fraction"),
         ([{**GUARD, "max_synthetic_fraction": 1.5}], r"'max_synthetic_fraction'.*less than or equal to 1"),
         (
             [{**GUARD, "max_synthetic_fraction": -0.5}],
@@ -344,3 +346,25 @@ def test_a_config_that_was_read_back_needs_no_file(tmp_path):
     from difflab.runs.run import open_run
 
     assert open_run(tmp_path / "run").config == made
+
+
+def test_images_of_unknown_origin_are_limited_in_every_training_set():
+    """Half of training set 0 are unknown, and all of the real images that later sets draw."""
+    depths = np.array([0, 1] * 20)
+    evidence = Evidence(depths == 0)
+    regime = {"name": "fixed_real", "real_fraction": 0.5}
+    for limit, message in (
+        (0.4, r"0\.5 of training set 0 \(20 of 40 images\) are of unknown origin"),
+        (0.5, None),
+    ):
+        made = config({"policy": "guard", "max_unknown_fraction": limit}, base=COPIES, regime=regime)
+        if message is None:
+            check_possible(made, 40, (), depths, evidence)
+            continue
+        with pytest.raises(ConfigError, match=message):
+            check_possible(made, 40, (), depths, evidence)
+    late = config({"policy": "guard", "max_unknown_fraction": 0.4, "first": 2}, base=COPIES, regime=regime)
+    with pytest.raises(
+        ConfigError, match=r"0\.5 of training set 2 \(20 of 40 images\) are of unknown origin"
+    ):
+        check_possible(late, 40, (), depths, evidence)

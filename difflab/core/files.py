@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from difflab.core import fence
 from difflab.core.errors import DataError, StoreError
 
 
@@ -34,10 +35,10 @@ ASSETS = Path(__file__).parent.parent / "assets"
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`. After the block it is renamed to `path`.
 
-    If the block fails, the temporary file is deleted. Raises StoreError if the disk is full, and if `path` is
-    a folder.
+    If the block fails, the temporary file is deleted. Raises StoreError if the disk is full, if `path` is a
+    folder, and if another process has taken over the run that `path` is in.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = fence.temporary_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
@@ -47,8 +48,9 @@ def atomic(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        fence.put(temporary, path)
     except OSError as error:
+        fence.check(path)  # the process that took over has deleted the temporary file: say that
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(
                 f"no space left on the disk while writing {path}; free some space and run the same command "

@@ -6,18 +6,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from difflab.core.errors import MeasureError
+from difflab.core.files import write_tensors
 from difflab.core.hashing import sha256_of
 from difflab.features.extractor import Extractor, ready
 
@@ -107,9 +106,7 @@ def fit_extractor(images: Tensor, labels: Tensor, n_classes: int, path: Path, se
         "seed": seed,
         "held_out_accuracy": round(float((seen == labels[held_out]).double().mean()), 4),
     }
-    partial = Path(f"{path}.partial")
-    save_file(network.state_dict(), partial, {"recipe": json.dumps(recipe)})
-    os.replace(partial, path)
+    write_tensors(path, network.state_dict(), {"recipe": json.dumps(recipe)})
     return read_fitted(path)
 
 

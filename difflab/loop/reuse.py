@@ -16,6 +16,7 @@ from typing import Any
 
 from difflab import config as configs
 from difflab.config import Config
+from difflab.core import fence
 from difflab.core.hashing import digest
 from difflab.loop.added_measures import FILE as ADDED
 from difflab.runs.folder import STAGE, STAGES
@@ -81,7 +82,7 @@ def _acting(config: Config, generation: int, stage: str) -> list[Any]:
 def adopt(run: Run, donors: Iterable[Run]) -> list[tuple[int, str]]:
     """Link the finished stages of `donors` whose keys are equal to those of `run`. Return these stages.
 
-    The caller must hold the lock of `run`.
+    The caller must have claimed `run`.
     """
     wanted_keys = keys(run.config)
     linked: list[tuple[int, str]] = []
@@ -135,10 +136,10 @@ def _link(source: Path, target: Path) -> None:
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
+    temporary = fence.temporary_of(target)
     temporary.unlink(missing_ok=True)
     try:
         os.link(source, temporary)
     except OSError:  # another disk, or a file system without links
         shutil.copyfile(source, temporary)
-    temporary.rename(target)
+    fence.put(temporary, target)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from difflab.config import Train
+from difflab.core import fence
 from difflab.core.errors import ConfigError, StoreError
 from difflab.core.files import write_json
 from difflab.core.flops import forward_flops, mfu
@@ -179,7 +180,7 @@ def rehearse_saving(model: Any, settings: Train, work: Work, folder: Path) -> No
     if sharded:
         model.unshard({name: whole(p) for name, p in model.net.state_dict().items()})
     if work.main:
-        temporary = folder / ".rehearsal.tmp"
+        temporary = fence.temporary_of(folder / "rehearsal")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
@@ -215,18 +216,17 @@ def encode(wanted: list[tuple[Shards, Sequence[int]]], model: Any, work: Work) -
 
 
 def save(model: Any, folder: Path) -> None:
-    """Save the model under a temporary name and rename it.
+    """Save the model with the hashes of its files under a temporary name and rename it.
 
-    The hashes in hash.json are written last; they mark the training as done.
+    hash.json marks the training as done.
     """
-    temporary, final = folder / ".model.tmp", folder / "model"
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    model.save(temporary)
-    temporary.rename(final)
-    files = {str(p.relative_to(final)): file_hash(p) for p in sorted(final.rglob("*")) if p.is_file()}
-    weights = {name: value for name, value in files.items() if name.endswith(".safetensors")}
-    record = {"model": digest(weights), "train_set": file_hash(folder / "train_set.parquet"), "files": files}
-    write_json(final / "hash.json", record)
+    with fence.atomic_folder(folder / "model", replace=True) as temporary:
+        model.save(temporary)
+        paths = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
+        files = {str(path.relative_to(temporary)): file_hash(path) for path in paths}
+        weights = {name: value for name, value in files.items() if name.endswith(".safetensors")}
+        train_set = file_hash(folder / "train_set.parquet")
+        write_json(
+            temporary / "hash.json", {"model": digest(weights), "train_set": train_set, "files": files}
+        )
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)

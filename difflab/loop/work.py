@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from difflab import policies
 from difflab.config import Config
@@ -81,13 +82,15 @@ class Work:
 def open_for_work(config: Config, path: Path, accelerator: Accelerator) -> Run:
     """Open the run in `path` for work.
 
-    The main process checks and locks the folder before the other processes read it.
+    The main process checks and claims the folder before the other processes read it. Their renames are
+    checked against the same claim.
 
-    Raises StoreError if the folder is not empty and belongs to another recipe, or is locked, see
+    Raises StoreError if the folder is not empty and belongs to another recipe, or is in use, see
     `RunFolder.create`.
     """
     kind = run_class(config)
     with accelerator.main_process_first():
-        if accelerator.is_main_process:
-            return kind.create(path, config)
-        return kind(path, config)
+        run = kind.create(path, config) if accelerator.is_main_process else kind(path, config)
+    if accelerator.num_processes > 1:
+        run.follow(broadcast_object_list([run.claims])[0])
+    return run

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from difflab.core.errors import MeasureError
+from difflab.core.files import write_tensors
 
 
 def _in_own_span(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,13 +125,7 @@ class Judge:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, recipe included. It is written under a temporary name first."""
-        partial = Path(f"{path}.partial")
-        save_file(
-            {name: tensor.contiguous() for name, tensor in self._tensors.items()},
-            partial,
-            {"recipe": json.dumps(self.recipe)},
-        )
-        os.replace(partial, path)
+        write_tensors(Path(path), self._tensors, {"recipe": json.dumps(self.recipe)})
 
     @classmethod
     def load(cls, path: str | Path) -> Judge:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from difflab.config.families import content_of
+from difflab.core import fence
 from difflab.core.errors import ConfigError, StoreError
 from difflab.core.files import cache_home, write_json
 from difflab.core.hashing import digest, file_hash_once
@@ -203,25 +203,24 @@ def _folder(source: dict[str, Any], key: str, build: Callable[[Path], None]) -> 
     with _locked(home / f".{key}.lock"):
         if folder.is_dir():  # another process has made it meanwhile
             return folder
-        temporary = home / f".{key}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
         try:
-            temporary.mkdir()
-            build(temporary)
-            write_json(temporary / "source.json", source)
-            for path in temporary.rglob("*"):
-                _to_disk(path)
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            with fence.atomic_folder(folder) as temporary:
+                build(temporary)
+                write_json(temporary / "source.json", source)
+                for path in temporary.rglob("*"):
+                    _to_disk(path)
+        except OSError:
+            if not folder.is_dir():  # on a disk without locks another process may have been faster
+                raise
     return folder
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that other processes wait for."""
+    """Hold a lock that other processes wait for. On a disk without locks the work may be done twice."""
     with open(path, "a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 

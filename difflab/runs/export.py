@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from difflab.core import fence
 from difflab.core.errors import ConfigError, DataError
 from difflab.core.files import read_json
 from difflab.core.png import KEYWORD, with_text
@@ -59,12 +60,6 @@ def export(
         raise ConfigError(f"{run.path} has no samples of generation {generation}; it has {sampled or 'none'}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} exists and is not empty; give --to a new folder")
-    temporary = folder.with_name(f".{folder.name}.export.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise DataError(f"cannot write to {folder}: {error.strerror}; give --to another folder") from error
     shared: dict[str, Any] = {
         "origin": "synthetic",
         "depth": sample_depth(run, generation)[0],
@@ -72,13 +67,24 @@ def export(
         "set_hash": read_json(run.gen(generation) / "sampled.json").get("hash"),
         "recipe": run.recipe,
     }
-    _write_images(run, generation, temporary, shared, sign, sign_prompts)
-    if croissant:
-        write_card(run, generation, temporary)
-    if folder.exists():
-        folder.rmdir()
-    temporary.rename(folder)
+    with _new_folder(folder) as temporary:
+        _write_images(run, generation, temporary, shared, sign, sign_prompts)
+        if croissant:
+            write_card(run, generation, temporary)
     return len(run.samples(generation))
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """`fence.atomic_folder`, with an error that names the option."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        opened = ExitStack()
+        temporary = opened.enter_context(fence.atomic_folder(folder))
+    except OSError as error:
+        raise DataError(f"cannot write to {folder}: {error.strerror}; give --to another folder") from error
+    with opened:
+        yield temporary
 
 
 def _write_images(

@@ -1,4 +1,4 @@
-"""The folder of a run: where its files are, which stages are done, and the lock of the process that writes.
+"""The folder of a run: where its files are, which stages are done, and the claim of the process that writes.
 
 runs/<name>/
   run.yaml                  the resolved config, its recipe hash, versions
@@ -8,6 +8,7 @@ runs/<name>/
   strip.png                 one row per generation; the images of a column have the same seed
   curves.png                every measure over the generations, with its interval
   cache/                    decoded pixels; removed when the run is complete
+  .lease-000001             which process writes, see runs/lease.py
 
 The folder of an ecosystem holds one such folder per lab: lab-0/, lab-1/, ...
 """
@@ -18,6 +19,7 @@ import atexit
 import fcntl
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -32,6 +34,7 @@ from difflab.core.files import cache_home, read_json
 from difflab.core.shape import Shape
 from difflab.core.size import Size
 from difflab.core.text import encodable
+from difflab.runs import lease
 from difflab.runs.ledger import REAL
 from difflab.runs.record import check_recipe, read_record, recipe_hash, write_record
 from difflab.runs.store import Shards
@@ -130,7 +133,7 @@ class RunFolder:
     def __init__(self, path: Path, config: Config, cache: Path | None = None):
         self.path, self.config = Path(path), config
         self.cache = cache or self.path / "cache"
-        self._lock: Any = None
+        self._lease: lease.Lease | None = None
         self._labs: list[Any] = []  # all labs of the same ecosystem, once they are known
 
     @classmethod
@@ -316,51 +319,79 @@ class RunFolder:
             self.path.glob("lab-*/gen-*")
         )
 
-    # -------------------------------------------------------------------------------------- opening, lock
+    # ------------------------------------------------------------------------------------------- claiming
     @classmethod
-    def create(cls, path: Path, config: Config) -> Self:
-        """Make the folder `path`, or open it to resume a run of the same recipe. Lock it until `close`.
+    def create(cls, path: Path, config: Config, say: Callable[[str], None] | None = None) -> Self:
+        """Make the folder `path`, or open it to resume a run of the same recipe. Claim it until `close`.
+
+        Args:
+            say: gets a sentence if it has to wait for the lease of another process, see `lease.claim`.
 
         Raises StoreError if the folder belongs to a run of another recipe (the message names the keys that
-        differ), has other files, or is locked by another process.
+        differ), has other files, or is in use by another process.
         """
         run = cls(path, config)
-        run.claim()
+        run.claim(say)
         return run
 
-    def claim(self) -> None:
-        """Make and lock the folder, see `create`."""
+    def claim(self, say: Callable[[str], None] | None = None) -> None:
+        """Make and claim the folder, see `create`."""
         if encodable(str(self.path)) != str(self.path):  # pyarrow cannot open such a path
             raise StoreError(
                 f"the name {self.path} has bytes that are not UTF-8; choose another folder with --out"
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "a")  # noqa: SIM115 (open while the folder is locked)
+            self._refuse_other_files()
+            self._refuse_old_lock()
+            self._lease = lease.claim(self.path, say)
         except OSError as error:
             raise StoreError(
                 f"cannot write to {self.path}: {error.strerror}; choose another folder with --out"
             ) from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._claim()
-        except BlockingIOError:
-            self.close()
-            raise StoreError(
-                f"another process is working on {self.path}; wait for it, or choose another folder with --out"
-            ) from None
+            self._claim(self._lease)
         except BaseException:
             self.close()
             raise
 
-    def _claim(self) -> None:
-        """Check the recipe of the locked folder, delete the half-written files in it, and write run.yaml."""
+    @property
+    def claims(self) -> list[tuple[int, str] | None]:
+        """Number and token of the lease that this process holds, for `follow`; None = it holds none."""
+        return [(self._lease.number, self._lease.token) if self._lease else None]
+
+    def follow(self, claims: list[tuple[int, str] | None]) -> None:
+        """Write as one of several processes, of which the main one has these `claims`."""
+        if self._lease is None and claims[0] is not None:
+            self._lease = lease.follow(self.path, *claims[0])
+
+    def _refuse_other_files(self) -> None:
+        """Raise StoreError for a folder that has files and no run.yaml."""
+        if (self.path / "run.yaml").exists():
+            return
+        for entry in self.path.iterdir():
+            own = entry.name == ".lock" or entry.name.startswith(".run.yaml.")
+            if not own and not lease.NAME.fullmatch(entry.name):
+                raise StoreError(
+                    f"{self.path} is not empty and contains no run; choose another folder with --out"
+                )
+
+    def _refuse_old_lock(self) -> None:
+        """Raise StoreError if a process of an earlier version of difflab holds its lock on the folder."""
+        path = self.path / ".lock"
+        if not path.exists():
+            return
+        with open(path, "a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise lease.in_use(self.path, None) from None
+            except OSError:
+                pass  # a file system without locks
+
+    def _claim(self, claimed: lease.Lease) -> None:
+        """Check the recipe of the claimed folder, delete the half-written files in it, and write run.yaml."""
         record = self.path / "run.yaml"
-        others = [
-            p
-            for p in self.path.iterdir()
-            if p.name not in (".lock", "run.yaml") and not p.name.startswith(".run.yaml.")
-        ]
         if record.exists():
             if self.started:
                 check_recipe(record, self.config)
@@ -369,20 +400,14 @@ class RunFolder:
                 # new recipe may use the folder.
                 for part in (self.path / "real", self.cache, *self.path.glob("lab-*")):
                     shutil.rmtree(part, ignore_errors=True)
-        elif others:
-            raise StoreError(
-                f"{self.path} is not empty and contains no run; choose another folder with --out"
-            )
-        # The folder belongs to a run or was empty, so that these files are those of a killed process.
-        for stray in list(self.path.rglob(".*tmp*")):
-            shutil.rmtree(stray) if stray.is_dir() else stray.unlink(missing_ok=True)
+        lease.clear(self.path, claimed.number)
         write_record(record, self.config)
 
     def close(self) -> None:
-        """Release the lock."""
-        if self._lock:
-            self._lock.close()
-            self._lock = None
+        """Release the claim."""
+        if self._lease:
+            self._lease.release()
+            self._lease = None
 
     @property
     def recipe(self) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from difflab.config import Config
+from difflab.core import fence
 from difflab.core.errors import StoreError
 from difflab.core.files import read_json
 from difflab.core.rows import KEYS, read_rows
@@ -20,7 +22,7 @@ from difflab.runs.record import read_record
 
 
 class Run(RunFolder):
-    """One run. ``difflab.open_run(path)`` opens it for reading. The chain locks its folder and writes."""
+    """One run. ``difflab.open_run(path)`` opens it for reading. The chain claims its folder and writes."""
 
     @property
     def parts(self) -> list[Run]:
@@ -93,6 +95,7 @@ class Run(RunFolder):
 
     def add_time(self, generation: int, stage: str, seconds: float, **detail: Any) -> None:
         """Add a row to timings.jsonl."""
+        fence.check(self.path)
         row = {"generation": generation, "stage": stage, "seconds": round(seconds, 4), **detail}
         with open(self.path / "timings.jsonl", "a") as handle:
             handle.write(json.dumps(row) + "\n")
@@ -133,18 +136,29 @@ class EcosystemRun(Run):
         """The labs, in order."""
         return self._labs
 
-    def claim(self) -> None:
-        """Make and lock the folders of the ecosystem and of all labs, see `create`."""
-        super().claim()
+    def claim(self, say: Callable[[str], None] | None = None) -> None:
+        """Make and claim the folders of the ecosystem and of all labs, see `create`."""
+        super().claim(say)
         try:
             for lab in self._labs:
-                lab.claim()
+                lab.claim(say)
         except BaseException:
             self.close()
             raise
 
+    @property
+    def claims(self) -> list[tuple[int, str] | None]:
+        """Those of the ecosystem and of its labs."""
+        return [*super().claims, *chain.from_iterable(lab.claims for lab in self._labs)]
+
+    def follow(self, claims: list[tuple[int, str] | None]) -> None:
+        """Write as one of several processes, see `RunFolder.follow`."""
+        super().follow(claims)
+        for lab, its_claim in zip(self._labs, claims[1:], strict=True):
+            lab.follow([its_claim])
+
     def close(self) -> None:
-        """Release all locks."""
+        """Release all claims."""
         for lab in self._labs:
             lab.close()
         super().close()

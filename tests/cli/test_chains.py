@@ -70,7 +70,7 @@ def test_run_prints_table_budget_and_places_and_resumes_to_the_same(tmp_path, ca
     again = call("run", DIGITS, *MLP, "--out", "out")
     assert again == (0, out, "")
     redrawn = {name for name, when in files(tmp_path / "out").items() if before.get(name) != when}
-    assert redrawn <= {"strip.png", "curves.png", "metrics.jsonl", "run.yaml", ".lock"}
+    assert redrawn <= {"strip.png", "curves.png", "metrics.jsonl", "run.yaml", ".lease-000002"}
 
 
 def test_status_shows_every_stage(finished, call, tmp_path):
@@ -264,8 +264,8 @@ def test_a_run_of_another_recipe_is_left_alone_and_a_folder_is_suggested(finishe
     other = line.split("--out ")[1]
     assert Path(other).parent == finished.parent and not Path(other).exists()
     after = files(finished)
-    assert {k: v for k, v in before.items() if k != ".lock"} == {
-        k: v for k, v in after.items() if k != ".lock"
+    assert {k: v for k, v in before.items() if not k.startswith(".lease-")} == {
+        k: v for k, v in after.items() if not k.startswith(".lease-")
     }
     assert call("run", DIGITS, *MEMORISER, "seed=3", "sample.count=61", "--out", other)[0] == 0
 

@@ -271,7 +271,7 @@ def finished(tmp_path_factory) -> Path:
 
 
 def damage(run: Path, rng: random.Random) -> str:
-    files = sorted(p for p in run.rglob("*") if p.is_file() and p.name != ".lock")
+    files = sorted(p for p in run.rglob("*") if p.is_file() and not p.name.startswith(".lease-"))
     file, kind = rng.choice(files), rng.choice(["flip", "cut", "empty", "gone", "folder", "other", "json"])
     content = file.read_bytes()
     if kind in ("gone", "folder"):

@@ -96,7 +96,6 @@ def content(path: Path) -> dict[str, bytes]:
     """All files of a run whose bytes are a function of its config."""
     leave = {
         "timings.jsonl",
-        ".lock",
         "strip.png",
         "curves.png",
         "run.yaml",
@@ -106,5 +105,5 @@ def content(path: Path) -> dict[str, bytes]:
     return {
         str(p.relative_to(path)): p.read_bytes()
         for p in sorted(path.rglob("*"))
-        if p.is_file() and p.name not in leave and "cache" not in p.parts
+        if p.is_file() and p.name not in leave and not p.name.startswith(".lease-") and "cache" not in p.parts
     }

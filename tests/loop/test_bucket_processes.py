@@ -19,8 +19,12 @@ from difflab.runs.verify import verify
 
 def content(path: Path) -> dict[str, bytes]:
     """The files whose bytes are a function of the config."""
-    leave = {"timings.jsonl", ".lock", "curves.png", "report.html"}
-    paths = [p for p in sorted(path.rglob("*")) if p.is_file() and p.name not in leave]
+    leave = {"timings.jsonl", "curves.png", "report.html"}
+    paths = [
+        p
+        for p in sorted(path.rglob("*"))
+        if p.is_file() and p.name not in leave and not p.name.startswith(".lease-")
+    ]
     return {str(p.relative_to(path)): p.read_bytes() for p in paths}
 
 

@@ -20,7 +20,7 @@ BASE: dict[str, Any] = {
     "regime": {"name": "accumulate_subsample"},
     "sample": {"count": 12, "shard_size": 5, "batch_size": 5},
 }
-NOT_COMPARED = {"timings.jsonl", ".lock"}
+NOT_COMPARED = {"timings.jsonl"}
 
 
 def exact(**changes: Any) -> Config:
@@ -32,7 +32,7 @@ def content(path: Path) -> dict[str, bytes]:
     return {
         str(p.relative_to(path)): p.read_bytes()
         for p in sorted(path.rglob("*"))
-        if p.is_file() and p.name not in NOT_COMPARED
+        if p.is_file() and p.name not in NOT_COMPARED and not p.name.startswith(".lease-")
     }
 
 

@@ -36,7 +36,7 @@ BASE: dict[str, Any] = {
     "probe": {"per_condition": 1},
     "measure": {"metrics": ["trace_ratio", "recall"], "resamples": 20, "held_out_loss": 0},
 }
-NOT_COMPARED = {"timings.jsonl", ".lock", "strip.png", "curves.png", "run.yaml"}
+NOT_COMPARED = {"timings.jsonl", "strip.png", "curves.png", "run.yaml"}
 
 
 def digits(**changes: Any) -> Config:
@@ -47,7 +47,7 @@ def content(path: Path) -> dict[str, bytes]:
     return {
         str(p.relative_to(path)): p.read_bytes()
         for p in sorted(path.rglob("*"))
-        if p.is_file() and p.name not in NOT_COMPARED
+        if p.is_file() and p.name not in NOT_COMPARED and not p.name.startswith(".lease-")
     }
 
 

@@ -42,7 +42,6 @@ TINY: dict[str, Any] = {
 }
 NOT_COMPARED = {
     "timings.jsonl",
-    ".lock",
     "curves.png",
     "report.html",
 }  # the curves carry the name of their folder, the report times
@@ -52,7 +51,7 @@ def content(path: Path) -> dict[str, bytes]:
     return {
         str(p.relative_to(path)): p.read_bytes()
         for p in sorted(path.rglob("*"))
-        if p.is_file() and p.name not in NOT_COMPARED
+        if p.is_file() and p.name not in NOT_COMPARED and not p.name.startswith(".lease-")
     }
 
 

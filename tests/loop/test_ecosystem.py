@@ -64,7 +64,7 @@ def content(path: Path) -> dict[str, bytes]:
     return {
         str(p.relative_to(path)): p.read_bytes()
         for p in sorted(path.rglob("*"))
-        if p.is_file() and p.name not in ("timings.jsonl", ".lock")
+        if p.is_file() and p.name != "timings.jsonl" and not p.name.startswith(".lease-")
     }
 
 
@@ -185,7 +185,7 @@ def copy(whole, tmp_path) -> Path:
 
 def test_every_lab_is_a_run_in_its_own_folder(whole):
     top = {p.name for p in whole.iterdir()}
-    assert top == {"run.yaml", "metrics.jsonl", "between", "lab-0", "lab-1", "lab-2", ".lock"}
+    assert top == {"run.yaml", "metrics.jsonl", "between", "lab-0", "lab-1", "lab-2", ".lease-000001"}
     assert {p.name for p in (whole / "between").iterdir()} == {
         f"gen-{t:03d}.{end}" for t in range(3) for end in ("jsonl", "safetensors")
     }

@@ -110,7 +110,7 @@ def test_nothing_is_taken_from_another_seed_or_from_an_unfinished_stage(tmp_path
 def test_what_is_there_already_stays(tmp_path):
     donor = run_chain(config(), tmp_path / "a")
     run = run_chain(config(), tmp_path / "b")
-    before = {p: p.stat().st_ino for p in (tmp_path / "b").rglob("*") if p.is_file()}
+    before = {p: p.stat().st_ino for p in (tmp_path / "b").rglob("[!.]*") if p.is_file()}
     locked = Run.create(tmp_path / "b", run.config)
     assert adopt(locked, [donor]) == []
     locked.close()

@@ -45,7 +45,7 @@ def test_the_main_process_locks_the_folder_and_others_only_look(tmp_path: Path) 
         with pytest.raises(StoreError, match="another process is working on"):
             open_for_work(config, tmp_path / "run", Accelerator())
         other: Any = SimpleNamespace(
-            is_main_process=False, main_process_first=Accelerator().main_process_first
+            is_main_process=False, main_process_first=Accelerator().main_process_first, num_processes=1
         )
         assert open_for_work(config, tmp_path / "run", other).path == run.path
     finally:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from difflab.core import fence
 from difflab.core.errors import DataError
 from difflab.core.text import plain
 from difflab.data.declared import decided, declarations
@@ -110,9 +109,7 @@ def write_clean(
     kept = [i for i in range(len(listing.keys)) if i not in reasons]
     if not kept:
         raise DataError(f"all {len(listing.keys)} images are left out, so that {out} would be empty")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        partial.mkdir(parents=True)
+    with fence.atomic_folder(out) as partial:
         for number, start in enumerate(range(0, len(kept), ROWS)):
             _write(listing, kept[start : start + ROWS], partial / f"images-{number:05d}.parquet", weights)
         left_out = [(plain(listing.keys[i]), reason) for i, reason in reasons.items()]
@@ -121,9 +118,6 @@ def write_clean(
             of_kept = {i: weights[i] for i in weights if i not in reasons}
             weighted = [(plain(listing.keys[i]), weight, why) for i, (weight, why) in of_kept.items()]
             _write_csv(partial / WEIGHTS, ("file_name", COLUMN, "reason"), weighted)
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return len(kept)
 
 

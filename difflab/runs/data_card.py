@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from difflab.core.hashing import file_hash
-from difflab.runs.origins import composition, sample_depth
+from difflab.runs.ledger import REAL
+from difflab.runs.origins import composition, read_rows, sample_depth
 from difflab.runs.run import Run
 
 CROISSANT, RECORDS, README = "croissant.json", "records.parquet", "README.md"
@@ -57,6 +58,8 @@ SETS = {
     "unknown": ("Integer", "rows whose origin is unknown"),
     "mean_depth": ("Float", "mean number of models between a row and real images"),
 }
+OF_OTHER_LABS = {"other_labs": ("Float", "share of the rows that other labs of the ecosystem drew, 0 to 1")}
+"""Column of the training sets of an ecosystem."""
 TERMS = (
     *("citeAs", "column", "extract", "field", "fileObject", "fileProperty", "fileSet", "format", "includes"),
     *("isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex"),
@@ -96,8 +99,13 @@ class DataCard:
         return sample_depth(self.run, self.generation)[0]
 
     @cached_property
+    def sets(self) -> dict[str, tuple[str, str]]:
+        """The columns of `training_sets`: type of schema.org, meaning."""
+        return SETS if self.run.config.ecosystem is None else SETS | OF_OTHER_LABS
+
+    @cached_property
     def training_sets(self) -> list[dict[str, Any]]:
-        """What the training set of each generation consists of, with the keys of `SETS`."""
+        """What the training set of each generation consists of, with the keys of `sets`."""
         rows = []
         for t in range(self.generation + 1):
             made_of = composition(self.run, t)
@@ -110,7 +118,15 @@ class DataCard:
                     "mean_depth": round(made_of.mean_depth, 6),
                 }
             )
+            if self.run.config.ecosystem is not None:
+                rows[-1]["other_labs"] = self._share_of_other_labs(t)
         return rows
+
+    def _share_of_other_labs(self, generation: int) -> float:
+        """Share of the rows of a training set that are samples of other labs."""
+        rows = read_rows(self.run, generation)
+        samples = rows["generation"].to_numpy() != REAL
+        return round(float((samples & (rows["lab"].to_numpy() != self.run.config.lab)).mean()), 6)
 
     @property
     def sources(self) -> list[dict[str, Any]]:
@@ -179,7 +195,19 @@ class DataCard:
             f"{self.count} images drawn by a generative model, all of them synthetic. They are the samples "
             f"of generation {self.generation} of the difflab run {self.run.config.name}; there are "
             f"{self.depth} models between them and real images. {share:.1%} of the training set of their "
-            "model counts as synthetic."
+            f"model counts as synthetic.{self._of_lab}"
+        )
+
+    @property
+    def _of_lab(self) -> str:
+        """A sentence on the ecosystem of the run; "" without one."""
+        ecosystem = self.run.config.ecosystem
+        if ecosystem is None:
+            return ""
+        other = self.training_sets[-1]["other_labs"]
+        return (
+            f" The model is that of lab {self.run.config.lab} of an ecosystem of {ecosystem.count} labs, "
+            f"which train on each other's samples: {other:.1%} of the training set were drawn by other labs."
         )
 
     def provenance(self) -> dict[str, Any]:
@@ -232,7 +260,7 @@ class DataCard:
             "@type": "cr:RecordSet",
             "@id": "training_sets",
             "description": "What the training set of each generation up to this one consists of.",
-            "field": [_field(f"training_sets/{name}", *about) for name, about in SETS.items()],
+            "field": [_field(f"training_sets/{name}", *about) for name, about in self.sets.items()],
             "data": rows,
         }
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from chains import COPIES, TEXT, config, ran
+from commands import difflab
 
 from difflab.core.files import read_json
 from difflab.core.hashing import file_hash
@@ -161,3 +162,33 @@ def test_names_of_runs_and_licences_of_bases(run: Run) -> None:
     assert [part["license"] for part in DataCard(Run(run.path, emoji), 2, 1, "s", "m", "p").sources][1:] == [
         "Apache-2.0, see its NOTICE"
     ]
+
+
+def test_a_lab_of_an_ecosystem_says_what_it_has_from_other_labs(tmp_path: Path) -> None:
+    made = config(base=COPIES, generations=1, ecosystem={"labs": 2, "exchange": [[0.75, 0.25], [0.5, 0.5]]})
+    ran(made, tmp_path / "run")
+    done = difflab(
+        "export", tmp_path / "run" / "lab-1", "--generation", 1, "--to", tmp_path / "out", "--croissant"
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {row["generation"]: row for row in records(tmp_path / "out", "training_sets")}
+    assert (rows[0]["other_labs"], rows[1]["other_labs"], rows[1]["synthetic_share"]) == (0, 0.5, 1)
+    assert (
+        opened(tmp_path / "out").metadata.issues.errors
+        == opened(tmp_path / "out").metadata.issues.warnings
+        == set()
+    )
+    said = read_json(tmp_path / "out" / "croissant.json")["description"]
+    assert (
+        "lab 1 of an ecosystem of 2 labs" in said
+        and "50.0% of the training set were drawn by other labs" in said
+    )
+
+
+def test_an_ecosystem_as_a_whole_is_refused_in_one_line(tmp_path: Path) -> None:
+    made = config(base=COPIES, generations=0, ecosystem={"labs": 2})
+    ran(made, tmp_path / "run")
+    done = difflab("export", tmp_path / "run", "--generation", 0, "--to", tmp_path / "out", "--croissant")
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+    assert "is an ecosystem of 2 labs, and each lab is a run: name one" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -5,13 +5,15 @@ is cut at `BLOCK` bytes (also when it is inflated), a file has at most `BLOCKS` 
 metadata, and damaged parts are left out. No function here raises for the content of a file.
 
 Where the blocks are: PNG chunks tEXt, zTXt, iTXt and eXIf (PNG specification, third edition) and caBX (C2PA
-specification, embedding manifests into PNG); JPEG segments APP1 (EXIF 2.32; XMP specification part 3) and
-APP11 (JUMBF, ISO 19566-5); WebP chunks EXIF, XMP and C2PA (WebP container specification, C2PA); TIFF tags.
+specification, embedding manifests into PNG); JPEG segments APP1 (EXIF 2.32; XMP and extended XMP, XMP
+specification part 3) and APP11 (JUMBF, ISO 19566-5); WebP chunks EXIF, XMP and C2PA (WebP container
+specification, C2PA); TIFF tags.
 """
 
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -28,6 +30,8 @@ TOTAL = 4 * 2**20
 BLOCKS = 2**17
 """Largest number of blocks of a file that are looked at, those of the pixels included."""
 XMP_CHUNK = "XML:com.adobe.xmp"
+EXTENDED_SEGMENT = b"http://ns.adobe.com/xmp/extension/\0"
+EXTENDED = re.compile(rb"""HasExtendedXMP\s*(?:=\s*["']|>)\s*([0-9A-Fa-f]{32})""")
 XMP_SEGMENT, EXIF_SEGMENT = b"http://ns.adobe.com/xap/1.0/\0", b"Exif\0\0"
 EXIF_TAGS = {
     270: "ImageDescription",
@@ -49,7 +53,7 @@ class Embedded:
     Attributes:
         texts: keyword -> text of the text chunks of a PNG file. Of chunks with one keyword the first counts.
         exif: name of `EXIF_TAGS` -> text.
-        xmp: the XMP packet as text; "" if there is none.
+        xmp: the XMP packet as text, with the extended one of a JPEG file behind it; "" if there is none.
         c2pa: whether a C2PA manifest is present. It is not read here.
     """
 
@@ -165,19 +169,59 @@ def _segments(handle: BinaryIO) -> Iterator[tuple[int, int, int]]:
 
 
 def _read_jpeg(handle: BinaryIO, found: Embedded) -> None:
-    budget = _Budget(handle)
+    budget, extension = _Budget(handle), _ExtendedXmp()
     for marker, start, length in _segments(handle):
         if not budget.left:
-            return
+            break
         if marker == 0xE1:
             data = budget.block(start, length)
             if data.startswith(EXIF_SEGMENT):
                 _read_exif(io.BytesIO(data[len(EXIF_SEGMENT) :]), found)
             elif data.startswith(XMP_SEGMENT):
-                found.xmp = found.xmp or _xmp_text(data[len(XMP_SEGMENT) :])
+                if not found.xmp:
+                    found.xmp = _xmp_text(data[len(XMP_SEGMENT) :])
+                    extension.expect(data)
+            elif data.startswith(EXTENDED_SEGMENT):
+                extension.add(data[len(EXTENDED_SEGMENT) :])
         elif marker == 0xEB:
             data = budget.block(start, min(length, 128))  # JUMBF: "JP", numbers, boxes with a label
             found.c2pa = found.c2pa or (data.startswith(b"JP") and b"jumb" in data and b"c2pa" in data)
+    if extension.text:
+        found.xmp += "\n" + extension.text
+
+
+class _ExtendedXmp:
+    """XMP above 64 kB of a JPEG file, in portions (XMP specification part 3, section 1.1.3.1).
+
+    Each portion begins with a GUID of 32 hex digits, the length of the whole text and its own offset, both
+    32-bit big-endian. Portions with the GUID that the main packet names are read, in any order, `BLOCK` bytes
+    in all; gaps are filled with spaces. That the GUID is the MD5 of the text is not checked.
+    """
+
+    def __init__(self) -> None:
+        self.guid: bytes | None = None
+        self.portions: list[tuple[bytes, int, bytes]] = []
+
+    def expect(self, packet: bytes) -> None:
+        """The main packet, which names the GUID."""
+        match = EXTENDED.search(packet)
+        self.guid = match[1].upper() if match else None
+
+    def add(self, data: bytes) -> None:
+        """One segment without its name."""
+        if len(data) > 40:
+            self.portions.append((data[:32].upper(), struct.unpack(">I", data[36:40])[0], data[40:]))
+
+    @property
+    def text(self) -> str:
+        whole = bytearray()
+        for guid, offset, data in self.portions:
+            end = min(offset + len(data), BLOCK)
+            if guid != self.guid or offset >= end:
+                continue
+            whole.extend(b" " * (end - len(whole)))
+            whole[offset:end] = data[: end - offset]
+        return _xmp_text(bytes(whole)) if whole else ""
 
 
 def _read_webp(handle: BinaryIO, found: Embedded) -> None:

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from difflab.data.declared import declared
 from difflab.data.embedded import BLOCK, TOTAL, Embedded, read_embedded
 from tests.helpers.declaring import (
     C2PA_BOX,
+    IPTC,
     PNG,
     chunk,
     exif,
@@ -143,3 +145,50 @@ def test_damaged_files_raise_nothing(form: str) -> None:
             damaged[rng.randrange(len(damaged))] = rng.randrange(256)
         found = read_embedded(bytes(damaged[: rng.randint(1, len(damaged))]))
         assert isinstance(found, Embedded) and len(repr(found)) < 5 * len(data) + 200
+
+
+GUID = b"0123456789ABCDEF0123456789abcdef"
+
+
+def extended(text: bytes, portion: int = 65_000, guid: bytes = GUID) -> list[bytes]:
+    """The segments of extended XMP, as XMP specification part 3, 1.1.3.1 describes them."""
+    starts = range(0, len(text), portion)
+    head = b"http://ns.adobe.com/xmp/extension/\0" + guid + struct.pack(">I", len(text))
+    return [head + struct.pack(">I", start) + text[start : start + portion] for start in starts]
+
+
+def with_extended_xmp(segments: list[bytes], note: str = GUID.decode()) -> bytes:
+    """A JPEG file whose main packet names the GUID of its extended XMP."""
+    data = picture("JPEG", xmp=xmp(f'xmpNote:HasExtendedXMP="{note.upper()}"'))
+    for segment in reversed(segments):
+        data = with_segment(0xE1, segment, data)
+    return data
+
+
+def test_extended_xmp_is_read_in_any_order() -> None:
+    text = xmp(elements=f"<a:b>{'x' * 150_000}</a:b>", attributes='Iptc4xmpExt:DigitalSourceType="late"')
+    segments = extended(text)
+    assert len(segments) == 3
+    for order in (segments, segments[::-1]):
+        found = read_embedded(with_extended_xmp(order)).xmp
+        assert found.endswith(text.decode()) and "HasExtendedXMP" in found
+    late = IPTC + "trainedAlgorithmicMedia"
+    declared_there = extended(
+        xmp(f'Iptc4xmpExt:DigitalSourceType="{late}"', "<a:b>" + "x" * 70_000 + "</a:b>")
+    )
+    found_origin = declared(with_extended_xmp(declared_there))
+    assert (found_origin.origin, found_origin.declared_by) == ("synthetic", "iptc")
+
+
+def test_extended_xmp_of_another_packet_or_of_any_size_costs_little() -> None:
+    text = b"%" * 100
+    assert "%" not in read_embedded(with_extended_xmp(extended(text), note="F" * 32)).xmp
+    assert "%" not in read_embedded(with_segment(0xE1, extended(text)[0])).xmp  # no main packet
+    far = extended(text)[0][:71] + struct.pack(">I", 2**32 - 1) + text
+    assert "%" not in read_embedded(with_extended_xmp([far])).xmp
+    gap = extended(text)[0][:71] + struct.pack(">I", BLOCK - 50) + text
+    found = read_embedded(with_extended_xmp([gap])).xmp
+    assert found.endswith("%" * 50) and len(found) < BLOCK + 1000
+    many = read_embedded(with_extended_xmp(extended(b"~" * (3 * BLOCK)))).xmp
+    assert BLOCK / 2 < many.count("~") <= BLOCK
+    assert read_embedded(with_extended_xmp([extended(text)[0][:60]])).xmp  # cut off

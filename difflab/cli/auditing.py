@@ -92,7 +92,7 @@ def _add_write(command: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="LAYER",
         help="layers whose images --write leaves out (default: 'declared synthetic', watermark, "
-        "'known synthetic')",
+        "'hidden text', 'known synthetic')",
     )
     command.add_argument(
         "--weight",

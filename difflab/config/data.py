@@ -15,7 +15,9 @@ from difflab.core.size import LARGEST, SMALLEST, Size, as_setting, size_of
 Side = Annotated[int, Field(ge=SMALLEST, le=LARGEST)]
 YOUR_IMAGES = ("imagefolder", "parquet", "hub")
 """Kinds of sources that have an audit; the others ship with difflab."""
-AuditLayer = Literal["declared synthetic", "known synthetic", "watermark", "probe", "file name"]
+AuditLayer = Literal[
+    "declared synthetic", "known synthetic", "watermark", "hidden text", "probe", "file name"
+]
 AUDIT_FILES = ("images.jsonl", "audit.json")
 """The files of the record of an audit: one line per image, and the counts with the share."""
 
@@ -147,7 +149,7 @@ class Data(Spec):
         "difflab computes it.",
     )
     audit_layers: list[AuditLayer] = Field(
-        ["declared synthetic", "known synthetic", "watermark", "probe"],
+        ["declared synthetic", "known synthetic", "watermark", "hidden text", "probe"],
         min_length=1,
         description="Layers of the audit whose images count as synthetic. All other images that declare "
         "nothing are of unknown origin. The probe also flags some real images.",

@@ -234,7 +234,7 @@ NOT_IN_RECIPE = tuple(key for key, stages in READERS.items() if not stages)
 
 ADDED_LATER = {
     "data.audit_content": None,
-    "data.audit_layers": ["declared synthetic", "known synthetic", "watermark", "probe"],
+    "data.audit_layers": ["declared synthetic", "known synthetic", "watermark", "hidden text", "probe"],
     "data.buckets": None,
     "data.provenance": "declared",
     "data.unknown_origin": "real",

@@ -30,7 +30,7 @@ from difflab.core.text import plain
 from difflab.data.decode import Item, in_colour, look
 from difflab.data.source import Source
 
-VERSION = 1
+VERSION = 2
 """Of the format of both files."""
 MAX_PIXELS = Data().max_pixels
 """Largest number of pixels of an image that an audit decodes."""
@@ -46,6 +46,7 @@ BITS = {
     "known real": 32,
     "probe": 64,
     "file name": 128,
+    "hidden text": 256,
 }
 """What can be found in an image; an image can have several."""
 
@@ -260,7 +261,7 @@ def _row(line: _Line, by_pixels: bool, threshold: float | None) -> tuple[int, in
         bits |= BITS["signed" if line.found["synthetic"] == "c2pa" else "declared synthetic"]
     if "real" in line.found:
         bits |= BITS["declared real"]
-    for name in ("watermark", "file name"):
+    for name in ("watermark", "hidden text", "file name"):
         if name in line.found:
             bits |= BITS[name]
     if threshold is not None and line.score is not None and line.score > threshold:

@@ -23,6 +23,7 @@ DECISIONS = (
     ("declared synthetic", "declared synthetic", "synthetic"),
     ("known synthetic", "known synthetic", "synthetic"),
     ("watermark", "watermark", "synthetic"),
+    ("hidden text", "hidden text", "synthetic"),
     ("declared real", None, "real"),
     ("known real", None, "real"),
     ("probe", "probe", "synthetic"),

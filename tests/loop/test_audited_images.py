@@ -169,8 +169,8 @@ HTML = "<script>alert(1)</script>"
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("audit.json", lambda old: old.replace('"difflab_audit": 1', '"difflab_audit": 7'), "audit.json has the format version 7, and this version of difflab reads 1"),
-        ("images.jsonl", lambda old: old.replace('"difflab_audit": 1', f'"difflab_audit": "{HTML}"'), "format version <script>alert(1)</sc,"),
+        ("audit.json", lambda old: old.replace('"difflab_audit": 2', '"difflab_audit": 7'), "audit.json has the format version 7, and this version of difflab reads 2"),
+        ("images.jsonl", lambda old: old.replace('"difflab_audit": 2', f'"difflab_audit": "{HTML}"'), "format version <script>alert(1)</sc,"),
         ("audit.json", lambda old: json.dumps({k: v for k, v in json.loads(old).items() if k != "difflab_audit"}), "written by an older version of difflab; run the same difflab audit command again"),
         ("images.jsonl", lambda old: "".join(old.splitlines(keepends=True)[:-3]), "has 29 of 32 images; run the same"),
         ("images.jsonl", lambda old: old[:-9], "damaged or cut off in line 33"),

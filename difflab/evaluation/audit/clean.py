@@ -29,6 +29,7 @@ Weighted = Mapping[int, tuple[float, str]]
 LAYERS = (
     "declared synthetic",
     "watermark",
+    "hidden text",
     "known synthetic",
     "probe",
     "file name",
@@ -36,7 +37,7 @@ LAYERS = (
     "near copies",
 )
 """Layers whose images can be left out."""
-DEFAULT = ("declared synthetic", "watermark", "known synthetic")
+DEFAULT = ("declared synthetic", "watermark", "hidden text", "known synthetic")
 
 
 def check_out(out: Path) -> None:

@@ -23,6 +23,10 @@ OF_ONE_IMAGE = {
     "c2pa": ("C2PA manifest", "present; whether it is valid is not checked here"),
     "file name": ("file name", "looks like the default name of a generator"),
     "size": ("size", "usual for generators; resized photographs have these sizes too"),
+    "hidden text": (
+        "hidden text",
+        "the marker of NovelAI and of stealth-pnginfo in the lowest bits of pixels; its text is not read",
+    ),
     "watermark": ("watermark", "dwtDct only, images of 256 x 256 pixels or more; JPEG files lose it"),
 }
 """Key of `View.found` -> the name of the layer, and what its count means."""
@@ -171,7 +175,7 @@ class Counts:
         """What was found in single images: declarations, names, sizes, watermarks."""
         tally = self.tally
         for key, (name, note) in OF_ONE_IMAGE.items():
-            if key == "watermark" and not (pixels and marks):
+            if key in ("watermark", "hidden text") and not (pixels and marks):
                 continue
             of = int((tally.can_carry if key == "watermark" else tally.readable).sum())
             kinds = {}

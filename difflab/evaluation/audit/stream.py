@@ -24,6 +24,7 @@ from difflab.data.decode import Item, fit_array, in_colour, look
 from difflab.data.listing import Listing
 from difflab.data.manifest import validated
 from difflab.data.near_copies import SIDE, square_thumbnail
+from difflab.data.stealth import hidden_text
 from difflab.data.watermark import can_carry, read_mark
 from difflab.evaluation.audit.names import generator_of_name, size_of_generators
 
@@ -41,7 +42,7 @@ class Options:
 
     Attributes:
         pixels: decode the images; False = headers only.
-        marks: look for invisible watermarks.
+        marks: look for invisible watermarks and hidden text.
         small: (H, W) to which `View.small` is cropped and resized; None = no such image.
         channels: of `View.small`, 1 or 3.
     """
@@ -126,8 +127,8 @@ def view_of(listing: Listing, position: int, options: Options, thumbnail: bool =
         return View(position, size=size, format=kind, found=found, evidence=evidence)
     pixels = header.pixels if header.pixels is not None else np.asarray(item)
     rgb = in_colour(pixels)
-    if options.marks and can_carry(*size) and (mark := read_mark(rgb)):
-        found["watermark"] = mark
+    if options.marks:
+        found |= _hidden(item, rgb)
     return View(
         position,
         content_hash(rgb)[:HASH],
@@ -157,6 +158,16 @@ def found_in_text(key: str, layers: Sequence[Declared]) -> dict[str, str]:
     name = generator_of_name(key)
     if name:
         found["file name"] = name
+    return found
+
+
+def _hidden(item: Any, rgb: np.ndarray) -> dict[str, str]:
+    """Layer -> kind, of what is hidden in the pixels uint8 [H, W, 3]."""
+    found: dict[str, str] = {}
+    if text := hidden_text(item, rgb, Data().max_pixels):
+        found["hidden text"] = text
+    if can_carry(*rgb.shape[:2]) and (mark := read_mark(rgb)):
+        found["watermark"] = mark
     return found
 
 

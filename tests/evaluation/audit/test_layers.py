@@ -52,6 +52,7 @@ def test_layers_and_their_kinds() -> None:
         "C2PA manifest": 1,
         "file name": 0,
         "size": 1,
+        "hidden text": 0,
         "watermark": 0,
         "probe": 1,
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 from difflab.cli.args import Commands, run_argument
 from difflab.cli.output import note, print_rows, quiet_libraries
-from difflab.core.errors import ConfigError
+from difflab.core.errors import ConfigError, DataError
 
 SHOWN = 20
 """Images without a valid signature that are listed at most."""
@@ -51,8 +51,9 @@ def _add_export(commands: Commands) -> None:
         "--c2pa",
         type=Path,
         metavar="KEY",
-        help="sign a C2PA manifest into every image with the key of this folder (key.pem, certificates.pem); "
-        "a folder that does not exist gets a new development key",
+        help="sign a C2PA manifest into every image, and into a contact sheet of the set beside the folder, "
+        "with the key of this folder (key.pem, certificates.pem); a folder that does not exist gets a new "
+        "development key",
     )
     command.add_argument(
         "--croissant",
@@ -81,6 +82,8 @@ def export(args: argparse.Namespace) -> int:
         return _export_lora(args)
     signer = _signer(args.c2pa) if args.c2pa else None
     sign = signer and signer.sign
+    from difflab.runs.contact_sheet import sheet_of
+
     count = write(open_run(args.dir), args.generation, args.to, sign, args.c2pa_prompts, args.croissant)
     if args.json:
         print_rows([{"generation": args.generation, "images": count, "folder": str(args.to)}])
@@ -88,6 +91,8 @@ def export(args: argparse.Namespace) -> int:
         signed = f", signed by {signer.key.signer}" if signer else ""
         card = ", croissant.json and README.md" if args.croissant else ""
         print(f"{count} images{signed} and metadata.jsonl{card} in {args.to}")
+        if signer:
+            print(f"the contact sheet {sheet_of(args.to)} is signed for the set as a whole")
     return 0
 
 
@@ -249,9 +254,12 @@ def _verify_images(args: argparse.Namespace, images: list[Path]) -> int:
                 "problems": list(manifest.problems),
             }
 
+    sheet = _sheet_row(args.dir, images, reader)
+    of_sheet = [] if sheet is None else [sheet]
+    wrong = sheet is not None and (sheet["state"] == "invalid" or sheet["complete"] is False)
     if args.json:
-        print_rows(rows())
-        return 1 if invalid else 0
+        print_rows(chain(rows(), of_sheet))
+        return 1 if invalid or wrong else 0
     signers = {row["signer"] for row in rows() if row["signer"] and row["state"] in ("trusted", "valid")}
     meanings = {
         "trusted": "signed by somebody whom --anchors vouches for",
@@ -267,9 +275,50 @@ def _verify_images(args: argparse.Namespace, images: list[Path]) -> int:
         print(f"  signer: {signer}")
     for line in invalid[:SHOWN]:
         print(f"  {line}")
+    if sheet is not None:
+        _show_sheet(sheet)
     if len(invalid) > SHOWN:
         print(f"  and {len(invalid) - SHOWN} more; --json lists all")
-    return 1 if invalid else 0
+    return 1 if invalid or wrong else 0
+
+
+def _sheet_row(folder: Path, images: list[Path], reader: Any) -> dict[str, Any] | None:
+    """What the contact sheet beside a folder says of its images; None if there is none.
+
+    `complete`: whether the images are those of the set that was signed; None if the sheet does not say.
+    """
+    from difflab.runs.contact_sheet import hash_of_images, sheet_of
+
+    file = sheet_of(folder.resolve())
+    if folder.is_file() or not file.is_file():
+        return None
+    manifest = reader.read(file)
+    stated, complete = manifest.generation.get("set"), None
+    if manifest.state in ("trusted", "valid") and isinstance(stated, str):
+        try:
+            complete = hash_of_images(images) == stated
+        except DataError:  # a damaged image, which is listed by itself
+            complete = False
+    return {
+        "contact_sheet": str(file),
+        "state": manifest.state,
+        "signer": manifest.signer or None,
+        "complete": complete,
+        "inputs": list(manifest.inputs) if manifest.state in ("trusted", "valid") else [],
+        "problems": list(manifest.problems),
+    }
+
+
+def _show_sheet(sheet: dict[str, Any]) -> None:
+    told = {
+        True: "these are the images of the set that was signed",
+        False: "images are missing, changed or added since the set was signed",
+        None: ", ".join(sheet["problems"]) or "it says nothing about these images",
+    }[sheet["complete"]]
+    print(f"  contact sheet {Path(sheet['contact_sheet']).name}: {sheet['state']}: {told}")
+    for entry in sheet["inputs"]:
+        about = f": {entry['description']}" if entry["description"] else ""
+        print(f"    trained on {entry['title']} ({entry['hash'][:12]}){about}")
 
 
 # -------------------------------------------------------------------------------------------------- new-key

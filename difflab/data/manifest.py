@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -26,6 +26,8 @@ from difflab.data.signing_key import SigningKey, need
 
 LABEL = "org.difflab.generation"
 """The label of difflab's assertion. Its version 1 is read back without a number."""
+SET = "urn:difflab:set:"
+"""Instance ids of ingredients begin with it; the hash of the set follows."""
 SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 FORMATS = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
 """The first bytes of the files that are signed and read."""
@@ -45,6 +47,7 @@ class Manifest:
         sources: the digital source types of its actions, and of the images that it was edited from, in lower
             case and without their address.
         generation: difflab's assertion, with the keys of `statement`; empty if there is none.
+        inputs: title, hash and description of what the file or its model was made from (``inputTo``).
         problems: the codes of C2PA for what failed.
     """
 
@@ -52,6 +55,7 @@ class Manifest:
     signer: str = ""
     sources: tuple[str, ...] = ()
     generation: dict[str, Any] = field(default_factory=dict)
+    inputs: tuple[dict[str, str], ...] = ()
     problems: tuple[str, ...] = ()
 
     @property
@@ -112,16 +116,24 @@ class Signer:
                 "emailProtection, key identifiers, and no CA"
             )
 
-    def sign(self, image: bytes, title: str, statement: dict[str, Any]) -> bytes:
+    def sign(
+        self,
+        image: bytes,
+        title: str,
+        statement: dict[str, Any],
+        inputs: Sequence[Mapping[str, str]] | None = None,
+    ) -> bytes:
         """The image file with a manifest: created by a trained algorithm, with difflab's assertion.
 
-        The training set of the model is an ingredient with the relationship ``inputTo``; its instance id is
-        the entry ``training_set`` of the statement. Pixels and other metadata stay as they are.
+        What the model was trained on are ingredients with the relationship ``inputTo``. Pixels and other
+        metadata stay as they are.
 
         Args:
             image: a PNG, JPEG or WebP file.
             title: the name of the image.
             statement: content of the assertion `LABEL`, JSON types only.
+            inputs: {title, hash, description} of each ingredient; None = the training set, whose hash is the
+                entry ``training_set`` of the statement.
 
         Raises:
             ConfigError: the file has another format, or the certificates may not sign.
@@ -132,16 +144,12 @@ class Signer:
         if kind is None:
             raise ConfigError(f"{title} cannot be signed: it is no PNG, JPEG or WebP file")
         content = {"title": title, "assertions": [{"label": f"{LABEL}.v1", "data": statement}]}
-        ingredient = {
-            "title": "training set",
-            "format": "application/json",
-            "relationship": "inputTo",
-            "data_types": [{"type": "c2pa.types.dataset"}],
-            "instance_id": f"urn:difflab:set:{statement.get('training_set', 'unknown')}",
-        }
+        if inputs is None:
+            inputs = [{"title": "training set", "hash": statement.get("training_set", "unknown")}]
         try:
             with c2pa.Builder(content, self._context) as builder:
-                builder.add_ingredient(ingredient, "application/json", io.BytesIO(b"{}"))
+                for entry in inputs:
+                    builder.add_ingredient(_ingredient(entry), "application/json", io.BytesIO(b"{}"))
                 builder.sign(self._signer, kind, io.BytesIO(image), signed)
         except c2pa.C2paError as error:
             raise ConfigError(f"{title} cannot be signed ({_reason(error)})") from error
@@ -206,6 +214,29 @@ def format_of(content: bytes) -> str | None:
     return next((kind for start, kind in FORMATS.items() if content.startswith(start)), None)
 
 
+def _ingredient(entry: Mapping[str, str]) -> dict[str, Any]:
+    """A data set that a model was trained on, as C2PA describes it."""
+    ingredient: dict[str, Any] = {
+        "title": entry["title"],
+        "format": "application/json",
+        "relationship": "inputTo",
+        "data_types": [{"type": "c2pa.types.dataset"}],
+        "instance_id": SET + entry["hash"],
+    }
+    return ingredient | {key: entry[key] for key in ("description",) if key in entry}
+
+
+def _inputs(manifest: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """The ingredients with the relationship inputTo. Their texts come from the file."""
+    for part in manifest.get("ingredients", []):
+        if part.get("relationship") == "inputTo":
+            yield {
+                "title": plain(str(part.get("title", "")))[:160],
+                "hash": plain(str(part.get("instance_id", "")).removeprefix(SET))[:160],
+                "description": plain(str(part.get("description") or ""))[:300],
+            }
+
+
 def _manifest(state: str | None, store: dict[str, Any]) -> Manifest:
     """A manifest from the report of c2pa, whose entries come from the file."""
     manifests = store.get("manifests", {})
@@ -222,6 +253,7 @@ def _manifest(state: str | None, store: dict[str, Any]) -> Manifest:
         plain(signer)[:120],
         tuple(dict.fromkeys(sources)),
         own[0] if own and isinstance(own[0], dict) else {},
+        tuple(_inputs(active)),
         tuple(dict.fromkeys(failed)),
     )
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from difflab.core import fence
 from difflab.core.errors import ConfigError, DataError
-from difflab.core.files import read_json
+from difflab.core.files import read_json, write_bytes
 from difflab.core.png import KEYWORD, with_text
+from difflab.runs.contact_sheet import contact_sheet, inputs_of_set, sheet_of, statement_of_set
 from difflab.runs.data_card import METADATA, write_card
 from difflab.runs.origins import BY_RUN, sample_depth
 from difflab.runs.run import Run
@@ -24,8 +25,9 @@ ABOUT = ("generation", "seed", "sha256", "model_hash", "parents_hash", "set_hash
 IN_FILE = ("origin", "depth", *ABOUT)
 """Keys of the text chunk in each PNG file."""
 
-Sign = Callable[[bytes, str, dict[str, Any]], bytes]
-"""An image file, its name and the statement about it -> the file with a manifest (`data.manifest.Signer`)."""
+Sign = Callable[..., bytes]
+"""An image file, its name, the statement about it and perhaps the inputs of its model -> the file with a
+manifest (`data.manifest.Signer.sign`)."""
 
 
 def export(
@@ -44,7 +46,8 @@ def export(
 
     Args:
         run, generation, folder: a run of images, a sampled generation of it, a new or empty folder.
-        sign: returns the file of an image with a signed manifest; None = the images are not signed.
+        sign: returns the file of an image with a signed manifest; None = the images are not signed. With it
+            the contact sheet of the set is signed, too, and written beside the folder (`contact_sheet`).
         sign_prompts: the manifests hold the prompt itself, not only its hash.
         croissant: also write a data card, see `data_card`.
 
@@ -60,6 +63,8 @@ def export(
         raise ConfigError(f"{run.path} has no samples of generation {generation}; it has {sampled or 'none'}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} exists and is not empty; give --to a new folder")
+    if sign is not None and sheet_of(folder).exists():
+        raise DataError(f"{sheet_of(folder)} exists; give --to another name, or remove the file")
     shared: dict[str, Any] = {
         "origin": "synthetic",
         "depth": sample_depth(run, generation)[0],
@@ -71,6 +76,11 @@ def export(
         _write_images(run, generation, temporary, shared, sign, sign_prompts)
         if croissant:
             write_card(run, generation, temporary)
+    if sign is not None:
+        about = statement_of_set(run, generation)
+        inputs = inputs_of_set(run, generation, about["training_set"])
+        signed = sign(contact_sheet(run, generation), sheet_of(folder).name, about, inputs)
+        write_bytes(sheet_of(folder), signed)
     return len(run.samples(generation))
 
 

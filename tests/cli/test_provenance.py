@@ -62,7 +62,9 @@ def test_images_are_signed_and_their_manifests_checked(finished, call, tmp_path)
     code, out, _ = call("verify", "signed")
     assert code == 0 and "60 valid: signed, and nobody vouches for the signer (see --anchors)" in out
     code, out, _ = call("verify", "signed", "--anchors", "key/root.pem", "--json")
-    rows = [json.loads(line) for line in out.splitlines()]
+    *rows, sheet = [json.loads(line) for line in out.splitlines()]
+    assert (sheet["state"], sheet["complete"]) == ("trusted", True)
+    assert sheet["contact_sheet"].endswith("signed.sheet.png")
     assert len(rows) == 60 and {row["state"] for row in rows} == {"trusted"}
     assert {(row["origin"], row["depth"]) for row in rows} == {("synthetic", 2)}
     image = bytearray(Path("signed/000003.png").read_bytes())

@@ -143,7 +143,7 @@ def test_what_is_signed_about_each_sample(run, tmp_path, with_prompts):
     """The prompt is stated only if that was asked for; its hash is always stated."""
     stated = {}
 
-    def sign(image: bytes, name: str, statement: dict) -> bytes:
+    def sign(image: bytes, name: str, statement: dict, inputs: object = None) -> bytes:
         stated[name] = statement
         return image
 

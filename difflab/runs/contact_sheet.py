@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from difflab.core.errors import DataError
+from difflab.core.errors import reading
 from difflab.core.hashing import content_hash
-from difflab.data.decode import look
 from difflab.plots.sheet import sheet
-from difflab.runs.ledger import REAL
+from difflab.runs.ledger import REAL, decode_png
 from difflab.runs.origins import composition, read_rows, sample_depth
 from difflab.runs.run import Run
 
@@ -32,7 +31,6 @@ LONGEST = 128
 """Longest side in pixels of an image on the sheet."""
 NAME = re.compile(r"\d{6,}\.png")
 """Names of the images of an exported set."""
-MAX_PIXELS = 10**9
 
 
 def sheet_of(folder: Path) -> Path:
@@ -119,8 +117,6 @@ def hash_of_images(images: Sequence[Path]) -> str:
     named = sorted((file for file in images if NAME.fullmatch(file.name)), key=lambda file: file.name)
     hashes = []
     for file in named:
-        pixels = look(file, str(file), MAX_PIXELS, whole=True).pixels
-        if pixels is None:
-            raise DataError(f"{file} has no pixels; export the set again")
-        hashes.append(content_hash(pixels if pixels.ndim == 3 else pixels[..., None]))
+        with reading(file, then="export the set again"):
+            hashes.append(content_hash(decode_png(file.read_bytes())))
     return hashlib.sha256("".join(hashes).encode()).hexdigest()

@@ -24,6 +24,7 @@ from difflab.models import family_of
 from difflab.models.family import ClosedForm
 from difflab.models.latent import KEPT
 from difflab.models.registry import unguided_scale
+from difflab.runs.origins import Evidence, counted
 from difflab.runs.sizes import fresh_needed
 
 DIMENSIONS = {
@@ -135,25 +136,31 @@ def costs_of(config: Config, labs: Sequence[Config], notes: list[str]) -> list[C
             that declare that they are synthetic.
 
     Raises:
-        ConfigError: a generation needs more images than there will be.
+        ConfigError: a generation needs more images than there will be, or the guard refuses the real set.
         DataError: images cannot be read, or data.provenance=require refuses the set.
     """
     captions = 0
+    depths, evidence = None, None
     if config.exact:
         n_train = (config.data.train_size or 0) + fresh_needed(config, config.data.train_size or 0)
         shape = Shape(family_of(config.model).truth(config.model, [0]).shape[1:])
     else:
         source, train, held_out = divided(config)
         with reading(f"data.source={config.data.source}"):
-            origins(source, config.data, audit_of(config, source))  # into the account of the source
-        n_train = len(train)
+            audit = audit_of(config, source)
+            found = origins(source, config.data, audit)  # and notes into the account of the source
+        n_train, declared = len(train), [found[i] for i in train]
+        columns = ([entry.origin for entry in declared], [entry.depth for entry in declared])
+        depths = counted(*columns, config.data.unknown_origin)
+        unknown = np.array([origin == "unknown" for origin in columns[0]])
+        evidence = Evidence(unknown, None if audit is None else audit.summary(found))
         in_parts = config.ecosystem is not None and config.ecosystem.real == "disjoint"
         used = None if in_parts else n_train + len(held_out)
         notes += source.account.told(f"real images ({source.name})", used)
         shape = Shape(source.record, len(source.classes or []), sizes=source.sizes)
         if config.text and config.conditional:
             captions = len(set(source.prompts or []))
-    check_possible(config, n_train, labs)
+    check_possible(config, n_train, labs, depths, evidence)
     return plan(config, shape, n_train, captions)
 
 

@@ -225,7 +225,10 @@ def test_an_edited_record_is_another_recipe(images: Path, tmp_path: Path) -> Non
     assert done.returncode == 2 and "another recipe (data.audit_content:" in text(done)
 
 
-def test_the_plan_says_it(images: Path, tmp_path: Path) -> None:
+def test_the_plan_says_it_and_refuses_what_the_run_refuses(images: Path, tmp_path: Path) -> None:
     run(images, tmp_path / "run")
     done = difflab("plan", tmp_path / "run.yaml")
     assert done.returncode == 0 and "the audit finds 10 synthetic" in text(done)
+    run(images, tmp_path / "guarded", {"max_synthetic_fraction": 0.05})
+    done = difflab("plan", tmp_path / "guarded.yaml")
+    assert done.returncode == 2 and "guard refuses data.source" in text(done)

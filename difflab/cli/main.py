@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import re
 import sys
 import traceback
 from importlib.metadata import version
@@ -17,10 +16,7 @@ from pathlib import Path
 from difflab.cli import auditing, chains, images, provenance, setup, studies, tuning
 from difflab.cli.args import Commands, Parser
 from difflab.cli.output import problem
-from difflab.core.errors import DifflabError
-
-DISK_FULL = re.compile(r"No space left|Disk quota exceeded|\d+ requested and \d+ written")
-"""Libraries report a full disk in exceptions of their own types; this text is what they share."""
+from difflab.core.errors import DISK_FULL, DifflabError
 
 FRONT = """difflab, the image-diffusion collapse lab: what happens to an image model that
 keeps being trained on images made by models

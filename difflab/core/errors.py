@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+DISK_FULL = re.compile(r"No space left|Disk quota exceeded|\d+ requested and \d+ written")
+"""Libraries report a full disk in exceptions of their own types; this text is what they share."""
 
 
 class DifflabError(Exception):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import codecs
-import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from difflab.core import fence
-from difflab.core.errors import DataError, StoreError
+from difflab.core.errors import DISK_FULL, DataError, StoreError
 
 
 def cache_home() -> Path:
@@ -35,8 +34,8 @@ ASSETS = Path(__file__).parent.parent / "assets"
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`. After the block it is renamed to `path`.
 
-    If the block fails, the temporary file is deleted. Raises StoreError if the disk is full, if `path` is a
-    folder, and if another process has taken over the run that `path` is in.
+    If the block fails, the temporary file is deleted. Raises StoreError if the disk is full or refuses the
+    file, if `path` is a folder, and if another process has taken over the run that `path` is in.
     """
     temporary = fence.temporary_of(path)
     try:
@@ -51,14 +50,18 @@ def atomic(path: Path) -> Iterator[Path]:
         fence.put(temporary, path)
     except OSError as error:
         fence.check(path)  # the process that took over has deleted the temporary file: say that
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if DISK_FULL.search(str(error)):
             raise StoreError(
                 f"no space left on the disk while writing {path}; free some space and run the same command "
                 "again to resume"
             ) from error
-        raise
+        raise StoreError(
+            f"{path} cannot be written ({error.strerror or error}); check the disk and its permissions, and "
+            "run the same command again to resume"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the next process deletes what a failing disk keeps
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, payload: bytes) -> None:
@@ -117,8 +120,8 @@ def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] 
         try:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
         except Exception as error:  # safetensors raises I/O errors as its own type
-            if "No space left" in str(error):
-                raise OSError(errno.ENOSPC, "No space left on device") from error
+            if "I/O error" in str(error):
+                raise OSError(str(error)) from error
             raise
 
 

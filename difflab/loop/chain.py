@@ -28,6 +28,7 @@ from difflab.loop.texts import encode_texts
 from difflab.loop.train import train
 from difflab.loop.work import Work, open_for_work
 from difflab.runs.folder import STAGE, STAGES
+from difflab.runs.hashes import forget_hashes, write_hashes
 from difflab.runs.run import EcosystemRun, Run
 
 RUN_STAGE = {"mix": mix, "train": train, "sample": sample, "select": select, "measure": measure}
@@ -85,6 +86,8 @@ def prepare(run: Run, works: list[Work]) -> None:
     """
     for work in works:
         ingest(work.run, work.accelerator, work.report.say)
+        if work.main:
+            write_hashes(work.run.path / "real", (".",))
         checks.check_counts(work.run)
         checks.check_shapes(work.run)
         checks.check_model(work.run, work.report)
@@ -123,6 +126,8 @@ def one_generation(work: Work, generation: int) -> None:
     """Run the stages of one generation of one chain or lab that are not done, and draw its pictures."""
     run, accelerator = work.run, work.accelerator
     work.report.lab = run.config.lab if run.config.ecosystem else None
+    if work.main and any((generation, stage) not in work.done for stage in STAGES):
+        forget_hashes(run.gen(generation))
     for stage in STAGES:
         if (generation, stage) in work.done:
             work.report.skip(generation, stage)
@@ -136,15 +141,17 @@ def one_generation(work: Work, generation: int) -> None:
             run.add_time(generation, stage, seconds, processes=accelerator.num_processes, **peak, **detail)
     draw_pictures(work, generation)
     if work.main:
+        write_hashes(run.gen(generation))
         work.tracked.log(generation)
 
 
 def finish(run: Run, plots: bool) -> None:
     """Write the files beside the generations: metrics.jsonl, and the pictures of an ecosystem.
 
-    Deletes the cache of decoded pixels.
+    Lists the hashes of the real set's features, and deletes the cache of decoded pixels.
     """
     for part in run.parts:
+        write_hashes(part.path / "real", (".",))
         collect(part)
     if isinstance(run, EcosystemRun):
         ecosystem.finish(run, plots)

@@ -4,6 +4,7 @@ runs/<name>/
   run.yaml                  the resolved config, its recipe hash, versions
   real/                     the real set, train split first, then held-out; its features
   gen-000/ gen-001/ ...     one folder per generation, see STAGES
+                            hashes.json in them and in real/ lists the SHA-256 of every result
   metrics.jsonl             one line per number
   strip.png                 one row per generation; the images of a column have the same seed
   curves.png                every measure over the generations, with its interval

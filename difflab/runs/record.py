@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -51,6 +52,13 @@ def write_record(record: Path, config: Config) -> None:
         if resumed:
             content["resumed_with"] = resumed
     write_text(record, yaml.safe_dump(content, sort_keys=False))
+
+
+def check_stored_recipe(record: Path) -> Iterator[str]:
+    """Yield a sentence if the recipe hash in run.yaml is not that of the config in it."""
+    config, content = read_record(record), yaml.safe_load(record.read_text())
+    if content.get("recipe") != recipe_hash(config):
+        yield f"{record}: its recipe hash is not that of its config; put the file back from a copy"
 
 
 def check_recipe(record: Path, config: Config) -> None:

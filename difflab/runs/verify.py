@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,16 +12,70 @@ import pyarrow.parquet as pq
 from difflab.core.errors import StoreError
 from difflab.core.files import read_json
 from difflab.core.hashing import file_hash
+from difflab.core.rows import read_rows
 from difflab.runs.folder import STAGES
+from difflab.runs.hashes import FILE, changed
+from difflab.runs.record import check_stored_recipe
 from difflab.runs.run import Run
 from difflab.runs.store import Shards
 
 
 def verify(run: Run) -> Iterator[str]:
-    """Yield a sentence for each fault in the real set, samples, models and training sets of a run.
+    """Yield a sentence for each fault in the files of a run.
 
-    A missing result is a fault only if a later stage is done.
+    The real set, samples, models and training sets are compared with what their records say of them, all
+    results of a generation with hashes.json, and the rows of the generations with metrics.jsonl of the run.
+    Pictures and timings are not checked. A missing result is a fault only if a later stage is done.
     """
+    said = []
+    for fault in _records(run):
+        said.append(fault)
+        yield fault
+    for path, fault in _bytes(run):
+        if not any(str(path) in before for before in said):  # the record of the file has said more
+            yield fault
+    for check in (_recipe, _rows):
+        try:
+            yield from check(run)
+        except StoreError as error:
+            yield str(error)
+
+
+def _bytes(run: Run) -> Iterator[tuple[Path, str]]:
+    """Yield the path of each result whose bytes are not those that were written, with a sentence."""
+    listed = {run.path / "real": True}
+    for t in range(run.config.generations + 1):
+        listed[run.gen(t)] = all(run.done(t, stage) for stage in STAGES)
+    for folder, whole in listed.items():
+        try:
+            yield from changed(folder, whole)
+        except StoreError as error:
+            yield folder / FILE, str(error)
+
+
+def _recipe(run: Run) -> Iterator[str]:
+    return check_stored_recipe(run.path / "run.yaml")
+
+
+def _rows(run: Run) -> Iterator[str]:
+    """Compare the rows of the generations with those in metrics.jsonl of the run.
+
+    A run that was stopped can have more rows in its generations.
+    """
+    path = run.path / "metrics.jsonl"
+    if not path.exists():
+        return
+    stored = read_rows(path)
+    for t in run.generations:
+        rows = read_rows(run.gen(t) / "metrics.jsonl")
+        if any(row not in rows for row in stored if row["generation"] == t):
+            yield f"{run.gen(t) / 'metrics.jsonl'} and {path} have different rows of generation {t}"
+    if {row["generation"] for row in stored} - set(range(run.config.generations + 1)):
+        yield f"{path} has rows of a generation that the run does not have"
+
+
+def _records(run: Run) -> Iterator[str]:
+    """Yield a sentence for each result that is missing, cannot be read, or is not what its record says."""
     try:
         yield from run.real.verify()
     except StoreError as error:

@@ -15,7 +15,7 @@ from cli_runs import (
     process,
 )
 
-from difflab.cli.main import DISK_FULL
+from difflab.core.errors import DISK_FULL
 
 
 # ------------------------------------------------------------------------------------------ real processes

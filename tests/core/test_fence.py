@@ -103,6 +103,17 @@ def test_temporary_names_carry_process_and_claim(tmp_path, claim):
         (".train_set.parquet.123.tmp", True),  # of earlier versions, which held a lock
         (".model.tmp", True),
     ],
+    ids=[
+        "dead",
+        "elsewhere",
+        "here",
+        "elsewhere, earlier claim",
+        "here, earlier claim",
+        "elsewhere, this claim",
+        "dead, later claim",
+        "file of an earlier version",
+        "folder of an earlier version",
+    ],
 )
 def test_a_leftover_is_what_no_living_process_can_rename(name, leftover):
     assert fence.is_leftover(name, 7) is leftover

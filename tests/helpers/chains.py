@@ -101,7 +101,8 @@ def content(path: Path) -> dict[str, bytes]:
         "run.yaml",
         "config.json",
         "hash.json",
-    }  # the last two hold paths
+        "hashes.json",
+    }  # the last three hold paths, or hashes of files that do
     return {
         str(p.relative_to(path)): p.read_bytes()
         for p in sorted(path.rglob("*"))

@@ -55,7 +55,7 @@ def test_a_chain_leaves_every_result_and_no_rubbish(whole):
         own = {f.removeprefix(f"gen-{t:03d}/") for f in files if f.startswith(f"gen-{t:03d}/")}
         shards = {f"samples/{k:05d}.parquet" for k in range(3)}
         assert own == shards | {
-            "train_set.parquet", "model/gaussian.safetensors", "model/hash.json", "sampled.json", "selected.parquet", "metrics.jsonl", "replicates.safetensors"
+            "train_set.parquet", "model/gaussian.safetensors", "model/hash.json", "sampled.json", "selected.parquet", "metrics.jsonl", "replicates.safetensors", "hashes.json"
         }  # fmt: skip
     assert not (whole / "cache").exists()
 

@@ -55,6 +55,8 @@ def atomic(path: Path) -> Iterator[Path]:
                 f"no space left on the disk while writing {path}; free some space and run the same command "
                 "again to resume"
             ) from error
+        if isinstance(error, (FileNotFoundError, FileExistsError, NotADirectoryError)):
+            raise  # a path is wrong, which the caller may expect; the disk is not
         raise StoreError(
             f"{path} cannot be written ({error.strerror or error}); check the disk and its permissions, and "
             "run the same command again to resume"

@@ -130,7 +130,7 @@ def test_without_evidence_the_page_cannot_tell(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("place", "message"),
-    [("set", "is a folder; name a file"), ("set/image00000.png/a.html", "Not a directory")],
+    [("set", "is a folder; name a file"), ("set/image00000.png/a.html", "File exists")],
 )
 def test_a_place_that_cannot_be_written(folder: Path, place: str, message: str) -> None:
     done = difflab("audit", folder / "set", "--html", folder / place)

@@ -28,7 +28,7 @@ from difflab.loop.texts import encode_texts
 from difflab.loop.train import train
 from difflab.loop.work import Work, open_for_work
 from difflab.runs.folder import STAGE, STAGES
-from difflab.runs.hashes import forget_hashes, write_hashes
+from difflab.runs.hashes import EVERYTHING, forget_hashes, write_hashes
 from difflab.runs.run import EcosystemRun, Run
 
 RUN_STAGE = {"mix": mix, "train": train, "sample": sample, "select": select, "measure": measure}
@@ -87,7 +87,7 @@ def prepare(run: Run, works: list[Work]) -> None:
     for work in works:
         ingest(work.run, work.accelerator, work.report.say)
         if work.main:
-            write_hashes(work.run.path / "real", (".",))
+            write_hashes(work.run.path / "real", EVERYTHING)
         checks.check_counts(work.run)
         checks.check_shapes(work.run)
         checks.check_model(work.run, work.report)
@@ -151,7 +151,7 @@ def finish(run: Run, plots: bool) -> None:
     Lists the hashes of the real set's features, and deletes the cache of decoded pixels.
     """
     for part in run.parts:
-        write_hashes(part.path / "real", (".",))
+        write_hashes(part.path / "real", EVERYTHING)
         collect(part)
     if isinstance(run, EcosystemRun):
         ecosystem.finish(run, plots)

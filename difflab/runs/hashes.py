@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from difflab.core import fence
 from difflab.core.files import read_json, write_json
 from difflab.core.hashing import file_hash
 from difflab.runs.folder import STAGE_TABLE
@@ -18,6 +19,8 @@ FILE = "hashes.json"
 GROWS = "metrics.jsonl"
 RESULTS = tuple(dict.fromkeys(name for stage in STAGE_TABLE for name in stage.files if name != GROWS))
 """The files and folders of a generation that never change once they have their final names."""
+EVERYTHING = (".",)
+"""All files of a folder, as in the real set."""
 
 
 def write_hashes(folder: Path, names: tuple[str, ...] = RESULTS) -> None:
@@ -40,7 +43,11 @@ def write_hashes(folder: Path, names: tuple[str, ...] = RESULTS) -> None:
 
 
 def forget_hashes(folder: Path) -> None:
-    """Delete hashes.json, because a stage of this generation is about to run again."""
+    """Delete hashes.json, because a stage of this generation is about to run again.
+
+    Raises StoreError if another process has taken over the run.
+    """
+    fence.check(folder)
     (folder / FILE).unlink(missing_ok=True)
 
 

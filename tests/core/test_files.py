@@ -105,6 +105,16 @@ def test_a_disk_that_refuses_is_named_with_the_file(tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
+def test_a_disk_that_also_refuses_to_delete_is_named_for_the_write(tmp_path, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(files.os, "replace", broken)
+    monkeypatch.setattr(files.Path, "unlink", broken)
+    with pytest.raises(StoreError, match=r"a\.txt cannot be written \(Input/output error\)"):
+        write_text(tmp_path / "a.txt", "x")
+
+
 def test_a_fault_of_the_caller_is_passed_on_as_it_is(tmp_path):
     with pytest.raises(RuntimeError, match="share memory"):
         shared = torch.zeros(4)

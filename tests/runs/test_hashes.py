@@ -7,7 +7,7 @@ import pytest
 
 from difflab.core.errors import StoreError
 from difflab.core.hashing import file_hash
-from difflab.runs.hashes import FILE, changed, forget_hashes, write_hashes
+from difflab.runs.hashes import EVERYTHING, FILE, changed, forget_hashes, write_hashes
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def test_results_are_listed_with_the_hash_of_their_bytes(folder):
 
 
 def test_all_files_of_a_folder_without_the_list_itself(folder):
-    write_hashes(folder, (".",))
-    write_hashes(folder, (".",))
+    write_hashes(folder, EVERYTHING)
+    write_hashes(folder, EVERYTHING)
     assert sorted(listed(folder)) == [
         "metrics.jsonl",
         "model/unet/config.json",

@@ -209,3 +209,20 @@ def test_a_recipe_that_is_not_that_of_the_config_is_found(run):
     path = run.path / "run.yaml"
     path.write_text(path.read_text().replace("recipe: ", "recipe: f"))
     assert "its recipe hash is not that of its config" in only_fault(run)
+
+
+def test_a_generation_that_is_made_again_gets_a_new_list(run):
+    """A GPU does not give the same bits twice. A list of other bytes stands for that here."""
+    listed = run.gen(2) / "hashes.json"
+    listed.write_text(json.dumps(json.loads(listed.read_text()) | {"replicates.safetensors": "0" * 64}))
+    assert "replicates.safetensors differs" in only_fault(run)
+    (run.gen(2) / "metrics.jsonl").unlink()
+    run_chain(parse(RAW), run.path)
+    assert list(verify(run)) == []
+
+
+def test_a_run_that_has_not_ended_lists_its_real_set(tmp_path):
+    run = run_chain(parse(RAW), tmp_path / "run", until=0)
+    flip(run.path / "real" / "about.json", -3)
+    assert any("about.json" in fault for fault in verify(open_run(run.path)))
+    assert "images/00000.parquet" in json.loads((run.path / "real" / "hashes.json").read_text())

@@ -24,6 +24,7 @@ from difflab.config.presets import preset
 from difflab.core.precision import bf16_is_native
 from difflab.runs.run import Run
 from difflab.studies.compare_runs import compare_runs
+from difflab.studies.executors.local import Local
 from difflab.studies.sweep import Sweep, arms_in, run_sweep
 
 ARMS = {
@@ -73,7 +74,7 @@ def main() -> None:
     overrides |= {key: yaml.safe_load(value) for key, _, value in (o.partition("=") for o in args.overrides)}
     sweep = Sweep(base=str(preset(args.preset)), overrides=overrides, seeds=args.seeds, arms=ARMS)
     out = args.out or Path(tempfile.mkdtemp())
-    records = run_sweep(sweep, Path(), out, workers=1)
+    records = run_sweep(sweep, Path(), out, Local(1))
     assert not any(record["error"] for record in records), records
     arms = arms_in(out)
     rows = [row for row in compare_runs(arms, generations=[args.generations]) if row["arm"] == "bf16"]

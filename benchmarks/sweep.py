@@ -26,6 +26,7 @@ import yaml
 from difflab.loop import chain  # noqa: F401  (imported here, so that imports are not part of the wall time)
 from difflab.loop.reuse import keys
 from difflab.runs.folder import STAGES
+from difflab.studies.executors.local import Local
 from difflab.studies.sweep import Sweep, jobs, run_sweep, runs_of
 
 BASE = Path(__file__).parents[1] / "configs" / "claims" / "base"
@@ -57,7 +58,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         out = Path(place)
         begun, cpu = time.perf_counter(), spent()
-        records = run_sweep(sweep, BASE, out, workers=args.workers)
+        records = run_sweep(sweep, BASE, out, Local(args.workers))
         wall, cpu = time.perf_counter() - begun, spent() - cpu
         assert not any(record["error"] for record in records), records
         times = [row for *_, run in runs_of(out) for row in run.timings()]

@@ -125,12 +125,6 @@ def runs_argument(command: argparse.ArgumentParser) -> None:
     )
 
 
-def workers_argument(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--workers", type=int, help="runs at once (default: one per GPU; on a CPU one, which uses all cores)"
-    )
-
-
 def gib_argument(text: str) -> float:
     """A positive number of GiB, for argparse."""
     try:

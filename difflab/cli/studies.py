@@ -15,8 +15,8 @@ from difflab.cli.args import (
     out_argument,
     read_config,
     runs_argument,
-    workers_argument,
 )
+from difflab.cli.engines import engine_arguments, engine_of
 from difflab.cli.output import print_rows, quiet_libraries, show
 from difflab.config import presets
 from difflab.core.errors import ConfigError, StoreError
@@ -71,7 +71,7 @@ def _add_sweep(commands: Commands) -> None:
         "overrides", nargs="*", metavar="key=value", help="of the sweep itself, for example seeds=5"
     )
     out_argument(command)
-    workers_argument(command)
+    engine_arguments(command)
 
 
 def sweep(args: argparse.Namespace) -> int:
@@ -84,7 +84,7 @@ def sweep(args: argparse.Namespace) -> int:
 
     spec, folder = read(path, args.overrides)
     out = args.out or Path("runs") / spec.name
-    records = run_sweep(spec, folder, out, args.workers, _reporter(args, True), say=_say)
+    records = run_sweep(spec, folder, out, engine_of(args), _reporter(args, True), say=_say)
     failed = [record for record in records if record["error"]]
     if args.json:
         print_rows(records)
@@ -281,7 +281,7 @@ def _add_claims(commands: Commands) -> None:
     command.add_argument(
         "--quick", action="store_true", help="only those that take about two minutes together"
     )
-    workers_argument(command)
+    engine_arguments(command)
     command.add_argument(
         "--page",
         type=Path,
@@ -298,7 +298,7 @@ def claims(args: argparse.Namespace) -> int:
 
     folder = args.folder or presets.HOME / "claims"
     chosen = read_claims(folder, [name.removeprefix("claims/") for name in args.names], args.quick)
-    results = run_claims(chosen, folder, args.out, args.workers, _reporter(args, False), say=_say)
+    results = run_claims(chosen, folder, args.out, engine_of(args), _reporter(args, False), say=_say)
     if args.page:
         about = folder / "ABOUT.md"
         page(results, args.page, args.out, about.read_text(encoding="utf-8") if about.exists() else "")
@@ -336,14 +336,13 @@ def _add_calibrate(commands: Commands) -> None:
         help="width of the share's bracket at the end (default: 1/32)",
     )
     out_argument(command, "runs/NAME-calibration")
+    engine_arguments(command)
 
 
 def calibrate(args: argparse.Namespace) -> int:
     """Find the largest synthetic share by bisection."""
     config = read_config(args)
     quiet_libraries()
-    from difflab.core.progress import Reporter
-    from difflab.loop.plan import stage_weights
     from difflab.studies import calibrate as calibrating
 
     out = args.out or Path("runs") / f"{config.name}-calibration"
@@ -355,7 +354,9 @@ def calibrate(args: argparse.Namespace) -> int:
         extractor=args.extractor,
         seeds=args.seeds,
         resolution=args.resolution,
-        report=lambda chain: Reporter(quiet=args.json, weights=stage_weights(chain)),
+        engine=engine_of(args),
+        report=_reporter(args, False),
+        say=_say,
     )
     if args.json:
         print_rows([result])

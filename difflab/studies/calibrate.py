@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,18 @@ from scipy.stats import t as student
 
 from difflab import config as configs
 from difflab.config import Config
-from difflab.core.errors import ConfigError, DifflabError
-from difflab.core.files import write_json
-from difflab.loop.auto import decide, put
+from difflab.core.errors import ConfigError
+from difflab.core.files import read_json, write_json
 from difflab.loop.chain import run_chain
 from difflab.loop.reuse import adopt
 from difflab.runs.run import Run
 from difflab.studies.compare_runs import better_of, interval, worse
-from difflab.studies.workers import finished
+from difflab.studies.executors import Engine
+from difflab.studies.executors.local import Local
+from difflab.studies.job import Job, Record, finished
+
+FILE = "bisection.json"
+"""The result of the bisection of one seed, in ``OUT/seed-K``: the threshold and the chains that were run."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,38 @@ class Tried:
     values: list[float] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Bisection(Job):
+    """The search for the threshold of one seed, see `calibrate` for its attributes.
+
+    Every chain starts after the one before has ended.
+    """
+
+    measure: str
+    tolerance: float
+    extractor: str | None
+    resolution: float
+
+    def run(self, out: Path, report: Any = None, until: int | None = None) -> list[list[Any]]:
+        """Run or resume the chains of this seed, and write the result to `FILE`. `until` is not used."""
+        tried: list[Tried] = []
+
+        def safe(share: float) -> bool:
+            found = hold(
+                self.config, out, self.measure, self.tolerance, share, self.seed, self.extractor, report
+            )
+            tried.append(found)
+            return found.left is None
+
+        threshold = bisect(safe, self.resolution)
+        write_json(self.path / FILE, {"threshold": threshold, "tried": [asdict(chain) for chain in tried]})
+        return []
+
+    def begun(self) -> list[Path]:
+        """The chains that have been started."""
+        return [record.parent for record in sorted(self.path.glob("share-*/run.yaml"))]
+
+
 def calibrate(
     config: Config,
     out: Path,
@@ -56,7 +91,9 @@ def calibrate(
     extractor: str | None = None,
     seeds: int = 5,
     resolution: float = 1 / 32,
-    report: Callable[[Config], Any] | None = None,
+    engine: Engine | None = None,
+    report: Callable[[Job], Any] | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> dict[str, Any]:
     """Find the largest safe share and write ``OUT/calibration.json``. The same call resumes.
 
@@ -68,6 +105,8 @@ def calibrate(
             is best at the value of real images may move by this much in both directions.
         seeds: chains per share: the seed of the config and the ones after it. An interval needs at least 2.
         resolution: width of the bracket of the share at which the bisection ends.
+        engine: runs the bisections, one job per seed; None = this machine, see `executors.local.Local`.
+        report, say: see `executors.Engine.run`.
 
     Returns a dict with max_synthetic_fraction (safe for a further seed with a probability of 95%; with one
     seed the estimate), estimate, ci_low, ci_high (of the mean over seeds), by_seed, holds_until (T), longest
@@ -75,16 +114,24 @@ def calibrate(
     ConfigError for a measure that the config does not take and for values out of range.
     """
     _check(config, tolerance, seeds, resolution)
-    config = _settled(config, out, report(config).say if report else lambda line: None)
     started = time.perf_counter()
-    tried: list[Tried] = []
+    what = (measure, tolerance, extractor, resolution)
+    listed = [
+        Bisection(f"seed {seed}", seed, config.model_copy(update={"seed": seed}), out / f"seed-{seed}", *what)
+        for seed in range(config.seed, config.seed + seeds)
+    ]
+    errors: dict[int, str] = {}
 
-    def safe(seed: int, share: float) -> bool:
-        tried.append(hold(config, out, measure, tolerance, share, seed, extractor, report))
-        return tried[-1].left is None
+    def note(job: Job, record: Record) -> None:
+        if record["error"]:
+            errors[job.seed] = record["error"]
 
-    numbers = range(config.seed, config.seed + seeds)
-    thresholds = [bisect(partial(safe, seed), resolution) for seed in numbers]
+    (engine or Local()).run(listed, out, note, report, say)
+    if errors:
+        raise ConfigError(next(iter(errors.values())))
+    found = [read_json(job.path / FILE) for job in listed]
+    thresholds = [each["threshold"] for each in found]
+    tried = [Tried(**chain) for each in found for chain in each["tried"]]
     result = {
         **_estimate(thresholds, resolution / 2),
         "by_seed": thresholds,
@@ -101,15 +148,6 @@ def calibrate(
     }
     write_json(out / "calibration.json", result)
     return result
-
-
-def _settled(config: Config, out: Path, say: Callable[[str], None]) -> Config:
-    """The config with the precision of the chains that are in `out` already, or a new decision."""
-    begun = [record.parent for record in sorted(out.glob("seed-*/share-*/run.yaml"))]
-    values = decide([(config, path) for path in (out, *begun)], say)[0]
-    if isinstance(values, DifflabError):
-        raise values
-    return put(config, values)
 
 
 def _check(config: Config, tolerance: float, seeds: int, resolution: float) -> None:
@@ -209,11 +247,10 @@ def hold(
     share: float,
     seed: int,
     extractor: str | None = None,
-    report: Callable[[Config], Any] | None = None,
+    report: Any = None,
 ) -> Tried:
     """Run the chain of a share and a seed until the measure leaves the tolerance or the chain ends."""
     chain, path = _with_share(config, share, seed), out / f"seed-{seed}" / f"share-{share:.4f}"
-    reporter = report(chain) if report else None
     values: list[float] = []
     # Exact families draw fresh real data together with the real set, so their chain cannot be extended; it
     # costs no time.
@@ -227,7 +264,7 @@ def hold(
                     adopt(run, finished(out))
             finally:
                 run.close()
-            run = run_chain(part, path, reporter, plots=False)
+            run = run_chain(part, path, report, plots=False)
         values = _values(run, measure, extractor)[: t + 1]
         if worse(better_of(measure), values[-1] - values[0]) > tolerance:
             return Tried(chain.seed, share, t, t, values)

@@ -21,9 +21,11 @@ from difflab.core.files import read_json, write_json
 from difflab.core.hashing import digest
 from difflab.runs.run import Run, open_run
 from difflab.studies import theory
+from difflab.studies.executors import Engine
+from difflab.studies.executors.local import Local
+from difflab.studies.job import Job
 from difflab.studies.statistic import REFUTED, REPRODUCED, UNKNOWN, Seed, Statistic, inside, judged, overall
 from difflab.studies.sweep import Sweep, jobs
-from difflab.studies.workers import Job, execute
 
 CHAINS = 400
 """Number of chains with which a law is checked."""
@@ -93,7 +95,7 @@ def run_claims(
     claims: dict[str, Claim],
     folder: Path,
     out: Path,
-    workers: int | None = None,
+    engine: Engine | None = None,
     report: Callable[[Job], Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
@@ -103,8 +105,8 @@ def run_claims(
         claims: claim by name.
         folder: the paths of the sweeps' bases are relative to this folder.
         out: the store. Runs lie in ``OUT/runs/``, in one folder per recipe, and are shared by all claims.
-        workers: number of chains that run at the same time, see `workers.execute`.
-        report: see `workers.execute`.
+        engine: runs the jobs; None = this machine, see `executors.local.Local`.
+        report: see `executors.Engine.run`.
         say: a function that gets one sentence for every run that fails, and for every precision that was
             decided.
 
@@ -119,7 +121,7 @@ def run_claims(
             say(f"{job.arm}, seed {job.seed} FAILED: {record['error']}")
 
     (out / "runs").mkdir(parents=True, exist_ok=True)
-    execute(_missing(jobs_by_claim), out / "runs", note, workers, report, say)
+    (engine or Local()).run(_missing(jobs_by_claim), out / "runs", note, report, say)
     verdicts = []
     for name, claim in claims.items():
         verdict = judge(name, claim, jobs_by_claim[name], errors, out)

@@ -22,7 +22,9 @@ from difflab.core.errors import ConfigError, DataError
 from difflab.core.files import read_json, read_text, write_json
 from difflab.runs.run import Run, open_run
 from difflab.studies.compare_runs import Arm
-from difflab.studies.workers import Job, Record, execute
+from difflab.studies.executors import Engine
+from difflab.studies.executors.local import Local
+from difflab.studies.job import Job, Record
 
 
 class Sweep(Spec):
@@ -116,7 +118,7 @@ def run_sweep(
     sweep: Sweep,
     folder: Path,
     out: Path,
-    workers: int | None = None,
+    engine: Engine | None = None,
     report: Callable[[Job], Any] | None = None,
     say: Any = print,
 ) -> list[Record]:
@@ -126,7 +128,8 @@ def run_sweep(
 
     Args:
         folder: the path of the base is relative to this folder.
-        workers, report: see `workers.execute`.
+        engine: runs the jobs; None = this machine, see `executors.local.Local`.
+        report: see `executors.Engine.run`.
         say: is called with a sentence for every run that fails, and for every precision that was decided.
     """
     listed = jobs(sweep, folder, out)
@@ -142,7 +145,7 @@ def run_sweep(
         if record["error"]:
             say(f"{job.arm}, seed {job.seed} FAILED: {record['error']}")
 
-    execute(listed, out, note, workers, report, say)
+    (engine or Local()).run(listed, out, note, report, say)
     return [records[job.arm, job.seed] for job in listed]
 
 

@@ -21,7 +21,7 @@ from difflab.config import Config, parse
 from difflab.core.errors import ConfigError, DifflabError, MeasureError, StoreError
 from difflab.loop import chain
 from difflab.runs.run import open_run
-from difflab.studies.workers import Job, work
+from difflab.studies.job import Job, work
 
 run_chain = partial(chain.run_chain, plots=False)
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from difflab.runs.run import open_run
+from difflab.studies.executors.local import Local, visible
+from difflab.studies.job import Job, groups, record_of, work
 from difflab.studies.sweep import Sweep, jobs, run_sweep, runs_of
-from difflab.studies.workers import Job, execute, groups, record_of, visible, work
 
 BASE = {
     "generations": 1,
@@ -47,7 +48,7 @@ def test_a_killed_worker_costs_its_own_job_alone_and_that_can_be_resumed(tmp_pat
     listed = jobs(sweep(arms={**ARMS, "larger": {"data.train_size": 30}}, seeds=1), tmp_path, tmp_path / "s")
     listed[0] = Killed(**vars(listed[0]))
     found = {}
-    execute(listed, tmp_path / "s", lambda job, record: found.update({job.arm: record}), workers=2)
+    Local(2).run(listed, tmp_path / "s", lambda job, record: found.update({job.arm: record}))
     assert {arm: record["error"] for arm, record in found.items() if arm != "replace"} == {
         "accumulate": None,
         "all so far": None,
@@ -80,7 +81,7 @@ def test_gpus_are_those_that_the_process_was_given(monkeypatch, given, gpus, nam
 
 
 def test_each_worker_sees_its_own_gpu(tmp_path, monkeypatch):
-    from difflab.studies import workers as module
+    from difflab.studies.executors import local as module
 
     made = []
 
@@ -97,7 +98,7 @@ def test_each_worker_sees_its_own_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-5e1f")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr(module, "ProcessPoolExecutor", Pool)
-    execute([], tmp_path, None, workers=3)
+    Local(3).run([], tmp_path, None)
     assert [place[0] for _, place in made] == ["2", "GPU-5e1f", "2"]
     settle, place = made[1]
     settle(*place)
@@ -106,7 +107,7 @@ def test_each_worker_sees_its_own_gpu(tmp_path, monkeypatch):
 
 def test_labs_are_run_and_take_nothing_over(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "difflab.studies.workers.adopt", lambda *args: pytest.fail("stages of labs depend on each other")
+        "difflab.studies.job.adopt", lambda *args: pytest.fail("stages of labs depend on each other")
     )
     arms = {"pooled": {"ecosystem.exchange": "pooled"}, "isolated": {"ecosystem.exchange": "isolated"}}
     records = run_sweep(
@@ -139,10 +140,10 @@ class Threads:
 
 
 def test_the_other_arms_start_with_generation_0_of_the_first_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("difflab.studies.workers.Worker", Threads)
+    monkeypatch.setattr("difflab.studies.executors.local.Worker", Threads)
     listed = jobs(sweep(seeds=1), tmp_path, tmp_path / "s")
     found = {}
-    execute(listed, tmp_path / "s", lambda job, record: found.update({job.arm: record}), workers=2)
+    Local(2).run(listed, tmp_path / "s", lambda job, record: found.update({job.arm: record}))
     assert Threads.started[0] == ("replace", 0)
     assert sorted(Threads.started[1:]) == [("accumulate", None), ("all so far", None), ("replace", None)]
     assert {arm: record["error"] for arm, record in found.items()} == dict.fromkeys(ARMS)
@@ -164,8 +165,8 @@ def test_one_process_runs_a_group_after_the_other_with_its_first_job_first(tmp_p
         ran.append((job.arm, job.seed))
         return record_of(job, tmp_path)
 
-    monkeypatch.setattr("difflab.studies.workers.work", noted)
-    execute(listed, tmp_path, lambda job, record: None)
+    monkeypatch.setattr("difflab.studies.executors.local.work", noted)
+    Local().run(listed, tmp_path, lambda job, record: None)
     grouped = [[("a", 0), ("b", 0)], [("a", 1), ("b", 1)], [("c", 0)], [("c", 1)]]
     assert [[(job.arm, job.seed) for job in group] for group in groups(listed)] == grouped
     assert ran == [arm_and_seed for group in grouped for arm_and_seed in group]
@@ -182,12 +183,12 @@ def test_speeds_are_measured_with_the_threads_that_the_jobs_will_have(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    monkeypatch.setattr("difflab.studies.workers.decide", decide)
+    monkeypatch.setattr("difflab.studies.job.decide", decide)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
         with pytest.raises(KeyboardInterrupt):
-            execute([], tmp_path, lambda job, record: None, workers=workers)
+            Local(workers).run([], tmp_path, lambda job, record: None)
         assert seen == [expected] and torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)

@@ -16,6 +16,7 @@ from difflab.cli.args import (
     read_config,
     run_argument,
 )
+from difflab.cli.engines import status_of_study
 from difflab.cli.output import is_main_process, note, print_rows, quiet_libraries, show
 
 
@@ -143,15 +144,20 @@ def _add_status(commands: Commands) -> None:
     command = commands.add(
         "status",
         status,
-        "How far a run is; with --all every number of it.",
-        ["difflab status runs/digits", "difflab status runs/digits --all"],
+        "How far a run is, with --all every number of it; or how far the jobs of a study are.",
+        ["difflab status runs/digits", "difflab status runs/digits --all", "difflab status runs/regimes"],
     )
-    run_argument(command)
+    run_argument(command, "a run, an ecosystem of runs, or a study: the folder of a sweep or of claims")
     command.add_argument("--all", action="store_true", help="also print every measure of every generation")
 
 
 def status(args: argparse.Namespace) -> int:
-    """Print which stages of a run are done, and with --all its measures."""
+    """Print which stages of a run are done, and with --all its measures; or the jobs of a study."""
+    if not (args.dir / "run.yaml").exists():
+        from difflab.studies.status import study_of
+
+        if study := study_of(args.dir):
+            return status_of_study(study, args.all, args.json)
     from difflab.runs.folder import STAGES
     from difflab.runs.origins import composition
     from difflab.runs.run import open_run

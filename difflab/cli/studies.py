@@ -16,7 +16,7 @@ from difflab.cli.args import (
     read_config,
     runs_argument,
 )
-from difflab.cli.engines import engine_arguments, engine_of
+from difflab.cli.engines import cancelled, engine_arguments, engine_of
 from difflab.cli.output import print_rows, quiet_libraries, show
 from difflab.config import presets
 from difflab.core.errors import ConfigError, StoreError
@@ -84,6 +84,8 @@ def sweep(args: argparse.Namespace) -> int:
 
     spec, folder = read(path, args.overrides)
     out = args.out or Path("runs") / spec.name
+    if args.cancel:
+        return cancelled(out)
     records = run_sweep(spec, folder, out, engine_of(args), _reporter(args, True), say=_say)
     failed = [record for record in records if record["error"]]
     if args.json:
@@ -296,6 +298,8 @@ def claims(args: argparse.Namespace) -> int:
     from difflab.report.claims_page import lines, page
     from difflab.studies.claims import read_claims, run_claims
 
+    if args.cancel:
+        return cancelled(args.out / "runs")
     folder = args.folder or presets.HOME / "claims"
     chosen = read_claims(folder, [name.removeprefix("claims/") for name in args.names], args.quick)
     results = run_claims(chosen, folder, args.out, engine_of(args), _reporter(args, False), say=_say)
@@ -346,6 +350,8 @@ def calibrate(args: argparse.Namespace) -> int:
     from difflab.studies import calibrate as calibrating
 
     out = args.out or Path("runs") / f"{config.name}-calibration"
+    if args.cancel:
+        return cancelled(out)
     result = calibrating.calibrate(
         config,
         out,

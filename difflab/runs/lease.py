@@ -259,6 +259,15 @@ def fate_of(folder: Path, content: bytes) -> Fate:
     return Fate.DEAD if copied or forgotten else owner.fate()
 
 
+def holder_of(folder: Path) -> Holder | None:
+    """The process that works in `folder`, as far as this machine can tell; None = there is none."""
+    number = highest(folder)
+    content = _content(path_of(folder, number)) if number else None
+    if content is None or fate_of(folder, content) is Fate.DEAD:
+        return None
+    return Holder.read(content)
+
+
 def follow(folder: Path, number: int, token: str) -> Lease:
     """Take part in the lease of the main process: renames below `folder` are checked here too."""
     lease = Lease(folder, number, token)

@@ -122,7 +122,7 @@ def run_sweep(
     report: Callable[[Job], Any] | None = None,
     say: Any = print,
 ) -> list[Record]:
-    """Run or resume all jobs and write ``OUT/sweep.json``.
+    """Run or resume all jobs and write ``OUT/sweep.json``, with the records of the jobs that have ended.
 
     Returns one record per job, in the order of the file.
 
@@ -135,18 +135,26 @@ def run_sweep(
     listed = jobs(sweep, folder, out)
     records: dict[tuple[str, int], Record] = {}
     out.mkdir(parents=True, exist_ok=True)
-    dumped = sweep.model_dump(mode="json")
+    # JSON keys are sorted when written, so the order of the arms is stored as a list.
+    stored: dict[str, Any] = {"sweep": sweep.model_dump(mode="json"), "arms": list(sweep.arms)}
+    stored["planned"] = [planned(job, out) for job in listed]
+    write_json(out / "sweep.json", {**stored, "jobs": []})
 
     def note(job: Job, record: Record) -> None:
         records[job.arm, job.seed] = record
         in_order = [records[key] for key in ((j.arm, j.seed) for j in listed) if key in records]
-        # JSON keys are sorted when written, so the order of the arms is stored as a list.
-        write_json(out / "sweep.json", {"sweep": dumped, "arms": list(sweep.arms), "jobs": in_order})
+        write_json(out / "sweep.json", {**stored, "jobs": in_order})
         if record["error"]:
             say(f"{job.arm}, seed {job.seed} FAILED: {record['error']}")
 
     (engine or Local()).run(listed, out, note, report, say)
     return [records[job.arm, job.seed] for job in listed]
+
+
+def planned(job: Job, out: Path) -> dict[str, Any]:
+    """What `studies.status` needs to know of a job before it has started."""
+    path = job.path.relative_to(out).as_posix()
+    return {"arm": job.arm, "seed": job.seed, "path": path, "generations": job.config.generations}
 
 
 def runs_of(out: Path) -> list[tuple[str, int, Run]]:

@@ -6,6 +6,7 @@ nothing but the output folder.
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -43,7 +44,8 @@ class Job:
         Stages that other runs under `out` have finished are copied. Returns them as [generation, stage].
         """
         shared: list[list[Any]] = []
-        if self.config.ecosystem is None:  # see `groups`
+        main = os.environ.get("RANK", "0") == "0"  # of processes that train together
+        if main and self.config.ecosystem is None:  # see `groups`
             run = Run.create(self.path, self.config)
             try:
                 shared = [list(stage) for stage in adopt(run, finished(out))]

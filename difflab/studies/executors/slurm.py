@@ -52,7 +52,7 @@ class Slurm:
         settings: options of sbatch with underscores, such as partition, gpus_per_node, cpus_per_task, mem and
             time. With gpus_per_node, one process per GPU is started; tasks_per_node sets another number.
             `setup` is a shell command to run before.
-        max_jobs: jobs that may run at the same time; None = as many as the cluster starts.
+        max_jobs: jobs of one submission that may run at the same time; None = as many as the cluster starts.
     """
 
     settings: Mapping[str, Setting] = field(default_factory=dict)
@@ -107,10 +107,12 @@ class Slurm:
             decision = submit({AUTO: Decide(tuple(listed), ledger.out)}, [])
         leaders = [group[0] for group in groups(todo) if len(group) > 1 and not _begun(group[0])]
         first = submit({ledger.key(job, True): Task(job, ledger.out, True) for job in leaders}, decision)
-        for group_size_is_1 in (True, False):  # a job that shares nothing need not wait for a leader
-            part = [job for group in groups(todo) if (len(group) == 1) is group_size_is_1 for job in group]
-            after = decision if group_size_is_1 else [*decision, *first]
-            submit({ledger.key(job): Task(job, ledger.out) for job in part}, after)
+        # A job that shares nothing need not wait for a leader, unless both would exceed the number of jobs.
+        kinds = groups(todo)
+        alone = [] if self.max_jobs else [job for group in kinds if len(group) == 1 for job in group]
+        rest = [job for group in kinds for job in group if job not in alone]
+        submit({ledger.key(job): Task(job, ledger.out) for job in alone}, decision)
+        submit({ledger.key(job): Task(job, ledger.out) for job in rest}, [*decision, *first])
         return there
 
     def _array(

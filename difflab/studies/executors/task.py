@@ -98,10 +98,11 @@ def settle() -> None:
     # A dump that was interrupted would keep submitit from the next one, and Slurm from the next start.
     pickle = JobEnvironment().paths.submitted_pickle
     pickle.with_suffix(f"{pickle.suffix}.save_tmp").unlink(missing_ok=True)
-    processes = int(env.get("SLURM_NTASKS") or 1)
+    nodes, processes = int(env.get("SLURM_NNODES") or 1), int(env.get("SLURM_NTASKS") or 1)
     if processes > 1:
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        if nodes == 1:  # the name of a node need not resolve on it
+            env["MASTER_ADDR"] = "127.0.0.1"
     if not torch.cuda.is_available():
-        nodes = int(env.get("SLURM_NNODES") or 1)
         here = int(env.get("SLURM_CPUS_ON_NODE") or 1) * nodes // processes
         torch.set_num_threads(int(env.get("SLURM_CPUS_PER_TASK") or 0) or max(1, here))

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 import slurm_lab
 import yaml
 
+from difflab.runs.lease import highest
 from difflab.studies.executors.local import Local
 from difflab.studies.sweep import Sweep, run_sweep
 
@@ -86,7 +86,17 @@ def entry(out, key):
 
 
 def generations(out, path):
-    return len(list((out / path).glob("gen-*/metrics.jsonl"))) or len(list((out / path).glob("gen-*")))
+    return len(list((out / path).glob("gen-*")))
+
+
+def in_the_middle(out):
+    """Jobs that are in the middle of their chain."""
+    found = []
+    for path in PATHS:
+        seen = entry(out, path)
+        if seen and not seen["record"] and 2 < generations(out, path) < 20:
+            found.append(path)
+    return found
 
 
 def steps_of(lab, slurm_id):
@@ -158,19 +168,16 @@ def test_a_command_that_is_killed_a_preemption_and_a_lost_node(lab, local, tmp_p
     lab.command("sbatch", "-p", "high", "-N", "2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2")
     command = start(lab, out)  # attaches to the jobs in the queue
     lab.wait("a restart", 120, lambda: any((entry(out, path) or {}).get("restarts") for path in PATHS))
-    lab.wait(
-        "a job on n2", 90,
-        lambda: any((e := entry(out, path)) and e["node"] == "n2" and not e["record"] for path in PATHS),
-    )  # fmt: skip
-    lost = next(p for p in PATHS if (e := entry(out, p)) and e["node"] == "n2" and not e["record"])
-    before = entry(out, lost)
+    lab.wait("a job to lose", 90, lambda: in_the_middle(out))
+    lost = in_the_middle(out)[0]
+    before, lease = entry(out, lost), highest(out / lost)
     steps = steps_of(lab, before["slurm_id"])
     assert steps
     for pid in steps:
         os.kill(pid, signal.SIGSTOP)  # a node that Slurm does not see any more, and whose step lives on
-    lab.kill("n2")
-    lab.wait("a start on the other node", 120, lambda: entry(out, lost)["restarts"] > before["restarts"])
-    time.sleep(5)
+    lab.kill(before["node"])
+    lab.wait("a writer on the other node", 120, lambda: highest(out / lost) > lease)
+    assert entry(out, lost)["restarts"] > before["restarts"]
     for pid in steps:
         os.kill(pid, signal.SIGCONT)  # now two processes write into one run
     lab.wait(
@@ -179,7 +186,7 @@ def test_a_command_that_is_killed_a_preemption_and_a_lost_node(lab, local, tmp_p
     log = (out / ".slurm" / "logs" / f"{before['slurm_id']}_0_log.out").read_text()
     assert "was taken over by process" in log
     code, _, err = ended(command)
-    lab.node("n2")
+    lab.node(before["node"])
     assert code == 0, err
     assert metrics(out) == local
     assert "submitted" not in err, "the second command has found the jobs of the first one"

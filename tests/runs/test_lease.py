@@ -105,10 +105,10 @@ def test_a_lease_is_renewed_and_a_deleted_one_is_never_made_again(tmp_path):
     mine, contents = claim(tmp_path), set()
     until = time.monotonic() + 20
     while len(contents) < 3 and time.monotonic() < until:
-        contents.add(mine.path.read_bytes())
+        contents.add(lease.path_of(tmp_path, mine.number).read_bytes())
         time.sleep(0.005)
     assert len(contents) == 3 and len({len(content) for content in contents}) == 1
-    mine.path.unlink()
+    lease.path_of(tmp_path, mine.number).unlink()
     time.sleep(0.1)
     with pytest.raises(
         LeaseLost, match=r"is gone, so the folder was moved, deleted or taken over; this process stops"

@@ -129,7 +129,7 @@ class Disk:
         try:
             first = os.read(handle, 4096).split(b"\n", 1)[0]
             if token.encode() in first:
-                os.pwrite(handle, _line(state), len(first) + 1)
+                os.pwrite(handle, state_line(state), len(first) + 1)
         finally:
             os.close(handle)
 
@@ -226,8 +226,8 @@ class Lease:
         if newest <= self.number:
             name = f"{self.folder}/{NAMED.format(self.number)}"
             raise LeaseLost(
-                f"the lease {name} is gone, so the folder was moved, deleted or taken over; this process stops, "
-                "and the same command resumes"
+                f"the lease {name} is gone, so the folder was moved, deleted or taken over; this process "
+                "stops, and the same command resumes"
             )
         other = Holder.read(place.read(newest) or b"") or "another process"
         raise LeaseLost(
@@ -263,7 +263,8 @@ def path_of(folder: Path, number: int) -> Path:
     return folder / NAMED.format(number)
 
 
-def _line(state: str) -> bytes:
+def state_line(state: str) -> bytes:
+    """The second line of a lease, of a fixed length."""
     return f"{state:{WIDTH - 1}}\n".encode()
 
 
@@ -286,7 +287,7 @@ def claim(folder: Path | Place, say: Callable[[str], None] | None = None) -> Lea
     watched, before, looks, missing = -1, b"", 0, 0
     while True:
         number = highest(folder)
-        content = place.read(number) if number else _line("released")
+        content = place.read(number) if number else state_line("released")
         if content is None and missing < 20:  # its successor has deleted it since it was listed
             missing += 1
             time.sleep(0.01)
@@ -348,7 +349,7 @@ def _create(folder: Path | Place, number: int) -> Lease | None:
     place, holder = place_of(folder), Holder.here(folder)
     lease = Lease(folder, number, holder.token, this_process())
     _held.add(holder.token)
-    if not place.create(number, f"{json.dumps(asdict(holder))}\n".encode() + _line("beat 000000000")):
+    if not place.create(number, f"{json.dumps(asdict(holder))}\n".encode() + state_line("beat 000000000")):
         _held.discard(holder.token)
         return None
     numbers = place.numbers()

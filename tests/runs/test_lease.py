@@ -54,7 +54,7 @@ def held_by(folder: Path, number: int = 1, state: str = "beat 000000001", **chan
     """A lease of somebody else: by default of a process on another machine."""
     holder = replace(Holder.here(folder), **{"owner": ELSEWHERE.tag, "host": "n7", "pid": 4242, **changes})
     path = lease.path_of(folder, number)
-    path.write_bytes(f"{json.dumps(asdict(holder))}\n".encode() + lease._line(state))
+    path.write_bytes(f"{json.dumps(asdict(holder))}\n".encode() + lease.state_line(state))
     return path
 
 
@@ -84,7 +84,7 @@ def renewed(path: Path, act: Callable[[Path, int], None]) -> Iterator[None]:
 
 def next_beat(path: Path, count: int) -> None:
     first = path.read_bytes().split(b"\n")[0]
-    path.write_bytes(first + b"\n" + lease._line(f"beat {count:09d}"))
+    path.write_bytes(first + b"\n" + lease.state_line(f"beat {count:09d}"))
 
 
 # ------------------------------------------------------------------------------------------------- one machine

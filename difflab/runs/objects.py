@@ -173,24 +173,25 @@ class Objects:
 
 def _opened(url: str) -> tuple[Any, str]:
     """The file system of fsspec's and the path in it."""
-    scheme = url.partition("://")[0].lower()
+    scheme, _, place = url.partition("://")
+    if not place.strip("/"):
+        raise ConfigError(f"{url} names no bucket; give a URL such as s3://bucket/path")
     try:
         from fsspec.core import url_to_fs
 
         opened, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
     except ImportError as error:
-        install = INSTALL.get(scheme, "pip install fsspec and the package that the text in brackets names")
+        install = INSTALL.get(
+            scheme.lower(), "pip install fsspec and the package that the text in brackets names"
+        )
         raise StoreError(f"{scheme}:// needs a package that is missing ({error}); {install}") from error
     except Exception as error:  # a protocol that nobody knows, or a URL that its library cannot read
         raise ConfigError(
             f"{url} cannot be opened ({error}); give a folder, or a URL such as s3://bucket/path"
         ) from error
-    if scheme in ("file", "local"):
+    if scheme.lower() in ("file", "local"):
         raise ConfigError(f"{url} is a folder on this machine; give its path instead: {root}")
-    root = root.rstrip("/")
-    if not root.strip("/"):
-        raise ConfigError(f"{url} names no bucket; give a URL such as s3://bucket/path")
-    return opened, root
+    return opened, root.rstrip("/")
 
 
 def _advice(error: Exception) -> str:

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from difflab.core.errors import StoreError
 from difflab.core.files import cache_home, read_json, write_json
 from difflab.core.hashing import digest
@@ -135,6 +137,13 @@ Stamp = tuple[int, int]
 """Size in bytes and time of the last change in ns of a file."""
 
 
+class Record(BaseModel):
+    """The content of published.json, beside the local folder of a run. See `Published` for its keys."""
+
+    token: str
+    known: dict[str, Stamp | None]
+
+
 @dataclass
 class Published(Site):
     """A folder whose files are published.
@@ -244,11 +253,10 @@ class Published(Site):
         if not self._record.exists():
             return "-", {}
         try:
-            record = read_json(self._record, dict[str, object])
-            known = {str(n): s and (int(s[0]), int(s[1])) for n, s in record["known"].items()}
-            return str(record["token"]), known
-        except (StoreError, KeyError, TypeError, ValueError, AttributeError):
+            record = read_json(self._record, Record)
+        except StoreError:  # damaged: the folder is emptied
             return "-", {}
+        return record["token"], {name: s and (s[0], s[1]) for name, s in record["known"].items()}
 
 
 def _stamp(path: Path) -> Stamp:

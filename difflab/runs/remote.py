@@ -23,7 +23,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from difflab.core.errors import StoreError
-from difflab.core.files import cache_home, read_json, write_json
+from difflab.core.files import cache_home, folder_from, read_json, write_json
 from difflab.core.hashing import digest
 from difflab.core.text import is_url
 from difflab.runs import lease
@@ -34,6 +34,8 @@ IN_GENERATION = re.compile(r"(?:lab-[0-9]+/)?(?P<folder>gen-[0-9]+)/(?P<part>[^/
 IN_REAL = re.compile(r"(?P<folder>(?:lab-[0-9]+/)?real/).+")
 ORDER = {stage.done_file: position for position, stage in enumerate(STAGE_TABLE)}
 DONE_FILE = {part: stage.done_file for stage in STAGE_TABLE for part in stage.files}
+UNPUBLISHED = {"cache", "checkpoint.safetensors"}
+"""Files and folders that are of use on this machine only."""
 WEIGHTS = re.compile(r"(?:lab-[0-9]+/)?gen-[0-9]+/model/(?!hash\.json$).+")
 
 
@@ -79,7 +81,7 @@ def _position(name: str) -> tuple[int, str, int, str]:
 def scratch_of(url: str, use: str = "") -> Path:
     """The local folder of the run at `url`. It is below $DIFFLAB_SCRATCH, else below the cache of difflab."""
     url = url.rstrip("/")
-    home = Path(os.environ.get("DIFFLAB_SCRATCH") or cache_home() / "remote")
+    home = folder_from("DIFFLAB_SCRATCH") or cache_home() / "remote"
     name = re.sub(r"[^\w.-]", "_", url.rpartition("/")[2]) or "run"
     return home / f"{digest(url)[:12]}{use}" / name
 
@@ -230,11 +232,14 @@ class Published(Site):
             self._remember()
 
     def _stamps(self) -> dict[str, Stamp]:
-        """The files of the run, without its cache and temporary files."""
+        """The files of the run, without temporary ones and `UNPUBLISHED`."""
         stamps = {}
         for place, folders, files in os.walk(self.folder):
-            folders[:] = [name for name in folders if not name.startswith(".") and name != "cache"]
-            for path in (Path(place, name) for name in files if not name.startswith(".")):
+            folders[:] = [name for name in folders if not name.startswith(".") and name not in UNPUBLISHED]
+            for name in files:
+                path = Path(place, name)
+                if name.startswith(".") or name in UNPUBLISHED:
+                    continue
                 try:
                     stamps[path.relative_to(self.folder).as_posix()] = _stamp(path)
                 except FileNotFoundError:

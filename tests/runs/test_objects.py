@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fsspec import registry
 from object_stores import memory_store, s3, s3_server
 
 from difflab.core.errors import ConfigError, StoreError
@@ -162,6 +164,13 @@ def test_a_url_that_is_no_object_store_is_refused(url, message):
 def test_a_missing_package_is_named():
     with pytest.raises(StoreError, match=r"gs:// needs a package that is missing \(.*\); pip install gcsfs"):
         Objects("gs://bucket/run")
+
+
+def test_the_missing_package_for_s3_is_an_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(registry._registry, "s3", raising=False)
+    with pytest.raises(StoreError, match=r'missing \(.*\); pip install "difflab\[remote\]"'):
+        Objects("s3://bucket/run")
 
 
 def test_a_missing_bucket_is_named(_server, tmp_path):

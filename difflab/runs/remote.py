@@ -28,12 +28,14 @@ from difflab.core.hashing import digest
 from difflab.core.text import is_url
 from difflab.runs import lease
 from difflab.runs.folder import STAGE_TABLE
-from difflab.runs.objects import Objects
+from difflab.runs.objects import Listed, Objects
 
 IN_GENERATION = re.compile(r"(?:lab-[0-9]+/)?(?P<folder>gen-[0-9]+)/(?P<part>[^/]+).*")
 IN_REAL = re.compile(r"(?P<folder>(?:lab-[0-9]+/)?real/).+")
 ORDER = {stage.done_file: position for position, stage in enumerate(STAGE_TABLE)}
 DONE_FILE = {part: stage.done_file for stage in STAGE_TABLE for part in stage.files}
+OF_A_RUN = re.compile(r"(?:lab-[0-9]+/)?(?:[^/]+|(?:real|gen-[0-9]+|tracked)/.+)|between/[^/]+")
+"""The files of a run. Other objects below its URL, such as other runs, are left alone."""
 UNPUBLISHED = {"cache", "checkpoint.safetensors"}
 """Files and folders that are of use on this machine only."""
 WEIGHTS = re.compile(r"(?:lab-[0-9]+/)?gen-[0-9]+/model/(?!hash\.json$).+")
@@ -58,6 +60,18 @@ def finished(names: Iterable[str]) -> set[str]:
     """The names without the files of stages that are not complete."""
     known = set(names)
     return {name for name in known if (sign := marker(name)) is None or sign in known}
+
+
+def listing(objects: Objects) -> dict[str, Listed]:
+    """The files of the run among the objects, without leases.
+
+    Raises StoreError if there are other objects and no run.
+    """
+    found = objects.listing()
+    listed = {name: about for name, about in found.items() if OF_A_RUN.fullmatch(name) and name[0] != "."}
+    if "run.yaml" not in listed and not all(map(lease.NAME.fullmatch, found)):
+        raise StoreError(f"{objects} is not empty and contains no run (no run.yaml); choose another URL")
+    return listed
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -97,7 +111,7 @@ def fetched(url: str, weights: bool = False) -> Path:
     Raises StoreError if there is no run, or the store cannot be reached.
     """
     objects, folder = Objects(url), scratch_of(url, "-read")
-    listed = objects.listing()
+    listed = listing(objects)
     if "run.yaml" not in listed:
         raise StoreError(
             f"{objects} contains no run (no run.yaml); start one with: difflab run --out {objects}"
@@ -110,7 +124,7 @@ def fetched(url: str, weights: bool = False) -> Path:
     now = {name: version for name, version in before.items() if name in whole}
     try:
         for name in in_order(whole):
-            if name.startswith(".") or (WEIGHTS.fullmatch(name) and not weights):
+            if WEIGHTS.fullmatch(name) and not weights:
                 continue
             if now.get(name) != listed[name].version or not (folder / name).exists():
                 objects.get(name, folder / name, listed[name].size)
@@ -167,6 +181,7 @@ class Published(Site):
         Raises StoreError if another process works on it, or the store cannot be reached.
         """
         objects, folder = Objects(url), scratch_of(url)
+        listing(objects)
         before = lease.highest(objects)
         content = objects.read(before) if before else None
         site = cls(folder, objects, lease.claim(objects, say))
@@ -184,9 +199,10 @@ class Published(Site):
         return site
 
     def publish(self) -> None:
-        """Copy files that have changed to the store, and delete from it what is no longer of use.
+        """Copy files that have changed to the store.
 
-        Files of finished stages are never deleted in the store, whatever happens to the local folder.
+        Of a stage that was done again, what says that it is done and files that it no longer has are deleted
+        first. Other files stay in the store, whatever happens to the local folder.
 
         Raises LeaseLost if another process has taken over the run, and StoreError if the store fails. What
         was copied until then is whole, and the same command goes on from there.
@@ -194,12 +210,11 @@ class Published(Site):
         self.held.check()
         stamps = self._stamps()
         changed = [name for name, stamp in stamps.items() if self.known.get(name) != stamp]
+        redone = {name for name in changed if name == marker(name) and self.known.get(name)}
         missing = self.known.keys() - stamps.keys()
-        gone = [name for name in missing if self.known[name] is None or marker(name) is None]
-        if not changed and not gone:
-            return
+        gone = [name for name in missing if self.known[name] is None or marker(name) in redone]
         try:
-            for name in in_order(gone):
+            for name in [*redone, *gone]:
                 self.objects.remove(name)
                 del self.known[name]
             for name in in_order(changed):
@@ -212,7 +227,7 @@ class Published(Site):
 
     def _fetch(self) -> None:
         """Copy what is missing here, and delete what was deleted in the store since it was published."""
-        listed = self.objects.listing()
+        listed = listing(self.objects)
         whole = finished(listed)
         for name in [name for name in self.known if name not in listed]:
             path = self.folder / name
@@ -222,7 +237,7 @@ class Published(Site):
         try:
             for name in in_order(listed):
                 path = self.folder / name
-                if name.startswith(".") or path.exists():
+                if path.exists():
                     continue
                 self.known[name] = None
                 if name in whole:

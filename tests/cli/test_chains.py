@@ -339,9 +339,9 @@ def test_a_run_at_a_url_is_read_by_the_commands_that_take_a_run(stored, tmp_path
     for words in (
         ("status", url),
         ("verify", url),
-        ("diagnose", url, "--count", 30, "--resamples", 0),
+        ("diagnose", url, "--count", 30, "--resamples", 10),
         ("report", url, "--no-diagnosis", "--out", "page.html"),
-        ("compare-runs", url, url),
+        ("compare-runs", url),
         ("export", url, "--generation", 1, "--to", "images"),
     ):
         done = difflab(*words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 import threading
@@ -9,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fsspec import registry
 from object_stores import memory_store, s3, s3_server
 
 from difflab.core.errors import ConfigError, StoreError
@@ -168,7 +168,7 @@ def test_a_missing_package_is_named():
 
 def test_the_missing_package_for_s3_is_an_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    monkeypatch.delitem(registry._registry, "s3", raising=False)
+    monkeypatch.delitem(importlib.import_module("fsspec.registry")._registry, "s3", raising=False)
     with pytest.raises(StoreError, match=r'missing \(.*\); pip install "difflab\[remote\]"'):
         Objects("s3://bucket/run")
 

@@ -258,6 +258,48 @@ def test_leftovers_of_a_stage_that_has_no_such_file_any_more_are_deleted(monkeyp
     assert "gen-001/samples/77777.parquet" not in Objects(URL).listing()
 
 
+@pytest.mark.parametrize("name", ["real/mine.png", "gen-000/model/mine", "notes.txt", "other/run.yaml"])
+def test_objects_of_somebody_else_are_neither_read_nor_deleted(name, tmp_path):
+    (tmp_path / "mine").write_bytes(b"mine")
+    Objects(URL).put(tmp_path / "mine", name)
+    for work in (run, lambda: difflab.open_run(URL)):
+        with pytest.raises(
+            StoreError, match=rf"{URL} is not empty and contains no run \(no run\.yaml\); choose"
+        ):
+            work()
+    assert list(Objects(URL).listing()) == [name]
+
+
+def test_another_run_below_the_same_url_is_left_alone(local, monkeypatch, tmp_path):
+    run(url=f"{URL}/other")
+    with pytest.raises(StoreError, match="is not empty and contains no run"):
+        run()
+    run(url="memory://bucket/outer")
+    run(url="memory://bucket/outer/inner")
+    before = Objects("memory://bucket/outer/inner").listing()
+    elsewhere(monkeypatch, tmp_path / "elsewhere")
+    assert results(run(url="memory://bucket/outer")) == local
+    assert Objects("memory://bucket/outer/inner").listing() == before
+
+
+def test_of_a_stage_that_is_done_again_no_other_file_stays(local, tmp_path, monkeypatch):
+    with at_work(URL) as site:
+        run_chain(CONFIG, site.folder, plots=False, after_stage=site.publish)
+        more = site.folder / "gen-001" / "samples" / "77777.parquet"
+        more.write_bytes(b"of another count")
+        site.publish()
+        more.unlink()
+        (site.folder / "gen-001" / "sampled.json").unlink()
+        site.publish()
+        assert "gen-001/samples/77777.parquet" in Objects(URL).listing()
+        uploads = stop_at(monkeypatch, 10**6, Killed())
+        run_chain(CONFIG, site.folder, plots=False, after_stage=site.publish)
+    assert "gen-001/sampled.json" in uploads and "gen-000/sampled.json" not in uploads
+    assert "gen-001/samples/77777.parquet" not in Objects(URL).listing()
+    elsewhere(monkeypatch, tmp_path / "elsewhere")
+    assert results(run()) == local
+
+
 @pytest.mark.parametrize(
     "damage", ["", "[]", '{"token": 3, "known": {"a": [1]}}', '{"token": "x", "known": []}']
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import urllib.request
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,24 +12,41 @@ from contextlib import contextmanager
 import pytest
 
 
+class Server:
+    """Moto's server on this machine. Its address stays when it is stopped and started again, and so do its objects."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from moto.server import ThreadedMotoServer
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self.threaded = ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
+        self.threaded.start()
+        self.port = self.threaded.get_host_and_port()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        self.threaded.stop()
+
+
 @contextmanager
-def s3_server(bucket: str = "bucket") -> Iterator[str]:
-    """The address of a server on this machine with an empty bucket. Credentials are in the environment."""
+def s3_server(bucket: str = "bucket") -> Iterator[Server]:
+    """A server with an empty bucket. Credentials and address are in the environment."""
     pytest.importorskip("s3fs", reason="s3fs is not installed")
     pytest.importorskip("moto", reason="moto is not installed")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from moto.server import ThreadedMotoServer
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    address = "http://{}:{}".format(*server.get_host_and_port())
+    server = Server()
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in credentials(address).items():
+        for name, value in credentials(server.address).items():
             patch.setenv(name, value)
         try:
+            reset = urllib.request.Request(f"{server.address}/moto-api/reset", method="POST")
+            urllib.request.urlopen(reset).close()  # a new server has the buckets of the one before
             s3().mkdir(bucket)
-            yield address
+            yield server
         finally:
             server.stop()
 
@@ -62,3 +80,11 @@ def memory_store() -> Iterator[dict[str, object]]:
     MemoryFileSystem.pseudo_dirs[:] = [""]
     yield MemoryFileSystem.store
     MemoryFileSystem.store.clear()
+
+
+def give_up_soon(patch: pytest.MonkeyPatch) -> None:
+    """Repeat no request."""
+    import s3fs
+
+    patch.setattr(s3fs.S3FileSystem, "retries", 1)
+    patch.setenv("AWS_MAX_ATTEMPTS", "1")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from object_stores import memory_store, s3, s3_server
+from object_stores import Server, give_up_soon, memory_store, s3, s3_server
 
 from difflab.core.errors import ConfigError, StoreError
 from difflab.runs import lease, objects
@@ -23,9 +23,9 @@ def _no_waiting(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def _server() -> Iterator[str]:
-    with s3_server() as address:
-        yield address
+def _server() -> Iterator[Server]:
+    with s3_server() as server:
+        yield server
 
 
 @pytest.fixture(params=["memory", "s3"])
@@ -194,6 +194,7 @@ def test_missing_credentials_are_named(_server, monkeypatch):
 
 def test_a_server_that_does_not_answer_is_named(_server, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    give_up_soon(monkeypatch)
     with pytest.raises(
         StoreError, match=r"EndpointConnectionError.*check the address and the network, and run"
     ):

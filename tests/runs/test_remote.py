@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from chains import COPIES, DIGITS, content
-from object_stores import credentials, memory_store, s3, s3_server
+from commands import difflab as command
+from object_stores import give_up_soon, memory_store, s3, s3_server
 
 import difflab
 from difflab.config import parse
@@ -388,6 +389,28 @@ def test_the_scratch_has_the_name_of_the_run(tmp_path, monkeypatch):
 
 
 # ------------------------------------------------------------------------------------- commands, a server of S3
+def test_a_server_that_goes_away_in_the_middle_and_comes_back(local, monkeypatch):
+    with s3_server("middle") as server:
+        url, count = "s3://middle/run", []
+        give_up_soon(monkeypatch)
+
+        def publish(site: Any) -> None:
+            count.append(1)
+            if len(count) == 5:
+                server.stop()
+            site.publish()
+
+        failed = pytest.raises(
+            StoreError, match=r"s3://middle/run: .* failed \(.*check the address and the network"
+        )
+        with failed, at_work(url) as site:
+            run_chain(CONFIG, site.folder, plots=False, after_stage=partial(publish, site))
+        assert len(count) == 5 and (scratch_of(url) / "gen-000" / "selected.parquet").exists()
+        server.start()
+        assert not any("selected" in name for name in Objects(url).listing())
+        assert results(run(url=url)) == local
+
+
 KILLED = """
 import os, sys
 from difflab.cli.main import main
@@ -403,31 +426,27 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-def test_commands_on_s3_killed_resumed_on_another_machine_and_read(local, tmp_path):
+def test_commands_on_s3_killed_resumed_on_another_machine_and_read(local, monkeypatch, tmp_path):
     config = tmp_path / "small.json"
     config.write_text(json.dumps(SMALL))
-    with s3_server("commands") as address:
-        url = "s3://commands/runs/small"
-
-        def command(
-            scratch: str, *argv: Any, code: int = 0, start: tuple[Any, ...] = ("-m", "difflab")
-        ) -> str:
-            env = {**os.environ, **credentials(address), "DIFFLAB_SCRATCH": str(tmp_path / scratch)}
-            words = [sys.executable, *map(str, start), *map(str, argv)]
-            done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=200, check=False)
-            assert done.returncode == code, done.stdout + done.stderr
-            return done.stdout if code == 0 else done.stderr
-
-        command("a", 9, "run", config, "--out", url, code=9, start=("-c", KILLED))
+    url = "s3://commands/runs/small"
+    with s3_server("commands"):
+        killed = [sys.executable, "-c", KILLED, "9", "run", str(config), "--out", url]
+        assert subprocess.run(killed, capture_output=True, timeout=200, check=False).returncode == 9
         assert "commands/runs/small/.lease-000001" in s3().find("commands/runs/small")
-        status = command("b", "status", url)
-        assert (
-            f"not complete; the command that started it resumes it: difflab run CONFIG --out {url}" in status
-        )
-        command("b", "run", config, "--out", url)
-        assert "complete" in command("c", "status", url).splitlines()
-        assert "no fault found" in command("c", "verify", url)
+        elsewhere(monkeypatch, tmp_path / "b")
+        resumes = f"not complete; the command that started it resumes it: difflab run CONFIG --out {url}"
+        assert resumes in command("status", url).stdout
+        resumed = [sys.executable, "-m", "difflab", "run", str(config), "--out", url]
+        done = subprocess.run(resumed, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0 and done.stdout.endswith(f"published: {url}\n"), done.stderr
+        elsewhere(monkeypatch, tmp_path / "c")
+        assert "complete" in command("status", url).stdout.splitlines()
+        assert "no fault found" in command("verify", url).stdout
         published = results(fetched(url, weights=True))
         assert published.items() >= local.items() and "report.html" in published
-        missing = command("c", "run", config, "--out", "s3://no-such-bucket/run", code=2)
-        assert missing.startswith("difflab: error: s3://no-such-bucket/run: ") and missing.count("\n") == 1
+        missing = command("run", config, "--out", "s3://no-such-bucket/run")
+        assert missing.returncode == 2 and missing.stderr.count("\n") == 1
+        assert missing.stderr.startswith(
+            "difflab: error: s3://no-such-bucket/run: listing it failed (FileNotFound"
+        )

@@ -41,6 +41,7 @@ def run_chain(
     plots: bool = True,
     after_generation: Callable[[Run, int, bool], None] | None = None,
     until: int | None = None,
+    *,
     after_stage: Callable[[], None] | None = None,
 ) -> Run:
     """Run or resume the chain of `config`, or all labs of an ecosystem, in the folder `path`.

@@ -160,7 +160,7 @@ def test_processes_other_than_the_main_one_say_nothing(call, monkeypatch, finish
 
     seen = {}
 
-    def chained(config: Any, path: Path, report: Any, after_generation: Any) -> Run:
+    def chained(config: Any, path: Path, report: Any, after_generation: Any, after_stage: Any) -> Run:
         seen["quiet"] = report.quiet
         return Run(finished, parse(yaml.safe_load((finished / "run.yaml").read_text())["config"]))
 

@@ -14,6 +14,7 @@ from difflab.cli.output import problem
 from difflab.config.presets import find
 from difflab.core.size import LARGEST, SMALLEST, Size, size_of
 from difflab.core.suggest import closest
+from difflab.core.text import is_url
 
 
 class Parser(argparse.ArgumentParser):
@@ -107,18 +108,36 @@ def fast_argument(command: argparse.ArgumentParser) -> None:
     )
 
 
-def out_argument(command: argparse.ArgumentParser, default: str = "runs/NAME") -> None:
-    command.add_argument("--out", type=Path, help=f"folder (default: {default})")
+def place_argument(text: str) -> Path | str:
+    """A folder; or a URL such as s3://bucket/path, which stays a string."""
+    return text if is_url(text) else Path(text)
+
+
+def folder_argument(text: str) -> Path:
+    """A folder, for argparse. URLs are refused."""
+    if is_url(text):
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is a URL and must be a folder; in an object store work only difflab run and measure"
+        )
+    return Path(text)
+
+
+def out_argument(command: argparse.ArgumentParser, default: str = "runs/NAME", urls: bool = False) -> None:
+    """--out, a folder. urls: or a URL."""
+    or_url = ", or the URL of an object store such as s3://bucket/path" if urls else ""
+    kind = place_argument if urls else folder_argument
+    command.add_argument("--out", type=kind, help=f"folder{or_url} (default: {default})")
 
 
 def run_argument(command: argparse.ArgumentParser, about: str = "a run, or an ecosystem of them") -> None:
-    command.add_argument("dir", type=Path, metavar="RUN", help=about)
+    """RUN, a folder or a URL, see `localised`."""
+    command.add_argument("dir", type=place_argument, metavar="RUN", help=about)
 
 
 def runs_argument(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "runs",
-        type=Path,
+        type=place_argument,
         nargs="+",
         metavar="RUN",
         help="runs, or the folder of one sweep; the first arm is the baseline",

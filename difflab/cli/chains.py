@@ -40,32 +40,39 @@ def _add_run(commands: Commands) -> None:
             "difflab run digits regime.name=accumulate seed=1 --out runs/accumulate",
             "difflab run papers/mad-fs data.source=imagefolder:photos",
             "accelerate launch --multi_gpu --num_processes 2 -m difflab run digits",
+            "difflab run digits --out s3://bucket/digits",
         ],
     )
     config_arguments(command)
     fast_argument(command)
-    out_argument(command)
+    out_argument(command, urls=True)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run or resume the chain of a config; at the end print what happened."""
     config = read_config(args)
-    path = args.out or Path("runs") / config.name
     quiet_libraries()
     from difflab.cli.endings import end_of_run
     from difflab.core.progress import Reporter
     from difflab.loop.chain import run_chain
     from difflab.loop.plan import stage_weights
     from difflab.report.live import after_generation
+    from difflab.runs.remote import at_work
 
     report = Reporter(quiet=not is_main_process() or args.json, weights=stage_weights(config))
-    finished = run_chain(config, path, report, after_generation=after_generation)
-    if not is_main_process():
-        return 0
-    if args.json:
-        print_rows(finished.rows())
-    else:
-        end_of_run(finished)
+    with at_work(args.out or Path("runs") / config.name, is_main_process()) as site:
+        finished = run_chain(
+            config, site.folder, report, after_generation=after_generation, after_stage=site.publish
+        )
+        if not is_main_process():
+            return 0
+        if args.json:
+            print_rows(finished.rows())
+        else:
+            end_of_run(finished)
+            if args.url:
+                print(f"published: {args.url}")
+        site.publish()
     return 0
 
 
@@ -193,7 +200,8 @@ def status(args: argparse.Namespace) -> int:
     else:
         lab = run.config.ecosystem is not None and run.parts == [run]
         folder = args.dir.resolve().parent if lab else args.dir
-        print("not complete; the command that started it resumes it: difflab run CONFIG --out " + str(folder))
+        place = args.url or str(folder)
+        print(f"not complete; the command that started it resumes it: difflab run CONFIG --out {place}")
     if args.all:
         from difflab.cli.endings import all_numbers
 
@@ -257,6 +265,16 @@ def _add_measure(commands: Commands) -> None:
 def measure(args: argparse.Namespace) -> int:
     """Add measures to a run, or list which ones it has and can have."""
     quiet_libraries()
+    from difflab.runs.remote import at_work
+
+    with at_work(args.dir, is_main_process()) as site:
+        args.dir = site.folder
+        code = _measure(args)
+        site.publish()
+    return code
+
+
+def _measure(args: argparse.Namespace) -> int:
     from difflab.core.progress import Reporter
     from difflab.loop.measure_run import listing, measure_run
     from difflab.report.live import after_generation

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from difflab.cli.args import Commands, image_set_arguments
+from difflab.cli.args import Commands, image_set_arguments, place_argument
 from difflab.cli.output import print_rows, quiet_libraries
 from difflab.core.errors import ConfigError
 from difflab.core.files import existing
@@ -99,7 +99,7 @@ def _add_diagnose(commands: Commands) -> None:
     )
     command.add_argument(
         "sets",
-        type=Path,
+        type=place_argument,
         nargs="+",
         metavar="RUN | GEN",
         help="a run; or, with --reference, one set of samples per generation",

@@ -17,6 +17,7 @@ from difflab.cli import auditing, chains, images, provenance, setup, studies, tu
 from difflab.cli.args import Commands, Parser
 from difflab.cli.output import problem
 from difflab.core.errors import DISK_FULL, DifflabError
+from difflab.core.text import is_url
 
 FRONT = """difflab, the image-diffusion collapse lab: what happens to an image model that
 keeps being trained on images made by models
@@ -60,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     code = 0
     try:
+        if args.command is not chains.measure:  # which writes into the run
+            localised(args)
         code = args.command(args) or 0
         print(end="", flush=True)  # a reader that has gone is noticed here, not while Python shuts down
         return code
@@ -79,6 +82,24 @@ def main(argv: list[str] | None = None) -> int:
         if text is None:
             raise
         return problem(text)
+
+
+def localised(args: argparse.Namespace) -> None:
+    """Replace the URLs of runs that a command reads by folders with a copy of what is finished there.
+
+    `args.url` is the URL of the one run that a command is about; "" = a folder.
+    """
+    args.url = next((each for each in map(vars(args).get, ("dir", "out")) if is_url(each)), "")
+    for name in ("dir", "runs", "sets"):
+        places = getattr(args, name, None)
+        listed = places if isinstance(places, list) else [places]
+        if not any(map(is_url, listed)):
+            continue
+        from difflab.runs.remote import fetched
+
+        weights = getattr(args, "weights", False)
+        local = [fetched(str(place), weights) if is_url(place) else place for place in listed]
+        setattr(args, name, local if isinstance(places, list) else local[0])
 
 
 def explained(error: Exception) -> str | None:

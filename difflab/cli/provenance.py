@@ -38,6 +38,7 @@ def _add_export(commands: Commands) -> None:
         ],
     )
     run_argument(command, "a run")
+    command.set_defaults(weights=True)
     command.add_argument("--generation", type=int, required=True)
     command.add_argument(
         "--to", type=Path, required=True, metavar="PATH", help="a new folder, or with --lora a file"
@@ -168,6 +169,7 @@ def _add_verify(commands: Commands) -> None:
         ["difflab verify runs/digits", "difflab verify digits-gen5 --anchors my-key/root.pem"],
     )
     run_argument(command, "a run, an ecosystem of them, an image, a folder of images, or a signed folder")
+    command.set_defaults(weights=True)
     command.add_argument(
         "--anchors",
         type=Path,

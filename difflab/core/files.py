@@ -14,16 +14,31 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from difflab.core import fence
-from difflab.core.errors import DISK_FULL, DataError, StoreError
+from difflab.core.errors import DISK_FULL, ConfigError, DataError, StoreError
+from difflab.core.text import is_url
 
 
 def cache_home() -> Path:
     """The folder of data that runs share and can compute again. It may be deleted at any time.
 
-    It is $DIFFLAB_CACHE, else $XDG_CACHE_HOME/difflab, else ~/.cache/difflab.
+    It is $DIFFLAB_CACHE, else $XDG_CACHE_HOME/difflab, else ~/.cache/difflab. Raises ConfigError if
+    $DIFFLAB_CACHE is a URL.
     """
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("DIFFLAB_CACHE") or caches / "difflab")
+    return folder_from("DIFFLAB_CACHE") or caches / "difflab"
+
+
+def folder_from(variable: str) -> Path | None:
+    """The folder that an environment variable names; None = it is not set.
+
+    Raises ConfigError for a URL: an object store has no memory maps, which these folders are read through.
+    """
+    value = os.environ.get(variable)
+    if is_url(value):
+        raise ConfigError(
+            f"{variable}={value} is a URL and must be a folder, on a disk that all machines see"
+        )
+    return Path(value) if value else None
 
 
 ASSETS = Path(__file__).parent.parent / "assets"

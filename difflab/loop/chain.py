@@ -41,6 +41,8 @@ def run_chain(
     plots: bool = True,
     after_generation: Callable[[Run, int, bool], None] | None = None,
     until: int | None = None,
+    *,
+    after_stage: Callable[[], None] | None = None,
 ) -> Run:
     """Run or resume the chain of `config`, or all labs of an ecosystem, in the folder `path`.
 
@@ -50,6 +52,7 @@ def run_chain(
         after_generation: called in the main process with the run, the generation, and whether the generation
             is new.
         until: the last generation of this call; None = of the chain.
+        after_stage: called in the main process when the real set, a stage, a generation and the run are done.
 
     Raises:
         ConfigError: the config cannot be run; the message names the key to change.
@@ -62,17 +65,20 @@ def run_chain(
     checks.warn_of_slow_precision(config, report)
     accelerator = precision.accelerator_of(config.train.precision)
     run = open_for_work(config, path, accelerator)
-    works = [Work(part, accelerator, report, plots=plots) for part in run.parts]
+    works = [Work(part, accelerator, report, plots=plots, after_stage=after_stage) for part in run.parts]
     try:
         prepare(run, works)
+        works[0].finished()
         last = config.generations if until is None else min(until, config.generations)
         with imports_frozen():
             for t in range(last + 1):
                 new = one_generation_of_all(run, works, t)
                 if after_generation and accelerator.is_main_process:
                     after_generation(run, t, new)
+                works[0].finished()
         if accelerator.is_main_process and last == config.generations:
             finish(run, plots)
+        works[0].finished()
     finally:
         for work in works:
             work.tracked.finish()
@@ -139,6 +145,7 @@ def one_generation(work: Work, generation: int) -> None:
         if work.main:
             seconds = time.perf_counter() - started
             run.add_time(generation, stage, seconds, processes=accelerator.num_processes, **peak, **detail)
+        work.finished()
     draw_pictures(work, generation)
     if work.main:
         write_hashes(run.gen(generation))

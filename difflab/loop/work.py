@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ class Work:
         done: the (generation, stage) pairs that earlier calls have finished.
         rehearsed: whether this call has already saved a model, or tested that it can save one.
         forward_flops: FLOPs of a forward pass for one image; None = not counted yet.
+        after_stage: called in the main process when files of the run are complete; None = nothing is.
     """
 
     run: Run
@@ -45,6 +46,7 @@ class Work:
     done: set[tuple[int, str]] = field(default_factory=set)
     rehearsed: bool = False
     forward_flops: float | None = None
+    after_stage: Callable[[], None] | None = None
 
     @cached_property
     def tracked(self) -> trackers.Trackers:
@@ -64,6 +66,11 @@ class Work:
     def wait(self) -> None:
         """Wait until all processes have called this."""
         self.accelerator.wait_for_everyone()
+
+    def finished(self) -> None:
+        """Call `after_stage` in the main process."""
+        if self.main and self.after_stage:
+            self.after_stage()
 
     def acting(self, hook: str, generation: int, **context: Any) -> Iterator[tuple[Policy, At]]:
         """The policies that act through `hook` in this generation, each with its context."""

@@ -14,6 +14,8 @@ dead as far as this machine can tell, or if it is an earlier start of the same S
 looks at the file once a second. It fails as soon as the heartbeat changes, and takes over after 60 looks
 without a change. No clock is read, so that it does not matter what the clocks of the machines say.
 
+**Places.** A `Place` is where leases lie: a folder on a disk (`Disk`), or an object store (`runs/remote.py`).
+
 **Fence.** A process checks its lease before every rename below the folder (`core.fence`). It stops with one
 sentence if its lease is gone or a higher one exists. The process that takes over deletes the earlier lease,
 then all temporary files of it, and only then looks which stages are done. A rename that was checked earlier
@@ -34,6 +36,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from socket import gethostname
+from typing import Protocol
 
 from difflab.core import fence
 from difflab.core.errors import StoreError
@@ -42,6 +45,7 @@ from difflab.core.owner import Fate, Owner, this_process
 from difflab.core.text import plain
 
 NAME = re.compile(r"\.lease-([0-9]+)")
+NAMED = ".lease-{:06d}"
 BEAT_S = 20.0
 """Seconds between two heartbeats of a holder."""
 LOOK_S = 1.0
@@ -58,6 +62,84 @@ _held: set[str] = set()
 
 class LeaseLost(StoreError):
     """Another process has taken over the run, so that this one has to stop."""
+
+
+class Place(Protocol):
+    """Where the leases of a run lie. `str` of it is its name in messages.
+
+    Raises OSError or StoreError if the place cannot be reached.
+    """
+
+    def identity(self) -> tuple[str, int]:
+        """Hash of the place's name, and a number that differs in a copy under another name."""
+
+    def numbers(self) -> list[int]:
+        """The numbers of the leases, in any order."""
+
+    def read(self, number: int) -> bytes | None:
+        """The content of a lease; None = there is no such lease any more."""
+
+    def create(self, number: int, content: bytes) -> bool:
+        """Create a lease; False if another process has created it."""
+
+    def renew(self, number: int, token: str, state: str) -> None:
+        """Overwrite the second line of a lease that holds `token`."""
+
+    def delete(self, number: int) -> None:
+        """Delete a lease that may be gone already."""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """The leases in a folder, which exists."""
+
+    folder: Path
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def identity(self) -> tuple[str, int]:
+        return digest(os.path.realpath(self.folder)), self.folder.stat().st_ino
+
+    def numbers(self) -> list[int]:
+        with suppress(FileNotFoundError):
+            return [int(match[1]) for match in map(NAME.fullmatch, os.listdir(self.folder)) if match]
+        return []
+
+    def read(self, number: int) -> bytes | None:
+        try:
+            return path_of(self.folder, number).read_bytes()
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ESTALE):
+                return None
+            raise
+
+    def create(self, number: int, content: bytes) -> bool:
+        try:
+            handle = os.open(path_of(self.folder, number), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        except FileExistsError:
+            return False
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        return True
+
+    def renew(self, number: int, token: str, state: str) -> None:
+        """In place. A file that is gone is not made again."""
+        handle = os.open(path_of(self.folder, number), os.O_RDWR)
+        try:
+            first = os.read(handle, 4096).split(b"\n", 1)[0]
+            if token.encode() in first:
+                os.pwrite(handle, state_line(state), len(first) + 1)
+        finally:
+            os.close(handle)
+
+    def delete(self, number: int) -> None:
+        path_of(self.folder, number).unlink(missing_ok=True)
+
+
+def place_of(folder: Path | Place) -> Place:
+    """The place of the leases of a folder."""
+    return Disk(folder) if isinstance(folder, Path) else folder
 
 
 @dataclass(frozen=True)
@@ -84,17 +166,17 @@ class Holder:
     token: str
 
     @classmethod
-    def here(cls, folder: Path) -> Holder:
+    def here(cls, folder: Path | Place) -> Holder:
         """This process as the holder of `folder`."""
         env = os.environ.get
         job, array, restarts = env("SLURM_JOB_ID", ""), env("SLURM_ARRAY_JOB_ID"), env("SLURM_RESTART_COUNT")
         label = f"{array}_{env('SLURM_ARRAY_TASK_ID', '')}" if array else job
         if job:
             job = f"{env('SLURM_CLUSTER_NAME', '')}/{job}"
-        place = (digest(os.path.realpath(folder)), folder.stat().st_ino)
         count = int(restarts) if restarts and restarts.isdecimal() else 0
         owner = this_process()
-        return cls(owner.tag, gethostname(), owner.pid, job, label, count, place, os.urandom(8).hex())
+        place, token = place_of(folder).identity(), os.urandom(8).hex()
+        return cls(owner.tag, gethostname(), owner.pid, job, label, count, place, token)
 
     @classmethod
     def read(cls, content: bytes) -> Holder | None:
@@ -122,35 +204,32 @@ class Lease:
     `claim` and `follow` make one. Forked children have a part in the lease of their parent.
 
     Attributes:
-        folder, number: the folder and the number of its lease.
+        folder, number: the folder, or another place of leases, and the number of the lease.
         token: as in the file.
         holder: the process that renews and releases the lease; None = another one.
     """
 
-    folder: Path
+    folder: Path | Place
     number: int
     token: str
     holder: Owner | None = None
     ended: threading.Event = field(default_factory=threading.Event)
     writing: threading.Lock = field(default_factory=threading.Lock)
 
-    @property
-    def path(self) -> Path:
-        """The file of the lease."""
-        return path_of(self.folder, self.number)
-
     def check(self) -> None:
         """Raise LeaseLost unless this lease exists and no later one does."""
         # NFS clients keep listings for up to a minute. Opening the file asks the server in any case.
-        newest, content = highest(self.folder), _content(self.path)
+        place = place_of(self.folder)
+        newest, content = highest(place), place.read(self.number)
         if newest <= self.number and content is not None and self.token.encode() in content:
             return
         if newest <= self.number:
+            name = f"{self.folder}/{NAMED.format(self.number)}"
             raise LeaseLost(
-                f"the lease {self.path} is gone, so the folder was moved, deleted or taken over; this "
-                "process stops, and the same command resumes"
+                f"the lease {name} is gone, so the folder was moved, deleted or taken over; this process "
+                "stops, and the same command resumes"
             )
-        other = Holder.read(_content(path_of(self.folder, newest)) or b"") or "another process"
+        other = Holder.read(place.read(newest) or b"") or "another process"
         raise LeaseLost(
             f"{self.folder} was taken over by {other}, because this process had not renewed its lease; this "
             "process stops, and the other one goes on"
@@ -158,13 +237,14 @@ class Lease:
 
     def release(self) -> None:
         """Give the folder back. Its last lease stays as a file, so that numbers never repeat."""
-        fence.unguard(self.folder)
+        if isinstance(self.folder, Path):
+            fence.unguard(self.folder)
         if self.holder != this_process():
             return
         with self.writing:
             self.ended.set()
-            with suppress(OSError):
-                self._write("released")
+            with suppress(OSError, StoreError):
+                place_of(self.folder).renew(self.number, self.token, "released")
         _held.discard(self.token)
 
     def renew(self) -> None:
@@ -172,40 +252,29 @@ class Lease:
         count = 0
         while not self.ended.wait(BEAT_S):
             count += 1
-            with self.writing, suppress(OSError):  # a disk that fails now may work at the next beat
+            with self.writing, suppress(OSError, StoreError):  # what fails now may work at the next beat
                 if self.ended.is_set() or highest(self.folder) > self.number:
                     return
-                self._write(f"beat {count:09d}")
-
-    def _write(self, state: str) -> None:
-        """Overwrite the second line. A file that is gone is not made again."""
-        handle = os.open(self.path, os.O_RDWR)
-        try:
-            first = os.read(handle, 4096).split(b"\n", 1)[0]
-            if self.token.encode() in first:
-                os.pwrite(handle, _line(state), len(first) + 1)
-        finally:
-            os.close(handle)
+                place_of(self.folder).renew(self.number, self.token, f"beat {count:09d}")
 
 
 def path_of(folder: Path, number: int) -> Path:
     """The file of the lease with this number."""
-    return folder / f".lease-{number:06d}"
+    return folder / NAMED.format(number)
 
 
-def _line(state: str) -> bytes:
+def state_line(state: str) -> bytes:
+    """The second line of a lease, of a fixed length."""
     return f"{state:{WIDTH - 1}}\n".encode()
 
 
-def highest(folder: Path) -> int:
+def highest(folder: Path | Place) -> int:
     """The highest number of a lease in `folder`; 0 = there is none."""
-    with suppress(FileNotFoundError):
-        return max((int(m[1]) for m in map(NAME.fullmatch, os.listdir(folder)) if m), default=0)
-    return 0
+    return max(place_of(folder).numbers(), default=0)
 
 
-def claim(folder: Path, say: Callable[[str], None] | None = None) -> Lease:
-    """Claim `folder`, which exists. Until `release`, renames below it are checked.
+def claim(folder: Path | Place, say: Callable[[str], None] | None = None) -> Lease:
+    """Claim `folder`, which exists, or another place. Until `release`, renames below a folder are checked.
 
     Args:
         say: gets a sentence if the claim has to wait; None = it is printed on stderr.
@@ -214,10 +283,11 @@ def claim(folder: Path, say: Callable[[str], None] | None = None) -> Lease:
         StoreError: another process works in the folder.
         OSError: the folder cannot be written.
     """
+    place = place_of(folder)
     watched, before, looks, missing = -1, b"", 0, 0
     while True:
         number = highest(folder)
-        content = _content(path_of(folder, number)) if number else _line("released")
+        content = place.read(number) if number else state_line("released")
         if content is None and missing < 20:  # its successor has deleted it since it was listed
             missing += 1
             time.sleep(0.01)
@@ -242,7 +312,7 @@ def claim(folder: Path, say: Callable[[str], None] | None = None) -> Lease:
         time.sleep(LOOK_S)
 
 
-def fate_of(folder: Path, content: bytes) -> Fate:
+def fate_of(folder: Path | Place, content: bytes) -> Fate:
     """Whether the holder of a lease still works, from the content of the lease. DEAD = the folder is free."""
     if content.rstrip().endswith(b"released"):
         return Fate.DEAD
@@ -275,7 +345,7 @@ def follow(folder: Path, number: int, token: str) -> Lease:
     return lease
 
 
-def in_use(folder: Path, holder: Holder | None) -> StoreError:
+def in_use(folder: Path | Place, holder: Holder | None) -> StoreError:
     """The error of a claim on a folder in which another process works."""
     who = f" ({holder})" if holder else ""
     return StoreError(
@@ -283,39 +353,26 @@ def in_use(folder: Path, holder: Holder | None) -> StoreError:
     )
 
 
-def _create(folder: Path, number: int) -> Lease | None:
+def _create(folder: Path | Place, number: int) -> Lease | None:
     """Create the lease of this number; None if another process was faster."""
-    holder = Holder.here(folder)
+    place, holder = place_of(folder), Holder.here(folder)
     lease = Lease(folder, number, holder.token, this_process())
     _held.add(holder.token)
-    try:
-        handle = os.open(lease.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    except FileExistsError:
+    if not place.create(number, f"{json.dumps(asdict(holder))}\n".encode() + state_line("beat 000000000")):
         _held.discard(holder.token)
         return None
-    with os.fdopen(handle, "wb") as file:
-        file.write(f"{json.dumps(asdict(holder))}\n".encode() + _line("beat 000000000"))
-    if highest(folder) > number:  # the lease before was judged from an old listing
-        lease.path.unlink(missing_ok=True)
+    numbers = place.numbers()
+    if max(numbers, default=0) > number:  # the lease before was judged from an old listing
+        place.delete(number)
         _held.discard(holder.token)
         return None
-    for name in os.listdir(folder):
-        match = NAME.fullmatch(name)
-        if match and int(match[1]) < number:
-            (folder / name).unlink(missing_ok=True)
-    fence.guard(folder, lease)
+    for earlier in numbers:
+        if earlier < number:
+            place.delete(earlier)
+    if isinstance(folder, Path):
+        fence.guard(folder, lease)
     threading.Thread(target=lease.renew, name="difflab-lease", daemon=True).start()
     return lease
-
-
-def _content(path: Path) -> bytes | None:
-    """The content of a lease; None = there is no such file any more."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ESTALE):
-            return None
-        raise
 
 
 def _tell(sentence: str) -> None:

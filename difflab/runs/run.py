@@ -14,11 +14,13 @@ from difflab.core import fence
 from difflab.core.errors import StoreError
 from difflab.core.files import read_json
 from difflab.core.rows import KEYS, read_rows
+from difflab.core.text import is_url
 from difflab.plots.curves import curve_figure
 from difflab.plots.sheet import below
 from difflab.runs import probe
 from difflab.runs.folder import RunFolder
 from difflab.runs.record import read_record
+from difflab.runs.remote import fetched
 
 
 class Run(RunFolder):
@@ -238,9 +240,10 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     """Open a run for reading. The folder is neither changed nor locked.
 
     Decoded pixels go to a temporary folder. Raises StoreError if the folder is not a run; the message names
-    runs in the folder above.
+    runs in the folder above. A string with a URL, such as s3://bucket/path, is first copied to this machine,
+    see `remote.fetched`.
     """
-    folder = Path(path)
+    folder = fetched(str(path), weights=True) if is_url(path) else Path(path)
     if not (folder / "run.yaml").exists():
         near = (
             sorted(p.parent.name for p in folder.parent.glob("*/run.yaml")) if folder.parent.is_dir() else []

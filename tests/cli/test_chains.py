@@ -24,11 +24,14 @@ from cli_runs import (
     of_folder,
     process,
 )
+from commands import difflab
+from object_stores import memory_store
 
 from difflab.config import parse
 from difflab.core.rows import KEYS
 from difflab.loop import gpu_advice
 from difflab.loop.gpu_memory import GIB, StageMemory
+from difflab.runs import objects
 from difflab.runs.folder import STAGES
 
 
@@ -157,7 +160,7 @@ def test_processes_other_than_the_main_one_say_nothing(call, monkeypatch, finish
 
     seen = {}
 
-    def chained(config: Any, path: Path, report: Any, after_generation: Any) -> Run:
+    def chained(config: Any, path: Path, report: Any, after_generation: Any, after_stage: Any) -> Run:
         seen["quiet"] = report.quiet
         return Run(finished, parse(yaml.safe_load((finished / "run.yaml").read_text())["config"]))
 
@@ -316,3 +319,60 @@ def test_a_loss_that_is_not_finite_says_what_to_lower(refused, call):
     assert not Path("out/gen-000/model").exists()
     assert call("status", "out")[0] == 0
     assert call("run", DIGITS, *MLP, "--out", "calm")[0] == 0
+
+
+# -------------------------------------------------------------------------------------------- object stores
+@pytest.fixture
+def stored(undrawn, tmp_path, monkeypatch):
+    """The URL of a run in memory, and the objects there."""
+    monkeypatch.setattr(objects, "SETTLE_S", 0.0)
+    monkeypatch.setenv("DIFFLAB_SCRATCH", str(tmp_path / "scratch"))
+    with memory_store() as found:
+        url = "memory://bucket/digits"
+        assert difflab("run", DIGITS, *MEMORISER, "--json", "--out", url).returncode == 0
+        monkeypatch.setenv("DIFFLAB_SCRATCH", str(tmp_path / "elsewhere"))
+        yield url, found
+
+
+def test_a_run_at_a_url_is_read_by_the_commands_that_take_a_run(stored, tmp_path):
+    url, _ = stored
+    for words in (
+        ("status", url),
+        ("verify", url),
+        ("diagnose", url, "--count", 30, "--resamples", 10),
+        ("report", url, "--no-diagnosis", "--out", "page.html"),
+        ("compare-runs", url),
+        ("export", url, "--generation", 1, "--to", "images"),
+    ):
+        done = difflab(*words)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "page.html").exists() and len(list((tmp_path / "images").glob("*.png"))) == 60
+    assert difflab("run", DIGITS, *MEMORISER, "--out", url).stdout.splitlines()[-1] == f"published: {url}"
+
+
+def test_measures_are_added_to_a_run_at_a_url(stored):
+    url, found = stored
+    before = found["/bucket/digits/metrics.jsonl"].getvalue()
+    done = difflab("measure", url, "vendi", "--json")
+    assert done.returncode == 0 and {json.loads(line)["metric"] for line in done.stdout.splitlines()} == {
+        "vendi"
+    }
+    after = found["/bucket/digits/metrics.jsonl"].getvalue()
+    assert b'"vendi"' in after and b'"vendi"' not in before
+    assert "/bucket/digits/measures.yaml" in found
+    assert difflab("verify", url).returncode == 0
+
+
+def test_what_is_wrong_with_a_url_is_one_line(stored, tmp_path):
+    url, _ = stored
+    cases = {
+        ("status", "memory://bucket/other"): "contains no run (no run.yaml); start one with: difflab run",
+        ("run", DIGITS, *MEMORISER, "--out", "nosuch://bucket/run"): "Protocol not known: nosuch",
+        ("run", DIGITS, *MEMORISER, "seed=7", "--out", url): "another recipe (seed:",
+        ("sweep", "regimes", "--out", url): "is a URL and must be a folder",
+    }
+    for words, message in cases.items():
+        done = difflab(*words)
+        assert done.returncode == 2 and message in done.stderr, done.stderr
+        assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("*:*"))

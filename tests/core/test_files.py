@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from difflab.core import files
-from difflab.core.errors import StoreError
+from difflab.core.errors import ConfigError, StoreError
 from difflab.core.files import (
     atomic,
     read_json,
@@ -162,3 +162,14 @@ def test_damaged_tensors_are_named(tmp_path, damage):
         path.write_bytes(b"not tensors at all")
     with pytest.raises(StoreError, match=r"a\.safetensors cannot be read"):
         read_tensors(path)
+
+
+@pytest.mark.parametrize("variable", ["DIFFLAB_CACHE", "DIFFLAB_SCRATCH"])
+def test_a_folder_from_the_environment_is_no_url(monkeypatch, tmp_path, variable):
+    monkeypatch.delenv(variable, raising=False)
+    assert files.folder_from(variable) is None
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert files.folder_from(variable) == tmp_path
+    monkeypatch.setenv(variable, "s3://bucket/cache")
+    with pytest.raises(ConfigError, match=f"{variable}=s3://bucket/cache is a URL and must be a folder, on"):
+        files.folder_from(variable)

@@ -205,3 +205,17 @@ def test_another_seed_gives_other_samples(whole, tmp_path):
     assert same <= {"gen-000/train_set.parquet"} | {f"gen-{t:03d}/selected.parquet" for t in range(4)} | {
         "real/about.json"
     }
+
+
+def test_who_publishes_is_called_whenever_a_stage_is_done(tmp_path):
+    path, calls = tmp_path / "run", []
+
+    def look() -> None:
+        calls.append({name: path.joinpath(name).exists() for name in ("gen-000", "gen-003", "metrics.jsonl")})
+
+    run_chain(exact(), path, after_stage=look)
+    assert len(calls) == 1 + 4 * (5 + 1) + 1  # real set, stages and generations, run
+    assert calls[0] == dict.fromkeys(calls[0], False) and calls[-1] == dict.fromkeys(calls[0], True)
+    again: list[int] = []
+    run_chain(exact(), path, after_stage=lambda: again.append(1))
+    assert len(again) == 1 + 4 + 1

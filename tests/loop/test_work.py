@@ -58,3 +58,13 @@ def test_an_ecosystem_is_opened_as_one(tmp_path: Path) -> None:
     )
     run.close()
     assert isinstance(run, EcosystemRun) and len(run.parts) == 2
+
+
+def test_the_main_process_alone_says_that_a_stage_is_finished(tmp_path: Path) -> None:
+    calls: list[int] = []
+    run, report = Run(tmp_path, parse(CHAIN)), Reporter(quiet=True)
+    for main in (True, False):
+        process: Any = SimpleNamespace(is_main_process=main)
+        Work(run, process, report, after_stage=lambda: calls.append(1)).finished()
+        Work(run, process, report).finished()
+    assert calls == [1]

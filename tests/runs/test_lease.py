@@ -54,7 +54,7 @@ def held_by(folder: Path, number: int = 1, state: str = "beat 000000001", **chan
     """A lease of somebody else: by default of a process on another machine."""
     holder = replace(Holder.here(folder), **{"owner": ELSEWHERE.tag, "host": "n7", "pid": 4242, **changes})
     path = lease.path_of(folder, number)
-    path.write_bytes(f"{json.dumps(asdict(holder))}\n".encode() + lease._line(state))
+    path.write_bytes(f"{json.dumps(asdict(holder))}\n".encode() + lease.state_line(state))
     return path
 
 
@@ -84,7 +84,7 @@ def renewed(path: Path, act: Callable[[Path, int], None]) -> Iterator[None]:
 
 def next_beat(path: Path, count: int) -> None:
     first = path.read_bytes().split(b"\n")[0]
-    path.write_bytes(first + b"\n" + lease._line(f"beat {count:09d}"))
+    path.write_bytes(first + b"\n" + lease.state_line(f"beat {count:09d}"))
 
 
 # ------------------------------------------------------------------------------------------------- one machine
@@ -105,10 +105,10 @@ def test_a_lease_is_renewed_and_a_deleted_one_is_never_made_again(tmp_path):
     mine, contents = claim(tmp_path), set()
     until = time.monotonic() + 20
     while len(contents) < 3 and time.monotonic() < until:
-        contents.add(mine.path.read_bytes())
+        contents.add(lease.path_of(tmp_path, mine.number).read_bytes())
         time.sleep(0.005)
     assert len(contents) == 3 and len({len(content) for content in contents}) == 1
-    mine.path.unlink()
+    lease.path_of(tmp_path, mine.number).unlink()
     time.sleep(0.1)
     with pytest.raises(
         LeaseLost, match=r"is gone, so the folder was moved, deleted or taken over; this process stops"

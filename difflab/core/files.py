@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -50,20 +51,25 @@ def atomic(path: Path) -> Iterator[Path]:
         fence.put(temporary, path)
     except OSError as error:
         fence.check(path)  # the process that took over has deleted the temporary file: say that
-        if DISK_FULL.search(str(error)):
-            raise StoreError(
-                f"no space left on the disk while writing {path}; free some space and run the same command "
-                "again to resume"
-            ) from error
         if isinstance(error, (FileNotFoundError, FileExistsError, NotADirectoryError)):
             raise  # a path is wrong, which the caller may expect; the disk is not
-        raise StoreError(
-            f"{path} cannot be written ({error.strerror or error}); check the disk and its permissions, and "
-            "run the same command again to resume"
-        ) from error
+        raise _refused(path, error) from error
     finally:
         with suppress(OSError):  # the next process deletes what a failing disk keeps
             temporary.unlink(missing_ok=True)
+
+
+def _refused(path: Path, error: OSError) -> StoreError:
+    """The error of a file that the disk does not take."""
+    if DISK_FULL.search(str(error)):
+        return StoreError(
+            f"no space left on the disk while writing {path}; free some space and run the same command again "
+            "to resume"
+        )
+    return StoreError(
+        f"{path} cannot be written ({error.strerror or error}); check the disk and its permissions, and run "
+        "the same command again to resume"
+    )
 
 
 def write_bytes(path: Path, payload: bytes) -> None:
@@ -75,6 +81,34 @@ def write_bytes(path: Path, payload: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     write_bytes(path, text.encode())
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file. An unfinished last line, which a killed process has left, is cut off first.
+
+    Raises StoreError if the disk is full or refuses the line.
+    """
+    fence.check(path)
+    payload = f"{line}\n".encode()
+    try:
+        with open(path, "ab+", buffering=0) as handle:
+            handle.seek(0)
+            before = handle.read()
+            if len(finished := _finished(before)) < len(before):
+                handle.truncate(len(finished))
+            if handle.write(payload) < len(payload):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+def read_appended(path: Path) -> list[str]:
+    """The lines that `append_line` has written. An unfinished last line is left out."""
+    return _finished(path.read_bytes()).decode().splitlines()
+
+
+def _finished(content: bytes) -> bytes:
+    return content[: content.rfind(b"\n") + 1]
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -284,19 +284,33 @@ def _create(folder: Path, number: int) -> Lease | None:
     except FileExistsError:
         _held.discard(holder.token)
         return None
-    with os.fdopen(handle, "wb") as file:
-        file.write(f"{json.dumps(asdict(holder))}\n".encode() + _line("beat 000000000"))
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(f"{json.dumps(asdict(holder))}\n".encode() + _line("beat 000000000"))
+    except OSError:
+        _give_up(lease)  # an unreadable lease would keep the folder for a minute
+        raise
     if highest(folder) > number:  # the lease before was judged from an old listing
-        lease.path.unlink(missing_ok=True)
-        _held.discard(holder.token)
+        _give_up(lease)
         return None
-    for name in os.listdir(folder):
-        match = NAME.fullmatch(name)
-        if match and int(match[1]) < number:
-            (folder / name).unlink(missing_ok=True)
+    try:
+        for name in os.listdir(folder):
+            match = NAME.fullmatch(name)
+            if match and int(match[1]) < number:
+                (folder / name).unlink(missing_ok=True)
+    except OSError:
+        lease.release()
+        raise
     fence.guard(folder, lease)
     threading.Thread(target=lease.renew, name="difflab-lease", daemon=True).start()
     return lease
+
+
+def _give_up(lease: Lease) -> None:
+    """Delete a lease that was created, but does not hold."""
+    _held.discard(lease.token)
+    with suppress(OSError):
+        lease.path.unlink(missing_ok=True)
 
 
 def _content(path: Path) -> bytes | None:

@@ -45,12 +45,20 @@ def _bytes(run: Run) -> Iterator[tuple[Path, str]]:
     """Yield the path of each result whose bytes are not those that were written, with a sentence."""
     listed = {run.path / "real": True}
     for t in range(run.config.generations + 1):
-        listed[run.gen(t)] = all(run.done(t, stage) for stage in STAGES)
+        listed[run.gen(t)] = _whole(run, t)
     for folder, whole in listed.items():
         try:
             yield from changed(folder, whole)
         except StoreError as error:
             yield folder / FILE, str(error)
+
+
+def _whole(run: Run, t: int) -> bool:
+    """Whether all stages of a generation are done, as far as the record of the real set can be read."""
+    try:
+        return all(run.done(t, stage) for stage in STAGES)
+    except StoreError:
+        return False  # `_records` names the record
 
 
 def _recipe(run: Run) -> Iterator[str]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import torch
 from difflab.core import files
 from difflab.core.errors import StoreError
 from difflab.core.files import (
+    append_line,
     atomic,
+    read_appended,
     read_json,
     read_tensors,
     write_bytes,
@@ -162,3 +165,45 @@ def test_damaged_tensors_are_named(tmp_path, damage):
         path.write_bytes(b"not tensors at all")
     with pytest.raises(StoreError, match=r"a\.safetensors cannot be read"):
         read_tensors(path)
+
+
+# --------------------------------------------------------------------------------------------- appended lines
+def test_lines_are_added_and_an_unfinished_one_makes_room(tmp_path):
+    path = tmp_path / "a.jsonl"
+    append_line(path, "one é")
+    with open(path, "a") as handle:
+        handle.write("tw")  # and then the process was killed
+    assert read_appended(path) == ["one é"]
+    append_line(path, "two")
+    assert path.read_text() == "one é\ntwo\n" and read_appended(path) == ["one é", "two"]
+    path.write_text("unfinished")
+    assert read_appended(path) == []
+    append_line(path, "first")
+    assert path.read_text() == "first\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.EIO, "cannot be written .Input/output error.*resume"), (errno.ENOSPC, "no space left.*resume")],
+)
+def test_a_line_that_the_disk_refuses_is_one_sentence(tmp_path, monkeypatch, number, said):
+    class Refusing(io.FileIO):
+        def write(self, _: object) -> int:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files, "open", lambda path, *_, **__: Refusing(path, "a+"), raising=False)
+    with pytest.raises(StoreError, match=said):
+        append_line(tmp_path / "a.jsonl", "one")
+
+
+def test_a_line_of_which_a_full_disk_takes_a_part_is_refused_and_not_read(tmp_path, monkeypatch):
+    class Full(io.FileIO):
+        def write(self, payload: bytes) -> int:
+            return super().write(payload[:2])
+
+    append_line(tmp_path / "a.jsonl", "one")
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "open", lambda path, *_, **__: Full(path, "a+"), raising=False)
+        with pytest.raises(StoreError, match="no space left"):
+            append_line(tmp_path / "a.jsonl", "two")
+    assert read_appended(tmp_path / "a.jsonl") == ["one"]

@@ -1,6 +1,6 @@
 """Chains whose file calls fail, that are killed, and whose files are damaged: what difflab does about it.
 
-    python benchmarks/faults.py calls gaussian --every 1          # every file call fails once
+    python benchmarks/faults.py calls gaussian                    # every file call fails once with each error
     python benchmarks/faults.py kills gaussian --count 1000       # SIGKILL, resume, and kills while resuming
     python benchmarks/faults.py kills gaussian --count 30 --processes 2
     python benchmarks/faults.py flips gaussian --count 20         # flipped bits and truncations in every file
@@ -45,12 +45,21 @@ def call_of(ended: Ended, runs: Path) -> str:
 
 
 # --------------------------------------------------------------------------------------------- failing calls
+def picked(calls: list[str], args: argparse.Namespace) -> list[int]:
+    """The numbers of the calls that have to fail, from 1."""
+    numbers = list(range(1, len(calls) + 1))
+    if args.ends:
+        around = zip(["", *calls], calls, [*calls[1:], ""], strict=False)
+        inner = [a == b == c and b.startswith("write ") for a, b, c in around]
+        numbers = [n for n, left_out in zip(numbers, inner, strict=True) if not left_out]
+    return numbers[random.Random(args.seed).randrange(args.every) :: args.every]
+
+
 def calls(chain: FaultyChain, args: argparse.Namespace) -> Iterator[Record]:
-    """Every `args.every`-th call fails once, with both errors; with --lasting, also all calls after it."""
-    offset = random.Random(args.seed).randrange(args.every)
-    for n in range(1 + offset, len(chain.calls) + 1, args.every):
+    """Every `args.every`-th call fails once, with each error; with --lasting, also all calls after it."""
+    for n in picked(chain.calls, args):
         for lasting in (False, True) if args.lasting == "both" else (args.lasting == "yes",):
-            for fault in ("EIO", "ENOSPC"):
+            for fault in args.errors:
                 chain.fresh()
                 ended = chain.start(n, fault=fault, lasting=lasting)
                 problems = [*chain.after_fault(ended), *chain.resumed()]
@@ -84,7 +93,9 @@ def kills(chain: FaultyChain, args: argparse.Namespace) -> Iterator[Record]:
         chain.fresh()
         left, seconds = len(chain.calls), whole
         for _ in range(times):
-            moment, rank = MOMENTS[trial % 2], draw.randrange(chain.world)
+            moment = MOMENTS[trial % 2]
+            # The first process writes the most; the others are killed at random times.
+            rank = draw.randrange(chain.world) if moment == "time" else 0
             before = time.monotonic()
             if moment == "call":
                 n = draw.randint(1, max(left, 1))
@@ -199,6 +210,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("what", choices=TRIALS)
     parser.add_argument("chains", nargs="+", choices=CHAINS, metavar="CHAIN", help=", ".join(CHAINS))
     parser.add_argument("--every", type=int, default=1, help="calls: every k-th call (default: 1)")
+    parser.add_argument(
+        "--ends",
+        action="store_true",
+        help="calls: of many writes to a file in a row, only the first and the last one",
+    )
+    parser.add_argument("--errors", nargs="+", choices=("EIO", "ENOSPC"), default=("EIO", "ENOSPC"))
     parser.add_argument(
         "--lasting",
         choices=("no", "yes", "both"),

@@ -126,7 +126,7 @@ def child(job, rank):
         os._exit(code)
 
 def wait(children, job):
-    # A process that has lost another one gets 10 s to notice, as with torchrun, and is killed then.
+    # A process that has lost another one gets 2 s to notice and is killed then; torchrun does so too.
     codes, begun, lost = {}, time.monotonic(), None
     kill = job["kill_after"]
     while len(codes) < len(children):
@@ -137,7 +137,7 @@ def wait(children, job):
             if kill is not None and rank == job["rank"] and now - begun >= kill:
                 kill = None
                 os.kill(pid, signal.SIGKILL)
-            if lost is not None and now - lost > 10:
+            if lost is not None and now - lost > 2:
                 os.kill(pid, signal.SIGKILL)
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:

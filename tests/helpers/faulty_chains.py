@@ -25,7 +25,7 @@ CHAINS: dict[str, dict[str, Any]] = {
         "model": {"family": "memoriser"},
         "sample": {"count": 40, "shard_size": 20},
         "probe": {"per_condition": 1},
-        "measure": {"extractors": ["pixels"], "metrics": ["fd"], "resamples": 5},
+        "measure": {"extractors": ["pixels"], "metrics": ["fd"], "resamples": 20},
     },
     "pixel-mlp": {
         "generations": 1,
@@ -34,7 +34,7 @@ CHAINS: dict[str, dict[str, Any]] = {
         "train": {"images_seen": 320, "batch_size": 32, "checkpoint_every": 128, "ema_decay": 0.9},
         "sample": {"count": 20, "steps": 2, "shard_size": 10, "batch_size": 10},
         "probe": {"per_condition": 1},
-        "measure": {"extractors": ["pixels"], "metrics": ["fd"], "resamples": 5, "held_out_loss": 8},
+        "measure": {"extractors": ["pixels"], "metrics": ["fd"], "resamples": 20, "held_out_loss": 8},
     },
     "ecosystem": {
         **EXACT,

@@ -203,12 +203,28 @@ TRIALS: dict[str, tuple[Callable[..., Iterator[Record]], Callable[[list[Record]]
 }
 
 
+def show(records: list[Record]) -> int:
+    """Print a table for each chain in a log. Returns the number of trials with problems."""
+    found = 0
+    for key in dict.fromkeys((r["what"], r["chain"], r["processes"]) for r in records):
+        of = [record for record in records if (record["what"], record["chain"], record["processes"]) == key]
+        bad = sum(bool(record["problems"]) for record in of)
+        found += bad
+        what, name, processes = key
+        print(
+            f"\n{name}, {processes} process{'es' * (processes > 1)}: {len(of)} trials, {bad} with problems; "
+            f"{of[0]['of']} file calls in a run; seed {of[0]['seed']}"
+        )
+        TRIALS[what][1](of)
+    return found
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=TRIALS)
-    parser.add_argument("chains", nargs="+", choices=CHAINS, metavar="CHAIN", help=", ".join(CHAINS))
+    parser.add_argument("what", choices=[*TRIALS, "tables"], help="tables: those of the log in --out")
+    parser.add_argument("chains", nargs="*", metavar="CHAIN", help=", ".join(CHAINS))
     parser.add_argument("--every", type=int, default=1, help="calls: every k-th call (default: 1)")
     parser.add_argument(
         "--ends",
@@ -234,8 +250,15 @@ def tried(chain: FaultyChain, args: argparse.Namespace, log: TextIO | None, unti
     """All trials on one chain, logged."""
     records = []
     for record in TRIALS[args.what][0](chain, args):
-        records.append(record)
-        line = {"what": args.what, "chain": chain.name, "processes": chain.world, "seed": args.seed, **record}
+        line = {
+            "what": args.what,
+            "chain": chain.name,
+            "processes": chain.world,
+            "seed": args.seed,
+            "of": len(chain.calls),
+            **record,
+        }
+        records.append(line)
         if log:
             print(json.dumps(line), file=log, flush=True)
         if record["problems"]:
@@ -248,23 +271,15 @@ def tried(chain: FaultyChain, args: argparse.Namespace, log: TextIO | None, unti
 
 def main() -> int:
     args = arguments()
+    if args.what == "tables":
+        return 1 if show([json.loads(line) for line in args.out.read_text().splitlines()]) else 0
     if missing():
         sys.exit(missing())
     found, until = 0, time.monotonic() + 60 * args.minutes
     with tempfile.TemporaryDirectory() as place, Server(Path(place) / "server") as server:
         log = open(args.out, "a") if args.out else None  # noqa: SIM115
         for name in args.chains:
-            begun = time.monotonic()
-            chain = FaultyChain(server, Path(place), name, args.processes)
-            records = tried(chain, args, log, until)
-            bad = sum(bool(record["problems"]) for record in records)
-            found += bad
-            print(
-                f"\n{name}, {args.processes} process{'es' * (args.processes > 1)}: {len(records)} trials, "
-                f"{bad} with problems; {len(chain.calls)} file calls in a run; seed {args.seed}; "
-                f"{time.monotonic() - begun:.0f} s"
-            )
-            TRIALS[args.what][1](records)
+            found += show(tried(FaultyChain(server, Path(place), name, args.processes), args, log, until))
         if log:
             log.close()
     return 1 if found else 0

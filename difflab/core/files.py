@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from difflab.core import fence
-from difflab.core.errors import DISK_FULL, DataError, StoreError
+from difflab.core.errors import DISK_ERROR, DISK_FULL, DataError, DifflabError, StoreError
 
 
 def cache_home() -> Path:
@@ -40,35 +40,54 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     temporary = fence.temporary_of(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise StoreError(
-                f"{path} is a folder, but must be a file; delete it and run the same command again"
-            )
-        yield temporary
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
-        fence.put(temporary, path)
-    except OSError as error:
-        fence.check(path)  # the process that took over has deleted the temporary file: say that
-        if isinstance(error, (FileNotFoundError, FileExistsError, NotADirectoryError)):
-            raise  # a path is wrong, which the caller may expect; the disk is not
-        raise _refused(path, error) from error
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise StoreError(
+                    f"{path} is a folder, but must be a file; delete it and run the same command again"
+                )
+            yield temporary
+            with open(temporary, "rb") as handle:
+                os.fsync(handle.fileno())
+            fence.put(temporary, path)
     finally:
         with suppress(OSError):  # the next process deletes what a failing disk keeps
             temporary.unlink(missing_ok=True)
 
 
-def _refused(path: Path, error: OSError) -> StoreError:
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Context manager for writing `path`: an error of the disk becomes a StoreError that names `path`.
+
+    Libraries report such errors as OSError or in types of their own. Wrong paths, such as FileNotFoundError,
+    are passed on, because the caller may expect them. If another process has taken over the run of `path`, the
+    error says that.
+    """
+    try:
+        yield
+    except DifflabError:
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError) and not DISK_ERROR.search(str(error)):
+            raise
+        fence.check(path)  # the process that took over has deleted the temporary file: say that
+        wrong_path = isinstance(error, (FileNotFoundError, FileExistsError, NotADirectoryError))
+        if wrong_path and not DISK_FULL.search(str(error)):
+            raise
+        raise _refused(path, error) from error
+
+
+def _refused(path: Path, error: Exception) -> StoreError:
     """The error of a file that the disk does not take."""
     if DISK_FULL.search(str(error)):
         return StoreError(
             f"no space left on the disk while writing {path}; free some space and run the same command again "
             "to resume"
         )
+    reason = getattr(error, "strerror", None) or error
     return StoreError(
-        f"{path} cannot be written ({error.strerror or error}); check the disk and its permissions, and run "
-        "the same command again to resume"
+        f"{path} cannot be written ({reason}); check the disk and its permissions, and run the same command "
+        "again to resume"
     )
 
 
@@ -90,16 +109,13 @@ def append_line(path: Path, line: str) -> None:
     """
     fence.check(path)
     payload = f"{line}\n".encode()
-    try:
-        with open(path, "ab+", buffering=0) as handle:
-            handle.seek(0)
-            before = handle.read()
-            if len(finished := _finished(before)) < len(before):
-                handle.truncate(len(finished))
-            if handle.write(payload) < len(payload):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    except OSError as error:
-        raise _refused(path, error) from error
+    with disk_errors(path), open(path, "ab+", buffering=0) as handle:
+        handle.seek(0)
+        before = handle.read()
+        if len(finished := _finished(before)) < len(before):
+            handle.truncate(len(finished))
+        if handle.write(payload) < len(payload):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def read_appended(path: Path) -> list[str]:
@@ -153,12 +169,7 @@ def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] 
     from safetensors.torch import save_file
 
     with atomic(path) as temporary:
-        try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
-        except Exception as error:  # safetensors raises I/O errors as its own type
-            if "I/O error" in str(error):
-                raise OSError(str(error)) from error
-            raise
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
 
 
 def read_tensors(path: Path) -> dict[str, Any]:

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from difflab.core import files
-from difflab.core.errors import StoreError
+from difflab.core.errors import DataError, StoreError
 from difflab.core.files import (
     append_line,
     atomic,
+    disk_errors,
     read_appended,
     read_json,
     read_tensors,
@@ -165,6 +166,26 @@ def test_damaged_tensors_are_named(tmp_path, damage):
         path.write_bytes(b"not tensors at all")
     with pytest.raises(StoreError, match=r"a\.safetensors cannot be read"):
         read_tensors(path)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EIO, os.strerror(errno.EIO)), "cannot be written .Input/output error"),
+        (RuntimeError("I/O error: Input/output error (os error 5)"), "cannot be written .I/O error"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "no space left"),
+    ],
+    ids=["system", "library", "full"],
+)
+def test_whatever_type_an_error_of_the_disk_has_it_is_one_sentence(tmp_path, error, said):
+    with pytest.raises(StoreError, match=said), disk_errors(tmp_path / "model"):
+        raise error
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("gone"), KeyError("a bug"), DataError("of the data")])
+def test_other_errors_are_not_those_of_the_disk(tmp_path, error):
+    with pytest.raises(type(error)), disk_errors(tmp_path / "model"):
+        raise error
 
 
 # --------------------------------------------------------------------------------------------- appended lines

@@ -116,3 +116,16 @@ def test_a_chain_goes_on_after_a_call_that_failed(chain, trial):
     else:
         assert not list(chain.after_fault(ended))
     assert not list(chain.resumed())
+
+
+@pytest.mark.parametrize("place", [".rehearsal.", ".model."])
+def test_a_library_that_writes_a_model_is_refused_in_one_line(server, tmp_path_factory, place):
+    """Weights are written by diffusers and safetensors, whose errors are of their own types."""
+    chain = FaultyChain(server, tmp_path_factory.mktemp("networks"), "pixel-mlp")
+    for call in ("ftruncate", "write"):  # of the weights, and of a config
+        of_place = [i for i, said in enumerate(chain.calls, 1) if said.startswith(call) and place in said]
+        chain.fresh()
+        ended = chain.start(of_place[0], fault="EIO")
+        assert ended.code == 2 and "Input/output error" in ended.stderr
+        assert not list(chain.after_fault(ended))
+    assert not list(chain.resumed())

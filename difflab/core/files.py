@@ -60,7 +60,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Context manager for writing `path`: an error of the disk becomes a StoreError that names `path`.
 
     Libraries report such errors as OSError or in types of their own. Wrong paths, such as FileNotFoundError,
-    are passed on, because the caller may expect them. If another process has taken over the run of `path`, the
+    are passed on: the caller may expect them. If another process has taken over the run of `path`, the
     error says that.
     """
     try:

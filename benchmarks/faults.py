@@ -93,13 +93,13 @@ def kills(chain: FaultyChain, args: argparse.Namespace) -> Iterator[Record]:
         chain.fresh()
         left, seconds = len(chain.calls), whole
         for _ in range(times):
-            moment = MOMENTS[trial % 2]
+            moment = "call" if args.power else MOMENTS[trial % 2]
             # The first process writes the most; the others are killed at random times.
             rank = draw.randrange(chain.world) if moment == "time" else 0
             before = time.monotonic()
             if moment == "call":
                 n = draw.randint(1, max(left, 1))
-                ended = chain.start(n, fault="kill", rank=rank)
+                ended = chain.start(n, fault="power" if args.power else "kill", rank=rank)
                 left -= n
                 moments.append([n, call_of(ended, chain.runs), rank])
             else:
@@ -112,7 +112,8 @@ def kills(chain: FaultyChain, args: argparse.Namespace) -> Iterator[Record]:
             moments[-1].append(ended.codes[rank] == -9)
             problems += chain.half_run()
         problems += chain.resumed()
-        yield {"fault": f"kill at a {moment}, {times} in a row", "kills": moments, "problems": problems}
+        fault = "loss of power" if args.power else "kill"
+        yield {"fault": f"{fault} at a {moment}, {times} in a row", "kills": moments, "problems": problems}
 
 
 # ----------------------------------------------------------------------------------------------------- flips
@@ -240,6 +241,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--count", type=int, default=20, help="kills: runs; flips: bits per file")
     parser.add_argument("--processes", type=int, default=1, help="kills: processes of the run (default: 1)")
+    parser.add_argument(
+        "--power", action="store_true", help="kills: also empty the files that are not synced to the disk"
+    )
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="log of all trials, JSON lines; it is added to")

@@ -91,6 +91,17 @@ def _refused(path: Path, error: Exception) -> StoreError:
     )
 
 
+def to_disk(folder: Path) -> None:
+    """Wait until all files in a folder are on the disk.
+
+    Libraries do not wait, so that a loss of power after a rename of the folder would leave empty files.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as handle:
+                os.fsync(handle.fileno())
+
+
 def write_bytes(path: Path, payload: bytes) -> None:
     """Write bytes to a file atomically, as `atomic` does."""
     with atomic(path) as temporary:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from difflab.config import Train
 from difflab.core import fence
 from difflab.core.errors import ConfigError, StoreError
-from difflab.core.files import disk_errors, write_json
+from difflab.core.files import disk_errors, to_disk, write_json
 from difflab.core.flops import forward_flops, mfu
 from difflab.core.hashing import digest, file_hash
 from difflab.core.seeds import lab_seed, seed_of
@@ -231,4 +231,13 @@ def save(model: Any, folder: Path) -> None:
         write_json(
             temporary / "hash.json", {"model": digest(weights), "train_set": train_set, "files": files}
         )
+        to_disk(temporary)
+    drop_checkpoint(folder)
+
+
+def drop_checkpoint(folder: Path) -> None:
+    """Delete the checkpoint of a generation whose training is done, if there is one.
+
+    A process that was killed right after the training can have left it.
+    """
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)

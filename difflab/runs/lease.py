@@ -287,6 +287,8 @@ def _create(folder: Path, number: int) -> Lease | None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(f"{json.dumps(asdict(holder))}\n".encode() + _line("beat 000000000"))
+            file.flush()
+            os.fsync(handle)  # a failure of power would leave it unreadable
     except OSError:
         _give_up(lease)  # an unreadable lease would keep the folder for a minute
         raise

@@ -4,12 +4,15 @@
  * open, openat and creat for writing or creation, write, pwrite, writev, fsync, fdatasync, ftruncate, rename,
  * renameat, renameat2, link, linkat, unlink, unlinkat, mkdir and mkdirat. A call with a descriptor counts if the
  * path behind it (/proc/self/fd) is below the folder. Calls inside of libc (fopen, fwrite) are not seen.
+ *
+ * A loss of power empties all files below the folder that were written and not synced since. Renames stay.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -22,11 +25,12 @@
 #include <unistd.h>
 
 enum { NEEDS_NO_SPACE, NEEDS_SPACE };
+enum { LOSES_POWER = -1, MOST = 4096 };
 
 static char folder[PATH_MAX];
 static size_t folder_length;
 static long wanted;      /* the number of the call that fails, from 1; 0 = none */
-static int error_number; /* 0 = kill the process */
+static int error_number; /* 0 = kill the process; LOSES_POWER = empty what is not synced, then kill it */
 static int lasting;      /* the later calls fail too; ENOSPC only those that need space */
 static int log_fd = -1;  /* gets a line for each call that fails, or for all calls if `wanted` is 0 */
 static atomic_int armed;
@@ -79,6 +83,36 @@ static void tell(const char *name, const char *path) {
         syscall(SYS_write, log_fd, line, (size_t)length);
 }
 
+/* Files that were written and not synced since: a second descriptor of each, which keeps its inode from reuse. */
+static int unsynced[MOST];
+static ino_t inodes[MOST];
+static int unsynced_count;
+static pthread_mutex_t unsynced_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void note(int fd, int synced) {
+    char full[PATH_MAX];
+    struct stat found;
+    int i, before = errno;
+    if (!atomic_load(&armed) || error_number != LOSES_POWER)
+        return;
+    path_of(fd, full);
+    if (below(full) && fstat(fd, &found) == 0) {
+        pthread_mutex_lock(&unsynced_lock);
+        for (i = 0; i < unsynced_count && inodes[i] != found.st_ino; i++)
+            ;
+        if (synced && i < unsynced_count) {
+            close(unsynced[i]);
+            unsynced_count--;
+            unsynced[i] = unsynced[unsynced_count], inodes[i] = inodes[unsynced_count];
+        } else if (!synced && i == unsynced_count && i < MOST) {
+            unsynced[i] = fcntl(fd, F_DUPFD_CLOEXEC, 500), inodes[i] = found.st_ino;
+            unsynced_count++;
+        }
+        pthread_mutex_unlock(&unsynced_lock);
+    }
+    errno = before;
+}
+
 /* Whether this call has to fail. `half` is called before a kill, to leave a torn write. */
 static int fails(const char *name, const char *path, int space, int fd, const void *half, size_t bytes) {
     if (!below(path))
@@ -91,7 +125,9 @@ static int fails(const char *name, const char *path, int space, int fd, const vo
     if (n < wanted || (n > wanted && (!lasting || (error_number == ENOSPC && space == NEEDS_NO_SPACE))))
         return 0;
     tell(name, path);
-    if (error_number == 0) {
+    if (error_number == 0 || error_number == LOSES_POWER) {
+        for (int i = 0; i < unsynced_count; i++)
+            syscall(SYS_ftruncate, unsynced[i], 0L);
         if (half != NULL && bytes > 1)
             syscall(SYS_write, fd, half, bytes / 2);
         syscall(SYS_kill, getpid(), SIGKILL);
@@ -120,6 +156,13 @@ static int fails_fd(const char *name, int fd, int space, const void *half, size_
     path_of(fd, full);
     errno = before;
     return fails(name, full, space, fd, half, bytes);
+}
+
+/* The result of a call that wrote to a descriptor, or synced it. */
+static ssize_t noted(int fd, ssize_t result, int synced) {
+    if (result >= 0)
+        note(fd, synced);
+    return result;
 }
 
 static int fails_pair(const char *name, int a, const char *from, int b, const char *to, int space) {
@@ -170,11 +213,11 @@ static int grows(int fd, size_t size) {
     }
 #define PWRITE(name)                                                                                           \
     ssize_t name(int fd, const void *bytes, size_t size, off64_t at) {                                         \
-        return fails_fd("pwrite", fd, grows(fd, at + size), NULL, 0) ? -1 : REAL(name)(fd, bytes, size, at);   \
+        return fails_fd("pwrite", fd, grows(fd, at + size), NULL, 0) ? -1 : noted(fd, REAL(name)(fd, bytes, size, at), 0);   \
     }
 #define FTRUNCATE(name)                                                                                        \
     int name(int fd, off64_t size) {                                                                           \
-        return fails_fd("ftruncate", fd, NEEDS_SPACE, NULL, 0) ? -1 : REAL(name)(fd, size);                    \
+        return fails_fd("ftruncate", fd, NEEDS_SPACE, NULL, 0) ? -1 : (int)noted(fd, REAL(name)(fd, size), 0);                    \
     }
 
 OPEN(open)
@@ -189,18 +232,22 @@ FTRUNCATE(ftruncate)
 FTRUNCATE(ftruncate64)
 
 ssize_t write(int fd, const void *bytes, size_t size) {
-    return fails_fd("write", fd, NEEDS_SPACE, bytes, size) ? -1 : REAL(write)(fd, bytes, size);
+    return fails_fd("write", fd, NEEDS_SPACE, bytes, size) ? -1 : noted(fd, REAL(write)(fd, bytes, size), 0);
 }
 
 ssize_t writev(int fd, const struct iovec *parts, int number) {
     const void *first = number > 0 ? parts[0].iov_base : NULL;
     size_t size = number > 0 ? parts[0].iov_len : 0;
-    return fails_fd("writev", fd, NEEDS_SPACE, first, size) ? -1 : REAL(writev)(fd, parts, number);
+    return fails_fd("writev", fd, NEEDS_SPACE, first, size) ? -1 : noted(fd, REAL(writev)(fd, parts, number), 0);
 }
 
-int fsync(int fd) { return fails_fd("fsync", fd, NEEDS_NO_SPACE, NULL, 0) ? -1 : REAL(fsync)(fd); }
+int fsync(int fd) {
+    return fails_fd("fsync", fd, NEEDS_NO_SPACE, NULL, 0) ? -1 : (int)noted(fd, REAL(fsync)(fd), 1);
+}
 
-int fdatasync(int fd) { return fails_fd("fdatasync", fd, NEEDS_NO_SPACE, NULL, 0) ? -1 : REAL(fdatasync)(fd); }
+int fdatasync(int fd) {
+    return fails_fd("fdatasync", fd, NEEDS_NO_SPACE, NULL, 0) ? -1 : (int)noted(fd, REAL(fdatasync)(fd), 1);
+}
 
 int rename(const char *from, const char *to) {
     return fails_pair("rename", AT_FDCWD, from, AT_FDCWD, to, NEEDS_NO_SPACE) ? -1 : REAL(rename)(from, to);

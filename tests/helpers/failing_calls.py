@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).with_suffix(".c")
-FAULTS = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC, "kill": 0}
-"""What can happen to a call. A write that kills leaves half of its bytes behind."""
+FAULTS = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC, "kill": 0, "power": -1}
+"""What can happen to a call. A write that kills leaves half of its bytes behind. A loss of power also empties the
+files below the folder that the process has not synced since it wrote them."""
 
 
 def missing() -> str:

@@ -121,6 +121,8 @@ class FaultyChain:
             yield f"exit code {code}: {' | '.join(lines)[-600:]}"
         elif code == 2 and (len(lines) != 1 or not lines[0].startswith("difflab: error: ")):
             yield f"exit code 2 and {len(lines)} lines: {' | '.join(lines)[-600:]}"
+        elif code == 0 and (content(self.run) != self.reference or temporary_files(self.runs)):
+            yield "exit code 0, and other content or temporary files"
         yield from self.half_run()
 
     def half_run(self) -> Iterable[str]:

@@ -87,6 +87,29 @@ def test_each_call_can_kill_and_a_write_leaves_half_of_its_bytes(server, tmp_pat
     assert not (tmp_path / "kill-9-False" / "b").exists()
 
 
+def test_a_loss_of_power_empties_what_is_not_synced(server, tmp_path):
+    for n in (1, 2):
+        (tmp_path / str(n)).mkdir()
+    script = """
+import os
+for name in ("synced", "renamed", "again"):
+    with open(F + name, "w") as file:
+        file.write(name)
+        file.flush()
+        if name != "renamed":
+            os.fsync(file.fileno())
+with open(F + "again", "a") as file:
+    file.write("!")
+os.rename(F + "renamed", F + "new")
+os.mkdir(F + "end")
+"""
+    whole = server.run(f"F = {str(tmp_path / '1')!r} + '/'\n{script}", tmp_path / "1")
+    ended = server.run(f"F = {str(tmp_path / '2')!r} + '/'\n{script}", tmp_path / "2", whole.calls, "power")
+    assert ended.code == -9 and ended.said[0].startswith("mkdir")
+    found = {path.name: path.read_text() for path in (tmp_path / "2").iterdir()}
+    assert found == {"synced": "synced", "new": "", "again": ""}
+
+
 def test_a_broken_disk_stays_broken_and_a_full_one_still_deletes(server, tmp_path):
     script = "import os\nfor act in (os.rename, os.link):\n    try:\n        act(F + '/a', F + '/b')\n    except OSError: pass\nos.unlink(F + '/a')"
     for fault, failed in (("EIO", ["rename", "link", "unlink"]), ("ENOSPC", ["rename", "link"])):
@@ -105,13 +128,13 @@ def chain(server: Server, tmp_path_factory: pytest.TempPathFactory) -> FaultyCha
 
 @pytest.mark.parametrize("trial", range(TRIALS))
 def test_a_chain_goes_on_after_a_call_that_failed(chain, trial):
-    fault = ("EIO", "ENOSPC", "kill")[trial % 3]
+    fault = ("EIO", "ENOSPC", "kill", "power")[trial % 4]
     n = 1 + (2 * trial + 1) * len(chain.calls) // (2 * TRIALS)
     chain.fresh()
-    ended = chain.start(n, fault=fault, lasting=trial % 2 == 1)
+    ended = chain.start(n, fault=fault, lasting=trial % 8 > 3)
     print(n, fault, ended)
     assert ended.said
-    if fault == "kill":
+    if fault in ("kill", "power"):
         assert ended.code == -9 and not list(chain.half_run())
     else:
         assert not list(chain.after_fault(ended))
@@ -129,3 +152,14 @@ def test_a_library_that_writes_a_model_is_refused_in_one_line(server, tmp_path_f
         assert ended.code == 2 and "Input/output error" in ended.stderr
         assert not list(chain.after_fault(ended))
     assert not list(chain.resumed())
+
+
+def test_weights_are_on_the_disk_before_their_model_is_called_done(server, tmp_path_factory):
+    chain = FaultyChain(server, tmp_path_factory.mktemp("power"), "pixel-mlp")
+    for name in ("gen-000/model", "gen-000/sampled.json"):
+        place = next(
+            i for i, said in enumerate(chain.calls) if said == f"rename {chain.run.resolve() / name}"
+        )
+        chain.fresh()
+        assert chain.start(place + 2, fault="power").code == -9
+        assert not list(chain.half_run()) and not list(chain.resumed())

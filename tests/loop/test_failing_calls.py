@@ -141,25 +141,32 @@ def test_a_chain_goes_on_after_a_call_that_failed(chain, trial):
     assert not list(chain.resumed())
 
 
-@pytest.mark.parametrize("place", [".rehearsal.", ".model."])
-def test_a_library_that_writes_a_model_is_refused_in_one_line(server, tmp_path_factory, place):
-    """Weights are written by diffusers and safetensors, whose errors are of their own types."""
-    chain = FaultyChain(server, tmp_path_factory.mktemp("networks"), "pixel-mlp")
-    for call in ("ftruncate", "write"):  # of the weights, and of a config
-        of_place = [i for i, said in enumerate(chain.calls, 1) if said.startswith(call) and place in said]
-        chain.fresh()
-        ended = chain.start(of_place[0], fault="EIO")
-        assert ended.code == 2 and "Input/output error" in ended.stderr
-        assert not list(chain.after_fault(ended))
-    assert not list(chain.resumed())
+@pytest.fixture(scope="module")
+def network(server: Server, tmp_path_factory: pytest.TempPathFactory) -> FaultyChain:
+    """Its weights are written by diffusers and safetensors."""
+    return FaultyChain(server, tmp_path_factory.mktemp("networks"), "pixel-mlp")
 
 
-def test_weights_are_on_the_disk_before_their_model_is_called_done(server, tmp_path_factory):
-    chain = FaultyChain(server, tmp_path_factory.mktemp("power"), "pixel-mlp")
-    for name in ("gen-000/model", "gen-000/sampled.json"):
-        place = next(
-            i for i, said in enumerate(chain.calls) if said == f"rename {chain.run.resolve() / name}"
-        )
-        chain.fresh()
-        assert chain.start(place + 2, fault="power").code == -9
-        assert not list(chain.half_run()) and not list(chain.resumed())
+def test_a_library_that_writes_a_model_is_refused_in_one_line(network):
+    """Libraries raise errors of their own types."""
+    network.fresh()
+    for place in (".rehearsal.", ".model."):
+        for call in ("ftruncate", "write"):  # of the weights, and of a config
+            numbers = [
+                n for n, said in enumerate(network.calls, 1) if said.startswith(call) and place in said
+            ]
+            ended = network.start(numbers[0], fault="EIO")
+            assert ended.code == 2 and "Input/output error" in ended.stderr
+            assert not list(network.after_fault(ended))
+            network.fresh()
+
+
+def test_a_loss_of_power_right_after_a_training_costs_nothing(network):
+    """The weights are on the disk, and the checkpoint, which was to be deleted next, goes when the run goes on."""
+    network.fresh()
+    renamed = f"rename {network.run.resolve() / 'gen-000/model'}"
+    ended = network.start(network.calls.index(renamed) + 2, fault="power")
+    assert ended.code == -9 and ended.said == [
+        f"unlink {network.run.resolve() / 'gen-000/checkpoint.safetensors'}"
+    ]
+    assert not list(network.half_run()) and not list(network.resumed())

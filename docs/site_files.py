@@ -17,6 +17,7 @@ JOINED = (
     "samples/*.png",
     "samples/*.html",
     "benchmarks/README.md",
+    "benchmarks/faults.md",
     "findings/README.md",
     "CONTRIBUTING.md",
 )

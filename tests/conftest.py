@@ -34,6 +34,7 @@ SLOWEST = (
     "test_examine.py",
     "test_bucket_processes.py",
     "test_chain_processes.py",
+    "test_failing_calls.py",
 )
 
 

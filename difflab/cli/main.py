@@ -16,7 +16,7 @@ from pathlib import Path
 from difflab.cli import auditing, chains, images, provenance, setup, studies, tuning
 from difflab.cli.args import Commands, Parser
 from difflab.cli.output import problem
-from difflab.core.errors import DISK_FULL, DifflabError
+from difflab.core.errors import DISK_ERROR, DISK_FULL, DifflabError
 from difflab.core.text import is_url
 
 FRONT = """difflab, the image-diffusion collapse lab: what happens to an image model that
@@ -113,6 +113,8 @@ def explained(error: Exception) -> str | None:
         if isinstance(error, IsADirectoryError):
             text += ", where a file is wanted; delete it and run the same command again"
         return text
+    if DISK_ERROR.search(str(error)):
+        return f"a disk cannot be read or written ({error}); check it, and run the same command again"
     return None
 
 

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 DISK_FULL = re.compile(r"No space left|Disk quota exceeded|\d+ requested and \d+ written")
 """Libraries report a full disk in exceptions of their own types; this text is what they share."""
 
+DISK_ERROR = re.compile(rf"{DISK_FULL.pattern}|I/O error|Input/output error|Read-only file system")
+"""The same for every disk that refuses to write."""
+
 
 class DifflabError(Exception):
     """A problem that the user can fix. The command line prints it as one line and exits with code 2."""

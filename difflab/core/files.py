@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from difflab.core import fence
-from difflab.core.errors import DISK_FULL, ConfigError, DataError, StoreError
+from difflab.core.errors import DISK_ERROR, DISK_FULL, ConfigError, DataError, DifflabError, StoreError
 from difflab.core.text import is_url
 
 
@@ -54,31 +55,66 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     temporary = fence.temporary_of(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise StoreError(
-                f"{path} is a folder, but must be a file; delete it and run the same command again"
-            )
-        yield temporary
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
-        fence.put(temporary, path)
-    except OSError as error:
-        fence.check(path)  # the process that took over has deleted the temporary file: say that
-        if DISK_FULL.search(str(error)):
-            raise StoreError(
-                f"no space left on the disk while writing {path}; free some space and run the same command "
-                "again to resume"
-            ) from error
-        if isinstance(error, (FileNotFoundError, FileExistsError, NotADirectoryError)):
-            raise  # a path is wrong, which the caller may expect; the disk is not
-        raise StoreError(
-            f"{path} cannot be written ({error.strerror or error}); check the disk and its permissions, and "
-            "run the same command again to resume"
-        ) from error
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise StoreError(
+                    f"{path} is a folder, but must be a file; delete it and run the same command again"
+                )
+            yield temporary
+            with open(temporary, "rb") as handle:
+                os.fsync(handle.fileno())
+            fence.put(temporary, path)
     finally:
         with suppress(OSError):  # the next process deletes what a failing disk keeps
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Context manager for writing `path`: an error of the disk becomes a StoreError that names `path`.
+
+    Libraries report such errors as OSError or in types of their own. Wrong paths, such as FileNotFoundError,
+    are passed on: the caller may expect them. If another process has taken over the run of `path`, the
+    error says that.
+    """
+    try:
+        yield
+    except DifflabError:
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError) and not DISK_ERROR.search(str(error)):
+            raise
+        fence.check(path)  # the process that took over has deleted the temporary file: say that
+        wrong_path = isinstance(error, (FileNotFoundError, FileExistsError, NotADirectoryError))
+        if wrong_path and not DISK_FULL.search(str(error)):
+            raise
+        raise _refused(path, error) from error
+
+
+def _refused(path: Path, error: Exception) -> StoreError:
+    """The error of a file that the disk does not take."""
+    if DISK_FULL.search(str(error)):
+        return StoreError(
+            f"no space left on the disk while writing {path}; free some space and run the same command again "
+            "to resume"
+        )
+    reason = getattr(error, "strerror", None) or error
+    return StoreError(
+        f"{path} cannot be written ({reason}); check the disk and its permissions, and run the same command "
+        "again to resume"
+    )
+
+
+def to_disk(folder: Path) -> None:
+    """Wait until all files in a folder are on the disk.
+
+    Libraries do not wait, so that a loss of power after a rename of the folder would leave empty files.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as handle:
+                os.fsync(handle.fileno())
 
 
 def write_bytes(path: Path, payload: bytes) -> None:
@@ -90,6 +126,31 @@ def write_bytes(path: Path, payload: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     write_bytes(path, text.encode())
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file. An unfinished last line, which a killed process has left, is cut off first.
+
+    Raises StoreError if the disk is full or refuses the line.
+    """
+    fence.check(path)
+    payload = f"{line}\n".encode()
+    with disk_errors(path), open(path, "ab+", buffering=0) as handle:
+        handle.seek(0)
+        before = handle.read()
+        if len(finished := _finished(before)) < len(before):
+            handle.truncate(len(finished))
+        if handle.write(payload) < len(payload):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def read_appended(path: Path) -> list[str]:
+    """The lines that `append_line` has written. An unfinished last line is left out."""
+    return _finished(path.read_bytes()).decode().splitlines()
+
+
+def _finished(content: bytes) -> bytes:
+    return content[: content.rfind(b"\n") + 1]
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -134,12 +195,7 @@ def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] 
     from safetensors.torch import save_file
 
     with atomic(path) as temporary:
-        try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
-        except Exception as error:  # safetensors raises I/O errors as its own type
-            if "I/O error" in str(error):
-                raise OSError(str(error)) from error
-            raise
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
 
 
 def read_tensors(path: Path) -> dict[str, Any]:

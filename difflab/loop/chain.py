@@ -25,7 +25,7 @@ from difflab.loop.pictures import draw_pictures
 from difflab.loop.sample import sample
 from difflab.loop.select import select
 from difflab.loop.texts import encode_texts
-from difflab.loop.train import train
+from difflab.loop.train import drop_checkpoint, train
 from difflab.loop.work import Work, open_for_work
 from difflab.runs.folder import STAGE, STAGES
 from difflab.runs.hashes import EVERYTHING, forget_hashes, write_hashes
@@ -106,6 +106,8 @@ def prepare(run: Run, works: list[Work]) -> None:
     for work in works:
         stages = product(work.generations, STAGES)
         work.done = {(t, stage) for t, stage in stages if work.run.done(t, stage)}
+        for t in [t for t, stage in work.done if work.main and stage == "train"]:
+            drop_checkpoint(work.run.gen(t))
     works[0].wait()
     for work in works:
         checks.check_measures(work)

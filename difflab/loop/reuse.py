@@ -142,4 +142,6 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, temporary)
     except OSError:  # another disk, or a file system without links
         shutil.copyfile(source, temporary)
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
     fence.put(temporary, target)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from difflab.config import Train
 from difflab.core import fence
 from difflab.core.errors import ConfigError, StoreError
-from difflab.core.files import write_json
+from difflab.core.files import disk_errors, to_disk, write_json
 from difflab.core.flops import forward_flops, mfu
 from difflab.core.hashing import digest, file_hash
 from difflab.core.seeds import lab_seed, seed_of
@@ -182,10 +182,11 @@ def rehearse_saving(model: Any, settings: Train, work: Work, folder: Path) -> No
     if work.main:
         temporary = fence.temporary_of(folder / "rehearsal")
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
         try:
-            model.save(temporary)
-            model.check_saved(temporary)
+            with disk_errors(temporary):
+                temporary.mkdir(parents=True)
+                model.save(temporary)
+                model.check_saved(temporary)
         except (ValueError, TypeError, RuntimeError, KeyError) as error:
             raise StoreError(
                 f"this model cannot be saved, so it is not trained: {' '.join(str(error).split())[:300]}"
@@ -220,7 +221,8 @@ def save(model: Any, folder: Path) -> None:
 
     hash.json marks the training as done.
     """
-    with fence.atomic_folder(folder / "model", replace=True) as temporary:
+    place = folder / "model"
+    with disk_errors(place), fence.atomic_folder(place, replace=True) as temporary:
         model.save(temporary)
         paths = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
         files = {str(path.relative_to(temporary)): file_hash(path) for path in paths}
@@ -229,4 +231,13 @@ def save(model: Any, folder: Path) -> None:
         write_json(
             temporary / "hash.json", {"model": digest(weights), "train_set": train_set, "files": files}
         )
+        to_disk(temporary)
+    drop_checkpoint(folder)
+
+
+def drop_checkpoint(folder: Path) -> None:
+    """Delete the checkpoint of a generation whose training is done, if there is one.
+
+    A process that was killed right after the training can have left it.
+    """
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)

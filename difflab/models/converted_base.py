@@ -9,7 +9,6 @@ user.
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -19,7 +18,7 @@ from typing import Any
 from difflab.config.families import content_of
 from difflab.core import fence
 from difflab.core.errors import ConfigError, StoreError
-from difflab.core.files import cache_home, write_json
+from difflab.core.files import cache_home, to_disk, write_json
 from difflab.core.hashing import digest, file_hash_once
 from difflab.models import fused_lora, single_file
 from difflab.models.pretrained import Base, open_base, open_configs
@@ -207,8 +206,7 @@ def _folder(source: dict[str, Any], key: str, build: Callable[[Path], None]) -> 
             with fence.atomic_folder(folder) as temporary:
                 build(temporary)
                 write_json(temporary / "source.json", source)
-                for path in temporary.rglob("*"):
-                    _to_disk(path)
+                to_disk(temporary)
         except OSError:
             if not folder.is_dir():  # on a disk without locks another process may have been faster
                 raise
@@ -222,10 +220,3 @@ def _locked(path: Path) -> Iterator[None]:
         with suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file is on the disk, so that the folder is complete after a power failure too."""
-    if path.is_file():
-        with open(path, "rb") as handle:
-            os.fsync(handle.fileno())

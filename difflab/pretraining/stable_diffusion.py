@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from difflab import config as configs
 from difflab.config import Data, Spec, Train
 from difflab.core.errors import ConfigError
-from difflab.core.files import read_json, read_tensors, write_json, write_tensors
+from difflab.core.files import read_json, read_tensors, to_disk, write_json, write_tensors
 from difflab.core.progress import Reporter
 from difflab.core.seeds import seed_of
 from difflab.core.shape import Shape
@@ -155,6 +155,7 @@ def pretrain(
         halve(file)
     for file in (out / ".model.tmp").glob("*/config.json"):  # the files should not contain local paths
         write_json(file, {name: value for name, value in read_json(file).items() if name != "_name_or_path"})
+    to_disk(out / ".model.tmp")
     shutil.rmtree(folder, ignore_errors=True)
     (out / ".model.tmp").rename(folder)
     processor = platform.processor() or platform.machine()
@@ -227,6 +228,7 @@ def _start(config: Pretraining, folder: Path, vae: Any, image_size: int, prompts
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     pipe.save_pretrained(temporary)
+    to_disk(temporary)
     temporary.rename(folder)
     return folder
 
@@ -385,5 +387,6 @@ def _autoencoder(
     )
     shutil.rmtree(folder / ".vae.tmp", ignore_errors=True)
     vae.save_pretrained(folder / ".vae.tmp")
+    to_disk(folder / ".vae.tmp")
     (folder / ".vae.tmp").rename(folder / "vae")
     return vae

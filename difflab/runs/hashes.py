@@ -65,7 +65,7 @@ def changed(folder: Path, whole: bool = True) -> Iterator[tuple[Path, str]]:
             yield path, f"{folder / FILE} names a file outside its folder: {name!r}"
         elif not path.is_file():
             if whole:
-                yield path, f"{path} is missing"
+                yield path, f"{path}, which {FILE} lists, is missing"
         elif file_hash(path) != wanted:
             yield path, f"{path} differs from its hash in {FILE}"
 

@@ -119,8 +119,15 @@ class Disk:
             handle = os.open(path_of(self.folder, number), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
             return False
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(handle)  # a failure of power would leave it unreadable
+        except OSError:
+            with suppress(OSError):  # an unreadable lease would keep the folder for a minute
+                self.delete(number)
+            raise
         return True
 
     def renew(self, number: int, token: str, state: str) -> None:
@@ -332,7 +339,7 @@ def fate_of(folder: Path | Place, content: bytes) -> Fate:
 def holder_of(folder: Path) -> Holder | None:
     """The process that works in `folder`, as far as this machine can tell; None = there is none."""
     number = highest(folder)
-    content = _content(path_of(folder, number)) if number else None
+    content = place_of(folder).read(number) if number else None
     if content is None or fate_of(folder, content) is Fate.DEAD:
         return None
     return Holder.read(content)
@@ -361,14 +368,18 @@ def _create(folder: Path | Place, number: int) -> Lease | None:
     if not place.create(number, f"{json.dumps(asdict(holder))}\n".encode() + state_line("beat 000000000")):
         _held.discard(holder.token)
         return None
-    numbers = place.numbers()
-    if max(numbers, default=0) > number:  # the lease before was judged from an old listing
-        place.delete(number)
-        _held.discard(holder.token)
-        return None
-    for earlier in numbers:
-        if earlier < number:
-            place.delete(earlier)
+    try:
+        numbers = place.numbers()
+        if max(numbers, default=0) > number:  # the lease before was judged from an old listing
+            _held.discard(holder.token)
+            place.delete(number)
+            return None
+        for earlier in numbers:
+            if earlier < number:
+                place.delete(earlier)
+    except OSError:
+        lease.release()
+        raise
     if isinstance(folder, Path):
         fence.guard(folder, lease)
     threading.Thread(target=lease.renew, name="difflab-lease", daemon=True).start()

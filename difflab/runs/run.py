@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from difflab.config import Config
-from difflab.core import fence
 from difflab.core.errors import StoreError
-from difflab.core.files import read_json
+from difflab.core.files import append_line, read_appended, read_json
 from difflab.core.rows import KEYS, read_rows
 from difflab.core.text import is_url
 from difflab.plots.curves import curve_figure
@@ -69,7 +68,7 @@ class Run(RunFolder):
         try:
             if not path.exists():
                 return []
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            rows = [json.loads(line) for line in read_appended(path)]
             if not all(_is_timing(row) for row in rows):
                 raise ValueError("a line has no time")
             return rows
@@ -97,10 +96,8 @@ class Run(RunFolder):
 
     def add_time(self, generation: int, stage: str, seconds: float, **detail: Any) -> None:
         """Add a row to timings.jsonl."""
-        fence.check(self.path)
         row = {"generation": generation, "stage": stage, "seconds": round(seconds, 4), **detail}
-        with open(self.path / "timings.jsonl", "a") as handle:
-            handle.write(json.dumps(row) + "\n")
+        append_line(self.path / "timings.jsonl", json.dumps(row))
 
 
 def _is_timing(row: Any) -> bool:

@@ -45,12 +45,20 @@ def _bytes(run: Run) -> Iterator[tuple[Path, str]]:
     """Yield the path of each result whose bytes are not those that were written, with a sentence."""
     listed = {run.path / "real": True}
     for t in range(run.config.generations + 1):
-        listed[run.gen(t)] = all(run.done(t, stage) for stage in STAGES)
+        listed[run.gen(t)] = _whole(run, t)
     for folder, whole in listed.items():
         try:
             yield from changed(folder, whole)
         except StoreError as error:
             yield folder / FILE, str(error)
+
+
+def _whole(run: Run, t: int) -> bool:
+    """Whether all stages of a generation are done, as far as the record of the real set can be read."""
+    try:
+        return all(run.done(t, stage) for stage in STAGES)
+    except StoreError:
+        return False  # `_records` names the record
 
 
 def _recipe(run: Run) -> Iterator[str]:
@@ -76,6 +84,8 @@ def _rows(run: Run) -> Iterator[str]:
 
 def _records(run: Run) -> Iterator[str]:
     """Yield a sentence for each result that is missing, cannot be read, or is not what its record says."""
+    if not run.started and not (run.path / "real" / "about.json").exists():
+        return  # it was stopped while it read the real set, whose last file is about.json
     try:
         yield from run.real.verify()
     except StoreError as error:

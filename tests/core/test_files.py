@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from pathlib import Path
 
@@ -8,9 +9,12 @@ import pytest
 import torch
 
 from difflab.core import files
-from difflab.core.errors import ConfigError, StoreError
+from difflab.core.errors import ConfigError, DataError, StoreError
 from difflab.core.files import (
+    append_line,
     atomic,
+    disk_errors,
+    read_appended,
     read_json,
     read_tensors,
     write_bytes,
@@ -173,3 +177,65 @@ def test_a_folder_from_the_environment_is_no_url(monkeypatch, tmp_path, variable
     monkeypatch.setenv(variable, "s3://bucket/cache")
     with pytest.raises(ConfigError, match=f"{variable}=s3://bucket/cache is a URL and must be a folder, on"):
         files.folder_from(variable)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EIO, os.strerror(errno.EIO)), "cannot be written .Input/output error"),
+        (RuntimeError("I/O error: Input/output error (os error 5)"), "cannot be written .I/O error"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "no space left"),
+    ],
+    ids=["system", "library", "full"],
+)
+def test_whatever_type_an_error_of_the_disk_has_it_is_one_sentence(tmp_path, error, said):
+    with pytest.raises(StoreError, match=said), disk_errors(tmp_path / "model"):
+        raise error
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("gone"), KeyError("a bug"), DataError("of the data")])
+def test_other_errors_are_not_those_of_the_disk(tmp_path, error):
+    with pytest.raises(type(error)), disk_errors(tmp_path / "model"):
+        raise error
+
+
+# --------------------------------------------------------------------------------------------- appended lines
+def test_lines_are_added_and_an_unfinished_one_makes_room(tmp_path):
+    path = tmp_path / "a.jsonl"
+    append_line(path, "one é")
+    with open(path, "a") as handle:
+        handle.write("tw")  # and then the process was killed
+    assert read_appended(path) == ["one é"]
+    append_line(path, "two")
+    assert path.read_text() == "one é\ntwo\n" and read_appended(path) == ["one é", "two"]
+    path.write_text("unfinished")
+    assert read_appended(path) == []
+    append_line(path, "first")
+    assert path.read_text() == "first\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.EIO, "cannot be written .Input/output error.*resume"), (errno.ENOSPC, "no space left.*resume")],
+)
+def test_a_line_that_the_disk_refuses_is_one_sentence(tmp_path, monkeypatch, number, said):
+    class Refusing(io.FileIO):
+        def write(self, _: object) -> int:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files, "open", lambda path, *_, **__: Refusing(path, "a+"), raising=False)
+    with pytest.raises(StoreError, match=said):
+        append_line(tmp_path / "a.jsonl", "one")
+
+
+def test_a_line_of_which_a_full_disk_takes_a_part_is_refused_and_not_read(tmp_path, monkeypatch):
+    class Full(io.FileIO):
+        def write(self, payload: bytes) -> int:
+            return super().write(payload[:2])
+
+    append_line(tmp_path / "a.jsonl", "one")
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "open", lambda path, *_, **__: Full(path, "a+"), raising=False)
+        with pytest.raises(StoreError, match="no space left"):
+            append_line(tmp_path / "a.jsonl", "two")
+    assert read_appended(tmp_path / "a.jsonl") == ["one"]

@@ -62,7 +62,9 @@ def test_an_unchanged_list_is_not_written_again(folder):
 def test_a_missing_file_is_a_fault_of_a_whole_generation_only(folder):
     write_hashes(folder)
     (folder / "sampled.json").unlink()
-    assert [said for _, said in changed(folder)] == [f"{folder / 'sampled.json'} is missing"]
+    assert [said for _, said in changed(folder)] == [
+        f"{folder / 'sampled.json'}, which hashes.json lists, is missing"
+    ]
     assert list(changed(folder, whole=False)) == []
 
 

@@ -446,3 +446,23 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path, monkeypatch, number):
     monkeypatch.setattr(lease.os, "open", refused)
     with pytest.raises(StoreError, match=f"cannot write to .*{os.strerror(number)}; choose another folder"):
         Run.create(tmp_path / "run", parse(CHAIN))
+
+
+@pytest.mark.parametrize("call", ["fdopen", "listdir"])
+def test_a_claim_that_the_disk_refuses_leaves_the_folder_free(tmp_path, monkeypatch, call):
+    """Neither an unreadable lease nor one of this process keeps others, or a second attempt, waiting."""
+    claim(tmp_path).release()
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it need not wait"))
+    real, calls = getattr(os, call), []
+
+    def refused(*words: Any, **more: Any) -> Any:
+        calls.append(words)
+        if len(calls) < {"fdopen": 1, "listdir": 2}[call]:  # the first listing looks for the highest number
+            return real(*words, **more)
+        raise OSError(5, os.strerror(5))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lease.os, call, refused)
+        with pytest.raises(OSError, match=os.strerror(5)):
+            claim(tmp_path)
+    claim(tmp_path).release()

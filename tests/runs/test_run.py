@@ -154,9 +154,13 @@ def test_damaged_numbers_are_a_store_error_and_the_same_command_mends_them(copy,
     assert open_run(copy).metrics.value.tolist() and (copy / "metrics.jsonl").read_bytes() == whole
 
 
-def test_damaged_times_are_a_store_error(copy):
+def test_damaged_times_are_a_store_error_and_unfinished_ones_are_left_out(copy):
+    times = open_run(copy).timings()
     with open(copy / "timings.jsonl", "a") as handle:
-        handle.write('{"generation": 0, "sta')
+        handle.write('{"generation": 0, "sta')  # as a process leaves it that was killed
+    assert open_run(copy).timings() == times
+    with open(copy / "timings.jsonl", "a") as handle:
+        handle.write("\n")
     with pytest.raises(StoreError, match=r"timings.jsonl is damaged .* it contains only times: delete it"):
         open_run(copy).timings()
 

@@ -58,6 +58,16 @@ def test_a_run_that_was_stopped_has_no_fault(run):
     assert list(verify(run)) == []
 
 
+def test_a_run_that_was_stopped_while_it_read_the_real_set_has_no_fault(run):
+    (run.path / "real" / "about.json").unlink()
+    assert all("about.json is missing" in fault for fault in verify(run)) and list(verify(run))
+    for folder in run.path.glob("gen-*"):
+        shutil.rmtree(folder)
+    (run.path / "real" / "hashes.json").unlink()
+    (run.path / "metrics.jsonl").unlink()
+    assert list(verify(run)) == []
+
+
 @pytest.mark.parametrize(
     ("victim", "said"),
     [

@@ -207,14 +207,15 @@ TRIALS: dict[str, tuple[Callable[..., Iterator[Record]], Callable[[list[Record]]
 def show(records: list[Record]) -> int:
     """Print a table for each chain in a log. Returns the number of trials with problems."""
     found = 0
-    for key in dict.fromkeys((r["what"], r["chain"], r["processes"]) for r in records):
-        of = [record for record in records if (record["what"], record["chain"], record["processes"]) == key]
+    keys = ("what", "chain", "processes", "seed")
+    for key in dict.fromkeys(tuple(record[name] for name in keys) for record in records):
+        of = [record for record in records if tuple(record[name] for name in keys) == key]
         bad = sum(bool(record["problems"]) for record in of)
         found += bad
-        what, name, processes = key
+        what, name, processes, seed = key
         print(
             f"\n{name}, {processes} process{'es' * (processes > 1)}: {len(of)} trials, {bad} with problems; "
-            f"{of[0]['of']} file calls in a run; seed {of[0]['seed']}"
+            f"{of[0]['of']} file calls in a run; seed {seed}"
         )
         TRIALS[what][1](of)
     return found

@@ -12,7 +12,7 @@ from difflab.cli.output import print_rows, show
 from difflab.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from difflab.studies.executors import Engine
+    from difflab.studies.executors.engine import Engine
 
 
 def engine_arguments(command: argparse.ArgumentParser) -> None:

@@ -31,7 +31,7 @@ from difflab.loop.chain import run_chain
 from difflab.loop.reuse import adopt
 from difflab.runs.run import Run
 from difflab.studies.compare_runs import better_of, interval, worse
-from difflab.studies.executors import Engine
+from difflab.studies.executors.engine import Engine
 from difflab.studies.executors.local import Local
 from difflab.studies.job import Job, Record, finished
 
@@ -106,7 +106,7 @@ def calibrate(
         seeds: chains per share: the seed of the config and the ones after it. An interval needs at least 2.
         resolution: width of the bracket of the share at which the bisection ends.
         engine: runs the bisections, one job per seed; None = this machine, see `executors.local.Local`.
-        report, say: see `executors.Engine.run`.
+        report, say: see `executors.engine.Engine.run`.
 
     Returns a dict with max_synthetic_fraction (safe for a further seed with a probability of 95%; with one
     seed the estimate), estimate, ci_low, ci_high (of the mean over seeds), by_seed, holds_until (T), longest
@@ -120,16 +120,7 @@ def calibrate(
         Bisection(f"seed {seed}", seed, config.model_copy(update={"seed": seed}), out / f"seed-{seed}", *what)
         for seed in range(config.seed, config.seed + seeds)
     ]
-    errors: dict[int, str] = {}
-
-    def note(job: Job, record: Record) -> None:
-        if record["error"]:
-            errors[job.seed] = record["error"]
-
-    (engine or Local()).run(listed, out, note, report, say)
-    if errors:
-        raise ConfigError(next(iter(errors.values())))
-    found = [read_json(job.path / FILE) for job in listed]
+    found = _bisected(listed, out, engine or Local(), report, say)
     thresholds = [each["threshold"] for each in found]
     tried = [Tried(**chain) for each in found for chain in each["tried"]]
     result = {
@@ -148,6 +139,26 @@ def calibrate(
     }
     write_json(out / "calibration.json", result)
     return result
+
+
+def _bisected(
+    listed: Sequence[Bisection],
+    out: Path,
+    engine: Engine,
+    report: Callable[[Job], Any] | None,
+    say: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """The results of the bisections. Raises ConfigError with the reason of the first one that fails."""
+    errors: list[str] = []
+
+    def note(job: Job, record: Record) -> None:
+        if record["error"]:
+            errors.append(record["error"])
+
+    engine.run(listed, out, note, report, say)
+    if errors:
+        raise ConfigError(errors[0])
+    return [read_json(job.path / FILE) for job in listed]
 
 
 def _check(config: Config, tolerance: float, seeds: int, resolution: float) -> None:

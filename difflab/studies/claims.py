@@ -21,7 +21,7 @@ from difflab.core.files import read_json, write_json
 from difflab.core.hashing import digest
 from difflab.runs.run import Run, open_run
 from difflab.studies import theory
-from difflab.studies.executors import Engine
+from difflab.studies.executors.engine import Engine
 from difflab.studies.executors.local import Local
 from difflab.studies.job import Job
 from difflab.studies.statistic import REFUTED, REPRODUCED, UNKNOWN, Seed, Statistic, inside, judged, overall
@@ -106,7 +106,7 @@ def run_claims(
         folder: the paths of the sweeps' bases are relative to this folder.
         out: the store. Runs lie in ``OUT/runs/``, in one folder per recipe, and are shared by all claims.
         engine: runs the jobs; None = this machine, see `executors.local.Local`.
-        report: see `executors.Engine.run`.
+        report: see `executors.engine.Engine.run`.
         say: a function that gets one sentence for every run that fails, and for every precision that was
             decided.
 

@@ -141,7 +141,7 @@ def _hours(folder: Path) -> float:
             for line in path.read_text().splitlines():
                 row = json.loads(line)
                 seconds += row["seconds"] * row.get("processes", 1)
-    return round(seconds / 3600, 4)
+    return seconds / 3600
 
 
 def headline(jobs: Sequence[JobStatus]) -> str:

@@ -22,7 +22,7 @@ from difflab.core.errors import ConfigError, DataError
 from difflab.core.files import read_json, read_text, write_json
 from difflab.runs.run import Run, open_run
 from difflab.studies.compare_runs import Arm
-from difflab.studies.executors import Engine
+from difflab.studies.executors.engine import Engine
 from difflab.studies.executors.local import Local
 from difflab.studies.job import Job, Record
 
@@ -129,7 +129,7 @@ def run_sweep(
     Args:
         folder: the path of the base is relative to this folder.
         engine: runs the jobs; None = this machine, see `executors.local.Local`.
-        report: see `executors.Engine.run`.
+        report: see `executors.engine.Engine.run`.
         say: is called with a sentence for every run that fails, and for every precision that was decided.
     """
     listed = jobs(sweep, folder, out)

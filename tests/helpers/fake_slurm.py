@@ -74,10 +74,10 @@ class FakeSlurm:
                     self.start(each, task)
                 return
 
-    def start(self, slurm_id: str, task: Callable[[], None], restarts: int = 0) -> str:
-        """Run a task as Slurm would. Returns its error, "" = none."""
+    def given(self, slurm_id: str, restarts: int) -> dict[str, str]:
+        """The environment of a job."""
         array, _, index = slurm_id.partition("_")
-        given = {
+        return {
             "SLURM_JOB_ID": re.sub(r"\D", "", slurm_id),
             "SLURM_ARRAY_JOB_ID": array,
             "SLURM_ARRAY_TASK_ID": index or "0",
@@ -87,10 +87,13 @@ class FakeSlurm:
             "SUBMITIT_EXECUTOR": "slurm",
             "SUBMITIT_FOLDER": self.folder,
         }
+
+    def start(self, slurm_id: str, task: Callable[[], None], restarts: int = 0) -> str:
+        """Run a task as Slurm would. Returns its error, "" = none."""
         with self.monkeypatch.context() as patch:
-            for key, value in given.items():
+            for key, value in self.given(slurm_id, restarts).items():
                 patch.setenv(key, value)
-            if not index:
+            if "_" not in slurm_id:
                 patch.delenv("SLURM_ARRAY_JOB_ID")
             try:
                 task()

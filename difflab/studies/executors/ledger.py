@@ -118,7 +118,7 @@ class Ledger:
     def entry(self, key: str) -> Entry | None:
         """What the job has written; None if it has not started."""
         with suppress(StoreError):
-            found = read_json(self.home / "jobs" / f"{key}.json")
+            found = read_json(self.home / "jobs" / f"{key}.json", Entry)
             return Entry(**{each.name: found[each.name] for each in fields(Entry)})
         return None
 

@@ -25,7 +25,7 @@ NEEDED = ("diffusers.hooks", "sklearn.linear_model", "matplotlib")
 
 @dataclass(frozen=True)
 class Local:
-    """This machine as an engine, see `executors.Engine`.
+    """This machine as an engine, see `executors.engine.Engine`.
 
     Attributes:
         workers: number of processes; None = one per GPU, or without a GPU one. One worker runs in this
@@ -42,7 +42,7 @@ class Local:
         report: Callable[[Job], Any] | None = None,
         say: Callable[[str], None] = lambda sentence: None,
     ) -> None:
-        """Run jobs group by group, see `executors.Engine.run`."""
+        """Run jobs group by group, see `executors.engine.Engine.run`."""
         gpus = torch.cuda.device_count()
         workers = self.workers or max(1, gpus)
         threads = torch.get_num_threads()

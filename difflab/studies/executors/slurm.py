@@ -29,6 +29,7 @@ from difflab.runs.run import Run
 from difflab.studies.executors import squeue
 from difflab.studies.executors.ledger import Ledger, recipe_of
 from difflab.studies.executors.squeue import Queued, QueueError
+from difflab.studies.executors.task import Decide, Task
 from difflab.studies.job import Job, Record, groups, record_of
 
 Setting = str | int | bool
@@ -46,7 +47,7 @@ ENDLESS = 10**6
 
 @dataclass(frozen=True)
 class Slurm:
-    """A Slurm cluster as an engine, see `executors.Engine`.
+    """A Slurm cluster as an engine, see `executors.engine.Engine`.
 
     Attributes:
         settings: options of sbatch with underscores, such as partition, gpus_per_node, cpus_per_task, mem and
@@ -83,8 +84,6 @@ class Slurm:
     # ------------------------------------------------------------------------------------------- submission
     def _submit(self, listed: Sequence[Job], ledger: Ledger, say: Callable[[str], None]) -> dict[str, str]:
         """Submit what is missing. Returns the Slurm ids of all jobs in the queue, by key."""
-        from difflab.studies.executors.task import Decide, Task  # needs submitit
-
         there = {key: found.slurm_id for key, found in in_queue(ledger, listed).items()}
         todo = [
             job

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from submitit import JobEnvironment
-from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
 from difflab.core.errors import ConfigError
 from difflab.loop.auto import asked
@@ -61,9 +59,9 @@ class Task:
             job = with_values(job, values)
         return work(job, self.out, until=0 if self.first else None)
 
-    def checkpoint(self) -> DelayedSubmission:
+    def checkpoint(self) -> Any:
         """What Slurm starts after a preemption or a time limit: the same call."""
-        return DelayedSubmission(self)
+        return again(self)
 
 
 @dataclass(frozen=True)
@@ -82,9 +80,16 @@ class Decide:
         by_key = {ledger.key(job): found for job, found in zip(self.listed, values, strict=True)}
         ledger.decide(by_key, said)
 
-    def checkpoint(self) -> DelayedSubmission:
+    def checkpoint(self) -> Any:
         """See `Task.checkpoint`."""
-        return DelayedSubmission(self)
+        return again(self)
+
+
+def again(task: Any) -> Any:
+    """A call as submitit pickles it."""
+    from submitit.helpers import DelayedSubmission
+
+    return DelayedSubmission(task)
 
 
 def settle() -> None:
@@ -92,6 +97,9 @@ def settle() -> None:
 
     Raises ConfigError outside of a Slurm job.
     """
+    from submitit import JobEnvironment
+    from submitit.helpers import TorchDistributedEnvironment
+
     env: Any = os.environ
     if "SLURM_JOB_ID" not in env:
         raise ConfigError("this is started by Slurm only")

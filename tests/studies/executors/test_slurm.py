@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -14,13 +13,11 @@ from difflab.core.errors import ConfigError, StoreError
 from difflab.runs import lease
 from difflab.studies.calibrate import calibrate
 from difflab.studies.executors import slurm as module
-from difflab.studies.executors.ledger import STARTS, Ledger
 from difflab.studies.executors.local import Local
 from difflab.studies.executors.slurm import Slurm, cancel
-from difflab.studies.executors.task import Decide, Task
-from difflab.studies.job import record_of
+from difflab.studies.executors.task import Decide
 from difflab.studies.status import headline, status
-from difflab.studies.sweep import Sweep, jobs, run_sweep
+from difflab.studies.sweep import Sweep, run_sweep
 
 BASE = {
     "generations": 1,
@@ -163,55 +160,6 @@ def test_arrays_are_as_long_as_the_cluster_allows_and_at_most_so_many_jobs_run(f
     assert fake.submitted[4][0]["dependency"] == "afterany:4", (
         "also what need not wait, or too many would run"
     )
-
-
-def one_task(fake, tmp_path):
-    job = jobs(sweep(), tmp_path, tmp_path / "s")[0]
-    fake.folder = str(tmp_path / "s" / ".slurm" / "logs")
-    return Task(job, tmp_path / "s"), Ledger(tmp_path / "s")
-
-
-def test_starts_without_progress_are_counted_and_end_with_a_sentence(fake, tmp_path, monkeypatch):
-    task, ledger = one_task(fake, tmp_path)
-    stopped = replace(task)
-    with monkeypatch.context() as patch:
-        patch.setattr(Task, "_work", lambda *args: (_ for _ in ()).throw(SystemExit))  # a time limit
-        for restarts in range(STARTS):
-            with pytest.raises(SystemExit):
-                fake.start("7_0", stopped, restarts)
-            assert ledger.entry("replace/seed-0").stalled == restarts
-        (task.job.path / "gen-000").mkdir(parents=True)
-        (task.job.path / "gen-000" / "checkpoint.safetensors").write_bytes(b"a step further")
-        with pytest.raises(SystemExit):
-            fake.start("7_0", stopped, STARTS)
-        assert ledger.entry("replace/seed-0").stalled == 0, "a checkpoint is progress"
-        for restarts in range(STARTS + 1, 2 * STARTS):
-            with pytest.raises(SystemExit):
-                fake.start("7_0", stopped, restarts)
-    said = fake.start("7_0", task, 2 * STARTS)
-    assert said.startswith(f"Slurm has started it {STARTS + 1} times without a finished stage")
-    assert ledger.record(task.job)["error"] == said
-    ledger.forget(task.job)
-    assert ledger.record(task.job) is None
-    (task.job.path / "gen-000" / "checkpoint.safetensors").unlink()
-    (task.job.path / "gen-000").rmdir()
-    assert fake.start("8_0", task) == "", "a new submission starts with a new count"
-
-
-def test_a_start_that_slurm_has_replaced_does_not_overwrite_the_record_of_the_new_one(
-    fake, tmp_path, monkeypatch
-):
-    task, ledger = one_task(fake, tmp_path)
-    inner = Task._work
-
-    def lost(self, ledger):
-        monkeypatch.setattr(Task, "_work", inner)
-        assert fake.start("7_0", task, 1) == ""  # the new start, on another node
-        return record_of(self.job, self.out, "the old one has failed")
-
-    monkeypatch.setattr(Task, "_work", lost)
-    assert fake.start("7_0", task) == "the old one has failed"
-    assert ledger.record(task.job)["error"] is None
 
 
 def test_what_is_auto_is_decided_on_a_node_for_all_jobs(fake, tmp_path, monkeypatch):

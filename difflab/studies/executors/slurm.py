@@ -52,7 +52,8 @@ class Slurm:
     Attributes:
         settings: options of sbatch with underscores, such as partition, gpus_per_node, cpus_per_task, mem and
             time. With gpus_per_node, one process per GPU is started; tasks_per_node sets another number.
-            `setup` is a shell command to run before.
+            `setup` is a shell command that the job runs first. `python` is how it starts Python, such as
+            "apptainer exec --nv difflab.sif python"; without it, it is the Python of this process.
         max_jobs: jobs of one submission that may run at the same time; None = as many as the cluster starts.
     """
 
@@ -151,7 +152,8 @@ class Slurm:
         settings.setdefault("ntasks_per_node", int(processes))
         if "setup" in settings:
             settings["setup"] = [str(settings["setup"])]
-        executor = SlurmExecutor(folder=ledger.logs, max_num_timeout=ENDLESS)
+        python = settings.pop("python", None)
+        executor = SlurmExecutor(folder=ledger.logs, max_num_timeout=ENDLESS, python=python)
         known = executor._valid_parameters()
         others = {key: settings.pop(key) for key in list(settings) if key not in known}
         most = max(1, self.max_jobs // arrays) if self.max_jobs else tasks

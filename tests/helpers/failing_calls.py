@@ -177,9 +177,12 @@ class Server:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder.resolve()
+        self.temporary = self.folder / "tmp"  # killed processes leave the folders of their caches there
+        self.temporary.mkdir()
         env = {
             **os.environ,
             "LD_PRELOAD": str(built(self.folder)),
+            "TMPDIR": str(self.temporary),
             "OMP_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
@@ -199,6 +202,7 @@ class Server:
         self.ask.close()
         self.process.wait(30)
         self.answer.close()
+        shutil.rmtree(self.temporary, ignore_errors=True)
 
     def run(
         self,
